@@ -300,7 +300,7 @@ def ours(folder: Path, device: torch.device, dtype: str, images: list[Any]) -> C
     from mask2former.data.transforms import shortest_edge_size
 
     size = shortest_edge_size(images[0].shape[:2], predictor.settings.short_edge, predictor.settings.long_edge)
-    return lambda: predictor.segment(images, size, ("panoptic",), predictor.settings)
+    return lambda: predictor.predict_tiles(images, size, ("panoptic",), predictor.settings)
 
 
 def theirs(folder: Path, device: torch.device, dtype: str, images: list[Any]) -> Callable[[], Any]:

@@ -20,6 +20,8 @@ from mask2former.errors import UserError
 from mask2former.text import printable
 
 if TYPE_CHECKING:
+    import xml.etree.ElementTree
+
     import yaml
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "check_regular",
     "parse_csv",
     "parse_json",
+    "parse_xml",
     "parse_yaml",
     "read_bytes",
     "read_json",
@@ -122,6 +125,22 @@ def parse_json(content: bytes | str, source: str, pairs: Callable[[list[tuple[st
         raise UserError(f"{source} is nested too deeply to be read; is it the right file?") from error
     except ValueError as error:  # also for bytes that are no text, and for numbers of thousands of digits
         raise UserError(f"{source} is not JSON, or is cut short: {printable(str(error), 200)}") from error
+
+
+def parse_xml(text: str, source: str) -> xml.etree.ElementTree.Element:
+    """The root element of XML text without a document type, which could define text that grows without end.
+
+    Raises:
+        UserError: it is no XML, or declares a document type or entities.
+    """
+    from xml.etree import ElementTree
+
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
+        raise UserError(f"{source} declares a document type, which is not read; expected an export without one")
+    try:
+        return ElementTree.fromstring(text)
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # also unknown encodings
+        raise UserError(f"{source} is not XML, or is cut short: {printable(str(error), 200)}") from error
 
 
 def read_yaml(

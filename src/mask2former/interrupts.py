@@ -10,10 +10,10 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 
-__all__ = ["exit_at_once", "postponed", "raised", "received"]
+__all__ = ["ending", "exit_at_once", "postponed", "raised", "received"]
 
 _NUMBERS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 _Handler = Callable[[int, FrameType | None], object]
@@ -66,6 +66,46 @@ def postponed() -> Iterator[Callable[[], bool]]:
     came: list[int] = []
     with _handled(remember) as outside:
         yield lambda: bool(came)
+
+
+@contextlib.contextmanager
+def ending(
+    say: Callable[[], object], code: int, numbers: Sequence[int] = _NUMBERS, grace: float = 2.0
+) -> Iterator[None]:
+    """For compiled code that waits, where Python's handlers do not run: a signal ends the process all the same.
+
+    Args:
+        say: called, from another thread, before the process ends.
+        code: with which it ends.
+        numbers: the signals that end it, if a handler of Python is set for them.
+        grace: seconds that handlers have, after a signal, to leave the block by themselves.
+    """
+    if threading.current_thread() is not threading.main_thread():  # Python allows it nowhere else
+        yield
+        return
+    import socket  # late, since this module comes before everything else
+
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    is_left = threading.Event()
+
+    def watch() -> None:
+        while number := ours.recv(1):  # nothing: the block has ended
+            if number[0] in numbers and not is_left.wait(grace):
+                say()
+                os._exit(code)
+
+    before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    thread = threading.Thread(target=watch, name="mask2former-ending", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_left.set()
+        signal.set_wakeup_fd(before)
+        theirs.close()
+        thread.join()
+        ours.close()
 
 
 def exit_at_once(code: int) -> None:

@@ -44,6 +44,10 @@ CONFIG_TEXT = 1 << 18  # characters of the configuration in a checkpoint of Open
 
 # Pillow's own limit, PIL.Image.MAX_IMAGE_PIXELS, holds for the pixels of a file: 89 million unless a user raises it.
 IMAGE_BYTES = 2 << 30  # 89 million pixels of four channels with 32 bits are 1.4 GB
+WEB_BYTES = 1 << 28  # of an image behind an address, which lies in memory
+WEB_SECONDS = 120  # until it is there
+WEB_TIMEOUT = 20.0  # seconds without a byte
+LARGE_IMAGE_BYTES = 1 << 40  # of an image that is read by parts; the largest whole slides have 10 GB
 IMAGE_SIDE = 200_000  # pixels; slides of microscopes have up to about 200,000, panoramas of telescopes fewer
 PNM_HEADER_BYTES = 1 << 12  # of a PPM, PGM or PBM: sizes and comments
 PNG_EXTRA_BYTES = 8 << 20  # of a PNG beyond 16 for each pixel: colour profile, texts, further frames

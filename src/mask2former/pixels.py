@@ -6,12 +6,15 @@ Opens no files. What is shown differently from what is stored, or only in part, 
 from __future__ import annotations
 
 import contextlib
+import functools
+import math
 import os
 import re
 import struct
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -24,19 +27,30 @@ from mask2former.limits import check_limit
 from mask2former.notes import note
 
 __all__ = [
+    "CHOSEN_PAGE",
     "Exif",
+    "Stored",
+    "StoredImage",
     "ValueRange",
+    "count_pages",
     "decode",
+    "described_planes",
     "load",
     "note_pages",
     "orientation",
     "packing_of",
     "rgb_of_array",
     "rgb_of_pillow",
+    "rgb_of_stored",
+    "significant_bits",
+    "stated_bits",
     "without_warnings",
 ]
 
-ValueRange = tuple[float, float]  # the values that become 0 and 255
+ValueRange = tuple[float, float] | Literal["auto", "full", "percentile"]
+"""The values that become 0 and 255, or the rule by which each image gets them; see
+:func:`mask2former.data.images.read_image`."""
+_Range = tuple[float, float]
 Exif = Literal["apply", "ignore"]
 
 ARRAY_HELP = "expected (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)"
@@ -46,7 +60,9 @@ _FULL = (255, 1023, 4095, 16383, 32767, 65535)  # what stands for opaque in imag
 _OVERSHOOT = 0.1  # beyond 0..1 or 0..255, as a share of it: what resampling adds around edges
 _ROUNDING = 0.002  # likewise: what arithmetic in half precision adds
 _FEW = 0.15  # share of the values that may overshoot
+_PERCENTILES = (0.5, 99.5)  # of the values of an image, that become 0 and 255 by the rule of this name
 _NOTED = 0.01  # share of values that are cut off, from which on that is noted
+_EXACTLY = "convert them to 8 bits, or to TIFF, which pip install 'mask2former[microscopy]' reads exactly"
 _FLIP = Image.Transpose
 _BACK = {  # from upright to what was stored, by orientation
     2: _FLIP.FLIP_LEFT_RIGHT,
@@ -57,8 +73,18 @@ _BACK = {  # from upright to what was stored, by orientation
     7: _FLIP.TRANSVERSE,
     8: _FLIP.ROTATE_270,
 }
+_TURNS: Mapping[int, Callable[[np.ndarray], np.ndarray]] = {  # from what is stored to upright
+    2: np.fliplr,
+    3: lambda array: array[::-1, ::-1],
+    4: np.flipud,
+    5: lambda array: array.swapaxes(0, 1),
+    6: lambda array: np.rot90(array, -1),
+    7: lambda array: array[::-1, ::-1].swapaxes(0, 1),
+    8: np.rot90,
+}
 _BAND_TAG, _PHOTOMETRIC, _SUBFILE, _DESCRIPTION, _BITS, _MAXIMUM = 277, 262, 254, 270, 258, (341, 281)
 _SAMPLE_FORMAT = 339
+CHOSEN_PAGE = "mask2former.page"  # in Pillow's info: that the caller chose the page, if only the first
 _KEPT = "mask2former.bits"  # in Pillow's info: bits per channel in the file, so that reading an image twice is the same
 
 
@@ -74,6 +100,50 @@ def without_warnings() -> Iterator[None]:
     with _FILTERS, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The values of an image file, as another reader than Pillow gives them.
+
+    Attributes:
+        values: (H, W) or (H, W, C), not turned yet; C is 1 or 3, or with alpha 2 or 4.
+        bits: how many the file says that the values have; None: as many as their type.
+        has_alpha: the last channel is alpha, of colours that are not multiplied by it.
+        white_is_0: the smallest value is white.
+        missing: (H, W), true where the file says that there is no value.
+        value_range: what the file says is black and white, for values that no range is set for.
+        full: the least and largest value that there could be; None: those of ``bits`` or of the type.
+    """
+
+    values: np.ndarray
+    bits: int | None = None
+    has_alpha: bool = False
+    white_is_0: bool = False
+    missing: np.ndarray | None = None
+    value_range: _Range | None = None
+    full: _Range | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    """An open image file of another reader than Pillow, not decoded yet.
+
+    Attributes:
+        size: width and height of what is stored, as Pillow gives them.
+        orientation: as EXIF counts them, 1 to 8.
+        num_pages: counts the pages, up to :data:`mask2former.limits.IMAGE_PAGES`.
+        read: decodes the page that was opened.
+        format: of the file.
+        info: texts of the file, which are not read; as Pillow has them.
+    """
+
+    size: tuple[int, int]
+    orientation: int
+    num_pages: Callable[[], int]
+    read: Callable[[], Stored]
+    format: str = "stored"
+    info: Mapping[Any, Any] = field(default_factory=dict)
 
 
 # --- Pillow ----------------------------------------------------------------------------------------------------------
@@ -94,8 +164,8 @@ def rgb_of_pillow(
     deep_color = image.mode in ("RGB", "RGBA", "LA", "CMYK") and _is_deep_color(image)
     if int(_tag(image, _BITS) or 8) > 8 and re.match(r"\('[A-Z]'", packing):  # Pillow would read bytes
         raise UserError(
-            f"'{name}' is a TIFF of {_tag(image, _BITS)}-bit colours in separate planes, which cannot be read; save "
-            "it with interleaved channels (planar configuration 1), or with 8 bits"
+            f"'{name}' is a TIFF of {_tag(image, _BITS)}-bit colours in separate planes, which need a reader of their "
+            "own: pip install 'mask2former[microscopy]'; or save it with 8 bits"
         )
     is_signed = _tag(image, _SAMPLE_FORMAT) == 2
     stated = _stated_bits(image) if _is_deep(image.mode) else None  # before decoding closes the file
@@ -114,7 +184,7 @@ def rgb_of_pillow(
         pixels = rgb_of_array(np.asarray(upright), f"'{name}' (32-bit float)", value_range=value_range, example=name)
         return 255 - pixels if white_is_0 else pixels
     if mode == "L" and is_signed:
-        return _grey_to_rgb(_from_integers(np.asarray(upright).view(np.int8), f"'{name}'", value_range, None, name))
+        return _grey_to_rgb(_from_integers(np.asarray(upright).view(np.int8), f"'{name}'", value_range, name))
     if _is_deep(mode):
         # 16-bit grey arrives as I;16 or, from some formats, as 32-bit integers of which 16 bits are used.
         values = np.asarray(upright)
@@ -124,7 +194,8 @@ def rgb_of_pillow(
             values = values.astype(np.int16)
         elif not is_signed and _tag(image, _BITS) == 32:  # unsigned, which Pillow has no mode for
             values = values.view(np.uint32)
-        grey = _from_integers(values, f"'{name}'", value_range, stated, name)
+        depth = stated or (None if is_signed or _tag(image, _BITS) == 32 else 16)  # of mode I: in 32 bits, too
+        grey = _from_integers(values, f"'{name}'", value_range, name, stated, depth)
         return _grey_to_rgb(255 - grey if white_is_0 else grey)
     if deep_color:
         upright = _from_high_bytes(upright, name, value_range)
@@ -177,8 +248,10 @@ def packing_of(image: Image.Image) -> str:
     return " ".join(str(tile[3]) for tile in getattr(image, "tile", ())[:1])
 
 
-def orientation(image: Image.Image) -> int:
+def orientation(image: Image.Image | StoredImage) -> int:
     """The EXIF orientation, 1 to 8; unreadable EXIF data count as none, which is 1."""
+    if isinstance(image, StoredImage):
+        return image.orientation
     with without_warnings():
         try:
             value = image.getexif().get(ExifTags.Base.Orientation)
@@ -247,7 +320,8 @@ def _tag(image: Image.Image, number: int) -> Any:
 def note_pages(image: Image.Image, name: str, what: str = "images") -> bool:
     """Note pages and frames behind the one that is read, and tell whether there are; none if the caller went to one."""
     with without_warnings(), contextlib.suppress(Exception):  # decoding tells what is damaged
-        if image.format == "MPO" or image.tell():  # MPO: photographs with a preview or a depth map
+        # MPO: photographs with a preview or a depth map
+        if image.format == "MPO" or image.tell() or CHOSEN_PAGE in image.info:
             return False
         count, is_all = _count_pages(image)
         pages = max(count, _described_pages(image))
@@ -258,6 +332,15 @@ def note_pages(image: Image.Image, name: str, what: str = "images") -> bool:
             )
             return True
     return False
+
+
+def count_pages(image: Image.Image) -> int:
+    """How many pages or frames an image has that is not decoded yet, counted up to ``limits.IMAGE_PAGES``."""
+    if image.format == "GIF":
+        return min(getattr(image, "n_frames", 1), limits.IMAGE_PAGES)
+    if image.format == "MPO":
+        return 1
+    return min(max(_count_pages(image)[0], _described_pages(image)), limits.IMAGE_PAGES)
 
 
 def _count_pages(image: Image.Image) -> tuple[int, bool]:
@@ -282,15 +365,23 @@ def _count_pages(image: Image.Image) -> tuple[int, bool]:
     return count, False
 
 
-def _described_pages(image: Image.Image) -> int:
-    """Planes that lie behind a single TIFF page without pages of their own, as ImageJ and tifffile write them."""
-    text = str(_tag(image, _DESCRIPTION) or "")
-    if text.startswith("ImageJ=") and (found := re.search(r"^images=(\d+)", text, re.MULTILINE)):
+def described_planes(description: str, num_values: int) -> int:
+    """Planes that lie behind a single TIFF page without pages of their own, as ImageJ and tifffile write them.
+
+    Args:
+        description: the text of the tag ``ImageDescription``.
+        num_values: of the page: width, height and channels multiplied.
+    """
+    if description.startswith("ImageJ=") and (found := re.search(r"^images=(\d{1,9})$", description, re.MULTILINE)):
         return int(found[1])
-    if found := re.match(r'\{"shape": \[([\d, ]+)\]', text):
-        values = np.prod([int(side) for side in found[1].split(",")])
-        return int(values) // max(1, image.width * image.height * int(_tag(image, _BAND_TAG) or 1))
+    if found := re.match(r'\{"shape": \[([\d, ]{1,200})\]', description):
+        return math.prod(int(side) for side in found[1].split(",")) // max(1, num_values)
     return 1
+
+
+def _described_pages(image: Image.Image) -> int:
+    bands = int(_tag(image, _BAND_TAG) or 1)
+    return described_planes(str(_tag(image, _DESCRIPTION) or ""), image.width * image.height * bands)
 
 
 def _are_overviews(image: Image.Image, pages: int) -> bool:
@@ -315,19 +406,29 @@ def _note_bands(image: Image.Image, name: str) -> None:
 
 
 def _stated_bits(image: Image.Image) -> int | None:
-    """How many bits a grey file says that its values have, if fewer than 16; what it says is checked by the reader."""
+    if image.format == "PNG":
+        return significant_bits(image)
+    return stated_bits(functools.partial(_tag, image))
+
+
+def stated_bits(tag: Callable[[int], Any]) -> int | None:
+    """How many bits a TIFF says that its values have, if fewer than 16; what it says is checked by the reader.
+
+    Args:
+        tag: gives the value of a tag by its number, the first of several.
+    """
     for number in (_BITS, *_MAXIMUM):
-        value = _tag(image, number)
+        value = tag(number)
         bits = value if number == _BITS else int(value + 1).bit_length() - 1 if isinstance(value, int) else None
         exact = number == _BITS or (bits is not None and value == 2**bits - 1)
         if bits and exact and 8 <= bits < 16:
             return bits
-    if found := re.search(r'SignificantBits="(\d+)"', str(_tag(image, _DESCRIPTION) or "")):  # OME-TIFF
+    if found := re.search(r'SignificantBits="(\d{1,3})"', str(tag(_DESCRIPTION) or "")):  # OME-TIFF
         return int(found[1]) if 8 <= int(found[1]) < 16 else None
-    return _significant_bits(image) if image.format == "PNG" else None
+    return None
 
 
-def _significant_bits(image: Image.Image) -> int | None:
+def significant_bits(image: Image.Image) -> int | None:
     """The first number of the chunk sBIT of a PNG; kept with the image, whose decoding closes the file."""
     file = getattr(image, "fp", None)
     if file is None or file.closed:
@@ -359,6 +460,54 @@ def _png_chunks(file: Any) -> Iterator[tuple[bytes, int]]:
             return
         yield kind, start + 8
         start += size + 12
+
+
+# --- other readers ---------------------------------------------------------------------------------------------------
+
+
+def rgb_of_stored(
+    image: StoredImage, name: str = "image", *, value_range: ValueRange | None = None, exif: Exif = "apply"
+) -> UInt8[np.ndarray, "H W 3"]:
+    """The image as RGB in 0..255, upright and contiguous; see :func:`mask2former.data.images.read_image`.
+
+    Raises:
+        UserError: it is damaged, or holds values that no rule covers; the message names it.
+    """
+    stored = image.read()
+    values, missing, named = stored.values, stored.missing, f"'{name}'"
+    if value_range in (None, "auto") and stored.value_range is not None:
+        value_range = stored.value_range
+        values = np.clip(values, *value_range)
+    if value_range == "full" and stored.full is not None:
+        value_range = stored.full
+    if missing is not None and missing.any():
+        known = values[~missing]
+        if known.size:
+            value_range = _black_and_white(known, value_range, named, name, stored.bits)
+        values = np.where(missing[..., None] if values.ndim == 3 else missing, known.min() if known.size else 0, values)
+        note("images with pixels that have no value, as the file says, shown black", f"{named} ({_share(missing)})")
+    if stored.has_alpha:
+        hidden = values[..., -1] == 0
+        if hidden.any() and not hidden.all():  # what nobody sees must not decide how many bits there are
+            most = values[~hidden][:, :-1].max()
+            values = np.where(hidden[..., None], np.minimum(values, most), values)
+        colors = np.broadcast_to(values[..., :-1], (*values.shape[:2], 3))
+        pixels = rgb_of_array(np.dstack([colors, values[..., -1]]), named, value_range=value_range, example=name)
+    else:
+        pixels = _to_bytes(values, named, value_range, name, stored)
+    if pixels.ndim == 2 or pixels.shape[2] == 1:
+        pixels = _grey_to_rgb(pixels.reshape(values.shape[:2]))
+    if stored.white_is_0:
+        pixels = 255 - pixels
+    if missing is not None:
+        pixels = np.where(missing[..., None], np.uint8(0), pixels)
+    if exif == "apply" and image.orientation > 1:
+        pixels = _TURNS[image.orientation](pixels)
+    return np.ascontiguousarray(pixels)
+
+
+def _share(mask: np.ndarray) -> str:
+    return _percent(np.count_nonzero(mask) / mask.size)
 
 
 # --- arrays ----------------------------------------------------------------------------------------------------------
@@ -401,6 +550,7 @@ def rgb_of_array(
         array = array.data
     opaque = None
     if array.ndim == 3 and array.shape[2] == 4:
+        value_range = _black_and_white(array[..., :3], value_range, name, example or name)
         opaque = _opaque_value(array[..., :3], array[..., 3], value_range, example or name)
     if opaque is not None:
         colors = _to_bytes(array[..., :3], name, value_range, example or name)
@@ -416,7 +566,44 @@ def rgb_of_array(
     return np.array(pixels, order="C")  # a copy: the result never shares memory with the caller's array
 
 
-def _opaque_value(colors: np.ndarray, alpha: np.ndarray, value_range: ValueRange | None, example: str) -> float | None:
+def _black_and_white(
+    values: np.ndarray, value_range: ValueRange | None, name: str, example: str, bits: int | None = None
+) -> _Range | None:
+    """What becomes 0 and 255 by a rule; None: values are bytes, or it is inferred from them.
+
+    Args:
+        values: of the colours, without alpha.
+        value_range: the numbers themselves, or a rule.
+        name: subject of errors.
+        example: how notes call it.
+        bits: how many the values have, where that are fewer than those of their type.
+
+    Raises:
+        UserError: floats, which have no full range.
+    """
+    if not isinstance(value_range, str):
+        return value_range
+    if value_range == "auto" or values.dtype == np.uint8 or values.dtype.kind not in "iuf":
+        return None
+    if value_range == "full":
+        if values.dtype.kind == "f":
+            raise UserError(
+                f"the {name} holds floats, which have no full range; set value_range to percentile or to the values "
+                "of black and white"
+            )
+        span = np.iinfo(values.dtype)
+        return (0, 2**bits - 1) if bits else (float(span.min), float(span.max))
+    if not (np.isfinite(values.min()) and np.isfinite(values.max())):
+        return None  # which is refused
+    low, high = (float(value) for value in np.percentile(values, _PERCENTILES))
+    note(
+        f"images whose percentiles {_PERCENTILES[0]:g} and {_PERCENTILES[1]:g} are taken as black and white",
+        f"'{example}' ({low:.4g} to {high:.4g})",
+    )
+    return (low, high) if low < high else (low, low + 1)
+
+
+def _opaque_value(colors: np.ndarray, alpha: np.ndarray, value_range: _Range | None, example: str) -> float | None:
     """The alpha that stands for opaque, where alpha has a range of its own; None: that of the colours."""
     kind = alpha.dtype.kind
     most = float(alpha.max()) if kind in "iuf" else np.nan
@@ -444,16 +631,21 @@ def _opaque_value(colors: np.ndarray, alpha: np.ndarray, value_range: ValueRange
     return opaque
 
 
-def _to_bytes(array: np.ndarray, name: str, value_range: ValueRange | None, example: str) -> UInt8[np.ndarray, ...]:
+def _to_bytes(
+    array: np.ndarray, name: str, value_range: ValueRange | None, example: str, stored: Stored | None = None
+) -> UInt8[np.ndarray, ...]:
+    """Values as bytes; what comes from a file (``stored``) may be integers of any type."""
     if array.dtype == np.uint8:
         return array
     if array.dtype == bool:
         return array.astype(np.uint8) * np.uint8(255)
     if np.issubdtype(array.dtype, np.floating):
         return _from_floats(array, name, value_range, example)
-    if array.dtype == np.uint16 or (value_range is not None and np.issubdtype(array.dtype, np.integer)):
-        return _from_integers(array, f"the {name}", value_range, None, example)
-    hint = " (integers of other types with value_range)" if np.issubdtype(array.dtype, np.integer) else ""
+    if stored is not None and array.dtype.kind in "iu":
+        return _from_integers(array, name, value_range, example, stored.bits, stored.bits)
+    if array.dtype == np.uint16 or (value_range not in (None, "auto") and array.dtype.kind in "iu"):
+        return _from_integers(array, f"the {name}", value_range, example)
+    hint = " (integers of other types with value_range)" if array.dtype.kind in "iu" else ""
     raise UserError(f"the {name} has type {array.dtype}; expected uint8, uint16, bool or float{hint}")
 
 
@@ -461,9 +653,10 @@ def _from_floats(array: np.ndarray, name: str, value_range: ValueRange | None, e
     low, high = float(array.min()), float(array.max())
     if not np.isfinite(low) or not np.isfinite(high):  # min and max pass NaN on
         raise UserError(f"the {name} holds values that are not finite (NaN or infinity)")
-    if value_range is not None:
-        _note_clipped(array, value_range, example)
-        return _scaled(array, value_range)
+    if (span := _black_and_white(array, value_range, name, example)) is not None:
+        if not isinstance(value_range, str):
+            _note_clipped(array, span, example)
+        return _scaled(array, span)
     for top in (1.0, 255.0):
         if low < -_OVERSHOOT * top or high > (1 + _OVERSHOOT) * top:
             continue
@@ -494,13 +687,28 @@ def _are_bytes(array: np.ndarray) -> bool:
 
 
 def _from_integers(
-    values: np.ndarray, name: str, value_range: ValueRange | None, stated: int | None, example: str
+    values: np.ndarray,
+    name: str,
+    value_range: ValueRange | None,
+    example: str,
+    stated: int | None = None,
+    depth: int | None = None,
 ) -> UInt8[np.ndarray, ...]:
-    """Integers of up to 16 bits; ``stated`` is how many the file says that there are."""
+    """Integers as bytes; without a range of up to 16 bits.
+
+    Args:
+        values: of any type of integers.
+        name: subject of errors.
+        value_range: what becomes 0 and 255.
+        example: how notes call it.
+        stated: how many bits the file says that there are.
+        depth: how many bits the full range has; None: those of the type.
+    """
     low, high = int(values.min()), int(values.max())
-    if value_range is not None:
-        _note_clipped(values, value_range, example)
-        return _scaled(values, value_range)
+    if (span := _black_and_white(values, value_range, name, example, depth)) is not None:
+        if not isinstance(value_range, str):
+            _note_clipped(values, span, example)
+        return _scaled(values, span)
     if low < 0 or high > 65535:
         raise UserError(
             f"{name} holds integers with values {low}..{high}; expected 8 or 16 bit, 0..65535, or the values that "
@@ -536,26 +744,27 @@ def _from_high_bytes(image: Image.Image, name: str, value_range: ValueRange | No
     seen = colors[bands[..., -1] > 0] if has_alpha else colors
     top = int((seen if seen.size else colors).max())
     bits = next((bits for bits in _DEPTHS[1:] if top < 2 ** (bits - 8)), 16)
-    low, high = value_range or (0, 2**bits - 1)
+    wide = seen.astype(np.uint16) * 256  # only so that a rule sees 16 bits
+    span = None if value_range is None else _black_and_white(wide, value_range, f"'{name}'", name)
+    low, high = span or (0, 2**bits - 1)
     dark, light = low // 256, high // 256
     if light <= dark:
         raise UserError(
             f"'{name}' has 16-bit colours, of which the upper 8 bits are read, and these are the same all over "
-            f"value_range=({low:g}, {high:g}); convert it to 8 bits"
+            f"value_range=({low:g}, {high:g}); {_EXACTLY}"
         )
     if not top:
         note(
             "16-bit colour images that are black, since all upper 8 bits, which are all that is read, are 0 (if there "
-            "is something in them, convert them to 8 bits)",
+            f"is something in them, {_EXACTLY})",
             f"'{name}'",
         )
     elif light - dark < 255:
         note(
-            "16-bit colour images that use few of their upper 8 bits, which are all that is read (convert them to 8 "
-            "bits)",
-            f"'{name}' ({f'{low:g} to {high:g}' if value_range else f'{bits} bits'})",
+            f"16-bit colour images that use few of their upper 8 bits, which are all that is read ({_EXACTLY})",
+            f"'{name}' ({f'{low:g} to {high:g}' if span else f'{bits} bits'})",
         )
-    if value_range is not None:
+    if span is not None and not isinstance(value_range, str):
         _note_clipped(colors, (dark, light), name)
     if (dark, light) == (0, 255):
         if "transparency" not in image.info:
@@ -567,7 +776,7 @@ def _from_high_bytes(image: Image.Image, name: str, value_range: ValueRange | No
     return Image.frombytes(image.mode, image.size, bands.tobytes())
 
 
-def _scaled(values: np.ndarray, value_range: ValueRange) -> UInt8[np.ndarray, ...]:
+def _scaled(values: np.ndarray, value_range: _Range) -> UInt8[np.ndarray, ...]:
     """The range as 0..255, rounded to the nearest and cut off at both ends."""
     low, high = value_range
     if values.dtype in (np.uint8, np.uint16):  # by a table, which is faster than arithmetic
@@ -577,7 +786,7 @@ def _scaled(values: np.ndarray, value_range: ValueRange) -> UInt8[np.ndarray, ..
     return np.rint(np.clip(wide, 0, 255)).astype(np.uint8)
 
 
-def _note_clipped(values: np.ndarray, value_range: ValueRange, example: str) -> None:
+def _note_clipped(values: np.ndarray, value_range: _Range, example: str) -> None:
     share = np.count_nonzero((values < value_range[0]) | (values > value_range[1])) / values.size
     if share > _NOTED:
         note("images with values outside value_range, which are cut off", f"'{example}' ({_percent(share)})")

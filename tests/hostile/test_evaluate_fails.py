@@ -28,7 +28,7 @@ def test_an_image_that_fails_is_named(error: Exception, expected: str, monkeypat
         raise error
 
     predictor = Predictor.from_pretrained("scenes-tiny", device="cpu", quiet=True)
-    monkeypatch.setattr("mask2former.evaluation.evaluate.predict_case", failing)
+    monkeypatch.setattr(predictor, "run", failing)
     case = Case(np.zeros((32, 32, 3), np.uint8), {}, "b.jpg")
     with pytest.raises(FailedError, match=expected):
         evaluate_predictor(predictor, [case], ["instance"])

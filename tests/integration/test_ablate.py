@@ -11,9 +11,9 @@ import yaml
 from runs import config_of, run_values
 
 from mask2former.cli import main
-from mask2former.config import RunConfig, leaves, parse
+from mask2former.config import RunConfig, StandardDecoderConfig, leaves, parse
 from mask2former.errors import UserError
-from mask2former.recipes import ABLATIONS, ablated
+from mask2former.recipes import ABLATIONS, PARTS, SINCE, ablated
 from mask2former.training.ablate import BASELINE, AblationRow, ablate, scenes_base
 
 pytestmark = [
@@ -104,6 +104,57 @@ def test_other_rows_in_the_same_folder_keep_what_is_finished_there(
     table.write_text(json.dumps(values))
     with pytest.raises(UserError, match="has rows that are not those of a table of ablations; choose another output"):
         ablate(config_of(tmp_path), tmp_path, ["dropout"])
+
+
+@pytest.mark.parametrize("row", PARTS)
+def test_parts_are_as_wide_as_those_that_they_replace(row: str) -> None:
+    base = scenes_base()
+    run = ablated(base, PARTS[row])
+    assert RunConfig.model_validate(run.model_dump(mode="json")) == run
+    before, model = base.model, run.model
+    assert (model.pixel_decoder.dim, model.pixel_decoder.mask_dim) == (128, 128)
+    assert model.pixel_decoder.name != before.pixel_decoder.name
+    if row == "maskformer-decoder":
+        decoder = model.transformer_decoder
+        assert isinstance(decoder, StandardDecoderConfig)
+        assert (decoder.dim, decoder.num_queries, decoder.num_layers) == (128, 32, 2)  # of 3 layers, as 6 of 9
+
+
+@pytest.mark.parametrize("row", SINCE)
+def test_what_came_after_the_paper_changes_what_it_names(row: str) -> None:
+    base = scenes_base()
+    run = ablated(base, SINCE[row])
+    assert RunConfig.model_validate(run.model_dump(mode="json")) == run
+    plain = leaves(base)
+    changed = {key for key, value in leaves(run).items() if value != plain.get(key)}
+    if row == "mask-piloted":
+        assert changed == {"model.transformer_decoder.pilots"}
+        assert run.model.transformer_decoder.model_dump()["pilots"] == 32  # of 32 queries, for 100 in the paper
+    else:
+        part = "backbone" if row == "plain-vit" else "pixel_decoder.stages"
+        assert all(key.startswith(f"model.{part}") for key in changed)
+
+
+def test_rows_with_parts_are_trained_and_measured_by_what_they_can(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(run_values(tmp_path, **SHORT | {"trainer__max_steps": 1})))
+    rows = ["--row", "maskformer-decoder", "--row", "per-pixel"]
+    command = ["ablate", str(tmp_path / "run.yaml"), "-o", str(tmp_path / "all"), *rows]
+    assert main([*command, "--seeds", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()[-4:-1]
+    assert [line.split()[0] for line in lines] == ["baseline", "maskformer-decoder", "per-pixel"]
+    assert lines[1].endswith("-1.9")  # mIoU in the paper: 45.3 and 47.2
+    assert len(lines[2].split()) == 6  # mIoU, its range and the change; no PQ, and nothing in the paper
+    values = json.loads((tmp_path / "all" / "ablations.json").read_text())["rows"]
+    assert values["per-pixel"]["settings"]["model.transformer_decoder"] == "per-pixel"
+    assert values["per-pixel"]["paper"] == {}
+    assert {name.partition("/")[0] for name in values["per-pixel"]["metrics"]["0"]} == {"semantic"}
+
+
+def test_a_row_that_the_run_cannot_measure_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="per-pixel classifies pixels, so the run must measure semantic"):
+        ablate(config_of(tmp_path), tmp_path / "all", ["per-pixel"])
 
 
 def test_the_spread_of_seeds() -> None:

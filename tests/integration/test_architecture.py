@@ -24,6 +24,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 HOMES = {
     "av": ("data/video.py", "results_io/video.py"),  # one reads, one writes
     "fastapi": ("serve/__init__.py", "serve/app.py", "serve/uploads.py", "web/page.py"),
+    "cvat_sdk": ("inference/cvat.py",),
     "faster_coco_eval": ("ops/masks.py", "evaluation/"),
     "gradio": ("web/page.py",),
     "fsspec": ("bulk/",),
@@ -32,45 +33,72 @@ HOMES = {
     "matplotlib": ("evaluation/curves.py",),
     "onnx": ("export/writers.py", "export/quantization.py"),
     "onnxruntime": ("inference/exported/onnx.py", "export/quantization.py"),  # one runs, one calibrates
+    "openslide": ("data/slides.py",),
     "openvino": ("inference/exported/openvino.py", "export/writers.py"),  # one runs, one converts
+    "pandas": ("structures/results.py",),
     "prometheus_client": ("serve/__init__.py", "serve/metrics.py"),
-    "pyarrow": ("bulk/",),
+    "pyarrow": ("bulk/", "results_io/table.py"),
     "pydantic": ("config/", "structures/model_info.py"),
     "python_multipart": ("serve/__init__.py",),  # which fastapi asks for
-    "ray": ("serve/on_ray.py", "bulk/engine.py"),
+    "ray": ("inference/ray_cluster.py", "serve/on_ray.py", "bulk/engine.py"),
     "rich": ("cli/", "demo.py"),
+    "roifile": ("results_io/imagej.py",),
     "safetensors": ("checkpoints/",),
+    "skimage": ("ops/shapes.py",),
     "starlette": ("serve/app.py", "serve/uploads.py"),  # on which fastapi stands
-    "tensorboard": ("training/",),
+    "supervision": ("structures/results.py",),
+    "mlflow": ("training/loggers.py",),
+    "tensorboard": ("training/loggers.py",),
+    "pillow_heif": ("data/image_files.py",),
+    "pydicom": ("data/dicom_files.py",),
+    "tifffile": ("data/tiff_files.py", "data/tiff_regions.py"),  # whole images, and parts of large ones
     "timm": ("models/backbones/", "checkpoints/formats/timm.py"),
     "transformers": ("checkpoints/compare_transformers.py",),  # compared with where it is installed
     "triton": ("ops/deform_attn/triton_kernels.py",),
     "typer": ("cli/",),
     "uvicorn": ("serve/__init__.py", "serve/running.py", "web/server.py"),
+    "wandb": ("training/loggers.py",),
 }
 # Packages that only some need, and the extra that brings each; all else is a dependency.
 OPTIONAL = {
     "av": "video",
+    "cvat_sdk": "cvat",
     "fastapi": "serve",
     "gradio": "web",
     "fsspec": "ray",
     "h5py": "test",
     "lightning": "train",
+    "mlflow": "mlflow",
     "matplotlib": "report",
     "onnx": "export",
     "onnxruntime": "export",
+    "openslide": "slides",
     "openvino": "export",
+    "pandas": "table",
     "prometheus_client": "serve",
     "pyarrow": "ray",
     "python_multipart": "serve",
     "ray": "ray",
+    "roifile": "imagej",
+    "skimage": "table",
     "starlette": "serve",
+    "supervision": "supervision",
     "tensorboard": "train",
+    "tifffile": "microscopy",
+    "pillow_heif": "heic",
+    "pydicom": "dicom",
     "transformers": "test",
     "uvicorn": "serve",
+    "wandb": "wandb",
 }
 BROUGHT_BY_TORCH = {"triton"}  # on Linux with CUDA
-IMPORT_NAMES = {"pillow": "PIL", "pyyaml": "yaml"}  # of distributions that are imported by another name
+IMPORT_NAMES = {
+    "mlflow-skinny": "mlflow",
+    "openslide-python": "openslide",
+    "pillow": "PIL",
+    "pyyaml": "yaml",
+    "scikit-image": "skimage",
+}  # of distributions that are imported by another name
 WITHOUT_TORCH = (
     "errors.py",
     "config/",
@@ -202,12 +230,25 @@ def test_help_and_import_load_nothing_heavy() -> None:
     _runs(code)
 
 
-def test_a_predictor_is_imported_without_what_costs_seconds() -> None:
-    code = (
-        "import sys; from mask2former import Predictor;"
-        "heavy = {'torch._dynamo', 'torchvision', 'timm', 'lightning', 'scipy', 'av', 'triton'} & set(sys.modules);"
-        "sys.exit(f'loaded: {heavy}' if heavy else 0)"
-    )
+def test_a_predictor_is_imported_and_used_without_what_costs_seconds() -> None:
+    """With ResNets, timm brings torchvision, and each of them ``torch._dynamo``; Swin does without."""
+    code = """
+import sys
+from mask2former import Predictor
+HEAVY = {"torch._dynamo", "torchvision", "timm", "lightning", "av", "triton"}
+heavy = {"scipy"} | HEAVY
+heavy &= set(sys.modules)
+import numpy as np
+from mask2former.config import ModelConfig, SwinConfig
+from mask2former.models.build import build_model
+from mask2former.structures import Categories
+swin = SwinConfig(embed_dim=16, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1))
+model = build_model(ModelConfig(backbone=swin), 1)
+model.categories = Categories.from_names(["cat"])
+Predictor(model, "cpu")(np.zeros((48, 64, 3), np.uint8), "panoptic", short_edge=48)
+heavy |= HEAVY & set(sys.modules)
+sys.exit(f"loaded: {heavy}" if heavy else 0)
+"""
     _runs(code)
 
 

@@ -540,3 +540,49 @@ def test_ground_truths_of_real_images_are_those_of_the_official_tool(tmp_path: P
     official = _official(json.loads(file.read_text()), tmp_path / "results.json")
     assert {name: got[f"instance/{name}"] for name in official} == pytest.approx(official, abs=1e-9)
     assert 0 < got["instance/AP"] < 100
+
+
+def test_images_that_share_a_batch_are_measured_as_those_that_go_alone(predictor: Predictor) -> None:
+    """Of two sizes, so that some wait for others; results and metrics stay in the order of the cases."""
+
+    def measured(batch_size: int) -> tuple[dict[str, float], list[tuple[int | str, int]]]:
+        cases = [
+            Case(case.image, case.ground_truths, f"{side}-{case.image_id}")
+            for pair in zip(
+                *(
+                    Cases(Scenes((side, 64), seed=1, length=3), TASKS, SCENE_CATEGORIES, _identity())
+                    for side in (64, 96)
+                ),
+                strict=True,
+            )
+            for side, case in zip((64, 96), pair, strict=True)
+        ]
+        seen: list[tuple[int | str, int]] = []
+        report = evaluate_predictor(
+            predictor,
+            cases,
+            TASKS,
+            batch_size=batch_size,
+            observe=lambda case, found: seen.append((case.image_id, len(found["panoptic"].segments))),  # pyright: ignore
+            short_edge=0,
+        )
+        return report.metrics, seen
+
+    (alone, seen), (together, seen_together) = measured(1), measured(2)
+    assert together == pytest.approx(alone, abs=1e-6, nan_ok=True)
+    assert seen_together == seen
+    assert [name for name, _ in seen] == [f"{side}-{index}" for index in range(3) for side in (64, 96)]
+
+
+def test_an_image_that_cannot_be_read_ends_the_evaluation_with_its_own_error(predictor: Predictor) -> None:
+    class Broken(Scenes):
+        def image(self, index: int) -> np.ndarray:
+            if index == 2:
+                raise UserError("'c.png' is damaged")
+            return super().image(index)
+
+    cases = Cases(Broken((64, 64), seed=1, length=4), TASKS, SCENE_CATEGORIES, _identity())
+    told: list[int] = []
+    with pytest.raises(UserError, match=r"^'c\.png' is damaged$"):
+        evaluate_predictor(predictor, cases, TASKS, progress=told.append, short_edge=0)
+    assert told == [1, 2]

@@ -18,7 +18,7 @@ from mask2former.cli import main
 from mask2former.data.datasets.scenes import Scenes
 from mask2former.data.frames import open_frames
 from mask2former.inference.predictor import Predictor
-from mask2former.scenes import SCENE_CATEGORIES
+from mask2former.scenes import SCENE_CATEGORIES, draw_scene
 from mask2former.structures import ModelInfo
 
 
@@ -122,7 +122,7 @@ def test_the_model_of_nuclei_is_small_and_its_recipe_is_known() -> None:
     assert info.known_categories.names == ("nucleus",)
 
 
-def test_tiles_can_be_chosen_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tiles_can_be_chosen_on_the_command_line(tmp_path: Path) -> None:
     image, _ = _fluorescence(seed=1)
     Image.fromarray(image[:100, :150]).save(tmp_path / "a.png")
     common = ["predict", str(tmp_path / "a.png"), "--device", "cpu", "--no-overlays"]
@@ -136,5 +136,19 @@ def test_tiles_can_be_chosen_on_the_command_line(tmp_path: Path, capsys: pytest.
         "others": (100, 25),
         "none": (0, 0),
     }
-    assert main([*common, "-m", "scenes-tiny", "-o", str(tmp_path / "scenes"), "--tile", "64"]) == 2
-    assert "use an instance model such as nuclei" in capsys.readouterr().err
+
+
+def test_scenes_in_tiles_are_predicted_and_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.fromarray(draw_scene(7, (200, 320)).image).save(tmp_path / "a.png")
+    common = ["predict", str(tmp_path / "a.png"), "--device", "cpu", "-m", "scenes-tiny", "-o", str(tmp_path / "out")]
+    assert main([*common, "--tile", "192", "--tile-overlap", "64"]) == 0
+    document = json.loads((tmp_path / "out" / "a.json").read_text())
+    assert (document["task"], document["settings"]["tile_overlap"]) == ("panoptic", 64)
+    labels = [segment["category_name"] for segment in document["segments"] if not segment["is_thing"]]
+    assert len(labels) == len(set(labels)) > 0
+    measured = ["evaluate", "scenes-tiny", "--scenes", "2", "--size", "128", "--device", "cpu", "--tile", "96"]
+    assert main([*measured, "--json", str(tmp_path / "metrics.json")]) == 0
+    found = json.loads((tmp_path / "metrics.json").read_text())
+    assert found["tile"] == 96
+    assert {"panoptic/PQ", "instance/AP", "semantic/mIoU"} <= set(found["metrics"])
+    assert "PQ" in capsys.readouterr().out

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from mask2former.cli import main
-from mask2former.config import DataConfig, RunConfig, parse
+from mask2former.config import RunConfig, parse
 
 PAGE = Path(__file__).parents[2] / "docs" / "your-own-data.md"
 SHORTER = [
@@ -61,9 +61,3 @@ def test_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert "instance/AP" in json.loads(Path("metrics.json").read_text())["metrics"]
     assert len(list(Path("results").glob("*.json"))) == 4
     assert isinstance(json.loads(Path("results.json").read_text()), list)
-
-
-def test_settings_of_other_formats() -> None:
-    rows = re.findall(r"^\|.*`(\{name: .*\})` \|$", PAGE.read_text(), flags=re.MULTILINE)
-    names = [parse(DataConfig, {"dataset": yaml.safe_load(row)}, row).dataset.name for row in rows]
-    assert names == ["coco-instance", "yolo", "label-folder", "coco-panoptic"]

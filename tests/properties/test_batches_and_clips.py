@@ -33,6 +33,7 @@ KINDS = {  # backbone and pixel decoder
     "pyramid": (_RESNET, _PYRAMID),
     "convnext": (_CONVNEXT, _PIXEL_DECODER),
     "swin": (_SWIN, _PIXEL_DECODER),
+    "stages": (_RESNET, _PIXEL_DECODER.model_copy(update={"num_layers": 3, "stages": (1, 1, 1)})),
 }
 
 

@@ -45,7 +45,7 @@ PARTS = (
     r"several pages.* \(1\): '.*pages\.tif' \(2\)",
     r"alpha channel.* \(1\): '.*clear\.png'",
 )
-SKIPPED = r"other formats, skipped .*\(1\): '.*other\.gif'"
+SKIPPED = r"other formats, skipped: \.gif .*\(1\): '.*other\.gif'"
 
 
 def coco(root: Path) -> Path:
@@ -77,6 +77,11 @@ def test_predict_says_what_it_read_in_part(tmp_path: Path, capsys: pytest.Captur
     assert main([*command, "--value-range", "0", "1023", "--overwrite"]) == 0
     assert "10 bits" not in capsys.readouterr().err
     assert json.loads((tmp_path / "out" / "deep.json").read_text())["settings"]["value_range"] == [0, 1023]
+    assert main([*command, "--value-rule", "percentile", "--overwrite"]) == 0
+    assert "percentiles 0.5 and 99.5" in " ".join(capsys.readouterr().err.split())
+    assert json.loads((tmp_path / "out" / "deep.json").read_text())["settings"]["value_range"] == "percentile"
+    assert main([*command, "--value-rule", "full", "--value-range", "0", "9"]) == 2
+    assert "--value-range and --value-rule exclude each other" in capsys.readouterr().err
     assert main([*command, "--value-range", "9", "1"]) == 2
     assert "value_range must be two rising numbers" in capsys.readouterr().err
 

@@ -427,7 +427,7 @@ def test_the_colours_of_a_label_map_file_are_kept(tmp_path: Path) -> None:
         ("n.json", '["road", null]', "None is no name"),
         ("n.yaml", "0: road\n0: car\n", "more than once"),
         ("n.csv", "0,128,64,128,road\n1,0,0,142,car\n", "second column has numbers"),
-        ("n.csv", "name,r,g,b\nroad,1,2,3\n", "not 'id' and 'name'"),
+        ("n.csv", "name,r,g,b\nroad,1,2,3\n", "gives no class numbers; add them"),
         ("n.csv", "0;road\n1;car\n", "not 'id' and 'name'"),
     ],
 )

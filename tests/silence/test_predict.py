@@ -180,9 +180,9 @@ REFUSED: dict[str, tuple[Do, str]] = {
         lambda p: main(["track", str(p.photos), "-o", str(p.out)]),
         "coco-panoptic/swin-t for photographs",
     ),
-    "tiles of a panoptic model": (
-        lambda p: p.predict("--tile", 64),
-        "tile 64 is for instance models only, and this one has the tasks panoptic, instance, semantic",
+    "tiles that share more than half": (
+        lambda p: p.predict("--tile", 64, "--tile-overlap", 33),
+        "tile_overlap 33 must be at most half of tile 64",
     ),
     "a threshold out of range": (lambda p: p.predict("--score-threshold", 1.5), "score_threshold"),
     "metrics over the annotations": (

@@ -1,20 +1,22 @@
-"""Multiply-adds and parameters of a model, per module and per operator, counted without computing anything."""
+"""Multiply-adds, activations and parameters of a model, per module and per operator, counted without computing them."""
 
 from __future__ import annotations
 
 import copy
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from mask2former.config import MaskedDecoderConfig
 from mask2former.errors import UserError
+from mask2former.evaluation.curves import plot_bars
 from mask2former.models.mask2former import Mask2Former
 from mask2former.models.parts import Precision
 from mask2former.models.transformer_decoders import MaskedTransformerDecoder
@@ -31,6 +33,7 @@ MASKS = "masks"
 _BILINEAR = 4  # for a value that is read between four pixels
 _NORM = 5  # for a value that is normalised, with scale and shift
 _STRIDES = (32, 16, 8)
+_SHOWN = 0.01  # the share of a module that is drawn
 # The paper counts COCO models on 100 images of the validation set that it does not name. Images of COCO are 640x480 or
 # 640x427 as a rule; five of the one and two of the other, a share that was fitted to R50, reproduce all six backbones.
 _FOUR_BY_THREE, _THREE_BY_TWO = 5, 2
@@ -44,11 +47,13 @@ class ModuleCost:
         name: within the model; empty for the whole model, :data:`MASKS` for what belongs to no module.
         parameters: learned numbers in it.
         multiply_adds: of a call, with those of the modules in it.
+        activations: numbers that its convolutions, products and attention give, with those of the modules in it.
     """
 
     name: str
     parameters: int
     multiply_adds: int
+    activations: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,32 @@ class Cost:
         """JSON-ready form."""
         return {"parameters": self.parameters, **asdict(self)}
 
+    def draw(self, path: Path, depth: int = 2) -> None:
+        """Bars of parameters, multiply-adds and activations of modules with a hundredth of one, as PNG, SVG or PDF.
+
+        Args:
+            path: of the drawing.
+            depth: how deep modules are shown.
+
+        Raises:
+            UserError: the path cannot be written.
+            MissingExtraError: matplotlib is not installed.
+        """
+        counts = ("parameters", "multiply_adds", "activations")
+        whole = [max(1, getattr(self.modules[0], count)) for count in counts]
+        rows = [
+            row
+            for row in self.modules
+            if row.name.count(".") < depth
+            and any(getattr(row, count) >= _SHOWN * all_of for count, all_of in zip(counts, whole, strict=True))
+        ]
+        columns = {
+            "parameters, M": [row.parameters / 1e6 for row in rows],
+            "multiply-adds, G": [row.multiply_adds / 1e9 for row in rows],
+            "activations, M": [row.activations / 1e6 for row in rows],
+        }
+        plot_bars([row.name or "model" for row in rows], columns, path)
+
 
 def paper_sizes(model: Mask2Former) -> list[Size]:
     """The sizes that reproduce the FLOPs of the paper, of the mean over them.
@@ -104,7 +135,8 @@ def count_flops(model: Mask2Former, sizes: Sequence[Size], num_frames: int = 1) 
 
     Nothing is computed, so it takes a second and no memory, whatever the size. Products and convolutions count one for
     each multiplication and addition; as in the tool of the paper, norms count 5 for each value, and values read between
-    pixels (resizing, deformable attention) 4. All else is not counted.
+    pixels (resizing, deformable attention) 4. All else is not counted. Activations are the values that products,
+    convolutions and attention give.
 
     Args:
         model: stays as it is; its weights may be on the ``meta`` device.
@@ -127,7 +159,7 @@ def count_flops(model: Mask2Former, sizes: Sequence[Size], num_frames: int = 1) 
     def mean(counts: list[int]) -> int:
         return round(sum(counts) / len(counts))
 
-    modules, operators = ([found[size][index] for size in padded] for index in range(2))
+    modules, activations, operators = ([found[size][index] for size in padded] for index in range(3))
     published = [_published(model, found[size][0][""], size, num_frames) for size in padded]
     known = [count for count in published if count is not None]
     parameters = {"": model, **dict(model.named_modules())}
@@ -136,6 +168,7 @@ def count_flops(model: Mask2Former, sizes: Sequence[Size], num_frames: int = 1) 
             name,
             sum(parameter.numel() for parameter in parameters[name].parameters()) if name in parameters else 0,
             mean([counts[name] for counts in modules]),
+            mean([counts[name] for counts in activations]),
         )
         for name in modules[0]
     ]
@@ -161,8 +194,8 @@ def _without_memory(model: Mask2Former) -> Mask2Former:
     return twin
 
 
-def _count(twin: Mask2Former, size_hw: Size, num_frames: int) -> tuple[dict[str, int], Counter[str]]:
-    """Multiply-adds by module, that of the whole model under the empty name, and by operator."""
+def _count(twin: Mask2Former, size_hw: Size, num_frames: int) -> tuple[dict[str, int], dict[str, int], Counter[str]]:
+    """Multiply-adds and activations by module, the whole model under the empty name; multiply-adds by operator."""
     counter = FlopCounterMode(display=False, custom_mapping=_counts())
     try:
         with torch.device("meta"), torch.no_grad(), counter:
@@ -173,23 +206,47 @@ def _count(twin: Mask2Former, size_hw: Size, num_frames: int) -> tuple[dict[str,
             "the model cannot be counted, since a part of it does not run on the meta device, which has no memory: "
             f"{printable(str(error), 200)}"
         ) from error
-    counts = counter.get_flop_counts()
-    root, everything = type(twin).__name__, counts["Global"]
-    modules = {"": sum(everything.values()) // 2}
-    modules |= {name: _of_module(module, f"{root}.{name}", counts) for name, module in twin.named_modules() if name}
-    modules[MASKS] = modules[""] - sum(counts[root].values()) // 2
-    return modules, Counter({str(operator).removeprefix("aten."): count // 2 for operator, count in everything.items()})
+    counts, root = counter.get_flop_counts(), type(twin).__name__
+    both = {"": sum(counts["Global"].values())}
+    both |= {name: _of_module(module, f"{root}.{name}", counts) for name, module in twin.named_modules() if name}
+    both[MASKS] = both[""] - sum(counts[root].values())
+    multiply_adds, activations = (
+        {name: round(part(count)) for name, count in both.items()} for part in (_multiply_adds, _activations)
+    )
+    operators = {
+        str(operator).removeprefix("aten."): round(_multiply_adds(count))
+        for operator, count in counts["Global"].items()
+    }
+    return multiply_adds, activations, Counter(operators)
 
 
-def _of_module(module: nn.Module, name: str, counts: Mapping[str, Mapping[Any, int]]) -> int:
+def _of_module(module: nn.Module, name: str, counts: Mapping[str, Mapping[Any, complex]]) -> complex:
     """That of a module, or, where its forward is not called, as that of a list is not, of the modules in it."""
     if name in counts:
-        return sum(counts[name].values()) // 2
+        return sum(counts[name].values())
     return sum(_of_module(child, f"{name}.{part}", counts) for part, child in module.named_children())
 
 
+# A count is a complex number, since the counter adds up one for each operator: multiplications and additions, which
+# torch counts each, and the values that come out. Both are exact up to 2**53.
+def _multiply_adds(count: complex) -> float:
+    return complex(count).real / 2
+
+
+def _activations(count: complex) -> float:
+    return complex(count).imag
+
+
 def _counts() -> dict[Any, Any]:
-    """Of operators that torch does not count; twice, as torch counts multiplications and additions each."""
+    """How each operator is counted; norms and reading between pixels give no activations."""
+
+    def with_values(formula: Callable[..., int]) -> Callable[..., complex]:
+        def count(*arguments: Any, out_val: Any, **named: Any) -> complex:
+            values = out_val if isinstance(out_val, Tensor) else out_val[0]  # attention gives more than its values
+            return complex(formula(*arguments, out_val=out_val, **named), values.numel())
+
+        count._get_raw = True  # pyright: ignore[reportFunctionMemberAccess]  (what torch looks for)
+        return count
 
     def norm(values: Sequence[int], *rest: object, **named: object) -> int:
         return 2 * _NORM * math.prod(values)
@@ -198,12 +255,13 @@ def _counts() -> dict[Any, Any]:
         return 2 * _BILINEAR * math.prod(out_shape)
 
     aten = torch.ops.aten
-    return {
+    ours = {
         aten.native_layer_norm: norm,
         aten.native_group_norm: norm,
         aten.grid_sampler_2d: read_between,
         aten.upsample_bilinear2d: read_between,
     }
+    return {operator: with_values(formula) for operator, formula in flop_registry.items()} | ours
 
 
 def _published(model: Mask2Former, here: int, size_hw: Size, num_frames: int) -> int | None:

@@ -1,4 +1,4 @@
-"""The actors of Ray Data that segment shards, on this machine or a cluster. The only module that imports Ray."""
+"""The actors of Ray Data that segment shards, on this machine or a cluster: the one module of Ray Data."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import json
 import logging
 import os
 import re
-import signal
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from mask2former.bulk.stores import open_store
 from mask2former.config import Task
 from mask2former.errors import FailedError, OptionError, UserError
 from mask2former.inference.opening import open_predictor
+from mask2former.inference.ray_cluster import cluster_address, joined_cluster
 from mask2former.progress import Progress
 from mask2former.text import printable
 
@@ -137,31 +136,20 @@ def started_pool(address: str | None, actors: int | None, device: str, progress:
     Raises:
         UserError: there is no such cluster, or no room in it for so many actors.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report itself to its makers
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of every pool of actors that may restart
-    import ray
-    import ray.data
+    with joined_cluster(
+        cluster_address(address),
+        max(os.cpu_count() or 1, actors or 1),
+        progress,
+        configure_logging=False,
+        log_to_driver=False,
+    ):
+        import ray
+        import ray.data
 
-    address = address or os.environ.get("RAY_ADDRESS") or None
-    is_running = ray.is_initialized()
-    if not is_running:
-        progress("starting Ray", 0, None)
         _silence()
-        quiet = {"configure_logging": False, "log_to_driver": False}
-        cores = os.cpu_count() or 1
-        alone = {"num_cpus": max(cores, actors or 1), "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-        with _kept_signals():
-            try:
-                ray.init(address or "local", **quiet, **({} if address else alone))
-            except (ConnectionError, RuntimeError, ValueError) as error:
-                where = f"no Ray cluster at '{address}'" if address else "Ray cannot be started"
-                raise UserError(f"{where}: {printable(str(error), 200)}") from error
-    try:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         yield pool_for([(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in nodes], actors, device)
-    finally:
-        if not is_running:
-            ray.shutdown()
 
 
 def pool_for(nodes: Sequence[tuple[int, int]], actors: int | None, device: str) -> Pool:
@@ -190,16 +178,3 @@ def _silence() -> None:
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
             handler.setLevel(logging.CRITICAL)
-
-
-@contextlib.contextmanager
-def _kept_signals() -> Iterator[None]:
-    """Whoever handles signals goes on to: Ray would put its own handler in place."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -154,8 +154,6 @@ def predict_bulk(
             "save it with model.save_pretrained, and name the file"
         )
     store = open_store(output)
-    if settings.get("tile") is not None:
-        settings = {"tile_overlap": settings["tile"] // 4} | settings
     loading = {"recipe": recipe, "trained_for": trained_for, "weights": weights, "device": device, "dtype": dtype}
     loading |= {"compile": compile, "views": views, **settings}
     with collect_notes() as found, contextlib.ExitStack() as stack:

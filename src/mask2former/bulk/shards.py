@@ -25,14 +25,14 @@ from mask2former.bulk.reading import as_read
 from mask2former.bulk.sources import fetch
 from mask2former.bulk.stores import Store
 from mask2former.config import Task
-from mask2former.data.image_files import NamedBytes, open_image
+from mask2former.data.image_files import NamedBytes, open_file
 from mask2former.data.images import read_image
 from mask2former.documents import parse_json
 from mask2former.errors import FailedError, UserError
 from mask2former.inference import failures
 from mask2former.inference.pipeline import Failure
 from mask2former.inference.predictor import Predictor
-from mask2former.inference.tiling import Results
+from mask2former.inference.tile_results import Results
 from mask2former.notes import collect_notes
 from mask2former.results_io.json import RECORDS
 from mask2former.structures.results import SOFTWARE
@@ -194,7 +194,7 @@ class ShardWriter:
         name, file = item
         if isinstance(file, Exception):
             raise file
-        with open_image(file) as image:
+        with open_file(file) as image:
             if image.info.get("Software") == SOFTWARE:
                 raise UserError(f"'{name}' is an overlay or map of earlier results; leave it out")
         return read_image(file, value_range=self._predictor.settings.value_range)

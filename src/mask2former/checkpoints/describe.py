@@ -71,6 +71,9 @@ def describe_checkpoint(
             edges += f", then again so that objects have a diameter of {inference.diameter:g}"
     scores = {"panoptic": inference.score_threshold, "instance": inference.instance_threshold}
     shown = [f"score threshold of {task} {scores[task]}" for task in scores if task in inference.tasks]
+    if inference.class_thresholds:
+        of_classes = [f"{printable(name, 80)} {value:g}" for name, value in inference.class_thresholds.items()]
+        shown.append(f"of single classes {listed(of_classes, None)}")
     thresholds = ", ".join([*shown, f"overlap threshold {inference.overlap_threshold}"])
     things, stuff = len(opened.categories.thing_indices), len(opened.categories.stuff_indices)
     classes = f"{things} things, {stuff} stuff"
@@ -111,6 +114,7 @@ def _architecture(config: ArchitectureConfig) -> dict[str, str]:
     backbone, pixels, decoder = config.backbone, config.pixel_decoder, config.transformer_decoder
     if backbone.name == "timm":
         name = f"{backbone.model} (timm), {backbone.norm} norm"
+        name += f", simple feature pyramid of {backbone.pyramid} channels" if backbone.pyramid else ""
     else:
         name = f"Swin, width {backbone.embed_dim}, blocks {'-'.join(map(str, backbone.depths))}"
         name += f", window {backbone.window_size}"

@@ -282,7 +282,8 @@ def _of_run(raw: Raw, record: Mapping[Any, Any]) -> Checkpoint:
     license, threshold = record.get("license", record.get("licence")), record["instance_threshold"]
     info = ModelInfo.from_dict({**values, "license": license if isinstance(license, str) else None}, str(raw.path))
     if run.evaluation.choose_threshold and threshold is not None:
-        settings = {**info.inference.model_dump(), "instance_threshold": threshold}
+        chosen = {"instance_threshold": threshold, "class_thresholds": record.get("class_thresholds") or {}}
+        settings = {**info.inference.model_dump(), **chosen}
         info = replace(info, inference=parse(InferenceConfig, settings, f"{raw.path}: its threshold"))
     if "model" in (record.get("objects") or ()):
         info = replace(info, architecture=None)

@@ -174,7 +174,7 @@ def _select(payload: Any, raw: Raw, request: Request) -> dict[Any, Any]:
     run = payload.get("run")
     if isinstance(run, dict) and isinstance(payload.get("state_dict"), dict):
         _check_nothing_given(request)
-        raw.run = {"instance_threshold": payload.get("instance_threshold"), **run}
+        raw.run = {name: payload.get(name) for name in ("instance_threshold", "class_thresholds")} | run
         return _select_of_run(payload, raw, request)
     meta = payload.get("meta")
     if isinstance(meta, dict):

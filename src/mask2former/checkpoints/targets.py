@@ -126,6 +126,8 @@ def _check_parts(architecture: ArchitectureConfig, target: Target) -> None:
     if isinstance(decoder, MaskedDecoderConfig) and decoder.switches:
         names = ", ".join(f"{name}={str(value).lower()}" for name, value in decoder.switches.items())
         raise UserError(f"only our own format can store transformer_decoder.{names}; choose ours")
+    if isinstance(pixels, MSDeformAttnConfig) and pixels.stages is not None:
+        raise UserError("only our own format can store pixel_decoder.stages; choose ours")
     usual = isinstance(decoder, MaskedDecoderConfig) and not decoder.project_inputs
     if target != "original" and not (usual and isinstance(pixels, MSDeformAttnConfig)):
         raise UserError(

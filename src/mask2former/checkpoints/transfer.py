@@ -6,6 +6,7 @@ For official weights on your own classes. Must not know where the other model ca
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -38,7 +39,9 @@ __all__ = [
 
 _CLASS_HEAD = "transformer_decoder.class_head."
 _CLASS_QUERIES = "transformer_decoder.transformer.query_positions."
+_PILOTS = "transformer_decoder.pilot_classes."
 _QUERIES = ("transformer_decoder.query_features.weight", "transformer_decoder.query_positions.weight")
+_NAMED = 6  # classes in a message
 _TABLE = "relative_position_bias_table"
 
 _PARTS = ("backbone", "pixel_decoder", "transformer_decoder")
@@ -46,7 +49,18 @@ _NORMALISATION = ("pixel_mean", "pixel_std")
 # What a model may have otherwise than its weights had it: no weights depend on it (norm, attention and query_init may
 # bring entries of their own, and then loading says so).
 _WITHOUT_WEIGHTS = frozenset(
-    {"drop_path_rate", "dropout", "attention", "scales", "order", "query_init", "position_encoding", "norm"}
+    {
+        "drop_path_rate",
+        "dropout",
+        "attention",
+        "scales",
+        "order",
+        "query_init",
+        "position_encoding",
+        "norm",
+        "pilots",
+        "pilot_noise",
+    }
 )
 # What changes shapes alone, so that a partial start can take the rest.
 _SHAPES = frozenset(
@@ -107,6 +121,7 @@ def filled_in(values: Mapping[str, Any], source: ModelInfo) -> dict[str, Any]:
             theirs["diameter"] = 0.0  # it is for tiles alone
         if "score_threshold" in own and "panoptic" not in tasks:
             theirs.pop("instance_threshold", None)  # which is what run files of 0.1.0 mean there
+        theirs.pop("class_thresholds", None)  # chosen on other data, and the names may be others
         theirs.pop("resampling", None)  # as in the run: its training images are resized as the run says, too
         result["inference"] = theirs | own
     return result
@@ -152,11 +167,14 @@ def _explicit(model: ModelConfig, part: str) -> dict[str, Any]:
     return {key: getattr(own, key) for key in type(own).model_fields if is_set and key in own.model_fields_set}
 
 
-def takes_class_head(own: Categories, theirs: Categories, *, partial: bool) -> bool:
-    """Whether a model with classes ``own`` gets the class head of one with ``theirs``; if not, it gets a new one.
+def takes_class_head(own: Categories, theirs: Categories, *, partial: bool, by_name: bool = False) -> bool:
+    """Whether a model with classes ``own`` gets all of their rows from one with ``theirs``; if not, some are new.
 
-    It does with the same names, with one class each and, unless the start is ``partial``, by position.
+    It does with the same names, with one class each and, unless the start is ``partial``, by position; ``by_name``,
+    where all of its names are among the others.
     """
+    if by_name:
+        return set(own.names) <= _unique(theirs.names) and len(_unique(own.names)) == len(own)
     is_same = sorted(own.names) == sorted(theirs.names) or len(own) == len(theirs) == 1
     return is_same or (not partial and _fits_by_position(own.names, theirs.names))
 
@@ -167,7 +185,11 @@ def _fits_by_position(here: tuple[str, ...], there: tuple[str, ...]) -> bool:
     return len(here) == len(there) and not moved
 
 
-def start_from(model: Mask2Former, source: Checkpoint, name: str, *, partial: bool) -> list[str]:
+def _unique(names: tuple[str, ...]) -> set[str]:
+    return {name for name, count in Counter(names).items() if count == 1}
+
+
+def start_from(model: Mask2Former, source: Checkpoint, name: str, *, partial: bool, by_name: bool = False) -> list[str]:
     """Fill ``model`` with the weights of another one.
 
     Args:
@@ -177,6 +199,8 @@ def start_from(model: Mask2Former, source: Checkpoint, name: str, *, partial: bo
         partial: without it, all must fit. With it, the first queries are taken over; position biases of Swin are
             resized to another window; and the class head, if the class names differ, and what else has another shape
             are newly initialised.
+        by_name: other classes are allowed: those of the same name keep their rows of the class head, as "no object"
+            does, and the others are newly initialised.
 
     Returns:
         One phrase for each thing that was not simply taken over; empty if everything was.
@@ -185,10 +209,15 @@ def start_from(model: Mask2Former, source: Checkpoint, name: str, *, partial: bo
         UserError: the weights do not fit; the message lists what.
     """
     own, state = model.state_dict(), dict(source.state)
-    notes = _with_own_classes(model, source, own, state, name, partial=partial)
+    pilots = [name for name in own if name.startswith(_PILOTS) and name not in state]
+    state = {name: value for name, value in state.items() if name in own or not name.startswith(_PILOTS)}
+    state |= {name: own[name] for name in pilots}
+    notes = _with_own_classes(model, source, own, state, name, partial=partial, by_name=by_name)
     if partial:
         notes += _with_own_queries(own, state)
         notes += with_own_windows(own, state)
+    if pilots:
+        notes.append("the classes of pilots are newly initialised")
     left_out = load_into(model, state, name, drop_misshaped=partial, spellings=source.spellings)
     if left_out:
         notes.append(f"newly initialised, since the shapes differ: {listed(left_out, None)}")
@@ -204,18 +233,23 @@ def _with_own_classes(
     name: str,
     *,
     partial: bool,
+    by_name: bool,
 ) -> list[str]:
     here, there = model.info.known_categories.names, source.categories.names
     if here == there:
         return []
     # Of the baseline with a query for each class, the queries are its classes.
     of_classes = (
-        (_CLASS_HEAD, _CLASS_QUERIES) if isinstance(model.transformer_decoder, PerPixelPlusHead) else _CLASS_HEAD
+        (_CLASS_HEAD, _CLASS_QUERIES)
+        if isinstance(model.transformer_decoder, PerPixelPlusHead)
+        else (_CLASS_HEAD, _PILOTS)
     )
     if sorted(here) == sorted(there) and len(set(here)) == len(here):
         order = torch.tensor([*(there.index(one) for one in here), len(there)])  # "no object" is last
         state.update({key: value[order[: len(value)]] for key, value in state.items() if key.startswith(of_classes)})
         return ["its classes in the order of the training data"]
+    if by_name:
+        return _with_classes_by_name(own, state, of_classes, here, there)
     if len(here) == len(there) == 1:
         return [f"its one class, {quoted(there[0])}, is {quoted(here[0])} here"]
     if not partial and _fits_by_position(here, there):  # the user says that they are the same
@@ -224,10 +258,41 @@ def _with_own_classes(
     if not partial:
         raise UserError(
             f"{name}: its classes are not those of the training data ({_some(there)} there, {_some(here)} here); with "
+            "model.init_classes=by-name those of the same name keep what they have learned, with "
             "model.init_partial=true the class head is newly initialised"
         )
     state.update({key: value for key, value in own.items() if key.startswith(of_classes)})
     return [f"class head newly initialised ({len(there)} classes there, {len(here)} here)"]
+
+
+def _with_classes_by_name(
+    own: Mapping[str, Tensor],
+    state: dict[str, Tensor],
+    of_classes: str | tuple[str, ...],
+    here: tuple[str, ...],
+    there: tuple[str, ...],
+) -> list[str]:
+    """The class head with the rows of the classes that both have, and of "no object", which is last."""
+    entries = [key for key in state if key.startswith(of_classes) and key in own]
+    with_nothing = {key: len(own[key]) > len(here) for key in entries}
+    both = [one for one in here if one in _unique(here) & _unique(there)]
+    is_alike = bool(both) and all(
+        state[key].shape == (len(there) + with_nothing[key], *own[key].shape[1:]) for key in entries
+    )  # with init_partial, the layers before it may have other sizes
+    kept = both if is_alike else []
+    for key in entries:
+        to, source = (
+            [*(names.index(one) for one in kept), *[len(names)] * (is_alike and with_nothing[key])]
+            for names in (here, there)
+        )
+        value = own[key].clone()
+        value[to] = state[key][source].to(value) if is_alike else value[to]
+        state[key] = value
+    new, gone = ([one for one in names if one not in kept] for names in (here, there))
+    if not kept:
+        return [f"none of its {len(there)} classes can be kept by name: class head newly initialised"]
+    parts = ((f"{len(kept)} of {len(here)} classes keep what they have learned", kept), ("new", new), ("gone", gone))
+    return ["; ".join(f"{what}: {listed(names, _NAMED)}" for what, names in parts if names)]
 
 
 def _some(names: tuple[str, ...]) -> str:

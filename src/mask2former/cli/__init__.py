@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Callable
 
 from mask2former.cli.ablate import ablate
-from mask2former.cli.analyze import analyze, flops
+from mask2former.cli.analyze import analyze, attention, convergence, flops, focus, layers, proposals, sampling
 from mask2former.cli.app import app, main
 from mask2former.cli.average import average
 from mask2former.cli.convert import convert
@@ -21,7 +21,7 @@ from mask2former.cli.plot import plot
 from mask2former.cli.predict import predict
 from mask2former.cli.serve import serve
 from mask2former.cli.track import track
-from mask2former.cli.train import recipe, train
+from mask2former.cli.train import find_lr, recipe, train
 from mask2former.cli.web import web
 
 __all__ = ["app", "main"]
@@ -40,6 +40,7 @@ for _name, _command, _example in (
     ("track", track, "track street.mp4 --output results --model my.safetensors"),
     ("web", web, "web coco-panoptic/swin-t"),
     ("train", train, "train run.yaml optim.lr=2e-4 trainer.max_steps=500"),
+    ("find-lr", find_lr, "find-lr run.yaml -o learning-rates.png"),
     ("recipe", recipe, "recipe scenes-tiny > run.yaml"),
     ("models", models, "models"),
     ("inspect", inspect_checkpoint, "inspect model_final.pkl"),
@@ -56,5 +57,14 @@ for _name, _command, _example in (
 ):
     app.command(_name, help=_help(_command), epilog=f"Example: mask2former {_example}")(_command)
 
-analyze.command("flops", help=_help(flops), epilog="Example: mask2former analyze flops coco-instance/r50")(flops)
+for _name, _command, _example in (
+    ("flops", flops, "flops coco-instance/r50"),
+    ("layers", layers, "layers scenes-tiny --limit 20"),
+    ("focus", focus, "focus runs/mine/model.safetensors --data runs/mine/run.yaml"),
+    ("attention", attention, "attention coco-panoptic/swin-t --image street.jpg"),
+    ("proposals", proposals, "proposals coco-panoptic/swin-t --image street.jpg"),
+    ("sampling", sampling, "sampling coco-panoptic/swin-t --image street.jpg --at 320 200"),
+    ("convergence", convergence, "convergence runs/mine runs/other"),
+):
+    analyze.command(_name, help=_help(_command), epilog=f"Example: mask2former analyze {_example}")(_command)
 app.add_typer(analyze, name="analyze")

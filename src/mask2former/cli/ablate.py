@@ -47,7 +47,7 @@ def ablate(
     """Train the paper's ablations with the same steps and seeds, and compare what they reach with the paper.
 
     The same command resumes what was interrupted. Rows: the last parts of the names of 'mask2former recipe' that begin
-    with ablation/, except pixel-decoder-... and maskformer-decoder.
+    with ablation/, and mask-piloted, token-scaling and plain-vit.
     """
     need_lightning()
     from mask2former.files import check_folder
@@ -92,13 +92,14 @@ def _lines(table: Sequence[AblationRow]) -> list[str]:
         cells = ""
         for title, name in measured.items():
             spread, plain = row.spread(name), base.spread(name)
-            assert spread is not None
             assert plain is not None
-            change = paper = ""
-            if row is not base:
+            shown = change = paper = ""
+            if spread is not None:  # what classifies pixels is measured by mIoU alone
+                shown = f"{spread[0]:.1f} ({spread[1]:.1f} to {spread[2]:.1f})"
+            if row is not base and spread is not None:
                 change = f"{spread[0] - plain[0]:+.1f}"
+            if row is not base and title in row.paper:
                 paper = f"{row.paper[title] - base.paper[title]:+.1f}"
-            shown = f"{spread[0]:.1f} ({spread[1]:.1f} to {spread[2]:.1f})"
             cells += f"  {shown:>23}  {change:>6}  {paper:>6}"
         lines.append(f"{row.name:<{widest}}{cells}")
     return lines

@@ -1,28 +1,273 @@
-"""What is inside a model, and what it costs: ``mask2former analyze``."""
+"""What is inside a model, and what it costs: ``mask2former analyze``.
+
+A command is a call of :mod:`mask2former.analysis`; it prints the main figures, and writes a drawing and all figures.
+"""
 
 from __future__ import annotations
 
 import json
 import re
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
 from mask2former import limits
 from mask2former.cli.names import complete_model
-from mask2former.cli.shared import Recipe, count
-from mask2former.cli.terminal import say, say_document
+from mask2former.cli.shared import DEFAULT_MODEL, Device, Recipe, count, working
+from mask2former.cli.terminal import make_console, say, say_document
 from mask2former.errors import UserError
 from mask2former.text import listed, quoted
 
-__all__ = ["analyze", "flops"]
+if TYPE_CHECKING:
+    from mask2former.data.sources import DataSource
+
+__all__ = ["analyze", "attention", "convergence", "flops", "focus", "layers", "proposals", "sampling"]
 
 analyze = typer.Typer(
-    help="Analyze a model: what its parts cost.",
+    help="Analyze a model: what its parts cost, what its layers do, where it attends to.",
     epilog="Example: mask2former analyze flops coco-instance/r50",
     rich_markup_mode="rich",
 )
 _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
+
+_Analyzed = Annotated[
+    str,
+    typer.Argument(
+        help="Model: a name (see: mask2former models), file, folder, or hf://owner/name.",
+        autocompletion=complete_model,
+    ),
+]
+_Data = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME[:TASK]",
+        help="Images with ground truth: scenes, a published data set, or RUN.yaml, as for mask2former evaluate.",
+        show_default="scenes",
+    ),
+]
+_DataRoot = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="Folder that contains the data sets.", show_default="$MASK2FORMER_DATA or ./datasets"
+    ),
+]
+_Annotations = Annotated[
+    Path | None, typer.Option(metavar="FILE.json", help="Your own data: a file in COCO format, with --images.")
+]
+_Images = Annotated[Path | None, typer.Option(metavar="DIR", help="Your own data: the folder of the images.")]
+_Limit = Annotated[
+    int | None,
+    typer.Option("--limit", min=1, max=limits.INTEGER, help="Maximum number of images.", show_default="all; 50 scenes"),
+]
+_Image = Annotated[Path | None, typer.Option(metavar="FILE", help="The image.", show_default="a drawn scene")]
+_Queries = Annotated[
+    list[int] | None,
+    typer.Option("--query", min=0, help="A query, counted from 0; can be repeated.", show_default="the six best"),
+]
+
+
+class _Report(Protocol):
+    def to_dict(self) -> dict[str, Any]: ...
+    def draw(self, path: Path) -> None: ...
+
+
+def _output(name: str) -> Any:
+    return typer.Option("--output", "-o", help=f"The drawing; all figures are in a .json beside it. By default {name}.")
+
+
+def _checked(output: Path) -> Path:
+    """That the drawing can be written there, and the figures beside it; before anything is computed.
+
+    Raises:
+        UserError: it cannot, or it is no image file.
+    """
+    from mask2former.files import check_file
+
+    if output.suffix.lower() != ".png":
+        raise UserError(f"--output {output}: expected a file that ends in .png")
+    for path in (output, output.with_suffix(".json")):
+        check_file(path)
+    return output
+
+
+def _write(report: _Report, output: Path) -> None:
+    from mask2former.results_io.json import write_json
+
+    report.draw(output)
+    write_json(output.with_suffix(".json"), report.to_dict())
+    say(f"Drawing: {output}; all figures: {output.with_suffix('.json')}")
+
+
+def _source(
+    data: str | None, root: Path | None, annotations: Path | None, images: Path | None, limit: int | None
+) -> DataSource:
+    from mask2former.data.sources import DataSource
+
+    return DataSource(data, root, annotations, images, limit=limit)
+
+
+def _table(head: list[str], rows: list[list[str]]) -> None:
+    """Lines of columns, the first to the left."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    for row in (head, *rows):
+        first, *rest = (
+            cell.ljust(width) if not index else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        say("  ".join([first, *rest]))
+
+
+def layers(
+    model: _Analyzed = DEFAULT_MODEL,
+    data: _Data = None,
+    data_root: _DataRoot = None,
+    annotations: _Annotations = None,
+    images: _Images = None,
+    limit: _Limit = None,
+    output: Annotated[Path, _output("layers.png")] = Path("layers.png"),
+    device: Device = "auto",
+) -> None:
+    """Measure the predictions before the first decoder layer and after each.
+
+    AR@100 is the average recall of masks whatever their class: learned queries are proposals before any layer.
+    """
+    from mask2former.analysis import layer_metrics
+    from mask2former.analysis.layers import RECALL
+
+    _checked(output)
+    with working(make_console(), lambda: "nothing was written") as tell:
+        found = layer_metrics(model, _source(data, data_root, annotations, images, limit), device=device, progress=tell)
+    names = [
+        name for name in (RECALL, "panoptic/PQ", "instance/AP", "semantic/mIoU") if name in found.depths[0].metrics
+    ]
+    rows = [[one.name, *(_percent(one.metrics[name]) for name in names)] for one in found.depths]
+    _table(["depth", *names], rows)
+    _write(found, output)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def focus(
+    model: _Analyzed = DEFAULT_MODEL,
+    data: _Data = None,
+    data_root: _DataRoot = None,
+    annotations: _Annotations = None,
+    images: _Images = None,
+    limit: _Limit = None,
+    output: Annotated[Path, _output("focus.png")] = Path("focus.png"),
+    device: Device = "auto",
+) -> None:
+    """Measure the share of attention that falls on the objects, by decoder layer, with the mask and without.
+
+    Queries are matched with the ground truth as for the loss. Without the mask means: what the scores of this model
+    would give; the paper compares with a model that was trained so (ablation/coco-instance/attention-full).
+    """
+    from mask2former.analysis import attention_focus
+
+    _checked(output)
+    with working(make_console(), lambda: "nothing was written") as tell:
+        found = attention_focus(
+            model, _source(data, data_root, annotations, images, limit), device=device, progress=tell
+        )
+    rows = [
+        [one.name, ", ".join(map(str, one.strides)), *(_percent(100 * getattr(one, name)) for name in _FOCUS)]
+        for one in found.layers
+    ]
+    _table(["layer", "stride", "on objects, %", "without mask, %", "area, %"], rows)
+    say(f"Mean over {count(found.objects, 'object')} of {found.data['images']} images.")
+    _write(found, output)
+
+
+_FOCUS = ("share", "everywhere", "area")
+
+
+def attention(
+    model: _Analyzed = DEFAULT_MODEL,
+    image: _Image = None,
+    query: _Queries = None,
+    output: Annotated[Path, _output("attention.png")] = Path("attention.png"),
+    device: Device = "auto",
+) -> None:
+    """Draw what queries attend to in every decoder layer."""
+    from mask2former.analysis import attention_maps
+
+    _checked(output)
+    found = attention_maps(model, image, query or (), device=device)
+    rows = [
+        [str(one.query), one.label, f"{one.score:.2f}", *(_percent(100 * share) for share in one.inside)]
+        for one in found.queries
+    ]
+    say("Share of attention on the mask that the query has at the end, percent, by layer and stride:")
+    _table(["query", "class", "score", *found.layers], rows)
+    _write(found, output)
+
+
+def proposals(
+    model: _Analyzed = DEFAULT_MODEL,
+    image: _Image = None,
+    query: _Queries = None,
+    output: Annotated[Path, _output("proposals.png")] = Path("proposals.png"),
+    device: Device = "auto",
+) -> None:
+    """Draw the masks of queries before the first decoder layer and after each."""
+    from mask2former.analysis import query_proposals
+
+    _checked(output)
+    found = query_proposals(model, image, query or (), device=device)
+    rows = [
+        [str(one.query), one.label, f"{one.score:.2f}", *(_percent(100 * value) for value in one.ious)]
+        for one in found.queries
+    ]
+    say("IoU with the mask that the query has at the end, percent:")
+    _table(["query", "class", "score", *found.depths], rows)
+    _write(found, output)
+
+
+def sampling(
+    model: _Analyzed = DEFAULT_MODEL,
+    image: _Image = None,
+    at: Annotated[
+        tuple[float, float] | None,
+        typer.Option(metavar="X Y", help="The point in pixels of the image.", show_default="its middle"),
+    ] = None,
+    output: Annotated[Path, _output("sampling.png")] = Path("sampling.png"),
+    device: Device = "auto",
+) -> None:
+    """Draw where every encoder layer of the pixel decoder samples for a point of an image."""
+    from mask2former.analysis import sampling_points
+
+    _checked(output)
+    found = sampling_points(model, image, at, device=device)
+    rows = [[one.name, f"{one.distance:.1f}", f"{one.reach:.1f}"] for one in found.layers]
+    say("Distance of samples in pixels of the image, by weight:")
+    _table(["", "of this point", "of all points"], rows)
+    _write(found, output)
+
+
+def convergence(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Run directories of finished or running trainings.")
+    ],
+    metric: Annotated[
+        str | None, typer.Option(help="For example panoptic/PQ.", show_default="PQ, else AP, else mIoU")
+    ] = None,
+    output: Annotated[Path, _output("convergence.png")] = Path("convergence.png"),
+) -> None:
+    """Compare how soon trainings reach their metric, from the metrics.csv of each."""
+    from mask2former.analysis import convergence as compare
+
+    _checked(output)
+    found = compare(runs, metric)
+    shares = sorted({share for one in found.runs for share in one.reached})
+    rows = [
+        [one.name, f"{one.best:.1f}", str(one.best_step), *(str(one.reached.get(share, "-")) for share in shares)]
+        for one in found.runs
+    ]
+    _table(["run", f"best {found.metric}", "at step", *(f"{share} % at" for share in shares)], rows)
+    _write(found, output)
 
 
 def flops(
@@ -44,15 +289,22 @@ def flops(
     frames: Annotated[int, typer.Option(min=1, max=limits.CLIP_FRAMES, help="Frames of a clip.")] = 1,
     depth: Annotated[int, typer.Option(min=0, max=20, help="How deep the table of modules goes.")] = 2,
     as_json: Annotated[bool, typer.Option("--json", help="Print all modules and operators as JSON.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Also draw the table; all figures are in a .json beside it.")
+    ] = None,
     recipe: Recipe = None,
 ) -> None:
-    """Count the multiply-adds and parameters of a model, per module; nothing is computed.
+    """Count the multiply-adds, parameters and activations of a model, per module; nothing is computed.
 
     Of published models nothing is downloaded. The last line is what the published code computes for the same input,
     which is what the paper reports: it computes all masks at full resolution after every layer.
     """
     from mask2former.analysis import count_flops, paper_sizes, skeleton
 
+    if output is not None and as_json:
+        raise UserError("--json prints what --output writes beside its drawing; give only one of the two")
+    if output is not None:
+        _checked(output)
     sizes = [_size_of(text) for text in size or ()]
     network = skeleton(model, recipe)
     cost = count_flops(network, sizes or paper_sizes(network), frames)
@@ -62,14 +314,17 @@ def flops(
     rows = [row for row in cost.modules if not row.name or row.name.count(".") < depth]
     names = [_indented(row.name) for row in rows]
     widest = max(map(len, names))
-    say(f"{'module':<{widest}}  {'parameters':>13}  {'G multiply-adds':>15}")
+    say(f"{'module':<{widest}}  {'parameters':>13}  {'G multiply-adds':>15}  {'M activations':>13}")
     for name, row in zip(names, rows, strict=True):
-        say(f"{name:<{widest}}  {row.parameters:>13,}  {row.multiply_adds / 1e9:>15.2f}")
+        counts = f"{row.parameters:>13,}  {row.multiply_adds / 1e9:>15.2f}  {row.activations / 1e6:>13.1f}"
+        say(f"{name:<{widest}}  {counts}")
     shown = {f"{height}x{width}": None for height, width in cost.sizes}
     mean = f"mean of {count(len(cost.sizes), 'image')} of " if len(cost.sizes) > 1 else ""
     say(f"Input: {mean}{listed(list(shown), 5)} pixels, padded{f', {frames} frames' if frames > 1 else ''}.")
     if cost.published is not None:
         say(f"As the paper counts, with the masks of the published code: {cost.published / 1e9:.1f} G.")
+    if output is not None:
+        _write(cost, output)
 
 
 def _size_of(text: str) -> tuple[int, int]:

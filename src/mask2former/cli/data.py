@@ -27,15 +27,16 @@ def check_data(
         str,
         typer.Argument(
             metavar="DATA",
-            help="RUN.yaml, a COCO file (.json), YOLO's data.yaml, a folder of images and label maps, or the name of "
-            "a published data set (ade20k, coco:instance, ...).",
+            help="RUN.yaml, a COCO file (.json), YOLO's data.yaml, a file or folder of LabelMe, VIA, CVAT, Label "
+            "Studio or Supervisely, a folder of images with label maps, id maps or mask files, or the name of a "
+            "published data set (ade20k, coco:instance, ...).",
         ),
     ],
     images: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the images.")] = None,
     labels: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder of the label maps or panoptic PNG files.")
+        Path | None, typer.Option(metavar="DIR", help="Folder of the label maps, id maps or panoptic PNG files.")
     ] = None,
-    names: Annotated[Path | None, typer.Option(metavar="FILE", help="File with the class names of label maps.")] = None,
+    names: Annotated[Path | None, typer.Option(metavar="FILE", help="File with the names of the classes.")] = None,
     validation: Annotated[
         Path | None, typer.Option(metavar="DATA", help="Validation data, in the same format as DATA.")
     ] = None,

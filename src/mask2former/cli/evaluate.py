@@ -11,10 +11,13 @@ from mask2former import limits
 from mask2former.cli.names import complete_model
 from mask2former.cli.scores import headline, print_scores
 from mask2former.cli.shared import (
+    BatchSize,
     Device,
     Dtype,
     OfficialSettings,
     Recipe,
+    Tile,
+    TileOverlap,
     TrainedFor,
     Weights,
     count,
@@ -139,6 +142,8 @@ def evaluate(
     ] = None,
     tta: Tta = False,
     tta_sizes: TtaSizes = None,
+    tile: Tile = None,
+    tile_overlap: TileOverlap = None,
     official_settings: OfficialSettings = False,
     seed: Annotated[
         int | None,
@@ -159,6 +164,7 @@ def evaluate(
     weights: Weights = None,
     device: Device = "auto",
     dtype: Dtype = None,
+    batch_size: BatchSize = 1,
 ) -> None:
     """Evaluate a model: panoptic quality, average precision and mean IoU, in percent.
 
@@ -179,6 +185,7 @@ def evaluate(
         "pooled_threshold": pooled,
     }
     given = {name: value for name, value in options.items() if value is not None}
+    settings = {"tile": tile, "tile_overlap": tile_overlap, "official_settings": official_settings or None}
     page = None if report_folder is None else report_folder / "index.html"
     console = make_console()
     with working(console, lambda: "nothing was written") as tell:
@@ -196,8 +203,9 @@ def evaluate(
             weights=weights,
             device=device,
             dtype=dtype,
-            official_settings=official_settings,
+            batch_size=batch_size,
             progress=tell,
+            **{name: value for name, value in settings.items() if value is not None},
         )
     print_scores(console, report)
     written = [f"report: {page}"] if page is not None else []

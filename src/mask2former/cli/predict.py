@@ -11,18 +11,25 @@ import typer
 
 from mask2former.cli.bulk import predict_in_bulk
 from mask2former.cli.shared import (
+    BatchSize,
+    Classes,
     Device,
     Dtype,
     FailedError,
     LongEdge,
+    MinArea,
     Model,
     OfficialSettings,
     Recipe,
     ShortEdge,
     Task,
+    Tile,
+    TileOverlap,
     TrainedFor,
     ValueRange,
+    ValueRule,
     Weights,
+    chosen_range,
     count,
     named_model,
     tasks_of,
@@ -31,6 +38,7 @@ from mask2former.cli.shared import (
 from mask2former.cli.terminal import make_console, say
 from mask2former.cli.views import Tta, TtaSizes, parse_views
 from mask2former.errors import OptionError, UserError
+from mask2former.text import quoted
 
 if TYPE_CHECKING:
     from mask2former.inference.predict_files import FilesReport
@@ -44,8 +52,8 @@ def predict(
     sources: Annotated[
         list[str],  # with --ray perhaps URLs, of which a Path would lose a slash
         typer.Argument(
-            help="Images, or folders that are searched recursively. With --ray also globs, lists of images (.csv, "
-            ".parquet) and URLs such as s3://.",
+            help="Images, or folders that are searched recursively; http(s) addresses; - for standard input. With "
+            "--ray also globs, lists of images (.csv, .parquet) and URLs such as s3://.",
         ),
     ],
     output: Annotated[
@@ -64,6 +72,14 @@ def predict(
             "--task", "-t", help="What to predict.", show_default="the first of these that the model supports"
         ),
     ] = None,
+    page: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|all",
+            help="Page, frame or plane of files with several, from 1, or all of them; results are called X_page3.",
+            show_default="the first",
+        ),
+    ] = None,
     overwrite: Annotated[
         bool,
         typer.Option("--overwrite", help="Replace existing results, and other files of the same names."),
@@ -71,6 +87,26 @@ def predict(
     coco: Annotated[
         Path | None,
         typer.Option(help="Also write one COCO results file for all images, with instances of any score."),
+    ] = None,
+    table: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Also write a table of all masks (.csv or .parquet) and, as NAME_images, one of all images: sizes, "
+            "shapes, scores and intensities. Needs the extra 'table'.",
+        ),
+    ] = None,
+    pixel_size: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Side of a pixel, for example 0.65um: the tables have units, too."),
+    ] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FORMAT",
+            help="Also write this format into a folder of its name in the output; can be repeated: geojson, yolo, "
+            "coco-dataset, cvat, label-studio, label-studio-polygons, label-tiff, imagej, class-masks, cutouts.",
+        ),
     ] = None,
     no_overlays: Annotated[bool, typer.Option("--no-overlays", help="Do not draw the overlays X.png.")] = False,
     no_pictures: Annotated[
@@ -93,29 +129,16 @@ def predict(
     max_instances: Annotated[
         int | None, typer.Option(help="Instance: maximum number per image.", rich_help_panel="Settings")
     ] = None,
+    classes: Classes = None,
+    min_area: MinArea = None,
     short_edge: ShortEdge = None,
-    tile: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Instance: process images in tiles of this side in pixels, each resized to --short-edge; 0: no tiles.",
-            show_default="as the model was trained",
-            rich_help_panel="Settings",
-        ),
-    ] = None,
+    tile: Tile = None,
+    tile_overlap: TileOverlap = None,
     long_edge: LongEdge = None,
     official_settings: OfficialSettings = False,
     value_range: ValueRange = None,
-    batch_size: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            help="Send up to this many images through the network together; useful on GPUs and for small images. Only "
-            "images padded to the same size share a batch; no effect with tiles or --tta. Scores may differ in their "
-            "last digits.",
-            rich_help_panel="Machine",
-        ),
-    ] = 1,
+    value_rule: ValueRule = None,
+    batch_size: BatchSize = 1,
     tta: Tta = False,
     tta_sizes: TtaSizes = None,
     device: Device = "auto",
@@ -191,6 +214,7 @@ def predict(
     the image has changed or a file is missing. Results of another model or other settings are kept, unless --overwrite
     is given.
     """
+    from mask2former.data.images import standard_input
     from mask2former.inference.predict_files import Outcome, predict_files
 
     console = make_console()
@@ -207,8 +231,13 @@ def predict(
     bulk = {argument: value for argument, value in bulk.items() if value is not None}
     if bulk and not ray:
         raise OptionError(lambda name: f"{name(next(iter(bulk)))} is for --ray; give both or none")
-    if ray and coco is not None:
-        raise OptionError(lambda name: f"{name('coco')} cannot go with --ray, whose results are shards")
+    others = {"coco": coco, "table": table, "also": also or None, "page": page}
+    if ray and (wrong := [option for option, value in others.items() if value is not None]):
+        raise OptionError(lambda name: f"{name(wrong[0])} cannot go with --ray, whose results are shards")
+    if ray and "-" in sources:
+        raise UserError("standard input (-) cannot go with --ray")
+    if page is not None and page != "all" and not page.isdecimal():
+        raise UserError(f"--page must be a number from 1, or all, got {quoted(page)}")
     if no_pictures:
         say("note: --no-pictures is called --no-overlays now", error=True)
     done = total = 0
@@ -216,11 +245,14 @@ def predict(
         "score_threshold": score_threshold,
         "overlap_threshold": overlap_threshold,
         "max_instances": max_instances,
+        "classes": tuple(classes) if classes else None,
+        "min_area": min_area,
         "short_edge": short_edge,
         "long_edge": long_edge,
         "official_settings": official_settings or None,
-        "value_range": value_range,
+        "value_range": chosen_range(value_range, value_rule),
         "tile": tile,
+        "tile_overlap": tile_overlap,
     }
     shared: dict[str, Any] = {
         "recipe": recipe,
@@ -259,11 +291,15 @@ def predict(
 
         report = predict_files(
             name,
-            sources,
+            [standard_input() if source == "-" else source for source in dict.fromkeys(sources)],
             output,
             task,
+            page=int(page) if page is not None and page.isdecimal() else page,  # pyright: ignore[reportArgumentType]
             overlays=not (no_overlays or no_pictures),
             coco=coco,
+            table=table,
+            pixel_size=pixel_size,
+            also=also or (),
             progress=tell,
             observe=observe,
             **shared,
@@ -275,7 +311,10 @@ def predict(
     if report.outcomes["refused"] == report.num_images:  # nothing was right about the request
         more = f" (and {failed - 1} more: no image could be segmented)" if failed > 1 else ""
         raise UserError(reasons[0] + more)
-    say(_summary(report, name, output, coco))
+    line = _summary(report, name, output, coco)
+    if table is not None:
+        line += f"; tables: {table} and {table.stem}_images{table.suffix}"
+    say(line if not also else f"{line}; also: {', '.join(dict.fromkeys(also))}")
     if failed:
         listed = "; ".join(reasons) + (
             f"; and {failed - len(reasons)} more (see above)" if failed > len(reasons) else ""
@@ -319,7 +358,9 @@ def _found(report: FilesReport) -> str:
     images = count(report.outcomes["done"] + report.outcomes["skipped"] - report.num_different, "image")
     if report.task == "instance":
         found, candidates = count(report.num_found, "instance"), count(report.num_candidates, "candidate")
-        return f"{found} of {candidates} at or above score {report.settings.instance_threshold:g} in {images}"
+        by_class = report.settings.class_thresholds
+        score = f"score {report.settings.instance_threshold:g}"
+        return f"{found} of {candidates} at or above {'the scores of their classes' if by_class else score} in {images}"
     if report.task == "panoptic":
         return f"{count(report.num_found, 'segment')} above score {report.settings.score_threshold:g} in {images}"
     return f"{count(report.num_found, 'class mask')} in {images}"

@@ -12,7 +12,7 @@ import typer
 
 from mask2former.cli.names import complete_model, complete_recipe
 from mask2former.cli.terminal import progress_bar
-from mask2former.errors import FailedError, UserError
+from mask2former.errors import FailedError, OptionError, UserError
 from mask2former.progress import DOWNLOADING, Progress
 
 if TYPE_CHECKING:
@@ -20,10 +20,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_MODEL",
+    "BatchSize",
+    "Classes",
     "Device",
     "Dtype",
     "FailedError",
     "LongEdge",
+    "MinArea",
     "Model",
     "ModelTasks",
     "OfficialSettings",
@@ -31,9 +34,13 @@ __all__ = [
     "ShortEdge",
     "StoppedError",
     "Task",
+    "Tile",
+    "TileOverlap",
     "TrainedFor",
     "ValueRange",
+    "ValueRule",
     "Weights",
+    "chosen_range",
     "count",
     "fetch_weights",
     "named_model",
@@ -53,6 +60,16 @@ _NO_MODEL = (
 
 Task = Literal["panoptic", "instance", "semantic"]
 Device = Annotated[str, typer.Option(help="Device: auto, cpu, cuda or cuda:N.", rich_help_panel="Machine")]
+BatchSize = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="Send up to this many images through the network together; useful on GPUs and for small images. Only "
+        "images padded to the same size share a batch; no effect with tiles or --tta. Scores may differ in their "
+        "last digits.",
+        rich_help_panel="Machine",
+    ),
+]
 Dtype = Annotated[
     Literal["float32", "bfloat16", "float16"] | None,
     typer.Option(help="Precision of the model.", show_default="as stored", rich_help_panel="Machine"),
@@ -96,12 +113,47 @@ ShortEdge = Annotated[
     typer.Option(help="Resize the shorter side to this many pixels; 0: do not resize.", rich_help_panel="Settings"),
 ]
 LongEdge = Annotated[int | None, typer.Option(help="Maximum of the longer side in pixels.", rich_help_panel="Settings")]
+Tile = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Cut images into tiles of this side in pixels, segment each at --short-edge, and join the results; 0: no "
+        "tiles.",
+        show_default="as the model was trained",
+        rich_help_panel="Settings",
+    ),
+]
+TileOverlap = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Pixels that neighbouring tiles share at least: more than objects are wide where possible.",
+        show_default="a quarter of --tile",
+        rich_help_panel="Settings",
+    ),
+]
 OfficialSettings = Annotated[
     bool,
     typer.Option(
         "--official-settings",
         help="Resize images as the authors of Mask2Former do, also for a model that another toolbox trained.",
         rich_help_panel="Settings",
+    ),
+]
+Classes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--classes",
+        metavar="NAME",
+        help="Keep this class alone; can be repeated.",
+        show_default="all",
+        rich_help_panel="Settings",
+    ),
+]
+MinArea = Annotated[
+    int | None,
+    typer.Option(
+        min=0, help="Leave out segments, instances and class masks of fewer pixels.", rich_help_panel="Settings"
     ),
 ]
 ValueRange = Annotated[
@@ -114,6 +166,27 @@ ValueRange = Annotated[
         rich_help_panel="Settings",
     ),
 ]
+ValueRule = Annotated[
+    Literal["auto", "full", "percentile"] | None,
+    typer.Option(
+        "--value-rule",
+        help="Instead of --value-range: as each file says (auto), all values of its type (full), or the percentiles "
+        "0.5 and 99.5 of each image.",
+        show_default="as in training, or auto",
+        rich_help_panel="Settings",
+    ),
+]
+
+
+def chosen_range(value_range: tuple[float, float] | None, value_rule: str | None) -> tuple[float, float] | str | None:
+    """The setting ``value_range``, which takes two numbers or the name of a rule.
+
+    Raises:
+        OptionError: both are given.
+    """
+    if value_range is not None and value_rule is not None:
+        raise OptionError(lambda name: f"{name('value_range')} and {name('value_rule')} exclude each other; give one")
+    return value_range or value_rule
 
 
 class StoppedError(Exception):

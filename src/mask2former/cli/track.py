@@ -16,7 +16,9 @@ from mask2former.cli.shared import (
     StoppedError,
     TrainedFor,
     ValueRange,
+    ValueRule,
     Weights,
+    chosen_range,
     count,
     named_model,
     tasks_of,
@@ -83,6 +85,7 @@ def track(
     ] = None,
     short_edge: ShortEdge = None,
     value_range: ValueRange = None,
+    value_rule: ValueRule = None,
     device: Device = "auto",
     dtype: Dtype = None,
 ) -> None:
@@ -105,7 +108,7 @@ def track(
         "max_lost": max_lost,
         "score_threshold": score_threshold,
         "short_edge": short_edge,
-        "value_range": value_range,
+        "value_range": chosen_range(value_range, value_rule),
     }
     with working(make_console(), lambda: "nothing was written") as progress:
         report = track_files(

@@ -12,7 +12,7 @@ from mask2former.cli.shared import FailedError, fetch_weights, stoppable
 from mask2former.cli.terminal import make_console, say, say_document
 from mask2former.training import need_lightning
 
-__all__ = ["recipe", "train"]
+__all__ = ["find_lr", "recipe", "train"]
 
 
 def train(
@@ -53,6 +53,43 @@ def train(
     if is_first():
         for line in str(result).splitlines():
             say(line)
+
+
+def find_lr(
+    run: Annotated[Path, typer.Argument(metavar="RUN.yaml", help="A run file; mask2former recipe NAME prints one.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY.SUB=VALUE", help="Settings that override those of the file.")
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The curve: .png, .svg or .pdf; the numbers go to .json beside it.")
+    ] = Path("learning-rates.png"),
+    lowest: Annotated[float, typer.Option(help="Learning rate of the first step.")] = 1e-7,
+    highest: Annotated[float, typer.Option(help="Learning rate of the last step.")] = 1e-1,
+    steps: Annotated[int, typer.Option(help="Training steps; fewer are taken if the loss diverges.")] = 100,
+) -> None:
+    """Find a learning rate: train for some steps with a rising one, and draw the loss."""
+    from mask2former.training.run_file import read_run
+
+    config = read_run(run, overrides or [])
+    need_lightning()
+    from mask2former.training.find_lr import check_output
+    from mask2former.training.find_lr import find_lr as find
+
+    check_output(output)
+    if config.model.init is not None:
+        fetch_weights(make_console(), config.model.init)
+    with stoppable(lambda: "nothing was written"):
+        try:
+            found = find(config, lowest=lowest, highest=highest, steps=steps)
+        except (MemoryError, ChildProcessError) as error:
+            raise FailedError(str(error)) from error
+    curve, numbers = found.save(output)
+    best = (
+        "the loss does not fall at any rate"
+        if found.suggested is None
+        else (f"the loss falls most steeply at {found.suggested:.2g} (the run has optim.lr={config.optim.lr:g})")
+    )
+    say(f"{len(found.rates)} steps up to a rate of {found.rates[-1]:.2g}: {best}; {curve}, {numbers}")
 
 
 def recipe(

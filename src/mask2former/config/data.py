@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mask2former import limits
 from mask2former.config.augmentation import AugmentationConfig, NoAugmentationConfig
-from mask2former.config.fields import Batch, Frames, NonNegativeInt, PositiveInt, SceneNumber, Strict, Task
+from mask2former.config.fields import Batch, Frames, NonNegativeInt, PositiveInt, Probability, SceneNumber, Strict, Task
 
 __all__ = [
+    "STEM",
     "Ade20kConfig",
     "Ade20kFullConfig",
     "CityscapesConfig",
@@ -26,20 +28,29 @@ __all__ = [
     "DataConfig",
     "DatasetConfig",
     "FilesConfig",
+    "IdMapFolders",
+    "IdMapsConfig",
     "LabelFolderConfig",
     "LabelFolders",
     "MapillaryVistasConfig",
+    "MaskFileFolders",
+    "MaskFilesConfig",
     "MaskFoldersConfig",
     "MetricStyle",
     "NamedFilesConfig",
     "OfficialConfig",
+    "PairedFilesConfig",
     "PanopticFiles",
     "SceneClipsConfig",
     "ScenesConfig",
+    "ToolFiles",
+    "ToolFilesConfig",
+    "ValidationSplitConfig",
     "YoloConfig",
     "YouTubeVISConfig",
 ]
 
+STEM = "{stem}"  # what an image and its label map have in common
 MetricStyle = Literal["coco", "cityscapes", "youtube-vis"]  # whose official tools measure a data set
 
 
@@ -109,21 +120,106 @@ class LabelFolders(Strict):
 
     images: str
     labels: str
+    split: str | None = None  # file with the names of the images that count, as VOC's ImageSets/Segmentation/train.txt
 
 
-class LabelFolderConfig(FilesConfig):
-    """Images with label maps, whose pixels are class numbers."""
+class PairedFilesConfig(FilesConfig):
+    """Such a data set that has a file of labels beside each image, told by their names."""
+
+    image_name: str = STEM  # of images without the ending, for instance {stem}_leftImg8bit
+    label_name: str = STEM  # of their label maps, for instance {stem}_gtFine_labelIds, or {stem}_mask
+    unpaired: Literal["error", "skip"] = "error"  # images without a label map, and the other way round
+
+
+class LabelFolderConfig(PairedFilesConfig):
+    """Images with label maps, whose pixels are class numbers, or the colours of classes."""
 
     name: Literal["label-folder"] = "label-folder"
     train: tuple[LabelFolders, ...] = Field(min_length=1)
     validation: tuple[LabelFolders, ...] = Field(min_length=1)
-    names: str  # file with the classes: .txt (a name per line, from 0), or number and name (.txt, .json, .yaml, .csv)
+    # file with the classes: .txt (a name per line, from 0), or number and name (.txt, .json, .yaml, .csv), perhaps with
+    # colours; or pascal_voc
+    names: str
+    encoding: Literal["numbers", "colors"] = "numbers"  # colors: pixels have the colours that the names file gives
     # numbers that are neither learned nor measured; None: 255, unless the names file gives it to a class
     ignore: tuple[NonNegativeInt, ...] | None = None
-    label_suffix: str = ""  # of label maps before the ending, for instance _mask in X_mask.png
-    unpaired: Literal["error", "skip"] = "error"  # images without a label map, and the other way round
     # classes without a pixel beside an ignored number that covers much: it is probably theirs, or they are absent
     unseen_classes: Literal["error", "keep"] = "error"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_label_suffix(cls, values: Any) -> Any:
+        """``label_suffix: _mask``, as it was until 0.1.0, is ``label_name: "{stem}_mask"``."""
+        if isinstance(values, dict) and isinstance(suffix := values.get("label_suffix"), str):
+            if "label_name" in values:
+                raise ValueError("'label_suffix' is the old form of 'label_name', and both are set; leave it out")
+            rest = {name: value for name, value in values.items() if name != "label_suffix"}
+            return {**rest, "label_name": f"{STEM}{suffix}"}
+        return values
+
+
+class IdMapFolders(LabelFolders):
+    """Two trees of folders; ``labels`` are the id maps.
+
+    Attributes:
+        classes: folder of label maps of the same names, which say the class of every object, as VOC's
+            SegmentationClass beside SegmentationObject.
+    """
+
+    classes: str | None = None
+
+
+class IdMapsConfig(PairedFilesConfig):
+    """Images with maps on which every number, or every colour, is one object, and 0, or black, is none."""
+
+    name: Literal["id-maps"] = "id-maps"
+    train: tuple[IdMapFolders, ...] = Field(min_length=1)
+    validation: tuple[IdMapFolders, ...] = Field(min_length=1)
+    class_name: str = "object"  # of all objects, where there are no maps of classes
+    names: str | None = None  # with maps of classes: their names file, whose first class is the background
+    encoding: Literal["numbers", "colors"] = "numbers"  # of the maps of classes
+    ignore: tuple[NonNegativeInt, ...] = ()  # numbers on either map that are not known, as VOC's 255
+
+
+class MaskFileFolders(Strict):
+    """Images with a folder of mask files each.
+
+    Attributes:
+        images: images, at any depth.
+        masks: has a folder ``X`` for each image ``X.png``; None: the masks of ``a/images/X.png`` lie in ``a/masks``,
+            as in the Data Science Bowl 2018.
+    """
+
+    images: str
+    masks: str | None = None
+
+
+class MaskFilesConfig(FilesConfig):
+    """Images with one mask file for each object: what is not black is the object."""
+
+    name: Literal["mask-files"] = "mask-files"
+    train: tuple[MaskFileFolders, ...] = Field(min_length=1)
+    validation: tuple[MaskFileFolders, ...] = Field(min_length=1)
+    class_name: str = "object"  # of all objects
+
+
+class ToolFiles(Strict):
+    """Annotation files of a tool, and the folder of their images."""
+
+    annotations: str  # a file, or a folder with a file for each image
+    images: str
+
+
+class ToolFilesConfig(NamedFilesConfig):
+    """Objects as an annotation tool saves or exports them in its own format."""
+
+    name: Literal["labelme", "via", "cvat", "label-studio", "supervisely"]
+    train: tuple[ToolFiles, ...] = Field(min_length=1)
+    validation: tuple[ToolFiles, ...] = Field(min_length=1)
+    names: str | None = None  # file with the classes, as for label-folder; None: those that occur, sorted
+    class_attribute: str | None = None  # of VIA, where regions have several attributes: the one that is the class
+    missing_images: Literal["error", "skip"] = "error"  # annotated images whose file is not there
+    missing_masks: Literal["error", "skip"] = "error"  # boxes, points and lines, which are no masks
 
 
 class YoloConfig(NamedFilesConfig):
@@ -249,6 +345,9 @@ DatasetConfig = Annotated[
     | CityscapesConfig
     | MapillaryVistasConfig
     | LabelFolderConfig
+    | IdMapsConfig
+    | MaskFilesConfig
+    | ToolFilesConfig
     | YoloConfig
     | SceneClipsConfig
     | YouTubeVISConfig
@@ -258,13 +357,54 @@ DatasetConfig = Annotated[
 ]
 
 
+class ValidationSplitConfig(Strict):
+    """Validation images or clips that are taken out of the training data, each by its name: a share, or a fold."""
+
+    share: float | None = Field(default=None, gt=0.0, lt=1.0)
+    fold: str | None = Field(default=None, pattern=r"^[1-9]\d? of [1-9]\d?$")  # for cross-validation, such as 2 of 5
+    seed: int = Field(default=0, ge=0, le=limits.SEED)  # another one is another division
+    # regular expression that finds, in the path of an image below the data, what must not be divided, such as the
+    # patient; its first group, if it has one, else the whole match
+    groups: str | None = Field(default=None, max_length=200)
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> ValidationSplitConfig:
+        if (self.share is None) == (self.fold is None):
+            raise ValueError("set one of share, for instance 0.2, and fold, for instance 2 of 5")
+        if self.fold is not None and not (self.fold_of[0] <= self.fold_of[1] > 1):
+            raise ValueError(f"fold must be 1 to N of N, with N of 2 or more, got {self.fold}")
+        try:
+            re.compile(self.groups or "")
+        except re.error as error:
+            raise ValueError(f"groups is no regular expression ({error}), got {self.groups}") from error
+        return self
+
+    @property
+    def fold_of(self) -> tuple[int, int]:
+        """Which fold, from 1, of how many."""
+        fold, _, folds = (self.fold or "1 of 1").split()
+        return int(fold), int(folds)
+
+
 class DataConfig(Strict):
     """What is read and how it is batched."""
 
     dataset: DatasetConfig = ScenesConfig()
+    validation: ValidationSplitConfig | None = None  # instead of the validation data of the data set
     augmentation: AugmentationConfig = NoAugmentationConfig()  # of training images
+    copy_paste: Probability = 0.0  # how often things of another training image are pasted onto one
     filter_empty: bool = False  # True: leave out images without objects, as the published instance recipes do
     group_by_aspect: bool = False  # images of one pass are all wider than high, or none is
     batch_size: Batch = 16  # images per optimizer step over all devices
-    batch_size_per_device: Batch | None = None  # None: batch_size over the devices; smaller values accumulate
+    # None: batch_size over the devices; smaller values accumulate; auto: as many as the memory holds, by its estimate
+    batch_size_per_device: Batch | Literal["auto"] | None = None
     num_workers: int = Field(default=2, ge=0, le=limits.WORKERS)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_validation_files(cls, values: Any) -> Any:
+        """Data that are divided here need no validation files: those of training stand in for them."""
+        dataset = values.get("dataset") if isinstance(values, dict) else None
+        if isinstance(dataset, dict) and values.get("validation") and "train" in dataset:
+            return {**values, "dataset": {"validation": dataset["train"], **dataset}}
+        return values

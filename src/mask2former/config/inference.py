@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mask2former import limits
 from mask2former.config.fields import (
@@ -41,27 +42,39 @@ class InferenceConfig(Strict):
     # instances and tracks: those of at least this score are predicted, the others are candidates. Ours; nothing is
     # published, since average precision counts all candidates
     instance_threshold: Probability = 0.5
+    # instances: thresholds of classes by name, in place of instance_threshold
+    class_thresholds: dict[str, Probability] = Field(default_factory=dict)
     overlap_threshold: Probability = 0.8
     max_instances: Detections = 100
     # instances: a pixel belongs to the best instance alone, and what keeps less than overlap_threshold of its mask is
     # dropped; for objects that cannot overlap. Published: they may
     non_overlapping: bool = False
-    # instances alone: side, in pixels of the image, of tiles that are segmented one by one and joined; each is
-    # resized by short_edge / tile. 0: the whole image at once, as published
+    # side, in pixels of the image, of tiles that are segmented one by one and joined; each is resized by short_edge /
+    # tile. 0: the whole image at once, as published
     tile: NonNegativeInt = 0
     tile_overlap: NonNegativeInt = 32  # pixels of the image that neighbours share at least
-    # pixels: with tiles, the diameter of objects that the model was trained on; the image is cut again, into tiles of
-    # another side, where the median of its objects has another one. 0: tiles of one side for all images
+    # pixels: with tiles, of models of instances alone, the diameter of objects that the model was trained on; the image
+    # is cut again, into tiles of another side, where the median of its objects has another one. 0: of one side for all
     diameter: NonNegativeFloat = 0.0
+    classes: tuple[str, ...] | None = None  # results hold these classes alone, by name; None: all
+    min_area: NonNegativeInt = 0  # pixels of the image; smaller segments, instances and class masks are left out
     # values that become 0 and 255 in images that are not 8-bit, in training, too, for instance [0, 4095] for cameras of
-    # 12 bits. None: as the file says, else inferred from the values (see data/images.py)
-    value_range: tuple[float, float] | None = None
+    # 12 bits; full: those of as many bits as there are; percentile: 0.5 % and 99.5 % of the values of each image.
+    # None, or auto: as the file says, else inferred from the values (see data/images.py)
+    value_range: tuple[float, float] | Literal["full", "percentile"] | None = None
 
-    @model_validator(mode="after")
-    def _rising(self) -> InferenceConfig:
-        if self.value_range is not None and not -math.inf < self.value_range[0] < self.value_range[1] < math.inf:
-            raise ValueError(f"value_range must be two rising numbers, black and white, got {self.value_range}")
-        return self
+    @field_validator("value_range", mode="before")
+    @classmethod
+    def _known_range(cls, value: Any) -> Any:
+        if value is None or value in ("auto", "full", "percentile"):
+            return None if value == "auto" else value
+        with contextlib.suppress(TypeError, ValueError):
+            black, white = (float(number) for number in value)
+            if -math.inf < black < white < math.inf:
+                return black, white
+        raise ValueError(
+            f"value_range must be two rising numbers, black and white, or auto, full or percentile, got {value!r}"
+        )
 
     @model_validator(mode="before")
     @classmethod
@@ -91,11 +104,6 @@ class InferenceConfig(Strict):
     def _some_task(self) -> InferenceConfig:
         if not self.tasks or len(set(self.tasks)) != len(self.tasks):
             raise ValueError(f"tasks must name at least one task, each once; got {self.tasks}")
-        if self.tile and self.tasks != ("instance",):
-            raise ValueError(
-                f"tile {self.tile} is for instance models only, and this one has the tasks {', '.join(self.tasks)}; "
-                "leave it out (0), or use an instance model such as nuclei"
-            )
         if 0 < self.tile < 16:
             raise ValueError(f"tile must be 0, for whole images, or at least 16 pixels, got {self.tile}")
         if self.tile and self.tile_overlap > self.tile // 2:
@@ -107,6 +115,11 @@ class InferenceConfig(Strict):
             )
         if self.diameter and not (self.tile and self.short_edge):
             raise ValueError(f"diameter {self.diameter} is for tiles: set tile and short_edge too")
+        if self.diameter and self.tasks != ("instance",):
+            raise ValueError(
+                f"diameter {self.diameter} is for models of instances alone, and this one has the tasks "
+                f"{', '.join(self.tasks)}; leave it out (0)"
+            )
         return self
 
     def official(self) -> InferenceConfig:

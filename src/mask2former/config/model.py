@@ -40,6 +40,9 @@ class TimmConfig(Strict):
     norm: Literal["frozen", "sync", "batch"] = "frozen"  # of batch-normalised models; others keep their own norm
     # passed to timm.create_model, for instance {"channels": [48, 96, 192, 384]}
     kwargs: dict[str, Any] = Field(default={})
+    # channels of a simple feature pyramid over the one map of a plain vision transformer (ViTDet); 0: the model has
+    # maps of four strides itself
+    pyramid: NonNegativeInt = 0
 
 
 class SwinConfig(Strict):
@@ -79,6 +82,15 @@ class MSDeformAttnConfig(Strict):
     num_points: PositiveInt = 4
     feedforward_dim: PositiveInt = 1024
     dropout: Probability = 0.0
+    # how many of the layers see the tokens of stride 32 alone, then those of 32 and 16, then all (PRO-SCALE); None: all
+    # layers see all
+    stages: tuple[NonNegativeInt, NonNegativeInt, PositiveInt] | None = None
+
+    @model_validator(mode="after")
+    def _staged(self) -> MSDeformAttnConfig:
+        if self.stages is not None and sum(self.stages) != self.num_layers:
+            raise ValueError(f"stages {list(self.stages)} must add up to num_layers {self.num_layers}")
+        return self
 
     @model_validator(mode="after")
     def _divisible(self) -> MSDeformAttnConfig:
@@ -178,6 +190,9 @@ class MaskedDecoderConfig(Strict):
     dropout: Probability = 0.0  # 0.1 in the decoders before (Table 4b)
     pre_norm: bool = False  # norms before attention and feed-forward instead of after them
     project_inputs: bool = False  # a convolution of each map, which has as many channels as the decoder
+    # in training, at most so many queries that are given the masks of the ground truth (MP-Former); 0: none
+    pilots: NonNegativeInt = Field(default=0, le=1000)
+    pilot_noise: Probability = 0.2  # the share of their masks and of their classes that is wrong
 
     @model_validator(mode="after")
     def _divisible(self) -> MaskedDecoderConfig:
@@ -189,12 +204,14 @@ class MaskedDecoderConfig(Strict):
     def _reads_queries(self) -> MaskedDecoderConfig:
         if self.attention == "mask_pool" and self.pre_norm:
             raise ValueError("attention mask_pool reads no queries, so pre_norm has nothing to norm; set it to false")
+        if self.pilots and self.attention not in ("masked", "mask_pool"):
+            raise ValueError(f"pilots attend inside masks, and attention {self.attention} reads none; set pilots to 0")
         return self
 
     @property
-    def switches(self) -> dict[str, str | bool]:
+    def switches(self) -> dict[str, str | bool | int]:
         """What differs from the published decoder in what is computed, not in sizes; such models are files of ours."""
-        names = ("attention", "scales", "order", "query_init", "pre_norm")
+        names = ("attention", "scales", "order", "query_init", "pre_norm", "pilots")
         values = {name: getattr(self, name) for name in names}
         return {name: value for name, value in values.items() if value != type(self).model_fields[name].default}
 
@@ -284,7 +301,17 @@ TransformerDecoderConfig = Annotated[
 ]
 
 
-LATER_SETTINGS = ("attention", "scales", "order", "query_init", "dropout", "pre_norm", "project_inputs")
+LATER_SETTINGS = (
+    "attention",
+    "scales",
+    "order",
+    "query_init",
+    "dropout",
+    "pre_norm",
+    "project_inputs",
+    "pilots",
+    "pilot_noise",
+)
 """Of :class:`MaskedDecoderConfig`, which 0.1.0 does not have; left out of files where they are the defaults."""
 
 
@@ -323,6 +350,8 @@ class ArchitectureConfig(Strict):
         is_plain = isinstance(decoder, MaskedDecoderConfig) and all(
             getattr(decoder, name) == MaskedDecoderConfig.model_fields[name].default for name in LATER_SETTINGS
         )
+        is_plain = is_plain and not getattr(self.backbone, "pyramid", 0)
+        is_plain = is_plain and getattr(self.pixel_decoder, "stages", None) is None
         return is_plain and isinstance(self.pixel_decoder, MSDeformAttnConfig) and not self.own_normalisation
 
     @property
@@ -341,6 +370,9 @@ class ModelConfig(ArchitectureConfig):
     init_partial: bool = (
         False  # take what fits: other classes, queries and windows; the run says what is newly initialised
     )
+    # classes of the initial model: all of them or, with init_partial, a new class head; by-name: classes of the same
+    # name keep what they have learned, the others are newly initialised
+    init_classes: Literal["all", "by-name"] = "all"
 
     @model_validator(mode="after")
     def _can_do_its_tasks(self) -> Self:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -29,6 +29,8 @@ class CriterionConfig(Strict):
     mask_weight: NonNegativeFloat = 5.0
     dice_weight: NonNegativeFloat = 5.0
     no_object_weight: NonNegativeFloat = 0.1
+    # in the class loss, of classes by name (others weigh 1), or so that all classes count the same: balanced
+    class_weights: Literal["balanced"] | dict[str, NonNegativeFloat] | None = None
     # how pixels of masks are compared: binary cross-entropy, or its focal form, which MaskFormer has
     mask_loss: Literal["bce", "focal"] = "bce"
     # where masks are compared, for matching and for the loss: at points, or at all pixels (Mask2Former, Table 5)
@@ -58,12 +60,14 @@ class OptimConfig(Strict):
     warmup_steps: NonNegativeInt = 0
     warmup_factor: NonNegativeFloat = 1.0
     ema_decay: Decay = 0.0  # 0: off
+    freeze: tuple[str, ...] = ()  # parts of the model that do not learn, for instance [backbone]
 
 
 class TrainerConfig(Strict):
     """How long, how precise, on what."""
 
     max_steps: PositiveInt = 1000
+    max_hours: PositiveFloat | None = None  # after which this start of the run stops with a checkpoint to resume from
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # fp16: with loss scaling, as published
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int = Field(default=1, gt=0, le=limits.WORKERS)  # of each machine
@@ -74,7 +78,19 @@ class TrainerConfig(Strict):
     gradient_checkpointing: bool = False  # less memory, about a third more time
     log_interval: PositiveInt = 20
     checkpoint_interval: PositiveInt = 500
-    tensorboard: bool = False  # also write event files
+    # where metrics are logged; csv, which is metrics.csv, always is
+    loggers: tuple[Literal["csv", "tensorboard", "wandb", "mlflow"], ...] = ("csv",)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_tensorboard(cls, values: Any) -> Any:
+        """``tensorboard: true``, as it was set until 0.1.0."""
+        if not isinstance(values, dict) or not isinstance(values.get("tensorboard"), bool):
+            return values
+        loggers = values.get("loggers", ("csv",))
+        more = ("tensorboard",) if values["tensorboard"] and isinstance(loggers, list | tuple) else ()
+        rest = {name: value for name, value in values.items() if name not in ("tensorboard", "loggers")}
+        return rest | {"loggers": (*loggers, *more) if more else loggers}
 
     @model_validator(mode="after")
     def _range_of_half(self) -> TrainerConfig:
@@ -94,8 +110,8 @@ class EvaluationConfig(Strict):
     tasks: tuple[Task, ...] = ("panoptic",)
     monitor: str = "panoptic/PQ"
     # instances: after training, the score of the highest F1 on the validation data becomes the instance_threshold of
-    # the stored model
-    choose_threshold: bool = True
+    # the stored model; per-class: also of each class that has ten objects there, as its class_thresholds
+    choose_threshold: bool | Literal["per-class"] = True
     max_detections: Detections = 100  # instances: per image and class
     # instances: where medium and large begin, pixels; None: those of the official tools (COCO 32 and 96 squared,
     # YouTube-VIS 128 and 256 squared)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from mask2former.config import (
@@ -18,29 +19,38 @@ from mask2former.config import (
     CocoStuff10kConfig,
     DataConfig,
     DatasetConfig,
+    IdMapsConfig,
     LabelFolderConfig,
     MapillaryVistasConfig,
+    MaskFilesConfig,
     MaskFoldersConfig,
+    PairedFilesConfig,
     SceneClipsConfig,
     ScenesConfig,
+    ToolFilesConfig,
     YoloConfig,
     YouTubeVISConfig,
 )
 from mask2former.data.annotated import AnnotatedSet
 from mask2former.data.clips import ClipSet
 from mask2former.data.datasets import official
-from mask2former.data.datasets.class_names import read_names
+from mask2former.data.datasets.class_names import read_color_table, read_names
 from mask2former.data.datasets.coco import CocoInstances
 from mask2former.data.datasets.coco_panoptic import CocoPanoptic, PanopticFiles
-from mask2former.data.datasets.label_folder import LabelFolder
+from mask2former.data.datasets.id_maps import IdMapFolders, IdMaps, object_categories, things_beside_background
+from mask2former.data.datasets.label_folder import LabelFolder, LabelFolders
+from mask2former.data.datasets.mask_files import MaskFiles, MaskFolder
 from mask2former.data.datasets.mask_folders import MaskFolders
 from mask2former.data.datasets.official import Split
+from mask2former.data.datasets.pairs import Names
 from mask2former.data.datasets.reader import ImageReader
 from mask2former.data.datasets.scenes import SceneClips, Scenes
+from mask2former.data.datasets.tool_files import open_tool_files
 from mask2former.data.datasets.yolo import YoloPolygons, read_yolo
 from mask2former.data.datasets.youtube_vis import YouTubeVIS
 from mask2former.data.images import ValueRange
 from mask2former.data.loading.training_set import TrainingSet
+from mask2former.data.parts import part_of
 from mask2former.data.transforms import (
     Augmentation,
     LargeScaleJitter,
@@ -54,6 +64,7 @@ __all__ = [
     "build_clips",
     "build_images",
     "build_samples",
+    "build_split",
     "build_training_set",
 ]
 
@@ -80,6 +91,20 @@ def build_samples(
         assert isinstance(samples.notes, list)
         samples.notes.extend(sentences(found))
     return samples
+
+
+def build_split(
+    config: DataConfig, split: Split, *, filter_empty: bool = False, value_range: ValueRange | None = None
+) -> AnnotatedSet | ClipSet:
+    """:func:`build_samples` for the data of a run, which may hold a part of the training data back for validation.
+
+    Raises:
+        UserError: as there, or a part that would be empty.
+    """
+    if config.validation is None:
+        return build_samples(config.dataset, split, filter_empty=filter_empty, value_range=value_range)
+    whole = build_samples(config.dataset, "train", filter_empty=filter_empty, value_range=value_range)
+    return part_of(whole, config.validation, split)
 
 
 def build_images(
@@ -143,15 +168,67 @@ def _coco_panoptic(config: CocoPanopticConfig, split: Split, filter_empty: bool)
 
 def _label_folder(config: LabelFolderConfig, split: Split, filter_empty: bool) -> AnnotatedSet:
     notes: list[str] = []
-    categories = read_names(config.names, notes)
+    by_color = config.encoding == "colors"
+    categories = read_names(config.names, notes, by_color=by_color)
     return LabelFolder(
-        [(entry.images, entry.labels) for entry in getattr(config, split)],
+        [LabelFolders(entry.images, entry.labels, _path(entry.split)) for entry in getattr(config, split)],
         categories,
         ignore=config.ignore,
-        label_suffix=config.label_suffix,
-        unpaired=config.unpaired,
+        files=_names(config),
+        colors=read_color_table(config.names) if by_color else None,
         unseen_classes=config.unseen_classes,
         notes=notes,
+    )
+
+
+def _names(config: PairedFilesConfig) -> Names:
+    return Names(config.image_name, config.label_name, config.unpaired)
+
+
+def _path(name: str | None) -> Path | None:
+    return None if name is None else Path(name)
+
+
+def _id_maps(config: IdMapsConfig, split: Split, filter_empty: bool) -> AnnotatedSet:
+    entries = config.train if split == "train" else config.validation
+    has_classes = {entry.classes is not None for entry in entries}
+    if len(has_classes) > 1 or (config.names is not None) != has_classes.pop():
+        raise UserError(
+            "data set id-maps: maps of classes (classes: DIR, for each pair of folders) and the file of their names "
+            "(names: FILE) go together; give both, or neither for objects of one class"
+        )
+    colors = None
+    if config.names is None:
+        categories = object_categories(config.class_name)
+    else:
+        by_color = config.encoding == "colors"
+        categories = things_beside_background(read_names(config.names, by_color=by_color), config.names)
+        colors = read_color_table(config.names) if by_color else None
+    return IdMaps(
+        [IdMapFolders(entry.images, entry.labels, entry.classes, _path(entry.split)) for entry in entries],
+        categories,
+        files=_names(config),
+        ignore=config.ignore,
+        colors=colors,
+        filter_empty=filter_empty,
+    )
+
+
+def _mask_files(config: MaskFilesConfig, split: Split, filter_empty: bool) -> AnnotatedSet:
+    sources = [MaskFolder(entry.images, entry.masks) for entry in getattr(config, split)]
+    return MaskFiles(sources, config.class_name, filter_empty=filter_empty)
+
+
+def _tool_files(config: ToolFilesConfig, split: Split, filter_empty: bool) -> AnnotatedSet:
+    return open_tool_files(
+        config.name,
+        [(entry.annotations, entry.images) for entry in getattr(config, split)],
+        names=None if config.names is None else read_names(config.names, by_color=True),
+        class_attribute=config.class_attribute,
+        filter_empty=filter_empty,
+        missing_images=config.missing_images,
+        missing_masks=config.missing_masks,
+        allow_outside=config.allow_outside,
     )
 
 
@@ -188,6 +265,9 @@ _OPENERS: dict[type, Callable[[Any, Split, bool], AnnotatedSet | ClipSet]] = {
     CocoInstanceConfig: _coco_instances,
     CocoPanopticConfig: _coco_panoptic,
     LabelFolderConfig: _label_folder,
+    IdMapsConfig: _id_maps,
+    MaskFilesConfig: _mask_files,
+    ToolFilesConfig: _tool_files,
     YoloConfig: _yolo,
     CocoConfig: lambda config, split, drop: official.coco(config.root, split, config.task, filter_empty=drop),
     CocoStuff10kConfig: lambda config, split, drop: official.coco_stuff_10k(config.root, split),
@@ -258,11 +338,14 @@ def build_training_set(
         UserError: files that are missing or broken, or that have no annotations.
     """
     if samples is None:
-        found = build_samples(config.dataset, "train", filter_empty=config.filter_empty, value_range=value_range)
+        found = build_split(config, "train", filter_empty=config.filter_empty, value_range=value_range)
     else:
         found = samples
     if isinstance(found, ClipSet) and not found.has_ground_truth:
         raise UserError("the training clips have no 'annotations'; the public test sets cannot be trained on")
     sampling = config.dataset if isinstance(config.dataset, ClipSampling) else None
     augmentation = augmentation or build_augmentation(config.augmentation)
-    return TrainingSet(found, augmentation, sampling=sampling, with_ignored=with_ignored)
+    if config.copy_paste and (isinstance(found, ClipSet) or "instance" not in found.tasks):
+        what = "clips" if isinstance(found, ClipSet) else f"for the task {', '.join(found.tasks)}"
+        raise UserError(f"data.copy_paste is for images with objects, and the training data are {what}; set it to 0")
+    return TrainingSet(found, augmentation, sampling=sampling, with_ignored=with_ignored, copy_paste=config.copy_paste)

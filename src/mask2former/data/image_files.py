@@ -7,7 +7,10 @@ would start Ghostscript. Imports no torch, so that the processes of ``mask2forme
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib.util
 import io
+import logging
 import re
 import struct
 import warnings
@@ -15,20 +18,78 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 
 from mask2former import limits
 from mask2former.data.archives import File
+from mask2former.data.dicom_files import DICOM_SUFFIXES, can_read_dicom, is_dicom, open_dicom
+from mask2former.data.dicom_files import EXTRA as DICOM_EXTRA
+from mask2former.data.png_files import is_deep_png, stored_png
+from mask2former.data.tiff_files import EXTRA as TIFF_EXTRA
+from mask2former.data.tiff_files import can_read_tiff, is_for_tifffile, open_tiff
+from mask2former.data.web_images import WebImage
 from mask2former.documents import check_regular, read_bytes
-from mask2former.errors import UserError
+from mask2former.errors import MissingExtraError, UserError
 from mask2former.limits import check_limit
-from mask2former.pixels import without_warnings
+from mask2former.pixels import CHOSEN_PAGE, StoredImage, count_pages, without_warnings
 from mask2former.text import printable
 
-__all__ = ["FORMATS", "ImageFile", "NamedBytes", "PixelLimitError", "open_image"]
+__all__ = [
+    "FORMATS",
+    "IMAGE_SUFFIXES",
+    "ImageFile",
+    "ImagePage",
+    "NamedBytes",
+    "PixelLimitError",
+    "in_memory",
+    "num_pages",
+    "open_file",
+    "open_image",
+    "path_of",
+    "why_left_out",
+]
 
 # Those of photographs, microscopes and annotation tools whose decoders run no programs and read no other files.
-FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000", "SGI")  # JPEG includes MPO
+_ALWAYS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000", "SGI")  # JPEG includes MPO
+FORMATS = (*_ALWAYS, *(("AVIF",) if features.check("avif") else ()))
+_HEIC = ("HEIC", "HEIX", "HEIM", "HEIS", "HEVC", "HEVX", "MIF1", "MSF1")  # brands
+_HEIC_EXTRA = "heic"
+
+
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"),
+    *((".avif",) if "AVIF" in FORMATS else ()),
+    *((".heic", ".heif") if importlib.util.find_spec("pillow_heif") else ()),
+    *(DICOM_SUFFIXES if can_read_dicom() else ()),
+)
+"""Names of images in folders end so; those of optional packages where they are installed."""
+
+_WHEN_NAMED = "read only when the file itself is named"
+_LEFT_OUT = {  # why images of other kinds are left out of folders, by the endings of their names
+    "avif": "which need a Pillow with AVIF",
+    "heic heif": f"which need: pip install 'mask2former[{_HEIC_EXTRA}]'",
+    "dcm": f"which need: pip install 'mask2former[{DICOM_EXTRA}]'",
+    "apng btf dib gif j2k jfif jp2 jpe lsm pbm pgm pnm ppm stk": _WHEN_NAMED,
+    "bif mrxs ndpi scn svs vms vsi": "slides: export regions of them as TIFF",
+    "czi ims lif nd2 oib oif": "formats of microscopes: export them as TIFF",
+    "arw cr2 cr3 dng nef": "raw files of cameras: develop them to TIFF or JPEG",
+    "exr fits hdr ico jxl pcx psd tga": "not read: convert them to PNG or TIFF",
+    "avi m4v mkv mov mp4 webm": "videos: mask2former track reads them",
+}
+
+
+def why_left_out(name: str) -> str | None:
+    """Why an image or video with such a name is left out of a folder; None: it is neither, or it is not left out."""
+    ending = name.lower().rpartition(".")[2] if "." in name else ""
+    if f".{ending}" in IMAGE_SUFFIXES:
+        return None
+    return next((reason for endings, reason in _LEFT_OUT.items() if ending in endings.split()), None)
+
+
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # what matters is said in errors
 
 
 class PixelLimitError(UserError):
@@ -58,17 +119,90 @@ class NamedBytes:
         return self.content
 
 
-ImageFile = File | NamedBytes
+@dataclass(frozen=True, slots=True)
+class ImagePage:
+    """One page, frame or plane of an image file.
+
+    Attributes:
+        file: the whole file.
+        number: of the page, from 1.
+    """
+
+    file: File | NamedBytes | WebImage
+    number: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.number <= limits.IMAGE_PAGES:
+            raise UserError(f"pages have numbers from 1 to {limits.IMAGE_PAGES}, got {self.number}")
+
+    def __str__(self) -> str:
+        return f"{self.file} (page {self.number})"
+
+    @property
+    def name(self) -> str:
+        return self.file.name
+
+
+ImageFile = File | NamedBytes | WebImage | ImagePage
+
+
+def path_of(file: ImageFile) -> Path | None:
+    """The path of an image file, also of a page; None: it is not a file of this machine, or lies in an archive."""
+    if isinstance(file, ImagePage):
+        return path_of(file.file)
+    return file if isinstance(file, Path) else None
+
+
+def in_memory(file: ImageFile) -> ImageFile:
+    """The same; what lies behind an address is fetched, so that it can be read several times."""
+    if isinstance(file, ImagePage):
+        inner = in_memory(file.file)
+        assert not isinstance(inner, ImagePage)
+        return ImagePage(inner, file.number)
+    return NamedBytes(str(file), file.read_bytes()) if isinstance(file, WebImage) else file
 
 
 @contextlib.contextmanager
 def open_image(file: ImageFile) -> Iterator[Image.Image]:
-    """An image file, not decoded yet; whatever is wrong with it while it is open becomes one sentence.
+    """An image file that Pillow reads, not decoded yet; whatever is wrong with it while it is open is one sentence.
 
     Raises:
         UserError: the file is missing, no regular file, empty, cut short, in a format that is not read, larger than
             Pillow's safety limit (:class:`PixelLimitError`) or than the limits of :mod:`mask2former.limits`.
     """
+    with _opened(file, pillow_alone=True) as image:
+        assert isinstance(image, Image.Image)
+        yield image
+
+
+@contextlib.contextmanager
+def open_file(file: ImageFile) -> Iterator[Image.Image | StoredImage]:
+    """Like :func:`open_image`, also by the readers of optional packages.
+
+    Raises:
+        UserError: see :func:`open_image`; or the package that reads it is not installed.
+    """
+    with _opened(file, pillow_alone=False) as image:
+        yield image
+
+
+def num_pages(file: ImageFile) -> int:
+    """How many pages, frames or planes a file has, counted up to ``limits.IMAGE_PAGES``; of one page: 1.
+
+    Raises:
+        UserError: see :func:`open_file`.
+    """
+    if isinstance(file, ImagePage):
+        return 1
+    with open_file(file) as image:
+        return image.num_pages() if isinstance(image, StoredImage) else count_pages(image)
+
+
+@contextlib.contextmanager
+def _opened(file: ImageFile, *, pillow_alone: bool) -> Iterator[Image.Image | StoredImage]:
+    page = None
+    if isinstance(file, ImagePage):
+        file, page = file.file, file.number - 1
     if isinstance(file, Path):
         size = check_regular(file, "image")
         check_limit(f"the image '{file}' has bytes:", size, limits.IMAGE_BYTES, "is it the right file?")
@@ -83,7 +217,12 @@ def open_image(file: ImageFile) -> Iterator[Image.Image]:
     try:
         with without_warnings():  # what matters is checked here; damaged metadata does not
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(content, formats=FORMATS) as image:
+            with contextlib.ExitStack() as stack:
+                image = None if pillow_alone else _of_other_reader(stack, content, str(file), page)
+                if image is None:
+                    image = stack.enter_context(_of_pillow(content))
+                    if page is not None:
+                        _seek(image, page, str(file))
                 check_limit(f"'{file}' has a side of pixels:", max(image.size), limits.IMAGE_SIDE, "cut it into parts")
                 yield image
     except UserError:
@@ -103,6 +242,69 @@ def open_image(file: ImageFile) -> Iterator[Image.Image]:
     except Exception as error:
         reason = printable(str(error), 200)
         raise UserError(f"'{file}' is damaged or cut short and cannot be decoded: {reason}") from error
+
+
+def _of_pillow(content: Path | io.BytesIO) -> Image.Image:
+    formats = (*FORMATS, "HEIF") if _brand(_start_of(content)) in _HEIC and _knows_heic() else FORMATS
+    return Image.open(content, formats=formats)
+
+
+def can_read_heic() -> bool:
+    """Whether the package is installed."""
+    return importlib.util.find_spec("pillow_heif") is not None
+
+
+@functools.cache
+def _knows_heic() -> bool:
+    """Teach Pillow to open HEIC, if the package is installed."""
+    if not can_read_heic():
+        return False
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    return True
+
+
+def _brand(start: bytes) -> str:
+    """The kind of HEIC, AVIF and MP4 files, which begin alike; empty of all others."""
+    return printable(start[8:12].decode("latin-1").strip().upper()) if start[4:8] == b"ftyp" else ""
+
+
+def _of_other_reader(
+    stack: contextlib.ExitStack, content: Path | io.BytesIO, name: str, page: int | None
+) -> StoredImage | None:
+    """The image by the reader of an optional package; None where Pillow reads it as well, or tifffile is missing."""
+    if is_deep_png(_start_of(content, 26)) and not page:
+        return stored_png(stack.enter_context(_of_pillow(content)), content, name, page)
+    if is_dicom(_start_of(content, 132)):
+        return stack.enter_context(open_dicom(content, name, page))
+    if _start_of(content, 4) in _TIFF and can_read_tiff() and not _is_for_pillow(content, page):
+        return stack.enter_context(open_tiff(content, name, page))
+    return None
+
+
+def _is_for_pillow(content: Path | io.BytesIO, page: int | None) -> bool:
+    """Whether Pillow reads this page of a TIFF, and all of it."""
+    try:
+        with _of_pillow(content) as image:
+            if page:
+                image.seek(page)
+            return not is_for_tifffile(image)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return True  # and says so
+    except Exception:  # of whatever kind: tifffile tells what is damaged
+        return False
+
+
+def _seek(image: Image.Image, page: int, name: str) -> None:
+    try:
+        image.seek(page)
+    except EOFError as error:
+        count = count_pages(image)
+        if page < count:  # of planes behind a page
+            raise MissingExtraError("tifffile", TIFF_EXTRA) from error
+        raise UserError(f"'{name}' has no page {page + 1}; it has {count}") from error
+    image.info[CHOSEN_PAGE] = page
 
 
 def _start_of(content: Path | io.BytesIO, count: int = 24) -> bytes:
@@ -135,11 +337,13 @@ def _check_pnm(name: str, start: bytes) -> None:
 def _expected(content: Path | io.BytesIO) -> str:
     """What to do about a file that is not opened, by its first bytes."""
     start = _start_of(content)
-    if start[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        return "it is a TIFF of an unusual kind (bands, bits or compression); save it as 8-bit or 16-bit grey, or RGB"
-    if start[4:8] == b"ftyp":
-        kind = printable(start[8:12].decode("latin-1").strip().upper())
-        return f"it is {kind}, whatever its name says; convert it to JPEG or PNG"
+    if start[:4] in _TIFF:
+        help = "" if can_read_tiff() else f", or pip install 'mask2former[{TIFF_EXTRA}]', which reads more"
+        kind = "it is a TIFF of an unusual kind (bands, bits or compression)"
+        return f"{kind}; save it as 8-bit or 16-bit grey, or RGB{help}"
+    if kind := _brand(start):
+        help = f", or pip install 'mask2former[{_HEIC_EXTRA}]'" if kind in _HEIC and not can_read_heic() else ""
+        return f"it is {kind}, whatever its name says; convert it to JPEG or PNG{help}"
     if start.startswith((b"%!PS", b"\xc5\xd0\xd3\xc6", b"%PDF")):
         return "it is PostScript or PDF, which are programs and not read; convert it to PNG"
     return "expected JPEG, PNG, WebP, BMP or TIFF"

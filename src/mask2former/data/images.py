@@ -5,31 +5,55 @@ Every fault of an image ends in one :class:`UserError` that names it. Knows noth
 
 from __future__ import annotations
 
+import math
 import os
-import re
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
+from typing import IO, Any, get_args
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 from PIL import Image
 
-from mask2former.data.archives import ArchivedFile, File, Folder
+from mask2former import limits
+from mask2former.data.archives import File, Folder
 from mask2former.data.folders import walk_folder
-from mask2former.data.image_files import ImageFile, NamedBytes, PixelLimitError, open_image
+from mask2former.data.image_files import (
+    IMAGE_SUFFIXES,
+    ImageFile,
+    ImagePage,
+    NamedBytes,
+    PixelLimitError,
+    open_file,
+    why_left_out,
+)
+from mask2former.data.web_images import WebImage, is_address
 from mask2former.documents import check_regular
 from mask2former.errors import UserError
+from mask2former.limits import check_limit
 from mask2former.notes import collect_notes, is_collecting, note, sentences
-from mask2former.pixels import Exif, ValueRange, orientation, rgb_of_array, rgb_of_pillow
+from mask2former.pixels import (
+    Exif,
+    StoredImage,
+    ValueRange,
+    orientation,
+    rgb_of_array,
+    rgb_of_pillow,
+    rgb_of_stored,
+)
+from mask2former.text import printable
 
 __all__ = [
     "IMAGE_SUFFIXES",
     "Exif",
+    "ImagePage",
     "ImageSource",
     "NamedBytes",
     "PixelLimitError",
     "ValueRange",
+    "as_file",
     "check_size",
     "image_size",
     "images_below",
@@ -37,17 +61,11 @@ __all__ = [
     "list_images",
     "note_passed_over",
     "read_image",
+    "standard_input",
 ]
 
-ImageSource = str | os.PathLike[str] | ArchivedFile | NamedBytes | Image.Image | np.ndarray | torch.Tensor
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-# What is an image, too, but is not looked for in folders.
-_OTHER_SUFFIXES = re.compile(
-    r"\.(apng|arw|avif|btf|cr2|cr3|czi|dcm|dib|dng|exr|fits|gif|hdr|heic|heif|ico|ims|j2k|jfif|jp2|jpe|jxl|lif|lsm|nd2|"
-    r"ndpi|nef|oib|oif|pbm|pcx|pgm|pnm|ppm|psd|stk|svs|tga|vsi)",
-    re.IGNORECASE,
-)
+Bytes = bytes | bytearray | memoryview
+ImageSource = str | os.PathLike[str] | ImageFile | Bytes | IO[bytes] | Image.Image | np.ndarray | torch.Tensor
 
 _TENSOR_HELP = "expected (3, H, W) or (1, H, W)"
 
@@ -64,13 +82,18 @@ def read_image(
 
     Which values are black and white:
 
-    * ``value_range``, where it is given: these two become 0 and 255, what lies beyond is cut off. Bytes stay.
+    * ``value_range``, where two numbers are given: these become 0 and 255, what lies beyond is cut off. Bytes stay.
+    * ``full``: the smallest and largest value of the type, or of as many bits as the file says. Not for floats.
+    * ``percentile``: 0.5 % and 99.5 % of the values of each image, of all colours together (noted).
+    * ``auto``, as without ``value_range``: what follows.
     * Bytes are 0..255.
     * Integers of up to 16 bits in wider files and uint16 arrays: 0 to the largest value of as many bits as the file
       says (12-bit TIFF, ``MaxSampleValue``, OME's ``SignificantBits``, PNG's ``sBIT``). Where it says nothing, of the
       fewest bits among 8, 10, 12, 14 and 16 that hold the largest value; fewer than 16 are noted, as inferred. Signed
       files end at 15 bits, or 7.
-    * 16-bit colour in files: the upper 8 bits, stretched where they hold less than their range (noted).
+    * 16-bit colour in PNG files, and with the extra ``microscopy`` in TIFF files: as grey. In others, the upper 8 bits,
+      stretched where they hold less than their range (noted).
+    * Pixels that a TIFF says have no value (GDAL's nodata) are black and not among the values (noted).
     * Alpha has the range of its type; in a float array, 0..1 or that of the colours.
     * Floats are 0..1 if all values lie there, else 0..255 if all lie there and are either whole or mostly (zeros aside)
       above 1. What resampling and rounding add is cut off: at most a tenth of the range, in at most 15 % of the values
@@ -80,8 +103,9 @@ def read_image(
     :func:`mask2former.notes.collect_notes`.
 
     Args:
-        source: a path, a file in an archive or in memory, a Pillow image, an array or a tensor.
-        value_range: the values that become 0 and 255.
+        source: a path, an http(s) address, bytes, an open file (read from where it is), a page of a file
+            (:class:`ImagePage`), a Pillow image, an array or a tensor.
+        value_range: the values that become 0 and 255, or the name of a rule.
         exif: ``ignore`` takes the pixels as they are stored.
 
     Raises:
@@ -90,22 +114,72 @@ def read_image(
             finite or that no rule covers; 16-bit colour whose upper bits cannot show ``value_range``, or that lies in
             separate planes; a tensor without values; a Pillow image that was closed before it was decoded.
     """
-    if value_range is not None and not (np.isfinite(value_range).all() and value_range[0] < value_range[1]):
-        raise UserError(f"value_range must be two rising numbers (black, white), got {tuple(value_range)}")
+    _check_range(value_range)
     if isinstance(source, torch.Tensor):
         return _from_tensor(source, value_range)
     if isinstance(source, np.ndarray):
         return rgb_of_array(source, value_range=value_range)
     if isinstance(source, Image.Image):
         return rgb_of_pillow(source, getattr(source, "filename", "") or "image", value_range=value_range, exif=exif)
-    if isinstance(source, (str, os.PathLike)):
-        source = Path(os.fspath(source))
+    source = as_file(source)
     if isinstance(source, ImageFile):
-        with open_image(source) as image:
-            return rgb_of_pillow(image, str(source), value_range=value_range, exif=exif)
+        with open_file(source) as image:
+            convert = rgb_of_stored if isinstance(image, StoredImage) else rgb_of_pillow
+            return convert(image, str(source), value_range=value_range, exif=exif)  # pyright: ignore[reportArgumentType]
     raise UserError(
         f"cannot read an image from {type(source).__name__}: expected a path, a Pillow image, an array or a tensor"
     )
+
+
+def as_file(source: Any) -> Any:
+    """Paths, http(s) addresses, bytes and open files as image files; all else is given back as it is.
+
+    Raises:
+        UserError: an open file gives no bytes, cannot be read, or has more than ``limits.IMAGE_BYTES``.
+    """
+    if is_address(source):
+        return WebImage(source)
+    if isinstance(source, str | os.PathLike):
+        return Path(os.fspath(source))
+    if isinstance(source, Bytes):
+        return NamedBytes("image", bytes(source))
+    if not callable(getattr(source, "read", None)):
+        return source
+    name = getattr(source, "name", None)
+    name = name if isinstance(name, str) else "the open file"
+    try:
+        content = source.read(limits.IMAGE_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: it is closed
+        raise UserError(f"'{printable(name, 200)}' cannot be read: {printable(str(error), 120)}") from error
+    if not isinstance(content, bytes):
+        raise UserError(f"'{printable(name, 200)}' gives {type(content).__name__}; open it with mode 'rb'")
+    check_limit(f"'{printable(name, 200)}' has bytes:", len(content), limits.IMAGE_BYTES, "is it the right file?")
+    return NamedBytes(name, content)
+
+
+def _check_range(value_range: object) -> None:
+    if value_range is None or value_range in get_args(get_args(ValueRange)[1]):
+        return
+    try:
+        black, white = value_range  # pyright: ignore[reportGeneralTypeIssues]
+        if -math.inf < black < white < math.inf:
+            return
+    except (TypeError, ValueError):
+        pass
+    got = repr(value_range) if isinstance(value_range, str) else value_range
+    raise UserError(f"value_range must be two rising numbers (black, white), auto, full or percentile, got {got}")
+
+
+def standard_input() -> NamedBytes:
+    """The image file that another program sends.
+
+    Raises:
+        UserError: nothing comes, or too much; or a terminal is in its place, which would wait for keys.
+    """
+    if sys.stdin is None or sys.stdin.isatty():
+        raise UserError("there is no standard input; send an image to it, for example with 'mask2former predict - < X'")
+    file = as_file(sys.stdin.buffer)
+    return NamedBytes("stdin", file.content)
 
 
 # --- sizes ------------------------------------------------------------------------------------------------------------
@@ -117,7 +191,7 @@ def image_size(file: ImageFile, *, exif: Exif = "apply") -> tuple[int, int]:
     Raises:
         UserError: as :func:`open_image`.
     """
-    with open_image(file) as image:
+    with open_file(file) as image:
         width, height = image.size
         # Pillow gives the size of TIFF files turned already, and that of others as they are stored.
         turned = orientation(image) >= 5 and (exif == "apply") != (image.format == "TIFF")
@@ -166,7 +240,7 @@ def check_size(
 
 
 def _orientation_of(file: File) -> int:
-    with open_image(file) as image:
+    with open_file(file) as image:
         return orientation(image)
 
 
@@ -281,23 +355,23 @@ def is_image_name(name: str) -> bool:
 
 
 def note_passed_over(folder: Folder, names: Iterable[str] | None = None) -> None:
-    """Note images of a data set's folder, by name, that :data:`IMAGE_SUFFIXES` leave out; None: all names below it."""
+    """Note what a data set's folder holds of other formats, by name, with the reason; None: all names below it."""
     for name in folder.names(("",)) if names is None else names:
         if not is_image_name(name):
             _note_other_image(folder / name, name)
 
 
 def _note_other_image(file: File, name: str) -> None:
-    suffix = PurePosixPath(name).suffix
-    if _OTHER_SUFFIXES.fullmatch(suffix):
-        note(f"images of other formats, skipped (read are {' '.join(IMAGE_SUFFIXES)})", f"'{file}'")
+    suffix = PurePosixPath(name).suffix.lower()
+    if (reason := why_left_out(name)) is not None:
+        note(f"files of other formats, skipped: {suffix} ({reason})", f"'{file}'")
     elif not suffix and isinstance(file, Path) and _is_image(file):
         note("images without a suffix in their name, skipped", f"'{file}'")
 
 
 def _is_image(path: Path) -> bool:
     try:
-        with open_image(path):
+        with open_file(path):
             return True
     except UserError:
         return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -17,12 +18,14 @@ from mask2former.notes import is_collecting, note
 from mask2former.pixels import load, note_pages, orientation, packing_of
 
 __all__ = [
+    "ColorTable",
     "Colors",
     "LabelCounts",
     "Palettes",
     "colors_of_ids",
     "count_labels",
     "read_id_colors",
+    "read_ids",
     "read_label_map",
     "read_with_palette",
     "remap",
@@ -31,6 +34,7 @@ __all__ = [
 
 Colors = dict[int, tuple[int, int, int]]  # RGB by number
 
+_NUMBERS = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")  # modes of Pillow
 _LOSSY = ("JPEG", "MPO", "WEBP")
 
 
@@ -75,6 +79,79 @@ def read_label_map(file: ImageFile) -> Int32[np.ndarray, "H W"]:
     return read_with_palette(file)[0]
 
 
+class ColorTable:
+    """Numbers by colour, of label maps whose pixels are colours.
+
+    Args:
+        numbers: by RGB.
+        source: the file that says so, for messages.
+    """
+
+    def __init__(self, numbers: Mapping[tuple[int, int, int], int], source: str) -> None:
+        self.source = source
+        self.number_of = {red | green << 8 | blue << 16: number for (red, green, blue), number in numbers.items()}
+
+    def read(self, file: ImageFile) -> Int32[np.ndarray, "H W"]:
+        """The numbers on an image of these colours, RGB or with a palette; of alpha nothing is read, which is noted.
+
+        Raises:
+            UserError: the file is missing or damaged, or has other colours.
+        """
+        colors = _read_colors(file, "the colours of classes")
+        runs, lengths = runs_of(colors)
+        values, of_run = np.unique(runs, return_inverse=True)
+        known = np.array([value in self.number_of for value in values.tolist()])
+        if not known.all():
+            pixels = np.bincount(of_run, weights=lengths, minlength=len(values))
+            order = np.argsort(-np.where(known, 0, pixels), kind="stable")[: np.count_nonzero(~known)]
+            named = [f"{_rgb(int(values[index]))} in {pixels[index]:.0f} pixels" for index in order[:5]]
+            share = 100 * pixels[~known].sum() / colors.size
+            smoothed = " (as where a label map was resized or saved with smoothing)" if len(order) > 5 else ""
+            raise UserError(
+                f"'{file}' has colours that '{self.source}' does not have, in {share:.3g} % of its pixels{smoothed}: "
+                f"{len(order)} ({'; '.join(named)}{', ...' if len(order) > 5 else ''}); add them, with a name such as "
+                "void whose number dataset.ignore lists if they are not to be learned"
+            )
+        numbers = np.array([self.number_of[value] for value in values.tolist()], dtype=np.int32)
+        return np.repeat(numbers[of_run], lengths).reshape(colors.shape)
+
+
+def _rgb(packed: int) -> str:
+    return f"{packed & 255} {packed >> 8 & 255} {packed >> 16}"
+
+
+def _read_colors(file: ImageFile, expected: str) -> Int32[np.ndarray, "H W"]:
+    """R + 256 G + 65536 B of every pixel."""
+    return _packed(file, _decoded(file, ("RGB", "RGBA", "P", "L", "1"), expected), expected)
+
+
+def _packed(file: ImageFile, decoded: _Decoded, expected: str) -> Int32[np.ndarray, "H W"]:
+    image, packing, _ = decoded
+    if ";16" in packing:  # of which only the upper halves were read
+        raise UserError(f"'{file}' has 16 bits per colour; expected 8 ({expected})")
+    if is_collecting() and image.mode == "RGBA" and image.getchannel("A").getextrema() != (255, 255):
+        note("label maps with transparent pixels, whose colours count all the same", f"'{file}'")
+    rgb = image if image.mode == "RGB" else image.convert("RGB")
+    # Four bytes per pixel, as Pillow stores them, are the id and a byte to mask: several times faster than sums.
+    packed = np.frombuffer(rgb.tobytes("raw", "RGBX"), dtype="<i4")
+    return (packed & 0xFFFFFF).reshape(rgb.height, rgb.width).astype(np.int32, copy=False)
+
+
+def read_ids(file: ImageFile) -> tuple[Int32[np.ndarray, "H W"], bool]:
+    """Objects by number: the numbers of :func:`read_label_map`, or where the image has colours, one for each.
+
+    Returns:
+        The numbers, and whether they are colours: R + 256 G + 65536 B, so that black is 0.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    decoded = _decoded(file, ("RGB", "RGBA", *_NUMBERS), "numbers or colours of objects")
+    if decoded.image.mode in ("RGB", "RGBA"):
+        return _packed(file, decoded, "the colours of objects"), True
+    return _numbers(file, decoded), False
+
+
 def read_with_palette(file: ImageFile) -> tuple[Int32[np.ndarray, "H W"], Colors]:
     """The numbers of a label map, as :func:`read_label_map` gives them, and the colours of its palette, if it has one.
 
@@ -82,19 +159,25 @@ def read_with_palette(file: ImageFile) -> tuple[Int32[np.ndarray, "H W"], Colors
         UserError: as :func:`read_label_map`.
     """
     expected = (
-        "one number per pixel: 8-bit or 16-bit grey, or a palette (write the class numbers instead of colours, "
-        "without anti-aliasing)"
+        "one number per pixel: 8-bit or 16-bit grey, or a palette (write the class numbers instead of colours, without "
+        "anti-aliasing; or name a file of classes with their colours and set dataset.encoding: colors)"
     )
-    image, packing, has_pages = _decoded(file, ("1", "L", "P", "I", "I;16", "I;16B", "I;16L"), expected)
+    decoded = _decoded(file, _NUMBERS, expected)
+    image = decoded.image
+    rgb = (image.getpalette("RGB") or []) if image.mode == "P" else []
+    return _numbers(file, decoded), dict(enumerate(zip(rgb[::3], rgb[1::3], rgb[2::3], strict=False)))
+
+
+def _numbers(file: ImageFile, decoded: _Decoded) -> Int32[np.ndarray, "H W"]:
+    image, packing, has_pages = decoded
     numbers = np.asarray(image).astype(np.int32)
     if found := re.search(r"\bL;([24])", packing):  # Pillow stretches grey of 2 and 4 bits to 0..255
         numbers //= 255 // (2 ** int(found[1]) - 1)
     if has_pages and (numbers == numbers[0, 0]).all():
         note("label maps whose first page, the one that is read, is empty", f"'{file}'")
     if image.mode == "I" and (low := int(numbers.min())) < 0:
-        raise UserError(f"'{file}' has the number {low}; expected {expected}, from 0 to {2**31 - 1}")
-    rgb = (image.getpalette("RGB") or []) if image.mode == "P" else []
-    return numbers, dict(enumerate(zip(rgb[::3], rgb[1::3], rgb[2::3], strict=False)))
+        raise UserError(f"'{file}' has the number {low}; expected numbers from 0 to {2**31 - 1}")
+    return numbers
 
 
 class Palettes:
@@ -138,13 +221,17 @@ class LabelCounts(NamedTuple):
     colors: Colors
 
 
-def count_labels(file: File) -> LabelCounts:
+def count_labels(file: File, colors: ColorTable | None = None) -> LabelCounts:
     """Counts of the numbers on a label map, and what its palette shows them as.
 
+    Args:
+        file: the label map.
+        colors: where its pixels are colours, the numbers of these; then nothing is said of palettes.
+
     Raises:
-        UserError: as :func:`read_label_map`.
+        UserError: as :func:`read_label_map`, or :meth:`ColorTable.read`.
     """
-    numbers, palette = read_with_palette(file)
+    numbers, palette = (colors.read(file), {}) if colors is not None else read_with_palette(file)
     runs, lengths = runs_of(numbers)
     kinds, kind_of_run = np.unique(runs, return_inverse=True)
     pixels = np.bincount(kind_of_run, weights=lengths, minlength=len(kinds)).astype(np.int64)
@@ -165,13 +252,7 @@ def read_id_colors(file: ImageFile) -> Int32[np.ndarray, "H W"]:
     Raises:
         UserError: the file is missing or damaged.
     """
-    image, packing, _ = _decoded(file, ("RGB", "RGBA", "P", "L"), "colours (id = R + 256 G + 65536 B)")
-    if ";16" in packing:  # of which only the upper halves were read
-        raise UserError(f"'{file}' has 16 bits per colour; expected 8 (id = R + 256 G + 65536 B)")
-    rgb = image if image.mode == "RGB" else image.convert("RGB")
-    # Four bytes per pixel, as Pillow stores them, are the id and a byte to mask: several times faster than sums.
-    packed = np.frombuffer(rgb.tobytes("raw", "RGBX"), dtype="<i4")
-    return (packed & 0xFFFFFF).reshape(rgb.height, rgb.width).astype(np.int32, copy=False)
+    return _read_colors(file, "colours (id = R + 256 G + 65536 B)")
 
 
 def colors_of_ids(ids: Int[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:

@@ -42,9 +42,12 @@ def map_in_processes(
     chunk = max(1, min(_LARGEST_CHUNK, len(jobs) // (4 * num_workers)))
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(num_workers, len(jobs)), context, initializer=_begin_worker) as pool:
-        with _interrupts_held_back():
-            results = pool.map(work, jobs, chunksize=chunk)  # it cancels what is waiting when it is closed
-        yield from results
+        try:
+            with _interrupts_held_back():
+                results = pool.map(work, jobs, chunksize=chunk)
+            yield from results
+        finally:  # also of a Ctrl-C that was held back, which comes before anybody reads results
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 @contextlib.contextmanager

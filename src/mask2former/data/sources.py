@@ -22,7 +22,7 @@ from mask2former.config import (
 )
 from mask2former.data.annotated import AnnotatedSet
 from mask2former.data.archives import find_file
-from mask2former.data.build import build_clips, build_images
+from mask2former.data.build import build_clips, build_images, build_split
 from mask2former.data.clips import MeasuredClips
 from mask2former.data.datasets.annotation_files import groups_in
 from mask2former.data.datasets.coco import CocoInstances
@@ -162,9 +162,17 @@ class DataSource:
             first = _FIRST_SCENE if self.seed is None else self.seed
             clips = SceneClips(self.size or _SCENE_SIDE, _CLIP_FRAMES, first, self.limit or _SCENE_CLIPS)
             return OpenedData(samples=clips, record=record, as_drawn=True)
-        config, evaluation = self._configuration(default_task)
+        config, run = self._configuration(default_task)
+        evaluation = None if run is None else run.evaluation
         if self.allow_outside:
             config = reading_outside(config, self.data if isinstance(self.data, str) else config.name)
+        if run is not None and run.data.validation is not None:
+            data = run.data.model_copy(update={"dataset": config})
+            samples = build_split(data, self.split)
+            if isinstance(config, ClipSampling):
+                return OpenedData(samples=samples, record=record, evaluation=evaluation)
+            record = {"data": data.model_dump(mode="json", include={"dataset", "validation"}), "split": self.split}
+            return OpenedData(samples=samples, record=record, evaluation=evaluation)
         if isinstance(config, ClipSampling):
             clips = build_clips(config, self.split)  # pyright: ignore[reportArgumentType]  (all kinds but its base)
             return OpenedData(samples=clips, record=record, evaluation=evaluation)
@@ -204,7 +212,7 @@ class DataSource:
             samples = CocoInstances([(annotations, images)], allow_outside=outside)
         return OpenedData(samples=samples, record=record)
 
-    def _configuration(self, default_task: Callable[[], Task]) -> tuple[DatasetConfig, EvaluationConfig | None]:
+    def _configuration(self, default_task: Callable[[], Task]) -> tuple[DatasetConfig, RunConfig | None]:
         if not isinstance(self.data, str):
             assert self.data is not None
             return self.data, None
@@ -220,7 +228,7 @@ class DataSource:
         if _is_run_file(self.data):
             _refuse_root(self.data, root)
             run = parse(RunConfig, read_run_file(Path(self.data)), self.data)
-            return run.data.dataset, run.evaluation
+            return run.data.dataset, run
         return dataset_by_name(self.data, root, default_task), None
 
 

@@ -235,8 +235,9 @@ def check_dataset(
     digests: dict[Split, dict[bytes, str]] = {}
     maps: dict[Split, list[Named]] = {}
     task: Task = "instance"
-    same = getattr(config, "train", None) is not None and getattr(config, "train", 0) == getattr(
-        config, "validation", 1
+    is_divided = run is not None and run.data.validation is not None
+    same = is_divided or (
+        getattr(config, "train", None) is not None and getattr(config, "train", 0) == getattr(config, "validation", 1)
     )
     for split in _SPLITS[: 1 if same else 2]:
         filter_empty = run is not None and run.data.filter_empty and not same and split == "train"
@@ -262,7 +263,7 @@ def check_dataset(
     if "train" in opened and validation is not None and not class_findings(opened["train"].categories, "train"):
         findings += class_map_findings(opened["train"].categories, validation.categories)
     if run is not None:
-        if same:
+        if same and not is_divided:
             message = "the training data is used for it, so the metrics say nothing about other images"
             findings.append(Finding("validation", False, message))
         known = opened.get("train", validation)

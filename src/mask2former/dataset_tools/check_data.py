@@ -65,7 +65,7 @@ def check_data(
     """Read a data set completely; what ``mask2former check-data`` does.
 
     Args:
-        data: a run file, a COCO file, YOLO's ``data.yaml``, a folder of images and label maps, the name of a published
+        data: a run file, a file or folder in one of the formats of ``docs/data-formats.md``, the name of a published
             data set, or a configuration.
         paths: parts that cannot be found from the path alone.
         allow_outside: also read images outside their folder that annotations name.

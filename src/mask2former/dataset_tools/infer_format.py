@@ -1,30 +1,40 @@
 """Paths of data sets to their configuration: what format a file or folder is in, and where its other parts lie.
 
-Looks at names, at the top of annotation files and at the first image, reads no data set. What it cannot find it asks
-for by name.
+Looks at names, at the top of annotation files and at some images and maps, reads no data set. What it cannot find it
+asks for by name; what no reader knows it names, with the way to export it as COCO.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mask2former import limits
 from mask2former.config import DatasetConfig, RunConfig, YoloConfig, parse
 from mask2former.data.archives import Folder
 from mask2former.data.datasets.file_names import find_name, is_file_name
-from mask2former.data.folders import walk_folder
+from mask2former.data.datasets.tool_formats import FORMATS, ToolName, looks_like, records_of
+from mask2former.data.folders import list_folder
 from mask2former.data.images import IMAGE_SUFFIXES
-from mask2former.documents import read_json, read_yaml
+from mask2former.dataset_tools.data_paths import (
+    IMAGE_FOLDERS,
+    NO_VALIDATION,
+    VALIDATION,
+    DataPaths,
+    others,
+    parsed,
+    sibling,
+)
+from mask2former.dataset_tools.infer_folders import infer_folders
+from mask2former.documents import parse_xml, read_json, read_text, read_yaml
 from mask2former.errors import UserError
 from mask2former.text import quoted
 
 __all__ = ["DataPaths", "infer_format"]
 
-_NAMES_FILES = ("names", "classes", "labels", "categories", "labelmap", "class_names")
-_NAMES_SUFFIXES = (".txt", ".json", ".yaml", ".yml", ".csv")
 _COCO_FILES = (
     "train/_annotations.coco.json",
     "annotations/instances_train.json",
@@ -34,38 +44,49 @@ _COCO_FILES = (
     "result.json",
     "train.json",
 )
-_LABEL_FOLDERS = ("labels", "masks", "annotations", "label")
-_IMAGE_FOLDERS = ("images", "imgs", "images", "image")
-_VALIDATION = ("val", "valid", "validation")
+_KNOWN = (
+    "expected a run file (.yaml), COCO, YOLO (data.yaml), a file or folder of LabelMe, VIA, CVAT, Label Studio or "
+    "Supervisely, or a folder of images with label maps, id maps or mask files"
+)
+_POLYGONS = "masks cannot be learned from boxes: annotate or export polygons or masks, for instance as COCO"
+# Files that are recognised and not read: by suffix, what they are and what to do.
+_REFUSED_FILES: dict[str, tuple[str, str]] = {
+    ".npy": (
+        "an array of numpy, where Cellpose saves its _seg.npy as a pickle, which can run any program when it is read",
+        "save the masks as images (in Cellpose: File, 'Save masks as PNG/tif', or --save_tif), and name their folder",
+    ),
+    ".ndjson": ("JSON by lines, as Labelbox exports", "convert it to COCO with Labelbox's own converters"),
+    ".csv": ("a table", "export JSON (VIA: 'Export Annotations (as json)') or COCO from your tool"),
+    ".mat": ("a MATLAB file", "save its label maps as PNG"),
+    ".zip": ("an archive", "unpack it"),
+    ".tfrecord": ("TFRecord", "export COCO from your tool"),
+}
 
 
-@dataclass(frozen=True, slots=True)
-class DataPaths:
-    """Where things are that a path does not tell; None where it does.
+def _has(*keys: str) -> Callable[[Any], bool]:
+    return lambda content: isinstance(content, dict) and all(key in content for key in keys)
 
-    Attributes:
-        images: folder of the images.
-        labels: folder of the label maps or panoptic PNGs.
-        names: file with the names of the classes.
-        validation: the data for validation, of the same form as the path.
-    """
 
-    images: Path | None = None
-    labels: Path | None = None
-    names: Path | None = None
-    validation: Path | None = None
+# JSON that is recognised and not read.
+_REFUSED_JSON: tuple[tuple[Callable[[Any], bool], str, str], ...] = (
+    (_has("items", "categories", "info"), "Datumaro's own JSON", "export 'COCO 1.0' (datum convert -f coco)"),
+    (_has("item", "annotations"), "JSON of V7 Darwin", "export 'COCO'"),
+    (_has("dataset", "created_at"), "a release of Segments.ai", "export COCO panoptic with its SDK (export_dataset)"),
+    (_has("frames"), "Scalabel's JSON (BDD100K)", "convert it with 'python -m scalabel.label.to_coco'"),
+    (_has("annotations", "videos"), "YouTube-VIS format", "start from 'mask2former recipe ytvis2019-instance/r50'"),
+)
 
 
 def infer_format(path: Path, paths: DataPaths | None = None) -> tuple[DatasetConfig | RunConfig, list[str]]:
     """The configuration of a data set, or of the run whose file this is, and sentences about what was assumed.
 
     Args:
-        path: a run file; a COCO file (instances or panoptic); a YOLO ``data.yaml`` or its folder; a folder of images
-            with label maps, or of COCO files as tools export them.
+        path: a run file; a COCO file (instances or panoptic); a YOLO ``data.yaml``; a file of an annotation tool; or a
+            folder of these, of images with label maps, id maps or mask files, or in VOC's layout.
         paths: what cannot be found from the path.
 
     Raises:
-        UserError: nothing of this kind; the message says what is missing and how to name it.
+        UserError: nothing of this kind; the message says what is missing and how to name it, or how to export it.
     """
     known = paths or DataPaths()
     if any(part.suffix.lower() == ".zip" and part.is_file() for part in (path, *path.parents)):
@@ -75,15 +96,19 @@ def infer_format(path: Path, paths: DataPaths | None = None) -> tuple[DatasetCon
         )
     if not path.exists():
         raise UserError(f"there is no file or folder '{path}'; check the path")
+    suffix = path.suffix.lower()
     if path.is_dir():
         return _folder(path, known)
-    if path.suffix.lower() == ".json":
-        return _coco(path, known)
-    if path.suffix.lower() in (".yaml", ".yml"):
+    if suffix == ".json":
+        return _json(path, known)
+    if suffix in (".yaml", ".yml"):
         return _yaml(path)
-    raise UserError(
-        f"'{path}' is no data set that is known: expected a run file or data.yaml, a COCO file (.json), or a folder"
-    )
+    if suffix == ".xml":
+        return _xml(path, known)
+    if suffix in _REFUSED_FILES:
+        what, todo = _REFUSED_FILES[suffix]
+        raise UserError(f"'{path}' is {what}; {todo}")
+    raise UserError(f"'{path}' is no data set that is known: {_KNOWN}")
 
 
 def _yaml(path: Path) -> tuple[DatasetConfig | RunConfig, list[str]]:
@@ -95,22 +120,147 @@ def _yaml(path: Path) -> tuple[DatasetConfig | RunConfig, list[str]]:
     raise UserError(f"'{path}' is neither a run file (model, data, ...) nor a YOLO data.yaml (train, val, names)")
 
 
+def _folder(path: Path, paths: DataPaths) -> tuple[DatasetConfig, list[str]]:
+    for name in ("data.yaml", "dataset.yaml"):
+        if (path / name).is_file():
+            config, notes = _yaml(path / name)
+            if isinstance(config, YoloConfig):
+                return config, notes
+    if found := [name for name in _COCO_FILES if (path / name).is_file()]:
+        config, notes = _json(path / found[0], paths)
+        beside = ", ".join(found[1:])
+        return config, [*notes, f"taken for the data: '{path / found[0]}', not {beside}"] if beside else notes
+    if (path / "annotations.xml").is_file():
+        return _xml(path / "annotations.xml", paths)
+    if (path / "meta.json").is_file() or (path / "ann").is_dir():
+        return _supervisely(path, paths)
+    if (inferred := infer_folders(path, paths) or _tool_folder(path, paths)) is not None:
+        return inferred
+    for folder in (path, *(entry for entry in list_folder(path) if entry.is_dir())):
+        for entry in list_folder(folder, skip_unreadable=True):
+            if entry.suffix.lower() in (".npy", ".xml"):
+                return infer_format(entry, paths)  # pyright: ignore[reportReturnType]  (only YAML may be a run)
+    raise UserError(
+        f"'{path}' holds no data set that is known: {_KNOWN}; name the folders of images and maps with --images and "
+        "--labels"
+    )
+
+
+# --- annotation tools ------------------------------------------------------------------------------------------------
+
+
+def _json(path: Path, paths: DataPaths) -> tuple[DatasetConfig, list[str]]:
+    content = read_json(path, "annotation file")
+    if isinstance(content, dict) and "annotations" in content and not content.keys() & {"videos", "item"}:
+        return _coco(path, paths, content)
+    if (tool := looks_like(content)) is not None:
+        return _tool(tool, path, paths)
+    for is_one, what, todo in _REFUSED_JSON:
+        if is_one(content):
+            raise UserError(f"'{path}' is {what}, which is not read; {todo}")
+    return _coco(path, paths, content)  # which says what is missing
+
+
+def _xml(path: Path, paths: DataPaths) -> tuple[DatasetConfig, list[str]]:
+    root = parse_xml(read_text(path, "annotation file", limits.TABLE_BYTES), f"the annotation file '{path}'")
+    if looks_like(root) == "cvat":
+        return _tool("cvat", path, paths)
+    if root.tag == "annotation":
+        if root.find("object/polygon/pt") is not None:
+            raise UserError(
+                f"'{path}' is XML of the old LabelMe web tool, which is not read; export COCO, for instance with "
+                "'datum convert -if label_me -f coco'"
+            )
+        raise UserError(f"'{path}' has the boxes of one image (VOC detection, LabelImg); {_POLYGONS}")
+    raise UserError(f"'{path}' is XML of an unknown kind (root '{root.tag[:40]}'); export COCO from your tool")
+
+
+def _tool(tool: ToolName, path: Path, paths: DataPaths) -> tuple[DatasetConfig, list[str]]:
+    """A file of a tool, or of a folder with one for each image, with the validation data beside it."""
+    train = {"annotations": str(path), "images": str(_images_of(tool, path, paths))}
+    found = paths.validation or next((other for other in others(path) if other.exists()), None)
+    values: dict[str, Any] = {"name": tool, "train": [train]}
+    if paths.names is not None:
+        values["names"] = str(paths.names)
+    if found is None:
+        return parsed(values, path), [NO_VALIDATION]
+    beside = replace(paths, images=sibling(paths.images, path, found))
+    values["validation"] = [{"annotations": str(found), "images": str(_images_of(tool, found, beside))}]
+    notes = [] if paths.validation is not None else [f"taken for validation: '{found}'"]
+    return parsed(values, path), notes
+
+
+def _images_of(tool: ToolName, path: Path, paths: DataPaths) -> Path:
+    """The folder of the images of annotation files."""
+    if paths.images is not None:
+        return paths.images
+    file, name = path, ""
+    if path.is_dir():
+        name = next(iter(_tool_files(path, FORMATS[tool].suffixes)), "")
+        file = path / name
+    record = next(iter(records_of(tool, (file, name))), None)
+    if record is None:
+        raise UserError(f"'{file}' lists no images")
+    found = _folder_with(record.image, path / "-" if path.is_dir() else path)
+    if found is None:
+        raise UserError(
+            f"the images of '{path}', for instance {quoted(record.image)}, are not beside it; name their folder with "
+            "--images"
+        )
+    return found
+
+
+def _tool_files(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
+    return [name for name in Folder(folder).names(suffixes) if name.rpartition("/")[2] != "meta.json"]
+
+
+def _tool_folder(path: Path, paths: DataPaths) -> tuple[DatasetConfig, list[str]] | None:
+    """A folder with one JSON file for each image, or with one file of all."""
+    for folder in (path / "train", path / "training", path):
+        names = _tool_files(folder, (".json",)) if folder.is_dir() else []
+        if not names:
+            continue
+        tool = looks_like(read_json(folder / names[0], "annotation file"))
+        if tool is None:
+            return None if len(names) > 1 else _json(folder / names[0], paths)
+        return _tool(tool, folder / names[0] if len(names) == 1 and "/" not in names[0] else folder, paths)
+    return None
+
+
+def _supervisely(path: Path, paths: DataPaths) -> tuple[DatasetConfig, list[str]]:
+    """A project, a folder of ``ann`` and ``img`` for each of its data sets; or one of these."""
+    folders = [folder for folder in (path, *list_folder(path)) if (folder / "ann").is_dir()]
+    if not folders:
+        raise UserError(f"'{path}' has a meta.json, but no folder with 'ann' and 'img' (Supervisely); check the path")
+    given = paths.validation
+    held_out = [given] if given is not None else [folder for folder in folders if folder.name in VALIDATION]
+    rest = [folder for folder in folders if folder not in held_out and folder.name != "test"]
+    entries = [
+        [{"annotations": str(folder / "ann"), "images": str(folder / "img")} for folder in part]
+        for part in (rest or folders, held_out)
+    ]
+    values: dict[str, Any] = {"name": "supervisely", "train": entries[0], "validation": entries[1]}
+    if paths.names is not None:
+        values["names"] = str(paths.names)
+    return parsed(values, path), [] if held_out else [NO_VALIDATION]
+
+
 # --- COCO ------------------------------------------------------------------------------------------------------------
 
 
-def _coco(path: Path, paths: DataPaths) -> tuple[DatasetConfig, list[str]]:
-    first, images, segments = _coco_files(path, paths)
+def _coco(path: Path, paths: DataPaths, content: Any) -> tuple[DatasetConfig, list[str]]:
+    first, images, segments = _coco_files(path, paths, content)
     train = {"annotations": str(path), "images": str(images)}
     if segments is not None:
         train["segments"] = str(segments)
     validation, notes = train, []
-    found = paths.validation or next((other for other in _others(path) if other.is_file()), None)
+    found = paths.validation or next((other for other in others(path) if other.is_file()), None)
     if found is None:
-        notes.append(_NO_VALIDATION)
+        notes.append(NO_VALIDATION)
     else:
         # Folders that were named are those of the training data; others are looked for beside the file.
-        beside = replace(paths, images=_sibling(paths.images, path, found), labels=_sibling(paths.labels, path, found))
-        second, images, segments = _coco_files(found, beside)
+        beside = replace(paths, images=sibling(paths.images, path, found), labels=sibling(paths.labels, path, found))
+        second, images, segments = _coco_files(found, beside, read_json(found, "annotation file"))
         if second != first:
             raise UserError(f"'{path}' is in {first} format, '{found}' in {second} format; give two of one kind")
         validation = {"annotations": str(found), "images": str(images)}
@@ -118,24 +268,11 @@ def _coco(path: Path, paths: DataPaths) -> tuple[DatasetConfig, list[str]]:
             validation["segments"] = str(segments)
         if paths.validation is None:
             notes.append(f"taken for validation: '{found}'")
-    return _parsed({"name": first, "train": [train], "validation": [validation]}, path), notes
+    return parsed({"name": first, "train": [train], "validation": [validation]}, path), notes
 
 
-_NO_VALIDATION = (
-    "there is no validation data beside it, so the training data is used for it, and metrics say nothing about other "
-    "images; name some with --validation"
-)
-
-
-def _parsed(values: dict[str, Any], path: Path) -> DatasetConfig:
-    from mask2former.config import DataConfig
-
-    return parse(DataConfig, {"dataset": values}, str(path)).dataset
-
-
-def _coco_files(path: Path, paths: DataPaths) -> tuple[str, Path, Path | None]:
+def _coco_files(path: Path, paths: DataPaths, content: Any) -> tuple[str, Path, Path | None]:
     """The kind of a file, its folder of images, and its folder of PNGs if it is panoptic."""
-    content = read_json(path, "annotation file")
     try:
         annotations, image_files = content["annotations"], content.get("images") or []
         is_panoptic = any("segments_info" in entry for entry in annotations[:1])
@@ -168,106 +305,8 @@ def _folder_with(name: str, path: Path, other_than: Path | None = None) -> Path 
     split = re.sub(r"^(instances|panoptic|annotations)_", "", path.stem)
     roots = path.parent, path.parent.parent
     folders = [root / part for part in (path.stem, split) for root in roots]
-    folders += [root / part / deeper for root in roots for part in _IMAGE_FOLDERS for deeper in (split, "")]
+    folders += [root / part / deeper for root in roots for part in IMAGE_FOLDERS for deeper in (split, "")]
     for folder in (*folders, *roots):
         if folder.is_dir() and folder != other_than and find_name(name, Folder(folder)) is not None:
             return folder
     return None
-
-
-def _others(path: Path) -> Iterator[Path]:
-    """What a path would be for validation, where it says ``train`` or ``training``: in its name, or in a folder."""
-    for pattern in (r"training", r"train"):
-        for index in range(len(path.parts) - 1, -1, -1):
-            part = path.parts[index]
-            for other in _VALIDATION:
-                renamed = re.sub(pattern, other, part)
-                if renamed != part:
-                    yield Path(*path.parts[:index], renamed, *path.parts[index + 1 :])
-
-
-def _sibling(folder: Path | None, path: Path, found: Path) -> Path | None:
-    """The folder of validation files beside that of training files, if it can be told; else the same one."""
-    if folder is None:
-        return None
-    return next((other for other in _others(folder) if other.is_dir()), folder)
-
-
-# --- folders ---------------------------------------------------------------------------------------------------------
-
-
-def _folder(path: Path, paths: DataPaths) -> tuple[DatasetConfig, list[str]]:
-    for name in ("data.yaml", "dataset.yaml"):
-        if (path / name).is_file():
-            config, notes = _yaml(path / name)
-            if isinstance(config, YoloConfig):
-                return config, notes
-    found = [name for name in _COCO_FILES if (path / name).is_file()]
-    if found:
-        config, notes = _coco(path / found[0], paths)
-        others = ", ".join(found[1:])
-        return config, [*notes, f"taken for the data: '{path / found[0]}', not {others}"] if others else notes
-    return _label_folders(path, paths)
-
-
-def _label_folders(path: Path, paths: DataPaths) -> tuple[DatasetConfig, list[str]]:
-    if paths.images is not None and paths.labels is not None:
-        train = paths.images, paths.labels
-    else:
-        train = _pair(path, "train") or _pair(path, "training") or _pair(path)
-    if train is None:
-        raise UserError(
-            f"'{path}' holds no data set that is known: expected data.yaml (YOLO), COCO files, or the folders "
-            "'images' and 'labels' with images and label maps; name the latter with --images and --labels"
-        )
-    validation = _validation_pair(path, train, paths)
-    notes = [] if validation else [_NO_VALIDATION]
-    found = [paths.names] if paths.names is not None else list(_names_files(path))
-    names = next(iter(found), None)
-    if len(found) > 1:
-        others = ", ".join(f"'{other.name}'" for other in found[1:])
-        notes.append(f"the class names are taken from '{names}', not from {others}; name another one with --names")
-    if names is None:
-        raise UserError(
-            f"'{path}' has no file with the names of the classes; write one, for instance '{path / 'names.txt'}' (a "
-            "name per line, the first is class 0), or name it with --names"
-        )
-    pairs = [[{"images": str(images), "labels": str(labels)}] for images, labels in (train, validation or train)]
-    values = {"name": "label-folder", "train": pairs[0], "validation": pairs[1], "names": str(names)}
-    return _parsed(values, path), notes
-
-
-def _validation_pair(path: Path, train: tuple[Path, Path], paths: DataPaths) -> tuple[Path, Path] | None:
-    if paths.validation is not None:
-        found = next((pair for split in _VALIDATION if (pair := _pair(paths.validation, split))), None)
-        found = found or _pair(paths.validation)
-        if found is None:
-            raise UserError(f"'{paths.validation}' has no folders 'images' and 'labels' with label maps")
-        return found
-    images, labels = (next((other for other in _others(folder) if other.is_dir()), None) for folder in train)
-    return (images, labels) if images is not None and labels is not None else None
-
-
-def _pair(path: Path, split: str = "") -> tuple[Path, Path] | None:
-    """The folders of images and label maps: ``images/train`` and ``labels/train``, or ``train/images`` and so on."""
-    for images in _IMAGE_FOLDERS:
-        for labels in _LABEL_FOLDERS:
-            for first, second in (
-                (path / images / split, path / labels / split),
-                (path / split / images, path / split / labels),
-            ):
-                if first.is_dir() and second.is_dir() and _has_label_maps(second):
-                    return first, second
-    return None
-
-
-def _has_label_maps(folder: Path) -> bool:
-    suffixes = (".png", ".tif", ".tiff", ".bmp")
-    return any(name.lower().endswith(suffixes) for _, _, names in walk_folder(folder) for name in names)
-
-
-def _names_files(path: Path) -> Iterator[Path]:
-    for name in _NAMES_FILES:
-        for suffix in _NAMES_SUFFIXES:
-            if (path / f"{name}{suffix}").is_file():
-                yield path / f"{name}{suffix}"

@@ -12,6 +12,7 @@ from mask2former.config import ClipSampling, MetricStyle, RunConfig, Task
 from mask2former.data.annotated import AnnotatedSet
 from mask2former.data.checks import Finding, between_findings, require, split_findings
 from mask2former.data.clips import ClipSet
+from mask2former.data.parts import Part, PartOfClips
 from mask2former.errors import UserError
 from mask2former.evaluation.cases import match_classes
 from mask2former.evaluation.scores import Evaluation
@@ -33,7 +34,7 @@ CLIP_TASKS: tuple[Task, ...] = ("instance",)  # those of which clips have ground
 
 
 def batch_size_per_device(config: RunConfig) -> int:
-    """Images per forward pass.
+    """Images per forward pass; with ``auto``, the most that there can be.
 
     Raises:
         UserError: ``data.batch_size`` cannot be split evenly.
@@ -45,7 +46,8 @@ def batch_size_per_device(config: RunConfig) -> int:
         if nodes > 1:
             split = f"trainer.num_nodes {nodes} x trainer.devices {config.trainer.devices} = {devices}"
         raise UserError(f"data.batch_size {total} is no multiple of {split}; change one of them")
-    micro = config.data.batch_size_per_device or total // devices
+    wanted = config.data.batch_size_per_device
+    micro = wanted if isinstance(wanted, int) else total // devices
     if (total // devices) % micro:
         raise UserError(
             f"data.batch_size {total} over {devices} device(s) gives {total // devices} images each, which "
@@ -68,6 +70,8 @@ def check_run(config: RunConfig) -> None:
         if trainer.precision == "fp16" or trainer.channels_last:
             what = "precision fp16" if trainer.precision == "fp16" else "channels_last"
             raise UserError(f"trainer.strategy fsdp does not go with trainer.{what}; set it to another, or use ddp")
+        if config.optim.freeze:
+            raise UserError("trainer.strategy fsdp does not go with optim.freeze; set the strategy to ddp")
     inference, evaluation = config.model.inference, config.evaluation
     if evaluation.monitor.split("/")[0] not in evaluation.tasks:
         raise UserError(f"evaluation.monitor '{evaluation.monitor}' is of none of evaluation.tasks {evaluation.tasks}")
@@ -76,14 +80,14 @@ def check_run(config: RunConfig) -> None:
             f"{config.model.transformer_decoder.name} classifies pixels, and evaluation.tasks are "
             f"{', '.join(evaluation.tasks)}; set evaluation.tasks=[semantic] and evaluation.monitor=semantic/mIoU"
         )
-    if inference.tile and evaluation.tasks != ("instance",):
-        raise UserError(
-            f"model.inference.tile is for instances, and evaluation.tasks are {', '.join(evaluation.tasks)}; set "
-            "evaluation.tasks=[instance] and evaluation.monitor=instance/AP"
-        )
     if (inference.tile or inference.non_overlapping) and isinstance(config.data.dataset, ClipSampling):
         raise UserError(
             "model.inference.tile and non_overlapping are for images, and the data are clips; leave them out"
+        )
+    if others := [task for task in evaluation.tasks if task not in inference.tasks]:
+        raise UserError(
+            f"evaluation.tasks are {', '.join(evaluation.tasks)}, and the model does not predict {others[0]}: "
+            f"model.inference.tasks are {', '.join(inference.tasks)}; make the two agree"
         )
 
 
@@ -147,8 +151,10 @@ def data_notes(training: AnnotatedSet | ClipSet, validation: AnnotatedSet | Clip
     Raises:
         UserError: the run would learn or measure something else than was meant.
     """
-    findings = split_findings(training, "train")
-    if validation is not None:
+    # Parts of one data set are like the whole, and have no image in common.
+    is_part = isinstance(training, Part | PartOfClips)
+    findings = split_findings(training.whole if is_part else training, "train")
+    if validation is not None and not is_part:
         findings += [Finding("validation", False, note) for note in validation.notes if note not in training.notes]
         findings += split_findings(validation, "validation")
         findings += between_findings(training, validation)

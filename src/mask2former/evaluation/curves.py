@@ -23,7 +23,18 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Axis", "Series", "check_plot", "is_step", "plot_bars", "plot_runs", "read_run"]
+__all__ = [
+    "Axis",
+    "Series",
+    "check_plot",
+    "is_step",
+    "plot_bars",
+    "plot_rates",
+    "plot_runs",
+    "plot_series",
+    "read_run",
+    "run_names",
+]
 
 Series = Mapping[str, tuple[Sequence[float], list[float]]]
 """Steps, or hours, and values by name of the column."""
@@ -110,28 +121,55 @@ def plot_runs(runs: Sequence[Path], path: Path, over: Axis = "steps") -> None:
             cannot be written.
         MissingExtraError: matplotlib is not installed.
     """
-    kind = check_plot(path)
+    check_plot(path)
     if not runs:
         raise UserError("there is no run to plot; give at least one run directory")
-    found = dict(zip(_names(runs), map(read_run, runs), strict=True))
+    found = dict(zip(run_names(runs), map(read_run, runs), strict=True))
     if over == "hours":
         found = {name: _over_hours(run, series) for run, (name, series) in zip(runs, found.items(), strict=True)}
     panels = _panels(found)
     limits.check_limit("the runs have kinds of values:", len(panels), limits.PANELS, "are they training runs?")
+    plot_series(found, panels, path, label="hours" if over == "hours" else "step")
+
+
+def plot_series(
+    found: Mapping[str, Series],
+    panels: Sequence[tuple[str, tuple[str, ...]]],
+    path: Path,
+    *,
+    label: str = "step",
+    ticks: Sequence[str] = (),
+) -> None:
+    """Draw columns of values as curves, a panel for each group of them.
+
+    Args:
+        found: the series by name, each in its own colour; a name is shown where there are several.
+        panels: titles, and the columns in each; where series lack one it is left out.
+        path: PNG, SVG or PDF, by its suffix.
+        label: of the horizontal axis; none with ``ticks``.
+        ticks: names of 0, 1, 2 and so on there.
+
+    Raises:
+        UserError: a file of another kind or at a path that cannot be written.
+        MissingExtraError: matplotlib is not installed.
+    """
+    kind = check_plot(path)
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
-    figure = _figure(4.6 * columns, 3.1 * rows + (0.4 if len(runs) > 1 else 0))
+    figure = _figure(4.6 * columns, 3.1 * rows + (0.4 if len(found) > 1 else 0))
     for number, (title, names) in enumerate(panels):
-        _draw(figure.add_subplot(rows, columns, number + 1), title, names, found, over)
+        _draw(figure.add_subplot(rows, columns, number + 1), title, names, found, "" if ticks else label)
     last = max(step for series in found.values() for steps, _ in series.values() for step in steps)
     for axes in figure.axes:  # the same steps everywhere, so that panels can be compared
         axes.set_xlim(-0.02 * (last or 1), 1.02 * (last or 1))
-    if len(runs) > 1:
+        if ticks:
+            axes.set_xticks(range(len(ticks)), [_plain(name) for name in ticks])
+    if len(found) > 1:
         handles = [
             figure.axes[0].plot([], [], color=_COLORS[index % len(_COLORS)], linewidth=2, label=_plain(name))[0]
             for index, name in enumerate(found)
         ]
-        figure.legend(handles=handles, loc="outside upper left", ncols=min(4, len(runs)), frameon=False, fontsize=9)
+        figure.legend(handles=handles, loc="outside upper left", ncols=min(4, len(found)), frameon=False, fontsize=9)
     write_whole(path, lambda file: figure.savefig(file, format=kind))
 
 
@@ -170,6 +208,42 @@ def plot_bars(names: Sequence[str], columns: Mapping[str, Sequence[float | None]
     write_whole(path, lambda file: figure.savefig(file, format=kind))
 
 
+def plot_rates(
+    rates: Sequence[float], losses: Sequence[float], means: Sequence[float], suggested: float | None, path: Path
+) -> None:
+    """Draw losses, and their running mean, over rising learning rates.
+
+    Args:
+        rates: of the steps.
+        losses: of the steps.
+        means: running mean of the losses.
+        suggested: the rate that is marked, if there is one.
+        path: PNG, SVG or PDF, by its suffix.
+
+    Raises:
+        UserError: a file of another kind or at a path that cannot be written.
+        MissingExtraError: matplotlib is not installed.
+    """
+    kind = check_plot(path)
+    figure = _figure(6.4, 3.8)
+    axes = figure.add_subplot(1, 1, 1)
+    axes.plot(rates, losses, color=_LINE, linewidth=1, label="loss")
+    axes.plot(rates, means, color=_COLORS[0], linewidth=2, label="running mean")
+    if suggested is not None:
+        label = f"falls most steeply: {suggested:.2g}"
+        axes.axvline(suggested, color=_COLORS[1], linewidth=1.5, linestyle="--", label=label)
+    axes.set_xscale("log")
+    low, high = min(means), max(means[: len(means) // 2 + 1])
+    axes.set_ylim(low - 0.15 * (high - low), high + 0.35 * (high - low))  # what comes when it diverges is cut
+    axes.set_xlabel("learning rate", color=_SOFT, fontsize=9)
+    axes.set_ylabel("loss", color=_SOFT, fontsize=9)
+    axes.tick_params(colors=_SOFT, labelsize=8.5)
+    axes.legend(frameon=False, fontsize=8.5, labelcolor=_INK)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    write_whole(path, lambda file: figure.savefig(file, format=kind))
+
+
 def check_plot(path: Path) -> str:
     """That an image can be drawn there later; its format, by its suffix.
 
@@ -193,7 +267,7 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), dpi=110, layout="constrained")
 
 
-def _names(runs: Sequence[Path]) -> list[str]:
+def run_names(runs: Sequence[Path]) -> list[str]:
     """The shortest ends of the paths that tell the runs apart, numbered where even the paths are equal."""
     parts = [run.resolve().parts for run in runs]
     for length in range(1, max(map(len, parts)) + 1):
@@ -219,7 +293,7 @@ def _panels(found: Mapping[str, Series]) -> list[tuple[str, tuple[str, ...]]]:
     return panels or [(name, (name,)) for name in sorted(columns)]
 
 
-def _draw(axes: Axes, title: str, names: Sequence[str], found: Mapping[str, Series], over: Axis) -> None:
+def _draw(axes: Axes, title: str, names: Sequence[str], found: Mapping[str, Series], label: str) -> None:
     """One panel: the first column as a full line, its parts dashed."""
     labelled: set[str] = set()
     for index, series in enumerate(found.values()):
@@ -229,14 +303,14 @@ def _draw(axes: Axes, title: str, names: Sequence[str], found: Mapping[str, Seri
             steps, values = series[name]
             color = _COLORS[(index if len(found) > 1 else part) % len(_COLORS)]
             style = {"color": color, "linewidth": 1.8 if part == 0 else 1.2, "linestyle": ("-", "--", ":")[part % 3]}
-            label = _plain(name.rpartition("/")[2]) if len(names) > 1 and name not in labelled else None
+            named = _plain(name.rpartition("/")[2]) if len(names) > 1 and name not in labelled else None
             labelled.add(name)
             if len(values) > _SMOOTH_FROM and "/" not in name and name != "learning_rate":
                 axes.plot(steps, values, color=color, linewidth=0.7, alpha=0.25)
                 values = _running_mean(values, max(3, int(_WINDOW * len(values))))
-            axes.plot(steps, values, label=label, marker="o" if len(values) < 25 else None, markersize=3, **style)
+            axes.plot(steps, values, label=named, marker="o" if len(values) < 25 else None, markersize=3, **style)
     axes.set_title(_plain(title), loc="left", fontsize=10, color=_INK)
-    axes.set_xlabel("hours" if over == "hours" else "step", fontsize=8.5, color=_SOFT)
+    axes.set_xlabel(label, fontsize=8.5, color=_SOFT)
     axes.tick_params(labelsize=8.5, colors=_SOFT, length=0)
     axes.ticklabel_format(axis="y", scilimits=(-3, 5))
     axes.yaxis.get_offset_text().set(size=8, color=_SOFT)

@@ -1,23 +1,25 @@
 """Measuring a model: images and clips through a predictor, its results and their ground truth through the evaluators.
 
-:func:`evaluate` is the call; :func:`evaluate_predictor` is its loop. One image or clip at a time and no masks kept, so
-that the state of a whole data set stays small. Draws no progress and prints nothing.
+:func:`evaluate` is the call; :func:`evaluate_predictor` is its loop. It takes a few images or one clip at a time and
+keeps no masks, so that the state of a whole data set stays small. Draws no progress and prints nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import os
+import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard, cast, get_args
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt8
 
 import mask2former
 from mask2former.config import DatasetConfig, EvaluationConfig, MetricStyle, Task
@@ -33,6 +35,7 @@ from mask2former.evaluation.scores import Evaluation, EvaluationReport, Predicti
 from mask2former.files import check_apart, check_file, check_folder
 from mask2former.inference import failures
 from mask2former.inference.opening import ModelSource, model_name, open_predictor
+from mask2former.inference.pipeline import Failure
 from mask2former.inference.predictor import ALL_CANDIDATES, Predictor, predicted
 from mask2former.metrics.build import Evaluator
 from mask2former.notes import collect_notes, sentences
@@ -45,7 +48,7 @@ if TYPE_CHECKING:
     from mask2former.evaluation.gallery import Gallery
     from mask2former.inference.tta import MultiScaleFlip
 
-__all__ = ["evaluate", "evaluate_predictor", "predict_case"]
+__all__ = ["evaluate", "evaluate_predictor", "image_tasks", "matched_classes", "predict_case"]
 
 
 def predict_case(predictor: Predictor, case: Case, tasks: Sequence[Task], **overrides: Any) -> Predictions:
@@ -65,12 +68,53 @@ def predict_case(predictor: Predictor, case: Case, tasks: Sequence[Task], **over
     return {"instance": predictor.clip(case.image, **ALL_CANDIDATES | overrides)}
 
 
-def _predict_or_name(
-    predictor: Predictor, case: Case, tasks: Sequence[Task], overrides: Mapping[str, Any]
-) -> Predictions:
-    """:func:`predict_case`; what fails is named and ends the evaluation, since metrics of the others are not those."""
+def _predicted(
+    predictor: Predictor,
+    cases: Sequence[Case] | Cases,
+    tasks: Sequence[Task],
+    batch_size: int,
+    overrides: dict[str, Any],
+) -> Iterator[tuple[Case, Predictions]]:
+    """Each case with its results, in order. What fails is named and ends it: metrics of the others are not those.
+
+    Images are read ahead, one at a time since readers need not bear more, and post-processed behind the network.
+    """
+    if not len(cases):
+        return
+    first = cases[0]
+    if first.is_clip:
+        for case in itertools.chain([first], (cases[index] for index in range(1, len(cases)))):
+            with _naming(case, predictor):
+                yield case, predict_case(predictor, case, tasks, **overrides)
+        return
+    read, reading = {0: first}, threading.Lock()
+
+    def image(index: int) -> UInt8[np.ndarray, "H W 3"]:
+        with reading:
+            if index not in read:
+                read[index] = cases[index]
+            found = read[index].image
+        assert isinstance(found, np.ndarray), "images and clips are not measured together"
+        return found
+
+    found = predictor.in_stages(
+        range(len(cases)), image, lambda _, __, results: results, None, tasks, batch_size, **ALL_CANDIDATES | overrides
+    )
+    for index, results in found:
+        if isinstance(results, Failure) and index not in read:
+            raise results.error
+        case = read.pop(index)
+        with _naming(case, predictor):
+            if isinstance(results, Failure):
+                raise results.error
+        yield case, results
+
+
+@contextlib.contextmanager
+def _naming(case: Case, predictor: Predictor) -> Iterator[None]:
+    """An error that says of which image or clip."""
     try:
-        return predict_case(predictor, case, tasks, **overrides)
+        yield
     except UserError:
         raise
     except Exception as error:
@@ -81,10 +125,11 @@ def _predict_or_name(
 
 def evaluate_predictor(
     predictor: Predictor,
-    cases: Iterable[Case],
+    cases: Sequence[Case] | Cases,
     tasks: Sequence[Task],
     metrics: EvaluationConfig | None = None,
     *,
+    batch_size: int = 1,
     style: MetricStyle = "coco",
     results: ResultWriter | None = None,
     observe: Callable[[Case, Mapping[Task, Segmentation]], None] | None = None,
@@ -97,10 +142,11 @@ def evaluate_predictor(
 
     Args:
         predictor: what is measured, on its device and with its settings.
-        cases: images or clips with ground truth; only one is in memory at a time. Those without annotations have
-            results, but no metrics.
+        cases: images or clips with ground truth; only one clip, or about ``3 * batch_size`` images and four more, is in
+            memory at a time. Those without annotations have results, but no metrics.
         tasks: all predicted in one pass.
         metrics: the options of the metrics.
+        batch_size: how many images go through the network together at most, see :meth:`Predictor.stream`.
         style: whose rules count; ground truth must have the form that these expect.
         results: also gets the results of its task, which must be among ``tasks``.
         observe: shown every image with what a user gets of its results, for instance :meth:`Gallery.add`.
@@ -120,8 +166,8 @@ def evaluate_predictor(
 
     evaluation, groups, sizes = empty(), defaultdict[str, Evaluation](empty), Counter[str]()
     start, done, measured = time.perf_counter(), 0, 0
-    for done, case in enumerate(cases, start=1):
-        predictions = _predict_or_name(predictor, case, chosen, overrides)
+    found = _predicted(predictor, cases, chosen, batch_size, overrides)
+    for done, (case, predictions) in enumerate(found, start=1):
         if case.ground_truths:
             evaluation.add(predictions, case.ground_truths)
             measured += 1
@@ -135,9 +181,9 @@ def evaluate_predictor(
             shown = {task: predicted(result, predictor.settings) for task, result in predictions.items()}
             observe(case, shown)  # pyright: ignore[reportArgumentType]
         progress(done)
-    found, rows = (evaluation.compute(), evaluation.per_class()) if measured else ({}, {})
+    figures, rows = (evaluation.compute(), evaluation.per_class()) if measured else ({}, {})
     by_group = {name: (groups[name].compute(), sizes[name]) for name in sorted(groups)}
-    return EvaluationReport(found, rows, done, time.perf_counter() - start, evaluation.evaluators, by_group)
+    return EvaluationReport(figures, rows, done, time.perf_counter() - start, evaluation.evaluators, by_group)
 
 
 # --- the call --------------------------------------------------------------------------------------------------------
@@ -166,8 +212,9 @@ def evaluate(
     weights: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
-    official_settings: bool = False,
+    batch_size: int = 1,
     progress: Progress = silent,
+    **settings: Any,
 ) -> EvaluationReport:
     """Measure a model on images or clips; what ``mask2former evaluate`` does.
 
@@ -192,8 +239,10 @@ def evaluate(
         weights: see :meth:`Predictor.from_pretrained`.
         device: see :class:`Predictor`.
         dtype: see :class:`Predictor`.
-        official_settings: see :meth:`Predictor.from_pretrained`.
+        batch_size: how many images go through the network together at most, see :meth:`Predictor.stream`.
         progress: told the step, and how many images or clips of how many are done.
+        settings: inference settings that replace the stored ones, as of :meth:`Predictor.from_pretrained`, for instance
+            ``tile=512``. They are recorded.
 
     Returns:
         Metrics in percent, and what they were measured on.
@@ -210,7 +259,7 @@ def evaluate(
     @functools.cache  # loaded as late as possible: data that are not there are noticed before a download
     def predictor() -> Predictor:
         loading: dict[str, Any] = {"recipe": recipe, "trained_for": trained_for, "weights": weights}
-        loading |= {"official_settings": True} if official_settings else {}
+        loading |= settings
         return open_predictor(model, device=device, dtype=dtype, views=views, quiet=True, progress=progress, **loading)
 
     requested = (tasks,) if isinstance(tasks, str) else tuple(tasks)
@@ -224,10 +273,12 @@ def evaluate(
         samples, options = opened.samples, _options(metrics, given, opened.evaluation)
         if is_clip := isinstance(samples, MeasuredClips):
             chosen = _clip_tasks(samples, requested)
-            _check_clips(samples, chosen, given, {"views": views, "report": report, "by": source.by}, results)
+            others = {"views": views, "report": report, "by": source.by}
+            others |= {"batch_size": batch_size if batch_size > 1 else None}
+            _check_clips(samples, chosen, given, others, results)
         else:
             group_of = source.groups()
-            chosen = _image_tasks(predictor(), samples, requested)
+            chosen = image_tasks(predictor(), samples, requested)
             if results is not None and (shared := id_findings(samples, source.split, source.limit)):
                 raise _shared_ids(shared[0])
             if "instance" not in chosen:
@@ -237,7 +288,7 @@ def evaluate(
             raise UserError(f"an evaluator is of the task {strange[0]}; measured is {', '.join(chosen)}")
         if isinstance(samples, ImageReader):
             samples.value_range = predictor().settings.value_range
-        class_map, notes = _matched_classes(predictor(), samples, source.split)
+        class_map, notes = matched_classes(predictor(), samples, source.split)
         overrides = _overrides(predictor(), opened, options, given, is_clip=is_clip)
         writer = None
         if results is not None:
@@ -255,6 +306,7 @@ def evaluate(
             observe=None if gallery is None else gallery.add,
             group_of=group_of,
             others=evaluators,
+            batch_size=batch_size,
             progress=lambda done: progress("evaluating", done, len(cases)),
             **overrides,
         )
@@ -266,7 +318,7 @@ def evaluate(
         **({} if source.by is None else {"by": source.by}),
         **{name: value for name, value in predictor().recorded_settings.items() if name == "tta"},
         **({} if dtype is None else {"dtype": dtype}),
-        **({"official_settings": True} if official_settings else {}),
+        **settings,
     }
     measured = replace(
         measured,
@@ -341,7 +393,7 @@ def _refuse(names: Iterable[str], subject: str) -> None:
         raise OptionError(lambda name, argument=argument: f"{name(argument)} is about {subject}")
 
 
-def _image_tasks(predictor: Predictor, samples: AnnotatedSet, requested: Sequence[Task]) -> tuple[Task, ...]:
+def image_tasks(predictor: Predictor, samples: AnnotatedSet, requested: Sequence[Task]) -> tuple[Task, ...]:
     """What was requested, else what the model and the data both have."""
     both: list[Task] = [task for task in predictor.settings.tasks if task in samples.tasks]
     chosen = predictor.choose_tasks(requested or both or samples.tasks)
@@ -392,7 +444,7 @@ def _shared_ids(shared: Finding) -> UserError:
     )
 
 
-def _matched_classes(predictor: Predictor, samples: Samples, split: Split) -> tuple[Int64[np.ndarray, " K"], list[str]]:
+def matched_classes(predictor: Predictor, samples: Samples, split: Split) -> tuple[Int64[np.ndarray, " K"], list[str]]:
     """The model's index of every class of the data, and what is to be said of the data."""
     notes = require(split_findings(samples, split, measured_only=True))
     things_only = all(item.is_thing for item in samples.categories)

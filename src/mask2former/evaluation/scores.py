@@ -138,6 +138,18 @@ class Evaluation:
         points = _operating_points(self.evaluators)
         return None if points is None or not points.f1.max() > 0 else round(float(points.scores[points.best]), 2)
 
+    def class_thresholds(self, least: int = 10) -> dict[str, float]:
+        """The same of each class with at least so many true objects; with fewer, chance would choose."""
+        evaluator = self.evaluators.get("instance")
+        if not isinstance(evaluator, InstanceEvaluator):
+            return {}
+        found = {
+            item.name: evaluator.operating_points(label)
+            for label, item in enumerate(evaluator.categories)
+            if evaluator.num_true(label) >= least
+        }
+        return {name: round(float(at.scores[at.best]), 2) for name, at in found.items() if at and at.f1.max() > 0}
+
     def per_class(self) -> dict[Task, dict[str, dict[str, float]]]:
         """Task, class name and metric to percent."""
         rows: dict[Task, dict[str, dict[str, float]]] = {task: {} for task, _ in self._all()}

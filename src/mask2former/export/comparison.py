@@ -38,7 +38,7 @@ class Verified:
     Attributes:
         name: as it was named.
         runtime: what computes it.
-        dtype: in which precision.
+        dtype: in which precision, and how weights are stored where that differs.
         num_bytes: of the file; of the model those of its weights.
         milliseconds: median from an image to its result, calls alternating between the rows.
         peak_bytes: that a process takes at most to load it and to segment the largest image, beyond Python and PyTorch;
@@ -163,7 +163,7 @@ def verify_export(
         Verified(
             name,
             _runtime(predictor),
-            str(getattr(predictor.network, "dtype", "")).removeprefix("torch."),
+            _precision(predictor),
             _num_bytes(predictor),
             statistics.median(times),
             peak,
@@ -201,6 +201,13 @@ def draw_report(report: VerifyReport, path: Path) -> None:
 
 def _runtime(predictor: Predictor) -> str:
     return predictor.network.runtime if isinstance(predictor.network, ExportedNetwork) else "torch"
+
+
+def _precision(predictor: Predictor) -> str:
+    network = predictor.network
+    computed = str(getattr(network, "dtype", "")).removeprefix("torch.")
+    stored = network.info.weights if isinstance(network, ExportedNetwork) else computed
+    return computed if stored in (computed, "float32") else f"{stored} weights"
 
 
 def _num_bytes(predictor: Predictor) -> int:

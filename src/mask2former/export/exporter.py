@@ -29,6 +29,7 @@ from mask2former.export.triton_server import CONFIG, MODEL_FILE, check_repositor
 from mask2former.export.writers import (
     Call,
     WeightType,
+    attention_in_products,
     check_compiler,
     onnx_tensors,
     write_onnx,
@@ -161,7 +162,7 @@ def export(
         raise OptionError(lambda name: f"{name('dtype')} int8 is for files that give logits of images")
     height, width = size or (None, None)
     version = mask2former.__version__
-    info = ExportedInfo(model.info, height, width, batch, frames, model.size_divisibility, version, results)
+    info = ExportedInfo(model.info, height, width, batch, frames, model.size_divisibility, version, results, dtype)
     info.to_json()  # refuses a model without classes
     if results is not None:
         if frames is not None:
@@ -234,11 +235,12 @@ def _write(
     inputs = _inputs(info, info.batch or 2, sides, sides)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own, about the inside of its exporter
-        program = trace(graph, inputs, info)
         if kind == "pt2":
-            write_pt2(program, path, info)
-        else:
-            (write_openvino if kind == "openvino" else write_onnx)(program, path, info, dtype, calls)
+            write_pt2(trace(graph, inputs, info), path, info)
+            return
+        with attention_in_products():
+            program = trace(graph, inputs, info)
+        (write_openvino if kind == "openvino" else write_onnx)(program, path, info, dtype, calls)
 
 
 def _calls(model: Mask2Former, info: ExportedInfo, calibration: Sequence[str | Path]) -> list[Call]:

@@ -23,15 +23,16 @@ def check_settings(settings: InferenceConfig, task: Task) -> None:
     """Refuse what a graph cannot do.
 
     Raises:
-        UserError: the model was not trained for the task, or its instances come from tiles or exclude each other.
+        UserError: the model was not trained for the task, or its instances come from tiles, exclude each other or
+            have thresholds by class.
     """
     if task not in settings.tasks:
         raise UserError(f"the model has no results of task '{task}'; it was trained for: {', '.join(settings.tasks)}")
-    if task == "instance" and (settings.tile or settings.non_overlapping):
-        what = "tile" if settings.tile else "non_overlapping"
+    depends = [name for name in ("tile", "non_overlapping", "class_thresholds") if getattr(settings, name)]
+    if task == "instance" and depends:
         raise UserError(
-            f"instances of this model depend on its setting '{what}', which an exported file cannot apply; export it "
-            "without results, and run the file with this package"
+            f"instances of this model depend on its setting '{depends[0]}', which an exported file cannot apply; "
+            "export it without results, and run the file with this package"
         )
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from mask2former.errors import MissingExtraError, NoCompilerError, UserError
 from mask2former.inference.compiling import sentence_of_compiler
@@ -19,6 +22,7 @@ from mask2former.text import printable
 
 __all__ = [
     "TensorShape",
+    "attention_in_products",
     "check_compiler",
     "halve_weights",
     "onnx_tensors",
@@ -36,6 +40,34 @@ _PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _LARGEST = (1 << 31) - (1 << 20)  # bytes of a protobuf, and room for the graph
 
 
+class attention_in_products(TorchFunctionMode):  # noqa: N801  (a context manager, named as those of torch)
+    """Traces fused attention as its two products with a softmax between them.
+
+    ONNX's converter takes it apart too, but assumes a layout of the result in memory that a processor's own kernel
+    does not have; and to take it apart beforehand is a pass over the graph, a fifth of the whole export.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: object, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is F.scaled_dot_product_attention:
+            return _attention(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _attention(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0
+) -> Tensor:
+    """As ``F.scaled_dot_product_attention`` without dropout; a Boolean mask says where attention is allowed."""
+    assert not dropout_p
+    logits = query * query.shape[-1] ** -0.5 @ key.transpose(-2, -1)
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        logits = logits.masked_fill(~attn_mask, -torch.inf)
+    elif attn_mask is not None:
+        logits = logits + attn_mask
+    return logits.softmax(-1) @ value
+
+
 def write_onnx(
     program: torch.export.ExportedProgram,
     path: Path,
@@ -46,7 +78,7 @@ def write_onnx(
     """Write an ONNX file.
 
     Args:
-        program: what is written.
+        program: what is written, traced with :class:`attention_in_products`.
         path: the file; weights of 2 GB and more would lie beside it, and no published model has them.
         info: stored under :data:`KEY`.
         weights: ``float16`` stores them in half the bytes, and they are computed with in float32 all the same;
@@ -65,7 +97,7 @@ def write_onnx(
     logger.setLevel(logging.ERROR)
     try:
         exported: Any = torch.onnx.export(
-            program.run_decompositions(),  # of fused attention, whose layout in memory torch assumes otherwise
+            program,
             dynamo=True,
             opset_version=_OPSET,
             input_names=list(INPUTS),

@@ -25,21 +25,39 @@ from jaxtyping import UInt8
 import mask2former
 from mask2former import documents, limits
 from mask2former.config import InferenceConfig, Task, with_new_names
-from mask2former.data.image_files import open_image
-from mask2former.data.images import image_size, list_images, read_image
-from mask2former.errors import FailedError, UserError
+from mask2former.data.image_files import (
+    ImageFile,
+    ImagePage,
+    NamedBytes,
+    in_memory,
+    num_pages,
+    open_image,
+    path_of,
+)
+from mask2former.data.images import as_file, image_size, list_images, read_image
+from mask2former.data.regions import LARGE_PIXELS, open_large, reduced
+from mask2former.data.web_images import is_address
+from mask2former.errors import FailedError, OptionError, UserError, prefixed
 from mask2former.files import check_apart, check_file, check_folder, folder_lock, leftovers_note, location_of, reserved
 from mask2former.inference import failures
 from mask2former.inference.opening import ModelSource, model_name, open_predictor
 from mask2former.inference.pipeline import Failure, Ready
+from mask2former.inference.predicted_image import LargeImage
 from mask2former.inference.predictor import ALL_CANDIDATES, Predictor, predicted
-from mask2former.inference.tiling import Results
+from mask2former.inference.tile_results import Results
+from mask2former.inference.tiling import PackedResults
+from mask2former.limits import check_limit
 from mask2former.notes import collect_notes, note, sentences
 from mask2former.progress import Progress, silent
 from mask2former.results_io.coco import is_coco_results, write_coco_results
-from mask2former.results_io.json import RECORDS, read_result
-from mask2former.structures import Categories, Instances, Segmentation, SemanticSegmentation
+from mask2former.results_io.formats import FormatWriter, ImagesOfRun, format_folder, open_format
+from mask2former.results_io.json import RECORDS, read_result, result_of, saved_document
+from mask2former.results_io.packed import packed_files
+from mask2former.results_io.table import TableFiles, images_table, is_table
+from mask2former.structures import Categories, Instances, PanopticSegmentation, Segmentation, SemanticSegmentation
+from mask2former.structures.packed_results import PackedPanoptic, PackedSegmentation, PackedSemantic
 from mask2former.structures.results import SCHEMA_VERSION, SOFTWARE, write_files
+from mask2former.structures.tables import PixelSize
 
 if TYPE_CHECKING:
     import torch
@@ -47,6 +65,7 @@ if TYPE_CHECKING:
     from mask2former.inference.tta import MultiScaleFlip
 
 __all__ = [
+    "FileSource",
     "FilesReport",
     "Job",
     "Outcome",
@@ -57,10 +76,16 @@ __all__ = [
     "segment_files",
 ]
 
+FileSource = str | os.PathLike[str] | NamedBytes
+"""A path of an image or folder, an http(s) address, or an image file in memory."""
+
 _MAPS: Mapping[str, str] = {"panoptic": "_ids.png", "semantic": "_labels.png"}  # by task: the exact map of an image
 _ENDINGS = (".png", ".json", *_MAPS.values())
 _HEAD = b'{"schema_version": '  # of JSON files of results
+_TIFF_SOFTWARE = 305  # the tag of a TIFF file that says what wrote it
+_MARK = b"tEXtSoftware\0" + SOFTWARE.encode()  # in PNG files of ours
 _PNG = b"\x89PNG\r\n\x1a\n"
+_OVERVIEW = 4096  # pixels: longer side of the copy of a large image on which its overlay is drawn
 _TRACED = 6  # calls of a trace that are kept
 
 
@@ -68,7 +93,7 @@ _TRACED = 6  # calls of a trace that are kept
 class Job:
     """One image; its results are ``stem`` plus an ending, below the folder ``output``."""
 
-    source: Path
+    source: ImageFile
     output: Path
     stem: Path
 
@@ -141,20 +166,26 @@ class FilesReport:
 
 
 _LISTED = 10  # failures that a report has
-_ADDED = {"resampling": "antialiased"}  # settings that earlier results do not name, with what they were made with
+# Settings that earlier results do not name, with what they were made with.
+_ADDED = {"resampling": "antialiased", "classes": None, "min_area": 0}
 
 
 def predict_files(
     model: ModelSource,
-    sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    sources: FileSource | Sequence[FileSource],
     output: str | os.PathLike[str],
     task: Task | None = None,
     *,
+    page: int | Literal["all"] | None = None,
     recipe: str | None = None,
     trained_for: Task | Sequence[Task] = (),
     weights: str | None = None,
     overlays: bool = True,
     coco: str | os.PathLike[str] | None = None,
+    table: str | os.PathLike[str] | None = None,
+    pixel_size: str | PixelSize | None = None,
+    also: Sequence[str] = (),
+    writers: Sequence[FormatWriter] = (),
     overwrite: bool = False,
     batch_size: int = 1,
     views: MultiScaleFlip | None = None,
@@ -172,14 +203,23 @@ def predict_files(
 
     Args:
         model: a name, file or folder, a model, or a predictor.
-        sources: an image, a folder, which is searched to any depth, or several of them.
+        sources: an image, a folder, which is searched to any depth, or several of them. An image may also be an
+            http(s) address or :class:`~mask2former.data.images.NamedBytes`.
         output: the folder of results, with the folder structure of the sources.
         task: see :class:`Predictor`.
+        page: which page, frame or plane of each file, from 1; its results are called ``X_page3``. ``all``: every one.
+            None: the first, and a note where there are more.
         recipe: for files without configuration, for instance ``coco-panoptic/r50``.
         trained_for: in its place, the tasks that the model was trained for.
         weights: see :meth:`Predictor.from_pretrained`.
         overlays: whether X.png is drawn.
         coco: also write one COCO results file; instances of any score are in it.
+        table: also write a table of all masks, and one of all images beside it, see
+            :class:`~mask2former.results_io.table.TableFiles`.
+        pixel_size: for the tables, for instance ``0.65um``.
+        also: formats that are written too, each in a folder of ``output`` that has its name; one of
+            :data:`~mask2former.results_io.formats.FORMATS`.
+        writers: also get every result, for your own formats; ids of images are the stems of their files.
         overwrite: also process images that have results, and overwrite other files of the same names.
         batch_size: how many images go through the network together at most, see :meth:`Predictor.stream`.
         views: test-time augmentation.
@@ -195,24 +235,36 @@ def predict_files(
         UserError: no images, a wrong model or setting, or files in the way; nothing has been written then.
         FailedError: what stopped an image would stop all others, for instance a full disk; what is done stays.
     """
+    if pixel_size is not None and table is None:
+        raise OptionError(lambda name: f"{name('pixel_size')} is for tables; give {name('table')} too")
+    size = None if pixel_size is None else PixelSize.of(pixel_size)
     file = None if coco is None else Path(coco)
     with collect_notes() as planned:
-        jobs = plan([sources] if isinstance(sources, str | os.PathLike) else sources, output)
+        several = [sources] if isinstance(sources, str | os.PathLike | NamedBytes) else sources
+        jobs = plan(several, output, page=page)
     if file is not None:
         check_apart(file, [model] if isinstance(model, str | Path) else [])
         check_coco_file(file, jobs, overwrite=overwrite)
-    if settings.get("tile") is not None:
-        settings = {"tile_overlap": settings["tile"] // 4} | settings
+    for path in () if table is None else (Path(table), images_table(Path(table))):
+        check_apart(path, [model] if isinstance(model, str | Path) else [])
+        _check_run_file(path, jobs, "--table", is_table, overwrite=overwrite)
+    folders = [_format_folder(Path(output), name, jobs, overwrite=overwrite) for name in dict.fromkeys(also)]
     loading = {"recipe": recipe, "trained_for": trained_for, "weights": weights, "device": device, "dtype": dtype}
     predictor = open_predictor(model, compile=compile, views=views, progress=progress, **loading, **settings)
     chosen = predictor.choose_tasks(task)[0]
+    run = _images_of(jobs, predictor, model_name(model))
+    every = [*writers]
+    if table is not None:
+        every.append(TableFiles(table, run.categories, run.names, run.read, size))
+    every += [open_format(folder, run) for folder in folders]
     removed = leftovers_note(path.parent for path in (*(job.document for job in jobs), *([file] if file else [])))
     outcomes: dict[str, int] = dict.fromkeys(("done", "skipped", "refused", "failed"), 0)
     sums: dict[str, int] = dict.fromkeys(("differs", "crowded", "found", "candidates"), 0)
     failed: list[Outcome] = []
     usable: list[Job] = []
     # A pipe is held open, so that whoever reads it waits for the file.
-    with contextlib.nullcontext() if file is None else reserved(file), collect_notes() as found:
+    waiting = contextlib.nullcontext() if file is None else reserved(file)
+    with waiting, collect_notes() as found, contextlib.ExitStack() as stack:
         progress(chosen, 0, len(jobs))
         options = {"model": model_name(model), "overlay": overlays, "candidates": coco is not None}
         options |= {"overwrite": overwrite, "batch_size": batch_size}
@@ -221,7 +273,15 @@ def predict_files(
             for name in sums:
                 sums[name] += getattr(outcome, name)
             if not outcome.reason and not outcome.differs:
+                if not usable:  # files of a run without any result would replace those of an earlier one
+                    every = [stack.enter_context(writer) for writer in every]
                 usable.append(outcome.job)
+                _pass_on(outcome.job, chosen, predictor.categories, every)
+            elif outcome.differs and every:
+                note(
+                    "images whose results were made otherwise, left out of tables and formats",
+                    f"'{outcome.job.source}'",
+                )
             if outcome.reason and len(failed) < _LISTED:
                 failed.append(outcome)
             observe(outcome)
@@ -242,7 +302,58 @@ def predict_files(
     )
 
 
-def plan(sources: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str]) -> list[Job]:
+def _images_of(jobs: Sequence[Job], predictor: Predictor, model: str) -> ImagesOfRun:
+    """What formats need to know of the images of a run; their ids are the stems of their results."""
+    sources = {job.stem.as_posix(): job for job in jobs}
+
+    def read(image_id: int | str) -> UInt8[np.ndarray, "H W 3"]:
+        with collect_notes():  # they were said when it was segmented
+            return read_image(sources[str(image_id)].source, value_range=predictor.settings.value_range)
+
+    names: dict[int | str, str] = {
+        stem: (job.stem.parent / job.source.name).as_posix() for stem, job in sources.items()
+    }
+    return ImagesOfRun(predictor.categories, names, read, model)
+
+
+def _pass_on(job: Job, task: Task, categories: Categories, writers: Sequence[FormatWriter]) -> None:
+    """Give the result of an image, as it is on the disk, to writers of other formats.
+
+    Raises:
+        UserError: a writer refuses it.
+    """
+    if not writers:
+        return
+    document = saved_document(job.document, task)
+    if document is None:
+        note("images whose results were gone when other formats were written, left out", f"'{job.document}'")
+        return
+    try:
+        result = result_of(document, categories)
+    except UserError as error:
+        raise prefixed(f"'{job.document}'", error) from error
+    for writer in writers:
+        writer.add(job.stem.as_posix(), result)
+
+
+def _format_folder(output: Path, name: str, jobs: Sequence[Job], *, overwrite: bool) -> Path:
+    """The folder of a format, in which no results of images lie.
+
+    Raises:
+        UserError: there is no such format, or the folder is for something else.
+    """
+    folder = format_folder(output, name, overwrite=overwrite)
+    if inside := next((job for job in jobs if job.stem.parts[:-1][:1] == (name,)), None):
+        raise UserError(
+            f"results of images lie in '{folder}', for instance those of '{inside.source}', so the format {name} "
+            "cannot be written there; choose another output, or name the images' folder itself as the source"
+        )
+    return folder
+
+
+def plan(
+    sources: Sequence[FileSource], output: str | os.PathLike[str], *, page: int | Literal["all"] | None = None
+) -> list[Job]:
     """The images of files and folders, and where their results go; touches nothing.
 
     An output folder inside a source folder is not searched for images. Overlays and maps of earlier results are
@@ -255,7 +366,9 @@ def plan(sources: Sequence[str | os.PathLike[str]], output: str | os.PathLike[st
     folder = Path(output)
     check_folder(folder)
     resolved = folder.resolve()
-    roots = {Path(source).resolve() for source in sources if Path(source).is_dir()}
+    others = [as_file(source) for source in sources if isinstance(source, NamedBytes) or is_address(source)]
+    named = [Path(source) for source in sources if not isinstance(source, NamedBytes) and not is_address(source)]
+    roots = {source.resolve() for source in named if source.is_dir()}
     if resolved in roots:
         raise UserError(f"the output folder '{folder}' is one of the sources; choose another")
     inside = any(resolved.is_relative_to(root) for root in roots)
@@ -267,13 +380,15 @@ def plan(sources: Sequence[str | os.PathLike[str]], output: str | os.PathLike[st
             note("overlays and maps of earlier results, not taken as images", f"'{path}'")
         return is_ours
 
-    jobs = [Job(path, folder, stem) for path, stem in list_images(sources, skip)]
+    found: list[tuple[ImageFile, Path]] = list(list_images(named, skip)) if named or not others else []
+    found += [(file, Path(Path(file.name).stem)) for file in others]
+    jobs = [Job(file, folder, stem) for image, name in found for file, stem in _pages(image, name, page)]
     if not jobs:
         raise UserError(
             f"the sources hold no images but results of mask2former predict or what is in the output folder "
             f"'{folder}'; name the images themselves"
         )
-    images = {_identity(job.source): job.source for job in jobs}
+    images = {_identity(path): path for job in jobs if (path := path_of(job.source)) is not None}
     real_folder = functools.cache(os.path.realpath)  # thousands of results lie in few folders
     owners: dict[str, Job] = {}
     for job in jobs:
@@ -291,6 +406,25 @@ def plan(sources: Sequence[str | os.PathLike[str]], output: str | os.PathLike[st
                     "run them separately"
                 )
     return jobs
+
+
+def _pages(file: ImageFile, stem: Path, page: int | Literal["all"] | None) -> list[tuple[ImageFile, Path]]:
+    """The pages of a file that are asked for, with the stems of their results."""
+    if page is None or isinstance(file, ImagePage):
+        return [(file, stem)]
+    numbers = range(page, page + 1) if isinstance(page, int) else range(0)
+    if page == "all":
+        with contextlib.suppress(UserError):  # of a file that cannot be read, which fails alone, later
+            file = in_memory(file)
+            count = num_pages(file)
+            check_limit(f"'{file}' has pages:", count, limits.IMAGE_PAGES - 1, "name one with page")
+            numbers = range(1, count + 1) if count > 1 else numbers
+    elif not isinstance(page, int) or isinstance(page, bool):
+        raise UserError(f"page must be a number from 1, or all, got {page!r}")
+    if not numbers:
+        return [(file, stem)]
+    assert not isinstance(file, ImagePage)
+    return [(ImagePage(file, number), stem.with_name(f"{stem.name}_page{number}")) for number in numbers]
 
 
 def _identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
@@ -400,34 +534,54 @@ class _Run:
     overwrite: bool
     batch_size: int
 
-    def read(self, file: _File) -> UInt8[np.ndarray, "H W 3"] | Ready[Outcome]:
+    def read(self, file: _File) -> UInt8[np.ndarray, "H W 3"] | LargeImage | Ready[Outcome]:
         """The image, or what becomes of it where its results are there."""
         job, value_range = file.job, self.predictor.settings.value_range
-        before = _state(job.source)
-        file.sha256 = _sha256(job.source)
+        source = in_memory(job.source)
+        before = _state(source)
+        file.sha256 = _sha256(source)
         if (outcome := self._there(file)[1]) is not None:
             with contextlib.suppress(UserError):  # of an image that cannot be read, which no batch had either
-                key = self.predictor.batch_key(image_size(job.source)) if self.batch_size > 1 else None
-                return Ready(outcome, key, lambda: read_image(job.source, value_range=value_range))
+                key = self.predictor.batch_key(image_size(source)) if self.batch_size > 1 else None
+                return Ready(outcome, key, lambda: read_image(source, value_range=value_range))
             return Ready(outcome)
-        image = read_image(job.source, value_range=value_range)
-        if _state(job.source) != before:
+        image = self._large(source) or read_image(source, value_range=value_range)
+        if _state(source) != before:
             raise UserError(f"'{job.source}' was changed while it was read; run the same command again")
         return image
 
+    def _large(self, path: ImageFile) -> LargeImage | None:
+        """A large image that will be cut into tiles, to be read by parts; None of any other."""
+        settings = self.predictor.settings
+        regions = open_large(path, settings.value_range) if settings.tile and isinstance(path, Path) else None
+        if regions is None:
+            return None
+        note(
+            f"images of more than {LARGE_PIXELS / 1e6:.0f} megapixels, read by parts: their overlays are drawn on "
+            "reduced copies",
+            f"'{path}' ({regions.size_hw[0]}x{regions.size_hw[1]} pixels, height x width)",
+        )
+        step = -(-max(regions.size_hw) // _OVERVIEW)
+        return LargeImage(regions, reduced(regions, step), step)
+
     def encode(
-        self, file: _File, image: UInt8[np.ndarray, "H W 3"], results: Results
+        self, file: _File, image: UInt8[np.ndarray, "H W 3"] | LargeImage, results: Results | PackedResults
     ) -> tuple[Mapping[str, bytes], Outcome]:
         """The files of an image, and what becomes of it with them."""
         job, settings = file.job, self.predictor.settings
         everything = results[self.request.task]
         result = predicted(everything, settings)
-        files = result.encoded(
-            image if self.overlay else None,
-            model=self.model,
-            settings=self.request.settings,
-            extra=self.request.extra(everything, settings, job.source, file.sha256),
-        )
+        head = {
+            "model": self.model,
+            "settings": self.request.settings,
+            "extra": self.request.extra(everything, settings, job.source, file.sha256),
+        }
+        if isinstance(image, LargeImage):
+            assert not isinstance(result, PanopticSegmentation | SemanticSegmentation)
+            files = packed_files(result, image.overview if self.overlay else None, image.step, **head)
+        else:
+            assert not isinstance(result, PackedPanoptic | PackedSemantic)
+            files = result.encoded(image if self.overlay else None, **head)
         crowded = _is_crowded(everything, settings)
         return files, Outcome(job, "done", crowded=crowded, found=_count(result), candidates=_count(everything))
 
@@ -505,7 +659,11 @@ class _Request:
         return True
 
     def extra(
-        self, everything: Segmentation, settings: InferenceConfig, source: Path, image_sha256: str
+        self,
+        everything: PackedSegmentation | Segmentation,
+        settings: InferenceConfig,
+        source: ImageFile,
+        image_sha256: str,
     ) -> dict[str, Any]:
         """What the JSON file says beside the result: what it was made of, and candidates."""
         values: dict[str, Any] = {
@@ -517,17 +675,21 @@ class _Request:
                 "categories_sha256": self.categories_sha256,
             }
         }
+        if isinstance(source, ImagePage):
+            values["provenance"]["page"] = source.number
         if isinstance(everything, Instances):
             values["num_candidates"] = len(everything)
             if self.candidates:
-                values["candidates"] = everything.below(settings.instance_threshold).to_dict()["instances"]
+                values["candidates"] = everything.below(
+                    settings.instance_threshold, settings.class_thresholds
+                ).to_dict()["instances"]
         return values
 
 
-def _state(path: Path) -> tuple[int, ...]:
+def _state(file: ImageFile) -> tuple[int, ...]:
     """What changes when a file is written or replaced; nothing where there is none."""
     try:
-        status = os.stat(path)
+        status = os.stat(path_of(file) or "")
     except (OSError, ValueError):
         return ()
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
@@ -554,10 +716,14 @@ def _whole_png(path: Path) -> tuple[int, int] | None:
     return None
 
 
-def _sha256(path: Path) -> str:
+def _sha256(source: ImageFile) -> str:
     """Of a file; nothing where it cannot be read or is no image by its size, which reading the image says better."""
+    path = path_of(source)
+    if path is None:
+        content = source.file if isinstance(source, ImagePage) else source
+        return hashlib.sha256(content.content).hexdigest() if isinstance(content, NamedBytes) else ""
     try:
-        if documents.check_regular(path, "image") > limits.IMAGE_BYTES:
+        if documents.check_regular(path, "image") > limits.LARGE_IMAGE_BYTES:
             return ""
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -649,13 +815,17 @@ def _drop_stale(job: Job) -> None:
 
 def _is_own_image(path: Path) -> bool:
     """Whether a file is an overlay or a map of a result: it says so, or (of 0.1.0) the JSON file beside it does."""
-    if path.suffix.lower() != ".png" or not path.is_file():
+    if path.suffix.lower() not in (".png", ".tif") or not path.is_file():
         return False
     try:
-        with open_image(path) as image:
-            if image.info.get("Software") == SOFTWARE:
+        with path.open("rb") as file:  # a large map is not opened as an image
+            if _MARK in file.read(128):
                 return True
-    except UserError:  # whatever is wrong with it, reading it says
+        with open_image(path) as image:
+            marks = image.info.get("Software"), getattr(image, "tag_v2", {}).get(_TIFF_SOFTWARE)
+            if SOFTWARE in marks:
+                return True
+    except (UserError, OSError):  # whatever is wrong with it, reading it says
         return False
     for task, ending in (*_MAPS.items(), ("", ".png")):
         document = read_result(path.with_name(path.name.removesuffix(ending) + ".json"))
@@ -664,14 +834,14 @@ def _is_own_image(path: Path) -> bool:
     return False
 
 
-def _is_crowded(result: Segmentation, settings: InferenceConfig) -> bool:
+def _is_crowded(result: Segmentation | PackedSegmentation, settings: InferenceConfig) -> bool:
     """Whether the last of ``max_instances`` instances would still be shown.
 
     Where overlaps are removed, some of these are dropped later, hence half of them suffice.
     """
     if not isinstance(result, Instances) or len(result) < settings.max_instances / 2:
         return False
-    return bool(result.scores.min() >= settings.instance_threshold)
+    return len(predicted(result, settings)) == len(result)
 
 
 def check_coco_file(path: Path, jobs: Sequence[Job], *, overwrite: bool = False) -> None:
@@ -680,24 +850,34 @@ def check_coco_file(path: Path, jobs: Sequence[Job], *, overwrite: bool = False)
     Raises:
         UserError: it is an image or one of the results, or lies where results go, or something else is there.
     """
+    _check_run_file(path, jobs, "--coco", is_coco_results, overwrite=overwrite)
+
+
+def _check_run_file(
+    path: Path, jobs: Sequence[Job], option: str, is_ours: Callable[[Path], bool], *, overwrite: bool
+) -> None:
     check_file(path)
-    check_apart(path, [job.source for job in jobs])
+    check_apart(path, [source for job in jobs if (source := path_of(job.source)) is not None])
     target = location_of(path)
     results = {location_of(job.file(ending)): job for job in jobs for ending in _ENDINGS}
     folders = {folder for index in results for folder in Path(index).parents}
     if target in results or any(str(folder) in results for folder in Path(target).parents):
-        raise UserError(f"'{path}' is one of the results of this run; name another file for --coco")
+        raise UserError(f"'{path}' is one of the results of this run; name another file for {option}")
     if Path(target) in folders:
-        raise UserError(f"'{path}' is a folder of the results of this run; name another file for --coco")
-    if path.is_file() and not overwrite and not is_coco_results(path):  # reading a pipe would wait for its writer
+        raise UserError(f"'{path}' is a folder of the results of this run; name another file for {option}")
+    if path.is_file() and not overwrite and not is_ours(path):  # reading a pipe would wait for its writer
         raise UserError(
-            f"'{path}' is there and is no file of COCO results of mask2former predict; name another file for --coco, "
-            "or --overwrite to lose it"
+            f"'{path}' is there and is no file of {option[2:].replace('coco', 'COCO results')} of mask2former predict; "
+            f"name another file for {option}, or --overwrite to lose it"
         )
 
 
-def _count(result: Segmentation) -> int:
+def _count(result: Segmentation | PackedSegmentation) -> int:
     """How many records its JSON file has."""
+    if isinstance(result, PackedSemantic):
+        return len(set[int]().union(*(np.unique(strip).tolist() for _, strip in result.labels.strips())))
+    if isinstance(result, PackedPanoptic):
+        return len(result.segments)
     if isinstance(result, SemanticSegmentation):
         return int((np.unique(result.labels) < len(result.categories)).sum())
     return len(result)

@@ -4,21 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, overload
+from typing import Any, Literal, Protocol, overload
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
+from torch import Tensor
 
 from mask2former.config import InferenceConfig, Task
+from mask2former.data.regions import Regions
 from mask2former.errors import UserError
 from mask2former.inference.settings import changed_pass, choose_tasks, override
-from mask2former.inference.tiling import Results
+from mask2former.inference.tile_results import Results
 from mask2former.structures import Instances, PanopticSegmentation, Segmentation, SemanticSegmentation
 
-__all__ = ["PredictedImage", "ReadResults", "Shown"]
+__all__ = ["LargeImage", "PredictedImage", "ReadResults", "ReadScores", "Shown"]
 
 ReadResults = Callable[[Sequence[Task], InferenceConfig], Results]
 """Post-processing of one image: from tasks and settings to results."""
+
+
+class ReadScores(Protocol):
+    """The same of an image that was seen as a whole, whose class scores can be read, too."""
+
+    def __call__(self, tasks: Sequence[Task], settings: InferenceConfig, /) -> Results: ...
+    def class_scores(self, settings: InferenceConfig, /) -> Float[Tensor, "K H W"]:
+        """Class scores of each pixel, for which the image was predicted for the task semantic."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LargeImage:
+    """An image that is read by parts.
+
+    Attributes:
+        regions: the image.
+        overview: RGB, ``step`` times smaller, for drawing.
+        step: pixels of the image for each of the overview, along both axes.
+    """
+
+    regions: Regions
+    overview: UInt8[np.ndarray, "h w 3"]
+    step: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,19 +52,21 @@ class Shown:
     """An image, and what the network sees of it.
 
     Attributes:
-        image: RGB at its own size.
+        image: RGB at its own size; of a large image its overview.
         resized: RGB at the size for the network; with tiles the image as it is.
         settings: with which it was resized.
+        large: the image, if it is read by parts.
     """
 
     image: UInt8[np.ndarray, "H W 3"]
     resized: UInt8[np.ndarray, "h w 3"]
     settings: InferenceConfig
+    large: LargeImage | None = None
 
     @property
     def size_hw(self) -> tuple[int, int]:
         """Height and width of the image."""
-        return self.image.shape[0], self.image.shape[1]
+        return (self.image.shape[0], self.image.shape[1]) if self.large is None else self.large.regions.size_hw
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +104,7 @@ class PredictedImage:
         Args:
             task: see :class:`~mask2former.Predictor`; several tasks give a dictionary.
             overrides: settings of post-processing, for instance ``score_threshold=0.5``; with tiles
-                ``instance_threshold`` alone.
+                ``instance_threshold``, ``classes`` and ``min_area`` alone.
 
         Raises:
             UserError: the model does not support the task, the image was not predicted for it, or a setting is wrong
@@ -87,7 +115,11 @@ class PredictedImage:
         if missing := [name for name in tasks if name not in self.tasks]:
             raise UserError(f"the image was predicted for {', '.join(self.tasks)}; pass '{missing[0]}' to run, too")
         if names := changed_pass(before, settings):
-            kind = "with tiles only instance_threshold can change" if before.tile else "it belongs to the pass"
+            kind = (
+                "with tiles only instance_threshold, classes and min_area can"
+                if before.tile
+                else "it belongs to the pass"
+            )
             name = next((name for name in overrides if name in names), names[0])
             raise UserError(f"{name} cannot change after the pass through the network ({kind}); give it to prepare")
         results = self._read(tasks, settings)

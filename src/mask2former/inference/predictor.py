@@ -14,26 +14,28 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar, overload
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, overload
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from mask2former import checkpoints, limits, postprocessing
 from mask2former.config import InferenceConfig, Task, TrackingConfig, parse
 from mask2former.data.frames import Frames, FrameSource, open_frames
 from mask2former.data.images import ImageSource, read_image
+from mask2former.data.regions import ArrayRegions, Regions
 from mask2former.data.transforms import frame_size, resize_clip, resize_image, shortest_edge_size
 from mask2former.errors import OptionError, UserError
 from mask2former.inference.devices import choose_device, choose_dtype, retried, with_room
 from mask2former.inference.exported import is_exported, open_exported
 from mask2former.inference.network import ModelNetwork, Network, hash_weights
 from mask2former.inference.pipeline import Failure, Ready, Stages, pipelined
-from mask2former.inference.predicted_image import PredictedImage, ReadResults, Shown
+from mask2former.inference.predicted_image import LargeImage, PredictedImage, ReadResults, ReadScores, Shown
 from mask2former.inference.settings import choose_tasks, for_whole_frames, override
-from mask2former.inference.tiling import Results, segment_in_tiles
+from mask2former.inference.tile_results import Results, TilePrediction
+from mask2former.inference.tiling import PackedResults, segment_in_tiles
 from mask2former.inference.tracking import choose_tracking, track_frames
 from mask2former.limits import check_limit
 from mask2former.memory import refusing_lack_of_memory
@@ -58,7 +60,7 @@ __all__ = ["ALL_CANDIDATES", "Predictor", "predicted", "to_pixels"]
 _logger = logging.getLogger(__name__)
 
 # Settings with which results hold all instances, as metrics and files of results for them need it.
-ALL_CANDIDATES = {"instance_threshold": 0.0}
+ALL_CANDIDATES: dict[str, Any] = {"instance_threshold": 0.0, "class_thresholds": {}}
 
 _Said = Prediction | PixelPrediction
 
@@ -186,8 +188,9 @@ class Predictor:
         """
         # Checked before minutes of loading.
         chosen_device, chosen_dtype = choose_device(device), choose_dtype(dtype)
-        tiled = bool(overrides.get("tile") or overrides.get("diameter"))  # the settings of the model are not known yet
-        known = InferenceConfig(tasks=("instance",), tile=64) if tiled else InferenceConfig(tasks=("panoptic",))
+        # The settings of the model are not known yet.
+        by_size = bool(overrides.get("diameter"))
+        known = InferenceConfig(tasks=("instance",), tile=64) if by_size else InferenceConfig(tasks=("panoptic",))
         override(known, overrides)
         if is_exported(source):
             given = {"recipe": recipe, "tasks": tasks, "weights": weights, "model": model, "compile": compile}
@@ -202,7 +205,7 @@ class Predictor:
         else:
             loaded = checkpoints.from_pretrained(source, recipe, model, tasks=tasks, weights=weights)
             predictor = cls(loaded, chosen_device, chosen_dtype, compile=compile)
-        predictor.settings = override(predictor.settings, overrides)
+        predictor.settings = override(predictor.settings, overrides, predictor.categories)
         if predictor.categories.names == SCENE_CATEGORIES.names and not quiet:
             _logger.warning(
                 "%s was trained on drawn scenes only: use coco-panoptic/swin-t for photographs, nuclei for cells",
@@ -235,8 +238,8 @@ class Predictor:
         """The segmentation of an image at its own size, or a list of them for a list of images.
 
         Args:
-            source: a path, a PIL image, an array or tensor (see :func:`mask2former.data.images.read_image`), or a list
-                or tuple of them.
+            source: a path, an http(s) address, bytes, an open file, a PIL image, an array or tensor (see
+                :func:`mask2former.data.images.read_image`), or a list or tuple of them.
             task: ``panoptic``, ``instance`` or ``semantic``; by default the first of these that the model was
                 trained for. Several tasks share one pass, as a dictionary.
             overrides: settings for this call, for instance ``short_edge=0`` or ``score_threshold=0.5``, which sets the
@@ -247,7 +250,7 @@ class Predictor:
         """
         if isinstance(source, list | tuple):
             return list(self.stream(source, task, **overrides))  # pyright: ignore[reportReturnType]
-        tasks, settings = self.choose_tasks(task), override(self.settings, overrides)
+        tasks, settings = self.choose_tasks(task), override(self.settings, overrides, self.categories)
         image = read_image(source, value_range=settings.value_range)  # pyright: ignore[reportArgumentType]
         with _naming(source):
             [found] = self.run([self._shown(image, settings)], tasks)
@@ -287,12 +290,12 @@ class Predictor:
                 "predictor with the image"
             )
         # The request is checked now, not when the first result is read.
-        tasks, settings = self.choose_tasks(task), override(self.settings, overrides)
+        tasks, settings = self.choose_tasks(task), override(self.settings, overrides, self.categories)
 
         def read(source: ImageSource) -> UInt8[np.ndarray, "H W 3"]:
             return read_image(source, value_range=settings.value_range)
 
-        def finish(source: ImageSource, image: UInt8[np.ndarray, "H W 3"], results: Results) -> Segmentation | Results:
+        def finish(source: ImageSource, image: object, results: Any) -> Segmentation | Results:
             return results[task] if isinstance(task, str) else results if task else results[tasks[0]]
 
         found = self.in_stages(map(_kept, sources), read, finish, None, tasks, batch_size, **overrides)
@@ -301,8 +304,8 @@ class Predictor:
     def in_stages(
         self,
         items: Iterable[_ItemT],
-        read: Callable[[_ItemT], UInt8[np.ndarray, "H W 3"] | Ready[_T]],
-        finish: Callable[[_ItemT, UInt8[np.ndarray, "H W 3"], Results], Any],
+        read: Callable[[_ItemT], UInt8[np.ndarray, "H W 3"] | LargeImage | Ready[_T]],
+        finish: Callable[[_ItemT, UInt8[np.ndarray, "H W 3"] | LargeImage, Results | PackedResults], Any],
         deliver: Callable[[_ItemT, Any], _T] | None,
         tasks: Sequence[Task],
         batch_size: int = 1,
@@ -313,7 +316,8 @@ class Predictor:
         Args:
             items: in any number.
             read: the image of an item, or :class:`Ready` where there is a result already.
-            finish: makes of an item, its image and its results what is given back, or to ``deliver``.
+            finish: makes of an item, its image and its results what is given back, or to ``deliver``; results of a
+                :class:`LargeImage` are packed.
             deliver: writes it, when all earlier items are told of.
             tasks: of the results.
             batch_size: see :meth:`stream`.
@@ -325,7 +329,7 @@ class Predictor:
         Raises:
             UserError: ``batch_size`` is below 1, or a setting is wrong.
         """
-        settings = override(self.settings, overrides)
+        settings = override(self.settings, overrides, self.categories)
 
         def first(item: _ItemT) -> Shown | Ready[_T]:
             image = read(item)
@@ -335,7 +339,7 @@ class Predictor:
             return image if load is None else replace(image, load=lambda: self._shown(load(), settings))
 
         def last(item: _ItemT, shown: Shown, found: PredictedImage) -> Any:
-            return finish(item, shown.image, found(tasks))
+            return finish(item, shown.large or shown.image, found(tasks))
 
         stages = Stages(
             first,
@@ -356,7 +360,7 @@ class Predictor:
         Raises:
             UserError: the image cannot be read, or a setting is wrong.
         """
-        settings = override(self.settings, overrides)
+        settings = override(self.settings, overrides, self.categories)
         image = read_image(source, value_range=settings.value_range)
         with _naming(source):
             return self._shown(image, settings)
@@ -437,8 +441,10 @@ class Predictor:
         """
         return choose_tasks(task, self.settings)
 
-    def _shown(self, image: UInt8[np.ndarray, "H W 3"], settings: InferenceConfig) -> Shown:
+    def _shown(self, image: UInt8[np.ndarray, "H W 3"] | LargeImage, settings: InferenceConfig) -> Shown:
         """An image, resized unless tiles of it will be."""
+        if isinstance(image, LargeImage):
+            return Shown(image.overview, image.overview, settings, image)
         with _work_on(image):
             if settings.tile:
                 return Shown(image, image, settings)
@@ -448,37 +454,57 @@ class Predictor:
     def _begin(self, images: Sequence[Shown], tasks: Sequence[Task]) -> list[ReadResults]:
         """As :meth:`begin`, of whole images or tiles, with one sentence where memory runs out."""
         with _work_on(*(shown.image for shown in images)):
-            if images[0].settings.tile:
-                return [self._in_tiles(shown) for shown in images]
-            read = self.begin(images, tasks)
-        return [partial(_with_work_on, shown.image, step) for shown, step in zip(images, read, strict=True)]
+            is_tiled = images[0].settings.tile > 0
+            read = [self._in_tiles(shown, tasks) for shown in images] if is_tiled else self.begin(images, tasks)
+        return [partial(_chosen, shown.image, step) for shown, step in zip(images, read, strict=True)]
 
-    def _in_tiles(self, shown: Shown) -> ReadResults:
-        every = shown.settings.model_copy(update=ALL_CANDIDATES)
-        instances = segment_in_tiles(shown.image, self.segment, self.categories, every)
-        return lambda tasks, settings: {"instance": instances.at_least(settings.instance_threshold)}
+    def _in_tiles(self, shown: Shown, tasks: Sequence[Task]) -> ReadResults:
+        regions = ArrayRegions(shown.image) if shown.large is None else shown.large.regions
+        found: Any = self.segment_regions(regions, tasks, shown.settings)  # those of large images stay packed
+        if shown.large is None:
+            found = {task: one if isinstance(one, Instances) else one.unpacked() for task, one in found.items()}
 
-    def segment(
+        def read(tasks: Sequence[Task], settings: InferenceConfig) -> Results:
+            return {task: predicted(found[task], settings) for task in tasks}
+
+        return read
+
+    def segment_regions(self, image: Regions, tasks: Sequence[Task], settings: InferenceConfig) -> PackedResults:
+        """The results of an image that is read tile by tile, with all candidates of instances.
+
+        Args:
+            image: of any size.
+            tasks: of the results.
+            settings: with ``tile``.
+        """
+        every = settings.model_copy(update=ALL_CANDIDATES)
+        return segment_in_tiles(image, self.predict_tiles, tasks, self.categories, every)
+
+    def predict_tiles(
         self,
         images: Sequence[UInt8[np.ndarray, "H W 3"]],
         input_size: tuple[int, int],
         tasks: Sequence[Task],
         settings: InferenceConfig,
-    ) -> list[Results]:
-        """The results of images, each at its own size: resized, through the network in one call, post-processed.
-
-        Tiling calls it for every tile.
+    ) -> list[TilePrediction]:
+        """The predictions of tiles, each at its own size: resized, through the network in one call, post-processed.
 
         Args:
             images: RGB.
             input_size: height and width that the network sees.
-            tasks: the tasks of the results.
-            settings: those of post-processing and ``resampling`` count; tiles do not.
+            tasks: of the results; of semantic there are class scores.
+            settings: those of post-processing and ``resampling`` count.
         """
         shown = [Shown(image, resize_image(image, input_size, settings.resampling), settings) for image in images]
-        return [read(tasks, settings) for read in self.begin(shown, tasks)]
+        of_objects: list[Task] = [task for task in tasks if task != "semantic"]
 
-    def begin(self, images: Sequence[Shown], tasks: Sequence[Task]) -> list[ReadResults]:
+        def read(found: ReadScores) -> TilePrediction:
+            scores = found.class_scores(settings) if "semantic" in tasks else None
+            return TilePrediction(found(of_objects, settings), scores)
+
+        return [read(found) for found in self.begin(shown, tasks)]
+
+    def begin(self, images: Sequence[Shown], tasks: Sequence[Task]) -> Sequence[ReadScores]:
         """Images through the network in one call; post-processing, at the size of each, is left to who calls the rest.
 
         Test-time augmentation overrides it.
@@ -487,14 +513,10 @@ class Predictor:
             images: that are padded to one size.
             tasks: that will be read.
         """
-
-        def read(shown: Shown, prediction: _Said, tasks: Sequence[Task], settings: InferenceConfig) -> Results:
-            return {task: self._read(prediction, shown.size_hw, task, settings) for task in tasks}
-
         found = self.predictions([to_pixels(shown.resized) for shown in images])
         if not isinstance(self.network, ModelNetwork):  # which may use its buffers again in the next call
             found = [prediction.clone() for prediction in found]
-        return [partial(read, shown, prediction) for shown, prediction in zip(images, found, strict=True)]
+        return [_Passed(self, shown.size_hw, prediction) for shown, prediction in zip(images, found, strict=True)]
 
     def predictions(self, images: Sequence[UInt8[Tensor, "*frames 3 h w"]]) -> list[_Said]:
         """The predictions of the network for images or clips that are resized already. All results come from here.
@@ -513,7 +535,10 @@ class Predictor:
                 _check_finite(prediction)
         return found
 
-    def _read(self, prediction: _Said, size: tuple[int, int], task: Task, settings: InferenceConfig) -> Segmentation:
+    def read_prediction(
+        self, prediction: _Said, size: tuple[int, int], task: Task, settings: InferenceConfig
+    ) -> Segmentation:
+        """The result of a task, at a size, from what the network says of an image."""
         with torch.inference_mode():
             return with_room(
                 lambda found: postprocessing.segmentation(found, size, self.categories, settings, task), prediction
@@ -533,7 +558,7 @@ class Predictor:
                 setting is wrong.
         """
         self.choose_tasks("instance")
-        settings = for_whole_frames(override(self.settings, overrides), overrides)
+        settings = for_whole_frames(override(self.settings, overrides, self.categories), overrides)
         images = [read_image(frame, value_range=settings.value_range) for frame in frames]
         with _work_on(*images):
             prediction = self.clip_prediction(images, settings)
@@ -594,7 +619,7 @@ class Predictor:
             UserError: a setting is wrong, or the model does not support the task.
         """
         mine = {name: overrides.pop(name) for name in list(overrides) if name in TrackingConfig.model_fields}
-        settings = for_whole_frames(override(self.settings, overrides), overrides)
+        settings = for_whole_frames(override(self.settings, overrides, self.categories), overrides)
         frames.value_range = settings.value_range
         requested = parse(TrackingConfig, mine, "tracking settings")
         chosen, tracking = choose_tracking(task, requested, settings, getattr(self.network, "window", 1))
@@ -602,6 +627,24 @@ class Predictor:
         predict = partial(self.clip_prediction, settings=settings)
         results = track_frames(predict, frames, chosen, self.categories, settings, tracking)
         return results, self._recorded(settings, tracking)
+
+
+class _Passed(NamedTuple):
+    """An image that went through the network as a whole."""
+
+    predictor: Predictor
+    size_hw: tuple[int, int]
+    prediction: _Said
+
+    def __call__(self, tasks: Sequence[Task], settings: InferenceConfig, /) -> Results:
+        read = self.predictor.read_prediction
+        return {task: read(self.prediction, self.size_hw, task, settings) for task in tasks}
+
+    def class_scores(self, settings: InferenceConfig, /) -> Float[Tensor, "K H W"]:
+        with torch.inference_mode():
+            return with_room(
+                lambda found: postprocessing.semantic_scores(found, self.size_hw, settings), self.prediction
+            )
 
 
 @contextlib.contextmanager
@@ -629,21 +672,27 @@ def _is_one_image(sources: object) -> bool:
     """Whether something is an image and not several: a path would be read by its letters, an array by its rows."""
     if isinstance(sources, np.ndarray | Tensor):
         return sources.ndim < 4
-    return isinstance(sources, str | os.PathLike) or not isinstance(sources, Iterable)
+    if isinstance(sources, str | os.PathLike | bytes | bytearray | memoryview) or hasattr(sources, "read"):
+        return True
+    return not isinstance(sources, Iterable)
 
 
 def _kept(source: ImageSource) -> ImageSource:
     """The same, also when whoever gave it writes into it."""
     if isinstance(source, np.ndarray):
         return source.copy()
+    if isinstance(source, bytearray | memoryview):
+        return bytes(source)
     return source.clone() if isinstance(source, Tensor) else source
 
 
-def _with_work_on(
+def _chosen(
     image: UInt8[np.ndarray, "H W 3"], read: ReadResults, tasks: Sequence[Task], settings: InferenceConfig
 ) -> Results:
+    """The results that are read, of the classes and from the area that the settings say."""
     with _work_on(image):
-        return read(tasks, settings)
+        found = read(tasks, settings)
+    return {task: result.filter(settings.classes, min_area=settings.min_area) for task, result in found.items()}
 
 
 @contextlib.contextmanager
@@ -671,7 +720,8 @@ def _result_of(source: object, result: _T | Failure) -> _T:
 def predicted(result: _ResultT, settings: InferenceConfig) -> _ResultT:
     """What a user is shown of a result with all candidates (``instance_threshold=0``)."""
     if isinstance(result, Instances | VideoInstances):
-        return result.at_least(settings.instance_threshold)  # pyright: ignore[reportReturnType]  (of the same type)
+        thresholds = settings.instance_threshold, settings.class_thresholds
+        return result.at_least(*thresholds)  # pyright: ignore[reportReturnType]  (of the same type)
     return result
 
 

@@ -7,29 +7,37 @@ from typing import Any, get_args
 
 from mask2former.config import InferenceConfig, Task, parse
 from mask2former.errors import UserError
+from mask2former.structures import Categories
 
 __all__ = ["changed_pass", "choose_tasks", "for_whole_frames", "override"]
 
 # Settings that only post-processing reads; all others belong to the pass through the network.
 _OF_RESULTS = {
+    "class_thresholds",
+    "classes",
     "instance_threshold",
     "max_instances",
+    "min_area",
     "non_overlapping",
     "overlap_threshold",
     "score_threshold",
     "things_first",
     "things_only",
 }
-_OF_TILED_RESULTS = {"instance_threshold"}  # the others are used where tiles are joined
+_OF_TILED_RESULTS = {"class_thresholds", "classes", "instance_threshold", "min_area"}  # others: where tiles are joined
 
 
-def override(settings: InferenceConfig, overrides: Mapping[str, Any]) -> InferenceConfig:
+def override(
+    settings: InferenceConfig, overrides: Mapping[str, Any], categories: Categories | None = None
+) -> InferenceConfig:
     """The settings with those of a call in their place.
 
     Args:
         settings: of a model or predictor.
         overrides: by name. ``official_settings`` stands for several; ``score_threshold`` for the threshold of every
-            task; ``tile`` sets ``diameter`` to 0, and ``max_instances`` counts things alone.
+            task; a threshold for all classes replaces those of single ones; ``tile`` sets ``diameter`` to 0 and
+            ``tile_overlap`` to a quarter of it; ``max_instances`` counts things alone; ``classes`` may be one.
+        categories: of the model, where they are known, so that ``classes`` can be checked.
 
     Raises:
         UserError: a setting is unknown or out of range, or says what the model was trained for.
@@ -42,7 +50,8 @@ def override(settings: InferenceConfig, overrides: Mapping[str, Any]) -> Inferen
     if "tasks" in overrides:
         raise UserError("'tasks' says what a model was trained for and cannot be set here; pass task=...")
     if "tile" in overrides:  # who chooses tiles gets those
-        overrides = {"diameter": 0.0} | overrides
+        overlap = overrides["tile"] // 4 if isinstance(overrides["tile"], int) else 0  # what is no number is refused
+        overrides = {"diameter": 0.0, "tile_overlap": overlap} | overrides
     if "max_instances" in overrides:  # whoever sets a number of things gets that many; as published, stuff takes some
         overrides = {"things_first": True} | overrides
     if "score_threshold" in overrides:  # one word for the threshold of every task
@@ -50,7 +59,14 @@ def override(settings: InferenceConfig, overrides: Mapping[str, Any]) -> Inferen
         if "panoptic" not in settings.tasks:
             overrides = {name: value for name, value in overrides.items() if name != "score_threshold"}
         overrides = {"instance_threshold": threshold} | overrides
-    return parse(InferenceConfig, settings.model_dump() | overrides, "inference settings")
+    if "instance_threshold" in overrides:  # of all classes, then
+        overrides = {"class_thresholds": {}} | overrides
+    if isinstance(overrides.get("classes"), str):
+        overrides["classes"] = (overrides["classes"],)
+    chosen = parse(InferenceConfig, settings.model_dump() | overrides, "inference settings")
+    if categories is not None and chosen.classes is not None:
+        categories.indices(chosen.classes)
+    return chosen
 
 
 def changed_pass(before: InferenceConfig, after: InferenceConfig) -> list[str]:
@@ -83,7 +99,7 @@ def for_whole_frames(settings: InferenceConfig, overrides: Mapping[str, Any]) ->
     """Settings for clips and tracks, which know neither tiles nor the removal of overlaps.
 
     Raises:
-        UserError: one of the two is set.
+        UserError: one of the two is set, or what chooses among results of images.
     """
     if settings.tile:
         raise UserError(
@@ -92,4 +108,8 @@ def for_whole_frames(settings: InferenceConfig, overrides: Mapping[str, Any]) ->
         )
     if overrides.get("non_overlapping"):
         raise UserError("non_overlapping is for images; tracks that cannot overlap are those of the task panoptic")
+    if settings.classes is not None or settings.min_area:
+        raise UserError(
+            "classes and min_area are for images; of clips and tracks, leave out what is not wanted in their results"
+        )
     return settings.model_copy(update={"non_overlapping": False})

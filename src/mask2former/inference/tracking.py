@@ -21,6 +21,7 @@ from mask2former.config import InferenceConfig, Task, TrackingConfig, parse
 from mask2former.data.frames import Frame
 from mask2former.errors import UserError
 from mask2former.inference.association import Candidates, TrackLinker
+from mask2former.notes import note
 from mask2former.ops.masks import Patch
 from mask2former.ops.sparse_masks import SparseMasks
 from mask2former.structures import Categories, PanopticSegmentation, Prediction, Segment, VideoInstances
@@ -49,6 +50,9 @@ def choose_tracking(
     if stride > window:
         raise UserError(f"stride {stride} must not be above window {window}, or frames would be skipped")
     threshold = settings.instance_threshold if tracking.threshold is None else tracking.threshold
+    if chosen == "instance" and settings.class_thresholds and tracking.threshold is None:
+        message = "thresholds of single classes are for images and clips; tracks of all classes have one"
+        note(message, f"{threshold:g} instead of class_thresholds")
     filled = {"window": window, "stride": stride, "threshold": threshold}
     return chosen, tracking.model_copy(update=filled)  # pyright: ignore[reportReturnType]
 

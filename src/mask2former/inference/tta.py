@@ -23,11 +23,11 @@ from mask2former.data.images import ImageSource
 from mask2former.data.transforms import resize_image, shortest_edge_size
 from mask2former.errors import UserError
 from mask2former.inference.devices import with_room
-from mask2former.inference.predicted_image import ReadResults, Shown
+from mask2former.inference.predicted_image import ReadScores, Shown
 from mask2former.inference.predictor import Predictor, to_pixels
-from mask2former.inference.tiling import Results
+from mask2former.inference.tile_results import Results
 from mask2former.postprocessing import of_queries, semantic_scores
-from mask2former.structures import PixelPrediction, Prediction, SemanticSegmentation, VideoInstances
+from mask2former.structures import PixelPrediction, Prediction, Segmentation, SemanticSegmentation, VideoInstances
 from mask2former.structures.tracks import TrackedFrame
 
 __all__ = ["AugmentedPredictor", "MultiScaleFlip", "View", "consensus", "through_views"]
@@ -176,34 +176,44 @@ class AugmentedPredictor(Predictor):
     def recorded_settings(self) -> dict[str, Any]:
         return {**super().recorded_settings, "tta": asdict(self.augmentation)}
 
-    def begin(self, images: Sequence[Shown], tasks: Sequence[Task]) -> list[ReadResults]:
+    def begin(self, images: Sequence[Shown], tasks: Sequence[Task]) -> list[ReadScores]:
         """As :meth:`Predictor.begin`, each image through its views, one after the other."""
         return [self._through_views(shown, tasks) for shown in images]
 
-    def _through_views(self, shown: Shown, tasks: Sequence[Task]) -> ReadResults:
+    def _through_views(self, shown: Shown, tasks: Sequence[Task]) -> ReadScores:
         # Parity: the views are made from the image that was resized for the model, so it is resampled twice.
         plain = shown.resized
         views: dict[Task, list[View]] = {
             task: self.augmentation.views((plain.shape[0], plain.shape[1]), shown.settings, task) for task in tasks
         }
         found, scores = through_views(self.predictions, plain, shown.size_hw, views, shown.settings)
+        return _Viewed(self, shown.size_hw, views, found, scores)
 
-        def read(tasks: Sequence[Task], settings: InferenceConfig) -> Results:
-            results: Results = {}
-            for task in tasks:
-                if task == "semantic":
-                    assert scores is not None
-                    labels = scores.argmax(0).to(torch.int32).cpu().numpy()
-                    results[task] = SemanticSegmentation(labels, self.categories)
-                else:
-                    seen = [found[view] for view in views[task]]
-                    agreed = with_room(
-                        lambda first, seen=seen, task=task: consensus([first, *seen[1:]], views[task]), seen[0]
-                    )
-                    results[task] = self._read(agreed, shown.size_hw, task, settings)
-            return results
 
-        return read
+class _Viewed(NamedTuple):
+    """An image that went through the network in several views."""
+
+    predictor: Predictor
+    size_hw: Size
+    views: Mapping[Task, Sequence[View]]
+    found: Mapping[View, Prediction]
+    scores: Float[Tensor, "K H W"] | None
+
+    def __call__(self, tasks: Sequence[Task], settings: InferenceConfig, /) -> Results:
+        return {task: self._read(task, settings) for task in tasks}
+
+    def class_scores(self, settings: InferenceConfig, /) -> Float[Tensor, "K H W"]:
+        assert self.scores is not None
+        return self.scores
+
+    def _read(self, task: Task, settings: InferenceConfig) -> Segmentation:
+        if task == "semantic":
+            labels = self.class_scores(settings).argmax(0).to(torch.int32).cpu().numpy()
+            return SemanticSegmentation(labels, self.predictor.categories)
+        views = self.views[task]
+        seen = [self.found[view] for view in views]
+        agreed = with_room(lambda first: consensus([first, *seen[1:]], views), seen[0])
+        return self.predictor.read_prediction(agreed, self.size_hw, task, settings)
 
 
 def through_views(

@@ -31,10 +31,10 @@ from mask2former.ops.points import (
     uncertain_points,
 )
 from mask2former.ops.resizing import resize_masks
-from mask2former.structures.outputs import MaskOutput
+from mask2former.structures.outputs import MaskOutput, PilotOutput
 from mask2former.structures.samples import Target
 
-__all__ = ["Criterion", "LossTerm", "Losses", "MatchedDepth", "SampledMasks"]
+__all__ = ["Criterion", "LossTerm", "Losses", "MatchedDepth", "SampledMasks", "checked_weights"]
 
 _DEFAULT = CriterionConfig()
 
@@ -72,6 +72,7 @@ class MatchedDepth:
         matches: of each clip, indices of queries and of their targets, on the device of the output.
         mask_logits: of the matched queries of all clips, one row for each frame.
         num_masks: what sums over masks are divided by, at least 1; see :meth:`Criterion.forward`.
+        is_pilot: the queries are pilots, of which only those in ``matches`` count.
     """
 
     output: MaskOutput
@@ -81,6 +82,7 @@ class MatchedDepth:
     mask_logits: Float[Tensor, "N h w"]
     num_masks: float
     _sample: Callable[[MatchedDepth], SampledMasks]
+    is_pilot: bool = False
 
     @cached_property
     def sampled(self) -> SampledMasks:
@@ -113,6 +115,7 @@ class Criterion(nn.Module):
         num_classes: K; targets are in 0..K-1, K stands for "no object".
         class_weight, mask_weight, dice_weight: of the published terms, and of the matching costs.
         no_object_weight: of queries without a target in the class loss.
+        class_weights: of queries with a target in the class loss, by class; None: 1.
         mask_loss: ``bce``, or ``focal``, in the loss and the matching costs.
         match_on, loss_on: ``points``, or ``masks``: all pixels. Costs are then of every pixel of the predicted masks,
             losses of every pixel of the targets, to whose size predictions are resized.
@@ -141,6 +144,7 @@ class Criterion(nn.Module):
         oversample_ratio: float = _DEFAULT.oversample_ratio,
         importance_sample_ratio: float = _DEFAULT.importance_sample_ratio,
         terms: Sequence[LossTerm] = (),
+        class_weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
@@ -151,6 +155,7 @@ class Criterion(nn.Module):
         self.oversample_ratio = oversample_ratio
         self.importance_sample_ratio = importance_sample_ratio
         self.no_object_weight = no_object_weight
+        self.class_weights = checked_weights(class_weights, num_classes)
         self.terms = (
             LossTerm("loss_ce", class_weight, self.class_loss),
             LossTerm("loss_mask", mask_weight, _MASK_LOSSES[mask_loss]),
@@ -236,17 +241,45 @@ class Criterion(nn.Module):
             for term in self.terms:
                 terms[term.name + suffix] = loss = term.loss(matched)
                 weighted.append(term.weight * loss)
+        for suffix, depth in depths.items():
+            if depth.pilots is not None:
+                matched = self._piloted(depth.pilots, targets, masks, num_masks, uniform)
+                for term in self.terms:
+                    terms[f"{term.name}_pilot{suffix}"] = loss = term.loss(matched)
+                    weighted.append(term.weight * loss)
         return Losses(torch.stack(weighted).sum(), terms)
+
+    def _piloted(
+        self,
+        pilots: PilotOutput,
+        targets: Sequence[Target],
+        masks: Sequence[Bool[Tensor, "_N T H W"]],
+        num_masks: float,
+        uniform: UniformPoints,
+    ) -> MatchedDepth:
+        """The pilots of a depth with their objects, which are known; the points are drawn after all others."""
+        clips = zip(pilots.output.masks.clips(), pilots.matches, strict=True)
+        logits = torch.cat([clip.of_queries(queries) for clip, (queries, _) in clips]).flatten(0, 1)
+        draw = _Draws([], _Draws.of_masks(self, len(logits), uniform))
+        sample = partial(self._sample, draw=draw)
+        total = num_masks * pilots.groups
+        return MatchedDepth(pilots.output, targets, masks, pilots.matches, logits, total, sample, is_pilot=True)
 
     def class_loss(self, matched: MatchedDepth) -> Float[Tensor, ""]:
         """Weighted cross-entropy over all queries, divided by the sum of the weights of this batch."""
         logits = matched.output.class_logits
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if matched.is_pilot:
+            pairs = list(zip(logits, matched.targets, matched.matches, strict=True))
+            known = torch.cat([scores[queries] for scores, _, (queries, _) in pairs])
+            return F.cross_entropy(known, torch.cat([target.labels[chosen] for _, target, (_, chosen) in pairs]))
         wanted = torch.full(logits.shape[:2], self.num_classes, dtype=torch.int64, device=logits.device)
         for row, (target, (queries, chosen)) in enumerate(zip(matched.targets, matched.matches, strict=True)):
             wanted[row, queries] = target.labels[chosen]
         weights = logits.new_ones(self.num_classes + 1)
         weights[-1] = self.no_object_weight
+        if self.class_weights is not None:
+            weights[:-1] = weights.new_tensor(self.class_weights)
         return F.cross_entropy(logits.transpose(1, 2), wanted, weights)
 
     def _sample(self, matched: MatchedDepth, draw: _Draws) -> SampledMasks:
@@ -269,6 +302,19 @@ class Criterion(nn.Module):
             target = torch.cat([sample_masks(clip.flatten(0, 1), row, piece) for clip, row, piece in pieces])
         logits = sample_points(predicted, points).squeeze(1)
         return SampledMasks(logits, target, None if known is None else known(points).to(logits.dtype))
+
+
+def checked_weights(class_weights: Sequence[float] | None, num_classes: int) -> tuple[float, ...] | None:
+    """As they were given.
+
+    Raises:
+        UserError: another number of them than of classes.
+    """
+    if class_weights is not None and len(class_weights) != num_classes:
+        raise UserError(
+            f"there are {len(class_weights)} class weights for {num_classes} classes; expected one for each"
+        )
+    return None if class_weights is None else tuple(class_weights)
 
 
 def mask_loss(matched: MatchedDepth) -> Float[Tensor, ""]:
@@ -335,15 +381,21 @@ class _Draws:
         points = criterion.num_points
         num_queries, num_frames = depth.masks.shape[1:3]
         pairs = sum(min(len(target.labels), num_queries) for target in targets) * num_frames
-        fresh = points - int(criterion.importance_sample_ratio * points)
         if criterion.match_on == "masks":
             match = [pixel_centers(depth.masks.shape[-2:], depth.class_logits)] * len(targets)
         else:
             match = [uniform((1, points, 2)) for _ in targets]
+        return cls(match, cls.of_masks(criterion, pairs, uniform))
+
+    @staticmethod
+    def of_masks(criterion: Criterion, pairs: int, uniform: UniformPoints) -> list[Tensor]:
+        """For so many masks and frames: candidates, then the random share."""
         if criterion.loss_on == "masks":
-            return cls(match, [])
+            return []
+        points = criterion.num_points
+        fresh = points - int(criterion.importance_sample_ratio * points)
         candidates = uniform((pairs, int(criterion.oversample_ratio * points), 2))
-        return cls(match, [candidates, uniform((pairs, fresh, 2))])
+        return [candidates, uniform((pairs, fresh, 2))]
 
     def replay(self) -> UniformPoints:
         """A source that hands out the numbers for the mask losses."""

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from mask2former.errors import UserError
-from mask2former.losses.criterion import Losses
+from mask2former.losses.criterion import Losses, checked_weights
 from mask2former.ops.points import UniformPoints
 from mask2former.structures.pixel_predictions import PixelOutput
 from mask2former.structures.samples import Target
@@ -28,11 +28,13 @@ class PixelCriterion(nn.Module):
 
     Args:
         num_classes: K; targets are in 0..K-1.
+        class_weights: of pixels, by their class; the mean is weighted then. None: 1.
     """
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, class_weights: Sequence[float] | None = None) -> None:
         super().__init__()
         self.num_classes = num_classes
+        self.class_weights = checked_weights(class_weights, num_classes)
 
     def forward(
         self,
@@ -59,7 +61,10 @@ class PixelCriterion(nn.Module):
             raise UserError(f"the model gives scores of {count} classes; expected {self.num_classes}")
         labels = [_labels(target) for target in targets]
         depths = {"": output, **{f"_{index}": depth for index, depth in enumerate(output.aux_outputs)}}
-        terms = {f"loss_sem_seg{suffix}": _cross_entropy(depth, labels) for suffix, depth in depths.items()}
+        terms = {
+            f"loss_sem_seg{suffix}": _cross_entropy(depth, labels, self.class_weights)
+            for suffix, depth in depths.items()
+        }
         finite = torch.stack([depth.class_scores.detach().isfinite().all() for depth in depths.values()])
         for suffix, is_finite in zip(depths, finite.tolist(), strict=True):
             if not is_finite:
@@ -76,16 +81,20 @@ def _labels(target: Target) -> Int64[Tensor, "T H W"]:
     return labels
 
 
-def _cross_entropy(output: PixelOutput, labels: Sequence[Int64[Tensor, "T H W"]]) -> Float[Tensor, ""]:
+def _cross_entropy(
+    output: PixelOutput, labels: Sequence[Int64[Tensor, "T H W"]], class_weights: Sequence[float] | None
+) -> Float[Tensor, ""]:
     """The mean over labelled pixels; 0 where there is none."""
     scores = output.class_scores
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     height, width = output.padded_size  # never smaller than an image; targets may have been padded further
+    weights = None if class_weights is None else scores.new_tensor(class_weights)
     total, count = scores.sum() * 0.0, 0
     for clip, wanted in zip(scores, labels, strict=True):
         wanted = wanted[:, :height, :width]
         resized = F.interpolate(clip.transpose(0, 1), size=(height, width), mode="bilinear", align_corners=False)
         resized = resized[..., : wanted.shape[1], : wanted.shape[2]]  # (T, K, H, W)
-        total = total + F.cross_entropy(resized, wanted, ignore_index=_IGNORED, reduction="sum")
-        count += int((wanted != _IGNORED).sum())
-    return total / max(count, 1)
+        total = total + F.cross_entropy(resized, wanted, weights, ignore_index=_IGNORED, reduction="sum")
+        known = wanted[wanted != _IGNORED]
+        count += len(known) if weights is None else float(weights[known].sum())
+    return total / (max(count, 1) if weights is None else count or 1)

@@ -266,13 +266,16 @@ class _AveragePrecision:
             for index in np.flatnonzero(self._num_true[:, 0]).tolist()
         }
 
-    def operating_points(self) -> OperatingPoints | None:
+    def operating_points(self, label: int | None = None) -> OperatingPoints | None:
         """Precision, recall and F1 by score threshold, from 0.05 to 0.95; None without true objects.
+
+        Args:
+            label: of this class alone.
 
         Of each image or clip and class ``max_detections`` predictions count, crowds excuse what they cover, and classes
         without true objects do not count.
         """
-        num_true = int(self._num_true[:, 0].sum())
+        num_true = int(self._num_true[:, 0].sum() if label is None else self._num_true[label, 0])
         if not num_true:
             return None
         labels, scores = (
@@ -282,11 +285,17 @@ class _AveragePrecision:
             np.concatenate([case.outcomes[""][part][:, 0, _AT_50] for case in self._cases]) for part in (0, 1)
         )
         wrong = ~(right | uncounted) & (self._num_true[labels, 0] > 0)
+        if label is not None:
+            right, wrong = right & (labels == label), wrong & (labels == label)
         hits, errors = (
             np.array([np.count_nonzero(kind & (scores >= least)) for least in SCORES]) for kind in (right, wrong)
         )
         predictions = np.where(hits + errors > 0, hits + errors, np.nan)
         return OperatingPoints(SCORES, hits / predictions, hits / num_true, 2 * hits / (hits + errors + num_true))
+
+    def num_true(self, label: int) -> int:
+        """True objects of a class, crowds not counted."""
+        return int(self._num_true[label, 0])
 
     def _accumulate(self, kind: _Kind) -> _Accumulated:
         if kind not in self._accumulated:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,6 +13,7 @@ from torch.nn.modules.module import (
     register_module_buffer_registration_hook,
     register_module_parameter_registration_hook,
 )
+from torch.overrides import TorchFunctionMode
 
 from mask2former import limits
 from mask2former.config import (
@@ -99,7 +101,7 @@ def build_skeleton(config: ArchitectureConfig, num_classes: int, most: int = lim
         UserError: it has more than ``most`` numbers or too many layers, or its configuration makes no model.
     """
     try:
-        with torch.device("meta"), _counted(most):
+        with torch.device("meta"), _Unfilled(), _counted(most):
             return _build(config, num_classes)
     except _TooLargeError:
         raise
@@ -127,6 +129,25 @@ def build_checked(config: ArchitectureConfig, num_classes: int) -> Mask2Former:
                 f"configuration (num_queries, dim, feedforward_dim, window_size): {printable(str(error), 120)}"
             ) from error
         raise
+
+
+class _Unfilled(TorchFunctionMode):
+    """No initial values: a skeleton has none, and torch would compute their shapes in Python.
+
+    That brings ``torch._dynamo``, which takes two of the four seconds from a command to a loaded model.
+    """
+
+    _FILLING = frozenset(("normal_", "trunc_normal_", "uniform_", "constant_", "fill_", "zero_", "copy_"))
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: object, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in self._FILLING:
+            filled = args[0] if args else kwargs.get("tensor")
+            if isinstance(filled, torch.Tensor) and filled.is_meta:
+                return filled
+        return func(*args, **kwargs)
 
 
 class _TooLargeError(UserError):

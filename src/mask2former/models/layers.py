@@ -5,6 +5,8 @@ Knows nothing of queries, levels or masks.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
@@ -49,6 +51,24 @@ class MultiHeadAttention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
         return self.out_proj(attended.transpose(1, 2).flatten(2))
+
+    def weights(
+        self,
+        query: Float[Tensor, "B Q C"],
+        key: Float[Tensor, "B S C"],
+        blocked: Bool[Tensor, "B Q S"] | None = None,
+        prior: Float[Tensor, "B heads Q S"] | None = None,
+    ) -> Float[Tensor, "B heads Q S"]:
+        """How much each key counts, which a call never writes down; they sum to 1 over S. Arguments as in a call."""
+        weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
+        q, k = (
+            F.linear(x, weight, bias).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+            for x, weight, bias in zip((query, key), weights[:2], biases[:2], strict=True)
+        )
+        scores = q @ k.transpose(2, 3) / math.sqrt(q.shape[3])
+        scores = scores if prior is None else scores + prior.to(scores.dtype)
+        scores = scores if blocked is None else scores.masked_fill(blocked.unsqueeze(1), -math.inf)
+        return scores.softmax(3)
 
 
 def xavier_matrices(module: nn.Module) -> None:

@@ -24,7 +24,7 @@ from mask2former.structures.categories import Categories
 from mask2former.structures.model_info import ModelInfo
 from mask2former.structures.outputs import MaskOutput
 from mask2former.structures.pixel_predictions import PixelOutput
-from mask2former.structures.samples import ImageBatch
+from mask2former.structures.samples import ImageBatch, Target
 
 __all__ = ["Mask2Former"]
 
@@ -86,13 +86,21 @@ class Mask2Former(nn.Module):
     def dtype(self) -> torch.dtype:
         return next(self.parameters()).dtype
 
-    def forward(self, images: Sequence[Tensor] | ImageBatch, *, aux_outputs: bool = True) -> MaskOutput | PixelOutput:
+    def forward(
+        self,
+        images: Sequence[Tensor] | ImageBatch,
+        *,
+        aux_outputs: bool = True,
+        targets: Sequence[Target] | None = None,
+    ) -> MaskOutput | PixelOutput:
         """Class and mask logits per query.
 
         Args:
             images: RGB in 0..255 as a list of ``(3, H, W)`` images or ``(T, 3, H, W)`` clips, or a padded batch.
                 All clips of a call have the same number of frames.
             aux_outputs: whether to keep the predictions of the earlier layers (the loss needs them).
+            targets: in training, for a transformer decoder that takes them (``TakesTargets``); one per image or clip,
+                at the padded size.
 
         Returns:
             Mask logits at a quarter of the padded size, always with a frame axis. Padding is attended to, as in the
@@ -102,16 +110,21 @@ class Mask2Former(nn.Module):
         Raises:
             UserError: a part of your own returns something else than ``models/parts.py`` says.
         """
-        return self.forward_normalized(self.normalize(images), aux_outputs=aux_outputs)
+        return self.forward_normalized(self.normalize(images), aux_outputs=aux_outputs, targets=targets)
 
     def forward_normalized(
-        self, pixels: Float[Tensor, "B T 3 H W"], *, aux_outputs: bool = True
+        self,
+        pixels: Float[Tensor, "B T 3 H W"],
+        *,
+        aux_outputs: bool = True,
+        targets: Sequence[Target] | None = None,
     ) -> MaskOutput | PixelOutput:
         """As a call, of what :meth:`normalize` gives: heights and widths are multiples of ``size_divisibility``."""
         features = self.pixel_decoder(self.backbone(pixels.flatten(0, 1)))
         if not isinstance(features, PixelFeatures):
             raise UserError(f"the pixel decoder returned a {type(features).__name__}; expected PixelFeatures")
-        output = self.transformer_decoder(features, pixels.shape[1], aux_outputs=aux_outputs)
+        given = {} if targets is None else {"targets": targets}
+        output = self.transformer_decoder(features, pixels.shape[1], aux_outputs=aux_outputs, **given)
         if not isinstance(output, MaskOutput | PixelOutput):
             raise UserError(f"the transformer decoder returned a {type(output).__name__}; expected MaskOutput")
         return output

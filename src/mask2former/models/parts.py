@@ -16,6 +16,7 @@ from mask2former.errors import UserError
 from mask2former.models.pixel_decoders.features import PixelFeatures
 from mask2former.structures.outputs import MaskOutput
 from mask2former.structures.pixel_predictions import PixelOutput
+from mask2former.structures.samples import Target
 
 __all__ = [
     "Backbone",
@@ -26,10 +27,12 @@ __all__ = [
     "Precision",
     "PreparesForInference",
     "StartsFromBackbone",
+    "TakesTargets",
     "TransformerDecoder",
     "for_inference",
     "set_gradient_checkpointing",
     "set_precision",
+    "targets_for",
 ]
 
 
@@ -114,6 +117,18 @@ class StartsFromBackbone(Protocol):
     def start_from_backbone(self, state: Mapping[str, Tensor]) -> Sequence[str]:
         """Take what fits from entries named as in our backbones; a phrase for each thing that does not."""
         ...
+
+
+@runtime_checkable
+class TakesTargets(Protocol):
+    """A transformer decoder whose call takes ``targets`` in training, if it says so."""
+
+    takes_targets: bool
+
+
+def targets_for(part: nn.Module, targets: Sequence[Target]) -> dict[str, Sequence[Target]]:
+    """What a model whose transformer decoder is ``part`` is given in training beside the images."""
+    return {"targets": targets} if isinstance(part, TakesTargets) and part.takes_targets else {}
 
 
 def for_inference(part: nn.Module) -> nn.Module:

@@ -29,6 +29,7 @@ __all__ = [
     "decode_patch",
     "encode",
     "encode_patch",
+    "encode_runs",
     "encoded_extent",
     "iou",
     "merged",
@@ -207,7 +208,12 @@ def encode_patch(patch: Patch, size_hw: tuple[int, int]) -> dict[str, Any]:
     edges = np.flatnonzero(values[1:] != values[:-1])
     column, row = np.divmod(edges, max(rows + below, 1))
     runs = np.diff((left + column) * height + top + row, prepend=0, append=height * width)
-    return {"size": [height, width], "counts": _compressed_runs(runs[:-1] if runs[-1] == 0 else runs)}
+    return encode_runs(runs, size_hw)
+
+
+def encode_runs(runs: Int64[np.ndarray, " R"], size_hw: tuple[int, int]) -> dict[str, Any]:
+    """Compressed COCO run-length encoding of runs down the columns, which begin with background; see :func:`encode`."""
+    return {"size": list(size_hw), "counts": _compressed_runs(runs[:-1] if runs[-1] == 0 else runs)}
 
 
 def _compressed_runs(runs: Int64[np.ndarray, " R"]) -> str:

@@ -28,8 +28,9 @@ def instance(prediction: Prediction, output_size: Size, categories: Categories, 
         prediction: of an image (T = 1).
         output_size: height and width of the result.
         categories: the classes of the model.
-        settings: of which ``max_instances``, ``things_only``, ``things_first``, ``non_overlapping`` and
-            ``instance_threshold`` count; with a threshold of 0 all candidates are kept, as published.
+        settings: of which ``max_instances``, ``things_only``, ``things_first``, ``non_overlapping``,
+            ``instance_threshold`` and ``class_thresholds`` count; with a threshold of 0 all candidates are kept, as
+            published.
     """
     assert prediction.num_frames == 1, f"an image has one frame, got {prediction.num_frames}"
     with torch.inference_mode(), full_precision(prediction):
@@ -63,7 +64,7 @@ def instance(prediction: Prediction, output_size: Size, categories: Categories, 
     )
     if settings.non_overlapping:
         found = remove_overlaps(found, settings.overlap_threshold)
-    return found.at_least(settings.instance_threshold)
+    return found.at_least(settings.instance_threshold, settings.class_thresholds)
 
 
 def remove_overlaps(instances: Instances, overlap_threshold: float) -> Instances:

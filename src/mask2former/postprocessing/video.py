@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from jaxtyping import Int64
 from torch import Tensor
@@ -14,6 +15,7 @@ from mask2former.postprocessing.binary_masks import MaskBands
 from mask2former.postprocessing.instances import best_pairs
 from mask2former.postprocessing.resampling import Size, full_precision, parts, strips
 from mask2former.structures import Categories, Prediction, VideoInstances
+from mask2former.structures.results import reach
 
 __all__ = ["frame_masks", "video_instance"]
 
@@ -30,17 +32,17 @@ def video_instance(
         prediction: of a clip.
         output_size: height and width of the result.
         categories: the classes of the model.
-        settings: of which ``max_instances``, ``things_only``, ``things_first`` and ``instance_threshold`` count; with a
-            threshold of 0 all candidates are kept, as published.
+        settings: of which ``max_instances``, ``things_only``, ``things_first``, ``instance_threshold`` and
+            ``class_thresholds`` count; with a threshold of 0 all candidates are kept, as published.
 
     Raises:
         UserError: the masks of all frames would not fit the memory, as far as those of the first frame tell.
     """
     with torch.inference_mode(), full_precision(prediction):
         scores, queries, labels = best_pairs(prediction.probabilities[:, :-1], categories, settings)
-    certain = scores.cpu().double().numpy()
-    kept = int((certain >= settings.instance_threshold).sum())  # they are sorted
-    unique, mask_of_pair = torch.unique(queries[:kept], return_inverse=True)
+    certain, classes = scores.cpu().double().numpy(), labels.cpu().numpy()
+    kept = np.flatnonzero(reach(certain, classes, categories, settings.instance_threshold, settings.class_thresholds))
+    unique, mask_of_pair = torch.unique(queries[torch.from_numpy(kept).to(queries.device)], return_inverse=True)
     rows = mask_of_pair.cpu().numpy()
     frames: list[SparseMasks] = []
     for index in range(prediction.num_frames):
@@ -53,7 +55,7 @@ def video_instance(
                 "use fewer frames or a smaller max_instances, or use track, which holds one window of frames",
             )
         frames.append(masks.take(rows))  # a query with several classes has one mask, which is not copied
-    return VideoInstances(frames, labels[:kept].cpu().numpy(), certain[:kept], categories)
+    return VideoInstances(frames, classes[kept], certain[kept], categories)
 
 
 def frame_masks(prediction: Prediction, output_size: Size, queries: Int64[Tensor, " N"]) -> SparseMasks:

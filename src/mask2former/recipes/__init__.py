@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mask2former.config import RunConfig
-from mask2former.recipes.ablations import ABLATIONS, BASES, Ablation, ablated, ablation_recipes
+from mask2former.recipes.ablations import ABLATIONS, BASES, PARTS, ROWS, SINCE, Ablation, ablated, ablation_recipes
 from mask2former.recipes.families import PROVIDERS, Provider, Recipe
 from mask2former.recipes.names import describe_names, recipe, recipe_names
 from mask2former.recipes.ours import (
@@ -26,7 +26,10 @@ from mask2former.recipes.variants import variant_recipes
 __all__ = [
     "ABLATIONS",
     "BASES",
+    "PARTS",
     "PROVIDERS",
+    "ROWS",
+    "SINCE",
     "Ablation",
     "Provider",
     "Recipe",

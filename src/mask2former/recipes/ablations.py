@@ -1,4 +1,4 @@
-"""The ablations of the paper (Mask2Former, Tables 4a to 4d, 5 and XI): a published training with some settings changed.
+"""The ablations of the paper (Mask2Former, Tables 4, 5, XI and XII): a published training with some settings changed.
 
 Each row exists for the three models that the paper measures it with: ``ablation/coco-instance/attention-full``.
 """
@@ -10,12 +10,24 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from mask2former.config import MaskedDecoderConfig, RunConfig, parse
-from mask2former.config.fields import ConfigT
+from mask2former.config import (
+    BiFPNConfig,
+    FaPNConfig,
+    FPNConfig,
+    MaskedDecoderConfig,
+    PerPixelConfig,
+    PerPixelPlusConfig,
+    RunConfig,
+    SemanticFPNConfig,
+    StandardDecoderConfig,
+    TimmConfig,
+    parse,
+)
+from mask2former.config.fields import ConfigT, Strict
 from mask2former.errors import UserError
 from mask2former.recipes.names import recipe
 
-__all__ = ["ABLATIONS", "BASES", "Ablation", "ablated", "ablation_recipes"]
+__all__ = ["ABLATIONS", "BASES", "PARTS", "ROWS", "SINCE", "Ablation", "ablated", "ablation_recipes"]
 
 BASES: Mapping[str, tuple[str, float]] = {
     "coco-instance": ("AP", 43.7),
@@ -31,13 +43,29 @@ class Ablation:
 
     Attributes:
         table: of the paper.
-        settings: what differs from the published training, by dotted names.
-        figures: what the paper prints, in percent, in the order of :data:`BASES`.
+        settings: what differs from the published training, by dotted names. A whole part takes its sizes from the part
+            that it replaces.
+        figures: what the paper prints, in percent, in the order of :data:`BASES`; none where it compares otherwise.
+        is_semantic: the models have no queries, so they exist for the task semantic alone.
     """
 
     table: str
     settings: Mapping[str, Any]
-    figures: tuple[float, float, float]
+    figures: tuple[float, float, float] | None
+    is_semantic: bool = False
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """The settings, ready for JSON: parts by their names."""
+        return {
+            setting: getattr(value, "name", "") if isinstance(value, Strict) else value
+            for setting, value in self.settings.items()
+        }
+
+    @property
+    def paper(self) -> dict[str, float]:
+        """What the paper prints, by metric."""
+        return {metric: figure for (metric, _), figure in zip(BASES.values(), self.figures or (), strict=False)}
 
 
 def _decoder(table: str, *figures: float, **settings: Any) -> Ablation:
@@ -72,26 +100,81 @@ ABLATIONS: Mapping[str, Ablation] = {
     "queries-300": _decoder("XI a", 43.5, 52.1, 46.5, num_queries=300),
     "queries-1000": _decoder("XI a", 40.3, 50.7, 44.8, num_queries=1000),
 }
-"""Rows by the last part of their names."""
+"""Rows that are settings of the masked decoder or the loss, by the last part of their names."""
 
-_QUERIES = 100  # of the models that the paper changes
+
+def _pixels(part: Strict, *figures: float) -> Ablation:
+    ap, pq, miou = figures
+    return Ablation("4e", {"model.pixel_decoder": part}, (ap, pq, miou))
+
+
+def _per_pixel(part: Strict) -> Ablation:
+    settings: dict[str, Any] = {"model.pixel_decoder": FPNConfig(), "model.transformer_decoder": part}
+    settings |= {"model.inference.tasks": ("semantic",)}
+    settings |= {"evaluation.tasks": ("semantic",), "evaluation.monitor": "semantic/mIoU"}
+    return Ablation("", settings, None, is_semantic=True)
+
+
+PARTS: Mapping[str, Ablation] = {
+    "pixel-decoder-fpn": _pixels(FPNConfig(), 41.5, 50.7, 45.6),
+    "pixel-decoder-semantic-fpn": _pixels(SemanticFPNConfig(), 42.1, 51.2, 46.2),
+    "pixel-decoder-fapn": _pixels(FaPNConfig(), 42.4, 51.8, 46.8),
+    "pixel-decoder-bifpn": _pixels(BiFPNConfig(), 43.5, 51.8, 45.6),
+    "maskformer-decoder": Ablation(
+        "XII d",
+        {"model.pixel_decoder": FPNConfig(), "model.transformer_decoder": StandardDecoderConfig()},
+        (37.8, 48.2, 45.3),
+    ),
+    "per-pixel": _per_pixel(PerPixelConfig()),
+    "per-pixel-plus": _per_pixel(PerPixelPlusConfig(source="res5")),
+}
+"""Rows that replace whole parts, by the last part of their names."""
+
+SINCE: Mapping[str, Ablation] = {
+    "mask-piloted": Ablation("", {"model.transformer_decoder.pilots": 100}, None),
+    "token-scaling": Ablation("", {"model.pixel_decoder.stages": (1, 1, 1)}, None),
+    "plain-vit": Ablation(
+        "",
+        {
+            "model.backbone": TimmConfig(
+                model="vit_tiny_patch16_224", kwargs={"embed_dim": 192, "depth": 4, "num_heads": 3}, pyramid=128
+            )
+        },
+        None,
+    ),
+}
+"""What came after the paper, at the size of the scenes and from random weights; no recipes, and only when named."""
+
+ROWS: Mapping[str, Ablation] = {**ABLATIONS, **PARTS, **SINCE}
+"""All rows."""
+
+_QUERIES, _LAYERS = 100, 9  # of the models that the paper changes
 
 
 def ablation_recipes() -> dict[str, Callable[[], RunConfig]]:
     """Complete training runs by name; what the paper reports of each is in its docstring."""
     runs: dict[str, Callable[[], RunConfig]] = {}
     for index, (family, (metric, plain)) in enumerate(BASES.items()):
-        for row, ablation in ABLATIONS.items():
+        for row, ablation in {**ABLATIONS, **PARTS}.items():
+            if ablation.is_semantic and metric != "mIoU":
+                continue
             name = f"ablation/{family}/{row}"
             runs[name] = run = partial(_run, name, f"{family}/r50", ablation)
-            reached = f"{metric} {ablation.figures[index]} in the paper, and {plain} without it"
+            first = "Baseline of MaskFormer with the training of Mask2Former, for which nothing is published."
+            if ablation.figures is not None:
+                reached = f"{metric} {ablation.figures[index]} in the paper, and {plain} without it"
+                first = f"Ablation of Mask2Former, Table {ablation.table}: {reached}."
             lines = [
-                f"Ablation of Mask2Former, Table {ablation.table}: {reached}.",
+                first,
                 f"Differs from the recipe {family}/r50, which says how the published model was trained, in:",
-                *(f"  {setting}: {value}" for setting, value in ablation.settings.items()),
+                *(f"  {setting}: {_shown(value)}" for setting, value in ablation.described.items()),
             ]
             run.__doc__ = "\n".join(lines)
     return runs
+
+
+def _shown(value: Any) -> Any:
+    return f"[{', '.join(value)}]" if isinstance(value, tuple) else value
 
 
 def _run(name: str, base: str, ablation: Ablation) -> RunConfig:
@@ -99,7 +182,7 @@ def _run(name: str, base: str, ablation: Ablation) -> RunConfig:
 
 
 def ablated(run: RunConfig, ablation: Ablation) -> RunConfig:
-    """A run with the settings of a row; numbers of queries are taken for the 100 of the paper's models.
+    """A run with the settings of a row; numbers of queries and of decoder layers are for the 100 and 9 of the paper's.
 
     Raises:
         UserError: the decoder of the run is another than the one that rows change, or has a setting that excludes them.
@@ -108,11 +191,26 @@ def ablated(run: RunConfig, ablation: Ablation) -> RunConfig:
     if not isinstance(decoder, MaskedDecoderConfig):
         raise UserError(f"ablations change the transformer decoder 'masked', and the run has '{decoder.name}'")
     for setting, value in ablation.settings.items():
-        if setting.endswith(".num_queries"):
+        if setting.endswith((".num_queries", ".pilots")):
             value = max(1, round(value * decoder.num_queries / _QUERIES))
+        if setting.endswith(".stages"):
+            layers = getattr(run.model.pixel_decoder, "num_layers", 3)
+            value = (layers // 3, layers // 3, layers - 2 * (layers // 3))
+        if setting == "model.transformer_decoder" and isinstance(value, Strict):
+            layers = max(1, round(getattr(value, "num_layers", 0) * decoder.num_layers / _LAYERS))
+            value = _sized(value, decoder, "num_layers", layers)
+        elif setting == "model.pixel_decoder" and isinstance(value, Strict):
+            value = _sized(value, run.model.pixel_decoder)
         run = _changed(run, setting, value)
     parse(RunConfig, run.model_dump(mode="json"), "the run with " + ", ".join(ablation.settings))
     return run
+
+
+def _sized(part: ConfigT, before: Strict, name: str = "", value: int = 0) -> ConfigT:
+    """A part as wide as the one before it; perhaps with one more setting of its own."""
+    kept = [size for size in ("dim", "mask_dim", "num_queries", "num_heads", "feedforward_dim") if hasattr(part, size)]
+    sizes = {size: getattr(before, size) for size in kept if hasattr(before, size)}
+    return part.model_copy(update=sizes | ({name: value} if hasattr(part, name) else {}))
 
 
 def _changed(config: ConfigT, setting: str, value: Any) -> ConfigT:

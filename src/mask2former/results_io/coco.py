@@ -5,7 +5,6 @@ Saved results (``X.json`` of images) are what ``mask2former predict`` leaves; on
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,13 +13,12 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from mask2former.config import Task
-from mask2former.errors import UserError
-from mask2former.files import check_file, folder_lock, whole_file, write_whole
+from mask2former.files import check_file, whole_file, write_whole
 from mask2former.notes import note
-from mask2former.results_io.json import read_result
+from mask2former.results_io.json import saved_document
 from mask2former.results_io.writing import JsonList, file_stem, png_of
 from mask2former.structures.categories import Categories
-from mask2former.structures.results import SCHEMA_VERSION, Instances, PanopticSegmentation, SemanticSegmentation
+from mask2former.structures.results import Instances, PanopticSegmentation, SemanticSegmentation
 
 __all__ = [
     "PanopticFiles",
@@ -201,17 +199,9 @@ def _listed(values: Iterable[Any]) -> Iterator[str]:
 def _documents(identified: Iterable[tuple[Any, SavedResult]], task: Task) -> Iterator[tuple[Any, str, dict[str, Any]]]:
     """The id, the stem and the results of images, one in memory at a time."""
     for identifier, job in identified:
-        document = read_result(job.document)
+        document = saved_document(job.document, task)
         if document is None:
-            with contextlib.suppress(OSError), folder_lock(job.document.parent):  # another run may be replacing it
-                document = read_result(job.document)
-        if document is None or document["schema_version"] != SCHEMA_VERSION:
             note("images whose results were gone when the COCO file was written, left out", f"'{job.document}'")
-        elif document["task"] != task:
-            raise UserError(
-                f"'{job.document}' holds results of the task '{document['task']}', not '{task}'; "
-                "use --overwrite or another output"
-            )
         else:
             yield identifier, job.stem.as_posix(), document
 

@@ -10,16 +10,18 @@ from typing import Any
 __all__ = ["csv_text"]
 
 
-def csv_text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
+def csv_text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], *, header: bool = True) -> str:
     """Rows as CSV (RFC 4180) with a line of names: numbers have six decimals at most, what is None is empty.
 
     Args:
         rows: of a result, see :meth:`~mask2former.structures.results.PanopticSegmentation.rows`.
-        columns: their keys, for instance :data:`~mask2former.structures.results.ROW_COLUMNS`.
+        columns: their keys, for instance :data:`~mask2former.structures.tables.ROW_COLUMNS`.
+        header: whether the line of names comes first.
     """
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns)
-    writer.writeheader()
+    if header:
+        writer.writeheader()
     for row in rows:
         writer.writerow({key: round(value, 6) if isinstance(value, float) else value for key, value in row.items()})
     return text.getvalue()

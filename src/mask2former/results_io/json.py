@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -9,15 +10,28 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+import numpy as np
+
 from mask2former import documents
 from mask2former.errors import UserError
-from mask2former.files import check_file, discard, write_whole
+from mask2former.files import check_file, discard, folder_lock, write_whole
+from mask2former.ops import masks as mask_ops
+from mask2former.ops.sparse_masks import SparseMasks
 from mask2former.results_io.growing import GrowingDocument, finishing, naming
 from mask2former.results_io.partial import WorkingFile
-from mask2former.structures.results import SCHEMA_VERSION
+from mask2former.structures.categories import Categories
+from mask2former.structures.results import (
+    SCHEMA_VERSION,
+    Instances,
+    PanopticSegmentation,
+    Segment,
+    Segmentation,
+    SemanticSegmentation,
+)
 from mask2former.structures.tracks import TrackedFrame
+from mask2former.text import printable
 
-__all__ = ["RECORDS", "TrackDocument", "read_result", "write_json"]
+__all__ = ["RECORDS", "TrackDocument", "read_result", "result_of", "saved_document", "write_json"]
 
 RECORDS: Mapping[str, str] = {"panoptic": "segments", "instance": "instances", "semantic": "classes"}
 """The key of the records by the task."""
@@ -64,6 +78,60 @@ def read_result(path: Path) -> dict[str, Any] | None:
     lists = [document.get(RECORDS[task]), *([document["candidates"]] if "candidates" in document else [])]
     good = all(isinstance(rows, list) and all(_is_record(row, task) for row in rows) for rows in lists)
     return document if good else None
+
+
+def saved_document(path: Path, task: str) -> dict[str, Any] | None:
+    """:func:`read_result` of this version and of one task; another run may be replacing it, which is waited for.
+
+    Raises:
+        UserError: it is of another task.
+    """
+    document = read_result(path)
+    if document is None:
+        with contextlib.suppress(OSError), folder_lock(path.parent):
+            document = read_result(path)
+    if document is None or document["schema_version"] != SCHEMA_VERSION:
+        return None
+    if document["task"] != task:
+        raise UserError(
+            f"'{path}' holds results of the task '{document['task']}', not '{task}'; use --overwrite or another output"
+        )
+    return document
+
+
+def result_of(document: Mapping[str, Any], categories: Categories) -> Segmentation:
+    """The result that a document of :func:`read_result` was made of, pixel for pixel.
+
+    Args:
+        document: with masks as run lengths.
+        categories: of the model.
+
+    Raises:
+        UserError: a class or a mask does not fit.
+    """
+    size, task = (int(document["size"][0]), int(document["size"][1])), document["task"]
+    records, index_of_id = document[RECORDS[task]], categories.index_of_id()
+    try:
+        labels = [index_of_id[record["category_id"]] for record in records]
+        if any(record["segmentation"]["size"] != list(size) for record in records):
+            raise ValueError("masks and image differ in size")
+        masks = SparseMasks((mask_ops.decode_patch(record["segmentation"]) for record in records), size)
+        if task == "instance":
+            scores = np.array([float(record["score"]) for record in records], dtype=np.float64)
+            return Instances(masks, np.array(labels, dtype=np.int64), scores, masks.boxes, categories)
+        values = np.zeros(size, np.int32) if task == "panoptic" else np.full(size, categories.ignore_label, np.int32)
+        numbers = [record["id"] for record in records] if task == "panoptic" else labels
+        for number, (top, left, mask) in zip(numbers, masks, strict=True):
+            values[top : top + mask.shape[0], left : left + mask.shape[1]][mask] = number
+        if task == "semantic":
+            return SemanticSegmentation(values, categories)
+        segments = tuple(
+            Segment(number, label, categories[label].is_thing, float(record["score"]), int(record["area"]))
+            for number, label, record in zip(numbers, labels, records, strict=True)
+        )
+        return PanopticSegmentation(values, segments, categories)
+    except (KeyError, TypeError, ValueError, AssertionError) as error:
+        raise UserError(f"no result of these classes: {type(error).__name__}: {printable(str(error), 100)}") from error
 
 
 def _is_record(value: Any, task: str) -> bool:

@@ -11,13 +11,19 @@ from types import TracebackType
 from typing import IO, Any, ClassVar, Protocol, Self
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from mask2former.config import Task
 from mask2former.errors import UserError
 from mask2former.files import discard, whole_file
+from mask2former.structures.results import SOFTWARE
 
-__all__ = ["JsonList", "ResultFolder", "ResultWriter", "Writer", "file_stem", "png_of"]
+__all__ = ["JsonList", "ListFile", "ReadImage", "ResultFolder", "ResultWriter", "Writer", "file_stem", "png_of"]
+
+ReadImage = Callable[[int | str], UInt8[np.ndarray, "H W 3"]]
+"""The image of an id, RGB, for formats that hold pixels."""
 
 
 class ResultWriter(Protocol):
@@ -53,9 +59,10 @@ def file_stem(image_id: int | str) -> str:
 
 
 def png_of(values: np.ndarray) -> Callable[[Path], None]:
-    """What writes an array as a PNG file."""
-    image = Image.fromarray(values)
-    return lambda file: image.save(file, format="PNG", compress_level=4)
+    """What writes an array as a PNG file that says whose it is, so that nobody takes it for an image to segment."""
+    image, mark = Image.fromarray(values), PngInfo()
+    mark.add_text("Software", SOFTWARE)
+    return lambda file: image.save(file, format="PNG", compress_level=4, pnginfo=mark)
 
 
 class Writer:
@@ -79,10 +86,10 @@ class Writer:
         return table
 
 
-class JsonList(Writer):
-    """A JSON list that grows entry by entry in a temporary file."""
+class ListFile(Writer):
+    """A text file that grows in a temporary one and appears whole when its block ends well, else not at all."""
 
-    opening, closing = "[", "\n]\n"
+    opening, closing = "", ""
 
     def __init__(self, path: str | os.PathLike[str], category_ids: Mapping[int, int]) -> None:
         super().__init__(path, category_ids)
@@ -94,16 +101,14 @@ class JsonList(Writer):
             raise UserError(f"'{self.path}' is a folder; expected the name of a file to write")
         with contextlib.ExitStack() as stack:
             temporary = stack.enter_context(whole_file(self.path))
-            self._file = stack.enter_context(temporary.open("w", encoding="utf-8"))
+            self._file = stack.enter_context(temporary.open("w", encoding="utf-8", newline=""))
             self._stack = stack.pop_all()
         self._file.write(self.opening)
         return self
 
-    def append(self, record: dict[str, Any]) -> None:
+    def write(self, text: str) -> None:
         assert self._file is not None, "used outside its with block"
-        self._file.write(",\n" if self.count else "\n")
-        self._file.write(json.dumps(record, allow_nan=False, separators=(",", ":")))
-        self.count += 1
+        self._file.write(text)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -115,6 +120,17 @@ class JsonList(Writer):
             return
         with self._stack:
             file.write(self.closing)
+
+
+class JsonList(ListFile):
+    """A JSON list that grows entry by entry."""
+
+    opening, closing = "[", "\n]\n"
+
+    def append(self, record: dict[str, Any]) -> None:
+        self.write(",\n" if self.count else "\n")
+        self.write(json.dumps(record, allow_nan=False, separators=(",", ":")))
+        self.count += 1
 
 
 class ResultFolder(Writer):

@@ -155,6 +155,9 @@ async def _predict(
         list[str],
         Query(description="Only these classes, by name; repeat it for several. By default all.", max_length=1000),
     ] = [],  # noqa: B006  (FastAPI copies it)
+    min_area: Annotated[
+        int | None, Query(ge=0, description="Only segments, instances and class masks of at least so many pixels.")
+    ] = None,
     output: Annotated[
         Output, Query(description="`json`, or a PNG of one image: `overlay` to look at, `ids` for the exact id map.")
     ] = "json",
@@ -179,9 +182,11 @@ async def _predict(
         "score_threshold": score_threshold,
         "overlap_threshold": overlap_threshold,
         "max_instances": max_instances,
+        "classes": tuple(classes) or None,
+        "min_area": min_area,
     }
     overrides = {name: value for name, value in given.items() if value is not None}
-    wanted = Wanted(task, overrides, classes, output, masks or "rle")
+    wanted = Wanted(task, overrides, output, masks or "rle")
     service.check(wanted)
     facts: dict[str, Any] = request.scope["facts"]
     began = time.monotonic()

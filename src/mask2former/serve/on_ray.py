@@ -10,9 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 from mask2former import interrupts
-from mask2former.errors import FailedError, MissingExtraError, UserError
+from mask2former.errors import FailedError, UserError
 from mask2former.inference.opening import ModelSource, model_name, open_predictor
 from mask2former.inference.predictor import Predictor
+from mask2former.inference.ray_cluster import cluster_address, joined_cluster
 from mask2former.models.mask2former import Mask2Former
 from mask2former.progress import Progress
 from mask2former.serve.app import create_app
@@ -100,50 +101,41 @@ def serve_on_ray(
     Args: see :func:`mask2former.serve.serve`.
 
     Raises:
-        UserError: the model cannot be loaded, or is an object; every replica loads its own.
+        UserError: the model cannot be loaded, or is an object (every replica loads its own); there is no such cluster.
         FailedError: Ray Serve cannot deploy it.
         MissingExtraError: without Ray.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would call home
-    try:
-        import ray
-        from ray import serve
-    except ImportError as error:
-        raise MissingExtraError("ray", "ray") from error
     if isinstance(model, Predictor | Mask2Former):
         raise UserError("every replica loads the model, so name it, or save it to a file first")
     if not port:
         raise UserError("Ray Serve needs a port with a number; give one")
-    on_host: dict[str, Any] = {**loading, "device": "cpu"}
-    open_predictor(model, progress=progress, **on_host)  # what is wrong is said here, once
-    progress("starting Ray", 0, None)
-    given = os.environ.get("RAY_ADDRESS")
-    if given:
-        ray.init(address=given)
-    else:
-        cores = max(os.cpu_count() or 1, round(options.replicas[1] * options.cpus + 0.5))
-        # Everything of Ray listens on this machine alone, too.
-        ray.init(address="local", num_cpus=cores, include_dashboard=False, _node_ip_address="127.0.0.1")
-    try:
+    given = cluster_address()
+    cores = max(os.cpu_count() or 1, round(options.replicas[1] * options.cpus + 0.5))
+    with joined_cluster(given, cores, progress):
+        import ray
+        from ray import serve
+
+        on_host: dict[str, Any] = {**loading, "device": "cpu"}
+        open_predictor(model, progress=progress, **on_host)  # what is wrong is said here, once
         device = loading.get("device") or "auto"
         num_gpus = int(device.startswith("cuda") or (device == "auto" and ray.cluster_resources().get("GPU", 0) > 0))
-        serve.start(
-            proxy_location="HeadOnly" if not given else "EveryNode",
-            http_options={"host": host, "port": port, "request_timeout_s": limits.timeout + _GRACE},
-        )
-        target = deployment(model_name(model), options, limits, token, num_gpus=num_gpus, **loading)
         try:
-            serve.run(target, name=APPLICATION)
-        except RuntimeError as error:
-            raise FailedError(f"Ray Serve could not deploy the model: {printable(str(error), 500)}") from error
-        with interrupts.postponed() as is_stopped:
-            started(f"http://{host}:{port}")
-            while not is_stopped():
-                time.sleep(0.2)
-            if hasattr(signal, "alarm"):
-                signal.alarm(0)  # Ray's own handler would end the process after three seconds
-        serve.delete(APPLICATION)  # when the requests that have begun are finished
-    finally:
-        if not given:
-            serve.shutdown()
-        ray.shutdown()
+            serve.start(
+                proxy_location="HeadOnly" if not given else "EveryNode",
+                http_options={"host": host, "port": port, "request_timeout_s": limits.timeout + _GRACE},
+            )
+            target = deployment(model_name(model), options, limits, token, num_gpus=num_gpus, **loading)
+            try:
+                serve.run(target, name=APPLICATION)
+            except RuntimeError as error:
+                raise FailedError(f"Ray Serve could not deploy the model: {printable(str(error), 500)}") from error
+            with interrupts.postponed() as is_stopped:
+                started(f"http://{host}:{port}")
+                while not is_stopped():
+                    time.sleep(0.2)
+                if hasattr(signal, "alarm"):
+                    signal.alarm(0)  # Ray's own handler would end the process after three seconds
+            serve.delete(APPLICATION)  # when the requests that have begun are finished
+        finally:
+            if not given:
+                serve.shutdown()

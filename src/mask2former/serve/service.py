@@ -29,7 +29,6 @@ from mask2former.serve.batcher import Batcher
 from mask2former.serve.metrics import Metrics
 from mask2former.serve.settings import ServiceLimits
 from mask2former.structures import ModelInfo, Segmentation
-from mask2former.text import listed, quoted
 
 __all__ = ["BusyError", "FaultError", "Masks", "Output", "Reply", "Service", "TooLargeError", "Wanted"]
 
@@ -68,14 +67,12 @@ class Wanted:
     Attributes:
         task: None: the first of panoptic, instance and semantic that the model was trained for.
         overrides: inference settings of post-processing.
-        classes: names; empty: all.
         output: JSON, or a PNG of one image.
         masks: how JSON holds them.
     """
 
     task: Task | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
-    classes: Sequence[str] = ()
     output: Output = "json"
     masks: Masks = "rle"
 
@@ -185,20 +182,13 @@ class Service:
             UserError: the task, a setting, a class or the form of the output is not possible with this model.
         """
         [task] = self.predictor.choose_tasks(wanted.task)
-        override(self.predictor.settings, wanted.overrides)
-        self._labels(wanted.classes)
+        override(self.predictor.settings, wanted.overrides, self.predictor.categories)
         if task == "instance" and (wanted.output == "ids" or wanted.masks == "png"):
             raise UserError(
                 "instances may overlap, so there is no map of their ids; ask for masks=rle or masks=polygons, or for "
                 "the task panoptic"
             )
         return task
-
-    def _labels(self, classes: Sequence[str]) -> set[int]:
-        names = self.predictor.categories.names
-        if unknown := [name for name in classes if name not in names]:
-            raise UserError(f"the model has no class {quoted(unknown[0])}; it has: {listed(names)}")
-        return {index for index, name in enumerate(names) if name in classes}
 
     # --- one image ----------------------------------------------------------------------------------------------------
 
@@ -260,8 +250,6 @@ class Service:
 
     def _encode(self, file: NamedBytes, found: PredictedImage, wanted: Wanted, notes: list[str]) -> bytes:
         result: Segmentation = found(wanted.task)
-        if wanted.classes:
-            result = result.of_classes(self._labels(wanted.classes))
         if wanted.output == "overlay":
             return result.overlay_png(found.shown.image)
         if wanted.output == "ids":

@@ -9,14 +9,14 @@ from __future__ import annotations
 import colorsys
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
 from typing import Any, overload
 
 from mask2former import limits
 from mask2former.errors import UserError
-from mask2former.text import printable, quoted
+from mask2former.text import listed, printable, quoted
 
 __all__ = ["Categories", "Category", "check_count"]
 
@@ -123,6 +123,27 @@ class Categories(Sequence[Category]):
     def index_of_id(self) -> dict[int, int]:
         """Data-set id to class index."""
         return {item.id: index for index, item in enumerate(self.items)}
+
+    def indices(self, classes: str | int | Iterable[str | int]) -> set[int]:
+        """The indices of classes that are named, by text, or given by their index; ids of a data set are neither.
+
+        A name that several classes have stands for all of them.
+
+        Raises:
+            UserError: there is no such class; the message lists those that there are.
+        """
+        found: set[int] = set()
+        for given in (classes,) if isinstance(classes, str | int) else classes:
+            if isinstance(given, str):
+                matching = {index for index, name in enumerate(self.names) if name == given}
+            else:
+                matching = {int(given)} & set(range(len(self))) if not isinstance(given, bool) else set()
+            if not matching:
+                last = len(self) - 1
+                what = "no class" if isinstance(given, str) else f"no class with the index (0 to {last})"
+                raise UserError(f"the model has {what} {quoted(given)}; it has: {listed(self.names)}")
+            found |= matching
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form; :meth:`from_dict` reads it back."""

@@ -16,7 +16,7 @@ from PIL import Image
 from mask2former import visualization
 from mask2former.ops.sparse_masks import AnyTracks, SparseMasks, frames_of
 from mask2former.structures.categories import Categories
-from mask2former.structures.results import SCHEMA_VERSION, Instances, counted_labels
+from mask2former.structures.results import SCHEMA_VERSION, Instances, counted_labels, reach
 
 __all__ = ["VideoInstances"]
 
@@ -82,16 +82,19 @@ class VideoInstances:
 
     def above(self, threshold: float) -> VideoInstances:
         """Only the tracks whose score is greater than ``threshold``."""
-        return self._best(int((self.scores > threshold).sum()))
+        return self._part(slice(int((self.scores > threshold).sum())))  # they are sorted
 
-    def at_least(self, threshold: float) -> VideoInstances:
-        """Only the tracks whose score is ``threshold`` or greater."""
-        return self._best(int((self.scores >= threshold).sum()))
+    def at_least(self, threshold: float, by_class: Mapping[str, float] | None = None) -> VideoInstances:
+        """Only the tracks whose score is ``threshold`` or greater; for classes in ``by_class`` that is their own.
 
-    def _best(self, count: int) -> VideoInstances:
-        """The first ones: they are sorted."""
-        frames = [masks.take(slice(count)) for masks in self.sparse]
-        return VideoInstances(frames, self.labels[:count], self.scores[:count], self.categories)
+        Raises:
+            UserError: a class that there is not.
+        """
+        return self._part(np.flatnonzero(reach(self.scores, self.labels, self.categories, threshold, by_class)))
+
+    def _part(self, rows: slice | Int64[np.ndarray, " n"]) -> VideoInstances:
+        frames = [masks.take(rows) for masks in self.sparse]
+        return VideoInstances(frames, self.labels[rows], self.scores[rows], self.categories)
 
     def frame(self, index: int) -> Instances:
         """All tracks in one frame, in the same order; where one is out of sight its mask is empty."""

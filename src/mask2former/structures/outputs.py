@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from mask2former.ops.mask_logits import MaskLogits, as_mask_logits
 from mask2former.structures.predictions import Prediction
 
-__all__ = ["MaskOutput"]
+__all__ = ["MaskOutput", "PilotOutput"]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -25,12 +25,14 @@ class MaskOutput:
         query_features: the decoder state behind the predictions, after the shared norm (used to link clips).
         aux_outputs: the same from the query features before layer 0, then after each layer but the last; empty in
             evaluation and inside auxiliary outputs.
+        pilots: in mask-piloted training, what queries that were given ground truth make of it.
     """
 
     class_logits: Float[Tensor, "B Q K1"]
     masks: MaskLogits
     query_features: Float[Tensor, "B Q C"]
     aux_outputs: list[MaskOutput]
+    pilots: PilotOutput | None
 
     def __init__(
         self,
@@ -38,11 +40,13 @@ class MaskOutput:
         masks: MaskLogits | Float[Tensor, "B Q T h w"],
         query_features: Float[Tensor, "B Q C"],
         aux_outputs: list[MaskOutput] | None = None,
+        pilots: PilotOutput | None = None,
     ) -> None:
         object.__setattr__(self, "class_logits", class_logits)  # so, because the instance is frozen
         object.__setattr__(self, "masks", as_mask_logits(masks))
         object.__setattr__(self, "query_features", query_features)
         object.__setattr__(self, "aux_outputs", [] if aux_outputs is None else aux_outputs)
+        object.__setattr__(self, "pilots", pilots)
 
     def __repr__(self) -> str:
         shapes = f"class_logits {tuple(self.class_logits.shape)}, masks {tuple(self.masks.shape)}"
@@ -69,3 +73,18 @@ class MaskOutput:
             Prediction(class_logits, masks, size, self.padded_size, query_features)
             for class_logits, masks, query_features, size in rows
         ]
+
+
+@dataclass(frozen=True, slots=True)
+class PilotOutput:
+    """Predictions of queries whose objects are known, so that there is nothing to match.
+
+    Attributes:
+        output: of the pilots alone.
+        matches: of each clip, pilots and their targets.
+        groups: how often each target is there.
+    """
+
+    output: MaskOutput
+    matches: Sequence[tuple[Int64[Tensor, " _n"], Int64[Tensor, " _n"]]]
+    groups: int

@@ -10,10 +10,10 @@ import json
 import os
 import zlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, overload
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int, Int32, Int64
@@ -21,35 +21,33 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from mask2former import visualization
-from mask2former.errors import UserError
+from mask2former.errors import MissingExtraError, UserError
 from mask2former.files import write_whole
 from mask2former.ops.masks import Patch
-from mask2former.ops.polygons import mask_to_polygons
+from mask2former.ops.polygons import Ring, mask_to_polygons
 from mask2former.ops.sparse_masks import AnyMasks, SparseMasks
-from mask2former.structures.categories import Categories
+from mask2former.structures.categories import Categories, Category
+from mask2former.structures.tables import PixelSize, table_columns, table_rows
 from mask2former.text import listed, shown
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 __all__ = [
-    "ROW_COLUMNS",
     "Instances",
     "MaskFormat",
     "PanopticSegmentation",
+    "ResultItem",
     "Segment",
     "Segmentation",
     "SemanticSegmentation",
     "counted_labels",
-    "table_rows",
     "write_files",
 ]
 
 MaskFormat = Literal["rle", "polygons", "none"]
 """Masks in JSON: COCO run lengths, polygons with holes (see :mod:`mask2former.ops.polygons`), or none."""
 SCHEMA_VERSION = 1  # of the JSON files; raised when a key changes its meaning
-ROW_COLUMNS = (
-    *("id", "category_id", "category_name", "is_thing", "score", "area"),
-    *("x1", "y1", "x2", "y2", "centroid_x", "centroid_y"),
-)
-"""The keys of the rows of a result, in the order of columns."""
 SOFTWARE = "mask2former"  # the keyword Software of PNG files of results, by which they are not taken for images
 
 
@@ -67,8 +65,76 @@ class Segment:
     area: int
 
 
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class ResultItem:
+    """One mask of a result: a segment, an instance, or all pixels of a class.
+
+    Attributes:
+        id: its value in the exact map; instances are counted from 1.
+        label: class index.
+        category: the class.
+        score: in 0..1; None of a class.
+        patch: top, left and the pixels of its tight box.
+        size_hw: of the image.
+    """
+
+    id: int
+    label: int
+    category: Category
+    score: float | None
+    patch: Patch
+    size_hw: tuple[int, int]
+
+    @property
+    def name(self) -> str:
+        """Of the class."""
+        return self.category.name
+
+    @property
+    def area(self) -> int:
+        """Pixels."""
+        return int(np.count_nonzero(self.patch.mask))
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """Tight box (x1, y1, x2, y2) in pixels; x2 and y2 are one past the last pixel; zeros for an empty mask."""
+        top, left, mask = self.patch
+        return left, top, left + mask.shape[1], top + mask.shape[0]
+
+    @property
+    def mask(self) -> Bool[np.ndarray, "H W"]:
+        """The mask at the size of the image, made at every access."""
+        return SparseMasks([self.patch], self.size_hw).dense()[0]
+
+    @property
+    def geometry(self) -> dict[str, Any]:
+        """The outlines as a GeoJSON MultiPolygon with holes, in pixels."""
+        return _multi_polygon(self.patch)
+
+    @property
+    def polygons(self) -> list[list[Ring]]:
+        """The outlines: see :func:`mask2former.ops.polygons.mask_to_polygons`."""
+        return mask_to_polygons(self.patch)
+
+    def cutout(self, image: visualization.ImageLike) -> Image.Image:
+        """The part of the image in the box, as RGBA: transparent outside the mask.
+
+        Raises:
+            UserError: the image has another size than the result, or the mask is empty.
+        """
+        left, top, right, bottom = self.box
+        if not self.patch.mask.size:
+            raise UserError("an empty mask cannot be cut out; leave it out with filter(min_area=1)")
+        pixels = visualization.rgb_of(image, self.size_hw)[top:bottom, left:right]
+        return Image.fromarray(np.dstack([pixels, self.patch.mask.astype(np.uint8) * np.uint8(255)]))
+
+    def __repr__(self) -> str:
+        score = "" if self.score is None else f", score {self.score:.2f}"
+        return f"ResultItem({shown(self.name, 40)}{score}, {self.area} pixels)"
+
+
 class _Result:
-    """What the three results share: the JSON around their records, and writing files."""
+    """What the three results share: choosing, tables, the JSON around their records, and writing files."""
 
     __slots__ = ()
     task: ClassVar[str]
@@ -81,22 +147,161 @@ class _Result:
     def plot(self, image: visualization.ImageLike, *, scale: int | None = 1, labels: bool = True) -> Image.Image:
         raise NotImplementedError
 
-    def of_classes(self, labels: Collection[int]) -> Self:
-        """The part of the result that is of some classes, by their indices; what is left out is nothing."""
+    @property
+    def sparse(self) -> SparseMasks:
         raise NotImplementedError
 
+    def _entries(self) -> list[tuple[int, int, float | None]]:
+        """Id, class index and score of each mask."""
+        raise NotImplementedError
+
+    def _part(self, rows: slice | Int64[np.ndarray, " n"]) -> Self:
+        """Some of the masks."""
+        raise NotImplementedError
+
+    def _patch(self, index: int) -> Patch:
+        """One of the masks."""
+        return self.sparse[index]
+
+    @overload
+    def __getitem__(self, index: int) -> ResultItem: ...
+    @overload
+    def __getitem__(self, index: slice | Sequence[int] | np.ndarray) -> Self: ...
+    def __getitem__(self, index: int | slice | Sequence[int] | np.ndarray) -> ResultItem | Self:
+        """One mask with its class and score; of a slice, of several indices or of a flag for each, that part.
+
+        Raises:
+            IndexError: there are not so many.
+        """
+        if isinstance(index, slice):
+            return self._part(index)
+        entries = self._entries()
+        if isinstance(index, np.ndarray | Sequence):
+            return self._part(
+                np.arange(len(entries), dtype=np.int64)[np.asarray(index, dtype=None if len(index) else int)]
+            )
+        row = range(len(entries))[index]
+        return self._item(entries[row], self._patch(row))
+
+    def __iter__(self) -> Iterator[ResultItem]:
+        for entry, patch in zip(self._entries(), self.sparse, strict=True):
+            yield self._item(entry, patch)
+
+    def __len__(self) -> int:
+        return len(self._entries())
+
+    def _item(self, entry: tuple[int, int, float | None], patch: Patch) -> ResultItem:
+        number, label, score = entry
+        return ResultItem(number, label, self.categories[label], score, patch, self.size_hw)
+
+    def filter(
+        self,
+        classes: str | int | Iterable[str | int] | None = None,
+        *,
+        min_score: float | None = None,
+        min_area: int = 0,
+    ) -> Self:
+        """The part of the result that is of some classes, sure enough and large enough; the rest is nothing.
+
+        Ids stay as they are; instances, which have none, are counted anew.
+
+        Args:
+            classes: names, or class indices as ``labels`` has them (ids of a data set:
+                ``categories.index_of_id()``); None: all.
+            min_score: 0 to 1; None: any.
+            min_area: pixels.
+
+        Raises:
+            UserError: there is no such class, or scores are asked of semantic segmentation, which has none.
+        """
+        if min_score is not None and self.task == "semantic":
+            raise UserError("semantic segmentation has no scores; leave out min_score")
+        if min_score is not None and not 0 <= min_score <= 1:
+            raise UserError(f"min_score is from 0 to 1, got {min_score!r}")
+        entries = self._entries()
+        keep = np.ones(len(entries), dtype=bool)
+        if classes is not None:
+            keep &= np.isin([label for _, label, _ in entries], sorted(self.categories.indices(classes)))
+        if min_score is not None:
+            keep &= np.array([score or 0.0 for *_, score in entries], dtype=np.float64) >= min_score
+        if min_area > 0:
+            keep &= self._areas() >= min_area
+        return self if keep.all() else self._part(np.flatnonzero(keep))
+
+    def _areas(self) -> Int64[np.ndarray, " N"]:
+        return self.sparse.areas
+
     def rows(self) -> list[dict[str, Any]]:
-        """A flat record for each mask, in the order of ``sparse``, with the keys :data:`ROW_COLUMNS`: for tables.
+        """A flat record for each mask, in the order of ``sparse``, for tables.
+
+        The keys are :data:`~mask2former.structures.tables.ROW_COLUMNS`.
 
         ``id`` is the value in the exact map: of a segment its own, of a class its index; instances, which have none,
         are counted from 1. A box reaches from (x1, y1) to (x2, y2), in pixels, the last one past the mask; box and
         centroid of an empty mask, and the score of a class, are None.
         """
-        return table_rows(*self._entries(), self.categories)
+        return table_rows(self._entries(), self.sparse, self.categories)
 
-    def _entries(self) -> tuple[Iterable[tuple[int, int, float | None]], SparseMasks]:
-        """Id, class index and score of each mask, and the masks."""
-        raise NotImplementedError
+    def measured_rows(
+        self, image: Image.Image | np.ndarray | None = None, *, pixel_size: str | PixelSize | None = None
+    ) -> list[dict[str, Any]]:
+        """:meth:`rows` with shapes and, of an image, mean intensities: the columns of tables, see ``docs/outputs.md``.
+
+        Args:
+            image: an array (H, W) or (H, W, channels) of any type, whose values are measured as they are; or a Pillow
+                image, as RGB in 0..255.
+            pixel_size: the side of a pixel, for instance ``0.65um``, for columns in units, too.
+
+        Raises:
+            UserError: the image has another size than the result, or the pixel size is none.
+            MissingExtraError: scikit-image is not installed.
+        """
+        size = None if pixel_size is None else PixelSize.of(pixel_size)
+        pixels = visualization.rgb_of(image, self.size_hw) if isinstance(image, Image.Image) else image
+        return table_rows(self._entries(), self.sparse, self.categories, measured=True, image=pixels, pixel_size=size)
+
+    def to_dataframe(
+        self, image: Image.Image | np.ndarray | None = None, *, pixel_size: str | PixelSize | None = None
+    ) -> pd.DataFrame:
+        """:meth:`measured_rows` as a pandas data frame, with a row for each mask.
+
+        Raises:
+            UserError: as :meth:`measured_rows`.
+            MissingExtraError: pandas or scikit-image is not installed.
+        """
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise MissingExtraError("pandas", "table") from error
+        size = None if pixel_size is None else PixelSize.of(pixel_size)
+        frame = pd.DataFrame(self.measured_rows(image, pixel_size=size), columns=table_columns(size))
+        numbers = frame.columns.difference(["category_name", "is_thing"], sort=False)
+        frame[numbers] = frame[numbers].apply(pd.to_numeric)  # columns of None alone are of any type
+        return frame
+
+    def to_supervision(self) -> Any:
+        """The same as ``supervision.Detections``: boxes, masks, scores, class indices, and ``class_name`` in ``data``.
+
+        The masks are one dense array. Empty masks are left out, as supervision has no boxes of nothing.
+
+        Raises:
+            MissingExtraError: supervision is not installed.
+        """
+        try:
+            from supervision import Detections
+        except ImportError as error:
+            raise MissingExtraError("supervision", "supervision") from error
+        part = self.filter(min_area=1)
+        entries, masks = part._entries(), part.sparse
+        if not entries:
+            return Detections.empty()
+        return Detections(
+            xyxy=masks.boxes.astype(np.float32),
+            mask=masks.dense(),
+            confidence=None if self.task == "semantic" else np.array([score for *_, score in entries], np.float32),
+            class_id=np.array([label for _, label, _ in entries], dtype=int),
+            data={"class_name": np.array([self.categories[label].name for _, label, _ in entries])},
+        )
 
     def _records(self, masks: MaskFormat) -> dict[str, Any]:
         raise NotImplementedError
@@ -202,6 +407,27 @@ def write_files(path: str | os.PathLike[str], files: Mapping[str, bytes]) -> Pat
     return target
 
 
+def reach(
+    scores: Float64[np.ndarray, " N"],
+    labels: Int64[np.ndarray, " N"],
+    categories: Categories,
+    threshold: float,
+    by_class: Mapping[str, float] | None = None,
+) -> Bool[np.ndarray, " N"]:
+    """Which objects have the score that is wanted of all, or of their class.
+
+    Raises:
+        UserError: a class that there is not.
+    """
+    if not by_class:
+        return scores >= threshold
+    if unknown := by_class.keys() - set(categories.names):
+        raise UserError(
+            f"class_thresholds names {listed(sorted(unknown))}, but the classes are {listed(categories.names)}"
+        )
+    return scores >= np.array([by_class.get(name, threshold) for name in categories.names])[labels]
+
+
 def _png(image: Image.Image) -> bytes:
     """A PNG file that says whose it is, compressed by runs of equal bytes alone.
 
@@ -239,21 +465,6 @@ def _multi_polygon(patch: Patch) -> dict[str, Any]:
     rings = [[ring.tolist() for ring in polygon] for polygon in mask_to_polygons(patch)]
     closed = [[[*ring, ring[0]] for ring in polygon] for polygon in rings]
     return {"type": "MultiPolygon", "coordinates": closed}
-
-
-def table_rows(
-    entries: Iterable[tuple[int, int, float | None]], masks: SparseMasks, categories: Categories
-) -> list[dict[str, Any]]:
-    """The rows of masks, see :meth:`_Result.rows`: ``entries`` are id, class index and score of each."""
-    rows = []
-    for (number, label, score), area, box, centroid in zip(
-        entries, masks.areas.tolist(), masks.boxes.tolist(), masks.centroids.tolist(), strict=True
-    ):
-        item = categories[label]
-        where: Sequence[float | None] = [*map(int, box), *centroid] if area else [None] * 6
-        kind = (number, item.id, item.name, item.is_thing, score, area)
-        rows.append(dict(zip(ROW_COLUMNS, (*kind, *where), strict=True)))
-    return rows
 
 
 def _box_xywh(box: Float64[np.ndarray, 4]) -> list[float]:
@@ -295,14 +506,21 @@ class PanopticSegmentation(_Result):
         """Height and width in pixels."""
         return self.ids.shape[0], self.ids.shape[1]
 
-    def of_classes(self, labels: Collection[int]) -> PanopticSegmentation:
-        """Only the segments of some classes, by their indices, with the ids they have; the pixels of others are 0."""
-        kept = tuple(segment for segment in self.segments if segment.label in labels)
+    def _part(self, rows: slice | Int64[np.ndarray, " n"]) -> PanopticSegmentation:
+        """Some segments, with the ids they have; the pixels of others are 0."""
+        chosen = np.arange(len(self))[rows].tolist()
+        kept = tuple(self.segments[row] for row in chosen)
         ids = np.where(np.isin(self.ids, [segment.id for segment in kept]), self.ids, np.int32(0))
         return PanopticSegmentation(ids, kept, self.categories)
 
-    def _entries(self) -> tuple[Iterable[tuple[int, int, float | None]], SparseMasks]:
-        return [(segment.id, segment.label, float(segment.score)) for segment in self.segments], self.sparse
+    def _entries(self) -> list[tuple[int, int, float | None]]:
+        return [(segment.id, segment.label, float(segment.score)) for segment in self.segments]
+
+    def _patch(self, index: int) -> Patch:
+        return SparseMasks.of_ids(self.ids, [self.segments[index].id])[0]
+
+    def _areas(self) -> Int64[np.ndarray, " N"]:
+        return np.array([segment.area for segment in self.segments], dtype=np.int64)
 
     @property
     def masks(self) -> Bool[np.ndarray, "N H W"]:
@@ -395,7 +613,7 @@ class Instances(_Result):
         categories: the classes that ``labels`` count.
     """
 
-    sparse: SparseMasks
+    sparse: SparseMasks  # pyright: ignore[reportIncompatibleMethodOverride]  (a property of the others)
     labels: Int64[np.ndarray, " N"]
     scores: Float64[np.ndarray, " N"]
     boxes: Float64[np.ndarray, "N 4"]
@@ -441,20 +659,20 @@ class Instances(_Result):
         """Only the objects whose score is greater than ``threshold``."""
         return self._part(slice(int((self.scores > threshold).sum())))  # they are sorted
 
-    def at_least(self, threshold: float) -> Instances:
-        """Only the objects whose score is ``threshold`` or greater."""
-        return self._part(slice(int((self.scores >= threshold).sum())))
+    def at_least(self, threshold: float, by_class: Mapping[str, float] | None = None) -> Instances:
+        """Only the objects whose score is ``threshold`` or greater; for classes in ``by_class`` that is their own.
 
-    def below(self, threshold: float) -> Instances:
-        """The others: only the objects whose score is less than ``threshold``."""
-        return self._part(slice(int((self.scores >= threshold).sum()), None))
+        Raises:
+            UserError: a class that there is not.
+        """
+        return self._part(np.flatnonzero(reach(self.scores, self.labels, self.categories, threshold, by_class)))
 
-    def of_classes(self, labels: Collection[int]) -> Instances:
-        """Only the objects of some classes, by their indices."""
-        return self._part(np.flatnonzero(np.isin(self.labels, list(labels))))
+    def below(self, threshold: float, by_class: Mapping[str, float] | None = None) -> Instances:
+        """The others: only the objects whose score is less."""
+        return self._part(np.flatnonzero(~reach(self.scores, self.labels, self.categories, threshold, by_class)))
 
-    def _entries(self) -> tuple[Iterable[tuple[int, int, float | None]], SparseMasks]:
-        return zip(range(1, len(self) + 1), self.labels.tolist(), self.scores.tolist(), strict=True), self.sparse
+    def _entries(self) -> list[tuple[int, int, float | None]]:
+        return list(zip(range(1, len(self) + 1), self.labels.tolist(), self.scores.tolist(), strict=True))
 
     def _part(self, rows: slice | Int64[np.ndarray, " n"]) -> Instances:
         return Instances(
@@ -554,16 +772,15 @@ class SemanticSegmentation(_Result):
         """The masks of the classes that occur, by rising index."""
         return SparseMasks.of_ids(self.labels, self._labels_found())
 
-    def of_classes(self, labels: Collection[int]) -> SemanticSegmentation:
-        """Only some classes, by their indices; the pixels of others are of no class."""
-        nothing = self.categories.ignore_label
+    def _part(self, rows: slice | Int64[np.ndarray, " n"]) -> SemanticSegmentation:
+        """Some classes of those that occur; the pixels of others are of no class."""
+        nothing, present = self.categories.ignore_label, np.array(list(self._labels_found()), dtype=np.int64)
         part = self.labels.astype(np.promote_types(self.labels.dtype, np.min_scalar_type(nothing)))
-        part[~np.isin(part, list(labels))] = nothing
+        part[~np.isin(part, present[rows])] = nothing
         return SemanticSegmentation(part, self.categories)
 
-    def _entries(self) -> tuple[Iterable[tuple[int, int, float | None]], SparseMasks]:
-        present, masks = self._present()
-        return [(label, label, None) for label in present], masks
+    def _entries(self) -> list[tuple[int, int, float | None]]:
+        return [(label, label, None) for label in self._labels_found()]
 
     def _present(self) -> tuple[list[int], SparseMasks]:
         """Class indices that occur, ascending, and their masks."""

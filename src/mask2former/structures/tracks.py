@@ -17,7 +17,8 @@ from mask2former import visualization
 from mask2former.ops import masks as mask_ops
 from mask2former.ops.sparse_masks import AnyMasks, SparseMasks
 from mask2former.structures.categories import Categories
-from mask2former.structures.results import ROW_COLUMNS, PanopticSegmentation, table_rows
+from mask2former.structures.results import PanopticSegmentation
+from mask2former.structures.tables import ROW_COLUMNS, table_rows
 
 __all__ = ["TRACK_COLUMNS", "TrackedFrame"]
 

@@ -17,7 +17,7 @@ from mask2former.config import EvaluationConfig, RunConfig, leaves, parse
 from mask2former.documents import read_json
 from mask2former.errors import UserError
 from mask2former.files import write_whole
-from mask2former.recipes import ABLATIONS, BASES, ablated
+from mask2former.recipes import BASES, ROWS, SINCE, ablated
 from mask2former.text import listed, quoted
 from mask2former.training.run import train
 
@@ -90,7 +90,7 @@ def ablate(
     Args:
         base: the run that rows change; its ``seed`` and ``output`` are set here.
         output: the folder of all; a training is in ``ROW/seed-N``.
-        rows: names of :data:`~mask2former.recipes.ABLATIONS`; none: all of them.
+        rows: names of :data:`~mask2former.recipes.ROWS`; none: all of the paper that the tasks of the run can measure.
         seeds: how many trainings of each row; they are 0, 1, ...
         tell: is called before each training with its name, how many are done, and how many there are.
 
@@ -101,16 +101,20 @@ def ablate(
         UserError: there is no such row, the run has no decoder that rows change, or the folder holds trainings with
             other settings.
     """
-    if unknown := [name for name in rows if name not in ABLATIONS]:
-        raise UserError(f"no ablation {quoted(unknown[0])}; there are: {listed(list(ABLATIONS), None)}")
+    if unknown := [name for name in rows if name not in ROWS]:
+        raise UserError(f"no ablation {quoted(unknown[0])}; there are: {listed(list(ROWS), None)}")
+    if not (is_semantic := "semantic" in base.evaluation.tasks):
+        for name in rows:
+            if ROWS[name].is_semantic:
+                raise UserError(f"{name} classifies pixels, so the run must measure semantic (evaluation.tasks)")
     if seeds < 1:
         raise UserError(f"seeds must be 1 or more, got {seeds}")
     folder, families = Path(output), list(BASES.values())
     table = {BASELINE: AblationRow(BASELINE, {}, {}, dict(families))}
-    for name in rows or ABLATIONS:
-        paper = {metric: figure for (metric, _), figure in zip(families, ABLATIONS[name].figures, strict=True)}
-        table[name] = AblationRow(name, dict(ABLATIONS[name].settings), {}, paper)
-    runs = {name: base if name == BASELINE else ablated(base, ABLATIONS[name]) for name in table}
+    of_paper = [name for name, row in ROWS.items() if name not in SINCE and (is_semantic or not row.is_semantic)]
+    for name in rows or of_paper:
+        table[name] = AblationRow(name, ROWS[name].described, {}, ROWS[name].paper)
+    runs = {name: base if name == BASELINE else ablated(base, ROWS[name]) for name in table}
     jobs = [(seed, name) for seed in range(seeds) for name in table]
     for row in _finished(folder / "ablations.json", base):
         table.setdefault(row.name, row).metrics.update(row.metrics)

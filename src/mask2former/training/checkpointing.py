@@ -22,6 +22,7 @@ from mask2former.errors import UserError
 from mask2former.files import write_whole
 from mask2former.text import printable, quoted
 from mask2former.training.metrics_log import MetricsLog
+from mask2former.training.time_limit import TimeLimit
 
 __all__ = [
     "Best",
@@ -31,6 +32,7 @@ __all__ = [
     "at_step",
     "best_of",
     "figure",
+    "figures",
     "loaded",
     "plain",
     "put_in_place",
@@ -91,6 +93,17 @@ def figure(value: Any) -> float | None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
         raise ValueError(f"{quoted(value)} was found where a figure was expected")
     return value
+
+
+def figures(value: Any) -> dict[str, float]:
+    """Figures by name in a checkpoint.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+        raise ValueError(f"{quoted(value)} was found where figures by name were expected")
+    return {name: found for name, one in value.items() if (found := figure(one)) is not None}
 
 
 def best_of(folder: Path, is_comparable: Callable[[dict[str, Any]], bool]) -> Best | None:
@@ -177,6 +190,7 @@ class KeepCheckpoints(lightning.Callback):
         start_value: where a run goes on, the figure before its first step.
         step: where a run goes on, that of ``last.ckpt``.
         is_due: whether the validation of this step is still to be done.
+        limit: of time, after which the run stops as if it was told to, with a checkpoint of the last step.
 
     Attributes:
         best_value, best_step: of the best validation so far, and the steps before it.
@@ -194,6 +208,7 @@ class KeepCheckpoints(lightning.Callback):
         start_value: float | None = None,
         step: int = 0,
         is_due: bool = False,
+        limit: TimeLimit | None = None,
     ) -> None:
         self.last = folder / "last.ckpt"
         self.best = folder / "best.ckpt"
@@ -202,6 +217,7 @@ class KeepCheckpoints(lightning.Callback):
         self.table = table
         self.best_value, self.best_step = (best.value, best.step) if best is not None else (-math.inf, 0)
         self.start_value = start_value
+        self.limit = limit
         self._is_due = is_due
         self._written = -1 if is_due else step  # step of the last.ckpt to which nothing is to be added
 
@@ -215,20 +231,32 @@ class KeepCheckpoints(lightning.Callback):
         }
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        if trainer.state.fn == TrainerFn.FITTING and self._is_turn(trainer) and not self._is_due:
+        # With a limit always: it may end the validation.
+        is_turn = self._is_turn(trainer) or (self.limit is not None and self._is_new(trainer))
+        if trainer.state.fn == TrainerFn.FITTING and is_turn and not self._is_due:
             self._is_due = True
             self._write_last(trainer)
 
+    def on_validation_batch_start(self, trainer: lightning.Trainer, *args: Any, **kwargs: Any) -> None:
+        if self.limit is not None and self.limit.is_over(trainer):
+            self.limit.stop(trainer)
+
     def on_train_batch_start(self, trainer: lightning.Trainer, *args: Any, **kwargs: Any) -> None:
-        if self._is_turn(trainer):  # of the step before
+        is_over = self.limit is not None and self.limit.is_over(trainer)
+        if self._is_turn(trainer) or (is_over and self._is_new(trainer)):  # of the step before
             self._write_last(trainer)
+        if self.limit is not None and is_over:
+            self.limit.stop(trainer)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if self._written != trainer.global_step:
             self._write_last(trainer)
 
+    def _is_new(self, trainer: lightning.Trainer) -> bool:
+        return 0 < trainer.global_step != self._written
+
     def _is_turn(self, trainer: lightning.Trainer) -> bool:
-        return 0 < trainer.global_step != self._written and (
+        return self._is_new(trainer) and (
             trainer.global_step % self.interval == 0 or trainer.global_step >= trainer.max_steps
         )
 

@@ -16,13 +16,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from mask2former.config import NoAugmentationConfig, RunConfig
 from mask2former.data.annotated import AnnotatedSet
-from mask2former.data.build import build_samples, build_training_set
+from mask2former.data.build import build_split, build_training_set
 from mask2former.data.clips import ClipSet
 from mask2former.data.datasets.reader import notes_of_some
 from mask2former.data.loading.collate import pack
 from mask2former.data.loading.loader import training_loader
 from mask2former.data.loading.sampling import StepSampler
 from mask2former.data.loading.training_set import TrainingSet
+from mask2former.data.parts import Part, PartOfClips
 from mask2former.data.transforms import Augmentation
 from mask2former.dataset_tools.requirements import (
     CLIP_TASKS,
@@ -76,11 +77,15 @@ class DataModule(lightning.LightningDataModule):
         augmentation: Augmentation | None = None,
     ) -> None:
         super().__init__()
-        self.config = config
+        self.settle(config)
         self.notes: list[str] = []
         self.num_queries: int | None = config.model.transformer_decoder.queries
-        self.unit = batch_size_per_device(config) if config.data.group_by_aspect else None
         self._training, self._validation, self._augmentation = training, validation, augmentation
+
+    def settle(self, config: RunConfig) -> None:
+        """Batch as these settings say."""
+        self.config = config
+        self.unit = batch_size_per_device(config) if config.data.group_by_aspect else None
 
     @cached_property
     def training_set(self) -> TrainingSet:
@@ -99,11 +104,11 @@ class DataModule(lightning.LightningDataModule):
         Raises:
             UserError: the data have classes that the training set lacks, or no ground truth of a task.
         """
-        config, tasks = self.config.data.dataset, self.config.evaluation.tasks
+        tasks = self.config.evaluation.tasks
         value_range = self.config.model.inference.value_range
         samples = self._validation
         if samples is None:
-            samples = build_samples(config, "validation", value_range=value_range)
+            samples = build_split(self.config.data, "validation", value_range=value_range)
         check_tasks(self.config, CLIP_TASKS if isinstance(samples, ClipSet) else samples.tasks)
         limit = None if samples.has_ground_truth else 0
         return Cases(samples, tasks, self.categories, self._class_map(samples.categories), limit)
@@ -154,6 +159,9 @@ class DataModule(lightning.LightningDataModule):
         samples = self.training_set.samples
         seen = notes_of_some(samples)
         remarks = [*samples.notes, *self.notes, *seen]
+        if isinstance(samples, Part | PartOfClips):
+            held = self.num_validation
+            remarks.append(f"data.validation: {held} of {held + len(samples)} {samples.counted}s are for validation")
         remarks += [f"validation: {line}" for line in notes_of_some(self.validation_set.samples) if line not in seen]
         counts = samples.num_objects
         queries = self.num_queries

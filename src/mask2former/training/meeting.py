@@ -5,6 +5,7 @@ Until then every rank has only read, so all of them have read the same; from the
 
 from __future__ import annotations
 
+import logging
 import secrets
 import socket
 import time
@@ -14,12 +15,19 @@ from typing import Any, NamedTuple
 
 import lightning
 import torch
+from lightning.pytorch.strategies import DDPStrategy
 
+from mask2former import interrupts
 from mask2former.errors import UserError
 from mask2former.files import TEMPORARY
 from mask2former.text import shown
+from mask2former.training.stopping import STOPPING
 
-__all__ = ["Meeting", "RankFacts", "check_alike"]
+__all__ = ["Joining", "Meeting", "RankFacts", "check_alike"]
+
+_logger = logging.getLogger(__name__)
+
+_STOPPED = 130  # exit code of a process that a signal has ended
 
 _PATIENCE = 10.0  # seconds until a file of another machine must be seen
 
@@ -30,6 +38,17 @@ class RankFacts(NamedTuple):
     host: str
     sees_directory: bool
     facts: Mapping[str, Any]
+
+
+class Joining(DDPStrategy):
+    """A strategy of several ranks in which a signal also ends a rank that waits for others to be started.
+
+    That wait is compiled code, in which Ctrl-C would have no effect before the timeout.
+    """
+
+    def setup_environment(self) -> None:
+        with interrupts.ending(lambda: _logger.error("stopped while waiting for other ranks"), _STOPPED, STOPPING):
+            super().setup_environment()
 
 
 class Meeting(lightning.Callback):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mask2former.config import OptimConfig
 from mask2former.models.mask2former import Mask2Former
+from mask2former.models.parts import targets_for
 from mask2former.ops.peak_memory import peak_memory
 from mask2former.structures.samples import Batch
 from mask2former.training.sharding import local
@@ -85,13 +86,14 @@ def estimate_memory(
     devices = [model.device] if model.device.type == "cuda" else []
     hooks = [module.register_forward_pre_hook(remember_own) for module in model.modules()]
     with torch.random.fork_rng(devices), torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
-        losses = criterion(model(batch.images), batch.targets, lambda shape: torch.rand(shape, device=model.device))
+        output = model(batch.images, **targets_for(model.transformer_decoder, batch.targets))
+        losses = criterion(output, batch.targets, lambda shape: torch.rand(shape, device=model.device))
     for hook in hooks:
         hook.remove()
     with torch.no_grad():
         for name, value in model.named_buffers():
             value.copy_(buffers[name])
     activations = sum(kept.values()) * images // len(batch.images.sizes)
-    del losses
+    del losses, output
     validation = 0 if validate is None else peak_memory(validate)
     return MemoryEstimate(stored + 3 * trained + (stored if optim.ema_decay else 0), activations, images, validation)

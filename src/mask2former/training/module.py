@@ -26,12 +26,14 @@ from mask2former.files import write_whole
 from mask2former.inference.predictor import Predictor, predicted
 from mask2former.losses import build_criterion
 from mask2former.models.mask2former import Mask2Former
+from mask2former.models.parts import targets_for
 from mask2former.structures import Segmentation, VideoInstances
 from mask2former.structures.samples import Batch
 from mask2former.text import terminal_line
-from mask2former.training.checkpointing import at_step, plain
+from mask2former.training.checkpointing import at_step, figures, plain
 from mask2former.training.datamodule import batch_size_per_device
 from mask2former.training.ema import MovingAverage
+from mask2former.training.freezing import Frozen
 from mask2former.training.memory import estimate_memory
 from mask2former.training.optim import build_optimizer, learning_rate_factor, regrouped
 from mask2former.training.sharding import check_gradients, gathered, shard, whole
@@ -60,7 +62,13 @@ class TrainingModule(lightning.LightningModule):
     stored_optim: OptimConfig | None = None
     validation_due: bool = False
 
-    def __init__(self, model: Mask2Former, config: RunConfig, criterion: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        model: Mask2Former,
+        config: RunConfig,
+        criterion: nn.Module | None = None,
+        class_weights: Sequence[float] | None = None,
+    ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.model = model
@@ -68,8 +76,12 @@ class TrainingModule(lightning.LightningModule):
         architecture = model.info.architecture
         of_pixels = architecture is not None and architecture.transformer_decoder.queries is None
         classes = len(model.info.known_categories)
-        self.criterion = criterion or build_criterion(classes, config.criterion, of_pixels=of_pixels)
+        self.criterion = criterion or build_criterion(
+            classes, config.criterion, of_pixels=of_pixels, class_weights=class_weights
+        )
+        self.frozen = Frozen(model, config.optim.freeze)
         self.average = MovingAverage(model, config.optim.ema_decay) if config.optim.ema_decay else None
+        self.class_thresholds: dict[str, float] = {}  # alike, of each class, where they are wanted
         self.instance_threshold: float | None = None  # of the highest F1 in the last validation, if one was measured
         self._whole: tuple[Mask2Former, ...] = ()  # where ranks share the weights: a copy for them (no part of this)
         self._predictor: Predictor | None = None
@@ -80,6 +92,7 @@ class TrainingModule(lightning.LightningModule):
         return build_optimizer(self.model, self.config.optim)
 
     def on_train_start(self) -> None:
+        self.frozen.eval()  # not before: Lightning would warn; after a validation it brings the modes back
         data = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]  (Lightning sets it)
         batch, images = data.sample_batch().to(self.device), batch_size_per_device(self.config)
         validate = self._validate_first if data.is_measured else None  # a fault of it is seen now, not after hours
@@ -120,7 +133,8 @@ class TrainingModule(lightning.LightningModule):
         total = torch.zeros((), device=self.device)
         for index, batch in enumerate(accumulation, start=1):
             try:
-                losses = self.criterion(self.model(batch.images), batch.targets, uniform, num_masks)
+                given = targets_for(self.model.transformer_decoder, batch.targets)
+                losses = self.criterion(self.model(batch.images, **given), batch.targets, uniform, num_masks)
             except FloatingPointError as error:
                 raise FloatingPointError(f"step {step}: {error}; the batch is in {self._keep(batch, step)}") from error
             with self._sent_later() if index < len(accumulation) else contextlib.nullcontext():
@@ -252,6 +266,8 @@ class TrainingModule(lightning.LightningModule):
                 self._evaluation.merge(part)
         metrics = self._evaluation.compute()
         self.instance_threshold = self._evaluation.best_threshold()
+        if self.config.evaluation.choose_threshold == "per-class":
+            self.class_thresholds = self._evaluation.class_thresholds()
         # Every rank has the same numbers now; "sync" keeps Lightning from warning that they might differ.
         self.log_dict({name: value for name, value in metrics.items() if value == value}, sync_dist=True)
         self._evaluation = None
@@ -271,6 +287,8 @@ class TrainingModule(lightning.LightningModule):
         if self.record is not None:
             checkpoint["run"] = self.record
         checkpoint["instance_threshold"] = self.instance_threshold
+        if self.class_thresholds:
+            checkpoint["class_thresholds"] = plain(self.class_thresholds)
         if self.average is not None:
             checkpoint["average"] = gathered(self.average.state_dict(), keep=self.trainer.is_global_zero)
         checkpoint["epoch"] = 0  # the only one; Lightning counts another when the run ends
@@ -281,9 +299,12 @@ class TrainingModule(lightning.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.instance_threshold = checkpoint.get("instance_threshold")
+        self.class_thresholds = figures(checkpoint.get("class_thresholds", {}))
         if self.stored_optim is not None and self.stored_optim != self.config.optim:
             states, now = checkpoint["optimizer_states"], self.config.optim
-            checkpoint["optimizer_states"] = [regrouped(one, self.model, self.stored_optim, now) for one in states]
+            checkpoint["optimizer_states"] = [
+                regrouped(one, self.model, self.stored_optim, now, self.frozen.names) for one in states
+            ]
         if self.average is not None and "average" in checkpoint:
             self.average.load_state_dict(checkpoint["average"])
         elif self.average is not None:  # switched on where a run goes on: from the weights that it has

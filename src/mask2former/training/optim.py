@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Container
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from mask2former.config import OptimConfig, RunConfig
 from mask2former.models.parts import ChoosesDecay, ChoosesRates
+from mask2former.training.freezing import is_of
 
 __all__ = ["build_optimizer", "dead_steps", "learning_rate_factor", "parameter_groups", "regrouped"]
 
@@ -18,12 +20,17 @@ _NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm)
 _UNDECAYED_NAMES = ("relative_position_bias_table", "absolute_pos_embed")
 
 
-def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, config: OptimConfig, frozen_now: Container[str] = ()) -> list[dict[str, Any]]:
     """Parameters with equal settings share a group.
 
     The backbone learns at ``backbone_multiplier`` times the rate. Norms, embeddings and relative position tables do
-    not decay; everything else does, biases included. Parts of the model can choose further (:class:`ChoosesDecay`,
-    :class:`ChoosesRates`). Each group also holds ``lr_multiplier`` and ``names``.
+    not decay; everything else does, biases included. Frozen parts are in no group. Parts of the model can choose
+    further (:class:`ChoosesDecay`, :class:`ChoosesRates`). Each group also holds ``lr_multiplier`` and ``names``.
+
+    Args:
+        model: the model.
+        config: the settings.
+        frozen_now: names of parameters that learn, but for what is frozen at present.
 
     Reference: Mask2Former, Sec. 4.1, and the values of the published optimizer.
     """
@@ -44,10 +51,11 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, An
     }
     for module_name, module in model.named_modules():
         for leaf, parameter in module.named_parameters(recurse=False):
-            if not parameter.requires_grad or parameter in seen:
+            name = f"{module_name}.{leaf}" if module_name else leaf
+            learns = parameter.requires_grad or name in frozen_now
+            if not learns or is_of(name, config.freeze) or parameter in seen:
                 continue
             seen.add(parameter)
-            name = f"{module_name}.{leaf}" if module_name else leaf
             multiplier = config.backbone_multiplier if name.startswith("backbone.") else 1.0
             multiplier *= (
                 rates[max(fitting, key=len)] if (fitting := [one for one in rates if name.startswith(one)]) else 1
@@ -75,7 +83,9 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
 
 
-def regrouped(state: dict[str, Any], model: nn.Module, before: OptimConfig, now: OptimConfig) -> dict[str, Any]:
+def regrouped(
+    state: dict[str, Any], model: nn.Module, before: OptimConfig, now: OptimConfig, frozen_now: Container[str] = ()
+) -> dict[str, Any]:
     """A stored state of :func:`build_optimizer` for other settings: moments by parameter, everything else as ``now``.
 
     By itself a stored state brings its decay, betas and multipliers along, and groups that fit no others.
@@ -85,8 +95,9 @@ def regrouped(state: dict[str, Any], model: nn.Module, before: OptimConfig, now:
         model: the model.
         before: the settings that the state was stored with.
         now: those that are wanted.
+        frozen_now: names of the parameters that ``now`` freezes.
     """
-    old = [name for group in parameter_groups(model, before) for name in group["names"]]
+    old = [name for group in parameter_groups(model, before, frozen_now) for name in group["names"]]
     stored = {name: state["state"][index] for index, name in enumerate(old) if index in state["state"]}
     wanted = build_optimizer(model, now).state_dict()["param_groups"]
     new = [name for group in parameter_groups(model, now) for name in group["names"]]

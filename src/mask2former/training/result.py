@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mask2former import checkpoints
 from mask2former.config import RunConfig
+from mask2former.text import listed, printable
 from mask2former.training.checkpointing import Best, best_of
 from mask2former.training.cluster import say_once
 from mask2former.training.metrics_log import validations
@@ -28,6 +30,7 @@ class TrainingResult:
         best: the best monitor of a validation, and the steps before it; None where nothing was measured.
         is_average: whether ``model`` holds averaged weights, which are those of the last step, not the best ones.
         instance_threshold: what was stored with the model, where it was chosen on the validation data.
+        class_thresholds: alike, of single classes by name.
     """
 
     directory: Path
@@ -38,6 +41,7 @@ class TrainingResult:
     best: tuple[float, int] | None = None
     is_average: bool = False
     instance_threshold: float | None = None
+    class_thresholds: Mapping[str, float] = field(default_factory=dict)
 
     def __str__(self) -> str:
         lines = [
@@ -53,6 +57,9 @@ class TrainingResult:
                 f"Instances of a score of {self.instance_threshold:g} or more are predicted, which gave the highest F1 "
                 "on the validation data (evaluation.choose_threshold)"
             )
+        if self.class_thresholds:
+            shown = listed(list(self.class_thresholds.items()), show=lambda one: f"{printable(one[0], 80)} {one[1]:g}")
+            lines.append(f"Of these classes, it is the score that gave their own highest F1: {shown}")
         if self.start is not None and self.best is not None and self.best[1] == 0:
             holds = "the averaged weights of the last step" if self.is_average else "the weights of the start"
             lines.append(
@@ -118,6 +125,7 @@ def _result_of(past: LastState, best: Best | None, model: Path) -> TrainingResul
     config, directory = past.config, past.path.parents[1]
     measured = validations(directory / "metrics.csv", past.step)
     chosen = config.evaluation.choose_threshold and best is not None and best.threshold is not None
+    stored = checkpoints.open_checkpoint(model).info.inference if chosen else None
     return TrainingResult(
         directory,
         model,
@@ -126,5 +134,6 @@ def _result_of(past: LastState, best: Best | None, model: Path) -> TrainingResul
         past.start,
         None if best is None else (best.value, best.step),
         is_average=config.optim.ema_decay > 0,
-        instance_threshold=checkpoints.open_checkpoint(model).info.inference.instance_threshold if chosen else None,
+        instance_threshold=None if stored is None else stored.instance_threshold,
+        class_thresholds={} if stored is None else stored.class_thresholds,
     )

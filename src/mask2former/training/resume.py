@@ -42,7 +42,8 @@ FIXED = _settings(
         "model.transformer_decoder": "name dim num_queries num_layers num_heads feedforward_dim position_encoding "
         "attention scales order query_init pre_norm "
         "project_inputs num_encoder_layers source project_source",
-        "model": "init init_partial pixel_mean pixel_std",
+        "model": "init init_partial init_classes pixel_mean pixel_std",
+        "data": "validation",  # with another one, what was learned from would be measured on
     }
 )
 
@@ -54,24 +55,25 @@ FREE = _settings(
         "model.pixel_decoder": "dropout",
         "model.transformer_decoder": "dropout",
         "model.inference": "tasks short_edge long_edge resampling resize_masks_first things_only score_threshold "
-        "instance_threshold overlap_threshold max_instances things_first non_overlapping tile tile_overlap "
-        "diameter value_range",
-        "criterion": "class_weight mask_weight dice_weight no_object_weight mask_loss match_on loss_on "
+        "instance_threshold class_thresholds overlap_threshold max_instances things_first non_overlapping tile "
+        "tile_overlap diameter value_range",
+        "criterion": "class_weight mask_weight dice_weight no_object_weight class_weights mask_loss match_on loss_on "
         "num_points oversample_ratio importance_sample_ratio void",
-        "data": "dataset augmentation filter_empty group_by_aspect batch_size batch_size_per_device num_workers",
+        "data": "dataset augmentation copy_paste filter_empty group_by_aspect batch_size batch_size_per_device "
+        "num_workers",
         "optim": "lr weight_decay betas eps backbone_multiplier clip_norm schedule schedule_steps steps gamma "
-        "poly_power warmup_steps warmup_factor ema_decay",
-        "trainer": "max_steps precision accelerator devices num_nodes strategy half_pixel_decoder channels_last "
-        "gradient_checkpointing log_interval checkpoint_interval tensorboard",
+        "poly_power warmup_steps warmup_factor ema_decay freeze",
+        "trainer": "max_steps max_hours precision accelerator devices num_nodes strategy half_pixel_decoder "
+        "channels_last gradient_checkpointing log_interval checkpoint_interval loggers",
         "evaluation": "interval patience num_images tasks monitor choose_threshold max_detections area_limits boundary "
         "pooled_threshold semantic_segments",
     }
 ) | {"output", "seed"}
-_WHOLE = ("data.dataset", "data.augmentation")
+_WHOLE = ("data.dataset", "data.augmentation", "data.validation")
 
 # What figures depend on: with another value, those before and after cannot be compared.
 _MEASURE = re.compile(
-    r"model\.inference\.(?!instance_threshold)|data\.dataset\."
+    r"model\.inference\.(?!instance_threshold|class_thresholds)|data\.dataset\."
     r"|evaluation\.(monitor|max_detections|area_limits|pooled_threshold)$"
 )
 _ORDER = {"seed", "data.batch_size", "data.filter_empty", "data.group_by_aspect"}  # what the order of samples is of

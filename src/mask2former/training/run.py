@@ -21,11 +21,14 @@ from mask2former.dataset_tools.requirements import check_run
 from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
 from mask2former.text import terminal_line
-from mask2former.training.checkpointing import KeepCheckpoints, Patience, figure, loaded
+from mask2former.training.batch_size import check_auto, with_batch_size
+from mask2former.training.checkpointing import KeepCheckpoints, Patience, figure, figures, loaded
+from mask2former.training.class_weights import class_weights
 from mask2former.training.cluster import Rank
 from mask2former.training.datamodule import DataModule
 from mask2former.training.directory import prepare_directory
 from mask2former.training.lock import check_links, locked
+from mask2former.training.loggers import Loggers
 from mask2former.training.meeting import Meeting
 from mask2former.training.metrics_log import MetricsLog
 from mask2former.training.module import TrainingModule
@@ -37,6 +40,7 @@ from mask2former.training.resume import LastState, check_objects, compare, diges
 from mask2former.training.resume_point import ResumePoint, put_best_in_place, resume_point
 from mask2former.training.start import initial_model, with_start
 from mask2former.training.stopping import Stopping, explained
+from mask2former.training.time_limit import TimeLimit
 from mask2former.training.trainer import build_trainer, quiet
 
 __all__ = ["TrainingResult", "train"]
@@ -76,8 +80,10 @@ def train(
 
     Raises:
         UserError: the settings contradict each other or the directory, or the initial weights do not fit.
+        MissingExtraError: the package of a logger is not there.
         FloatingPointError: a logit or gradient was not finite; the batch is saved and named.
-        KeyboardInterrupt: the user, or SIGTERM, stopped the run; the last checkpoint stays as it was.
+        KeyboardInterrupt: the user, or SIGTERM, stopped the run; the last checkpoint stays as it was. Or
+            ``trainer.max_hours`` are over, and the last checkpoint is of the last step.
         MemoryError: the device or the machine is too small; the message names the settings that help.
         ChildProcessError: a process that reads samples died of another cause, or another rank of the run is gone.
         OSError: a file cannot be written, for instance on a full disk; the message names it.
@@ -92,6 +98,7 @@ def train(
         raise UserError(f"nothing to resume: {last} does not exist{where}; start the run without resuming")
     check_links(directory)
     stopping = Stopping()
+    limit = None if config.trainer.max_hours is None else TimeLimit(config.trainer.max_hours)
     with locked(directory) as notes, stopping.listening(), quiet():
         if not resume and last.exists() and not overwrite:
             raise UserError(f"{directory} holds a run; resume it, choose another output, or pass overwrite")
@@ -99,7 +106,10 @@ def train(
         if past is not None:
             check_objects(past, objects.names())
         config, start = with_start(config, objects.model, past)
+        config = check_auto(config, past)
         check_run(config)
+        if objects.train_data is not None and config.data.validation is not None:
+            raise UserError("data.validation divides data that the run describes; validation_data was given instead")
 
         lightning.seed_everything(config.seed, verbose=False)
         data = DataModule(config, objects.train_data, objects.validation_data, objects.augmentation)
@@ -116,7 +126,18 @@ def train(
 
         model, is_measurable = initial_model(config, objects.model, data.categories, start, past)
         data.num_queries = getattr(model.transformer_decoder, "num_queries", None)
-        module = TrainingModule(model, config, objects.criterion)
+        if objects.criterion is not None and config.criterion.class_weights is not None:
+            raise UserError("criterion.class_weights is for the built-in criterion, and another one was given")
+        weights, said = class_weights(config.criterion.class_weights, data.training_set.samples)
+        notes += said
+        module = TrainingModule(model, config, objects.criterion, weights)
+        if config.data.batch_size_per_device == "auto":
+            config, told = with_batch_size(config, module, data.sample_batch())
+            data.settle(config)
+            module.config = config
+            notes.append(told)
+        if config.optim.freeze:
+            notes.append(str(module.frozen))
         names, license = objects.names(), model.info.license
         module.record = record_of(config, data.categories, num_samples, license, digest, names, data.unit)
         module.stored_optim = past.config.optim if past is not None else None
@@ -132,6 +153,7 @@ def train(
             start_value=point.start_value,
             step=point.step,
             is_due=point.is_due,
+            limit=limit,
         )
         patience = _patience(config, point)
         bar = StepProgressBar(config.trainer.max_steps, config.trainer.log_interval)
@@ -140,15 +162,17 @@ def train(
             said = [*notes, *prepare_directory(config, names, resume=resume)]
             said += [] if past is None else put_best_in_place(past, point, config)
             table.open()
+            ours_by_name.begin(leaves(config))
             said += [] if (dead := dead_steps(config)) is None else [dead]
             for note in said:
                 print(terminal_line(f"note: {note}"))
 
+        ours_by_name = Loggers(config, resume=resume)
         meeting = Meeting(directory, _facts(config, num_samples, digest), prepare)
         ours = [stopping, meeting, keep, bar, *([] if patience is None else [patience])]
-        logs = [table, *loggers]
+        logs = [table, *ours_by_name, *loggers]
         trainer = build_trainer(config, point, rank, [*ours, *callbacks], logs, is_measured=data.is_measured)
-        with explained(trainer, config, last if resume else None, rank):
+        with explained(trainer, config, last if resume else None, rank), module.frozen.held(), ours_by_name.closing():
             if is_measurable and data.is_measured and not resume:  # the figure that training has to beat
                 with isolate_rng():
                     trainer.validate(module, data, verbose=False)
@@ -183,7 +207,8 @@ def _saved(trainer: lightning.Trainer, module: TrainingModule, keep: KeepCheckpo
         _restore(module, model, keep.best)
     threshold = module.instance_threshold if config.evaluation.choose_threshold else None
     if threshold is not None:
-        inference = model.info.inference.model_copy(update={"instance_threshold": threshold})
+        chosen = {"instance_threshold": threshold, "class_thresholds": module.class_thresholds}
+        inference = model.info.inference.model_copy(update=chosen)
         model.info = replace(model.info, inference=inference)
     if trainer.is_global_zero:
         checkpoints.save_pretrained(model, path)
@@ -198,6 +223,7 @@ def _saved(trainer: lightning.Trainer, module: TrainingModule, keep: KeepCheckpo
         best,
         is_average=module.average is not None,
         instance_threshold=threshold,
+        class_thresholds={} if threshold is None else module.class_thresholds,
     )
 
 
@@ -207,3 +233,4 @@ def _restore(module: TrainingModule, model: Mask2Former, path: Path) -> None:
         own = {name.removeprefix("model."): value for name, value in weights if name.startswith("model.")}
         model.load_state_dict(own)
         module.instance_threshold = figure(state.get("instance_threshold"))  # 0.1.0 did not write it
+        module.class_thresholds = figures(state.get("class_thresholds", {}))

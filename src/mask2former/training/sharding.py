@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -23,6 +22,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mask2former.errors import UserError
+from mask2former.training.meeting import Joining
 
 __all__ = ["LEAST", "Sharded", "check_gradients", "gathered", "local", "shard", "share_of", "whole"]
 
@@ -101,7 +101,7 @@ def share_of(value: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)
 
 
-class Sharded(DDPStrategy):
+class Sharded(Joining):
     """Starts and joins ranks as DDP does, but shards the model when training begins.
 
     Weights are loaded before that, and the optimizer, which is made after it, takes its share of what is loaded.

@@ -174,11 +174,13 @@ def _with_weights(
         say_once(f"Starts from {init}: {'; '.join(start_from_backbone(model, start, init))}")
         return model, False
     assert start is not None, "a run that begins has read what it begins with"
-    notes = checkpoints.start_from(model, start, init, partial=config.model.init_partial)
+    partial, by_name = config.model.init_partial, config.model.init_classes == "by-name"
+    notes = checkpoints.start_from(model, start, init, partial=partial, by_name=by_name)
     say_once(f"Starts from {init}: {'; '.join(('all that fits', *notes)) if notes else 'all of it'}")
-    is_whole = takes_class_head(categories, start.categories, partial=config.model.init_partial)
+    is_whole = takes_class_head(categories, start.categories, partial=partial, by_name=by_name)
     if not is_whole:
-        say_once("Not measured before the first step, since the class head is newly initialised")
+        new = "classes are" if by_name else "the class head is"
+        say_once(f"Not measured before the first step, since {new} newly initialised")
     return model, is_whole
 
 

@@ -22,11 +22,11 @@ from mask2former.memory import is_lack_of_memory
 from mask2former.text import printable
 from mask2former.training.cluster import Rank
 
-__all__ = ["Stopping", "died_reading", "explained", "is_lost_connection"]
+__all__ = ["STOPPING", "Stopping", "died_reading", "explained", "is_lost_connection"]
 
 
 # The last one is what SLURM sends before the end where it was told to (--signal=USR1@120); it would kill the process.
-_STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
 
 class Stopping(lightning.Callback):
@@ -46,7 +46,7 @@ class Stopping(lightning.Callback):
     def listening(self) -> Iterator[None]:
         """Handle the signals as long as the block runs; those that are ignored stay so."""
         if threading.current_thread() is threading.main_thread():
-            handlers = {number: signal.getsignal(number) for number in _STOPPING}
+            handlers = {number: signal.getsignal(number) for number in STOPPING}
             self._before = {number: old for number, old in handlers.items() if old not in (signal.SIG_IGN, None)}
         try:
             self._listen()

@@ -7,20 +7,20 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Literal
 
 import lightning
 import torch
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
-from lightning.pytorch.strategies import DDPStrategy, Strategy
+from lightning.pytorch.strategies import Strategy
 
 from mask2former.config import RunConfig, TrainerConfig
-from mask2former.errors import MissingExtraError, UserError
+from mask2former.errors import UserError
 from mask2former.text import printable
 from mask2former.training.checkpointing import WholeFiles
 from mask2former.training.cluster import TIMEOUT, Rank
+from mask2former.training.meeting import Joining
 from mask2former.training.resume_point import ResumePoint
 from mask2former.training.sharding import Sharded
 
@@ -43,15 +43,13 @@ def build_trainer(
         point: where it goes on.
         rank: which process of the run this is.
         callbacks: all of them.
-        loggers: without that of TensorBoard, which the settings ask for.
+        loggers: all of them.
         is_measured: whether there is anything to validate on.
 
     Raises:
-        MissingExtraError: TensorBoard is wanted and not there.
         UserError: this process sees fewer devices than there should be on a machine.
     """
     _check_devices(config.trainer)
-    extra = [_tensorboard(Path(config.output))] if config.trainer.tensorboard else []
     return lightning.Trainer(
         accelerator=config.trainer.accelerator,
         devices=config.trainer.devices,
@@ -64,7 +62,7 @@ def build_trainer(
         limit_val_batches=None if is_measured else 0,
         num_sanity_val_steps=0,
         log_every_n_steps=config.trainer.log_interval,
-        logger=[*loggers, *extra],
+        logger=[*loggers],
         enable_checkpointing=False,
         callbacks=[*callbacks],
         use_distributed_sampler=False,
@@ -93,7 +91,7 @@ def _strategy(trainer: TrainerConfig, rank: Rank) -> Strategy | Literal["auto"]:
     """Of several ranks, one that does not wait for ever; in a notebook, where Lightning forks, its own choice."""
     if trainer.strategy == "fsdp":
         return Sharded(timeout=TIMEOUT)
-    return "auto" if rank.world_size == 1 or hasattr(sys, "ps1") else DDPStrategy(timeout=TIMEOUT)
+    return "auto" if rank.world_size == 1 or hasattr(sys, "ps1") else Joining(timeout=TIMEOUT)
 
 
 def _check_devices(trainer: TrainerConfig) -> None:
@@ -115,18 +113,3 @@ def _precision(config: RunConfig) -> Precision:
         return Precision()
     on_gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
     return MixedPrecision("16-mixed" if wanted == "fp16" else "bf16-mixed", "cuda" if on_gpu else "cpu")
-
-
-def _tensorboard(directory: Path) -> Logger:
-    """Event files, in a folder of the run.
-
-    Raises:
-        MissingExtraError: the package is not there.
-    """
-    try:
-        import tensorboard  # noqa: F401  (Lightning's logger would fall back to another package)
-    except ImportError as error:
-        raise MissingExtraError("tensorboard", "train") from error
-    from lightning.pytorch.loggers import TensorBoardLogger
-
-    return TensorBoardLogger(directory, name="tensorboard", version="")

@@ -35,6 +35,7 @@ __all__ = [
     "overlay_semantic",
     "ranks",
     "readable_scale",
+    "rgb_of",
 ]
 
 # What was segmented: a Pillow image or an array, shown as it is read (see mask2former.data.images.read_image).
@@ -198,20 +199,30 @@ def _index_map(ids: Int[np.ndarray, "H W"], numbers: Sequence[int]) -> Int[np.nd
     return np.where(ascending[found] == ids, order[found], -1).astype(np.int32)
 
 
+def rgb_of(image: ImageLike, size_hw: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:
+    """An image as RGB in 0..255, of the size that its result has.
+
+    Raises:
+        UserError: it has another, or is no image.
+    """
+    if isinstance(image, Image.Image):
+        pixels = rgb_of_pillow(image, getattr(image, "filename", "") or "image")
+    elif isinstance(image, np.ndarray):
+        pixels = rgb_of_array(image)
+    else:
+        raise UserError(f"cannot draw on {type(image).__name__}: expected a Pillow image or an array of pixels")
+    if pixels.shape[:2] != tuple(size_hw):
+        raise UserError(
+            f"the image has {pixels.shape[0]}x{pixels.shape[1]} pixels but the result {size_hw[0]}x{size_hw[1]} "
+            "(height x width); draw on the image that was segmented"
+        )
+    return pixels
+
+
 def _canvas(image: ImageLike, size_hw: tuple[int, int], scale: int) -> UInt8[np.ndarray, "H W 3"]:
     """A fresh RGB array of the image, enlarged ``scale`` times."""
     assert scale >= 1, scale
-    if isinstance(image, Image.Image):
-        upright = Image.fromarray(rgb_of_pillow(image, getattr(image, "filename", "") or "image"))
-    elif isinstance(image, np.ndarray):
-        upright = Image.fromarray(rgb_of_array(image))
-    else:
-        raise UserError(f"cannot draw on {type(image).__name__}: expected a Pillow image or an array of pixels")
-    if (upright.height, upright.width) != size_hw:
-        raise UserError(
-            f"the image has {upright.height}x{upright.width} pixels but the result {size_hw[0]}x{size_hw[1]} "
-            "(height x width); draw on the image that was segmented"
-        )
+    upright = Image.fromarray(rgb_of(image, size_hw))
     if scale > 1:
         upright = upright.resize((upright.width * scale, upright.height * scale), Image.Resampling.BICUBIC)
     return np.array(upright)

@@ -30,7 +30,7 @@ from mask2former.notes import collect_notes, sentences
 from mask2former.progress import Progress, silent
 from mask2former.results_io.csv import csv_text
 from mask2former.structures import Segmentation
-from mask2former.structures.results import ROW_COLUMNS
+from mask2former.structures.tables import ROW_COLUMNS
 from mask2former.structures.tracks import TRACK_COLUMNS, TrackedFrame
 from mask2former.text import printable, quoted
 
@@ -118,7 +118,7 @@ class Visit:
 
     def visible(self, every: Segmentation) -> Segmentation:
         """The part of a result that is not switched off."""
-        return every.of_classes(set(range(len(every.categories))) - self.hidden) if self.hidden else every
+        return every.filter(set(range(len(every.categories))) - self.hidden)
 
     def download(self, kind: Literal["png", "json", "csv", "mp4"]) -> tuple[str, bytes]:
         """Name and content of a file of what is shown.
@@ -145,9 +145,11 @@ class Visit:
         files = result.encoded(image, model=self.model, settings=settings, extra={"hidden_classes": hidden})
         return f"{stem}.{kind}", files[f".{kind}"]
 
-    def _thresholds(self) -> Mapping[str, float]:
-        name = {"panoptic": "score_threshold", "instance": "instance_threshold"}.get(self.task)
-        return {} if name is None else {name: self.threshold}
+    def _thresholds(self) -> Mapping[str, Any]:
+        """As recorded: here one threshold is for all classes."""
+        if self.task == "instance":
+            return {"instance_threshold": self.threshold, "class_thresholds": {}}
+        return {"score_threshold": self.threshold} if self.task == "panoptic" else {}
 
 
 def threshold_of(predictor: Predictor, task: Task) -> float:

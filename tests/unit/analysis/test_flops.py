@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from pathlib import Path
 
 import pytest
 import torch
@@ -45,6 +46,7 @@ PAPER = {
     "ablation/coco-instance/queries-1000": 405,
 }
 ROWS = [name if index < 1 else pytest.param(name, marks=pytest.mark.slow) for index, name in enumerate(PAPER)]
+PARTS = ("backbone", "pixel_decoder", "transformer_decoder", "masks")
 SWITCHES = [{"attention": "full"}, {"attention": "mask_pool", "scales": "naive"}, {"scales": "s8"}]
 
 
@@ -95,6 +97,10 @@ def test_a_module_costs_what_its_modules_cost_and_its_own_products() -> None:
     assert sum(cost.operators.values()) == cost.multiply_adds
     assert rows["masks"].multiply_adds == 32 * 128 * 16 * 24  # queries, channels and pixels at stride 4
     assert rows["transformer_decoder.class_head"].multiply_adds == 32 * 128 * 6
+    assert rows["transformer_decoder.class_head"].activations == 32 * 6
+    assert rows["pixel_decoder.mask_projection"].activations == 128 * 16 * 24
+    assert rows["masks"].activations == 32 * 16 * 24
+    assert rows[""].activations == sum(rows[name].activations for name in PARTS)
     assert rows["pixel_decoder.mask_projection"].multiply_adds == 128 * 128 * 16 * 24
 
 
@@ -162,14 +168,19 @@ def test_a_part_that_needs_numbers_is_refused() -> None:
         count_flops(Mask2Former(Pyramid(), Levels(), Means("read")), [(64, 96)])
 
 
-def test_the_command_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["analyze", "flops", "scenes-tiny", "--depth", "1", "--size", "64x70"]) == 0
+def test_the_command_prints_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = ["-o", str(tmp_path / "cost.png")]
+    assert main(["analyze", "flops", "scenes-tiny", "--depth", "1", "--size", "64x70", *output]) == 0
     lines = capsys.readouterr().out.splitlines()
     names = ["module", "model", "backbone", "pixel_decoder", "transformer_decoder", "masks"]
     assert [line.split()[0] for line in lines[:6]] == names
     assert lines[1].split()[1] == "3,720,855"
     assert lines[6] == "Input: 64x96 pixels, padded."
     assert lines[7].startswith("As the paper counts, with the masks of the published code: 0.3 G")
+    assert json.loads((tmp_path / "cost.json").read_text())["modules"][0]["activations"] > 1e6
+    assert (tmp_path / "cost.png").stat().st_size > 1000
+    assert main(["analyze", "flops", "scenes-tiny", "--json", *output]) == 2
+    assert "give only one of the two" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from mask2former.checkpoints.transfer import (
     check_settings,
     filled_in,
     resized_bias_table,
+    takes_class_head,
     with_own_windows,
     with_settings_of,
 )
@@ -72,6 +73,32 @@ def test_other_classes_are_newly_initialised_also_if_they_are_as_many(tiny_model
         assert all(torch.equal(value, model.state_dict()[name]) for name, value in fresh.items())
         if len(names) == 3:
             assert changed(model, tiny_model) == set(CLASS_HEAD)
+
+
+@pytest.mark.parametrize("partial", [False, True])
+def test_classes_by_name_keep_their_rows_and_others_are_new(tiny_model: Mask2Former, partial: bool) -> None:
+    """``sky, cat, dog`` there: of each row of the class head it is told where it comes from."""
+    model = another(tiny_model, ["dog", "tree", "sky", "bee"])
+    fresh = {name: model.state_dict()[name].clone() for name in CLASS_HEAD}
+    assert checkpoints.start_from(model, read(tiny_model), "source", partial=partial, by_name=True) == [
+        "2 of 4 classes keep what they have learned: dog, sky; new: tree, bee; gone: cat"
+    ]
+    for name in CLASS_HEAD:
+        now, before, theirs = model.state_dict()[name], fresh[name], tiny_model.state_dict()[name]
+        expected = (theirs[2], before[1], theirs[0], before[3], theirs[3])  # "no object" is last
+        assert all(torch.equal(row, wanted) for row, wanted in zip(now, expected, strict=True))
+    assert all(torch.equal(model.state_dict()[name], tiny_model.state_dict()[name]) for name in QUERIES)
+
+
+def test_classes_by_name_where_none_is_known_and_where_all_are(tiny_model: Mask2Former) -> None:
+    theirs, none = Categories.from_names(names_of(tiny_model)), Categories.from_names(["cap", "sack", "dock"])
+    model = another(tiny_model, list(none.names))
+    fresh = {name: model.state_dict()[name].clone() for name in CLASS_HEAD}
+    (said,) = checkpoints.start_from(model, read(tiny_model), "source", partial=False, by_name=True)
+    assert said == "none of its 3 classes can be kept by name: class head newly initialised"
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in fresh.items())
+    assert not takes_class_head(none, theirs, partial=False, by_name=True)
+    assert takes_class_head(Categories.from_names(["dog"]), theirs, partial=False, by_name=True)
 
 
 def test_on_no_request_nothing_is_left_out(tiny_model: Mask2Former) -> None:

@@ -283,7 +283,7 @@ def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
         (Image.new("RGB", (0, 5)), "no pixels"),
         (Image.fromarray(np.full((H, W), np.nan, dtype=np.float32)), "not finite"),
         (Image.fromarray(np.full((H, W), 1 << 20, dtype=np.int32)), "expected 8 or 16 bit"),
-        (b"bytes", "cannot read an image from bytes"),
+        (b"bytes", "is not an image that can be read"),
         (None, "cannot read an image from NoneType"),
         (3, "cannot read an image from int"),
     ],
@@ -381,3 +381,18 @@ def test_what_is_in_memory_is_read_as_its_file_is(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=f"'b.*png' {reason}"):
             read_image(NamedBytes("b\n\x1b[31m.png", content))
+
+
+def test_bytes_and_open_files_are_read_as_their_file_is(tmp_path: Path) -> None:
+    path, expected = rgb(tmp_path, "a.png")
+    content = path.read_bytes()
+    for given in (content, bytearray(content), memoryview(content), io.BytesIO(content)):
+        np.testing.assert_array_equal(read_image(given), expected)
+    with path.open("rb") as file:
+        np.testing.assert_array_equal(read_image(file), expected)
+        with pytest.raises(UserError, match=r"a\.png' is an empty file"):  # read to its end
+            read_image(file)
+    with pytest.raises(UserError, match=r"a\.png' cannot be read: "):
+        read_image(file)
+    with path.open(encoding="latin-1") as text, pytest.raises(UserError, match="gives str; open it with mode 'rb'"):
+        read_image(text)  # pyright: ignore[reportArgumentType]

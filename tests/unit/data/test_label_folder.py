@@ -14,6 +14,7 @@ from mask2former.config import DataConfig, DatasetConfig, LabelFolderConfig, par
 from mask2former.data.build import build_images, build_training_set
 from mask2former.data.datasets.class_names import read_names
 from mask2former.data.datasets.label_folder import LabelFolder
+from mask2former.data.datasets.pairs import Names
 from mask2former.data.loading.sampling import Draw
 from mask2former.errors import UserError
 from mask2former.structures import Categories
@@ -146,7 +147,7 @@ def test_pairs(folders: tuple[Path, Path]) -> None:
     random_image(images / "three.jpg")
     with pytest.raises(UserError, match=r"images without a label map: 1 \(three\.jpg\); .*unpaired=skip"):
         LabelFolder([folders], CLASSES)
-    samples = LabelFolder([folders], CLASSES, unpaired="skip")
+    samples = LabelFolder([folders], CLASSES, files=Names(unpaired="skip"))
     assert len(samples) == 2
     assert "three.jpg" in samples.notes[0]
     (images / "three.jpg").rename(images / "deep" / "three.jpg")
@@ -155,7 +156,7 @@ def test_pairs(folders: tuple[Path, Path]) -> None:
         LabelFolder([folders], CLASSES)
     random_image(images / "one.png")
     with pytest.raises(UserError, match=r"'one\.jpg' and 'one\.png'|'one\.png' and 'one\.jpg'"):
-        LabelFolder([folders], CLASSES, unpaired="skip")
+        LabelFolder([folders], CLASSES, files=Names(unpaired="skip"))
 
 
 def test_side_by_side_and_with_a_suffix(tmp_path: Path) -> None:
@@ -165,11 +166,11 @@ def test_side_by_side_and_with_a_suffix(tmp_path: Path) -> None:
         random_image(tmp_path / "suffix" / f"{name}.png")
         save(tmp_path / "suffix" / f"{name}_mask.png", label_map())
     for folder, suffix in ((tmp_path / "plain", ""), (tmp_path / "suffix", "_mask")):
-        samples = LabelFolder([(folder, folder)], CLASSES, label_suffix=suffix)
+        samples = LabelFolder([(folder, folder)], CLASSES, files=Names(label="{stem}" + suffix))
         assert [samples.image_id(index) for index in range(len(samples))] == ["a", "b"]
         assert ground_truth(samples).max() == 255
-    with pytest.raises(UserError, match=r"no image .* label_suffix"):
-        LabelFolder([(tmp_path / "suffix", tmp_path / "plain")], CLASSES, label_suffix="_mask")
+    with pytest.raises(UserError, match=r"no image .* label_name"):
+        LabelFolder([(tmp_path / "suffix", tmp_path / "plain")], CLASSES, files=Names(label="{stem}_mask"))
 
 
 def test_by_configuration(folders: tuple[Path, Path], tmp_path: Path) -> None:
@@ -186,9 +187,9 @@ def test_files_without_the_suffix_of_label_maps_are_told(tmp_path: Path) -> None
     random_image(tmp_path / "x" / "a.jpg")
     save(tmp_path / "y" / "a_mask.png", label_map())
     save(tmp_path / "y" / "a_depth.png", label_map())
-    samples = LabelFolder([(tmp_path / "x", tmp_path / "y")], CLASSES, label_suffix="_mask")
+    samples = LabelFolder([(tmp_path / "x", tmp_path / "y")], CLASSES, files=Names(label="{stem}_mask"))
     assert len(samples) == 1
-    assert any("names do not end in _mask: 1 (a_depth.png)" in note for note in samples.notes)
+    assert any("names are not {stem}_mask: 1 (a_depth.png)" in note for note in samples.notes)
 
 
 def test_255_is_ignored_unless_it_is_a_class(tmp_path: Path) -> None:
@@ -215,3 +216,13 @@ def test_numbers_that_are_no_classes_come_with_a_hint(tmp_path: Path, numbers: l
     save(tmp_path / "y" / "a.png", np.array(numbers, dtype=np.uint16))
     with pytest.raises(UserError, match=words):
         LabelFolder([(tmp_path / "x", tmp_path / "y")], CLASSES).ground_truths(0, ["semantic"])
+
+
+def test_the_suffix_of_0_1_is_a_name_now() -> None:
+    files = [{"images": "x", "labels": "y"}]
+    values = {"name": "label-folder", "train": files, "validation": files, "names": "n.txt", "label_suffix": "_mask"}
+    config = parse(DataConfig, {"dataset": values}, "test").dataset
+    assert isinstance(config, LabelFolderConfig)
+    assert config.label_name == "{stem}_mask"
+    with pytest.raises(UserError, match="'label_suffix' is the old form of 'label_name', and both are set"):
+        parse(DataConfig, {"dataset": {**values, "label_name": "{stem}"}}, "test")

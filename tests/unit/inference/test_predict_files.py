@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 from copy import deepcopy
@@ -13,7 +14,8 @@ import torch
 from PIL import Image
 
 import mask2former
-from mask2former.data.images import read_image
+from mask2former.data.images import NamedBytes, read_image
+from mask2former.data.web_images import WebImage
 from mask2former.errors import UserError
 from mask2former.inference.predict_files import Outcome, plan, predict_files, segment_files
 from mask2former.inference.predictor import Predictor
@@ -375,3 +377,81 @@ def test_json_files_appear_whole(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "a" / "c.json", {"x": float("nan")})
     assert _files(tmp_path) == {"a/b.json"}
+
+
+# --- pages, bytes and addresses -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Path:
+    """A folder with a TIFF of three pages and an image of one."""
+    folder = tmp_path / "stacks"
+    folder.mkdir()
+    pixels = np.random.default_rng(3).integers(0, 256, (3, 32, 48), dtype=np.uint8)
+    first, *others = (Image.fromarray(page) for page in pixels)
+    first.save(folder / "a.tif", save_all=True, append_images=others)
+    first.save(folder / "b.png")
+    return folder
+
+
+def test_all_pages_or_one_get_results_of_their_own(predictor: Predictor, stack: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    report = predict_files(predictor, stack, out, "semantic", page="all", overlays=False)
+    assert report.outcomes["done"] == 4
+    assert not report.notes
+    stems = ("a_page1", "a_page2", "a_page3", "b")
+    assert _files(out) == {stem + ending for stem in stems for ending in (".json", "_labels.png")}
+    documents = {stem: json.loads((out / f"{stem}.json").read_text()) for stem in stems}
+    assert [documents[stem]["provenance"].get("page") for stem in stems] == [1, 2, 3, None]
+    assert documents["a_page2"]["provenance"]["image"] == "a.tif"
+    again = predict_files(predictor, stack, out, "semantic", page="all", overlays=False)
+    assert again.outcomes["skipped"] == 4
+
+    one = predict_files(predictor, stack / "a.tif", tmp_path / "one", "semantic", page=3, overlays=False)
+    assert one.outcomes["done"] == 1
+    found = (tmp_path / "one" / "a_page3.json").read_text()
+    assert found == (out / "a_page3.json").read_text()
+    report = predict_files(predictor, stack, tmp_path / "third", "semantic", page=3, overlays=False)
+    assert report.outcomes["refused"] == 1
+    assert "'" + str(stack / "b.png") + "' has no page 3; it has 1" in report.failed[0].reason
+    wrong: list[Any] = [0, -1, 1001, "first", True]
+    for page in wrong:
+        with pytest.raises(UserError, match="page"):
+            predict_files(predictor, stack, tmp_path / "no", page=page)
+
+
+def test_without_a_page_the_first_is_read_and_the_others_noted(
+    predictor: Predictor, stack: Path, tmp_path: Path
+) -> None:
+    report = predict_files(predictor, stack, tmp_path / "out", "semantic", overlays=False)
+    assert report.outcomes["done"] == 2
+    assert "only the first is read" in report.notes[0]
+
+
+def test_bytes_are_an_image_with_a_name(predictor: Predictor, stack: Path, tmp_path: Path) -> None:
+    content = (stack / "b.png").read_bytes()
+    source = NamedBytes("stdin", content)
+    predict_files(predictor, source, tmp_path / "out", "semantic", overlays=False)
+    report = predict_files(predictor, source, tmp_path / "out", "semantic", overlays=False)
+    assert report.outcomes["skipped"] == 1
+    document = json.loads((tmp_path / "out" / "stdin.json").read_text())
+    assert document["provenance"]["image_sha256"] == hashlib.sha256(content).hexdigest()
+    with pytest.raises(UserError, match="would both be written"):
+        predict_files(predictor, [NamedBytes("x", content), NamedBytes("x", content)], tmp_path / "two")
+
+
+def test_an_address_is_fetched_once(predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.BytesIO()
+    Image.new("RGB", (32, 32), "red").save(stream, "PNG")
+    fetched: list[str] = []
+
+    def read_bytes(self: WebImage) -> bytes:
+        fetched.append(self.url)
+        return stream.getvalue()
+
+    monkeypatch.setattr(WebImage, "read_bytes", read_bytes)
+    report = predict_files(predictor, "https://a.org/street.jpg?x=1", tmp_path / "out", "semantic", overlays=False)
+    assert report.outcomes["done"] == 1
+    assert fetched == ["https://a.org/street.jpg?x=1"]
+    document = json.loads((tmp_path / "out" / "street.json").read_text())
+    assert document["provenance"]["image"] == "street.jpg"

@@ -13,10 +13,14 @@ import torch
 
 from mask2former import checkpoints
 from mask2former.checkpoints.targets import write
-from mask2former.config import InferenceConfig
+from mask2former.config import InferenceConfig, Task
+from mask2former.data.regions import ArrayRegions, Regions
 from mask2former.errors import UserError
+from mask2former.inference.joining import join
 from mask2former.inference.predictor import Predictor
-from mask2former.inference.tiling import SegmentImages, Tile, join, segment_in_tiles, tiles
+from mask2former.inference.tile_grid import Tile, tiles
+from mask2former.inference.tile_results import TilePrediction
+from mask2former.inference.tiling import PackedResults, PredictTiles, segment_in_tiles
 from mask2former.inference.tta import AugmentedPredictor, MultiScaleFlip
 from mask2former.models.mask2former import Mask2Former
 from mask2former.postprocessing import remove_overlaps
@@ -59,9 +63,16 @@ def seen_through(
     return one
 
 
-def batched(one: Callable[[np.ndarray], Instances]) -> SegmentImages:
+def batched(one: Callable[[np.ndarray], Instances]) -> PredictTiles:
     """What tiling asks, of a function of one tile."""
-    return lambda images, *_: [{"instance": one(image)} for image in images]
+    return lambda images, *_: [TilePrediction({"instance": one(image)}) for image in images]
+
+
+def instances_of(image: np.ndarray, one: Callable[[np.ndarray], Instances], settings: InferenceConfig) -> Instances:
+    """What tiles of an image give, with a function of one tile."""
+    found = segment_in_tiles(ArrayRegions(image), batched(one), ("instance",), CATEGORIES, settings)["instance"]
+    assert isinstance(found, Instances)
+    return found
 
 
 def numbered(size: tuple[int, int]) -> np.ndarray:
@@ -94,7 +105,7 @@ def test_objects_of_any_size_come_back_whole_and_once(seed: int) -> None:
     for number, mask in enumerate(disks(size, indices), start=1):
         ids[mask] = number
     masks = np.stack([ids == number for number in range(1, len(indices) + 1) if (ids == number).sum() > 8])
-    prediction = segment_in_tiles(numbered(size), batched(seen_through(masks, rng)), CATEGORIES, TILES)
+    prediction = instances_of(numbered(size), seen_through(masks, rng), TILES)
     assert len(prediction) == len(masks)
     matched = (prediction.masks[:, None] & masks[None]).sum((2, 3)) == masks.sum((1, 2))
     assert matched.any(0).all()
@@ -176,7 +187,7 @@ def test_what_a_tile_cuts_off_is_left_to_the_one_that_shows_it() -> None:
 def test_an_object_as_large_as_the_image_stays_one() -> None:
     size, rng = (240, 240), np.random.default_rng(0)
     masks = disks(size, [(120, 120, 100), (10, 10, 4), (230, 12, 5)])
-    prediction = segment_in_tiles(numbered(size), batched(seen_through(masks, rng)), CATEGORIES, TILES)  # 49 tiles
+    prediction = instances_of(numbered(size), seen_through(masks, rng), TILES)  # 49 tiles
     assert sorted(prediction.masks.sum((1, 2)).tolist()) == sorted(masks.sum((1, 2)).tolist())
 
 
@@ -204,7 +215,7 @@ def test_tiles_are_joined_before_overlaps_are_removed() -> None:
         return instances(whole[:, :, tile[0, :, 2]], next(scores))
 
     settings = TILES.model_copy(update={"non_overlapping": True, "overlap_threshold": 0.7})
-    prediction = segment_in_tiles(numbered((48, 80)), batched(one), CATEGORIES, settings)
+    prediction = instances_of(numbered((48, 80)), one, settings)
     assert prediction.scores.tolist() == [0.9]
     assert np.array_equal(prediction.masks, whole)
 
@@ -232,7 +243,7 @@ def test_images_are_predicted_again_until_objects_have_the_diameter_of_training(
         return instances(seen.masks, np.linspace(0.99, 0.9, len(seen.masks)))
 
     settings = InferenceConfig(tasks=("instance",), tile=64, tile_overlap=16, short_edge=64, diameter=32)
-    segment_in_tiles(numbered(size), batched(one), CATEGORIES, settings)
+    instances_of(numbered(size), one, settings)
     assert requested == {(min(side, size[0]), side) for side in sides}
 
 
@@ -263,7 +274,7 @@ def test_parts_of_large_images_tell_the_diameter(
     settings = InferenceConfig(
         tasks=("instance",), tile=32, tile_overlap=8, short_edge=32, diameter=16, max_instances=200
     )
-    prediction = segment_in_tiles(numbered(size), batched(one), CATEGORIES, settings)
+    prediction = instances_of(numbered(size), one, settings)
     first, then = sides
     assert requested == [first] * sample + [then] * len(tiles(size, then, then // 4))
     assert len(prediction) == len(indices)
@@ -274,20 +285,20 @@ def test_noise_does_not_shrink_tiles_again_and_again() -> None:
     indices = [(y, x, 15) for y in (30, 90) for x in (30, 80, 130)]
     specks = disks(size, [(y, x, 2) for y in range(4, 128, 24) for x in range(4, 160, 24)])
 
-    def segment_with(scores: float) -> SegmentImages:
+    def segment_with(scores: float) -> Callable[[np.ndarray], Instances]:
         def one(tile: np.ndarray) -> Instances:
             requested.append(tile.shape[0])
             masks = np.concatenate([disks(size, indices), specks])
             both = np.concatenate([np.full(len(indices), 0.95), np.full(len(specks), scores)])
             return instances(masks[:, : tile.shape[0], : tile.shape[1]], both)
 
-        return batched(one)
+        return one
 
     settings = InferenceConfig(tasks=("instance",), tile=160, tile_overlap=16, short_edge=160, diameter=30)
-    segment_in_tiles(numbered(size), segment_with(0.8), CATEGORIES, settings)
+    instances_of(numbered(size), segment_with(0.8), settings)
     assert requested == [128]  # less sure than of the objects, however many
     requested.clear()
-    segment_in_tiles(numbered(size), segment_with(0.94), CATEGORIES, settings)
+    instances_of(numbered(size), segment_with(0.94), settings)
     assert set(requested) == {128, 40}  # as small as tiles get, and no third time
 
 
@@ -307,9 +318,11 @@ def test_who_chooses_tiles_gets_those(tiny_model: Mask2Former, monkeypatch: pyte
     predictor = Predictor(tiny_model, device="cpu", settings=settings)
     seen: list[float] = []
 
-    def watched(image: np.ndarray, segment: Callable, categories: Categories, chosen: InferenceConfig) -> Instances:
+    def watched(
+        image: Regions, predict: PredictTiles, tasks: Sequence[Task], categories: Categories, chosen: InferenceConfig
+    ) -> PackedResults:
         seen.append(chosen.diameter)
-        return segment_in_tiles(image, segment, categories, chosen)
+        return segment_in_tiles(image, predict, tasks, categories, chosen)
 
     monkeypatch.setattr("mask2former.inference.predictor.segment_in_tiles", watched)
     image = np.zeros((40, 40, 3), np.uint8)
@@ -342,8 +355,7 @@ def test_tiles_are_a_setting_of_a_call_and_of_loading(
     assert np.array_equal(loaded(image, "instance").masks, predictor(image, "instance", max_instances=100).masks)
     assert Predictor.from_pretrained("nuclei", device="cpu", diameter=30).settings.diameter == 30
     assert Predictor.from_pretrained("nuclei", device="cpu", tile=100).settings.diameter == 0
-    with pytest.raises(UserError, match="instance models only"):
-        Predictor.from_pretrained("scenes-tiny", device="cpu", tile=48, tile_overlap=16)
+    assert Predictor.from_pretrained("nuclei", device="cpu", tile=100).settings.tile_overlap == 25
     with pytest.raises(UserError, match=r"diameter 30.0 is for tiles"):
         Predictor.from_pretrained("scenes-tiny", device="cpu", diameter=30)
     with pytest.raises(UserError, match="non_overlapping is for images"):
@@ -424,7 +436,7 @@ def test_what_knows_no_tiles_says_so(predictor: Predictor) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"tile": 64}, "instance models only"),
+        ({"tile": 64, "diameter": 32, "short_edge": 64}, "models of instances alone"),
         ({"tasks": ("instance",), "tile": 1, "tile_overlap": 0}, "at least 16"),
         ({"tasks": ("instance",), "tile": 64, "tile_overlap": 33}, "at most half"),
         ({"tasks": ("instance",), "diameter": 32}, "set tile and short_edge"),

@@ -208,3 +208,34 @@ def test_images_without_targets_have_no_loss_on_masks(counts: list[int]) -> None
     assert losses.total.isfinite()
     assert (losses.terms["loss_mask"] == 0) == (not any(counts))
     assert output.masks.factors[0].grad is not None
+
+
+def test_class_weights_weigh_queries_by_their_class_in_the_class_loss_alone() -> None:
+    torch.manual_seed(0)
+    output, targets = random_output(5), clips_of([3, 2])
+    points = torch.Generator().manual_seed(0)
+    plain = Criterion(3, num_points=16)(output, targets, lambda shape: torch.rand(shape, generator=points))
+    points.manual_seed(0)
+    weights = (0.5, 4.0, 1.0)
+    criterion = Criterion(3, num_points=16, class_weights=weights)
+    losses = criterion(output, targets, lambda shape: torch.rand(shape, generator=points))
+    for name, value in losses.terms.items():
+        assert torch.equal(value, plain.terms[name]) == (not name.startswith("loss_ce"))
+
+    assigned: list[Tensor] = []  # the classes of all queries, by the matching of a criterion without weights
+    term = LossTerm("classes", 0.0, lambda matched: _classes(matched, assigned))
+    points.manual_seed(0)
+    Criterion(3, num_points=16, terms=(term,))(output, targets, lambda shape: torch.rand(shape, generator=points))
+    scale = torch.tensor([*weights, 0.1], dtype=torch.float64)[assigned[0]]
+    each = -output.class_logits.log_softmax(2).gather(2, assigned[0][..., None])[..., 0]
+    torch.testing.assert_close(losses.terms["loss_ce"], (scale * each).sum() / scale.sum())
+    with pytest.raises(UserError, match="2 class weights for 3 classes"):
+        Criterion(3, class_weights=[1.0, 2.0])
+
+
+def _classes(matched: MatchedDepth, assigned: list[Tensor]) -> Tensor:
+    wanted = torch.full(matched.output.class_logits.shape[:2], 3)
+    for row, (target, (queries, chosen)) in enumerate(zip(matched.targets, matched.matches, strict=True)):
+        wanted[row, queries] = target.labels[chosen]
+    assigned.append(wanted)
+    return torch.zeros(())

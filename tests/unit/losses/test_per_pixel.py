@@ -76,3 +76,17 @@ def test_the_model_decides_which_loss_it_has() -> None:
     plain = build_criterion(3, CriterionConfig(mask_weight=20.0, mask_loss="focal"))
     assert isinstance(plain, Criterion)
     assert plain.weights["loss_mask"] == 20.0
+
+
+def test_class_weights_make_it_a_weighted_mean() -> None:
+    torch.manual_seed(0)
+    scores, weights = torch.randn(1, 2, 1, 4, 4).double(), torch.tensor([3.0, 0.5], dtype=torch.float64)
+    part = torch.randint(0, 3, (1, 16, 16))  # 2: on no mask
+    loss = PixelCriterion(2, weights.tolist())(
+        PixelOutput(scores, []), [target_of([0, 1], torch.stack([part == 0, part == 1]))]
+    )
+    large = F.interpolate(scores[:, :, 0], scale_factor=4, mode="bilinear", align_corners=False)[0]
+    known = part[0] < 2
+    each, scale = -large.log_softmax(0).permute(1, 2, 0)[known], weights[part[0][known]]
+    chosen = each.gather(1, part[0][known][:, None])[:, 0]
+    torch.testing.assert_close(loss.total, (chosen * scale).sum() / scale.sum())

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mask2former.config import MSDeformAttnConfig
 from mask2former.models.pixel_decoders import MSDeformAttnPixelDecoder
 from mask2former.models.pixel_decoders.msdeformattn import DeformableAttention
 from mask2former.ops.deform_attn.projected import pixel_centres
@@ -236,3 +237,34 @@ def test_the_form_for_inference_compiles_into_one_graph() -> None:
     prepared, expected = model.for_inference(), model(maps).mask_features
     compiled = torch.compile(prepared, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(maps).mask_features, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_in_stages_the_coarse_tokens_are_encoded_alone_and_the_others_wait() -> None:
+    torch.manual_seed(0)
+    channels = (8, 8, 8, 8)
+    staged = MSDeformAttnPixelDecoder(channels, 32, 32, 3, 2, 2, 32, stages=(1, 1, 1)).double().eval()
+    assert staged.levels == (1, 2, 3)
+    for parameter in staged.parameters():  # so that no layer is the identity
+        nn.init.normal_(parameter, std=0.3)
+    maps = [torch.randn(1, 8, 64 // s, 96 // s, dtype=torch.float64) for s in (4, 8, 16, 32)]
+    seen: list[tuple[int, int]] = []
+    for layer in staged.layers:
+        layer.register_forward_pre_hook(lambda _, given: seen.append((given[0].shape[1], len(given[2]))))
+    with torch.no_grad():
+        first = staged(maps)
+        assert seen == [(6, 1), (30, 2), (126, 3)]
+        other = [maps[0], maps[1] + 1, *maps[2:]]
+        waits = {}
+        staged.layers[2].register_forward_pre_hook(lambda _, given: waits.update(tokens=given[0].clone()))
+        staged(maps)
+        before = waits["tokens"]
+        staged(other)
+    torch.testing.assert_close(waits["tokens"][:, :30], before[:, :30])  # the finest level came after two layers
+    assert not torch.equal(waits["tokens"][:, 30:], before[:, 30:])
+    assert [one.shape[2:] for one in first.multi_scale] == [(2, 3), (4, 6), (8, 12)]
+    assert staged.for_inference() is staged
+
+
+def test_stages_add_up() -> None:
+    with pytest.raises(ValueError, match=r"stages \[1, 1, 1\] must add up to num_layers 6"):
+        MSDeformAttnConfig(stages=(1, 1, 1))

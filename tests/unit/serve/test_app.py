@@ -458,3 +458,23 @@ def test_what_the_model_is() -> None:
         assert "example" in document["paths"]["/v1/predict"]["post"]["responses"]["200"]["content"]["application/json"]
 
     with_client(test)
+
+
+def test_an_address_is_never_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a client sends is the file itself: neither a body nor a file name makes the service contact anybody."""
+
+    def fetch(*_: object, **__: object) -> None:
+        raise AssertionError("fetched")
+
+    monkeypatch.setattr("socket.create_connection", fetch)
+    url = "http://127.0.0.1:9/a.png"
+
+    async def test(client: Client) -> None:
+        assert "not an image" in (await client.predict(body=url.encode())).error
+        kind, body = form((url, url.encode()))
+        assert "not an image" in (await client.predict(body=body, kind=kind)).error
+        kind, body = form((url, png(image_of(1))))
+        assert (await client.predict(body=body, kind=kind)).status == 200
+        assert (await client.predict(f"url={url}&image={url}", b"")).status >= 400
+
+    with_client(test)

@@ -20,7 +20,7 @@ from mask2former.structures import (
     Segmentation,
     SemanticSegmentation,
 )
-from mask2former.structures.results import ROW_COLUMNS
+from mask2former.structures.tables import ROW_COLUMNS
 
 CATEGORIES = Categories(
     (
@@ -247,11 +247,11 @@ def test_ids_of_rows_are_values_of_the_exact_map_and_classes_have_no_score() -> 
 
 @pytest.mark.parametrize("make", RESULTS)
 @pytest.mark.parametrize("labels", [set(), {0}, {1, 2}, {0, 1, 2}])
-def test_of_classes_keeps_what_is_of_them_as_it_is(make: Callable[[], Segmentation], labels: set[int]) -> None:
+def test_a_filter_of_classes_keeps_what_is_of_them_as_it_is(make: Callable[[], Segmentation], labels: set[int]) -> None:
     result = make()
     ids = {CATEGORIES[label].id for label in labels}
     kept = [row for row in result.rows() if row["category_id"] in ids]
-    part = result.of_classes(labels)
+    part = result.filter(labels)
     assert type(part) is type(result)
     assert part.size_hw == result.size_hw
     strip = {"id": 0} if make is instances else {}  # they are counted anew
@@ -259,7 +259,87 @@ def test_of_classes_keeps_what_is_of_them_as_it_is(make: Callable[[], Segmentati
     part.plot(IMAGE)
 
 
-def test_semantic_of_classes_has_room_for_the_value_of_no_class() -> None:
+def test_a_filtered_class_map_has_room_for_the_value_of_no_class() -> None:
     labels = np.zeros((4, 4), dtype=np.uint8)
-    part = SemanticSegmentation(labels, Categories(CATEGORIES.items, 65535)).of_classes({1})
+    part = SemanticSegmentation(labels, Categories(CATEGORIES.items, 65535)).filter({1})
     assert (part.labels == 65535).all()
+
+
+def test_classes_are_chosen_by_name_or_index_and_small_or_unsure_masks_left_out() -> None:
+    result = instances()
+    assert result.filter("dog").labels.tolist() == result.filter(1).labels.tolist() == [1, 1]
+    assert result.filter(["cat", 1]) is result  # nothing is left out
+    assert result.filter(min_score=0.6).scores.tolist() == [0.9, 0.6]
+    assert result.filter(min_area=1).scores.tolist() == [0.9, 0.6]
+    assert len(result.filter("dog", min_score=0.7)) == 0
+    part = panoptic().filter(min_area=200)
+    assert ([segment.id for segment in part.segments], set(np.unique(part.ids))) == ([1], {0, 1})
+    assert [item.name for item in semantic().filter(["sky"])] == ["sky"]
+    for make in RESULTS:
+        with pytest.raises(UserError, match="no class 'fox'; it has: cat, dog, sky"):
+            make().filter(["cat", "fox"])
+        with pytest.raises(UserError, match=r"no class with the index \(0 to 2\) 7"):
+            make().filter(7)  # an id of the data set is no index
+    with pytest.raises(UserError, match="has no scores"):
+        semantic().filter(min_score=0.5)
+    with pytest.raises(UserError, match="from 0 to 1, got 50"):
+        result.filter(min_score=50)
+
+
+@pytest.mark.parametrize("make", RESULTS)
+def test_masks_are_seen_one_by_one_or_as_parts(make: Callable[[], Segmentation]) -> None:
+    result = make()
+    rows, masks = result.rows(), result.sparse.dense()
+    assert len(list(result)) == len(result) == len(rows)
+    for index, (item, row) in enumerate(zip(result, rows, strict=True)):
+        assert (item.id, item.name, item.score, item.area) == (
+            row["id"],
+            row["category_name"],
+            row["score"],
+            row["area"],
+        )
+        np.testing.assert_array_equal(item.mask, masks[index])
+        np.testing.assert_array_equal(result[index].mask, masks[index])
+        assert result[index - len(rows)].id == item.id
+    assert [item.name for item in result[1:]] == [row["category_name"] for row in rows[1:]]
+    assert [item.name for item in result[[1]]] == [rows[1]["category_name"]]
+    assert [item.name for item in result[np.arange(len(rows)) == 0]] == [rows[0]["category_name"]]
+    assert type(result[:0]) is type(result)
+    assert len(result[[]]) == 0
+    with pytest.raises(IndexError):
+        result[len(rows)]
+
+
+def test_an_item_prints_short_and_is_cut_out_with_its_mask_as_alpha() -> None:
+    item = instances()[0]
+    assert repr(item) == "ResultItem(cat, score 0.90, 300 pixels)"
+    assert repr(semantic()[0]) == "ResultItem(cat, 1000 pixels)"
+    image = item.cutout(IMAGE)
+    assert (image.size, image.mode) == ((20, 15), "RGBA")
+    assert (np.asarray(image) == [128, 128, 128, 255]).all()
+    with pytest.raises(UserError, match="empty mask"):
+        instances()[2].cutout(IMAGE)
+    with pytest.raises(UserError, match="20x60 pixels but the result 40x60"):
+        item.cutout(IMAGE[:20])
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of the package, that it does without OpenCV
+@pytest.mark.parametrize("make", RESULTS)
+def test_supervision_gets_boxes_masks_scores_and_classes(make: Callable[[], Segmentation]) -> None:
+    sv = pytest.importorskip("supervision")
+    result = make()
+    found = result.to_supervision()
+    kept = result.filter(min_area=1)
+    assert isinstance(found, sv.Detections)
+    np.testing.assert_array_equal(found.mask, kept.sparse.dense())
+    np.testing.assert_array_equal(found.xyxy, kept.sparse.boxes)
+    np.testing.assert_array_equal(found.area, kept.sparse.areas)
+    assert found.data["class_name"].tolist() == [item.name for item in kept]
+    assert found.class_id is not None
+    assert found.class_id.tolist() == [item.label for item in kept]
+    if result.task == "semantic":
+        assert found.confidence is None
+    else:
+        assert found.confidence is not None
+        assert found.confidence.tolist() == pytest.approx([item.score for item in kept])
+    assert len(result[:0].to_supervision()) == 0

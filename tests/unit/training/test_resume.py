@@ -53,7 +53,7 @@ def every_setting(kind: type[BaseModel] = RunConfig, prefix: str = "") -> Iterat
         inner = list(kinds_of(field.annotation))
         for one in inner:
             yield from every_setting(one, f"{prefix}{name}.")
-        if not inner:
+        if not inner or type(None) in typing.get_args(field.annotation):  # of which there may be none
             yield prefix + name
 
 

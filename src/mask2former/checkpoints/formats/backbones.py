@@ -50,6 +50,7 @@ __all__ = [
 
 _FORMAT = "mask2former-backbone"
 _COUNTER = "num_batches_tracked"
+_PYRAMID = "backbone.pyramid."  # over a plain vision transformer; no published weights have it
 _LICENSE = 200  # characters
 
 _SWIN_BLOCK = "layers.{}.blocks.{}"
@@ -404,9 +405,11 @@ def start_from_backbone(model: Mask2Former, backbone: Backbone, path: str | Path
         notes += with_own_windows(own, state)
     except UserError as error:
         raise UserError(f"{path}: {error}; convert it again") from error
-    fresh = sorted(name for name in own.keys() - state.keys() if ".norms." in name)
+    fresh = sorted(name for name in own.keys() - state.keys() if ".norms." in name or name.startswith(_PYRAMID))
     if fresh:
-        notes.append("the norms of the backbone's outputs are newly initialised")
+        of_pyramid = fresh[0].startswith(_PYRAMID)
+        what = "pyramid over the backbone is" if of_pyramid else "norms of the backbone's outputs are"
+        notes.append(f"the {what} newly initialised")
     kept = {name: own[name] for name in own.keys() - state.keys() if name in fresh or name.endswith(_COUNTER)}
     outside = {name: value for name, value in model.state_dict().items() if name not in own}
     try:

@@ -6,10 +6,11 @@ with the way to write it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,13 @@ import yaml
 
 from mask2former import limits
 from mask2former.data.datasets.annotation_files import some
+from mask2former.data.label_maps import ColorTable
 from mask2former.documents import parse_csv, parse_json, parse_yaml, read_text
 from mask2former.errors import UserError
 from mask2former.structures.categories import Categories
 from mask2former.text import printable, quoted
 
-__all__ = ["read_names"]
+__all__ = ["read_color_table", "read_names"]
 
 _LARGEST = 65535
 _NUMBERED = re.compile(r"(\d+)(?:\s*[:=,;]\s*|[.)]?\s+)(\S.*)")
@@ -34,45 +36,64 @@ _BEHIND = re.compile(r"\s(#(?!\d)|//)")
 _COLOURED = re.compile(
     r"([^:]+):((?:\d+,\d+,\d+)?):([^:]*):([^:]*)"
 )  # CVAT's labelmap.txt: name:color_rgb:parts:actions
+_COLOUR_BEFORE = re.compile(r"(\d{1,3})\s+(\d{1,3})\s+(\d{1,3})\s+(\S.*)")  # CamVid's label_colors.txt
 _HEADING = re.compile(
     r"\W*((id|index|number)\W+)?(class|label|categor|name)(y|es|s|ies)?([_ ]?names?)?(\W+(id|index|number))?\W*",
     re.IGNORECASE,
 )
+_RGB = (("r", "g", "b"), ("red", "green", "blue"))  # columns of CSV
+_PACKAGED = ("pascal_voc",)
 _LISTS = ("names", "classes", "categories", "labels", "id2label")
 
 
-def read_names(path: str | os.PathLike[str], notes: list[str] | None = None) -> Categories:
+def read_color_table(path: str | os.PathLike[str]) -> ColorTable:
+    """The numbers of classes by the colours that a names file gives them, for label maps that are drawn in these.
+
+    Raises:
+        UserError: as :func:`read_names`; a class has no colour, or two have one.
+    """
+    if _packaged(path) is not None:
+        classes = read_names(path, by_color=True)
+        return ColorTable({item.color: item.id for item in classes}, os.fspath(path))
+    entries = _read_entries(Path(path), [])
+    if without := [entry["name"] for entry in entries if entry.get("color") is None]:
+        raise UserError(
+            f"'{path}' gives no colour to the classes {some(without)}, and the label maps are read by colour; write "
+            "for instance CSV with the columns name, r, g, b"
+        )
+    numbers: dict[tuple[int, int, int], int] = {}
+    for category in _categories(entries, Path(path), by_color=True):
+        if numbers.setdefault(category.color, category.id) != category.id:
+            raise UserError(f"'{path}' gives the colour {quoted(category.color)} to two classes; give each its own")
+    return ColorTable(numbers, os.fspath(path))
+
+
+def _packaged(path: str | os.PathLike[str]) -> str | None:
+    return name if (name := os.fspath(path)) in _PACKAGED and not os.path.exists(name) else None
+
+
+def read_names(path: str | os.PathLike[str], notes: list[str] | None = None, *, by_color: bool = False) -> Categories:
     """The classes of a names file, in its order; the id of a class is its number on the label maps.
 
     Text (``.txt``): a name per line, numbered from 0, or number and name on every line (``0 road`` or ``road: 0``);
     lines that begin with ``#`` are comments; ``labelmap.txt`` of CVAT. JSON and YAML: a list of names, a mapping of
     number to name (or the other way round), or a list of mappings with ``id``, ``name`` and perhaps ``color``. CSV: two
-    columns, number and name, or columns called ``id`` and ``name``.
+    columns, number and name, or columns called ``id`` and ``name``, and perhaps ``r``, ``g``
+    and ``b``. Text may also have colour and name on every line (``64 128 64 Animal``, as CamVid).
 
     Args:
-        path: the file.
+        path: the file; or ``pascal_voc``, the 21 classes of VOC, of which 0 is the background.
         notes: gets a sentence about what was skipped.
+        by_color: the label maps are drawn in colours, so classes without numbers are counted from 0.
 
     Raises:
         UserError: the file is missing, in no such form, gives a number or a name twice, or can be read in two ways.
     """
+    if (table := _packaged(path)) is not None:
+        return Categories.load(table)
     file = Path(path)
-    text = read_text(file, "names file", limits.YAML_BYTES, hint="check the path")
-    try:
-        skipped: list[str] = []
-        entries = _entries(text, file.suffix.lower(), skipped)
-        if any(not 0 <= entry["id"] <= _LARGEST for entry in entries):
-            raise ValueError(f"class numbers must be 0 to {_LARGEST}")
-        counts = Counter(entry["name"] for entry in entries)
-        if twice := [name for name, count in counts.items() if count > 1]:
-            raise ValueError(f"names must be unique, {some(sorted(twice))} are not")
-        ignore = 255 if len(entries) <= 255 else _LARGEST
-        categories = Categories.from_dict({"categories": entries, "ignore_label": ignore})
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
-        raise UserError(
-            f"'{file}' is no list of class names: {printable(str(error), 400)}; expected a name per line (.txt), or "
-            "number and name (.txt, .json, .yaml, .csv)"
-        ) from error
+    skipped: list[str] = []
+    categories = _categories(_read_entries(file, skipped), file, by_color=by_color)
     if skipped and notes is not None:
         first = categories[0]
         notes.append(
@@ -81,11 +102,47 @@ def read_names(path: str | os.PathLike[str], notes: list[str] | None = None) -> 
     return categories
 
 
+def _read_entries(file: Path, skipped: list[str]) -> list[dict[str, Any]]:
+    """Mappings with ``id`` and ``name``, and perhaps ``color``."""
+    text = read_text(file, "names file", limits.YAML_BYTES, hint="check the path")
+    with _one_sentence(file):
+        return _entries(text, file.suffix.lower(), skipped)
+
+
+def _categories(entries: list[dict[str, Any]], file: Path, *, by_color: bool) -> Categories:
+    with _one_sentence(file):
+        if entries and all(entry["id"] is None for entry in entries):
+            if not by_color:
+                raise ValueError(
+                    "it gives no class numbers; add them ('id'), or if the label maps are drawn in its colours, set "
+                    "dataset.encoding: colors"
+                )
+            entries = [{**entry, "id": number} for number, entry in enumerate(entries)]
+        if any(not 0 <= entry["id"] <= _LARGEST for entry in entries):
+            raise ValueError(f"class numbers must be 0 to {_LARGEST}")
+        counts = Counter(entry["name"] for entry in entries)
+        if twice := [name for name, count in counts.items() if count > 1]:
+            raise ValueError(f"names must be unique, {some(sorted(twice))} are not")
+        ignore = 255 if len(entries) <= 255 else _LARGEST
+        return Categories.from_dict({"categories": entries, "ignore_label": ignore})
+
+
+@contextlib.contextmanager
+def _one_sentence(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+        raise UserError(
+            f"'{file}' is no list of class names: {printable(str(error), 400)}; expected a name per line (.txt), or "
+            "number and name (.txt, .json, .yaml, .csv)"
+        ) from error
+
+
 def _entries(text: str, suffix: str, skipped: list[str]) -> list[dict[str, Any]]:
     """Mappings with ``id`` and ``name``."""
     if suffix == ".csv":
-        pairs = _from_csv(text)
-    elif suffix in (".json", ".yaml", ".yml"):
+        return _from_csv(text)
+    if suffix in (".json", ".yaml", ".yml"):
         return _from_content(_content(text, suffix))
     else:
         lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1)]
@@ -95,6 +152,12 @@ def _entries(text: str, suffix: str, skipped: list[str]) -> list[dict[str, Any]]
         fields = [match for _, line in given if (match := _COLOURED.fullmatch(line))]
         if given and len(fields) == len(given):
             return [_coloured(number, match) for number, match in enumerate(fields)]
+        before = [match for _, line in given if (match := _COLOUR_BEFORE.fullmatch(line))]
+        if given and len(before) == len(given):
+            return [
+                {"id": None, "name": _name(match[4]), "isthing": 0, "color": [int(match[at]) for at in (1, 2, 3)]}
+                for match in before
+            ]
         pairs = _from_lines(lines, given)
     return [{"id": number, "name": _name(name), "isthing": 0} for number, name in pairs]
 
@@ -191,7 +254,16 @@ def _from_content(content: Any) -> list[dict[str, Any]]:
     if isinstance(content, Mapping):
         content = next((content[key] for key in _LISTS if isinstance(content.get(key), (Mapping, list))), content)
     if isinstance(content, list) and content and all(isinstance(entry, Mapping) for entry in content):
-        return [{**entry, "id": _number(entry["id"]), "name": _name(entry["name"]), "isthing": 0} for entry in content]
+        numbered = any("id" in entry for entry in content)
+        return [
+            {
+                "id": _number(entry["id"]) if numbered else None,
+                "name": _name(entry["name"]),
+                "isthing": 0,
+                "color": _color(entry.get("color")),
+            }
+            for entry in content
+        ]
     if isinstance(content, Mapping):
         pairs = list(content.items())
         if pairs and all(isinstance(value, int) and not _is_number(key) for key, value in pairs):
@@ -226,19 +298,40 @@ def _name(value: Any) -> str:
     return name
 
 
-def _from_csv(text: str) -> list[tuple[int, str]]:
+def _color(value: Any) -> list[int] | None:
+    """Three numbers, also as ``#80c0ff`` or ``128, 192, 255``."""
+    if isinstance(value, str) and re.fullmatch(r"#[0-9a-fA-F]{6}", value):
+        return list(bytes.fromhex(value[1:]))
+    if isinstance(value, str) and re.fullmatch(r"\s*\d+\s*[, ]\s*\d+\s*[, ]\s*\d+\s*", value):
+        return [int(part) for part in re.findall(r"\d+", value)]
+    if value is None or (isinstance(value, list) and len(value) == 3 and all(type(part) is int for part in value)):
+        return value
+    raise ValueError(f"{quoted(value)} is no colour; expected three numbers from 0 to 255, or text such as #80c0ff")
+
+
+def _from_csv(text: str) -> list[dict[str, Any]]:
     rows = [[cell.strip() for cell in row] for row in parse_csv(text, "it") if any(map(str.strip, row))]
     if not rows:
         raise ValueError("it is empty")
     header = [cell.lower() for cell in rows[0]]
     number, name = 0, 1
+    color: list[int] = []
     has_header = not _is_number(rows[0][0])
     if has_header:
-        if "id" not in header or "name" not in header:
-            raise ValueError(f"its columns are {quoted(rows[0])}, not 'id' and 'name'")
-        number, name, rows = header.index("id"), header.index("name"), rows[1:]
-    if any(len(row) <= max(number, name) for row in rows):
+        color = next(([header.index(part) for part in parts] for parts in _RGB if set(parts) <= set(header)), [])
+        if "name" not in header or ("id" not in header and not color):
+            raise ValueError(f"its columns are {quoted(rows[0])}, not 'id' and 'name', or 'name', 'r', 'g' and 'b'")
+        number, name, rows = header.index("id") if "id" in header else -1, header.index("name"), rows[1:]
+    if any(len(row) <= max(number, name, *color) for row in rows):
         raise ValueError("a row has too few columns")
     if not has_header and len(rows[0]) > 2 and all(_is_number(row[name]) for row in rows):
         raise ValueError("its second column has numbers, not names; give it a first line that says 'id' and 'name'")
-    return [(int(row[number]), row[name]) for row in rows]
+    return [
+        {
+            "id": int(row[number]) if number >= 0 else None,
+            "name": _name(row[name]),
+            "isthing": 0,
+            "color": [_number(row[at]) for at in color] or None,
+        }
+        for row in rows
+    ]

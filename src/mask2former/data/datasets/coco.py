@@ -11,7 +11,7 @@ import math
 import os
 from array import array
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -462,6 +462,7 @@ class CocoInstances(Reader):
         crowds: what an annotation with ``iscrowd`` 1 is: a region of many objects, neither learned nor missed, or an
             object like any other (CVAT sets the flag on masks that were painted).
         allow_outside: whether the names of files may lead out of their folders.
+        read: what gives the content of a file, in COCO's form, where that is not what it holds.
 
     Attributes:
         notes: sentences about what was left out.
@@ -482,6 +483,7 @@ class CocoInstances(Reader):
         missing_masks: Literal["error", "skip"] = "error",
         crowds: Literal["regions", "objects"] = "regions",
         allow_outside: bool = False,
+        read: Callable[[File], dict[str, Any]] | None = None,
     ) -> None:
         if not sources:
             raise UserError("no annotation files given; name at least one with its image folder")
@@ -489,7 +491,7 @@ class CocoInstances(Reader):
         first: Categories | None = None
         for path, images in sources:
             file = _found(path)
-            content = read_annotations(file, _KEYS, _FORM)
+            content = read_annotations(file, _KEYS, _FORM) if read is None else read(file)
             found = categories_in(content, file)
             if first is not None:
                 same_categories(first, found, sources[0][0], file)

@@ -16,6 +16,7 @@ from mask2former.data.datasets.cityscapes import Cityscapes
 from mask2former.data.datasets.coco import CocoInstances
 from mask2former.data.datasets.coco_panoptic import CocoPanoptic, PanopticFiles
 from mask2former.data.datasets.label_folder import LabelFolder
+from mask2former.data.datasets.pairs import Names
 from mask2former.data.datasets.reader import Reader
 from mask2former.data.datasets.youtube_vis import YouTubeVIS
 from mask2former.data.folders import data_root
@@ -239,7 +240,7 @@ def _labels(
 ) -> LabelFolder:
     """Label maps on which the classes have these numbers, in order."""
     class_of = {number: index for index, number in enumerate(numbers)}
-    return LabelFolder([(images, labels)], categories, class_of=class_of, ignore=ignore, unpaired="skip")
+    return LabelFolder([(images, labels)], categories, class_of=class_of, ignore=ignore, files=Names(unpaired="skip"))
 
 
 # --- YouTube-VIS -----------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool
@@ -10,6 +11,7 @@ from jaxtyping import Bool
 from mask2former.config import ClipSampling
 from mask2former.data.annotated import Annotated, AnnotatedSet
 from mask2former.data.clips import ClipSet, assemble_clip, draw_frames
+from mask2former.data.copy_paste import choose_objects, paste
 from mask2former.data.loading.packed import PackedSample, pack_sample
 from mask2former.data.loading.sampling import Draw
 from mask2former.data.transforms import Augmentation, Geometry, Plan, class_map, object_areas
@@ -27,6 +29,7 @@ class TrainingSet:
         augmentation: drawn once for a sample; None: images and frames as they are.
         sampling: how frames are taken from clips.
         with_ignored: whether targets say where the ground truth is not known.
+        copy_paste: how often things of another image, any of the data set, are pasted onto an image; 0..1.
     """
 
     def __init__(
@@ -36,6 +39,7 @@ class TrainingSet:
         *,
         sampling: ClipSampling | None = None,
         with_ignored: bool = False,
+        copy_paste: float = 0.0,
     ) -> None:
         self.samples = samples
         self._clips: ClipSet | None = None
@@ -47,6 +51,7 @@ class TrainingSet:
         self.augmentation = augmentation
         self.sampling = sampling or ClipSampling()
         self.with_ignored = with_ignored
+        self.copy_paste = copy_paste
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -67,8 +72,11 @@ class TrainingSet:
         """The sample before its masks are expanded: what loaders hand over."""
         rng = np.random.default_rng(draw.seed)
         if self._images is not None:
-            image = self._images.annotated(draw.index, with_ignored=self.with_ignored)
-            return self._plan(image, rng).packed(image)
+            sample = self._image(draw.index, rng)
+            if self.copy_paste and rng.random() < self.copy_paste:
+                other = self._image(int(rng.integers(len(self))), rng)
+                sample = paste(sample, other, choose_objects(other, self._is_thing, rng))
+            return sample
         assert self._clips is not None
         sampling, length = self.sampling, self._clips.clip_length(draw.index)
         indices = draw_frames(length, sampling.num_frames, sampling.frame_range, rng)
@@ -77,6 +85,15 @@ class TrainingSet:
         plan = replace(self._plan(clip.frames[0], rng), keep_lost=True)
         frames = [plan(frame) for frame in clip.frames]
         return pack_sample(assemble_clip(frames, clip.annotated, len(self.categories), sampling.labels_from))
+
+    @cached_property
+    def _is_thing(self) -> Bool[np.ndarray, " K"]:
+        return np.array([item.is_thing for item in self.categories], dtype=bool)
+
+    def _image(self, index: int, rng: np.random.Generator) -> PackedSample:
+        assert self._images is not None
+        image = self._images.annotated(index, with_ignored=self.with_ignored)
+        return self._plan(image, rng).packed(image)
 
     def _plan(self, frame: Annotated, rng: np.random.Generator) -> Plan:
         if self.augmentation is None:

@@ -40,6 +40,7 @@ class ExportedInfo:
         size_divisibility: the file pads heights and widths to its multiples.
         version: of this package, which exported it.
         task: whose results the file gives, for programs without this package; None: logits.
+        weights: how they are stored, for instance ``int8``.
     """
 
     model: ModelInfo
@@ -50,6 +51,7 @@ class ExportedInfo:
     size_divisibility: int
     version: str
     task: Task | None = None
+    weights: str = "float32"
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -60,7 +62,7 @@ class ExportedInfo:
         """As it stands in files; :meth:`from_json` reads it back."""
         sides = {name: getattr(self, name) for name in _SIDES}
         values = {"format": _FORMAT, "version": self.version, "size_divisibility": self.size_divisibility, **sides}
-        values["task"] = self.task
+        values |= {"task": self.task, "weights": self.weights}
         return json.dumps({**values, "model": self.model.to_dict()}, allow_nan=False)
 
     @classmethod
@@ -97,6 +99,7 @@ class ExportedInfo:
             size_divisibility=divisibility,
             version=printable(str(values.get("version")), 40),
             task=task,
+            weights=printable(str(values.get("weights", "float32")), 40),  # which earlier files do not tell
         )
 
 

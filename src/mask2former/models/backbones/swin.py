@@ -35,6 +35,8 @@ _BLOCKED = -100.0  # added to attention logits between regions that the shift br
 
 def _pair_index(window: int) -> Int64[Tensor, "N N"]:
     """Row of the bias table for each pair of positions in a window."""
+    if torch.get_default_device().type == "meta":  # whose arithmetic is Python's, and brings torch._dynamo, 2 s
+        return torch.empty(window**2, window**2, dtype=torch.int64)
     axis = torch.arange(window)
     y, x = (grid.flatten() for grid in torch.meshgrid(axis, axis, indexing="ij"))
     rows = y[:, None] - y[None, :] + window - 1

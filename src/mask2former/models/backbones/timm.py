@@ -6,16 +6,18 @@ timm is imported when the first such backbone is made: it takes seconds, which m
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from mask2former import limits
 from mask2former.config import TimmConfig
 from mask2former.errors import UserError
+from mask2former.models.backbones.pyramid import SimpleFeaturePyramid
 from mask2former.models.backbones.resnet_inference import FoldedResNet
 from mask2former.text import printable, quoted
 
@@ -23,6 +25,8 @@ __all__ = ["RESERVED_ARGUMENTS", "TimmBackbone", "check_arguments"]
 
 _DEFAULT = TimmConfig()
 _STRIDES = (4, 8, 16, 32)
+_ONE_STRIDE = 16  # of the map that a pyramid is made of
+_PYRAMID_RATE = 10.0  # the published backbone_multiplier is a tenth, for what was trained before
 _PROBE = (32, 1056)  # height, width: the least height, no grid is square, and wider than what tables are made for
 # What lets some of timm's models take images of any size.
 _ANY_SIZE: tuple[dict[str, Any], ...] = ({"strict_img_size": False}, {"dynamic_img_size": True})
@@ -99,11 +103,16 @@ class TimmBackbone(nn.Module):
     ResNets see one small image first, unless they are made on the ``meta`` device, and those that do not give the maps
     of the four strides for images of any size are refused.
 
+    With ``pyramid`` the model is a plain vision transformer, whose last map becomes maps of four strides. Its tokens
+    are at stride 16 whatever its patches: images are resized for it, by 14/16 for patches of 14 pixels, so that its
+    weights stay what they were trained to be.
+
     Args:
         model: timm's name, for instance ``resnet50``.
         norm: what becomes of batch norms. ``frozen``: fixed scale and shift, no training; ``sync``: statistics over
             all ranks; ``batch``: as timm made them.
         kwargs: more keyword arguments of ``timm.create_model``; see :func:`check_arguments`.
+        pyramid: channels of the maps of a :class:`SimpleFeaturePyramid`; 0: the model has maps of its own.
 
     Raises:
         UserError: timm does not know the model or an argument, or it does not give the four strides for images of
@@ -115,6 +124,7 @@ class TimmBackbone(nn.Module):
         model: str = _DEFAULT.model,
         norm: Literal["frozen", "sync", "batch"] = _DEFAULT.norm,
         kwargs: dict[str, Any] | None = None,
+        pyramid: int = _DEFAULT.pyramid,
     ) -> None:
         super().__init__()
         options = dict(kwargs or {})
@@ -131,6 +141,18 @@ class TimmBackbone(nn.Module):
             options.setdefault("zero_init_last", False)
         self._model = model
         self.strides = _STRIDES
+        self.pyramid: SimpleFeaturePyramid | None = None
+        if pyramid:
+            try:
+                body = _body(model, {"dynamic_img_size": True, "out_indices": 1, **options})  # the last map
+            except UserError as error:
+                hint = "a pyramid (model.backbone.pyramid) is for plain vision transformers"
+                raise UserError(f"{error}; {hint}") from error
+            self._patch, channels = _one_map(model, body)
+            self.channels = (pyramid,) * len(_STRIDES)
+            self.body = _with_norms(body, norm)
+            self.pyramid, self._channels_last = SimpleFeaturePyramid(channels, pyramid), False
+            return
         body = _body(model, options)
         self._chosen, self.channels = _maps(model, body)
         self.body = _with_norms(body, norm)
@@ -158,9 +180,21 @@ class TimmBackbone(nn.Module):
     def for_inference(self) -> nn.Module:
         """On a CPU, plain ResNets with norms of fixed statistics folded; any other model as it is."""
         weight = next(self.parameters())
-        if type(self) is not TimmBackbone or weight.device.type != "cpu" or weight.dtype == torch.float16:
+        is_mine = type(self) is TimmBackbone and self.pyramid is None
+        if not is_mine or weight.device.type != "cpu" or weight.dtype == torch.float16:
             return self
         return FoldedResNet.of(self, self.body, self._chosen) or self
+
+    def no_weight_decay(self) -> Collection[str]:
+        """Position embeddings and class tokens of a plain vision transformer."""
+        if self.pyramid is None:
+            return ()
+        ending = ("pos_embed", "cls_token", "reg_token")
+        return [name for name, _ in self.named_parameters() if name.endswith(ending)]
+
+    def learning_rate_multipliers(self) -> Mapping[str, float]:
+        """Of the pyramid, which no weights exist of."""
+        return {} if self.pyramid is None else {"pyramid": _PYRAMID_RATE}
 
     def forward(self, images: Float[Tensor, "N 3 H W"]) -> list[Float[Tensor, "N _C_l _H_l _W_l"]]:
         """Maps of ``channels`` at ``strides``, finest first; ``images`` are normalised.
@@ -168,6 +202,11 @@ class TimmBackbone(nn.Module):
         Raises:
             UserError: in training, a batch norm has one value per channel.
         """
+        if self.pyramid is not None:
+            if self._patch != _ONE_STRIDE:
+                size = [side // _ONE_STRIDE * self._patch for side in images.shape[2:]]
+                images = F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
+            return self.pyramid(self.body(images)[-1])
         try:
             maps: list[Tensor] = self.body(images)
         except ValueError as error:
@@ -221,11 +260,37 @@ def _maps(model: str, body: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     reductions, channels = body.feature_info.reduction(), body.feature_info.channels()
     missing = [stride for stride in _STRIDES if stride not in reductions]
     if missing:
+        plain = "; for a plain vision transformer set model.backbone.pyramid=256" if len(set(reductions)) == 1 else ""
         raise UserError(
-            f"backbone '{model}' has maps of strides {reductions}; maps of strides {list(_STRIDES)} are needed"
+            f"backbone '{model}' has maps of strides {reductions}; maps of strides {list(_STRIDES)} are needed{plain}"
         )
     chosen = tuple(len(reductions) - 1 - reductions[::-1].index(stride) for stride in _STRIDES)
     return chosen, tuple(channels[index] for index in chosen)
+
+
+def _one_map(model: str, body: Any) -> tuple[int, int]:
+    """The stride and the channels of the last map of a plain vision transformer, which takes images of any size.
+
+    Raises:
+        UserError: it has maps of several strides, or takes images of one size alone.
+    """
+    reductions, channels = body.feature_info.reduction(), body.feature_info.channels()
+    if len(set(reductions)) > 1:
+        raise UserError(
+            f"backbone '{model}' has maps of strides {reductions}, and a pyramid is for models with maps of one; leave "
+            "model.backbone.pyramid out"
+        )
+    patch, weight = int(reductions[-1]), next(body.parameters())
+    if weight.is_meta:  # a model of shapes alone
+        return patch, channels[-1]
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            found = tuple(body(weight.new_zeros(1, 3, 2 * patch, 6 * patch))[-1].shape)
+    except Exception as error:  # of timm's models, which are as varied as they are many
+        raise UserError(f"backbone '{model}' does not take images of any size ({_reason(error)})") from error
+    if found != (1, channels[-1], 2, 6):
+        raise UserError(f"backbone '{model}' gives a map of {_listed([found])} for an image of 2x6 patches")
+    return patch, channels[-1]
 
 
 def _probe(body: nn.Module, chosen: tuple[int, ...], channels: tuple[int, ...]) -> bool:

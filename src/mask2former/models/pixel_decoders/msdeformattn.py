@@ -1,7 +1,7 @@
 """Multi-scale deformable attention pixel decoder (Mask2Former, Sec. 3.2.2 and 4.1; Deformable DETR, Sec. 4.1).
 
 Six encoder layers over the tokens of strides 32, 16 and 8, then one top-down step to stride 4. Frames of clips are
-independent here.
+independent here. With ``stages`` the number of tokens grows with the layers (PRO-SCALE, Aich et al., ICLR 2025).
 """
 
 from __future__ import annotations
@@ -43,19 +43,22 @@ class DeformableAttention(nn.Module):
     def reset_parameters(self) -> None:
         """Head h points in direction h (of the heads spread over a circle), point p at p + 1 pixels."""
         heads, levels, points = self.shape
-        angle = torch.arange(heads, dtype=torch.float32) * (2.0 * math.pi / heads)
-        direction = torch.stack((angle.cos(), angle.sin()), dim=1)
-        direction = direction / direction.abs().amax(dim=1, keepdim=True)
-        distance = torch.arange(1, points + 1, dtype=torch.float32)
-        offsets = direction[:, None, None, :] * distance[None, None, :, None]
         nn.init.zeros_(self.sampling_offsets.weight)
-        with torch.no_grad():
-            self.sampling_offsets.bias.copy_(offsets.expand(-1, levels, -1, -1).flatten())
         nn.init.zeros_(self.attention_weights.weight)
         nn.init.zeros_(self.attention_weights.bias)
         for projection in (self.value_projection, self.output_projection):
             nn.init.xavier_uniform_(projection.weight)
             nn.init.zeros_(projection.bias)
+        bias = self.sampling_offsets.bias
+        if bias.is_meta:  # whose arithmetic is Python's, and brings torch._dynamo, 2 s
+            return
+        angle = torch.arange(heads, dtype=torch.float32) * (2.0 * math.pi / heads)
+        direction = torch.stack((angle.cos(), angle.sin()), dim=1)
+        direction = direction / direction.abs().amax(dim=1, keepdim=True)
+        distance = torch.arange(1, points + 1, dtype=torch.float32)
+        offsets = direction[:, None, None, :] * distance[None, None, :, None]
+        with torch.no_grad():
+            bias.copy_(offsets.expand(-1, levels, -1, -1).flatten())
 
     def forward(
         self, query: Float[Tensor, "N S C"], value: Float[Tensor, "N S C"], shapes: Sequence[tuple[int, int]]
@@ -69,9 +72,17 @@ class DeformableAttention(nn.Module):
 class _EncoderLayer(nn.Module):
     """Deformable self-attention and feed-forward, norm after each."""
 
-    def __init__(self, dim: int, num_heads: int, num_points: int, feedforward_dim: int, dropout: float) -> None:
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        num_points: int,
+        feedforward_dim: int,
+        dropout: float,
+        num_levels: int = _NUM_LEVELS,
+    ) -> None:
         super().__init__()
-        self.attention = DeformableAttention(dim, _NUM_LEVELS, num_heads, num_points)
+        self.attention = DeformableAttention(dim, num_levels, num_heads, num_points)
         self.norm1 = nn.LayerNorm(dim)
         self.linear1 = nn.Linear(dim, feedforward_dim)
         self.linear2 = nn.Linear(feedforward_dim, dim)
@@ -92,6 +103,8 @@ class MSDeformAttnPixelDecoder(PrecisionDecoder):
         channels: of the four backbone maps, finest first.
         dim: channels of the multi-scale features.
         mask_dim: channels of the per-pixel embeddings.
+        stages: how many layers see the tokens of stride 32 alone, then those of 32 and 16, then all; the tokens of a
+            later stage stay as they are until then. None: all layers see all.
     """
 
     def __init__(
@@ -104,16 +117,19 @@ class MSDeformAttnPixelDecoder(PrecisionDecoder):
         num_points: int = _DEFAULT.num_points,
         feedforward_dim: int = _DEFAULT.feedforward_dim,
         dropout: float = _DEFAULT.dropout,
+        stages: Sequence[int] | None = _DEFAULT.stages,
     ) -> None:
         super().__init__(dim, mask_dim)
         self.checkpointing = False
+        levels = [level for level, count in enumerate(stages or (0, 0, num_layers), start=1) for _ in range(count)]
+        self.levels = tuple(levels)  # that each layer sees, from the coarsest
         coarse_first = [channels[3], channels[2], channels[1]]
         self.input_projections = nn.ModuleList(
             nn.Sequential(nn.Conv2d(channel, dim, 1), nn.GroupNorm(NORM_GROUPS, dim)) for channel in coarse_first
         )
         self.level_embedding = nn.Parameter(torch.empty(_NUM_LEVELS, dim))
         self.layers = nn.ModuleList(
-            _EncoderLayer(dim, num_heads, num_points, feedforward_dim, dropout) for _ in range(num_layers)
+            _EncoderLayer(dim, num_heads, num_points, feedforward_dim, dropout, level) for level in self.levels
         )
         self.mask_projection = conv_kaiming(nn.Conv2d(dim, mask_dim, 1))
         self.lateral = conv_norm(channels[0], dim, 1)
@@ -140,7 +156,8 @@ class MSDeformAttnPixelDecoder(PrecisionDecoder):
 
     def for_inference(self) -> nn.Module:
         """On a CPU, see :class:`_PreparedDecoder`; elsewhere, or with a user's own modules inside, this decoder."""
-        known = type(self) is MSDeformAttnPixelDecoder and all(type(module) in _KNOWN for module in self.modules())
+        known = type(self) is MSDeformAttnPixelDecoder and set(self.levels) == {_NUM_LEVELS}
+        known = known and all(type(module) in _KNOWN for module in self.modules())
         known = (
             known and type(self.output[-1]) is nn.ReLU and all(type(layer) is _EncoderLayer for layer in self.layers)
         )
@@ -148,11 +165,17 @@ class MSDeformAttnPixelDecoder(PrecisionDecoder):
 
     def _decode(self, features: Sequence[Tensor]) -> PixelFeatures:
         source, position, shapes = self._tokens(features)
-        for layer in self.layers:
+        for layer, levels in zip(self.layers, self.levels, strict=True):
+            later = None
+            if levels < _NUM_LEVELS:  # coarse tokens are first
+                seen = sum(height * width for height, width in shapes[:levels])
+                source, later = source[:, :seen], source[:, seen:]
+            inputs = source, position[: source.shape[1]], shapes[:levels]
             if self.checkpointing and torch.is_grad_enabled():
-                source = checkpoint(layer, source, position, shapes, use_reentrant=False)
+                source = checkpoint(layer, *inputs, use_reentrant=False)
             else:
-                source = layer(source, position, shapes)
+                source = layer(*inputs)
+            source = source if later is None else torch.cat((source, later), dim=1)
         maps = [
             tokens.transpose(1, 2).unflatten(2, shape)
             for tokens, shape in zip(source.split([h * w for h, w in shapes], dim=1), shapes, strict=True)

@@ -87,6 +87,15 @@ class SpatiallyModulatedAttention(MultiHeadAttention):
         """``positions``: of the keys."""
         return super().forward(query, key, value, prior=self.prior(query, positions))
 
+    def weights(  # pyright: ignore[reportIncompatibleMethodOverride]  (another guide)
+        self,
+        query: Float[Tensor, "B Q C"],
+        key: Float[Tensor, "B S C"],
+        positions: Float[Tensor, "S 2"] | None = None,
+    ) -> Float[Tensor, "B heads Q S"]:
+        """As of :class:`MultiHeadAttention`; without ``positions`` without the Gaussian."""
+        return super().weights(query, key, prior=None if positions is None else self.prior(query, positions))
+
     def prior(self, query: Float[Tensor, "B Q C"], positions: Float[Tensor, "S 2"]) -> Float[Tensor, "B heads Q S"]:
         """What is added to the scores: 0 for the pixel nearest to the centre of a head, in widths, less for others."""
         centers, widths = (values.to(positions.dtype).unsqueeze(3).unbind(4) for values in self.centers(query))
@@ -126,10 +135,20 @@ class MaskPooling(nn.Module):
         blocked: Bool[Tensor, "B Q S"],
     ) -> Float[Tensor, "B Q C"]:
         """``blocked``: True outside of the mask of a query, which has at least one pixel."""
-        del query, key
-        inside = (~blocked).to(torch.promote_types(value.dtype, torch.float32))
-        shares = (inside / inside.sum(2, keepdim=True)).to(value.dtype)  # (B, Q, S)
+        shares = self.weights(query, key, blocked).squeeze(1).to(value.dtype)  # (B, Q, S)
         return self.out_proj(shares @ value)
+
+    def weights(
+        self,
+        query: Float[Tensor, "B Q C"],
+        key: Float[Tensor, "B S C"],
+        blocked: Bool[Tensor, "B Q S"] | None = None,
+    ) -> Float[Tensor, "B 1 Q S"]:
+        """How much each key counts, in at least float32; without ``blocked`` all count the same."""
+        if blocked is None:
+            blocked = torch.zeros((*query.shape[:2], key.shape[1]), dtype=torch.bool, device=key.device)
+        inside = (~blocked).to(torch.promote_types(key.dtype, torch.float32))
+        return (inside / inside.sum(2, keepdim=True)).unsqueeze(1)
 
 
 def _mask(masks: MaskLogits, grids: Sequence[Grid]) -> Tensor:

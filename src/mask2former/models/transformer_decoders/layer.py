@@ -46,16 +46,25 @@ class DecoderLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, queries: Tensor, query_positions: Tensor, key: Tensor, value: Tensor, guide: Tensor | None
+        self,
+        queries: Tensor,
+        query_positions: Tensor,
+        key: Tensor,
+        value: Tensor,
+        guide: Tensor | None,
+        apart: Tensor | None = None,
     ) -> Tensor:
-        """``guide``: what the kind of cross-attention gets, for instance where a query must not attend."""
+        """``guide``: what the kind of cross-attention gets, for instance where a query must not attend.
+
+        ``apart``: True where queries must not attend to each other.
+        """
 
         def to_pixels(queries: Tensor) -> Tensor:
             return self.cross_attention(queries + query_positions, key, value, guide)
 
         def to_queries(queries: Tensor) -> Tensor:
             placed = queries + query_positions
-            return self.self_attention(placed, placed, queries)
+            return self.self_attention(placed, placed, queries, *(() if apart is None else (apart,)))
 
         attentions = [(to_pixels, self.cross_norm), (to_queries, self.self_norm)]
         for attend, norm in attentions[::-1] if self.self_first else attentions:

@@ -7,6 +7,7 @@ that with is a switch each; kinds of attention are in ``attention.py``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -20,8 +21,10 @@ from mask2former.models.pixel_decoders.features import PixelFeatures
 from mask2former.models.position_encoding import sine_encoding
 from mask2former.models.transformer_decoders.attention import KINDS, Grid
 from mask2former.models.transformer_decoders.layer import DecoderLayer
+from mask2former.models.transformer_decoders.pilots import Pilots, make_pilots
 from mask2former.ops.mask_logits import MaskProduct
-from mask2former.structures.outputs import MaskOutput
+from mask2former.structures.outputs import MaskOutput, PilotOutput
+from mask2former.structures.samples import Target
 
 __all__ = ["MaskedTransformerDecoder", "Scale"]
 
@@ -51,6 +54,10 @@ class MaskedTransformerDecoder(nn.Module):
         temporal: whether positions include the frame index (3-D code of the video model).
         attention, scales, order, query_init, dropout, pre_norm: see :class:`~mask2former.config.MaskedDecoderConfig`.
         project_inputs: a projection also where ``channels`` is ``dim``.
+        pilots, pilot_noise: of mask-piloted training; see ``pilots.py``.
+
+    Attributes:
+        takes_targets: whether a call in training is given the ground truth.
     """
 
     def __init__(
@@ -72,6 +79,8 @@ class MaskedTransformerDecoder(nn.Module):
         dropout: float = _DEFAULT.dropout,
         pre_norm: bool = _DEFAULT.pre_norm,
         project_inputs: bool = _DEFAULT.project_inputs,
+        pilots: int = _DEFAULT.pilots,
+        pilot_noise: float = _DEFAULT.pilot_noise,
     ) -> None:
         super().__init__()
         self.dim = dim
@@ -79,6 +88,8 @@ class MaskedTransformerDecoder(nn.Module):
         self.temporal = temporal
         self.scales = _SCALES[scales]
         self.supervise_queries = query_init == "learned_supervised"
+        self.takes_targets = pilots > 0
+        self.num_pilots, self.pilot_noise = pilots, pilot_noise
         kind = KINDS[attention]
         self.guide = kind.guide
         used = {level for levels in self.scales for level in levels}
@@ -97,12 +108,21 @@ class MaskedTransformerDecoder(nn.Module):
         self.level_embedding = nn.Embedding(_NUM_LEVELS, dim)
         self.class_head = nn.Linear(dim, num_classes + 1)
         self.mask_head = nn.ModuleList((nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, mask_dim)))
+        self.pilot_classes = nn.Embedding(num_classes, dim) if pilots else None
         xavier_matrices(self.layers)
 
-    def forward(self, features: PixelFeatures, num_frames: int = 1, *, aux_outputs: bool = True) -> MaskOutput:
+    def forward(
+        self,
+        features: PixelFeatures,
+        num_frames: int = 1,
+        *,
+        aux_outputs: bool = True,
+        targets: Sequence[Target] | None = None,
+    ) -> MaskOutput:
         """Predictions for clips of ``num_frames`` frames, folded clip-major into the first axis of ``features``.
 
-        With ``aux_outputs=False`` only the last prediction is kept.
+        With ``aux_outputs=False`` only the last prediction is kept. ``targets`` are for training with pilots, one for
+        each clip; predictions of queries do not depend on them.
         """
         # Pixels are read one by one, so the channels of each lie together.
         mask_features = features.mask_features.contiguous(memory_format=torch.channels_last)
@@ -115,17 +135,50 @@ class MaskedTransformerDecoder(nn.Module):
         if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):  # once, not for every product
             mask_features = mask_features.to(torch.get_autocast_dtype(kind))
         scales = self._scales(features, mask_features.detach(), num_frames)
+        pilots = apart = None
+        if self.pilot_classes is not None and targets is not None:
+            pilots = make_pilots(targets, self.num_pilots, self.pilot_classes.num_embeddings, self.pilot_noise)
+            if pilots is None:
+                queries = queries + 0 * self.pilot_classes.weight.sum()  # ranks share gradients of all parameters
+            else:
+                apart = pilots.apart(self.num_queries)
+                queries = torch.cat((queries, self.pilot_classes(pilots.labels)), dim=1)
+                query_positions = F.pad(query_positions, (0, 0, 0, pilots.labels.shape[1]))
 
         outputs = []
         for index, layer in enumerate(self.layers):
             scale = scales[index % len(scales)]
             normed, embeddings = self._read(queries)
             if aux_outputs and (index or self.supervise_queries):
-                outputs.append(MaskOutput(self.class_head(normed), MaskProduct(embeddings, mask_features), normed))
+                outputs.append(self._output(normed, embeddings, mask_features, pilots, is_start=not index))
             guide = self.guide(MaskProduct(embeddings.detach(), scale.pixels), scale.grids)
-            queries = layer(queries, query_positions, scale.keys, scale.values, guide)
+            if pilots is not None and guide is not None:
+                guide = torch.cat((guide[:, : self.num_queries], pilots.blocked(scale.grids)), dim=1)
+            queries = layer(queries, query_positions, scale.keys, scale.values, guide, apart)
         normed, embeddings = self._read(queries)
-        return MaskOutput(self.class_head(normed), MaskProduct(embeddings, mask_features), normed, outputs)
+        return self._output(normed, embeddings, mask_features, pilots, outputs)
+
+    def _output(
+        self,
+        normed: Float[Tensor, "B N C"],
+        embeddings: Float[Tensor, "B N C_mask"],
+        mask_features: Float[Tensor, "B T C_mask h w"],
+        pilots: Pilots | None,
+        outputs: list[MaskOutput] | None = None,
+        *,
+        is_start: bool = False,
+    ) -> MaskOutput:
+        """What the queries predict and, after the first layer, their pilots."""
+        scores = self.class_head(normed)
+        if pilots is None:
+            return MaskOutput(scores, MaskProduct(embeddings, mask_features), normed, outputs)
+        mine, theirs = (
+            MaskOutput(scores[:, part], MaskProduct(embeddings[:, part], mask_features), normed[:, part])
+            for part in (slice(self.num_queries), slice(self.num_queries, None))
+        )
+        matches = [(pilots.places(clip), chosen) for clip, chosen in enumerate(pilots.chosen)]
+        known = None if is_start else PilotOutput(theirs, matches, pilots.groups)
+        return MaskOutput(mine.class_logits, mine.masks, mine.query_features, outputs, known)
 
     def _scales(self, features: PixelFeatures, mask_features: Tensor, num_frames: int) -> list[Scale]:
         """What the layers attend to in turn."""

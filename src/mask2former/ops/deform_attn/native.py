@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mask2former.ops.deform_attn.operators import check_sizes, fill, register_sampling
 from mask2former.ops.deform_attn.projected import samples_of
+from mask2former.ops.onednn import is_plain_inference
 
 __all__ = [
     "available",
@@ -97,6 +98,8 @@ def deformable_self_attention_native(
     Arithmetic is in float32 at least, and as independent of threads as above.
     """
     flat_shapes = [side for shape in shapes for side in shape]
+    if is_plain_inference() and type(value) is type(projected) is Tensor:  # the operator brings torch._dynamo, 2 s
+        return run_projected(value, flat_shapes, projected, _BEST)
     return torch.ops.mask2former.deform_attn_projected(value, flat_shapes, projected)
 
 

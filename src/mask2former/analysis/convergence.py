@@ -1,0 +1,93 @@
+"""How soon trainings reach what they reach: a metric over steps, of several runs at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mask2former.errors import UserError
+from mask2former.evaluation.curves import plot_series, read_run, run_names
+from mask2former.text import listed, quoted
+
+__all__ = ["Convergence", "RunProgress", "convergence"]
+
+_PREFERRED = ("panoptic/PQ", "instance/AP", "semantic/mIoU")
+_SHARES = (50, 90, 95, 99)
+
+
+@dataclass(frozen=True)
+class RunProgress:
+    """A metric of one run.
+
+    Attributes:
+        name: of the run.
+        steps: of its validations.
+        values: of the metric there, percent.
+        best: the highest value.
+        best_step: where it was first reached.
+        reached: by share of the best value in percent, the first step whose value is that high.
+    """
+
+    name: str
+    steps: tuple[int, ...]
+    values: tuple[float, ...]
+    best: float
+    best_step: int
+    reached: dict[int, int]
+
+
+@dataclass(frozen=True)
+class Convergence:
+    """A metric over the steps of runs."""
+
+    metric: str
+    runs: tuple[RunProgress, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form."""
+        return asdict(self)
+
+    def draw(self, path: Path) -> None:
+        """Curves, as PNG, SVG or PDF.
+
+        Raises:
+            UserError: the path cannot be written.
+            MissingExtraError: matplotlib is not installed.
+        """
+        found = {one.name: {self.metric: (one.steps, list(one.values))} for one in self.runs}
+        plot_series(found, [(f"{self.metric}, %", (self.metric,))], path)
+
+
+def convergence(runs: Sequence[Path], metric: str | None = None) -> Convergence:
+    """Read a metric of the validations of runs.
+
+    Args:
+        runs: run directories, also of trainings that go on; their ``metrics.csv`` is read.
+        metric: as its column is called, for instance ``panoptic/PQ``; None: the first of PQ, AP and mIoU that all have.
+
+    Raises:
+        UserError: a run has no values, or the runs do not share the metric.
+    """
+    if not runs:
+        raise UserError("there is no run to compare; give at least one run directory")
+    found = dict(zip(run_names(runs), map(read_run, runs), strict=True))
+    shared = [name for name in next(iter(found.values())) if all(name in series for series in found.values())]
+    measured = [name for name in shared if "/" in name]
+    chosen = metric or next((name for name in (*_PREFERRED, *measured) if name in measured), None)
+    if chosen is None or chosen not in shared:
+        wanted = "a metric" if chosen is None else f"the metric {quoted(chosen)}"
+        raise UserError(f"not all runs have {wanted}; they share {listed(measured, 10) if measured else 'none'}")
+    rows = []
+    for name, series in found.items():
+        steps, values = (list(column) for column in series[chosen])
+        best = max(values)
+        reached = {
+            share: next(int(step) for step, value in zip(steps, values, strict=True) if value >= best * share / 100)
+            for share in _SHARES
+            if best > 0
+        }
+        at = int(steps[values.index(best)])
+        rows.append(RunProgress(name, tuple(map(int, steps)), tuple(values), best, at, reached))
+    return Convergence(chosen, tuple(rows))

@@ -1,0 +1,96 @@
+"""Cells of the figures: an image with weights, a mask or points on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image, ImageDraw
+
+from mask2former.files import check_file, write_whole
+from mask2former.visualization import contact_sheet
+
+__all__ = ["CELL", "Points", "heat", "points_on", "spotlight", "write_sheet"]
+
+CELL = 176
+"""Width of a cell in pixels."""
+
+Points = Sequence[tuple[float, float, float, tuple[int, int, int]]]
+"""(x, y) in 0..1 of the image, strength in 0..1, and colour of each point."""
+
+_HOT = np.array([255.0, 96.0, 0.0])
+_LINE = np.array([255.0, 214.0, 0.0])
+
+
+def _canvas(image: UInt8[np.ndarray, "H W 3"], size_hw: tuple[int, int] | None = None) -> Image.Image:
+    """The image at the width of a cell."""
+    height, width = size_hw or (max(1, round(CELL * image.shape[0] / image.shape[1])), CELL)
+    return Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS)
+
+
+def _dimmed(canvas: Image.Image) -> Float[np.ndarray, "H W 3"]:
+    grey = np.asarray(canvas.convert("L"), dtype=np.float64)
+    return np.repeat((0.55 * grey)[..., None], 3, axis=2)
+
+
+def heat(image: UInt8[np.ndarray, "H W 3"], weights: Float[np.ndarray, "h w"]) -> Image.Image:
+    """Weights as heat on the grey image; the largest is full, and the squares are the tokens."""
+    canvas = _canvas(image)
+    scaled = weights / max(float(weights.max()), 1e-12)
+    large = np.asarray(Image.fromarray(scaled.astype(np.float32)).resize(canvas.size, Image.Resampling.NEAREST))
+    share = np.sqrt(large.astype(np.float64))[..., None]
+    return Image.fromarray((_dimmed(canvas) * (1 - share) + _HOT * share).clip(0, 255).astype(np.uint8))
+
+
+def spotlight(image: UInt8[np.ndarray, "H W 3"], mask: Bool[np.ndarray, "H W"]) -> Image.Image:
+    """The pixels of a mask in their colours with an outline, all others grey and dark."""
+    canvas = _canvas(image)
+    inside = np.asarray(Image.fromarray(mask).resize(canvas.size, Image.Resampling.NEAREST), dtype=bool)
+    edge = inside & ~_shrunk(inside)
+    drawn = np.where(inside[..., None], np.asarray(canvas, dtype=np.float64), _dimmed(canvas))
+    return Image.fromarray(np.where(edge[..., None], _LINE, drawn).astype(np.uint8))
+
+
+def _shrunk(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
+    """Without the pixels that touch the outside."""
+    padded = np.pad(mask, 1, mode="edge")
+    return padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+
+
+def points_on(
+    image: UInt8[np.ndarray, "H W 3"], points: Points, center: tuple[float, float], width: int = 2 * CELL
+) -> Image.Image:
+    """Points on the grey image, larger where they count more; the centre is a cross. What lies outside is left out."""
+    canvas = _canvas(image, (max(1, round(width * image.shape[0] / image.shape[1])), width))
+    drawn = Image.fromarray(_dimmed(canvas).astype(np.uint8))
+    draw = ImageDraw.Draw(drawn)
+    for x, y, strength, color in sorted(points, key=lambda point: -point[2]):
+        radius, (left, top) = 1 + 5 * strength**0.5, (x * drawn.width, y * drawn.height)
+        draw.ellipse((left - radius, top - radius, left + radius, top + radius), fill=color)
+    left, top = center[0] * drawn.width, center[1] * drawn.height
+    draw.line((left - 6, top, left + 6, top), fill=(255, 255, 255), width=2)
+    draw.line((left, top - 6, left, top + 6), fill=(255, 255, 255), width=2)
+    return drawn
+
+
+def write_sheet(
+    path: Path,
+    rows: Sequence[Sequence[Image.Image]],
+    columns: Sequence[str],
+    names: Sequence[str],
+    *,
+    title: str,
+    subtitle: str = "",
+    legend: Sequence[tuple[str, tuple[int, int, int]]] = (),
+    cell_width: int = CELL,
+) -> None:
+    """Cells in rows and columns, as PNG.
+
+    Raises:
+        UserError: the path cannot be written.
+    """
+    check_file(path)
+    sheet = contact_sheet(rows, columns, names, title=title, subtitle=subtitle, legend=legend, cell_width=cell_width)
+    write_whole(path, lambda file: sheet.save(file, format="PNG"))

@@ -1,0 +1,87 @@
+"""What is analyzed: a predictor on images with ground truth, or on one image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from mask2former.config import Task
+from mask2former.data.annotated import AnnotatedSet
+from mask2former.data.clips import MeasuredClips
+from mask2former.data.datasets.reader import ImageReader
+from mask2former.data.images import ImageSource, read_image
+from mask2former.data.sample_sets import SampleSet, as_reader
+from mask2former.data.sources import DataSource, OpenedData
+from mask2former.errors import UserError
+from mask2former.evaluation.cases import Cases
+from mask2former.evaluation.evaluate import image_tasks, matched_classes
+from mask2former.inference.predicted_image import Shown
+from mask2former.inference.predictor import Predictor
+from mask2former.scenes import draw_scene
+
+__all__ = ["SCENE", "AnalyzedData", "Subjects", "open_subjects", "prepared"]
+
+AnalyzedData = DataSource | AnnotatedSet | SampleSet | str
+"""Images with ground truth, as :func:`mask2former.evaluate` takes them."""
+
+SCENE = 1_000_000
+"""The scene that is drawn where no image is named; the first of those for validation."""
+_SIDE = 128  # of its pixels
+
+
+@dataclass(frozen=True)
+class Subjects:
+    """Images with ground truth.
+
+    Attributes:
+        cases: the images, with the model's class indices.
+        tasks: that they have ground truth for and the model was trained for.
+        overrides: settings of the predictor for them.
+        record: what they are, for JSON.
+    """
+
+    cases: Cases
+    tasks: tuple[Task, ...]
+    overrides: dict[str, Any]
+    record: dict[str, Any]
+
+
+def open_subjects(predictor: Predictor, data: AnalyzedData, tasks: tuple[Task, ...] = ()) -> Subjects:
+    """The images of a data set, as ``evaluate`` would measure them.
+
+    Raises:
+        UserError: there are no such data, they are clips or have no ground truth, or they do not fit the model.
+    """
+    if isinstance(data, str):
+        data = DataSource(data)
+    if isinstance(data, DataSource):
+        source, opened = data, data.open(lambda: predictor.settings.default_task)
+    else:
+        source, opened = DataSource(), OpenedData(samples=as_reader(data), record={"data": type(data).__name__})
+    samples = opened.samples
+    if isinstance(samples, MeasuredClips):
+        raise UserError("the data are clips, and analyses are of images; choose a data set of images")
+    if not samples.has_ground_truth:
+        raise UserError("the data have no annotations, and this analysis compares with them; choose a set that has")
+    chosen = image_tasks(predictor, samples, tasks)
+    if isinstance(samples, ImageReader):
+        samples.value_range = predictor.settings.value_range
+    class_map, _ = matched_classes(predictor, samples, source.split)
+    overrides = {"short_edge": 0} if opened.as_drawn and not predictor.settings.tile else {}
+    cases = Cases(samples, chosen, predictor.categories, class_map, source.limit)
+    return Subjects(cases, chosen, overrides, {**opened.record, "images": len(cases)})
+
+
+def prepared(predictor: Predictor, image: ImageSource | None = None) -> Shown:
+    """An image as the network sees it whole, without tiles; None: the scene :data:`SCENE` as it is drawn.
+
+    Raises:
+        UserError: the image cannot be read.
+    """
+    if image is None:
+        scene: UInt8[np.ndarray, "H W 3"] = draw_scene(SCENE, (_SIDE, _SIDE)).image
+        return predictor.prepare(scene, tile=0, short_edge=0)
+    return predictor.prepare(read_image(image, value_range=predictor.settings.value_range), tile=0)

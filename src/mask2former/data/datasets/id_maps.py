@@ -1,0 +1,184 @@
+"""Images with maps of objects, anybody's: every number, or every colour, is one object, and 0, or black, is none.
+
+What Cellpose, StarDist and Fiji save, and VOC's SegmentationObject, whose classes lie in SegmentationClass beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int32, Int64
+
+from mask2former.data.archives import File, Folder, open_folder
+from mask2former.data.datasets.annotation_files import some
+from mask2former.data.datasets.label_folder import Location
+from mask2former.data.datasets.pairs import Names, pair_files
+from mask2former.data.datasets.reader import SegmentReader
+from mask2former.data.label_maps import ColorTable, read_ids, read_label_map, remap
+from mask2former.errors import UserError
+from mask2former.notes import note
+from mask2former.structures.categories import Categories
+
+__all__ = ["IdMapFolders", "IdMaps", "object_categories", "things_beside_background"]
+
+_BACKGROUND = 0  # the first class, which is no thing
+
+
+class IdMapFolders(NamedTuple):
+    """Where images, id maps and perhaps maps of classes are, and a list of those that count; None: all."""
+
+    images: Location | Folder
+    labels: Location | Folder
+    classes: Location | Folder | None = None
+    split: Path | None = None
+
+
+def object_categories(name: str) -> Categories:
+    """A background and one class of things."""
+    return Categories.from_names(["background", name], things=[name])
+
+
+def things_beside_background(classes: Categories, source: str) -> Categories:
+    """The classes of a names file, the first of which is the background and all others are things.
+
+    Raises:
+        UserError: there is no other.
+    """
+    background, *things = classes
+    if not things:
+        raise UserError(f"'{source}' has one class, which is the background; expected those of the objects behind it")
+    kinds = (replace(background, is_thing=False), *(replace(thing, is_thing=True) for thing in things))
+    return Categories(kinds, classes.ignore_label)
+
+
+class _Files(NamedTuple):
+    images: Folder
+    image: str
+    labels: Folder
+    label: str
+    classes: File | None
+
+
+class IdMaps(SegmentReader):
+    """Images with their objects, sorted by path; the background is known to have none.
+
+    Args:
+        sources: folders of one data set.
+        categories: the background first; all others are things.
+        files: how images and id maps are named, and what to do about those without the other.
+        ignore: numbers on id maps and on maps of classes where nothing is known.
+        colors: the numbers of the colours on the maps of classes, where these are drawn in colours.
+        filter_empty: leaves out images without objects, for which all maps are read.
+
+    Raises:
+        UserError: no such folders, or nothing in them that belongs together.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[IdMapFolders],
+        categories: Categories,
+        *,
+        files: Names = Names(),  # noqa: B008  (it is frozen)
+        ignore: Sequence[int] = (),
+        colors: ColorTable | None = None,
+        filter_empty: bool = False,
+    ) -> None:
+        super().__init__(categories, "instance")
+        self._class_of = {item.id: index for index, item in enumerate(categories)}
+        self._ignore = sorted(ignore)
+        self._colors = colors
+        self._files: list[_Files] = []
+        for source in sources:
+            images, labels = open_folder(source.images), open_folder(source.labels, "folder of id maps")
+            pairs = pair_files(images, labels, files, source.split, self.notes, "id map")
+            classes = None if source.classes is None else open_folder(source.classes, "folder of maps of classes")
+            if classes is not None and (without := [label for _, label in pairs if not classes.exists(label)]):
+                raise UserError(f"'{classes}' has no maps of classes for the id maps {some(without)}")
+            self._files += [
+                _Files(images, image, labels, label, None if classes is None else classes / label)
+                for image, label in pairs
+            ]
+        if filter_empty:
+            self._files = [self._files[index] for index, count in enumerate(self._counts.tolist()) if count]
+            del self._counts
+            if not self._files:
+                raise UserError(f"'{sources[0].labels}' has no images with objects; set filter_empty: false")
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    @cached_property
+    def _counts(self) -> Int64[np.ndarray, " I"]:
+        return np.array([len(self.segments(index, "training")[1]) - 1 for index in range(len(self))], dtype=np.int64)
+
+    def file(self, index: int) -> File:
+        return self._files[index].images / self._files[index].image
+
+    def image_id(self, index: int) -> str:
+        """The path below the image folder, without the ending."""
+        return self._files[index].image.rpartition(".")[0]
+
+    def segments(
+        self, index: int, purpose: Literal["training", "evaluation"]
+    ) -> tuple[Int32[np.ndarray, "H W"], Int64[np.ndarray, " N"], Bool[np.ndarray, " N"]]:
+        """The background as the first segment, then the objects by their numbers.
+
+        Raises:
+            UserError: a map is missing or broken, the two differ in size, or do not say one class for each object.
+        """
+        files = self._files[index]
+        label_file = files.labels / files.label
+        numbers, is_colored = read_ids(label_file)
+        if is_colored:
+            note("id maps in colours, of which each is read as one object, and black as none", f"'{label_file}'")
+        values, of_pixel = np.unique(numbers, return_inverse=True)
+        is_object = (values != 0) & ~np.isin(values, self._ignore)
+        segment = np.where(values == 0, 1, np.where(is_object, 1 + np.cumsum(is_object), 0))
+        ids = segment[of_pixel].reshape(numbers.shape).astype(np.int32)
+        count = int(is_object.sum())
+        classes = np.ones(count, dtype=np.int64)
+        if files.classes is not None:
+            ids, classes = self._classes(files.classes, label_file, ids, count)
+        return ids, np.append(_BACKGROUND, classes), np.zeros(count + 1, dtype=bool)
+
+    def _classes(
+        self, file: File, label_file: File, ids: Int32[np.ndarray, "H W"], count: int
+    ) -> tuple[Int32[np.ndarray, "H W"], Int64[np.ndarray, " N"]]:
+        """The ids without what the map of classes ignores, and the class of every object."""
+        numbers = read_label_map(file) if self._colors is None else self._colors.read(file)
+        if numbers.shape != ids.shape:
+            raise UserError(
+                f"'{file}' is {numbers.shape[1]}x{numbers.shape[0]} and '{label_file}' {ids.shape[1]}x{ids.shape[0]} "
+                "(width x height); expected maps of one size"
+            )
+        unknown = sorted(set(np.unique(numbers).tolist()) - self._class_of.keys() - set(self._ignore))
+        if unknown:
+            raise UserError(
+                f"'{file}' has the numbers {some(unknown)}, which are no classes; name them in the names file, or "
+                "ignore them (dataset.ignore)"
+            )
+        of_pixel = remap(numbers, self._class_of, -1)
+        pairs, pixels = np.unique(np.stack([ids.ravel(), of_pixel.ravel()]), axis=1, return_counts=True)
+        is_class = (pairs[0] > 1) & (pairs[1] > _BACKGROUND)
+        segments, classes = pairs[:, is_class]
+        twice = segments[1:][segments[1:] == segments[:-1]]
+        lost = np.setdiff1d(np.arange(2, count + 2), segments)
+        for wrong, what in ((twice, "have several classes"), (lost, "have no class")):
+            if len(wrong):
+                raise UserError(
+                    f"objects of '{label_file}' {what} in '{file}': {len(wrong)} of {count}; expected each object in "
+                    "the pixels of one class"
+                )
+        alone = pixels[(pairs[0] == 1) & (pairs[1] > _BACKGROUND)].sum()
+        if alone:
+            raise UserError(
+                f"{alone} pixels of '{file}' have a class and belong to no object of '{label_file}'; paint them in "
+                "both, or learn classes alone (label-folder)"
+            )
+        return np.where(of_pixel < 0, 0, ids).astype(np.int32), classes.astype(np.int64)

@@ -1,0 +1,158 @@
+"""Which label map belongs to which image, by their names alone, and split lists (VOC's ImageSets). Reads no images."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from mask2former.config import STEM
+from mask2former.data.archives import Folder
+from mask2former.data.datasets.annotation_files import some
+from mask2former.data.faults import fault
+from mask2former.data.images import IMAGE_SUFFIXES, note_passed_over
+from mask2former.documents import read_text
+from mask2former.errors import UserError
+from mask2former.text import quoted
+
+__all__ = ["LABEL_SUFFIXES", "Names", "pair_files", "read_list"]
+
+LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
+_LOSSY_SUFFIXES = (".jpg", ".jpeg", ".webp")
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """How files are paired.
+
+    Attributes:
+        image: name of an image without its ending; ``{stem}`` is what an image and its label map have in common.
+        label: the same of a label map.
+        unpaired: what to do about images without a label map, and the other way round.
+    """
+
+    image: str = STEM
+    label: str = STEM
+    unpaired: Literal["error", "skip"] = "error"
+
+
+def pair_files(
+    images: Folder, labels: Folder, names: Names, split_list: Path | None, notes: list[str], what: str = "label map"
+) -> list[tuple[str, str]]:
+    """Images and their label maps, sorted by path; the label map of ``a/X.jpg`` is ``a/X.png``, or as ``names`` has it.
+
+    Args:
+        images: searched to any depth.
+        labels: the same; may be the same folder.
+        names: how they are paired.
+        split_list: a file with the stems that are wanted, see :func:`read_list`.
+        notes: gets sentences about what was left out.
+        what: the second of a pair is, for messages.
+
+    Raises:
+        UserError: nothing belongs together; two files of one stem; and as ``names`` has it, files without another.
+    """
+    note_passed_over(images)
+    is_one = str(images) == str(labels)
+    maps = _by_stem(labels, LABEL_SUFFIXES, names.label, notes if not is_one else None)
+    # X.jpg and X.png, or X_mask.png, may lie side by side.
+    taken = set(maps.values()) if is_one else ()
+    image_files = _by_stem(images, IMAGE_SUFFIXES, names.image, notes if not is_one else None, taken)
+    if split_list is not None:
+        image_files, maps = _listed(split_list, image_files, maps, images, what)
+    common = [stem for stem in image_files if stem in maps]
+    if not common:
+        lossy = labels.names(_LOSSY_SUFFIXES)
+        if lossy and not labels.names(LABEL_SUFFIXES) and not is_one:
+            raise UserError(
+                f"the {what}s in '{labels}' are {PurePosixPath(lossy[0]).suffix} files (such as {lossy[0]}), "
+                "which changes the numbers of their pixels; export them again as PNG"
+            )
+        found = [next(iter(files.values()), "nothing") for files in (image_files, maps)]
+        raise UserError(
+            f"no image of '{images}' (such as {found[0]}) has a {what} in '{labels}' (such as {found[1]}); "
+            "they must have one name but for the ending, or set image_name and label_name, such as "
+            "label_name: '{stem}_mask'"
+        )
+    for folder, files, others, message in (
+        (images, image_files, maps, f"images without a {what}"),
+        (labels, maps, image_files, f"{what}s without an image"),
+    ):
+        if alone := [name for stem, name in files.items() if stem not in others]:
+            if names.unpaired == "error":
+                fault(f"'{folder}' has {message}: {some(alone)}; leave them out with unpaired=skip", len(alone))
+            else:
+                notes.append(f"'{folder}': left out {message}: {some(alone)}")
+    return [(image_files[stem], maps[stem]) for stem in common]
+
+
+def read_list(path: Path) -> list[str]:
+    """The first word of every line, as VOC's ``ImageSets/Segmentation/train.txt`` has stems.
+
+    Raises:
+        UserError: there is no such file, or nothing in it.
+    """
+    entries = [line.split()[0] for line in read_text(path, "split list").splitlines() if line.strip()]
+    if not entries:
+        raise UserError(f"the split list '{path}' is empty; expected a name of an image per line")
+    return entries
+
+
+def _listed(
+    path: Path, image_files: dict[str, str], maps: dict[str, str], images: Folder, what: str
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Those of a split list; names in it may have folders of another machine before them, and endings behind."""
+    stems: dict[str, None] = {}
+    missing = []
+    for entry in read_list(path):
+        parts = entry.lstrip("/").split("/")
+        options = ["/".join(parts[start:]) for start in range(len(parts))]
+        options += [option.rpartition(".")[0] for option in options if option.lower().endswith(IMAGE_SUFFIXES)]
+        found = next((option for option in options if option in image_files), None)
+        if found is None:
+            missing.append(entry)
+        else:
+            stems[found] = None
+    if missing:
+        fault(f"'{images}' lacks images of the split list '{path}': {some(missing)}; check both", len(missing))
+    without = [image_files[stem] for stem in stems if stem not in maps]
+    if without:
+        fault(f"images of the split list '{path}' have no {what}: {some(without)}; check both", len(without))
+    return {stem: image_files[stem] for stem in stems if stem in maps}, {
+        stem: maps[stem] for stem in stems & maps.keys()
+    }
+
+
+def _by_stem(
+    folder: Folder, suffixes: Sequence[str], pattern: str, notes: list[str] | None, without: Collection[str] = ()
+) -> dict[str, str]:
+    """Files by path with the stem in place of the name.
+
+    Raises:
+        UserError: two files of one stem, or a pattern without a stem.
+    """
+    before, mark, behind = pattern.partition(STEM)
+    if not mark or STEM in behind or "/" in pattern:
+        raise UserError(
+            f"the name {quoted(pattern)} has no '{STEM}', or has it twice; expected such as '{STEM}_leftImg8bit', "
+            "without folders and ending"
+        )
+    found: dict[str, str] = {}
+    others = []
+    for name in folder.names(suffixes):
+        parent, _, leaf = name.rpartition("/")
+        stem = PurePosixPath(leaf).stem
+        if name in without:
+            continue
+        if len(stem) <= len(before) + len(behind) or not (stem.startswith(before) and stem.endswith(behind)):
+            others.append(name)
+            continue
+        stem = stem[len(before) : len(stem) - len(behind)]
+        stem = f"{parent}/{stem}" if parent else stem
+        if stem in found:
+            raise UserError(f"'{folder}' has '{found[stem]}' and '{name}'; which of them is meant is not clear")
+        found[stem] = name
+    if others and notes is not None:
+        notes.append(f"'{folder}': skipped files whose names are not {pattern}: {some(others)}")
+    return found

@@ -1,0 +1,127 @@
+"""Objects as annotation tools save or export them in formats of their own: records of these, made into COCO's form.
+
+A parser of :mod:`~mask2former.data.datasets.tool_formats` says what a file holds; the classes, the ids and all checks
+are the same for each, and the reader is :class:`~mask2former.data.datasets.coco.CocoInstances`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from mask2former.data.archives import File, Folder, find_file, find_folder
+from mask2former.data.datasets.annotation_files import some
+from mask2former.data.datasets.coco import CocoInstances
+from mask2former.data.datasets.tool_formats import FORMATS, Record, ToolName, records_of
+from mask2former.data.faults import fault
+from mask2former.errors import UserError
+from mask2former.notes import collect_notes, sentences
+from mask2former.structures.categories import Categories
+from mask2former.text import listed, quoted
+
+__all__ = ["open_tool_files"]
+
+Location = str | os.PathLike[str]
+
+
+def open_tool_files(
+    tool: ToolName,
+    sources: Sequence[tuple[Location, Location]],
+    *,
+    names: Categories | None = None,
+    class_attribute: str | None = None,
+    filter_empty: bool = False,
+    missing_images: Literal["error", "skip"] = "error",
+    missing_masks: Literal["error", "skip"] = "error",
+    allow_outside: bool = False,
+) -> CocoInstances:
+    """Images with their objects, in the order of the files.
+
+    Args:
+        tool: whose format it is.
+        sources: pairs of annotations (a file, or a folder with a file for each image) and image folder.
+        names: the classes; None: those that occur, sorted.
+        class_attribute: of VIA, see :class:`~mask2former.config.ToolFilesConfig`.
+        filter_empty: leaves out images without objects.
+        missing_images: what to do about images that are annotated but not there.
+        missing_masks: what to do about boxes, points and lines.
+        allow_outside: whether names of images may lead out of their folders.
+
+    Raises:
+        UserError: a file that is missing, broken or of another format, classes that are not among ``names``, or what
+            :class:`CocoInstances` refuses.
+    """
+    with collect_notes() as notes:
+        found = {
+            str(Path(path)): [
+                record for file in _files(Path(path), tool) for record in records_of(tool, file, class_attribute)
+            ]
+            for path, _ in sources
+        }
+    labels = Counter(shape.label for records in found.values() for record in records for shape in record.shapes)
+    if names is None:
+        if not labels:
+            raise UserError(f"'{sources[0][0]}' has no objects, so there is nothing to learn; is it the right file?")
+        classes = Categories.from_dict(
+            {"categories": [{"id": number, "name": name} for number, name in enumerate(sorted(labels), start=1)]}
+        )
+    else:
+        classes = Categories.from_dict(
+            {"categories": [{"id": item.id, "name": item.name, "color": list(item.color)} for item in names]}
+        )
+        if unknown := [
+            f"{quoted(name)} of {count} objects" for name, count in labels.items() if name not in classes.names
+        ]:
+            fault(
+                f"'{sources[0][0]}' has classes that the names file does not have: {some(unknown)}; expected "
+                f"{listed(classes.names)}",
+                len(unknown),
+            )
+    samples = CocoInstances(
+        sources,
+        categories=classes,
+        filter_empty=filter_empty,
+        missing_images=missing_images,
+        missing_masks=missing_masks,
+        allow_outside=allow_outside,
+        read=lambda file: _coco(found[str(file)], classes),
+    )
+    samples.notes += sentences(notes)
+    return samples
+
+
+def _files(path: Path, tool: ToolName) -> list[tuple[File, str]]:
+    """Annotation files and their paths below the folder, sorted; or the file, and nothing."""
+    suffixes = FORMATS[tool].suffixes
+    folder: Folder | None = None if path.is_file() else find_folder(path)
+    if folder is None:
+        return [(find_file(path) or path, "")]
+    names = [name for name in folder.names(suffixes) if name.rpartition("/")[2] not in FORMATS[tool].others]
+    if not names:
+        raise UserError(f"'{path}' has no {' or '.join(suffixes)} files of {FORMATS[tool].title}; check the path")
+    return [(folder / name, name) for name in names]
+
+
+def _coco(records: Sequence[Record], classes: Categories) -> dict[str, Any]:
+    """Records in COCO's form, with ids that name the object for people."""
+    id_of = {item.name: item.id for item in classes}
+    images, annotations = [], []
+    for record in records:
+        image_id = record.image.rpartition(".")[0] or record.image
+        height, width = record.size_hw
+        images.append({"id": image_id, "file_name": record.image, "height": height, "width": width})
+        annotations += [
+            {
+                "id": f"{record.where} object {number} ({shape.what})",
+                "image_id": image_id,
+                "category_id": id_of[shape.label],
+                "segmentation": shape.segmentation,
+            }
+            for number, shape in enumerate(record.shapes, start=1)
+            if shape.label in id_of
+        ]
+    categories = [{"id": item.id, "name": item.name, "color": list(item.color)} for item in classes]
+    return {"images": images, "annotations": annotations, "categories": categories}

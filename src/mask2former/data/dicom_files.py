@@ -1,0 +1,173 @@
+"""DICOM files by pydicom: rescaled values with the window that the file names; frames are pages.
+
+Sizes are checked by the header before pixels are decoded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from mask2former import limits
+from mask2former.errors import MissingExtraError, UserError
+from mask2former.limits import check_limit
+from mask2former.notes import note
+from mask2former.pixels import Stored, StoredImage
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+__all__ = ["DICOM_SUFFIXES", "EXTRA", "can_read_dicom", "is_dicom", "open_dicom"]
+
+EXTRA = "dicom"
+"""The optional dependencies that this module needs."""
+DICOM_SUFFIXES = (".dcm",)
+
+_DEFLATED = b"1.2.840.10008.1.2.1.99\0"[:22]  # the whole file is compressed, which only unpacking bounds
+_GREY, _COLOR = ("MONOCHROME1", "MONOCHROME2"), ("RGB", "PALETTE COLOR")
+
+
+def can_read_dicom() -> bool:
+    """Whether the package is installed."""
+    return importlib.util.find_spec("pydicom") is not None
+
+
+def is_dicom(start: bytes) -> bool:
+    """Whether a file with these first 132 bytes is DICOM."""
+    return start[128:132] == b"DICM"
+
+
+@contextlib.contextmanager
+def open_dicom(content: Path | io.BytesIO, name: str, page: int | None = None) -> Iterator[StoredImage]:
+    """A frame of a DICOM file, not decoded yet.
+
+    Args:
+        content: of the file.
+        name: of the file, for messages.
+        page: the frame, counted from 0; None: the first, and a note if there are more.
+
+    Raises:
+        UserError: it has no pixels, no such frame, or pixels of a kind that is not read, or more than
+            :mod:`mask2former.limits` or Pillow allow.
+        MissingExtraError: without pydicom.
+        Exception: whatever pydicom raises for damaged files.
+    """
+    if not can_read_dicom():
+        raise MissingExtraError("pydicom", EXTRA)
+    from pydicom import dcmread
+
+    with contextlib.ExitStack() as stack:
+        stream = stack.enter_context(content.open("rb")) if isinstance(content, Path) else content
+        stream.seek(0)
+        if _DEFLATED in stream.read(1 << 12):
+            raise UserError(f"'{name}' is a DICOM file that is compressed as a whole; save it uncompressed")
+        stream.seek(0)
+        header = dcmread(stream, stop_before_pixels=True)
+        frames = _check(header, name)
+        if (page or 0) >= frames:
+            raise UserError(f"'{name}' has no page {(page or 0) + 1}; it has {frames}")
+        yield StoredImage(
+            (int(header.Columns), int(header.Rows)),
+            1,
+            lambda: min(frames, limits.IMAGE_PAGES),
+            functools.partial(_read, stream, header, frames, page, name),
+        )
+
+
+def _check(header: Dataset, name: str) -> int:
+    """How many frames there are; refuses what is not read, and what would take too much."""
+    if not header.get("Rows") or not header.get("Columns") or "BitsAllocated" not in header:
+        raise UserError(f"'{name}' is a DICOM file without an image (a report, a plan or a directory); name an image")
+    height, width, samples = int(header.Rows), int(header.Columns), int(header.get("SamplesPerPixel", 1))
+    kind = str(header.get("PhotometricInterpretation", "MONOCHROME2"))
+    if samples not in (1, 3) or not (kind in _GREY + _COLOR or kind.startswith("YBR_")):
+        raise UserError(f"'{name}' is a DICOM file of {samples} samples ({kind}), which is not read; save it as RGB")
+    if Image.MAX_IMAGE_PIXELS and height * width > Image.MAX_IMAGE_PIXELS:
+        raise Image.DecompressionBombError  # whose sentence is that of Pillow's own files
+    size = height * width * samples * int(header.BitsAllocated) // 8
+    check_limit(f"'{name}' has bytes in a frame:", size, limits.IMAGE_BYTES, "cut it into parts")
+    return max(1, int(header.get("NumberOfFrames") or 1))
+
+
+def _read(stream: Any, header: Dataset, frames: int, page: int | None, name: str) -> Stored:
+    from pydicom import pixels
+
+    if page is None and frames > 1:
+        note("images with several pages, frames or planes, of which only the first is read", f"'{name}' ({frames})")
+    frame, kind = page or 0, str(header.get("PhotometricInterpretation", "MONOCHROME2"))
+    stream.seek(0)
+    try:
+        values = pixels.pixel_array(stream, index=frame)
+    except (RuntimeError, NotImplementedError) as error:  # whose text lists packages and plugins
+        syntax = getattr(header.file_meta.get("TransferSyntaxUID"), "name", "unknown")
+        raise UserError(
+            f"'{name}' has pixels in a compression that cannot be read here ({syntax}): pip install pylibjpeg "
+            "pylibjpeg-libjpeg pylibjpeg-openjpeg, or save it uncompressed"
+        ) from error
+    if kind == "PALETTE COLOR":
+        return Stored(pixels.apply_color_lut(values, header))
+    if kind not in _GREY:
+        return Stored(values)
+    padding = header.get("PixelPaddingValue")
+    missing = None if padding is None else values == int(padding)
+    shown, ends = _rescaled(values, header, frame)
+    window = _window(header, frame, name)
+    return Stored(shown, white_is_0=kind == "MONOCHROME1", missing=missing, value_range=window or ends, full=ends)
+
+
+def _of_frame(header: Dataset, group: str, frame: int) -> Dataset:
+    """Where the values of a group are: with the frame, with all frames, or (most files) in the file itself."""
+    for sequence, index in (("PerFrameFunctionalGroupsSequence", frame), ("SharedFunctionalGroupsSequence", 0)):
+        items = header.get(sequence) or ()
+        if index < len(items) and (inner := items[index].get(group)):
+            return inner[0]
+    return header
+
+
+def _rescaled(values: np.ndarray, header: Dataset, frame: int) -> tuple[np.ndarray, tuple[float, float]]:
+    """The values in their unit, for instance Hounsfield units, and the least and largest that there could be."""
+    from pydicom import pixels
+
+    bits, is_signed = int(header.get("BitsStored", header.BitsAllocated)), int(header.get("PixelRepresentation", 0))
+    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if is_signed else (0, 2**bits - 1)
+    if header.get("ModalityLUTSequence"):
+        table = pixels.apply_modality_lut(values, header)
+        return table, (float(table.min()), max(float(table.max()), float(table.min()) + 1))
+    place = _of_frame(header, "PixelValueTransformationSequence", frame)
+    slope, intercept = float(place.get("RescaleSlope") or 1), float(place.get("RescaleIntercept") or 0)
+    if (slope, intercept) == (1, 0):
+        return values, (low, high)
+    ends = sorted((low * slope + intercept, high * slope + intercept))
+    return values * slope + intercept, (ends[0], ends[1])
+
+
+def _window(header: Dataset, frame: int, name: str) -> tuple[float, float] | None:
+    """The first window, as DICOM part 3, C.11.2.1.2, has it: the values that become black and white."""
+    place = _of_frame(header, "FrameVOILUTSequence", frame)
+    center, width = (_first(place.get(key)) for key in ("WindowCenter", "WindowWidth"))
+    function = str(place.get("VOILUTFunction") or "LINEAR")
+    if place.get("VOILUTSequence") or function == "SIGMOID":
+        note("DICOM files with a table or a curve for their display, which is not applied", f"'{name}'")
+    if center is None or width is None or width <= 1 - (function == "LINEAR_EXACT"):
+        return None
+    note(
+        "DICOM images shown through the window that their file names, which cuts off values (value_range sets another)",
+        f"'{name}' (centre {center:g}, width {width:g})",
+    )
+    if function == "LINEAR_EXACT":
+        return center - width / 2, center + width / 2
+    return center - 0.5 - (width - 1) / 2, center - 0.5 + (width - 1) / 2
+
+
+def _first(value: Any) -> float | None:
+    if value is None or value == "":
+        return None
+    return float(value if isinstance(value, str | int | float) else value[0])

@@ -1,0 +1,137 @@
+"""Where on the Earth the pixels of a GeoTIFF lie, read from its tags (OGC 19-008r4), and written back as they were."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from jaxtyping import Float
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+from mask2former import limits
+from mask2former.data.image_files import ImageFile, ImagePage
+from mask2former.data.images import ImageSource, as_file
+from mask2former.documents import check_regular, read_bytes
+from mask2former.notes import note
+from mask2former.pixels import without_warnings
+
+__all__ = ["GeoReference", "georeference"]
+
+_SCALE, _TIEPOINTS, _TRANSFORM, _KEYS, _DOUBLES, _TEXTS = 33550, 33922, 34264, 34735, 34736, 34737
+_TYPES = {_SCALE: 12, _TIEPOINTS: 12, _TRANSFORM: 12, _KEYS: 3, _DOUBLES: 12, _TEXTS: 2}  # double, short, ASCII
+_RASTER_TYPE, _GEOGRAPHIC, _PROJECTED = 1025, 2048, 3072  # keys
+_IS_POINT = 2
+_USER_DEFINED = 32767
+_MOST = 10_000  # numbers in a tag
+
+
+@dataclass(frozen=True)
+class GeoReference:
+    """An affine map from pixels to coordinates of the world.
+
+    Attributes:
+        transform: (a, b, c, d, e, f) with x = a column + b row + c and y = d column + e row + f, in the unit of the
+            reference system. The upper left corner of the upper left pixel is column 0, row 0.
+        epsg: number of the reference system; None: the file describes one of its own, or none.
+        tags: of the file, by number.
+    """
+
+    transform: tuple[float, float, float, float, float, float]
+    epsg: int | None = None
+    tags: Mapping[int, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def to_world(self, points: Float[np.ndarray, "N 2"]) -> Float[np.ndarray, "N 2"]:
+        """Points (column, row) in pixels as (x, y) of the world; for instance corners of polygons."""
+        a, b, c, d, e, f = self.transform
+        columns, rows = np.asarray(points, np.float64).T
+        return np.stack([a * columns + b * rows + c, d * columns + e * rows + f], axis=1)
+
+    def tiff_tags(self) -> ImageFileDirectory_v2:
+        """The tags as Pillow writes them, for an image of the same size: ``labels.save("x.tif", tiffinfo=...)``."""
+        directory = ImageFileDirectory_v2()
+        for number, value in self.tags.items():
+            directory.tagtype[number] = _TYPES[number]
+            directory[number] = value
+        return directory
+
+
+def georeference(source: ImageSource) -> GeoReference | None:
+    """Where the pixels of an image lie; None: it is no GeoTIFF, or one without an affine map (noted).
+
+    Args:
+        source: an image file as :func:`~mask2former.data.images.read_image` takes it; pixels have no such tags.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    file = as_file(source)
+    if isinstance(file, ImagePage):
+        file = file.file
+    if not isinstance(file, ImageFile):
+        return None
+    tags = _tags(file)
+    if not tags.keys() & {_SCALE, _TIEPOINTS, _TRANSFORM}:
+        return None
+    if tags.pop(274, 1) != 1:
+        note("GeoTIFF files that are turned, whose coordinates are not read", f"'{file}'")
+        return None
+    keys = _keys(tags.get(_KEYS, ()))
+    transform = _affine(tags)
+    if transform is None or not np.isfinite(transform).all():
+        note(
+            "GeoTIFF files without an affine map from pixels to coordinates (ground control points alone)", f"'{file}'"
+        )
+        return None
+    a, b, c, d, e, f = transform
+    if keys.get(_RASTER_TYPE) == _IS_POINT:  # the tags are about the centres of pixels
+        c, f = c - (a + b) / 2, f - (d + e) / 2
+    system = keys.get(_PROJECTED) or keys.get(_GEOGRAPHIC)
+    known = system if system and system < _USER_DEFINED else None
+    return GeoReference((a, b, c, d, e, f), known, {number: tags[number] for number in _TYPES if number in tags})
+
+
+def _tags(file: ImageFile) -> dict[int, Any]:
+    """The tags of the first page that matter; none of a file that is no TIFF, or a damaged one."""
+    with contextlib.ExitStack() as stack:
+        if isinstance(file, Path):
+            check_regular(file, "image")
+            stream: BinaryIO = stack.enter_context(file.open("rb"))
+        else:
+            stream = io.BytesIO(read_bytes(file, "image", limits.IMAGE_BYTES))  # pyright: ignore[reportArgumentType]
+        with (
+            without_warnings(),
+            contextlib.suppress(Exception),
+        ):  # of a directory that is damaged, in whatever way: decoding says it
+            start = stream.read(16)
+            directory = ImageFileDirectory_v2(start if start[2:3] == b"+" or start[3:4] == b"+" else start[:8])
+            stream.seek(directory.next)
+            directory.load(stream)
+            values = {number: directory.get(number) for number in (274, *_TYPES)}
+            return {number: value for number, value in values.items() if value is not None and _is_short(value)}
+    return {}
+
+
+def _is_short(value: Any) -> bool:
+    return not isinstance(value, tuple | str) or len(value) <= _MOST
+
+
+def _keys(directory: tuple[int, ...]) -> dict[int, int]:
+    """The keys that are numbers and stand in the directory itself."""
+    entries = [directory[start : start + 4] for start in range(4, len(directory) - 3, 4)]
+    return {key: value for key, place, _, value in entries if place == 0}
+
+
+def _affine(tags: Mapping[int, Any]) -> tuple[float, float, float, float, float, float] | None:
+    if len(matrix := tags.get(_TRANSFORM, ())) == 16:
+        a, b, _, c, d, e, _, f = matrix[:8]
+        return a, b, c, d, e, f
+    scale, points = tags.get(_SCALE, ()), tags.get(_TIEPOINTS, ())
+    if len(scale) < 2 or len(points) < 6:
+        return None
+    column, row, _, x, y, _ = points[:6]
+    return scale[0], 0.0, x - column * scale[0], 0.0, -scale[1], y + row * scale[1]

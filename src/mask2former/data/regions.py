@@ -1,0 +1,105 @@
+"""Images that are read a part at a time, for images larger than the memory."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from jaxtyping import UInt8
+
+from mask2former.data.image_files import PixelLimitError
+from mask2former.data.images import image_size
+from mask2former.data.slides import SLIDE_SUFFIXES, SlideRegions
+from mask2former.data.tiff_regions import TiffRegions
+from mask2former.errors import UserError
+from mask2former.pixels import ValueRange
+
+__all__ = ["LARGE_PIXELS", "STRIP_PIXELS", "ArrayRegions", "Regions", "RegionsPart", "open_large", "reduced"]
+
+LARGE_PIXELS = 1 << 26  # above which a file is read by parts: 8192 x 8192, a little less than Pillow's limit
+_TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8")
+STRIP_PIXELS = 1 << 21  # that are read at once to reduce an image
+
+
+class Regions(Protocol):
+    """An image of which any part can be read: an array, a file with a way to its parts, or an object of yours.
+
+    Attributes:
+        size_hw: height and width in pixels.
+    """
+
+    @property
+    def size_hw(self) -> tuple[int, int]: ...
+
+    def read(self, top: int, left: int, bottom: int, right: int) -> UInt8[np.ndarray, "_h _w 3"]:
+        """The part from (top, left) to (bottom, right), excluded, as RGB; it lies within the image."""
+        ...
+
+
+class ArrayRegions(NamedTuple):
+    """An image in memory."""
+
+    image: UInt8[np.ndarray, "H W 3"]
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        return self.image.shape[0], self.image.shape[1]
+
+    def read(self, top: int, left: int, bottom: int, right: int) -> UInt8[np.ndarray, "_h _w 3"]:
+        return self.image[top:bottom, left:right]
+
+
+class RegionsPart(NamedTuple):
+    """A part of an image, as an image: ``size_hw`` pixels from (top, left)."""
+
+    whole: Regions
+    top: int
+    left: int
+    size_hw: tuple[int, int]
+
+    def read(self, top: int, left: int, bottom: int, right: int) -> UInt8[np.ndarray, "_h _w 3"]:
+        return self.whole.read(self.top + top, self.left + left, self.top + bottom, self.left + right)
+
+
+def open_large(path: Path, value_range: ValueRange | None = None) -> Regions | None:
+    """An image file of more than ``LARGE_PIXELS`` pixels, to be read by parts; None of any other, which is read whole.
+
+    TIFF files, also BigTIFF, and the formats of slide scanners that OpenSlide reads can be read by parts.
+
+    Args:
+        path: the file.
+        value_range: see :class:`TiffRegions`.
+
+    Raises:
+        UserError: a large image is damaged, or of a kind that is not read by parts.
+        MissingExtraError: the package that reads it is not installed.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in (*SLIDE_SUFFIXES, *_TIFF_SUFFIXES):
+        return None
+    if suffix in _TIFF_SUFFIXES:
+        with contextlib.suppress(PixelLimitError):
+            height, width = image_size(path)
+            if height * width <= LARGE_PIXELS:
+                return None
+    if value_range == "percentile":  # which takes all values of an image
+        raise UserError(
+            f"'{path}' is read by parts, for which value_range cannot be percentile; give two numbers, or full"
+        )
+    return SlideRegions(path) if suffix in SLIDE_SUFFIXES else TiffRegions(path, value_range)
+
+
+def reduced(image: Regions, step: int) -> UInt8[np.ndarray, "_h _w 3"]:
+    """An image made smaller by a whole number: means over squares of ``step`` pixels, read strip by strip."""
+    height, width = image.size_hw
+    rows = max(1, STRIP_PIXELS // width // step) * step
+    strips = []
+    for top in range(0, height, rows):
+        strip = image.read(top, 0, min(top + rows, height), width)
+        tops, lefts = (np.arange(0, length, step) for length in strip.shape[:2])
+        sums = np.add.reduceat(np.add.reduceat(strip, tops, axis=0, dtype=np.uint32), lefts, axis=1)
+        counts = np.diff(tops, append=strip.shape[0])[:, None] * np.diff(lefts, append=width)
+        strips.append((sums / counts[..., None] + 0.5).astype(np.uint8))
+    return np.concatenate(strips)

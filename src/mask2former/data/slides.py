@@ -1,0 +1,57 @@
+"""Whole slides of microscopes through OpenSlide, at their full resolution."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from mask2former.errors import MissingExtraError, UserError
+from mask2former.pixels import rgb_of_array
+from mask2former.text import printable
+
+__all__ = ["SLIDE_SUFFIXES", "SlideRegions"]
+
+# Of formats that OpenSlide alone reads; slides in TIFF files are read as such where they can be.
+SLIDE_SUFFIXES = (".svs", ".ndpi", ".vms", ".vmu", ".scn", ".mrxs", ".svslide", ".bif")
+
+
+class SlideRegions:
+    """A whole slide; what was not scanned is white.
+
+    Args:
+        path: the file.
+
+    Attributes:
+        size_hw: height and width in pixels, at full resolution.
+
+    Raises:
+        UserError: it is damaged, or no slide.
+        MissingExtraError: OpenSlide is not installed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            import openslide
+        except ImportError as error:
+            raise MissingExtraError("openslide-python", "slides") from error
+        self._path, self._errors = path, (openslide.OpenSlideError, OSError)
+        try:
+            self._slide = openslide.OpenSlide(path)
+        except self._errors as error:
+            raise UserError(f"'{path}' is no slide that can be read: {printable(str(error), 200)}") from error
+        width, height = self._slide.dimensions
+        self.size_hw = (height, width)
+
+    def read(self, top: int, left: int, bottom: int, right: int) -> UInt8[np.ndarray, "_h _w 3"]:
+        """See :class:`~mask2former.data.regions.Regions`.
+
+        Raises:
+            UserError: the file is damaged there.
+        """
+        try:
+            image = self._slide.read_region((left, top), 0, (right - left, bottom - top))
+        except self._errors as error:
+            raise UserError(f"'{self._path}' is damaged: {printable(str(error), 200)}") from error
+        return rgb_of_array(np.asarray(image), f"'{self._path}'")  # with alpha, which is blended onto white

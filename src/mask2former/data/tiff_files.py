@@ -1,0 +1,299 @@
+"""TIFF files that Pillow cannot read, or only in part: planes, bands, floats, 16-bit colour, more compressions.
+
+What decoding takes is known from the tags before it begins: sizes are checked, and codecs whose output may be of
+another size than the tags say are left out, or looked into first. Pillow reads all other TIFF files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+import io
+import logging
+import math
+import re
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from mask2former import limits
+from mask2former.errors import MissingExtraError, UserError
+from mask2former.limits import check_limit
+from mask2former.notes import note
+from mask2former.pixels import Stored, StoredImage, described_planes, stated_bits
+
+if TYPE_CHECKING:
+    import tifffile
+
+__all__ = ["EXTRA", "PLAIN_CODECS", "can_read_tiff", "is_for_tifffile", "open_tiff"]
+
+EXTRA = "microscopy"
+"""The optional dependencies that this module needs."""
+
+# Compressions whose decoders are told how many bytes there may be: LZW, Deflate, PackBits, LZMA, Zstandard.
+PLAIN_CODECS = {5, 8, 32946, 32773, 34925, 50000, 34926}
+# Those whose data have a size of their own, which is checked before: JPEG 2000, WebP, PNG, LERC.
+_IMAGE_CODECS = {33003, 33004, 33005, 34712, 50001, 34927, 34933}
+_LERC = 34887
+_WITHOUT_CODEC = {8, 16, 32, 64}  # bits of values that numpy reads as they are
+_WHITE_IS_0, _BLACK_IS_0, _RGB = 0, 1, 2
+_SAMPLE_TYPES = "buif"  # numpy's kinds of values that are read
+
+logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what matters is said in errors
+
+
+def can_read_tiff() -> bool:
+    """Whether the packages are installed."""
+    return all(importlib.util.find_spec(name) is not None for name in ("tifffile", "imagecodecs"))
+
+
+def is_for_tifffile(image: Image.Image) -> bool:
+    """Whether Pillow, which opened a TIFF, would read less than it holds: colours of more than 8 bits, or WebP."""
+    tags: Any = getattr(image, "tag_v2", {})
+    bits, compression = tags.get(258, (1,)), tags.get(259, 1)
+    if compression in _IMAGE_CODECS:
+        return True
+    is_deep = len(bits) > 1 and max(bits) > 8
+    multiplied = 1 in tags.get(338, ())  # alpha that colours are multiplied by, which Pillow undoes
+    known = compression == 1 or compression in PLAIN_CODECS
+    return is_deep and known and not multiplied and tags.get(262) in (_BLACK_IS_0, _RGB)
+
+
+@contextlib.contextmanager
+def open_tiff(content: Path | io.BytesIO, name: str, page: int | None = None) -> Iterator[StoredImage]:
+    """A page of a TIFF, not decoded yet.
+
+    Args:
+        content: of the file.
+        name: of the file, for messages.
+        page: counted from 0; None: the first, and a note if there are more.
+
+    Raises:
+        UserError: it has no such page, a kind of pixels or a compression that is not read, or its pixels or their
+            bytes are above the limits of :mod:`mask2former.limits` or Pillow's.
+        MissingExtraError: without tifffile or imagecodecs.
+        Exception: whatever tifffile raises for damaged files.
+    """
+    if not can_read_tiff():
+        raise MissingExtraError("tifffile", EXTRA)
+    import tifffile
+
+    if isinstance(content, io.BytesIO):
+        content.seek(0)
+    with tifffile.TiffFile(content) as file:
+        first = file.pages[0]
+        assert isinstance(first, tifffile.TiffPage)
+        planes = described_planes(first.description, max(1, math.prod(first.shape)))
+        count = functools.partial(_count_pages, file, planes)
+        chosen, plane = _page(file, page or 0, planes, name), 0
+        if chosen is None:
+            chosen, plane = first, page or 0
+        _check(chosen, file.filehandle.size, name)
+        turn = _tag(chosen, 274)
+        yield StoredImage(
+            (chosen.imagewidth, chosen.imagelength),
+            turn if isinstance(turn, int) and 1 <= turn <= 8 else 1,
+            count,
+            functools.partial(_read, file, chosen, plane, name, count if page is None else None),
+        )
+
+
+def _tag(page: tifffile.TiffPage, number: int) -> Any:
+    """The value of a tag, the first of several; None where there is none."""
+    value = page.tags.valueof(number)
+    return value[0] if isinstance(value, tuple) and value else value
+
+
+def _page(file: tifffile.TiffFile, index: int, planes: int, name: str) -> tifffile.TiffPage | None:
+    """A page; None where the first one has planes behind it, without pages of their own."""
+    import tifffile
+
+    try:
+        page = file.pages[index]
+    except IndexError as error:
+        if index < planes:
+            return None
+        raise UserError(f"'{name}' has no page {index + 1}; it has {_count_pages(file, planes)}") from error
+    assert isinstance(page, tifffile.TiffPage)
+    return page
+
+
+def _count_pages(file: tifffile.TiffFile, planes: int) -> int:
+    """How many pages there are; each is found through the one before, perhaps in a circle."""
+    count = 1
+    with contextlib.suppress(IndexError):
+        while count < limits.IMAGE_PAGES:
+            _ = file.pages[count]
+            count += 1
+    return min(max(count, planes), limits.IMAGE_PAGES)
+
+
+def _are_overviews(file: tifffile.TiffFile, count: int) -> bool:
+    """Whether all further pages say that they are smaller copies of the first."""
+    with contextlib.suppress(IndexError):  # of planes without pages
+        return all(int(getattr(file.pages[index], "subfiletype", 0)) & 1 for index in range(1, count))
+    return False
+
+
+def _check(page: tifffile.TiffPage, size: int, name: str) -> None:
+    """Refuse what is not read, and what would take too much, by the tags and the size of the file alone."""
+    height, width, bands = page.imagelength, page.imagewidth, page.samplesperpixel
+    if min(height, width, bands) < 1 or page.dtype is None or not page.shape:
+        raise UserError(f"'{name}' is a TIFF of an unusual kind ({_kind(page)}); save it as 8-bit or 16-bit RGB")
+    if page.imagedepth > 1 or page.dtype.kind not in _SAMPLE_TYPES or page.photometric not in (0, 1, 2):
+        raise UserError(
+            f"'{name}' is a TIFF of a kind that is not read ({_kind(page)}); save it as grey or RGB, of integers or "
+            "floats"
+        )
+    codec = int(page.compression)
+    if codec != 1 and codec not in PLAIN_CODECS | _IMAGE_CODECS | {_LERC}:
+        raise UserError(
+            f"'{name}' has the TIFF compression {_word(page.compression)}, which is not read; save it with Deflate, "
+            "LZW or Zstandard"
+        )
+    if Image.MAX_IMAGE_PIXELS and height * width > Image.MAX_IMAGE_PIXELS:
+        raise Image.DecompressionBombError  # whose sentence is that of Pillow's own files
+    part = page.tilewidth * page.tilelength or width * min(height, page.rowsperstrip)
+    of_values = page.dtype.itemsize * bands
+    for what, pixels in (("has", height * width), ("has tiles or strips of", part)):
+        check_limit(f"'{name}' {what} bytes of pixels:", pixels * of_values, limits.IMAGE_BYTES, "cut it into parts")
+    expected, parts = math.prod(page.chunked), list(zip(page.dataoffsets, page.databytecounts, strict=False))
+    check_limit(f"'{name}' has tiles or strips:", len(parts), expected, "save it anew")
+    if len(parts) < expected or any(start + count > size for start, count in parts):
+        raise UserError(f"'{name}' is damaged or cut short: not all of its {expected} tiles or strips are there")
+
+
+def _kind(page: tifffile.TiffPage) -> str:
+    kind = "no type" if page.dtype is None else str(page.dtype)
+    return f"{_word(page.photometric)}, {page.samplesperpixel} bands of {kind}, {page.imagedepth} deep"
+
+
+def _word(value: object) -> str:
+    return str(getattr(value, "name", value))
+
+
+def _read(
+    file: tifffile.TiffFile, page: tifffile.TiffPage, plane: int, name: str, count: Callable[[], int] | None
+) -> Stored:
+    """The values of a page, or of a plane behind it; with ``count`` other pages are noted."""
+    if count is not None and (total := count()) > 1 and not _are_overviews(file, total):
+        note("images with several pages, frames or planes, of which only the first is read", f"'{name}' ({total})")
+    if absent := sum(not size for size in page.databytecounts):
+        note("TIFF files with tiles that are not stored, which are empty", f"'{name}' ({absent})")
+    if plane:
+        values = _plane(file, page, plane, name)
+    else:
+        if int(page.compression) in _IMAGE_CODECS | {_LERC}:
+            _check_parts(file, page, name)
+        values = page.asarray(maxworkers=1)
+    if page.axes == "SYX":
+        values = np.moveaxis(values, 0, -1)
+    if values.dtype == np.bool_:
+        values = values.astype(np.uint8) * np.uint8(255)
+    values, has_alpha = _chosen_bands(values, page, name)
+    return Stored(
+        values,
+        stated_bits(functools.partial(_tag, page)),
+        has_alpha,
+        white_is_0=page.photometric == _WHITE_IS_0,
+        missing=_missing(values, page, has_alpha=has_alpha),
+    )
+
+
+def _plane(file: tifffile.TiffFile, page: tifffile.TiffPage, plane: int, name: str) -> np.ndarray:
+    """Planes behind a page follow each other without gaps, uncompressed."""
+    assert page.dtype is not None
+    count = math.prod(page.shape)
+    start = page.dataoffsets[0] + plane * count * page.dtype.itemsize
+    if not page.is_contiguous or start + count * page.dtype.itemsize > file.filehandle.size:
+        raise UserError(f"'{name}' is cut short: it has no page {plane + 1}, as its description says")
+    values = file.filehandle.read_array(page.dtype.newbyteorder(file.byteorder), count, start)
+    return values.astype(page.dtype).reshape(page.shape)
+
+
+def _chosen_bands(values: np.ndarray, page: tifffile.TiffPage, name: str) -> tuple[np.ndarray, bool]:
+    """The bands that are shown, and whether the last one is alpha."""
+    if values.ndim == 2:
+        return values, False
+    bands, extra = values.shape[2], page.extrasamples
+    colors = 3 if page.photometric == _RGB or bands - len(extra) >= 3 or (bands >= 3 and 2 not in extra) else 1
+    has_alpha = len(extra) > 0 and extra[0] == 2 and bands > colors
+    shown = colors + has_alpha
+    if shown < bands:
+        note("images with more bands than are read", f"'{name}' ({shown} of {bands})")
+    if colors == 3 and page.photometric != _RGB:
+        note(
+            "images with bands that are not said to be colours, of which the first three are taken as red, green and "
+            "blue",
+            f"'{name}' ({bands})",
+        )
+    return values[..., :shown] if shown > 1 else values[..., 0], has_alpha
+
+
+def _missing(values: np.ndarray, page: tifffile.TiffPage, *, has_alpha: bool) -> np.ndarray | None:
+    """Where GDAL's tag says that there is no value."""
+    text = str(_tag(page, 42113) or "").strip("\0 ")
+    try:
+        nothing = float(text)
+    except ValueError:
+        return None
+    colors = values[..., :-1] if has_alpha else values
+    is_nan = math.isnan(nothing) and colors.dtype.kind == "f"
+    found: np.ndarray = np.asarray(np.isnan(colors) if is_nan else colors == nothing)
+    return found if found.ndim == 2 else np.all(found, axis=2)
+
+
+# --- codecs whose data have a size of their own ---------------------------------------------------------------------
+
+
+def _check_parts(file: tifffile.TiffFile, page: tifffile.TiffPage, name: str) -> None:
+    """Refuse tiles and strips that would be decoded to more than the tags say."""
+    width, height = page.tilewidth or page.imagewidth, page.tilelength or min(page.imagelength, page.rowsperstrip)
+    most = (width, height, max(4, page.samplesperpixel))
+    size_of = _lerc_size if int(page.compression) == _LERC else _image_size
+    for start, count in zip(page.dataoffsets, page.databytecounts, strict=True):
+        if not count:
+            continue
+        file.filehandle.seek(start)
+        found = size_of(file.filehandle.read(min(count, 1 << 12)))
+        if found is None:
+            raise UserError(f"'{name}' has a tile or strip without the header of its compression; save it anew")
+        if any(got > limit for got, limit in zip(found, most, strict=True)):
+            raise UserError(
+                f"'{name}' has a tile or strip of {found} (width, height, bands), and its tags say {most}; save it anew"
+            )
+
+
+def _lerc_size(start: bytes) -> tuple[int, int, int] | None:
+    """Width, height and bands in the header of LERC data, version 2 to 6."""
+    if start[:6] != b"Lerc2 " or len(start) < 30:
+        return None
+    version = struct.unpack_from("<i", start, 6)[0]
+    rows, columns, bands = struct.unpack_from("<iii", start, 10 if version < 3 else 14)  # behind a checksum
+    return columns, rows, bands if version >= 4 else 1
+
+
+def _image_size(start: bytes) -> tuple[int, int, int] | None:
+    """Width, height and bands in the header of JPEG 2000, PNG or WebP."""
+    if found := re.search(rb"\xff\x4f\xff\x51.{4}(.{16}).{16}(..)", start, re.DOTALL):
+        right, bottom, left, top = struct.unpack(">IIII", found[1])
+        return right - left, bottom - top, int.from_bytes(found[2])
+    if start.startswith(b"\x89PNG") and len(start) >= 24:
+        width, height = struct.unpack_from(">II", start, 16)
+        return width, height, 4
+    if start[:4] != b"RIFF" or len(start) < 30:
+        return None
+    if start[12:16] == b"VP8 ":
+        width, height = struct.unpack_from("<HH", start, 26)
+        return width & 0x3FFF, height & 0x3FFF, 4
+    if start[12:16] == b"VP8L":
+        bits = struct.unpack_from("<I", start, 21)[0]
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1, 4
+    if start[12:16] == b"VP8X":
+        return int.from_bytes(start[24:27], "little") + 1, int.from_bytes(start[27:30], "little") + 1, 4
+    return None

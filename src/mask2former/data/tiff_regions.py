@@ -1,0 +1,113 @@
+"""TIFF files through tifffile: parts of large ones, tile by tile or strip by strip."""
+
+from __future__ import annotations
+
+import functools
+import math
+import weakref
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from mask2former.errors import MissingExtraError, UserError
+from mask2former.pixels import ValueRange, rgb_of_array
+from mask2former.text import printable
+
+__all__ = ["TiffRegions"]
+
+_JPEG = 7
+_GREY, _RGB, _YCBCR = 1, 2, 6
+# Channels, photometric interpretation, whether compressed as JPEG, whose decoder gives RGB.
+_KINDS = {(1, _GREY, False), (1, _GREY, True), (3, _RGB, False), (3, _RGB, True), (3, _YCBCR, True), (4, _RGB, False)}
+_KEPT_BYTES = 128 << 20  # decoded tiles or strips of the file that stay in memory: 512 rows of 80,000 pixels
+
+
+class TiffRegions:
+    """The first image of a TIFF or BigTIFF file, of which the tiles or strips that are needed are decoded.
+
+    Args:
+        path: the file.
+        value_range: the values that become 0 and 255 where they are not bytes, which must be given there.
+
+    Attributes:
+        size_hw: height and width in pixels.
+
+    Raises:
+        UserError: it is damaged, or of a kind that is not read by parts.
+        MissingExtraError: tifffile is not installed.
+    """
+
+    def __init__(self, path: Path, value_range: ValueRange | None = None) -> None:
+        try:
+            import tifffile
+        except ImportError as error:
+            raise MissingExtraError("tifffile", "microscopy") from error
+        self._path = path
+        self._value_range: ValueRange | None = value_range
+        try:
+            self._file = tifffile.TiffFile(path)
+            weakref.finalize(self, self._file.close)
+            page: Any = self._file.pages.first
+        except Exception as error:  # damage shows in many ways
+            raise UserError(f"'{path}' is damaged and cannot be read: {printable(str(error), 200)}") from error
+        self._page = page
+        channels, depth = page.samplesperpixel, page.dtype
+        known = depth == np.uint8 or (depth == np.uint16 and value_range not in (None, "auto"))
+        known &= (channels, int(page.photometric), int(page.compression) == _JPEG) in _KINDS
+        if not known or page.planarconfig != 1 or page.imagedepth != 1:
+            hint = "; for 16 bits give the values of black and white (value_range)" if depth == np.uint16 else ""
+            raise UserError(
+                f"'{path}' has {channels} channels of {depth} (photometric {int(page.photometric)}); only grey and RGB "
+                f"of 8 bits, with interleaved channels, are read by parts, as so large an image must be{hint}"
+            )
+        if (turn := page.tags.get("Orientation")) is not None and turn.value != 1:
+            raise UserError(f"'{path}' is turned (orientation {int(turn.value)}), and large images are read as stored")
+        self.size_hw = (int(page.imagelength), int(page.imagewidth))
+        tiled = page.is_tiled
+        self._segment_hw = (
+            int(page.tilelength if tiled else min(page.rowsperstrip, page.imagelength)),
+            int(page.tilewidth if tiled else page.imagewidth),
+        )
+        size = math.prod(self._segment_hw) * channels * depth.itemsize
+        if size > _KEPT_BYTES:
+            raise UserError(
+                f"'{path}' is stored in pieces of {self._segment_hw[0]}x{self._segment_hw[1]} pixels (height x width), "
+                "which are too large to be read by parts; save it as a tiled TIFF, for instance of 512x512"
+            )
+        # A cache for each file: one of a method would keep files open.
+        self._segment = functools.lru_cache(maxsize=max(1, _KEPT_BYTES // size))(self._decoded)
+
+    def read(self, top: int, left: int, bottom: int, right: int) -> UInt8[np.ndarray, "_h _w 3"]:
+        """See :class:`~mask2former.data.regions.Regions`.
+
+        Raises:
+            UserError: the file is damaged there.
+        """
+        height, width = self._segment_hw
+        columns = -(-self.size_hw[1] // width)
+        values = np.empty((bottom - top, right - left, self._page.samplesperpixel), self._page.dtype)
+        for row in range(top // height, (bottom - 1) // height + 1):
+            for column in range(left // width, (right - 1) // width + 1):
+                segment = self._segment(row * columns + column)
+                y, x = row * height, column * width
+                inside = segment[max(0, top - y) : bottom - y, max(0, left - x) : right - x]
+                start = (max(0, y - top), max(0, x - left))
+                values[start[0] : start[0] + inside.shape[0], start[1] : start[1] + inside.shape[1]] = inside
+        return rgb_of_array(values, f"'{self._path}'", value_range=self._value_range)
+
+    def _decoded(self, index: int) -> np.ndarray:
+        """A tile or strip of the file."""
+        page = self._page
+        height, width = self._segment_hw
+        try:
+            stream = self._file.filehandle
+            stream.seek(page.dataoffsets[index])
+            stored = stream.read(page.databytecounts[index]) or None  # nothing: left out, as all zeros
+            segment = page.decode(stored, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)[0]
+        except Exception as error:  # damage shows in many ways, and decoders raise what they like
+            raise UserError(f"'{self._path}' is damaged and cannot be decoded: {printable(str(error), 200)}") from error
+        if segment is None:
+            return np.zeros((height, width, page.samplesperpixel), page.dtype)
+        return np.asarray(segment).reshape(*segment.shape[-3:])

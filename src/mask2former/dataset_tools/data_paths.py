@@ -1,0 +1,61 @@
+"""Where the parts of a data set lie, as users name them and as folders are called: what all formats share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mask2former.config import DataConfig, DatasetConfig, parse
+
+__all__ = ["IMAGE_FOLDERS", "NO_VALIDATION", "VALIDATION", "DataPaths", "others", "parsed", "sibling"]
+
+IMAGE_FOLDERS = ("images", "imgs", "image", "img", "JPEGImages")
+VALIDATION = ("val", "valid", "validation")
+NO_VALIDATION = (
+    "there is no validation data beside it, so the training data is used for it, and metrics say nothing about other "
+    "images; name some with --validation"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DataPaths:
+    """Where things are that a path does not tell; None where it does.
+
+    Attributes:
+        images: folder of the images.
+        labels: folder of the label maps or panoptic PNGs.
+        names: file with the names of the classes.
+        validation: the data for validation, of the same form as the path.
+    """
+
+    images: Path | None = None
+    labels: Path | None = None
+    names: Path | None = None
+    validation: Path | None = None
+
+
+def parsed(values: dict[str, Any], path: Path) -> DatasetConfig:
+    """The configuration of a data set; an empty ``validation`` is that of training."""
+    values = {**values, "validation": values.get("validation") or values["train"]}
+    return parse(DataConfig, {"dataset": values}, str(path)).dataset
+
+
+def others(path: Path) -> Iterator[Path]:
+    """What a path would be for validation, where it says ``train`` or ``training``: in its name, or in a folder."""
+    for pattern in (r"training", r"train"):
+        for index in range(len(path.parts) - 1, -1, -1):
+            part = path.parts[index]
+            for other in VALIDATION:
+                renamed = re.sub(pattern, other, part)
+                if renamed != part:
+                    yield Path(*path.parts[:index], renamed, *path.parts[index + 1 :])
+
+
+def sibling(folder: Path | None, path: Path, found: Path) -> Path | None:
+    """The folder of validation files beside that of training files, if it can be told; else the same one."""
+    if folder is None:
+        return None
+    return next((other for other in others(folder) if other.is_dir()), folder)

@@ -1,0 +1,77 @@
+"""An auto-annotation function for CVAT: a model annotates a task from the command line.
+
+cvat-cli task auto-annotate 1234 --function-module mask2former.inference.cvat -p model=str:coco-panoptic/swin-t
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from PIL import Image
+
+from mask2former.config import Task
+from mask2former.errors import MissingExtraError
+from mask2former.inference.predictor import Predictor
+from mask2former.results_io.cvat import cvat_runs
+from mask2former.results_io.yolo import joined_rings
+
+__all__ = ["create"]
+
+
+def create(
+    model: str,
+    task: Task | None = None,
+    device: str | None = None,
+    classes: str | None = None,
+    min_area: int = 0,
+) -> Any:
+    """The function that ``cvat-cli`` calls with the parameters of ``-p``, for instance ``-p task=str:instance``.
+
+    Args:
+        model: what :meth:`Predictor.from_pretrained` accepts.
+        task: what is annotated; by default the first of panoptic, instance and semantic that the model supports.
+        device: for instance ``cuda``.
+        classes: names with commas between; by default all.
+        min_area: pixels of the smallest object.
+
+    Returns:
+        An object with ``spec`` (the labels, by the names of the classes) and ``detect``. Scores below the threshold of
+        CVAT's command (``--conf-threshold``) are left out, without it those below that of the model. Masks are polygons
+        if the command says so (``--conv-mask-to-poly``).
+
+    Raises:
+        UserError: the model cannot be loaded, or has no such class.
+        MissingExtraError: cvat-sdk is not installed.
+    """
+    try:
+        import cvat_sdk.auto_annotation as cvat
+    except ImportError as error:
+        raise MissingExtraError("cvat-sdk", "cvat") from error
+    settings: dict[str, Any] = {"min_area": max(1, min_area)}  # CVAT has no empty masks
+    if classes is not None:
+        settings["classes"] = tuple(name.strip() for name in classes.split(","))
+    predictor = Predictor.from_pretrained(model, device=device, quiet=True, **settings)
+    predictor.choose_tasks(task)
+    chosen = predictor.categories.indices(predictor.settings.classes or predictor.categories.names)
+    kind: Literal["any"] = "any"  # the labels of a task may be masks or polygons
+    labels = [cvat.label_spec(predictor.categories[label].name, label, type=kind) for label in sorted(chosen)]
+
+    class Function:
+        """What ``cvat-cli`` calls for each image."""
+
+        spec = cvat.DetectionFunctionSpec(labels=labels)
+
+        def detect(self, context: Any, image: Image.Image) -> list[Any]:
+            threshold = context.conf_threshold
+            overrides = {} if threshold is None else {"score_threshold": threshold}
+            found = []
+            for item in predictor(image, task, **overrides):
+                left, top, right, bottom = item.box
+                if context.conv_mask_to_poly:
+                    corners = joined_rings([ring for polygon in item.polygons for ring in polygon])
+                    found.append(cvat.polygon(item.label, corners.ravel().astype(float).tolist()))
+                else:
+                    found.append(cvat.mask(item.label, [*cvat_runs(item.patch), left, top, right - 1, bottom - 1]))
+            return found
+
+    return Function()

@@ -1,0 +1,228 @@
+"""Objects that several tiles show, made one: by their masks, where the tiles overlap. Knows no model and no image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int64
+
+from mask2former.inference.tile_grid import Tile
+from mask2former.ops.masks import Patch
+from mask2former.ops.sparse_masks import SparseMasks
+from mask2former.structures import Categories, Instances
+
+__all__ = ["join"]
+
+Size = tuple[int, int]
+
+_LEAST_SCORE = 0.05  # every tile offers as many candidates as there are queries; those below are not considered
+_SAME_OBJECT = 0.5  # IoU, where two tiles overlap, above which two masks are one object
+_PART_OF = 0.7  # share of a whole candidate, there, above which it is a lesser one at an object that is known
+_AS_GOOD = 0.9  # times: tiles that show an object as well as the one that shows it best
+_MANY = 16  # pieces of one object, which are then made one
+_CELL = 64  # pixels: side of the squares by which objects are found that lie near each other
+
+
+@dataclass(slots=True)
+class _Object:
+    """What one or more tiles take for one object."""
+
+    label: int
+    score: float
+    box: Tile  # of the whole mask
+    seen: list[tuple[Tile, Bool[np.ndarray, "h w"]]]  # masks cut to their boxes, with the position of these
+    tiles: list[Tile]  # the tiles that they were seen through
+    cut: bool = False  # its tile cuts it off, and another one shows all of it
+
+    def take(self, other: _Object) -> None:
+        """Become the union, or the one that is not cut; the score stays."""
+        self.tiles += other.tiles
+        if other.cut and not self.cut:
+            return
+        if self.cut and not other.cut:
+            self.box, self.seen, self.cut = other.box, other.seen, False
+            return
+        self.box = _around(self.box, other.box)
+        self.seen += other.seen
+        if len(self.seen) > _MANY:
+            self.seen = [(self.box, self.within(self.box))]
+
+    def within(self, area: Tile) -> Bool[np.ndarray, "h w"]:
+        """The mask on a part of the image."""
+        mask = np.zeros((area.bottom - area.top, area.right - area.left), dtype=bool)
+        for box, part in self.seen:
+            common = box.common(area)
+            if common is not None:
+                there = Tile(
+                    common.top - box.top, common.left - box.left, common.bottom - box.top, common.right - box.left
+                )
+                mask[common.top - area.top : common.bottom - area.top, common.left - area.left :][
+                    :, : common.right - common.left
+                ] |= there.of(part)
+        return mask
+
+
+def join(
+    found: Sequence[tuple[Tile, Instances]],
+    size_hw: Size,
+    categories: Categories,
+    max_instances: int | None = None,
+    *,
+    agreed: bool = False,
+) -> Instances:
+    """One result for an image from those of tiles of it.
+
+    The best candidates come first. A later one that another tile made of the same class is compared with those kept,
+    on the pixels that both tiles show: above an IoU of 0.5 it is the same object, whose mask becomes the union and
+    whose score stays the best; a candidate that lies there with most of its mask, within one that is kept, is dropped.
+    Objects larger than a tile grow from tile to tile this way. Candidates of one tile are never compared, as in
+    whole images. Candidates at the rims of objects are poor: what a tile cuts off, and another one shows whole, only
+    counts as a better score of what that one finds there.
+
+    Args:
+        found: the instances of each tile, at its size.
+        size_hw: height and width of the image.
+        categories: the classes of the model.
+        max_instances: how many of the best are kept; None: all.
+        agreed: also drop what the tile that shows it best does not find, see :func:`_is_agreed`: for results that are
+            above a threshold, of which none can be told by its score to be a lesser one.
+    """
+    candidates: list[_Object] = []
+    for tile, instances in found:
+        for (y, x, mask), label, score in zip(instances.sparse, instances.labels, instances.scores, strict=True):
+            if score < _LEAST_SCORE or not mask.size:
+                continue
+            top, left = tile.top + y, tile.left + x
+            box = Tile(top, left, top + mask.shape[0], left + mask.shape[1])
+            candidates.append(_Object(int(label), float(score), box, [(box, mask)], [tile]))
+    sides = np.array([_corners(tile) for tile, _ in found], dtype=np.int64).reshape(-1, 4)
+    for candidate in candidates:
+        own = np.array([_corners(candidate.tiles[0])])
+        cut = not _shown_whole(candidate.box, own, size_hw)[0]
+        candidate.cut = cut and bool(_shown_whole(candidate.box, sides, size_hw).any())
+    kept = _merged(sorted(candidates, key=lambda candidate: -candidate.score))
+    # Objects may turn out to be one when they have grown, such as both ends of one that three tiles show.
+    while len(again := _merged(kept)) < len(kept):
+        kept = again
+    kept = [item for item in kept if not item.cut and (not agreed or _is_agreed(item, sides, size_hw))][:max_instances]
+    masks = SparseMasks((Patch(item.box.top, item.box.left, item.within(item.box)) for item in kept), size_hw)
+    return Instances(
+        masks=masks,
+        labels=np.array([item.label for item in kept], dtype=np.int64),
+        scores=np.array([item.score for item in kept], dtype=np.float64),
+        boxes=masks.boxes,
+        categories=categories,
+    )
+
+
+def _is_agreed(item: _Object, sides: Int64[np.ndarray, "tiles 4"], size_hw: Size) -> bool:
+    """Whether the tile finds it that shows it whole and farthest from its border; True where none shows it whole."""
+    top, left, bottom, right = sides.T
+    y, x = (item.box.top + item.box.bottom) / 2, (item.box.left + item.box.right) / 2
+    distances = np.minimum(y - top, bottom - y) * np.minimum(x - left, right - x)
+    whole = _shown_whole(item.box, sides, size_hw)
+    if not whole.any():
+        return True
+    own = {_corners(tile) for tile in item.tiles}
+    best = distances[whole].max()
+    return any(tuple(corners) in own for corners in sides[whole & (distances >= _AS_GOOD * best)].tolist())
+
+
+def _shown_whole(box: Tile, sides: Int64[np.ndarray, "tiles 4"], size_hw: Size) -> Bool[np.ndarray, " tiles"]:
+    """Which tiles show the box and a pixel around it, but where the image ends."""
+    top, left, bottom, right = sides.T
+    whole = ((top < box.top) | (top == 0)) & ((left < box.left) | (left == 0))
+    height, width = size_hw
+    return whole & ((bottom > box.bottom) | (bottom == height)) & ((right > box.right) | (right == width))
+
+
+def _merged(objects: list[_Object]) -> list[_Object]:
+    """Each object, best first, joined to the one before it that it is most alike, or dropped as a part of one."""
+    kept: list[_Object] = []
+    index = _Index()
+    for item in objects:
+        alike = {position: _alike(kept[position], item) for position in index.meeting(item.box)}
+        best = max(alike, key=lambda position: alike[position].iou, default=None)
+        if best is not None and alike[best].iou > _SAME_OBJECT:
+            kept[best].take(item)
+            index.put(best, kept[best].box)
+        elif all(shared.part <= _PART_OF for shared in alike.values()):
+            index.put(len(kept), item.box)
+            kept.append(item)
+    return kept
+
+
+class _Index:
+    """Boxes by where they are, so that each is compared with those around it and not with all."""
+
+    def __init__(self) -> None:
+        self._boxes: dict[int, Tile] = {}
+        self._cells: dict[tuple[int, int], set[int]] = {}
+
+    def put(self, number: int, box: Tile) -> None:
+        """Enter a box, or the larger or smaller one that it has become."""
+        if number in self._boxes:
+            for cell in _cells(self._boxes[number]):
+                self._cells[cell].discard(number)
+        self._boxes[number] = box
+        for cell in _cells(box):
+            self._cells.setdefault(cell, set()).add(number)
+
+    def meeting(self, box: Tile) -> list[int]:
+        """Numbers of the boxes that have pixels in common with this one, ascending."""
+        found = set[int]().union(*(self._cells.get(cell, ()) for cell in _cells(box)))
+        return sorted(number for number in found if self._boxes[number].common(box) is not None)
+
+
+def _cells(box: Tile) -> Iterator[tuple[int, int]]:
+    """Squares of the image that a box touches."""
+    rows = range(box.top // _CELL, (box.bottom - 1) // _CELL + 1)
+    columns = range(box.left // _CELL, (box.right - 1) // _CELL + 1)
+    return ((row, column) for row in rows for column in columns)
+
+
+def _corners(box: Tile) -> tuple[int, int, int, int]:
+    return box.top, box.left, box.bottom, box.right
+
+
+class _Alike(NamedTuple):
+    """How much of two objects is common where the tiles of both overlap."""
+
+    iou: float
+    part: float  # share of all of the later one
+
+
+def _alike(kept: _Object, candidate: _Object) -> _Alike:
+    """Nothing, unless they are of one class and of different tiles."""
+    mine = candidate.within(candidate.box)
+    common = kept.within(candidate.box) & mine
+    if kept.label != candidate.label or not common.any() or not set(kept.tiles).isdisjoint(candidate.tiles):
+        return _Alike(0.0, 0.0)
+    shared = _shared(kept.tiles, candidate.tiles, candidate.box)
+    both = int(np.count_nonzero(common & shared))
+    two = int(np.count_nonzero(mine & shared))
+    # Of what is kept, the pixels outside the box of the candidate count, too.
+    around = _around(kept.box, candidate.box)
+    one = int(np.count_nonzero(kept.within(around) & _shared(kept.tiles, candidate.tiles, around)))
+    return _Alike(both / max(one + two - both, 1), both / int(np.count_nonzero(mine)))
+
+
+def _shared(some: list[Tile], others: list[Tile], area: Tile) -> Bool[np.ndarray, "h w"]:
+    """The pixels of a part of the image that tiles of both lists show."""
+    seen = []
+    for listed in (some, others):
+        mask = np.zeros((area.bottom - area.top, area.right - area.left), dtype=bool)
+        for tile in listed:
+            if (shown := tile.common(area)) is not None:
+                mask[
+                    shown.top - area.top : shown.bottom - area.top, shown.left - area.left : shown.right - area.left
+                ] = True
+        seen.append(mask)
+    return seen[0] & seen[1]
+
+
+def _around(one: Tile, two: Tile) -> Tile:
+    return Tile(min(one.top, two.top), min(one.left, two.left), max(one.bottom, two.bottom), max(one.right, two.right))

@@ -1,0 +1,95 @@
+"""A Ray cluster to work on: one that is running, or this machine alone. Knows nothing of the work."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from mask2former.errors import MissingExtraError, UserError
+from mask2former.progress import Progress
+from mask2former.text import printable
+
+__all__ = ["cluster_address", "joined_cluster"]
+
+_PATIENCE = 5.0  # seconds until a cluster must answer
+_HOST_AND_PORT = re.compile(r"(?:ray://)?(?P<host>[^/:]+|\[[0-9a-fA-F:]+\]):(?P<port>\d{1,5})")
+
+
+def cluster_address(address: str | None = None) -> str | None:
+    """The cluster that is meant: the one given, else that of ``RAY_ADDRESS``; None: this machine alone."""
+    return address or os.environ.get("RAY_ADDRESS") or None
+
+
+@contextlib.contextmanager
+def joined_cluster(address: str | None, num_cpus: int, progress: Progress, **quiet: Any) -> Iterator[None]:
+    """Ray for as long as the block takes; where it is initialised already, it stays as it is.
+
+    Args:
+        address: as :func:`cluster_address` gives it.
+        num_cpus: cores that Ray on this machine alone takes for granted.
+        progress: is told that Ray starts.
+        quiet: arguments of ``ray.init`` about its logs.
+
+    Raises:
+        UserError: there is no such cluster, or Ray cannot be started.
+        MissingExtraError: without Ray.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report itself to its makers
+    try:
+        import ray
+    except ImportError as error:
+        raise MissingExtraError("ray", "ray") from error
+    if ray.is_initialized():
+        yield
+        return
+    if address:
+        _check_reachable(address)
+    progress("starting Ray", 0, None)
+    # On this machine alone, everything of Ray listens on it alone, too.
+    alone = {"num_cpus": num_cpus, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    with _kept_signals():
+        try:
+            ray.init(address or "local", **quiet, **({} if address else alone))
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            where = f"no Ray cluster at '{printable(address, 200)}'" if address else "Ray cannot be started"
+            raise UserError(f"{where}: {printable(str(error), 200)}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """That somebody listens at a host and port: Ray itself tries for minutes, and then ends the process.
+
+    Other addresses, such as ``auto``, are looked up by Ray.
+    """
+    if not (found := _HOST_AND_PORT.fullmatch(address)):
+        return
+    where = (found["host"].strip("[]"), int(found["port"]))
+    try:
+        socket.create_connection(where, _PATIENCE).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f"no Ray cluster at '{printable(address, 200)}' ({printable(str(error), 100)}); start one there (ray start "
+            "--head), or leave out the address and unset RAY_ADDRESS to work on this machine alone"
+        ) from error
+
+
+@contextlib.contextmanager
+def _kept_signals() -> Iterator[None]:
+    """Whoever handles signals goes on to: Ray would put its own handler in place."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

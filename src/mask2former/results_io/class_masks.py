@@ -1,0 +1,50 @@
+"""Masks as black and white images, one for each class."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import numpy as np
+
+from mask2former.files import write_whole
+from mask2former.results_io.writing import ResultFolder, file_stem, png_of
+from mask2former.structures.categories import Categories
+from mask2former.structures.results import Segmentation
+
+__all__ = ["ClassMaskFiles", "file_names"]
+
+
+class ClassMaskFiles(ResultFolder):
+    """``X/CLASS.png`` for each class in an image: 255 where any of its masks is, else 0.
+
+    Args:
+        path: the folder; it is made.
+        categories: the classes of the model, whose names become those of the files.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], categories: Categories) -> None:
+        super().__init__(path, {})
+        self.names = file_names(categories)
+
+    def add(self, image_id: int | str, result: Segmentation) -> None:
+        """Write the masks of one image; those of an earlier result go."""
+        self.once(image_id)
+        folder = self.path / file_stem(image_id)
+        for old in folder.glob("*.png"):
+            old.unlink()
+        of_class: dict[int, np.ndarray] = {}
+        for item in result:
+            plane = of_class.setdefault(item.label, np.zeros(result.size_hw, dtype=np.uint8))
+            top, left, mask = item.patch
+            plane[top : top + mask.shape[0], left : left + mask.shape[1]][mask] = 255
+        for label, plane in of_class.items():
+            write_whole(folder / f"{self.names[label]}.png", png_of(plane))
+        self.count += len(of_class)
+
+
+def file_names(categories: Categories) -> list[str]:
+    """A name for a file of each class: letters, digits and ``_.-``, with the index where two would be the same."""
+    words = [re.sub(r"[^\w.-]+", "_", name)[:80].strip(".") or "class" for name in categories.names]
+    folded = [word.casefold() for word in words]
+    return [word if folded.count(word.casefold()) == 1 else f"{word}_{index}" for index, word in enumerate(words)]

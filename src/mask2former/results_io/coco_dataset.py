@@ -1,0 +1,54 @@
+"""A COCO data set of predictions: what most annotation tools, and FiftyOne, import."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+
+from mask2former.results_io.writing import JsonList
+from mask2former.structures.categories import Categories
+from mask2former.structures.results import Segmentation
+
+__all__ = ["CocoDatasetFile"]
+
+
+class CocoDatasetFile(JsonList):
+    """Images, classes and an annotation for each mask, with its score: as a data set has them, not as test servers do.
+
+    Masks are compressed run lengths, as in all COCO files of ours. ``mask2former check-data`` and ``train`` read it.
+
+    Args:
+        path: where the file goes; missing folders are made.
+        categories: the classes of the model.
+        names: of the image files by the id of the image; without one it is the id.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], categories: Categories, names: Mapping[int | str, str] | None = None
+    ) -> None:
+        super().__init__(path, {})
+        self.names = names or {}
+        classes = [
+            {"id": item.id, "name": item.name, "isthing": int(item.is_thing), "color": list(item.color)}
+            for item in categories
+        ]
+        self.opening = (
+            f'{{"info": {{"description": "mask2former predict"}}, "categories": {json.dumps(classes)}, "annotations": ['
+        )
+        self._images: list[str] = []
+
+    def add(self, image_id: int | str, result: Segmentation) -> None:
+        """Append one image and its masks."""
+        self.once(image_id)
+        height, width = result.size_hw
+        number = len(self._images) + 1
+        head = {"id": number, "file_name": self.names.get(image_id, str(image_id)), "height": height, "width": width}
+        self._images.append(json.dumps(head))
+        for item, rle in zip(result, result.sparse.encode(), strict=True):
+            if item.patch.mask.size:
+                left, top, right, bottom = item.box
+                record = {"id": self.count + 1, "image_id": number, "category_id": item.category.id, "iscrowd": 0}
+                record |= {"area": item.area, "bbox": [left, top, right - left, bottom - top], "segmentation": rle}
+                self.append(record if item.score is None else {**record, "score": item.score})
+        self.closing = '\n], "images": [' + ",\n".join(self._images) + "]}\n"

@@ -1,0 +1,41 @@
+"""Objects cut out of their image."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from mask2former.files import write_whole
+from mask2former.results_io.class_masks import file_names
+from mask2former.results_io.writing import ReadImage, ResultFolder, file_stem, png_of
+from mask2former.structures.categories import Categories
+from mask2former.structures.results import Segmentation
+
+__all__ = ["CutoutFiles"]
+
+
+class CutoutFiles(ResultFolder):
+    """``X/0001_CLASS.png`` for each mask: the image inside its box, transparent outside the mask.
+
+    Args:
+        path: the folder; it is made.
+        categories: the classes of the model, whose names become those of the files.
+        read: gives the image of an id.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], categories: Categories, read: ReadImage) -> None:
+        super().__init__(path, {})
+        self.names, self.read = file_names(categories), read
+
+    def add(self, image_id: int | str, result: Segmentation) -> None:
+        """Write the cut-outs of one image; those of an earlier result go."""
+        self.once(image_id)
+        folder, image = self.path / file_stem(image_id), self.read(image_id)
+        for old in folder.glob("*.png"):
+            old.unlink()
+        for item in result:
+            if item.patch.mask.size:
+                name = f"{item.id:04d}_{self.names[item.label]}.png"
+                write_whole(folder / name, png_of(np.asarray(item.cutout(image))))
+                self.count += 1

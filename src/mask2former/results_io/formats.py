@@ -1,0 +1,106 @@
+"""The formats that ``mask2former predict --also`` writes beside its own, each in a folder of its name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from mask2former.errors import UserError
+from mask2former.files import check_folder, write_whole
+from mask2former.results_io.class_masks import ClassMaskFiles
+from mask2former.results_io.coco_dataset import CocoDatasetFile
+from mask2former.results_io.cutouts import CutoutFiles
+from mask2former.results_io.cvat import CvatFile
+from mask2former.results_io.geojson import GeoJsonFiles
+from mask2former.results_io.imagej import RoiFiles
+from mask2former.results_io.label_studio import LabelStudioFile
+from mask2former.results_io.label_tiff import LabelTiffFiles
+from mask2former.results_io.writing import ReadImage
+from mask2former.results_io.yolo import YoloFiles
+from mask2former.structures.categories import Categories
+from mask2former.text import listed, quoted
+
+__all__ = ["FORMATS", "FormatWriter", "ImagesOfRun", "format_folder", "open_format"]
+
+_MARK = ".mask2former"  # lies in folders that are ours
+
+
+class FormatWriter(Protocol):
+    """What takes the results of any task, inside a ``with`` block."""
+
+    path: Path
+    count: int
+
+    def __enter__(self) -> Self: ...
+
+    def add(self, image_id: int | str, result: Any, /) -> None: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> bool | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ImagesOfRun:
+    """What formats need to know beside results.
+
+    Attributes:
+        categories: the classes of the model.
+        names: of the image files, by the id of the image.
+        read: gives the image of an id.
+        model: its name.
+    """
+
+    categories: Categories
+    names: Mapping[int | str, str]
+    read: ReadImage
+    model: str = ""
+
+
+FORMATS: Mapping[str, Callable[[Path, ImagesOfRun], FormatWriter]] = {
+    "class-masks": lambda folder, run: ClassMaskFiles(folder, run.categories),
+    "coco-dataset": lambda folder, run: CocoDatasetFile(folder / "annotations.json", run.categories, run.names),
+    "cutouts": lambda folder, run: CutoutFiles(folder, run.categories, run.read),
+    "cvat": lambda folder, run: CvatFile(folder / "annotations.xml", run.categories, run.names),
+    "geojson": lambda folder, run: GeoJsonFiles(folder),
+    "imagej": lambda folder, run: RoiFiles(folder),
+    "label-studio": lambda folder, run: LabelStudioFile(folder / "tasks.json", run.names, model=run.model),
+    "label-studio-polygons": lambda folder, run: LabelStudioFile(
+        folder / "tasks.json", run.names, regions="polygon", model=run.model
+    ),
+    "label-tiff": lambda folder, run: LabelTiffFiles(folder),
+    "yolo": lambda folder, run: YoloFiles(folder, run.categories),
+}
+
+
+def format_folder(output: Path, name: str, *, overwrite: bool) -> Path:
+    """Where a format goes, which can be written and holds nothing of others.
+
+    Raises:
+        UserError: there is no such format, or the folder cannot be written or is somebody else's.
+    """
+    if name not in FORMATS:
+        raise UserError(f"no format {quoted(name)}; there are: {listed(sorted(FORMATS), most=None)}")
+    folder = output / name
+    check_folder(folder)
+    if folder.exists() and not overwrite and not (folder / _MARK).exists() and any(folder.iterdir()):
+        raise UserError(
+            f"'{folder}' is there and was not written by mask2former predict; choose another output, or --overwrite "
+            "to lose what is there under the same names"
+        )
+    return folder
+
+
+def open_format(folder: Path, run: ImagesOfRun) -> FormatWriter:
+    """The writer of the format whose name a folder has, which is marked as ours.
+
+    Raises:
+        UserError: the folder cannot be written.
+        MissingExtraError: a package for the format is not installed.
+    """
+    writer = FORMATS[folder.name](folder, run)
+    write_whole(folder / _MARK, lambda file: file.write_text("made by mask2former predict\n", encoding="utf-8"))
+    return writer

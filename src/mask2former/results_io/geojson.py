@@ -1,0 +1,80 @@
+"""GeoJSON: polygons with holes, as QuPath, QGIS and shapely read them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+
+from mask2former.files import write_whole
+from mask2former.results_io.writing import ResultFolder, file_stem
+from mask2former.structures.results import ResultItem, Segmentation
+
+__all__ = ["GeoJsonFiles", "geojson_of"]
+
+ToWorld = Callable[[Float64[np.ndarray, "N 2"]], Float64[np.ndarray, "N 2"]]
+"""From pixels (x, y) to coordinates of a map; (0, 0) is the top left corner of the top left pixel."""
+
+
+class GeoJsonFiles(ResultFolder):
+    """A file ``X.geojson`` for each image: a FeatureCollection with a MultiPolygon for each mask.
+
+    Outlines go along the edges of pixels, so that rasterising them gives the masks back. ``properties`` has ``id``,
+    ``score``, ``area`` and, as QuPath has them, ``objectType``, ``classification`` (name, colour) and ``measurements``.
+
+    Args:
+        path: the folder; it is made.
+        to_world: to coordinates of a map; without it they are pixels, as QuPath wants them.
+        crs: the name of its reference system, for instance ``urn:ogc:def:crs:EPSG::32633``, which GIS programs read.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], to_world: ToWorld | None = None, crs: str | None = None) -> None:
+        super().__init__(path, {})
+        self.to_world, self.crs = to_world, crs
+
+    def add(self, image_id: int | str, result: Segmentation) -> None:
+        """Write the file of one image."""
+        self.once(image_id)
+        text = json.dumps(geojson_of(result, self.to_world, self.crs), allow_nan=False) + "\n"
+        target = self.path / f"{file_stem(image_id)}.geojson"
+        write_whole(target, lambda file: file.write_text(text, encoding="utf-8"))
+        self.count += 1
+
+
+def geojson_of(result: Segmentation, to_world: ToWorld | None = None, crs: str | None = None) -> dict[str, Any]:
+    """The FeatureCollection of a result; see :class:`GeoJsonFiles`."""
+    features = [_feature(item, to_world) for item in result if item.patch.mask.size]
+    head = {} if crs is None else {"crs": {"type": "name", "properties": {"name": crs}}}
+    return {"type": "FeatureCollection", **head, "features": features}
+
+
+def _feature(item: ResultItem, to_world: ToWorld | None) -> dict[str, Any]:
+    geometry, area = item.geometry, item.area
+    if to_world is not None:
+        geometry["coordinates"] = [
+            _turned([np.asarray(to_world(np.asarray(ring, dtype=np.float64))).tolist() for ring in polygon])
+            for polygon in geometry["coordinates"]
+        ]
+    measured = {"area": area} if item.score is None else {"area": area, "score": item.score}
+    return {
+        "type": "Feature",
+        "geometry": geometry,
+        "properties": {
+            "objectType": "annotation",
+            "classification": {"name": item.name, "color": list(item.category.color)},
+            "measurements": measured,
+            "id": item.id,
+            **measured,
+        },
+    }
+
+
+def _turned(rings: list[list[list[float]]]) -> list[list[list[float]]]:
+    """Rings of a polygon, the exterior counter-clockwise, as RFC 7946 asks; an axis that points north turns them."""
+    x, y = np.asarray(rings[0]).T
+    is_clockwise = float(np.sum(x[:-1] * y[1:] - x[1:] * y[:-1])) < 0
+    return [ring[::-1] for ring in rings] if is_clockwise else rings

@@ -1,0 +1,48 @@
+"""Label images as TIFF, which ImageJ, napari, CellProfiler and tifffile read."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+from PIL import Image
+
+from mask2former.files import write_whole
+from mask2former.notes import note
+from mask2former.results_io.writing import ResultFolder, file_stem
+from mask2former.structures.results import SOFTWARE, Instances, PanopticSegmentation, Segmentation
+
+__all__ = ["LabelTiffFiles"]
+
+
+class LabelTiffFiles(ResultFolder):
+    """``X.tif`` for each image: 0 is nothing, instances are counted from 1, the best first, segments have their ids.
+
+    Of semantic segmentation a pixel is its class index plus 1. 16 bits, or 32 where a number needs them. Where
+    instances overlap, the better one stays; a note counts the images.
+
+    Args:
+        path: the folder; it is made.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__(path, {})
+
+    def add(self, image_id: int | str, result: Segmentation) -> None:
+        """Write the label image of one image."""
+        self.once(image_id)
+        if isinstance(result, Instances):
+            values = result.sparse.numbered()
+            if np.count_nonzero(values) < int(result.sparse.areas.sum()):
+                note(
+                    "images whose instances overlap, which a label image cannot show: the better one stays",
+                    str(image_id),
+                )
+        elif isinstance(result, PanopticSegmentation):
+            values = result.ids
+        else:
+            values = np.where(result.labels < len(result.categories), result.labels + 1, 0)
+        image = Image.fromarray(values.astype(np.uint16 if values.max(initial=0) < 1 << 16 else np.int32))
+        target = self.path / f"{file_stem(image_id)}.tif"
+        write_whole(target, lambda file: image.save(file, "TIFF", compression="tiff_adobe_deflate", software=SOFTWARE))
+        self.count += 1

@@ -1,0 +1,161 @@
+"""Tables of a run, CSV or Parquet: a row for each mask, and in a second file a row for each image."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from mask2former.errors import MissingExtraError, UserError
+from mask2former.files import check_file, discard, whole_file
+from mask2former.ops.shapes import check_installed
+from mask2former.results_io.csv import csv_text
+from mask2former.results_io.writing import ReadImage, Writer
+from mask2former.structures.categories import Categories
+from mask2former.structures.results import Segmentation
+from mask2former.structures.tables import PixelSize, image_row, table_columns
+
+__all__ = ["TableFiles", "images_table", "is_table"]
+
+_FIRST = ("image", "id", "category_id", "category_name")  # columns by which a table of ours is known
+_ROWS = 50_000  # of a group of a Parquet file
+_WHOLE = {"id", "category_id", "area", "x1", "y1", "x2", "y2", "height", "width", "num", "total_area"}
+
+
+def images_table(path: Path) -> Path:
+    """The file with a row for each image that lies beside a table: ``results_images.csv`` beside ``results.csv``."""
+    return path.with_name(f"{path.stem}_images{path.suffix}")
+
+
+class TableFiles(Writer):
+    """``X.csv`` with a row for each mask and ``X_images.csv`` with one for each image; ``.parquet`` likewise.
+
+    Columns: ``image``, then :func:`~mask2former.structures.tables.table_columns`; of images
+    :func:`~mask2former.structures.tables.image_row`. Both files appear whole when the block ends well.
+
+    Args:
+        path: ends in .csv or .parquet.
+        categories: the classes of the model, each of which has a column of the table of images.
+        names: of the image files by the id of the image; without one it is the id.
+        read: gives the image of an id, for mean intensities; None: these stay empty.
+        pixel_size: adds columns in units.
+
+    Raises:
+        UserError: another ending.
+        MissingExtraError: scikit-image, or pyarrow for Parquet, is not installed.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        categories: Categories,
+        names: Mapping[int | str, str] | None = None,
+        read: ReadImage | None = None,
+        pixel_size: str | PixelSize | None = None,
+    ) -> None:
+        super().__init__(path, {})
+        if self.path.suffix.lower() not in (".csv", ".parquet"):
+            raise UserError(f"a table is a file that ends in .csv or .parquet, got '{self.path}'")
+        check_installed()
+        self.names, self.read, self.categories = names or {}, read, categories
+        self.pixel_size = None if pixel_size is None else PixelSize.of(pixel_size)
+        columns = ["image", *table_columns(self.pixel_size)]
+        of_images = ["image", *image_row([], (0, 0), categories, self.pixel_size)]
+        kind = _Csv if self.path.suffix.lower() == ".csv" else _Parquet
+        self._tables = kind(self.path, columns), kind(images_table(self.path), of_images)
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        for table in self._tables:
+            check_file(table.path)
+        with contextlib.ExitStack() as stack:
+            for table in reversed(self._tables):
+                table.open(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    def add(self, image_id: int | str, result: Segmentation) -> None:
+        """Append the rows of one image."""
+        self.once(image_id)
+        image = None if self.read is None else self.read(image_id)
+        rows = result.measured_rows(image, pixel_size=self.pixel_size)
+        name = {"image": self.names.get(image_id, str(image_id))}
+        masks, images = self._tables
+        masks.add([name | row for row in rows])
+        images.add([name | image_row(rows, result.size_hw, self.categories, self.pixel_size)])
+        self.count += len(rows)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            discard(self._stack)
+            return
+        with self._stack:
+            for table in self._tables:
+                table.finish()
+
+
+class _Csv:
+    def __init__(self, path: Path, columns: Sequence[str]) -> None:
+        self.path, self.columns = path, columns
+
+    def open(self, stack: contextlib.ExitStack) -> None:
+        temporary = stack.enter_context(whole_file(self.path))
+        self._file = stack.enter_context(temporary.open("w", encoding="utf-8", newline=""))
+        self._file.write(csv_text([], self.columns))
+
+    def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        self._file.write(csv_text(rows, self.columns, header=False))
+
+    def finish(self) -> None: ...
+
+
+class _Parquet:
+    def __init__(self, path: Path, columns: Sequence[str]) -> None:
+        try:
+            import pyarrow
+            import pyarrow.parquet
+        except ImportError as error:
+            raise MissingExtraError("pyarrow", "table") from error
+        self.path = path
+        kinds = {"image": pyarrow.string(), "category_name": pyarrow.string(), "is_thing": pyarrow.bool_()}
+
+        def kind(name: str) -> pyarrow.DataType:
+            is_whole = name in _WHOLE or name.startswith("num_")
+            return kinds.get(name, pyarrow.int64() if is_whole else pyarrow.float64())
+
+        self._arrow, self._schema = pyarrow, pyarrow.schema([(name, kind(name)) for name in columns])
+        self._rows: list[Mapping[str, Any]] = []
+
+    def open(self, stack: contextlib.ExitStack) -> None:
+        temporary = stack.enter_context(whole_file(self.path))
+        self._file = stack.enter_context(self._arrow.parquet.ParquetWriter(temporary, self._schema))
+
+    def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        self._rows += rows
+        if len(self._rows) >= _ROWS:
+            self.finish()
+
+    def finish(self) -> None:
+        if self._rows:
+            self._file.write_table(self._arrow.Table.from_pylist(self._rows, schema=self._schema))
+            self._rows = []
+
+
+def is_table(path: Path) -> bool:
+    """Whether :class:`TableFiles` made a file, from its columns."""
+    if path.suffix.lower() == ".csv":
+        with path.open(encoding="utf-8", errors="replace") as file:
+            names = file.readline(1000).strip().split(",")
+    else:
+        import pyarrow.parquet
+
+        try:
+            names = pyarrow.parquet.read_schema(path).names
+        except (OSError, ValueError):  # of pyarrow's own, which is one: no Parquet file
+            return False
+    return tuple(names[:4]) in (_FIRST, ("image", "height", "width", "num"))

@@ -1,0 +1,173 @@
+"""Results as tables: the columns, the record of each mask and of each image, and lengths in units.
+
+The one definition of the columns for :meth:`rows`, data frames, CSV and Parquet. Knows no files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from mask2former.errors import UserError
+from mask2former.ops.shapes import intensities, shape_of
+from mask2former.ops.sparse_masks import SparseMasks
+from mask2former.structures.categories import Categories
+from mask2former.text import quoted
+
+__all__ = ["MEASURED_COLUMNS", "ROW_COLUMNS", "PixelSize", "image_row", "table_columns", "table_rows"]
+
+ROW_COLUMNS = (
+    *("id", "category_id", "category_name", "is_thing", "score", "area"),
+    *("x1", "y1", "x2", "y2", "centroid_x", "centroid_y"),
+)
+"""The keys of the rows of a result, in the order of columns."""
+
+MEASURED_COLUMNS = (
+    *("diameter", "perimeter", "circularity", "eccentricity"),
+    *("mean_intensity", "mean_red", "mean_green", "mean_blue"),
+)
+"""What tables have beside them: shapes, and means of the image."""
+
+_LENGTHS = ("x1", "y1", "x2", "y2", "centroid_x", "centroid_y", "diameter", "perimeter")
+_UNITS = ("nm", "um", "mm", "cm", "m", "km")
+_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?|\.[0-9]+)\s*([^\W\d]+)\s*")
+
+
+@dataclass(frozen=True, slots=True)
+class PixelSize:
+    """The side of a pixel, which is square, in a unit; columns in units end in it: ``area_um2``, ``perimeter_um``.
+
+    Raises:
+        UserError: the side is not above 0, or the unit unknown.
+    """
+
+    side: float
+    unit: str
+
+    def __post_init__(self) -> None:
+        if not (0 < self.side < float("inf") and self.unit in _UNITS):
+            raise UserError(
+                f"a pixel size is a number above 0 and one of {', '.join(_UNITS)}, for example 0.65um; got "
+                f"{quoted(f'{self.side:g}{self.unit}')}"
+            )
+
+    @classmethod
+    def of(cls, text: str | PixelSize) -> Self | PixelSize:
+        """From ``0.65um`` (µm is read, too); what is one already is returned.
+
+        Raises:
+            UserError: it is something else, for instance two sides, which shapes cannot be measured with.
+        """
+        if isinstance(text, PixelSize):
+            return text
+        if (match := _SIZE.fullmatch(text)) is None:
+            raise UserError(
+                f"a pixel size is one number with its unit, for example 0.65um, got {quoted(text)}; resample images "
+                "whose pixels are not square"
+            )
+        return cls(float(match[1]), match[2].replace("µ", "u").replace("μ", "u"))
+
+    def columns(self, names: Iterable[str]) -> list[str]:
+        """The columns in units of those that are in pixels."""
+        return [
+            f"{name}_{self.unit}{'2' if name == 'area' else ''}" for name in names if name == "area" or name in _LENGTHS
+        ]
+
+    def in_units(self, row: Mapping[str, Any]) -> dict[str, float | None]:
+        """The values in units of a row, by their columns."""
+        names = [name for name in row if name == "area" or name in _LENGTHS]
+        factors = [self.side**2 if name == "area" else self.side for name in names]
+        return {
+            column: None if row[name] is None else row[name] * factor
+            for column, name, factor in zip(self.columns(names), names, factors, strict=True)
+        }
+
+
+def table_columns(pixel_size: PixelSize | None = None) -> list[str]:
+    """All columns of a table of masks, without what tells images apart."""
+    names = [*ROW_COLUMNS, *MEASURED_COLUMNS]
+    return names + (pixel_size.columns(names) if pixel_size else [])
+
+
+def table_rows(
+    entries: Iterable[tuple[int, int, float | None]],
+    masks: SparseMasks,
+    categories: Categories,
+    *,
+    measured: bool = False,
+    image: np.ndarray | None = None,
+    pixel_size: PixelSize | None = None,
+) -> list[dict[str, Any]]:
+    """The rows of masks: ``entries`` are id, class index and score of each.
+
+    Args:
+        entries: as many as masks.
+        masks: of one image.
+        categories: that the class indices count.
+        measured: with :data:`MEASURED_COLUMNS`; None where there is nothing to measure.
+        image: (H, W) or (H, W, channels), whose means are taken.
+        pixel_size: with columns in units, too.
+
+    Raises:
+        UserError: the image has another size than the masks.
+        MissingExtraError: scikit-image is not installed, and shapes are wanted.
+    """
+    if image is not None and image.shape[:2] != masks.size_hw:
+        raise UserError(
+            f"the image has {image.shape[0]}x{image.shape[1]} pixels but the result {masks.size_hw[0]}x"
+            f"{masks.size_hw[1]} (height x width); give the image that was segmented"
+        )
+    rows = []
+    for (number, label, score), (top, left, mask), area, box, centroid in zip(
+        entries, masks, masks.areas.tolist(), masks.boxes.tolist(), masks.centroids.tolist(), strict=True
+    ):
+        item = categories[label]
+        where: Sequence[float | None] = [*map(int, box), *centroid] if area else [None] * 6
+        kind = (number, item.id, item.name, item.is_thing, score, area)
+        row: dict[str, Any] = dict(zip(ROW_COLUMNS, (*kind, *where), strict=True))
+        if measured:
+            row |= dict.fromkeys(MEASURED_COLUMNS) | (shape_of(mask) if area else {})
+        if measured and image is not None and area:
+            row |= intensities(mask, image[top : top + mask.shape[0], left : left + mask.shape[1]])
+        if pixel_size is not None:
+            row |= pixel_size.in_units(row)
+        rows.append(row)
+    return rows
+
+
+def image_row(
+    rows: Sequence[Mapping[str, Any]],
+    size_hw: tuple[int, int],
+    categories: Categories,
+    pixel_size: PixelSize | None = None,
+) -> dict[str, Any]:
+    """The row of an image: how many masks there are, of all and of each class, their areas and scores.
+
+    Args:
+        rows: of :func:`table_rows`.
+        size_hw: of the image.
+        categories: each has a column ``num_NAME``; classes of one name share it.
+        pixel_size: with areas in units, too.
+    """
+    areas = [row["area"] for row in rows]
+    scores = [row["score"] for row in rows if row["score"] is not None]
+    found = Counter(row["category_name"] for row in rows)
+    values: dict[str, Any] = {
+        "height": size_hw[0],
+        "width": size_hw[1],
+        "num": len(rows),
+        "total_area": sum(areas),
+        "mean_area": float(np.mean(areas)) if areas else None,
+        "median_area": float(np.median(areas)) if areas else None,
+        "mean_score": float(np.mean(scores)) if scores else None,
+    }
+    if pixel_size is not None:
+        for name in ("total_area", "mean_area", "median_area"):
+            value = values[name]
+            values[f"{name}_{pixel_size.unit}2"] = None if value is None else value * pixel_size.side**2
+    return values | {f"num_{name}": found[name] for name in categories.names}

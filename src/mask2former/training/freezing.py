@@ -1,0 +1,79 @@
+"""Parts of a model that do not learn: neither their weights, nor the statistics of their norms."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+from collections.abc import Iterator, Sequence
+
+from torch import nn
+
+from mask2former.errors import UserError
+from mask2former.text import listed, quoted
+
+__all__ = ["Frozen", "is_of"]
+
+
+def is_of(name: str, parts: Sequence[str]) -> bool:
+    """Whether a module or a weight of this dotted name is one of the parts, or in one."""
+    return any(name == part or name.startswith(f"{part}.") for part in parts)
+
+
+class Frozen:
+    """Parts of a model that stay as they are while the others learn.
+
+    Args:
+        model: with these parts; changed by :meth:`held` alone.
+        parts: their dotted names, for instance ``backbone`` or ``transformer_decoder.class_head``.
+
+    Attributes:
+        parts: their names.
+        names: of the parameters that would learn otherwise.
+
+    Raises:
+        UserError: the model has no such part, or none that would learn is left.
+    """
+
+    def __init__(self, model: nn.Module, parts: Sequence[str]) -> None:
+        modules = {name: module for name, module in model.named_modules() if name}
+        for part in parts:
+            if part not in modules:
+                close = difflib.get_close_matches(part, modules, n=3) or [name for name, _ in model.named_children()]
+                raise UserError(
+                    f"optim.freeze: the model has no part {quoted(part)}; expected names of its modules, for instance "
+                    f"{listed(close)}"
+                )
+        self.parts = tuple(parts)
+        self._modules = [modules[part] for part in parts]
+        learning = {name: value for name, value in model.named_parameters() if value.requires_grad}
+        self._parameters = {name: value for name, value in learning.items() if is_of(name, parts)}
+        self._num_learning = sum(value.numel() for value in learning.values())
+        self.names = frozenset(self._parameters)
+        if parts and len(self.names) == len(learning):
+            raise UserError(f"optim.freeze: {', '.join(parts)} is all that learns; leave something out")
+
+    def __str__(self) -> str:
+        count = sum(value.numel() for value in self._parameters.values())
+        return (
+            f"frozen (optim.freeze): {', '.join(self.parts)}; {count:,} of {self._num_learning:,} parameters do not "
+            "learn, and norms and dropout there work as in prediction"
+        )
+
+    def eval(self) -> None:
+        """Put the parts into the mode of prediction, whatever the mode of the model."""
+        for module in self._modules:
+            module.eval()
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """The weights do not learn in the block, behind which modes, too, are as they were: it may be trained again."""
+        modes = [(module, module.training) for part in self._modules for module in part.modules()]
+        try:
+            for value in self._parameters.values():
+                value.requires_grad_(False)
+            yield
+        finally:
+            for value in self._parameters.values():
+                value.requires_grad_(True)
+            for module, mode in modes:
+                module.training = mode

@@ -1,0 +1,126 @@
+"""Where the metrics of a run are sent beside ``metrics.csv``: Lightning's own loggers, by name."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers.logger import Logger
+
+from mask2former.config import RunConfig
+from mask2former.documents import read_json
+from mask2former.errors import MissingExtraError, UserError
+from mask2former.files import write_whole
+from mask2former.text import printable
+
+__all__ = ["Loggers"]
+
+_PROJECT = "mask2former"
+
+
+class Loggers:
+    """The loggers that the settings of a run ask for.
+
+    A run that goes on goes on in the same record of a service: ``loggers.json`` in its directory says which it is.
+
+    Args:
+        config: the whole run.
+        resume: whether it goes on.
+
+    Raises:
+        MissingExtraError: a package is not there.
+    """
+
+    def __init__(self, config: RunConfig, *, resume: bool) -> None:
+        self._config = config
+        self._file = Path(config.output) / "loggers.json"
+        self._known = _read(self._file) if resume and self._file.exists() else {}
+        makers = {"tensorboard": _tensorboard, "wandb": _wandb, "mlflow": _mlflow}
+        wanted = [name for name in dict.fromkeys(config.trainer.loggers) if name in makers]
+        self._by_name = {name: makers[name](Path(config.output), self._known.get(name)) for name in wanted}
+
+    def __iter__(self) -> Iterator[Logger]:
+        yield from self._by_name.values()
+
+    def begin(self, settings: Mapping[str, Any]) -> None:
+        """Open the records, with the settings of a run that begins; on the first rank, in the directory of the run.
+
+        Raises:
+            UserError: a service refuses or cannot be reached.
+        """
+        services = {name: logger for name, logger in self._by_name.items() if name != "tensorboard"}
+        for name, logger in services.items():
+            try:
+                if name not in self._known:
+                    logger.log_hyperparams({key: str(value) for key, value in settings.items()})
+                self._known[name] = str(logger.version)
+            except Exception as error:  # somebody else's service, which may fail in any way
+                raise UserError(
+                    f"trainer.loggers: {name} cannot record this run ({printable(str(error), 200)}); "
+                    + ("WANDB_MODE=offline" if name == "wandb" else "MLFLOW_TRACKING_URI=sqlite:///FILE.db")
+                    + " records without a service"
+                ) from error
+        if services:
+            text = json.dumps({name: self._known[name] for name in services})
+            write_whole(self._file, lambda file: file.write_text(text, encoding="utf-8"))
+
+    @contextlib.contextmanager
+    def closing(self) -> Iterator[None]:
+        """Records end with the block, so that another run in this process has one of its own."""
+        try:
+            yield
+        finally:
+            if "wandb" in self._by_name:
+                import wandb
+
+                wandb.finish()
+
+
+def _read(file: Path) -> dict[str, str]:
+    values = read_json(file, "record of the loggers")
+    if not isinstance(values, dict) or not all(isinstance(value, str) for value in values.values()):
+        raise UserError(f"'{file}' does not say in which records the run goes on; delete it, and new ones are begun")
+    return values
+
+
+def _tensorboard(directory: Path, version: str | None) -> Logger:
+    """Event files, in a folder of the run."""
+    try:
+        import tensorboard  # noqa: F401  (Lightning's logger would fall back to another package)
+    except ImportError as error:
+        raise MissingExtraError("tensorboard", "train") from error
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    return TensorBoardLogger(directory, name="tensorboard", version="")
+
+
+def _wandb(directory: Path, version: str | None) -> Logger:
+    """Weights & Biases: the project is ``WANDB_PROJECT``; all other variables of wandb count, too."""
+    try:
+        import wandb  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("wandb", "wandb") from error
+    from lightning.pytorch.loggers import WandbLogger
+
+    project = os.environ.get("WANDB_PROJECT", _PROJECT)
+    return WandbLogger(name=directory.name, save_dir=directory, project=project, version=version, resume="allow")
+
+
+def _mlflow(directory: Path, version: str | None) -> Logger:
+    """MLflow: the address is ``MLFLOW_TRACKING_URI``, else a file of the run; ``MLFLOW_EXPERIMENT_NAME``."""
+    try:
+        import mlflow  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("mlflow", "mlflow") from error
+    from lightning.pytorch.loggers import MLFlowLogger
+
+    return MLFlowLogger(
+        experiment_name=os.environ.get("MLFLOW_EXPERIMENT_NAME", _PROJECT),
+        run_name=directory.name,
+        tracking_uri=os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{directory.resolve() / 'mlflow.db'}"),
+        run_id=version,
+    )

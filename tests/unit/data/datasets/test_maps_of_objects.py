@@ -1,0 +1,233 @@
+"""Id maps, mask files and maps by colour: what is wrong with them is said by name and count, and nothing is guessed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mask2former.data.archives import Folder
+from mask2former.data.datasets.class_names import read_color_table, read_names
+from mask2former.data.datasets.id_maps import IdMapFolders, IdMaps, object_categories, things_beside_background
+from mask2former.data.datasets.label_folder import LabelFolder
+from mask2former.data.datasets.mask_files import MaskFiles, MaskFolder
+from mask2former.data.datasets.pairs import Names, pair_files, read_list
+from mask2former.errors import UserError
+from mask2former.notes import collect_notes
+from mask2former.structures import Categories
+
+SIZE = (4, 6)
+
+
+def save(path: Path, values: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(values).save(path)
+    return path
+
+
+def image(path: Path, size: tuple[int, int] = SIZE) -> Path:
+    return save(path, np.full((*size, 3), 120, dtype=np.uint8))
+
+
+def numbers(*values: int) -> np.ndarray:
+    """A map with these numbers in its first row."""
+    found = np.zeros(SIZE, dtype=np.uint16)
+    found[0, : len(values)] = values
+    return found
+
+
+# --- pairs -----------------------------------------------------------------------------------------------------------
+
+
+def test_names_on_both_sides_and_a_split_list(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        image(tmp_path / "x" / "deep" / f"{name}_rgb.jpg")
+        save(tmp_path / "y" / "deep" / f"gt_{name}_ids.png", numbers(1))
+    image(tmp_path / "x" / "other.jpg")
+    notes: list[str] = []
+    names = Names("{stem}_rgb", "gt_{stem}_ids")
+    images, labels = Folder(tmp_path / "x"), Folder(tmp_path / "y")
+    found = pair_files(images, labels, names, None, notes)
+    assert found == [(f"deep/{name}_rgb.jpg", f"deep/gt_{name}_ids.png") for name in "abc"]
+    assert notes == [f"'{images}': skipped files whose names are not {{stem}}_rgb: 1 (other.jpg)"]
+    (tmp_path / "list.txt").write_text("deep/b 1\n\n/home/me/x/deep/c\n")
+    assert [pair[0] for pair in pair_files(images, labels, names, tmp_path / "list.txt", notes)] == [
+        "deep/b_rgb.jpg",
+        "deep/c_rgb.jpg",
+    ]
+    (tmp_path / "list.txt").write_text("deep/b\ndeep/gone\n")
+    with pytest.raises(UserError, match=r"lacks images of the split list '.*list.txt': 1 \(deep/gone\)"):
+        pair_files(images, labels, names, tmp_path / "list.txt", notes)
+    (tmp_path / "empty.txt").write_text("\n")
+    with pytest.raises(UserError, match="is empty"):
+        read_list(tmp_path / "empty.txt")
+
+
+@pytest.mark.parametrize("pattern", ["mask", "{stem}{stem}", "a/{stem}"])
+def test_names_without_one_stem_are_refused(tmp_path: Path, pattern: str) -> None:
+    image(tmp_path / "a.jpg")
+    with pytest.raises(UserError, match=r"has no '\{stem\}', or has it twice"):
+        pair_files(Folder(tmp_path), Folder(tmp_path), Names(label=pattern), None, [])
+
+
+# --- colours ---------------------------------------------------------------------------------------------------------
+
+
+def test_colours_that_the_table_lacks_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "n.csv").write_text("name,r,g,b\nsky,0,0,0\nroad,128,0,0\n")
+    image(tmp_path / "x" / "a.jpg")
+    painted = np.zeros((*SIZE, 3), dtype=np.uint8)
+    painted[0] = (128, 0, 0)
+    painted[1, :3], painted[1, 3] = (9, 9, 9), (1, 2, 3)
+    save(tmp_path / "y" / "a.png", painted)
+    classes, colors = read_names(tmp_path / "n.csv", by_color=True), read_color_table(tmp_path / "n.csv")
+    samples = LabelFolder([(tmp_path / "x", tmp_path / "y")], classes, colors=colors)
+    words = r"in 16.7 % of its pixels: 2 \(9 9 9 in 3 pixels; 1 2 3 in 1 pixels\); add them"
+    with pytest.raises(UserError, match=words):
+        samples.annotated(0)
+    painted[1] = 0
+    save(tmp_path / "y" / "a.png", painted)
+    assert samples.counts(0).pixels == {0: 18, 1: 6}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("n.csv", "name,r,g,b\nsky,0,0,0\nroad,128,0,64\n"),
+        ("n.csv", "id,name,red,green,blue\n0,sky,0,0,0\n1,road,128,0,64\n"),
+        ("n.json", '[{"name": "sky", "color": [0, 0, 0]}, {"name": "road", "color": "#800040"}]'),
+        ("n.yaml", "- {id: 0, name: sky, color: '0, 0, 0'}\n- {id: 1, name: road, color: 128 0 64}\n"),
+        ("label_colors.txt", "0 0 0\tsky\n128 0 64 road\n"),
+        ("labelmap.txt", "# label:color_rgb:parts:actions\nsky:0,0,0::\nroad:128,0,64::\n"),
+    ],
+)
+def test_tables_of_colours_in_the_forms_of_their_tools(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    assert read_color_table(tmp_path / name).number_of == {0: 0, 128 | 64 << 16: 1}
+    assert read_names(tmp_path / name, by_color=True).names == ("sky", "road")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("id,name\n0,sky\n", "gives no colour to the classes 1"),
+        ("name,r,g,b\nsky,0,0,0\nroad,0,0,0\n", "to two classes"),
+        ("name,r,g,b\nsky,0,0,256\n", "is not within 0..255"),
+        ("name,r,g,b\nsky,0,0\n", "too few columns"),
+    ],
+)
+def test_tables_that_do_not_tell_classes_apart_are_refused(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "n.csv").write_text(text)
+    with pytest.raises(UserError, match=words):
+        read_color_table(tmp_path / "n.csv")
+
+
+def test_the_classes_of_voc_are_known() -> None:
+    classes = read_names("pascal_voc")
+    assert (len(classes), classes[15].name, classes[15].color) == (21, "person", (192, 128, 128))
+    assert things_beside_background(classes, "pascal_voc").stuff_indices == (0,)
+
+
+# --- id maps ---------------------------------------------------------------------------------------------------------
+
+
+def id_maps(root: Path, ids: np.ndarray, classes: np.ndarray | None = None, ignore: tuple[int, ...] = ()) -> IdMaps:
+    image(root / "x" / "a.png")
+    save(root / "y" / "a.png", ids)
+    if classes is None:
+        return IdMaps([IdMapFolders(root / "x", root / "y")], object_categories("cell"), ignore=ignore)
+    save(root / "z" / "a.png", classes)
+    names = things_beside_background(Categories.from_names(["none", "cell", "dirt"]), "names")
+    return IdMaps([IdMapFolders(root / "x", root / "y", root / "z")], names, ignore=ignore)
+
+
+def test_numbers_of_16_bits_are_objects_and_ignored_ones_are_void(tmp_path: Path) -> None:
+    samples = id_maps(tmp_path, numbers(7, 7, 40_000, 255), ignore=(255,))
+    found = samples.annotated(0, with_ignored=True)
+    assert samples.categories.names == ("cell",)
+    assert found.labels.tolist() == [0, 0]
+    assert found.ids is not None
+    assert found.ids[0].tolist() == [1, 1, 2, 0, 0, 0]
+    assert found.ignored is not None
+    assert np.argwhere(found.ignored).tolist() == [[0, 3]]
+
+
+def test_objects_have_the_classes_of_the_map_beside(tmp_path: Path) -> None:
+    samples = id_maps(tmp_path, numbers(1, 2, 2), numbers(2, 1, 1))
+    assert samples.annotated(0).labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("ids", "classes", "words"),
+    [
+        (numbers(1, 1), numbers(1, 2), "have several classes in .*: 1 of 1"),
+        (numbers(1, 1), numbers(0), "have no class in"),
+        (numbers(1), numbers(1, 2), "1 pixels of .* have a class and belong to no object"),
+        (numbers(1), numbers(9), r"numbers 1 \(9\), which are no classes"),
+        (numbers(1), np.zeros((4, 5), np.uint8), "expected maps of one size"),
+    ],
+)
+def test_maps_that_do_not_agree_are_refused(tmp_path: Path, ids: np.ndarray, classes: np.ndarray, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        id_maps(tmp_path, ids, classes).annotated(0)
+
+
+def test_colours_are_objects_and_that_is_said(tmp_path: Path) -> None:
+    painted = np.zeros((*SIZE, 3), dtype=np.uint8)
+    painted[0, 0], painted[1, 1] = (1, 0, 0), (0, 0, 200)
+    samples = id_maps(tmp_path, painted)
+    with collect_notes() as notes:
+        assert len(samples.annotated(0).labels) == 2
+    assert any("id maps in colours" in note.message for note in notes)
+
+
+def test_maps_of_another_size_and_empty_ones(tmp_path: Path) -> None:
+    samples = id_maps(tmp_path, numbers())
+    assert len(samples.annotated(0).labels) == 0
+    with pytest.raises(UserError, match="has no images with objects"):
+        IdMaps([IdMapFolders(tmp_path / "x", tmp_path / "y")], object_categories("cell"), filter_empty=True)
+    with pytest.raises(UserError, match="its label map is"):
+        id_maps(tmp_path / "other", np.ones((5, 6), np.uint8)).annotated(0)
+
+
+# --- mask files ------------------------------------------------------------------------------------------------------
+
+
+def test_masks_may_overlap_and_lie_in_either_layout(tmp_path: Path) -> None:
+    masks = [np.zeros(SIZE, np.uint8) for _ in range(2)]
+    masks[0][:2, :3], masks[1][1:3, 2:5] = 255, 255
+    for name, folder in (("a/images/a.png", "a/masks"), ("b/images/b.png", "b/masks")):
+        image(tmp_path / "dsb" / name)
+        for number, mask in enumerate(masks):
+            save(tmp_path / "dsb" / folder / f"{number}.png", mask)
+    image(tmp_path / "x" / "a.png")
+    for number, mask in enumerate(masks):
+        save(tmp_path / "y" / "a" / f"{number}.png", mask)
+    for source in (MaskFolder(tmp_path / "dsb"), MaskFolder(tmp_path / "x", tmp_path / "y")):
+        samples = MaskFiles([source], "nucleus")
+        target = samples[0].target
+        assert target is not None
+        assert (target.masks[:, 0].numpy() == np.stack(masks).astype(bool)).all()
+        assert samples.categories.names == ("nucleus",)
+
+
+def test_what_is_odd_about_mask_files_is_told(tmp_path: Path) -> None:
+    image(tmp_path / "a" / "images" / "a.png")
+    image(tmp_path / "b" / "images" / "b.png")
+    save(tmp_path / "a" / "masks" / "1.png", np.full(SIZE, 3, np.uint8) * (np.arange(6) > 2).astype(np.uint8))
+    save(tmp_path / "a" / "masks" / "2.png", np.arange(24, dtype=np.uint8).reshape(SIZE))
+    samples = MaskFiles([MaskFolder(tmp_path)])
+    assert any("without mask files as empty: 1 (b/images/b.png)" in note for note in samples.notes)
+    with collect_notes() as notes:
+        samples.annotated(0)
+    assert any("mask files with several values" in note.message for note in notes)
+    save(tmp_path / "a" / "masks" / "3.png", np.ones((5, 6), np.uint8))
+    with pytest.raises(UserError, match=r"its mask '.*3.png' is"):
+        MaskFiles([MaskFolder(tmp_path)]).annotated(0)
+    image(tmp_path / "a" / "images" / "second.png")
+    with pytest.raises(UserError, match="expected one image beside a folder of masks"):
+        MaskFiles([MaskFolder(tmp_path)])
+    with pytest.raises(UserError, match="has mask files; expected the masks"):
+        MaskFiles([MaskFolder(tmp_path / "b")])

@@ -1,0 +1,82 @@
+"""Which files are opened, by what, and what is said of those that are not."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, features
+
+from mask2former.data.image_files import IMAGE_SUFFIXES, NamedBytes, num_pages, why_left_out
+from mask2former.data.images import image_size, list_images, read_image
+from mask2former.errors import UserError
+from mask2former.notes import collect_notes, sentences
+
+H, W = 40, 64
+COLORS = np.zeros((H, W, 3), np.uint8)
+COLORS[:, : W // 2] = 200, 40, 90
+
+
+def close(pixels: np.ndarray) -> bool:
+    """Compressed with losses: right but for the border of the colours."""
+    difference = abs(pixels.astype(int) - COLORS)
+    difference[:, W // 2 - 4 : W // 2 + 4] = 0
+    return difference.max() <= 6
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="Pillow without AVIF")
+def test_avif(tmp_path: Path) -> None:
+    path = tmp_path / "a.avif"
+    Image.fromarray(COLORS).save(path, quality=95, append_images=[Image.new("RGB", (W, H))], save_all=True)
+    with collect_notes() as notes:
+        assert close(read_image(path))
+    assert "of which only the first is read" in sentences(notes)[0]
+    assert (image_size(path), num_pages(path)) == ((H, W), 2)
+    assert [found for found, _ in list_images([tmp_path])] == [path]
+
+
+def test_heic(tmp_path: Path) -> None:
+    heif = pytest.importorskip("pillow_heif")
+    path = tmp_path / "a.heic"
+    made = heif.from_pillow(Image.fromarray(COLORS))
+    made.save(path, quality=95)
+    with collect_notes() as notes:
+        assert close(read_image(path))
+        assert close(read_image(NamedBytes("a.png", path.read_bytes())))
+    assert not notes
+    assert image_size(path) == (H, W)
+    assert [found for found, _ in list_images([tmp_path])] == [path]
+    with pytest.raises(UserError, match=r"a\.heic' is damaged|not an image"):
+        read_image(NamedBytes("a.heic", path.read_bytes()[:200]))
+
+
+def test_what_is_left_out_of_a_folder_is_said_by_ending_and_reason(tmp_path: Path) -> None:
+    Image.fromarray(COLORS).save(tmp_path / "a.png")
+    for name in ("b.gif", "c.GIF", "d.svs", "e.nd2", "f.CR2", "g.psd", "h.mp4", "notes.txt", "a.json", "noending"):
+        (tmp_path / name).write_bytes(b"x")
+    with collect_notes() as notes:
+        assert len(list_images([tmp_path])) == 1
+    lines = "\n".join(sentences(notes))
+    for line in (
+        r"skipped: \.gif \(read only when the file itself is named\) \(2\): ",
+        r"skipped: \.svs \(slides: .*\) \(1\)",
+        r"skipped: \.nd2 \(formats of microscopes: ",
+        r"skipped: \.cr2 \(raw files of cameras: ",
+        r"skipped: \.psd \(not read: ",
+        r"skipped: \.mp4 \(videos: mask2former track reads them\) \(1\)",
+    ):
+        assert re.search(line, lines), (line, lines)
+    assert len(notes) == 7
+
+
+def test_what_can_be_read_is_not_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    for suffix in IMAGE_SUFFIXES:
+        assert why_left_out(f"a{suffix.upper()}") is None
+    without: Any = (".png",)
+    monkeypatch.setattr("mask2former.data.image_files.IMAGE_SUFFIXES", without)
+    assert why_left_out("a.heic") == "which need: pip install 'mask2former[heic]'"
+    assert why_left_out("a.DCM") == "which need: pip install 'mask2former[dicom]'"
+    assert why_left_out("a.txt") is why_left_out("a") is None

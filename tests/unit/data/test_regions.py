@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from mask2former.data import regions
+from mask2former.data.regions import ArrayRegions, RegionsPart, open_large, reduced
+from mask2former.data.slides import SlideRegions
+from mask2former.data.tiff_regions import TiffRegions
+from mask2former.errors import MissingExtraError, UserError
+
+
+@pytest.fixture
+def image() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (190, 270, 3), dtype=np.uint8)
+
+
+def parts(size_hw: tuple[int, int]) -> list[tuple[int, int, int, int]]:
+    rng = np.random.default_rng(1)
+    found = [(0, 0, *size_hw), (0, 0, 1, 1), (size_hw[0] - 1, size_hw[1] - 1, *size_hw)]
+    for _ in range(10):
+        (top, bottom), (left, right) = (sorted(rng.choice(length + 1, 2, replace=False)) for length in size_hw)
+        found.append((int(top), int(left), int(bottom), int(right)))
+    return found
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"tile": (64, 48)},
+        {"tile": (64, 48), "compression": "zlib", "predictor": True},
+        {"rowsperstrip": 7, "compression": "lzw"},
+        {"rowsperstrip": 190, "bigtiff": True},
+        {"tile": (64, 64), "photometric": "minisblack"},
+        {"tile": (64, 64), "byteorder": ">", "dtype": np.uint16},
+    ],
+)
+def test_any_part_of_a_tiff_is_that_of_the_image(tmp_path: Path, image: np.ndarray, options: dict[str, Any]) -> None:
+    options = dict(options)
+    dtype, byteorder = options.pop("dtype", np.uint8), options.pop("byteorder", None)
+    bigtiff = options.pop("bigtiff", False)
+    options.setdefault("photometric", "rgb")
+    stored = image[..., 0] if options["photometric"] == "minisblack" else image
+    with tifffile.TiffWriter(tmp_path / "a.tif", byteorder=byteorder, bigtiff=bigtiff) as writer:
+        writer.write(stored.astype(dtype) * (16 if dtype == np.uint16 else 1), **options)
+    expected = np.repeat(image[..., :1], 3, axis=2) if stored.ndim == 2 else image
+    opened = TiffRegions(tmp_path / "a.tif", (0, 4080) if dtype == np.uint16 else None)
+    assert opened.size_hw == image.shape[:2]
+    for top, left, bottom, right in parts(opened.size_hw):
+        assert np.array_equal(opened.read(top, left, bottom, right), expected[top:bottom, left:right])
+
+
+def test_a_jpeg_in_a_tiff_has_the_colours_that_it_has_as_a_whole(tmp_path: Path) -> None:
+    y, x = np.mgrid[:130, :200]
+    smooth = np.stack([y, x, 255 - x], axis=-1).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", smooth, tile=(64, 64), compression="jpeg", photometric="ycbcr")
+    whole = tifffile.imread(tmp_path / "a.tif")
+    assert np.array_equal(TiffRegions(tmp_path / "a.tif").read(10, 50, 130, 200), whole[10:, 50:])
+
+
+def test_what_a_tiff_leaves_out_is_black(tmp_path: Path) -> None:
+    def some() -> Any:
+        yield np.full((64, 64, 3), 200, np.uint8)
+        yield None
+
+    tifffile.imwrite(
+        tmp_path / "a.tif",
+        some(),
+        shape=(64, 128, 3),
+        dtype=np.uint8,
+        tile=(64, 64),
+        compression="zlib",
+        photometric="rgb",
+    )
+    found = TiffRegions(tmp_path / "a.tif").read(0, 0, 64, 128)
+    assert (found[:, :64] == 200).all()
+    assert not found[:, 64:].any()
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "message"),
+    [
+        (np.zeros((40, 40), np.uint16), {}, r"1 channels of uint16 .*value_range"),
+        (np.zeros((40, 40), np.float32), {}, "of float32"),
+        (np.zeros((3, 40, 40), np.uint8), {"photometric": "rgb", "planarconfig": "separate"}, "interleaved"),
+        (np.zeros((40, 40, 4), np.uint8), {"photometric": "separated"}, "photometric 5"),
+        (np.zeros((40, 40), np.uint8), {"photometric": "miniswhite"}, "photometric 0"),
+        (np.zeros((40, 40, 3), np.uint8), {"photometric": "rgb", "extratags": [(274, 3, 1, 6, False)]}, "is turned"),
+    ],
+)
+def test_what_is_not_read_by_parts_says_why(
+    tmp_path: Path, values: np.ndarray, options: dict[str, Any], message: str
+) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", values, **options)
+    with pytest.raises(UserError, match=message):
+        TiffRegions(tmp_path / "a.tif")
+
+
+def test_damage_is_one_sentence(tmp_path: Path, image: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, image, tile=(64, 64), compression="zlib", photometric="rgb")
+    content = path.read_bytes()
+    path.write_bytes(content[:20_000] + bytes(200) + content[20_200:])
+    opened = TiffRegions(path)
+    with pytest.raises(UserError, match=r"'.*a\.tif' is damaged and cannot be decoded"):
+        opened.read(0, 0, 190, 270)
+    path.write_bytes(b"II*\0garbage")
+    with pytest.raises(UserError, match="is damaged"):
+        TiffRegions(path)
+    path.write_text("no slide")
+    with pytest.raises(UserError, match="is no slide"):
+        SlideRegions(path)
+    monkeypatch.setitem(sys.modules, "tifffile", None)
+    with pytest.raises(MissingExtraError, match=r"mask2former\[microscopy\]"):
+        TiffRegions(path)
+    monkeypatch.setitem(sys.modules, "openslide", None)
+    with pytest.raises(MissingExtraError, match=r"mask2former\[slides\]"):
+        SlideRegions(path)
+
+
+def test_only_large_images_that_can_be_are_read_by_parts(
+    tmp_path: Path, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", image, tile=(64, 64), photometric="rgb")
+    Image.fromarray(image).save(tmp_path / "a.png")
+    assert open_large(tmp_path / "a.tif") is None
+    monkeypatch.setattr(regions, "LARGE_PIXELS", 1000)
+    assert open_large(tmp_path / "a.png") is None
+    found = open_large(tmp_path / "a.tif")
+    assert found is not None
+    assert np.array_equal(found.read(3, 4, 5, 6), image[3:5, 4:6])
+    monkeypatch.setattr(regions, "LARGE_PIXELS", 1 << 30)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert open_large(tmp_path / "a.tif") is not None
+
+
+def test_a_slide_is_read_as_openslide_shows_it(tmp_path: Path, image: np.ndarray) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", image, tile=(64, 64), photometric="rgb")  # which OpenSlide reads, too
+    opened = SlideRegions(tmp_path / "a.tif")
+    assert opened.size_hw == image.shape[:2]
+    assert np.array_equal(opened.read(10, 20, 150, 270), image[10:150, 20:])
+
+
+@pytest.mark.parametrize("step", [1, 4, 7])
+def test_a_reduced_copy_has_the_mean_of_each_square(
+    image: np.ndarray, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(regions, "STRIP_PIXELS", 270 * 30)
+    found = reduced(ArrayRegions(image), step)
+    assert found.shape == (-(-190 // step), -(-270 // step), 3)
+    assert found[3, 5].tolist() == [
+        int(value + 0.5) for value in image[3 * step : 4 * step, 5 * step : 6 * step].mean((0, 1)).tolist()
+    ]
+    last = image[-1 - 189 % step :, -1 - 269 % step :].mean((0, 1))
+    assert np.abs(found[-1, -1] - last).max() <= 0.5
+
+
+def test_a_part_is_an_image(image: np.ndarray) -> None:
+    part = RegionsPart(ArrayRegions(image), 20, 30, (50, 60))
+    assert np.array_equal(part.read(5, 6, 50, 60), image[25:70, 36:90])

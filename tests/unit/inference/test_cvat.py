@@ -1,0 +1,47 @@
+"""The auto-annotation function, as CVAT's own library calls it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mask2former.errors import UserError
+from mask2former.inference.cvat import create
+from mask2former.inference.predictor import Predictor
+from mask2former.ops import masks as mask_ops
+from mask2former.scenes import draw_scene
+
+cvat = pytest.importorskip("cvat_sdk.auto_annotation")
+
+
+def test_masks_and_polygons_of_the_function_are_those_of_the_model() -> None:
+    from cvat_sdk.masks import decode_mask
+
+    image = Image.fromarray(draw_scene(3, (96, 128)).image)
+    function = create("scenes-tiny", "instance", "cpu", min_area=5)
+    assert isinstance(function.spec, cvat.DetectionFunctionSpec)
+    predictor = Predictor.from_pretrained("scenes-tiny", device="cpu", quiet=True, min_area=5)
+    assert [label.name for label in function.spec.labels] == list(predictor.categories.names)
+    result = predictor(image, "instance", score_threshold=0.3)
+    assert len(result) > 1
+    context = SimpleNamespace(frame_name="a.png", conf_threshold=0.3, conv_mask_to_poly=False)
+    for shape, item in zip(function.detect(context, image), result, strict=True):
+        assert (shape.type.value, shape.label_id) == ("mask", item.label)
+        np.testing.assert_array_equal(decode_mask(shape.points, image_width=128, image_height=96), item.mask)
+    context.conv_mask_to_poly, context.conf_threshold = True, None
+    for shape, item in zip(function.detect(context, image), predictor(image, "instance"), strict=True):
+        assert shape.type.value == "polygon"
+        patch = mask_ops.polygons_to_patch([np.array(shape.points).reshape(-1, 2)], (96, 128))
+        assert patch.mask.sum() == item.area
+
+
+def test_only_the_classes_that_are_wanted_are_labels() -> None:
+    assert [label.name for label in create("scenes-tiny", device="cpu", classes="tree, sky").spec.labels] == [
+        "tree",
+        "sky",
+    ]
+    with pytest.raises(UserError, match="no class 'oak'"):
+        create("scenes-tiny", device="cpu", classes="oak")

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from mask2former.config import InferenceConfig
+from mask2former.data import regions
+from mask2former.inference.predict_files import Outcome, plan, segment_files
+from mask2former.inference.predictor import Predictor
+from mask2former.models.mask2former import Mask2Former
+from mask2former.notes import collect_notes
+
+pytestmark = pytest.mark.usefixtures("small_overlays")
+
+
+@pytest.fixture
+def predictor(tiny_model: Mask2Former) -> Predictor:
+    settings = InferenceConfig(
+        tile=48, tile_overlap=16, short_edge=48, score_threshold=0.06, instance_threshold=0.1, overlap_threshold=0.2
+    )
+    return Predictor(tiny_model, device="cpu", settings=settings)
+
+
+def run(predictor: Predictor, path: Path, output: Path, task: str) -> Outcome:
+    [outcome] = segment_files(predictor, plan([path], output), task)  # pyright: ignore[reportArgumentType]
+    return outcome
+
+
+@pytest.mark.parametrize("task", ["panoptic", "instance", "semantic"])
+def test_a_large_file_that_is_read_by_parts_has_the_results_that_it_has_as_a_whole(
+    predictor: Predictor, tmp_path: Path, task: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (100, 140, 3), dtype=np.uint8)
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, image, tile=(32, 32), compression="zlib", photometric="rgb")
+    whole = run(predictor, path, tmp_path / "whole", task)
+    monkeypatch.setattr(regions, "LARGE_PIXELS", 10_000)
+    with collect_notes() as notes:
+        parts = run(predictor, path, tmp_path / "parts", task)
+    assert ["read by parts" in note.message for note in notes] == [True]
+    assert (whole.status, parts.status, parts.reason) == ("done", "done", "")
+    assert (whole.found, whole.candidates) == (parts.found, parts.candidates)
+    assert parts.found > 0
+    assert {file.name for file in (tmp_path / "whole").iterdir()} == {
+        file.name for file in (tmp_path / "parts").iterdir()
+    }
+    documents = [json.loads((tmp_path / name / "a.json").read_text()) for name in ("whole", "parts")]
+    assert documents[0] == documents[1]
+    if task != "instance":
+        ending = {"panoptic": "_ids", "semantic": "_labels"}[task]
+        maps = [np.asarray(Image.open(tmp_path / name / f"a{ending}.png")) for name in ("whole", "parts")]
+        assert np.array_equal(maps[0], maps[1])
+    # What is there is known again, also where Pillow refuses to open so large a map.
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    assert run(predictor, path, tmp_path / "parts", task).status == "skipped"
+
+
+def test_what_is_not_read_by_parts_is_refused_with_what_to_do(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((100, 140), np.float32))
+    monkeypatch.setattr(regions, "LARGE_PIXELS", 10_000)
+    outcome = run(predictor, tmp_path / "a.tif", tmp_path / "out", "panoptic")
+    assert outcome.status == "refused"
+    assert "only grey and RGB of 8 bits" in outcome.reason

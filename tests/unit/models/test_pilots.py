@@ -1,0 +1,155 @@
+"""Mask-piloted training: what pilots see, what they are compared with, and that queries do not notice them."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mask2former import Criterion
+from mask2former.config import MaskedDecoderConfig
+from mask2former.models.pixel_decoders import PixelFeatures
+from mask2former.models.transformer_decoders import MaskedTransformerDecoder
+from mask2former.models.transformer_decoders.pilots import Pilots, make_pilots
+from mask2former.structures import MaskOutput
+from mask2former.structures.samples import Target
+
+CLASSES, QUERIES = 4, 5
+
+
+def decoder(**switches: Any) -> MaskedTransformerDecoder:
+    torch.manual_seed(0)
+    sizes = {"num_queries": QUERIES, "num_layers": 3, "num_heads": 2, "feedforward_dim": 16}
+    return MaskedTransformerDecoder(CLASSES, 16, 8, 16, **sizes, **switches)  # pyright: ignore[reportArgumentType]
+
+
+def features() -> PixelFeatures:
+    generator = torch.Generator().manual_seed(1)
+    maps = [torch.randn(2, 16, *size, generator=generator) for size in ((2, 3), (4, 6), (8, 12))]
+    return PixelFeatures(torch.randn(2, 8, 16, 24, generator=generator), maps)
+
+
+def targets(*counts: int) -> list[Target]:
+    found = []
+    for clip, count in enumerate(counts):
+        masks = torch.zeros((count, 1, 64, 96), dtype=torch.bool)
+        for index in range(count):
+            masks[index, 0, 16 * index : 16 * index + 16, : 32 * (clip + 1)] = True
+        found.append(Target(torch.arange(count) % CLASSES, masks))
+    return found
+
+
+def made(counts: tuple[int, ...], most: int, noise: float = 0.0) -> Pilots:
+    pilots = make_pilots(targets(*counts), most, CLASSES, noise)
+    assert pilots is not None
+    return pilots
+
+
+def test_objects_are_there_as_often_as_there_is_room() -> None:
+    pilots = made((3, 1), 7)
+    assert pilots.groups == 2
+    assert pilots.labels.shape == (2, 6)
+    assert [len(chosen) for chosen in pilots.chosen] == [6, 2]
+    assert [pilots.places(clip).tolist() for clip in (0, 1)] == [[0, 1, 2, 3, 4, 5], [0, 3]]
+    assert sorted(pilots.labels[0].tolist()) == [0, 0, 1, 1, 2, 2]
+    few = made((4, 4), 3)
+    assert (few.groups, few.labels.shape) == (1, (2, 3))
+    assert make_pilots(targets(0, 0), 7, CLASSES, 0.2) is None
+    empty = made((2, 0), 4)
+    assert [len(chosen) for chosen in empty.chosen] == [4, 0]
+
+
+def test_who_sees_whom() -> None:
+    pilots = made((2, 1), 4)
+    blocked = pilots.apart(2)
+    sees = [["".join(".x"[int(not cell)] for cell in row) for row in clip] for clip in blocked]
+    assert sees[0] == ["xx....", "xx....", "xxxx..", "xxxx..", "xx..xx", "xx..xx"]
+    # in the second clip each group has one pilot; the other is seen by itself alone
+    assert sees[1] == ["xx....", "xx....", "xxx...", "xxxx..", "xx..x.", "xx..xx"]
+
+
+def test_pilots_attend_inside_of_their_objects() -> None:
+    pilots = made((2, 1), 2)
+    grid = (1, 4, 6)
+    blocked = pilots.blocked([grid])
+    for clip, target in enumerate(targets(2, 1)):
+        inside = target.masks[:, 0, 8::16, 8::16].flatten(1)  # tokens are wholly inside or outside
+        for place, chosen in zip(pilots.places(clip).tolist(), pilots.chosen[clip].tolist(), strict=True):
+            assert torch.equal(~blocked[clip, place], inside[chosen])
+    both = pilots.blocked([grid, (1, 8, 12)])
+    assert both.shape == (2, 2, 24 + 96)
+
+
+def test_noise_changes_as_much_inside_as_outside() -> None:
+    torch.manual_seed(0)
+    pilots = made((1, 1), 400, noise=0.25)
+    blocked = pilots.blocked([(1, 16, 24)])[0]
+    inside = targets(1, 1)[0].masks[0, 0, 2::4, 2::4].flatten()
+    lost, added = (blocked & inside).sum(1).float(), (~blocked & ~inside).sum(1).float()
+    assert lost.mean() == pytest.approx(0.25 * float(inside.sum()), rel=0.1)
+    assert added.mean() == pytest.approx(float(lost.mean()), rel=0.1)
+    wrong = (pilots.labels[0] != 0).float().mean()
+    assert float(wrong) == pytest.approx(0.25 * (CLASSES - 1) / CLASSES, abs=0.06)
+
+
+@pytest.mark.parametrize("switches", [{}, {"attention": "mask_pool", "scales": "naive", "query_init": "zero"}], ids=str)
+def test_queries_do_not_notice_pilots(switches: dict[str, Any]) -> None:
+    model = decoder(pilots=6, **switches)
+    plain = model(features())
+    piloted = model(features(), targets=targets(3, 1))
+    for one, other in zip([plain, *plain.aux_outputs], [piloted, *piloted.aux_outputs], strict=True):
+        torch.testing.assert_close(one.class_logits, other.class_logits, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(one.mask_logits, other.mask_logits, rtol=1e-4, atol=1e-5)
+        assert one.pilots is None
+    depths = [depth.pilots for depth in (*piloted.aux_outputs, piloted)]
+    missing = [] if "scales" in switches else [True]  # the queries before the first layer, where they predict something
+    assert [depth is None for depth in depths] == [*missing, False, False, False]
+    assert depths[-1] is not None
+    assert depths[-1].output.class_logits.shape == (2, 6, CLASSES + 1)
+
+
+def test_the_loss_of_pilots_is_that_of_their_objects() -> None:
+    model = decoder(pilots=6)
+    given = targets(3, 1)
+    uniform = partial(torch.rand, generator=torch.Generator().manual_seed(0))
+    criterion = Criterion(CLASSES, num_points=64, match_on="masks", loss_on="masks")
+    output: MaskOutput = model(features(), targets=given)
+    losses = criterion(output, given, uniform)
+    assert {name for name in losses.terms if "pilot" in name} == {
+        f"loss_{term}_pilot{suffix}" for term in ("ce", "mask", "dice") for suffix in ("", "_1")
+    } | {f"loss_{term}_pilot_2" for term in ("ce", "mask", "dice")}
+    pilots = output.pilots
+    assert pilots is not None
+    scores: list[Tensor] = []
+    labels: list[Tensor] = []
+    for clip, (queries, chosen) in enumerate(pilots.matches):
+        scores.append(pilots.output.class_logits[clip, queries])
+        labels.append(given[clip].labels[chosen])
+    expected = torch.nn.functional.cross_entropy(torch.cat(scores), torch.cat(labels))
+    torch.testing.assert_close(losses.terms["loss_ce_pilot"], expected)
+
+    plain = criterion(model(features()), given, uniform)
+    for name, value in plain.terms.items():
+        torch.testing.assert_close(losses.terms[name], value, rtol=1e-4, atol=1e-5)
+    losses.total.backward()
+    assert model.pilot_classes is not None
+    assert model.pilot_classes.weight.grad is not None
+
+
+def test_without_objects_there_are_no_pilots_and_still_a_gradient() -> None:
+    model, none = decoder(pilots=6), targets(0, 0)
+    losses = Criterion(CLASSES, num_points=64)(model(features(), targets=none), none)
+    assert not any("pilot" in name for name in losses.terms)
+    losses.total.backward()
+    assert model.pilot_classes is not None
+    gradient = model.pilot_classes.weight.grad
+    assert gradient is not None
+    assert not gradient.any()
+
+
+def test_attention_without_masks_has_no_pilots() -> None:
+    with pytest.raises(ValueError, match="pilots attend inside masks, and attention smca reads none"):
+        MaskedDecoderConfig(pilots=10, attention="smca")
