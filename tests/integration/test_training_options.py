@@ -286,7 +286,7 @@ def test_a_resumed_run_goes_on_in_the_records_of_the_services(
         first["wandb"]
     ] * 2
 
-    from mlflow.tracking import MlflowClient
+    from mlflow.tracking import MlflowClient  # pyright: ignore[reportMissingImports]
 
     client = MlflowClient(f"sqlite:///{tmp_path / 'run' / 'mlflow.db'}")
     assert [entry.step for entry in client.get_metric_history(first["mlflow"], "loss")] == [0, 1, 2, 3]

@@ -76,7 +76,7 @@ class Loggers:
             yield
         finally:
             if "wandb" in self._by_name:
-                import wandb
+                import wandb  # pyright: ignore[reportMissingImports]  (an extra)
 
                 wandb.finish()
 
@@ -102,7 +102,7 @@ def _tensorboard(directory: Path, version: str | None) -> Logger:
 def _wandb(directory: Path, version: str | None) -> Logger:
     """Weights & Biases: the project is ``WANDB_PROJECT``; all other variables of wandb count, too."""
     try:
-        import wandb  # noqa: F401
+        import wandb  # noqa: F401  # pyright: ignore[reportMissingImports]  (an extra)
     except ImportError as error:
         raise MissingExtraError("wandb", "wandb") from error
     from lightning.pytorch.loggers import WandbLogger
@@ -114,7 +114,7 @@ def _wandb(directory: Path, version: str | None) -> Logger:
 def _mlflow(directory: Path, version: str | None) -> Logger:
     """MLflow: the address is ``MLFLOW_TRACKING_URI``, else a file of the run; ``MLFLOW_EXPERIMENT_NAME``."""
     try:
-        import mlflow  # noqa: F401
+        import mlflow  # noqa: F401  # pyright: ignore[reportMissingImports]  (an extra)
     except ImportError as error:
         raise MissingExtraError("mlflow", "mlflow") from error
     from lightning.pytorch.loggers import MLFlowLogger

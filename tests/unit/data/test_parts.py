@@ -89,9 +89,9 @@ def test_both_parts_are_the_whole_and_groups_are_in_one_of_them(folder: Path) ->
         if "groups" in validation:
             assert not {name.split("/")[0] for name in ids[0]} & {name.split("/")[0] for name in ids[1]}
         assert (training.annotated(0).image == training.image(0)).all()  # pyright: ignore
-        assert held.ground_truths(0, ["semantic"])["semantic"].shape == (6, 8)
+        assert np.shape(held.ground_truths(0, ["semantic"])["semantic"]) == (6, 8)  # pyright: ignore
         assert len(training.wide()) == len(training)
-        assert training[0].name.startswith("patient")
+        assert training[0].name.startswith("patient")  # pyright: ignore
 
 
 def test_a_division_does_not_depend_on_the_folder_or_on_other_images(folder: Path) -> None:
