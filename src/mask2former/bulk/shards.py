@@ -33,9 +33,10 @@ from mask2former.inference import failures
 from mask2former.inference.pipeline import Failure
 from mask2former.inference.predictor import Predictor
 from mask2former.inference.tile_results import Results
+from mask2former.inference.tiling import PackedResults
 from mask2former.notes import collect_notes
 from mask2former.results_io.json import RECORDS
-from mask2former.structures.results import SOFTWARE
+from mask2former.structures.results import SOFTWARE, Segmentation
 from mask2former.text import printable
 
 __all__ = ["SCHEMA", "ShardReport", "ShardWriter"]
@@ -200,12 +201,13 @@ class ShardWriter:
         return read_image(file, value_range=self._predictor.settings.value_range)
 
     def _finished(
-        self, item: tuple[str, NamedBytes | Exception], image: UInt8[np.ndarray, "H W 3"], results: Results
+        self, item: tuple[str, NamedBytes | Exception], image: object, results: Results | PackedResults
     ) -> dict[str, Any]:
-        name, file = item
+        (name, file), result = item, results[self._task]
         assert isinstance(file, NamedBytes)
+        assert isinstance(result, Segmentation)
         settings = self._predictor.recorded_settings
-        files = results[self._task].encoded(model=self._model, settings=settings)
+        files = result.encoded(model=self._model, settings=settings)
         record = json.loads(files[".json"])
         sha256 = hashlib.sha256(file.content).hexdigest()
         row = self._row(name, image_sha256=sha256)
