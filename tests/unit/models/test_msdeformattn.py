@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -15,9 +16,9 @@ from mask2former.ops.deform_attn.projected import pixel_centres
 DIRECTIONS = [(1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1)]  # (x, y) of the 8 heads
 
 
-def decoder(channels: tuple[int, ...] = (16, 24, 32, 40), **settings: int) -> MSDeformAttnPixelDecoder:
+def decoder(channels: tuple[int, ...] = (16, 24, 32, 40), **settings: Any) -> MSDeformAttnPixelDecoder:
     torch.manual_seed(0)
-    small = {"dim": 64, "mask_dim": 32, "num_layers": 2, "num_heads": 4, "feedforward_dim": 96}
+    small: dict[str, Any] = {"dim": 64, "mask_dim": 32, "num_layers": 2, "num_heads": 4, "feedforward_dim": 96}
     return MSDeformAttnPixelDecoder(channels, **(small | settings))
 
 
