@@ -197,7 +197,11 @@ REFUSED: dict[str, tuple[Callable[[Path], dict[str, Any]], dict[str, Any], str]]
     "0 and 255": (lambda root: labels(root, 0, 255), {}, "if 255 is 'cell'"),
     "a task without ground truth": (
         coco,
-        {"evaluation__tasks": ["semantic"], "evaluation__monitor": "semantic/mIoU"},
+        {
+            "model__inference": {"tasks": ["instance", "semantic"], "short_edge": 48, "long_edge": 64},
+            "evaluation__tasks": ["semantic"],
+            "evaluation__monitor": "semantic/mIoU",
+        },
         "ground truth for instance only",
     ),
     "a metric that is not measured": (coco, {"evaluation__monitor": "instance/A"}, "'instance/A' is not measured"),

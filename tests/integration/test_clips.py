@@ -148,8 +148,10 @@ def test_a_run_on_clips_that_cannot_be_measured_does_not_begin(tmp_path: Path) -
         train(clip_run(tmp_path / "run", {"name": "clips", "train": [entry], "validation": [other]}))
     run = clip_run(tmp_path / "run", {"name": "clips", "train": [entry], "validation": [entry]})
     panoptic = run.evaluation.model_copy(update={"tasks": ("panoptic",), "monitor": "panoptic/PQ"})
+    inference = run.model.inference.model_copy(update={"tasks": ("instance", "panoptic")})
+    model = run.model.model_copy(update={"inference": inference})
     with pytest.raises(UserError, match="have ground truth for instance only"):
-        train(run.model_copy(update={"evaluation": panoptic}))
+        train(run.model_copy(update={"evaluation": panoptic, "model": model}))
 
 
 def test_evaluate_measures_clips_of_every_kind(

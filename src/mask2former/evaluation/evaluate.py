@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard, cast, get_args
@@ -74,7 +74,7 @@ def _predicted(
     tasks: Sequence[Task],
     batch_size: int,
     overrides: dict[str, Any],
-) -> Iterator[tuple[Case, Predictions]]:
+) -> Generator[tuple[Case, Predictions], None, None]:
     """Each case with its results, in order. What fails is named and ends it: metrics of the others are not those.
 
     Images are read ahead, one at a time since readers need not bear more, and post-processed behind the network.
@@ -97,17 +97,21 @@ def _predicted(
         assert isinstance(found, np.ndarray), "images and clips are not measured together"
         return found
 
-    found = predictor.in_stages(
-        range(len(cases)), image, lambda _, __, results: results, None, tasks, batch_size, **ALL_CANDIDATES | overrides
-    )
-    for index, results in found:
-        if isinstance(results, Failure) and index not in read:
-            raise results.error
-        case = read.pop(index)
-        with _naming(case, predictor):
-            if isinstance(results, Failure):
+    settings = ALL_CANDIDATES | overrides
+    found = predictor.in_stages(range(len(cases)), image, _results, None, tasks, batch_size, **settings)
+    with contextlib.closing(found):  # its threads end when this does
+        for index, results in found:
+            if isinstance(results, Failure) and index not in read:
                 raise results.error
-        yield case, results
+            case = read.pop(index)
+            with _naming(case, predictor):
+                if isinstance(results, Failure):
+                    raise results.error
+            yield case, results
+
+
+def _results(index: int, image: object, results: Any) -> Any:
+    return results
 
 
 @contextlib.contextmanager
@@ -166,21 +170,21 @@ def evaluate_predictor(
 
     evaluation, groups, sizes = empty(), defaultdict[str, Evaluation](empty), Counter[str]()
     start, done, measured = time.perf_counter(), 0, 0
-    found = _predicted(predictor, cases, chosen, batch_size, overrides)
-    for done, (case, predictions) in enumerate(found, start=1):
-        if case.ground_truths:
-            evaluation.add(predictions, case.ground_truths)
-            measured += 1
-        if group_of is not None:
-            groups[group_of[case.image_id]].add(predictions, case.ground_truths)
-            sizes[group_of[case.image_id]] += 1
-        if results is not None:
-            results.add(case.image_id, predictions[results.task])
-        if observe is not None:
-            assert not case.is_clip, "clips are not observed"
-            shown = {task: predicted(result, predictor.settings) for task, result in predictions.items()}
-            observe(case, shown)  # pyright: ignore[reportArgumentType]
-        progress(done)
+    with contextlib.closing(_predicted(predictor, cases, chosen, batch_size, overrides)) as found:
+        for done, (case, predictions) in enumerate(found, start=1):
+            if case.ground_truths:
+                evaluation.add(predictions, case.ground_truths)
+                measured += 1
+            if group_of is not None:
+                groups[group_of[case.image_id]].add(predictions, case.ground_truths)
+                sizes[group_of[case.image_id]] += 1
+            if results is not None:
+                results.add(case.image_id, predictions[results.task])
+            if observe is not None:
+                assert not case.is_clip, "clips are not observed"
+                shown = {task: predicted(result, predictor.settings) for task, result in predictions.items()}
+                observe(case, shown)  # pyright: ignore[reportArgumentType]
+            progress(done)
     figures, rows = (evaluation.compute(), evaluation.per_class()) if measured else ({}, {})
     by_group = {name: (groups[name].compute(), sizes[name]) for name in sorted(groups)}
     return EvaluationReport(figures, rows, done, time.perf_counter() - start, evaluation.evaluators, by_group)

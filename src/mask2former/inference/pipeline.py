@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextvars import Context, copy_context
 from dataclasses import dataclass
@@ -74,7 +74,7 @@ class Stages(Generic[_Item, _Read, _Called, _Result]):
 
 def pipelined(
     items: Iterable[_Item], stages: Stages[_Item, Any, Any, _Result], batch_size: int = 1
-) -> Iterator[tuple[_Item, _Result | Failure]]:
+) -> Generator[tuple[_Item, _Result | Failure], None, None]:
     """The items with their results, in their order.
 
     Which items share a call depends on their keys and order alone, not on time: the first that waits, with those like
@@ -96,7 +96,7 @@ def pipelined(
 
 def _pipelined(
     items: Iterable[_Item], stages: Stages[_Item, Any, Any, _Result], batch_size: int
-) -> Iterator[tuple[_Item, _Result | Failure]]:
+) -> Generator[tuple[_Item, _Result | Failure], None, None]:
     num_threads = min(_MOST_THREADS, os.cpu_count() or 1)
     ahead = _AHEAD * batch_size if batch_size > 1 else 1
     most = ahead + batch_size - 1 + num_threads

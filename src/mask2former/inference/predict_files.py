@@ -169,7 +169,7 @@ class FilesReport:
 
 _LISTED = 10  # failures that a report has
 # Settings that earlier results do not name, with what they were made with.
-_ADDED = {"resampling": "antialiased", "classes": None, "min_area": 0}
+_ADDED = {"resampling": "antialiased", "classes": None, "min_area": 0, "class_thresholds": {}}
 
 
 def predict_files(

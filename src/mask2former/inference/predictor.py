@@ -10,7 +10,7 @@ import contextlib
 import logging
 import os
 import secrets
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -310,7 +310,7 @@ class Predictor:
         tasks: Sequence[Task],
         batch_size: int = 1,
         **overrides: Any,
-    ) -> Iterator[tuple[_ItemT, _T | Failure]]:
+    ) -> Generator[tuple[_ItemT, _T | Failure], None, None]:
         """Segment what items stand for, with reading and finishing in threads; see :func:`pipelined`.
 
         Args:

@@ -37,10 +37,11 @@ def _settings(groups: Mapping[str, str]) -> frozenset[str]:
 # What the weights in the checkpoint are the weights of.
 FIXED = _settings(
     {
-        "model.backbone": "name model norm kwargs embed_dim depths num_heads window_size",
-        "model.pixel_decoder": "name dim mask_dim num_layers num_heads num_points feedforward_dim pre_norm num_groups",
+        "model.backbone": "name model norm kwargs pyramid embed_dim depths num_heads window_size",
+        "model.pixel_decoder": "name dim mask_dim num_layers num_heads num_points feedforward_dim pre_norm num_groups "
+        "stages",
         "model.transformer_decoder": "name dim num_queries num_layers num_heads feedforward_dim position_encoding "
-        "attention scales order query_init pre_norm "
+        "attention scales order query_init pre_norm pilots "
         "project_inputs num_encoder_layers source project_source",
         "model": "init init_partial init_classes pixel_mean pixel_std",
         "data": "validation",  # with another one, what was learned from would be measured on
@@ -53,10 +54,10 @@ FREE = _settings(
     {
         "model.backbone": "drop_path_rate",
         "model.pixel_decoder": "dropout",
-        "model.transformer_decoder": "dropout",
+        "model.transformer_decoder": "dropout pilot_noise",
         "model.inference": "tasks short_edge long_edge resampling resize_masks_first things_only score_threshold "
         "instance_threshold class_thresholds overlap_threshold max_instances things_first non_overlapping tile "
-        "tile_overlap diameter value_range",
+        "tile_overlap diameter value_range classes min_area",
         "criterion": "class_weight mask_weight dice_weight no_object_weight class_weights mask_loss match_on loss_on "
         "num_points oversample_ratio importance_sample_ratio void",
         "data": "dataset augmentation copy_paste filter_empty group_by_aspect batch_size batch_size_per_device "

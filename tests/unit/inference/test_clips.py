@@ -136,7 +136,8 @@ def test_perfect_tracks_are_measured_as_such_and_written(tmp_path: Path) -> None
     assert report.metrics["instance/AP"] == pytest.approx(100)
     assert report.num_images == 2
     assert told == [1, 2]
-    assert oracle.seen == [{"short_edge": 0, "instance_threshold": 0.0}] * 2  # metrics need all candidates
+    everything = {"short_edge": 0, "instance_threshold": 0.0, "class_thresholds": {}}  # metrics need all candidates
+    assert oracle.seen == [everything] * 2
     records = json.loads(path.read_text())
     assert {row["video_id"] for row in records} == {7, 8}
     first = clips.ground_truths(0, ["instance"])["instance"]

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from mask2former.config import RunConfig, parse
 from mask2former.dataset_tools.requirements import check_run
 from mask2former.errors import UserError
 from mask2former.training.cluster import TIMEOUT, Rank
+from mask2former.training.meeting import Joining
 from mask2former.training.resume_point import ResumePoint
 from mask2former.training.sharding import Sharded
 from mask2former.training.trainer import build_trainer
@@ -29,7 +30,7 @@ def strategy_of(run: RunConfig, rank: Rank) -> object:
 def test_ranks_wait_for_one_another_for_ten_minutes() -> None:
     assert isinstance(strategy_of(config(), Rank()), SingleDeviceStrategy)
     plain = strategy_of(config(devices=2), Rank(0, 2))
-    assert type(plain) is DDPStrategy
+    assert type(plain) is Joining
     assert plain._timeout == TIMEOUT
     shared = strategy_of(config(devices=2, num_nodes=2, strategy="fsdp"), Rank(0, 4))
     assert type(shared) is Sharded
