@@ -119,7 +119,7 @@ def predict(
     score_threshold: Annotated[
         float | None,
         typer.Option(
-            help="Keep instances and panoptic segments with at least this score, 0 to 1.",
+            help="Keep instances with at least this score, and panoptic segments above it, 0 to 1.",
             show_default="the model's own",
             rich_help_panel="Settings",
         ),

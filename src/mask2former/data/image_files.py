@@ -70,7 +70,8 @@ _LEFT_OUT = {  # why images of other kinds are left out of folders, by the endin
     "heic heif": f"which need: pip install 'mask2former[{_HEIC_EXTRA}]'",
     "dcm": f"which need: pip install 'mask2former[{DICOM_EXTRA}]'",
     "apng btf dib gif j2k jfif jp2 jpe lsm pbm pgm pnm ppm stk": _WHEN_NAMED,
-    "bif mrxs ndpi scn svs vms vsi": "slides: export regions of them as TIFF",
+    "bif mrxs ndpi scn svs svslide vms vmu": "slides: name them one by one, for a model with tiles or with --tile",
+    "vsi": "slides: export regions of them as TIFF",
     "czi ims lif nd2 oib oif": "formats of microscopes: export them as TIFF",
     "arw cr2 cr3 dng nef": "raw files of cameras: develop them to TIFF or JPEG",
     "exr fits hdr ico jxl pcx psd tga": "not read: convert them to PNG or TIFF",
@@ -231,8 +232,8 @@ def _opened(file: ImageFile, *, pillow_alone: bool) -> Iterator[Image.Image | St
         raise UserError(f"'{file}' is not an image that can be read; {_expected(content)}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PixelLimitError(
-            f"'{file}' has more than {Image.MAX_IMAGE_PIXELS} pixels, the safety limit; make it smaller, or raise "
-            "PIL.Image.MAX_IMAGE_PIXELS if you trust it"
+            f"'{file}' has more than {Image.MAX_IMAGE_PIXELS} pixels, the safety limit; predict a TIFF in "
+            "tiles (--tile), make any other smaller, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
         ) from error
     except PermissionError as error:
         raise UserError(f"'{file}' may not be read; check its permissions") from error

@@ -57,7 +57,11 @@ class TiffRegions:
         known = depth == np.uint8 or (depth == np.uint16 and value_range not in (None, "auto"))
         known &= (channels, int(page.photometric), int(page.compression) == _JPEG) in _KINDS
         if not known or page.planarconfig != 1 or page.imagedepth != 1:
-            hint = "; for 16 bits give the values of black and white (value_range)" if depth == np.uint16 else ""
+            hint = (
+                "; for 16 bits give the values of black and white (--value-range BLACK WHITE, in Python value_range)"
+                if depth == np.uint16
+                else ""
+            )
             raise UserError(
                 f"'{path}' has {channels} channels of {depth} (photometric {int(page.photometric)}); only grey and RGB "
                 f"of 8 bits, with interleaved channels, are read by parts, as so large an image must be{hint}"

@@ -203,7 +203,7 @@ def _emptiest(
 
 
 class Plate:
-    """Lines of a class and its number, with a dot in its colour where there are several.
+    """Lines of a class and its number, with a dot in its colour unless it is the one class of things.
 
     Of more than ``most`` rows the last one counts the rest.
     """
@@ -213,7 +213,8 @@ class Plate:
         self.lines = [
             f"{_shortened(name)}: {number}" if region.is_thing else _shortened(name) for name, (region, number) in kept
         ]
-        self._colors = [region.color for _, (region, _) in kept] if len(rows) > 1 else []
+        is_one_kind = len(rows) == 1 and rows[0][1][0].is_thing
+        self._colors = [] if is_one_kind else [region.color for _, (region, _) in kept]
         if rest := rows[len(kept) :]:
             self.lines.append(f"{len(rest)} more: {sum(number for _, (_, number) in rest)}")
         self._font = font
