@@ -235,7 +235,8 @@ def predict(
     bulk = {argument: value for argument, value in bulk.items() if value is not None}
     if bulk and not ray:
         raise OptionError(lambda name: f"{name(next(iter(bulk)))} is for --ray; give both or none")
-    others = {"coco": coco, "table": table, "also": also or None, "page": page}
+    others = {"coco": coco, "table": table, "pixel_size": pixel_size, "also": also or None, "page": page}
+    others |= {"palette": None if palette == "classes" else palette}
     if ray and (wrong := [option for option, value in others.items() if value is not None]):
         raise OptionError(lambda name: f"{name(wrong[0])} cannot go with --ray, whose results are shards")
     if ray and "-" in sources:

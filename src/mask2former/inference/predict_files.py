@@ -246,10 +246,15 @@ def predict_files(
     with collect_notes() as planned:
         several = [sources] if isinstance(sources, str | os.PathLike | NamedBytes) else sources
         jobs = plan(several, output, page=page)
+    tables = () if table is None else (Path(table), images_table(Path(table)))
     if file is not None:
         check_apart(file, [model] if isinstance(model, str | Path) else [])
         check_coco_file(file, jobs, overwrite=overwrite)
-    for path in () if table is None else (Path(table), images_table(Path(table))):
+        if location_of(file) in map(location_of, tables):
+            raise OptionError(
+                lambda name: f"{name('coco')} and {name('table')} would both write '{file}'; name two files"
+            )
+    for path in tables:
         check_apart(path, [model] if isinstance(model, str | Path) else [])
         _check_run_file(path, jobs, "--table", is_table, overwrite=overwrite)
     folders = [_format_folder(Path(output), name, jobs, overwrite=overwrite) for name in dict.fromkeys(also)]
@@ -290,6 +295,11 @@ def predict_files(
                 failed.append(outcome)
             observe(outcome)
             progress(chosen, sum(outcomes.values()), len(jobs))
+        if every and not usable and sums["differs"]:
+            raise UserError(
+                f"no table or other format was written: the results in '{output}' were made by another model, with "
+                "other classes or settings, or by another version; use --overwrite or another output"
+            )
         if file is not None and usable:
             write_coco_results(file, usable, chosen, predictor.categories)
     notes = (*removed, *sentences([*planned, *found]))

@@ -191,7 +191,10 @@ class Predictor:
         # The settings of the model are not known yet.
         by_size = bool(overrides.get("diameter"))
         known = InferenceConfig(tasks=("instance",), tile=64) if by_size else InferenceConfig(tasks=("panoptic",))
-        override(known, overrides)
+        # Whether it has tiles, which may overlap by more, is not known either.
+        override(
+            known, {name: value for name, value in overrides.items() if name != "tile_overlap" or "tile" in overrides}
+        )
         if is_exported(source):
             given = {"recipe": recipe, "tasks": tasks, "weights": weights, "model": model, "compile": compile}
             if taken := [name for name, value in given.items() if value]:

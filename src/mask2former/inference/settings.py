@@ -64,6 +64,8 @@ def override(
     if isinstance(overrides.get("classes"), str):
         overrides["classes"] = (overrides["classes"],)
     chosen = parse(InferenceConfig, settings.model_dump() | overrides, "inference settings")
+    if overrides.get("tile_overlap") and not chosen.tile:
+        raise UserError("tile_overlap is what tiles share, and there are none; set tile, too")
     if categories is not None and chosen.classes is not None:
         categories.indices(chosen.classes)
     return chosen

@@ -204,7 +204,10 @@ class _Result:
 
         Raises:
             IndexError: there are not so many.
+            UserError: a name or a truth value, which is no index.
         """
+        if isinstance(index, str | bool):
+            raise UserError(f"a mask is chosen by its index, got {index!r}; filter(classes=...) chooses by class")
         if isinstance(index, slice):
             return self._part(index)
         entries = self._entries()
@@ -212,6 +215,8 @@ class _Result:
             return self._part(
                 np.arange(len(entries), dtype=np.int64)[np.asarray(index, dtype=None if len(index) else int)]
             )
+        if not -len(entries) <= index < len(entries):
+            raise IndexError(f"index {index} of {len(entries)} masks")
         row = range(len(entries))[index]
         return self._item(entries[row], self._patch(row))
 

@@ -173,3 +173,19 @@ def test_what_cannot_be_written_is_refused_before_anything_is(
             predict_files(predictor, output=output, task="instance", **given)
         assert not output.exists(), options
     assert table.read_text() == "mine"
+
+
+def test_tables_of_results_that_were_made_otherwise_are_not_claimed(images: Path) -> None:
+    output, table = images.parent / "results", images.parent / "table.csv"
+    predict_files("scenes-tiny", images, output, "semantic", overlays=False, classes="car")
+    with pytest.raises(UserError, match=r"no table or other format was written.*--overwrite"):
+        predict_files("scenes-tiny", images, output, "semantic", overlays=False, classes="sky", table=table)
+    assert not table.exists()
+
+
+def test_two_files_of_one_name_are_refused(images: Path) -> None:
+    output, table = images.parent / "results", images.parent / "table.csv"
+    for coco in (table, table.with_name("table_images.csv")):
+        with pytest.raises(UserError, match="would both write"):
+            predict_files("scenes-tiny", images, output, "instance", table=table, coco=coco)
+    assert not output.exists()

@@ -16,6 +16,7 @@ from mask2former.data.transforms import resize_image, resize_shortest_edge
 from mask2former.errors import UserError
 from mask2former.inference.devices import choose_device, choose_dtype
 from mask2former.inference.predictor import Predictor
+from mask2former.inference.settings import override
 from mask2former.inference.tta import AugmentedPredictor, MultiScaleFlip
 from mask2former.models.mask2former import Mask2Former
 from mask2former.structures import Instances, PanopticSegmentation, Prediction, Segmentation, SemanticSegmentation
@@ -470,3 +471,14 @@ def test_types_of_other_libraries(given: Any, chosen: torch.dtype | None) -> Non
         return
     with pytest.raises(UserError, match=r"no dtype .*; expected float32, bfloat16, float16"):
         choose_dtype(given)
+
+
+def test_an_overlap_of_tiles_needs_tiles() -> None:
+    whole, tiled = InferenceConfig(), InferenceConfig(tile=64, tile_overlap=8)
+    with pytest.raises(UserError, match="set tile, too"):
+        override(whole, {"tile_overlap": 8})
+    assert override(whole, {"tile_overlap": 8, "tile": 32}).tile_overlap == 8
+    assert override(tiled, {"tile_overlap": 30}).tile_overlap == 30
+    with pytest.raises(UserError, match="set tile, too"):
+        Predictor.from_pretrained("scenes-tiny", device="cpu", quiet=True, tile_overlap=8)
+    assert Predictor.from_pretrained("nuclei", device="cpu", quiet=True, tile_overlap=40).settings.tile_overlap == 40

@@ -112,7 +112,7 @@ def records_of(tool: ToolName, file: tuple[File, str], class_attribute: str | No
         return list(kind.parse(_Source(content, name, class_attribute)))
     except UserError as error:
         raise UserError(f"'{path}': {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, RecursionError) as error:
         raise UserError(
             f"'{path}' is not as {kind.title} writes it: {type(error).__name__} {printable(str(error), 200)}; export "
             "it again, or export COCO"
