@@ -432,7 +432,7 @@ def plan(
 
 
 def _pages(file: ImageFile, stem: Path, page: int | Literal["all"] | None) -> list[tuple[ImageFile, Path]]:
-    """The pages of a file that are asked for, with the stems of their results."""
+    """The chosen pages of a file, with the stems of their results."""
     if page is None or isinstance(file, ImagePage):
         return [(file, stem)]
     numbers = range(page, page + 1) if isinstance(page, int) else range(0)

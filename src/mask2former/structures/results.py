@@ -249,7 +249,7 @@ class _Result:
             min_area: pixels.
 
         Raises:
-            UserError: there is no such class, or scores are asked of semantic segmentation, which has none.
+            UserError: there is no such class, or ``min_score`` is given for semantic segmentation, which has no scores.
         """
         if min_score is not None and self.task == "semantic":
             raise UserError("semantic segmentation has no scores; leave out min_score")
