@@ -232,8 +232,8 @@ def _opened(file: ImageFile, *, pillow_alone: bool) -> Iterator[Image.Image | St
         raise UserError(f"'{file}' is not an image that can be read; {_expected(content)}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PixelLimitError(
-            f"'{file}' has more than {Image.MAX_IMAGE_PIXELS} pixels, the safety limit; predict a TIFF in "
-            "tiles (--tile), make any other smaller, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
+            f"'{file}' has more than {Image.MAX_IMAGE_PIXELS} pixels, the safety limit; make it smaller, or "
+            "raise PIL.Image.MAX_IMAGE_PIXELS if you trust it; a TIFF can be predicted in tiles (--tile)"
         ) from error
     except PermissionError as error:
         raise UserError(f"'{file}' may not be read; check its permissions") from error
