@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from mask2former import Predictor
@@ -135,9 +136,14 @@ def test_every_image_once_although_actors_and_the_program_are_killed(tmp_path: P
     assert sorted(rows["image"].to_pylist()) == sorted(names)
     assert rows["error"].null_count == NUM_IMAGES
     predictor = Predictor.from_pretrained(MODEL, device="cpu", quiet=True)
-    for number, record in enumerate(read_records(output)):
-        if number % 100 == 0:
-            assert record["segments"] == predictor(record["image"], "panoptic", short_edge=64).to_dict()["segments"]
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as an actor has here: the last digits of scores depend on it
+    try:
+        for number, record in enumerate(read_records(output)):
+            if number % 100 == 0:
+                assert record["segments"] == predictor(record["image"], "panoptic", short_edge=64).to_dict()["segments"]
+    finally:
+        torch.set_num_threads(num_threads)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's own, of its settings
