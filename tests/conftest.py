@@ -33,6 +33,11 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.freeze()
 
 
+def pytest_unconfigure() -> None:
+    """What was frozen is collected in the end, or libraries report it as leaked."""
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="module")
 def small_overlays() -> Iterator[None]:
     """Small images are drawn at their own size: enlarged 16 times, each takes ten times as long as its prediction.

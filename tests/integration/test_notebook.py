@@ -23,7 +23,7 @@ def test_it_is_kept_without_outputs() -> None:
 @pytest.mark.slow
 def test_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for proxy in ("http_proxy", "https_proxy"):
-        monkeypatch.setenv(proxy, "http://127.0.0.1:9")  # nothing answers there
+        monkeypatch.setenv(proxy, "http://127.0.0.1:9")  # nobody listens there
     monkeypatch.setenv("MASK2FORMER_OFFLINE", "1")
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     where = {"metadata": {"path": str(tmp_path)}}

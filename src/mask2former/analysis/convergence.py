@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from mask2former.analysis.curves import Curves, Drawn
 from mask2former.errors import UserError
-from mask2former.evaluation.curves import plot_series, read_run, run_names
+from mask2former.evaluation.curves import read_run, run_names
 from mask2former.text import listed, quoted
 
 __all__ = ["Convergence", "RunProgress", "convergence"]
@@ -39,25 +39,16 @@ class RunProgress:
 
 
 @dataclass(frozen=True)
-class Convergence:
+class Convergence(Curves):
     """A metric over the steps of runs."""
 
     metric: str
     runs: tuple[RunProgress, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form."""
-        return asdict(self)
-
-    def draw(self, path: Path) -> None:
-        """Curves, as PNG, SVG or PDF.
-
-        Raises:
-            UserError: the path cannot be written.
-            MissingExtraError: matplotlib is not installed.
-        """
+    def curves(self) -> Drawn:
+        """A colour for each run."""
         found = {one.name: {self.metric: (one.steps, list(one.values))} for one in self.runs}
-        plot_series(found, [(f"{self.metric}, %", (self.metric,))], path)
+        return Drawn(found, [(f"{self.metric}, %", (self.metric,))])
 
 
 def convergence(runs: Sequence[Path], metric: str | None = None) -> Convergence:

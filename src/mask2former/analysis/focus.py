@@ -5,8 +5,7 @@ With masked attention it is most of it: the paper has 59 % on COCO, where attent
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,11 +14,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from mask2former.analysis.curves import Curves, Drawn
 from mask2former.analysis.inside import LayerAttention, attention_of
 from mask2former.analysis.subjects import AnalyzedData, open_subjects
 from mask2former.config import Task
 from mask2former.errors import UserError
-from mask2former.evaluation.curves import plot_series
 from mask2former.inference.opening import ModelSource, open_predictor
 from mask2former.losses import HungarianMatcher
 from mask2former.ops.points import pixel_centers
@@ -51,7 +50,7 @@ class LayerFocus:
 
 
 @dataclass(frozen=True)
-class AttentionFocus:
+class AttentionFocus(Curves):
     """The share of attention on objects, by decoder layer.
 
     Attributes:
@@ -66,17 +65,8 @@ class AttentionFocus:
     task: Task
     data: dict[str, Any]
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form."""
-        return asdict(self)
-
-    def draw(self, path: Path) -> None:
-        """Curves over the layers, as PNG, SVG or PDF.
-
-        Raises:
-            UserError: the path cannot be written.
-            MissingExtraError: matplotlib is not installed.
-        """
+    def curves(self) -> Drawn:
+        """Over the layers."""
         titles = {
             "share": "as the layer attends",
             "everywhere": "the same scores without the mask",
@@ -86,7 +76,7 @@ class AttentionFocus:
         columns = {title: (steps, [100 * getattr(one, name) for one in self.layers]) for name, title in titles.items()}
         ticks = [f"{one.name.removeprefix('layer ')}: 1/{', '.join(map(str, one.strides))}" for one in self.layers]
         panel = ("attention on the object of a query, %", tuple(columns))
-        plot_series({"": columns}, [panel], path, ticks=ticks)
+        return Drawn({"": columns}, [panel], ticks)
 
 
 def attention_focus(

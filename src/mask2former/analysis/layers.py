@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,10 +16,10 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from mask2former.analysis.curves import Curves, Drawn
 from mask2former.analysis.inside import depth_names, predictions_of_depths
 from mask2former.analysis.subjects import AnalyzedData, open_subjects
 from mask2former.config import InferenceConfig, Task
-from mask2former.evaluation.curves import plot_series
 from mask2former.evaluation.evaluate import predict_case
 from mask2former.evaluation.scores import Evaluation
 from mask2former.inference.opening import ModelSource, open_predictor
@@ -58,30 +57,21 @@ class Depth:
 
 
 @dataclass(frozen=True)
-class LayerMetrics:
+class LayerMetrics(Curves):
     """Metrics of every decoder depth on the same images; the last depth is what users get."""
 
     depths: tuple[Depth, ...]
     data: dict[str, Any]
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form."""
-        return asdict(self)
-
-    def draw(self, path: Path) -> None:
-        """Curves over the depth, as PNG, SVG or PDF.
-
-        Raises:
-            UserError: the path cannot be written.
-            MissingExtraError: matplotlib is not installed.
-        """
+    def curves(self) -> Drawn:
+        """Over the depths."""
         found = {}
         for name in (RECALL, *_SHOWN):
             values = [depth.metrics.get(name) for depth in self.depths]
             if all(value is not None for value in values):
                 found[name] = (list(range(len(values))), values)
         panels = [("AR@100 of masks of any class, %" if name == RECALL else f"{name}, %", (name,)) for name in found]
-        plot_series({"": found}, panels, path, ticks=[depth.name for depth in self.depths])
+        return Drawn({"": found}, panels, [depth.name for depth in self.depths])
 
 
 class _Passes:

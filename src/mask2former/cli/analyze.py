@@ -20,6 +20,9 @@ from mask2former.errors import UserError
 from mask2former.text import listed, quoted
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from mask2former.analysis.queries import QueryAttention, QueryMasks
     from mask2former.data.sources import DataSource
 
 __all__ = ["analyze", "attention", "convergence", "flops", "focus", "layers", "proposals", "sampling"]
@@ -63,17 +66,21 @@ _Limit = Annotated[
 _Image = Annotated[Path | None, typer.Option(metavar="FILE", help="The image.", show_default="a drawn scene")]
 _Queries = Annotated[
     list[int] | None,
-    typer.Option("--query", min=0, help="A query, counted from 0; can be repeated.", show_default="the six best"),
+    typer.Option(
+        "--query",
+        min=0,
+        help="A query, counted from 0; can be repeated. The best are those of the surest classes and masks.",
+        show_default="the six best",
+    ),
 ]
+
+
+_Output = Annotated[Path, typer.Option("--output", "-o", help="The drawing; all figures are in a .json beside it.")]
 
 
 class _Report(Protocol):
     def to_dict(self) -> dict[str, Any]: ...
     def draw(self, path: Path) -> None: ...
-
-
-def _output(name: str) -> Any:
-    return typer.Option("--output", "-o", help=f"The drawing; all figures are in a .json beside it. By default {name}.")
 
 
 def _checked(output: Path) -> Path:
@@ -125,7 +132,7 @@ def layers(
     annotations: _Annotations = None,
     images: _Images = None,
     limit: _Limit = None,
-    output: Annotated[Path, _output("layers.png")] = Path("layers.png"),
+    output: _Output = Path("layers.png"),
     device: Device = "auto",
 ) -> None:
     """Measure the predictions before the first decoder layer and after each.
@@ -157,7 +164,7 @@ def focus(
     annotations: _Annotations = None,
     images: _Images = None,
     limit: _Limit = None,
-    output: Annotated[Path, _output("focus.png")] = Path("focus.png"),
+    output: _Output = Path("focus.png"),
     device: Device = "auto",
 ) -> None:
     """Measure the share of attention that falls on the objects, by decoder layer, with the mask and without.
@@ -188,7 +195,7 @@ def attention(
     model: _Analyzed = DEFAULT_MODEL,
     image: _Image = None,
     query: _Queries = None,
-    output: Annotated[Path, _output("attention.png")] = Path("attention.png"),
+    output: _Output = Path("attention.png"),
     device: Device = "auto",
 ) -> None:
     """Draw what queries attend to in every decoder layer."""
@@ -196,12 +203,8 @@ def attention(
 
     _checked(output)
     found = attention_maps(model, image, query or (), device=device)
-    rows = [
-        [str(one.query), one.label, f"{one.score:.2f}", *(_percent(100 * share) for share in one.inside)]
-        for one in found.queries
-    ]
     say("Share of attention on the mask that the query has at the end, percent, by layer and stride:")
-    _table(["query", "class", "score", *found.layers], rows)
+    _query_table(found.layers, [(one, one.inside) for one in found.queries])
     _write(found, output)
 
 
@@ -209,7 +212,7 @@ def proposals(
     model: _Analyzed = DEFAULT_MODEL,
     image: _Image = None,
     query: _Queries = None,
-    output: Annotated[Path, _output("proposals.png")] = Path("proposals.png"),
+    output: _Output = Path("proposals.png"),
     device: Device = "auto",
 ) -> None:
     """Draw the masks of queries before the first decoder layer and after each."""
@@ -217,13 +220,18 @@ def proposals(
 
     _checked(output)
     found = query_proposals(model, image, query or (), device=device)
-    rows = [
-        [str(one.query), one.label, f"{one.score:.2f}", *(_percent(100 * value) for value in one.ious)]
-        for one in found.queries
-    ]
     say("IoU with the mask that the query has at the end, percent:")
-    _table(["query", "class", "score", *found.depths], rows)
+    _query_table(found.depths, [(one, one.ious) for one in found.queries])
     _write(found, output)
+
+
+def _query_table(columns: Sequence[str], found: Iterable[tuple[QueryMasks | QueryAttention, Sequence[float]]]) -> None:
+    """A row of shares for each query."""
+    rows = [
+        [str(one.query), one.label, f"{one.score:.2f}", *(_percent(100 * share) for share in shares)]
+        for one, shares in found
+    ]
+    _table(["query", "class", "score", *columns], rows)
 
 
 def sampling(
@@ -233,7 +241,7 @@ def sampling(
         tuple[float, float] | None,
         typer.Option(metavar="X Y", help="The point in pixels of the image.", show_default="its middle"),
     ] = None,
-    output: Annotated[Path, _output("sampling.png")] = Path("sampling.png"),
+    output: _Output = Path("sampling.png"),
     device: Device = "auto",
 ) -> None:
     """Draw where every encoder layer of the pixel decoder samples for a point of an image."""
@@ -254,7 +262,7 @@ def convergence(
     metric: Annotated[
         str | None, typer.Option(help="For example panoptic/PQ.", show_default="PQ, else AP, else mIoU")
     ] = None,
-    output: Annotated[Path, _output("convergence.png")] = Path("convergence.png"),
+    output: _Output = Path("convergence.png"),
 ) -> None:
     """Compare how soon trainings reach their metric, from the metrics.csv of each."""
     from mask2former.analysis import convergence as compare

@@ -17,7 +17,7 @@ from mask2former.text import printable
 
 __all__ = ["cluster_address", "joined_cluster"]
 
-_PATIENCE = 5.0  # seconds until a cluster must answer
+_PATIENCE = 5.0  # seconds until a cluster must accept a connection
 _HOST_AND_PORT = re.compile(r"(?:ray://)?(?P<host>[^/:]+|\[[0-9a-fA-F:]+\]):(?P<port>\d{1,5})")
 
 
