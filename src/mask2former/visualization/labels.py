@@ -25,6 +25,7 @@ LABELS_PER_NAME = 8  # of one class; a crowd reads as a crowd after a few
 MANY_REGIONS = 15  # from here on, small regions go without a label
 INK = (24, 24, 28)
 _PLATE_ROWS = 8
+_LEGEND_SHARE = 1 / 12  # of the image, that a legend may hide
 
 _Box = tuple[int, int, int, int]  # left, top, right, bottom
 _Row = tuple[str, tuple[Region, int]]  # name, one of the regions, and how many there are
@@ -113,7 +114,7 @@ def draw_labels(canvas: UInt8[np.ndarray, "H W 3"], anchors: Sequence[Anchor], r
     first = {_class_of(anchor.region): (name, anchor.region) for anchor, name in reversed(order)}
     legend = [(first[key][0], (first[key][1], number)) for key, number in without.most_common()]
     if legend and not any(anchor.region.identity is not None for anchor in anchors):
-        _paste_plate(canvas, legend, font, anchors, taken)
+        _paste_plate(canvas, legend, font, anchors, taken, is_legend=True)
 
 
 def _paste_plate(
@@ -122,11 +123,18 @@ def _paste_plate(
     font: Lettering,
     anchors: Sequence[Anchor],
     taken: list[_Box],
+    *,
+    is_legend: bool = False,
 ) -> None:
-    """A plate where it hides the fewest things and no label, with as many rows as there is room for."""
+    """A plate where it hides the fewest things and no label, with as many rows as there is room for.
+
+    One name is there at least, else there is no plate; a legend hides a twelfth of the image at most.
+    """
     height, width = canvas.shape[:2]
-    for most in range(min(len(rows), _PLATE_ROWS), 0, -1):
-        plate = Plate(rows, font, most)
+    for most in range(min(len(rows), _PLATE_ROWS), min(len(rows), 2) - 1, -1):
+        plate = Plate(rows, font, most, dots=is_legend or len(rows) > 1)
+        if is_legend and plate.size[0] * plate.size[1] > _LEGEND_SHARE * height * width:
+            continue
         position = _emptiest(plate.size, anchors, (height, width), taken)
         if position is not None:
             plate.paste(canvas, *position)
@@ -203,20 +211,19 @@ def _emptiest(
 
 
 class Plate:
-    """Lines of a class and its number, with a dot in its colour unless it is the one class of things.
+    """Lines of a class and its number, with ``dots`` in the colours of classes.
 
     Of more than ``most`` rows the last one counts the rest.
     """
 
-    def __init__(self, rows: Sequence[_Row], font: Lettering, most: int = _PLATE_ROWS) -> None:
+    def __init__(self, rows: Sequence[_Row], font: Lettering, most: int = _PLATE_ROWS, *, dots: bool = True) -> None:
         kept = rows if len(rows) <= most else rows[: most - 1]
         self.lines = [
             f"{_shortened(name)}: {number}" if region.is_thing else _shortened(name) for name, (region, number) in kept
         ]
-        is_one_kind = len(rows) == 1 and rows[0][1][0].is_thing
-        self._colors = [] if is_one_kind else [region.color for _, (region, _) in kept]
+        self._colors = [region.color for _, (region, _) in kept] if dots else []
         if rest := rows[len(kept) :]:
-            self.lines.append(f"{len(rest)} more: {sum(number for _, (_, number) in rest)}")
+            self.lines.append(f"others: {sum(number for _, (_, number) in rest)}")
         self._font = font
         self._pad = max(3, round(0.32 * font.size))
         self._dot = max(5, round(0.55 * font.size))

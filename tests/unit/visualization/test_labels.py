@@ -179,7 +179,7 @@ def test_classes_for_whose_names_there_is_no_room_are_in_a_legend(boxes: Drawn) 
     assert len(boxes.tags) == 1  # the whale
     [lines] = boxes.lines
     assert lines[:2] == ["kind 0: 30", "kind 1: 30"]
-    assert lines[7] == "3 more: 90"
+    assert lines[7] == "others: 90"
     ((left, top, right, bottom),), ((x1, y1, x2, y2),) = boxes.plates, boxes.tags
     assert left >= x2 or right <= x1 or top >= y2 or bottom <= y1
 
@@ -204,3 +204,14 @@ def test_names_grow_with_large_images_which_are_seen_smaller(boxes: Drawn, side:
     visualization.overlay_panoptic(np.zeros((side, side, 3), np.uint8), ids, [0, 1], regions)
     assert all(least <= bottom - top <= most for _, top, _, bottom in boxes.tags)
     assert len(boxes.tags) == 2
+
+
+@pytest.mark.parametrize("side", [60, 120, 200, 320, 640])
+def test_a_legend_hides_at_most_a_twelfth_and_names_a_class(boxes: Drawn, side: int) -> None:
+    masks = scattered(12, side / 64, (side, side))
+    regions = [Region(f"class {index}", (40, 20 * index, 90), 0.9, index) for index in range(12)]
+    visualization.overlay_instances(np.zeros((side, side, 3), np.uint8), masks, regions)
+    for (left, top, right, bottom), lines in zip(boxes.plates, boxes.lines, strict=True):
+        assert (right - left) * (bottom - top) <= side * side / 12
+        assert lines[0].startswith("class ")
+    assert bool(boxes.plates) == (side >= 200)
