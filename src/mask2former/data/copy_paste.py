@@ -30,7 +30,7 @@ def choose_objects(sample: PackedSample, is_thing: Bool[np.ndarray, " K"], rng: 
 
 
 def paste(onto: PackedSample, source: PackedSample, chosen: Sequence[int]) -> PackedSample:
-    """``onto`` with the chosen objects of ``source``, at their places from the top left; what does not fit is cut.
+    """``onto`` with the chosen objects of ``source``, at their positions from the top left; what does not fit is cut.
 
     Masks of ``onto``, and what is ignored there, lose what is covered; objects that lose all of their pixels by this
     are left out. Pasted objects come last and overlap one another as they did before.

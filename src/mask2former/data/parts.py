@@ -27,11 +27,11 @@ __all__ = ["Part", "PartOfClips", "is_held_back", "part_of"]
 def is_held_back(key: str, split: ValidationSplitConfig) -> bool:
     """Whether what has this name is for validation: by its name and the seed alone, whatever else there is."""
     digest = hashlib.sha256(f"{split.seed}\0{key}".encode("utf-8", "surrogatepass")).digest()
-    place = int.from_bytes(digest[:6], "big") / 2**48  # uniform in [0, 1), exact
+    position = int.from_bytes(digest[:6], "big") / 2**48  # uniform in [0, 1), exact
     if split.share is not None:
-        return place < split.share
+        return position < split.share
     fold, folds = split.fold_of
-    return int(place * folds) + 1 == fold
+    return int(position * folds) + 1 == fold
 
 
 def part_of(whole: AnnotatedSet | ClipSet, wanted: ValidationSplitConfig, split: Split) -> Part | PartOfClips:

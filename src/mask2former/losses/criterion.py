@@ -266,20 +266,21 @@ class Criterion(nn.Module):
         return MatchedDepth(pilots.output, targets, masks, pilots.matches, logits, total, sample, is_pilot=True)
 
     def class_loss(self, matched: MatchedDepth) -> Float[Tensor, ""]:
-        """Weighted cross-entropy over all queries, divided by the sum of the weights of this batch."""
+        """Weighted cross-entropy over all queries, or pilots with an object, divided by the sum of the weights."""
         logits = matched.output.class_logits
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        if matched.is_pilot:
-            pairs = list(zip(logits, matched.targets, matched.matches, strict=True))
-            known = torch.cat([scores[queries] for scores, _, (queries, _) in pairs])
-            return F.cross_entropy(known, torch.cat([target.labels[chosen] for _, target, (_, chosen) in pairs]))
-        wanted = torch.full(logits.shape[:2], self.num_classes, dtype=torch.int64, device=logits.device)
-        for row, (target, (queries, chosen)) in enumerate(zip(matched.targets, matched.matches, strict=True)):
-            wanted[row, queries] = target.labels[chosen]
         weights = logits.new_ones(self.num_classes + 1)
         weights[-1] = self.no_object_weight
         if self.class_weights is not None:
             weights[:-1] = weights.new_tensor(self.class_weights)
+        if matched.is_pilot:
+            pairs = list(zip(logits, matched.targets, matched.matches, strict=True))
+            known = torch.cat([scores[queries] for scores, _, (queries, _) in pairs])
+            labels = torch.cat([target.labels[chosen] for _, target, (_, chosen) in pairs])
+            return F.cross_entropy(known, labels, weights)
+        wanted = torch.full(logits.shape[:2], self.num_classes, dtype=torch.int64, device=logits.device)
+        for row, (target, (queries, chosen)) in enumerate(zip(matched.targets, matched.matches, strict=True)):
+            wanted[row, queries] = target.labels[chosen]
         return F.cross_entropy(logits.transpose(1, 2), wanted, weights)
 
     def _sample(self, matched: MatchedDepth, draw: _Draws) -> SampledMasks:

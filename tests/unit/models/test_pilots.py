@@ -53,7 +53,7 @@ def test_objects_are_there_as_often_as_there_is_room() -> None:
     assert pilots.groups == 2
     assert pilots.labels.shape == (2, 6)
     assert [len(chosen) for chosen in pilots.chosen] == [6, 2]
-    assert [pilots.places(clip).tolist() for clip in (0, 1)] == [[0, 1, 2, 3, 4, 5], [0, 3]]
+    assert [pilots.indices(clip).tolist() for clip in (0, 1)] == [[0, 1, 2, 3, 4, 5], [0, 3]]
     assert sorted(pilots.labels[0].tolist()) == [0, 0, 1, 1, 2, 2]
     few = made((4, 4), 3)
     assert (few.groups, few.labels.shape) == (1, (2, 3))
@@ -77,8 +77,8 @@ def test_pilots_attend_inside_of_their_objects() -> None:
     blocked = pilots.blocked([grid])
     for clip, target in enumerate(targets(2, 1)):
         inside = target.masks[:, 0, 8::16, 8::16].flatten(1)  # tokens are wholly inside or outside
-        for place, chosen in zip(pilots.places(clip).tolist(), pilots.chosen[clip].tolist(), strict=True):
-            assert torch.equal(~blocked[clip, place], inside[chosen])
+        for index, chosen in zip(pilots.indices(clip).tolist(), pilots.chosen[clip].tolist(), strict=True):
+            assert torch.equal(~blocked[clip, index], inside[chosen])
     both = pilots.blocked([grid, (1, 8, 12)])
     assert both.shape == (2, 2, 24 + 96)
 
@@ -111,11 +111,12 @@ def test_queries_do_not_notice_pilots(switches: dict[str, Any]) -> None:
     assert depths[-1].output.class_logits.shape == (2, 6, CLASSES + 1)
 
 
-def test_the_loss_of_pilots_is_that_of_their_objects() -> None:
+@pytest.mark.parametrize("class_weights", [None, (1.0, 3.0, 0.5, 2.0)])
+def test_the_loss_of_pilots_is_that_of_their_objects(class_weights: tuple[float, ...] | None) -> None:
     model = decoder(pilots=6)
     given = targets(3, 1)
     uniform = partial(torch.rand, generator=torch.Generator().manual_seed(0))
-    criterion = Criterion(CLASSES, num_points=64, match_on="masks", loss_on="masks")
+    criterion = Criterion(CLASSES, num_points=64, match_on="masks", loss_on="masks", class_weights=class_weights)
     output: MaskOutput = model(features(), targets=given)
     losses = criterion(output, given, uniform)
     assert {name for name in losses.terms if "pilot" in name} == {
@@ -128,7 +129,8 @@ def test_the_loss_of_pilots_is_that_of_their_objects() -> None:
     for clip, (queries, chosen) in enumerate(pilots.matches):
         scores.append(pilots.output.class_logits[clip, queries])
         labels.append(given[clip].labels[chosen])
-    expected = torch.nn.functional.cross_entropy(torch.cat(scores), torch.cat(labels))
+    weights = None if class_weights is None else torch.tensor([*class_weights, 0.1])
+    expected = torch.nn.functional.cross_entropy(torch.cat(scores), torch.cat(labels), weights)
     torch.testing.assert_close(losses.terms["loss_ce_pilot"], expected)
 
     plain = criterion(model(features()), given, uniform)

@@ -176,7 +176,7 @@ class MaskedTransformerDecoder(nn.Module):
             MaskOutput(scores[:, part], MaskProduct(embeddings[:, part], mask_features), normed[:, part])
             for part in (slice(self.num_queries), slice(self.num_queries, None))
         )
-        matches = [(pilots.places(clip), chosen) for clip, chosen in enumerate(pilots.chosen)]
+        matches = [(pilots.indices(clip), chosen) for clip, chosen in enumerate(pilots.chosen)]
         known = None if is_start else PilotOutput(theirs, matches, pilots.groups)
         return MaskOutput(mine.class_logits, mine.masks, mine.query_features, outputs, known)
 

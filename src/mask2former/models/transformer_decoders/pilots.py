@@ -72,11 +72,11 @@ class Pilots:
             share = (~outside).float().mean(1, keepdim=True)
             wrong = torch.where(outside, self.noise * share / (1 - share).clamp(min=1e-6), self.noise)
             outside = outside ^ (torch.rand_like(wrong) < wrong)
-            blocked[clip, self.places(clip)] = outside & ~outside.all(1, keepdim=True)
+            blocked[clip, self.indices(clip)] = outside & ~outside.all(1, keepdim=True)
         return blocked
 
-    def places(self, clip: int) -> Int64[Tensor, " n"]:
-        """Where the pilots of a clip are among P."""
+    def indices(self, clip: int) -> Int64[Tensor, " n"]:
+        """The indices of the pilots of a clip among P."""
         each = len(self.chosen[clip]) // self.groups
         size = self.labels.shape[1] // self.groups
         first = torch.arange(self.groups, device=self.labels.device)[:, None] * size
