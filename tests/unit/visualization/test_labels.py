@@ -208,7 +208,7 @@ def test_names_grow_with_large_images_which_are_seen_smaller(boxes: Drawn, side:
 
 @pytest.mark.parametrize("side", [60, 120, 200, 320, 640])
 def test_a_legend_hides_at_most_a_twelfth_and_names_a_class(boxes: Drawn, side: int) -> None:
-    masks = scattered(12, side / 64, (side, side))
+    masks = scattered(12, side // 64 or 1, (side, side))
     regions = [Region(f"class {index}", (40, 20 * index, 90), 0.9, index) for index in range(12)]
     visualization.overlay_instances(np.zeros((side, side, 3), np.uint8), masks, regions)
     for (left, top, right, bottom), lines in zip(boxes.plates, boxes.lines, strict=True):
