@@ -152,6 +152,18 @@ def test_without_objects_there_are_no_pilots_and_still_a_gradient() -> None:
     assert not gradient.any()
 
 
+@pytest.mark.parametrize("noise", [0.0, 0.5])
+def test_the_noise_of_the_settings_reaches_the_pilots(noise: float) -> None:
+    model = decoder(pilots=6, pilot_noise=noise)
+    found = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        pilots = model(features(), targets=targets(3, 1)).pilots
+        assert pilots is not None
+        found.append(pilots.output.mask_logits)
+    assert torch.equal(*found) == (noise == 0)
+
+
 def test_attention_without_masks_has_no_pilots() -> None:
     with pytest.raises(ValueError, match="pilots attend inside masks, and attention smca reads none"):
         MaskedDecoderConfig(pilots=10, attention="smca")

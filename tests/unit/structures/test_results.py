@@ -93,6 +93,19 @@ def test_instances_above_a_threshold() -> None:
     assert len(instances().above(0.99)) == 0
 
 
+def test_a_class_may_have_a_threshold_of_its_own() -> None:
+    found = instances()
+    first, *_ = {found.categories[label].name: None for label in found.labels.tolist()}
+    of_first = found.labels == found.categories.names.index(first)
+    kept = found.at_least(0.0, {first: 1.0})
+    assert kept.scores.tolist() == found.scores[~of_first].tolist()
+    assert found.below(0.0, {first: 1.0}).scores.tolist() == found.scores[of_first].tolist()
+    assert 0 < len(kept) < len(found)
+    assert len(found.at_least(1.0, {first: 0.0})) == of_first.sum()
+    with pytest.raises(UserError, match=r"class_thresholds names unknown, but the classes are "):
+        found.at_least(0.5, {"unknown": 0.5})
+
+
 def test_instances_must_be_sorted() -> None:
     result = instances()
     with pytest.raises(AssertionError, match="sorted"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -202,6 +203,24 @@ def test_circles_and_ellipses_are_the_pixels_inside_them(tmp_path: Path, name: s
     inside = np.hypot(x - 30, y - 20)
     assert mask[inside < 9.4].all()
     assert not mask[inside > 10.6].any()
+
+
+@pytest.mark.parametrize("name", ["cvat", "label-studio"])
+def test_an_ellipse_turns_clockwise_as_the_image_shows_it(tmp_path: Path, name: str) -> None:
+    """Both programs say so of theirs; y grows downwards."""
+    share = {"x": 50, "y": 50, "radiusX": 1600 / W, "radiusY": 400 / H, "rotation": 30, "ellipselabels": ["cell"]}
+    content = {
+        "cvat": cvat('<ellipse label="cell" cx="30" cy="20" rx="16" ry="4" rotation="30"/>'),
+        "label-studio": task({"type": "ellipselabels", "value": share}),
+    }[name]
+    tool: ToolName = "cvat" if name == "cvat" else "label-studio"
+    ((_, mask),), _ = read(tmp_path, tool, content, f"a.{'xml' if tool == 'cvat' else 'json'}")
+    ends = [
+        (round(20 + side * 13 * math.sin(math.radians(30))), round(30 + side * 13 * math.cos(math.radians(30))))
+        for side in (1, -1)
+    ]
+    assert all(mask[end] for end in ends)
+    assert not any(mask[40 - y, x] for y, x in ends)  # of the one that turns the other way
 
 
 NO_MASKS: dict[str, tuple[ToolName, Any, str]] = {
