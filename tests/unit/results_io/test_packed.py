@@ -31,6 +31,7 @@ def test_files_are_those_of_ordinary_results(task: str, columns: int, monkeypatc
     monkeypatch.setattr("mask2former.results_io.packed.PIXELS_AT_ONCE", columns * SIZE[0])
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 6, (7, 9))
+    coarse[:, 4:6] = [[5, 5], [1, 2], [1, 2], [1, 3], [2, 3], [2, 1], [5, 5]]  # runs that go on in the next column
     values = np.repeat(np.repeat(coarse, 10, axis=0), 10, axis=1)
     if task == "panoptic":
         categories = Categories.from_names(["cat", "sky"], ["cat"])
