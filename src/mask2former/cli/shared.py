@@ -53,8 +53,8 @@ __all__ = [
 DEFAULT_MODEL = "scenes-tiny"
 _OTHERS = "Models of other code bases"
 _NO_MODEL = (
-    "no model is named: --model coco-panoptic/swin-t for photographs (downloaded once, not for commercial use; "
-    "mmdet/coco-panoptic/swin-t is), nuclei for cells under microscopes, scenes-tiny for drawn scenes; 'mask2former "
+    "no model is named: --model coco-panoptic/swin-t for photographs (downloaded once; for commercial use "
+    "mmdet/coco-panoptic/swin-t), nuclei for cells under microscopes, scenes-tiny for drawn scenes; 'mask2former "
     "models' lists all"
 )
 
