@@ -29,7 +29,7 @@ from mask2former.checkpoints import current_zoo, packaged_names
 from mask2former.config import InferenceConfig, Task
 from mask2former.errors import MissingExtraError, OptionError, UserError
 from mask2former.inference.opening import open_predictor
-from mask2former.inference.predict_files import categories_sha256
+from mask2former.inference.result_files import categories_sha256
 from mask2former.inference.tta import MultiScaleFlip
 from mask2former.notes import Note, collect_notes, sentences
 from mask2former.progress import Progress, silent

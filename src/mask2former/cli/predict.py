@@ -219,7 +219,8 @@ def predict(
     is given.
     """
     from mask2former.data.images import standard_input
-    from mask2former.inference.predict_files import Outcome, predict_files
+    from mask2former.inference.predict_files import predict_files
+    from mask2former.inference.result_files import Outcome
 
     console = make_console()
     name = named_model(model)

@@ -1,0 +1,121 @@
+"""Which images a run has, and where the results of each go."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from mask2former import limits
+from mask2former.data.image_files import (
+    ImageFile,
+    ImagePage,
+    NamedBytes,
+    in_memory,
+    num_pages,
+    path_of,
+)
+from mask2former.data.images import as_file, list_images
+from mask2former.data.web_images import is_address
+from mask2former.errors import UserError
+from mask2former.files import check_folder
+from mask2former.inference.result_files import (
+    ENDINGS,
+    Job,
+    is_own_image,
+)
+from mask2former.limits import check_limit
+from mask2former.notes import note
+
+__all__ = ["FileSource", "plan"]
+
+FileSource = str | os.PathLike[str] | NamedBytes
+"""A path of an image or folder, an http(s) address, or an image file in memory."""
+
+
+def plan(
+    sources: Sequence[FileSource], output: str | os.PathLike[str], *, page: int | Literal["all"] | None = None
+) -> list[Job]:
+    """The images of files and folders, and where their results go; touches nothing.
+
+    An output folder inside a source folder is not searched for images. Overlays and maps of earlier results are
+    skipped wherever they lie, with a note.
+
+    Raises:
+        UserError: no images, an output that is no folder or cannot be written, or results that would overwrite
+            an image or each other, also through links.
+    """
+    folder = Path(output)
+    check_folder(folder)
+    resolved = folder.resolve()
+    others = [as_file(source) for source in sources if isinstance(source, NamedBytes) or is_address(source)]
+    named = [Path(source) for source in sources if not isinstance(source, NamedBytes) and not is_address(source)]
+    roots = {source.resolve() for source in named if source.is_dir()}
+    if resolved in roots:
+        raise UserError(f"the output folder '{folder}' is one of the sources; choose another")
+    inside = any(resolved.is_relative_to(root) for root in roots)
+
+    def skip(path: Path) -> bool:
+        if inside and path.resolve().is_relative_to(resolved):
+            return True
+        if is_ours := is_own_image(path):
+            note("overlays and maps of earlier results, not taken as images", f"'{path}'")
+        return is_ours
+
+    found: list[tuple[ImageFile, Path]] = list(list_images(named, skip)) if named or not others else []
+    found += [(file, Path(Path(file.name).stem)) for file in others]
+    jobs = [Job(file, folder, stem) for image, name in found for file, stem in _pages(image, name, page)]
+    if not jobs:
+        raise UserError(
+            f"the sources hold no images but results of mask2former predict or what is in the output folder "
+            f"'{folder}'; name the images themselves"
+        )
+    images = {_identity(path): path for job in jobs if (path := path_of(job.source)) is not None}
+    real_folder = functools.cache(os.path.realpath)  # thousands of results lie in few folders
+    owners: dict[str, Job] = {}
+    for job in jobs:
+        for ending in ENDINGS:
+            path = job.file(ending)
+            target = os.path.join(real_folder(path.parent), path.name)
+            if os.path.islink(target):
+                target = os.path.realpath(target)
+            identity = _identity(target)
+            if identity is not None and identity in images:
+                raise UserError(f"'{path}' would overwrite an image, '{images[identity]}'; choose another output")
+            if owners.setdefault(target, job) is not job:
+                raise UserError(
+                    f"the results of '{owners[target].source}' and '{job.source}' would both be written to '{path}'; "
+                    "run them separately"
+                )
+    return jobs
+
+
+def _pages(file: ImageFile, stem: Path, page: int | Literal["all"] | None) -> list[tuple[ImageFile, Path]]:
+    """The chosen pages of a file, with the stems of their results."""
+    if page is None or isinstance(file, ImagePage):
+        return [(file, stem)]
+    numbers = range(page, page + 1) if isinstance(page, int) else range(0)
+    if page == "all":
+        with contextlib.suppress(UserError):  # of a file that cannot be read, which fails alone, later
+            file = in_memory(file)
+            count = num_pages(file)
+            check_limit(f"'{file}' has pages:", count, limits.IMAGE_PAGES - 1, "name one with page")
+            numbers = range(1, count + 1) if count > 1 else numbers
+    elif not isinstance(page, int) or isinstance(page, bool):
+        raise UserError(f"page must be a number from 1, or all, got {page!r}")
+    if not numbers:
+        return [(file, stem)]
+    assert not isinstance(file, ImagePage)
+    return [(ImagePage(file, number), stem.with_name(f"{stem.name}_page{number}")) for number in numbers]
+
+
+def _identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
+    """What tells one file from another, however it is spelled or linked; None where there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

@@ -1,0 +1,389 @@
+"""The files of an image's results: which there are, what made those that are there, and what nobody may overwrite."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import struct
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import mask2former
+from mask2former import documents, limits
+from mask2former.config import InferenceConfig, Task, with_new_names
+from mask2former.data.image_files import (
+    ImageFile,
+    ImagePage,
+    NamedBytes,
+    open_image,
+    path_of,
+)
+from mask2former.errors import UserError
+from mask2former.files import check_apart, check_file, folder_lock, location_of
+from mask2former.notes import note
+from mask2former.results_io.coco import is_coco_results
+from mask2former.results_io.json import RECORDS, read_result
+from mask2former.structures import Categories, Instances, Segmentation
+from mask2former.structures.packed_results import PackedSegmentation
+from mask2former.structures.results import SCHEMA_VERSION, SOFTWARE
+
+if TYPE_CHECKING:
+    pass
+
+__all__ = [
+    "ENDINGS",
+    "EXACT_MAPS",
+    "Job",
+    "Outcome",
+    "Request",
+    "categories_sha256",
+    "check_alike",
+    "check_coco_file",
+    "check_in_the_way",
+    "check_run_file",
+    "drop_stale",
+    "image_sha256_of",
+    "is_of_another_image",
+    "is_own_image",
+    "remove_incomplete",
+    "remove_old",
+]
+
+EXACT_MAPS: Mapping[str, str] = {
+    "panoptic": "_ids.png",
+    "semantic": "_labels.png",
+}  # by task: the exact map of an image
+ENDINGS = (".png", ".json", *EXACT_MAPS.values())
+_HEAD = b'{"schema_version": '  # of JSON files of results
+_TIFF_SOFTWARE = 305  # the tag of a TIFF file that says what wrote it
+_MARK = b"tEXtSoftware\0" + SOFTWARE.encode()  # in PNG files of ours
+_PNG = b"\x89PNG\r\n\x1a\n"
+# Settings that earlier results do not name, with what they were made with.
+_ADDED = {"resampling": "antialiased", "classes": None, "min_area": 0, "class_thresholds": {}}
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One image; its results are ``stem`` plus an ending, below the folder ``output``."""
+
+    source: ImageFile
+    output: Path
+    stem: Path
+
+    @property
+    def document(self) -> Path:
+        """The JSON file, which says of what and by what it was made; written last."""
+        return self.file(".json")
+
+    def file(self, ending: str) -> Path:
+        return self.output / f"{self.stem}{ending}"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one image.
+
+    Attributes:
+        job: the image.
+        status: ``skipped`` means that its results were there; ``refused`` that the image cannot be read or its
+            results cannot be written; ``failed`` that something else went wrong, for instance for want of memory.
+        reason: why there is no result, one sentence.
+        trace: where it happened, if nobody expected it.
+        differs: skipped although what is there was made by another model, with other classes or settings, or by a
+            version that recorded something else.
+        crowded: done, but there may be more instances than ``max_instances`` lets through.
+        found: how many segments, instances or classes were predicted; 0 where ``differs``.
+        candidates: how many instances there were of any score.
+    """
+
+    job: Job
+    status: Literal["done", "skipped", "refused", "failed"]
+    reason: str = ""
+    trace: str = ""
+    differs: bool = False
+    crowded: bool = False
+    found: int = 0
+    candidates: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What results must have been made by, and which files belong to them.
+
+    Attributes:
+        task: of the results.
+        settings: recorded ones.
+        weights_sha256: of the model.
+        categories_sha256: of its classes: :func:`categories_sha256`.
+        endings: of the files.
+        candidates: whether instances below the threshold are written too.
+    """
+
+    task: Task
+    settings: Mapping[str, Any]
+    weights_sha256: str
+    categories_sha256: str
+    endings: tuple[str, ...]
+    candidates: bool
+
+    def skips(self, job: Job, document: Mapping[str, Any], image_sha256: str) -> Outcome | None:
+        """What becomes of an image with results; None where they are to be replaced."""
+        if not self.made(document):
+            return Outcome(job, "skipped", differs=True)
+        if document["provenance"].get("image_sha256") != image_sha256 or not self.is_complete(job, document):
+            return None
+        found = len(document[RECORDS[self.task]])
+        return Outcome(job, "skipped", found=found, candidates=document.get("num_candidates", found))
+
+    def made(self, document: Mapping[str, Any]) -> bool:
+        """Whether these weights made it, with these classes and settings."""
+        provenance, settings = document.get("provenance"), document.get("settings")
+        if isinstance(settings, dict):
+            with contextlib.suppress(ValueError):  # of a setting under two names, which is nobody's
+                settings = _ADDED | with_new_names(settings)
+        return isinstance(provenance, dict) and (
+            document["schema_version"],
+            document["task"],
+            settings,
+            provenance.get("weights_sha256"),
+            provenance.get("categories_sha256"),
+        ) == (SCHEMA_VERSION, self.task, self.settings, self.weights_sha256, self.categories_sha256)
+
+    def is_complete(self, job: Job, document: Mapping[str, Any]) -> bool:
+        if self.candidates and "candidates" not in document:
+            return False
+        width_height = tuple(document["size"][::-1])
+        for ending in self.endings[1:]:
+            found = _whole_png(job.file(ending))
+            if found is None or (ending != ".png" and found != width_height):  # overlays may be enlarged
+                return False
+        return True
+
+    def extra(
+        self,
+        everything: PackedSegmentation | Segmentation,
+        settings: InferenceConfig,
+        source: ImageFile,
+        image_sha256: str,
+    ) -> dict[str, Any]:
+        """What the JSON file says beside the result: what it was made of, and candidates."""
+        values: dict[str, Any] = {
+            "provenance": {
+                "version": mask2former.__version__,
+                "image": source.name,
+                "image_sha256": image_sha256,
+                "weights_sha256": self.weights_sha256,
+                "categories_sha256": self.categories_sha256,
+            }
+        }
+        if isinstance(source, ImagePage):
+            values["provenance"]["page"] = source.number
+        if isinstance(everything, Instances):
+            values["num_candidates"] = len(everything)
+            if self.candidates:
+                values["candidates"] = everything.below(
+                    settings.instance_threshold, settings.class_thresholds
+                ).to_dict()["instances"]
+        return values
+
+
+def _whole_png(path: Path) -> tuple[int, int] | None:
+    """Width and height of a PNG file, all of whose chunks are there as their checksums say; None of anything else."""
+    try:
+        documents.check_regular(path, "result")
+        content = memoryview(path.read_bytes())
+    except (OSError, UserError):
+        return None
+    start = len(_PNG)
+    if content[:start] != _PNG:
+        return None
+    while start + 12 <= len(content):
+        length, kind = struct.unpack_from(">I4s", content, start)
+        end = start + 12 + length
+        if end > len(content) or zlib.crc32(content[start + 4 : end - 4]) != int.from_bytes(content[end - 4 : end]):
+            return None
+        if kind == b"IEND":
+            return struct.unpack_from(">II", content, 16)
+        start = end
+    return None
+
+
+def image_sha256_of(source: ImageFile) -> str:
+    """Of a file; nothing where it cannot be read or is no image by its size, which reading the image says better."""
+    path = path_of(source)
+    if path is None:
+        content = source.file if isinstance(source, ImagePage) else source
+        return hashlib.sha256(content.content).hexdigest() if isinstance(content, NamedBytes) else ""
+    try:
+        if documents.check_regular(path, "image") > limits.LARGE_IMAGE_BYTES:
+            return ""
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, UserError):
+        return ""
+
+
+def categories_sha256(categories: Categories) -> str:
+    """Of what results say of the classes: ids, names, and which are things."""
+    classes = [[item.id, item.name, item.is_thing] for item in categories]
+    return hashlib.sha256(json.dumps(classes).encode()).hexdigest()
+
+
+def is_of_another_image(document: Mapping[str, Any], image_sha256: str) -> bool:
+    """Whether results are known to be of another image; False where one of the two is unknown."""
+    provenance = document.get("provenance")
+    recorded = provenance.get("image_sha256") if isinstance(provenance, dict) else None
+    return bool(recorded and image_sha256) and recorded != image_sha256
+
+
+def check_in_the_way(jobs: Sequence[Job], request: Request) -> None:
+    """Refuse to write over what is no result of ours.
+
+    Raises:
+        UserError: naming a file.
+    """
+    others = [
+        path
+        for job in jobs
+        for ending in request.endings
+        if (path := job.file(ending)).exists()
+        and not (_is_own_document(path) if ending == ".json" else is_own_image(path) or _is_damaged(path, job))
+    ]
+    if others:
+        more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
+        raise UserError(
+            f"'{others[0]}'{more} is there and is no result of mask2former predict; choose another output, or "
+            "--overwrite to lose it"
+        )
+
+
+def check_alike(jobs: Sequence[Job], request: Request) -> None:
+    """Refuse to mix results of several models, settings or tasks in one file.
+
+    Raises:
+        UserError: naming a file.
+    """
+    others = [
+        job.document
+        for job in jobs
+        if (document := read_result(job.document)) is not None and not request.made(document)
+    ]
+    if others:
+        more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
+        raise UserError(
+            f"'{others[0]}'{more} was made by another model, with other classes or settings, or by another version, "
+            "and one COCO file must not mix them; use --overwrite or another output"
+        )
+
+
+def remove_old(job: Job) -> None:
+    """Remove an earlier result, its JSON file first: from here on it is not complete."""
+    if read_result(job.document) is None:
+        return
+    ours = [path for ending in (".png", *EXACT_MAPS.values()) if is_own_image(path := job.file(ending))]
+    for path in (job.document, *ours):
+        path.unlink(missing_ok=True)
+
+
+def remove_incomplete(job: Job) -> None:
+    """Remove the overlay and maps of a result whose JSON file, which is written last, is not there."""
+    if not job.document.parent.is_dir():
+        return
+    with folder_lock(job.document.parent):
+        if not job.document.exists():
+            for ending in (".png", *EXACT_MAPS.values()):
+                if is_own_image(path := job.file(ending)):
+                    path.unlink(missing_ok=True)
+
+
+def drop_stale(job: Job) -> None:
+    """Remove the results of another image, which nothing replaces: by their name they would be taken for this one's."""
+    there = read_result(job.document)
+    if there is not None and is_of_another_image(there, image_sha256_of(job.source)):
+        remove_old(job)
+        message = "results of earlier images of the same name, removed because the new images could not be segmented"
+        note(message, f"'{job.document}'")
+
+
+def is_own_image(path: Path) -> bool:
+    """Whether a file is an overlay or a map of a result: it says so, or (of 0.1.0) the JSON file beside it does."""
+    if path.suffix.lower() not in (".png", ".tif") or not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file:  # a large map is not opened as an image
+            if _MARK in file.read(128):
+                return True
+        with open_image(path) as image:
+            marks = image.info.get("Software"), getattr(image, "tag_v2", {}).get(_TIFF_SOFTWARE)
+            if SOFTWARE in marks:
+                return True
+    except (UserError, OSError):  # whatever is wrong with it, reading it says
+        return False
+    for task, ending in (*EXACT_MAPS.items(), ("", ".png")):
+        document = read_result(path.with_name(path.name.removesuffix(ending) + ".json"))
+        if path.name.endswith(ending) and document is not None and "provenance" not in document:
+            return document["task"] == task if task else document.get("model") is not None
+    return False
+
+
+def check_coco_file(path: Path, jobs: Sequence[Job], *, overwrite: bool = False) -> None:
+    """That the file for the COCO results of a run can be written later and destroys nothing.
+
+    Raises:
+        UserError: it is an image or one of the results, or lies where results go, or something else is there.
+    """
+    check_run_file(path, jobs, "--coco", is_coco_results, overwrite=overwrite)
+
+
+def check_run_file(
+    path: Path, jobs: Sequence[Job], option: str, is_ours: Callable[[Path], bool], *, overwrite: bool
+) -> None:
+    """The same of any file for a whole run, which ``option`` names.
+
+    Raises:
+        UserError: as :func:`check_coco_file`.
+    """
+    check_file(path)
+    check_apart(path, [source for job in jobs if (source := path_of(job.source)) is not None])
+    target = location_of(path)
+    results = {location_of(job.file(ending)): job for job in jobs for ending in ENDINGS}
+    folders = {folder for index in results for folder in Path(index).parents}
+    if target in results or any(str(folder) in results for folder in Path(target).parents):
+        raise UserError(f"'{path}' is one of the results of this run; name another file for {option}")
+    if Path(target) in folders:
+        raise UserError(f"'{path}' is a folder of the results of this run; name another file for {option}")
+    if path.is_file() and not overwrite and not is_ours(path):  # reading a pipe would wait for its writer
+        raise UserError(
+            f"'{path}' is there and is no file of {option[2:].replace('coco', 'COCO results')} of mask2former predict; "
+            f"name another file for {option}, or --overwrite to lose it"
+        )
+
+
+def _is_damaged(path: Path, job: Job) -> bool:
+    """Whether an overlay or map is empty, as after a power cut, or a cut PNG file beside the results it belongs to."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        start = file.read(len(_PNG))
+    return not start or (start == _PNG and _whole_png(path) is None and read_result(job.document) is not None)
+
+
+def _is_own_document(path: Path) -> bool:
+    """Whether a JSON file is a result of ours, or what is left of one: empty or cut short after a power cut."""
+    if read_result(path) is not None:
+        return True
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        start = file.read(len(_HEAD))
+    if start and start != _HEAD:
+        return False
+    try:
+        documents.read_json(path, "result")
+    except UserError:
+        return True
+    return False
