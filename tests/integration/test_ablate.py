@@ -131,8 +131,13 @@ def test_what_came_after_the_paper_changes_what_it_names(row: str) -> None:
         assert changed == {"model.transformer_decoder.pilots"}
         assert run.model.transformer_decoder.model_dump()["pilots"] == 32  # of 32 queries, for 100 in the paper
     else:
-        part = "backbone" if row == "plain-vit" else "pixel_decoder.stages"
-        assert all(key.startswith(f"model.{part}") for key in changed)
+        parts = {
+            "plain-vit": ("model.backbone.",),
+            "token-scaling": ("model.pixel_decoder.stages",),
+            "encoder-only": ("model.backbone.", "model.pixel_decoder.", "model.transformer_decoder."),
+        }
+        assert all(key.startswith(parts[row]) for key in changed)
+        assert run.model.transformer_decoder.queries == 32
 
 
 @pytest.mark.parametrize("row", ["per-pixel", pytest.param("maskformer-decoder", marks=pytest.mark.slow)])

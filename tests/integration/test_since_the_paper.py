@@ -27,6 +27,18 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "model": {"backbone": {"name": "timm", "model": "vit_small_patch14_dinov2", "kwargs": _VIT, "pyramid": 32}},
     },
     "stages": {"model": {"pixel_decoder": {"num_layers": 3, "stages": [1, 1, 1]}}},
+    "encoder-only": {
+        "model": {
+            "backbone": {
+                "name": "timm",
+                "model": "vit_small_patch14_dinov2",
+                "kwargs": _VIT | {"depth": 3},
+                "joint_blocks": 2,
+            },
+            "pixel_decoder": {"name": "none"},
+            "transformer_decoder": {"name": "encoder-only", "num_queries": 20},
+        },
+    },
     "pilots": {"model": {"transformer_decoder": {"pilots": 12}}},
 }
 
@@ -49,7 +61,8 @@ def changes_of(option: str, tmp_path: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "option", ["pilots", *(pytest.param(option, marks=pytest.mark.slow) for option in ("vit", "stages"))]
+    "option",
+    ["pilots", "encoder-only", *(pytest.param(option, marks=pytest.mark.slow) for option in ("vit", "stages"))],
 )
 def test_an_option_learns_and_lives_in_its_file(option: str, tmp_path: Path) -> None:
     run = finish(config_of(tmp_path / "run", **changes_of(option, tmp_path)))

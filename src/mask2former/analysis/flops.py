@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from mask2former.config import MaskedDecoderConfig
+from mask2former.config import MaskedDecoderConfig, NoPixelDecoderConfig
 from mask2former.errors import UserError
 from mask2former.evaluation.curves import plot_bars
 from mask2former.models.mask2former import Mask2Former
@@ -271,6 +271,7 @@ def _published(model: Mask2Former, here: int, size_hw: Size, num_frames: int) ->
         return None
     config = architecture.transformer_decoder
     assert isinstance(config, MaskedDecoderConfig)
+    assert not isinstance(architecture.pixel_decoder, NoPixelDecoderConfig)
     queries, channels = config.num_queries, architecture.pixel_decoder.mask_dim
     pixels = num_frames * size_hw[0] * size_hw[1]
     levels = [pixels // stride**2 for stride in _STRIDES]

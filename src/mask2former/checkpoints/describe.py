@@ -115,6 +115,7 @@ def _architecture(config: ArchitectureConfig) -> dict[str, str]:
     if backbone.name == "timm":
         name = f"{backbone.model} (timm), {backbone.norm} norm"
         name += f", simple feature pyramid of {backbone.pyramid} channels" if backbone.pyramid else ""
+        name += f", queries in its last {backbone.joint_blocks} blocks" if backbone.joint_blocks else ""
     else:
         name = f"Swin, width {backbone.embed_dim}, blocks {'-'.join(map(str, backbone.depths))}"
         name += f", window {backbone.window_size}"

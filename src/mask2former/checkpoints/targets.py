@@ -20,7 +20,7 @@ from mask2former.checkpoints.normalisation import Normalisation
 from mask2former.checkpoints.rules import Layout, from_original
 from mask2former.checkpoints.safetensors_files import write_safetensors
 from mask2former.checkpoints.save import dump_original, save, save_folder, save_torch
-from mask2former.config import ArchitectureConfig, MaskedDecoderConfig, MSDeformAttnConfig
+from mask2former.config import ArchitectureConfig, EncoderOnlyConfig, MaskedDecoderConfig, MSDeformAttnConfig
 from mask2former.errors import UserError
 from mask2former.files import whole_folder, write_whole
 from mask2former.models.mask2former import Mask2Former
@@ -123,6 +123,8 @@ def _check_parts(architecture: ArchitectureConfig, target: Target) -> None:
         UserError: naming it.
     """
     pixels, decoder = architecture.pixel_decoder, architecture.transformer_decoder
+    if isinstance(decoder, EncoderOnlyConfig):
+        raise UserError("only our own format can store an encoder-only model; choose ours")
     if isinstance(decoder, MaskedDecoderConfig) and decoder.switches:
         names = ", ".join(f"{name}={str(value).lower()}" for name, value in decoder.switches.items())
         raise UserError(f"only our own format can store transformer_decoder.{names}; choose ours")

@@ -47,7 +47,7 @@ def ablate(
     """Train the paper's ablations with the same steps and seeds, and compare what they reach with the paper.
 
     The same command resumes what was interrupted. Rows: the last parts of the names of 'mask2former recipe' that begin
-    with ablation/, and mask-piloted, token-scaling and plain-vit.
+    with ablation/, and mask-piloted, token-scaling, plain-vit and encoder-only.
     """
     need_lightning()
     from mask2former.files import check_folder

@@ -14,11 +14,13 @@ __all__ = [
     "ArchitectureConfig",
     "BackboneConfig",
     "BiFPNConfig",
+    "EncoderOnlyConfig",
     "FPNConfig",
     "FaPNConfig",
     "MSDeformAttnConfig",
     "MaskedDecoderConfig",
     "ModelConfig",
+    "NoPixelDecoderConfig",
     "OwnPartsConfig",
     "PerPixelConfig",
     "PerPixelPlusConfig",
@@ -43,6 +45,17 @@ class TimmConfig(Strict):
     # channels of a simple feature pyramid over the one map of a plain vision transformer (ViTDet); 0: the model has
     # maps of four strides itself
     pyramid: NonNegativeInt = 0
+    # the last so many blocks of a plain vision transformer attend to queries, too (EoMT); 0: there are no queries in it
+    joint_blocks: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _one_use(self) -> TimmConfig:
+        if self.pyramid and self.joint_blocks:
+            raise ValueError(
+                f"joint_blocks {self.joint_blocks} take the tokens of the transformer, and pyramid {self.pyramid} "
+                "makes maps of them; set one of both to 0"
+            )
+        return self
 
 
 class SwinConfig(Strict):
@@ -142,6 +155,12 @@ class FaPNConfig(_PyramidSettings):
         if self.dim % self.num_groups:
             raise ValueError(f"dim {self.dim} must be a multiple of num_groups {self.num_groups}")
         return self
+
+
+class NoPixelDecoderConfig(Strict):
+    """None: queries are tokens of the backbone (EoMT)."""
+
+    name: Literal["none"] = "none"
 
 
 class _EncoderSettings(Strict):
@@ -273,6 +292,21 @@ class PerPixelPlusConfig(_StandardSettings):
         return None
 
 
+class EncoderOnlyConfig(Strict):
+    """Queries among the tokens of a plain vision transformer, and what reads them (EoMT)."""
+
+    name: Literal["encoder-only"] = "encoder-only"
+    num_queries: PositiveInt = 200
+    # in training, masked attention at first, and less and less of it; false: none at all, which is for models that were
+    # trained with it before
+    mask_annealing: bool = True
+
+    @property
+    def queries(self) -> int | None:
+        """How many objects it can find at most; None where pixels are classified."""
+        return self.num_queries
+
+
 def _kind_of(default: str, *others: str) -> Discriminator:
     """Kinds are told apart by ``name``; that of 0.1.0, which was the only one, need not be named."""
 
@@ -289,15 +323,17 @@ PixelDecoderConfig = Annotated[
     | Annotated[TransformerFPNConfig, Tag("transformer-fpn")]
     | Annotated[SemanticFPNConfig, Tag("semantic-fpn")]
     | Annotated[BiFPNConfig, Tag("bifpn")]
-    | Annotated[FaPNConfig, Tag("fapn")],
-    _kind_of("msdeformattn", "fpn", "transformer-fpn", "semantic-fpn", "bifpn", "fapn"),
+    | Annotated[FaPNConfig, Tag("fapn")]
+    | Annotated[NoPixelDecoderConfig, Tag("none")],
+    _kind_of("msdeformattn", "fpn", "transformer-fpn", "semantic-fpn", "bifpn", "fapn", "none"),
 ]
 TransformerDecoderConfig = Annotated[
     Annotated[MaskedDecoderConfig, Tag("masked")]
     | Annotated[StandardDecoderConfig, Tag("standard")]
     | Annotated[PerPixelConfig, Tag("per-pixel")]
-    | Annotated[PerPixelPlusConfig, Tag("per-pixel-plus")],
-    _kind_of("masked", "standard", "per-pixel", "per-pixel-plus"),
+    | Annotated[PerPixelPlusConfig, Tag("per-pixel-plus")]
+    | Annotated[EncoderOnlyConfig, Tag("encoder-only")],
+    _kind_of("masked", "standard", "per-pixel", "per-pixel-plus", "encoder-only"),
 ]
 
 
@@ -326,8 +362,25 @@ class ArchitectureConfig(Strict):
     pixel_std: tuple[PixelStd, PixelStd, PixelStd] = (58.395, 57.12, 57.375)
 
     @model_validator(mode="after")
+    def _encoder_alone(self) -> Self:
+        parts = {
+            "backbone.joint_blocks": getattr(self.backbone, "joint_blocks", 0) > 0,
+            "pixel_decoder.name none": isinstance(self.pixel_decoder, NoPixelDecoderConfig),
+            "transformer_decoder.name encoder-only": isinstance(self.transformer_decoder, EncoderOnlyConfig),
+        }
+        there, missing = ([name for name, is_set in parts.items() if is_set is wanted] for wanted in (True, False))
+        if there and missing:
+            raise ValueError(
+                f"{' and '.join(there)} needs {' and '.join(missing)}, too: an encoder-only model is a plain vision "
+                "transformer of timm whose last blocks (joint_blocks, for instance 4) attend to queries"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _same_dim(self) -> Self:
         pixels, decoder = self.pixel_decoder, self.transformer_decoder
+        if isinstance(pixels, NoPixelDecoderConfig):
+            return self
         if isinstance(decoder, MaskedDecoderConfig) and pixels.dim != decoder.dim:
             raise ValueError(f"pixel_decoder.dim {pixels.dim} and transformer_decoder.dim {decoder.dim} must be equal")
         return self

@@ -56,10 +56,16 @@ class attention_in_products(TorchFunctionMode):  # noqa: N801  (a context manage
 
 
 def _attention(
-    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
 ) -> Tensor:
     """As ``F.scaled_dot_product_attention`` without dropout; a Boolean mask says where attention is allowed."""
     assert not dropout_p
+    assert not is_causal  # timm's transformers say so
     logits = query * query.shape[-1] ** -0.5 @ key.transpose(-2, -1)
     if attn_mask is not None and attn_mask.dtype == torch.bool:
         logits = logits.masked_fill(~attn_mask, -torch.inf)

@@ -18,8 +18,10 @@ from torch.overrides import TorchFunctionMode
 from mask2former import limits
 from mask2former.config import (
     ArchitectureConfig,
+    EncoderOnlyConfig,
     MaskedDecoderConfig,
     ModelConfig,
+    NoPixelDecoderConfig,
     PerPixelConfig,
     PerPixelPlusConfig,
     PixelDecoderConfig,
@@ -36,10 +38,12 @@ from mask2former.models.pixel_decoders import (
     FaPNPixelDecoder,
     FPNPixelDecoder,
     MSDeformAttnPixelDecoder,
+    NoPixelDecoder,
     SemanticFPNPixelDecoder,
     TransformerFPNPixelDecoder,
 )
 from mask2former.models.transformer_decoders import (
+    EncoderOnlyDecoder,
     MaskedTransformerDecoder,
     PerPixelHead,
     PerPixelPlusHead,
@@ -70,6 +74,7 @@ _TRANSFORMER_DECODERS: dict[str, type[nn.Module]] = {
     "standard": StandardTransformerDecoder,
     "per-pixel": PerPixelHead,
     "per-pixel-plus": PerPixelPlusHead,
+    "encoder-only": EncoderOnlyDecoder,
 }
 
 
@@ -224,7 +229,7 @@ def _check_layers(config: ArchitectureConfig) -> None:
 def _build(config: ArchitectureConfig, num_classes: int) -> Mask2Former:
     _check_layers(config)
     backbone = _BACKBONES[config.backbone.name](**_settings(config.backbone))
-    pixel_decoder = _PIXEL_DECODERS[config.pixel_decoder.name](backbone.channels, **_settings(config.pixel_decoder))
+    pixel_decoder = _pixel_decoder(config.pixel_decoder, backbone)
     make = _TRANSFORMER_DECODERS[config.transformer_decoder.name]
     channels = backbone.channels
     assert not isinstance(channels, torch.Tensor | nn.Module)
@@ -233,6 +238,12 @@ def _build(config: ArchitectureConfig, num_classes: int) -> Mask2Former:
     mean, std = config.pixel_mean, config.pixel_std
     step = size_divisibility(config)
     return Mask2Former(backbone, pixel_decoder, transformer_decoder, step, mean=mean, std=std, info=info)
+
+
+def _pixel_decoder(config: PixelDecoderConfig, backbone: nn.Module) -> nn.Module:
+    if isinstance(config, NoPixelDecoderConfig):
+        return NoPixelDecoder()
+    return _PIXEL_DECODERS[config.name](backbone.channels, **_settings(config))
 
 
 def size_divisibility(config: ArchitectureConfig) -> int:
@@ -247,13 +258,16 @@ def size_divisibility(config: ArchitectureConfig) -> int:
 
 def _decoder_settings(config: ArchitectureConfig, channels: Sequence[int]) -> dict:
     """Constructor arguments of the transformer decoder; ``channels`` are those of the backbone."""
-    decoder = config.transformer_decoder
-    settings = {**_settings(decoder), "mask_dim": config.pixel_decoder.mask_dim}
+    decoder, pixels = config.transformer_decoder, config.pixel_decoder
+    if isinstance(decoder, EncoderOnlyConfig) or isinstance(pixels, NoPixelDecoderConfig):  # one goes with the other
+        blocks = getattr(config.backbone, "joint_blocks", 0)
+        return {**_settings(decoder), "dim": channels[0], "num_blocks": blocks}
+    settings = {**_settings(decoder), "mask_dim": pixels.mask_dim}
     if isinstance(decoder, MaskedDecoderConfig):
         temporal = settings.pop("position_encoding") == "3d"
-        return {**settings, "temporal": temporal, "channels": config.pixel_decoder.dim}
+        return {**settings, "temporal": temporal, "channels": pixels.dim}
     if isinstance(decoder, PerPixelConfig):
         return settings
     widths = {f"res{level}": width for level, width in enumerate(channels, start=2)}
-    widths |= {"encoder": config.pixel_decoder.dim, "mask_features": config.pixel_decoder.mask_dim}
+    widths |= {"encoder": pixels.dim, "mask_features": pixels.mask_dim}
     return {**settings, "channels": widths[decoder.source]}

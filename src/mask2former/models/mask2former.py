@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mask2former.config import ArchitectureConfig, Task
 from mask2former.errors import UserError
 from mask2former.models.parts import for_inference, set_gradient_checkpointing
-from mask2former.models.pixel_decoders import PixelFeatures
+from mask2former.models.pixel_decoders import PixelFeatures, TokenFeatures
 from mask2former.ops.filled import filled
 from mask2former.structures.categories import Categories
 from mask2former.structures.model_info import ModelInfo
@@ -121,7 +121,7 @@ class Mask2Former(nn.Module):
     ) -> MaskOutput | PixelOutput:
         """As a call, of what :meth:`normalize` gives: heights and widths are multiples of ``size_divisibility``."""
         features = self.pixel_decoder(self.backbone(pixels.flatten(0, 1)))
-        if not isinstance(features, PixelFeatures):
+        if not isinstance(features, PixelFeatures | TokenFeatures):
             raise UserError(f"the pixel decoder returned a {type(features).__name__}; expected PixelFeatures")
         given = {} if targets is None else {"targets": targets}
         output = self.transformer_decoder(features, pixels.shape[1], aux_outputs=aux_outputs, **given)

@@ -22,6 +22,7 @@ __all__ = [
     "Backbone",
     "ChoosesDecay",
     "ChoosesRates",
+    "FollowsTraining",
     "GradientCheckpointing",
     "PixelDecoder",
     "Precision",
@@ -124,6 +125,15 @@ class TakesTargets(Protocol):
     """A transformer decoder whose call takes ``targets`` in training, if it says so."""
 
     takes_targets: bool
+
+
+@runtime_checkable
+class FollowsTraining(Protocol):
+    """A transformer decoder whose training changes in its course."""
+
+    def set_progress(self, share: float) -> None:
+        """Before each step: how much of the training is done, 0..1."""
+        ...
 
 
 def targets_for(part: nn.Module, targets: Sequence[Target]) -> dict[str, Sequence[Target]]:

@@ -12,9 +12,11 @@ from typing import Any
 
 from mask2former.config import (
     BiFPNConfig,
+    EncoderOnlyConfig,
     FaPNConfig,
     FPNConfig,
     MaskedDecoderConfig,
+    NoPixelDecoderConfig,
     PerPixelConfig,
     PerPixelPlusConfig,
     RunConfig,
@@ -130,15 +132,19 @@ PARTS: Mapping[str, Ablation] = {
 }
 """Rows that replace whole parts, by the last part of their names."""
 
+_VIT, _SMALL = "vit_tiny_patch16_224", {"embed_dim": 192, "depth": 4, "num_heads": 3}
+
 SINCE: Mapping[str, Ablation] = {
     "mask-piloted": Ablation("", {"model.transformer_decoder.pilots": 100}, None),
     "token-scaling": Ablation("", {"model.pixel_decoder.stages": (1, 1, 1)}, None),
-    "plain-vit": Ablation(
+    "plain-vit": Ablation("", {"model.backbone": TimmConfig(model=_VIT, kwargs=_SMALL, pyramid=128)}, None),
+    "encoder-only": Ablation(
         "",
         {
-            "model.backbone": TimmConfig(
-                model="vit_tiny_patch16_224", kwargs={"embed_dim": 192, "depth": 4, "num_heads": 3}, pyramid=128
-            )
+            "model.backbone": TimmConfig(model=_VIT, kwargs=_SMALL, joint_blocks=2),
+            "model.pixel_decoder": NoPixelDecoderConfig(),
+            "model.transformer_decoder": EncoderOnlyConfig(),
+            "optim.backbone_multiplier": 1.0,
         },
         None,
     ),

@@ -56,8 +56,9 @@ class ModelInfo:
             parts = self.architecture.model_dump(mode="json")
             if not self.architecture.own_normalisation:
                 del parts["pixel_mean"], parts["pixel_std"]  # 0.1.0 knows no others, and reads these files
-            if not parts["backbone"].get("pyramid"):
-                parts["backbone"].pop("pyramid", None)  # neither does it know this
+            for name in ("pyramid", "joint_blocks"):  # neither does it know these
+                if not parts["backbone"].get(name):
+                    parts["backbone"].pop(name, None)
             if parts["pixel_decoder"].get("stages") is None:
                 parts["pixel_decoder"].pop("stages", None)
             for name in LATER_SETTINGS if self.architecture.is_of_0_1 else ():

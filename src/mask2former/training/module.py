@@ -26,7 +26,7 @@ from mask2former.files import write_whole
 from mask2former.inference.predictor import Predictor, predicted
 from mask2former.losses import build_criterion
 from mask2former.models.mask2former import Mask2Former
-from mask2former.models.parts import targets_for
+from mask2former.models.parts import FollowsTraining, targets_for
 from mask2former.structures import Segmentation, VideoInstances
 from mask2former.structures.samples import Batch
 from mask2former.text import terminal_line
@@ -121,9 +121,10 @@ class TrainingModule(lightning.LightningModule):
         assert not isinstance(optimizer, list)
         step = self.global_step
         torch.manual_seed(self._step_seed(step))  # stochastic depth and dropout, so that resuming needs no state
-        factor = learning_rate_factor(
-            step, self.config.optim.schedule_steps or self.config.trainer.max_steps, self.config.optim
-        )
+        length = self.config.optim.schedule_steps or self.config.trainer.max_steps
+        factor = learning_rate_factor(step, length, self.config.optim)
+        if isinstance(self.model.transformer_decoder, FollowsTraining):
+            self.model.transformer_decoder.set_progress(min(1.0, step / length))
         for group in optimizer.param_groups:
             group["lr"] = self.config.optim.lr * group["lr_multiplier"] * factor
         optimizer.zero_grad()

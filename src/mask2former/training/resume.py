@@ -37,7 +37,7 @@ def _settings(groups: Mapping[str, str]) -> frozenset[str]:
 # What the weights in the checkpoint are the weights of.
 FIXED = _settings(
     {
-        "model.backbone": "name model norm kwargs pyramid embed_dim depths num_heads window_size",
+        "model.backbone": "name model norm kwargs pyramid joint_blocks embed_dim depths num_heads window_size",
         "model.pixel_decoder": "name dim mask_dim num_layers num_heads num_points feedforward_dim pre_norm num_groups "
         "stages",
         "model.transformer_decoder": "name dim num_queries num_layers num_heads feedforward_dim position_encoding "
@@ -54,7 +54,7 @@ FREE = _settings(
     {
         "model.backbone": "drop_path_rate",
         "model.pixel_decoder": "dropout",
-        "model.transformer_decoder": "dropout pilot_noise",
+        "model.transformer_decoder": "dropout pilot_noise mask_annealing",
         "model.inference": "tasks short_edge long_edge resampling resize_masks_first things_only score_threshold "
         "instance_threshold class_thresholds overlap_threshold max_instances things_first non_overlapping tile "
         "tile_overlap diameter value_range classes min_area",

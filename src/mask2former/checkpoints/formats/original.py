@@ -27,8 +27,10 @@ from mask2former.checkpoints.formats.original_variants import (
 from mask2former.checkpoints.normalisation import IMAGENET, Normalisation
 from mask2former.config import (
     ArchitectureConfig,
+    EncoderOnlyConfig,
     MaskedDecoderConfig,
     MSDeformAttnConfig,
+    NoPixelDecoderConfig,
     PerPixelConfig,
     PerPixelPlusConfig,
     PixelDecoderConfig,
@@ -106,6 +108,7 @@ def original_names(config: ArchitectureConfig) -> list[Pair]:
     """
     pairs = backbone_names(config.backbone)
     pixels, decoder = config.pixel_decoder, config.transformer_decoder
+    assert not isinstance(decoder, EncoderOnlyConfig)  # whose backbones have none
     pairs += _pixel_decoder_names(pixels.num_layers) if isinstance(pixels, MSDeformAttnConfig) else pixel_names(pixels)
     if isinstance(decoder, MaskedDecoderConfig):
         pairs += _predictor_names(decoder)
@@ -118,11 +121,12 @@ def original_names(config: ArchitectureConfig) -> list[Pair]:
 
 def _is_projected(config: ArchitectureConfig) -> bool:
     """Whether there is a convolution between the map that the decoder of MaskFormer attends to and the decoder."""
-    decoder = config.transformer_decoder
-    if isinstance(decoder, MaskedDecoderConfig | PerPixelConfig):
+    decoder, pixels = config.transformer_decoder, config.pixel_decoder
+    if isinstance(decoder, MaskedDecoderConfig | PerPixelConfig | EncoderOnlyConfig):
         return False
+    assert not isinstance(pixels, NoPixelDecoderConfig)
     widths = {f"res{level}": width for level, width in enumerate(_channels(config.backbone), start=2)}
-    widths |= {"encoder": config.pixel_decoder.dim, "mask_features": config.pixel_decoder.mask_dim}
+    widths |= {"encoder": pixels.dim, "mask_features": pixels.mask_dim}
     return decoder.project_source or widths[decoder.source] != decoder.dim
 
 

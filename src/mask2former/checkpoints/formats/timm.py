@@ -169,7 +169,7 @@ def _shapes_of(config: TimmConfig) -> tuple[dict[str, torch.Size], set[str]]:
     for device in ("meta", "cpu"):  # some of timm's models cannot be made without memory
         try:
             with torch.device(device), torch.random.fork_rng(devices=[]):
-                backbone = TimmBackbone(config.model, "batch", config.kwargs, config.pyramid)
+                backbone = TimmBackbone(config.model, "batch", config.kwargs, config.pyramid, config.joint_blocks)
                 whole = timm.create_model(config.model, **config.kwargs)
         except UserError:
             if device == "cpu":

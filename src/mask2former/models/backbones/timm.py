@@ -19,6 +19,7 @@ from mask2former.config import TimmConfig
 from mask2former.errors import UserError
 from mask2former.models.backbones.pyramid import SimpleFeaturePyramid
 from mask2former.models.backbones.resnet_inference import FoldedResNet
+from mask2former.models.pixel_decoders.features import TokenFeatures
 from mask2former.text import printable, quoted
 
 __all__ = ["RESERVED_ARGUMENTS", "TimmBackbone", "check_arguments"]
@@ -27,6 +28,7 @@ _DEFAULT = TimmConfig()
 _STRIDES = (4, 8, 16, 32)
 _ONE_STRIDE = 16  # of the map that a pyramid is made of
 _PYRAMID_RATE = 10.0  # the published backbone_multiplier is a tenth, for what was trained before
+_LAYER_DECAY = 0.8  # of the learning rate, from each block of an encoder-only model to the one before
 _PROBE = (32, 1056)  # height, width: the least height, no grid is square, and wider than what tables are made for
 # What lets some of timm's models take images of any size.
 _ANY_SIZE: tuple[dict[str, Any], ...] = ({"strict_img_size": False}, {"dynamic_img_size": True})
@@ -113,6 +115,8 @@ class TimmBackbone(nn.Module):
             all ranks; ``batch``: as timm made them.
         kwargs: more keyword arguments of ``timm.create_model``; see :func:`check_arguments`.
         pyramid: channels of the maps of a :class:`SimpleFeaturePyramid`; 0: the model has maps of its own.
+        joint_blocks: how many of the last blocks of a plain vision transformer are left to who reads its
+            :class:`TokenFeatures`, which it gives instead of maps.
 
     Raises:
         UserError: timm does not know the model or an argument, or it does not give the four strides for images of
@@ -125,6 +129,7 @@ class TimmBackbone(nn.Module):
         norm: Literal["frozen", "sync", "batch"] = _DEFAULT.norm,
         kwargs: dict[str, Any] | None = None,
         pyramid: int = _DEFAULT.pyramid,
+        joint_blocks: int = _DEFAULT.joint_blocks,
     ) -> None:
         super().__init__()
         options = dict(kwargs or {})
@@ -142,6 +147,13 @@ class TimmBackbone(nn.Module):
         self._model = model
         self.strides = _STRIDES
         self.pyramid: SimpleFeaturePyramid | None = None
+        self.joint_blocks = joint_blocks
+        if joint_blocks:
+            body = _transformer(model, options, joint_blocks)
+            self.channels, self._patch = (int(body.num_features),), int(body.patch_embed.patch_size[0])
+            self.strides, self._channels_last = (_ONE_STRIDE,), False
+            self.body = body
+            return
         if pyramid:
             try:
                 body = _body(model, {"dynamic_img_size": True, "out_indices": 1, **options})  # the last map
@@ -180,33 +192,36 @@ class TimmBackbone(nn.Module):
     def for_inference(self) -> nn.Module:
         """On a CPU, plain ResNets with norms of fixed statistics folded; any other model as it is."""
         weight = next(self.parameters())
-        is_mine = type(self) is TimmBackbone and self.pyramid is None
+        is_mine = type(self) is TimmBackbone and self.pyramid is None and not self.joint_blocks
         if not is_mine or weight.device.type != "cpu" or weight.dtype == torch.float16:
             return self
         return FoldedResNet.of(self, self.body, self._chosen) or self
 
     def no_weight_decay(self) -> Collection[str]:
         """Position embeddings and class tokens of a plain vision transformer."""
-        if self.pyramid is None:
+        if self.pyramid is None and not self.joint_blocks:
             return ()
         ending = ("pos_embed", "cls_token", "reg_token")
         return [name for name, _ in self.named_parameters() if name.endswith(ending)]
 
     def learning_rate_multipliers(self) -> Mapping[str, float]:
-        """Of the pyramid, which no weights exist of."""
+        """Of the pyramid, which no weights exist of; of an encoder-only model, less from block to block."""
+        if self.joint_blocks:
+            alone = len(self.body.blocks) - self.joint_blocks
+            blocks = {f"body.blocks.{index}.": _LAYER_DECAY ** max(0, alone - index) for index in range(alone)}
+            return {"body.": _LAYER_DECAY ** (alone + 1), "body.blocks.": 1.0, "body.norm.": 1.0, **blocks}
         return {} if self.pyramid is None else {"pyramid": _PYRAMID_RATE}
 
-    def forward(self, images: Float[Tensor, "N 3 H W"]) -> list[Float[Tensor, "N _C_l _H_l _W_l"]]:
-        """Maps of ``channels`` at ``strides``, finest first; ``images`` are normalised.
+    def forward(self, images: Float[Tensor, "N 3 H W"]) -> list[Float[Tensor, "N _C_l _H_l _W_l"]] | TokenFeatures:
+        """Maps of ``channels`` at ``strides``, finest first, or tokens; ``images`` are normalised.
 
         Raises:
             UserError: in training, a batch norm has one value per channel.
         """
+        if self.joint_blocks:
+            return self._tokens(self._at_stride_16(images))
         if self.pyramid is not None:
-            if self._patch != _ONE_STRIDE:
-                size = [side // _ONE_STRIDE * self._patch for side in images.shape[2:]]
-                images = F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
-            return self.pyramid(self.body(images)[-1])
+            return self.pyramid(self.body(self._at_stride_16(images))[-1])
         try:
             maps: list[Tensor] = self.body(images)
         except ValueError as error:
@@ -220,6 +235,34 @@ class TimmBackbone(nn.Module):
             ) from error
         chosen = [maps[index] for index in self._chosen]
         return [level.permute(0, 3, 1, 2).contiguous() for level in chosen] if self._channels_last else chosen
+
+    def _at_stride_16(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 3 _H _W"]:
+        """Images at the size at which patches are so many as pixels of a map of stride 16."""
+        if self._patch == _ONE_STRIDE:
+            return images
+        size = [side // _ONE_STRIDE * self._patch for side in images.shape[2:]]
+        return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
+
+    def _tokens(self, images: Float[Tensor, "N 3 H W"]) -> TokenFeatures:
+        body = self.body
+        alone, count = len(body.blocks) - self.joint_blocks, body.num_prefix_tokens
+        found = body.forward_intermediates(
+            images,
+            indices=[alone - 1],
+            stop_early=True,
+            intermediates_only=True,
+            output_fmt="NLC",
+            return_prefix_tokens=count > 0,
+        )[0]
+        patches, prefix = found if count else (found, found[:, :0])
+        height, width = (side // self._patch for side in images.shape[2:])
+        ropes = None
+        if getattr(body, "rope", None) is not None:
+            embedding = body.rope.get_embed(shape=(height, width))
+            is_mixed = getattr(body, "rope_mixed", False)  # one for each block
+            ropes = tuple(embedding[alone:]) if is_mixed else (embedding,) * self.joint_blocks
+        blocks = tuple(body.blocks[alone:])
+        return TokenFeatures(prefix, patches, (height, width), blocks, ropes, body.norm, body.grad_checkpointing)
 
 
 class _UnfitError(Exception):
@@ -291,6 +334,40 @@ def _one_map(model: str, body: Any) -> tuple[int, int]:
     if found != (1, channels[-1], 2, 6):
         raise UserError(f"backbone '{model}' gives a map of {_listed([found])} for an image of 2x6 patches")
     return patch, channels[-1]
+
+
+def _transformer(model: str, options: Mapping[str, Any], joint_blocks: int) -> Any:
+    """A plain vision transformer with all its blocks and its last norm, which takes images of any size.
+
+    Raises:
+        UserError: it is none, or has too few blocks.
+    """
+    import timm
+    from timm.models.eva import Eva
+    from timm.models.vision_transformer import VisionTransformer
+
+    try:
+        body: Any = timm.create_model(
+            model, **{"dynamic_img_size": True, **options}, num_classes=0, global_pool="token"
+        )
+    except UserError:  # of who counts the parameters
+        raise
+    except Exception as error:  # what timm's models make of arguments is as varied as they are
+        raise UserError(
+            f"backbone '{model}': timm could not make it: {_reason(error)}; joint_blocks are for plain vision "
+            "transformers"
+        ) from error
+    if not isinstance(body, VisionTransformer | Eva):
+        raise UserError(
+            f"backbone '{model}' is no plain vision transformer whose blocks take masks, which joint_blocks are for; "
+            "choose vit_*, deit3_* or eva02_*"
+        )
+    if joint_blocks >= len(body.blocks):
+        raise UserError(
+            f"backbone '{model}' has {len(body.blocks)} blocks, and model.backbone.joint_blocks is {joint_blocks}; "
+            "leave one or more without queries"
+        )
+    return body
 
 
 def _probe(body: nn.Module, chosen: tuple[int, ...], channels: tuple[int, ...]) -> bool:

@@ -2,9 +2,10 @@
 
 from mask2former.models.pixel_decoders.bifpn import BiFPNPixelDecoder
 from mask2former.models.pixel_decoders.fapn import FaPNPixelDecoder
-from mask2former.models.pixel_decoders.features import PixelFeatures
+from mask2former.models.pixel_decoders.features import PixelFeatures, TokenFeatures
 from mask2former.models.pixel_decoders.fpn import FPNPixelDecoder, TransformerFPNPixelDecoder
 from mask2former.models.pixel_decoders.msdeformattn import MSDeformAttnPixelDecoder
+from mask2former.models.pixel_decoders.none import NoPixelDecoder
 from mask2former.models.pixel_decoders.semantic_fpn import SemanticFPNPixelDecoder
 
 __all__ = [
@@ -12,7 +13,9 @@ __all__ = [
     "FPNPixelDecoder",
     "FaPNPixelDecoder",
     "MSDeformAttnPixelDecoder",
+    "NoPixelDecoder",
     "PixelFeatures",
     "SemanticFPNPixelDecoder",
+    "TokenFeatures",
     "TransformerFPNPixelDecoder",
 ]

@@ -1,14 +1,15 @@
-"""What every pixel decoder returns and every transformer decoder takes."""
+"""What pixel decoders return and transformer decoders take."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["PixelFeatures"]
+__all__ = ["PixelFeatures", "TokenFeatures"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,3 +25,28 @@ class PixelFeatures:
     multi_scale: list[Float[Tensor, "N C _h_l _w_l"]]
     encoded: Float[Tensor, "N _C _h _w"] | None = None
     backbone: Sequence[Float[Tensor, "N _C_b _h_b _w_b"]] | None = None
+
+
+class TokenFeatures(NamedTuple):
+    """Tokens of a plain vision transformer before its last blocks, and what is left to be done (EoMT).
+
+    N counts images, or frames of all clips (clip-major).
+
+    Attributes:
+        prefix: class and register tokens, P of them or none.
+        patches: the map of stride 16, row by row.
+        grid: its height and width.
+        blocks: the last blocks, which take tokens and ``attn_mask``, and ``rope`` where there is one.
+        ropes: rotary positions of the patches, of each of these blocks; None where positions are in the tokens. The
+            first P tokens have none.
+        norm: after the last block.
+        checkpointing: whether blocks are computed again in the backward pass.
+    """
+
+    prefix: Float[Tensor, "N P C"]
+    patches: Float[Tensor, "N S C"]
+    grid: tuple[int, int]
+    blocks: Sequence[nn.Module]
+    ropes: Sequence[Float[Tensor, "*heads S _D"]] | None
+    norm: nn.Module
+    checkpointing: bool

@@ -3,8 +3,15 @@
 Those of ``per_pixel.py`` stand in their place and give scores of classes per pixel.
 """
 
+from mask2former.models.transformer_decoders.encoder_only import EncoderOnlyDecoder
 from mask2former.models.transformer_decoders.masked import MaskedTransformerDecoder
 from mask2former.models.transformer_decoders.per_pixel import PerPixelHead, PerPixelPlusHead
 from mask2former.models.transformer_decoders.standard import StandardTransformerDecoder
 
-__all__ = ["MaskedTransformerDecoder", "PerPixelHead", "PerPixelPlusHead", "StandardTransformerDecoder"]
+__all__ = [
+    "EncoderOnlyDecoder",
+    "MaskedTransformerDecoder",
+    "PerPixelHead",
+    "PerPixelPlusHead",
+    "StandardTransformerDecoder",
+]

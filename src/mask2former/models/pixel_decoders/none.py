@@ -1,0 +1,20 @@
+"""No pixel decoder: for a transformer decoder that reads the tokens of the backbone."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from mask2former.models.pixel_decoders.features import TokenFeatures
+
+__all__ = ["NoPixelDecoder"]
+
+
+class NoPixelDecoder(nn.Module):
+    """Hands on what the backbone gives."""
+
+    def set_gradient_checkpointing(self, enable: bool) -> None:
+        """There is nothing to compute again."""
+
+    def forward(self, features: TokenFeatures) -> TokenFeatures:
+        """The same."""
+        return features
