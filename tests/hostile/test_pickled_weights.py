@@ -16,6 +16,7 @@ import torch
 
 from mask2former.checkpoints.load import read
 from mask2former.checkpoints.restricted_pickle import TORCH_LEGACY_MAGIC, read_state
+from mask2former.data.array_files import read_array
 from mask2former.errors import UserError
 
 HEAD = b"\x80\x04"
@@ -191,6 +192,23 @@ def test_pickles(name: str, tmp_path: Path, limited: Any) -> None:
 @pytest.mark.parametrize("container", [zipped, lambda code: legacy(b"K\x01", b"}", code, b"]")], ids=["zip", "legacy"])
 def test_pickles_in_archives(name: str, container: Callable[[bytes], bytes], tmp_path: Path, limited: Any) -> None:
     attacked(tmp_path / "weights.pth", container(PICKLES[name]), limited)
+
+
+@pytest.mark.parametrize("name", ["doubled tuples as an entry", "mappings without end", "more bytes than there are"])
+def test_pickles_in_arrays(name: str, tmp_path: Path, limited: Any) -> None:
+    header = b"{'descr': '|O', 'fortran_order': False, 'shape': (), }\n"
+    path = tmp_path / "a_seg.npy"
+    path.write_bytes(b"\x93NUMPY\x01\0" + struct.pack("<H", len(header)) + header + plain(PICKLES[name]))
+
+    def refused() -> str:
+        with pytest.raises(UserError) as caught:
+            read_array(path)
+        return str(caught.value)
+
+    outcome = limited(refused, seconds=10, megabytes=500)
+    assert outcome.kind == "returned", outcome
+    assert str(path) in outcome.message
+    assert len(outcome.message.replace(str(path), "")) < 600
 
 
 def test_archives_of_a_million_entries(tmp_path: Path, limited: Any) -> None:

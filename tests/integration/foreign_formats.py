@@ -145,6 +145,18 @@ def cellpose(root: Path) -> Path:
     return root
 
 
+def cellpose_seg(root: Path) -> Path:
+    """What Cellpose saves beside images by itself: pickled mappings, whose image may be named by a path."""
+    for split, name in named():
+        image = image_file(root / split / f"{name}.png")
+        ids = id_map(name)
+        flows = [np.zeros((1, H, W, 3), np.uint8), np.zeros((1, H, W), np.uint8), [], np.zeros((3, H, W), np.float32)]
+        saved = {"outlines": ids, "masks": ids, "chan_choose": [0, 0], "ismanual": np.zeros(ids.max(), dtype=bool),
+                 "filename": image, "flows": flows, "diameter": np.float64(30.0)}  # fmt: skip
+        np.save(image.with_name(f"{name}_seg.npy"), np.array(saved, dtype=object), allow_pickle=True)
+    return root
+
+
 def voc(root: Path) -> Path:
     for split, name in named():
         image_file(root / "JPEGImages" / f"{name}.jpg")
@@ -317,6 +329,7 @@ FORMATS: dict[str, tuple[Callable[[Path], Path], str, bool]] = {
     "names on both sides": (both_sides, "label-folder", True),
     "id maps": (id_maps, "id-maps", False),
     "cellpose": (cellpose, "id-maps", False),
+    "cellpose-seg": (cellpose_seg, "id-maps", False),
     "voc": (voc, "id-maps", True),
     "cvat masks": (cvat_masks, "id-maps", True),
     "dsb": (one_file_an_object, "mask-files", False),

@@ -11,7 +11,7 @@ import yaml
 from foreign_formats import FORMATS, SPLITS, class_map, masks, objects
 
 from mask2former.cli import main
-from mask2former.config import DataConfig, RunConfig, parse
+from mask2former.config import DataConfig, IdMapsConfig, RunConfig, parse
 from mask2former.data.build import build_images
 from mask2former.data.datasets.label_folder import LabelFolder
 from mask2former.data.datasets.official import Split
@@ -87,7 +87,7 @@ def test_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 REFUSED = {
-    "a_seg.npy": (b"\x93NUMPY", "pickle, which can run any program .* 'Save masks as PNG/tif'"),
+    "a_seg.npy": (b"\x93NUMPY", "read as the map of an image .*; name the folder with images and maps"),
     "via.csv": (b"filename,file_size\n", "export JSON .VIA"),
     "labelbox.ndjson": (b"{}\n", "as Labelbox exports; convert it to COCO"),
     "a.mat": (b"MATLAB", "a MATLAB file; save its label maps as PNG"),
@@ -120,11 +120,19 @@ def test_maps_in_colours_without_a_table_are_refused_with_their_colours(capsys: 
     assert "columns name, r, g, b" in error
 
 
-def test_a_folder_of_pickles_is_refused_by_what_is_in_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_of_arrays_without_images_is_refused_by_what_is_in_it(capsys: pytest.CaptureFixture[str]) -> None:
     Path("data").mkdir()
     Path("data/a_seg.npy").write_bytes(b"\x93NUMPY")
     assert main(["check-data", "data"]) == 2
-    assert "Cellpose saves its _seg.npy as a pickle" in capsys.readouterr().err
+    assert "an array of numpy, which is read as the map of an image" in capsys.readouterr().err
+
+
+def test_maps_that_are_images_come_before_arrays_of_the_same_name() -> None:
+    make, _, _ = FORMATS["cellpose-seg"]
+    FORMATS["cellpose"][0](make(Path("data")))
+    found = check_data(Path("data"), num_workers=0)
+    assert isinstance(found.dataset, IdMapsConfig)
+    assert found.dataset.label_name == "{stem}_cp_masks"
 
 
 def test_every_row_of_the_page_is_a_data_set() -> None:

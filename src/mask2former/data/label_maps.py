@@ -12,6 +12,7 @@ from jaxtyping import Int, Int32, Int64, UInt8
 from PIL import Image
 
 from mask2former.data.archives import File
+from mask2former.data.array_files import is_array_file, read_array
 from mask2former.data.image_files import ImageFile, open_image
 from mask2former.errors import UserError
 from mask2former.notes import is_collecting, note
@@ -146,6 +147,8 @@ def read_ids(file: ImageFile) -> tuple[Int32[np.ndarray, "H W"], bool]:
     Raises:
         UserError: the file is missing or damaged.
     """
+    if is_array_file(file):
+        return read_array(file), False
     decoded = _decoded(file, ("RGB", "RGBA", *_NUMBERS), "numbers or colours of objects")
     if decoded.image.mode in ("RGB", "RGBA"):
         return _packed(file, decoded, "the colours of objects"), True
@@ -158,6 +161,8 @@ def read_with_palette(file: ImageFile) -> tuple[Int32[np.ndarray, "H W"], Colors
     Raises:
         UserError: as :func:`read_label_map`.
     """
+    if is_array_file(file):
+        return read_array(file), {}
     expected = (
         "one number per pixel: 8-bit or 16-bit grey, or a palette (write the class numbers instead of colours, without "
         "anti-aliasing; or name a file of classes with their colours and set dataset.encoding: colors)"

@@ -12,9 +12,10 @@ import numpy as np
 from scipy import ndimage
 
 from mask2former.config import STEM, DatasetConfig
-from mask2former.data.archives import Folder, find_folder
+from mask2former.data.archives import find_folder
+from mask2former.data.array_files import ARRAY_SUFFIX, is_array_file
 from mask2former.data.datasets.class_names import read_color_table
-from mask2former.data.datasets.pairs import LABEL_SUFFIXES
+from mask2former.data.datasets.pairs import LABEL_SUFFIXES, map_files
 from mask2former.data.folders import list_folder
 from mask2former.data.image_files import open_image
 from mask2former.data.images import IMAGE_SUFFIXES
@@ -33,6 +34,7 @@ _LABEL_FOLDERS = (
 )
 _BESIDE = ("annot", "_labels", "_masks", "_mask", "_label")  # train and trainannot, train and train_labels
 _LABEL_ENDINGS = ("_cp_masks", "_masks", "_mask", "_labels", "_label", "_seg")  # of label maps among their images
+_CELLPOSE = ("_cp_masks.png", "_cp_masks.tif", "_seg.npy")  # which nobody else writes, and which are of objects
 _SAMPLED = 8  # maps that are looked at
 _COMPARED = 2_000  # names that are compared
 _COLORS = 12  # that are listed
@@ -220,23 +222,22 @@ def _side_by_side(folder: Path) -> _Pair | None:
     """Maps among their images, told by the ending of their names: ``X.png`` and ``X_masks.png``."""
     names = [entry.name for entry in list_folder(folder, skip_unreadable=True)]
     stems = {name.rpartition(".")[0] for name in names if name.lower().endswith(IMAGE_SUFFIXES)}
-    for ending in _LABEL_ENDINGS:
-        maps = [name for name in names if name.lower().endswith(LABEL_SUFFIXES)]
-        if any(
-            (stem := name.rpartition(".")[0]).endswith(ending) and stem.removesuffix(ending) in stems for name in maps
-        ):
-            return _Pair(folder, folder, label_name=STEM + ending)
+    for suffixes in (LABEL_SUFFIXES, ARRAY_SUFFIX):
+        maps = [name.rpartition(".")[0] for name in names if name.lower().endswith(suffixes)]
+        for ending in _LABEL_ENDINGS:
+            if any(stem.endswith(ending) and stem.removesuffix(ending) in stems for stem in maps):
+                return _Pair(folder, folder, label_name=STEM + ending)
     return None
 
 
 def _with_pattern(images: Path, labels: Path) -> _Pair | None:
     """The folders with what names have beside a common stem; None where there are no maps."""
     found = [find_folder(folder) for folder in (images, labels)]
-    if None in found:
+    if found[0] is None or found[1] is None:
         return _Pair(images, labels)  # whoever named it is told that it is missing
-    of_maps, of_images = (
-        [os.path.split(name.rpartition(".")[0]) for name in (folder or Folder(images)).names(suffixes)]
-        for folder, suffixes in zip(reversed(found), (LABEL_SUFFIXES, IMAGE_SUFFIXES), strict=True)
+    of_images, of_maps = (
+        [os.path.split(name.rpartition(".")[0]) for name in names]
+        for names in (found[0].names(IMAGE_SUFFIXES), map_files(found[1]).values())
     )
     if not of_maps:
         return None
@@ -285,12 +286,7 @@ def _some_maps(labels: Path, label_name: str = STEM) -> list[Any]:
     folder = find_folder(labels)
     if folder is None:
         return []
-    before, behind = label_name.split(STEM)
-    names = folder.names(LABEL_SUFFIXES)
-    leaves = [name.rpartition("/")[2].rpartition(".")[0] for name in names]
-    names = [
-        name for name, leaf in zip(names, leaves, strict=True) if leaf.startswith(before) and leaf.endswith(behind)
-    ]
+    names = sorted(map_files(folder, label_name).values())
     return (
         [folder / names[index] for index in np.unique(np.linspace(0, len(names) - 1, _SAMPLED).astype(int))]
         if names
@@ -300,6 +296,8 @@ def _some_maps(labels: Path, label_name: str = STEM) -> list[Any]:
 
 def _is_colored(files: Iterable[Any]) -> bool:
     for file in files:
+        if is_array_file(file):
+            return False
         with open_image(file) as image:
             return image.mode in ("RGB", "RGBA")
     return False
@@ -350,7 +348,10 @@ def _encoding(labels: Path, names: str, label_name: str = STEM) -> tuple[str, li
 def _has_id_maps(pair: _Pair) -> bool:
     """Whether maps are of objects, not of classes: numbers from 1 on, another many on each map, in one place each."""
     counts, places = [], 0
-    for file in _some_maps(pair.labels, pair.label_name):
+    files = _some_maps(pair.labels, pair.label_name)
+    if files and files[0].name.endswith(_CELLPOSE):
+        return True
+    for file in files:
         try:
             numbers, _ = read_with_palette(file)
         except UserError:  # colours, or what is reported when it is read

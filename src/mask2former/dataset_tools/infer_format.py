@@ -52,8 +52,8 @@ _POLYGONS = "masks cannot be learned from boxes: annotate or export polygons or 
 # Files that are recognised and not read: by suffix, what they are and what to do.
 _REFUSED_FILES: dict[str, tuple[str, str]] = {
     ".npy": (
-        "an array of numpy, where Cellpose saves its _seg.npy as a pickle, which can run any program when it is read",
-        "save the masks as images (in Cellpose: File, 'Save masks as PNG/tif', or --save_tif), and name their folder",
+        "an array of numpy, which is read as the map of an image (also Cellpose's _seg.npy)",
+        "name the folder with images and maps, or the two folders with --images and --labels",
     ),
     ".ndjson": ("JSON by lines, as Labelbox exports", "convert it to COCO with Labelbox's own converters"),
     ".csv": ("a table", "export JSON (VIA: 'Export Annotations (as json)') or COCO from your tool"),

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools.mask import decode
 
 from mask2former.data.datasets.coco import CocoInstances
 from mask2former.errors import UserError
@@ -272,6 +273,29 @@ def test_a_coco_data_set_of_predictions_is_read_as_one(tmp_path: Path) -> None:
     assert data.categories.names == CATEGORIES.names
     np.testing.assert_array_equal(SparseMasks.of(truth.masks).dense(), _masks()[:4])  # without the empty one
     assert truth.labels.tolist() == [0, 1, 0, 2]
+
+
+@pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # of pycocotools
+def test_a_coco_data_set_has_what_fiftyone_reads(tmp_path: Path) -> None:
+    """The keys of its page on ``COCODetectionDataset``; it crops the decoded mask to the box."""
+    with CocoDatasetFile(tmp_path / "annotations.json", CATEGORIES, {"a": "deep/a.png"}) as writer:
+        writer.add("a", instances())
+    content = json.loads((tmp_path / "annotations.json").read_text())
+    [image] = content["images"]
+    assert {key: image[key] for key in ("file_name", "height", "width")} == {
+        "file_name": "deep/a.png",
+        "height": 40,
+        "width": 60,
+    }
+    names = {category["id"]: category["name"] for category in content["categories"]}
+    kept = instances().filter(min_area=1)
+    for annotation, item in zip(content["annotations"], kept, strict=True):
+        left, top, width, height = annotation["bbox"]
+        assert annotation["image_id"] == image["id"]
+        assert names[annotation["category_id"]] == item.name
+        assert (annotation["iscrowd"], annotation["score"]) == (0, item.score)
+        mask = decode(annotation["segmentation"])[top : top + height, left : left + width]
+        np.testing.assert_array_equal(mask.astype(bool), item.patch.mask)
 
 
 def test_class_masks_and_cutouts_are_of_the_last_result_alone(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from mask2former.config import STEM
 from mask2former.data.archives import Folder
+from mask2former.data.array_files import ARRAY_SUFFIX
 from mask2former.data.datasets.annotation_files import some
 from mask2former.data.faults import fault
 from mask2former.data.images import IMAGE_SUFFIXES, note_passed_over
@@ -16,7 +17,7 @@ from mask2former.documents import read_text
 from mask2former.errors import UserError
 from mask2former.text import quoted
 
-__all__ = ["LABEL_SUFFIXES", "Names", "pair_files", "read_list"]
+__all__ = ["LABEL_SUFFIXES", "Names", "map_files", "pair_files", "read_list"]
 
 LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
 _LOSSY_SUFFIXES = (".jpg", ".jpeg", ".webp")
@@ -55,7 +56,7 @@ def pair_files(
     """
     note_passed_over(images)
     is_one = str(images) == str(labels)
-    maps = _by_stem(labels, LABEL_SUFFIXES, names.label, notes if not is_one else None)
+    maps = map_files(labels, names.label, notes if not is_one else None)
     # X.jpg and X.png, or X_mask.png, may lie side by side.
     taken = set(maps.values()) if is_one else ()
     image_files = _by_stem(images, IMAGE_SUFFIXES, names.image, notes if not is_one else None, taken)
@@ -122,6 +123,20 @@ def _listed(
     return {stem: image_files[stem] for stem in stems if stem in maps}, {
         stem: maps[stem] for stem in stems & maps.keys()
     }
+
+
+def map_files(folder: Folder, pattern: str = STEM, notes: list[str] | None = None) -> dict[str, str]:
+    """Maps by path with the stem in place of the name: images or, where none is called so, arrays (``.npy``).
+
+    Args:
+        folder: searched to any depth.
+        pattern: of their names, with ``{stem}``.
+        notes: gets a sentence about files of other names.
+
+    Raises:
+        UserError: two files of one stem, or a pattern without a stem.
+    """
+    return _by_stem(folder, LABEL_SUFFIXES, pattern, notes) or _by_stem(folder, (ARRAY_SUFFIX,), pattern, None)
 
 
 def _by_stem(

@@ -7,12 +7,13 @@ Sources: the formats' own descriptions (LabelMe's and Supervisely's documentatio
 from __future__ import annotations
 
 import base64
+import contextlib
 import math
 import posixpath
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool
@@ -22,10 +23,13 @@ from mask2former.data.archives import File
 from mask2former.data.datasets.annotation_files import is_name, number
 from mask2former.data.image_files import NamedBytes, open_image
 from mask2former.documents import parse_xml, read_json, read_text
-from mask2former.errors import UserError
+from mask2former.errors import UserError, prefixed
 from mask2former.notes import note
 from mask2former.ops.masks import Patch, decode_patch, encode_patch, merged, polygons_to_patch, tight
 from mask2former.text import printable, quoted
+
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
 
 __all__ = ["FORMATS", "Format", "Record", "Shape", "ToolName", "looks_like", "records_of"]
 
@@ -109,14 +113,45 @@ def records_of(tool: ToolName, file: tuple[File, str], class_attribute: str | No
             f"'{path}' is not in the format of {kind.title}{hint}; check the file and 'name' of the data set"
         )
     try:
-        return list(kind.parse(_Source(content, name, class_attribute)))
+        with _part(""):
+            return list(kind.parse(_Source(content, name, class_attribute)))
+    except _DamagedError as error:
+        raise UserError(
+            f"'{path}' is not as {kind.title} writes it: {error}; export it again, or export COCO"
+        ) from error
     except UserError as error:
         raise UserError(f"'{path}': {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, RecursionError) as error:
-        raise UserError(
-            f"'{path}' is not as {kind.title} writes it: {type(error).__name__} {printable(str(error), 200)}; export "
-            "it again, or export COCO"
-        ) from error
+
+
+class _DamagedError(Exception):
+    """What is not as the tool writes it, in words; a mistake of the tool or of a hand, not of the user's choice."""
+
+
+_DAMAGE = (TypeError, AttributeError, IndexError, ArithmeticError, RecursionError)
+
+
+@contextlib.contextmanager
+def _part(what: str) -> Iterator[None]:
+    """Whatever goes wrong inside is said of one part of the file."""
+    before = f"{what}: " if what else ""
+    try:
+        yield
+    except _DamagedError as error:
+        raise _DamagedError(f"{before}{error}") from error
+    except UserError as error:
+        raise prefixed(what, error) if what else error from error
+    except KeyError as error:
+        raise _DamagedError(f"{before}it has no '{printable(str(error.args[0]), 60)}'") from error
+    except ValueError as error:  # those of this module are sentences
+        raise _DamagedError(f"{before}{printable(str(error), 200)}") from error
+    except _DAMAGE as error:
+        reason = f"{type(error).__name__}: {printable(str(error), 200)}"
+        raise _DamagedError(f"{before}something in it is of another kind than expected ({reason})") from error
+
+
+def _object(number: int, image: object = None) -> contextlib.AbstractContextManager[None]:
+    """One object of a file, or of an image in it, counted from 1 in the order of the file."""
+    return _part(f"object {number}" if image is None else f"object {number} of {quoted(image, 60)}")
 
 
 def looks_like(content: Any) -> ToolName | None:
@@ -202,7 +237,7 @@ def _united(shapes: Sequence[tuple[Any, Shape]], size_hw: tuple[int, int]) -> li
 
 def _label(value: Any) -> str:
     if not is_name(value):
-        raise ValueError(f"an object has {quoted(value, 40)} as its class; expected text")
+        raise ValueError(f"it has {quoted(value, 40)} as its class; expected text")
     return str(value).strip()
 
 
@@ -226,21 +261,15 @@ def _bitmap(name: str, content: bytes) -> Bool[np.ndarray, "h w"]:
 def _labelme(source: _Source) -> Iterator[Record]:
     content = source.content
     size = _side(content.get("imageHeight")), _side(content.get("imageWidth"))
+    if content["shapes"] is None:
+        raise UserError(
+            "'shapes' is null; expected the list of objects, which is [] where there are none: open the image in "
+            "LabelMe and save it again, or write []"
+        )
     shapes = []
-    for entry in content["shapes"]:
-        kind, points = entry.get("shape_type") or "polygon", entry["points"]
-        segmentation: Any = None
-        if kind == "polygon":
-            segmentation = [[value for point in points for value in point]]
-        elif kind == "circle":  # the centre, and a point on it
-            (x, y), (other_x, other_y) = points
-            radius = math.hypot(other_x - x, other_y - y)
-            segmentation = _ellipse(x, y, radius, radius)
-        elif kind == "mask":
-            (left, top), _ = points
-            mask = _bitmap("mask", base64.b64decode(entry["mask"], validate=True))
-            segmentation = _run_lengths(Patch(round(top), round(left), mask), size)
-        shapes.append((entry.get("group_id"), Shape(_label(entry["label"]), segmentation, str(kind)[:40])))
+    for position, entry in enumerate(content["shapes"], start=1):
+        with _object(position):
+            shapes.append(_labelme_shape(entry, size))
     image = content.get("imagePath")
     if not isinstance(image, str) or not image:
         raise ValueError(f"'imagePath' is {quoted(image, 60)}; expected the name of the image")
@@ -250,8 +279,25 @@ def _labelme(source: _Source) -> Iterator[Record]:
     yield Record(image, size, _united(shapes, size), source.name or image)
 
 
+def _labelme_shape(entry: dict[str, Any], size: tuple[int, int]) -> tuple[Any, Shape]:
+    """A shape, after its group."""
+    kind, points = entry.get("shape_type") or "polygon", entry["points"]
+    segmentation: Any = None
+    if kind == "polygon":
+        segmentation = [[value for point in points for value in point]]
+    elif kind == "circle":  # the centre, and a point on it
+        (x, y), (other_x, other_y) = points
+        radius = math.hypot(other_x - x, other_y - y)
+        segmentation = _ellipse(x, y, radius, radius)
+    elif kind == "mask":
+        (left, top), _ = points
+        mask = _bitmap("mask", base64.b64decode(entry["mask"], validate=True))
+        segmentation = _run_lengths(Patch(round(top), round(left), mask), size)
+    return entry.get("group_id"), Shape(_label(entry["label"]), segmentation, str(kind)[:40])
+
+
 def _is_labelme(content: Any) -> bool:
-    return isinstance(content, dict) and isinstance(content.get("shapes"), list) and "imagePath" in content
+    return isinstance(content, dict) and "imagePath" in content and isinstance(content.get("shapes", 0), list | None)
 
 
 # --- VIA (VGG Image Annotator) ---------------------------------------------------------------------------------------
@@ -266,20 +312,25 @@ def _via(source: _Source) -> Iterator[Record]:
         if not isinstance(name, str) or not name:
             raise ValueError(f"'filename' is {quoted(name, 60)}; expected the name of the image")
         shapes = []
-        for region in _regions(entry):
-            shape = region["shape_attributes"]
-            kind, segmentation = shape["name"], None
-            if kind == "polygon":
-                corners = zip(shape["all_points_x"], shape["all_points_y"], strict=True)
-                segmentation = [[value for corner in corners for value in corner]]
-            elif kind == "circle":
-                segmentation = _ellipse(shape["cx"], shape["cy"], shape["r"], shape["r"])
-            elif kind == "ellipse":
-                turn = math.degrees(shape.get("theta", 0))
-                segmentation = _ellipse(shape["cx"], shape["cy"], shape["rx"], shape["ry"], turn)
-            label = "object" if attribute is None else _via_label(region["region_attributes"].get(attribute), attribute)
-            shapes.append(Shape(label, segmentation, str(kind)[:40]))
+        for position, region in enumerate(_regions(entry), start=1):
+            with _object(position, name):
+                shapes.append(_via_shape(region, attribute))
         yield Record(name, (0, 0), shapes, name)
+
+
+def _via_shape(region: dict[str, Any], attribute: str | None) -> Shape:
+    shape = region["shape_attributes"]
+    kind, segmentation = shape["name"], None
+    if kind == "polygon":
+        corners = zip(shape["all_points_x"], shape["all_points_y"], strict=True)
+        segmentation = [[value for corner in corners for value in corner]]
+    elif kind == "circle":
+        segmentation = _ellipse(shape["cx"], shape["cy"], shape["r"], shape["r"])
+    elif kind == "ellipse":
+        turn = math.degrees(shape.get("theta", 0))
+        segmentation = _ellipse(shape["cx"], shape["cy"], shape["rx"], shape["ry"], turn)
+    label = "object" if attribute is None else _via_label(region["region_attributes"].get(attribute), attribute)
+    return Shape(label, segmentation, str(kind)[:40])
 
 
 def _regions(entry: Any) -> list[Any]:
@@ -313,7 +364,7 @@ def _via_label(value: Any, attribute: str) -> str:
         value = chosen[0] if len(chosen) == 1 else None
     if not is_name(value):
         raise UserError(
-            f"a region has {quoted(value, 40)} as '{printable(attribute, 40)}'; expected one class for each region"
+            f"it has {quoted(value, 40)} as '{printable(attribute, 40)}'; expected one class for each region"
         )
     return str(value).strip()
 
@@ -337,33 +388,39 @@ def _cvat(source: _Source) -> Iterator[Record]:
             "convert it to YouTube-VIS format"
         )
     for entry in root.iter("image"):
-        size = _side(float(entry.get("height", "0"))), _side(float(entry.get("width", "0")))
-        shapes = []
-        for element in entry:
-            kind = element.tag
-            if kind == "tag":
-                note("images with classes of the whole image (tags), which are no objects", f"'{entry.get('name')}'")
-                continue
-            segmentation: Any = None
-            if kind == "polygon":
-                pairs = [pair.split(",") for pair in element.attrib["points"].split(";") if pair.strip()]
-                segmentation = [[float(value) for x, y in pairs for value in (x, y)]]
-            elif kind == "ellipse":
-                cx, cy, rx, ry, turn = (float(element.get(key, "0")) for key in ("cx", "cy", "rx", "ry", "rotation"))
-                segmentation = _ellipse(cx, cy, rx, ry, turn)
-            elif kind == "mask":
-                left, top, width, height = (int(element.attrib[key]) for key in ("left", "top", "width", "height"))
-                runs = np.array([int(run) for run in element.attrib["rle"].split(",")], dtype=np.int64)
-                _check_pixels(height, width)
-                if (runs < 0).any() or runs.sum() != width * height:
-                    raise ValueError(f"the runs of a mask of {width}x{height} add up to {runs.sum()}")
-                mask = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
-                segmentation = _run_lengths(Patch(top, left, mask), size)
-            group = element.get("group_id")
-            shape = Shape(_label(element.get("label")), segmentation, printable(kind, 40))
-            shapes.append((None if group in (None, "", "0") else group, shape))
         name = entry.attrib["name"]
+        with _part(f"image {quoted(name, 60)}"):
+            size = _side(float(entry.get("height", "0"))), _side(float(entry.get("width", "0")))
+        if entry.find("tag") is not None:
+            note("images with classes of the whole image (tags), which are no objects", f"'{name}'")
+        shapes = []
+        for position, element in enumerate((element for element in entry if element.tag != "tag"), start=1):
+            with _object(position, name):
+                shapes.append(_cvat_shape(element, size))
         yield Record(name, size, _united(shapes, size), name)
+
+
+def _cvat_shape(element: Element, size: tuple[int, int]) -> tuple[str | None, Shape]:
+    """A shape, after its group."""
+    kind = element.tag
+    segmentation: Any = None
+    if kind == "polygon":
+        pairs = [pair.split(",") for pair in element.attrib["points"].split(";") if pair.strip()]
+        segmentation = [[float(value) for x, y in pairs for value in (x, y)]]
+    elif kind == "ellipse":
+        cx, cy, rx, ry, turn = (float(element.get(key, "0")) for key in ("cx", "cy", "rx", "ry", "rotation"))
+        segmentation = _ellipse(cx, cy, rx, ry, turn)
+    elif kind == "mask":
+        left, top, width, height = (int(element.attrib[key]) for key in ("left", "top", "width", "height"))
+        runs = np.array([int(run) for run in element.attrib["rle"].split(",")], dtype=np.int64)
+        _check_pixels(height, width)
+        if (runs < 0).any() or runs.sum() != width * height:
+            raise ValueError(f"the runs of a mask of {width}x{height} add up to {runs.sum()}")
+        mask = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
+        segmentation = _run_lengths(Patch(top, left, mask), size)
+    group = element.get("group_id")
+    shape = Shape(_label(element.get("label")), segmentation, printable(kind, 40))
+    return None if group in (None, "", "0") else group, shape
 
 
 def _is_cvat(content: Any) -> bool:
@@ -376,7 +433,7 @@ def _is_cvat(content: Any) -> bool:
 
 
 def _label_studio(source: _Source) -> Iterator[Record]:
-    for task in source.content:
+    for position, task in enumerate(source.content, start=1):
         if "annotations" not in task and "completions" not in task:
             if "predictions" in task:
                 raise UserError(
@@ -384,14 +441,16 @@ def _label_studio(source: _Source) -> Iterator[Record]:
                     "export 'JSON' (predictions as they are: predict --also coco-dataset)"
                 )
             raise UserError("it is JSON-MIN of Label Studio, which says too little; export 'JSON'")
-        image = _task_image(task["data"])
+        with _part(f"task {quoted(task.get('id', position), 40)}"):
+            image = _task_image(task["data"])
         done = [entry for entry in task.get("annotations", task.get("completions")) if not entry.get("was_cancelled")]
         if len(done) > 1:
             note(
                 "images with several annotations of Label Studio, of which the first is read",
                 f"'{image}' ({len(done)})",
             )
-        size, shapes = _task_shapes(done[0]["result"] if done else [], image)
+        with _part(f"task {quoted(task.get('id', position), 40)}"):
+            size, shapes = _task_shapes(done[0]["result"] if done else [], image)
         yield Record(image, size, shapes, image)
 
 
@@ -417,16 +476,18 @@ def _task_shapes(results: Sequence[dict[str, Any]], image: str) -> tuple[tuple[i
             if given is None:
                 note("results of Label Studio that are no regions (choices, relations, ...)", f"'{image}'")
             continue
-        size = _side(result["original_height"]), _side(result["original_width"])
+        with _part(f"result {quoted(key, 40)}"):
+            size = _side(result["original_height"]), _side(result["original_width"])
         if result.get("image_rotation"):
             raise UserError(f"{quoted(image)} was rotated in Label Studio; annotate it as it is")
         regions.setdefault(key, value)
     shapes = []
     for key, value in regions.items():
         chosen = labels.get(key) or [None]
-        if len(chosen) != 1:
-            raise UserError(f"a region of {quoted(image)} has the labels {quoted(chosen)}; expected one class for each")
-        shapes.append(Shape(_label(chosen[0]), *_region(value, size)))
+        with _part(f"region {quoted(key, 40)} of {quoted(image, 60)}"):
+            if len(chosen) != 1:
+                raise UserError(f"it has the labels {quoted(chosen)}; expected one class for each")
+            shapes.append(Shape(_label(chosen[0]), *_region(value, size)))
     return size, shapes
 
 
@@ -501,30 +562,35 @@ def _supervisely(source: _Source) -> Iterator[Record]:
         raise UserError("it is one file of Supervisely; name the folder 'ann' that it lies in")
     size = _side(content["size"]["height"]), _side(content["size"]["width"])
     shapes = []
-    for entry in content["objects"]:
-        kind = entry["geometryType"]
-        segmentation: Any = None
-        if kind == "polygon":
-            points = entry["points"]
-            rings = (points["exterior"], *points.get("interior", ()))
-            outer, *holes = ([value for corner in ring for value in corner] for ring in rings)
-            segmentation = [outer]
-            if holes:
-                patch = _without(_patch_of([outer], size), _patch_of(holes, size))
-                segmentation = _run_lengths(patch, size)
-        elif kind == "bitmap":
-            left, top = entry["bitmap"]["origin"]
-            unpacker = zlib.decompressobj()
-            try:
-                packed = base64.b64decode(entry["bitmap"]["data"], validate=True)
-                png = unpacker.decompress(packed, limits.TEXT_BYTES)
-            except zlib.error as error:
-                raise ValueError(f"a bitmap cannot be unpacked: {error}") from error
-            if unpacker.unconsumed_tail:
-                raise ValueError(f"a bitmap is unpacked to more than {limits.TEXT_BYTES:,} bytes")
-            segmentation = _run_lengths(Patch(top, left, _bitmap("bitmap", png)), size)
-        shapes.append(Shape(_label(entry["classTitle"]), segmentation, str(kind)[:40]))
+    for position, entry in enumerate(content["objects"], start=1):
+        with _part(f"object {position} (id {quoted(entry['id'], 40)})" if "id" in entry else f"object {position}"):
+            shapes.append(_supervisely_shape(entry, size))
     yield Record(source.name.removesuffix(".json"), size, shapes, source.name)
+
+
+def _supervisely_shape(entry: dict[str, Any], size: tuple[int, int]) -> Shape:
+    kind = entry["geometryType"]
+    segmentation: Any = None
+    if kind == "polygon":
+        points = entry["points"]
+        rings = (points["exterior"], *points.get("interior", ()))
+        outer, *holes = ([value for corner in ring for value in corner] for ring in rings)
+        segmentation = [outer]
+        if holes:
+            patch = _without(_patch_of([outer], size), _patch_of(holes, size))
+            segmentation = _run_lengths(patch, size)
+    elif kind == "bitmap":
+        left, top = entry["bitmap"]["origin"]
+        unpacker = zlib.decompressobj()
+        try:
+            packed = base64.b64decode(entry["bitmap"]["data"], validate=True)
+            png = unpacker.decompress(packed, limits.TEXT_BYTES)
+        except zlib.error as error:
+            raise ValueError(f"a bitmap cannot be unpacked: {error}") from error
+        if unpacker.unconsumed_tail:
+            raise ValueError(f"a bitmap is unpacked to more than {limits.TEXT_BYTES:,} bytes")
+        segmentation = _run_lengths(Patch(top, left, _bitmap("bitmap", png)), size)
+    return Shape(_label(entry["classTitle"]), segmentation, str(kind)[:40])
 
 
 def _is_supervisely(content: Any) -> bool:

@@ -280,13 +280,19 @@ def test_what_is_no_mask_is_refused_or_left_out_with_its_count(tmp_path: Path, n
 
 BROKEN: dict[str, tuple[ToolName, Any, str]] = {
     "another tool": ("labelme", via(), r"not in the format of LabelMe; it looks like VIA"),
-    "no points": ("labelme", labelme({"points": 3}), "is not as LabelMe writes it: TypeError"),
+    "no points": (
+        "labelme",
+        labelme({"points": 3}),
+        r"writes it: object 1: something in it is of another kind than expected \(TypeError",
+    ),
+    "no points at all": ("labelme", labelme({"points": SQUARE}, {"label": "cell"}), "object 2: it has no 'points'"),
+    "null as shapes": ("labelme", {**labelme({}), "shapes": None}, r"'shapes' is null; expected .* or write \[\]"),
     "text as corners": (
         "labelme",
         labelme({"points": [["a", 1], [2, 3], [4, 5]]}),
         "the segmentation of annotation .* is broken",
     ),
-    "no class": ("labelme", labelme({"points": SQUARE, "label": None}), "has None as its class"),
+    "no class": ("labelme", labelme({"points": SQUARE, "label": None}), "object 1: it has None as its class"),
     "no image": ("labelme", labelme({"points": SQUARE}, imagePath=7), "'imagePath' is 7"),
     "another size": ("labelme", labelme({"points": SQUARE}, imageHeight=41), "its annotation file says"),
     "a mask beyond the image": (
@@ -313,7 +319,7 @@ BROKEN: dict[str, tuple[ToolName, Any, str]] = {
     "two checkboxes": (
         "via",
         via(({"name": "point"}, {"kind": {"cell": True, "dirt": True}})),
-        "expected one class for each region",
+        r"object \d of 'a.png': .* expected one class for each region",
     ),
     "a document type": ("cvat", f"<!DOCTYPE a []>{cvat('')}", "declares a document type"),
     "no XML": ("cvat", "<annotations>", "is not XML, or is cut short"),
@@ -321,7 +327,7 @@ BROKEN: dict[str, tuple[ToolName, Any, str]] = {
     "runs of another size": (
         "cvat",
         cvat('<mask label="cell" rle="1,2" left="5" top="6" width="2" height="2"/>'),
-        "add up to 3",
+        r"object 1 of 'a.png': the runs of a mask of 2x2 add up to 3",
     ),
     "a mask without end": (
         "cvat",
@@ -332,7 +338,7 @@ BROKEN: dict[str, tuple[ToolName, Any, str]] = {
     "two labels": (
         "label-studio",
         task({"type": "polygonlabels", "value": {"points": [[1, 1]], "polygonlabels": ["cell", "dirt"]}}),
-        "expected one class for each",
+        r"task 1: region '\w+' of .*: it has the labels .*; expected one class for each",
     ),
     "a rotated image": (
         "label-studio",

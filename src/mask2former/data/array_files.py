@@ -1,0 +1,96 @@
+"""Label maps in numpy's ``.npy`` files: arrays of whole numbers, and the ``_seg.npy`` of Cellpose, which is a pickle.
+
+Sources: numpy's documentation of its format; ``cellpose.io.masks_flows_to_seg``, which saves a mapping as an array of
+one object. The pickle goes through :mod:`mask2former.pickles`, which runs nothing of it. Cellpose saves outlines and
+flows beside masks, so that about 31 bytes a pixel are read for each map.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int32
+
+from mask2former import limits
+from mask2former.data.image_files import ImageFile, ImagePage
+from mask2former.documents import read_bytes
+from mask2former.errors import UserError
+from mask2former.pickles import Array, Budget, PickleRefused, Unpickler
+from mask2former.text import listed, printable
+
+__all__ = ["ARRAY_SUFFIX", "is_array_file", "read_array"]
+
+ARRAY_SUFFIX = ".npy"
+
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+
+def is_array_file(file: ImageFile) -> bool:
+    """Whether a file is called as numpy calls its own."""
+    return file.name.lower().endswith(ARRAY_SUFFIX)
+
+
+def read_array(file: ImageFile) -> Int32[np.ndarray, "H W"]:
+    """The numbers of a map: the array in the file, or ``masks`` of a file that Cellpose saved.
+
+    Raises:
+        UserError: the file is missing, damaged, asks for anything but arrays and plain containers, or holds something
+            else than one map of whole numbers from 0 to 2**31 - 1.
+    """
+    assert not isinstance(file, ImagePage)
+    content = read_bytes(file, "array file", limits.IMAGE_BYTES)
+    try:
+        values = _values(content)
+    except PickleRefused as refused:
+        raise UserError(
+            f"'{file}' asks for {refused}, which is no array or plain container; nothing was executed. Export masks as "
+            "PNG or TIFF (in Cellpose: File, 'Save masks as PNG/tif')"
+        ) from None
+    except UserError as error:
+        raise UserError(f"'{file}': {error}") from error
+    except Exception as error:  # a damaged header or pickle can raise anything
+        reason = printable(str(error), 120) or type(error).__name__
+        raise UserError(f"'{file}' is damaged, or no array of numpy: {reason}; save it again") from error
+    return _map_of(values, file)
+
+
+def _values(content: bytes) -> Any:
+    """What a file holds: an array, or the one object in it."""
+    stream = io.BytesIO(content)
+    read_header = _HEADERS[np.lib.format.read_magic(stream)]
+    shape, is_fortran, dtype = read_header(stream)
+    if dtype.hasobject:
+        values = Unpickler(stream, len(content), Budget(len(content))).load()
+        objects = values.array if isinstance(values, Array) else None
+        if shape or not isinstance(objects, list) or len(objects) != 1:
+            raise UserError("it holds an array of objects; expected one number for each pixel")
+        return objects[0]
+    count = math.prod(shape)
+    if len(shape) > limits.ARRAY_DIMENSIONS or count * dtype.itemsize != len(content) - stream.tell():
+        raise UserError(f"it has {len(content):,} bytes, which are not those of {shape} values; save it again")
+    array = np.frombuffer(content, dtype, offset=stream.tell()) if count else np.empty(0, dtype)
+    return array.reshape(shape, order="F" if is_fortran else "C")
+
+
+def _map_of(values: Any, file: ImageFile) -> Int32[np.ndarray, "H W"]:
+    if isinstance(values, dict):
+        if "masks" not in values:
+            raise UserError(
+                f"'{file}' holds {listed(list(values)) or 'nothing'}; expected 'masks', as in Cellpose's _seg.npy"
+            )
+        values = values["masks"].array if isinstance(values["masks"], Array) else None
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "bui":
+        kind = f"numbers of the type {values.dtype}" if isinstance(values, np.ndarray) else f"a {type(values).__name__}"
+        raise UserError(f"'{file}' holds {kind}; expected one whole number for each pixel")
+    if values.ndim == 3 and len(values) == 1:
+        values = values[0]
+    if values.ndim != 2 or not values.size:
+        raise UserError(f"'{file}' holds masks of shape {values.shape}; expected (height, width): one map an image")
+    limits.check_limit(f"the map '{file}' has pixels:", values.size, limits.INPUT_PIXELS, "cut it into parts")
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high >= 2**31:
+        raise UserError(f"'{file}' has the number {low if low < 0 else high}; expected numbers from 0 to {2**31 - 1}")
+    return values.astype(np.int32)
