@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from collections.abc import Generator, Iterator
 from typing import Any
 
@@ -36,6 +37,21 @@ def pytest_collection() -> Generator[None, object, object]:
 def pytest_unconfigure() -> None:
     """What was frozen is collected in the end, or libraries report it as leaked."""
     gc.unfreeze()
+
+
+@pytest.fixture
+def default_signals() -> Iterator[None]:
+    """Signals have their usual effect, here and in what is started from here.
+
+    A shell ignores SIGINT for what it starts in the background, and ``nohup`` SIGHUP, and their processes inherit it.
+    """
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    if hasattr(signal, "SIGHUP"):
+        usual[signal.SIGHUP] = signal.SIG_DFL
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="module")

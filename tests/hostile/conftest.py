@@ -79,6 +79,8 @@ def _run(function: Callable[[], object], writer: int, megabytes: int) -> None:
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         most = used + (megabytes << 20)
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        # An eighth of the usual stack, so that what is an eighth as deep ends a recursion of C as surely.
+        resource.setrlimit(resource.RLIMIT_STACK, (1 << 20, 1 << 20))
         report = f"returned\n{function()!s:.3000}"
     except BaseException as error:
         report = f"{type(error).__name__}\n{error!s:.3000}"

@@ -194,7 +194,7 @@ FILES: dict[str, Callable[[Path], object]] = {
     "folder": Path.mkdir,
     "circle": lambda path: path.symlink_to(path.name),
     "no text": lambda path: path.write_bytes(bytes(range(256))),
-    "nested": lambda path: path.write_text("[" * 100_000),
+    "nested": lambda path: path.write_text("[" * 20_000),
     "empty": lambda path: path.write_text(""),
 }
 READERS: dict[str, Callable[[Path], object]] = {
@@ -212,11 +212,24 @@ READERS: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("kind", READERS)
-@pytest.mark.parametrize("name", FILES)
-def test_annotations_that_are_no_documents_are_refused(tmp_path: Path, name: str, kind: str, limited: Limited) -> None:
-    path = tmp_path / (kind if "." in kind else "x.txt" if kind == "names" else "x.json")
-    FILES[name](path)
-    assert limited(lambda: READERS[kind](path), seconds=SECONDS).kind == "UserError"
+def test_annotations_that_are_no_documents_are_refused(tmp_path: Path, kind: str, limited: Limited) -> None:
+    """One process for all, whose limits of time and memory hold for all together."""
+
+    def refused() -> str:
+        for name, make in FILES.items():
+            path = tmp_path / name / (kind if "." in kind else "x.txt" if kind == "names" else "x.json")
+            path.parent.mkdir()
+            make(path)
+            try:
+                READERS[kind](path)
+            except UserError:
+                continue
+            except BaseException as error:
+                return f"{name}: {error!r}"
+            return f"{name} is read"
+        return "all"
+
+    assert limited(refused, seconds=SECONDS)[:2] == ("returned", "all"), os.listdir(tmp_path)
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name != "empty"])
@@ -236,7 +249,7 @@ def test_lists_and_labels_that_are_no_documents_are_refused(data: Path, name: st
 
 # --- numbers ---------------------------------------------------------------------------------------------------------
 
-MANY = 20_000
+MANY = 5_000  # that work grows no faster than the file has a test of its own
 FULL = {"size": [8, 8], "counts": [0, 64]}
 
 
@@ -258,8 +271,8 @@ LARGE: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     "a name of 1 MB": (lambda: coco(categories=[{"id": 1, "name": "n" * (1 << 20)}]), "has characters: 1,048,576"),
     "half a character": (lambda: coco(categories=[{"id": 1, "name": "\ud800"}]), "surrogate"),
     "a category of 4000 digits": (lambda: coco(categories=[{"id": 10**4000, "name": "a"}]), "no whole number as id"),
-    "a colour of a million": (
-        lambda: coco(categories=[{"id": 1, "name": "a", "color": [1] * 1_000_000}]),
+    "a colour of 200,000": (
+        lambda: coco(categories=[{"id": 1, "name": "a", "color": [1] * 200_000}]),
         "not a class table",
     ),
     "a colour of 4000 digits": (
@@ -282,7 +295,7 @@ LARGE: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     "farther corners": (lambda: coco(annotations=objects(1, segmentation=[[10**9] * 80])), "got 1e\\+09 among them"),
     "many far polygons": (
         lambda: coco(annotations=objects(MANY, segmentation=[far(8)])),
-        "outlines of annotations 20000",
+        f"outlines of annotations {MANY}",
     ),
     "a mask of 2^40 pixels": (
         lambda: coco(annotations=objects(1, segmentation={"size": [1 << 20, 1 << 20], "counts": [0, 1 << 40]})),
@@ -300,8 +313,8 @@ LARGE: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
         lambda: coco(annotations=objects(1, segmentation={"size": [-8, -8], "counts": [64]})),
         "expected a run-length encoding",
     ),
-    "unknown images": (lambda: coco(annotations=objects(MANY, image_id=7)), r"annotations 20000 \("),
-    "unknown classes": (lambda: coco(annotations=objects(MANY, category_id=1 << 63)), r"annotations 20000 \("),
+    "unknown images": (lambda: coco(annotations=objects(MANY, image_id=7)), rf"annotations {MANY} \("),
+    "unknown classes": (lambda: coco(annotations=objects(MANY, category_id=1 << 63)), rf"annotations {MANY} \("),
     "deep segmentation": (lambda: coco(annotations=objects(1, segmentation=[[[[[[[[[[1]]]]]]]]]])), "is broken"),
     "long text": (lambda: coco(annotations=objects(1, iscrowd="x" * (1 << 20))), "as 'iscrowd'"),
 }
@@ -356,7 +369,7 @@ def test_names_files_with_many_names_are_read_in_one_pass(tmp_path: Path, limite
     path = write(tmp_path / "n.txt", "\n".join([*names, *names[: MANY // 2]]))
     outcome = limited(lambda: read_names(path), seconds=SECONDS)
     assert outcome.kind == "UserError"
-    assert "names must be unique, 10000 (" in outcome.message
+    assert f"names must be unique, {MANY // 2} (" in outcome.message
 
 
 @pytest.mark.parametrize("gap", [" ", "\t", " \t", ":", "1", " 1", "a ", "(", "_", "-"])

@@ -224,7 +224,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "fields.csv").write_text("step,loss\n1," + "x" * 10**6 + "\n")
     (folder / "zeros.csv").write_bytes(b"step,loss\n" + bytes(1000) + b"\n")
     (folder / "digits.csv").write_text("step,loss\n" + "9" * 5000 + ",1\n")
-    (folder / "deep.yaml").write_text("[" * 100_000)
+    (folder / "deep.yaml").write_text("[" * 20_000)
     (folder / "bomb.yaml").write_text("a: &a [x]\n" + "".join(f"b{n}: &a [*a, *a]\n" for n in range(60)))
     (folder / "self.yaml").write_text("seed: &a [*a]\n")
     (folder / "digits.yaml").write_text("seed: " + "9" * 10_000)
@@ -281,7 +281,7 @@ def run(words: list[str], *, before: str = "", after: str = "", **settings: obje
     return subprocess.run([sys.executable, "-c", program], timeout=60, check=False, **settings)  # type: ignore[call-overload]
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+@pytest.mark.parametrize("encoding", ["ascii", pytest.param("latin-1", marks=pytest.mark.slow), "utf-8"])
 def test_any_encoding_of_the_streams(encoding: str) -> None:
     environment = {**os.environ, "PYTHONIOENCODING": encoding}
     result = run(["train", "\u2603/\xff.yaml"], env=environment, encoding=encoding, capture_output=True)
@@ -329,6 +329,7 @@ sys.meta_path.insert(0, Finder())
 """
 
 
+@pytest.mark.usefixtures("default_signals")
 @pytest.mark.parametrize(
     ("module", "number", "code"),
     [
@@ -344,6 +345,7 @@ def test_a_signal_while_it_starts(module: str, number: signal.Signals, code: int
     assert (result.stderr, result.returncode) == ("stopped\n", code)
 
 
+@pytest.mark.usefixtures("default_signals")
 def test_an_import_that_makes_another_error_of_the_signal() -> None:
     before = WHEN.format(module="mask2former.documents", number=int(signal.SIGINT)).replace(
         "os.kill(os.getpid(), 2)",
@@ -353,6 +355,7 @@ def test_an_import_that_makes_another_error_of_the_signal() -> None:
     assert (result.stderr, result.returncode) == ("stopped\n", 130)
 
 
+@pytest.mark.usefixtures("default_signals")
 def test_a_signal_after_the_work_is_done() -> None:
     before = "import atexit, os, signal; atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))"
     result = run(["--version"], before=before, capture_output=True)

@@ -110,7 +110,7 @@ IN_THE_LAST = (TrainingModule, "validation_step", 6, False)
     ("kind", "moment"),
     [
         ("plain", IN_STEP_TWO),
-        ("averaged", IN_THE_LAST),
+        slow("averaged", IN_THE_LAST),  # that averages go on is in test_interruption.py
         slow("plain", IN_THE_LAST),
         slow("plain", (TrainingModule, "on_validation_epoch_end", 2, False)),  # of step 4
         slow("plain", (MetricsLog, "log_metrics", 3, False)),  # measured, but the row is missing

@@ -118,6 +118,7 @@ def test_the_video_itself_is_safe(images: list[np.ndarray], tmp_path: Path, caps
     assert (tmp_path / "clip.mp4").read_bytes() == before
 
 
+@pytest.mark.usefixtures("default_signals")
 def test_ctrl_c_ends_after_the_frame_in_work(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -139,6 +140,7 @@ def test_ctrl_c_ends_after_the_frame_in_work(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("default_signals")
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are other there")
 def test_ctrl_c_leaves_a_playable_video_and_whole_json(images: list[np.ndarray], tmp_path: Path) -> None:
     folder = tmp_path / "long"

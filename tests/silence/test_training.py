@@ -196,34 +196,47 @@ EFFECTS: dict[str, tuple[dict[str, Any], Check, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", EFFECTS)
+# What changes in one resumed run: settings of the optimizer, of the loss and the run, and what is said in words alone.
+TOGETHER = (
+    ("weight decay", "rate of the backbone", "betas and eps", "seed"),
+    ("loss", "patience", "longer", "dropout"),
+    ("averaging on", "batch"),
+)
+
+
+@pytest.mark.parametrize("names", TOGETHER, ids=", ".join)
 def test_what_may_change_takes_effect_and_is_said(
     finished: dict[str, Any],
-    name: str,
+    names: tuple[str, ...],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    changes, check, words = EFFECTS[name]
     values = copied(finished, tmp_path / "run")
     values["trainer"]["max_steps"] = 3
-    for path, value in changes.items():
-        put(values, path, value)
+    for name in names:
+        for path, value in EFFECTS[name][0].items():
+            put(values, path, value)
     moments = torch.load(Path(values["output"]) / "checkpoints" / "last.ckpt", weights_only=True)["optimizer_states"]
-    seen: list[bool] = []
+    seen: list[list[str]] = []
 
     def looked_at(self: TrainingModule, window: Any, batch_idx: int) -> None:
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer)
         assert len(optimizer.state) == len(moments[0]["state"])  # nothing that was learned is forgotten
-        seen.append(check(self, optimizer))
+        seen.append([name for name in names if EFFECTS[name][1](self, optimizer)])
         raise SeenError
 
     monkeypatch.setattr(TrainingModule, "training_step", looked_at)
     with pytest.raises(SeenError):
         train(parse(RunConfig, values, "test"), resume=True)
-    assert seen == [True]
-    assert words in capsys.readouterr().out
+    assert seen == [list(names)]
+    shown = capsys.readouterr().out
+    assert not [name for name in names if EFFECTS[name][2] not in shown]
+
+
+def test_every_effect_is_tried_once() -> None:
+    assert sorted(name for names in TOGETHER for name in names) == sorted(EFFECTS)
 
 
 def test_what_is_measured_otherwise_is_not_compared_with_the_best(
@@ -469,13 +482,10 @@ OTHERWISE: dict[str, tuple[str, Any]] = {
 }
 
 
-# Slow: that these two settings, too, start the search over is in tests/unit/training/test_resume.py.
+# Slow: that these settings and data, too, start the search over is in tests/unit/training/test_resume.py.
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=[pytest.mark.slow] if name in ("size of images", "attention") else [])
-        for name in OTHERWISE
-    ],
+    [pytest.param(name, marks=[pytest.mark.slow] if name != "monitor" else []) for name in OTHERWISE],
 )
 def test_a_killed_run_that_measured_otherwise_leaves_no_figure_behind(
     finished: dict[str, Any],

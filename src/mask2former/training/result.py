@@ -84,11 +84,12 @@ def finished(past: LastState, change: Comparison, config: RunConfig) -> Training
         config: the settings that are wanted, complete.
     """
     directory = past.path.parents[1]
-    model, best = directory / "model.safetensors", _best_at_the_end(past)
-    if best is not None and best.step > past.step:  # of a run that went on from here
-        return None
+    model = directory / "model.safetensors"
     end = how_it_ended(past, config, model)
     if end is None:
+        return None
+    best = _best_at_the_end(past)
+    if best is not None and best.step > past.step:  # of a run that went on from here
         return None
     say_once(f"{directory} is finished: {end}; nothing was changed")
     if change.changes:

@@ -11,6 +11,8 @@ import torch
 
 from mask2former.training.stopping import Stopping, died_reading, is_lost_connection
 
+pytestmark = pytest.mark.usefixtures("default_signals")
+
 
 def stopped_twice(number: signal.Signals) -> None:
     with Stopping().listening():
