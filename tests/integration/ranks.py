@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import os
 import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +16,22 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mask2former.config import (
+    EncoderOnlyConfig,
     MaskedDecoderConfig,
     ModelConfig,
     MSDeformAttnConfig,
+    NoPixelDecoderConfig,
     OptimConfig,
     RunConfig,
     SwinConfig,
+    TimmConfig,
     parse,
 )
 from mask2former.losses import Criterion
 from mask2former.models.build import build_model
 from mask2former.models.mask2former import Mask2Former
+from mask2former.models.parts import targets_for
+from mask2former.models.transformer_decoders import EncoderOnlyDecoder
 from mask2former.structures import MaskOutput, Target
 from mask2former.training import run as training
 from mask2former.training import sharding
@@ -62,22 +69,63 @@ def run(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+def piloted(rank: int, folder: str) -> None:
+    """Gradients of mask-piloted training where one rank has no objects, so no pilots."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/piloted", rank=rank, world_size=2)
+    model = small_swin(pilots=4)
+    count = 1 - rank
+    target = Target(torch.arange(count), torch.ones(count, 1, 64, 64, dtype=torch.bool))
+    pixels = [torch.full((3, 64, 64), 50.0 * rank)]
+    parallel = DistributedDataParallel(model)  # exists as long as gradients are to be exchanged
+    output = parallel(pixels, targets=[target])
+    draws = torch.Generator().manual_seed(3)
+    losses = Criterion(3, num_points=16)(output, [target], lambda shape: torch.rand(shape, generator=draws), 0.5)
+    losses.total.backward()
+    found = {name: value.grad for name, value in model.named_parameters()}
+    torch.save({"gradients": found, "terms": list(losses.terms)}, Path(folder) / f"p{rank}.pt")
+    dist.destroy_process_group()
+
+
 # --- shared weights --------------------------------------------------------------------------------------------------
 
 STEPS = 3
 
 
-def small_swin() -> Mask2Former:
+def small_swin(pilots: int = 0) -> Mask2Former:
     """With one block that is gathered by itself."""
     torch.manual_seed(0)
+    decoder = MaskedDecoderConfig(dim=32, num_queries=6, num_layers=1, num_heads=2, feedforward_dim=32)
     config = ModelConfig(
         backbone=SwinConfig(
             embed_dim=32, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2), window_size=4, drop_path_rate=0.0
         ),
         pixel_decoder=MSDeformAttnConfig(dim=32, mask_dim=32, num_layers=1, num_heads=2, feedforward_dim=32),
-        transformer_decoder=MaskedDecoderConfig(dim=32, num_queries=6, num_layers=1, num_heads=2, feedforward_dim=32),
+        transformer_decoder=decoder.model_copy(update={"pilots": pilots, "pilot_noise": 0.0}),
     )
     return build_model(config, 3)
+
+
+def small_vit() -> Mask2Former:
+    """Encoder-only, with blocks that are gathered by themselves, one of which takes queries; all of them masked."""
+    torch.manual_seed(0)
+    vit = {"embed_dim": 160, "depth": 2, "num_heads": 2, "img_size": 64}
+    config = ModelConfig(
+        backbone=TimmConfig(model="vit_tiny_patch16_224", kwargs=vit, joint_blocks=1),
+        pixel_decoder=NoPixelDecoderConfig(),
+        transformer_decoder=EncoderOnlyConfig(num_queries=6),
+    )
+    model = build_model(config, 3)
+    assert isinstance(model.transformer_decoder, EncoderOnlyDecoder)
+    model.transformer_decoder.set_progress(0)
+    return model
+
+
+MODELS: dict[str, Callable[[], Mask2Former]] = {
+    "swin": small_swin,
+    "pilots": partial(small_swin, pilots=4),
+    "encoder-only": small_vit,
+}
 
 
 def step(model: Mask2Former, optimizer: torch.optim.Optimizer, average: MovingAverage, images: list[int]) -> Tensor:
@@ -93,7 +141,8 @@ def step(model: Mask2Former, optimizer: torch.optim.Optimizer, average: MovingAv
         """The same points for every image, however many there are."""
         return torch.rand(shape[1:], generator=torch.Generator().manual_seed(3)).expand(shape)
 
-    losses = Criterion(3, num_points=16)(model(pixels), targets, uniform, float(len(images)))
+    output = model(pixels, **targets_for(model.transformer_decoder, targets))
+    losses = Criterion(3, num_points=16)(output, targets, uniform, float(len(images)))
     losses.total.backward()
     norm = sharding.whole(torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5))
     optimizer.step()
@@ -101,12 +150,12 @@ def step(model: Mask2Former, optimizer: torch.optim.Optimizer, average: MovingAv
     return norm
 
 
-def sharded(rank: int, folder: str) -> None:
+def sharded(rank: int, folder: str, kind: str) -> None:
     """Two steps, then everything is stored whole, a third one, and the third one again from what was stored."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/sharded", rank=rank, world_size=2)
     optim = OptimConfig(lr=1e-3)
-    model = small_swin()
+    model = MODELS[kind]()
     average = MovingAverage(model, 0.9)
     mesh = dist.init_device_mesh("cpu", (2,))
     sharding.shard(model, mesh)
@@ -120,7 +169,7 @@ def sharded(rank: int, folder: str) -> None:
     norms.append(step(model, optimizer, average, [2 * (STEPS - 1) + rank]))
     end = sharding.gathered({"model": model.state_dict(), "average": average.values}, keep=True)
 
-    again = small_swin()
+    again = MODELS[kind]()
     again.load_state_dict(stored["model"])
     its_average = MovingAverage(again, 0.9)
     its_average.load_state_dict(stored["average"])

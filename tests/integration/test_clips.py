@@ -102,6 +102,37 @@ def test_training_on_moving_scenes_measures_tracks_and_resumes(tmp_path: Path) -
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+_VIT = {"embed_dim": 32, "depth": 3, "num_heads": 2, "img_size": 48}
+SINCE: dict[str, dict[str, object]] = {
+    "pilots": {"transformer_decoder": {**run_values(Path())["model"]["transformer_decoder"], "pilots": 8}},
+    "encoder-only": {
+        "backbone": {"name": "timm", "model": "vit_tiny_patch16_224", "kwargs": _VIT, "joint_blocks": 2},
+        "pixel_decoder": {"name": "none"},
+        "transformer_decoder": {"name": "encoder-only", "num_queries": 10},
+    },
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("option", SINCE)
+def test_what_came_after_the_paper_learns_from_clips(option: str, tmp_path: Path) -> None:
+    dataset = {"name": "scene-clips", "image_size": [48, 48], "clip_length": 4, "num_training": 6, "num_validation": 2}
+    run = clip_run(tmp_path / "run", dataset, **SINCE[option])
+    run = run.model_copy(
+        update={
+            "trainer": run.trainer.model_copy(update={"max_steps": 8}),
+            "evaluation": run.evaluation.model_copy(update={"interval": 8}),
+            "optim": run.optim.model_copy(update={"lr": 1e-3}),
+        }
+    )
+    train(run)
+    rows = [row for row in table(tmp_path / "run") if row["loss"]]
+    losses = [float(row["loss"]) for row in rows]
+    assert sum(losses[-3:]) < sum(losses[:3])
+    assert ("loss_mask_pilot" in rows[0]) == (option == "pilots")
+    assert any(row["instance/AP"] for row in table(tmp_path / "run"))
+
+
 def test_a_model_of_images_is_where_clips_start_from(
     tmp_path: Path, tiny_file: Path, tiny_config: object, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -34,11 +34,24 @@ def test_one_rank_without_targets(tmp_path: Path) -> None:
         torch.testing.assert_close(first, (left + right) / 2)
 
 
-def test_two_ranks_that_share_the_weights_learn_what_one_learns(tmp_path: Path) -> None:
+def test_a_rank_without_objects_has_no_pilots_and_the_same_gradients(tmp_path: Path) -> None:
+    mp.start_processes(ranks.piloted, (str(tmp_path),), nprocs=2, start_method="fork")
+    first, second = (torch.load(tmp_path / f"p{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert "loss_mask_pilot" in first["terms"]
+    assert first["gradients"]["transformer_decoder.pilot_classes.weight"].any()
+    for name, gradient in first["gradients"].items():
+        assert gradient is not None, name
+        torch.testing.assert_close(gradient, second["gradients"][name])
+
+
+@pytest.mark.parametrize(
+    "kind", ["swin", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("pilots", "encoder-only"))]
+)
+def test_two_ranks_that_share_the_weights_learn_what_one_learns(kind: str, tmp_path: Path) -> None:
     """Moments, clipping, averages and what is stored are those of a model that is whole, on both images at once."""
-    mp.start_processes(ranks.sharded, (str(tmp_path),), nprocs=2, start_method="fork")
+    mp.start_processes(ranks.sharded, (str(tmp_path), kind), nprocs=2, start_method="fork")
     first, second = (torch.load(tmp_path / f"s{rank}.pt", weights_only=True) for rank in (0, 1))
-    model = ranks.small_swin()
+    model = ranks.MODELS[kind]()
     average, optimizer = MovingAverage(model, 0.9), build_optimizer(model, OptimConfig(lr=1e-3))
     total = sum(value.numel() for value in model.parameters())
     assert first["shares"] + second["shares"] == total

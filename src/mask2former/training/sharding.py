@@ -49,7 +49,8 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> None:
             is_inner = not any(isinstance(module, nn.ModuleList | nn.Sequential) for module in block.modules())
             if is_inner and sum(value.numel() for value in block.parameters()) >= LEAST:
                 fully_shard(block, mesh=mesh)
-    fully_shard(backbone, mesh=mesh)
+    # One that hands on its last blocks and norm is needed for as long as they are.
+    fully_shard(backbone, mesh=mesh, reshard_after_forward=not getattr(backbone, "joint_blocks", 0))
     fully_shard(model, mesh=mesh)
 
 

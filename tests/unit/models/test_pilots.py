@@ -58,6 +58,11 @@ def test_objects_are_there_as_often_as_there_is_room() -> None:
     few = made((4, 4), 3)
     assert (few.groups, few.labels.shape) == (1, (2, 3))
     assert make_pilots(targets(0, 0), 7, CLASSES, 0.2) is None
+    hidden = [Target(torch.where(one.labels == 1, CLASSES, one.labels), one.masks) for one in targets(3)]
+    seen = make_pilots(hidden, 7, CLASSES, 0.0)  # what is labelled "no object", which clips have, is none
+    assert seen is not None
+    assert (seen.groups, sorted(seen.chosen[0].tolist())) == (3, [0, 0, 0, 2, 2, 2])
+    assert int(seen.labels.max()) == 2
     empty = made((2, 0), 4)
     assert [len(chosen) for chosen in empty.chosen] == [4, 0]
 
@@ -81,6 +86,25 @@ def test_pilots_attend_inside_of_their_objects() -> None:
             assert torch.equal(~blocked[clip, index], inside[chosen])
     both = pilots.blocked([grid, (1, 8, 12)])
     assert both.shape == (2, 2, 24 + 96)
+
+
+def test_pilots_of_a_clip_attend_inside_of_their_object_in_each_frame() -> None:
+    masks = torch.zeros((1, 2, 64, 96), dtype=torch.bool)
+    masks[0, 0, :32], masks[0, 1, :, 64:] = True, True  # it moves
+    pilots = make_pilots([Target(torch.tensor([1]), masks)], 3, CLASSES, 0.0)
+    assert pilots is not None
+    blocked = pilots.blocked([(2, 2, 3), (2, 4, 6)])
+    assert blocked.shape == (1, 3, 2 * 2 * 3 + 2 * 4 * 6)
+    inside = torch.cat([masks[0, :, step // 2 :: step, step // 2 :: step].flatten() for step in (32, 16)])
+    assert all(torch.equal(~row, inside) for row in blocked[0])
+    generator = torch.Generator().manual_seed(1)
+    maps = [torch.randn(2, 16, *size, generator=generator) for size in ((2, 3), (4, 6), (8, 12))]
+    frames = PixelFeatures(torch.randn(2, 8, 16, 24, generator=generator), maps)
+    model = decoder(pilots=3)
+    plain, piloted = model(frames, 2), model(frames, 2, targets=[Target(torch.tensor([1]), masks)])
+    torch.testing.assert_close(plain.mask_logits, piloted.mask_logits, rtol=1e-4, atol=1e-5)
+    assert piloted.pilots is not None
+    assert piloted.pilots.output.mask_logits.shape == (1, 3, 2, 16, 24)
 
 
 def test_noise_changes_as_much_inside_as_outside() -> None:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, create_model
 from torch import nn
 
 from mask2former.config import (
+    EncoderOnlyConfig,
     FaPNConfig,
     InferenceConfig,
     MaskedDecoderConfig,
@@ -102,7 +103,7 @@ def test_the_enumeration_knows_all_that_a_run_has() -> None:
 KINDS = {
     "model.backbone": (TimmConfig(), SwinConfig()),
     "model.pixel_decoder": (TransformerFPNConfig(), FaPNConfig()),
-    "model.transformer_decoder": (StandardDecoderConfig(),),
+    "model.transformer_decoder": (StandardDecoderConfig(), EncoderOnlyConfig()),
 }
 
 

@@ -87,20 +87,21 @@ def make_pilots(targets: Sequence[Target], most: int, num_classes: int, noise: f
     """Pilots of the objects of a batch; None if there are none.
 
     Args:
-        targets: one per clip.
+        targets: one per clip; those labelled "no object", as of clips in which an object is not seen, get no pilots.
         most: how many pilots a clip has at most; of more objects some are chosen at random.
         num_classes: of which wrong classes are drawn, for the share ``noise`` of pilots.
         noise: the share of a mask that is wrong, and of classes.
     """
-    sizes = [min(len(target.labels), most) for target in targets]
+    there = [(target.labels < num_classes).nonzero().flatten() for target in targets]
+    sizes = [min(len(objects), most) for objects in there]
     if not (size := max(sizes)):
         return None
     groups = max(1, most // size)
     device = targets[0].labels.device
     labels = torch.zeros((len(targets), groups, size), dtype=torch.int64, device=device)
     chosen, masks = [], []
-    for clip, target in enumerate(targets):
-        some = torch.randperm(len(target.labels), device=device)[:most]
+    for clip, (target, objects) in enumerate(zip(targets, there, strict=True)):
+        some = objects[torch.randperm(len(objects), device=device)[:most]]
         labels[clip, :, : len(some)] = target.labels[some]
         chosen.append(some.repeat(groups))
         masks.append(target.masks[chosen[-1]])
