@@ -17,6 +17,7 @@ from mask2former.data.datasets.label_folder import LabelFolder
 from mask2former.data.datasets.official import Split
 from mask2former.dataset_tools.check_data import check_data
 from mask2former.dataset_tools.data_paths import DataPaths
+from mask2former.errors import UserError
 from mask2former.ops.sparse_masks import SparseMasks
 from mask2former.structures.ground_truth import InstanceGroundTruth
 
@@ -69,6 +70,17 @@ def test_void_is_ignored_and_background_is_known() -> None:
     ignored = samples.annotated(0, with_ignored=True).ignored
     assert ignored is not None
     assert np.flatnonzero(ignored.any(axis=1)).tolist() == [4]  # the row of 255
+
+
+def test_without_names_of_classes_it_is_said_how_to_write_them() -> None:
+    make, _, _ = FORMATS["voc"]
+    path = make(Path("data"))
+    (path / "names.txt").unlink()
+    with pytest.raises(
+        UserError, match=r"write 'data/labelmap.txt' .*; for the classes of VOC 2012 add --names pascal_"
+    ):
+        check_data(path, num_workers=0)
+    assert check_data(path, DataPaths(names=Path("pascal_voc")), num_workers=0).report.task == "instance"
 
 
 def test_maps_of_classes_alone_are_read_where_they_are_named() -> None:

@@ -23,7 +23,7 @@ class RunProgress:
 
     Attributes:
         name: of the run.
-        steps: of its validations.
+        steps: that had been taken before each of its validations.
         values: of the metric there, percent.
         best: the highest value.
         best_step: where it was first reached.
@@ -72,13 +72,23 @@ def convergence(runs: Sequence[Path], metric: str | None = None) -> Convergence:
         raise UserError(f"not all runs have {wanted}; they share {listed(measured, 10) if measured else 'none'}")
     rows = []
     for name, series in found.items():
-        steps, values = (list(column) for column in series[chosen])
+        steps, values = _taken([int(step) for step in series[chosen][0]]), series[chosen][1]
         best = max(values)
         reached = {
-            share: next(int(step) for step, value in zip(steps, values, strict=True) if value >= best * share / 100)
+            share: next(step for step, value in zip(steps, values, strict=True) if value >= best * share / 100)
             for share in _SHARES
             if best > 0
         }
-        at = int(steps[values.index(best)])
-        rows.append(RunProgress(name, tuple(map(int, steps)), tuple(values), best, at, reached))
+        rows.append(RunProgress(name, tuple(steps), tuple(values), best, steps[values.index(best)], reached))
     return Convergence(chosen, tuple(rows))
+
+
+def _taken(logged: Sequence[int]) -> list[int]:
+    """Steps taken before validations, as the last line of a training counts them; ``metrics.csv`` counts from 0.
+
+    So validations after 100 and 200 steps are logged at 99 and 199. One before the first step is logged at 0, as one
+    after it would be, which only a validation after every step has.
+    """
+    is_each = logged[:3] in ([0, 1, 2], [0, 1])
+    starts = int(logged[0] == 0 and not is_each)
+    return [*logged[:starts], *(step + 1 for step in logged[starts:])]

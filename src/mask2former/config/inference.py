@@ -72,9 +72,7 @@ class InferenceConfig(Strict):
             black, white = (float(number) for number in value)
             if -math.inf < black < white < math.inf:
                 return black, white
-        raise ValueError(
-            f"value_range must be two rising numbers, black and white, or auto, full or percentile, got {value!r}"
-        )
+        raise ValueError("expected two rising numbers, black and white, or auto, full or percentile")
 
     @model_validator(mode="before")
     @classmethod

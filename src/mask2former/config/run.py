@@ -56,12 +56,13 @@ def parse(kind: type[ConfigT], values: Any, source: str) -> ConfigT:
         faults = error.errors(include_url=False)
         for fault in faults[:_MOST_FAULTS]:
             key = printable(".".join(_keys(fault["loc"])), 200)
+            message = fault["msg"].removeprefix("Value error, ")  # of a rule of ours
             if fault["type"] == "extra_forbidden":
                 lines.append(f"unknown key '{key}'")
             elif fault["type"] == "value_error" and isinstance(fault["input"], dict):  # of several keys together
-                lines.append(f"{key}{': ' if key else ''}{printable(fault['msg'].removeprefix('Value error, '), 600)}")
+                lines.append(f"{key}{': ' if key else ''}{printable(message, 600)}")
             else:
-                lines.append(f"'{key}': {printable(fault['msg'], 300)} (got {quoted(fault['input'])})")
+                lines.append(f"'{key}': {printable(message, 300)} (got {quoted(fault['input'])})")
         if len(faults) > _MOST_FAULTS:
             lines.append(f"and {len(faults) - _MOST_FAULTS} more")
         raise UserError(f"{source}: " + "; ".join(lines)) from error

@@ -30,6 +30,7 @@ __all__ = [
     "read_label_map",
     "read_with_palette",
     "remap",
+    "rgb_text",
     "runs_of",
 ]
 
@@ -105,7 +106,7 @@ class ColorTable:
         if not known.all():
             pixels = np.bincount(of_run, weights=lengths, minlength=len(values))
             order = np.argsort(-np.where(known, 0, pixels), kind="stable")[: np.count_nonzero(~known)]
-            named = [f"{_rgb(int(values[index]))} in {pixels[index]:.0f} pixels" for index in order[:5]]
+            named = [f"{rgb_text(int(values[index]))} in {pixels[index]:.0f} pixels" for index in order[:5]]
             share = 100 * pixels[~known].sum() / colors.size
             smoothed = " (as where a label map was resized or saved with smoothing)" if len(order) > 5 else ""
             raise UserError(
@@ -117,7 +118,8 @@ class ColorTable:
         return np.repeat(numbers[of_run], lengths).reshape(colors.shape)
 
 
-def _rgb(packed: int) -> str:
+def rgb_text(packed: int) -> str:
+    """A colour, R + 256 G + 65536 B, for people."""
     return f"{packed & 255} {packed >> 8 & 255} {packed >> 16}"
 
 

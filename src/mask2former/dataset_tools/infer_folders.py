@@ -123,7 +123,11 @@ def _voc(path: Path, paths: DataPaths) -> tuple[DatasetConfig, list[str]] | None
         names = "pascal_voc"
         notes.append("the classes are those of VOC 2012 (names: pascal_voc); name others with --names")
     if names is None:
-        raise _no_names(path)
+        raise UserError(
+            f"'{path}' has maps in VOC's layout, but no names of the classes; write '{path / 'labelmap.txt'}' as CVAT "
+            "exports it (cell:128,0,0:: on a line, for each class and the background), or 'names.txt' with a name per "
+            "line (the first is class 0); for the classes of VOC 2012 add --names pascal_voc"
+        )
     encoding, more = _encoding(classes, names)
     entry: dict[str, Any] = {"images": str(images), "labels": str(objects if objects.is_dir() else classes)}
     values: dict[str, Any] = {"name": "label-folder", "names": names, "encoding": encoding}

@@ -19,7 +19,7 @@ from mask2former.data.datasets.annotation_files import some
 from mask2former.data.datasets.label_folder import Location
 from mask2former.data.datasets.pairs import Names, pair_files
 from mask2former.data.datasets.reader import SegmentReader
-from mask2former.data.label_maps import ColorTable, read_ids, read_label_map, remap
+from mask2former.data.label_maps import ColorTable, read_ids, read_label_map, remap, rgb_text
 from mask2former.errors import UserError
 from mask2former.notes import note
 from mask2former.structures.categories import Categories
@@ -144,13 +144,14 @@ class IdMaps(SegmentReader):
         count = int(is_object.sum())
         classes = np.ones(count, dtype=np.int64)
         if files.classes is not None:
-            ids, classes = self._classes(files.classes, label_file, ids, count)
+            names = [rgb_text(value) if is_colored else str(value) for value in values[is_object].tolist()]
+            ids, classes = self._classes(files.classes, label_file, ids, names)
         return ids, np.append(_BACKGROUND, classes), np.zeros(count + 1, dtype=bool)
 
     def _classes(
-        self, file: File, label_file: File, ids: Int32[np.ndarray, "H W"], count: int
+        self, file: File, label_file: File, ids: Int32[np.ndarray, "H W"], names: Sequence[str]
     ) -> tuple[Int32[np.ndarray, "H W"], Int64[np.ndarray, " N"]]:
-        """The ids without what the map of classes ignores, and the class of every object."""
+        """The ids without what the map of classes ignores, and the class of every object, as they are called."""
         numbers = read_label_map(file) if self._colors is None else self._colors.read(file)
         if numbers.shape != ids.shape:
             raise UserError(
@@ -168,12 +169,13 @@ class IdMaps(SegmentReader):
         is_class = (pairs[0] > 1) & (pairs[1] > _BACKGROUND)
         segments, classes = pairs[:, is_class]
         twice = segments[1:][segments[1:] == segments[:-1]]
-        lost = np.setdiff1d(np.arange(2, count + 2), segments)
+        lost = np.setdiff1d(np.arange(2, len(names) + 2), segments)
         for wrong, what in ((twice, "have several classes"), (lost, "have no class")):
             if len(wrong):
+                found = [names[segment - 2] for segment in np.unique(wrong).tolist()]
                 raise UserError(
-                    f"objects of '{label_file}' {what} in '{file}': {len(wrong)} of {count}; expected each object in "
-                    "the pixels of one class"
+                    f"objects of '{label_file}' {what} in '{file}': {some(found)}; expected each object in the pixels "
+                    "of one class"
                 )
         alone = pixels[(pairs[0] == 1) & (pairs[1] > _BACKGROUND)].sum()
         if alone:
