@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Readable",
     "check_regular",
+    "encode_json",
     "parse_csv",
     "parse_json",
     "parse_xml",
@@ -125,6 +126,17 @@ def parse_json(content: bytes | str, source: str, pairs: Callable[[list[tuple[st
         raise UserError(f"{source} is nested too deeply to be read; is it the right file?") from error
     except ValueError as error:  # also for bytes that are no text, and for numbers of thousands of digits
         raise UserError(f"{source} is not JSON, or is cut short: {printable(str(error), 200)}") from error
+
+
+def encode_json(value: Any, *, compact: bool = False, indent: int | None = None) -> str:
+    """A value as JSON text, as the library writes it everywhere.
+
+    Args:
+        value: of dicts, lists, texts and finite numbers; JSON has no others, so another one is a mistake of ours.
+        compact: without spaces, for records of which there are many.
+        indent: spaces for each level, for files that people read.
+    """
+    return json.dumps(value, allow_nan=False, indent=indent, separators=(",", ":") if compact else None)
 
 
 def parse_xml(text: str, source: str) -> xml.etree.ElementTree.Element:

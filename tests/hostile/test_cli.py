@@ -334,7 +334,7 @@ sys.meta_path.insert(0, Finder())
     ("module", "number", "code"),
     [
         ("mask2former.cli", signal.SIGINT, 130),
-        ("typer", signal.SIGINT, 130),
+        pytest.param("typer", signal.SIGINT, 130, marks=pytest.mark.slow),  # between the two others
         ("mask2former.config", signal.SIGINT, 130),
         ("mask2former.documents", signal.SIGTERM, 143),
         ("mask2former.cli", signal.SIGHUP, 129),

@@ -7,14 +7,13 @@ of results is there, whole, with a row for each of its images. Knows no models a
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from mask2former.bulk.stores import Store
-from mask2former.documents import parse_json
+from mask2former.documents import encode_json, parse_json
 from mask2former.errors import MissingExtraError, OptionError, UserError
 from mask2former.notes import note
 from mask2former.text import printable
@@ -123,7 +122,7 @@ def open_plan(
         _write_images(store, shards)
     if there is None:
         head = {"kind": _KIND, **head, "shard_size": size}
-        store.write(PLAN, (json.dumps(head, indent=1, allow_nan=False) + "\n").encode())
+        store.write(PLAN, (encode_json(head, indent=1) + "\n").encode())
     return Plan(head if there is None else there, shards)
 
 

@@ -27,7 +27,7 @@ from mask2former.bulk.stores import Store
 from mask2former.config import Task
 from mask2former.data.image_files import NamedBytes, open_file
 from mask2former.data.images import read_image
-from mask2former.documents import parse_json
+from mask2former.documents import encode_json, parse_json
 from mask2former.errors import FailedError, UserError
 from mask2former.inference import failures
 from mask2former.inference.pipeline import Failure
@@ -216,7 +216,7 @@ class ShardWriter:
         row["map_png"] = next((content for ending, content in files.items() if ending in _MAPS), None)
         if self._json_lines:
             line = {"image": name, "image_sha256": sha256, **record}
-            row["line"] = f"{json.dumps(line, allow_nan=False)}\n".encode()
+            row["line"] = f"{encode_json(line)}\n".encode()
         return row
 
     def _row(self, name: str, *, image_sha256: str | None = None, error: str | None = None) -> dict[str, Any]:

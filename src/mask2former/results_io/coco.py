@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from mask2former.config import Task
+from mask2former.documents import encode_json
 from mask2former.files import check_file, whole_file, write_whole
 from mask2former.notes import note
 from mask2former.results_io.json import saved_document
@@ -169,12 +170,12 @@ def _coco_text(saved: Sequence[SavedResult], task: Task, categories: Categories)
     ids: list[Any] = [int(name) for name in names] if numbered else stems
     identified = list(zip(ids, saved, strict=True))
     if task == "panoptic":
-        yield f'{{"info": {json.dumps(_PANOPTIC_INFO)}, "images": ['
+        yield f'{{"info": {encode_json(_PANOPTIC_INFO)}, "images": ['
         yield from _listed(_panoptic_image(*entry) for entry in _documents(identified, task))
         yield '], "annotations": ['
         yield from _listed(_panoptic_annotation(*entry) for entry in _documents(identified, task))
         classes = [{"id": item.id, "name": item.name, "isthing": int(item.is_thing)} for item in categories]
-        yield f'], "categories": {json.dumps(classes)}}}\n'
+        yield f'], "categories": {encode_json(classes)}}}\n'
         return
     keys, fields = {
         "instance": (("instances", "candidates"), ("category_id", "bbox", "score", "segmentation")),
@@ -193,7 +194,7 @@ def _coco_text(saved: Sequence[SavedResult], task: Task, categories: Categories)
 def _listed(values: Iterable[Any]) -> Iterator[str]:
     """The entries of a JSON list."""
     for number, value in enumerate(values):
-        yield f"{', ' if number else ''}{json.dumps(value, allow_nan=False)}"
+        yield f"{', ' if number else ''}{encode_json(value)}"
 
 
 def _documents(identified: Iterable[tuple[Any, SavedResult]], task: Task) -> Iterator[tuple[Any, str, dict[str, Any]]]:
@@ -221,5 +222,5 @@ def is_coco_results(path: Path) -> bool:
     with path.open("rb") as file:
         head = file.read(200)
     return head.strip() == b"[]" or head.startswith(
-        (b'[{"image_id": ', b'{"info": ' + json.dumps(_PANOPTIC_INFO).encode())
+        (b'[{"image_id": ', b'{"info": ' + encode_json(_PANOPTIC_INFO).encode())
     )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 
+from mask2former.documents import encode_json
 from mask2former.results_io.writing import JsonList
 from mask2former.structures.categories import Categories
 from mask2former.structures.results import Segmentation
@@ -33,9 +33,8 @@ class CocoDatasetFile(JsonList):
             {"id": item.id, "name": item.name, "isthing": int(item.is_thing), "color": list(item.color)}
             for item in categories
         ]
-        self.opening = (
-            f'{{"info": {{"description": "mask2former predict"}}, "categories": {json.dumps(classes)}, "annotations": ['
-        )
+        head = encode_json({"description": "mask2former predict"})
+        self.opening = f'{{"info": {head}, "categories": {encode_json(classes)}, "annotations": ['
         self._images: list[str] = []
 
     def add(self, image_id: int | str, result: Segmentation) -> None:
@@ -44,7 +43,7 @@ class CocoDatasetFile(JsonList):
         height, width = result.size_hw
         number = len(self._images) + 1
         head = {"id": number, "file_name": self.names.get(image_id, str(image_id)), "height": height, "width": width}
-        self._images.append(json.dumps(head))
+        self._images.append(encode_json(head))
         for item, rle in zip(result, result.sparse.encode(), strict=True):
             if item.patch.mask.size:
                 left, top, right, bottom = item.box

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
+from mask2former.documents import encode_json
 from mask2former.files import write_whole
 from mask2former.notes import note
 from mask2former.results_io.writing import PlaceOf, ResultFolder, file_stem, nowhere
@@ -52,7 +52,7 @@ class GeoJsonFiles(ResultFolder):
         if (place := self.place_of(image_id)) is not None:
             to_world, crs = place.to_world, place.crs
             note("images with coordinates of a map, which their GeoJSON is in", f"'{image_id}' ({crs or 'no EPSG'})")
-        text = json.dumps(geojson_of(result, to_world, crs), allow_nan=False) + "\n"
+        text = encode_json(geojson_of(result, to_world, crs)) + "\n"
         target = self.path / f"{file_stem(image_id)}.geojson"
         write_whole(target, lambda file: file.write_text(text, encoding="utf-8"))
         self.count += 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import IO, Any, Self
 import numpy as np
 
 from mask2former import documents
+from mask2former.documents import encode_json
 from mask2former.errors import UserError
 from mask2former.files import check_file, discard, folder_lock, write_whole
 from mask2former.ops import masks as mask_ops
@@ -51,7 +51,7 @@ def write_json(path: str | os.PathLike[str], values: Any) -> None:
     """
     target = Path(path)
     check_file(target)
-    text = json.dumps(values, allow_nan=False) + "\n"
+    text = encode_json(values) + "\n"
     write_whole(target, lambda file: file.write_text(text, encoding="utf-8"))
 
 
@@ -206,9 +206,9 @@ class TrackDocument(GrowingDocument):
         if not self.count:
             self.task = frame.task
             head = {"schema_version": SCHEMA_VERSION, "task": frame.task, **self.head, "size": list(frame.size_hw)}
-            self._append(json.dumps(head, allow_nan=False))
+            self._append(encode_json(head))
         record = frame.to_dict()
-        self._append(json.dumps(record, allow_nan=False, separators=(",", ":")))
+        self._append(encode_json(record, compact=True))
         self.count += 1
         for item in record["objects"]:
             if item["track_id"] is None:
@@ -255,5 +255,5 @@ class TrackDocument(GrowingDocument):
             self._write(next(lines).decode()[:-2] + ', "frames": [')
             for number, line in enumerate(lines):
                 self._file.write((b",\n" if number else b"\n") + line[:-1])
-        self._write("\n], " + json.dumps(tail, allow_nan=False)[1:] + "\n")
+        self._write("\n], " + encode_json(tail)[1:] + "\n")
         self._file.flush()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import struct
 import zlib
 from collections.abc import Callable, Mapping
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int, Int64, UInt8
 
+from mask2former.documents import encode_json
 from mask2former.ops.masks import encode_runs
 from mask2former.ops.packed_map import PackedMap
 from mask2former.structures import Instances, PanopticSegmentation, SemanticSegmentation
@@ -55,7 +55,7 @@ def packed_files(
         # As in maps of ordinary results, the width follows the class list.
         wide = max(len(result.categories) - 1, result.categories.ignore_label) > 255
         files["_labels.png"] = _png(result.labels, _GREY, 16 if wide else 8, lambda labels: labels)
-    text = json.dumps({**document, **(extra or {})}, allow_nan=False)
+    text = encode_json({**document, **(extra or {})})
     files[".json"] = f"{text}\n".encode()
     return files
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from mask2former.config import Task
 from mask2former.data.georeference import GeoReference
+from mask2former.documents import encode_json
 from mask2former.errors import UserError
 from mask2former.files import discard, whole_file
 from mask2former.structures.results import SOFTWARE
@@ -149,7 +149,7 @@ class JsonList(ListFile):
 
     def append(self, record: dict[str, Any]) -> None:
         self.write(",\n" if self.count else "\n")
-        self.write(json.dumps(record, allow_nan=False, separators=(",", ":")))
+        self.write(encode_json(record, compact=True))
         self.count += 1
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from typing import Any, ClassVar
@@ -10,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from mask2former.config import Task
+from mask2former.documents import encode_json
 from mask2former.results_io.growing import GrowingDocument
 from mask2former.results_io.writing import JsonList
 from mask2former.structures.categories import Categories
@@ -89,4 +89,4 @@ class TrackResults(GrowingDocument):
             )
             assert math.isfinite(records[-1]["score"])
         records.sort(key=lambda record: -record["score"])
-        self._write("[\n" + ",\n".join(json.dumps(record, separators=(",", ":")) for record in records) + "\n]\n")
+        self._write("[\n" + ",\n".join(encode_json(record, compact=True) for record in records) + "\n]\n")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
 import logging
 import math
 import os
@@ -17,6 +16,7 @@ from typing import Any, Literal, TypeVar
 
 from mask2former.config import Task
 from mask2former.data.images import NamedBytes, PixelLimitError, image_size
+from mask2former.documents import encode_json
 from mask2former.errors import UserError
 from mask2former.inference.failures import ends_run
 from mask2former.inference.network import ModelNetwork
@@ -266,4 +266,4 @@ class Service:
             [content] = result.label_png().values()
             values["label_map"] = base64.b64encode(content).decode("ascii")
         values |= {"image": str(file), "notes": notes}
-        return json.dumps(values, allow_nan=False).encode()
+        return encode_json(values).encode()

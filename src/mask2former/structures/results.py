@@ -6,7 +6,6 @@ Arrays are numpy on the host; :mod:`mask2former.visualization` does the images a
 from __future__ import annotations
 
 import io
-import json
 import os
 import zlib
 from collections import Counter
@@ -21,6 +20,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from mask2former import visualization
+from mask2former.documents import encode_json
 from mask2former.errors import MissingExtraError, UserError
 from mask2former.files import write_whole
 from mask2former.ops.masks import Patch
@@ -407,7 +407,7 @@ class _Result:
         if image is not None:
             files[".png"] = self.overlay_png(image, palette)
         files |= self.label_png()
-        text = json.dumps({**self.to_dict(model=model, settings=settings), **(extra or {})}, allow_nan=False)
+        text = encode_json({**self.to_dict(model=model, settings=settings), **(extra or {})})
         files[".json"] = f"{text}\n".encode()
         return files
 

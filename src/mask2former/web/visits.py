@@ -21,6 +21,7 @@ from mask2former.config import Task
 from mask2former.data.frames import open_frames
 from mask2former.data.images import image_size
 from mask2former.data.video import VIDEO_SUFFIXES
+from mask2former.documents import encode_json
 from mask2former.errors import FailedError, UserError
 from mask2former.inference.predicted_image import PredictedImage
 from mask2former.inference.predictor import Predictor
@@ -325,7 +326,7 @@ class Visits:
             values |= {"source": visit.name, "model": visit.model}
             visit.clip = Clip(
                 report.files["video"].read_bytes(),
-                json.dumps(values).encode(),
+                encode_json(values).encode(),
                 csv_text(table.rows, TRACK_COLUMNS),
                 values["tracks"],
                 (values["size"][0], values["size"][1]),

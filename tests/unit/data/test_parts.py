@@ -20,7 +20,7 @@ from mask2former.errors import UserError
 names = st.text(min_size=1, max_size=20)
 
 
-@given(st.lists(names, max_size=30), st.integers(2, 9), st.integers(0, 2**31))
+@given(st.lists(names, max_size=8), st.integers(2, 9), st.integers(0, 2**31))
 def test_every_name_is_in_one_fold(found: list[str], folds: int, seed: int) -> None:
     splits = [ValidationSplitConfig(fold=f"{k} of {folds}", seed=seed) for k in range(1, folds + 1)]
     for name in found:

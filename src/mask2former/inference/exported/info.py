@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
 from mask2former import limits
 from mask2former.config import Task
-from mask2former.documents import parse_json
+from mask2former.documents import encode_json, parse_json
 from mask2former.errors import UserError
 from mask2former.structures import ModelInfo
 from mask2former.text import printable, quoted
@@ -63,7 +62,7 @@ class ExportedInfo:
         sides = {name: getattr(self, name) for name in _SIDES}
         values = {"format": _FORMAT, "version": self.version, "size_divisibility": self.size_divisibility, **sides}
         values |= {"task": self.task, "weights": self.weights}
-        return json.dumps({**values, "model": self.model.to_dict()}, allow_nan=False)
+        return encode_json({**values, "model": self.model.to_dict()})
 
     @classmethod
     def from_json(cls, text: str | None, source: str) -> ExportedInfo:
