@@ -223,7 +223,7 @@ def _check_layers(config: ArchitectureConfig) -> None:
 
 def _build(config: ArchitectureConfig, num_classes: int) -> Mask2Former:
     _check_layers(config)
-    backbone = _BACKBONES[config.backbone.name](**_settings(config.backbone))
+    backbone = _BACKBONES[config.backbone.name](**_settings(config.backbone), in_channels=config.channels)
     pixel_decoder = _PIXEL_DECODERS[config.pixel_decoder.name](backbone.channels, **_settings(config.pixel_decoder))
     make = _TRANSFORMER_DECODERS[config.transformer_decoder.name]
     channels = backbone.channels
