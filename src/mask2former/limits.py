@@ -56,6 +56,7 @@ INPUT_PIXELS = 1 << 27  # of an image after resizing; more than an image can hav
 ASPECT_RATIO = 2_000  # of an image that a model is shown; of one 2 pixels high and 65,000 wide nothing is recognised
 PAGE_PIXELS = 25_000_000  # of an image on the web page, whose visitors share the memory; telephones take 12 million
 LISTED_IMAGES = 100_000_000  # of one bulk run; their names are held in memory, 0.2 kB each
+CHANNELS = 32  # of the images of a model; satellites have up to 16, panels of stains some 30
 IMAGE_PAGES = 1_000  # pages and frames of an image file that are counted; of more only the first is known
 VIDEO_PIXELS = 1 << 26  # of a frame; 8K video has 33 million
 VIDEO_FRAMES = 10_000_000  # that a file may claim, four days; above that its length counts as unknown

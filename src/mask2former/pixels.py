@@ -14,11 +14,11 @@ import struct
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Shaped, UInt8
 from PIL import ExifTags, Image, ImageOps
 
 from mask2former import limits
@@ -28,13 +28,19 @@ from mask2former.notes import note
 
 __all__ = [
     "CHOSEN_PAGE",
+    "Bands",
     "Exif",
     "Stored",
     "StoredImage",
     "ValueRange",
+    "bands_of_array",
+    "bands_of_pillow",
+    "bands_of_stored",
+    "chosen_bands",
     "count_pages",
     "decode",
     "described_planes",
+    "displayed",
     "load",
     "note_pages",
     "orientation",
@@ -50,6 +56,8 @@ __all__ = [
 ValueRange = tuple[float, float] | Literal["auto", "full", "percentile"]
 """The values that become 0 and 255, or the rule by which each image gets them; see
 :func:`mask2former.data.images.read_image`."""
+Bands = int | tuple[int, ...]
+"""All bands of an image, which must be so many; or some, by their numbers from 1, in this order."""
 _Range = tuple[float, float]
 Exif = Literal["apply", "ignore"]
 
@@ -133,7 +141,7 @@ class StoredImage:
         size: width and height of what is stored, as Pillow gives them.
         orientation: as EXIF counts them, 1 to 8.
         num_pages: counts the pages, up to :data:`mask2former.limits.IMAGE_PAGES`.
-        read: decodes the page that was opened.
+        read: decodes the page that was opened: as colours, or, where bands are wanted, with all of its bands.
         format: of the file.
         info: texts of the file, which are not read; as Pillow has them.
     """
@@ -141,7 +149,7 @@ class StoredImage:
     size: tuple[int, int]
     orientation: int
     num_pages: Callable[[], int]
-    read: Callable[[], Stored]
+    read: Callable[[Bands | None], Stored]
     format: str = "stored"
     info: Mapping[Any, Any] = field(default_factory=dict)
 
@@ -172,10 +180,7 @@ def rgb_of_pillow(
     turn = orientation(image)
     decode(image, name)
     _note_bands(image, name)
-    if image.format == "TIFF":  # which decoding has turned upright already
-        upright = image if exif == "apply" or turn == 1 else image.transpose(_BACK[turn])
-    else:
-        upright = _upright(image) if exif == "apply" else image
+    upright = _turned(image, turn, exif)
     mode = upright.mode
     if (deep_color or _is_deep(mode)) and "transparency" in upright.info:
         note("16-bit images with one transparent colour, which is read like the others", f"'{name}'")
@@ -258,6 +263,13 @@ def orientation(image: Image.Image | StoredImage) -> int:
         except Exception:  # a broken metadata block says nothing about the pixels
             return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _turned(image: Image.Image, turn: int, exif: Exif) -> Image.Image:
+    """A decoded image upright, or as it is stored."""
+    if image.format == "TIFF":  # which decoding has turned upright already
+        return image if exif == "apply" or turn == 1 else image.transpose(_BACK[turn])
+    return _upright(image) if exif == "apply" else image
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -473,19 +485,9 @@ def rgb_of_stored(
     Raises:
         UserError: it is damaged, or holds values that no rule covers; the message names it.
     """
-    stored = image.read()
-    values, missing, named = stored.values, stored.missing, f"'{name}'"
-    if value_range in (None, "auto") and stored.value_range is not None:
-        value_range = stored.value_range
-        values = np.clip(values, *value_range)
-    if value_range == "full" and stored.full is not None:
-        value_range = stored.full
-    if missing is not None and missing.any():
-        known = values[~missing]
-        if known.size:
-            value_range = _black_and_white(known, value_range, named, name, stored.bits)
-        values = np.where(missing[..., None] if values.ndim == 3 else missing, known.min() if known.size else 0, values)
-        note("images with pixels that have no value, as the file says, shown black", f"{named} ({_share(missing)})")
+    stored = image.read(None)
+    missing, named = stored.missing, f"'{name}'"
+    values, value_range = _known_values(stored, name, value_range)
     if stored.has_alpha:
         hidden = values[..., -1] == 0
         if hidden.any() and not hidden.all():  # what nobody sees must not decide how many bits there are
@@ -501,6 +503,60 @@ def rgb_of_stored(
         pixels = 255 - pixels
     if missing is not None:
         pixels = np.where(missing[..., None], np.uint8(0), pixels)
+    return _as_seen(image, pixels, exif)
+
+
+def bands_of_stored(
+    image: StoredImage,
+    bands: Bands,
+    name: str = "image",
+    *,
+    value_range: ValueRange | None = None,
+    exif: Exif = "apply",
+) -> UInt8[np.ndarray, "H W C"]:
+    """Bands of the image in 0..255, upright and contiguous; see :func:`mask2former.data.images.read_image`.
+
+    Raises:
+        UserError: it is damaged, has other bands, or holds values that no rule covers; the message names it.
+    """
+    stored = image.read(bands)
+    stored = replace(stored, values=chosen_bands(stored.values, bands, f"'{name}'"))
+    missing = stored.missing
+    if missing is not None and missing.ndim == 3:
+        missing = chosen_bands(missing, bands, f"'{name}'")
+        stored = replace(stored, missing=missing)
+    if value_range == "percentile":
+        pixels = _by_percentiles(stored.values, name, missing)
+    else:
+        values, value_range = _known_values(stored, name, value_range)
+        pixels = _to_bytes(values, f"'{name}'", value_range, name, stored)
+    if stored.white_is_0:
+        pixels = 255 - pixels
+    if missing is not None:
+        pixels = np.where(missing if missing.ndim == 3 else missing[..., None], np.uint8(0), pixels)
+    return _as_seen(image, pixels, exif)
+
+
+def _known_values(stored: Stored, name: str, value_range: ValueRange | None) -> tuple[np.ndarray, ValueRange | None]:
+    """The values, with others in place of what is missing, and what becomes 0 and 255, as far as that is known now."""
+    values, missing = stored.values, stored.missing
+    if value_range in (None, "auto") and stored.value_range is not None:
+        value_range = stored.value_range
+        values = np.clip(values, *value_range)
+    if value_range == "full" and stored.full is not None:
+        value_range = stored.full
+    if missing is not None and missing.any():
+        hidden = missing if missing.ndim == values.ndim else np.broadcast_to(missing[..., None], values.shape)
+        known = values[~hidden]
+        if known.size:
+            value_range = _black_and_white(known, value_range, f"'{name}'", name, stored.bits)
+        values = np.where(hidden, known.min() if known.size else 0, values)
+        note("images with pixels that have no value, as the file says, shown black", f"'{name}' ({_share(missing)})")
+    return values, value_range
+
+
+def _as_seen(image: StoredImage, pixels: UInt8[np.ndarray, "_h _w C"], exif: Exif) -> UInt8[np.ndarray, "H W C"]:
+    """Upright and contiguous."""
     if exif == "apply" and image.orientation > 1:
         pixels = _TURNS[image.orientation](pixels)
     return np.ascontiguousarray(pixels)
@@ -538,16 +594,7 @@ def rgb_of_array(
         if array.ndim == 3 and array.shape[0] in (1, 3, 4):
             hint = "; channels come last in an array, transpose it with (1, 2, 0)"
         raise UserError(f"an {name} of shape {array.shape} is no image: {expected}{hint}")
-    check_limit(f"the {name} has pixels:", array.shape[0] * array.shape[1], limits.ARRAY_PIXELS, "cut it into parts")
-    if not array.size:
-        raise UserError(f"an {name} of shape {array.shape} has no pixels")
-    if isinstance(array, np.ma.MaskedArray):
-        if hidden := np.ma.count_masked(array):
-            raise UserError(
-                f"the {name} is a masked array with {hidden} of {array.size} values masked; expected a value for every "
-                "pixel, which array.filled(value) gives"
-            )
-        array = array.data
+    array = _checked(array, name)
     opaque = None
     if array.ndim == 3 and array.shape[2] == 4:
         value_range = _black_and_white(array[..., :3], value_range, name, example or name)
@@ -564,6 +611,142 @@ def rgb_of_array(
     if pixels.shape[2] == 4:
         return _on_white(Image.fromarray(np.ascontiguousarray(pixels)), example or name)
     return np.array(pixels, order="C")  # a copy: the result never shares memory with the caller's array
+
+
+def _checked(array: np.ndarray, name: str) -> np.ndarray:
+    """An image as a plain array; refuses those without or with too many pixels, or with masked values."""
+    check_limit(f"the {name} has pixels:", array.shape[0] * array.shape[1], limits.ARRAY_PIXELS, "cut it into parts")
+    if not array.size:
+        raise UserError(f"an {name} of shape {array.shape} has no pixels")
+    if isinstance(array, np.ma.MaskedArray):
+        if hidden := np.ma.count_masked(array):
+            raise UserError(
+                f"the {name} is a masked array with {hidden} of {array.size} values masked; expected a value for every "
+                "pixel, which array.filled(value) gives"
+            )
+        return array.data
+    return array
+
+
+# --- bands -----------------------------------------------------------------------------------------------------------
+
+
+def chosen_bands(values: Shaped[np.ndarray, "H W *N"], bands: Bands, name: str) -> Shaped[np.ndarray, "H W C"]:
+    """The bands that a model sees, of all that an image has.
+
+    Args:
+        values: of one band, or with the bands last.
+        bands: all of them or some.
+        name: the image, in messages.
+
+    Raises:
+        UserError: it has more or fewer, or not those.
+    """
+    values = values[..., None] if values.ndim == 2 else values
+    count = values.shape[2]
+    has = f"{name} has {count} band{'s' * (count != 1)}"
+    if isinstance(bands, int):
+        if count < bands:
+            raise UserError(f"{has}, and the model takes {bands}; give it images with as many as those of its training")
+        if count > bands:
+            raise UserError(
+                f"{has}, and the model takes {bands}; choose {bands} by their numbers (--bands, in Python and in runs "
+                "the inference setting bands)"
+            )
+        return values
+    if max(bands) > count:
+        raise UserError(
+            f"{has}, and band {max(bands)} is to be read; set bands to {len(bands)} numbers from 1 to {count}, as in "
+            "training, or give it images of as many bands"
+        )
+    return values if bands == tuple(range(1, count + 1)) else values[..., [number - 1 for number in bands]]
+
+
+def bands_of_pillow(
+    image: Image.Image,
+    bands: Bands,
+    name: str = "image",
+    *,
+    value_range: ValueRange | None = None,
+    exif: Exif = "apply",
+) -> UInt8[np.ndarray, "H W C"]:
+    """Bands of the image in 0..255, upright and contiguous; alpha is one of them, a palette is its colours.
+
+    Raises:
+        UserError: as :func:`rgb_of_pillow`; it has other bands, or Pillow does not give all of them as they are.
+    """
+    stored, given = int(_tag(image, _BAND_TAG) or 1), len(image.getbands())
+    if stored > given or (given > 1 and _is_deep_color(image)):
+        why = f"{stored} bands, of which {given} are" if stored > given else "bands of 16 bits, of which 8 are"
+        raise UserError(
+            f"'{name}' has {why} read here; save it as TIFF, and give its path (pip install 'mask2former[microscopy]' "
+            "reads such files)"
+        )
+    if given == 1 and image.mode != "P":  # which grey is made of, in whatever type
+        grey = rgb_of_pillow(image, name, value_range=value_range, exif=exif)[..., :1]
+        return np.ascontiguousarray(chosen_bands(grey, bands, f"'{name}'"))
+    turn = orientation(image)
+    decode(image, name)
+    upright = _turned(image, turn, exif)
+    if upright.mode in ("P", "PA"):
+        upright = upright.convert("RGBA" if upright.mode == "PA" or "transparency" in upright.info else "RGB")
+    elif upright.mode in ("La", "RGBa"):
+        upright = upright.convert("RGBA" if upright.mode == "RGBa" else "LA")
+    return np.array(chosen_bands(np.asarray(upright), bands, f"'{name}'"), order="C")
+
+
+def bands_of_array(
+    array: np.ndarray,
+    bands: Bands,
+    name: str = "array",
+    *,
+    value_range: ValueRange | None = None,
+    example: str | None = None,
+) -> UInt8[np.ndarray, "H W C"]:
+    """Bands of channels-last values in 0..255; see :func:`rgb_of_array`.
+
+    Raises:
+        UserError: as there, or it has other bands.
+    """
+    if array.ndim not in (2, 3):
+        raise UserError(f"an {name} of shape {array.shape} is no image: expected (H, W) or (H, W, bands)")
+    array = chosen_bands(_checked(array, name), bands, f"the {name} of shape {array.shape}")
+    if value_range == "percentile" and array.dtype != np.uint8 and array.dtype.kind in "iuf":
+        return np.ascontiguousarray(_by_percentiles(array, example or name))
+    return np.array(_to_bytes(array, name, value_range, example or name), order="C")
+
+
+def _by_percentiles(
+    values: Shaped[np.ndarray, "H W C"], name: str, missing: np.ndarray | None = None
+) -> UInt8[np.ndarray, "H W C"]:
+    """Each band by its own percentiles, since one may hold other things, in another unit, than the next."""
+    if values.dtype == np.uint8:
+        return values
+    pixels, spans = np.zeros(values.shape, np.uint8), []
+    for band in range(values.shape[2]):
+        plane = values[..., band]
+        hidden = None if missing is None else missing[..., band] if missing.ndim == 3 else missing
+        known = plane if hidden is None else plane[~hidden]
+        if not known.size:
+            continue
+        low, high = (float(value) for value in np.percentile(known, _PERCENTILES))
+        if not (math.isfinite(low) and math.isfinite(high) and np.isfinite(known).all()):
+            raise UserError(f"'{name}' holds values in band {band + 1} of those read that are NaN or infinite")
+        spans.append(f"{low:.4g} to {high:.4g}")
+        pixels[..., band] = _scaled(np.nan_to_num(plane), (low, high if low < high else low + 1))
+    note(
+        f"images whose percentiles {_PERCENTILES[0]:g} and {_PERCENTILES[1]:g} of each band are taken as black and "
+        "white",
+        f"'{name}' ({', '.join(spans[:4])}{', ...' if len(spans) > 4 else ''})",
+    )
+    return pixels
+
+
+def displayed(image: UInt8[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "H W 3"]:
+    """What a model saw, as it is drawn: the first three bands as red, green and blue; the first of one or two, grey."""
+    if image.shape[2] == 3:
+        return image
+    return _grey_to_rgb(image[..., 0]) if image.shape[2] < 3 else np.ascontiguousarray(image[..., :3])
 
 
 def _black_and_white(

@@ -199,7 +199,7 @@ def _count(twin: Mask2Former, size_hw: Size, num_frames: int) -> tuple[dict[str,
     counter = FlopCounterMode(display=False, custom_mapping=_counts())
     try:
         with torch.device("meta"), torch.no_grad(), counter:
-            output = twin([torch.empty(num_frames, 3, *size_hw)], aux_outputs=False)
+            output = twin([torch.empty(num_frames, twin.channels, *size_hw)], aux_outputs=False)
             _ = output.mask_logits if isinstance(output, MaskOutput) else output.class_scores
     except (NotImplementedError, RuntimeError) as error:
         raise UserError(

@@ -114,7 +114,7 @@ def attention_focus(
         truth = cases.samples.ground_truths(index, [task])[task]
         masks, labels = _objects(truth)
         assert isinstance(case.image, np.ndarray)  # the data are no clips
-        overrides = subjects.overrides | {"tile": 0}
+        overrides = subjects.overrides | {"tile": 0} | predictor.settings.as_read
         predictions, layers = attention_of(predictor.model, predictor.prepare(case.image, **overrides))
         labels = cases.class_map[labels]
         if len(labels):

@@ -62,7 +62,7 @@ class _Watched:
     arguments: tuple[Any, ...]
 
 
-def predictions_of_depths(model: Mask2Former, images: Sequence[UInt8[Tensor, "3 h w"]]) -> list[list[Prediction]]:
+def predictions_of_depths(model: Mask2Former, images: Sequence[UInt8[Tensor, "C h w"]]) -> list[list[Prediction]]:
     """The predictions of each decoder depth for each image, the last depth at the end.
 
     Raises:

@@ -81,7 +81,7 @@ class _Passes:
         self.model = model
         self._last: deque[tuple[Sequence[Tensor], list[list[Prediction]]]] = deque(maxlen=_KEPT)
 
-    def __call__(self, images: Sequence[UInt8[Tensor, "3 h w"]]) -> list[list[Prediction]]:
+    def __call__(self, images: Sequence[UInt8[Tensor, "C h w"]]) -> list[list[Prediction]]:
         for before, depths in self._last:
             if len(before) == len(images) and all(map(torch.equal, before, images)):
                 return depths
@@ -105,7 +105,7 @@ class _OneDepth:
     def size_divisibility(self) -> int:
         return self.passes.model.size_divisibility
 
-    def __call__(self, images: Sequence[UInt8[Tensor, "3 h w"]], /) -> list[Prediction]:
+    def __call__(self, images: Sequence[UInt8[Tensor, "C h w"]], /) -> list[Prediction]:
         predictions = self.passes(images)[self.depth]
         return [_of_any_class(one) for one in predictions] if self.any_class else predictions
 
@@ -140,7 +140,7 @@ def layer_metrics(
     predictor = open_predictor(model, device=device, quiet=True, progress=progress)
     subjects = open_subjects(predictor, data, (tasks,) if isinstance(tasks, str) else tuple(tasks))
     cases, passes = subjects.cases, _Passes(predictor.model)
-    count = len(passes([torch.zeros((3, 64, 64), dtype=torch.uint8)]))
+    count = len(passes([torch.zeros((passes.model.channels, 64, 64), dtype=torch.uint8)]))
     settings = predictor.settings
     of_pass = {name: getattr(settings, name) for name in changed_pass(InferenceConfig(), settings) if name != "tasks"}
     for_objects = InferenceConfig(tasks=("instance",), max_instances=_PROPOSALS, **of_pass)

@@ -156,7 +156,7 @@ def query_proposals(
         label, score = _label(predictor, depths[-1], query)
         ious = tuple(iou(Patch(0, 0, mask), Patch(0, 0, masks[-1])) for mask in masks)
         found.append(QueryMasks(query, label, score, areas, ious, masks))
-    return Proposals(shown.image, tuple(depth_names(predictor.model, len(depths))), tuple(found))
+    return Proposals(shown.rgb, tuple(depth_names(predictor.model, len(depths))), tuple(found))
 
 
 def attention_maps(
@@ -192,7 +192,7 @@ def attention_maps(
         found.append(QueryAttention(query, *_label(predictor, last, query), tuple(maps), tuple(inside)))
     names = [f"{index}: 1/{_strides(last, layer.grids)}" for index, layer in enumerate(layers, start=1)]
     visible = (last.image_size[0] / last.padded_size[0], last.image_size[1] / last.padded_size[1])
-    return AttentionMaps(shown.image, tuple(names), tuple(found), visible)
+    return AttentionMaps(shown.rgb, tuple(names), tuple(found), visible)
 
 
 def _strides(prediction: Prediction, grids: Sequence[tuple[int, int]]) -> str:

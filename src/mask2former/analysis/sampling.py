@@ -145,4 +145,4 @@ def sampling_points(
                 float(mean.mean()),
             )
         )
-    return SamplingPoints(shown.image, (float(x), float(y)), tuple(found))
+    return SamplingPoints(shown.rgb, (float(x), float(y)), tuple(found))

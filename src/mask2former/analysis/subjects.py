@@ -12,7 +12,7 @@ from mask2former.config import Task
 from mask2former.data.annotated import AnnotatedSet
 from mask2former.data.clips import MeasuredClips
 from mask2former.data.datasets.reader import ImageReader
-from mask2former.data.images import ImageSource, read_image
+from mask2former.data.images import ImageSource
 from mask2former.data.sample_sets import SampleSet, as_reader
 from mask2former.data.sources import DataSource, OpenedData
 from mask2former.errors import UserError
@@ -68,7 +68,7 @@ def open_subjects(predictor: Predictor, data: AnalyzedData, tasks: tuple[Task, .
         raise UserError("the data have no annotations, and this analysis compares with them; choose a set that has")
     chosen = image_tasks(predictor, samples, tasks)
     if isinstance(samples, ImageReader):
-        samples.value_range = predictor.settings.value_range
+        samples.reading = predictor.settings.reading
     class_map, _ = matched_classes(predictor, samples, source.split)
     overrides = {"short_edge": 0} if opened.as_drawn and not predictor.settings.tile else {}
     cases = Cases(samples, chosen, predictor.categories, class_map, source.limit)
@@ -84,4 +84,4 @@ def prepared(predictor: Predictor, image: ImageSource | None = None) -> Shown:
     if image is None:
         scene: UInt8[np.ndarray, "H W 3"] = draw_scene(SCENE, (_SIDE, _SIDE)).image
         return predictor.prepare(scene, tile=0, short_edge=0)
-    return predictor.prepare(read_image(image, value_range=predictor.settings.value_range), tile=0)
+    return predictor.prepare(image, tile=0)

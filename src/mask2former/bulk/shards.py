@@ -191,14 +191,14 @@ class ShardWriter:
             else:
                 yield name, found
 
-    def _image(self, item: tuple[str, NamedBytes | Exception]) -> UInt8[np.ndarray, "H W 3"]:
+    def _image(self, item: tuple[str, NamedBytes | Exception]) -> UInt8[np.ndarray, "H W C"]:
         name, file = item
         if isinstance(file, Exception):
             raise file
         with open_file(file) as image:
             if image.info.get("Software") == SOFTWARE:
                 raise UserError(f"'{name}' is an overlay or map of earlier results; leave it out")
-        return read_image(file, value_range=self._predictor.settings.value_range)
+        return read_image(file, **self._predictor.settings.reading)
 
     def _finished(
         self, item: tuple[str, NamedBytes | Exception], image: object, results: Results | PackedResults

@@ -120,6 +120,8 @@ def _architecture(config: ArchitectureConfig) -> dict[str, str]:
         name = f"Swin, width {backbone.embed_dim}, blocks {'-'.join(map(str, backbone.depths))}"
         name += f", window {backbone.window_size}"
     switches = "".join(f", {name} {str(value).lower()}" for name, value in getattr(decoder, "switches", {}).items())
+    if config.channels != 3:
+        name += f", images of {config.channels} channel{'s' * (config.channels > 1)}"
     if config.own_normalisation:
         name += f", images normalised with mean {list(config.pixel_mean)} and deviation {list(config.pixel_std)}"
     of_clips = " of clips" if getattr(decoder, "position_encoding", "2d") == "3d" else ""

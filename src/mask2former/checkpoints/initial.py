@@ -127,6 +127,8 @@ def with_initial(model: ModelConfig, source: Checkpoint | Backbone, name: str) -
         return with_settings_of(model, source.info, name)
     values = completed_model(explicit_settings(model), source, name)
     result = parse(ModelConfig, values, f"the run with what {name} sets, model")
+    if result.channels != 3 and result.init_channels == "repeat":
+        return result
     if source.says_normalisation and (own := Normalisation.of(result)) != source.normalisations[0]:
         raise UserError(
             f"{name} does not fit: images are normalised with {own} in the run and with {source.normalisations[0]} for "

@@ -13,17 +13,16 @@ from mask2former.text import quoted
 
 __all__ = ["IMAGENET", "Normalisation"]
 
-_Triple = tuple[float, float, float]
 _CLOSE = 0.03  # of 255: what is so close to ImageNet's constants is them, rounded
 _DIGITS = 6  # after the point that are kept of a product
 
 
 @dataclass(frozen=True)
 class Normalisation:
-    """Of R, G, B in 0..255: the mean is subtracted, then divided by the deviation."""
+    """Of R, G and B, or of other channels, in 0..255: the mean is subtracted, then divided by the deviation."""
 
-    pixel_mean: _Triple
-    pixel_std: _Triple
+    pixel_mean: tuple[float, ...]
+    pixel_std: tuple[float, ...]
 
     def __str__(self) -> str:
         return f"mean {list(self.pixel_mean)} and deviation {list(self.pixel_std)}"
@@ -75,7 +74,7 @@ class Normalisation:
         return IMAGENET if same else found
 
     @property
-    def settings(self) -> dict[str, _Triple]:
+    def settings(self) -> dict[str, tuple[float, ...]]:
         """As fields of :class:`~mask2former.config.ArchitectureConfig`."""
         return {"pixel_mean": self.pixel_mean, "pixel_std": self.pixel_std}
 

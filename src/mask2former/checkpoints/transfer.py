@@ -33,6 +33,7 @@ __all__ = [
     "start_from",
     "takes_class_head",
     "with_backbone",
+    "with_own_channels",
     "with_own_windows",
     "with_settings_of",
 ]
@@ -116,12 +117,14 @@ def filled_in(values: Mapping[str, Any], source: ModelInfo) -> dict[str, Any]:
     if isinstance(own, dict):
         tasks = own.get("tasks", theirs["tasks"])
         if not isinstance(tasks, list | tuple) or set(tasks) != set(theirs["tasks"]):
-            theirs = {key: theirs[key] for key in ("short_edge", "long_edge")}
+            theirs = {key: theirs[key] for key in ("short_edge", "long_edge", "bands")}
         elif own.get("tile") == 0:
             theirs["diameter"] = 0.0  # it is for tiles alone
         if "score_threshold" in own and "panoptic" not in tasks:
             theirs.pop("instance_threshold", None)  # which is what run files of 0.1.0 mean there
         theirs.pop("class_thresholds", None)  # chosen on other data, and the names may be others
+        if len(result.get("pixel_mean", ())) not in (0, source.inference.channels):
+            theirs.pop("bands")  # of images with other channels
         theirs.pop("resampling", None)  # as in the run: its training images are resized as the run says, too
         result["inference"] = theirs | own
     return result
@@ -150,7 +153,10 @@ def check_settings(model: ModelConfig, source: ModelInfo, name: str, *, partial:
             for key, value in explicit.items()
             if key not in allowed and value != getattr(theirs, key)
         ]
-    for key in _NORMALISATION if source.architecture is not None else ():
+    has_others = source.architecture is not None and model.channels != source.architecture.channels
+    if has_others and model.init_channels == "same":
+        raise UserError(_other_channels(name, source.inference.channels, model.channels))
+    for key in _NORMALISATION if source.architecture is not None and not has_others else ():
         own, theirs = getattr(model, key), getattr(source.architecture, key)
         if key in model.model_fields_set and own != theirs:
             faults.append(f"model.{key} is {list(own)} in the run and {list(theirs)} in the weights")
@@ -189,7 +195,15 @@ def _unique(names: tuple[str, ...]) -> set[str]:
     return {name for name, count in Counter(names).items() if count == 1}
 
 
-def start_from(model: Mask2Former, source: Checkpoint, name: str, *, partial: bool, by_name: bool = False) -> list[str]:
+def start_from(
+    model: Mask2Former,
+    source: Checkpoint,
+    name: str,
+    *,
+    partial: bool,
+    by_name: bool = False,
+    repeat_channels: bool = False,
+) -> list[str]:
     """Fill ``model`` with the weights of another one.
 
     Args:
@@ -201,6 +215,7 @@ def start_from(model: Mask2Former, source: Checkpoint, name: str, *, partial: bo
             are newly initialised.
         by_name: other classes are allowed: those of the same name keep their rows of the class head, as "no object"
             does, and the others are newly initialised.
+        repeat_channels: the images may have another number of channels, see :func:`with_own_channels`.
 
     Returns:
         One phrase for each thing that was not simply taken over; empty if everything was.
@@ -213,6 +228,7 @@ def start_from(model: Mask2Former, source: Checkpoint, name: str, *, partial: bo
     state = {name: value for name, value in state.items() if name in own or not name.startswith(_PILOTS)}
     state |= {name: own[name] for name in pilots}
     notes = _with_own_classes(model, source, own, state, name, partial=partial, by_name=by_name)
+    notes += with_own_channels(own, state, source.info.inference.channels, model.channels, name, repeat=repeat_channels)
     if partial:
         notes += _with_own_queries(own, state)
         notes += with_own_windows(own, state)
@@ -311,6 +327,50 @@ def _with_own_queries(own: dict[str, Tensor], state: dict[str, Tensor]) -> list[
     if there > here:
         return [f"the first {here} of {there} queries"]
     return [f"{there} queries, and {here - there} more that are newly initialised"]
+
+
+def with_own_channels(
+    own: Mapping[str, Tensor], state: dict[str, Tensor], there: int, here: int, name: str, *, repeat: bool
+) -> list[str]:
+    """Fit the first convolution in ``state`` to images of another number of channels, in place; a phrase, if it was.
+
+    Its weights are repeated from channel to channel and multiplied by ``there / here``, or, for one channel, summed, so
+    that what it computes of equal channels stays what it was.
+
+    Args:
+        own: the entries of the model.
+        state: the weights that it starts from.
+        there: channels that they are for.
+        here: channels of the model.
+        name: what the weights are called in messages.
+        repeat: whether that is wanted.
+
+    Raises:
+        UserError: it is not, or no convolution is found that the channels go into.
+    """
+    if there == here:
+        return []
+    if not repeat:
+        raise UserError(_other_channels(name, there, here))
+    fitted = []
+    for key in own.keys() & state.keys():
+        new, old = own[key].shape, state[key].shape
+        if key.startswith("backbone.") and len(new) == len(old) == 4 and (new[1], old[1]) == (here, there):
+            weight = state[key]
+            repeated = weight[:, [channel % there for channel in range(here)]] * (there / here)
+            state[key] = weight.sum(dim=1, keepdim=True) if here == 1 else repeated
+            fitted.append(key)
+    if not fitted:
+        raise UserError(f"{name}: no convolution of its backbone takes {there} channels, so none can be repeated")
+    how = "summed for one channel" if here == 1 else f"repeated for {here} channels"
+    return [f"weights of {there} input channel{'s' * (there > 1)} {how} ({listed(sorted(fitted))})"]
+
+
+def _other_channels(name: str, there: int, here: int) -> str:
+    return (
+        f"{name} takes images of {there} channel{'s' * (there > 1)} and the run has {here} (pixel_mean); set "
+        "model.init_channels=repeat to repeat the weights of its first convolution, or leave model.init out"
+    )
 
 
 def with_own_windows(own: Mapping[str, Tensor], state: dict[str, Tensor]) -> list[str]:

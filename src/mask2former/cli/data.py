@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mask2former import limits
-from mask2former.cli.shared import FailedError, count, working
+from mask2former.cli.shared import (
+    Bands,
+    FailedError,
+    ValueRange,
+    ValueRule,
+    chosen_bands,
+    chosen_range,
+    count,
+    working,
+)
 from mask2former.cli.terminal import make_console, say
 
 if TYPE_CHECKING:
@@ -59,6 +68,9 @@ def check_data(
             show_default="of the run file, or 100",
         ),
     ] = None,
+    value_range: ValueRange = None,
+    value_rule: ValueRule = None,
+    bands: Bands = None,
     sheet: Annotated[
         Path, typer.Option(metavar="FILE.png", help="Where to write the contact sheet of annotated images.")
     ] = Path("contact-sheet.png"),
@@ -97,6 +109,8 @@ def check_data(
             allow_outside=allow_outside,
             root=data_root,
             num_queries=queries,
+            value_range=chosen_range(value_range, value_rule),
+            bands=chosen_bands(bands),
             sheet=sheet,
             suggest=suggest,
             json=json,
@@ -165,6 +179,9 @@ def _lines(summary: SplitSummary, report: DataReport) -> list[str]:
         f"{count(summary.num_images, report.unit)}, width x height: {', '.join(sizes)}"
         + (f" and {count(more, 'more size')}" if more else "")
     ]
+    if summary.channel_mean:
+        means, stds = (", ".join(f"{value:.2f}" for value in v) for v in (summary.channel_mean, summary.channel_std))
+        lines.append(f"channels, in 0..255: mean {means}; deviation {stds}")
     per_image = ", ".join(f"{name} {value:.0f}" for name, value in quantiles(summary.objects).items())
     if report.task == "semantic":
         void = 100 * (1 - float(summary.pixels_of.sum()) / max(summary.num_pixels, 1))

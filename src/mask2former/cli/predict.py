@@ -11,6 +11,7 @@ import typer
 
 from mask2former.cli.bulk import predict_in_bulk
 from mask2former.cli.shared import (
+    Bands,
     BatchSize,
     Classes,
     Device,
@@ -29,6 +30,7 @@ from mask2former.cli.shared import (
     ValueRange,
     ValueRule,
     Weights,
+    chosen_bands,
     chosen_range,
     count,
     named_model,
@@ -142,6 +144,7 @@ def predict(
     official_settings: OfficialSettings = False,
     value_range: ValueRange = None,
     value_rule: ValueRule = None,
+    bands: Bands = None,
     batch_size: BatchSize = 1,
     tta: Tta = False,
     tta_sizes: TtaSizes = None,
@@ -257,6 +260,7 @@ def predict(
         "long_edge": long_edge,
         "official_settings": official_settings or None,
         "value_range": chosen_range(value_range, value_rule),
+        "bands": chosen_bands(bands),
         "tile": tile,
         "tile_overlap": tile_overlap,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,16 +11,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from mask2former import limits
 from mask2former.cli.names import complete_model, complete_recipe
 from mask2former.cli.terminal import progress_bar
 from mask2former.errors import FailedError, OptionError, UserError
 from mask2former.progress import DOWNLOADING, Progress
+from mask2former.text import quoted
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 __all__ = [
     "DEFAULT_MODEL",
+    "Bands",
     "BatchSize",
     "Classes",
     "Device",
@@ -40,6 +44,7 @@ __all__ = [
     "ValueRange",
     "ValueRule",
     "Weights",
+    "chosen_bands",
     "chosen_range",
     "count",
     "fetch_weights",
@@ -187,6 +192,38 @@ def chosen_range(value_range: tuple[float, float] | None, value_rule: str | None
     if value_range is not None and value_rule is not None:
         raise OptionError(lambda name: f"{name('value_range')} and {name('value_rule')} exclude each other; give one")
     return value_range or value_rule
+
+
+Bands = Annotated[
+    str | None,
+    typer.Option(
+        "--bands",
+        metavar="N,N,...",
+        help="In place of red, green and blue: the bands of each image that the model sees, by their numbers from 1, "
+        "for example 4,3,2 or 1-5.",
+        show_default="as in training",
+        rich_help_panel="Settings",
+    ),
+]
+
+
+def chosen_bands(text: str | None) -> tuple[int, ...] | None:
+    """The setting ``bands``: numbers with commas between them, and ranges such as 1-5.
+
+    Raises:
+        UserError: something else.
+    """
+    numbers: list[int] = []
+    for part in [] if text is None else text.split(","):
+        found = re.fullmatch(r"\s*(\d{1,6})(?:-(\d{1,6}))?\s*", part)
+        first, last = (0, 0) if found is None else (int(found[1]), int(found[2] or found[1]))
+        if not 1 <= first <= last or last - first >= limits.CHANNELS:
+            raise UserError(
+                f"--bands is {quoted(text, 60)}; expected numbers from 1 with commas between them, as in 4,3,2 or 1-5, "
+                f"at most {limits.CHANNELS}"
+            )
+        numbers += range(first, last + 1)
+    return tuple(numbers) if text is not None else None
 
 
 class StoppedError(Exception):

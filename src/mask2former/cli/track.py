@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from mask2former.cli.shared import (
+    Bands,
     Device,
     Dtype,
     Model,
@@ -18,6 +19,7 @@ from mask2former.cli.shared import (
     ValueRange,
     ValueRule,
     Weights,
+    chosen_bands,
     chosen_range,
     count,
     named_model,
@@ -86,6 +88,7 @@ def track(
     short_edge: ShortEdge = None,
     value_range: ValueRange = None,
     value_rule: ValueRule = None,
+    bands: Bands = None,
     device: Device = "auto",
     dtype: Dtype = None,
 ) -> None:
@@ -109,6 +112,7 @@ def track(
         "score_threshold": score_threshold,
         "short_edge": short_edge,
         "value_range": chosen_range(value_range, value_rule),
+        "bands": chosen_bands(bands),
     }
     with working(make_console(), lambda: "nothing was written") as progress:
         report = track_files(

@@ -53,7 +53,7 @@ from mask2former.config.data import (
     YouTubeVISConfig,
 )
 from mask2former.config.fields import Resampling, Task
-from mask2former.config.inference import InferenceConfig, TrackingConfig
+from mask2former.config.inference import InferenceConfig, Reading, TrackingConfig
 from mask2former.config.model import (
     ArchitectureConfig,
     BackboneConfig,
@@ -131,6 +131,7 @@ __all__ = [
     "PerPixelConfig",
     "PerPixelPlusConfig",
     "PixelDecoderConfig",
+    "Reading",
     "Resampling",
     "ResizeCropFlipConfig",
     "RunConfig",

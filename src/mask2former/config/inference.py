@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from pydantic import Field, field_validator, model_validator
 
@@ -20,10 +20,19 @@ from mask2former.config.fields import (
     Strict,
     Task,
 )
+from mask2former.errors import UserError
+from mask2former.text import printable
 
-__all__ = ["InferenceConfig", "TrackingConfig"]
+__all__ = ["InferenceConfig", "Reading", "TrackingConfig"]
 
 _OF_TOOLBOXES = ("resampling",)  # settings that the models of a toolbox have for its sake
+
+
+class Reading(TypedDict, total=False):
+    """How image files are read for a model, as arguments of :func:`mask2former.data.images.read_image`."""
+
+    value_range: tuple[float, float] | Literal["auto", "full", "percentile"] | None
+    bands: int | tuple[int, ...] | None
 
 
 class InferenceConfig(Strict):
@@ -62,6 +71,10 @@ class InferenceConfig(Strict):
     # 12 bits; full: those of as many bits as there are; percentile: 0.5 % and 99.5 % of the values of each image.
     # None, or auto: as the file says, else inferred from the values (see data/images.py)
     value_range: tuple[float, float] | Literal["full", "percentile"] | None = None
+    # what a model of other channels than R, G and B sees of an image, in training, too: these bands, by their numbers
+    # from 1, in this order, for instance [4, 3, 2]; or, as a number, all bands of an image, which must be so many.
+    # None: red, green and blue, whatever a file holds
+    bands: int | tuple[int, ...] | None = None
 
     @field_validator("value_range", mode="before")
     @classmethod
@@ -73,6 +86,19 @@ class InferenceConfig(Strict):
             if -math.inf < black < white < math.inf:
                 return black, white
         raise ValueError("expected two rising numbers, black and white, or auto, full or percentile")
+
+    @field_validator("bands", mode="before")
+    @classmethod
+    def _known_bands(cls, value: Any) -> Any:
+        numbers = value if isinstance(value, list | tuple) else () if value is None else (value,)
+        most = limits.IMAGE_PAGES if isinstance(value, list | tuple) else limits.CHANNELS
+        is_fine = all(type(number) is int and 1 <= number <= most for number in numbers)
+        if not is_fine or len(numbers) > limits.CHANNELS or (value is not None and not numbers):
+            raise ValueError(
+                f"bands must be 1 to {limits.CHANNELS} numbers of bands, from 1, or how many bands images have, got "
+                f"{printable(repr(value), 60)}"
+            )
+        return tuple(numbers) if isinstance(value, list | tuple) else value
 
     @model_validator(mode="before")
     @classmethod
@@ -117,6 +143,41 @@ class InferenceConfig(Strict):
             raise ValueError(
                 f"diameter {self.diameter} is for models of instances alone, and this one has the tasks "
                 f"{', '.join(self.tasks)}; leave it out (0)"
+            )
+        return self
+
+    @property
+    def channels(self) -> int:
+        """How many the network sees."""
+        return 3 if self.bands is None else self.bands if isinstance(self.bands, int) else len(self.bands)
+
+    @property
+    def fewest_bands(self) -> int:
+        """That an image must have to be read."""
+        return max(self.bands) if isinstance(self.bands, tuple) else self.channels
+
+    @property
+    def as_read(self) -> dict[str, Any]:
+        """Settings of a call for arrays whose bands were chosen before."""
+        return {} if self.bands is None else {"bands": self.channels}
+
+    @property
+    def reading(self) -> Reading:
+        """How image files are read."""
+        return {"value_range": self.value_range, "bands": self.bands}
+
+    def for_channels(self, channels: int) -> InferenceConfig:
+        """The settings of a model that takes so many; those without ``bands`` are of any.
+
+        Raises:
+            UserError: they choose another number of bands.
+        """
+        if self.bands is None and channels != 3:
+            return self.model_copy(update={"bands": channels})
+        if self.channels != channels:
+            raise UserError(
+                f"the inference setting bands stands for {self.channels} channels, and the model has a mean of "
+                f"{channels}; set bands to as many"
             )
         return self
 

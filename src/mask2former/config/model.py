@@ -8,6 +8,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from mask2former.config.fields import NonNegativeInt, PixelMean, PixelStd, PositiveInt, Probability, Strict
 from mask2former.config.inference import InferenceConfig
+from mask2former.limits import CHANNELS
 
 __all__ = [
     "LATER_SETTINGS",
@@ -357,9 +358,24 @@ class ArchitectureConfig(Strict):
     backbone: BackboneConfig = TimmConfig()
     pixel_decoder: PixelDecoderConfig = MSDeformAttnConfig()
     transformer_decoder: TransformerDecoderConfig = MaskedDecoderConfig()
-    # Of R, G, B in 0..255; the defaults are those of ImageNet. They belong to the weights of the backbone.
-    pixel_mean: tuple[PixelMean, PixelMean, PixelMean] = (123.675, 116.28, 103.53)
-    pixel_std: tuple[PixelStd, PixelStd, PixelStd] = (58.395, 57.12, 57.375)
+    # Of R, G, B in 0..255; the defaults are those of ImageNet. They belong to the weights of the backbone. Models of
+    # other images have one number for each channel, which is how many channels they take
+    pixel_mean: tuple[PixelMean, ...] = Field(default=(123.675, 116.28, 103.53), min_length=1, max_length=CHANNELS)
+    pixel_std: tuple[PixelStd, ...] = Field(default=(58.395, 57.12, 57.375), min_length=1, max_length=CHANNELS)
+
+    @property
+    def channels(self) -> int:
+        """How many the images have."""
+        return len(self.pixel_mean)
+
+    @model_validator(mode="after")
+    def _same_channels(self) -> Self:
+        if len(self.pixel_mean) != len(self.pixel_std):
+            raise ValueError(
+                f"pixel_mean has {len(self.pixel_mean)} numbers and pixel_std {len(self.pixel_std)}; both have one for "
+                "each channel of the images"
+            )
+        return self
 
     @model_validator(mode="after")
     def _encoder_alone(self) -> Self:
@@ -408,7 +424,7 @@ class ArchitectureConfig(Strict):
         return is_plain and isinstance(self.pixel_decoder, MSDeformAttnConfig) and not self.own_normalisation
 
     @property
-    def own_normalisation(self) -> dict[str, tuple[float, float, float]]:
+    def own_normalisation(self) -> dict[str, tuple[float, ...]]:
         """``pixel_mean`` and ``pixel_std`` if they are others than those of ImageNet, else nothing."""
         fields, names = ArchitectureConfig.model_fields, ("pixel_mean", "pixel_std")
         values = {name: getattr(self, name) for name in names}
@@ -426,6 +442,22 @@ class ModelConfig(ArchitectureConfig):
     # classes of the initial model: all of them or, with init_partial, a new class head; by-name: classes of the same
     # name keep what they have learned, the others are newly initialised
     init_classes: Literal["all", "by-name"] = "all"
+    # the first convolution of an initial model with another number of channels: same, it must have as many; repeat,
+    # its weights are repeated from channel to channel (for one channel: summed), and scaled to keep the sums
+    init_channels: Literal["same", "repeat"] = "same"
+
+    @model_validator(mode="after")
+    def _bands_of_channels(self) -> Self:
+        """Images of a model of other channels than three have as many bands, unless it says which it takes."""
+        if self.inference.bands is None and self.channels != 3:
+            inference = self.inference.for_channels(self.channels)
+            object.__setattr__(self, "inference", inference)  # which is frozen for everybody else
+        if self.inference.channels != self.channels:
+            raise ValueError(
+                f"inference.bands are {self.inference.channels} and pixel_mean has {self.channels} numbers; give "
+                "pixel_mean and pixel_std one number for each band (mask2former check-data with --bands measures them)"
+            )
+        return self
 
     @model_validator(mode="after")
     def _can_do_its_tasks(self) -> Self:

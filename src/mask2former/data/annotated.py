@@ -50,7 +50,7 @@ class Annotated:
             everywhere, or was not requested.
     """
 
-    image: UInt8[np.ndarray, "H W 3"]
+    image: UInt8[np.ndarray, "H W C"]
     labels: Int64[np.ndarray, " N"]
     polygons: Mapping[int, Polygons] = field(default_factory=dict)
     ids: UInt8[np.ndarray, "H W"] | Int[np.ndarray, "H W"] | None = None
@@ -170,7 +170,7 @@ class AnnotatedSet(DataSet, Protocol):
         """The image at its own size with the targets of training."""
         ...
 
-    def image(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
+    def image(self, index: int) -> UInt8[np.ndarray, "H W C"]:
         """The image alone."""
         ...
 

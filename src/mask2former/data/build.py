@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from mask2former.config import (
     Ade20kConfig,
@@ -25,6 +25,7 @@ from mask2former.config import (
     MaskFilesConfig,
     MaskFoldersConfig,
     PairedFilesConfig,
+    Reading,
     SceneClipsConfig,
     ScenesConfig,
     ToolFilesConfig,
@@ -48,7 +49,6 @@ from mask2former.data.datasets.scenes import SceneClips, Scenes
 from mask2former.data.datasets.tool_files import open_tool_files
 from mask2former.data.datasets.yolo import YoloPolygons, read_yolo
 from mask2former.data.datasets.youtube_vis import YouTubeVIS
-from mask2former.data.images import ValueRange
 from mask2former.data.loading.training_set import TrainingSet
 from mask2former.data.parts import part_of
 from mask2former.data.transforms import (
@@ -70,7 +70,7 @@ __all__ = [
 
 
 def build_samples(
-    config: DatasetConfig, split: Split, *, filter_empty: bool = False, value_range: ValueRange | None = None
+    config: DatasetConfig, split: Split, *, filter_empty: bool = False, **reading: Unpack[Reading]
 ) -> AnnotatedSet | ClipSet:
     """A data set of images or clips, by index, as they are.
 
@@ -78,15 +78,20 @@ def build_samples(
         config: which one, and where it is.
         split: the part of it.
         filter_empty: leaves out images and clips without objects (scenes and label maps always have some).
-        value_range: that of the model, see :func:`~mask2former.data.images.read_image`.
+        reading: of the model (``value_range``, ``bands``), see :func:`~mask2former.data.images.read_image`.
 
     Raises:
         UserError: files that are missing or broken.
     """
+    if isinstance(config, ScenesConfig | SceneClipsConfig) and reading.get("bands") is not None:
+        raise UserError(
+            f"the data set '{config.name}' is drawn in red, green and blue, and the model takes bands "
+            f"({reading.get('bands')}); choose a data set in files"
+        )
     with collect_notes() as found:
         samples = _OPENERS[type(config)](config, split, filter_empty)
     if isinstance(samples, ImageReader):
-        samples.exif, samples.value_range = getattr(config, "exif", "apply"), value_range
+        samples.exif, samples.reading = getattr(config, "exif", "apply"), reading
     if found:
         assert isinstance(samples.notes, list)
         samples.notes.extend(sentences(found))
@@ -94,7 +99,7 @@ def build_samples(
 
 
 def build_split(
-    config: DataConfig, split: Split, *, filter_empty: bool = False, value_range: ValueRange | None = None
+    config: DataConfig, split: Split, *, filter_empty: bool = False, **reading: Unpack[Reading]
 ) -> AnnotatedSet | ClipSet:
     """:func:`build_samples` for the data of a run, which may hold a part of the training data back for validation.
 
@@ -102,13 +107,13 @@ def build_split(
         UserError: as there, or a part that would be empty.
     """
     if config.validation is None:
-        return build_samples(config.dataset, split, filter_empty=filter_empty, value_range=value_range)
-    whole = build_samples(config.dataset, "train", filter_empty=filter_empty, value_range=value_range)
+        return build_samples(config.dataset, split, filter_empty=filter_empty, **reading)
+    whole = build_samples(config.dataset, "train", filter_empty=filter_empty, **reading)
     return part_of(whole, config.validation, split)
 
 
 def build_images(
-    config: DatasetConfig, split: Split, *, filter_empty: bool = False, value_range: ValueRange | None = None
+    config: DatasetConfig, split: Split, *, filter_empty: bool = False, **reading: Unpack[Reading]
 ) -> AnnotatedSet:
     """:func:`build_samples` where images are expected.
 
@@ -117,7 +122,7 @@ def build_images(
     """
     if isinstance(config, ClipSampling):
         raise UserError(f"the data set '{config.name}' has clips; expected one of images")  # pyright: ignore
-    samples = build_samples(config, split, filter_empty=filter_empty, value_range=value_range)
+    samples = build_samples(config, split, filter_empty=filter_empty, **reading)
     assert not isinstance(samples, ClipSet)
     return samples
 
@@ -127,14 +132,14 @@ def build_clips(
     split: Split,
     *,
     filter_empty: bool = False,
-    value_range: ValueRange | None = None,
+    **reading: Unpack[Reading],
 ) -> ClipSet:
     """:func:`build_samples` where clips are expected.
 
     Raises:
         UserError: as there.
     """
-    samples = build_samples(config, split, filter_empty=filter_empty, value_range=value_range)
+    samples = build_samples(config, split, filter_empty=filter_empty, **reading)
     assert isinstance(samples, ClipSet)
     return samples
 
@@ -322,7 +327,7 @@ def build_training_set(
     augmentation: Augmentation | None = None,
     *,
     with_ignored: bool = False,
-    value_range: ValueRange | None = None,
+    **reading: Unpack[Reading],
 ) -> TrainingSet:
     """What a run is trained on.
 
@@ -331,16 +336,15 @@ def build_training_set(
         samples: instead of the data set in ``config``.
         augmentation: instead of the one in ``config``.
         with_ignored: whether targets say where the ground truth is not known.
-        value_range: of the model, see :func:`~mask2former.data.images.read_image`; for ``samples``, who makes them
-            says it.
+        reading: of the model, see :func:`~mask2former.data.images.read_image`; for ``samples``, who makes them says
+            it.
 
     Raises:
         UserError: files that are missing or broken, or that have no annotations.
     """
-    if samples is None:
-        found = build_split(config, "train", filter_empty=config.filter_empty, value_range=value_range)
-    else:
-        found = samples
+    found = samples
+    if found is None:
+        found = build_split(config, "train", filter_empty=config.filter_empty, **reading)
     if isinstance(found, ClipSet) and not found.has_ground_truth:
         raise UserError("the training clips have no 'annotations'; the public test sets cannot be trained on")
     sampling = config.dataset if isinstance(config.dataset, ClipSampling) else None

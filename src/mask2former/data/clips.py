@@ -39,7 +39,7 @@ class AnnotatedClip:
 class MeasuredClips(DataSet, Protocol):
     """What a data set of clips offers for an evaluation; ground truths are of all frames of a clip."""
 
-    def images(self, index: int) -> list[UInt8[np.ndarray, "H W 3"]]:
+    def images(self, index: int) -> list[UInt8[np.ndarray, "H W C"]]:
         """All frames of a clip, RGB.
 
         Raises:

@@ -17,6 +17,9 @@ __all__ = ["ColorJitter", "draw_color_jitter"]
 class ColorJitter:
     """The changes of one draw; ``None`` leaves a property alone.
 
+    Images of other channels than three have no saturation and hue: of these, brightness and contrast alone change, of
+    all channels alike.
+
     Attributes:
         brightness: added, in -32..32.
         contrast: factor in 0.5..1.5.
@@ -31,16 +34,17 @@ class ColorJitter:
     saturation: float | None = None
     hue: int | None = None
 
-    def __call__(self, image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W 3"]:
+    def __call__(self, image: UInt8[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "H W C"]:
         """The changed image; the given one stays as it is."""
         if self.brightness is not None:
             image = _affine(image, 1.0, self.brightness)
         if self.contrast is not None and self.contrast_first:
             image = _affine(image, self.contrast, 0.0)
-        if self.saturation is not None:
+        is_color = image.shape[2] == 3
+        if self.saturation is not None and is_color:
             hue, saturation, value = _to_hsv(image)
             image = _to_rgb(hue, np.trunc(np.clip(saturation * np.float32(self.saturation), 0, 255)), value)
-        if self.hue is not None:
+        if self.hue is not None and is_color:
             hue, saturation, value = _to_hsv(image)
             image = _to_rgb(_around(hue + np.float32(self.hue)), saturation, value)
         if self.contrast is not None and not self.contrast_first:
@@ -63,7 +67,7 @@ def draw_color_jitter(rng: np.random.Generator) -> ColorJitter:
     )
 
 
-def _affine(image: UInt8[np.ndarray, "H W 3"], factor: float, offset: float) -> UInt8[np.ndarray, "H W 3"]:
+def _affine(image: UInt8[np.ndarray, "H W C"], factor: float, offset: float) -> UInt8[np.ndarray, "H W C"]:
     table = np.clip(np.arange(256, dtype=np.float32) * np.float32(factor) + np.float32(offset), 0, 255)
     return table.astype(np.uint8)[image]  # Parity: truncated, not rounded
 

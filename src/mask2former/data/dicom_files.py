@@ -20,7 +20,7 @@ from mask2former import limits
 from mask2former.errors import MissingExtraError, UserError
 from mask2former.limits import check_limit
 from mask2former.notes import note
-from mask2former.pixels import Stored, StoredImage
+from mask2former.pixels import Bands, Stored, StoredImage
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -97,7 +97,7 @@ def _check(header: Dataset, name: str) -> int:
     return max(1, int(header.get("NumberOfFrames") or 1))
 
 
-def _read(stream: Any, header: Dataset, frames: int, page: int | None, name: str) -> Stored:
+def _read(stream: Any, header: Dataset, frames: int, page: int | None, name: str, bands: Bands | None) -> Stored:
     from pydicom import pixels
 
     if page is None and frames > 1:

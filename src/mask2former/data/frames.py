@@ -16,10 +16,11 @@ import numpy as np
 from jaxtyping import UInt8
 
 from mask2former import limits
+from mask2former.config import Reading
 from mask2former.data.archives import Folder
 from mask2former.data.folders import list_folder
 from mask2former.data.image_files import ImagePage, num_pages
-from mask2former.data.images import IMAGE_SUFFIXES, ImageSource, ValueRange, note_passed_over, read_image
+from mask2former.data.images import IMAGE_SUFFIXES, ImageSource, note_passed_over, read_image
 from mask2former.data.video import VIDEO_SUFFIXES, VideoFile, camera_stream
 from mask2former.documents import check_regular
 from mask2former.errors import UserError
@@ -37,7 +38,7 @@ _RATE = 30.0  # frames per second where nothing says it
 class Frame:
     """One frame: its index among those that are read, from 0, and its time in the source."""
 
-    image: UInt8[np.ndarray, "H W 3"]
+    image: UInt8[np.ndarray, "H W C"]
     index: int
     seconds: float
 
@@ -52,7 +53,7 @@ class _Timed(Protocol):
     @property
     def notes(self) -> list[str]: ...
 
-    def __iter__(self) -> Iterator[tuple[UInt8[np.ndarray, "H W 3"], float]]: ...
+    def __iter__(self) -> Iterator[tuple[UInt8[np.ndarray, "H W C"], float]]: ...
 
 
 class Frames:
@@ -69,14 +70,23 @@ class Frames:
         self.name, self.rate, self.num_frames = source.name, source.rate, source.num_frames
 
     @property
-    def value_range(self) -> ValueRange | None:
-        """How images among the frames are read, see :func:`~mask2former.data.images.read_image`; videos have bytes."""
-        return self._source.value_range if isinstance(self._source, _Images) else None
+    def reading(self) -> Reading:
+        """How images among the frames are read, see :func:`~mask2former.data.images.read_image`; videos have bytes.
 
-    @value_range.setter
-    def value_range(self, value: ValueRange | None) -> None:
+        Raises:
+            UserError: set to choose bands, of a video or camera, which has red, green and blue.
+        """
+        return self._source.reading if isinstance(self._source, _Images) else {}
+
+    @reading.setter
+    def reading(self, reading: Reading) -> None:
         if isinstance(self._source, _Images):
-            self._source.value_range = value
+            self._source.reading = reading
+        elif reading.get("bands") is not None:
+            raise UserError(
+                f"{self.name} has red, green and blue, and the model takes bands of image files "
+                f"({reading.get('bands')}); give it a folder of frames with these bands, or a stack"
+            )
 
     @property
     def notes(self) -> list[str]:
@@ -116,20 +126,20 @@ class _Images:
     ) -> None:
         self.name, self.rate = name, rate or _RATE
         self._found = list(passed_over)
-        self.value_range: ValueRange | None = None
+        self.reading: Reading = {}
         self._images = images
         self._first = int(np.ceil(start * self.rate - 1e-6))
         self._stop = None if end is None else int(np.ceil(end * self.rate - 1e-6))
         total = len(images) if isinstance(images, list | tuple) else None
         self.num_frames = None if total is None else max(0, min(total, self._stop or total) - self._first)
 
-    def __iter__(self) -> Iterator[tuple[UInt8[np.ndarray, "H W 3"], float]]:
+    def __iter__(self) -> Iterator[tuple[UInt8[np.ndarray, "H W C"], float]]:
         for index, image_file in enumerate(self._images):
             if self._stop is not None and index >= self._stop:
                 break
             if index >= self._first:
                 with collect_notes() as found:
-                    image = read_image(image_file, value_range=self.value_range)
+                    image = read_image(image_file, **self.reading)
                 self._found += found
                 yield image, index / self.rate
 

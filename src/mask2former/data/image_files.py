@@ -31,7 +31,7 @@ from mask2former.data.web_images import WebImage
 from mask2former.documents import check_regular, read_bytes
 from mask2former.errors import MissingExtraError, UserError
 from mask2former.limits import check_limit
-from mask2former.pixels import CHOSEN_PAGE, StoredImage, count_pages, without_warnings
+from mask2former.pixels import CHOSEN_PAGE, Bands, StoredImage, count_pages, without_warnings
 from mask2former.text import printable
 
 __all__ = [
@@ -177,13 +177,17 @@ def open_image(file: ImageFile) -> Iterator[Image.Image]:
 
 
 @contextlib.contextmanager
-def open_file(file: ImageFile) -> Iterator[Image.Image | StoredImage]:
+def open_file(file: ImageFile, bands: Bands | None = None) -> Iterator[Image.Image | StoredImage]:
     """Like :func:`open_image`, also by the readers of optional packages.
+
+    Args:
+        file: the image.
+        bands: that are wanted of it, so that a reader is chosen that gives them all.
 
     Raises:
         UserError: see :func:`open_image`; or the package that reads it is not installed.
     """
-    with _opened(file, pillow_alone=False) as image:
+    with _opened(file, pillow_alone=False, bands=bands) as image:
         yield image
 
 
@@ -200,7 +204,7 @@ def num_pages(file: ImageFile) -> int:
 
 
 @contextlib.contextmanager
-def _opened(file: ImageFile, *, pillow_alone: bool) -> Iterator[Image.Image | StoredImage]:
+def _opened(file: ImageFile, *, pillow_alone: bool, bands: Bands | None = None) -> Iterator[Image.Image | StoredImage]:
     page = None
     if isinstance(file, ImagePage):
         file, page = file.file, file.number - 1
@@ -219,7 +223,7 @@ def _opened(file: ImageFile, *, pillow_alone: bool) -> Iterator[Image.Image | St
         with without_warnings():  # what matters is checked here; damaged metadata does not
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with contextlib.ExitStack() as stack:
-                image = None if pillow_alone else _of_other_reader(stack, content, str(file), page)
+                image = None if pillow_alone else _of_other_reader(stack, content, str(file), page, bands)
                 if image is None:
                     image = stack.enter_context(_of_pillow(content))
                     if page is not None:
@@ -272,25 +276,25 @@ def _brand(start: bytes) -> str:
 
 
 def _of_other_reader(
-    stack: contextlib.ExitStack, content: Path | io.BytesIO, name: str, page: int | None
+    stack: contextlib.ExitStack, content: Path | io.BytesIO, name: str, page: int | None, bands: Bands | None
 ) -> StoredImage | None:
     """The image by the reader of an optional package; None where Pillow reads it as well, or tifffile is missing."""
     if is_deep_png(_start_of(content, 26)) and not page:
         return stored_png(stack.enter_context(_of_pillow(content)), content, name, page)
     if is_dicom(_start_of(content, 132)):
         return stack.enter_context(open_dicom(content, name, page))
-    if _start_of(content, 4) in _TIFF and can_read_tiff() and not _is_for_pillow(content, page):
+    if _start_of(content, 4) in _TIFF and can_read_tiff() and not _is_for_pillow(content, page, bands):
         return stack.enter_context(open_tiff(content, name, page))
     return None
 
 
-def _is_for_pillow(content: Path | io.BytesIO, page: int | None) -> bool:
-    """Whether Pillow reads this page of a TIFF, and all of it."""
+def _is_for_pillow(content: Path | io.BytesIO, page: int | None, bands: Bands | None) -> bool:
+    """Whether Pillow reads this page of a TIFF, and all of it, or all bands that are wanted, as they are."""
     try:
         with _of_pillow(content) as image:
             if page:
                 image.seek(page)
-            return not is_for_tifffile(image)
+            return not is_for_tifffile(image, bands)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         return True  # and says so
     except Exception:  # of whatever kind: tifffile tells what is damaged

@@ -35,9 +35,13 @@ from mask2former.errors import UserError
 from mask2former.limits import check_limit
 from mask2former.notes import collect_notes, is_collecting, note, sentences
 from mask2former.pixels import (
+    Bands,
     Exif,
     StoredImage,
     ValueRange,
+    bands_of_array,
+    bands_of_pillow,
+    bands_of_stored,
     orientation,
     rgb_of_array,
     rgb_of_pillow,
@@ -47,6 +51,7 @@ from mask2former.text import printable
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "Bands",
     "Exif",
     "ImagePage",
     "ImageSource",
@@ -71,8 +76,12 @@ _TENSOR_HELP = "expected (3, H, W) or (1, H, W)"
 
 
 def read_image(
-    source: ImageSource, *, value_range: ValueRange | None = None, exif: Exif = "apply"
-) -> UInt8[np.ndarray, "H W 3"]:
+    source: ImageSource,
+    *,
+    value_range: ValueRange | None = None,
+    bands: Bands | None = None,
+    exif: Exif = "apply",
+) -> UInt8[np.ndarray, "H W C"]:
     """The image as RGB in 0..255, contiguous. The one way in: training, evaluation, prediction and drawing use it.
 
     Files and Pillow images: the EXIF orientation is applied; of several pages or frames the first is taken; grey,
@@ -99,6 +108,10 @@ def read_image(
       above 1. What resampling and rounding add is cut off: at most a tenth of the range, in at most 15 % of the values
       (above 1 %, it is noted). All other floats are refused.
 
+    With ``bands``, for models of other channels, nothing is made grey, blended or left out: the bands of an image are
+    its channels, alpha like any other; of a TIFF of one band also its pages, where more than one band is wanted (noted,
+    unless the file calls them channels). They have one range of values in common, but ``percentile`` is of each band.
+
     What is read in part or by inference (pages, bands, transparency, depth) is noted, see
     :func:`mask2former.notes.collect_notes`.
 
@@ -106,6 +119,8 @@ def read_image(
         source: a path, an http(s) address, bytes, an open file (read from where it is), a page of a file
             (:class:`ImagePage`), a Pillow image, an array or a tensor.
         value_range: the values that become 0 and 255, or the name of a rule.
+        bands: in place of R, G and B, these bands, by their numbers from 1, in this order; or, as a number, all bands
+            of the image, which must be so many.
         exif: ``ignore`` takes the pixels as they are stored.
 
     Raises:
@@ -116,19 +131,32 @@ def read_image(
     """
     _check_range(value_range)
     if isinstance(source, torch.Tensor):
-        return _from_tensor(source, value_range)
+        return _from_tensor(source, value_range, bands)
     if isinstance(source, np.ndarray):
+        if bands is not None:
+            return bands_of_array(source, bands, value_range=value_range)
         return rgb_of_array(source, value_range=value_range)
     if isinstance(source, Image.Image):
-        return rgb_of_pillow(source, getattr(source, "filename", "") or "image", value_range=value_range, exif=exif)
+        return _from_open(source, getattr(source, "filename", "") or "image", value_range, bands, exif)
     source = as_file(source)
     if isinstance(source, ImageFile):
-        with open_file(source) as image:
-            convert = rgb_of_stored if isinstance(image, StoredImage) else rgb_of_pillow
-            return convert(image, str(source), value_range=value_range, exif=exif)  # pyright: ignore[reportArgumentType]
+        with open_file(source, bands) as image:
+            return _from_open(image, str(source), value_range, bands, exif)
     raise UserError(
         f"cannot read an image from {type(source).__name__}: expected a path, a Pillow image, an array or a tensor"
     )
+
+
+def _from_open(
+    image: Image.Image | StoredImage, name: str, value_range: ValueRange | None, bands: Bands | None, exif: Exif
+) -> UInt8[np.ndarray, "H W C"]:
+    if isinstance(image, StoredImage):
+        if bands is None:
+            return rgb_of_stored(image, name, value_range=value_range, exif=exif)
+        return bands_of_stored(image, bands, name, value_range=value_range, exif=exif)
+    if bands is None:
+        return rgb_of_pillow(image, name, value_range=value_range, exif=exif)
+    return bands_of_pillow(image, bands, name, value_range=value_range, exif=exif)
 
 
 def as_file(source: Any) -> Any:
@@ -247,8 +275,10 @@ def _orientation_of(file: File) -> int:
 # --- arrays and tensors ----------------------------------------------------------------------------------------------
 
 
-def _from_tensor(tensor: torch.Tensor, value_range: ValueRange | None) -> UInt8[np.ndarray, "H W 3"]:
-    if tensor.ndim != 3 or tensor.shape[0] not in (1, 3):
+def _from_tensor(
+    tensor: torch.Tensor, value_range: ValueRange | None, bands: Bands | None
+) -> UInt8[np.ndarray, "H W C"]:
+    if tensor.ndim != 3 or (bands is None and tensor.shape[0] not in (1, 3)):
         raise UserError(f"a tensor of shape {tuple(tensor.shape)} is no image: {_TENSOR_HELP}")
     if tensor.is_complex() or tensor.is_quantized or tensor.layout != torch.strided:
         raise UserError(f"a tensor of type {tensor.dtype}, {tensor.layout} is no image: {_TENSOR_HELP}, dense")
@@ -263,6 +293,8 @@ def _from_tensor(tensor: torch.Tensor, value_range: ValueRange | None) -> UInt8[
         raise UserError(
             f"a tensor of type {tensor.dtype} is no image: {_TENSOR_HELP}, of uint8, uint16, bool or float"
         ) from error
+    if bands is not None:
+        return bands_of_array(array, bands, "tensor (channels last)", value_range=value_range)
     return rgb_of_array(array, "tensor", _TENSOR_HELP, value_range=value_range)
 
 

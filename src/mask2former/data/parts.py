@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int64, UInt8
 
-from mask2former.config import Task, ValidationSplitConfig
+from mask2former.config import Reading, Task, ValidationSplitConfig
 from mask2former.data.annotated import Annotated, AnnotatedSet
 from mask2former.data.archives import File
 from mask2former.data.clips import AnnotatedClip, ClipSet
@@ -90,6 +90,15 @@ class _Some:
         return len(self.indices)
 
     @property
+    def reading(self) -> Reading:
+        """How the images of the whole are read."""
+        return self.whole.reading
+
+    @reading.setter
+    def reading(self, reading: Reading) -> None:
+        self.whole.reading = reading
+
+    @property
     def num_objects(self) -> Int64[np.ndarray, " I"] | None:
         counts = self.whole.num_objects
         return None if counts is None else counts[self.indices]
@@ -104,26 +113,26 @@ class _Some:
         return self.whole.ground_truths(self.indices[index], tasks)
 
 
-class Part(_Some, Reader):
+class Part(_Some, Reader):  # pyright: ignore[reportIncompatibleVariableOverride]  (it passes ``reading`` on)
     """Some images of a data set; see :class:`~mask2former.data.annotated.AnnotatedSet`."""
 
     def file(self, index: int) -> File:
         return self.whole.file(self.indices[index])
 
-    def image(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
+    def image(self, index: int) -> UInt8[np.ndarray, "H W C"]:
         return self.whole.image(self.indices[index])
 
     def annotated(self, index: int, *, with_ignored: bool = False) -> Annotated:
         return self.whole.annotated(self.indices[index], with_ignored=with_ignored)
 
 
-class PartOfClips(_Some, ClipReader):
+class PartOfClips(_Some, ClipReader):  # pyright: ignore[reportIncompatibleVariableOverride]  (likewise)
     """Some clips of a data set; see :class:`~mask2former.data.clips.ClipSet`."""
 
     def clip_length(self, index: int) -> int:
         return self.whole.clip_length(self.indices[index])
 
-    def images(self, index: int) -> list[UInt8[np.ndarray, "H W 3"]]:
+    def images(self, index: int) -> list[UInt8[np.ndarray, "H W C"]]:
         return self.whole.images(self.indices[index])
 
     def annotated(self, index: int, indices: Sequence[int], *, with_ignored: bool = False) -> AnnotatedClip:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from mask2former.errors import UserError
 from mask2former.notes import note
-from mask2former.pixels import Stored, StoredImage, count_pages, note_pages, orientation, significant_bits
+from mask2former.pixels import Bands, Stored, StoredImage, count_pages, note_pages, orientation, significant_bits
 
 __all__ = ["is_deep_png", "stored_png"]
 
@@ -33,7 +33,7 @@ def stored_png(image: Image.Image, content: Path | io.BytesIO, name: str, page: 
     """
     bits = significant_bits(image)  # now, while the file is open
 
-    def read() -> Stored:
+    def read(bands: Bands | None) -> Stored:
         if page is None:
             note_pages(image, name)
         if "transparency" in image.info:

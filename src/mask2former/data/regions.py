@@ -14,7 +14,7 @@ from mask2former.data.images import image_size
 from mask2former.data.slides import SLIDE_SUFFIXES, SlideRegions
 from mask2former.data.tiff_regions import TiffRegions
 from mask2former.errors import UserError
-from mask2former.pixels import ValueRange
+from mask2former.pixels import Bands, ValueRange
 
 __all__ = ["LARGE_PIXELS", "STRIP_PIXELS", "ArrayRegions", "Regions", "RegionsPart", "open_large", "reduced"]
 
@@ -33,7 +33,7 @@ class Regions(Protocol):
     @property
     def size_hw(self) -> tuple[int, int]: ...
 
-    def read(self, top: int, left: int, bottom: int, right: int) -> UInt8[np.ndarray, "_h _w 3"]:
+    def read(self, top: int, left: int, bottom: int, right: int) -> UInt8[np.ndarray, "_h _w C"]:
         """The part from (top, left) to (bottom, right), excluded, as RGB; it lies within the image."""
         ...
 
@@ -41,13 +41,13 @@ class Regions(Protocol):
 class ArrayRegions(NamedTuple):
     """An image in memory."""
 
-    image: UInt8[np.ndarray, "H W 3"]
+    image: UInt8[np.ndarray, "H W C"]
 
     @property
     def size_hw(self) -> tuple[int, int]:
         return self.image.shape[0], self.image.shape[1]
 
-    def read(self, top: int, left: int, bottom: int, right: int) -> UInt8[np.ndarray, "_h _w 3"]:
+    def read(self, top: int, left: int, bottom: int, right: int) -> UInt8[np.ndarray, "_h _w C"]:
         return self.image[top:bottom, left:right]
 
 
@@ -59,11 +59,11 @@ class RegionsPart(NamedTuple):
     left: int
     size_hw: tuple[int, int]
 
-    def read(self, top: int, left: int, bottom: int, right: int) -> UInt8[np.ndarray, "_h _w 3"]:
+    def read(self, top: int, left: int, bottom: int, right: int) -> UInt8[np.ndarray, "_h _w C"]:
         return self.whole.read(self.top + top, self.left + left, self.top + bottom, self.left + right)
 
 
-def open_large(path: Path, value_range: ValueRange | None = None) -> Regions | None:
+def open_large(path: Path, value_range: ValueRange | None = None, bands: Bands | None = None) -> Regions | None:
     """An image file of more than ``LARGE_PIXELS`` pixels, to be read by parts; None of any other, which is read whole.
 
     TIFF files, also BigTIFF, and the formats of slide scanners that OpenSlide reads can be read by parts.
@@ -71,6 +71,7 @@ def open_large(path: Path, value_range: ValueRange | None = None) -> Regions | N
     Args:
         path: the file.
         value_range: see :class:`TiffRegions`.
+        bands: likewise; slides have colours alone.
 
     Raises:
         UserError: a large image is damaged, or of a kind that is not read by parts.
@@ -88,10 +89,16 @@ def open_large(path: Path, value_range: ValueRange | None = None) -> Regions | N
         raise UserError(
             f"'{path}' is read by parts, for which value_range cannot be percentile; give two numbers, or full"
         )
-    return SlideRegions(path) if suffix in SLIDE_SUFFIXES else TiffRegions(path, value_range)
+    if suffix not in SLIDE_SUFFIXES:
+        return TiffRegions(path, value_range, bands)
+    if bands is not None:
+        raise UserError(
+            f"'{path}' is a slide, which is read as red, green and blue, and the model takes bands: {bands}"
+        )
+    return SlideRegions(path)
 
 
-def reduced(image: Regions, step: int) -> UInt8[np.ndarray, "_h _w 3"]:
+def reduced(image: Regions, step: int) -> UInt8[np.ndarray, "_h _w C"]:
     """An image made smaller by a whole number: means over squares of ``step`` pixels, read strip by strip."""
     height, width = image.size_hw
     rows = max(1, STRIP_PIXELS // width // step) * step

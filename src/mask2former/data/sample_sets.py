@@ -28,7 +28,8 @@ __all__ = ["SampleSet", "as_reader"]
 class SampleSet(Protocol):
     """What your own data set must be: samples by index from 0, always the same sample for the same index.
 
-    A sample is a clip of T frames, an image has T = 1. ``image`` is RGB, uint8 ``(T, 3, H, W)``; ``target.labels`` are
+    A sample is a clip of T frames, an image has T = 1. ``image`` is RGB, uint8 ``(T, 3, H, W)`` (for
+    models of other images with their channels); ``target.labels`` are
     indices of ``categories``, int64 ``(N,)``; ``target.masks`` are bool ``(N, T, H, W)``, empty where an object is out
     of sight; ``target.ignored``, bool ``(T, H, W)`` or None, is where the ground truth is not known.
 
@@ -91,6 +92,7 @@ class _Samples(SampleSequence):
         self.categories = samples.categories
         self.notes: list[str] = []
         self._last: tuple[int, Sample] | None = None
+        self._channels: int | None = None  # of the first image
         self.tasks = tuple(task for task in self.tasks if task in getattr(samples, "tasks", self.tasks))
         if not self.tasks:
             raise UserError(
@@ -117,10 +119,16 @@ class _Samples(SampleSequence):
         if not isinstance(sample, Sample):
             raise UserError(f"{subject} is a {type(sample).__name__}; expected a Sample")
         image, target = sample.image, sample.target
-        if image.dtype != torch.uint8 or image.ndim != 4 or image.shape[1] != 3 or 0 in image.shape:
+        if image.dtype != torch.uint8 or image.ndim != 4 or 0 in image.shape:
             raise UserError(
-                f"the image of {subject} is {_described(image)}; expected RGB as uint8 (frames, 3, height, width), an "
-                "image being a clip of one frame"
+                f"the image of {subject} is {_described(image)}; expected uint8 (frames, channels, height, width): "
+                "red, green and blue, or the channels of a model of other images, an image being a clip of one frame"
+            )
+        self._channels = self._channels or image.shape[1]
+        if image.shape[1] != self._channels:
+            raise UserError(
+                f"the image of {subject} has {image.shape[1]} channels and that of another sample {self._channels}; "
+                "expected as many in each"
             )
         if self.num_frames not in (None, image.shape[0]):
             raise UserError(
@@ -157,7 +165,7 @@ class _Samples(SampleSequence):
         is_clip = self.num_frames is None
         return ground_truths_of_target(self._target(index), tasks, self.categories, is_clip=is_clip)
 
-    def frames(self, index: int) -> list[UInt8[np.ndarray, "H W 3"]]:
+    def frames(self, index: int) -> list[UInt8[np.ndarray, "H W C"]]:
         """All frames."""
         return [np.ascontiguousarray(frame.permute(1, 2, 0).numpy()) for frame in self[index].image]
 
@@ -197,7 +205,7 @@ class _Images(_Samples):
 
     num_frames = 1
 
-    def image(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
+    def image(self, index: int) -> UInt8[np.ndarray, "H W C"]:
         return self.frames(index)[0]
 
     def annotated(self, index: int, *, with_ignored: bool = False) -> Annotated:
@@ -210,7 +218,7 @@ class _Clips(_Samples):
     metric_style: MetricStyle = "youtube-vis"
     tasks: tuple[Task, ...] = ("instance", "panoptic")
 
-    def images(self, index: int) -> list[UInt8[np.ndarray, "H W 3"]]:  # by which clips are told from images
+    def images(self, index: int) -> list[UInt8[np.ndarray, "H W C"]]:  # by which clips are told from images
         return self.frames(index)
 
     def clip_length(self, index: int) -> int:

@@ -15,6 +15,7 @@ import math
 import re
 import struct
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from mask2former import limits
 from mask2former.errors import MissingExtraError, UserError
 from mask2former.limits import check_limit
 from mask2former.notes import note
-from mask2former.pixels import Stored, StoredImage, described_planes, stated_bits
+from mask2former.pixels import Bands, Stored, StoredImage, chosen_bands, described_planes, stated_bits
 
 if TYPE_CHECKING:
     import tifffile
@@ -39,7 +40,7 @@ EXTRA = "microscopy"
 PLAIN_CODECS = {5, 8, 32946, 32773, 34925, 50000, 34926}
 # Those whose data have a size of their own, which is checked before: JPEG 2000, WebP, PNG, LERC.
 _IMAGE_CODECS = {33003, 33004, 33005, 34712, 50001, 34927, 34933}
-_LERC = 34887
+_LERC, _JPEG = 34887, 7
 _WITHOUT_CODEC = {8, 16, 32, 64}  # bits of values that numpy reads as they are
 _WHITE_IS_0, _BLACK_IS_0, _RGB = 0, 1, 2
 _SAMPLE_TYPES = "buif"  # numpy's kinds of values that are read
@@ -52,10 +53,17 @@ def can_read_tiff() -> bool:
     return all(importlib.util.find_spec(name) is not None for name in ("tifffile", "imagecodecs"))
 
 
-def is_for_tifffile(image: Image.Image) -> bool:
-    """Whether Pillow, which opened a TIFF, would read less than it holds: colours of more than 8 bits, or WebP."""
+def is_for_tifffile(image: Image.Image, bands: Bands | None = None) -> bool:
+    """Whether Pillow, which opened a TIFF, would read less than it holds: colours of more than 8 bits, or WebP.
+
+    Args:
+        image: not decoded yet.
+        bands: that are wanted, if any: Pillow shows some of them, multiplies by alpha, or has them in pages.
+    """
     tags: Any = getattr(image, "tag_v2", {})
     bits, compression = tags.get(258, (1,)), tags.get(259, 1)
+    if bands is not None and compression != _JPEG and tags.get(262) in (_WHITE_IS_0, _BLACK_IS_0, _RGB):
+        return tags.get(277, 1) > 1 or _last_band(bands) > 1
     if compression in _IMAGE_CODECS:
         return True
     is_deep = len(bits) > 1 and max(bits) > 8
@@ -178,10 +186,17 @@ def _word(value: object) -> str:
 
 
 def _read(
-    file: tifffile.TiffFile, page: tifffile.TiffPage, plane: int, name: str, count: Callable[[], int] | None
+    file: tifffile.TiffFile,
+    page: tifffile.TiffPage,
+    plane: int,
+    name: str,
+    count: Callable[[], int] | None,
+    bands: Bands | None,
 ) -> Stored:
-    """The values of a page, or of a plane behind it; with ``count`` other pages are noted."""
+    """The values of a page, or of a plane behind it; with ``count`` other pages are noted, or are bands."""
     if count is not None and (total := count()) > 1 and not _are_overviews(file, total):
+        if bands is not None and page.samplesperpixel == 1 and _last_band(bands) > 1:
+            return _pages_as_bands(file, page, total, name, bands)
         note("images with several pages, frames or planes, of which only the first is read", f"'{name}' ({total})")
     if absent := sum(not size for size in page.databytecounts):
         note("TIFF files with tiles that are not stored, which are empty", f"'{name}' ({absent})")
@@ -195,13 +210,52 @@ def _read(
         values = np.moveaxis(values, 0, -1)
     if values.dtype == np.bool_:
         values = values.astype(np.uint8) * np.uint8(255)
-    values, has_alpha = _chosen_bands(values, page, name)
+    values, has_alpha = _colors(values, page, name) if bands is None else (values, False)
     return Stored(
         values,
         stated_bits(functools.partial(_tag, page)),
         has_alpha,
         white_is_0=page.photometric == _WHITE_IS_0,
-        missing=_missing(values, page, has_alpha=has_alpha),
+        missing=_missing(values, page, has_alpha=has_alpha, by_band=bands is not None),
+    )
+
+
+def _last_band(bands: Bands) -> int:
+    return bands if isinstance(bands, int) else max(bands)
+
+
+def _pages_as_bands(file: tifffile.TiffFile, first: tifffile.TiffPage, total: int, name: str, bands: Bands) -> Stored:
+    """The values of pages of one band each, as far as they are wanted, as the bands of one image."""
+    chosen_bands(np.empty((1, 1, total), np.bool_), bands, f"'{name}'")  # refuses others before they are read
+    wanted = _last_band(bands)
+    check_limit(
+        f"'{name}' has bytes of pixels in its pages:",
+        math.prod(first.shape) * wanted * (1 if first.dtype is None else first.dtype.itemsize),
+        limits.IMAGE_BYTES,
+        "cut it into parts",
+    )
+    found: list[Stored] = []
+    for index in range(wanted):
+        page = _page(file, index, total, name)
+        plane, page = (index, first) if page is None else (0, page)
+        _check(page, file.filehandle.size, name)
+        if page.shape != first.shape or page.dtype != first.dtype or page.photometric != first.photometric:
+            raise UserError(
+                f"'{name}' has one band, and page {index + 1} of another kind than the first ({_kind(page)}), so that "
+                "pages are no bands of it; save it with its bands in one page"
+            )
+        found.append(_read(file, page, plane, name, None, 1))
+    axes = file.series[0].axes if len(file.series) == 1 else ""
+    if axes.strip("YX") != "C":
+        note(
+            "TIFF files of one band whose pages are taken as bands, since the model takes several",
+            f"'{name}' ({total} pages)",
+        )
+    missing = [one.missing for one in found if one.missing is not None]
+    return replace(
+        found[0],
+        values=np.dstack([one.values for one in found]),
+        missing=np.dstack(missing) if len(missing) == len(found) else None,
     )
 
 
@@ -216,7 +270,7 @@ def _plane(file: tifffile.TiffFile, page: tifffile.TiffPage, plane: int, name: s
     return values.astype(page.dtype).reshape(page.shape)
 
 
-def _chosen_bands(values: np.ndarray, page: tifffile.TiffPage, name: str) -> tuple[np.ndarray, bool]:
+def _colors(values: np.ndarray, page: tifffile.TiffPage, name: str) -> tuple[np.ndarray, bool]:
     """The bands that are shown, and whether the last one is alpha."""
     if values.ndim == 2:
         return values, False
@@ -235,8 +289,10 @@ def _chosen_bands(values: np.ndarray, page: tifffile.TiffPage, name: str) -> tup
     return values[..., :shown] if shown > 1 else values[..., 0], has_alpha
 
 
-def _missing(values: np.ndarray, page: tifffile.TiffPage, *, has_alpha: bool) -> np.ndarray | None:
-    """Where GDAL's tag says that there is no value."""
+def _missing(
+    values: np.ndarray, page: tifffile.TiffPage, *, has_alpha: bool, by_band: bool = False
+) -> np.ndarray | None:
+    """Where GDAL's tag says that there is no value: in a band, or in all colours."""
     text = str(_tag(page, 42113) or "").strip("\0 ")
     try:
         nothing = float(text)
@@ -245,7 +301,7 @@ def _missing(values: np.ndarray, page: tifffile.TiffPage, *, has_alpha: bool) ->
     colors = values[..., :-1] if has_alpha else values
     is_nan = math.isnan(nothing) and colors.dtype.kind == "f"
     found: np.ndarray = np.asarray(np.isnan(colors) if is_nan else colors == nothing)
-    return found if found.ndim == 2 else np.all(found, axis=2)
+    return found if found.ndim == 2 or by_band else np.all(found, axis=2)
 
 
 # --- codecs whose data have a size of their own ---------------------------------------------------------------------

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from mask2former.errors import MissingExtraError, UserError
-from mask2former.pixels import ValueRange, rgb_of_array
+from mask2former.pixels import Bands, ValueRange, bands_of_array, chosen_bands, rgb_of_array
 from mask2former.text import printable
 
 __all__ = ["TiffRegions"]
@@ -21,6 +21,7 @@ _JPEG = 7
 _GREY, _RGB, _YCBCR = 1, 2, 6
 # Channels, photometric interpretation, whether compressed as JPEG, whose decoder gives RGB.
 _KINDS = {(1, _GREY, False), (1, _GREY, True), (3, _RGB, False), (3, _RGB, True), (3, _YCBCR, True), (4, _RGB, False)}
+_KINDS_OF_BANDS = {(_GREY, False), (_GREY, True), (_RGB, False), (_RGB, True)}  # any number of channels
 _KEPT_BYTES = 128 << 20  # decoded tiles or strips of the file that stay in memory: 512 rows of 80,000 pixels
 
 
@@ -30,6 +31,7 @@ class TiffRegions:
     Args:
         path: the file.
         value_range: the values that become 0 and 255 where they are not bytes, which must be given there.
+        bands: in place of colours, see :func:`~mask2former.data.images.read_image`.
 
     Attributes:
         size_hw: height and width in pixels.
@@ -39,13 +41,14 @@ class TiffRegions:
         MissingExtraError: tifffile is not installed.
     """
 
-    def __init__(self, path: Path, value_range: ValueRange | None = None) -> None:
+    def __init__(self, path: Path, value_range: ValueRange | None = None, bands: Bands | None = None) -> None:
         try:
             import tifffile
         except ImportError as error:
             raise MissingExtraError("tifffile", "microscopy") from error
         self._path = path
         self._value_range: ValueRange | None = value_range
+        self._bands: Bands | None = bands
         try:
             self._file = tifffile.TiffFile(path)
             weakref.finalize(self, self._file.close)
@@ -55,7 +58,8 @@ class TiffRegions:
         self._page = page
         channels, depth = page.samplesperpixel, page.dtype
         known = depth == np.uint8 or (depth == np.uint16 and value_range not in (None, "auto"))
-        known &= (channels, int(page.photometric), int(page.compression) == _JPEG) in _KINDS
+        kind = int(page.photometric), int(page.compression) == _JPEG
+        known &= (channels, *kind) in _KINDS if bands is None else kind in _KINDS_OF_BANDS
         if not known or page.planarconfig != 1 or page.imagedepth != 1:
             hint = (
                 "; for 16 bits give the values of black and white (--value-range BLACK WHITE, in Python value_range)"
@@ -66,6 +70,8 @@ class TiffRegions:
                 f"'{path}' has {channels} channels of {depth} (photometric {int(page.photometric)}); only grey and RGB "
                 f"of 8 bits, with interleaved channels, are read by parts, as so large an image must be{hint}"
             )
+        if bands is not None:
+            chosen_bands(np.empty((1, 1, channels), np.bool_), bands, f"'{path}'")  # refuses others
         if (turn := page.tags.get("Orientation")) is not None and turn.value != 1:
             raise UserError(f"'{path}' is turned (orientation {int(turn.value)}), and large images are read as stored")
         self.size_hw = (int(page.imagelength), int(page.imagewidth))
@@ -83,7 +89,7 @@ class TiffRegions:
         # A cache for each file: one of a method would keep files open.
         self._segment = functools.lru_cache(maxsize=max(1, _KEPT_BYTES // size))(self._decoded)
 
-    def read(self, top: int, left: int, bottom: int, right: int) -> UInt8[np.ndarray, "_h _w 3"]:
+    def read(self, top: int, left: int, bottom: int, right: int) -> UInt8[np.ndarray, "_h _w C"]:
         """See :class:`~mask2former.data.regions.Regions`.
 
         Raises:
@@ -99,6 +105,8 @@ class TiffRegions:
                 inside = segment[max(0, top - y) : bottom - y, max(0, left - x) : right - x]
                 start = (max(0, y - top), max(0, x - left))
                 values[start[0] : start[0] + inside.shape[0], start[1] : start[1] + inside.shape[1]] = inside
+        if self._bands is not None:
+            return bands_of_array(values, self._bands, f"'{self._path}'", value_range=self._value_range)
         return rgb_of_array(values, f"'{self._path}'", value_range=self._value_range)
 
     def _decoded(self, index: int) -> np.ndarray:

@@ -95,8 +95,8 @@ def _checked(size_hw: Size) -> Size:
 
 
 def resize_image(
-    image: UInt8[np.ndarray, "H W 3"], size_hw: Size, resampling: Resampling = "antialiased"
-) -> UInt8[np.ndarray, "h w 3"]:
+    image: UInt8[np.ndarray, "H W C"], size_hw: Size, resampling: Resampling = "antialiased"
+) -> UInt8[np.ndarray, "h w C"]:
     """The image at another size, resized as the published models expect it."""
     if image.shape[:2] == tuple(size_hw):
         return image
@@ -107,18 +107,21 @@ def resize_image(
         return resized.add_(0.5).to(torch.uint8).permute(0, 2, 3, 1)[0].contiguous().numpy()
     # Parity: Pillow's bilinear filter (antialiased when shrinking) on uint8, rounding to uint8 again.
     height, width = size_hw
+    if image.shape[2] != 3:  # band by band: of four, Pillow would take the last for alpha
+        bands = [Image.fromarray(np.ascontiguousarray(image[..., band])) for band in range(image.shape[2])]
+        return np.dstack([np.asarray(band.resize((width, height), Image.Resampling.BILINEAR)) for band in bands])
     return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
 
 def resize_shortest_edge(
-    image: UInt8[np.ndarray, "H W 3"], short_edge: int, long_edge: int, resampling: Resampling = "antialiased"
-) -> UInt8[np.ndarray, "h w 3"]:
+    image: UInt8[np.ndarray, "H W C"], short_edge: int, long_edge: int, resampling: Resampling = "antialiased"
+) -> UInt8[np.ndarray, "h w C"]:
     """The image at :func:`shortest_edge_size`."""
     size = shortest_edge_size((image.shape[0], image.shape[1]), short_edge, long_edge)
     return resize_image(image, size, resampling)
 
 
-def frame_size(frames: Sequence[UInt8[np.ndarray, "H W 3"]]) -> Size:
+def frame_size(frames: Sequence[UInt8[np.ndarray, "H W C"]]) -> Size:
     """The one size of all frames of a clip.
 
     Raises:
@@ -132,8 +135,8 @@ def frame_size(frames: Sequence[UInt8[np.ndarray, "H W 3"]]) -> Size:
 
 
 def resize_clip(
-    frames: Sequence[UInt8[np.ndarray, "H W 3"]], size_hw: Size, resampling: Resampling = "antialiased"
-) -> UInt8[Tensor, "T 3 h w"]:
+    frames: Sequence[UInt8[np.ndarray, "H W C"]], size_hw: Size, resampling: Resampling = "antialiased"
+) -> UInt8[Tensor, "T C h w"]:
     """Frames as the model takes them, each resized as images are."""
     resized = [resize_image(frame, size_hw, resampling) for frame in frames]
     return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2)
@@ -151,7 +154,7 @@ class Flip:
     def size(self, size_hw: Size) -> Size:
         return size_hw
 
-    def image(self, image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W 3"]:
+    def image(self, image: UInt8[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "H W C"]:
         # torch mirrors twenty times faster than a copy of a reversed array.
         return torch.from_numpy(image).flip(1 if self.axis == "horizontal" else 0).numpy()
 
@@ -180,7 +183,7 @@ class Resize:
     def size(self, size_hw: Size) -> Size:
         return self.size_hw
 
-    def image(self, image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    def image(self, image: UInt8[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "h w C"]:
         if image.shape[:2] == self.size_hw or self.resampling != "antialiased":
             return resize_image(image, self.size_hw, self.resampling)
         # torch's kernel for bytes is that of Pillow, vectorised: four to eight times faster, and at most one level
@@ -221,7 +224,7 @@ class Crop:
         assert 0 <= self.left <= size_hw[1] - self.size_hw[1], (self, size_hw)
         return self.size_hw
 
-    def image(self, image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    def image(self, image: UInt8[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "h w C"]:
         return image[self.top : self.top + self.size_hw[0], self.left : self.left + self.size_hw[1]]
 
     def sources(self, rows: Indices, columns: Indices, nearest: Nearest) -> tuple[Indices, Indices]:
@@ -266,7 +269,7 @@ class Geometry:
     def output_hw(self) -> Size:
         return self.canvas_hw or self.stepped_hw
 
-    def image(self, image: UInt8[np.ndarray, "H W 3"], color: ColorJitter | None = None) -> UInt8[Tensor, "3 h w"]:
+    def image(self, image: UInt8[np.ndarray, "H W C"], color: ColorJitter | None = None) -> UInt8[Tensor, "C h w"]:
         """The image on its canvas, with its colours changed before it is padded."""
         for step in self.steps:
             image = step.image(image)
@@ -275,7 +278,8 @@ class Geometry:
         height, width = self.output_hw
         image = image[:height, :width]
         full = image.shape[:2] == (height, width)
-        canvas = np.empty((3, height, width), np.uint8) if full else np.full((3, height, width), IMAGE_FILL, np.uint8)
+        shape = (image.shape[2], height, width)
+        canvas = np.empty(shape, np.uint8) if full else np.full(shape, IMAGE_FILL, np.uint8)
         canvas[:, : image.shape[0], : image.shape[1]] = image.transpose(2, 0, 1)
         return torch.from_numpy(canvas)
 

@@ -14,14 +14,14 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64, Int64, UInt8
 from scipy import ndimage
 from torch.utils.data import DataLoader, Dataset
 
-from mask2former.config import ClipSampling, DatasetConfig, RunConfig, SceneClipsConfig, ScenesConfig, Task
+from mask2former.config import ClipSampling, DatasetConfig, Reading, RunConfig, SceneClipsConfig, ScenesConfig, Task
 from mask2former.data.annotated import Annotated, AnnotatedSet
 from mask2former.data.build import build_samples
 from mask2former.data.checks import (
@@ -37,7 +37,6 @@ from mask2former.data.checks import (
 from mask2former.data.clips import ClipSet
 from mask2former.data.datasets.label_folder import LabelFolder
 from mask2former.data.faults import Fault, collected_faults
-from mask2former.data.images import ValueRange
 from mask2former.data.label_maps import LabelCounts
 from mask2former.dataset_tools.requirements import class_map_findings, run_findings
 from mask2former.errors import UserError
@@ -81,6 +80,8 @@ class _Summary:
     areas: Int64[np.ndarray, " N"] = field(default_factory=lambda: np.zeros(0, np.int64))  # pixels, alike
     twice: int = 0  # objects that another one covers almost exactly
     digest: bytes = b""
+    # of each channel: the sum of its values in 0..255, and of their squares
+    sums: Float64[np.ndarray, "2 C"] = field(default_factory=lambda: np.zeros((2, 0)))
     counts: LabelCounts | None = None  # of its label map, if there is one, also where it cannot be used
     notes: tuple[Note, ...] = ()  # what was noticed while it was read
 
@@ -98,6 +99,9 @@ class SplitSummary:
         images_of: images that have each class.
         objects_of: objects of each class.
         pixels_of: pixels of each class.
+        channel_mean: of the values of each channel in 0..255, as the model sees them, over all pixels; empty where
+            images have other channels than others.
+        channel_std: their deviations.
     """
 
     categories: Categories
@@ -108,6 +112,8 @@ class SplitSummary:
     images_of: Int64[np.ndarray, " K"]
     objects_of: Int64[np.ndarray, " K"]
     pixels_of: Int64[np.ndarray, " K"]
+    channel_mean: tuple[float, ...] = ()
+    channel_std: tuple[float, ...] = ()
 
     @property
     def num_pixels(self) -> int:
@@ -138,6 +144,7 @@ class SplitSummary:
             "area": quantiles(self.areas),
             "area_shares": dict(zip(("small", "medium", "large"), self.size_shares, strict=True)),
             "void_share": 1 - float(self.pixels_of.sum()) / pixels,
+            "channels": {"mean": list(self.channel_mean), "std": list(self.channel_std)},
             "classes": [
                 {"id": item.id, "name": item.name, "images": images, "objects": objects, "pixel_share": share}
                 for (item, images, objects), share in zip(rows, (self.pixels_of / pixels).tolist(), strict=True)
@@ -210,8 +217,8 @@ def check_dataset(
     run: RunConfig | None = None,
     num_queries: int = 100,
     num_workers: int = 0,
-    value_range: ValueRange | None = None,
     progress: Callable[[Split, int, int], None] = lambda split, done, total: None,
+    **reading: Unpack[Reading],
 ) -> DataReport:
     """Read all images and annotations of a data set, and apply every check that training and evaluation apply.
 
@@ -220,8 +227,8 @@ def check_dataset(
         run: whose data it is, if there is one: its settings are checked, too.
         num_queries: of the model that is to learn it.
         num_workers: processes that read; 0: this one.
-        value_range: of that model, see :func:`~mask2former.data.images.read_image`.
         progress: told the split, how many images are done, and of how many.
+        reading: of that model, see :func:`~mask2former.data.images.read_image`.
 
     Raises:
         UserError: a data set that is drawn.
@@ -241,7 +248,7 @@ def check_dataset(
     )
     for split in _SPLITS[: 1 if same else 2]:
         filter_empty = run is not None and run.data.filter_empty and not same and split == "train"
-        samples, problems = open_split(config, split, filter_empty=filter_empty, value_range=value_range)
+        samples, problems = open_split(config, split, filter_empty=filter_empty, **reading)
         # What is said of both in the same words is of one file, as the names file.
         known = frozenset(findings)
         findings += [problem for problem in problems if replace(problem, split="train") not in known]
@@ -276,13 +283,13 @@ def check_dataset(
 
 
 def open_split(
-    config: DatasetConfig, split: Split, *, filter_empty: bool = False, value_range: ValueRange | None = None
+    config: DatasetConfig, split: Split, *, filter_empty: bool = False, **reading: Unpack[Reading]
 ) -> tuple[AnnotatedSet | ClipSet | None, list[Finding]]:
     """The data set, without what is broken as far as its reader can go on; and what is, and what else to know."""
     samples: AnnotatedSet | ClipSet | None = None
     with collected_faults() as faults:
         try:
-            samples = build_samples(config, split, filter_empty=filter_empty, value_range=value_range)
+            samples = build_samples(config, split, filter_empty=filter_empty, **reading)
         except UserError as error:
             faults.append(Fault(str(error)))
     findings = []
@@ -425,9 +432,15 @@ def _summarized(annotated: Annotated) -> _Summary:
     image = annotated.image
     digest = hashlib.blake2b(image.tobytes() + str(image.shape).encode(), digest_size=16).digest()
     name = annotated.name or str(annotated.info.get("image_id", ""))
-    return _Summary(
-        name, None, annotated.size_hw, annotated.labels, areas, num_annotated_twice(annotated.labels, patches), digest
-    )
+    twice = num_annotated_twice(annotated.labels, patches)
+    return _Summary(name, None, annotated.size_hw, annotated.labels, areas, twice, digest, _sums(image))
+
+
+def _sums(image: UInt8[np.ndarray, "H W C"]) -> Float64[np.ndarray, "2 C"]:
+    """Of the values of each channel, and of their squares."""
+    counts = np.stack([np.bincount(plane.ravel(), minlength=256) for plane in image.transpose(2, 0, 1)], axis=1)
+    values = np.arange(256.0)
+    return np.stack([values, values**2]) @ counts
 
 
 def num_annotated_twice(labels: Int64[np.ndarray, " N"], patches: dict[int, Patch]) -> int:
@@ -470,6 +483,7 @@ def _summary(summaries: Sequence[_Summary], categories: Categories) -> SplitSumm
     areas = np.concatenate([summary.areas for summary in whole] or [np.zeros(0, np.int64)])
     present = np.concatenate([np.unique(summary.labels) for summary in whole] or [np.zeros(0, np.int64)])
     count = len(categories)
+    mean, std = _moments(whole)
     return SplitSummary(
         categories,
         len(whole),
@@ -479,7 +493,19 @@ def _summary(summaries: Sequence[_Summary], categories: Categories) -> SplitSumm
         np.bincount(present, minlength=count),
         np.bincount(labels, minlength=count),
         np.bincount(labels, weights=areas, minlength=count).astype(np.int64),
+        mean,
+        std,
     )
+
+
+def _moments(summaries: Sequence[_Summary]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Means and deviations of all channels over all pixels; empty where not all images have the same channels."""
+    pixels = sum(height * width for height, width in (summary.size_hw for summary in summaries))
+    if not pixels or len({summary.sums.shape for summary in summaries}) != 1:
+        return (), ()
+    mean, square = np.sum([summary.sums for summary in summaries], axis=0) / pixels
+    std = np.sqrt(np.maximum(square - mean**2, 0.0))
+    return tuple(mean.round(3).tolist()), tuple(std.round(3).tolist())
 
 
 def _findings(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from mask2former import recipes
 from mask2former.checkpoints.initial import named_backbone, open_initial, with_initial
 from mask2former.checkpoints.transfer import with_settings_of
-from mask2former.config import ClipSampling, DatasetConfig, RunConfig
+from mask2former.config import ClipSampling, DatasetConfig, InferenceConfig, Reading, RunConfig, parse
 from mask2former.data.sources import dataset_by_name, reading_outside
 from mask2former.dataset_tools.check import DataReport, check_dataset, default_workers
 from mask2former.dataset_tools.contact_sheet import sheet as draw_sheet
@@ -56,6 +58,8 @@ def check_data(
     allow_outside: bool = False,
     root: str | Path | None = None,
     num_queries: int | None = None,
+    value_range: tuple[float, float] | str | None = None,
+    bands: Sequence[int] | None = None,
     sheet: str | Path | None = None,
     suggest: str | Path | None = None,
     json: str | Path | None = None,
@@ -71,6 +75,8 @@ def check_data(
         allow_outside: also read images outside their folder that annotations name.
         root: the folder that holds the published data sets.
         num_queries: of the model to be trained; by default that of the run, or 100.
+        value_range: of that model, as the inference setting of this name; by default that of the run.
+        bands: likewise.
         sheet: draw annotated images on a contact sheet, a PNG file.
         suggest: also write a run file to start from.
         json: also write all figures here.
@@ -99,7 +105,7 @@ def check_data(
         )
     if allow_outside:
         dataset = reading_outside(dataset, str(source))
-    value_range = None if run is None else run.model.inference.value_range
+    reading = _reading(run, value_range, bands)
     queries = None if run is None else run.model.transformer_decoder.queries
     with collect_notes():  # these are findings; reading a second time, to draw, would say them again
         report = check_dataset(
@@ -107,14 +113,14 @@ def check_data(
             run=run,
             num_queries=num_queries or queries or _QUERIES,
             num_workers=default_workers() if num_workers is None else num_workers,
-            value_range=value_range,
             progress=progress,
+            **reading,
         )
         drawn = None
         if sheet is not None:
             progress("drawing", 0, None)
             title = Path(source).stem if os.path.exists(source) else str(source)
-            drawn = draw_sheet(dataset, title, value_range=value_range)
+            drawn = draw_sheet(dataset, title, **reading)
     if sheet is not None and drawn is not None:
         write_whole(Path(sheet), lambda temporary: drawn.save(temporary, format="PNG"))
     if json is not None:
@@ -124,10 +130,20 @@ def check_data(
     is_beyond_use = report.is_broken and (train is None or not train.objects.any())  # the findings are the last word
     if suggest is None or is_beyond_use:
         return done
-    suggested, reasons = suggest_run(dataset, report)
+    suggested, reasons = suggest_run(dataset, report, **reading)
     text = run_file_of(suggested, reasons, str(source))
     write_whole(Path(suggest), lambda temporary: temporary.write_text(text, encoding="utf-8"))
     return replace(done, suggested=Path(suggest), reasons=tuple(reasons))
+
+
+def _reading(
+    run: RunConfig | None, value_range: tuple[float, float] | str | None, bands: Sequence[int] | None
+) -> Reading:
+    """How images are read: as the run says, but for what is given here."""
+    given: dict[str, Any] = {"value_range": value_range, "bands": None if bands is None else tuple(bands)}
+    known: dict[str, Any] = {} if run is None else dict(run.model.inference.reading)
+    values = known | {name: value for name, value in given.items() if value is not None}
+    return parse(InferenceConfig, values, "how images are read").reading
 
 
 def _inferred(

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import math
+from typing import Unpack
 
 import numpy as np
 from PIL import Image
 
 from mask2former import visualization
-from mask2former.config import DatasetConfig
+from mask2former.config import DatasetConfig, Reading
 from mask2former.data.annotated import Annotated
 from mask2former.data.clips import ClipSet
-from mask2former.data.images import ValueRange
 from mask2former.data.transforms import Geometry, Plan, Resize
 from mask2former.dataset_tools.check import Split, open_split
 from mask2former.errors import UserError
 from mask2former.evaluation.comparison import comparison_row
+from mask2former.pixels import displayed
 from mask2former.structures.categories import Categories
 
 __all__ = ["sheet"]
@@ -28,7 +29,7 @@ def sheet(
     columns: int = 4,
     rows: int = 3,
     side: int = 480,
-    value_range: ValueRange | None = None,
+    **reading: Unpack[Reading],
 ) -> Image.Image | None:
     """Annotated images at even distances, with the colours of their classes; of clips one frame each.
 
@@ -36,10 +37,10 @@ def sheet(
     over; None if there is nothing to show.
     """
     split: Split = "train"
-    samples, _ = open_split(config, split, value_range=value_range)
+    samples, _ = open_split(config, split, **reading)
     if samples is None:
         split = "validation"
-        samples, _ = open_split(config, split, value_range=value_range)
+        samples, _ = open_split(config, split, **reading)
     if samples is None:
         return None
     indices = dict.fromkeys(np.linspace(0, len(samples) - 1, columns * rows).round().astype(int).tolist())
@@ -75,7 +76,7 @@ def _cell(annotated: Annotated, categories: Categories, box: tuple[int, int]) ->
         assert sample.target is not None
         items = [(label, categories[label]) for label in sample.target.labels.tolist()]
         regions = [visualization.Region(item.name, item.color, None, label, item.is_thing) for label, item in items]
-        image = np.ascontiguousarray(sample.image[0].permute(1, 2, 0).numpy())
+        image = displayed(np.ascontiguousarray(sample.image[0].permute(1, 2, 0).numpy()))
         drawn = visualization.overlay_instances(image, sample.target.masks[:, 0].numpy(), regions, scale=scale)
     else:
         drawn = comparison_row(sample, {}, categories, scale)[1]

@@ -6,10 +6,12 @@ A suggestion is a :class:`RunConfig` like any other; what it cannot know (the ma
 from __future__ import annotations
 
 import math
+from typing import Any, Unpack
 
 import numpy as np
 import yaml
 
+from mask2former import recipes
 from mask2former.config import (
     AugmentationConfig,
     CriterionConfig,
@@ -21,6 +23,7 @@ from mask2former.config import (
     MaskedDecoderConfig,
     ModelConfig,
     OptimConfig,
+    Reading,
     ResizeCropFlipConfig,
     RunConfig,
     Task,
@@ -28,7 +31,8 @@ from mask2former.config import (
 )
 from mask2former.dataset_tools.check import DataReport, SplitSummary, area_shares
 from mask2former.errors import UserError
-from mask2former.text import printable
+from mask2former.structures.categories import Categories
+from mask2former.text import listed, printable
 
 __all__ = ["run_file", "suggest_config"]
 
@@ -45,7 +49,7 @@ _CELL_BATCH, _CELL_EPOCHS = 4, 20
 
 
 def suggest_config(
-    dataset: DatasetConfig, report: DataReport, output: str = "runs/mine"
+    dataset: DatasetConfig, report: DataReport, output: str = "runs/mine", **reading: Unpack[Reading]
 ) -> tuple[RunConfig, list[str]]:
     """A run on the data set that was checked, and one sentence for each choice that comes from its figures.
 
@@ -53,6 +57,7 @@ def suggest_config(
         dataset: what was checked.
         report: what was found.
         output: the run directory.
+        reading: how its images were read for that, which the run keeps.
 
     Raises:
         UserError: there is no training image with an annotation.
@@ -62,8 +67,8 @@ def suggest_config(
         raise UserError("no run can be suggested: the training data has no image with an annotation")
     task = report.task
     if task == "instance" and (diameter := _cell_diameter(summary)) is not None:
-        return _cells(dataset, report, summary, diameter, output)
-    reasons = []
+        return _cells(dataset, report, summary, diameter, output, reading)
+    reasons: list[str] = []
 
     median_short, median_long = float(np.median(summary.short_sides())), float(np.median(summary.long_sides()))
     short = _multiple(median_short, 256, 1024)
@@ -91,8 +96,10 @@ def suggest_config(
     reasons.append(f"the best model is chosen by {monitor}")
 
     tasks: tuple[Task, ...] = (task,) if task != "panoptic" else ("panoptic", "instance", "semantic")
+    init = "coco-instance/r50" if task == "instance" else "coco-panoptic/r50"
     model = ModelConfig(
         inference=InferenceConfig(
+            **_read_as(reading),
             tasks=tasks,
             short_edge=short,
             long_edge=longest,
@@ -100,8 +107,10 @@ def suggest_config(
             things_only=task == "panoptic",
             max_instances=detections,
         ),
-        init="coco-instance/r50" if task == "instance" else "coco-panoptic/r50",
+        init=init,
         init_partial=True,
+        **_known_classes(summary, init, reasons),
+        **_channels(summary, reading, reasons),
     )
     if queries > 100:  # else those of the initial model
         model = model.model_copy(update={"transformer_decoder": MaskedDecoderConfig(num_queries=queries)})
@@ -127,7 +136,7 @@ def _cell_diameter(summary: SplitSummary) -> float | None:
 
 
 def _cells(
-    dataset: DatasetConfig, report: DataReport, summary: SplitSummary, diameter: float, output: str
+    dataset: DatasetConfig, report: DataReport, summary: SplitSummary, diameter: float, output: str, reading: Reading
 ) -> tuple[RunConfig, list[str]]:
     """Goes on with the packaged model of nuclei, whose architecture and tiles the run takes over."""
     steps = _two_digits(min(5_000, max(200, _CELL_EPOCHS * summary.num_images / _CELL_BATCH)))
@@ -148,9 +157,11 @@ def _cells(
     if most > 400:
         reasons.append(f"up to {most} objects in an image: {detections} are kept and measured, not 400")
     limits = _area_limits(report, reasons)
-    model = ModelConfig(init=_CELLS)
+    settings: dict[str, Any] = {**_read_as(reading)}
     if detections > 400:  # else as many as the packaged model keeps
-        model = ModelConfig(init=_CELLS, inference=InferenceConfig(max_instances=detections))
+        settings["max_instances"] = detections
+    given = {"inference": InferenceConfig(**settings)} if settings else {}
+    model = ModelConfig(init=_CELLS, **given, **_channels(summary, reading, reasons))
     run = RunConfig(
         model=model,
         criterion=CriterionConfig(num_points=2048),
@@ -176,6 +187,43 @@ def _cells(
         output=output,
     )
     return run, reasons
+
+
+def _read_as(reading: Reading) -> dict[str, Any]:
+    """What was set of it."""
+    return {name: value for name, value in reading.items() if value is not None}
+
+
+def _known_classes(summary: SplitSummary, init: str, reasons: list[str]) -> dict[str, Any]:
+    """Classes that the initial model knows by their names keep what it has learned of them."""
+    theirs = set(Categories.load(recipes.recipe(init).categories).names)
+    known = [name for name in summary.categories.names if name in theirs]
+    if not known:
+        return {}
+    reasons.append(
+        f"the initial model knows {len(known)} of {len(summary.categories)} classes by their names "
+        f"({listed(known, 4)}), and keeps what it has learned of them"
+    )
+    return {"init_classes": "by-name"}
+
+
+def _channels(summary: SplitSummary, reading: Reading, reasons: list[str]) -> dict[str, Any]:
+    """Mean and deviation of the data where the initial model has none for as many channels."""
+    count = len(summary.channel_mean)
+    if reading.get("bands") is None or count in (0, 3):
+        return {}
+    constant = [str(band) for band, std in enumerate(summary.channel_std, start=1) if std < 1]
+    reasons.append(
+        f"images of {count} channel{'s' * (count > 1)}, normalised with the mean and deviation of the training images; "
+        "the weights of the initial model's first convolution, which are for three, are repeated"
+    )
+    if constant:
+        reasons.append(f"nearly the same value everywhere: channel {', '.join(constant)}, which is divided by 1")
+    return {
+        "pixel_mean": summary.channel_mean,
+        "pixel_std": tuple(max(1.0, std) for std in summary.channel_std),
+        "init_channels": "repeat",
+    }
 
 
 def _area_limits(report: DataReport, reasons: list[str]) -> tuple[int, int]:

@@ -32,7 +32,7 @@ class Case:
         image_id: of the data set, for files of results.
     """
 
-    image: UInt8[np.ndarray, "H W 3"] | Sequence[UInt8[np.ndarray, "H W 3"]]
+    image: UInt8[np.ndarray, "H W C"] | Sequence[UInt8[np.ndarray, "H W C"]]
     ground_truths: Mapping[Task, Any]
     image_id: int | str
 

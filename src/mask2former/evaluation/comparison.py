@@ -10,6 +10,7 @@ from PIL import Image
 
 from mask2former import visualization
 from mask2former.config import Task
+from mask2former.pixels import displayed
 from mask2former.structures import Categories, Sample, Segmentation
 
 __all__ = ["comparison_row"]
@@ -22,7 +23,7 @@ def comparison_row(
 
     None: large enough for names to be read (:func:`mask2former.visualization.readable_scale`).
     """
-    image = sample.image[0].permute(1, 2, 0).contiguous().numpy()
+    image = displayed(sample.image[0].permute(1, 2, 0).contiguous().numpy())
     scale = scale or visualization.readable_scale(image.shape[:2])
     overlays = [prediction.plot(image, scale=scale) for prediction in predictions.values()]
     return [_enlarged(image, scale), _ground_truth(image, sample, categories, scale), *overlays]

@@ -60,6 +60,7 @@ def predict_case(predictor: Predictor, case: Case, tasks: Sequence[Task], **over
     Raises:
         UserError: as a call of the predictor, or of its ``clip``.
     """
+    overrides = predictor.settings.as_read | overrides
     if isinstance(case.image, np.ndarray):
         return predictor(case.image, tasks, **ALL_CANDIDATES | overrides)
     if "panoptic" in tasks:
@@ -89,7 +90,7 @@ def _predicted(
         return
     read, reading = {0: first}, threading.Lock()
 
-    def image(index: int) -> UInt8[np.ndarray, "H W 3"]:
+    def image(index: int) -> UInt8[np.ndarray, "H W C"]:
         with reading:
             if index not in read:
                 read[index] = cases[index]
@@ -291,7 +292,7 @@ def evaluate(
         if strange := [task for task, _ in evaluators if task not in chosen]:
             raise UserError(f"an evaluator is of the task {strange[0]}; measured is {', '.join(chosen)}")
         if isinstance(samples, ImageReader):
-            samples.value_range = predictor().settings.value_range
+            samples.reading = predictor().settings.reading
         class_map, notes = matched_classes(predictor(), samples, source.split)
         overrides = _overrides(predictor(), opened, options, given, is_clip=is_clip)
         writer = None

@@ -24,6 +24,7 @@ from mask2former.metrics.cityscapes import plain_ground_truth
 from mask2former.metrics.panoptic import count_matches
 from mask2former.metrics.semantic import confusion_matrix
 from mask2former.ops.sparse_masks import AnyMasks, SparseMasks, common_pixels
+from mask2former.pixels import displayed
 from mask2former.structures import (
     Categories,
     Instances,
@@ -254,7 +255,7 @@ def case_rows(
 
 
 def _comparison(
-    image: UInt8[np.ndarray, "H W 3"],
+    image: UInt8[np.ndarray, "H W C"],
     ground_truth: object,
     prediction: Segmentation,
     categories: Categories,
@@ -265,7 +266,7 @@ def _comparison(
     ``of_clip``: the colour of an object depends on its index only, so that a track keeps it.
     """
     step = -(-max(image.shape[:2]) // _SIDES[1])
-    small = image
+    image = small = displayed(image)
     if step > 1:  # before drawing, so that names stay readable
         height, width = (len(range(0, side, step)) for side in image.shape[:2])
         small = np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BOX))

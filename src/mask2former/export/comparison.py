@@ -14,7 +14,7 @@ from mask2former.config import Task
 from mask2former.data.datasets.scenes import Scenes
 from mask2former.data.images import list_images, read_image
 from mask2former.data.sources import DataSource
-from mask2former.errors import UserError
+from mask2former.errors import OptionError, UserError
 from mask2former.evaluation.curves import plot_bars
 from mask2former.evaluation.evaluate import evaluate
 from mask2former.export.process_memory import peak_of_process
@@ -127,8 +127,12 @@ def verify_export(
             raise UserError(f"'{file}' has other classes or settings than the model; export the model again")
     chosen = model.choose_tasks(task)[0]
     predictors = [model, *exported]
+    if model.settings.bands is not None and not images:
+        raise OptionError(
+            lambda name: f"the model takes bands of images, which drawn scenes have none of; give {name('images')}"
+        )
     if images:
-        shown = [read_image(path, value_range=model.settings.value_range) for path, _ in list_images(images)]
+        shown = [read_image(path, **model.settings.reading) for path, _ in list_images(images)]
     else:
         scenes = Scenes((240, 320), seed=0, length=_SCENES)
         shown = [scenes.image(index) for index in range(_SCENES)]
@@ -141,7 +145,7 @@ def verify_export(
             results = []
             for predictor, times in zip(predictors, milliseconds, strict=True):
                 start = time.perf_counter()
-                results.append(predictor(image, chosen))
+                results.append(predictor(image, chosen, **model.settings.as_read))
                 times.append(1000 * (time.perf_counter() - start))
         for result, shares in zip(results[1:], differing, strict=True):
             shares.append(_differing(result, results[0]))

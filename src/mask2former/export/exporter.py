@@ -295,7 +295,8 @@ def _inputs(info: ExportedInfo, count: int, sides: tuple[int, int], sizes: tuple
     """Noise as a file takes it, and the sizes of its images."""
     generator = torch.Generator().manual_seed(0)
     frames = () if info.frames is None else (info.frames,)
-    images = torch.randint(0, 256, (count, *frames, 3, *sides), generator=generator, dtype=torch.uint8)
+    shape = (count, *frames, info.model.inference.channels, *sides)
+    images = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
     return images, torch.tensor([sizes] * count)
 
 

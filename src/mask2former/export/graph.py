@@ -30,7 +30,7 @@ class ExportedGraph(nn.Module):
         self.clips = clips
         self.task = task
 
-    def forward(self, images: UInt8[Tensor, "B *T 3 H W"], sizes: Int64[Tensor, "B 2"]) -> tuple[Tensor, ...]:
+    def forward(self, images: UInt8[Tensor, "B *T C H W"], sizes: Int64[Tensor, "B 2"]) -> tuple[Tensor, ...]:
         """Logits or results of a batch.
 
         Args:

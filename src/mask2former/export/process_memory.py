@@ -30,13 +30,13 @@ _START = "from mask2former.export.process_memory import main; main()"
 
 
 def peak_of_process(
-    source: str | Path, image: UInt8[np.ndarray, "H W 3"], task: Task, loading: Mapping[str, Any]
+    source: str | Path, image: UInt8[np.ndarray, "H W C"], task: Task, loading: Mapping[str, Any]
 ) -> int | None:
     """Bytes that a process takes at most to load a model and segment an image, beyond Python and PyTorch.
 
     Args:
         source: the name or file of a model, or an exported file.
-        image: RGB.
+        image: that was read.
         task: of the result.
         loading: arguments of :func:`~mask2former.inference.opening.open_predictor`.
 
@@ -69,7 +69,7 @@ def main() -> None:
     image = np.load(request["image"])
     before = _memory("VmRSS")
     predictor: Predictor = open_predictor(request["source"], device="cpu", quiet=True, **request["loading"])
-    predictor(image, request["task"])
+    predictor(image, request["task"], **predictor.settings.as_read)
     print(_memory("VmHWM") - before)
 
 

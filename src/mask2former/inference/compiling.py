@@ -44,7 +44,7 @@ class CompiledModel:
         self._refusal = ""  # of the compiler, which takes its time for every image
 
     def __call__(
-        self, images: Sequence[UInt8[Tensor, "*frames 3 h w"]], *, aux_outputs: bool = False
+        self, images: Sequence[UInt8[Tensor, "*frames C h w"]], *, aux_outputs: bool = False
     ) -> MaskOutput | PixelOutput:
         """As the model.
 

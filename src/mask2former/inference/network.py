@@ -40,7 +40,7 @@ class Network(Protocol):
     it is an ``nn.Module``, every predictor counts as another network.
     """
 
-    def __call__(self, images: Sequence[UInt8[Tensor, "*frames 3 h w"]], /) -> Sequence[Prediction | PixelPrediction]:
+    def __call__(self, images: Sequence[UInt8[Tensor, "*frames C h w"]], /) -> Sequence[Prediction | PixelPrediction]:
         """One prediction per image or clip, in their order; of queries, or of pixels for semantic results alone."""
         ...
 
@@ -87,7 +87,7 @@ class ModelNetwork:
     def weights_sha256(self) -> str:
         return hash_weights(self.model.state_dict())
 
-    def __call__(self, images: Sequence[UInt8[Tensor, "*frames 3 h w"]], /) -> Sequence[Prediction | PixelPrediction]:
+    def __call__(self, images: Sequence[UInt8[Tensor, "*frames C h w"]], /) -> Sequence[Prediction | PixelPrediction]:
         """See :class:`Network`.
 
         Raises:
@@ -115,19 +115,19 @@ class ModelNetwork:
             self._prepared = current = (_Snapshot(self.model, prepared), prepared)
         return current[1]
 
-    def _check_room(self, images: Sequence[UInt8[Tensor, "*frames 3 h w"]]) -> None:
+    def _check_room(self, images: Sequence[UInt8[Tensor, "*frames C h w"]]) -> None:
         """Refuse what would not fit the memory, before the kernel ends the process.
 
         Raises:
             UserError: naming the size.
         """
-        pixels = sum(image.numel() // 3 for image in images)
+        pixels = sum(image.numel() // image.shape[-3] for image in images)
         available = available_memory() if pixels * _MOST_BYTES > _SURELY_FITS else None
         if available is None or pixels * _MOST_BYTES < available:
             return
         if self._bytes_per_pixel is None:  # of this model, on a small image
             side = 256
-            small = torch.zeros((3, side, side), dtype=torch.uint8)
+            small = torch.zeros((self.model.channels, side, side), dtype=torch.uint8)
             model = self.prepared()
             self._bytes_per_pixel = peak_memory(lambda: model([small], aux_outputs=False)) / side**2
         height, width = images[0].shape[-2:]

@@ -54,6 +54,7 @@ from mask2former.inference.result_files import (
 from mask2former.inference.tile_results import Results
 from mask2former.inference.tiling import PackedResults
 from mask2former.notes import collect_notes, note, sentences
+from mask2former.pixels import displayed
 from mask2former.progress import Progress, silent
 from mask2former.results_io.coco import write_coco_results
 from mask2former.results_io.formats import FormatWriter, ImagesOfRun, format_folder, open_format
@@ -260,9 +261,9 @@ def _images_of(jobs: Sequence[Job], predictor: Predictor, model: str) -> ImagesO
     """What formats need to know of the images of a run; their ids are the stems of their results."""
     sources = {job.stem.as_posix(): job for job in jobs}
 
-    def read(image_id: int | str) -> UInt8[np.ndarray, "H W 3"]:
+    def read(image_id: int | str) -> UInt8[np.ndarray, "H W C"]:
         with collect_notes():  # they were said when it was segmented
-            return read_image(sources[str(image_id)].source, value_range=predictor.settings.value_range)
+            return read_image(sources[str(image_id)].source, **predictor.settings.reading)
 
     names: dict[int | str, str] = {
         stem: (job.stem.parent / job.source.name).as_posix() for stem, job in sources.items()
@@ -415,18 +416,18 @@ class _Run:
     overwrite: bool
     batch_size: int
 
-    def read(self, file: _File) -> UInt8[np.ndarray, "H W 3"] | LargeImage | Ready[Outcome]:
+    def read(self, file: _File) -> UInt8[np.ndarray, "H W C"] | LargeImage | Ready[Outcome]:
         """The image, or what becomes of it where its results are there."""
-        job, value_range = file.job, self.predictor.settings.value_range
+        job, reading = file.job, self.predictor.settings.reading
         source = in_memory(job.source)
         before = _state(source)
         file.sha256 = image_sha256_of(source)
         if (outcome := self._there(file)[1]) is not None:
             with contextlib.suppress(UserError):  # of an image that cannot be read, which no batch had either
                 key = self.predictor.batch_key(image_size(source)) if self.batch_size > 1 else None
-                return Ready(outcome, key, lambda: read_image(source, value_range=value_range))
+                return Ready(outcome, key, lambda: read_image(source, **reading))
             return Ready(outcome)
-        image = self._large(source) or read_image(source, value_range=value_range)
+        image = self._large(source) or read_image(source, **reading)
         if _state(source) != before:
             raise UserError(f"'{job.source}' was changed while it was read; run the same command again")
         return image
@@ -434,7 +435,7 @@ class _Run:
     def _large(self, path: ImageFile) -> LargeImage | None:
         """A large image that will be cut into tiles, to be read by parts; None of any other."""
         settings = self.predictor.settings
-        regions = open_large(path, settings.value_range) if settings.tile and isinstance(path, Path) else None
+        regions = open_large(path, **settings.reading) if settings.tile and isinstance(path, Path) else None
         if regions is None:
             return None
         note(
@@ -446,7 +447,7 @@ class _Run:
         return LargeImage(regions, reduced(regions, step), step)
 
     def encode(
-        self, file: _File, image: UInt8[np.ndarray, "H W 3"] | LargeImage, results: Results | PackedResults
+        self, file: _File, image: UInt8[np.ndarray, "H W C"] | LargeImage, results: Results | PackedResults
     ) -> tuple[Mapping[str, bytes], Outcome]:
         """The files of an image, and what becomes of it with them."""
         job, settings = file.job, self.predictor.settings
@@ -460,10 +461,10 @@ class _Run:
         }
         if isinstance(image, LargeImage):
             assert not isinstance(result, PanopticSegmentation | SemanticSegmentation)
-            files = packed_files(result, image.overview if self.overlay else None, image.step, **head)
+            files = packed_files(result, displayed(image.overview) if self.overlay else None, image.step, **head)
         else:
             assert not isinstance(result, PackedPanoptic | PackedSemantic)
-            files = result.encoded(image if self.overlay else None, **head)
+            files = result.encoded(displayed(image) if self.overlay else None, **head)
         crowded = _is_crowded(everything, settings)
         return files, Outcome(job, "done", crowded=crowded, found=_count(result), candidates=_count(everything))
 

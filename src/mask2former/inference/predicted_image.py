@@ -15,6 +15,7 @@ from mask2former.data.regions import Regions
 from mask2former.errors import UserError
 from mask2former.inference.settings import changed_pass, choose_tasks, override
 from mask2former.inference.tile_results import Results
+from mask2former.pixels import displayed
 from mask2former.structures import Instances, PanopticSegmentation, Segmentation, SemanticSegmentation
 
 __all__ = ["LargeImage", "PredictedImage", "ReadResults", "ReadScores", "Shown"]
@@ -38,12 +39,12 @@ class LargeImage:
 
     Attributes:
         regions: the image.
-        overview: RGB, ``step`` times smaller, for drawing.
+        overview: ``step`` times smaller, for drawing.
         step: pixels of the image for each of the overview, along both axes.
     """
 
     regions: Regions
-    overview: UInt8[np.ndarray, "h w 3"]
+    overview: UInt8[np.ndarray, "h w C"]
     step: int
 
 
@@ -52,16 +53,21 @@ class Shown:
     """An image, and what the network sees of it.
 
     Attributes:
-        image: RGB at its own size; of a large image its overview.
-        resized: RGB at the size for the network; with tiles the image as it is.
+        image: RGB, or the bands that the model sees, at its own size; of a large image its overview.
+        resized: the same at the size for the network; with tiles the image as it is.
         settings: with which it was resized.
         large: the image, if it is read by parts.
     """
 
-    image: UInt8[np.ndarray, "H W 3"]
-    resized: UInt8[np.ndarray, "h w 3"]
+    image: UInt8[np.ndarray, "H W C"]
+    resized: UInt8[np.ndarray, "h w C"]
     settings: InferenceConfig
     large: LargeImage | None = None
+
+    @property
+    def rgb(self) -> UInt8[np.ndarray, "H W 3"]:
+        """The image as it is drawn, see :func:`~mask2former.pixels.displayed`."""
+        return displayed(self.image)
 
     @property
     def size_hw(self) -> tuple[int, int]:

@@ -126,6 +126,8 @@ class Predictor:
             )
         self.categories = categories
         self.settings = settings or InferenceConfig()
+        if isinstance(network, Mask2Former):
+            self.settings = self.settings.for_channels(network.channels)
         self.network: Network = (
             ModelNetwork(network, self.device, choose_dtype(dtype), compile=compile)
             if isinstance(network, Mask2Former)
@@ -191,10 +193,9 @@ class Predictor:
         # The settings of the model are not known yet.
         by_size = bool(overrides.get("diameter"))
         known = InferenceConfig(tasks=("instance",), tile=64) if by_size else InferenceConfig(tasks=("panoptic",))
-        # Whether it has tiles, which may overlap by more, is not known either.
-        override(
-            known, {name: value for name, value in overrides.items() if name != "tile_overlap" or "tile" in overrides}
-        )
+        # Neither are its channels, nor whether it has tiles, which may overlap by more.
+        of_model = {"bands"} if "tile" in overrides else {"bands", "tile_overlap"}
+        override(known, {name: value for name, value in overrides.items() if name not in of_model})
         if is_exported(source):
             given = {"recipe": recipe, "tasks": tasks, "weights": weights, "model": model, "compile": compile}
             if taken := [name for name, value in given.items() if value]:
@@ -254,7 +255,7 @@ class Predictor:
         if isinstance(source, list | tuple):
             return list(self.stream(source, task, **overrides))  # pyright: ignore[reportReturnType]
         tasks, settings = self.choose_tasks(task), override(self.settings, overrides, self.categories)
-        image = read_image(source, value_range=settings.value_range)  # pyright: ignore[reportArgumentType]
+        image = read_image(source, **settings.reading)  # pyright: ignore[reportArgumentType]
         with _naming(source):
             [found] = self.run([self._shown(image, settings)], tasks)
             return found(task)
@@ -295,8 +296,8 @@ class Predictor:
         # The request is checked now, not when the first result is read.
         tasks, settings = self.choose_tasks(task), override(self.settings, overrides, self.categories)
 
-        def read(source: ImageSource) -> UInt8[np.ndarray, "H W 3"]:
-            return read_image(source, value_range=settings.value_range)
+        def read(source: ImageSource) -> UInt8[np.ndarray, "H W C"]:
+            return read_image(source, **settings.reading)
 
         def finish(source: ImageSource, image: object, results: Any) -> Segmentation | Results:
             return results[task] if isinstance(task, str) else results if task else results[tasks[0]]
@@ -307,8 +308,8 @@ class Predictor:
     def in_stages(
         self,
         items: Iterable[_ItemT],
-        read: Callable[[_ItemT], UInt8[np.ndarray, "H W 3"] | LargeImage | Ready[_T]],
-        finish: Callable[[_ItemT, UInt8[np.ndarray, "H W 3"] | LargeImage, Results | PackedResults], Any],
+        read: Callable[[_ItemT], UInt8[np.ndarray, "H W C"] | LargeImage | Ready[_T]],
+        finish: Callable[[_ItemT, UInt8[np.ndarray, "H W C"] | LargeImage, Results | PackedResults], Any],
         deliver: Callable[[_ItemT, Any], _T] | None,
         tasks: Sequence[Task],
         batch_size: int = 1,
@@ -364,7 +365,7 @@ class Predictor:
             UserError: the image cannot be read, or a setting is wrong.
         """
         settings = override(self.settings, overrides, self.categories)
-        image = read_image(source, value_range=settings.value_range)
+        image = read_image(source, **settings.reading)
         with _naming(source):
             return self._shown(image, settings)
 
@@ -444,7 +445,7 @@ class Predictor:
         """
         return choose_tasks(task, self.settings)
 
-    def _shown(self, image: UInt8[np.ndarray, "H W 3"] | LargeImage, settings: InferenceConfig) -> Shown:
+    def _shown(self, image: UInt8[np.ndarray, "H W C"] | LargeImage, settings: InferenceConfig) -> Shown:
         """An image, resized unless tiles of it will be."""
         if isinstance(image, LargeImage):
             return Shown(image.overview, image.overview, settings, image)
@@ -485,7 +486,7 @@ class Predictor:
 
     def predict_tiles(
         self,
-        images: Sequence[UInt8[np.ndarray, "H W 3"]],
+        images: Sequence[UInt8[np.ndarray, "H W C"]],
         input_size: tuple[int, int],
         tasks: Sequence[Task],
         settings: InferenceConfig,
@@ -521,7 +522,7 @@ class Predictor:
             found = [prediction.clone() for prediction in found]
         return [_Passed(self, shown.size_hw, prediction) for shown, prediction in zip(images, found, strict=True)]
 
-    def predictions(self, images: Sequence[UInt8[Tensor, "*frames 3 h w"]]) -> list[_Said]:
+    def predictions(self, images: Sequence[UInt8[Tensor, "*frames C h w"]]) -> list[_Said]:
         """The predictions of the network for images or clips that are resized already. All results come from here.
 
         Raises:
@@ -562,7 +563,7 @@ class Predictor:
         """
         self.choose_tasks("instance")
         settings = for_whole_frames(override(self.settings, overrides, self.categories), overrides)
-        images = [read_image(frame, value_range=settings.value_range) for frame in frames]
+        images = [read_image(frame, **settings.reading) for frame in frames]
         with _work_on(*images):
             prediction = self.clip_prediction(images, settings)
             size = frame_size(images)
@@ -570,7 +571,7 @@ class Predictor:
                 lambda found: postprocessing.video_instance(found, size, self.categories, settings), prediction
             )
 
-    def clip_prediction(self, frames: Sequence[UInt8[np.ndarray, "H W 3"]], settings: InferenceConfig) -> Prediction:
+    def clip_prediction(self, frames: Sequence[UInt8[np.ndarray, "H W C"]], settings: InferenceConfig) -> Prediction:
         """The prediction of the network for frames that it sees as one clip, at the size for images.
 
         Raises:
@@ -623,7 +624,7 @@ class Predictor:
         """
         mine = {name: overrides.pop(name) for name in list(overrides) if name in TrackingConfig.model_fields}
         settings = for_whole_frames(override(self.settings, overrides, self.categories), overrides)
-        frames.value_range = settings.value_range
+        frames.reading = settings.reading
         requested = parse(TrackingConfig, mine, "tracking settings")
         chosen, tracking = choose_tracking(task, requested, settings, getattr(self.network, "window", 1))
         self.choose_tasks(chosen)
@@ -651,7 +652,7 @@ class _Passed(NamedTuple):
 
 
 @contextlib.contextmanager
-def _work_on(*images: UInt8[np.ndarray, "H W 3"]) -> Iterator[None]:
+def _work_on(*images: UInt8[np.ndarray, "H W C"]) -> Iterator[None]:
     """One sentence for what cannot be recognised in, and for memory that runs out after all.
 
     Raises:
@@ -690,7 +691,7 @@ def _kept(source: ImageSource) -> ImageSource:
 
 
 def _chosen(
-    image: UInt8[np.ndarray, "H W 3"], read: ReadResults, tasks: Sequence[Task], settings: InferenceConfig
+    image: UInt8[np.ndarray, "H W C"], read: ReadResults, tasks: Sequence[Task], settings: InferenceConfig
 ) -> Results:
     """The results that are read, of the classes and from the area that the settings say."""
     with _work_on(image):
@@ -728,7 +729,7 @@ def predicted(result: _ResultT, settings: InferenceConfig) -> _ResultT:
     return result
 
 
-def to_pixels(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[Tensor, "3 h w"]:
+def to_pixels(image: UInt8[np.ndarray, "h w C"]) -> UInt8[Tensor, "C h w"]:
     """An image as the network takes it."""
     return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
 

@@ -63,7 +63,7 @@ _TIFF_SOFTWARE = 305  # the tag of a TIFF file that says what wrote it
 _MARK = b"tEXtSoftware\0" + SOFTWARE.encode()  # in PNG files of ours
 _PNG = b"\x89PNG\r\n\x1a\n"
 # Settings that earlier results do not name, with what they were made with.
-_ADDED = {"resampling": "antialiased", "classes": None, "min_area": 0, "class_thresholds": {}}
+_ADDED = {"resampling": "antialiased", "classes": None, "min_area": 0, "class_thresholds": {}, "bands": None}
 
 
 @dataclass(frozen=True, slots=True)

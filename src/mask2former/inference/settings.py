@@ -64,6 +64,11 @@ def override(
     if isinstance(overrides.get("classes"), str):
         overrides["classes"] = (overrides["classes"],)
     chosen = parse(InferenceConfig, settings.model_dump() | overrides, "inference settings")
+    if chosen.channels != settings.channels:
+        raise UserError(
+            f"bands are {chosen.channels}, and the model takes images of {settings.channels} "
+            f"channel{'s' * (settings.channels != 1)}; choose as many bands"
+        )
     if overrides.get("tile_overlap") and not chosen.tile:
         raise UserError("tile_overlap is what tiles share, and there are none; set tile, too")
     if categories is not None and chosen.classes is not None:

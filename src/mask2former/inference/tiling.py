@@ -33,7 +33,7 @@ class PredictTiles(Protocol):
 
     def __call__(
         self,
-        images: Sequence[UInt8[np.ndarray, "H W 3"]],
+        images: Sequence[UInt8[np.ndarray, "H W C"]],
         input_size: Size,
         tasks: Sequence[Task],
         settings: InferenceConfig,

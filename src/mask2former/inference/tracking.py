@@ -30,7 +30,7 @@ from mask2former.structures.tracks import TrackedFrame
 __all__ = ["TrackingTask", "choose_tracking", "join_frames", "track_frames"]
 
 TrackingTask = Literal["panoptic", "instance"]
-Predict = Callable[[Sequence[UInt8[np.ndarray, "H W 3"]]], Prediction]
+Predict = Callable[[Sequence[UInt8[np.ndarray, "H W C"]]], Prediction]
 
 
 def choose_tracking(

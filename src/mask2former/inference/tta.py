@@ -57,8 +57,8 @@ class View(NamedTuple):
     mirrored: bool
 
     def of(
-        self, plain: UInt8[np.ndarray, "H W 3"], resampling: Resampling = "antialiased"
-    ) -> UInt8[np.ndarray, "h w 3"]:
+        self, plain: UInt8[np.ndarray, "H W C"], resampling: Resampling = "antialiased"
+    ) -> UInt8[np.ndarray, "h w C"]:
         """The image, resized as the model expects it, then mirrored."""
         resized = resize_image(plain, self.size_hw, resampling)
         return np.ascontiguousarray(resized[:, ::-1]) if self.mirrored else resized
@@ -218,7 +218,7 @@ class _Viewed(NamedTuple):
 
 def through_views(
     predictions: Callable[[Sequence[Tensor]], Sequence[Prediction | PixelPrediction]],
-    plain: UInt8[np.ndarray, "H W 3"],
+    plain: UInt8[np.ndarray, "H W C"],
     output_size: Size,
     views: Mapping[Task, Sequence[View]],
     settings: InferenceConfig,

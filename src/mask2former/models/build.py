@@ -228,7 +228,7 @@ def _check_layers(config: ArchitectureConfig) -> None:
 
 def _build(config: ArchitectureConfig, num_classes: int) -> Mask2Former:
     _check_layers(config)
-    backbone = _BACKBONES[config.backbone.name](**_settings(config.backbone))
+    backbone = _BACKBONES[config.backbone.name](**_settings(config.backbone), in_channels=config.channels)
     pixel_decoder = _pixel_decoder(config.pixel_decoder, backbone)
     make = _TRANSFORMER_DECODERS[config.transformer_decoder.name]
     channels = backbone.channels

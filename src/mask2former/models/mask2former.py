@@ -42,7 +42,8 @@ class Mask2Former(nn.Module):
         pixel_decoder: these to :class:`PixelFeatures`.
         transformer_decoder: these to :class:`MaskOutput`.
         size_divisibility: heights and widths are padded to its multiples.
-        mean, std: of R, G, B in 0..255; inputs are normalised with them here and nowhere else.
+        mean, std: of R, G, B, or of the channels of other images, in 0..255; inputs are normalised with them here and
+            nowhere else.
         info: what the model is; stored in checkpoints. By default that of a model with your own parts.
 
     Attributes:
@@ -64,7 +65,12 @@ class Mask2Former(nn.Module):
         self.pixel_decoder = pixel_decoder
         self.transformer_decoder = transformer_decoder
         self.size_divisibility = size_divisibility
-        self.info = info or ModelInfo()
+        if len(mean) != len(std):
+            raise UserError(
+                f"the mean has {len(mean)} numbers and the deviation {len(std)}; expected one each a channel"
+            )
+        info = info or ModelInfo()
+        self.info = replace(info, inference=info.inference.for_channels(len(mean)))
         # Numbers and not buffers: a float64 model shall not see values that were once rounded to float32.
         self.mean = tuple(mean)
         self.std = tuple(std)
@@ -77,6 +83,11 @@ class Mask2Former(nn.Module):
     @categories.setter
     def categories(self, categories: Categories | None) -> None:
         self.info = replace(self.info, categories=categories)
+
+    @property
+    def channels(self) -> int:
+        """How many the images have that it takes: three, R, G and B, unless it was built for others."""
+        return len(self.mean)
 
     @property
     def device(self) -> torch.device:
@@ -96,7 +107,8 @@ class Mask2Former(nn.Module):
         """Class and mask logits per query.
 
         Args:
-            images: RGB in 0..255 as a list of ``(3, H, W)`` images or ``(T, 3, H, W)`` clips, or a padded batch.
+            images: RGB in 0..255 as a list of ``(3, H, W)`` images or ``(T, 3, H, W)`` clips, or a padded batch; of
+                models of other images with as many channels as ``mean`` has numbers.
                 All clips of a call have the same number of frames.
             aux_outputs: whether to keep the predictions of the earlier layers (the loss needs them).
             targets: in training, for a transformer decoder that takes them (``TakesTargets``); one per image or clip,
@@ -114,7 +126,7 @@ class Mask2Former(nn.Module):
 
     def forward_normalized(
         self,
-        pixels: Float[Tensor, "B T 3 H W"],
+        pixels: Float[Tensor, "B T C H W"],
         *,
         aux_outputs: bool = True,
         targets: Sequence[Target] | None = None,
@@ -129,22 +141,31 @@ class Mask2Former(nn.Module):
             raise UserError(f"the transformer decoder returned a {type(output).__name__}; expected MaskOutput")
         return output
 
-    def normalize(self, images: Sequence[Tensor] | ImageBatch) -> Float[Tensor, "B T 3 H W"]:
-        """Subtract mean, divide by deviation, then pad with zeros bottom and right to a common size."""
+    def normalize(self, images: Sequence[Tensor] | ImageBatch) -> Float[Tensor, "B T C H W"]:
+        """Subtract mean, divide by deviation, then pad with zeros bottom and right to a common size.
+
+        Raises:
+            UserError: images of other channels than those of the model.
+        """
         if isinstance(images, ImageBatch):
             clips = [clip[..., :h, :w] for clip, (h, w) in zip(images.pixels, images.sizes, strict=True)]
         else:
             clips = [image if image.dim() == 4 else image.unsqueeze(0) for image in images]
+        if others := [clip.shape[1] for clip in clips if clip.shape[1] != self.channels]:
+            raise UserError(
+                f"the model takes images of {self.channels} channel{'s' * (self.channels > 1)}, got {others[0]}; give "
+                "it such as it was trained on"
+            )
         step = self.size_divisibility
         height = -(-max(clip.shape[2] for clip in clips) // step) * step
         width = -(-max(clip.shape[3] for clip in clips) // step) * step
         normalized = map(self.standardize, clips)
         return torch.stack([F.pad(clip, (0, width - clip.shape[3], 0, height - clip.shape[2])) for clip in normalized])
 
-    def standardize(self, pixels: Shaped[Tensor, "*batch 3 H W"]) -> Float[Tensor, "*batch 3 H W"]:
-        """RGB in 0..255 minus the mean, divided by the deviation; the one place where inputs are normalised."""
+    def standardize(self, pixels: Shaped[Tensor, "*batch C H W"]) -> Float[Tensor, "*batch C H W"]:
+        """Values in 0..255 minus the mean, divided by the deviation; the one place where inputs are normalised."""
         wide = torch.promote_types(self.dtype, torch.float32)
-        mean, std = (filled(values, wide, self.device).view(3, 1, 1) for values in (self.mean, self.std))
+        mean, std = (filled(values, wide, self.device).view(-1, 1, 1) for values in (self.mean, self.std))
         return ((pixels.to(wide) - mean) / std).to(self.dtype)
 
     def set_gradient_checkpointing(self, enable: bool) -> None:

@@ -40,7 +40,7 @@ __all__ = [
 class Backbone(Protocol):
     """Images to four maps."""
 
-    def __call__(self, images: Float[Tensor, "N 3 H W"], /) -> Sequence[Float[Tensor, "N _C_l _H_l _W_l"]]:
+    def __call__(self, images: Float[Tensor, "N C H W"], /) -> Sequence[Float[Tensor, "N _C_l _H_l _W_l"]]:
         """Maps of strides 4, 8, 16 and 32, finest first; ``images`` are normalised, their sides multiples of 32."""
         ...
 

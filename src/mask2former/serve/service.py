@@ -134,7 +134,8 @@ class Service:
         """One pass on a small empty image: kernels are chosen and the model is laid out now, not in a request."""
         import numpy as np
 
-        self.predictor.run([self.predictor.prepare(np.zeros((64, 64, 3), dtype=np.uint8))])[0]()
+        black = np.zeros((64, 64, self.predictor.settings.fewest_bands), dtype=np.uint8)
+        self.predictor.run([self.predictor.prepare(black)])[0]()
 
     def describe(self) -> dict[str, Any]:
         """What the model is, as JSON."""
@@ -251,7 +252,7 @@ class Service:
     def _encode(self, file: NamedBytes, found: PredictedImage, wanted: Wanted, notes: list[str]) -> bytes:
         result: Segmentation = found(wanted.task)
         if wanted.output == "overlay":
-            return result.overlay_png(found.shown.image)
+            return result.overlay_png(found.shown.rgb)
         if wanted.output == "ids":
             [content] = result.label_png().values()
             return content

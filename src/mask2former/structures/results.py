@@ -26,6 +26,7 @@ from mask2former.files import write_whole
 from mask2former.ops.masks import Patch
 from mask2former.ops.polygons import Ring, mask_to_polygons
 from mask2former.ops.sparse_masks import AnyMasks, SparseMasks
+from mask2former.pixels import Bands
 from mask2former.structures.categories import Categories, Category
 from mask2former.structures.tables import PixelSize, table_columns, table_rows
 from mask2former.text import listed, shown
@@ -152,6 +153,7 @@ class _Result:
         labels: bool = True,
         palette: visualization.Palette = "classes",
         value_range: tuple[float, float] | None = None,
+        bands: Bands | None = None,
     ) -> Image.Image:
         """The image with the result drawn on it, as the network saw it: read with its EXIF orientation and values.
 
@@ -165,12 +167,13 @@ class _Result:
             labels: whether names, counts and a legend are written.
             palette: colours of the classes, or ``colorblind``: eight that colour-blind people tell apart.
             value_range: the values of black and white, if it was segmented with them.
+            bands: likewise; the first three are shown as red, green and blue, one of one or two as grey.
 
         Raises:
             UserError: the image has another size than the result, or cannot be read.
         """
         regions = visualization.recolored(self._regions(), palette)
-        pixels = visualization.rgb_of(image, self.size_hw, value_range)
+        pixels = visualization.rgb_of(image, self.size_hw, value_range, bands)
         return self._drawn(pixels, regions, scale=scale, labels=labels)
 
     def _regions(self) -> list[visualization.Region]:

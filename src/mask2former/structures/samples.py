@@ -33,7 +33,7 @@ class Target:
 class Sample:
     """One image or clip. ``image`` is RGB in 0..255 (uint8 or float), ``target`` is absent at inference."""
 
-    image: Num[Tensor, "T 3 H W"]
+    image: Num[Tensor, "T C H W"]
     target: Target | None = None
     name: str = ""
     info: dict[str, Any] = field(default_factory=dict)  # image id, original size, annotation extras
@@ -50,7 +50,7 @@ class ImageBatch:
     The values in the padding do not matter: the model normalises first and sets them to zero.
     """
 
-    pixels: Num[Tensor, "B T 3 H W"]
+    pixels: Num[Tensor, "B T C H W"]
     sizes: tuple[tuple[int, int], ...]
 
     def to(self, device: Any) -> ImageBatch:

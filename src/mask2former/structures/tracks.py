@@ -16,6 +16,7 @@ from PIL import Image
 from mask2former import visualization
 from mask2former.ops import masks as mask_ops
 from mask2former.ops.sparse_masks import AnyMasks, SparseMasks
+from mask2former.pixels import displayed
 from mask2former.structures.categories import Categories
 from mask2former.structures.results import PanopticSegmentation
 from mask2former.structures.tables import ROW_COLUMNS, table_rows
@@ -44,7 +45,7 @@ class TrackedFrame:
             the id K + n. The masks are those of its things.
     """
 
-    image: UInt8[np.ndarray, "H W 3"]
+    image: UInt8[np.ndarray, "H W C"]
     index: int
     seconds: float
     track_ids: Int64[np.ndarray, " N"]
@@ -57,7 +58,7 @@ class TrackedFrame:
 
     def __init__(
         self,
-        image: UInt8[np.ndarray, "H W 3"],
+        image: UInt8[np.ndarray, "H W C"],
         index: int,
         seconds: float,
         track_ids: Int64[np.ndarray, " N"],
@@ -105,7 +106,9 @@ class TrackedFrame:
         """
         if self.panoptic is None:
             regions = [self._region(*row) for row in zip(self.track_ids.tolist(), self.labels.tolist(), strict=True)]
-            return visualization.overlay_instances(self.image, self.sparse, regions, scale=scale, labels=labels)
+            return visualization.overlay_instances(
+                displayed(self.image), self.sparse, regions, scale=scale, labels=labels
+            )
         offset = len(self.categories)
         regions = [
             self._region(segment.id - offset if segment.is_thing else None, segment.label)
@@ -113,7 +116,7 @@ class TrackedFrame:
         ]
         numbers = [segment.id for segment in self.panoptic.segments]
         return visualization.overlay_panoptic(
-            self.image, self.panoptic.ids, numbers, regions, scale=scale, labels=labels
+            displayed(self.image), self.panoptic.ids, numbers, regions, scale=scale, labels=labels
         )
 
     def _region(self, track: int | None, label: int) -> visualization.Region:

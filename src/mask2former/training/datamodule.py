@@ -94,7 +94,7 @@ class DataModule(lightning.LightningDataModule):
             self._training,
             self._augmentation,
             with_ignored=self.config.criterion.void == "ignored",
-            value_range=self.config.model.inference.value_range,
+            **self.config.model.inference.reading,
         )
 
     @cached_property
@@ -105,10 +105,10 @@ class DataModule(lightning.LightningDataModule):
             UserError: the data have classes that the training set lacks, or no ground truth of a task.
         """
         tasks = self.config.evaluation.tasks
-        value_range = self.config.model.inference.value_range
+        reading = self.config.model.inference.reading
         samples = self._validation
         if samples is None:
-            samples = build_split(self.config.data, "validation", value_range=value_range)
+            samples = build_split(self.config.data, "validation", **reading)
         check_tasks(self.config, CLIP_TASKS if isinstance(samples, ClipSet) else samples.tasks)
         limit = None if samples.has_ground_truth else 0
         return Cases(samples, tasks, self.categories, self._class_map(samples.categories), limit)

@@ -43,7 +43,7 @@ FIXED = _settings(
         "model.transformer_decoder": "name dim num_queries num_layers num_heads feedforward_dim position_encoding "
         "attention scales order query_init pre_norm pilots "
         "project_inputs num_encoder_layers source project_source",
-        "model": "init init_partial init_classes pixel_mean pixel_std",
+        "model": "init init_partial init_classes init_channels pixel_mean pixel_std",
         "data": "validation",  # with another one, what was learned from would be measured on
     }
 )
@@ -57,7 +57,7 @@ FREE = _settings(
         "model.transformer_decoder": "dropout pilot_noise mask_annealing",
         "model.inference": "tasks short_edge long_edge resampling resize_masks_first things_only score_threshold "
         "instance_threshold class_thresholds overlap_threshold max_instances things_first non_overlapping tile "
-        "tile_overlap diameter value_range classes min_area",
+        "tile_overlap diameter value_range bands classes min_area",
         "criterion": "class_weight mask_weight dice_weight no_object_weight class_weights mask_loss match_on loss_on "
         "num_points oversample_ratio importance_sample_ratio void",
         "data": "dataset augmentation copy_paste filter_empty group_by_aspect batch_size batch_size_per_device "

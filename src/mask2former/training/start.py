@@ -74,7 +74,7 @@ def with_start(
         UserError: the initial model cannot be read, or the run contradicts it.
     """
     if given is not None:
-        config = _with_model(config, given.info)
+        config = _with_model(config, given)
     start = _start_of(config) if _begins(past) else None
     init, known = config.model.init, start.info if isinstance(start, checkpoints.Checkpoint) else None
     if known is not None and given is not None and given.info.architecture is None:
@@ -109,14 +109,15 @@ def _start_of(config: RunConfig) -> checkpoints.Checkpoint | Backbone | None:
     return open_initial(init, named_backbone(config.model))
 
 
-def _with_model(config: RunConfig, info: ModelInfo) -> RunConfig:
+def _with_model(config: RunConfig, given: Mask2Former) -> RunConfig:
     """The run of a model that was given: its architecture, and its inference settings where the run sets none."""
-    model = config.model
+    model, info = config.model, given.info
     settings = filled_in(
         {"inference": model.inference.model_dump(exclude_unset=True)}, replace(info, architecture=None)
     )
     inference = parse(InferenceConfig, settings["inference"], "model.inference, with the settings of the model")
-    parts = {} if info.architecture is None else dict(info.architecture)
+    own = {"pixel_mean": given.mean, "pixel_std": given.std}
+    parts = own if info.architecture is None else dict(info.architecture)
     return config.model_copy(update={"model": model.model_copy(update={**parts, "inference": inference})})
 
 
@@ -171,11 +172,13 @@ def _with_weights(
     if init is None or not begins:  # a checkpoint brings the weights
         return model, is_whole
     if isinstance(start, Backbone):
-        say_once(f"Starts from {init}: {'; '.join(start_from_backbone(model, start, init))}")
+        said = start_from_backbone(model, start, init, repeat_channels=config.model.init_channels == "repeat")
+        say_once(f"Starts from {init}: {'; '.join(said)}")
         return model, False
     assert start is not None, "a run that begins has read what it begins with"
     partial, by_name = config.model.init_partial, config.model.init_classes == "by-name"
-    notes = checkpoints.start_from(model, start, init, partial=partial, by_name=by_name)
+    repeat = config.model.init_channels == "repeat"
+    notes = checkpoints.start_from(model, start, init, partial=partial, by_name=by_name, repeat_channels=repeat)
     say_once(f"Starts from {init}: {'; '.join(('all that fits', *notes)) if notes else 'all of it'}")
     is_whole = takes_class_head(categories, start.categories, partial=partial, by_name=by_name)
     if not is_whole:

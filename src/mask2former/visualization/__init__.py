@@ -17,10 +17,11 @@ import numpy as np
 from jaxtyping import Float32, Int, UInt8
 from PIL import Image, ImageFilter
 
+from mask2former import limits
 from mask2former.errors import UserError
 from mask2former.ops.masks import Patch
 from mask2former.ops.sparse_masks import AnyMasks, SparseMasks
-from mask2former.pixels import ValueRange, rgb_of_array
+from mask2former.pixels import Bands, ValueRange, bands_of_array, displayed, rgb_of_array
 from mask2former.visualization.colors import Palette, line_color, recolored, spread_colors
 from mask2former.visualization.labels import INK, Anchor, distance, draw_labels
 from mask2former.visualization.regions import Color, Crop, Region, ranks
@@ -204,24 +205,33 @@ def _index_map(ids: Int[np.ndarray, "H W"], numbers: Sequence[int]) -> Int[np.nd
 
 
 def rgb_of(
-    image: ImageLike, size_hw: tuple[int, int], value_range: ValueRange | None = None
+    image: ImageLike, size_hw: tuple[int, int], value_range: ValueRange | None = None, bands: Bands | None = None
 ) -> UInt8[np.ndarray, "H W 3"]:
     """An image as RGB in 0..255, of the size that its result has: the same pixels that the network saw.
 
+    Of other bands than red, green and blue, see :func:`~mask2former.pixels.displayed`.
+
     Args:
-        image: what :func:`mask2former.data.images.read_image` takes.
+        image: what :func:`mask2former.data.images.read_image` takes, or an array of any number of bands.
         size_hw: of the result.
         value_range: as it was segmented with; see there.
+        bands: likewise.
 
     Raises:
         UserError: it has another size, or is no image.
     """
     if isinstance(image, np.ndarray):
-        pixels = rgb_of_array(image, value_range=value_range)
+        if bands is None and image.ndim == 3 and (image.shape[2] == 2 or 4 < image.shape[2] <= limits.CHANNELS):
+            bands = image.shape[2]
+        pixels = (
+            rgb_of_array(image, value_range=value_range)
+            if bands is None
+            else displayed(bands_of_array(image, bands, value_range=value_range))
+        )
     else:
         from mask2former.data.images import read_image  # with torch, for whoever draws on more than arrays
 
-        pixels = read_image(image, value_range=value_range)
+        pixels = displayed(read_image(image, value_range=value_range, bands=bands))
     if pixels.shape[:2] != tuple(size_hw):
         raise UserError(
             f"the image has {pixels.shape[0]}x{pixels.shape[1]} pixels but the result {size_hw[0]}x{size_hw[1]} "

@@ -43,7 +43,7 @@ def _image(visit: Visit) -> dict[str, Any]:
     records, by_id = every.rows(), {item.id: index for index, item in enumerate(every.categories)}
     labels = [by_id[record["category_id"]] for record in records]
     shown = visit.visible(every)
-    overlay = shown.plot(visit.image.shown.image, scale=None)
+    overlay = shown.plot(visit.image.shown.rgb, scale=None)
     overlay.thumbnail((_SHOWN, _SHOWN), Image.Resampling.LANCZOS)
     height, width = shown.size_hw
     rows = [

@@ -140,7 +140,7 @@ class Visit:
             return f"{stem}.csv", csv_text(result.rows(), ROW_COLUMNS).encode()
         if kind not in ("png", "json"):
             raise UserError(f"an image has no {kind.upper()}; choose PNG, JSON or CSV")
-        image = self.image.shown.image if kind == "png" else None
+        image = self.image.shown.rgb if kind == "png" else None
         settings = {**self.predictor.recorded_settings, **self._thresholds()}
         hidden = [self.predictor.categories[label].name for label in sorted(self.hidden)]
         files = result.encoded(image, model=self.model, settings=settings, extra={"hidden_classes": hidden})

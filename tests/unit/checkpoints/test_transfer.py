@@ -321,3 +321,44 @@ def test_a_table_that_fits_no_window_is_told() -> None:
     name = "backbone.layers.0.blocks.0.attn.relative_position_bias_table"
     with pytest.raises(UserError, match="has 10 rows, which fits no window"):
         with_own_windows({name: torch.zeros(25, 2)}, {name: torch.zeros(10, 2)})
+
+
+def of_channels(model: Mask2Former, channels: int) -> Mask2Former:
+    """A freshly initialised model as ``model``, for images of so many channels."""
+    values = {**model.info.known_architecture.model_dump(), "inference": {"tasks": ["instance"]}}
+    values |= {"pixel_mean": [100.0] * channels, "pixel_std": [50.0] * channels}
+    made = build_model(ModelConfig.model_validate(values), len(model.info.known_categories))
+    made.categories = model.categories
+    return made.eval()
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_weights_of_input_channels_are_repeated_where_that_is_wanted(tiny_model: Mask2Former, channels: int) -> None:
+    model, source = of_channels(tiny_model, channels), read(tiny_model)
+    with pytest.raises(UserError, match=f"source takes images of 3 channels and the run has {channels} .*=repeat"):
+        checkpoints.start_from(model, source, "source", partial=True)
+    (said,) = checkpoints.start_from(model, source, "source", partial=False, repeat_channels=True)
+    assert said.startswith(f"weights of 3 input channels {'summed' if channels == 1 else 'repeated'} for")
+    assert "backbone." in said
+    # Of a grey image, of which all channels are equal, it computes what the source does.
+    grey = torch.randn(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    if channels != 2:  # whose shares of three are not equal
+        plain = tiny_model.eval().backbone(grey.expand(1, 3, 64, 64))
+        for one, other in zip(model.backbone(grey.expand(1, channels, 64, 64)), plain, strict=True):
+            if channels == 1:
+                torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
+            assert one.shape == other.shape
+
+
+def test_the_bands_of_a_source_go_with_its_channels() -> None:
+    five = ModelConfig.model_validate(
+        {"pixel_mean": [9] * 5, "pixel_std": [9] * 5, "inference": {"bands": [5, 4, 3, 2, 1]}}
+    )
+    source = ModelInfo.of(five)
+    taken = with_settings_of(ModelConfig.model_validate({"inference": {"tasks": ["semantic"]}}), source, "it")
+    assert (taken.inference.bands, taken.channels) == ((5, 4, 3, 2, 1), 5)
+    own = ModelConfig.model_validate({"pixel_mean": [9], "pixel_std": [9], "init_channels": "repeat"})
+    assert with_settings_of(own, source, "it").inference.bands == 1
+    check_settings(own, source, "it", partial=False)
+    with pytest.raises(UserError, match="it takes images of 5 channels and the run has 1"):
+        check_settings(own.model_copy(update={"init_channels": "same"}), source, "it", partial=True)

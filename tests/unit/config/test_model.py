@@ -28,10 +28,53 @@ def test_without_a_word_images_are_normalised_as_imagenet_and_files_say_nothing_
         ({"pixel_mean": [float("nan"), 0, 0]}, r"'pixel_mean\.0': Input should be a finite number"),
         ({"pixel_mean": [0, 0, float("inf")]}, r"'pixel_mean\.2'"),
         ({"pixel_mean": [-1, 0, 0]}, "greater than or equal to 0"),
-        ({"pixel_mean": [1, 2]}, r"'pixel_mean\.2': Field required"),
+        ({"pixel_mean": [1, 2]}, "pixel_mean has 2 numbers and pixel_std 3; both have one for each channel"),
+        ({"pixel_mean": [1] * 33, "pixel_std": [1] * 33}, "at most 32"),
+        ({"pixel_mean": [], "pixel_std": []}, "at least 1"),
         ({"pixel_mean": 127}, "'pixel_mean': Input should be a valid tuple"),
     ],
 )
 def test_normalisations_that_are_none_are_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        parse(ModelConfig, values, "file")
+
+
+FIVE = {"pixel_mean": [9] * 5, "pixel_std": [9] * 5}
+
+
+def test_a_model_of_other_channels_reads_as_many_bands_unless_it_says_which() -> None:
+    assert parse(ModelConfig, {}, "file").inference.bands is None
+    assert parse(ModelConfig, FIVE, "file").inference.bands == 5
+    chosen = parse(ModelConfig, {**FIVE, "inference": {"bands": [9, 1, 1, 2, 3]}}, "file")
+    assert (chosen.inference.bands, chosen.inference.channels, chosen.inference.fewest_bands) == ((9, 1, 1, 2, 3), 5, 9)
+    again = parse(ModelConfig, chosen.model_dump(mode="json"), "file")
+    assert again == chosen
+    assert parse(ModelConfig, {"inference": {"bands": [4, 3, 2]}}, "file").channels == 3  # false colours
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({**FIVE, "inference": {"bands": [1, 2]}}, "inference.bands are 2 and pixel_mean has 5 numbers"),
+        ({"inference": {"bands": 4}}, "inference.bands are 4 and pixel_mean has 3 numbers"),
+        *(
+            ({"inference": {"bands": bands}}, "bands must be 1 to 32 numbers of bands, from 1, or how many bands")
+            for bands in (
+                0,
+                33,
+                [],
+                [0, 1, 2],
+                [1.5, 2, 3],
+                [True, 2, 3],
+                "321",
+                [1] * 33,
+                [1001, 1, 2],
+                {"a": 1},
+                "x" * 999,
+            )
+        ),
+    ],
+)
+def test_bands_that_make_no_images_of_the_model_are_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         parse(ModelConfig, values, "file")

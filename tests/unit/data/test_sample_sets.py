@@ -131,7 +131,10 @@ def broken(**changes: Any) -> Sample:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: broken(image=sample().image.float()), r"image of sample 0 of Own is float32 .*expected RGB as uint8"),
+        (
+            lambda: broken(image=sample().image.float()),
+            r"image of sample 0 of Own is float32 .*expected uint8 .*red, green and blue",
+        ),
         (lambda: broken(image=sample().image[0]), r"is uint8 \(3, 20, 30\); expected .*a clip of one frame"),
         (lambda: broken(target=None), "sample 0 of Own has no target"),
         (

@@ -29,7 +29,7 @@ from mask2former.checkpoints.safetensors_files import (
     open_safetensors,
     write_safetensors,
 )
-from mask2former.checkpoints.transfer import with_own_windows
+from mask2former.checkpoints.transfer import with_own_channels, with_own_windows
 from mask2former.config import BackboneConfig, ModelConfig, TimmConfig, parse
 from mask2former.errors import UserError
 from mask2former.files import write_whole
@@ -370,7 +370,9 @@ def load_backbone(path: Path) -> Backbone:
     return Backbone(model.backbone, state, notes, (Normalisation.of(model),), says_normalisation, license)
 
 
-def start_from_backbone(model: Mask2Former, backbone: Backbone, path: str | Path) -> list[str]:
+def start_from_backbone(
+    model: Mask2Former, backbone: Backbone, path: str | Path, *, repeat_channels: bool = False
+) -> list[str]:
     """Fill the backbone of ``model``.
 
     Position biases of Swin are resized where the window is another one; everything else has to fit.
@@ -379,6 +381,8 @@ def start_from_backbone(model: Mask2Former, backbone: Backbone, path: str | Path
         model: freshly initialised; its other parts stay so. Gets the license.
         backbone: that was read.
         path: where it was read from, for messages.
+        repeat_channels: the images may have another number of channels than three, see
+            :func:`~mask2former.checkpoints.transfer.with_own_channels`.
 
     Returns:
         One phrase for each thing that was not simply taken over.
@@ -387,7 +391,8 @@ def start_from_backbone(model: Mask2Former, backbone: Backbone, path: str | Path
         UserError: it is another backbone, or images are normalised otherwise; the message says which.
     """
     stated = backbone.normalisations[0]
-    if backbone.says_normalisation and (stated.pixel_mean, stated.pixel_std) != (model.mean, model.std):
+    is_other = (stated.pixel_mean, stated.pixel_std) != (model.mean, model.std)
+    if backbone.says_normalisation and is_other and model.channels == len(stated.pixel_mean):
         raise UserError(
             f"{path}: images were normalised with {stated}, but the model has mean {list(model.mean)} and deviation "
             f"{list(model.std)}; make it with mean and std of the weights"
@@ -401,6 +406,8 @@ def start_from_backbone(model: Mask2Former, backbone: Backbone, path: str | Path
         check_finite(state, str(path))
         inner = {name.removeprefix("backbone."): value for name, value in state.items()}
         return [*notes, *model.backbone.start_from_backbone(inner)]
+    channels = model.channels, len(stated.pixel_mean)
+    notes += with_own_channels(own, state, channels[1], channels[0], str(path), repeat=repeat_channels)
     try:
         notes += with_own_windows(own, state)
     except UserError as error:

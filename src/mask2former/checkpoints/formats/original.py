@@ -603,6 +603,11 @@ def to_original(model: Mask2Former, no_object_weight: float = 0.1) -> OrderedDic
         UserError: the model was built by hand, or its backbone has no place in the original layout.
     """
     config = model.info.known_architecture
+    if model.info.inference.bands is not None:
+        raise UserError(
+            "the model takes bands of images (inference.bands), of which no layout but ours can say which; save it as "
+            ".safetensors instead"
+        )
     values = model.state_dict()
     state: OrderedDict[str, Tensor] = OrderedDict()
     for original, ours in original_names(config):
@@ -631,5 +636,5 @@ def file_entries(model: Mask2Former) -> OrderedDict[str, Tensor]:
     """
     state = to_original(model)
     for name, values in model.info.known_architecture.own_normalisation.items():
-        state[name] = torch.tensor(values, dtype=torch.float64).view(3, 1, 1)  # of float32, others would be read
+        state[name] = torch.tensor(values, dtype=torch.float64).view(-1, 1, 1)  # of float32, others would be read
     return state

@@ -132,7 +132,7 @@ class MaskFolders(ClipReader):
         """Where the frames are."""
         return [str(image) for image, _ in self._frames[index]]
 
-    def images(self, index: int) -> list[UInt8[np.ndarray, "H W 3"]]:
+    def images(self, index: int) -> list[UInt8[np.ndarray, "H W C"]]:
         """All frames of a clip."""
         return [self.read(image) for image, _ in self._frames[index]]
 
@@ -162,7 +162,7 @@ class MaskFolders(ClipReader):
 
     def _read(
         self, index: int, indices: Sequence[int]
-    ) -> tuple[list[UInt8[np.ndarray, "H W 3"]], list[Int32[np.ndarray, "H W"]]]:
+    ) -> tuple[list[UInt8[np.ndarray, "H W C"]], list[Int32[np.ndarray, "H W"]]]:
         images, maps, palettes = [], [], Palettes()
         for position in indices:
             image_file, path = self._frames[index][position]

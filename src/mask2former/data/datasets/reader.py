@@ -15,11 +15,11 @@ import numpy as np
 from jaxtyping import Bool, Int, Int32, Int64, UInt8
 from scipy import ndimage
 
-from mask2former.config import MetricStyle, Task
+from mask2former.config import MetricStyle, Reading, Task
 from mask2former.data.annotated import Annotated, num_without_pixel
 from mask2former.data.archives import File
 from mask2former.data.clips import whole_clip
-from mask2former.data.images import Exif, ValueRange, check_size, image_size, read_image
+from mask2former.data.images import Exif, check_size, image_size, read_image
 from mask2former.data.label_maps import runs_of
 from mask2former.data.sequence import SampleSequence
 from mask2former.data.transforms import Geometry, Plan
@@ -40,16 +40,15 @@ class ImageReader:
 
     Attributes:
         exif: ``ignore`` takes images as they are stored, for annotations that were made on those.
-        value_range: the values that become 0 and 255, those of the model; see
-            :func:`~mask2former.data.images.read_image`.
+        reading: what the model makes of values and bands; see :func:`~mask2former.data.images.read_image`.
     """
 
     exif: Exif = "apply"
-    value_range: ValueRange | None = None
+    reading: Reading = {}  # noqa: RUF012  (replaced as a whole)
 
-    def read(self, file: File) -> UInt8[np.ndarray, "H W 3"]:
+    def read(self, file: File) -> UInt8[np.ndarray, "H W C"]:
         """An image of the data set."""
-        return read_image(file, value_range=self.value_range, exif=self.exif)
+        return read_image(file, **self.reading, exif=self.exif)
 
     def size(self, file: File) -> tuple[int, int]:
         """(height, width) of an image of the data set."""
@@ -96,7 +95,7 @@ class Reader(ImageReader, SampleSequence):
         sizes = [self.size(self.file(index)) for index in range(len(self))]
         return np.array([width > height for height, width in sizes], dtype=bool)
 
-    def image(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
+    def image(self, index: int) -> UInt8[np.ndarray, "H W C"]:
         return self.read(self.file(index))
 
     counted = "image"
@@ -168,7 +167,7 @@ def notes_of_some(samples: object, most: int = 32) -> list[str]:
 
 
 def annotated_labels(
-    image: UInt8[np.ndarray, "H W 3"],
+    image: UInt8[np.ndarray, "H W C"],
     classes: Int[np.ndarray, "H W"],
     num_classes: int,
     name: str,

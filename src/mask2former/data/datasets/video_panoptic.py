@@ -174,7 +174,7 @@ class VideoPanoptic:
     def _rows(self, index: int) -> range:
         return range(self._ends[index], self._ends[index + 1])
 
-    def images(self, index: int) -> list[UInt8[np.ndarray, "H W 3"]]:
+    def images(self, index: int) -> list[UInt8[np.ndarray, "H W C"]]:
         """All frames of a clip that are annotated, RGB."""
         return [self._frames.image(row) for row in self._rows(index)]
 

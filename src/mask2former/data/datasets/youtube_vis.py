@@ -346,7 +346,7 @@ class YouTubeVIS(ClipReader):
             [sum(track.seen and not track.crowd for track in video.tracks) for video in self._videos], dtype=np.int64
         )
 
-    def images(self, index: int) -> list[UInt8[np.ndarray, "H W 3"]]:
+    def images(self, index: int) -> list[UInt8[np.ndarray, "H W C"]]:
         """All frames of a video."""
         return self._images(self._videos[index], range(self._videos[index].length))
 
@@ -392,9 +392,11 @@ class YouTubeVIS(ClipReader):
         )
         return {"instance": tracks}
 
-    def _images(self, video: _Video, indices: Sequence[int]) -> list[UInt8[np.ndarray, "H W 3"]]:
+    def _images(self, video: _Video, indices: Sequence[int]) -> list[UInt8[np.ndarray, "H W C"]]:
         in_one_file = VideoFile.suits(video.files[0])
         if in_one_file:
+            if self.reading.get("bands") is not None:
+                raise UserError(f"'{video.files[0]}' is a video, of red, green and blue, and the model takes bands")
             images = VideoFile(video.folder / video.files[0]).read(indices, video.length)
         else:
             images = [self.read(video.folder / video.files[index]) for index in indices]

@@ -38,7 +38,7 @@ class PackedBatch:
         names: of the samples.
     """
 
-    pixels: Num[Tensor, "B T 3 H W"]
+    pixels: Num[Tensor, "B T C H W"]
     planes: UInt8[Tensor, " V"] | Int[Tensor, " V"]
     sizes: tuple[tuple[int, int], ...]
     num_planes: tuple[int, ...]
@@ -81,8 +81,9 @@ def pack(samples: Sequence[Sample | PackedSample], size_divisibility: int = 32) 
     sizes = tuple((sample.image.shape[2], sample.image.shape[3]) for sample in ready)
     frames = ready[0].image.shape[0]
     height, width = (-(-max(lengths) // size_divisibility) * size_divisibility for lengths in zip(*sizes, strict=True))
-    pixels = torch.zeros((len(ready), frames, 3, height, width), dtype=ready[0].image.dtype)
+    pixels = torch.zeros((len(ready), frames, ready[0].image.shape[1], height, width), dtype=ready[0].image.dtype)
     for canvas, sample, (rows, columns) in zip(pixels, ready, sizes, strict=True):
+        assert sample.image.shape[1] == pixels.shape[2], "samples of one data set have one number of channels"
         canvas[..., :rows, :columns] = sample.image
     planes = [plane.ravel() for sample in ready for plane in sample.target.planes]
     return PackedBatch(

@@ -63,7 +63,7 @@ class PackedTarget:
 class PackedSample:
     """A :class:`Sample` with its target packed."""
 
-    image: Num[Tensor, "T 3 H W"]
+    image: Num[Tensor, "T C H W"]
     target: PackedTarget
     name: str = ""
     info: dict[str, Any] = field(default_factory=dict)

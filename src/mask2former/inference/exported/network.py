@@ -36,15 +36,15 @@ class Runtime(Protocol):
     dtype: torch.dtype
 
     def __call__(
-        self, images: UInt8[np.ndarray, "B *T 3 H W"], sizes: Int64[np.ndarray, "B 2"], /
+        self, images: UInt8[np.ndarray, "B *T C H W"], sizes: Int64[np.ndarray, "B 2"], /
     ) -> Sequence[np.ndarray]:
         """What ``info.outputs`` names; new arrays at every call."""
         ...
 
 
 def file_inputs(
-    clips: Sequence[UInt8[Tensor, "T 3 h w"]], size_hw: tuple[int, int], info: ExportedInfo
-) -> tuple[UInt8[np.ndarray, "B *T 3 H W"], Int64[np.ndarray, "B 2"]]:
+    clips: Sequence[UInt8[Tensor, "T C h w"]], size_hw: tuple[int, int], info: ExportedInfo
+) -> tuple[UInt8[np.ndarray, "B *T C H W"], Int64[np.ndarray, "B 2"]]:
     """Clips, or images as clips of one frame, as a file takes them: at the top left of arrays of one size.
 
     Args:
@@ -53,7 +53,7 @@ def file_inputs(
         info: of the file.
     """
     count = info.batch or len(clips)
-    pixels = np.zeros((count, len(clips[0]), 3, *size_hw), np.uint8)
+    pixels = np.zeros((count, *clips[0].shape[:2], *size_hw), np.uint8)
     for index, clip in enumerate(clips):
         pixels[index, ..., : clip.shape[2], : clip.shape[3]] = clip.cpu().numpy()
     sizes = [(clip.shape[2], clip.shape[3]) for clip in clips]
@@ -124,7 +124,7 @@ class ExportedNetwork:
             self._sha256 = digest.hexdigest()
         return self._sha256
 
-    def __call__(self, images: Sequence[UInt8[Tensor, "*frames 3 h w"]], /) -> list[Prediction]:
+    def __call__(self, images: Sequence[UInt8[Tensor, "*frames C h w"]], /) -> list[Prediction]:
         """See :class:`~mask2former.inference.network.Network`.
 
         Raises:
@@ -136,7 +136,7 @@ class ExportedNetwork:
             predictions += self._batch(images[start : start + step])
         return predictions
 
-    def _batch(self, images: Sequence[UInt8[Tensor, "*frames 3 h w"]]) -> list[Prediction]:
+    def _batch(self, images: Sequence[UInt8[Tensor, "*frames C h w"]]) -> list[Prediction]:
         clips = [image if image.ndim == 4 else image.unsqueeze(0) for image in images]
         frames = self.info.frames or 1
         for clip in clips:

@@ -67,7 +67,7 @@ class OnnxRuntime:
                 f"{list(INPUTS)} and {list(self.info.outputs)}; export the model again"
             )
 
-    def __call__(self, images: UInt8[np.ndarray, "B *T 3 H W"], sizes: Int64[np.ndarray, "B 2"], /) -> list[np.ndarray]:
+    def __call__(self, images: UInt8[np.ndarray, "B *T C H W"], sizes: Int64[np.ndarray, "B 2"], /) -> list[np.ndarray]:
         """See :class:`~mask2former.inference.exported.network.Runtime`."""
         found: Any = self._session.run(list(self.info.outputs), dict(zip(INPUTS, (images, sizes), strict=True)))
         return found

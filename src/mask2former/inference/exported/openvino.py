@@ -61,7 +61,7 @@ class OpenVinoRuntime:
         if missing := sorted({*INPUTS, *self.info.outputs} - set(names)):
             raise UserError(f"{path}: lacks '{missing[0]}'; export the model again")
 
-    def __call__(self, images: UInt8[np.ndarray, "B *T 3 H W"], sizes: Int64[np.ndarray, "B 2"], /) -> list[np.ndarray]:
+    def __call__(self, images: UInt8[np.ndarray, "B *T C H W"], sizes: Int64[np.ndarray, "B 2"], /) -> list[np.ndarray]:
         """See :class:`~mask2former.inference.exported.network.Runtime`."""
         found = self._compiled(dict(zip(INPUTS, (images, sizes), strict=True)))
         return [np.array(found[name]) for name in self.info.outputs]  # copies: the buffers are reused

@@ -64,7 +64,7 @@ class CompiledRuntime:
             reason = printable(str(error), 300)
             raise UserError(f"{path}: PyTorch does not load it ({reason}); export the model again") from error
 
-    def __call__(self, images: UInt8[np.ndarray, "B *T 3 H W"], sizes: Int64[np.ndarray, "B 2"], /) -> list[np.ndarray]:
+    def __call__(self, images: UInt8[np.ndarray, "B *T C H W"], sizes: Int64[np.ndarray, "B 2"], /) -> list[np.ndarray]:
         """See :class:`~mask2former.inference.exported.network.Runtime`."""
         return [output.numpy() for output in self._run(torch.from_numpy(images), torch.from_numpy(sizes))]
 

@@ -60,7 +60,7 @@ class FoldedResNet(nn.Module):
         own = [buffer.sum() for name, buffer in form.named_buffers() if not name.startswith("plain.")]
         return form if torch.stack(own).isfinite().all() else None
 
-    def forward(self, images: Float[Tensor, "N 3 H W"]) -> list[Float[Tensor, "N _C_l _H_l _W_l"]]:
+    def forward(self, images: Float[Tensor, "N C H W"]) -> list[Float[Tensor, "N _C_l _H_l _W_l"]]:
         """See the plain backbone."""
         if not onednn.is_plain_inference():
             return self.plain(images)

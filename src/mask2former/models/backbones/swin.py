@@ -191,12 +191,12 @@ class _Stage(nn.Module):
 
 
 class _PatchEmbedding(nn.Module):
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, in_channels: int) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(3, dim, _PATCH, stride=_PATCH)
+        self.proj = nn.Conv2d(in_channels, dim, _PATCH, stride=_PATCH)
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B h w C"]:
+    def forward(self, images: Float[Tensor, "B in_C H W"]) -> Float[Tensor, "B h w C"]:
         height, width = images.shape[2:]
         padded = F.pad(images, (0, -width % _PATCH, 0, -height % _PATCH))
         return self.norm(self.proj(padded).permute(0, 2, 3, 1))
@@ -211,6 +211,7 @@ class SwinTransformer(nn.Module):
         num_heads: attention heads per stage.
         window_size: tokens per window side.
         drop_path_rate: stochastic depth of the last block; rises linearly from 0 at the first (training only).
+        in_channels: of the images.
     """
 
     def __init__(
@@ -220,13 +221,14 @@ class SwinTransformer(nn.Module):
         num_heads: Sequence[int] = _DEFAULT.num_heads,
         window_size: int = _DEFAULT.window_size,
         drop_path_rate: float = _DEFAULT.drop_path_rate,
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
         self.channels = tuple(embed_dim * 2**stage for stage in range(4))
         self.strides = (4, 8, 16, 32)
         last = max(sum(depths) - 1, 1)
         rates = [drop_path_rate * index / last for index in range(sum(depths))]
-        self.patch_embed = _PatchEmbedding(embed_dim)
+        self.patch_embed = _PatchEmbedding(embed_dim, in_channels)
         self.layers = nn.ModuleList(
             _Stage(
                 self.channels[stage],
@@ -251,7 +253,7 @@ class SwinTransformer(nn.Module):
         on_cpu = next(self.parameters()).device.type == "cpu"
         return _GatheredSwin(self) if known and on_cpu else self
 
-    def forward(self, images: Float[Tensor, "N 3 H W"]) -> list[Float[Tensor, "N _C_l _H_l _W_l"]]:
+    def forward(self, images: Float[Tensor, "N in_C H W"]) -> list[Float[Tensor, "N _C_l _H_l _W_l"]]:
         """Maps of ``channels`` at ``strides``, finest first; ``images`` are normalised."""
         grid = self.patch_embed(images)
         maps = []
@@ -287,7 +289,7 @@ class _GatheredSwin(nn.Module):
         super().__init__()
         self.plain = plain
 
-    def forward(self, images: Float[Tensor, "N 3 H W"]) -> list[Float[Tensor, "N _C_l _H_l _W_l"]]:
+    def forward(self, images: Float[Tensor, "N in_C H W"]) -> list[Float[Tensor, "N _C_l _H_l _W_l"]]:
         """See the plain backbone; maps are views with channels last."""
         if not onednn.is_plain_inference() or images.numel() == 0:
             return self.plain(images)

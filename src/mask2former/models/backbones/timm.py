@@ -37,7 +37,7 @@ _DEPTH = 4  # of arguments in arguments
 
 _WEIGHTS = "the weights that training starts from are named by model.init (model.init=timm/{model}.TAG, or a file)"
 _FEATURES = f"the maps of strides {list(_STRIDES)} are chosen here"
-_CHANNELS = "images have three channels, R, G and B, here"
+_CHANNELS = "images have as many channels as model.pixel_mean has numbers"
 _HEAD = "a backbone has no classifier"
 _LOADING = "how the model is made is not part of its architecture"
 # Arguments of timm that a run or a checkpoint must not pass, and why ({model} is its name). The first group would fetch
@@ -117,6 +117,7 @@ class TimmBackbone(nn.Module):
         pyramid: channels of the maps of a :class:`SimpleFeaturePyramid`; 0: the model has maps of its own.
         joint_blocks: how many of the last blocks of a plain vision transformer are left to who reads its
             :class:`TokenFeatures`, which it gives instead of maps.
+        in_channels: of the images.
 
     Raises:
         UserError: timm does not know the model or an argument, or it does not give the four strides for images of
@@ -130,16 +131,20 @@ class TimmBackbone(nn.Module):
         kwargs: dict[str, Any] | None = None,
         pyramid: int = _DEFAULT.pyramid,
         joint_blocks: int = _DEFAULT.joint_blocks,
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
         options = dict(kwargs or {})
         check_arguments(model, options)
+        if in_channels != 3:
+            options["in_chans"] = in_channels
         from timm.models import is_model_in_modules
 
         is_resnet = is_model_in_modules(model.split(".")[0], {"resnet"})
         is_known = is_resnet and not options.keys() - {
             "channels",
             "zero_init_last",
+            "in_chans",
         }  # spares published models the probe
         if is_resnet:
             # With frozen norms timm's default would silence every residual branch for good.
@@ -160,7 +165,7 @@ class TimmBackbone(nn.Module):
             except UserError as error:
                 hint = "a pyramid (model.backbone.pyramid) is for plain vision transformers"
                 raise UserError(f"{error}; {hint}") from error
-            self._patch, channels = _one_map(model, body)
+            self._patch, channels = _one_map(model, body, in_channels)
             self.channels = (pyramid,) * len(_STRIDES)
             self.body = _with_norms(body, norm)
             self.pyramid, self._channels_last = SimpleFeaturePyramid(channels, pyramid), False
@@ -169,9 +174,9 @@ class TimmBackbone(nn.Module):
         self._chosen, self.channels = _maps(model, body)
         self.body = _with_norms(body, norm)
         try:
-            self._channels_last = not is_known and _probe(body, self._chosen, self.channels)
+            self._channels_last = not is_known and _probe(body, self._chosen, self.channels, in_channels)
         except _UnfitError as error:
-            raise UserError(f"backbone '{model}' {error}; {_way_out(model, options)}") from error
+            raise UserError(f"backbone '{model}' {error}; {_way_out(model, options, in_channels)}") from error
 
     def set_gradient_checkpointing(self, enable: bool) -> None:
         """Whether stages are computed again in the backward pass.
@@ -212,7 +217,7 @@ class TimmBackbone(nn.Module):
             return {"body.": _LAYER_DECAY ** (alone + 1), "body.blocks.": 1.0, "body.norm.": 1.0, **blocks}
         return {} if self.pyramid is None else {"pyramid": _PYRAMID_RATE}
 
-    def forward(self, images: Float[Tensor, "N 3 H W"]) -> list[Float[Tensor, "N _C_l _H_l _W_l"]] | TokenFeatures:
+    def forward(self, images: Float[Tensor, "N C H W"]) -> list[Float[Tensor, "N _C_l _H_l _W_l"]] | TokenFeatures:
         """Maps of ``channels`` at ``strides``, finest first, or tokens; ``images`` are normalised.
 
         Raises:
@@ -236,7 +241,7 @@ class TimmBackbone(nn.Module):
         chosen = [maps[index] for index in self._chosen]
         return [level.permute(0, 3, 1, 2).contiguous() for level in chosen] if self._channels_last else chosen
 
-    def _at_stride_16(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 3 _H _W"]:
+    def _at_stride_16(self, images: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C _H _W"]:
         """Images at the size at which patches are so many as pixels of a map of stride 16."""
         if self._patch == _ONE_STRIDE:
             return images
@@ -311,7 +316,7 @@ def _maps(model: str, body: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return chosen, tuple(channels[index] for index in chosen)
 
 
-def _one_map(model: str, body: Any) -> tuple[int, int]:
+def _one_map(model: str, body: Any, in_channels: int) -> tuple[int, int]:
     """The stride and the channels of the last map of a plain vision transformer, which takes images of any size.
 
     Raises:
@@ -328,7 +333,7 @@ def _one_map(model: str, body: Any) -> tuple[int, int]:
         return patch, channels[-1]
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            found = tuple(body(weight.new_zeros(1, 3, 2 * patch, 6 * patch))[-1].shape)
+            found = tuple(body(weight.new_zeros(1, in_channels, 2 * patch, 6 * patch))[-1].shape)
     except Exception as error:  # of timm's models, which are as varied as they are many
         raise UserError(f"backbone '{model}' does not take images of any size ({_reason(error)})") from error
     if found != (1, channels[-1], 2, 6):
@@ -370,7 +375,7 @@ def _transformer(model: str, options: Mapping[str, Any], joint_blocks: int) -> A
     return body
 
 
-def _probe(body: nn.Module, chosen: tuple[int, ...], channels: tuple[int, ...]) -> bool:
+def _probe(body: nn.Module, chosen: tuple[int, ...], channels: tuple[int, ...], in_channels: int) -> bool:
     """Whether channels are last in the maps of a small image; nothing is changed by looking.
 
     Raises:
@@ -382,7 +387,7 @@ def _probe(body: nn.Module, chosen: tuple[int, ...], channels: tuple[int, ...]) 
     was_training = body.training
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            found = body.eval()(weight.new_zeros(1, 3, *_PROBE))
+            found = body.eval()(weight.new_zeros(1, in_channels, *_PROBE))
         shapes = [tuple(found[index].shape[1:]) for index in chosen]
     except Exception as error:
         height, width = _PROBE
@@ -398,7 +403,7 @@ def _probe(body: nn.Module, chosen: tuple[int, ...], channels: tuple[int, ...]) 
     raise _UnfitError(f"gives maps of {_listed(shapes)} for an image of {size}, not of {_listed(grids)}")
 
 
-def _way_out(model: str, options: Mapping[str, Any]) -> str:
+def _way_out(model: str, options: Mapping[str, Any], in_channels: int) -> str:
     """What to do about a model that cannot serve: an argument with which it does, tried, or another model."""
     for more in _ANY_SIZE:
         if more.keys() & options.keys():
@@ -406,7 +411,7 @@ def _way_out(model: str, options: Mapping[str, Any]) -> str:
         try:
             with torch.random.fork_rng(devices=[]):
                 body = _body(model, {**options, **more})
-            _probe(body, *_maps(model, body))
+            _probe(body, *_maps(model, body), in_channels)
         except (UserError, _UnfitError):
             continue
         ((name, value),) = more.items()

@@ -1,0 +1,222 @@
+"""Bands of images for models of other channels: which are read, as what values, and what is refused."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from PIL import Image
+
+from mask2former.data import tiff_files
+from mask2former.data.color_jitter import ColorJitter
+from mask2former.data.image_files import ImagePage
+from mask2former.data.images import read_image
+from mask2former.data.regions import open_large
+from mask2former.data.tiff_regions import TiffRegions
+from mask2former.data.transforms import Geometry, Resize, resize_image
+from mask2former.errors import UserError
+from mask2former.notes import collect_notes, sentences
+from mask2former.pixels import displayed
+
+H, W = 24, 40
+FIVE = np.random.default_rng(0).integers(0, 256, (H, W, 5)).astype(np.uint8)
+GREY: dict[str, Any] = {"photometric": "minisblack"}
+CONTIG: dict[str, Any] = {"photometric": "minisblack", "planarconfig": "contig"}
+
+
+def written(folder: Path, values: np.ndarray, name: str = "a.tif", **options: Any) -> Path:
+    tifffile.imwrite(folder / name, values, **options)
+    return folder / name
+
+
+def shown(source: Any, **settings: Any) -> tuple[np.ndarray, str]:
+    with collect_notes() as notes:
+        return read_image(source, **settings), "\n".join(sentences(notes))
+
+
+FORMS: dict[str, tuple[np.ndarray, dict[str, Any]]] = {
+    "interleaved": (FIVE, CONTIG),
+    "planes of one page": (FIVE.transpose(2, 0, 1), {"photometric": "minisblack", "planarconfig": "separate"}),
+    "with colours": (FIVE, {"photometric": "rgb", "planarconfig": "contig"}),
+    "tiles": (FIVE, {**CONTIG, "tile": (16, 16), "compression": "zlib"}),
+    "channels of ImageJ": (FIVE.transpose(2, 0, 1), {"imagej": True, "metadata": {"axes": "CYX"}}),
+    "channels of OME": (
+        FIVE.transpose(2, 0, 1),
+        {"ome": True, "metadata": {"axes": "CYX"}, "photometric": "minisblack"},
+    ),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_all_or_some_bands_are_read_in_their_order(tmp_path: Path, form: str) -> None:
+    values, options = FORMS[form]
+    path = written(tmp_path, values, "a.ome.tif" if "OME" in form else "a.tif", **options)
+    found, notes = shown(path, bands=5)
+    np.testing.assert_array_equal(found, FIVE)
+    assert (found.dtype, notes) == (np.uint8, "")
+    np.testing.assert_array_equal(read_image(path, bands=(4, 1)), FIVE[..., [3, 0]])
+    np.testing.assert_array_equal(read_image(path.read_bytes(), bands=(5, 5, 2)), FIVE[..., [4, 4, 1]])
+
+
+def test_pages_are_bands_where_several_are_wanted_and_that_is_noted(tmp_path: Path) -> None:
+    path = written(tmp_path, FIVE.transpose(2, 0, 1), photometric="minisblack")
+    found, notes = shown(path, bands=5)
+    np.testing.assert_array_equal(found, FIVE)
+    assert "whose pages are taken as bands" in notes
+    first, notes = shown(path, bands=1)  # which every page has
+    np.testing.assert_array_equal(first, FIVE[..., :1])
+    assert "only the first is read" in notes
+    np.testing.assert_array_equal(read_image(ImagePage(path, 3), bands=1), FIVE[..., 2:3])
+    with pytest.raises(UserError, match=r"page 3\)' has 1 band, and the model takes 5"):
+        read_image(ImagePage(path, 3), bands=5)
+    with pytest.raises(UserError, match="has 5 bands, and the model takes 4; choose 4 by their numbers"):
+        read_image(path, bands=4)
+    with tifffile.TiffWriter(tmp_path / "mixed.tif") as writer:
+        for size in (H, H + 1):
+            writer.write(np.zeros((size, W), np.uint8), photometric="minisblack", metadata=None)
+    with pytest.raises(UserError, match="page 2 of another kind than the first"):
+        read_image(tmp_path / "mixed.tif", bands=2)
+
+
+@pytest.mark.parametrize(
+    ("bands", "message"),
+    [
+        (4, "'.*a.tif' has 5 bands, and the model takes 4; choose 4 by their numbers .*bands"),
+        (1, "has 5 bands, and the model takes 1"),
+        (7, "has 5 bands, and the model takes 7; give it images with as many"),
+        ((1, 6), "has 5 bands, and band 6 is to be read; set bands to 2 numbers from 1 to 5"),
+    ],
+)
+def test_other_bands_than_a_file_or_an_array_has_are_refused(tmp_path: Path, bands: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read_image(written(tmp_path, FIVE, **CONTIG), bands=bands)
+    with pytest.raises(UserError, match=message.replace("'.*a.tif'", r"the array of shape \(24, 40, 5\)")):
+        read_image(FIVE, bands=bands)
+
+
+def test_values_of_all_bands_have_one_range_and_percentiles_are_of_each(tmp_path: Path) -> None:
+    deep = np.stack([np.linspace(0, 4095, H * W), np.linspace(0, 40, H * W)], axis=1).reshape(H, W, 2)
+    path = written(tmp_path, deep.astype(np.uint16), **CONTIG)
+    found = read_image(path, bands=2, value_range=(0, 4095))
+    assert found.reshape(-1, 2).max(axis=0).tolist() == [255, 2]
+    found, notes = shown(path, bands=2, value_range="percentile")
+    assert found.reshape(-1, 2).max(axis=0).tolist() == [255, 255]
+    assert "of each band are taken as black and white" in notes
+    np.testing.assert_array_equal(read_image(deep.astype(np.uint16), bands=2, value_range="percentile"), found)
+    with pytest.raises(UserError, match="floats from 0 to 4095"):
+        read_image(deep, bands=2)
+    deep[3, 4, 1] = np.nan
+    for source in (deep, written(tmp_path, deep.astype(np.float32), "nan.tif", **CONTIG)):
+        for value_range in ("percentile", (0, 1)):
+            with pytest.raises(UserError, match=r"NaN|not finite"):
+                read_image(source, bands=2, value_range=value_range)
+
+
+def test_what_a_band_says_has_no_value_is_black_there_alone(tmp_path: Path) -> None:
+    values = np.full((H, W, 2), 100, np.int16)
+    values[0, 0, 1] = -9999
+    path = written(tmp_path, values, **CONTIG, extratags=[(42113, "s", 0, "-9999", True)])
+    found, notes = shown(path, bands=2, value_range=(0, 255))
+    assert (found[0, 0].tolist(), found[0, 1].tolist()) == ([100, 0], [100, 100])
+    assert "no value" in notes
+
+
+def test_alpha_and_colours_of_pillow_are_bands_like_any_other(tmp_path: Path) -> None:
+    layers = Image.fromarray(FIVE[..., :4])
+    layers.save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png", bands=4), FIVE[..., :4])
+    np.testing.assert_array_equal(read_image(layers, bands=(4, 1)), FIVE[..., [3, 0]])
+    grey = Image.fromarray(FIVE[..., 0])
+    np.testing.assert_array_equal(read_image(grey, bands=1), FIVE[..., :1])
+    np.testing.assert_array_equal(read_image(grey, bands=(1, 1, 1)), FIVE[..., [0, 0, 0]])
+    palette = Image.fromarray(FIVE[..., :3]).quantize(16)
+    np.testing.assert_array_equal(read_image(palette, bands=3), np.asarray(palette.convert("RGB")))
+    deep = FIVE[..., 0].astype(np.uint16) * 257
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "deep.png", bands=1), FIVE[..., :1])
+    layers.convert("RGB").save(tmp_path / "a.jpg")
+    with pytest.raises(UserError, match=r"a\.jpg' has 3 bands, and the model takes 1"):
+        read_image(tmp_path / "a.jpg", bands=1)
+
+
+def test_exif_turns_bands_as_it_turns_colours(tmp_path: Path) -> None:
+    path = written(tmp_path, FIVE, **CONTIG, extratags=[(274, "H", 1, 6, True)])
+    np.testing.assert_array_equal(read_image(path, bands=5), np.rot90(FIVE, -1))
+    np.testing.assert_array_equal(read_image(path, bands=5, exif="ignore"), FIVE)
+
+
+def test_arrays_and_tensors_of_bands() -> None:
+    tensor = torch.from_numpy(FIVE).permute(2, 0, 1)
+    np.testing.assert_array_equal(read_image(tensor, bands=(5, 1)), FIVE[..., [4, 0]])
+    np.testing.assert_array_equal(read_image(FIVE[..., 2], bands=1), FIVE[..., 2:3])
+    mine = FIVE.copy()
+    read_image(mine, bands=5)[:] = 0
+    np.testing.assert_array_equal(mine, FIVE)
+    for wrong in (np.zeros((2, 3, 4, 5), np.uint8), np.zeros(7, np.uint8), np.zeros((0, 4, 5), np.uint8)):
+        with pytest.raises(UserError, match=r"is no image|has no pixels"):
+            read_image(wrong, bands=5)
+    with pytest.raises(UserError, match="type int64; expected"):
+        read_image(FIVE.astype(np.int64), bands=5)
+
+
+def test_without_the_extra_bands_that_pillow_does_not_give_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, rgb = written(tmp_path, FIVE, **CONTIG), io.BytesIO()
+    Image.fromarray(FIVE[..., :3]).save(rgb, format="TIFF")
+    monkeypatch.setattr("mask2former.data.image_files.can_read_tiff", lambda: False)
+    with pytest.raises(UserError, match="microscopy"):
+        read_image(path, bands=5)
+    np.testing.assert_array_equal(read_image(rgb.getvalue(), bands=(3, 1)), FIVE[..., [2, 0]])
+    whole = written(tmp_path, FIVE, "rgbxx.tif", photometric="rgb", planarconfig="contig")
+    with Image.open(whole) as image, pytest.raises(UserError, match="has 5 bands, of which 3 are read here"):
+        read_image(image, bands=5)
+
+
+def test_parts_of_large_files_have_the_same_bands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path, FIVE, **CONTIG, tile=(16, 16))
+    regions = TiffRegions(path, bands=(4, 2))
+    np.testing.assert_array_equal(regions.read(3, 5, 20, 33), FIVE[3:20, 5:33, [3, 1]])
+    with pytest.raises(UserError, match="has 5 bands, and the model takes 3"):
+        TiffRegions(path, bands=3)
+    monkeypatch.setattr("mask2former.data.regions.LARGE_PIXELS", 100)
+    large = open_large(path, bands=5)
+    assert large is not None
+    np.testing.assert_array_equal(large.read(0, 0, H, W), FIVE)
+    with pytest.raises(UserError, match=r"slide.svs' is a slide, which is read as red, green and blue"):
+        open_large(tmp_path / "slide.svs", bands=5)
+
+
+@pytest.mark.parametrize("resampling", ["antialiased", "bilinear"])
+def test_bands_are_resized_each_as_a_colour_is(resampling: Any) -> None:
+    found = resize_image(FIVE, (17, 51), resampling)
+    three = resize_image(np.ascontiguousarray(FIVE[..., 1:4]), (17, 51), resampling)
+    np.testing.assert_array_equal(found[..., 1:4], three)
+    four = resize_image(np.ascontiguousarray(FIVE[..., :4]), (17, 51), resampling)  # the last is no alpha
+    np.testing.assert_array_equal(four, found[..., :4])
+
+
+def test_brightness_and_contrast_change_all_bands_and_hue_none() -> None:
+    jitter = ColorJitter(brightness=20.0, contrast=1.3, saturation=1.4, hue=9)
+    plain = ColorJitter(brightness=20.0, contrast=1.3)
+    np.testing.assert_array_equal(jitter(FIVE), plain(FIVE))
+    one = np.ascontiguousarray(FIVE[..., :1])
+    np.testing.assert_array_equal(jitter(one)[..., 0], plain(FIVE)[..., 0])
+    assert Geometry((H, W), (Resize((12, 20)),), (16, 24)).image(FIVE, jitter).shape == (5, 16, 24)
+
+
+@pytest.mark.parametrize(("count", "expected"), [(1, [0, 0, 0]), (2, [0, 0, 0]), (3, [0, 1, 2]), (5, [0, 1, 2])])
+def test_one_or_two_bands_are_drawn_grey_and_others_as_the_first_three(count: int, expected: list[int]) -> None:
+    np.testing.assert_array_equal(displayed(FIVE[..., :count]), FIVE[..., expected])
+
+
+def test_pages_beyond_the_limit_of_bytes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path, np.zeros((5, H, W), np.uint8), photometric="minisblack", compression="zlib")
+    monkeypatch.setattr(tiff_files.limits, "IMAGE_BYTES", 4 * H * W)
+    with pytest.raises(UserError, match="bytes of pixels in its pages"):
+        read_image(path, bands=(5, 1))
