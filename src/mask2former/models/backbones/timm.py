@@ -248,7 +248,7 @@ class TimmBackbone(nn.Module):
         size = [side // _ONE_STRIDE * self._patch for side in images.shape[2:]]
         return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
 
-    def _tokens(self, images: Float[Tensor, "N 3 H W"]) -> TokenFeatures:
+    def _tokens(self, images: Float[Tensor, "N C H W"]) -> TokenFeatures:
         body = self.body
         alone, count = len(body.blocks) - self.joint_blocks, body.num_prefix_tokens
         found = body.forward_intermediates(
