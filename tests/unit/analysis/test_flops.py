@@ -104,6 +104,20 @@ def test_a_module_costs_what_its_modules_cost_and_its_own_products() -> None:
     assert rows["pixel_decoder.mask_projection"].multiply_adds == 128 * 128 * 16 * 24
 
 
+def test_a_feature_pyramid_costs_what_its_published_layers_cost() -> None:
+    values = recipes.scenes_tiny().model.model_dump()
+    values["pixel_decoder"] = {"name": "fpn", "dim": 128, "mask_dim": 128}
+    cost = count_flops(build_model(ModelConfig.model_validate(values), 5), [(64, 96)])
+    pixels = {stride: 64 * 96 // stride**2 for stride in (4, 8, 16, 32)}
+    width, (res2, res3, res4, res5) = 128, (48, 96, 192, 320)
+    laterals = width * (res2 * pixels[4] + res3 * pixels[8] + res4 * pixels[16])
+    outputs = 9 * width * (res5 * pixels[32] + width * (pixels[16] + pixels[8] + pixels[4]))
+    norms = 5 * width * (pixels[32] + 2 * (pixels[16] + pixels[8] + pixels[4]))
+    embeddings = 9 * width * width * pixels[4]
+    rows = {row.name: row.multiply_adds for row in cost.modules}
+    assert rows["pixel_decoder"] == laterals + outputs + norms + embeddings
+
+
 def test_frames_and_sizes() -> None:
     model = Mask2Former(Pyramid(), Levels(), Means())
     of_image = [16 * 24 * 8 * (3 * 16 + 1), 8 * 4]  # pixels with their mask; class head
