@@ -14,6 +14,7 @@ import gradio as gr
 from fastapi import FastAPI
 
 from mask2former.errors import FailedError, UserError
+from mask2former.inference.predictor import Predictor
 from mask2former.memory import is_lack_of_memory
 from mask2former.text import printable
 from mask2former.web.examples import Example
@@ -22,6 +23,7 @@ from mask2former.web.visits import GONE, Visit, Visits, threshold_of
 
 __all__ = ["build_page"]
 
+_OF_ALL = "One for all classes; open the image again for those of the model."
 _logger = logging.getLogger(__name__)
 
 _TYPES = {"png": "image/png", "json": "application/json", "csv": "text/csv", "mp4": "video/mp4"}
@@ -84,6 +86,7 @@ def build_page(visits: Visits, examples: Sequence[Example], *, upload_bytes: int
                     value=_percent(threshold_of(visits.predictor(models[0]), tasks[0])),
                     step=1,
                     label="Minimum score (%)",
+                    info=_of_classes(visits.predictor(models[0]), tasks[0]),
                     elem_id="m2f-threshold",
                     buttons=[],  # one that resets would tell nobody
                 )
@@ -220,8 +223,11 @@ class _Handlers:
         visit = self._visits.find(_visitor(request))
         if visit is None or visit.image is None:  # a clip waits for its button
             return {self._viewer: gr.skip()}
+        told = {}
+        if visit.threshold is None and _of_classes(visit.predictor, visit.task):
+            told = {self._threshold: gr.update(info=_OF_ALL)}
         visit.threshold = threshold / 100
-        return {self._viewer: _seen(lambda: visit)}
+        return {self._viewer: _seen(lambda: visit), **told}
 
     def toggle(self, event: gr.EventData, request: gr.Request) -> dict[Any, Any]:
         def changed() -> Visit:
@@ -261,7 +267,7 @@ class _Handlers:
         if visit is None or seen["kind"] == "failure":
             return {self._viewer: seen}
         is_clip = visit.clip is not None
-        return self._controls(model, visit.task, is_clip=is_clip, threshold=visit.threshold) | {self._viewer: seen}
+        return self._controls(model, visit.task, is_clip=is_clip, threshold=visit.least_score) | {self._viewer: seen}
 
     def _controls(self, model: str, task: str, *, is_clip: bool, threshold: float | None = None) -> dict[Any, Any]:
         """Task and threshold as a model has them."""
@@ -270,7 +276,11 @@ class _Handlers:
         value = threshold_of(self._visits.predictor(model), chosen) if threshold is None else threshold
         return {
             self._task: gr.update(choices=_choices(tasks), value=chosen),
-            self._threshold: gr.update(value=_percent(value), interactive=chosen != "semantic"),
+            self._threshold: gr.update(
+                value=_percent(value),
+                interactive=chosen != "semantic",
+                info=None if is_clip else _of_classes(self._visits.predictor(model), chosen),
+            ),
             self._again: gr.update(visible=is_clip),
         }
 
@@ -295,6 +305,14 @@ def _told(step: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         if is_lack_of_memory(error):
             return failure("the memory of the server is not enough for this; take a smaller image")
         return failure(f"this failed in the server, and is no fault of yours; its log has the reason under {number}")
+
+
+def _of_classes(predictor: Predictor, task: str) -> str | None:
+    """What to know about a model that has minimum scores of single classes; None of any other."""
+    own = predictor.settings.class_thresholds if task == "instance" else {}
+    if not own:
+        return None
+    return f"The model has one of its own for {len(own)} of its classes; moving this sets one for all."
 
 
 def _percent(score: float) -> float:

@@ -72,7 +72,8 @@ class Visit:
         model: the name of the model.
         predictor: the model itself.
         task: that is shown.
-        threshold: least score of what is shown.
+        threshold: least score of what is shown, of all classes; None: those of the model itself, which can have one for
+            a class.
         image: the image after its pass through the network; None before, and for a clip.
         clip: the clip with its tracks; None before, and for an image.
         hidden: indices of the classes that are switched off.
@@ -84,16 +85,21 @@ class Visit:
     model: str
     predictor: Predictor
     task: Task
-    threshold: float
+    threshold: float | None = None
     image: PredictedImage | None = None
     clip: Clip | None = None
     hidden: frozenset[int] = frozenset()
     notes: list[str] = field(default_factory=list)
-    _last: tuple[tuple[Task, float], Segmentation] | None = field(default=None, repr=False)
+    _last: tuple[tuple[Task, float | None], Segmentation] | None = field(default=None, repr=False)
 
     def read_as(self, task: Task) -> None:
-        """Show another task of the image, with the threshold that the model has for it."""
-        self.task, self.threshold = task, threshold_of(self.predictor, task)
+        """Show another task of the image, with the thresholds that the model has for it."""
+        self.task, self.threshold = task, None
+
+    @property
+    def least_score(self) -> float:
+        """The threshold of classes that have none of their own."""
+        return threshold_of(self.predictor, self.task) if self.threshold is None else self.threshold
 
     def hide(self, labels: Any) -> None:
         """Switch off these classes and no others.
@@ -110,11 +116,11 @@ class Visit:
         """The result of the task and threshold, of all classes, without another pass through the network."""
         if self.image is None:
             raise UserError(GONE)
-        key: tuple[Task, float] = (self.task, self.threshold)
+        key: tuple[Task, float | None] = (self.task, self.threshold)
         last = self._last
         if last is None or last[0] != key:  # else only classes were switched
-            thresholds = {} if self.task == "semantic" else {"score_threshold": self.threshold}
-            self._last = last = key, self.image(self.task, **thresholds)
+            is_own = self.task == "semantic" or self.threshold is None
+            self._last = last = key, self.image(self.task, **({} if is_own else {"score_threshold": self.threshold}))
         return last[1]
 
     def visible(self, every: Segmentation) -> Segmentation:
@@ -147,14 +153,16 @@ class Visit:
         return f"{stem}.{kind}", files[f".{kind}"]
 
     def _thresholds(self) -> Mapping[str, Any]:
-        """As recorded: here one threshold is for all classes."""
+        """As recorded: what a visitor sets is for all classes."""
+        if self.threshold is None:
+            return {}
         if self.task == "instance":
             return {"instance_threshold": self.threshold, "class_thresholds": {}}
         return {"score_threshold": self.threshold} if self.task == "panoptic" else {}
 
 
 def threshold_of(predictor: Predictor, task: Task) -> float:
-    """The threshold that a model itself has for a task; 0 for semantic, which has none."""
+    """The threshold that a model has for a task, of classes without their own; 0 for semantic, which has none."""
     settings = predictor.settings
     return {"panoptic": settings.score_threshold, "instance": settings.instance_threshold}.get(task, 0.0)
 
@@ -241,7 +249,7 @@ class Visits:
             source: a file of any name; that of a video by its suffix is a clip.
             model: the name of the model.
             task: by default, and where the model or a clip does not have it, the first one that it has.
-            threshold: by default the model's own.
+            threshold: of all classes; by default the model's own.
             progress: told the frames of a clip.
 
         Raises:
@@ -250,7 +258,7 @@ class Visits:
         """
         predictor = self.predictor(model)
         is_clip = source.suffix.lower() in VIDEO_SUFFIXES
-        visit = Visit(source, printable(source.name, 100), model, predictor, predictor.settings.default_task, 0.0)
+        visit = Visit(source, printable(source.name, 100), model, predictor, predictor.settings.default_task, threshold)
         with self._lock:
             self._open[visitor] = (self._clock(), visit)
             self._open.move_to_end(visitor)
@@ -259,7 +267,6 @@ class Visits:
             raise UserError(GONE)
         tasks = self.tasks(model, is_clip=is_clip)
         visit.task = tasks[tasks.index(task)] if task in tasks else tasks[0]
-        visit.threshold = threshold_of(predictor, visit.task) if threshold is None else threshold
         try:
             if is_clip:
                 self._track(visit, progress)
@@ -316,7 +323,7 @@ class Visits:
                     visit.task,  # pyright: ignore[reportArgumentType]  (one of those of clips)
                     writers=[table],
                     progress=progress,
-                    score_threshold=visit.threshold,
+                    score_threshold=visit.least_score,  # tracks have one for all classes
                 )
             except FailedError as error:  # names files that are gone now; what went wrong is its cause
                 cause = error.__cause__

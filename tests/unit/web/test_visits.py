@@ -29,12 +29,13 @@ def test_tasks_and_thresholds_are_read_from_one_pass(
     network = predictor.network
     monkeypatch.setattr(predictor, "network", lambda images: passes.append(len(images)) or network(images))
     visit = visits.open("a", scene, "tiny")
-    assert (visit.task, visit.threshold) == ("panoptic", predictor.settings.score_threshold)
+    assert (visit.task, visit.least_score) == ("panoptic", predictor.settings.score_threshold)
     assert passes == [1]
     shown = {}
     for task in ("instance", "panoptic", "semantic"):
         visit.read_as(task)
-        assert visit.threshold == threshold_of(predictor, task)
+        assert visit.threshold is None
+        assert visit.least_score == threshold_of(predictor, task)
         for threshold in (0.3, 0.9):
             visit.threshold = threshold
             shown[task, threshold] = visit.every_class().rows()
@@ -42,6 +43,22 @@ def test_tasks_and_thresholds_are_read_from_one_pass(
     for (task, threshold), rows in shown.items():
         assert rows == predictor(str(scene), task, score_threshold=threshold).rows()
     assert len(shown["instance", 0.3]) > len(shown["instance", 0.9])
+
+
+def test_thresholds_of_classes_count_until_one_is_set_for_all(scene: Path) -> None:
+    predictor = Predictor.from_pretrained("scenes-tiny", device="cpu", quiet=True)
+    name = predictor(str(scene), "instance")[0].name
+    strict = Predictor.from_pretrained("scenes-tiny", device="cpu", quiet=True, class_thresholds={name: 1.0})
+    visit = Visits({"strict": strict}).open("a", scene, "strict", "instance")
+    shown = visit.every_class().rows()
+    assert shown == strict(str(scene), "instance").rows()
+    assert name not in {row["category_name"] for row in shown}
+    assert json.loads(visit.download("json")[1])["settings"]["class_thresholds"] == {name: 1.0}
+    visit.threshold = visit.least_score
+    assert visit.every_class().rows() == predictor(str(scene), "instance").rows() != shown
+    assert json.loads(visit.download("json")[1])["settings"]["class_thresholds"] == {}
+    visit.read_as("instance")
+    assert visit.every_class().rows() == shown
 
 
 def test_classes_are_switched_off_in_what_is_shown_and_downloaded(scene: Path, visits: Visits) -> None:
