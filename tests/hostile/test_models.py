@@ -330,7 +330,7 @@ HEADERS: dict[str, Callable[[dict[str, Any]], object]] = {
     ),
     "a header of many megabytes": lambda header: header["__metadata__"].update(note="x" * (17 << 20)),
     "thousands of unknown settings": lambda header: header["__metadata__"].update(
-        config=json.dumps({f"\x1b[2J{number}": 1 for number in range(50_000)})
+        config=json.dumps({f"\x1b[2J{number}": 1 for number in range(25_000)})
     ),
     "numbers of thousands of digits": lambda header: header["__metadata__"].update(config='{"a": ' + "9" * 5000 + "}"),
     "another format": lambda header: header["__metadata__"].update(format="\x1b[2J" * 1000),
@@ -341,7 +341,7 @@ HEADERS: dict[str, Callable[[dict[str, Any]], object]] = {
         categories=json.dumps({"categories": [{"id": 1, "name": [["x" * 1000]] * 1000}]})
     ),
     "thousands of entries": lambda header: header.update(
-        {str(number): {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for number in range(50_000)}
+        {str(number): {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for number in range(25_000)}
     ),
     "the name of an entry": lambda header: header.update(
         {"\x1b[2J" * 1000: {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}}
@@ -447,7 +447,7 @@ def test_written_twice_is_equal(ours: Path, tmp_path: Path) -> None:
     assert keys == sorted(keys)
     for suffix, target in ((".pth", "original"), (".pkl", "original"), (".pth", "mmdet"), (".safetensors", "ours")):
         for name in ("a", "b"):
-            convert(ours, tmp_path / f"{target}-{name}{suffix}", target)  # pyright: ignore[reportArgumentType]
+            convert(ours, tmp_path / f"{target}-{name}{suffix}", target, verify=False)  # pyright: ignore[reportArgumentType]
         one, two = ((tmp_path / f"{target}-{name}{suffix}").read_bytes() for name in ("a", "b"))
         assert one == two, (suffix, target)
     code = (
