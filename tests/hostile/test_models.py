@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mask2former import checkpoints
+from mask2former import checkpoints, limits
 from mask2former.checkpoints import average as averaging
 from mask2former.checkpoints.convert import convert
 from mask2former.checkpoints.describe import describe_checkpoint
@@ -267,7 +267,7 @@ def claimed(sizes: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-# Slow: thousands of blocks, counted as those of the vision transformer, but with more parameters and buffers in each.
+# Slow: thousands of blocks, which are counted until they are too many; a smaller limit is below.
 MANY_BLOCKS = [{"backbone": {"name": "timm", "model": "resnet18", "kwargs": {"layers": [4000, 1, 1, 1]}}}]
 
 
@@ -292,6 +292,13 @@ def test_models_that_fit_no_memory(sizes: dict[str, Any], ours: Path, tmp_path: 
 
     outcome = limited(try_all, seconds=20, megabytes=700)
     assert outcome.kind == "returned", outcome
+
+
+def test_models_of_many_blocks(ours: Path, tmp_path: Path, limited: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused by the number of their parameters and buffers, whatever the size of these."""
+    monkeypatch.setattr(limits, "PARAMETER_ENTRIES", 600)  # or the count takes seconds
+    sizes = {"backbone": {"name": "timm", "model": "resnet18", "kwargs": {"layers": [200, 1, 1, 1]}}}
+    test_models_that_fit_no_memory(sizes, ours, tmp_path, limited)
 
 
 def test_models_of_several_threads_are_counted_apart() -> None:
