@@ -89,7 +89,7 @@ def piloted(rank: int, folder: str) -> None:
 
 # --- shared weights --------------------------------------------------------------------------------------------------
 
-STEPS = 3
+STEPS = 2
 
 
 def small_swin(pilots: int = 0) -> Mask2Former:
@@ -151,7 +151,7 @@ def step(model: Mask2Former, optimizer: torch.optim.Optimizer, average: MovingAv
 
 
 def sharded(rank: int, folder: str, kind: str) -> None:
-    """Two steps, then everything is stored whole, a third one, and the third one again from what was stored."""
+    """A step, then everything is stored whole, another one, and the same again from what was stored."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/sharded", rank=rank, world_size=2)
     optim = OptimConfig(lr=1e-3)

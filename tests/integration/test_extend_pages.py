@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mask2former.config import CriterionConfig, ScenesConfig
+from mask2former.config import CriterionConfig, EvaluationConfig, ScenesConfig
 
 SMALL = ScenesConfig(image_size=(64, 64), num_validation=1)
 FOLDER = Path(__file__).parents[2] / "docs" / "extend"
@@ -27,7 +27,8 @@ PAGES = [
 FEWER = {
     r"max_steps=1000": "max_steps=1, accelerator='cpu'",
     r"max_steps=1500": "max_steps=2, accelerator='cpu'",
-    r"RunConfig\(": "RunConfig(criterion=CriterionConfig(num_points=64), ",
+    r"RunConfig\(": "RunConfig(criterion=CriterionConfig(num_points=64), evaluation=EvaluationConfig(num_images=0), ",
+    r"evaluation=EvaluationConfig\(num_images=0\), ((?:.*\n)*?.*evaluation=EvaluationConfig\()": r"\1num_images=0, ",
     r"Criterion\(len\(([\w.]+)\)": r"Criterion(len(\1), num_points=64",
     r"range\(1000\)": "range(1)",
     r"DataConfig\(batch_size=8\)": "DataConfig(dataset=SMALL, batch_size=2, num_workers=0)",
@@ -51,6 +52,7 @@ def test_a_page_does_what_it_says(page: Path, tmp_path: Path, monkeypatch: pytes
     assert len(text.splitlines()) <= 60
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     names: dict[str, Any] = {"__name__": "page", "CriterionConfig": CriterionConfig, "SMALL": SMALL}
+    names["EvaluationConfig"] = EvaluationConfig
     for block in blocks:
         fewer = block
         for long, short in FEWER.items():

@@ -590,10 +590,16 @@ def test_a_finished_run_that_went_on_for_a_while_is_no_longer_that_of_its_model(
     finished: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = going_on(finished, tmp_path / "run")
+    for name in ("last.ckpt", "best.ckpt"):  # so that what comes is better
+        state = content(values, name)
+        state["callbacks"]["KeepCheckpoints"]["best_value"] = -1.0
+        torch.save(state, Path(values["output"]) / "checkpoints" / name)
+    os.utime(Path(values["output"]) / "model.safetensors")  # later than these
     killed_at(values, 3, monkeypatch)
     values["trainer"]["max_steps"] = 2
     result = train(parse(RunConfig, values, "test"), resume=True)
     best = content(values, "best.ckpt")
+    assert best["global_step"] == 3
     assert result.best is not None
     assert result.best[1] == best["global_step"]
     bias = load_file(result.model)["transformer_decoder.class_head.bias"]

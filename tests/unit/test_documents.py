@@ -198,3 +198,13 @@ def test_xml_is_a_root_with_its_children() -> None:
         "b",
         "c",
     ]
+
+
+def test_what_is_written_is_json_that_every_reader_takes() -> None:
+    values = {"a": [1, 2.5], "é": None}
+    assert documents.encode_json(values) == '{"a": [1, 2.5], "\\u00e9": null}'
+    assert documents.encode_json(values, compact=True) == '{"a":[1,2.5],"\\u00e9":null}'
+    assert documents.parse_json(documents.encode_json(values, indent=1), "it") == values
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            documents.encode_json([value])

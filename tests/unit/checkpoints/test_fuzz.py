@@ -42,7 +42,7 @@ from mask2former.errors import UserError
 from mask2former.models.build import build_model
 from mask2former.structures import Categories
 
-FEW, MANY = 40, 500
+FEW, MANY = 20, 500
 MOST_SECONDS = 20.0  # of one file; they take some hundredths, but the machine may be busy
 MOST_MEMORY = 400 << 20  # bytes, by which damaged files may raise the peak
 # Lengths, counts and indices that a damaged header may claim.

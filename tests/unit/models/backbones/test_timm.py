@@ -265,7 +265,7 @@ def test_published_models_are_not_probed(monkeypatch: pytest.MonkeyPatch) -> Non
         ),
         ({"checkpoint_path": "x.pth"}, "leave 'checkpoint_path' out of its kwargs"),
         ({"pretrained_cfg": {"file": "x.pth"}}, "leave 'pretrained_cfg' out of its kwargs"),
-        ({"in_chans": 4}, "leave 'in_chans' out of its kwargs: images have three channels"),
+        ({"in_chans": 4}, "leave 'in_chans' out of its kwargs: images have as many channels as model"),
         ({"num_classes": 10}, "leave 'num_classes' out of its kwargs"),
         ({"features_only": False}, "leave 'features_only' out of its kwargs"),
         ({"out_indices": [1, 2, 3, 4]}, "leave 'out_indices' out of its kwargs"),
