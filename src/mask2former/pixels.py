@@ -659,7 +659,11 @@ def chosen_bands(values: Shaped[np.ndarray, "H W *N"], bands: Bands, name: str) 
             f"{has}, and band {max(bands)} is to be read; set bands to {len(bands)} numbers from 1 to {count}, as in "
             "training, or give it images of as many bands"
         )
-    return values if bands == tuple(range(1, count + 1)) else values[..., [number - 1 for number in bands]]
+    if bands == tuple(range(1, count + 1)):
+        return values
+    size = values[..., 0].nbytes * len(bands)
+    check_limit(f"{name} has bytes in the bands that are read:", size, limits.IMAGE_BYTES, "cut it into parts")
+    return values[..., [number - 1 for number in bands]]
 
 
 def bands_of_pillow(

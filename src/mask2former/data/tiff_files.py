@@ -200,6 +200,8 @@ def _read(
         note("images with several pages, frames or planes, of which only the first is read", f"'{name}' ({total})")
     if absent := sum(not size for size in page.databytecounts):
         note("TIFF files with tiles that are not stored, which are empty", f"'{name}' ({absent})")
+    if bands is not None:  # others are refused before they are decoded
+        chosen_bands(np.empty((1, 1, page.samplesperpixel), np.bool_), bands, f"'{name}'")
     if plane:
         values = _plane(file, page, plane, name)
     else:
@@ -245,8 +247,7 @@ def _pages_as_bands(file: tifffile.TiffFile, first: tifffile.TiffPage, total: in
                 "pages are no bands of it; save it with its bands in one page"
             )
         found.append(_read(file, page, plane, name, None, 1))
-    axes = file.series[0].axes if len(file.series) == 1 else ""
-    if axes.strip("YX") != "C":
+    if _stated_channels(first.description) != total:
         note(
             "TIFF files of one band whose pages are taken as bands, since the model takes several",
             f"'{name}' ({total} pages)",
@@ -257,6 +258,12 @@ def _pages_as_bands(file: tifffile.TiffFile, first: tifffile.TiffPage, total: in
         values=np.dstack([one.values for one in found]),
         missing=np.dstack(missing) if len(missing) == len(found) else None,
     )
+
+
+def _stated_channels(description: str) -> int | None:
+    """How many channels ImageJ or OME say that there are. tifffile would open other files, which OME may name."""
+    found = re.search(r'^ImageJ=(?s:.)*?^channels=(\d{1,4})$|SizeC="(\d{1,4})"', description, re.MULTILINE)
+    return None if found is None else int(found[1] or found[2])
 
 
 def _plane(file: tifffile.TiffFile, page: tifffile.TiffPage, plane: int, name: str) -> np.ndarray:

@@ -7,6 +7,7 @@ import os
 import numpy as np
 
 from mask2former.files import write_whole
+from mask2former.pixels import displayed
 from mask2former.results_io.class_masks import file_names
 from mask2former.results_io.writing import ReadImage, ResultFolder, file_stem, png_of
 from mask2former.structures.categories import Categories
@@ -31,7 +32,7 @@ class CutoutFiles(ResultFolder):
     def add(self, image_id: int | str, result: Segmentation) -> None:
         """Write the cut-outs of one image; those of an earlier result go."""
         self.once(image_id)
-        folder, image = self.path / file_stem(image_id), self.read(image_id)
+        folder, image = self.path / file_stem(image_id), displayed(self.read(image_id))
         for old in folder.glob("*.png"):
             old.unlink()
         for item in result:

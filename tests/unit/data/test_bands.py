@@ -72,7 +72,7 @@ def test_pages_are_bands_where_several_are_wanted_and_that_is_noted(tmp_path: Pa
     np.testing.assert_array_equal(first, FIVE[..., :1])
     assert "only the first is read" in notes
     np.testing.assert_array_equal(read_image(ImagePage(path, 3), bands=1), FIVE[..., 2:3])
-    with pytest.raises(UserError, match=r"page 3\)' has 1 band, and the model takes 5"):
+    with pytest.raises(UserError, match=r"a\.tif.* has 1 band, and the model takes 5"):
         read_image(ImagePage(path, 3), bands=5)
     with pytest.raises(UserError, match="has 5 bands, and the model takes 4; choose 4 by their numbers"):
         read_image(path, bands=4)
@@ -215,8 +215,18 @@ def test_one_or_two_bands_are_drawn_grey_and_others_as_the_first_three(count: in
     np.testing.assert_array_equal(displayed(FIVE[..., :count]), FIVE[..., expected])
 
 
-def test_pages_beyond_the_limit_of_bytes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bands_beyond_the_limit_of_bytes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(tmp_path, np.zeros((5, H, W), np.uint8), photometric="minisblack", compression="zlib")
     monkeypatch.setattr(tiff_files.limits, "IMAGE_BYTES", 4 * H * W)
     with pytest.raises(UserError, match="bytes of pixels in its pages"):
         read_image(path, bands=(5, 1))
+    with pytest.raises(UserError, match="bytes in the bands that are read"):
+        read_image(FIVE, bands=(1, 1, 1, 1, 1))
+
+
+def test_channels_that_ome_says_lie_in_other_files_are_those_of_this_one(tmp_path: Path) -> None:
+    text = '<OME><Image><Pixels SizeC="5" SizeZ="1"><TiffData><UUID FileName="../a.tif"/></TiffData></Pixels></Image>'
+    path = written(tmp_path, FIVE.transpose(2, 0, 1), "a.ome.tif", description=f"{text}</OME>", metadata=None, **GREY)
+    found, notes = shown(path, bands=5)
+    np.testing.assert_array_equal(found, FIVE)
+    assert notes == ""

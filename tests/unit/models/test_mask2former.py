@@ -21,7 +21,7 @@ NUM_CLASSES = 4
 
 
 def small(
-    backbone: str, position_encoding: str = "2d", num_layers: int = 4, **normalisation: tuple[float, float, float]
+    backbone: str, position_encoding: str = "2d", num_layers: int = 4, **normalisation: tuple[float, ...]
 ) -> Mask2Former:
     config = ModelConfig(
         backbone=BACKBONES[backbone],
@@ -47,6 +47,24 @@ def random_image(height: int, width: int, frames: int | None = None) -> Tensor:
     generator = torch.Generator().manual_seed(height * width)
     shape = (3, height, width) if frames is None else (frames, 3, height, width)
     return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("channels", [1, 5])
+def test_a_model_takes_as_many_channels_as_its_mean_has_numbers(backbone: str, channels: int) -> None:
+    mean, std = tuple(float(10 * number) for number in range(channels)), (40.0,) * channels
+    model = small(backbone, num_layers=2, pixel_mean=mean, pixel_std=std).eval()
+    assert (model.channels, model.info.inference.bands) == (channels, channels)
+    image = random_image(channels * 33, 70)[0].view(channels, 33, 70)
+    pixels = model.normalize([image])[0, 0]
+    torch.testing.assert_close(pixels[-1, :33, :70], (image[-1] - mean[-1]) / 40)
+    with torch.inference_mode():
+        plain, prepared = (one([image], aux_outputs=False) for one in (model, model.prepare_for_inference()))
+        others = model([image.flip(0)], aux_outputs=False)
+    torch.testing.assert_close(prepared.class_logits, plain.class_logits, atol=1e-4, rtol=1e-4)
+    assert torch.equal(others.class_logits, plain.class_logits) == (channels == 1)
+    with pytest.raises(UserError, match=rf"takes images of {channels} channels?, got 3; give it such"):
+        model([random_image(33, 70)])
 
 
 def test_images_are_normalised_and_then_padded_with_zeros() -> None:
