@@ -12,13 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mask2former import Criterion, Mask2Former
+from mask2former import Criterion, Mask2Former, Predictor
 from mask2former.analysis import count_flops
 from mask2former.checkpoints.convert import convert
 from mask2former.checkpoints.describe import describe_checkpoint
 from mask2former.checkpoints.formats.backbones import recognised_backbone, start_from_backbone
 from mask2former.config import ArchitectureConfig, ModelConfig, OptimConfig, TimmConfig, parse
 from mask2former.errors import UserError
+from mask2former.export import export
 from mask2former.models.build import build_model
 from mask2former.models.transformer_decoders import EncoderOnlyDecoder
 from mask2former.models.transformer_decoders.encoder_only import masked_shares
@@ -275,6 +276,16 @@ def test_it_starts_from_weights_of_timm(kind: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["dinov2", "dinov3"])
+def test_it_is_written_for_another_runtime(kind: str, tmp_path: Path) -> None:
+    written = export(small(kind).float(), tmp_path / "vit.onnx", size=(64, 96))
+    assert written.difference < 1e-4
+    predicted = Predictor.from_pretrained(written.path)(random_image(0, 50, 75, 3).numpy(), "panoptic")
+    assert predicted.ids.shape == (50, 75)
+
+
+@pytest.mark.slow
+@pytest.mark.unchecked
 def test_it_compiles_whole_and_is_exported_for_batches_of_any_length() -> None:
     model = small().float()
     image, decoder = random_image(0, 3, 64, 64), model.transformer_decoder
