@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from typing import Any, Literal
+from urllib.parse import quote
 
 import numpy as np
 
@@ -33,7 +34,8 @@ class LabelStudioFile(JsonList):
         path: where the file goes; missing folders are made.
         names: of the image files by the id of the image; without one it is the id.
         regions: ``brush`` or ``polygon``.
-        prefix: before the name of an image, for instance the address of a server or ``s3://bucket/``.
+        prefix: before the name of an image, for instance the address of a server or ``s3://bucket/``; in addresses
+            names are written with percent signs, as Label Studio writes those of its own storage.
         model: named as the version of the model.
     """
 
@@ -57,7 +59,8 @@ class LabelStudioFile(JsonList):
         prediction = {"model_version": self.model, "result": regions} | (
             {"score": float(np.mean(scores))} if scores else {}
         )
-        image = f"{self.prefix}{self.names.get(image_id, str(image_id))}"
+        name = self.names.get(image_id, str(image_id))
+        image = self.prefix + (quote(name) if self.prefix.startswith(("/", "http")) else name)
         self.append({"data": {"image": image}, "predictions": [prediction]})
 
     def _region(self, item: ResultItem) -> dict[str, Any]:

@@ -206,10 +206,10 @@ def test_regions_of_imagej_are_read_by_roifile(tmp_path: Path, make: Make) -> No
 def test_brush_strokes_are_decoded_as_label_studio_does(tmp_path: Path, make: Make) -> None:
     decode = pytest.importorskip("label_studio_brush_rle_rs").decode_rle
     result = make()
-    with LabelStudioFile(tmp_path / "tasks.json", {"a": "deep/a.jpg"}, model="m") as writer:
+    with LabelStudioFile(tmp_path / "tasks.json", {"a": "deep/a 1#.jpg"}, model="m") as writer:
         writer.add("a", result)
     [task] = json.loads((tmp_path / "tasks.json").read_text())
-    assert task["data"]["image"].endswith("?d=deep/a.jpg")
+    assert task["data"]["image"].endswith("?d=deep/a%201%23.jpg")  # as it writes those of its own storage
     regions = task["predictions"][0]["result"]
     for region, (name, mask) in zip(regions, _whole(result), strict=True):
         assert (region["type"], region["value"]["brushlabels"]) == ("brushlabels", [name])
@@ -228,9 +228,9 @@ def test_long_runs_of_a_large_brush_stroke_are_split() -> None:
 
 def test_polygons_of_label_studio_are_in_percent(tmp_path: Path) -> None:
     with LabelStudioFile(tmp_path / "tasks.json", regions="polygon", prefix="s3://bucket/") as writer:
-        writer.add("a.jpg", instances())
+        writer.add("a 1.jpg", instances())
     [task] = json.loads((tmp_path / "tasks.json").read_text())
-    assert task["data"]["image"] == "s3://bucket/a.jpg"
+    assert task["data"]["image"] == "s3://bucket/a 1.jpg"
     value = task["predictions"][0]["result"][0]["value"]
     points = np.array(value["points"])
     assert value["polygonlabels"] == ["cell, live & <well>"]
