@@ -182,7 +182,9 @@ def test_what_training_measured_is_measured_again_and_exported(data: Path, tmp_p
         assert main(["export", str(weights), str(file), "--size", f"{SIDE}x{SIDE}"]) == 0
         exported = Predictor.from_pretrained(file, instance_threshold=0.0, trust_code=True)
         np.testing.assert_allclose(exported(image, "instance").scores, found.scores, atol=1e-3)
-    assert main(["verify-export", str(file), "--against", str(weights), "--images", str(image), "--no-memory"]) == 0
+    words = ["verify-export", str(tmp_path / "model.onnx"), "--against", str(weights), "--no-memory"]
+    assert main([*words, "--images", str(image), "-t", "instance"]) == 0
+    assert main(words) == 2  # drawn scenes have no bands
 
 
 @pytest.mark.slow
