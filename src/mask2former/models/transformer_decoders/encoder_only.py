@@ -5,9 +5,9 @@ last the same head reads classes and masks. In training queries attend to patche
 alone, for a share of the queries that falls from all to none, block after block; so in inference there are no masks to
 attend by, and nothing is read but the last prediction.
 
-Reference: EoMT (Kerssies et al., Your ViT is Secretly an Image Segmentation Model, CVPR 2025), Sec. 3. When each share
-falls, that it is drawn for each query, that a query whose mask is empty attends everywhere, and what a clip is, is
-ours; ``docs/variants.md`` has the list.
+Reference: EoMT (Kerssies et al., Your ViT is Secretly an Image Segmentation Model, CVPR 2025), Sec. 3. That shares
+are drawn for each query, that a query whose mask is empty attends everywhere, and what a clip is, is ours;
+``docs/variants.md`` has the list.
 """
 
 from __future__ import annotations
