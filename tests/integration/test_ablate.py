@@ -11,7 +11,7 @@ import yaml
 from runs import config_of, run_values
 
 from mask2former.cli import main
-from mask2former.config import RunConfig, StandardDecoderConfig, leaves, parse
+from mask2former.config import NoPixelDecoderConfig, RunConfig, StandardDecoderConfig, leaves, parse
 from mask2former.errors import UserError
 from mask2former.recipes import ABLATIONS, PARTS, SINCE, ablated
 from mask2former.training.ablate import BASELINE, AblationRow, ablate, scenes_base
@@ -112,6 +112,7 @@ def test_parts_are_as_wide_as_those_that_they_replace(row: str) -> None:
     run = ablated(base, PARTS[row])
     assert RunConfig.model_validate(run.model_dump(mode="json")) == run
     before, model = base.model, run.model
+    assert not isinstance(model.pixel_decoder, NoPixelDecoderConfig)
     assert (model.pixel_decoder.dim, model.pixel_decoder.mask_dim) == (128, 128)
     assert model.pixel_decoder.name != before.pixel_decoder.name
     if row == "maskformer-decoder":

@@ -195,7 +195,7 @@ def test_frames_of_a_folder_are_read_likewise(tmp_path: Path) -> None:
     for part in (*PARTS, SKIPPED):
         assert re.search(part, found), found
     frames = open_frames(folder)
-    frames.value_range = (0, 4095)
+    frames.reading = {"value_range": (0, 4095)}
     darkest = min(int(frame.image.max()) for frame in frames)
     assert darkest == round(1023 / 4095 * 255)
 

@@ -37,6 +37,11 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+def body(model: Mask2Former) -> Any:
+    """timm's model."""
+    return model.backbone.body
+
+
 def values(kind: str = "dinov2", **decoder: Any) -> dict[str, Any]:
     model, kwargs = KINDS[kind]
     return {
@@ -109,14 +114,14 @@ def test_without_queries_the_tokens_are_those_of_timm(kind: str) -> None:
     """The blocks that take queries do to the others what timm's do, rotary positions included."""
     model = shared(kind)
     pixels = model.normalize([random_image(0, 3, 64, 96)]).flatten(0, 1)
-    patch = model.backbone.body.patch_embed.patch_size[0]  # pyright: ignore[reportAttributeAccessIssue]
+    patch = body(model).patch_embed.patch_size[0]
     with torch.no_grad():
         features = model.backbone(pixels)
         tokens = torch.cat((features.prefix, features.patches), 1)
         for index, block in enumerate(features.blocks):
             tokens = block(tokens) if features.ropes is None else block(tokens, rope=features.ropes[index])
         seen = pixels if patch == 16 else F.interpolate(pixels, (56, 84), mode="bilinear", antialias=True)
-        expected = model.backbone.body.forward_features(seen)  # pyright: ignore[reportCallIssue]
+        expected = body(model).forward_features(seen)
     assert features.grid == (4, 6)
     torch.testing.assert_close(features.norm(tokens), expected, rtol=0, atol=1e-9)
 
@@ -133,7 +138,7 @@ def test_shares_fall_one_after_the_other() -> None:
 def seen_masks(model: Mask2Former, image: Tensor) -> list[Tensor | None]:
     """What blocks are given as masks in training."""
     found: list[Tensor | None] = []
-    blocks = model.backbone.body.blocks[-BLOCKS:]  # pyright: ignore[reportAttributeAccessIssue,reportIndexIssue]
+    blocks = body(model).blocks[-BLOCKS:]
     hooks = [
         block.register_forward_pre_hook(lambda *given: found.append(given[2]["attn_mask"]), with_kwargs=True)
         for block in blocks
@@ -149,13 +154,14 @@ def test_queries_attend_inside_the_mask_read_before_for_the_share_of_the_time() 
     model, image = small(), random_image(1, 3, 64, 64)
     decoder = model.transformer_decoder
     assert isinstance(decoder, EncoderOnlyDecoder)
-    prefix = model.backbone.body.num_prefix_tokens  # pyright: ignore[reportAttributeAccessIssue]
+    prefix = body(model).num_prefix_tokens
     assert seen_masks(model, image) == [None, None]  # in inference, whatever the progress
     model.train()
     assert not any(mask.any() for mask in seen_masks(model, image) if mask is not None)  # told nothing, it masks none
     decoder.set_progress(0)
     with torch.no_grad():
         output = model([image])
+    outside = torch.empty(0)
     for depth, mask in zip(output.aux_outputs, seen_masks(model, image), strict=True):
         assert mask is not None
         queries = mask[0, 0, prefix : prefix + QUERIES]
@@ -307,6 +313,7 @@ def test_it_compiles_whole_and_is_exported_for_batches_of_any_length() -> None:
 
         def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
             output = self.model.forward_normalized(pixels, aux_outputs=False)
+            assert isinstance(output, MaskOutput)
             return output.class_logits, output.mask_logits
 
     model.eval()

@@ -155,7 +155,8 @@ class TimmBackbone(nn.Module):
         self.joint_blocks = joint_blocks
         if joint_blocks:
             body = _transformer(model, options, joint_blocks)
-            self.channels, self._patch = (int(body.num_features),), int(body.patch_embed.patch_size[0])
+            self.channels: tuple[int, ...] = (int(body.num_features),)
+            self._patch = int(body.patch_embed.patch_size[0])
             self.strides, self._channels_last = (_ONE_STRIDE,), False
             self.body = body
             return
