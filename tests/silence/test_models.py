@@ -55,7 +55,7 @@ def train(folder: Path, **changes: Any) -> int:
         (TIMM | {"model": "test_vit"}, "maps of strides [4, 8, 16, 32] are needed"),
         (TIMM | {"model": "hf_hub:owner/name"}, "expected the name of an architecture"),
         (RESNET | {"kwargs": {"pretrained": True}}, "named by model.init (model.init=timm/test_resnet.TAG, or a file)"),
-        (RESNET | {"kwargs": {"in_chans": 4}}, "images have three channels"),
+        (RESNET | {"kwargs": {"in_chans": 4}}, "images have as many channels as model"),
         (RESNET | {"kwargs": {"nonsense": 1}}, "timm could not make it"),
         ({"name": "swin", "embed_dim": 10, "num_heads": [1, 3, 4, 8]}, "must be a multiple of its num_heads 3"),
     ],

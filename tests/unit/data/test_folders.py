@@ -69,7 +69,7 @@ def test_no_reader_leaves_out_a_folder_that_cannot_be_read(tmp_path: Path, lock:
         with pytest.raises(UserError, match=r"the folder '.*more' cannot be read \(Permission denied\), so that"):
             read()
     (tmp_path / "data.yaml").unlink()
-    with pytest.raises(UserError, match=r"the folder '.*deep' cannot be read"):
+    with pytest.raises(UserError, match=r"the folder '.*(deep|more)' cannot be read"):
         infer_format(tmp_path)
 
 
