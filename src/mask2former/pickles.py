@@ -62,10 +62,11 @@ class Array:
     """Stands for an ndarray that is rebuilt by its state.
 
     Attributes:
-        array: its numbers or texts; of an array of objects the list of these, which are stand-ins in turn.
+        array: its numbers or texts; of an array of objects the list of these, which are stand-ins in turn; None before
+            its state was given, and in damaged pickles for ever.
     """
 
-    array: np.ndarray[Any, Any] | list[Any]
+    array: np.ndarray[Any, Any] | list[Any] | None = None
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, dtype, is_fortran, data = state
@@ -181,6 +182,8 @@ def text_of(value: Any = "") -> str:
     """Text of text or of a number; of anything else it could be endless."""
     if not isinstance(value, str | int | float):
         raise PickleRefused(f"a {type(value).__name__} as text")
+    if isinstance(value, int) and not -limits.PICKLE_KEY < value < limits.PICKLE_KEY:
+        raise pickle.UnpicklingError("a number of too many digits as text")
     return str(value)
 
 
@@ -320,11 +323,21 @@ def _check_call(unpickler: Any) -> None:
     function, arguments = unpickler.stack[-2:]
     if not isinstance(function, Door) or not isinstance(arguments, tuple):
         raise PickleRefused(f"a call of a {type(function).__name__}")
+    unpickler.budget.spend(len(arguments))
     for argument in arguments:
         if isinstance(argument, str | bytes | bytearray):
             unpickler.budget.spend(copied=len(argument))
         elif isinstance(argument, list | tuple | dict | set | frozenset):
             unpickler.budget.spend(len(argument))
+
+
+def _check_state(unpickler: Any) -> None:
+    """It would set attributes on whatever lies on the stack, functions included. Texts become bytes of an array."""
+    kept, state = unpickler.stack[-2:]
+    _check_is(kept, (_Mapping, _Dtype, Array, _Skipped))
+    for value in state if isinstance(state, tuple) else ():
+        if isinstance(value, str):
+            unpickler.budget.spend(copied=len(value))
 
 
 def _check_made(unpickler: Any) -> None:
@@ -348,8 +361,7 @@ _CHECKS: dict[bytes, Callable[[Any], None]] = {
     pickle.FROZENSET: _check_set,
     pickle.REDUCE: _check_call,
     pickle.NEWOBJ: _check_made,
-    # It would set attributes on whatever lies on the stack, functions included.
-    pickle.BUILD: lambda unpickler: _check_is(unpickler.stack[-2], (_Mapping, _Dtype, Array, _Skipped)),
+    pickle.BUILD: _check_state,
 }
 _UNUSED = (pickle.INST, pickle.OBJ, pickle.NEWOBJ_EX, pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.PERSID,
            pickle.NEXT_BUFFER, pickle.READONLY_BUFFER)  # fmt: skip

@@ -25,6 +25,7 @@ from mask2former import limits
 from mask2former.errors import UserError
 from mask2former.limits import check_limit
 from mask2former.notes import note
+from mask2former.text import printable
 
 __all__ = [
     "CHOSEN_PAGE",
@@ -642,6 +643,11 @@ def chosen_bands(values: Shaped[np.ndarray, "H W *N"], bands: Bands, name: str) 
     Raises:
         UserError: it has more or fewer, or not those.
     """
+    numbers = bands if isinstance(bands, tuple) else (bands,)
+    if not numbers or not all(type(number) is int and number >= 1 for number in numbers):
+        raise UserError(
+            f"bands must be numbers of bands, from 1, or how many bands images have, got {printable(repr(bands), 60)}"
+        )
     values = values[..., None] if values.ndim == 2 else values
     count = values.shape[2]
     has = f"{name} has {count} band{'s' * (count != 1)}"
@@ -686,7 +692,7 @@ def bands_of_pillow(
             f"'{name}' has {why} read here; save it as TIFF, and give its path (pip install 'mask2former[microscopy]' "
             "reads such files)"
         )
-    if given == 1 and image.mode != "P":  # which grey is made of, in whatever type
+    if given == 1 and image.mode not in ("P", "L"):  # which grey is made of, in whatever type
         grey = rgb_of_pillow(image, name, value_range=value_range, exif=exif)[..., :1]
         return np.ascontiguousarray(chosen_bands(grey, bands, f"'{name}'"))
     turn = orientation(image)

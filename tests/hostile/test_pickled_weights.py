@@ -95,6 +95,29 @@ PICKLES: dict[str, bytes] = {
     + b"".join(b"\x8a\x10" + ((2**61 - 1) * at).to_bytes(16, "little", signed=True) for at in range(1, 60_000))
     + b"\x90",
     "a number of a million bytes as a key": as_key(b"\x8b" + struct.pack("<i", 1 << 20) + b"\x7f" * (1 << 20)),
+    "a long number as text, often": b"(\x8b"
+    + struct.pack("<i", 1700)
+    + b"\x7f" * 1700
+    + b"\x94"
+    + b"h\x00" * 100_000
+    + b"t\x940]("
+    + b"cpathlib\nPosixPath\nh\x01R" * 3
+    + b"e",
+    "long arguments, often": b"("
+    + b"N" * 150_000
+    + b"t\x94"
+    + b"cnumpy.core.multiarray\n_reconstruct\n\x94"
+    + b"]("
+    + b"h\x01h\x00R" * 20_000
+    + b"e",
+    "a text as the state of many arrays": text("a" * (1 << 20))
+    + b"\x94(K\x01(J"
+    + struct.pack("<i", 1 << 20)
+    + b"t"
+    + FLOAT
+    + b"\x89h\x00t\x94cnumpy.core.multiarray\n_reconstruct\n\x94]("
+    + b"h\x02)Rh\x01b" * 1000
+    + b"e",
     "a number of a million digits": b"I" + b"9" * 1_000_000 + b"\n",
     "text copied without end": text("x" * (1 << 20))
     + b"\x94"
@@ -201,7 +224,17 @@ def test_pickles_in_archives(name: str, container: Callable[[bytes], bytes], tmp
     attacked(tmp_path / "weights.pth", container(PICKLES[name]), limited)
 
 
-@pytest.mark.parametrize("name", ["doubled tuples as an entry", "mappings without end", "more bytes than there are"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "doubled tuples as an entry",
+        "mappings without end",
+        "more bytes than there are",
+        "a long number as text, often",
+        "long arguments, often",
+        "a text as the state of many arrays",
+    ],
+)
 def test_pickles_in_arrays(name: str, tmp_path: Path, limited: Any) -> None:
     header = b"{'descr': '|O', 'fortran_order': False, 'shape': (), }\n"
     path = tmp_path / "a_seg.npy"

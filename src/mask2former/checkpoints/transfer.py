@@ -153,7 +153,8 @@ def check_settings(model: ModelConfig, source: ModelInfo, name: str, *, partial:
             for key, value in explicit.items()
             if key not in allowed and value != getattr(theirs, key)
         ]
-    has_others = source.architecture is not None and model.channels != source.architecture.channels
+    says_channels = "pixel_mean" in model.model_fields_set  # if not, they come from the weights
+    has_others = says_channels and source.architecture is not None and model.channels != source.architecture.channels
     if has_others and model.init_channels == "same":
         raise UserError(_other_channels(name, source.inference.channels, model.channels))
     for key in _NORMALISATION if source.architecture is not None and not has_others else ():
@@ -334,8 +335,9 @@ def with_own_channels(
 ) -> list[str]:
     """Fit the first convolution in ``state`` to images of another number of channels, in place; a phrase, if it was.
 
-    Its weights are repeated from channel to channel and multiplied by ``there / here``, or, for one channel, summed, so
-    that what it computes of equal channels stays what it was.
+    Its weights are repeated from channel to channel and multiplied by ``there / here``, or, for one channel, summed.
+    What it computes of channels with equal values stays what it was where ``here`` is 1 or a multiple of ``there``, and
+    about that otherwise.
 
     Args:
         own: the entries of the model.

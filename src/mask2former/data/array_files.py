@@ -81,7 +81,8 @@ def _map_of(values: Any, file: ImageFile) -> Int32[np.ndarray, "H W"]:
             raise UserError(
                 f"'{file}' holds {listed(list(values)) or 'nothing'}; expected 'masks', as in Cellpose's _seg.npy"
             )
-        values = values["masks"].array if isinstance(values["masks"], Array) else None
+        values = values["masks"]
+        values = values.array if isinstance(values, Array) else values
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "bui":
         kind = f"numbers of the type {values.dtype}" if isinstance(values, np.ndarray) else f"a {type(values).__name__}"
         raise UserError(f"'{file}' holds {kind}; expected one whole number for each pixel")

@@ -262,8 +262,9 @@ def _pages_as_bands(file: tifffile.TiffFile, first: tifffile.TiffPage, total: in
 
 def _stated_channels(description: str) -> int | None:
     """How many channels ImageJ or OME say that there are. tifffile would open other files, which OME may name."""
-    found = re.search(r'^ImageJ=(?s:.)*?^channels=(\d{1,4})$|SizeC="(\d{1,4})"', description, re.MULTILINE)
-    return None if found is None else int(found[1] or found[2])
+    pattern = r"^channels=(\d{1,4})$" if description.startswith("ImageJ=") else r'SizeC="(\d{1,4})"'
+    found = re.search(pattern, description, re.MULTILINE)
+    return None if found is None else int(found[1])
 
 
 def _plane(file: tifffile.TiffFile, page: tifffile.TiffPage, plane: int, name: str) -> np.ndarray:

@@ -360,5 +360,6 @@ def test_the_bands_of_a_source_go_with_its_channels() -> None:
     own = ModelConfig.model_validate({"pixel_mean": [9], "pixel_std": [9], "init_channels": "repeat"})
     assert with_settings_of(own, source, "it").inference.bands == 1
     check_settings(own, source, "it", partial=False)
+    check_settings(ModelConfig(), source, "it", partial=False)  # which says nothing of channels
     with pytest.raises(UserError, match="it takes images of 5 channels and the run has 1"):
         check_settings(own.model_copy(update={"init_channels": "same"}), source, "it", partial=True)

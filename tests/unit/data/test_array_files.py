@@ -64,7 +64,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "beyond 32 bits": (np.array([[1 << 40]]), "expected numbers from 0 to 2147483647"),
     "other things": (as_object({"flows": 1, "img": 2}), "holds flows, img; expected 'masks'"),
     "no mapping": (as_object([1, 2]), "holds a list"),
-    "masks that are no array": (as_object({"masks": [[1]]}), "holds a NoneType"),
+    "masks that are no array": (as_object({"masks": [[1]]}), "holds a list"),
     "objects": (np.array([[{}, None]], dtype=object), "it holds an array of objects"),
     "a program": (as_object({"masks": IDS, "filename": _Program()}), "asks for posix.system.*nothing was executed"),
     "records": (np.zeros(3, [("a", "<i4"), ("b", "<f4")]), "type"),

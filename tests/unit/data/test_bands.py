@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,25 @@ def test_other_bands_than_a_file_or_an_array_has_are_refused(tmp_path: Path, ban
         read_image(written(tmp_path, FIVE, **CONTIG), bands=bands)
     with pytest.raises(UserError, match=message.replace("'.*a.tif'", r"the array of shape \(24, 40, 5\)")):
         read_image(FIVE, bands=bands)
+
+
+@pytest.mark.parametrize("bands", [(0, 1), (-1,), (1.5,), (), "1", 0, True])
+def test_what_is_no_number_of_a_band_is_refused(bands: Any) -> None:
+    with pytest.raises(UserError, match=r"bands must be numbers of bands, from 1, or how many bands images have, got "):
+        read_image(FIVE, bands=bands)
+
+
+def test_a_transparent_value_of_a_grey_band_stays_what_it_is(tmp_path: Path) -> None:
+    grey = np.arange(16, dtype=np.uint8).reshape(4, 4)
+    Image.fromarray(grey).save(tmp_path / "t.png", transparency=7)
+    assert (read_image(tmp_path / "t.png", bands=1)[..., 0] == grey).all()
+
+
+def test_a_long_description_is_read_at_once(tmp_path: Path) -> None:
+    path = written(tmp_path, FIVE, **CONTIG, description="ImageJ=\n" * 20_000, metadata=None)
+    start = time.process_time()
+    assert read_image(path, bands=5).shape[2] == 5
+    assert time.process_time() - start < 5
 
 
 def test_values_of_all_bands_have_one_range_and_percentiles_are_of_each(tmp_path: Path) -> None:

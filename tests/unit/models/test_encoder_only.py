@@ -127,12 +127,12 @@ def test_without_queries_the_tokens_are_those_of_timm(kind: str) -> None:
 
 
 def test_shares_fall_one_after_the_other() -> None:
-    assert masked_shares(0, 2) == masked_shares(0.25, 2) == [1, 1]
+    assert masked_shares(0.0, 2) == masked_shares(0.25, 2) == [1, 1]
     first, second = masked_shares(0.375, 2)
     assert (first, second) == (pytest.approx(0.5**0.9), 1)
     assert masked_shares(0.5, 2) == [0, 1]
     assert masked_shares(0.625, 2) == [0, pytest.approx(0.5**0.9)]
-    assert masked_shares(0.75, 2) == masked_shares(1, 2) == [0, 0]
+    assert masked_shares(0.75, 2) == masked_shares(1.0, 2) == [0, 0]
 
 
 def seen_masks(model: Mask2Former, image: Tensor) -> list[Tensor | None]:
@@ -158,7 +158,7 @@ def test_queries_attend_inside_the_mask_read_before_for_the_share_of_the_time() 
     assert seen_masks(model, image) == [None, None]  # in inference, whatever the progress
     model.train()
     assert not any(mask.any() for mask in seen_masks(model, image) if mask is not None)  # told nothing, it masks none
-    decoder.set_progress(0)
+    decoder.set_progress(0.0)
     with torch.no_grad():
         output = model([image])
     outside = torch.empty(0)
@@ -189,7 +189,7 @@ def test_queries_attend_inside_the_mask_read_before_for_the_share_of_the_time() 
     always = outside.any(1)
     assert not counts[:, ~always].any()
     assert abs(counts[:, always].double().mean() - masked_shares(0.55, 2)[1]) < 0.15
-    decoder.set_progress(1)
+    decoder.set_progress(1.0)
     model.eval()
     last = run(model, [image])
     model.train()
@@ -201,7 +201,7 @@ def test_without_annealing_nothing_is_masked() -> None:
     model = small(mask_annealing=False).train()
     decoder = model.transformer_decoder
     assert isinstance(decoder, EncoderOnlyDecoder)
-    decoder.set_progress(0)
+    decoder.set_progress(0.0)
     assert seen_masks(model, random_image(1, 3, 64, 64)) == [None, None]
 
 
@@ -209,7 +209,7 @@ def test_all_of_it_learns_also_when_blocks_are_computed_again() -> None:
     model = small().train()
     decoder, image = model.transformer_decoder, random_image(1, 3, 64, 64)
     assert isinstance(decoder, EncoderOnlyDecoder)
-    decoder.set_progress(0)
+    decoder.set_progress(0.0)
     target = Target(torch.tensor([0, 2]), torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(0)) > 0.5)
     found = []
     for enable in (False, True):
@@ -344,6 +344,13 @@ def test_parts_that_do_not_go_together_are_refused(changes: dict[str, Any], mess
     [
         ("resnet18", {}, "joint_blocks are for plain vision transformers|is no plain vision transformer"),
         ("beit_base_patch16_224", {}, "joint_blocks are for plain vision|is no plain vision transformer"),
+        ("vit_tiny_patch16_224", TINY | {"dynamic_img_size": False}, "leave 'dynamic_img_size' and"),
+        ("vit_tiny_patch16_224", TINY | {"patch_drop_rate": 0.5}, "and all patches are needed"),
+        (
+            "vit_tiny_patch16_224",
+            TINY | {"patch_size": [16, 8]},
+            "has patches of .*joint_blocks are for square",
+        ),
         ("vit_tiny_patch16_224", TINY | {"depth": 2}, "has 2 blocks, and model.backbone.joint_blocks is 2"),
     ],
 )

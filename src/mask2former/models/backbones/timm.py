@@ -352,6 +352,11 @@ def _transformer(model: str, options: Mapping[str, Any], joint_blocks: int) -> A
     from timm.models.eva import Eva
     from timm.models.vision_transformer import VisionTransformer
 
+    if not options.get("dynamic_img_size", True) or options.get("patch_drop_rate"):
+        raise UserError(
+            f"backbone '{model}': leave 'dynamic_img_size' and 'patch_drop_rate' out of its kwargs: with joint_blocks "
+            "images have any size, and all patches are needed"
+        )
     try:
         body: Any = timm.create_model(
             model, **{"dynamic_img_size": True, **options}, num_classes=0, global_pool="token"
@@ -367,6 +372,11 @@ def _transformer(model: str, options: Mapping[str, Any], joint_blocks: int) -> A
         raise UserError(
             f"backbone '{model}' is no plain vision transformer whose blocks take masks, which joint_blocks are for; "
             "choose vit_*, deit3_* or eva02_*"
+        )
+    if len(set(body.patch_embed.patch_size)) > 1:
+        raise UserError(
+            f"backbone '{model}' has patches of {list(body.patch_embed.patch_size)} pixels; joint_blocks are for "
+            "square ones"
         )
     if joint_blocks >= len(body.blocks):
         raise UserError(
