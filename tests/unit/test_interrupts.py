@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -28,6 +29,7 @@ def test_a_signal_ends_a_wait_in_compiled_code() -> None:
         assert process.stdout is not None
         try:
             assert process.stdout.readline() == "waits\n"
+            time.sleep(0.5)  # it says so just before
             process.send_signal(signal.SIGTERM)
             assert process.wait(60) == 130
             assert process.stdout.read() == "said\n"
