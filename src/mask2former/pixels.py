@@ -692,7 +692,8 @@ def bands_of_pillow(
             f"'{name}' has {why} read here; save it as TIFF, and give its path (pip install 'mask2former[microscopy]' "
             "reads such files)"
         )
-    if given == 1 and image.mode not in ("P", "L"):  # which grey is made of, in whatever type
+    is_blended = image.mode in ("1", "L") and "transparency" in image.info  # where colours are wanted
+    if given == 1 and image.mode != "P" and not is_blended:  # which grey is made of, in whatever type
         grey = rgb_of_pillow(image, name, value_range=value_range, exif=exif)[..., :1]
         return np.ascontiguousarray(chosen_bands(grey, bands, f"'{name}'"))
     turn = orientation(image)
@@ -702,6 +703,8 @@ def bands_of_pillow(
         upright = upright.convert("RGBA" if upright.mode == "PA" or "transparency" in upright.info else "RGB")
     elif upright.mode in ("La", "RGBa"):
         upright = upright.convert("RGBA" if upright.mode == "RGBa" else "LA")
+    elif upright.mode == "1":
+        upright = upright.convert("L")
     return np.array(chosen_bands(np.asarray(upright), bands, f"'{name}'"), order="C")
 
 

@@ -110,6 +110,11 @@ def test_a_transparent_value_of_a_grey_band_stays_what_it_is(tmp_path: Path) -> 
     grey = np.arange(16, dtype=np.uint8).reshape(4, 4)
     Image.fromarray(grey).save(tmp_path / "t.png", transparency=7)
     assert (read_image(tmp_path / "t.png", bands=1)[..., 0] == grey).all()
+    Image.fromarray(grey > 8).save(tmp_path / "b.png", transparency=0)
+    assert (read_image(tmp_path / "b.png", bands=1)[..., 0] == np.where(grey > 8, 255, 0)).all()
+    deep = grey.astype(np.uint16) * 4000
+    Image.fromarray(deep).save(tmp_path / "d.png", transparency=28000)
+    assert read_image(tmp_path / "d.png", bands=1, value_range=(0, 65535))[1, 3, 0] == round(28000 / 257)
 
 
 def test_a_long_description_is_read_at_once(tmp_path: Path) -> None:
