@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from types import FrameType
 from typing import TypeVar
 
 __all__ = ["map_in_processes", "num_processors"]
@@ -41,30 +42,40 @@ def map_in_processes(
         return
     chunk = max(1, min(_LARGEST_CHUNK, len(jobs) // (4 * num_workers)))
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(num_workers, len(jobs)), context, initializer=_begin_worker) as pool:
-        try:
-            with _interrupts_held_back():
-                results = pool.map(work, jobs, chunksize=chunk)
-            yield from results
-        finally:  # also of a Ctrl-C that was held back, which comes before anybody reads results
-            pool.shutdown(wait=False, cancel_futures=True)
+    pool = ProcessPoolExecutor(min(num_workers, len(jobs)), context, initializer=_begin_worker)
+    try:
+        with _interrupts_held_back():
+            results = pool.map(work, jobs, chunksize=chunk)
+        yield from results
+    finally:  # also of a Ctrl-C that was held back, which comes before anybody reads results
+        # Once: leaving the pool as a context would shut it down again, and take the cancelling back.
+        pool.shutdown(cancel_futures=True)
 
 
 @contextlib.contextmanager
 def _interrupts_held_back() -> Generator[None, None, None]:
     """Ctrl-C comes afterwards, and never to processes that are started meanwhile.
 
-    They inherit this. Before :func:`_begin_worker` they import for a second, and would die with a
-    traceback.
+    They inherit that this thread gets none. Before :func:`_begin_worker` they import for a second, and would die with a
+    traceback. Here another thread may get it, upon which Python calls the handler in the main one; so that waits, too.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
+    came: list[tuple[int, FrameType | None]] = []
+    handler = signal.getsignal(signal.SIGINT)
+    is_handled = callable(handler) and threading.current_thread() is threading.main_thread()
+    if is_handled:
+        signal.signal(signal.SIGINT, lambda *given: came.append(given))
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if is_handled:
+            signal.signal(signal.SIGINT, handler)
+    if came and callable(handler):
+        handler(*came[0])
 
 
 def _begin_worker() -> None:

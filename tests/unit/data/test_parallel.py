@@ -49,7 +49,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX: one signal to a group of processes, as terminals send it")
-@pytest.mark.parametrize("wait", [0.15, 0.6])
+@pytest.mark.parametrize("wait", [0.01, 0.15, 0.6])
 def test_ctrl_c_while_workers_start_ends_them_without_their_tracebacks(tmp_path: Path, wait: float) -> None:
     script = tmp_path / "endless.py"
     script.write_text(_ENDLESS.format(wait=wait))
