@@ -175,24 +175,35 @@ def test_a_run_whose_time_is_over_goes_on_where_it_was(
     assert rows[0] == rows[1]
 
 
-def test_a_part_of_the_data_is_held_back_and_evaluate_measures_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Without validation files; figures of the run and of ``evaluate --data run.yaml`` are the same."""
+def write_labels(folder: Path) -> dict[str, Any]:
+    """Eight scenes with their label maps; the data set's settings, without validation."""
     scenes = Scenes((48, 48), 0, 8)
     for index in range(len(scenes)):
         annotated = scenes.annotated(index)
         for kind, values in (("images", annotated.image), ("labels", class_map(annotated).astype(np.uint8))):
-            path = tmp_path / kind / f"{index}.png"
+            path = folder / kind / f"{index}.png"
             path.parent.mkdir(exist_ok=True)
             Image.fromarray(values).save(path)
-    (tmp_path / "names.txt").write_text("\n".join(scenes.categories.names))
-    files = {"images": str(tmp_path / "images"), "labels": str(tmp_path / "labels")}
-    dataset = {"name": "label-folder", "train": [files], "names": str(tmp_path / "names.txt")}
-    data = {"dataset": dataset, "batch_size": 2, "num_workers": 0, "validation": {"fold": "1 of 2"}}
+    (folder / "names.txt").write_text("\n".join(scenes.categories.names))
+    files = {"images": str(folder / "images"), "labels": str(folder / "labels")}
+    return {"name": "label-folder", "train": [files], "names": str(folder / "names.txt")}
+
+
+def semantic_run(output: Path, dataset: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a run of one step."""
+    data = {"dataset": dataset, "batch_size": 2, "num_workers": 0}
     evaluation = {"tasks": ["semantic"], "monitor": "semantic/mIoU", "interval": 1, "num_images": 0}
-    values = run_values(tmp_path / "run", data=data, evaluation=evaluation, trainer={**SHORT, "max_steps": 1})
+    values = run_values(output, data=data, evaluation=evaluation, trainer={**SHORT, "max_steps": 1})
     values["model"]["inference"] |= {"tasks": ["semantic"]}
+    return values
+
+
+def test_a_part_of_the_data_is_held_back_and_evaluate_measures_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without validation files; figures of the run and of ``evaluate --data run.yaml`` are the same."""
+    values = semantic_run(tmp_path / "run", write_labels(tmp_path))
+    values["data"]["validation"] = {"fold": "1 of 2"}
     run = finish(parse(RunConfig, values, "test"))
     assert re.search(r"note: data.validation: [2-6] of 8 images are for validation", run.shown)
     command = ["evaluate", str(run.result.model), "--data", str(run.folder / "run.yaml"), "--device", "cpu"]
@@ -205,6 +216,32 @@ def test_a_part_of_the_data_is_held_back_and_evaluate_measures_it(
     values["data"]["validation"] = {"fold": "2 of 2"}
     with pytest.raises(UserError, match=r"cannot resume .*data.validation.fold was 1 of 2 and is 2 of 2 now"):
         train(parse(RunConfig, values, "test"), resume=True)
+
+
+def test_all_data_are_for_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """``dataset.validation: []``: nothing is measured, and everything says so; left out, it is still an error."""
+    dataset = write_labels(tmp_path)
+    values = semantic_run(tmp_path / "run", dataset)
+    with pytest.raises(UserError, match=r"data\.dataset\.label-folder\.validation"):
+        parse(RunConfig, values, "test")
+    values["data"]["dataset"]["validation"] = []
+    run = finish(parse(RunConfig, values, "test"))
+    assert "note: there are no validation data, so nothing is measured and the last model is kept" in run.shown
+    assert "semantic/mIoU not measured" in str(run.result)
+    assert run.result.model.exists()
+    assert finish(parse(RunConfig, values, "test"), resume=True).result.model == run.result.model
+    capsys.readouterr()
+    file = str(run.folder / "run.yaml")
+    assert main(["evaluate", str(run.result.model), "--data", file, "--device", "cpu"]) == 2
+    assert "'label-folder' has no validation data (dataset.validation is [])" in capsys.readouterr().err
+    assert main(["evaluate", str(run.result.model), "--data", file, "--split", "train", "--device", "cpu"]) == 0
+    assert main(["check-data", file]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "there are no validation data, so nothing is measured" in shown
+    values["evaluation"]["patience"] = 3
+    values["output"] = str(tmp_path / "other")
+    with pytest.raises(UserError, match=r"patience 3 counts validations, and there are no validation data"):
+        train(parse(RunConfig, values, "test"))
 
 
 def test_thresholds_of_classes_are_stored_with_the_model_and_used_by_predict(

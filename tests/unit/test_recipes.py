@@ -8,6 +8,7 @@ import pytest
 
 from mask2former import recipes
 from mask2former.config import (
+    LabelFolderConfig,
     MaskedDecoderConfig,
     ModelConfig,
     PerPixelPlusConfig,
@@ -90,6 +91,17 @@ def test_our_runs_on_real_images_start_from_drawn_ones(name: str) -> None:
     assert (run.model.init, run.model.init_partial) == ("scenes-tiny", True)
     assert run.evaluation.tasks == run.model.inference.tasks
     assert RunConfig.model_validate(run.model_dump(mode="json")) == run
+
+
+def test_camvid_all_is_camvid_with_the_validation_images_among_those_of_training() -> None:
+    one, both = recipes.camvid(), recipes.camvid_all()
+    assert isinstance(one.data.dataset, LabelFolderConfig)
+    assert isinstance(both.data.dataset, LabelFolderConfig)
+    assert both.data.dataset.train == one.data.dataset.train + one.data.dataset.validation
+    assert not both.data.is_validated
+    data = {"data": one.data, "output": one.output}
+    assert both.model_copy(update=data) == one
+    assert RunConfig.model_validate(both.model_dump(mode="json")) == both
 
 
 def test_windows_of_nuclei_have_the_scale_of_their_training() -> None:

@@ -91,7 +91,7 @@ class CocoInstanceConfig(NamedFilesConfig):
 
     name: Literal["coco-instance"] = "coco-instance"
     train: tuple[CocoFiles, ...] = Field(min_length=1)
-    validation: tuple[CocoFiles, ...] = Field(min_length=1)
+    validation: tuple[CocoFiles, ...]
     missing_images: Literal["error", "skip"] = "error"  # annotated images whose file is not there
     missing_masks: Literal["error", "skip"] = "error"  # objects with a box but without a segmentation
     crowds: Literal["regions", "objects"] = "regions"  # objects: iscrowd is not heeded (CVAT sets it on painted masks)
@@ -110,7 +110,7 @@ class CocoPanopticConfig(NamedFilesConfig):
 
     name: Literal["coco-panoptic"] = "coco-panoptic"
     train: tuple[PanopticFiles, ...] = Field(min_length=1)
-    validation: tuple[PanopticFiles, ...] = Field(min_length=1)
+    validation: tuple[PanopticFiles, ...]
     task: Task = "panoptic"  # what is learned; instance: things alone, semantic: classes alone
     missing_images: Literal["error", "skip"] = "error"  # annotated images whose file is not there
 
@@ -136,7 +136,7 @@ class LabelFolderConfig(PairedFilesConfig):
 
     name: Literal["label-folder"] = "label-folder"
     train: tuple[LabelFolders, ...] = Field(min_length=1)
-    validation: tuple[LabelFolders, ...] = Field(min_length=1)
+    validation: tuple[LabelFolders, ...]
     # file with the classes: .txt (a name per line, from 0), or number and name (.txt, .json, .yaml, .csv), perhaps with
     # colours; or pascal_voc
     names: str
@@ -174,7 +174,7 @@ class IdMapsConfig(PairedFilesConfig):
 
     name: Literal["id-maps"] = "id-maps"
     train: tuple[IdMapFolders, ...] = Field(min_length=1)
-    validation: tuple[IdMapFolders, ...] = Field(min_length=1)
+    validation: tuple[IdMapFolders, ...]
     class_name: str = "object"  # of all objects, where there are no maps of classes
     names: str | None = None  # with maps of classes: their names file, whose first class is the background
     encoding: Literal["numbers", "colors"] = "numbers"  # of the maps of classes
@@ -199,7 +199,7 @@ class MaskFilesConfig(FilesConfig):
 
     name: Literal["mask-files"] = "mask-files"
     train: tuple[MaskFileFolders, ...] = Field(min_length=1)
-    validation: tuple[MaskFileFolders, ...] = Field(min_length=1)
+    validation: tuple[MaskFileFolders, ...]
     class_name: str = "object"  # of all objects
 
 
@@ -215,7 +215,7 @@ class ToolFilesConfig(NamedFilesConfig):
 
     name: Literal["labelme", "via", "cvat", "label-studio", "supervisely"]
     train: tuple[ToolFiles, ...] = Field(min_length=1)
-    validation: tuple[ToolFiles, ...] = Field(min_length=1)
+    validation: tuple[ToolFiles, ...]
     names: str | None = None  # file with the classes, as for label-folder; None: those that occur, sorted
     class_attribute: str | None = None  # of VIA, where regions have several attributes: the one that is the class
     missing_images: Literal["error", "skip"] = "error"  # annotated images whose file is not there
@@ -315,7 +315,7 @@ class ClipsConfig(ClipSampling, NamedFilesConfig):
 
     name: Literal["clips"] = "clips"
     train: tuple[ClipFiles, ...] = Field(min_length=1)
-    validation: tuple[ClipFiles, ...] = Field(min_length=1)
+    validation: tuple[ClipFiles, ...]
 
 
 class ClipFolders(Strict):
@@ -399,6 +399,11 @@ class DataConfig(Strict):
     # None: batch_size over the devices; smaller values accumulate; auto: as many as the memory holds, by its estimate
     batch_size_per_device: Batch | Literal["auto"] | None = None
     num_workers: int = Field(default=2, ge=0, le=limits.WORKERS)
+
+    @property
+    def is_validated(self) -> bool:
+        """Whether there are validation data; ``dataset.validation: []`` says that all data are for training."""
+        return self.validation is not None or getattr(self.dataset, "validation", None) != ()
 
     @model_validator(mode="before")
     @classmethod

@@ -81,12 +81,16 @@ def build_samples(
         reading: of the model (``value_range``, ``bands``), see :func:`~mask2former.data.images.read_image`.
 
     Raises:
-        UserError: files that are missing or broken.
+        UserError: files that are missing or broken, or no validation data.
     """
     if isinstance(config, ScenesConfig | SceneClipsConfig) and reading.get("bands") is not None:
         raise UserError(
             f"the data set '{config.name}' is drawn in red, green and blue, and the model takes bands "
             f"({reading.get('bands')}); choose a data set in files"
+        )
+    if split == "validation" and getattr(config, "validation", None) == ():
+        raise UserError(
+            f"the data set '{config.name}' has no validation data (dataset.validation is []); name some to measure on"
         )
     with collect_notes() as found:
         samples = _OPENERS[type(config)](config, split, filter_empty)

@@ -246,7 +246,8 @@ def check_dataset(
     same = is_divided or (
         getattr(config, "train", None) is not None and getattr(config, "train", 0) == getattr(config, "validation", 1)
     )
-    for split in _SPLITS[: 1 if same else 2]:
+    is_alone = not same and getattr(config, "validation", None) == ()
+    for split in _SPLITS[: 1 if same or is_alone else 2]:
         filter_empty = run is not None and run.data.filter_empty and not same and split == "train"
         samples, problems = open_split(config, split, filter_empty=filter_empty, **reading)
         # What is said of both in the same words is of one file, as the names file.
@@ -273,10 +274,12 @@ def check_dataset(
         if same and not is_divided:
             message = "the training data is used for it, so the metrics say nothing about other images"
             findings.append(Finding("validation", False, message))
+        if is_alone:
+            findings.append(Finding("validation", False, "there are no validation data, so nothing is measured"))
         known = opened.get("train", validation)
         findings += run_findings(run, None if known is None else known.categories, validation)
     findings += _leaks(digests, unit)
-    if same or len(opened) == 2:  # images of a split that cannot be read may lie there
+    if same or is_alone or len(opened) == 2:  # images of a split that cannot be read may lie there
         findings += unlisted_findings(opened)
     findings.sort(key=lambda finding: not finding.broken)
     return DataReport(splits, tuple(findings), task, num_queries, unit)

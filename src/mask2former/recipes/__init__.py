@@ -13,6 +13,7 @@ from mask2former.recipes.families import PROVIDERS, Provider, Recipe
 from mask2former.recipes.names import describe_names, recipe, recipe_names
 from mask2former.recipes.ours import (
     camvid,
+    camvid_all,
     nuclei,
     nuclei_end,
     nuclei_middle,
@@ -35,6 +36,7 @@ __all__ = [
     "Recipe",
     "ablated",
     "camvid",
+    "camvid_all",
     "describe_names",
     "nuclei",
     "nuclei_end",
@@ -57,6 +59,7 @@ _OURS: dict[str, Callable[[], RunConfig]] = {
     "nuclei-middle": nuclei_middle,
     "nuclei-end": nuclei_end,
     "camvid": camvid,
+    "camvid-all": camvid_all,
 }
 
 

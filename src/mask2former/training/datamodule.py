@@ -32,6 +32,7 @@ from mask2former.dataset_tools.requirements import (
     check_tasks,
     data_notes,
 )
+from mask2former.errors import UserError
 from mask2former.evaluation.cases import Case, Cases, match_classes
 from mask2former.structures.categories import Categories
 from mask2former.structures.samples import Batch
@@ -99,7 +100,9 @@ class DataModule(lightning.LightningDataModule):
 
     @cached_property
     def validation_set(self) -> Cases:
-        """Images or clips with ground truth, class indices being those of the training set; empty without annotations.
+        """Images or clips with ground truth, class indices being those of the training set.
+
+        Empty without annotations, and where all data are for training.
 
         Raises:
             UserError: the data have classes that the training set lacks, or no ground truth of a task.
@@ -107,10 +110,12 @@ class DataModule(lightning.LightningDataModule):
         tasks = self.config.evaluation.tasks
         reading = self.config.model.inference.reading
         samples = self._validation
-        if samples is None:
+        if self._is_all_trained:
+            samples = self.training_set.samples
+        elif samples is None:
             samples = build_split(self.config.data, "validation", **reading)
         check_tasks(self.config, CLIP_TASKS if isinstance(samples, ClipSet) else samples.tasks)
-        limit = None if samples.has_ground_truth else 0
+        limit = 0 if self._is_all_trained or not samples.has_ground_truth else None
         return Cases(samples, tasks, self.categories, self._class_map(samples.categories), limit)
 
     def _class_map(self, data: Categories) -> Int64[np.ndarray, " K"]:
@@ -127,11 +132,22 @@ class DataModule(lightning.LightningDataModule):
         cases = self.validation_set
         if self.is_measured:
             check_monitor(self.config, self.categories, cases.style)
-        self.notes += data_notes(self.training_set.samples, cases.samples)  # pyright: ignore[reportArgumentType]
+        patience = self.config.evaluation.patience
+        if self._is_all_trained and patience is not None:
+            raise UserError(
+                f"evaluation.patience {patience} counts validations, and there are no validation data "
+                "(data.dataset.validation is []); set it to null, or name validation data"
+            )
+        others = None if self._is_all_trained else cases.samples
+        self.notes += data_notes(self.training_set.samples, others)  # pyright: ignore[reportArgumentType]
+
+    @property
+    def _is_all_trained(self) -> bool:
+        return self._validation is None and not self.config.data.is_validated
 
     @property
     def is_measured(self) -> bool:
-        """Whether there are validation samples with ground truth; test sets of clips have none."""
+        """Whether there are validation samples with ground truth."""
         return self.num_validation > 0
 
     @property
@@ -188,9 +204,10 @@ class DataModule(lightning.LightningDataModule):
                     f"objects look {ratio:.1f} times as large as in training; short_edge=0 keeps the size of images"
                 )
         if not self.is_measured:
-            remarks.append(
-                "the validation clips have no annotations, so nothing is measured and the last model is kept"
+            reason = (
+                "there are no validation data" if self._is_all_trained else "the validation clips have no annotations"
             )
+            remarks.append(f"{reason}, so nothing is measured and the last model is kept")
         return remarks
 
     def train_dataloader(self) -> DataLoader:
