@@ -104,7 +104,7 @@ def filled_model(slug: str, dtype: torch.dtype = torch.float64) -> Mask2Former:
 @cache
 def _filled(slug: str) -> Mask2Former:
     with _Undrawn():
-        model = build_checked(recipes.recipe(slug).model, len(recipe_categories(slug))).double()
+        model = build_checked(recipes.recipe(slug).model, len(recipe_categories(slug)))
     model.categories = recipe_categories(slug)
     state = model.state_dict()
     left = {name for name, value in state.items() if value.is_floating_point()}

@@ -1,0 +1,16 @@
+"""What a file of tests keeps of models in float64, gigabytes, is let go after it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(scope="module", autouse=True)
+def emptied_caches(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Functions of the file remember nothing beyond it."""
+    yield
+    for value in vars(request.module).values():
+        if hasattr(value, "cache_clear"):
+            value.cache_clear()
