@@ -195,6 +195,7 @@ def test_backbones_of_runs(tmp_path: Path, limited: Any, monkeypatch: pytest.Mon
     assert outcome[:2] == ("returned", "[]"), outcome
 
 
+@pytest.mark.long
 def test_backbones_of_checkpoints(
     ours: Path, folder: Path, tmp_path: Path, limited: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -441,6 +442,7 @@ def test_configurations_in_python(text: str, limited: Any) -> None:
 # --- equal content, equal bytes --------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_written_twice_is_equal(ours: Path, tmp_path: Path) -> None:
     """Also in processes of their own, which hash strings otherwise."""
     import subprocess

@@ -26,6 +26,7 @@ pytestmark = [
 SHORT = {"trainer__max_steps": 2, "evaluation__tasks": ["panoptic", "semantic"]}
 
 
+@pytest.mark.long
 def test_rows_are_trained_measured_and_gone_on_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(run_values(tmp_path, **SHORT)))
     command = ["ablate", str(tmp_path / "run.yaml"), "-o", str(tmp_path / "all"), "--row", "attention-full"]

@@ -230,6 +230,7 @@ def test_help_and_import_load_nothing_heavy() -> None:
     _runs(code)
 
 
+@pytest.mark.long
 def test_a_predictor_is_imported_and_used_without_what_costs_seconds() -> None:
     """With ResNets, timm brings torchvision, and each of them ``torch._dynamo``; Swin does without."""
     code = """

@@ -28,6 +28,7 @@ SHORTER = [
 ]
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.usefixtures("small_overlays", "unpredicted_memory"),
     # Lightning's own: it uses a deprecated torch function, and advises more loader processes than a test wants.
     pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),

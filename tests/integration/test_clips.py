@@ -81,6 +81,7 @@ def write_clips(folder: Path, *, annotated: bool = True) -> dict[str, str]:
     return {"annotations": str(file), "frames": str(folder)}
 
 
+@pytest.mark.long
 def test_training_on_moving_scenes_measures_tracks_and_resumes(tmp_path: Path) -> None:
     dataset = {
         "name": "scene-clips",

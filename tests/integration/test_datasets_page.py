@@ -52,6 +52,7 @@ def _shrunk(values: dict[str, Any], output: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("default")  # Lightning gives advice as warnings
 def test_every_command_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

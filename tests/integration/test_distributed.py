@@ -23,6 +23,7 @@ from mask2former.training.run import train
 
 STEPS = 6
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),
     pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),

@@ -41,7 +41,7 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
-pytestmark = pytest.mark.usefixtures("small_overlays")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("small_overlays")]
 SWIN = SwinConfig(embed_dim=16, depths=(1, 1, 2, 1), num_heads=(1, 2, 2, 4), window_size=4)
 TASKS = ("panoptic", "instance", "semantic")
 SIZES = ((60, 90), (100, 40), (61, 91), (20, 20))  # of images: two share a batch, the last is smaller than a file takes

@@ -13,6 +13,7 @@ from mask2former.data.sample_sets import as_reader
 PAGE = Path(__file__).parents[2] / "docs" / "extend" / "dataset.md"
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.usefixtures("small_overlays", "unpredicted_memory"),
     pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),
     pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:DeprecationWarning"),

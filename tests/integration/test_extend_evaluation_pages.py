@@ -11,6 +11,8 @@ from PIL import Image
 
 from mask2former.data.datasets.scenes import Scenes
 
+pytestmark = pytest.mark.long
+
 PAGES = Path(__file__).parents[2] / "docs" / "extend"
 
 

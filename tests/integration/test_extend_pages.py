@@ -38,6 +38,7 @@ FEWER = {
 }
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.usefixtures("small_overlays", "unpredicted_memory"),
     pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),
     pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:DeprecationWarning"),

@@ -23,7 +23,7 @@ from mask2former.scenes import draw_scene
 
 PAGE = Path(__file__).parents[2] / "docs/image-formats.md"
 SIZE = 48
-pytestmark = pytest.mark.usefixtures("small_overlays")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("small_overlays")]
 
 
 def scene(seed: int) -> np.ndarray:

@@ -19,6 +19,7 @@ from mask2former.training.module import TrainingModule
 from mask2former.training.run import train
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.usefixtures("small_overlays", "unpredicted_memory"),
     # Lightning's own: it uses a deprecated torch function, and advises more loader processes than a test wants.
     pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),

@@ -19,6 +19,8 @@ from safetensors.torch import load_file
 
 from mask2former.training.run import train as _train  # noqa: F401  (before the forks)
 
+pytestmark = pytest.mark.long
+
 
 def train_on_two_ranks(run_file: Path, code: str, seconds: float = 120) -> tuple[int, str]:
     """Train after some code in each rank; the exit code, and what was printed."""

@@ -41,6 +41,7 @@ def test_demonstration_on_fresh_scenes(tmp_path: Path) -> None:
     assert report.sheet.exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("has_pyav", [True, False])
 def test_demonstration_on_a_fresh_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_pyav: bool) -> None:
     """A video where PyAV is installed, else an animation."""

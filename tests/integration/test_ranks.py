@@ -16,6 +16,8 @@ from mask2former.training import sharding
 from mask2former.training.ema import MovingAverage
 from mask2former.training.optim import build_optimizer
 
+pytestmark = pytest.mark.long
+
 
 def test_one_rank_without_targets(tmp_path: Path) -> None:
     """Both ranks take part in every reduction, and the result is the mean of what each would compute alone."""

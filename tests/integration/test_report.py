@@ -234,6 +234,7 @@ def _pixels(path: Path) -> np.ndarray:
         return np.asarray(image.convert("RGB")).astype(int)
 
 
+@pytest.mark.long
 def test_plot_draws_several_runs_and_one_that_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib", reason="needs the extra report")
     one, two = _write_run(tmp_path / "one"), _write_run(tmp_path / "two", seed=1, rows=90)

@@ -30,6 +30,8 @@ from mask2former.scenes import draw_scene
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 
+pytestmark = pytest.mark.long
+
 TOKEN = "of-sixteen-letters-or-more"
 CONFORMS = ("status_code", "content_type", "response_schema")
 

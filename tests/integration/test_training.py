@@ -97,6 +97,7 @@ def test_resumed_equals_uninterrupted(tmp_path: Path, finished_run: Finished) ->
     assert same_weights(finished_run.result.model, resumed.result.model)
 
 
+@pytest.mark.long
 @quick
 def test_ignoring_void_changes_a_run_only_where_there_is_some(
     tmp_path: Path, one_step: Finished, monkeypatch: pytest.MonkeyPatch
@@ -121,6 +122,7 @@ def test_ignoring_void_changes_a_run_only_where_there_is_some(
     assert any(not torch.equal(holes[0][name], holes[1][name]) for name in holes[0])
 
 
+@pytest.mark.long
 @quick
 def test_half_precision_starts_at_the_loss_of_full_precision_and_resumes_exactly(tmp_path: Path) -> None:
     def config(name: str, steps: int, precision: str = "fp16") -> RunConfig:
@@ -240,6 +242,7 @@ def test_out_of_memory_names_what_helps(tmp_path: Path, monkeypatch: pytest.Monk
         train(config_of(tmp_path / "run"))
 
 
+@pytest.mark.long
 @quick
 def test_a_half_precision_pixel_decoder_and_channels_last_change_little_and_resume_exactly(tmp_path: Path) -> None:
     def config(name: str, steps: int) -> RunConfig:
@@ -393,6 +396,7 @@ def test_another_run_is_not_overwritten(tmp_path: Path, one_step: Finished, monk
     assert not weights.exists()  # or it would look like the result of the new run
 
 
+@pytest.mark.long
 @quick
 def test_two_scenes_are_overfitted(tmp_path: Path) -> None:
     """The whole chain can learn: on two scenes the panoptic quality, about 89, passes 80; untrained it is 0."""

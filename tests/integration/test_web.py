@@ -34,6 +34,8 @@ from mask2former.errors import MissingExtraError, UserError
 from mask2former.scenes import draw_scene
 from mask2former.web import open_app, open_models, serve_page
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 FAST = 60  # seconds that anything may take on a busy machine
 

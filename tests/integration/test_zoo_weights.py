@@ -30,6 +30,8 @@ from mask2former.checkpoints.formats.original import original_names, recipe_cate
 from mask2former.checkpoints.zoo import packaged_zoo
 from mask2former.models.mask2former import Mask2Former
 
+pytestmark = pytest.mark.long
+
 TABLES: dict[str, Any] = json.loads(
     gzip.decompress((Path(__file__).parents[1] / "data" / "state_dicts.json.gz").read_bytes())
 )

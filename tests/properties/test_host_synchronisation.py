@@ -83,6 +83,7 @@ def on_a_fake_device(model: Mask2Former, mode: FakeTensorMode) -> Mask2Former:
     return model
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_the_network_never_waits(backbone: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton, "available", lambda: True)

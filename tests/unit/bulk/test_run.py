@@ -26,6 +26,8 @@ from mask2former.cli import main
 from mask2former.errors import FailedError, MissingExtraError, UserError
 from mask2former.scenes import draw_scene
 
+pytestmark = pytest.mark.long
+
 MODEL = "scenes-tiny"
 PAGE = Path(__file__).parents[3] / "docs" / "bulk.md"
 

@@ -134,6 +134,7 @@ def test_every_parameter_gets_a_gradient(backbone: str, position_encoding: str) 
     assert not without
 
 
+@pytest.mark.long
 @pytest.mark.unchecked
 @pytest.mark.parametrize("backbone", ["timm", "swin"])
 def test_evaluation_compiles_without_a_graph_break(backbone: str) -> None:

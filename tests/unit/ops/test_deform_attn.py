@@ -198,6 +198,7 @@ def test_exports_without_our_operators() -> None:
     assert_close([program.module()(*inputs)], [deformable_sampling(inputs[0], SHAPES, *inputs[1:])], 3e-6)
 
 
+@pytest.mark.long
 @needs_native
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # opcheck's own doing
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
@@ -423,6 +424,7 @@ def test_projections_that_disagree_are_refused(change) -> None:
         deformable_self_attention(value, SHAPES, projected, kernel="native")
 
 
+@pytest.mark.long
 @pytest.mark.unchecked  # opcheck passes symbolic sizes
 @needs_native
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # opcheck's own doing

@@ -14,6 +14,8 @@ import torch
 from mask2former.errors import UserError
 from mask2former.ops.deform_attn import deformable_sampling, triton
 
+pytestmark = pytest.mark.long
+
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="Triton is not installed; torch brings it on Linux with CUDA"
 )

@@ -58,6 +58,7 @@ def stored(path: Path) -> dict[str, Any]:
         return pickle.load(stream)["model"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("slug", "legacy_names"), REAL)
 def test_real_bytes_return_exactly(published: Any, tmp_path: Path, slug: str, legacy_names: bool) -> None:
     source = published.write(slug, tmp_path / "source.pkl", legacy_names=legacy_names)
