@@ -31,6 +31,7 @@ def test_without_a_compiler_the_build_goes_on_and_says_so(tmp_path: Path) -> Non
     assert run.stderr.count("CPU kernel not built, the slower torch operators will be used instead") == 1
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="no C compiler here")
 def test_with_a_compiler_there_is_a_library(tmp_path: Path) -> None:
     run, (library,) = build(

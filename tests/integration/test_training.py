@@ -282,7 +282,13 @@ _CLIPS = {**SCENE_CLIPS, "clip_length": 4, "image_size": [48, 64], "num_validati
             TASKS, _OTHER_SIZE, {}, {"trainer__precision": "bf16", "optim__ema_decay": 0.5}, marks=pytest.mark.slow
         ),
         pytest.param(["instance"], _TILES, {}, {}, marks=pytest.mark.slow),  # tiles are in the next one, too
-        (["instance"], {**_TILES, "diameter": 20.0, "non_overlapping": True}, _ONE_SCENE, {}),
+        pytest.param(
+            ["instance"],
+            {**_TILES, "diameter": 20.0, "non_overlapping": True},
+            _ONE_SCENE,
+            {},
+            marks=pytest.mark.long,
+        ),
         (["instance"], {"short_edge": 72, "long_edge": 200}, _CLIPS, {}),
     ],
 )

@@ -20,6 +20,7 @@ from mask2former.inference.tta import AugmentedPredictor, MultiScaleFlip
 from mask2former.structures import PixelPrediction
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.usefixtures("small_overlays", "unpredicted_memory"),
     pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),
     pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:DeprecationWarning"),

@@ -106,7 +106,6 @@ def two_threads() -> Iterator[None]:
 
 
 # In float64 all three are compared; the slow one differs from the first in its classes.
-@pytest.mark.long
 @pytest.mark.parametrize(
     "case", [pytest.param(case, marks=[pytest.mark.slow] if "cityscapes" in case else []) for case in IMAGE_CASES]
 )

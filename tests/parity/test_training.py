@@ -42,7 +42,6 @@ def targets_of(case: str, padded: tuple[int, int]) -> list[Target]:
     return targets
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("case", TRAINING)
 def test_published_steps(case: str) -> None:
     slug = golden.SLUGS[case]
@@ -86,7 +85,6 @@ def test_published_steps(case: str) -> None:
         np.testing.assert_allclose(value, arrays(case)[key], rtol=1e-4, atol=1e-6, err_msg=key)
 
 
-@pytest.mark.long
 def test_clips_of_a_training_step() -> None:
     """Targets as published, labels of the last frame included, and then losses and gradients of a whole step."""
     case = "train_video_r50_ytvis2019"

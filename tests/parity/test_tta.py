@@ -42,7 +42,6 @@ def test_the_views_are_the_published_images(augmentation: MultiScaleFlip, settin
         np.testing.assert_array_equal(ours, expected[number])
 
 
-@pytest.mark.long
 def test_averaged_scores_and_classes(augmentation: MultiScaleFlip, settings: InferenceConfig) -> None:
     image = arrays(CASE)["image"]
     predictor = Predictor(filled_model(SLUGS[CASE]), device="cpu", settings=settings)

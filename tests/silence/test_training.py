@@ -483,6 +483,7 @@ OTHERWISE: dict[str, tuple[str, Any]] = {
 
 
 # Slow: that these settings and data, too, start the search over is in tests/unit/training/test_resume.py.
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=[pytest.mark.slow] if name != "monitor" else []) for name in OTHERWISE],
@@ -606,6 +607,7 @@ def test_a_finished_run_that_went_on_for_a_while_is_no_longer_that_of_its_model(
     assert torch.equal(bias, best["state_dict"]["model.transformer_decoder.class_head.bias"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("path", "value", "stays"),
     [("evaluation.monitor", "instance/AR100", True), ("model.inference.max_instances", 7, False)],
