@@ -7,7 +7,8 @@ Each is trained from random weights on one thread for a budget of CPU time, as i
   the best validation loss; both thresholds by ``optimize_thresholds``.
 - Cellpose (``cellpose==3.1.1.3``, the last version that trains from scratch): SGD at 0.1 with a weight decay of
   0.0001, batches of 8 patches of 224x224, as many epochs of 32 images as fit the budget (measured on the first five),
-  so that its schedule of the rate ends within it; a size model; the threshold of the cell probability is chosen.
+  so that its schedule of the rate ends within it; a size model from 96 images; the threshold of the cell probability is
+  chosen. ``finish cellpose`` does what follows a training that was stopped after it.
 
 A seventh of the training images (whole groups of tiles) is held back for what they choose. Validation images are used
 by ``predict`` alone. ``measure`` needs numpy, scipy and pycocotools, and reads results in COCO's format of anybody.
@@ -171,13 +172,13 @@ def train_cellpose(data: Path, output: Path, seconds: float) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    learnt, held_back = parts_of_training(data)
+    learnt, _ = parts_of_training(data)
     start = time.process_time()
     images = [s.image for s in learnt]
     flows = dynamics.labels_to_flows([s.labels for s in learnt], device=torch.device("cpu"))
     output.mkdir(parents=True, exist_ok=True)
 
-    def fit(epochs: int) -> models.CellposeModel:
+    def fit(epochs: int) -> None:
         torch.manual_seed(0)
         model = models.CellposeModel(gpu=False, pretrained_model="", diam_mean=17.0)  # of its model for nuclei
         train.train_seg(
@@ -196,7 +197,6 @@ def train_cellpose(data: Path, output: Path, seconds: float) -> dict[str, Any]:
             save_path=str(output),
             model_name="model",
         )
-        return model
 
     prepared = time.process_time()
     fit(1)
@@ -206,46 +206,83 @@ def train_cellpose(data: Path, output: Path, seconds: float) -> dict[str, Any]:
     epochs = int((seconds - (prepared - start)) / each)
     print(f"{each:.0f} s an epoch: {epochs} epochs", flush=True)
     begun = time.process_time()
-    model = fit(epochs)
+    fit(epochs)
     used = time.process_time() - begun + prepared - start
+    trained = {"steps": 4 * epochs, "epochs": epochs, "core_hours": used / 3600}
+    (output / "trained.json").write_text(json.dumps(trained))
+    return {**trained, **finish_cellpose(data, output)}
+
+
+def finish_cellpose(data: Path, output: Path) -> dict[str, Any]:
+    """The size model of a trained model, and the threshold; not counted in its hours, as choices of others are not."""
+    import torch
+    from cellpose import models, train
+
+    torch.set_num_threads(1)
+    learnt, held_back = parts_of_training(data)
     path = output / "models" / "model"
+    model = models.CellposeModel(gpu=False, pretrained_model=str(path))
+    np.random.seed(0)
     train.train_size(
         model.net,
         str(path),
-        train_data=images,
-        train_labels=flows,
+        train_data=[s.image for s in learnt],
+        train_labels=[s.labels for s in learnt],
         channels=[0, 0],
         normalize=True,
         n_epochs=1,
+        nimg_per_epoch=96,
         batch_size=8,
     )
-    best = max(
-        (pooled([(segmented(s.image).labels, s.labels) for s in held_back], 0.5), value)
-        for value in CELL_PROBABILITIES
-        for segmented in [cellpose(output, value)]
-    )
+    found: dict[float, list[tuple[np.ndarray, np.ndarray]]] = defaultdict(list)
+    flows = _cellpose_flows(output)
+    for sample in held_back[::2]:
+        masks, _ = flows(sample.image)
+        for value in CELL_PROBABILITIES:
+            found[value].append((masks(value), sample.labels))
+    best = max((pooled(pairs, 0.5), value) for value, pairs in found.items())
     chosen = {"cell_probability": best[1], "pooled_held_back": best[0]}
     (output / "chosen.json").write_text(json.dumps(chosen))
-    return {"steps": 4 * epochs, "epochs": epochs, "core_hours": used / 3600, **chosen}
+    return chosen
 
 
-def cellpose(output: Path, cell_probability: float | None = None) -> Segment:
-    """The trained model, as a function of an image, with the chosen threshold or another."""
+Masks = Callable[[float], np.ndarray]
+
+
+def _cellpose_flows(output: Path) -> Callable[[np.ndarray], tuple[Masks, np.ndarray]]:
+    """The network's part: what gives instances above a threshold, and the probability of cells in each pixel."""
     import torch
-    from cellpose import models
+    from cellpose import dynamics, models
 
     torch.set_num_threads(1)
-    if cell_probability is None:
-        cell_probability = json.loads((output / "chosen.json").read_text())["cell_probability"]
     path = output / "models" / "model"
     model = models.CellposeModel(gpu=False, pretrained_model=str(path))
     sizes = models.SizeModel(model, pretrained_size=f"{path}_size.npy")
 
-    def segment(image: np.ndarray) -> Prediction:
+    def run(image: np.ndarray) -> tuple[Masks, np.ndarray]:
         diameter, _ = sizes.eval(image, channels=[0, 0])
-        labels, flows, _ = model.eval(image, channels=[0, 0], diameter=diameter, cellprob_threshold=cell_probability)
+        _, flows, _ = model.eval(image, channels=[0, 0], diameter=diameter, compute_masks=False)
+
+        def masks(value: float) -> np.ndarray:  # as eval() does it after its network
+            steps = int(200 * diameter / model.diam_mean)
+            return dynamics.resize_and_compute_masks(
+                flows[1], flows[2], niter=steps, cellprob_threshold=value, device=model.device
+            )
+
+        return masks, 1 / (1 + np.exp(-flows[2]))
+
+    return run
+
+
+def cellpose(output: Path) -> Segment:
+    """The trained model with the chosen threshold, as a function of an image."""
+    threshold = json.loads((output / "chosen.json").read_text())["cell_probability"]
+    flows = _cellpose_flows(output)
+
+    def segment(image: np.ndarray) -> Prediction:
+        masks, likely = flows(image)
+        labels = masks(threshold)
         count = int(labels.max())
-        likely = 1 / (1 + np.exp(-flows[2]))
         sums = np.bincount(labels.ravel(), likely.ravel(), count + 1)[1:]
         return Prediction(labels, sums / np.maximum(np.bincount(labels.ravel(), minlength=count + 1)[1:], 1))
 
@@ -348,11 +385,13 @@ def measure(data: Path, results: list[dict[str, Any]], score: float) -> dict[str
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     verbs = parser.add_subparsers(dest="verb", required=True)
-    for verb in ("train", "predict"):
+    for verb in ("train", "finish", "predict"):
         sub = verbs.add_parser(verb)
         sub.add_argument("peer", choices=("stardist", "cellpose"))
         sub.add_argument("data", type=Path)
         sub.add_argument("run", type=Path)
+        if verb == "finish":
+            continue  # of Cellpose, where the training was done and what follows was not
         if verb == "train":
             sub.add_argument("--hours", type=float, default=1.4, help="CPU time of training")
         else:
@@ -378,6 +417,10 @@ def main() -> None:
         train = {"stardist": train_stardist, "cellpose": train_cellpose}[arguments.peer]
         report = train(arguments.data, arguments.run, 3600 * arguments.hours)
         report["bytes"] = dict(_sizes(arguments.run))
+        (arguments.run / "training.json").write_text(json.dumps(report, indent=2, default=float) + "\n")
+    elif arguments.verb == "finish":
+        trained = json.loads((arguments.run / "trained.json").read_text())
+        report = {**trained, **finish_cellpose(arguments.data, arguments.run), "bytes": dict(_sizes(arguments.run))}
         (arguments.run / "training.json").write_text(json.dumps(report, indent=2, default=float) + "\n")
     elif arguments.verb == "predict":
         results, report = predict(
