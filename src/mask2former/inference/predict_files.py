@@ -277,7 +277,16 @@ def _images_of(jobs: Sequence[Job], predictor: Predictor, model: str) -> ImagesO
             note("images whose coordinates could not be read again", f"'{file}'")
             return None
 
-    return ImagesOfRun(predictor.categories, names, read, model, place_of)
+    rooted: dict[int | str, str] = {stem: _rooted(names[stem], path_of(job.source)) for stem, job in sources.items()}
+    return ImagesOfRun(predictor.categories, names, read, model, place_of, rooted)
+
+
+def _rooted(name: str, file: Path | None) -> str:
+    """The name of an image below a folder, with the name of that folder before it."""
+    if file is None:
+        return name
+    folder = Path(os.path.abspath(file)).parents[name.count("/")]
+    return f"{folder.name}/{name}" if folder.name else name
 
 
 def _pass_on(job: Job, task: Task, categories: Categories, writers: Sequence[FormatWriter]) -> None:
