@@ -448,8 +448,8 @@ class _Run:
         if regions is None:
             return None
         note(
-            f"images of more than {LARGE_PIXELS / 1e6:.0f} megapixels, read by parts: their overlays are drawn on "
-            "reduced copies",
+            f"slides, and images of more than {LARGE_PIXELS / 1e6:.0f} megapixels, read by parts: overlays of large "
+            "ones are drawn on reduced copies",
             f"'{path}' ({regions.size_hw[0]}x{regions.size_hw[1]} pixels, height x width)",
         )
         step = -(-max(regions.size_hw) // _OVERVIEW)
