@@ -15,6 +15,7 @@ from mask2former.data.archives import open_folder
 from mask2former.data.build import build_images
 from mask2former.data.datasets import CocoInstances
 from mask2former.data.datasets.file_names import find_name
+from mask2former.dataset_tools.check import open_split
 from mask2former.errors import UserError
 from mask2former.structures.ground_truth import InstanceGroundTruth
 
@@ -111,9 +112,13 @@ def test_cvat_painted_masks_are_regions_unless_told_otherwise(tmp_path: Path) ->
     polygon = {"id": 2, "image_id": 1, "category_id": content["categories"][0]["id"], "segmentation": [SQUARE]}
     both = tmp_path / "both.json"
     both.write_text(json.dumps({**content, "annotations": [*content["annotations"], polygon]}))
-    mixed = CocoInstances([(both, tmp_path / "photos")])  # a polygon beside it, which is learned
+    values = [{"annotations": str(both), "images": str(tmp_path / "photos")}]
+    config = parse(DataConfig, {"dataset": {"name": "coco-instance", "train": values, "validation": values}}, "test")
+    mixed, findings = open_split(config.dataset, "train")  # a polygon beside it, which is learned
+    assert isinstance(mixed, CocoInstances)
     assert mixed.num_objects.tolist() == [1]
-    assert "1 of 2 annotations are marked as crowd regions, which are neither learned nor missed" in mixed.notes[0]
+    assert "annotations marked as crowd regions" in findings[0].message
+    assert (findings[0].count, findings[0].broken) == (1, False)
     values = [{"annotations": str(file), "images": str(tmp_path / "photos")}]
     dataset = {"name": "coco-instance", "train": values, "validation": values, "crowds": "objects"}
     objects = build_images(parse(DataConfig, {"dataset": dataset}, "test").dataset, "train")

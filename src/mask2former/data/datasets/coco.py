@@ -522,12 +522,11 @@ class CocoInstances(Reader):
         counts = objects[starts[1:]] - objects[starts[:-1]]
         self._rows = np.arange(len(out.names)) if not filter_empty else np.flatnonzero(counts > 0)
         self._counts = counts[self._rows]
-        if num_crowds := int(self._index.crowds.sum()):
-            count, is_all = len(self._index.crowds), num_crowds == len(self._index.crowds)
+        if not objects[-1] and self._index.crowds.any():
             reader.notes.append(
-                f"'{sources[0][0]}': {'all' if is_all else f'{num_crowds} of'} {count} annotations are marked as crowd "
-                f"regions, {'so there is no object to learn' if is_all else 'which are neither learned nor missed'}; "
-                "if they are single objects (CVAT and Datumaro mark painted masks), set crowds=objects"
+                f"'{sources[0][0]}': all {len(self._index.crowds)} annotations are marked as crowd regions, so there "
+                "is no object to learn; if they are single objects (CVAT and Datumaro mark painted masks), set "
+                "crowds=objects"
             )
         self.notes = reader.notes
         if not len(self._rows):
@@ -543,6 +542,11 @@ class CocoInstances(Reader):
     def listed(self) -> list[File]:
         """Every image of the annotation files, also those that ``filter_empty`` leaves out."""
         return [self._file(row) for row in range(len(self._names))]
+
+    @property
+    def num_crowds(self) -> int:
+        """Annotations that are crowd regions, which are not learned."""
+        return int(self._index.crowds.sum())
 
     @property
     def num_objects(self) -> Int64[np.ndarray, " I"]:
