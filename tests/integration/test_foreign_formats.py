@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from foreign_formats import FORMATS, SPLITS, class_map, masks, objects
+from foreign_formats import FORMATS, SPLITS, H, W, class_map, image_file, masks, objects
 
 from mask2former.cli import main
 from mask2former.config import DataConfig, IdMapsConfig, RunConfig, parse
@@ -103,7 +104,10 @@ REFUSED = {
     "via.csv": (b"filename,file_size\n", "export JSON .VIA"),
     "labelbox.ndjson": (b"{}\n", "as Labelbox exports; convert it to COCO"),
     "a.mat": (b"MATLAB", "a MATLAB file; save its label maps as PNG"),
-    "datumaro.json": (b'{"info": {}, "categories": {}, "items": []}', "Datumaro's own JSON, .* export 'COCO 1.0'"),
+    "datumaro.json": (
+        b'{"dm_format_version": "1.0", "media_type": 2, "infos": {}, "categories": {}, "items": []}',  # 1.13
+        "Datumaro's own JSON, .* export 'COCO 1.0'",
+    ),
     "darwin.json": (b'{"version": "2.0", "item": {}, "annotations": []}', "JSON of V7 Darwin, .* export 'COCO'"),
     "segments.json": (b'{"name": "a", "dataset": {}, "created_at": ""}', "a release of Segments.ai, .* COCO panoptic"),
     "bdd.json": (b'{"frames": []}', "Scalabel's JSON"),
@@ -121,6 +125,32 @@ def test_what_is_not_read_is_named_with_the_way_to_export_it(name: str, capsys: 
     (folder / name).write_bytes(content)
     assert main(["check-data", str(folder / name)]) == 2
     assert re.search(words, capsys.readouterr().err)
+
+
+def test_label_studios_yolo_is_refused_with_what_it_lacks(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("data/labels").mkdir(parents=True)
+    Path("data/classes.txt").write_text("cell\n")
+    Path("data/notes.json").write_text('{"categories": [{"id": 0, "name": "cell"}], "info": {}}')
+    assert main(["check-data", "data"]) == 2
+    assert re.search("Label Studio's export for YOLO, without a data.yaml; export 'JSON', or", capsys.readouterr().err)
+
+
+def test_a_folder_of_the_old_labelme_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    """``Annotations/COLLECTION/X.xml`` beside ``Images/COLLECTION``."""
+    Path("data/Annotations/train").mkdir(parents=True)
+    Path("data/Annotations/train/a.xml").write_bytes(REFUSED["old.xml"][0])
+    assert main(["check-data", "data"]) == 2
+    assert "old LabelMe web tool" in capsys.readouterr().err
+
+
+def test_fiftyones_coco_is_found() -> None:
+    """``labels.json`` beside ``data/``."""
+    image_file(Path("export/data/a.png"))
+    square = {"id": 1, "image_id": 1, "category_id": 1, "segmentation": [[5, 5, 15, 5, 15, 15, 5, 15]], "score": 0.9}
+    images = [{"id": 1, "file_name": "a.png", "height": H, "width": W, "license": None, "coco_url": None}]
+    content = {"images": images, "categories": [{"id": 1, "name": "cell"}], "annotations": [square]}
+    Path("export/labels.json").write_text(json.dumps(content))
+    assert not check_data(Path("export"), num_workers=0).report.is_broken
 
 
 def test_maps_in_colours_without_a_table_are_refused_with_their_colours(capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,7 +25,7 @@ from mask2former.pixels import Bands, Stored, StoredImage
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = ["DICOM_SUFFIXES", "EXTRA", "can_read_dicom", "is_dicom", "open_dicom"]
+__all__ = ["DICOM_SUFFIXES", "EXTRA", "can_read_dicom", "is_dicom", "open_dicom", "slide_size"]
 
 EXTRA = "dicom"
 """The optional dependencies that this module needs."""
@@ -72,6 +72,12 @@ def open_dicom(content: Path | io.BytesIO, name: str, page: int | None = None) -
         stream.seek(0)
         header = dcmread(stream, stop_before_pixels=True)
         frames = _check(header, name)
+        if page is None and (whole := _slide_size(header)) is not None:
+            raise UserError(
+                f"'{name}' is a whole slide of {whole[1]}x{whole[0]} pixels (width x height), whose frames are tiles "
+                f"of {header.Columns}x{header.Rows}; predict reads it by parts where tile is set, or "
+                "choose a frame with page"
+            )
         if (page or 0) >= frames:
             raise UserError(f"'{name}' has no page {(page or 0) + 1}; it has {frames}")
         yield StoredImage(
@@ -80,6 +86,25 @@ def open_dicom(content: Path | io.BytesIO, name: str, page: int | None = None) -
             lambda: min(frames, limits.IMAGE_PAGES),
             functools.partial(_read, stream, header, frames, page, name),
         )
+
+
+def slide_size(path: Path) -> tuple[int, int] | None:
+    """Height and width of the slide whose tiles a DICOM file holds; None: it holds something else or cannot be read."""
+    if not can_read_dicom():
+        return None
+    from pydicom import dcmread
+
+    try:
+        return _slide_size(dcmread(path, stop_before_pixels=True))
+    except Exception:  # pydicom has no common one; who reads the file says what is wrong
+        return None
+
+
+def _slide_size(header: Dataset) -> tuple[int, int] | None:
+    """The size of the slide at the resolution of the file; labels, overviews and slides in one frame are images."""
+    size = int(header.get("TotalPixelMatrixRows") or 0), int(header.get("TotalPixelMatrixColumns") or 0)
+    is_tiled = "VOLUME" in (header.get("ImageType") or ()) and size != (header.get("Rows"), header.get("Columns"))
+    return size if is_tiled and all(size) else None
 
 
 def _check(header: Dataset, name: str) -> int:

@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from jaxtyping import UInt8
 
+from mask2former.data.dicom_files import DICOM_SUFFIXES, slide_size
 from mask2former.data.image_files import PixelLimitError
 from mask2former.data.images import image_size
 from mask2former.data.slides import SLIDE_SUFFIXES, SlideRegions
@@ -66,7 +67,8 @@ class RegionsPart(NamedTuple):
 def open_large(path: Path, value_range: ValueRange | None = None, bands: Bands | None = None) -> Regions | None:
     """An image file of more than ``LARGE_PIXELS`` pixels, to be read by parts; None of any other, which is read whole.
 
-    TIFF files, also BigTIFF, and the formats of slide scanners that OpenSlide reads can be read by parts.
+    TIFF files, also BigTIFF, and the formats of slide scanners that OpenSlide reads can be read by parts. Slides are so
+    whatever their size; those of DICOM are files of several tiles.
 
     Args:
         path: the file.
@@ -78,7 +80,8 @@ def open_large(path: Path, value_range: ValueRange | None = None, bands: Bands |
         MissingExtraError: the package that reads it is not installed.
     """
     suffix = path.suffix.lower()
-    if suffix not in (*SLIDE_SUFFIXES, *_TIFF_SUFFIXES):
+    size = slide_size(path) if suffix in DICOM_SUFFIXES else None
+    if suffix not in (*SLIDE_SUFFIXES, *_TIFF_SUFFIXES) and size is None:
         return None
     if suffix in _TIFF_SUFFIXES:
         with contextlib.suppress(PixelLimitError):
@@ -89,13 +92,20 @@ def open_large(path: Path, value_range: ValueRange | None = None, bands: Bands |
         raise UserError(
             f"'{path}' is read by parts, for which value_range cannot be percentile; give two numbers, or full"
         )
-    if suffix not in SLIDE_SUFFIXES:
+    if suffix in _TIFF_SUFFIXES:
         return TiffRegions(path, value_range, bands)
     if bands is not None:
         raise UserError(
             f"'{path}' is a slide, which is read as red, green and blue, and the model takes bands: {bands}"
         )
-    return SlideRegions(path)
+    slide = SlideRegions(path)
+    if size not in (None, slide.size_hw):  # a file holds one resolution, and OpenSlide opens all that lie beside it
+        height, width = slide.size_hw
+        raise UserError(
+            f"'{path}' is a slide at {size[1]}x{size[0]} pixels, reduced from {width}x{height} (width x height); name "
+            "the file beside it that has these"
+        )
+    return slide
 
 
 def reduced(image: Regions, step: int) -> UInt8[np.ndarray, "_h _w C"]:

@@ -35,6 +35,7 @@ from mask2former.data.checks import (
     unlisted_findings,
 )
 from mask2former.data.clips import ClipSet
+from mask2former.data.datasets.coco import CocoInstances
 from mask2former.data.datasets.label_folder import LabelFolder
 from mask2former.data.faults import Fault, collected_faults
 from mask2former.data.label_maps import LabelCounts
@@ -303,6 +304,12 @@ def open_split(
         else:
             shown = tuple(messages[:_NAMED])
             findings.append(Finding(split, True, "annotations that cannot be used", shown, len(messages)))
+    if isinstance(samples, CocoInstances) and samples.num_crowds and sum(samples.num_objects):
+        message = (
+            "annotations marked as crowd regions, which are neither learned nor missed; if they are single objects "
+            "(CVAT and Datumaro mark painted masks), set crowds=objects"
+        )
+        findings.append(Finding(split, False, message, count=samples.num_crowds))
     return samples, findings + [Finding(split, False, note) for note in (samples.notes if samples is not None else ())]
 
 

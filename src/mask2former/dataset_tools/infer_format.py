@@ -69,7 +69,11 @@ def _has(*keys: str) -> Callable[[Any], bool]:
 
 # JSON that is recognised and not read.
 _REFUSED_JSON: tuple[tuple[Callable[[Any], bool], str, str], ...] = (
-    (_has("items", "categories", "info"), "Datumaro's own JSON", "export 'COCO 1.0' (datum convert -f coco)"),
+    (
+        _has("items", "categories"),
+        "Datumaro's own JSON",
+        "export 'COCO 1.0' (datum convert -if datumaro -i FOLDER -f coco -o coco)",
+    ),
     (_has("item", "annotations"), "JSON of V7 Darwin", "export 'COCO'"),
     (_has("dataset", "created_at"), "a release of Segments.ai", "export COCO panoptic with its SDK (export_dataset)"),
     (_has("frames"), "Scalabel's JSON (BDD100K)", "convert it with 'python -m scalabel.label.to_coco'"),
@@ -126,17 +130,26 @@ def _folder(path: Path, paths: DataPaths) -> tuple[DatasetConfig, list[str]]:
             config, notes = _yaml(path / name)
             if isinstance(config, YoloConfig):
                 return config, notes
+    if (path / "classes.txt").is_file() and (path / "labels").is_dir() and (path / "notes.json").is_file():
+        raise UserError(
+            f"'{path}' is Label Studio's export for YOLO, without a data.yaml; export 'JSON', or write "
+            f"'{path}/data.yaml' with 'train: images', 'val: images' and 'names', the lines of classes.txt"
+        )
     if found := [name for name in _COCO_FILES if (path / name).is_file()]:
         config, notes = _json(path / found[0], paths)
         beside = ", ".join(found[1:])
         return config, [*notes, f"taken for the data: '{path / found[0]}', not {beside}"] if beside else notes
+    if (path / "labels.json").is_file() and (path / "data").is_dir():  # FiftyOne's COCO
+        return _json(path / "labels.json", paths)
     if (path / "annotations.xml").is_file():
         return _xml(path / "annotations.xml", paths)
     if (path / "meta.json").is_file() or (path / "ann").is_dir():
         return _supervisely(path, paths)
     if (inferred := infer_folders(path, paths) or _tool_folder(path, paths)) is not None:
         return inferred
-    for folder in (path, *(entry for entry in list_folder(path) if entry.is_dir())):
+    inner = [entry for entry in list_folder(path) if entry.is_dir()]
+    deeper = [entry for folder in inner for entry in list_folder(folder, skip_unreadable=True) if entry.is_dir()]
+    for folder in (path, *inner, *deeper):
         for entry in list_folder(folder, skip_unreadable=True):
             if entry.suffix.lower() in (".npy", ".xml"):
                 return infer_format(entry, paths)  # pyright: ignore[reportReturnType]  (only YAML may be a run)
@@ -168,8 +181,8 @@ def _xml(path: Path, paths: DataPaths) -> tuple[DatasetConfig, list[str]]:
     if root.tag == "annotation":
         if root.find("object/polygon/pt") is not None:
             raise UserError(
-                f"'{path}' is XML of the old LabelMe web tool, which is not read; export COCO, for instance with "
-                "'datum convert -if label_me -f coco'"
+                f"'{path}' is XML of the old LabelMe web tool, which is not read; convert its folder to COCO (pip "
+                "install 'datumaro[cli]'; datum convert -if label_me -i FOLDER -f coco -o coco)"
             )
         raise UserError(f"'{path}' has the boxes of one image (VOC detection, LabelImg); {_POLYGONS}")
     raise UserError(f"'{path}' is XML of an unknown kind (root '{root.tag[:40]}'); export COCO from your tool")
@@ -305,7 +318,8 @@ def _folder_with(name: str, path: Path, other_than: Path | None = None) -> Path 
     split = re.sub(r"^(instances|panoptic|annotations)_", "", path.stem)
     roots = path.parent, path.parent.parent
     folders = [root / part for part in (path.stem, split) for root in roots]
-    folders += [root / part / deeper for root in roots for part in IMAGE_FOLDERS for deeper in (split, "")]
+    names = (*IMAGE_FOLDERS, "data")  # the last in exports of FiftyOne
+    folders += [root / part / deeper for root in roots for part in names for deeper in (split, "")]
     for folder in (*folders, *roots):
         if folder.is_dir() and folder != other_than and find_name(name, Folder(folder)) is not None:
             return folder

@@ -277,7 +277,16 @@ def _images_of(jobs: Sequence[Job], predictor: Predictor, model: str) -> ImagesO
             note("images whose coordinates could not be read again", f"'{file}'")
             return None
 
-    return ImagesOfRun(predictor.categories, names, read, model, place_of)
+    rooted: dict[int | str, str] = {stem: _rooted(names[stem], path_of(job.source)) for stem, job in sources.items()}
+    return ImagesOfRun(predictor.categories, names, read, model, place_of, rooted)
+
+
+def _rooted(name: str, file: Path | None) -> str:
+    """The name of an image below a folder, with the name of that folder before it."""
+    if file is None:
+        return name
+    folder = Path(os.path.abspath(file)).parents[name.count("/")]
+    return f"{folder.name}/{name}" if folder.name else name
 
 
 def _pass_on(job: Job, task: Task, categories: Categories, writers: Sequence[FormatWriter]) -> None:
@@ -439,8 +448,8 @@ class _Run:
         if regions is None:
             return None
         note(
-            f"images of more than {LARGE_PIXELS / 1e6:.0f} megapixels, read by parts: their overlays are drawn on "
-            "reduced copies",
+            f"slides, and images of more than {LARGE_PIXELS / 1e6:.0f} megapixels, read by parts: overlays of large "
+            "ones are drawn on reduced copies",
             f"'{path}' ({regions.size_hw[0]}x{regions.size_hw[1]} pixels, height x width)",
         )
         step = -(-max(regions.size_hw) // _OVERVIEW)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -53,6 +53,7 @@ class ImagesOfRun:
         read: gives the image of an id.
         model: its name.
         place_of: gives where the image of an id lies on the Earth; None: that is unknown.
+        rooted: as names, after the folder that these are in (``slides/a.png``); of images without a folder as names.
     """
 
     categories: Categories
@@ -60,6 +61,7 @@ class ImagesOfRun:
     read: ReadImage
     model: str = ""
     place_of: PlaceOf = nowhere
+    rooted: Mapping[int | str, str] = field(default_factory=dict)
 
 
 FORMATS: Mapping[str, Callable[[Path, ImagesOfRun], FormatWriter]] = {
@@ -69,9 +71,9 @@ FORMATS: Mapping[str, Callable[[Path, ImagesOfRun], FormatWriter]] = {
     "cvat": lambda folder, run: CvatFile(folder / "annotations.xml", run.categories, run.names),
     "geojson": lambda folder, run: GeoJsonFiles(folder, place_of=run.place_of),
     "imagej": lambda folder, run: RoiFiles(folder),
-    "label-studio": lambda folder, run: LabelStudioFile(folder / "tasks.json", run.names, model=run.model),
+    "label-studio": lambda folder, run: LabelStudioFile(folder / "tasks.json", run.rooted, model=run.model),
     "label-studio-polygons": lambda folder, run: LabelStudioFile(
-        folder / "tasks.json", run.names, regions="polygon", model=run.model
+        folder / "tasks.json", run.rooted, regions="polygon", model=run.model
     ),
     "label-tiff": lambda folder, run: LabelTiffFiles(folder, place_of=run.place_of),
     "yolo": lambda folder, run: YoloFiles(folder, run.categories),

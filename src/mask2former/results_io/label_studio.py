@@ -32,7 +32,8 @@ class LabelStudioFile(JsonList):
 
     Args:
         path: where the file goes; missing folders are made.
-        names: of the image files by the id of the image; without one it is the id.
+        names: of the image files by the id of the image; without one it is the id. Local storage is a folder below the
+            root, so names begin with that folder: ``photos/a.jpg``.
         regions: ``brush`` or ``polygon``.
         prefix: before the name of an image, for instance the address of a server or ``s3://bucket/``; in addresses
             names are written with percent signs, as Label Studio writes those of its own storage.

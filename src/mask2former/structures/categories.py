@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import colorsys
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +19,7 @@ from mask2former import limits
 from mask2former.errors import UserError
 from mask2former.text import listed, printable, quoted
 
-__all__ = ["Categories", "Category", "check_count"]
+__all__ = ["Categories", "Category", "check_count", "color_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,21 @@ def _spread_color(index: int) -> tuple[int, int, int]:
     """A colour that differs from those of neighbouring indices (golden-ratio hues)."""
     red, green, blue = colorsys.hsv_to_rgb((0.13 + index * 0.618033988749895) % 1.0, 0.65, 0.62 + 0.3 * (index % 2))
     return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def color_of(value: Any) -> list[int] | None:
+    """A colour as three numbers, of these or of text such as ``#80c0ff`` or ``128, 192, 255``; None is none.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if isinstance(value, str) and re.fullmatch(r"#[0-9a-fA-F]{6}", value):
+        return list(bytes.fromhex(value[1:]))
+    if isinstance(value, str) and re.fullmatch(r"\s*\d+\s*[, ]\s*\d+\s*[, ]\s*\d+\s*", value):
+        return [int(part) for part in re.findall(r"\d+", value)]
+    if value is None or (isinstance(value, list) and len(value) == 3 and all(type(part) is int for part in value)):
+        return value
+    raise ValueError(f"{quoted(value)} is no colour; expected three numbers from 0 to 255, or text such as #80c0ff")
 
 
 def check_count(count: int) -> None:
@@ -153,7 +169,8 @@ class Categories(Sequence[Category]):
     def from_dict(cls, values: Any) -> Categories:
         """From :meth:`to_dict`, or from a table with ``categories`` of ``id``, ``name``, ``isthing`` and ``color``.
 
-        A missing colour is made up from the position; a missing ``isthing`` means thing.
+        A colour may also be text (``#80c0ff``). A missing colour is made up from the position; a missing ``isthing``
+        means thing.
 
         Raises:
             UserError: the value has another form.
@@ -162,7 +179,8 @@ class Categories(Sequence[Category]):
             items = []
             check_count(len(values["categories"]))
             for index, entry in enumerate(values["categories"]):
-                color = entry.get("color") or _spread_color(index)
+                given = entry.get("color")
+                color = (color_of(given) if isinstance(given, str) else given) or _spread_color(index)
                 red, green, blue = (int(channel) for channel in color)
                 if [red, green, blue] != list(color) or not 0 <= min(red, green, blue) <= max(red, green, blue) <= 255:
                     raise ValueError(f"the colour {quoted(list(color))} is not within 0..255, in whole numbers")

@@ -15,6 +15,7 @@ from mask2former.data.archives import open_folder
 from mask2former.data.build import build_images
 from mask2former.data.datasets import CocoInstances
 from mask2former.data.datasets.file_names import find_name
+from mask2former.dataset_tools.check import open_split
 from mask2former.errors import UserError
 from mask2former.structures.ground_truth import InstanceGroundTruth
 
@@ -42,6 +43,8 @@ def write(root: Path, images: list[dict[str, Any]], annotations: list[dict[str, 
         ("C:\\Users\\me\\photos\\a.png", "photos/a.png"),
         ("/data/upload/3/a.png", "a.png"),
         ("../../label-studio/data/media/upload/3/0123abcd-a.png", "a.png"),
+        ("images/0123abcd__a.png", "a.png"),  # Label Studio's COCO and YOLO with images
+        ("?d=a.png", "a.png"),  # of its brushes as COCO
         ("images/0123abcd-a.png", "0123abcd-a.png"),  # the file as it was exported
         ("/data/local-files/?d=photos/a%20b.png", "photos/a b.png"),
         ("https://host/files/a%20b.png", "a b.png"),
@@ -105,6 +108,17 @@ def test_cvat_painted_masks_are_regions_unless_told_otherwise(tmp_path: Path) ->
     regions = CocoInstances([(file, tmp_path / "photos")])
     assert regions.num_objects.tolist() == [0]
     assert "all 1 annotations are marked as crowd regions" in regions.notes[0]
+    content = json.loads(file.read_text())
+    polygon = {"id": 2, "image_id": 1, "category_id": content["categories"][0]["id"], "segmentation": [SQUARE]}
+    both = tmp_path / "both.json"
+    both.write_text(json.dumps({**content, "annotations": [*content["annotations"], polygon]}))
+    values = [{"annotations": str(both), "images": str(tmp_path / "photos")}]
+    config = parse(DataConfig, {"dataset": {"name": "coco-instance", "train": values, "validation": values}}, "test")
+    mixed, findings = open_split(config.dataset, "train")  # a polygon beside it, which is learned
+    assert isinstance(mixed, CocoInstances)
+    assert mixed.num_objects.tolist() == [1]
+    assert "annotations marked as crowd regions" in findings[0].message
+    assert (findings[0].count, findings[0].broken) == (1, False)
     values = [{"annotations": str(file), "images": str(tmp_path / "photos")}]
     dataset = {"name": "coco-instance", "train": values, "validation": values, "crowds": "objects"}
     objects = build_images(parse(DataConfig, {"dataset": dataset}, "test").dataset, "train")

@@ -5,15 +5,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openslide
 import pytest
 import tifffile
 from PIL import Image
 
 from mask2former.data import regions
+from mask2former.data.image_files import ImagePage
+from mask2former.data.images import read_image
 from mask2former.data.regions import ArrayRegions, RegionsPart, open_large, reduced
 from mask2former.data.slides import SlideRegions
 from mask2former.data.tiff_regions import TiffRegions
 from mask2former.errors import MissingExtraError, UserError
+
+SLIDE = Path(__file__).parents[2] / "data" / "tools" / "slide"
 
 
 @pytest.fixture
@@ -145,6 +150,36 @@ def test_a_slide_is_read_as_openslide_shows_it(tmp_path: Path, image: np.ndarray
     opened = SlideRegions(tmp_path / "a.tif")
     assert opened.size_hw == image.shape[:2]
     assert np.array_equal(opened.read(10, 20, 150, 270), image[10:150, 20:])
+
+
+def test_a_slide_of_aperio_is_its_full_resolution(tmp_path: Path, image: np.ndarray) -> None:
+    """Levels and a thumbnail, as in files of the scanner; OpenSlide 4.0.1 takes it for one of Aperio."""
+    text = "Aperio Image Library v11.2.1\r\n270x190 [0,0 {1}x{0}] (64x64) JPEG/RGB Q=70|AppMag = 20|MPP = 0.5"
+    shared = {"photometric": "rgb", "compression": "zlib", "metadata": None}
+    with tifffile.TiffWriter(tmp_path / "a.svs") as file:
+        file.write(image, tile=(64, 64), description=text.format(*image.shape), **shared)
+        file.write(image[::4, ::4], rowsperstrip=16, description="Aperio Image Library v11.2.1", **shared)
+        file.write(image[::2, ::2], tile=(64, 64), subfiletype=1, description=text.format(95, 135), **shared)
+    assert openslide.OpenSlide.detect_format(tmp_path / "a.svs") == "aperio"
+    opened = open_large(tmp_path / "a.svs")
+    assert isinstance(opened, SlideRegions)
+    assert opened.size_hw == image.shape[:2]
+    assert np.array_equal(opened.read(10, 20, 150, 270), image[10:150, 20:])
+
+
+def test_a_slide_of_dicom_is_no_tile_of_it() -> None:
+    """Two resolutions of 80x60 pixels in tiles of 32x32, as wsidicomizer 0.26.1 writes them (JPEG)."""
+    rows, columns = np.mgrid[:60, :80]
+    slide = np.stack([3 * columns, 4 * rows, rows + columns], axis=2)
+    opened = open_large(SLIDE / "whole.dcm")
+    assert isinstance(opened, SlideRegions)
+    assert opened.size_hw == (60, 80)
+    assert np.abs(opened.read(0, 0, 60, 80) - slide).mean() < 2
+    with pytest.raises(UserError, match=r"half.dcm' is a slide at 40x30 pixels, reduced from 80x60"):
+        open_large(SLIDE / "half.dcm")
+    with pytest.raises(UserError, match=r"a whole slide of 80x60 pixels .* tiles of 32x32; predict reads it by"):
+        read_image(SLIDE / "whole.dcm")
+    assert read_image(ImagePage(SLIDE / "whole.dcm", 2)).shape == (32, 32, 3)
 
 
 @pytest.mark.parametrize("step", [1, 4, 7])

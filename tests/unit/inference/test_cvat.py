@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -36,6 +38,36 @@ def test_masks_and_polygons_of_the_function_are_those_of_the_model() -> None:
         assert shape.type.value == "polygon"
         patch = mask_ops.polygons_to_patch([np.array(shape.points).reshape(-1, 2)], (96, 128))
         assert patch.mask.sum() == item.area
+
+
+def test_the_driver_of_cvat_uploads_what_the_model_found() -> None:
+    """``annotate_task`` checks and renames the shapes of a task of two images; only the server is not there."""
+    from cvat_sdk.auto_annotation import driver
+
+    images = [Image.fromarray(draw_scene(seed, (96, 128)).image) for seed in (3, 4)]
+    function = create("scenes-tiny", "instance", "cpu")
+    names = [label.name for label in function.spec.labels][2:5]  # the task knows three of the classes
+    blank = {"type": "mask", "attributes": [], "sublabels": []}
+    labels = [SimpleNamespace(id=100 + n, name=name, **blank) for n, name in enumerate(names)]
+    samples = [
+        SimpleNamespace(frame_name="a.png", frame_index=n, media=SimpleNamespace(load_image=lambda image=image: image))
+        for n, image in enumerate(images)
+    ]
+    client = mock.MagicMock(logger=logging.getLogger("cvat"))
+    task = SimpleNamespace(labels=labels, samples=samples)
+    with mock.patch.object(driver, "TaskDataset", return_value=task):
+        driver.annotate_task(client, 7, function, conf_threshold=0.3, allow_unmatched_labels=True)
+    request = client.tasks.api.partial_update_annotations.call_args.kwargs["patched_labeled_data_request"]
+    predictor = Predictor.from_pretrained("scenes-tiny", device="cpu", quiet=True, min_area=1)
+    found = [
+        (frame, 100 + names.index(item.name))
+        for frame, image in enumerate(images)
+        for item in predictor(image, "instance", score_threshold=0.3)
+        if item.name in names
+    ]
+    assert found
+    assert [(shape.frame, shape.label_id) for shape in request.shapes] == found
+    assert {(shape.type.value, shape.source) for shape in request.shapes} == {("mask", "auto")}
 
 
 def test_only_the_classes_that_are_wanted_are_labels() -> None:

@@ -96,7 +96,8 @@ def test_results_that_are_there_become_other_formats_without_the_network(
     for name in ("geojson/a.geojson", "geojson/deep/b.geojson", "yolo/labels/deep/b.txt", "label-tiff/a.tif"):
         assert name in after
     tasks = json.loads(after["label-studio/tasks.json"])
-    assert [task["data"]["image"].partition("=")[2] for task in tasks] == ["a.jpg", "deep/b.png"]
+    # A local storage of Label Studio is a folder below its root, never the root itself.
+    assert [task["data"]["image"].partition("=")[2] for task in tasks] == ["images/a.jpg", "images/deep/b.png"]
     with collect_notes() as notes:  # none of them is taken for an image
         assert [job.stem.name for job in plan([images, output], tmp_path / "new")] == ["a", "broken", "b"]
     assert len(notes) >= 4

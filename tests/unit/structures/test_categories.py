@@ -54,6 +54,11 @@ def test_colours_are_bytes() -> None:
     for color in ([256, 0, 0], [0, -1, 0]):
         with pytest.raises(UserError, match=r"not within 0\.\.255"):
             Categories.from_dict({"categories": [{"id": 1, "name": "a", "color": color}]})
+    for color in ("#4c0fd2", "76, 15, 210"):  # the first as Label Studio writes it
+        (item,) = Categories.from_dict({"categories": [{"id": 1, "name": "a", "color": color}]})
+        assert item.color == (76, 15, 210)
+    with pytest.raises(UserError, match="'red' is no colour"):
+        Categories.from_dict({"categories": [{"id": 1, "name": "a", "color": "red"}]})
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from mask2former.data.datasets.annotation_files import some
 from mask2former.data.label_maps import ColorTable
 from mask2former.documents import parse_csv, parse_json, parse_yaml, read_text
 from mask2former.errors import UserError
-from mask2former.structures.categories import Categories
+from mask2former.structures.categories import Categories, color_of
 from mask2former.text import printable, quoted
 
 __all__ = ["read_color_table", "read_names"]
@@ -260,7 +260,7 @@ def _from_content(content: Any) -> list[dict[str, Any]]:
                 "id": _number(entry["id"]) if numbered else None,
                 "name": _name(entry["name"]),
                 "isthing": 0,
-                "color": _color(entry.get("color")),
+                "color": color_of(entry.get("color")),
             }
             for entry in content
         ]
@@ -296,17 +296,6 @@ def _name(value: Any) -> str:
     if not name.isprintable():
         raise ValueError(f"the name {quoted(name)} has characters that cannot be seen; type it again")
     return name
-
-
-def _color(value: Any) -> list[int] | None:
-    """Three numbers, also as ``#80c0ff`` or ``128, 192, 255``."""
-    if isinstance(value, str) and re.fullmatch(r"#[0-9a-fA-F]{6}", value):
-        return list(bytes.fromhex(value[1:]))
-    if isinstance(value, str) and re.fullmatch(r"\s*\d+\s*[, ]\s*\d+\s*[, ]\s*\d+\s*", value):
-        return [int(part) for part in re.findall(r"\d+", value)]
-    if value is None or (isinstance(value, list) and len(value) == 3 and all(type(part) is int for part in value)):
-        return value
-    raise ValueError(f"{quoted(value)} is no colour; expected three numbers from 0 to 255, or text such as #80c0ff")
 
 
 def _from_csv(text: str) -> list[dict[str, Any]]:

@@ -525,7 +525,8 @@ class CocoInstances(Reader):
         if not objects[-1] and self._index.crowds.any():
             reader.notes.append(
                 f"'{sources[0][0]}': all {len(self._index.crowds)} annotations are marked as crowd regions, so there "
-                "is no object to learn; if they are single objects (CVAT marks painted masks), set crowds=objects"
+                "is no object to learn; if they are single objects (CVAT and Datumaro mark painted masks), set "
+                "crowds=objects"
             )
         self.notes = reader.notes
         if not len(self._rows):
@@ -541,6 +542,11 @@ class CocoInstances(Reader):
     def listed(self) -> list[File]:
         """Every image of the annotation files, also those that ``filter_empty`` leaves out."""
         return [self._file(row) for row in range(len(self._names))]
+
+    @property
+    def num_crowds(self) -> int:
+        """Annotations that are crowd regions, which are not learned."""
+        return int(self._index.crowds.sum())
 
     @property
     def num_objects(self) -> Int64[np.ndarray, " I"]:

@@ -17,7 +17,8 @@ __all__ = ["find_name", "is_file_name", "leads_to_file", "tell_outside"]
 
 _DRIVE = re.compile(r"^[A-Za-z]:")
 _LOCAL_FILES = re.compile(r"^.*[?&]d=")  # Label Studio: /data/local-files/?d=photos/X.jpg
-_UPLOAD_HASH = re.compile(r"^[0-9a-f]{8}-(?=.)")  # Label Studio: upload/1/0a1b2c3d-X.jpg for X.jpg
+# Label Studio: upload/1/0a1b2c3d-X.jpg for X.jpg, and images/0a1b2c3d__X.jpg in exports with images.
+_UPLOAD_HASH = re.compile(r"^[0-9a-f]{8}(?:-|__)(?=.)")
 
 
 def find_name(declared: str, folder: Folder) -> str | None:

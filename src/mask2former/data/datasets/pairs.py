@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -61,7 +61,9 @@ def pair_files(
     taken = set(maps.values()) if is_one else ()
     image_files = _by_stem(images, IMAGE_SUFFIXES, names.image, notes if not is_one else None, taken)
     if split_list is not None:
-        image_files, maps = _listed(split_list, image_files, maps, images, what)
+        image_files, maps = _listed(
+            split_list, image_files, maps, images, what, skip=names.unpaired == "skip", notes=notes
+        )
     common = [stem for stem in image_files if stem in maps]
     if not common:
         lossy = labels.names(_LOSSY_SUFFIXES)
@@ -89,28 +91,37 @@ def pair_files(
 
 
 def read_list(path: Path) -> list[str]:
-    """The first word of every line, as VOC's ``ImageSets/Segmentation/train.txt`` has stems.
+    """Every line, as VOC's ``ImageSets/Segmentation/train.txt`` has stems.
 
     Raises:
         UserError: there is no such file, or nothing in it.
     """
-    entries = [line.split()[0] for line in read_text(path, "split list").splitlines() if line.strip()]
+    entries = [line.strip() for line in read_text(path, "split list").splitlines() if line.strip()]
     if not entries:
         raise UserError(f"the split list '{path}' is empty; expected a name of an image per line")
     return entries
 
 
 def _listed(
-    path: Path, image_files: dict[str, str], maps: dict[str, str], images: Folder, what: str
+    path: Path,
+    image_files: dict[str, str],
+    maps: dict[str, str],
+    images: Folder,
+    what: str,
+    *,
+    skip: bool,
+    notes: list[str],
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Those of a split list; names in it may have folders of another machine before them, and endings behind."""
+    """Those of a split list; names in it may have folders of another machine before them, and endings behind.
+
+    A line is a name, which may have blanks (in quotes, as CVAT writes it), or one with other words after it.
+    """
     stems: dict[str, None] = {}
     missing = []
     for entry in read_list(path):
-        parts = entry.lstrip("/").split("/")
-        options = ["/".join(parts[start:]) for start in range(len(parts))]
-        options += [option.rpartition(".")[0] for option in options if option.lower().endswith(IMAGE_SUFFIXES)]
-        found = next((option for option in options if option in image_files), None)
+        quoted_name = entry[1:].partition('"')[0] if entry.startswith('"') else entry
+        names = dict.fromkeys((entry, quoted_name, entry.split()[0]))
+        found = next((option for name in names for option in _stems_of(name) if option in image_files), None)
         if found is None:
             missing.append(entry)
         else:
@@ -118,11 +129,24 @@ def _listed(
     if missing:
         fault(f"'{images}' lacks images of the split list '{path}': {some(missing)}; check both", len(missing))
     without = [image_files[stem] for stem in stems if stem not in maps]
-    if without:
-        fault(f"images of the split list '{path}' have no {what}: {some(without)}; check both", len(without))
+    if without and skip:
+        notes.append(f"left out images of the split list '{path}' that have no {what}: {some(without)}")
+    elif without:
+        fault(
+            f"images of the split list '{path}' have no {what}: {some(without)}; check both, or leave them out with "
+            "unpaired=skip",
+            len(without),
+        )
     return {stem: image_files[stem] for stem in stems if stem in maps}, {
         stem: maps[stem] for stem in stems & maps.keys()
     }
+
+
+def _stems_of(name: str) -> Iterator[str]:
+    parts = name.lstrip("/").split("/")
+    options = ["/".join(parts[start:]) for start in range(len(parts))]
+    yield from options
+    yield from (option.rpartition(".")[0] for option in options if option.lower().endswith(IMAGE_SUFFIXES))
 
 
 def map_files(folder: Folder, pattern: str = STEM, notes: list[str] | None = None) -> dict[str, str]:

@@ -444,13 +444,16 @@ def _label_studio(source: _Source) -> Iterator[Record]:
         with _part(f"task {quoted(task.get('id', position), 40)}"):
             image = _task_image(task["data"])
         done = [entry for entry in task.get("annotations", task.get("completions")) if not entry.get("was_cancelled")]
+        if not done:  # nobody said that it has no objects
+            note("tasks of Label Studio that were skipped or that nobody annotated, left out", f"'{image}'")
+            continue
         if len(done) > 1:
             note(
                 "images with several annotations of Label Studio, of which the first is read",
                 f"'{image}' ({len(done)})",
             )
         with _part(f"task {quoted(task.get('id', position), 40)}"):
-            size, shapes = _task_shapes(done[0]["result"] if done else [], image)
+            size, shapes = _task_shapes(done[0]["result"], image)
         yield Record(image, size, shapes, image)
 
 
@@ -467,12 +470,13 @@ def _task_shapes(results: Sequence[dict[str, Any]], image: str) -> tuple[tuple[i
     size = 0, 0
     regions: dict[Any, dict[str, Any]] = {}
     labels: dict[Any, list[Any]] = {}
+    kinds: dict[Any, Any] = {}
     for position, result in enumerate(results):
         value, key = result.get("value") or {}, result.get("id", position)
         given = next((value[name] for name in value if name.endswith("labels") and isinstance(value[name], list)), None)
         if given is not None:
-            labels[key] = given
-        if not any(name in value for name in ("points", "rle", "radiusX", "x", "vertices")):
+            labels[key], kinds[key] = given, result.get("type")
+        if not any(name in value for name in ("points", "rle", "imageDataURL", "radiusX", "x", "vertices")):
             if given is None:
                 note("results of Label Studio that are no regions (choices, relations, ...)", f"'{image}'")
             continue
@@ -482,12 +486,13 @@ def _task_shapes(results: Sequence[dict[str, Any]], image: str) -> tuple[tuple[i
             raise UserError(f"{quoted(image)} was rotated in Label Studio; annotate it as it is")
         regions.setdefault(key, value)
     shapes = []
-    for key, value in regions.items():
+    for key in dict.fromkeys((*regions, *labels)):
         chosen = labels.get(key) or [None]
         with _part(f"region {quoted(key, 40)} of {quoted(image, 60)}"):
             if len(chosen) != 1:
                 raise UserError(f"it has the labels {quoted(chosen)}; expected one class for each")
-            shapes.append(Shape(_label(chosen[0]), *_region(value, size)))
+            shape = _region(regions[key], size) if key in regions else (None, str(kinds[key])[:40])
+            shapes.append(Shape(_label(chosen[0]), *shape))
     return size, shapes
 
 
@@ -497,6 +502,14 @@ def _region(value: dict[str, Any], size_hw: tuple[int, int]) -> tuple[Any, str]:
     if "rle" in value:
         mask = _decoded_brush(bytes(value["rle"]), size_hw)
         return _run_lengths(Patch(0, 0, mask), size_hw), "brush"
+    if "imageDataURL" in value:
+        head, _, png = value["imageDataURL"].partition("base64,")
+        if not head.startswith("data:image/"):
+            raise ValueError(f"its image is {quoted(value['imageDataURL'], 40)}, no 'data:image/png;base64,...'")
+        mask = _bitmap("bitmask", base64.b64decode(png, validate=True))
+        if mask.shape != size_hw:
+            raise ValueError(f"its mask has {mask.shape} pixels, but its image {size_hw} (height, width)")
+        return _run_lengths(Patch(0, 0, mask), size_hw), "bitmask"
     if "points" in value:
         return [[part for x, y in value["points"] for part in (x * width / 100, y * height / 100)]], "polygon"
     if "radiusX" in value:

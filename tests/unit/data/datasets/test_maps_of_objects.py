@@ -60,6 +60,16 @@ def test_names_on_both_sides_and_a_split_list(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("deep/b\ndeep/gone\n")
     with pytest.raises(UserError, match=r"lacks images of the split list '.*list.txt': 1 \(deep/gone\)"):
         pair_files(images, labels, names, tmp_path / "list.txt", notes)
+    # Names with blanks, in quotes as Datumaro and CVAT write them; and an image without a map.
+    image(tmp_path / "x" / "deep" / "d 1_rgb.jpg")
+    image(tmp_path / "x" / "e f_rgb.jpg")
+    save(tmp_path / "y" / "gt_e f_ids.png", numbers(1))
+    (tmp_path / "list.txt").write_text('"e f"\ndeep/d 1\n')
+    with pytest.raises(UserError, match=r"have no label map: 1 \(deep/d 1_rgb.jpg\); .* unpaired=skip"):
+        pair_files(images, labels, names, tmp_path / "list.txt", notes)
+    skipping = Names(names.image, names.label, unpaired="skip")
+    assert [pair[0] for pair in pair_files(images, labels, skipping, tmp_path / "list.txt", notes)] == ["e f_rgb.jpg"]
+    assert notes[-1].startswith("left out images of the split list")
     (tmp_path / "empty.txt").write_text("\n")
     with pytest.raises(UserError, match="is empty"):
         read_list(tmp_path / "empty.txt")

@@ -254,6 +254,14 @@ NO_MASKS: dict[str, tuple[ToolName, Any, str]] = {
         ),
         "rectangle",
     ),
+    "label-studio, a kind that no reader knows": (
+        "label-studio",
+        task(
+            {"type": "polygonlabels", "value": {"points": [[9, 9], [30, 9], [30, 30]], "polygonlabels": ["cell"]}},
+            {"type": "meshlabels", "value": {"mesh": [1, 2], "meshlabels": ["cell"]}},
+        ),
+        "meshlabels",
+    ),
     "supervisely": (
         "supervisely",
         supervisely(
@@ -279,6 +287,24 @@ def test_what_is_no_mask_is_refused_or_left_out_with_its_count(tmp_path: Path, n
 
 
 BROKEN: dict[str, tuple[ToolName, Any, str]] = {
+    "a bitmask of another size": (
+        "label-studio",
+        task(
+            {
+                "type": "bitmasklabels",
+                "value": {
+                    "imageDataURL": f"data:image/png;base64,{base64.b64encode(png(np.ones((3, 4), bool))).decode()}",
+                    "bitmasklabels": ["cell"],
+                },
+            }
+        ),
+        r"its mask has \(3, 4\) pixels, but its image \(40, 60\)",
+    ),
+    "a bitmask elsewhere": (
+        "label-studio",
+        task({"type": "bitmasklabels", "value": {"imageDataURL": "https://host/m.png", "bitmasklabels": ["cell"]}}),
+        "its image is 'https://host/m.png', no 'data:image/png;base64,...'",
+    ),
     "another tool": ("labelme", via(), r"not in the format of LabelMe; it looks like VIA"),
     "no points": (
         "labelme",
