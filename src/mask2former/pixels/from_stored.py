@@ -1,0 +1,116 @@
+"""What other readers than Pillow give as bytes: red, green and blue, or bands."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import UInt8
+
+from mask2former.notes import note, percent
+from mask2former.pixels.bands import Bands, chosen_bands
+from mask2former.pixels.colors import grey_to_rgb
+from mask2former.pixels.exif import TURNS, Exif
+from mask2former.pixels.from_arrays import rgb_of_array
+from mask2former.pixels.stored import Stored, StoredImage
+from mask2former.pixels.to_bytes import ValueRange, black_and_white, by_percentiles, from_integers, to_bytes
+
+__all__ = ["bands_of_stored", "rgb_of_stored"]
+
+
+def rgb_of_stored(
+    image: StoredImage, name: str = "image", *, value_range: ValueRange | None = None, exif: Exif = "apply"
+) -> UInt8[np.ndarray, "H W 3"]:
+    """The image as RGB in 0..255, upright and contiguous; see :func:`mask2former.data.images.read_image`.
+
+    Raises:
+        UserError: it is damaged, or holds values that no rule covers; the message names it.
+    """
+    stored = image.read(None)
+    missing, named = stored.missing, f"'{name}'"
+    values, value_range = _known_values(stored, name, value_range)
+    if stored.has_alpha:
+        hidden = values[..., -1] == 0
+        if hidden.any() and not hidden.all():  # what nobody sees must not decide how many bits there are
+            most = values[~hidden][:, :-1].max()
+            values = np.where(hidden[..., None], np.minimum(values, most), values)
+        colors = np.broadcast_to(values[..., :-1], (*values.shape[:2], 3))
+        pixels = rgb_of_array(np.dstack([colors, values[..., -1]]), named, value_range=value_range, example=name)
+    else:
+        pixels = _to_bytes(values, stored.bits, name, value_range)
+    if pixels.ndim == 2 or pixels.shape[2] == 1:
+        pixels = grey_to_rgb(pixels.reshape(values.shape[:2]))
+    if stored.white_is_0:
+        pixels = 255 - pixels
+    if missing is not None:
+        pixels = np.where(missing[..., None], np.uint8(0), pixels)
+    return _as_seen(image, pixels, exif)
+
+
+def bands_of_stored(
+    image: StoredImage,
+    bands: Bands,
+    name: str = "image",
+    *,
+    value_range: ValueRange | None = None,
+    exif: Exif = "apply",
+) -> UInt8[np.ndarray, "H W C"]:
+    """Bands of the image in 0..255, upright and contiguous; see :func:`mask2former.data.images.read_image`.
+
+    Raises:
+        UserError: it is damaged, has other bands, or holds values that no rule covers; the message names it.
+    """
+    stored = image.read(bands)
+    stored = replace(stored, values=chosen_bands(stored.values, bands, f"'{name}'"))
+    missing = stored.missing
+    if missing is not None and missing.ndim == 3:
+        missing = chosen_bands(missing, bands, f"'{name}'")
+        stored = replace(stored, missing=missing)
+    if value_range == "percentile":
+        pixels = by_percentiles(stored.values, name, missing)
+    else:
+        values, value_range = _known_values(stored, name, value_range)
+        pixels = _to_bytes(values, stored.bits, name, value_range)
+    if stored.white_is_0:
+        pixels = 255 - pixels
+    if missing is not None:
+        pixels = np.where(missing if missing.ndim == 3 else missing[..., None], np.uint8(0), pixels)
+    return _as_seen(image, pixels, exif)
+
+
+def _known_values(stored: Stored, name: str, value_range: ValueRange | None) -> tuple[np.ndarray, ValueRange | None]:
+    """The values, with others in place of what is missing, and what becomes 0 and 255, as far as that is known now."""
+    values, missing = stored.values, stored.missing
+    if value_range in (None, "auto") and stored.value_range is not None:
+        value_range = stored.value_range
+        values = np.clip(values, *value_range)
+    if value_range == "full" and stored.full is not None:
+        value_range = stored.full
+    if missing is not None and missing.any():
+        hidden = missing if missing.ndim == values.ndim else np.broadcast_to(missing[..., None], values.shape)
+        known = values[~hidden]
+        if known.size:
+            value_range = black_and_white(known, value_range, f"'{name}'", name, stored.bits)
+        values = np.where(hidden, known.min() if known.size else 0, values)
+        note("images with pixels that have no value, as the file says, shown black", f"'{name}' ({_share(missing)})")
+    return values, value_range
+
+
+def _to_bytes(
+    values: np.ndarray, bits: int | None, name: str, value_range: ValueRange | None
+) -> UInt8[np.ndarray, ...]:
+    """Values as bytes; integers of a file may have any type, and the bits that it states."""
+    if values.dtype.kind in "iu" and values.dtype != np.uint8:
+        return from_integers(values, f"'{name}'", value_range, name, bits, bits)
+    return to_bytes(values, f"'{name}'", value_range, name)
+
+
+def _as_seen(image: StoredImage, pixels: UInt8[np.ndarray, "_h _w C"], exif: Exif) -> UInt8[np.ndarray, "H W C"]:
+    """Upright and contiguous."""
+    if exif == "apply" and image.orientation > 1:
+        pixels = TURNS[image.orientation](pixels)
+    return np.ascontiguousarray(pixels)
+
+
+def _share(mask: np.ndarray) -> str:
+    return percent(np.count_nonzero(mask) / mask.size)
