@@ -102,7 +102,7 @@ def read_image(
       files end at 15 bits, or 7.
     * 16-bit colour in PNG files, and with the extra ``microscopy`` in TIFF files: as grey. In others, the upper 8 bits,
       stretched where they hold less than their range (noted).
-    * Pixels that a TIFF says have no value (GDAL's nodata) are black and not among the values (noted).
+    * Pixels that a TIFF says have no value (GDAL's nodata, in all colours) are black and not among the values (noted).
     * Alpha has the range of its type; in a float array, 0..1 or that of the colours.
     * Floats are 0..1 if all values lie there, else 0..255 if all lie there and are either whole or mostly (zeros aside)
       above 1. What resampling and rounding add is cut off: at most a tenth of the range, in at most 15 % of the values

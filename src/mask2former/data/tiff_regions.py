@@ -12,7 +12,17 @@ import numpy as np
 from jaxtyping import UInt8
 
 from mask2former.errors import MissingExtraError, UserError
-from mask2former.pixels import Bands, ValueRange, bands_of_array, chosen_bands, rgb_of_array
+from mask2former.pixels import (
+    Bands,
+    ValueRange,
+    bands_of_array,
+    blackened,
+    chosen_bands,
+    missing_values,
+    note_missing,
+    rgb_of_array,
+    stated_nodata,
+)
 from mask2former.text import printable
 
 __all__ = ["TiffRegions"]
@@ -56,6 +66,7 @@ class TiffRegions:
         except Exception as error:  # damage shows in many ways
             raise UserError(f"'{path}' is damaged and cannot be read: {printable(str(error), 200)}") from error
         self._page = page
+        self._nodata, self._is_noted = stated_nodata(page.tags.valueof), False
         channels, depth = page.samplesperpixel, page.dtype
         known = depth == np.uint8 or (depth == np.uint16 and value_range not in (None, "auto"))
         kind = int(page.photometric), int(page.compression) == _JPEG
@@ -105,9 +116,25 @@ class TiffRegions:
                 inside = segment[max(0, top - y) : bottom - y, max(0, left - x) : right - x]
                 start = (max(0, y - top), max(0, x - left))
                 values[start[0] : start[0] + inside.shape[0], start[1] : start[1] + inside.shape[1]] = inside
+        name = f"'{self._path}'"
         if self._bands is not None:
-            return bands_of_array(values, self._bands, f"'{self._path}'", value_range=self._value_range)
-        return rgb_of_array(values, f"'{self._path}'", value_range=self._value_range)
+            pixels = bands_of_array(values, self._bands, name, value_range=self._value_range)
+        else:
+            pixels = rgb_of_array(values, name, value_range=self._value_range)
+        return pixels if self._nodata is None else self._without_nodata(pixels, values, self._nodata)
+
+    def _without_nodata(
+        self, pixels: UInt8[np.ndarray, "_h _w C"], values: np.ndarray, nodata: float
+    ) -> UInt8[np.ndarray, "_h _w C"]:
+        """Black where there is no value: in a band, or in all colours."""
+        if self._bands is not None:
+            missing = chosen_bands(missing_values(values, nodata, by_band=True), self._bands, f"'{self._path}'")
+        else:
+            missing = missing_values(values[..., :3], nodata)
+        if missing.any() and not self._is_noted:
+            self._is_noted = True  # of many parts
+            note_missing(missing, str(self._path), " of the first part with such pixels")
+        return blackened(pixels, missing)
 
     def _decoded(self, index: int) -> np.ndarray:
         """A tile or strip of the file."""

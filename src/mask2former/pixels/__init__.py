@@ -12,6 +12,7 @@ from mask2former.pixels.exif import Exif, orientation
 from mask2former.pixels.from_arrays import bands_of_array, rgb_of_array
 from mask2former.pixels.from_pillow import bands_of_pillow, decode, load, rgb_of_pillow
 from mask2former.pixels.from_stored import bands_of_stored, rgb_of_stored
+from mask2former.pixels.missing import blackened, missing_values, note_missing, stated_nodata
 from mask2former.pixels.pages import CHOSEN_PAGE, count_pages, described_planes, note_pages
 from mask2former.pixels.stored import Stored, StoredImage
 from mask2former.pixels.tags import packing_of, significant_bits, stated_bits
@@ -27,12 +28,15 @@ __all__ = [
     "bands_of_array",
     "bands_of_pillow",
     "bands_of_stored",
+    "blackened",
     "chosen_bands",
     "count_pages",
     "decode",
     "described_planes",
     "displayed",
     "load",
+    "missing_values",
+    "note_missing",
     "note_pages",
     "orientation",
     "packing_of",
@@ -41,5 +45,6 @@ __all__ = [
     "rgb_of_stored",
     "significant_bits",
     "stated_bits",
+    "stated_nodata",
     "without_warnings",
 ]

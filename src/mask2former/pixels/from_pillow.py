@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 from PIL import Image
 
 from mask2former.errors import UserError
@@ -14,6 +15,7 @@ from mask2former.pixels.bands import Bands, chosen_bands
 from mask2former.pixels.colors import grey_to_rgb, on_white
 from mask2former.pixels.exif import Exif, orientation, turned
 from mask2former.pixels.from_arrays import rgb_of_array
+from mask2former.pixels.missing import blackened, missing_values, note_missing, stated_nodata
 from mask2former.pixels.pages import note_pages
 from mask2former.pixels.tags import (
     BAND_TAG,
@@ -57,6 +59,7 @@ def rgb_of_pillow(
     _note_bands(image, name)
     upright = turned(image, turn, exif)
     mode = upright.mode
+    missing = _missing(image, upright, name)
     if (deep_color or _is_deep(mode)) and "transparency" in upright.info:
         note("16-bit images with one transparent colour, which is read like the others", f"'{name}'")
     white_is_0 = tag_of(image, PHOTOMETRIC) == 0  # which Pillow applies to bytes alone
@@ -88,7 +91,7 @@ def rgb_of_pillow(
         raise UserError(f"'{name}' has colour mode {mode}, which cannot be converted to RGB") from error
     if mode == "CMYK":
         note("CMYK images, converted to RGB without a colour profile", f"'{name}'")
-    return pixels
+    return blackened(pixels, missing)
 
 
 def bands_of_pillow(
@@ -124,7 +127,34 @@ def bands_of_pillow(
         upright = upright.convert("RGBA" if upright.mode == "RGBa" else "LA")
     elif upright.mode == "1":
         upright = upright.convert("L")
-    return np.array(chosen_bands(np.asarray(upright), bands, f"'{name}'"), order="C")
+    missing = _missing(image, upright, name, bands)
+    return np.array(blackened(chosen_bands(np.asarray(upright), bands, f"'{name}'"), missing), order="C")
+
+
+def _missing(
+    image: Image.Image, upright: Image.Image, name: str, bands: Bands | None = None
+) -> Bool[np.ndarray, ...] | None:
+    """Where bytes have no value, which is noted: in all colours, or in a band. Of deeper values only that is noted."""
+    nodata = stated_nodata(functools.partial(tag_of, image))
+    if nodata is None:
+        return None
+    values, mode = np.asarray(upright), upright.mode
+    is_stored = mode == "P" or (int(tag_of(image, BITS) or 8) == 8 and tag_of(image, SAMPLE_FORMAT) != 2)
+    if not is_stored or mode not in ("P", "L", "LA", "RGB", "RGBA"):  # values are other than those of the file
+        note(
+            "TIFF files that name a value for pixels without one (GDAL's nodata), which are read like the others (pip "
+            "install 'mask2former[microscopy]' reads most of them)",
+            f"'{name}' ({nodata:g})",
+        )
+        return None
+    if mode == "L" and tag_of(image, PHOTOMETRIC) == 0:
+        values = 255 - values  # which Pillow has turned round
+    if bands is None:
+        missing = missing_values(values[..., :-1] if mode in ("LA", "RGBA") else values, nodata)
+    else:
+        missing = chosen_bands(missing_values(values, nodata, by_band=True), bands, f"'{name}'")
+    note_missing(missing, name)
+    return missing
 
 
 def decode(image: Image.Image, name: str) -> None:

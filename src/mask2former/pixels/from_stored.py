@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import UInt8
 
-from mask2former.notes import note, percent
 from mask2former.pixels.bands import Bands, chosen_bands
 from mask2former.pixels.colors import grey_to_rgb
 from mask2former.pixels.exif import TURNS, Exif
 from mask2former.pixels.from_arrays import rgb_of_array
+from mask2former.pixels.missing import blackened, note_missing
 from mask2former.pixels.stored import Stored, StoredImage
 from mask2former.pixels.to_bytes import ValueRange, black_and_white, by_percentiles, from_integers, to_bytes
 
@@ -28,6 +28,8 @@ def rgb_of_stored(
     """
     stored = image.read(None)
     missing, named = stored.missing, f"'{name}'"
+    if missing is not None:
+        note_missing(missing, name)
     values, value_range = _known_values(stored, name, value_range)
     if stored.has_alpha:
         hidden = values[..., -1] == 0
@@ -42,9 +44,7 @@ def rgb_of_stored(
         pixels = grey_to_rgb(pixels.reshape(values.shape[:2]))
     if stored.white_is_0:
         pixels = 255 - pixels
-    if missing is not None:
-        pixels = np.where(missing[..., None], np.uint8(0), pixels)
-    return _as_seen(image, pixels, exif)
+    return _as_seen(image, blackened(pixels, missing), exif)
 
 
 def bands_of_stored(
@@ -66,6 +66,8 @@ def bands_of_stored(
     if missing is not None and missing.ndim == 3:
         missing = chosen_bands(missing, bands, f"'{name}'")
         stored = replace(stored, missing=missing)
+    if missing is not None:
+        note_missing(missing, name)
     if value_range == "percentile":
         pixels = by_percentiles(stored.values, name, missing)
     else:
@@ -73,9 +75,7 @@ def bands_of_stored(
         pixels = _to_bytes(values, stored.bits, name, value_range)
     if stored.white_is_0:
         pixels = 255 - pixels
-    if missing is not None:
-        pixels = np.where(missing if missing.ndim == 3 else missing[..., None], np.uint8(0), pixels)
-    return _as_seen(image, pixels, exif)
+    return _as_seen(image, blackened(pixels, missing), exif)
 
 
 def _known_values(stored: Stored, name: str, value_range: ValueRange | None) -> tuple[np.ndarray, ValueRange | None]:
@@ -92,7 +92,6 @@ def _known_values(stored: Stored, name: str, value_range: ValueRange | None) -> 
         if known.size:
             value_range = black_and_white(known, value_range, f"'{name}'", name, stored.bits)
         values = np.where(hidden, known.min() if known.size else 0, values)
-        note("images with pixels that have no value, as the file says, shown black", f"'{name}' ({_share(missing)})")
     return values, value_range
 
 
@@ -110,7 +109,3 @@ def _as_seen(image: StoredImage, pixels: UInt8[np.ndarray, "_h _w C"], exif: Exi
     if exif == "apply" and image.orientation > 1:
         pixels = TURNS[image.orientation](pixels)
     return np.ascontiguousarray(pixels)
-
-
-def _share(mask: np.ndarray) -> str:
-    return percent(np.count_nonzero(mask) / mask.size)

@@ -146,9 +146,13 @@ def test_what_a_band_says_has_no_value_is_black_there_alone(tmp_path: Path) -> N
     values = np.full((H, W, 2), 100, np.int16)
     values[0, 0, 1] = -9999
     path = written(tmp_path, values, **CONTIG, extratags=[(42113, "s", 0, "-9999", True)])
-    found, notes = shown(path, bands=2, value_range=(0, 255))
+    for value_range in ((0, 255), "percentile"):
+        found, notes = shown(path, bands=2, value_range=value_range)
+        assert found[0, 0, 1] == 0
+        assert "have no value, as the file says, shown black" in notes
+        assert f"{100 / (H * W * 2):.3g} %" in notes
+    found = read_image(path, bands=2, value_range=(0, 255))
     assert (found[0, 0].tolist(), found[0, 1].tolist()) == ([100, 0], [100, 100])
-    assert "no value" in notes
 
 
 def test_alpha_and_colours_of_pillow_are_bands_like_any_other(tmp_path: Path) -> None:

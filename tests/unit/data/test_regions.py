@@ -14,6 +14,7 @@ from mask2former.data.regions import ArrayRegions, RegionsPart, open_large, redu
 from mask2former.data.slides import SlideRegions
 from mask2former.data.tiff_regions import TiffRegions
 from mask2former.errors import MissingExtraError, UserError
+from mask2former.notes import collect_notes
 
 
 @pytest.fixture
@@ -81,6 +82,21 @@ def test_what_a_tiff_leaves_out_is_black(tmp_path: Path) -> None:
     found = TiffRegions(tmp_path / "a.tif").read(0, 0, 64, 128)
     assert (found[:, :64] == 200).all()
     assert not found[:, 64:].any()
+
+
+def test_what_has_no_value_is_black_in_parts_too(tmp_path: Path, image: np.ndarray) -> None:
+    image[30:50] = 255
+    nodata = [(42113, "s", 0, "255", True)]
+    tifffile.imwrite(tmp_path / "a.tif", image, tile=(64, 64), photometric="rgb", extratags=nodata)
+    for bands in (None, (2,)):
+        opened = TiffRegions(tmp_path / "a.tif", bands=bands)
+        with collect_notes() as notes:
+            first, second = opened.read(0, 0, 40, 100), opened.read(40, 0, 60, 100)
+        assert not first[30:].any()
+        assert not second[:10].any()
+        assert second[10:].any()
+        assert len(notes) == 1
+        assert "have no value, as the file says, shown black" in notes[0].message
 
 
 @pytest.mark.parametrize(
