@@ -110,7 +110,9 @@ def read_image(
 
     With ``bands``, for models of other channels, nothing is made grey, blended or left out: the bands of an image are
     its channels, alpha like any other; of a TIFF of one band also its pages, where more than one band is wanted (noted,
-    unless the file calls them channels). They have one range of values in common, but ``percentile`` is of each band.
+    unless the file calls them channels). They have one range of values in common, but ``percentile`` is of each band. A
+    band of 0 and the largest value of its type alone, such as alpha without soft edges, has no part in what is
+    inferred; bands whose values stay in the lowest quarter of an inferred range are noted.
 
     What is read in part or by inference (pages, bands, transparency, depth) is noted, see
     :func:`mask2former.notes.collect_notes`.

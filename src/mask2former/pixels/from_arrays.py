@@ -13,6 +13,7 @@ from mask2former.pixels.bands import Bands, chosen_bands
 from mask2former.pixels.colors import grey_to_rgb, on_white
 from mask2former.pixels.to_bytes import (
     ValueRange,
+    bands_to_bytes,
     black_and_white,
     by_percentiles,
     opaque_value,
@@ -87,7 +88,9 @@ def bands_of_array(
     array = chosen_bands(_checked(array, name), bands, f"the {name} of shape {array.shape}")
     if value_range == "percentile" and array.dtype != np.uint8 and array.dtype.kind in "iuf":
         return np.ascontiguousarray(by_percentiles(array, example or name))
-    return np.array(to_bytes(array, name, value_range, example or name), order="C")
+    shown = example or name
+    pixels = bands_to_bytes(array, value_range, lambda part, span: to_bytes(part, name, span, shown), shown)
+    return np.array(pixels, order="C")
 
 
 def _checked(array: np.ndarray, name: str) -> np.ndarray:

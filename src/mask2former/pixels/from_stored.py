@@ -13,7 +13,14 @@ from mask2former.pixels.exif import TURNS, Exif
 from mask2former.pixels.from_arrays import rgb_of_array
 from mask2former.pixels.missing import blackened, note_missing
 from mask2former.pixels.stored import Stored, StoredImage
-from mask2former.pixels.to_bytes import ValueRange, black_and_white, by_percentiles, from_integers, to_bytes
+from mask2former.pixels.to_bytes import (
+    ValueRange,
+    bands_to_bytes,
+    black_and_white,
+    by_percentiles,
+    from_integers,
+    to_bytes,
+)
 
 __all__ = ["bands_of_stored", "rgb_of_stored"]
 
@@ -72,7 +79,9 @@ def bands_of_stored(
         pixels = by_percentiles(stored.values, name, missing)
     else:
         values, value_range = _known_values(stored, name, value_range)
-        pixels = _to_bytes(values, stored.bits, name, value_range)
+        pixels = bands_to_bytes(
+            values, value_range, lambda part, span: _to_bytes(part, stored.bits, name, span), name, stored.bits
+        )
     if stored.white_is_0:
         pixels = 255 - pixels
     return _as_seen(image, blackened(pixels, missing), exif)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -15,6 +16,7 @@ __all__ = [
     "DEPTHS",
     "Range",
     "ValueRange",
+    "bands_to_bytes",
     "black_and_white",
     "by_percentiles",
     "from_integers",
@@ -60,6 +62,59 @@ def to_bytes(array: np.ndarray, name: str, value_range: ValueRange | None, examp
         return from_integers(array, f"the {name}", value_range, example)
     hint = " (integers of other types with value_range)" if array.dtype.kind in "iu" else ""
     raise UserError(f"the {name} has type {array.dtype}; expected uint8, uint16, bool or float{hint}")
+
+
+def bands_to_bytes(
+    values: Shaped[np.ndarray, "H W C"],
+    value_range: ValueRange | None,
+    convert: Callable[[np.ndarray, ValueRange | None], UInt8[np.ndarray, ...]],
+    example: str,
+    stated: int | None = None,
+) -> UInt8[np.ndarray, "H W C"]:
+    """Bands as bytes, by a range that they have in common.
+
+    What stands for opaque and for transparent is 255 and 0 by any range: a band of these two values alone has no part
+    in an inferred one, which it would widen. Other bands that are dark beside those of larger values are noted.
+
+    Args:
+        values: of bands.
+        value_range: what becomes 0 and 255.
+        convert: makes bytes of values by a range.
+        example: how notes call it.
+        stated: how many bits the file says that there are.
+    """
+    if value_range not in (None, "auto") or values.dtype == np.uint8 or values.dtype.kind not in "iuf":
+        return convert(values, value_range)
+    masks = [band for band in range(values.shape[2]) if _is_mask(values[..., band])]
+    others = [band for band in range(values.shape[2]) if band not in masks]
+    if not masks or not others:
+        pixels = convert(values, value_range)
+    else:
+        pixels = np.where(values > 0, np.uint8(255), np.uint8(0))
+        pixels[..., others] = convert(values[..., others], value_range)
+    if stated is None or values[..., others].max(initial=0) >= 2**stated:
+        _note_uneven(values, pixels, example)
+    return pixels
+
+
+def _is_mask(values: np.ndarray) -> bool:
+    """Whether values are the least and largest of their type alone, as those of alpha that is opaque or hides all."""
+    if values.dtype.kind != "u" or values.max() != (full := np.iinfo(values.dtype).max):
+        return False
+    return bool(((values == 0) | (values == full)).all())
+
+
+def _note_uneven(values: np.ndarray, pixels: UInt8[np.ndarray, "H W C"], example: str) -> None:
+    """Note bands that are dark in an inferred range, which others take up."""
+    tops, shown = values.max(axis=(0, 1)), pixels.max(axis=(0, 1))
+    dark = [band for band in range(len(tops)) if tops[band] > 0 and shown[band] < 64 <= shown.max()]
+    if dark:
+        several = ", ".join(f"band {band + 1} up to {tops[band]:.6g}" for band in dark[:4])
+        note(
+            "images with bands whose values stay in the lowest quarter of the range that is inferred for all bands "
+            "together (set value_range)",
+            f"'{example}' ({several}{', ...' if len(dark) > 4 else ''}; the largest is {tops.max():.6g})",
+        )
 
 
 def black_and_white(

@@ -155,6 +155,37 @@ def test_what_a_band_says_has_no_value_is_black_there_alone(tmp_path: Path) -> N
     assert (found[0, 0].tolist(), found[0, 1].tolist()) == ([100, 0], [100, 100])
 
 
+@pytest.mark.parametrize("is_stated", [False, True])
+def test_alpha_of_16_bits_does_not_darken_colours_of_12(tmp_path: Path, is_stated: bool) -> None:
+    rng = np.random.default_rng(3)
+    colors = rng.integers(0, 4096, (H, W, 3)).astype(np.uint16)
+    expected = np.rint(colors / 4095 * 255)
+    tags = [(281, "H", 1, 4095, True)] if is_stated else []
+    for alpha in (np.full((H, W), 65535), np.where(rng.random((H, W)) < 0.5, 65535, 0)):
+        values = np.dstack([colors, alpha.astype(np.uint16)])
+        path = written(tmp_path, values, photometric="rgb", extratags=tags)
+        for source in (path,) if is_stated else (path, values):
+            found, notes = shown(source, bands=(4, 3, 2, 1))
+            np.testing.assert_array_equal(found[..., :0:-1], expected)
+            np.testing.assert_array_equal(found[..., 0], alpha // 257)
+            assert ("read as 12 bits" in notes) is not is_stated
+    values[..., 3] = np.linspace(0, 65535, W)  # what could as well be another band
+    found, notes = shown(written(tmp_path, values, photometric="rgb", extratags=tags), bands=4)
+    assert found.max(axis=(0, 1)).tolist() == [16, 16, 16, 255]
+    assert "lowest quarter of the range that is inferred for all bands" in notes
+    assert "band 1 up to 40" in notes
+    assert "lowest quarter" not in shown(values, bands=4, value_range=(0, 65535))[1]
+
+
+def test_a_file_that_states_its_bits_may_have_dark_bands(tmp_path: Path) -> None:
+    values = np.dstack([np.full((H, W), 4000), np.full((H, W), 300)]).astype(np.uint16)
+    assert (
+        "lowest quarter"
+        not in shown(written(tmp_path, values, **CONTIG, extratags=[(281, "H", 1, 4095, True)]), bands=2)[1]
+    )
+    assert "(band 2 up to 300; the largest is 4000)" in shown(written(tmp_path, values, **CONTIG), bands=2)[1]
+
+
 def test_alpha_and_colours_of_pillow_are_bands_like_any_other(tmp_path: Path) -> None:
     layers = Image.fromarray(FIVE[..., :4])
     layers.save(tmp_path / "a.png")
