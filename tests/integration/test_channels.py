@@ -16,12 +16,19 @@ from PIL import Image
 from runs import Finished, finish, run_values
 
 from mask2former import Predictor, checkpoints
+from mask2former.analysis import layer_metrics
 from mask2former.cli import main
-from mask2former.config import RunConfig, parse
+from mask2former.config import ModelConfig, RunConfig, parse
+from mask2former.data.build import build_images
+from mask2former.data.datasets.scenes import SceneClips, Scenes
 from mask2former.data.images import read_image
+from mask2former.data.sources import DataSource
 from mask2former.dataset_tools.check_data import check_data
 from mask2former.errors import UserError
+from mask2former.evaluation.evaluate import evaluate
+from mask2former.models.build import build_model
 from mask2former.scenes import SCENE_CATEGORIES, draw_scene
+from mask2former.training.datamodule import DataModule
 from mask2former.training.memory import MemoryEstimate
 
 SIDE = 64
@@ -163,6 +170,40 @@ def test_three_bands_keep_the_mean_of_the_initial_model_and_classes_that_it_know
     assert any("knows 1 of 1 classes by their names (car)" in reason for reason in checked.reasons)
     with pytest.raises(UserError, match="bands must be 1 to 32 numbers"):
         check_data(dataset, bands=(), num_workers=0)
+
+
+@pytest.mark.parametrize("bands", [(3, 2, 1), 3])
+def test_drawn_scenes_are_no_images_of_a_model_that_chose_bands(
+    tiny_config: ModelConfig, tiny_run: RunConfig, bands: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inference = tiny_config.inference.model_copy(update={"bands": bands})
+    model = build_model(tiny_config.model_copy(update={"inference": inference}), len(SCENE_CATEGORIES))
+    model.categories = SCENE_CATEGORIES
+    refused = r"drawn scenes have red, green and blue alone, and the model takes bands of images \(bands "
+    for data in ("scenes", Scenes((SIDE, SIDE), length=1), "scene-clips", SceneClips(SIDE, 2, length=1)):
+        with pytest.raises(UserError, match=refused):
+            evaluate(model, data)
+    with pytest.raises(UserError, match=refused):
+        layer_metrics(model, DataSource("scenes"))
+    run = tiny_run.model_copy(update={"model": tiny_config.model_copy(update={"inference": inference})})
+    drawn = DataModule(run, training=Scenes((SIDE, SIDE)), validation=Scenes((SIDE, SIDE)))
+    for data in (drawn, DataModule(run)):
+        for name in ("training_set", "validation_set"):
+            with pytest.raises(UserError, match=refused):
+                getattr(data, name)
+    checkpoints.save(model, tmp_path / "model.safetensors")
+    assert main(["analyze", "attention", str(tmp_path / "model.safetensors")]) == 2
+    assert "which drawn scenes have none of; give --image" in " ".join(capsys.readouterr().err.split())
+
+
+def test_readers_that_are_given_to_a_run_read_as_its_model(data: Path, tmp_path: Path) -> None:
+    run = parse(RunConfig, values(data, tmp_path / "run", **ONE), "run")
+    train, validation = (build_images(run.data.dataset, split) for split in ("train", "validation"))
+    module = DataModule(run, train, validation)
+    first = read_image(data / "images/0.tif", **run.model.inference.reading)
+    np.testing.assert_array_equal(module.validation_set[0].image, first)
+    assert module.training_set.samples is train
+    np.testing.assert_array_equal(train.image(0), first)
 
 
 @pytest.mark.slow
