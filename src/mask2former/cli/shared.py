@@ -217,12 +217,12 @@ def chosen_bands(text: str | None) -> tuple[int, ...] | None:
     for part in [] if text is None else text.split(","):
         found = re.fullmatch(r"\s*(\d{1,6})(?:-(\d{1,6}))?\s*", part)
         first, last = (0, 0) if found is None else (int(found[1]), int(found[2] or found[1]))
-        if not 1 <= first <= last or last - first >= limits.CHANNELS:
+        numbers += range(first, min(last, first + limits.CHANNELS) + 1)
+        if not 1 <= first <= last <= limits.IMAGE_PAGES or len(numbers) > limits.CHANNELS:
             raise UserError(
-                f"--bands is {quoted(text, 60)}; expected numbers from 1 with commas between them, as in 4,3,2 or 1-5, "
-                f"at most {limits.CHANNELS}"
+                f"--bands is {quoted(text, 60)}; expected up to {limits.CHANNELS} numbers of bands, each from 1 to "
+                f"{limits.IMAGE_PAGES}, with commas between them, as in 4,3,2 or 1-5"
             )
-        numbers += range(first, last + 1)
     return tuple(numbers) if text is not None else None
 
 

@@ -16,6 +16,7 @@ from mask2former.config.augmentation import (
 )
 from mask2former.config.data import (
     STEM,
+    UNNAMED_CLASS,
     Ade20kConfig,
     Ade20kFullConfig,
     CityscapesConfig,
@@ -82,6 +83,7 @@ from mask2former.config.training import CriterionConfig, EvaluationConfig, Optim
 
 __all__ = [
     "STEM",
+    "UNNAMED_CLASS",
     "Ade20kConfig",
     "Ade20kFullConfig",
     "ArchitectureConfig",

@@ -21,7 +21,6 @@ from mask2former.config.fields import (
     Task,
 )
 from mask2former.errors import UserError
-from mask2former.text import printable
 
 __all__ = ["InferenceConfig", "Reading", "TrackingConfig"]
 
@@ -95,8 +94,8 @@ class InferenceConfig(Strict):
         is_fine = all(type(number) is int and 1 <= number <= most for number in numbers)
         if not is_fine or len(numbers) > limits.CHANNELS or (value is not None and not numbers):
             raise ValueError(
-                f"bands must be 1 to {limits.CHANNELS} numbers of bands, from 1, or how many bands images have, got "
-                f"{printable(repr(value), 60)}"
+                f"expected up to {limits.CHANNELS} numbers of bands, each from 1 to {limits.IMAGE_PAGES}, or how many "
+                f"bands images have, 1 to {limits.CHANNELS}"
             )
         return tuple(numbers) if isinstance(value, list | tuple) else value
 

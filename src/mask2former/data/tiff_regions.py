@@ -35,6 +35,29 @@ _KINDS_OF_BANDS = {(_GREY, False), (_GREY, True), (_RGB, False), (_RGB, True)}  
 _KEPT_BYTES = 128 << 20  # decoded tiles or strips of the file that stay in memory: 512 rows of 80,000 pixels
 
 
+def _why_not(page: Any, value_range: ValueRange | None, bands: Bands | None) -> str | None:
+    """Why a page cannot be read by parts, as the end of a sentence; None: it can."""
+    channels, kind = page.samplesperpixel, (int(page.photometric), int(page.compression) == _JPEG)
+    if page.imagedepth != 1:
+        return f"and it is {page.imagedepth} pixels deep; save it as an image of one plane"
+    if page.planarconfig != 1:
+        return "and its channels lie in separate planes; save it with interleaved channels"
+    if page.dtype not in (np.uint8, np.uint16):
+        return f"and holds values of the type {page.dtype}; save it with 8 or 16 bits (unsigned)"
+    if (kind not in _KINDS_OF_BANDS) if bands is not None else ((channels, *kind) not in _KINDS):
+        name = getattr(page.photometric, "name", str(page.photometric)).lower()
+        return (
+            f"and has {channels} channel{'s' * (channels != 1)} of the photometric kind {name}; save it as grey or RGB"
+            f"{' (minisblack)' if bands is not None else ''}"
+        )
+    if page.dtype == np.uint16 and value_range in (None, "auto"):
+        return (
+            "and has 16 bits; give the values of black and white (--value-range BLACK WHITE, in Python value_range), "
+            "or take all of their range (--value-rule full)"
+        )
+    return None
+
+
 class TiffRegions:
     """The first image of a TIFF or BigTIFF file, of which the tiles or strips that are needed are decoded.
 
@@ -68,19 +91,8 @@ class TiffRegions:
         self._page = page
         self._nodata, self._is_noted = stated_nodata(page.tags.valueof), False
         channels, depth = page.samplesperpixel, page.dtype
-        known = depth == np.uint8 or (depth == np.uint16 and value_range not in (None, "auto"))
-        kind = int(page.photometric), int(page.compression) == _JPEG
-        known &= (channels, *kind) in _KINDS if bands is None else kind in _KINDS_OF_BANDS
-        if not known or page.planarconfig != 1 or page.imagedepth != 1:
-            hint = (
-                "; for 16 bits give the values of black and white (--value-range BLACK WHITE, in Python value_range)"
-                if depth == np.uint16
-                else ""
-            )
-            raise UserError(
-                f"'{path}' has {channels} channels of {depth} (photometric {int(page.photometric)}); only grey and RGB "
-                f"of 8 bits, with interleaved channels, are read by parts, as so large an image must be{hint}"
-            )
+        if (reason := _why_not(page, value_range, bands)) is not None:
+            raise UserError(f"'{path}' is so large that it is read by parts, {reason}")
         if bands is not None:
             chosen_bands(np.empty((1, 1, channels), np.bool_), bands, f"'{path}'")  # refuses others
         if (turn := page.tags.get("Orientation")) is not None and turn.value != 1:

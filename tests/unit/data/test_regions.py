@@ -102,11 +102,16 @@ def test_what_has_no_value_is_black_in_parts_too(tmp_path: Path, image: np.ndarr
 @pytest.mark.parametrize(
     ("values", "options", "message"),
     [
-        (np.zeros((40, 40), np.uint16), {}, r"1 channels of uint16 .*value_range"),
-        (np.zeros((40, 40), np.float32), {}, "of float32"),
+        (np.zeros((40, 40), np.uint16), {}, r"read by parts, and has 16 bits; give the values of black .*value_range"),
+        (np.zeros((40, 40), np.float32), {}, "and holds values of the type float32; save it with 8 or 16 bits"),
+        (np.zeros((40, 40), np.uint32), {}, "type uint32"),
         (np.zeros((3, 40, 40), np.uint8), {"photometric": "rgb", "planarconfig": "separate"}, "interleaved"),
-        (np.zeros((40, 40, 4), np.uint8), {"photometric": "separated"}, "photometric 5"),
-        (np.zeros((40, 40), np.uint8), {"photometric": "miniswhite"}, "photometric 0"),
+        (
+            np.zeros((40, 40, 4), np.uint8),
+            {"photometric": "separated"},
+            "4 channels of the photometric kind separated; save",
+        ),
+        (np.zeros((40, 40), np.uint8), {"photometric": "miniswhite"}, "1 channel of the photometric kind miniswhite"),
         (np.zeros((40, 40, 3), np.uint8), {"photometric": "rgb", "extratags": [(274, 3, 1, 6, False)]}, "is turned"),
     ],
 )
