@@ -157,6 +157,48 @@ def test_check_data_measures_the_channels_and_suggests_them(
         assert sheet.mode == "RGB"
 
 
+def test_each_band_may_have_a_range_from_check_data_to_predictions(
+    data: Path, five: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, image, weights = tmp_path / "data.yaml", str(data / "images/1.tif"), str(five.folder / "model.safetensors")
+    file.write_text(yaml.safe_dump(values(data, tmp_path / "x")))
+    words = ["check-data", str(file), "--workers", "0", "--bands", "3,1", "--sheet", str(tmp_path / "s.png")]
+    assert main([*words, "--band-ranges", "0:4095,-10:2000", "--suggest", str(tmp_path / "run.yaml")]) == 0
+    suggested = parse(RunConfig, yaml.safe_load((tmp_path / "run.yaml").read_text()), "run").model
+    ranges = ((0.0, 4095.0), (-10.0, 2000.0))
+    assert (suggested.inference.bands, suggested.inference.value_range) == ((3, 1), ranges)
+    pixels = np.concatenate(
+        [read_image(path, bands=(3, 1), value_range=ranges) for path in (data / "images").iterdir()]
+    )
+    assert suggested.pixel_mean == pytest.approx(pixels.reshape(-1, 2).mean(axis=0), abs=1e-3)
+
+    same, other = ",".join(["0:4095"] * 5), ",".join(["0:4095", "0:3000", "0:4095", "0:4095", "0:900"])
+    predict = ["predict", image, "-m", weights, "--score-threshold", "0"]
+    found = {}
+    for name, given in (("same", same), ("other", other)):
+        assert main([*predict, "-o", str(tmp_path / name), "--band-ranges", given]) == 0
+        found[name] = json.loads((tmp_path / name / "1.json").read_text())
+    assert found["other"]["settings"]["value_range"][4] == [0, 900]
+    expected = Predictor.from_pretrained(weights, device="cpu", quiet=True, instance_threshold=0.0)(image, "instance")
+    scores = [[one["score"] for one in found[name]["instances"]] for name in ("same", "other")]
+    assert scores[0] == pytest.approx(expected.scores.tolist(), abs=1e-5)
+    assert scores[1] != pytest.approx(scores[0], abs=1e-5)
+    capsys.readouterr()
+    for wrong, message in (
+        (
+            ["--band-ranges", "0:1,2:3"],
+            "value_range has 2 ranges, one for each band, and bands stand for 5; give as many",
+        ),
+        (["--band-ranges", "0:1,3:2"], "--band-ranges is '0:1,3:2'; expected two rising numbers for each band"),
+        (
+            ["--band-ranges", same, "--value-rule", "full"],
+            "--value-rule and --band-ranges exclude each other; give one",
+        ),
+    ):
+        assert main([*predict, "-o", str(tmp_path / "no"), *wrong]) == 2
+        assert message in " ".join(capsys.readouterr().err.split())
+
+
 def test_three_bands_keep_the_mean_of_the_initial_model_and_classes_that_it_knows_are_kept(
     data: Path, tmp_path: Path
 ) -> None:

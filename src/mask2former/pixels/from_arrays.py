@@ -7,15 +7,17 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from mask2former import limits
+from mask2former.config import ValueRange
 from mask2former.errors import UserError
 from mask2former.limits import check_limit
 from mask2former.pixels.bands import Bands, chosen_bands
 from mask2former.pixels.colors import grey_to_rgb, on_white
 from mask2former.pixels.to_bytes import (
-    ValueRange,
     bands_to_bytes,
     black_and_white,
     by_percentiles,
+    check_ranges,
+    common_range,
     opaque_value,
     scaled,
     to_bytes,
@@ -52,15 +54,15 @@ def rgb_of_array(
             hint = "; channels come last in an array, transpose it with (1, 2, 0)"
         raise UserError(f"an {name} of shape {array.shape} is no image: {expected}{hint}")
     array = _checked(array, name)
-    opaque = None
+    common, opaque = common_range(value_range), None
     if array.ndim == 3 and array.shape[2] == 4:
-        value_range = black_and_white(array[..., :3], value_range, name, example or name)
-        opaque = opaque_value(array[..., :3], array[..., 3], value_range, example or name)
+        common = span = black_and_white(array[..., :3], common, name, example or name)
+        opaque = opaque_value(array[..., :3], array[..., 3], span, example or name)
     if opaque is not None:
-        colors = to_bytes(array[..., :3], name, value_range, example or name)
+        colors = to_bytes(array[..., :3], name, common, example or name)
         pixels = np.concatenate([colors, scaled(array[..., 3:], (0.0, opaque))], axis=2)
     else:
-        pixels = to_bytes(array, name, value_range, example or name)
+        pixels = to_bytes(array, name, common, example or name)
     if pixels.ndim == 2:
         return grey_to_rgb(pixels)
     if pixels.shape[2] == 1:
@@ -83,13 +85,13 @@ def bands_of_array(
     Raises:
         UserError: as there, or it has other bands.
     """
+    check_ranges(value_range, bands)
     if array.ndim not in (2, 3):
         raise UserError(f"an {name} of shape {array.shape} is no image: expected (H, W) or (H, W, bands)")
     array = chosen_bands(_checked(array, name), bands, f"the {name} of shape {array.shape}")
     if value_range == "percentile" and array.dtype != np.uint8 and array.dtype.kind in "iuf":
         return np.ascontiguousarray(by_percentiles(array, example or name))
-    shown = example or name
-    pixels = bands_to_bytes(array, value_range, lambda part, span: to_bytes(part, name, span, shown), shown)
+    pixels = bands_to_bytes(array, value_range, lambda part, span, of: to_bytes(part, name, span, of), example or name)
     return np.array(pixels, order="C")
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image
 
+from mask2former.config import ValueRange, ranges_of_bands
 from mask2former.errors import UserError
 from mask2former.notes import note
 from mask2former.pixels.bands import Bands, chosen_bands
@@ -27,7 +28,16 @@ from mask2former.pixels.tags import (
     stated_bits_of,
     tag_of,
 )
-from mask2former.pixels.to_bytes import DEPTHS, ValueRange, black_and_white, from_integers, note_clipped, scaled
+from mask2former.pixels.to_bytes import (
+    DEPTHS,
+    CommonRange,
+    black_and_white,
+    check_ranges,
+    common_range,
+    from_integers,
+    note_clipped,
+    scaled,
+)
 
 __all__ = ["bands_of_pillow", "decode", "load", "rgb_of_pillow"]
 
@@ -43,6 +53,7 @@ def rgb_of_pillow(
         UserError: it has no pixels, was closed before it was decoded, is damaged, or holds values that no rule
             covers; the message starts with ``name``.
     """
+    common = common_range(value_range)
     if min(image.size) < 1:
         raise UserError(f"'{name}' has no pixels (width x height {image.width}x{image.height})")
     packing = packing_of(image)
@@ -64,10 +75,10 @@ def rgb_of_pillow(
         note("16-bit images with one transparent colour, which is read like the others", f"'{name}'")
     white_is_0 = tag_of(image, PHOTOMETRIC) == 0  # which Pillow applies to bytes alone
     if mode == "F":
-        pixels = rgb_of_array(np.asarray(upright), f"'{name}' (32-bit float)", value_range=value_range, example=name)
+        pixels = rgb_of_array(np.asarray(upright), f"'{name}' (32-bit float)", value_range=common, example=name)
         return 255 - pixels if white_is_0 else pixels
     if mode == "L" and is_signed:
-        return grey_to_rgb(from_integers(np.asarray(upright).view(np.int8), f"'{name}'", value_range, name))
+        return grey_to_rgb(from_integers(np.asarray(upright).view(np.int8), f"'{name}'", common, name))
     if _is_deep(mode):
         # 16-bit grey arrives as I;16 or, from some formats, as 32-bit integers of which 16 bits are used.
         values = np.asarray(upright)
@@ -78,10 +89,10 @@ def rgb_of_pillow(
         elif not is_signed and tag_of(image, BITS) == 32:  # unsigned, which Pillow has no mode for
             values = values.view(np.uint32)
         depth = stated or (None if is_signed or tag_of(image, BITS) == 32 else 16)  # of mode I: in 32 bits, too
-        grey = from_integers(values, f"'{name}'", value_range, name, stated, depth)
+        grey = from_integers(values, f"'{name}'", common, name, stated, depth)
         return grey_to_rgb(255 - grey if white_is_0 else grey)
     if deep_color:
-        upright = _from_high_bytes(upright, name, value_range)
+        upright = _from_high_bytes(upright, name, common)
     try:
         if mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in upright.info:
             pixels = on_white(upright.convert("RGBA"), name)
@@ -107,6 +118,7 @@ def bands_of_pillow(
     Raises:
         UserError: as :func:`rgb_of_pillow`; it has other bands, or Pillow does not give all of them as they are.
     """
+    check_ranges(value_range, bands)
     stored, given = int(tag_of(image, BAND_TAG) or 1), len(image.getbands())
     if stored > given or (given > 1 and is_deep_color(image)):
         why = f"{stored} bands, of which {given} are" if stored > given else "bands of 16 bits, of which 8 are"
@@ -116,8 +128,10 @@ def bands_of_pillow(
         )
     is_blended = image.mode in ("1", "L") and "transparency" in image.info  # where colours are wanted
     if given == 1 and image.mode != "P" and not is_blended:  # which grey is made of, in whatever type
-        grey = rgb_of_pillow(image, name, value_range=value_range, exif=exif)[..., :1]
-        return np.ascontiguousarray(chosen_bands(grey, bands, f"'{name}'"))
+        chosen_bands(np.empty((1, 1, 1), np.bool_), bands, f"'{name}'")  # refuses others
+        ranges = ranges_of_bands(value_range) or (common_range(value_range),)
+        grey = [rgb_of_pillow(image, name, value_range=span, exif=exif)[..., :1] for span in ranges]
+        return np.concatenate(grey * (1 if isinstance(bands, int) else len(bands) // len(grey)), axis=2)
     turn = orientation(image)
     decode(image, name)
     upright = turned(image, turn, exif)
@@ -200,7 +214,7 @@ def _note_bands(image: Image.Image, name: str) -> None:
         note("images with more bands than are read", f"'{name}' ({shown} of {bands})")
 
 
-def _from_high_bytes(image: Image.Image, name: str, value_range: ValueRange | None) -> Image.Image:
+def _from_high_bytes(image: Image.Image, name: str, value_range: CommonRange | None) -> Image.Image:
     """16-bit colour, of which Pillow keeps the upper bytes; stretched where these hold less than their range."""
     bands = np.asarray(image)
     has_alpha = image.mode in ("RGBA", "LA")  # which has the range of its type

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import UInt8
 
+from mask2former.config import ValueRange, ranges_of_bands
 from mask2former.pixels.bands import Bands, chosen_bands
 from mask2former.pixels.colors import grey_to_rgb
 from mask2former.pixels.exif import TURNS, Exif
@@ -14,10 +15,12 @@ from mask2former.pixels.from_arrays import rgb_of_array
 from mask2former.pixels.missing import blackened, note_missing
 from mask2former.pixels.stored import Stored, StoredImage
 from mask2former.pixels.to_bytes import (
-    ValueRange,
+    CommonRange,
     bands_to_bytes,
     black_and_white,
     by_percentiles,
+    check_ranges,
+    common_range,
     from_integers,
     to_bytes,
 )
@@ -33,20 +36,22 @@ def rgb_of_stored(
     Raises:
         UserError: it is damaged, or holds values that no rule covers; the message names it.
     """
+    common = common_range(value_range)
     stored = image.read(None)
     missing, named = stored.missing, f"'{name}'"
     if missing is not None:
         note_missing(missing, name)
-    values, value_range = _known_values(stored, name, value_range)
+    values, known = _known_values(stored, name, common)
+    common = common_range(known)
     if stored.has_alpha:
         hidden = values[..., -1] == 0
         if hidden.any() and not hidden.all():  # what nobody sees must not decide how many bits there are
             most = values[~hidden][:, :-1].max()
             values = np.where(hidden[..., None], np.minimum(values, most), values)
         colors = np.broadcast_to(values[..., :-1], (*values.shape[:2], 3))
-        pixels = rgb_of_array(np.dstack([colors, values[..., -1]]), named, value_range=value_range, example=name)
+        pixels = rgb_of_array(np.dstack([colors, values[..., -1]]), named, value_range=common, example=name)
     else:
-        pixels = _to_bytes(values, stored.bits, name, value_range)
+        pixels = _to_bytes(values, stored.bits, name, common)
     if pixels.ndim == 2 or pixels.shape[2] == 1:
         pixels = grey_to_rgb(pixels.reshape(values.shape[:2]))
     if stored.white_is_0:
@@ -67,6 +72,7 @@ def bands_of_stored(
     Raises:
         UserError: it is damaged, has other bands, or holds values that no rule covers; the message names it.
     """
+    check_ranges(value_range, bands)
     stored = image.read(bands)
     stored = replace(stored, values=chosen_bands(stored.values, bands, f"'{name}'"))
     missing = stored.missing
@@ -80,7 +86,7 @@ def bands_of_stored(
     else:
         values, value_range = _known_values(stored, name, value_range)
         pixels = bands_to_bytes(
-            values, value_range, lambda part, span: _to_bytes(part, stored.bits, name, span), name, stored.bits
+            values, value_range, lambda part, span, of: _to_bytes(part, stored.bits, of, span), name, stored.bits
         )
     if stored.white_is_0:
         pixels = 255 - pixels
@@ -98,14 +104,23 @@ def _known_values(stored: Stored, name: str, value_range: ValueRange | None) -> 
     if missing is not None and missing.any():
         hidden = missing if missing.ndim == values.ndim else np.broadcast_to(missing[..., None], values.shape)
         known = values[~hidden]
-        if known.size:
-            value_range = black_and_white(known, value_range, f"'{name}'", name, stored.bits)
-        values = np.where(hidden, known.min() if known.size else 0, values)
+        if known.size and ranges_of_bands(value_range) is None:
+            value_range = black_and_white(known, common_range(value_range), f"'{name}'", name, stored.bits)
+        values = _filled(values, hidden)
     return values, value_range
 
 
+def _filled(values: np.ndarray, missing: np.ndarray) -> np.ndarray:
+    """The least value of each band in place of those that are missing there."""
+    if values.ndim == 3:
+        bands = range(values.shape[2])
+        return np.stack([_filled(values[..., band], missing[..., band]) for band in bands], axis=2)
+    known = values[~missing]
+    return np.where(missing, known.min() if known.size else 0, values)
+
+
 def _to_bytes(
-    values: np.ndarray, bits: int | None, name: str, value_range: ValueRange | None
+    values: np.ndarray, bits: int | None, name: str, value_range: CommonRange | None
 ) -> UInt8[np.ndarray, ...]:
     """Values as bytes; integers of a file may have any type, and the bits that it states."""
     if values.dtype.kind in "iu" and values.dtype != np.uint8:

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Shaped, UInt8
 
+from mask2former.config import Range, ValueRange, ValueRule, as_value_range, ranges_of_bands
 from mask2former.errors import UserError
 from mask2former.notes import note, percent
+from mask2former.pixels.bands import Bands
+from mask2former.text import quoted
 
 __all__ = [
     "DEPTHS",
-    "Range",
-    "ValueRange",
+    "CommonRange",
     "bands_to_bytes",
     "black_and_white",
     "by_percentiles",
+    "check_ranges",
+    "checked_range",
+    "common_range",
     "from_integers",
     "note_clipped",
     "opaque_value",
@@ -26,10 +30,8 @@ __all__ = [
     "to_bytes",
 ]
 
-ValueRange = tuple[float, float] | Literal["auto", "full", "percentile"]
-"""The values that become 0 and 255, or the rule by which each image gets them; see
-:func:`mask2former.data.images.read_image`."""
-Range = tuple[float, float]
+CommonRange = Range | ValueRule
+"""The values that become 0 and 255 in all bands, or the rule by which each image gets them."""
 
 DEPTHS = (8, 10, 12, 14)  # bits of cameras and converters that write 16-bit files
 _FULL = (255, 1023, 4095, 16383, 32767, 65535)  # what stands for opaque in images of these depths
@@ -40,7 +42,7 @@ _PERCENTILES = (0.5, 99.5)  # of the values of an image, that become 0 and 255 b
 _NOTED = 0.01  # share of values that are cut off, from which on that is noted
 
 
-def to_bytes(array: np.ndarray, name: str, value_range: ValueRange | None, example: str) -> UInt8[np.ndarray, ...]:
+def to_bytes(array: np.ndarray, name: str, value_range: CommonRange | None, example: str) -> UInt8[np.ndarray, ...]:
     """Values of an array as bytes.
 
     Args:
@@ -64,14 +66,58 @@ def to_bytes(array: np.ndarray, name: str, value_range: ValueRange | None, examp
     raise UserError(f"the {name} has type {array.dtype}; expected uint8, uint16, bool or float{hint}")
 
 
+def checked_range(value_range: object) -> ValueRange | None:
+    """What a caller gave as a range, ranges of bands or a rule; None: each image gets its range from what it holds.
+
+    Raises:
+        UserError: it is nothing of these.
+    """
+    try:
+        return as_value_range(value_range)
+    except ValueError as error:
+        raise UserError(f"value_range is {quoted(value_range, 100)}; {error}") from error
+
+
+def common_range(value_range: ValueRange | None) -> CommonRange | None:
+    """The range or rule of an image that is read as colours, which have it in common.
+
+    Raises:
+        UserError: there is one for each band.
+    """
+    if (ranges := ranges_of_bands(value_range)) is not None:
+        raise UserError(
+            f"value_range has {_ranges(len(ranges))}, one for each band, and the image is read as red, green and blue; "
+            "set bands to as many numbers, or give one range for all"
+        )
+    return value_range  # pyright: ignore[reportReturnType]  (no ranges of bands)
+
+
+def check_ranges(value_range: ValueRange | None, bands: Bands) -> None:
+    """Refuse ranges of bands that are more or fewer than these.
+
+    Raises:
+        UserError: the message has both numbers.
+    """
+    count = bands if isinstance(bands, int) else len(bands)
+    if (ranges := ranges_of_bands(value_range)) is not None and len(ranges) != count:
+        raise UserError(
+            f"value_range has {_ranges(len(ranges))}, one for each band, and {count} band"
+            f"{' is' if count == 1 else 's are'} read; give as many of both, in the same order, or one range for all"
+        )
+
+
+def _ranges(count: int) -> str:
+    return f"{count} range{'s' * (count != 1)}"
+
+
 def bands_to_bytes(
     values: Shaped[np.ndarray, "H W C"],
     value_range: ValueRange | None,
-    convert: Callable[[np.ndarray, ValueRange | None], UInt8[np.ndarray, ...]],
+    convert: Callable[[np.ndarray, CommonRange | None, str], UInt8[np.ndarray, ...]],
     example: str,
     stated: int | None = None,
 ) -> UInt8[np.ndarray, "H W C"]:
-    """Bands as bytes, by a range that they have in common.
+    """Bands as bytes, each by a range of its own, or all by one.
 
     What stands for opaque and for transparent is 255 and 0 by any range: a band of these two values alone has no part
     in an inferred one, which it would widen. Other bands that are dark beside those of larger values are noted.
@@ -79,19 +125,27 @@ def bands_to_bytes(
     Args:
         values: of bands.
         value_range: what becomes 0 and 255.
-        convert: makes bytes of values by a range.
-        example: how notes call it.
+        convert: makes bytes of values by a range; notes call it by the text that it is given.
+        example: how notes call the image.
         stated: how many bits the file says that there are.
     """
-    if value_range not in (None, "auto") or values.dtype == np.uint8 or values.dtype.kind not in "iuf":
-        return convert(values, value_range)
-    masks = [band for band in range(values.shape[2]) if _is_mask(values[..., band])]
-    others = [band for band in range(values.shape[2]) if band not in masks]
+    count = values.shape[2]
+    if (ranges := ranges_of_bands(value_range)) is not None:
+        parts = [
+            convert(values[..., band : band + 1], span, f"{example}, band {band + 1} of those that are read")
+            for band, span in enumerate(ranges)
+        ]
+        return np.concatenate(parts, axis=2)
+    common = common_range(value_range)
+    if common not in (None, "auto") or values.dtype == np.uint8 or values.dtype.kind not in "iuf":
+        return convert(values, common, example)
+    masks = [band for band in range(count) if _is_mask(values[..., band])]
+    others = [band for band in range(count) if band not in masks]
     if not masks or not others:
-        pixels = convert(values, value_range)
+        pixels = convert(values, common, example)
     else:
         pixels = np.where(values > 0, np.uint8(255), np.uint8(0))
-        pixels[..., others] = convert(values[..., others], value_range)
+        pixels[..., others] = convert(values[..., others], common, example)
     if stated is None or values[..., others].max(initial=0) >= 2**stated:
         _note_uneven(values, pixels, example)
     return pixels
@@ -112,13 +166,13 @@ def _note_uneven(values: np.ndarray, pixels: UInt8[np.ndarray, "H W C"], example
         several = ", ".join(f"band {band + 1} up to {tops[band]:.6g}" for band in dark[:4])
         note(
             "images with bands whose values stay in the lowest quarter of the range that is inferred for all bands "
-            "together (set value_range)",
+            "together (set value_range, also to a range for each band)",
             f"'{example}' ({several}{', ...' if len(dark) > 4 else ''}; the largest is {tops.max():.6g})",
         )
 
 
 def black_and_white(
-    values: np.ndarray, value_range: ValueRange | None, name: str, example: str, bits: int | None = None
+    values: np.ndarray, value_range: CommonRange | None, name: str, example: str, bits: int | None = None
 ) -> Range | None:
     """What becomes 0 and 255 by a rule; None: values are bytes, or it is inferred from them.
 
@@ -208,7 +262,7 @@ def by_percentiles(
     return pixels
 
 
-def _from_floats(array: np.ndarray, name: str, value_range: ValueRange | None, example: str) -> UInt8[np.ndarray, ...]:
+def _from_floats(array: np.ndarray, name: str, value_range: CommonRange | None, example: str) -> UInt8[np.ndarray, ...]:
     low, high = float(array.min()), float(array.max())
     if not np.isfinite(low) or not np.isfinite(high):  # min and max pass NaN on
         raise UserError(f"the {name} holds values that are not finite (NaN or infinity)")
@@ -248,7 +302,7 @@ def _are_bytes(array: np.ndarray) -> bool:
 def from_integers(
     values: np.ndarray,
     name: str,
-    value_range: ValueRange | None,
+    value_range: CommonRange | None,
     example: str,
     stated: int | None = None,
     depth: int | None = None,
