@@ -76,7 +76,7 @@ def values(data: Path, output: Path, **model: Any) -> dict:
     return run
 
 
-ONE = {"pixel_mean": [110], "pixel_std": [55], "inference": {"bands": [2], "value_range": [0, 4095]}}
+ONE = {"pixel_mean": [110], "pixel_std": [55], "inference": {"bands": [2], "value_range": [[0, 4095]]}}
 FIVE = {"pixel_mean": [110] * 5, "pixel_std": [55] * 5, "inference": {"value_range": [0, 4095]}}
 
 
