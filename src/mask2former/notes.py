@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from typing import NamedTuple
 
-__all__ = ["Note", "collect_notes", "counted", "is_collecting", "note", "sentences"]
+__all__ = ["Note", "collect_notes", "counted", "is_collecting", "note", "percent", "sentences"]
 
 _logger = logging.getLogger("mask2former")
 _collected: ContextVar[list[Note] | None] = ContextVar("_collected", default=None)
@@ -78,3 +78,8 @@ def sentences(notes: Iterable[Note], most: int = 3) -> list[str]:
         listed = "; ".join(examples[:most]) + (f"; and {more} more" if more > 0 else "")
         lines.append(f"{message} ({len(examples)}): {listed}")
     return lines
+
+
+def percent(share: float) -> str:
+    """A share, 0 to 1, as the example of a note gives it."""
+    return f"{100 * share:.3g} %"

@@ -16,12 +16,19 @@ from PIL import Image
 from runs import Finished, finish, run_values
 
 from mask2former import Predictor, checkpoints
+from mask2former.analysis import layer_metrics
 from mask2former.cli import main
-from mask2former.config import RunConfig, parse
+from mask2former.config import ModelConfig, RunConfig, parse
+from mask2former.data.build import build_images
+from mask2former.data.datasets.scenes import SceneClips, Scenes
 from mask2former.data.images import read_image
+from mask2former.data.sources import DataSource
 from mask2former.dataset_tools.check_data import check_data
 from mask2former.errors import UserError
+from mask2former.evaluation.evaluate import evaluate
+from mask2former.models.build import build_model
 from mask2former.scenes import SCENE_CATEGORIES, draw_scene
+from mask2former.training.datamodule import DataModule
 from mask2former.training.memory import MemoryEstimate
 
 SIDE = 64
@@ -70,7 +77,7 @@ def values(data: Path, output: Path, **model: Any) -> dict:
     return run
 
 
-ONE = {"pixel_mean": [110], "pixel_std": [55], "inference": {"bands": [2], "value_range": [0, 4095]}}
+ONE = {"pixel_mean": [110], "pixel_std": [55], "inference": {"bands": [2], "value_range": [[0, 4095]]}}
 FIVE = {"pixel_mean": [110] * 5, "pixel_std": [55] * 5, "inference": {"value_range": [0, 4095]}}
 
 
@@ -118,8 +125,9 @@ def test_a_model_of_five_channels_is_trained_saved_and_used(
     capsys.readouterr()
     assert main(["predict", str(image), "-m", weights, "-o", str(tmp_path / "no"), "--bands", "1,2"]) == 2
     assert "bands are 2, and the model takes images of 5 channels" in capsys.readouterr().err
-    assert main(["predict", str(image), "-m", weights, "-o", str(tmp_path / "no"), "--bands", "5-1"]) == 2
-    assert "expected numbers from 1 with commas" in capsys.readouterr().err
+    for wrong in ("5-1", "999999", "1-999999", "1-32,33"):
+        assert main(["predict", str(image), "-m", weights, "-o", str(tmp_path / "no"), "--bands", wrong]) == 2
+        assert capsys.readouterr().err.startswith(f"error: --bands is '{wrong}'; expected up to 32 numbers of bands, ")
     Image.fromarray(draw_scene(1, (SIDE, SIDE)).image).save(tmp_path / "rgb.png")
     assert main(["predict", str(tmp_path / "rgb.png"), "-m", weights, "-o", str(tmp_path / "no")]) == 2
     assert "has 3 bands, and the model takes 5" in "".join(capsys.readouterr())
@@ -150,6 +158,48 @@ def test_check_data_measures_the_channels_and_suggests_them(
         assert sheet.mode == "RGB"
 
 
+def test_each_band_may_have_a_range_from_check_data_to_predictions(
+    data: Path, five: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, image, weights = tmp_path / "data.yaml", str(data / "images/1.tif"), str(five.folder / "model.safetensors")
+    file.write_text(yaml.safe_dump(values(data, tmp_path / "x")))
+    words = ["check-data", str(file), "--workers", "0", "--bands", "3,1", "--sheet", str(tmp_path / "s.png")]
+    assert main([*words, "--band-ranges", "0:4095,-10:2000", "--suggest", str(tmp_path / "run.yaml")]) == 0
+    suggested = parse(RunConfig, yaml.safe_load((tmp_path / "run.yaml").read_text()), "run").model
+    ranges = ((0.0, 4095.0), (-10.0, 2000.0))
+    assert (suggested.inference.bands, suggested.inference.value_range) == ((3, 1), ranges)
+    pixels = np.concatenate(
+        [read_image(path, bands=(3, 1), value_range=ranges) for path in (data / "images").iterdir()]
+    )
+    assert suggested.pixel_mean == pytest.approx(pixels.reshape(-1, 2).mean(axis=0), abs=1e-3)
+
+    same, other = ",".join(["0:4095"] * 5), ",".join(["0:4095", "0:3000", "0:4095", "0:4095", "0:900"])
+    predict = ["predict", image, "-m", weights, "--score-threshold", "0"]
+    found = {}
+    for name, given in (("same", same), ("other", other)):
+        assert main([*predict, "-o", str(tmp_path / name), "--band-ranges", given]) == 0
+        found[name] = json.loads((tmp_path / name / "1.json").read_text())
+    assert found["other"]["settings"]["value_range"][4] == [0, 900]
+    expected = Predictor.from_pretrained(weights, device="cpu", quiet=True, instance_threshold=0.0)(image, "instance")
+    scores = [[one["score"] for one in found[name]["instances"]] for name in ("same", "other")]
+    assert scores[0] == pytest.approx(expected.scores.tolist(), abs=1e-5)
+    assert scores[1] != pytest.approx(scores[0], abs=1e-5)
+    capsys.readouterr()
+    for wrong, message in (
+        (
+            ["--band-ranges", "0:1,2:3"],
+            "value_range has 2 ranges, one for each band, and bands stand for 5; give as many",
+        ),
+        (["--band-ranges", "0:1,3:2"], "--band-ranges is '0:1,3:2'; expected two rising numbers for each band"),
+        (
+            ["--band-ranges", same, "--value-rule", "full"],
+            "--value-rule and --band-ranges exclude each other; give one",
+        ),
+    ):
+        assert main([*predict, "-o", str(tmp_path / "no"), *wrong]) == 2
+        assert message in " ".join(capsys.readouterr().err.split())
+
+
 def test_three_bands_keep_the_mean_of_the_initial_model_and_classes_that_it_knows_are_kept(
     data: Path, tmp_path: Path
 ) -> None:
@@ -162,8 +212,42 @@ def test_three_bands_keep_the_mean_of_the_initial_model_and_classes_that_it_know
     assert not suggested.keys() & {"pixel_mean", "pixel_std", "init_channels"}
     assert suggested["init_classes"] == "by-name"
     assert any("knows 1 of 1 classes by their names (car)" in reason for reason in checked.reasons)
-    with pytest.raises(UserError, match="bands must be 1 to 32 numbers"):
+    with pytest.raises(UserError, match="'bands': expected up to 32 numbers"):
         check_data(dataset, bands=(), num_workers=0)
+
+
+@pytest.mark.parametrize("bands", [(3, 2, 1), 3])
+def test_drawn_scenes_are_no_images_of_a_model_that_chose_bands(
+    tiny_config: ModelConfig, tiny_run: RunConfig, bands: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inference = tiny_config.inference.model_copy(update={"bands": bands})
+    model = build_model(tiny_config.model_copy(update={"inference": inference}), len(SCENE_CATEGORIES))
+    model.categories = SCENE_CATEGORIES
+    refused = r"drawn scenes have red, green and blue alone, and the model takes bands of images \(bands "
+    for data in ("scenes", Scenes((SIDE, SIDE), length=1), "scene-clips", SceneClips(SIDE, 2, length=1)):
+        with pytest.raises(UserError, match=refused):
+            evaluate(model, data)
+    with pytest.raises(UserError, match=refused):
+        layer_metrics(model, DataSource("scenes"))
+    run = tiny_run.model_copy(update={"model": tiny_config.model_copy(update={"inference": inference})})
+    drawn = DataModule(run, training=Scenes((SIDE, SIDE)), validation=Scenes((SIDE, SIDE)))
+    for data in (drawn, DataModule(run)):
+        for name in ("training_set", "validation_set"):
+            with pytest.raises(UserError, match=refused):
+                getattr(data, name)
+    checkpoints.save(model, tmp_path / "model.safetensors")
+    assert main(["analyze", "attention", str(tmp_path / "model.safetensors")]) == 2
+    assert "which drawn scenes have none of; give --image" in " ".join(capsys.readouterr().err.split())
+
+
+def test_readers_that_are_given_to_a_run_read_as_its_model(data: Path, tmp_path: Path) -> None:
+    run = parse(RunConfig, values(data, tmp_path / "run", **ONE), "run")
+    train, validation = (build_images(run.data.dataset, split) for split in ("train", "validation"))
+    module = DataModule(run, train, validation)
+    first = read_image(data / "images/0.tif", **run.model.inference.reading)
+    np.testing.assert_array_equal(module.validation_set[0].image, first)
+    assert module.training_set.samples is train
+    np.testing.assert_array_equal(train.image(0), first)
 
 
 @pytest.mark.slow

@@ -222,6 +222,11 @@ def test_classes_that_differ_are_named() -> None:
         match_classes(model, Categories.from_names(["cat", "horse"]), things_only=True)
     with pytest.raises(UserError, match="only the model has 'sky'"):
         match_classes(model, Categories.from_names(["cat", "dog"]))
+    with pytest.raises(UserError, match=r"every object 'object'; .*, name it with class_name in 'd"):
+        match_classes(model, Categories.from_names(["object"]), things_only=True)
+    nucleus = Categories.from_names(["nucleus"])
+    with pytest.raises(UserError, match="set class_name: nucleus in 'dataset' of the run file"):
+        match_classes(nucleus, Categories.from_names(["object"]), things_only=True, notes=[])
     twice = replace(model, items=(*model.items, replace(model.items[0], id=9)))
     with pytest.raises(UserError, match="the model has several classes of one name: 'cat'"):
         match_classes(twice, model)

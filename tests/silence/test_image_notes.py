@@ -84,7 +84,7 @@ def test_predict_says_what_it_read_in_part(tmp_path: Path, capsys: pytest.Captur
     assert "--value-range and --value-rule exclude each other" in capsys.readouterr().err
     assert main([*command, "--value-range", "9", "1"]) == 2
     error = capsys.readouterr().err
-    assert "'value_range': expected two rising numbers, black and white, or auto, full or percentile (got (9.0" in error
+    assert "value_range is (9.0, 1.0); expected two rising numbers, black and white, or a list of such pairs" in error
 
 
 def test_predict_gives_the_same_for_8_bits_and_10_in_16(tmp_path: Path) -> None:

@@ -333,7 +333,7 @@ ROWS: dict[str, Row] = {
     "rule percentile, colours of PNG": Row(
         png_16(bands(*[whole(65535)] * 3)), note="percentiles", settings={"value_range": "percentile"}
     ),
-    "no rule": Row(spread(9), refused="auto, full or percentile, got 'best'", settings={"value_range": "best"}),
+    "no rule": Row(spread(9), refused="is 'best'; expected two rising", settings={"value_range": "best"}),
     "8-bit colours in planes": Row(tiff(bands(*[BYTES] * 3, kind=np.uint8), 2, planar=2), BYTES),
     "one transparent colour of 16 bits": Row(
         png_16(bands(*[whole(65535)] * 3), (0, 0, 0)), BYTES, note="one transparent colour"

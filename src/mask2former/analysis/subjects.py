@@ -10,12 +10,12 @@ from jaxtyping import UInt8
 
 from mask2former.config import Task
 from mask2former.data.annotated import AnnotatedSet
+from mask2former.data.build import read_as
 from mask2former.data.clips import MeasuredClips
-from mask2former.data.datasets.reader import ImageReader
 from mask2former.data.images import ImageSource
 from mask2former.data.sample_sets import SampleSet, as_reader
 from mask2former.data.sources import DataSource, OpenedData
-from mask2former.errors import UserError
+from mask2former.errors import OptionError, UserError
 from mask2former.evaluation.cases import Cases
 from mask2former.evaluation.evaluate import image_tasks, matched_classes
 from mask2former.inference.predicted_image import Shown
@@ -67,8 +67,7 @@ def open_subjects(predictor: Predictor, data: AnalyzedData, tasks: tuple[Task, .
     if not samples.has_ground_truth:
         raise UserError("the data have no annotations, and this analysis compares with them; choose a set that has")
     chosen = image_tasks(predictor, samples, tasks)
-    if isinstance(samples, ImageReader):
-        samples.reading = predictor.settings.reading
+    read_as(samples, predictor.settings.reading)
     class_map, _ = matched_classes(predictor, samples, source.split)
     overrides = {"short_edge": 0} if opened.as_drawn and not predictor.settings.tile else {}
     cases = Cases(samples, chosen, predictor.categories, class_map, source.limit)
@@ -79,8 +78,12 @@ def prepared(predictor: Predictor, image: ImageSource | None = None) -> Shown:
     """An image as the network sees it whole, without tiles; None: the scene :data:`SCENE` as it is drawn.
 
     Raises:
-        UserError: the image cannot be read.
+        UserError: the image cannot be read, or none is given and the model takes bands.
     """
+    if image is None and predictor.settings.bands is not None:
+        raise OptionError(
+            lambda name: f"the model takes bands of images, which drawn scenes have none of; give {name('image')}"
+        )
     if image is None:
         scene: UInt8[np.ndarray, "H W 3"] = draw_scene(SCENE, (_SIDE, _SIDE)).image
         return predictor.prepare(scene, tile=0, short_edge=0)

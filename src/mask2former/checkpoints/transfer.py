@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mask2former.checkpoints.checkpoint import Checkpoint, load_into
-from mask2former.config import BackboneConfig, ModelConfig, parse
+from mask2former.config import BackboneConfig, ModelConfig, parse, ranges_of_bands
 from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
 from mask2former.models.transformer_decoders import PerPixelPlusHead
@@ -117,7 +117,7 @@ def filled_in(values: Mapping[str, Any], source: ModelInfo) -> dict[str, Any]:
     if isinstance(own, dict):
         tasks = own.get("tasks", theirs["tasks"])
         if not isinstance(tasks, list | tuple) or set(tasks) != set(theirs["tasks"]):
-            theirs = {key: theirs[key] for key in ("short_edge", "long_edge", "bands")}
+            theirs = {key: theirs[key] for key in ("short_edge", "long_edge", "bands", "value_range")}
         elif own.get("tile") == 0:
             theirs["diameter"] = 0.0  # it is for tiles alone
         if "score_threshold" in own and "panoptic" not in tasks:
@@ -125,6 +125,8 @@ def filled_in(values: Mapping[str, Any], source: ModelInfo) -> dict[str, Any]:
         theirs.pop("class_thresholds", None)  # chosen on other data, and the names may be others
         if len(result.get("pixel_mean", ())) not in (0, source.inference.channels):
             theirs.pop("bands")  # of images with other channels
+            if ranges_of_bands(theirs.get("value_range")) is not None:
+                theirs.pop("value_range")
         theirs.pop("resampling", None)  # as in the run: its training images are resized as the run says, too
         result["inference"] = theirs | own
     return result

@@ -9,6 +9,7 @@ import typer
 
 from mask2former import limits
 from mask2former.cli.shared import (
+    BandRanges,
     Bands,
     FailedError,
     ValueRange,
@@ -70,6 +71,7 @@ def check_data(
     ] = None,
     value_range: ValueRange = None,
     value_rule: ValueRule = None,
+    band_ranges: BandRanges = None,
     bands: Bands = None,
     sheet: Annotated[
         Path, typer.Option(metavar="FILE.png", help="Where to write the contact sheet of annotated images.")
@@ -109,7 +111,7 @@ def check_data(
             allow_outside=allow_outside,
             root=data_root,
             num_queries=queries,
-            value_range=chosen_range(value_range, value_rule),
+            value_range=chosen_range(value_range, value_rule, band_ranges),
             bands=chosen_bands(bands),
             sheet=sheet,
             suggest=suggest,

@@ -11,6 +11,7 @@ import typer
 
 from mask2former.cli.bulk import predict_in_bulk
 from mask2former.cli.shared import (
+    BandRanges,
     Bands,
     BatchSize,
     Classes,
@@ -144,6 +145,7 @@ def predict(
     official_settings: OfficialSettings = False,
     value_range: ValueRange = None,
     value_rule: ValueRule = None,
+    band_ranges: BandRanges = None,
     bands: Bands = None,
     batch_size: BatchSize = 1,
     tta: Tta = False,
@@ -259,7 +261,7 @@ def predict(
         "short_edge": short_edge,
         "long_edge": long_edge,
         "official_settings": official_settings or None,
-        "value_range": chosen_range(value_range, value_rule),
+        "value_range": chosen_range(value_range, value_rule, band_ranges),
         "bands": chosen_bands(bands),
         "tile": tile,
         "tile_overlap": tile_overlap,

@@ -21,8 +21,11 @@ from mask2former.text import quoted
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from mask2former.config import ValueRange as RangeSetting
+
 __all__ = [
     "DEFAULT_MODEL",
+    "BandRanges",
     "Bands",
     "BatchSize",
     "Classes",
@@ -183,15 +186,47 @@ ValueRule = Annotated[
 ]
 
 
-def chosen_range(value_range: tuple[float, float] | None, value_rule: str | None) -> tuple[float, float] | str | None:
-    """The setting ``value_range``, which takes two numbers or the name of a rule.
+BandRanges = Annotated[
+    str | None,
+    typer.Option(
+        "--band-ranges",
+        metavar="BLACK:WHITE,...",
+        help="Instead of --value-range: one range for each band, in the order of --bands, for example "
+        "0:4095,0:900,100:60000.",
+        show_default="as in training",
+        rich_help_panel="Settings",
+    ),
+]
+
+
+def chosen_range(
+    value_range: tuple[float, float] | None,
+    value_rule: Literal["auto", "full", "percentile"] | None,
+    band_ranges: str | None,
+) -> RangeSetting | None:
+    """The setting ``value_range``, which takes two numbers, such a pair for each band, or the name of a rule.
 
     Raises:
-        OptionError: both are given.
+        OptionError: several are given.
+        UserError: ``band_ranges`` is something else.
     """
-    if value_range is not None and value_rule is not None:
-        raise OptionError(lambda name: f"{name('value_range')} and {name('value_rule')} exclude each other; give one")
-    return value_range or value_rule
+    options = {"value_range": value_range, "value_rule": value_rule, "band_ranges": band_ranges}
+    given = [option for option, value in options.items() if value is not None]
+    if len(given) > 1:
+        raise OptionError(lambda name: f"{name(given[0])} and {name(given[1])} exclude each other; give one")
+    return value_range or value_rule or (None if band_ranges is None else _ranges(band_ranges))
+
+
+def _ranges(text: str) -> RangeSetting | None:
+    from mask2former.config import as_value_range
+
+    try:
+        return as_value_range([part.split(":") for part in text.split(",")])
+    except ValueError as error:
+        raise UserError(
+            f"--band-ranges is {quoted(text, 60)}; expected two rising numbers for each band, with a colon between "
+            "them and commas between bands, as in 0:4095,0:900"
+        ) from error
 
 
 Bands = Annotated[
@@ -217,12 +252,12 @@ def chosen_bands(text: str | None) -> tuple[int, ...] | None:
     for part in [] if text is None else text.split(","):
         found = re.fullmatch(r"\s*(\d{1,6})(?:-(\d{1,6}))?\s*", part)
         first, last = (0, 0) if found is None else (int(found[1]), int(found[2] or found[1]))
-        if not 1 <= first <= last or last - first >= limits.CHANNELS:
+        numbers += range(first, min(last, first + limits.CHANNELS) + 1)
+        if not 1 <= first <= last <= limits.IMAGE_PAGES or len(numbers) > limits.CHANNELS:
             raise UserError(
-                f"--bands is {quoted(text, 60)}; expected numbers from 1 with commas between them, as in 4,3,2 or 1-5, "
-                f"at most {limits.CHANNELS}"
+                f"--bands is {quoted(text, 60)}; expected up to {limits.CHANNELS} numbers of bands, each from 1 to "
+                f"{limits.IMAGE_PAGES}, with commas between them, as in 4,3,2 or 1-5"
             )
-        numbers += range(first, last + 1)
     return tuple(numbers) if text is not None else None
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from mask2former.cli.shared import (
+    BandRanges,
     Bands,
     Device,
     Dtype,
@@ -88,6 +89,7 @@ def track(
     short_edge: ShortEdge = None,
     value_range: ValueRange = None,
     value_rule: ValueRule = None,
+    band_ranges: BandRanges = None,
     bands: Bands = None,
     device: Device = "auto",
     dtype: Dtype = None,
@@ -111,7 +113,7 @@ def track(
         "max_lost": max_lost,
         "score_threshold": score_threshold,
         "short_edge": short_edge,
-        "value_range": chosen_range(value_range, value_rule),
+        "value_range": chosen_range(value_range, value_rule, band_ranges),
         "bands": chosen_bands(bands),
     }
     with working(make_console(), lambda: "nothing was written") as progress:

@@ -16,6 +16,7 @@ from mask2former.config.augmentation import (
 )
 from mask2former.config.data import (
     STEM,
+    UNNAMED_CLASS,
     Ade20kConfig,
     Ade20kFullConfig,
     CityscapesConfig,
@@ -79,9 +80,11 @@ from mask2former.config.model import (
 from mask2former.config.old_names import with_new_names
 from mask2former.config.run import RunConfig, apply_overrides, leaves, parse, read_run_file
 from mask2former.config.training import CriterionConfig, EvaluationConfig, OptimConfig, TrainerConfig
+from mask2former.config.value_range import Range, ValueRange, ValueRule, as_value_range, ranges_of_bands
 
 __all__ = [
     "STEM",
+    "UNNAMED_CLASS",
     "Ade20kConfig",
     "Ade20kFullConfig",
     "ArchitectureConfig",
@@ -131,6 +134,7 @@ __all__ = [
     "PerPixelConfig",
     "PerPixelPlusConfig",
     "PixelDecoderConfig",
+    "Range",
     "Reading",
     "Resampling",
     "ResizeCropFlipConfig",
@@ -149,11 +153,15 @@ __all__ = [
     "TransformerDecoderConfig",
     "TransformerFPNConfig",
     "ValidationSplitConfig",
+    "ValueRange",
+    "ValueRule",
     "YoloConfig",
     "YouTubeVISConfig",
     "apply_overrides",
+    "as_value_range",
     "leaves",
     "parse",
+    "ranges_of_bands",
     "read_run_file",
     "with_new_names",
 ]

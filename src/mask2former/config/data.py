@@ -13,6 +13,7 @@ from mask2former.config.fields import Batch, Frames, NonNegativeInt, PositiveInt
 
 __all__ = [
     "STEM",
+    "UNNAMED_CLASS",
     "Ade20kConfig",
     "Ade20kFullConfig",
     "CityscapesConfig",
@@ -50,6 +51,7 @@ __all__ = [
     "YouTubeVISConfig",
 ]
 
+UNNAMED_CLASS = "object"  # of maps that name no classes
 STEM = "{stem}"  # what an image and its label map have in common
 MetricStyle = Literal["coco", "cityscapes", "youtube-vis"]  # whose official tools measure a data set
 
@@ -175,7 +177,7 @@ class IdMapsConfig(PairedFilesConfig):
     name: Literal["id-maps"] = "id-maps"
     train: tuple[IdMapFolders, ...] = Field(min_length=1)
     validation: tuple[IdMapFolders, ...]
-    class_name: str = "object"  # of all objects, where there are no maps of classes
+    class_name: str = UNNAMED_CLASS  # of all objects, where there are no maps of classes
     names: str | None = None  # with maps of classes: their names file, whose first class is the background
     encoding: Literal["numbers", "colors"] = "numbers"  # of the maps of classes
     ignore: tuple[NonNegativeInt, ...] = ()  # numbers on either map that are not known, as VOC's 255
@@ -200,7 +202,7 @@ class MaskFilesConfig(FilesConfig):
     name: Literal["mask-files"] = "mask-files"
     train: tuple[MaskFileFolders, ...] = Field(min_length=1)
     validation: tuple[MaskFileFolders, ...]
-    class_name: str = "object"  # of all objects
+    class_name: str = UNNAMED_CLASS  # of all objects
 
 
 class ToolFiles(Strict):

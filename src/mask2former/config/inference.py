@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
 from typing import Any, Literal, TypedDict
 
 from pydantic import Field, field_validator, model_validator
@@ -20,8 +18,8 @@ from mask2former.config.fields import (
     Strict,
     Task,
 )
+from mask2former.config.value_range import Range, ValueRange, as_value_range, ranges_of_bands
 from mask2former.errors import UserError
-from mask2former.text import printable
 
 __all__ = ["InferenceConfig", "Reading", "TrackingConfig"]
 
@@ -31,7 +29,7 @@ _OF_TOOLBOXES = ("resampling",)  # settings that the models of a toolbox have fo
 class Reading(TypedDict, total=False):
     """How image files are read for a model, as arguments of :func:`mask2former.data.images.read_image`."""
 
-    value_range: tuple[float, float] | Literal["auto", "full", "percentile"] | None
+    value_range: ValueRange | None
     bands: int | tuple[int, ...] | None
 
 
@@ -68,9 +66,10 @@ class InferenceConfig(Strict):
     classes: tuple[str, ...] | None = None  # results hold these classes alone, by name; None: all
     min_area: NonNegativeInt = 0  # pixels of the image; smaller segments, instances and class masks are left out
     # values that become 0 and 255 in images that are not 8-bit, in training, too, for instance [0, 4095] for cameras of
-    # 12 bits; full: those of as many bits as there are; percentile: 0.5 % and 99.5 % of the values of each image.
-    # None, or auto: as the file says, else inferred from the values (see data/images.py)
-    value_range: tuple[float, float] | Literal["full", "percentile"] | None = None
+    # 12 bits; or such a pair for each of bands, in their order: [[0, 4095], [0, 900]]; full: those of as many bits as
+    # there are; percentile: 0.5 % and 99.5 % of the values of each image. None, or auto: as the file says, else
+    # inferred from the values (see data/images.py)
+    value_range: Range | tuple[Range, ...] | Literal["full", "percentile"] | None = None
     # what a model of other channels than R, G and B sees of an image, in training, too: these bands, by their numbers
     # from 1, in this order, for instance [4, 3, 2]; or, as a number, all bands of an image, which must be so many.
     # None: red, green and blue, whatever a file holds
@@ -79,13 +78,7 @@ class InferenceConfig(Strict):
     @field_validator("value_range", mode="before")
     @classmethod
     def _known_range(cls, value: Any) -> Any:
-        if value is None or value in ("auto", "full", "percentile"):
-            return None if value == "auto" else value
-        with contextlib.suppress(TypeError, ValueError):
-            black, white = (float(number) for number in value)
-            if -math.inf < black < white < math.inf:
-                return black, white
-        raise ValueError("expected two rising numbers, black and white, or auto, full or percentile")
+        return as_value_range(value)
 
     @field_validator("bands", mode="before")
     @classmethod
@@ -95,8 +88,8 @@ class InferenceConfig(Strict):
         is_fine = all(type(number) is int and 1 <= number <= most for number in numbers)
         if not is_fine or len(numbers) > limits.CHANNELS or (value is not None and not numbers):
             raise ValueError(
-                f"bands must be 1 to {limits.CHANNELS} numbers of bands, from 1, or how many bands images have, got "
-                f"{printable(repr(value), 60)}"
+                f"expected up to {limits.CHANNELS} numbers of bands, each from 1 to {limits.IMAGE_PAGES}, or how many "
+                f"bands images have, 1 to {limits.CHANNELS}"
             )
         return tuple(numbers) if isinstance(value, list | tuple) else value
 
@@ -143,6 +136,17 @@ class InferenceConfig(Strict):
             raise ValueError(
                 f"diameter {self.diameter} is for models of instances alone, and this one has the tasks "
                 f"{', '.join(self.tasks)}; leave it out (0)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_range_for_each_band(self) -> InferenceConfig:
+        ranges = ranges_of_bands(self.value_range)
+        if ranges is not None and (self.bands is None or len(ranges) != self.channels):
+            stand = "are not set" if self.bands is None else f"stand for {self.channels}"
+            raise ValueError(
+                f"value_range has {len(ranges)} range{'s' * (len(ranges) != 1)}, one for each band, and bands {stand}; "
+                "give as many of both, in the same order, or one range for all"
             )
         return self
 

@@ -25,7 +25,11 @@ __all__ = ["ARRAY_SUFFIX", "is_array_file", "read_array"]
 
 ARRAY_SUFFIX = ".npy"
 
-_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+    (3, 0): np.lib.format.read_array_header_2_0,  # which differs in names of fields alone, and maps have none
+}
 
 
 def is_array_file(file: ImageFile) -> bool:
@@ -60,8 +64,11 @@ def read_array(file: ImageFile) -> Int32[np.ndarray, "H W"]:
 def _values(content: bytes) -> Any:
     """What a file holds: an array, or the one object in it."""
     stream = io.BytesIO(content)
-    read_header = _HEADERS[np.lib.format.read_magic(stream)]
-    shape, is_fortran, dtype = read_header(stream)
+    version = np.lib.format.read_magic(stream)
+    if version not in _HEADERS:
+        found = ".".join(map(str, version))
+        raise UserError(f"it has version {found} of numpy's format; expected 1.0, 2.0 or 3.0; save it again")
+    shape, is_fortran, dtype = _HEADERS[version](stream)
     if dtype.hasobject:
         values = Unpickler(stream, len(content), Budget(len(content))).load()
         objects = values.array if isinstance(values, Array) else None

@@ -66,6 +66,7 @@ __all__ = [
     "build_samples",
     "build_split",
     "build_training_set",
+    "read_as",
 ]
 
 
@@ -83,11 +84,6 @@ def build_samples(
     Raises:
         UserError: files that are missing or broken, or no validation data.
     """
-    if isinstance(config, ScenesConfig | SceneClipsConfig) and reading.get("bands") is not None:
-        raise UserError(
-            f"the data set '{config.name}' is drawn in red, green and blue, and the model takes bands "
-            f"({reading.get('bands')}); choose a data set in files"
-        )
     if split == "validation" and getattr(config, "validation", None) == ():
         raise UserError(
             f"the data set '{config.name}' has no validation data (dataset.validation is []); name some to measure on"
@@ -95,11 +91,27 @@ def build_samples(
     with collect_notes() as found:
         samples = _OPENERS[type(config)](config, split, filter_empty)
     if isinstance(samples, ImageReader):
-        samples.exif, samples.reading = getattr(config, "exif", "apply"), reading
+        samples.exif = getattr(config, "exif", "apply")
+    read_as(samples, reading)
     if found:
         assert isinstance(samples.notes, list)
         samples.notes.extend(sentences(found))
     return samples
+
+
+def read_as(samples: object, reading: Reading) -> None:
+    """Have a data set read its images as a model does; samples of your own are taken as they are.
+
+    Raises:
+        UserError: the model takes bands, and the data set is drawn in colours.
+    """
+    if isinstance(samples, ImageReader):
+        samples.reading = reading
+    elif isinstance(samples, Scenes | SceneClips) and (bands := reading.get("bands")) is not None:
+        raise UserError(
+            f"drawn scenes have red, green and blue alone, and the model takes bands of images (bands {bands}); choose "
+            "data in files"
+        )
 
 
 def build_split(
@@ -340,15 +352,16 @@ def build_training_set(
         samples: instead of the data set in ``config``.
         augmentation: instead of the one in ``config``.
         with_ignored: whether targets say where the ground truth is not known.
-        reading: of the model, see :func:`~mask2former.data.images.read_image`; for ``samples``, who makes them says
-            it.
+        reading: of the model, see :func:`~mask2former.data.images.read_image`.
 
     Raises:
-        UserError: files that are missing or broken, or that have no annotations.
+        UserError: files that are missing or broken, or that have no annotations; or as of :func:`read_as`.
     """
     found = samples
     if found is None:
         found = build_split(config, "train", filter_empty=config.filter_empty, **reading)
+    else:
+        read_as(found, reading)
     if isinstance(found, ClipSet) and not found.has_ground_truth:
         raise UserError("the training clips have no 'annotations'; the public test sets cannot be trained on")
     sampling = config.dataset if isinstance(config.dataset, ClipSampling) else None

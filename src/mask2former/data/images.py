@@ -5,12 +5,11 @@ Every fault of an image ends in one :class:`UserError` that names it. Knows noth
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, get_args
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -42,6 +41,7 @@ from mask2former.pixels import (
     bands_of_array,
     bands_of_pillow,
     bands_of_stored,
+    checked_range,
     orientation,
     rgb_of_array,
     rgb_of_pillow,
@@ -92,6 +92,7 @@ def read_image(
     Which values are black and white:
 
     * ``value_range``, where two numbers are given: these become 0 and 255, what lies beyond is cut off. Bytes stay.
+      With ``bands``, it may be a list of such pairs, one for each of them, in their order.
     * ``full``: the smallest and largest value of the type, or of as many bits as the file says. Not for floats.
     * ``percentile``: 0.5 % and 99.5 % of the values of each image, of all colours together (noted).
     * ``auto``, as without ``value_range``: what follows.
@@ -102,7 +103,7 @@ def read_image(
       files end at 15 bits, or 7.
     * 16-bit colour in PNG files, and with the extra ``microscopy`` in TIFF files: as grey. In others, the upper 8 bits,
       stretched where they hold less than their range (noted).
-    * Pixels that a TIFF says have no value (GDAL's nodata) are black and not among the values (noted).
+    * Pixels that a TIFF says have no value (GDAL's nodata, in all colours) are black and not among the values (noted).
     * Alpha has the range of its type; in a float array, 0..1 or that of the colours.
     * Floats are 0..1 if all values lie there, else 0..255 if all lie there and are either whole or mostly (zeros aside)
       above 1. What resampling and rounding add is cut off: at most a tenth of the range, in at most 15 % of the values
@@ -110,7 +111,10 @@ def read_image(
 
     With ``bands``, for models of other channels, nothing is made grey, blended or left out: the bands of an image are
     its channels, alpha like any other; of a TIFF of one band also its pages, where more than one band is wanted (noted,
-    unless the file calls them channels). They have one range of values in common, but ``percentile`` is of each band.
+    unless the file calls them channels). They have one range of values in common, unless
+    ``value_range`` has one for each; ``percentile`` is of each band. A band of 0 and the largest value of its type
+    alone, such as alpha without soft edges, has no part in what is inferred; bands whose values stay in the lowest
+    quarter of an inferred range are noted.
 
     What is read in part or by inference (pages, bands, transparency, depth) is noted, see
     :func:`mask2former.notes.collect_notes`.
@@ -129,7 +133,7 @@ def read_image(
             finite or that no rule covers; 16-bit colour whose upper bits cannot show ``value_range``, or that lies in
             separate planes; a tensor without values; a Pillow image that was closed before it was decoded.
     """
-    _check_range(value_range)
+    value_range = checked_range(value_range)
     if isinstance(source, torch.Tensor):
         return _from_tensor(source, value_range, bands)
     if isinstance(source, np.ndarray):
@@ -183,19 +187,6 @@ def as_file(source: Any) -> Any:
         raise UserError(f"'{printable(name, 200)}' gives {type(content).__name__}; open it with mode 'rb'")
     check_limit(f"'{printable(name, 200)}' has bytes:", len(content), limits.IMAGE_BYTES, "is it the right file?")
     return NamedBytes(name, content)
-
-
-def _check_range(value_range: object) -> None:
-    if value_range is None or value_range in get_args(get_args(ValueRange)[1]):
-        return
-    try:
-        black, white = value_range  # pyright: ignore[reportGeneralTypeIssues]
-        if -math.inf < black < white < math.inf:
-            return
-    except (TypeError, ValueError):
-        pass
-    got = repr(value_range) if isinstance(value_range, str) else value_range
-    raise UserError(f"value_range must be two rising numbers (black, white), auto, full or percentile, got {got}")
 
 
 def standard_input() -> NamedBytes:

@@ -26,7 +26,16 @@ from mask2former import limits
 from mask2former.errors import MissingExtraError, UserError
 from mask2former.limits import check_limit
 from mask2former.notes import note
-from mask2former.pixels import Bands, Stored, StoredImage, chosen_bands, described_planes, stated_bits
+from mask2former.pixels import (
+    Bands,
+    Stored,
+    StoredImage,
+    chosen_bands,
+    described_planes,
+    missing_values,
+    stated_bits,
+    stated_nodata,
+)
 
 if TYPE_CHECKING:
     import tifffile
@@ -54,7 +63,9 @@ def can_read_tiff() -> bool:
 
 
 def is_for_tifffile(image: Image.Image, bands: Bands | None = None) -> bool:
-    """Whether Pillow, which opened a TIFF, would read less than it holds: colours of more than 8 bits, or WebP.
+    """Whether Pillow, which opened a TIFF, would read less than it holds: more than 8 bits of colour, or WebP.
+
+    Also grey of more than 8 bits with a value that stands for none.
 
     Args:
         image: not decoded yet.
@@ -62,11 +73,12 @@ def is_for_tifffile(image: Image.Image, bands: Bands | None = None) -> bool:
     """
     tags: Any = getattr(image, "tag_v2", {})
     bits, compression = tags.get(258, (1,)), tags.get(259, 1)
+    lacks_values = max(bits) > 8 and stated_nodata(tags.get) is not None
     if bands is not None and compression != _JPEG and tags.get(262) in (_WHITE_IS_0, _BLACK_IS_0, _RGB):
-        return tags.get(277, 1) > 1 or _last_band(bands) > 1
+        return tags.get(277, 1) > 1 or _last_band(bands) > 1 or lacks_values
     if compression in _IMAGE_CODECS:
         return True
-    is_deep = len(bits) > 1 and max(bits) > 8
+    is_deep = (len(bits) > 1 and max(bits) > 8) or lacks_values
     multiplied = 1 in tags.get(338, ())  # alpha that colours are multiplied by, which Pillow undoes
     known = compression == 1 or compression in PLAIN_CODECS
     return is_deep and known and not multiplied and tags.get(262) in (_BLACK_IS_0, _RGB)
@@ -301,15 +313,9 @@ def _missing(
     values: np.ndarray, page: tifffile.TiffPage, *, has_alpha: bool, by_band: bool = False
 ) -> np.ndarray | None:
     """Where GDAL's tag says that there is no value: in a band, or in all colours."""
-    text = str(_tag(page, 42113) or "").strip("\0 ")
-    try:
-        nothing = float(text)
-    except ValueError:
+    if (nodata := stated_nodata(functools.partial(_tag, page))) is None:
         return None
-    colors = values[..., :-1] if has_alpha else values
-    is_nan = math.isnan(nothing) and colors.dtype.kind == "f"
-    found: np.ndarray = np.asarray(np.isnan(colors) if is_nan else colors == nothing)
-    return found if found.ndim == 2 or by_band else np.all(found, axis=2)
+    return missing_values(values[..., :-1] if has_alpha else values, nodata, by_band=by_band)
 
 
 # --- codecs whose data have a size of their own ---------------------------------------------------------------------

@@ -12,7 +12,17 @@ import numpy as np
 from jaxtyping import UInt8
 
 from mask2former.errors import MissingExtraError, UserError
-from mask2former.pixels import Bands, ValueRange, bands_of_array, chosen_bands, rgb_of_array
+from mask2former.pixels import (
+    Bands,
+    ValueRange,
+    bands_of_array,
+    blackened,
+    chosen_bands,
+    missing_values,
+    note_missing,
+    rgb_of_array,
+    stated_nodata,
+)
 from mask2former.text import printable
 
 __all__ = ["TiffRegions"]
@@ -23,6 +33,29 @@ _GREY, _RGB, _YCBCR = 1, 2, 6
 _KINDS = {(1, _GREY, False), (1, _GREY, True), (3, _RGB, False), (3, _RGB, True), (3, _YCBCR, True), (4, _RGB, False)}
 _KINDS_OF_BANDS = {(_GREY, False), (_GREY, True), (_RGB, False), (_RGB, True)}  # any number of channels
 _KEPT_BYTES = 128 << 20  # decoded tiles or strips of the file that stay in memory: 512 rows of 80,000 pixels
+
+
+def _why_not(page: Any, value_range: ValueRange | None, bands: Bands | None) -> str | None:
+    """Why a page cannot be read by parts, as the end of a sentence; None: it can."""
+    channels, kind = page.samplesperpixel, (int(page.photometric), int(page.compression) == _JPEG)
+    if page.imagedepth != 1:
+        return f"and it is {page.imagedepth} pixels deep; save it as an image of one plane"
+    if page.planarconfig != 1:
+        return "and its channels lie in separate planes; save it with interleaved channels"
+    if page.dtype not in (np.uint8, np.uint16):
+        return f"and holds values of the type {page.dtype}; save it with 8 or 16 bits (unsigned)"
+    if (kind not in _KINDS_OF_BANDS) if bands is not None else ((channels, *kind) not in _KINDS):
+        name = getattr(page.photometric, "name", str(page.photometric)).lower()
+        return (
+            f"and has {channels} channel{'s' * (channels != 1)} of the photometric kind {name}; save it as grey or RGB"
+            f"{' (minisblack)' if bands is not None else ''}"
+        )
+    if page.dtype == np.uint16 and value_range in (None, "auto"):
+        return (
+            "and has 16 bits; give the values of black and white (--value-range BLACK WHITE, in Python value_range), "
+            "or take all of their range (--value-rule full)"
+        )
+    return None
 
 
 class TiffRegions:
@@ -56,20 +89,10 @@ class TiffRegions:
         except Exception as error:  # damage shows in many ways
             raise UserError(f"'{path}' is damaged and cannot be read: {printable(str(error), 200)}") from error
         self._page = page
+        self._nodata, self._is_noted = stated_nodata(page.tags.valueof), False
         channels, depth = page.samplesperpixel, page.dtype
-        known = depth == np.uint8 or (depth == np.uint16 and value_range not in (None, "auto"))
-        kind = int(page.photometric), int(page.compression) == _JPEG
-        known &= (channels, *kind) in _KINDS if bands is None else kind in _KINDS_OF_BANDS
-        if not known or page.planarconfig != 1 or page.imagedepth != 1:
-            hint = (
-                "; for 16 bits give the values of black and white (--value-range BLACK WHITE, in Python value_range)"
-                if depth == np.uint16
-                else ""
-            )
-            raise UserError(
-                f"'{path}' has {channels} channels of {depth} (photometric {int(page.photometric)}); only grey and RGB "
-                f"of 8 bits, with interleaved channels, are read by parts, as so large an image must be{hint}"
-            )
+        if (reason := _why_not(page, value_range, bands)) is not None:
+            raise UserError(f"'{path}' is so large that it is read by parts, {reason}")
         if bands is not None:
             chosen_bands(np.empty((1, 1, channels), np.bool_), bands, f"'{path}'")  # refuses others
         if (turn := page.tags.get("Orientation")) is not None and turn.value != 1:
@@ -105,9 +128,25 @@ class TiffRegions:
                 inside = segment[max(0, top - y) : bottom - y, max(0, left - x) : right - x]
                 start = (max(0, y - top), max(0, x - left))
                 values[start[0] : start[0] + inside.shape[0], start[1] : start[1] + inside.shape[1]] = inside
+        name = f"'{self._path}'"
         if self._bands is not None:
-            return bands_of_array(values, self._bands, f"'{self._path}'", value_range=self._value_range)
-        return rgb_of_array(values, f"'{self._path}'", value_range=self._value_range)
+            pixels = bands_of_array(values, self._bands, name, value_range=self._value_range)
+        else:
+            pixels = rgb_of_array(values, name, value_range=self._value_range)
+        return pixels if self._nodata is None else self._without_nodata(pixels, values, self._nodata)
+
+    def _without_nodata(
+        self, pixels: UInt8[np.ndarray, "_h _w C"], values: np.ndarray, nodata: float
+    ) -> UInt8[np.ndarray, "_h _w C"]:
+        """Black where there is no value: in a band, or in all colours."""
+        if self._bands is not None:
+            missing = chosen_bands(missing_values(values, nodata, by_band=True), self._bands, f"'{self._path}'")
+        else:
+            missing = missing_values(values[..., :3], nodata)
+        if missing.any() and not self._is_noted:
+            self._is_noted = True  # of many parts
+            note_missing(missing, str(self._path), " of the first part with such pixels")
+        return blackened(pixels, missing)
 
     def _decoded(self, index: int) -> np.ndarray:
         """A tile or strip of the file."""

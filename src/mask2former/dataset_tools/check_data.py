@@ -11,7 +11,7 @@ from typing import Any
 from mask2former import recipes
 from mask2former.checkpoints.initial import named_backbone, open_initial, with_initial
 from mask2former.checkpoints.transfer import with_settings_of
-from mask2former.config import ClipSampling, DatasetConfig, InferenceConfig, Reading, RunConfig, parse
+from mask2former.config import ClipSampling, DatasetConfig, InferenceConfig, Reading, RunConfig, ValueRange, parse
 from mask2former.data.sources import dataset_by_name, reading_outside
 from mask2former.dataset_tools.check import DataReport, check_dataset, default_workers
 from mask2former.dataset_tools.contact_sheet import sheet as draw_sheet
@@ -58,7 +58,7 @@ def check_data(
     allow_outside: bool = False,
     root: str | Path | None = None,
     num_queries: int | None = None,
-    value_range: tuple[float, float] | str | None = None,
+    value_range: ValueRange | None = None,
     bands: Sequence[int] | None = None,
     sheet: str | Path | None = None,
     suggest: str | Path | None = None,
@@ -136,9 +136,7 @@ def check_data(
     return replace(done, suggested=Path(suggest), reasons=tuple(reasons))
 
 
-def _reading(
-    run: RunConfig | None, value_range: tuple[float, float] | str | None, bands: Sequence[int] | None
-) -> Reading:
+def _reading(run: RunConfig | None, value_range: ValueRange | None, bands: Sequence[int] | None) -> Reading:
     """How images are read: as the run says, but for what is given here."""
     given: dict[str, Any] = {"value_range": value_range, "bands": None if bands is None else tuple(bands)}
     known: dict[str, Any] = {} if run is None else dict(run.model.inference.reading)

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from mask2former.config import MetricStyle, Task
+from mask2former.config import UNNAMED_CLASS, MetricStyle, Task
 from mask2former.data.annotated import AnnotatedSet
 from mask2former.data.clips import MeasuredClips
 from mask2former.errors import UserError
 from mask2former.structures.categories import Categories
 from mask2former.structures.ground_truth import with_classes
-from mask2former.text import listed, quoted
+from mask2former.text import listed, printable, quoted
 
 __all__ = ["Case", "Cases", "match_classes"]
 
@@ -119,9 +119,16 @@ def match_classes(
     if only_data or (only_model and notes is None):
         sides = [f"only the model has {listed(only_model, 5, show=quoted)}"] if only_model else []
         sides += [f"only the data has {listed(only_data, 5, show=quoted)}"] if only_data else []
+        advice = "evaluate on data with the classes that the model was trained for"
+        if list(data.names) == [UNNAMED_CLASS]:
+            name = f"set class_name: {printable(items[0][1], 60)}" if len(items) == 1 else "name it with class_name"
+            advice = (
+                f"maps without classes call every object '{UNNAMED_CLASS}'; if all are of one class of the model, "
+                f"{name} in 'dataset' of the run file"
+            )
         raise UserError(
             f"the classes of the model ({len(known)}) and of the data ({len(data)}) differ: {', '.join(sides)}; "
-            "evaluate on data with the classes that the model was trained for"
+            f"{advice}"
         )
     if only_model and notes is not None:
         notes.append(

@@ -24,9 +24,9 @@ from jaxtyping import Int64, UInt8
 import mask2former
 from mask2former.config import DatasetConfig, EvaluationConfig, MetricStyle, Task
 from mask2former.data.annotated import AnnotatedSet
+from mask2former.data.build import read_as
 from mask2former.data.checks import Finding, Split, id_findings, require, split_findings
 from mask2former.data.clips import MeasuredClips
-from mask2former.data.datasets.reader import ImageReader
 from mask2former.data.sample_sets import SampleSet, as_reader
 from mask2former.data.sources import DataSource, OpenedData
 from mask2former.errors import FailedError, OptionError, UserError
@@ -291,8 +291,7 @@ def evaluate(
                 _refuse(given & {"pooled_threshold", "max_detections"}, subject)
         if strange := [task for task, _ in evaluators if task not in chosen]:
             raise UserError(f"an evaluator is of the task {strange[0]}; measured is {', '.join(chosen)}")
-        if isinstance(samples, ImageReader):
-            samples.reading = predictor().settings.reading
+        read_as(samples, predictor().settings.reading)
         class_map, notes = matched_classes(predictor(), samples, source.split)
         overrides = _overrides(predictor(), opened, options, given, is_clip=is_clip)
         writer = None

@@ -22,7 +22,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from mask2former import checkpoints, limits, postprocessing
-from mask2former.config import InferenceConfig, Task, TrackingConfig, parse
+from mask2former.config import InferenceConfig, Task, TrackingConfig, parse, ranges_of_bands
 from mask2former.data.frames import Frames, FrameSource, open_frames
 from mask2former.data.images import ImageSource, read_image
 from mask2former.data.regions import ArrayRegions, Regions
@@ -42,6 +42,7 @@ from mask2former.memory import refusing_lack_of_memory
 from mask2former.models.mask2former import Mask2Former
 from mask2former.notes import note
 from mask2former.ops.mask_logits import as_mask_logits
+from mask2former.pixels import checked_range
 from mask2former.scenes.classes import SCENE_CATEGORIES
 from mask2former.structures import (
     Categories,
@@ -195,6 +196,7 @@ class Predictor:
         known = InferenceConfig(tasks=("instance",), tile=64) if by_size else InferenceConfig(tasks=("panoptic",))
         # Neither are its channels, nor whether it has tiles, which may overlap by more.
         of_model = {"bands"} if "tile" in overrides else {"bands", "tile_overlap"}
+        of_model |= {"value_range"} if ranges_of_bands(checked_range(overrides.get("value_range"))) else set()
         override(known, {name: value for name, value in overrides.items() if name not in of_model})
         if is_exported(source):
             given = {"recipe": recipe, "tasks": tasks, "weights": weights, "model": model, "compile": compile}

@@ -26,7 +26,7 @@ from mask2former.files import write_whole
 from mask2former.ops.masks import Patch
 from mask2former.ops.polygons import Ring, mask_to_polygons
 from mask2former.ops.sparse_masks import AnyMasks, SparseMasks
-from mask2former.pixels import Bands
+from mask2former.pixels import Bands, ValueRange
 from mask2former.structures.categories import Categories, Category
 from mask2former.structures.tables import PixelSize, table_columns, table_rows
 from mask2former.text import listed, shown
@@ -152,7 +152,7 @@ class _Result:
         scale: int | None = 1,
         labels: bool = True,
         palette: visualization.Palette = "classes",
-        value_range: tuple[float, float] | None = None,
+        value_range: ValueRange | None = None,
         bands: Bands | None = None,
     ) -> Image.Image:
         """The image with the result drawn on it, as the network saw it: read with its EXIF orientation and values.
@@ -166,7 +166,7 @@ class _Result:
                 (:func:`mask2former.visualization.readable_scale`).
             labels: whether names, counts and a legend are written.
             palette: colours of the classes, or ``colorblind``: eight that colour-blind people tell apart.
-            value_range: the values of black and white, if it was segmented with them.
+            value_range: the values of black and white, if it was segmented with them; see there.
             bands: likewise; the first three are shown as red, green and blue, one of one or two as grey.
 
         Raises:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mask2former.config import NoAugmentationConfig, RunConfig
 from mask2former.data.annotated import AnnotatedSet
-from mask2former.data.build import build_split, build_training_set
+from mask2former.data.build import build_split, build_training_set, read_as
 from mask2former.data.clips import ClipSet
 from mask2former.data.datasets.reader import notes_of_some
 from mask2former.data.loading.collate import pack
@@ -114,6 +114,8 @@ class DataModule(lightning.LightningDataModule):
             samples = self.training_set.samples
         elif samples is None:
             samples = build_split(self.config.data, "validation", **reading)
+        else:
+            read_as(samples, reading)
         check_tasks(self.config, CLIP_TASKS if isinstance(samples, ClipSet) else samples.tasks)
         limit = 0 if self._is_all_trained or not samples.has_ground_truth else None
         return Cases(samples, tasks, self.categories, self._class_map(samples.categories), limit)

@@ -21,7 +21,7 @@ from mask2former import limits
 from mask2former.errors import UserError
 from mask2former.ops.masks import Patch
 from mask2former.ops.sparse_masks import AnyMasks, SparseMasks
-from mask2former.pixels import Bands, ValueRange, bands_of_array, displayed, rgb_of_array
+from mask2former.pixels import Bands, ValueRange, bands_of_array, checked_range, displayed, rgb_of_array
 from mask2former.visualization.colors import Palette, line_color, recolored, spread_colors
 from mask2former.visualization.labels import INK, Anchor, distance, draw_labels
 from mask2former.visualization.regions import Color, Crop, Region, ranks
@@ -221,6 +221,7 @@ def rgb_of(
         UserError: it has another size, or is no image.
     """
     if isinstance(image, np.ndarray):
+        value_range = checked_range(value_range)
         if bands is None and image.ndim == 3 and (image.shape[2] == 2 or 4 < image.shape[2] <= limits.CHANNELS):
             bands = image.shape[2]
         pixels = (

@@ -65,6 +65,7 @@ def build_page(visits: Visits, examples: Sequence[Example], *, upload_bytes: int
                     html_template=_asset("examples.html"),
                     js_on_load=_asset("examples.js"),
                     apply_default_css=False,
+                    visible=bool(examples),
                     elem_id="m2f-examples",
                 )
             with gr.Column(elem_id="m2f-result", min_width=0):

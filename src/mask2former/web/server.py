@@ -86,7 +86,8 @@ def open_app(
             raise MissingExtraError("gradio", "web") from error
         drawn = Path(folder, "examples")
         drawn.mkdir()
-        examples = draw_examples(drawn)
+        has_colors = any(model.settings.bands is None for model in models.values())  # which examples are drawn in
+        examples = draw_examples(drawn) if has_colors else []
 
         async def build() -> Application:
             visits = Visits(models, seconds=keep_seconds)

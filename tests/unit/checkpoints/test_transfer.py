@@ -352,13 +352,20 @@ def test_weights_of_input_channels_are_repeated_where_that_is_wanted(tiny_model:
 
 def test_the_bands_of_a_source_go_with_its_channels() -> None:
     five = ModelConfig.model_validate(
-        {"pixel_mean": [9] * 5, "pixel_std": [9] * 5, "inference": {"bands": [5, 4, 3, 2, 1]}}
+        {
+            "pixel_mean": [9] * 5,
+            "pixel_std": [9] * 5,
+            "inference": {"bands": [5, 4, 3, 2, 1], "value_range": [[0, top] for top in range(1, 6)]},
+        }
     )
     source = ModelInfo.of(five)
     taken = with_settings_of(ModelConfig.model_validate({"inference": {"tasks": ["semantic"]}}), source, "it")
-    assert (taken.inference.bands, taken.channels) == ((5, 4, 3, 2, 1), 5)
+    assert (taken.inference.reading, taken.channels) == (five.inference.reading, 5)
+    assert with_settings_of(ModelConfig(), source, "it").inference.value_range == five.inference.value_range
+    ranges = [[0, 9]] * 5
+    assert filled_in({"inference": {"value_range": ranges}}, source)["inference"]["bands"] == (5, 4, 3, 2, 1)
     own = ModelConfig.model_validate({"pixel_mean": [9], "pixel_std": [9], "init_channels": "repeat"})
-    assert with_settings_of(own, source, "it").inference.bands == 1
+    assert with_settings_of(own, source, "it").inference.reading == {"bands": 1, "value_range": None}
     check_settings(own, source, "it", partial=False)
     check_settings(ModelConfig(), source, "it", partial=False)  # which says nothing of channels
     with pytest.raises(UserError, match="it takes images of 5 channels and the run has 1"):

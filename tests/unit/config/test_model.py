@@ -58,7 +58,10 @@ def test_a_model_of_other_channels_reads_as_many_bands_unless_it_says_which() ->
         ({**FIVE, "inference": {"bands": [1, 2]}}, "inference.bands are 2 and pixel_mean has 5 numbers"),
         ({"inference": {"bands": 4}}, "inference.bands are 4 and pixel_mean has 3 numbers"),
         *(
-            ({"inference": {"bands": bands}}, "bands must be 1 to 32 numbers of bands, from 1, or how many bands")
+            (
+                {"inference": {"bands": bands}},
+                r"inference\.bands'?: expected up to 32 numbers of bands, each from 1 to 1000, or how many bands",
+            )
             for bands in (
                 0,
                 33,

@@ -38,6 +38,18 @@ def test_arrays_of_whole_numbers(dtype: Any, order: Any, tmp_path: Path) -> None
     assert (numbers.dtype, is_colored) == (np.int32, False)
 
 
+@pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
+def test_versions_of_the_format(version: tuple[int, int], tmp_path: Path) -> None:
+    with (tmp_path / "a.npy").open("wb") as file:
+        np.lib.format.write_array(file, IDS, version=version)
+    assert np.array_equal(read_array(tmp_path / "a.npy"), IDS)
+    content = bytearray((tmp_path / "a.npy").read_bytes())
+    content[6] = 4
+    (tmp_path / "a.npy").write_bytes(content)
+    with pytest.raises(UserError, match=r"version 4\.0 of numpy's format; expected 1\.0, 2\.0 or 3\.0"):
+        read_array(tmp_path / "a.npy")
+
+
 @pytest.mark.parametrize("masks", [IDS, IDS.astype(np.uint16)[None], np.asfortranarray(IDS)])
 def test_what_cellpose_saves(masks: np.ndarray, tmp_path: Path) -> None:
     others: dict[str, Any] = {"filename": pathlib.PurePosixPath("/a/b.png"), "zdraw": [None], "diameter": np.float64(3)}

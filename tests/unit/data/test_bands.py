@@ -23,6 +23,7 @@ from mask2former.data.transforms import Geometry, Resize, resize_image
 from mask2former.errors import UserError
 from mask2former.notes import collect_notes, sentences
 from mask2former.pixels import displayed
+from mask2former.visualization import rgb_of
 
 H, W = 24, 40
 FIVE = np.random.default_rng(0).integers(0, 256, (H, W, 5)).astype(np.uint8)
@@ -142,13 +143,99 @@ def test_values_of_all_bands_have_one_range_and_percentiles_are_of_each(tmp_path
                 read_image(source, bands=2, value_range=value_range)
 
 
+RANGES = ((0, 4095), (100, 300), (0, 60000))
+
+
+def test_each_band_may_have_a_range_of_its_own(tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    values = np.dstack([rng.integers(low, high + 1, (H, W)) for low, high in RANGES]).astype(np.uint16)
+    expected = np.dstack([read_image(values[..., [b]], bands=1, value_range=span) for b, span in enumerate(RANGES)])
+    assert expected.max(axis=(0, 1)).min() > 250
+    path = written(tmp_path, values, **CONTIG, tile=(16, 16))
+    pages = written(tmp_path, values.transpose(2, 0, 1), "pages.tif", imagej=True, metadata={"axes": "CYX"})
+    tensor = torch.from_numpy(values.astype(np.float32)).permute(2, 0, 1)
+    for source in (path, pages, values, tensor, values.astype(np.int32)):
+        found, notes = shown(source, bands=3, value_range=list(map(list, RANGES)))
+        np.testing.assert_array_equal(found, expected)
+        assert notes == ""
+    turned = read_image(path, bands=(3, 1), value_range=(RANGES[2], RANGES[0]))
+    np.testing.assert_array_equal(turned, expected[..., [2, 0]])
+    np.testing.assert_array_equal(TiffRegions(path, RANGES, 3).read(3, 5, 20, 33), expected[3:20, 5:33])
+    np.testing.assert_array_equal(rgb_of(values, (H, W), RANGES, 3), expected)
+    np.testing.assert_array_equal(read_image(values.astype(np.uint8), bands=3, value_range=RANGES), values % 256)
+    notes = shown(values, bands=3, value_range=(*RANGES[:2], (0, 30000)))[1]
+    assert "cut off (1): 'array, band 3 of those that are read' (" in notes
+    Image.fromarray(values[..., 0]).save(tmp_path / "grey.png")
+    twice = read_image(tmp_path / "grey.png", bands=(1, 1), value_range=((0, 4095), (0, 8190)))
+    np.testing.assert_array_equal(twice[..., 0], expected[..., 0])
+    assert twice[..., 1].max() == 128
+
+
+def test_missing_values_count_in_no_range(tmp_path: Path) -> None:
+    values = np.dstack([np.full((H, W), 51), np.full((H, W), 502)]).astype(np.int16)
+    values[:5, :, 1] = -9999
+    path = written(tmp_path, values, **CONTIG, extratags=[(42113, "s", 0, "-9999", True)])
+    found, notes = shown(path, bands=2, value_range=((0, 100), (400, 600)))
+    assert (found[0, 0].tolist(), found[9, 0].tolist()) == ([130, 0], [130, 130])
+    assert "cut off" not in notes
+
+
+@pytest.mark.parametrize("value_range", [RANGES[:2], (*RANGES, (0, 1))])
+def test_as_many_ranges_as_bands_are_needed(tmp_path: Path, value_range: Any) -> None:
+    many = f"value_range has {len(value_range)} ranges, one for each band, and "
+    for source in (FIVE.astype(np.uint16), written(tmp_path, FIVE, **CONTIG), Image.fromarray(FIVE[..., :3])):
+        for bands in ((3, 2, 1), 3):
+            with pytest.raises(UserError, match=f"^{many}3 bands are read; give as many of both"):
+                read_image(source, bands=bands, value_range=value_range)
+    for source in (FIVE[..., :3], written(tmp_path, FIVE.astype(np.uint16), **CONTIG), Image.fromarray(FIVE[..., :3])):
+        with pytest.raises(UserError, match=f"^{many}the image is read as red, green and blue; set bands to as many"):
+            read_image(source, value_range=value_range)
+    with pytest.raises(UserError, match="two rising numbers"):
+        rgb_of(FIVE, (H, W), "no rule", 3)  # pyright: ignore[reportArgumentType]
+
+
 def test_what_a_band_says_has_no_value_is_black_there_alone(tmp_path: Path) -> None:
     values = np.full((H, W, 2), 100, np.int16)
     values[0, 0, 1] = -9999
     path = written(tmp_path, values, **CONTIG, extratags=[(42113, "s", 0, "-9999", True)])
-    found, notes = shown(path, bands=2, value_range=(0, 255))
+    for value_range in ((0, 255), "percentile"):
+        found, notes = shown(path, bands=2, value_range=value_range)
+        assert found[0, 0, 1] == 0
+        assert "have no value, as the file says, shown black" in notes
+        assert f"{100 / (H * W * 2):.3g} %" in notes
+    found = read_image(path, bands=2, value_range=(0, 255))
     assert (found[0, 0].tolist(), found[0, 1].tolist()) == ([100, 0], [100, 100])
-    assert "no value" in notes
+
+
+@pytest.mark.parametrize("is_stated", [False, True])
+def test_alpha_of_16_bits_does_not_darken_colours_of_12(tmp_path: Path, is_stated: bool) -> None:
+    rng = np.random.default_rng(3)
+    colors = rng.integers(0, 4096, (H, W, 3)).astype(np.uint16)
+    expected = np.rint(colors / 4095 * 255)
+    tags = [(281, "H", 1, 4095, True)] if is_stated else []
+    for alpha in (np.full((H, W), 65535), np.where(rng.random((H, W)) < 0.5, 65535, 0)):
+        values = np.dstack([colors, alpha.astype(np.uint16)])
+        path = written(tmp_path, values, photometric="rgb", extratags=tags)
+        for source in (path,) if is_stated else (path, values):
+            found, notes = shown(source, bands=(4, 3, 2, 1))
+            np.testing.assert_array_equal(found[..., :0:-1], expected)
+            np.testing.assert_array_equal(found[..., 0], alpha // 257)
+            assert ("read as 12 bits" in notes) is not is_stated
+    values[..., 3] = np.linspace(0, 65535, W)  # what could as well be another band
+    found, notes = shown(written(tmp_path, values, photometric="rgb", extratags=tags), bands=4)
+    assert found.max(axis=(0, 1)).tolist() == [16, 16, 16, 255]
+    assert "lowest quarter of the range that is inferred for all bands" in notes
+    assert "band 1 up to 40" in notes
+    assert "lowest quarter" not in shown(values, bands=4, value_range=(0, 65535))[1]
+
+
+def test_a_file_that_states_its_bits_may_have_dark_bands(tmp_path: Path) -> None:
+    values = np.dstack([np.full((H, W), 4000), np.full((H, W), 300)]).astype(np.uint16)
+    assert (
+        "lowest quarter"
+        not in shown(written(tmp_path, values, **CONTIG, extratags=[(281, "H", 1, 4095, True)]), bands=2)[1]
+    )
+    assert "(band 2 up to 300; the largest is 4000)" in shown(written(tmp_path, values, **CONTIG), bands=2)[1]
 
 
 def test_alpha_and_colours_of_pillow_are_bands_like_any_other(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from mask2former.data.regions import ArrayRegions, RegionsPart, open_large, redu
 from mask2former.data.slides import SlideRegions
 from mask2former.data.tiff_regions import TiffRegions
 from mask2former.errors import MissingExtraError, UserError
+from mask2former.notes import collect_notes
 
 SLIDE = Path(__file__).parents[2] / "data" / "tools" / "slide"
 
@@ -88,14 +89,34 @@ def test_what_a_tiff_leaves_out_is_black(tmp_path: Path) -> None:
     assert not found[:, 64:].any()
 
 
+def test_what_has_no_value_is_black_in_parts_too(tmp_path: Path, image: np.ndarray) -> None:
+    image[30:50] = 255
+    nodata = [(42113, "s", 0, "255", True)]
+    tifffile.imwrite(tmp_path / "a.tif", image, tile=(64, 64), photometric="rgb", extratags=nodata)
+    for bands in (None, (2,)):
+        opened = TiffRegions(tmp_path / "a.tif", bands=bands)
+        with collect_notes() as notes:
+            first, second = opened.read(0, 0, 40, 100), opened.read(40, 0, 60, 100)
+        assert not first[30:].any()
+        assert not second[:10].any()
+        assert second[10:].any()
+        assert len(notes) == 1
+        assert "have no value, as the file says, shown black" in notes[0].message
+
+
 @pytest.mark.parametrize(
     ("values", "options", "message"),
     [
-        (np.zeros((40, 40), np.uint16), {}, r"1 channels of uint16 .*value_range"),
-        (np.zeros((40, 40), np.float32), {}, "of float32"),
+        (np.zeros((40, 40), np.uint16), {}, r"read by parts, and has 16 bits; give the values of black .*value_range"),
+        (np.zeros((40, 40), np.float32), {}, "and holds values of the type float32; save it with 8 or 16 bits"),
+        (np.zeros((40, 40), np.uint32), {}, "type uint32"),
         (np.zeros((3, 40, 40), np.uint8), {"photometric": "rgb", "planarconfig": "separate"}, "interleaved"),
-        (np.zeros((40, 40, 4), np.uint8), {"photometric": "separated"}, "photometric 5"),
-        (np.zeros((40, 40), np.uint8), {"photometric": "miniswhite"}, "photometric 0"),
+        (
+            np.zeros((40, 40, 4), np.uint8),
+            {"photometric": "separated"},
+            "4 channels of the photometric kind separated; save",
+        ),
+        (np.zeros((40, 40), np.uint8), {"photometric": "miniswhite"}, "1 channel of the photometric kind miniswhite"),
         (np.zeros((40, 40, 3), np.uint8), {"photometric": "rgb", "extratags": [(274, 3, 1, 6, False)]}, "is turned"),
     ],
 )

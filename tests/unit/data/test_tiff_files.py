@@ -143,6 +143,42 @@ def test_values_that_the_file_calls_missing_are_black_and_do_not_count(tmp_path:
         assert abs(pixels[5:, :, 0].astype(float) - BYTES[5:]).max() <= 5
 
 
+WITHOUT = [(42113, "s", 0, "255", True)]
+RGB: dict[str, Any] = {"photometric": "rgb"}
+
+
+@pytest.mark.parametrize(
+    ("values", "options"),
+    [
+        (np.uint8([100, 255]), GREY),
+        (np.uint8([[100] * 3, [255] * 3]), RGB),
+        (np.uint8([[100] * 3, [255] * 3]), {**RGB, "compression": "jpeg", "compressionargs": {"level": 100}}),
+        (np.uint8([[100] * 3 + [255], [255] * 4]), RGB),
+        (np.uint8([155, 255]), {"photometric": "miniswhite"}),
+        (np.uint16([100, 255]), GREY),
+        (np.uint16([[100] * 3, [255] * 3]), RGB),
+    ],
+)
+def test_what_has_no_value_is_black_whoever_reads_it(
+    tmp_path: Path, values: np.ndarray, options: dict[str, Any]
+) -> None:
+    image = np.repeat(np.repeat(values[:, None], 16, axis=0), 32, axis=1)
+    path = written(tmp_path, image, extratags=WITHOUT, **options)
+    for bands in (None, 1 if image.ndim == 2 else image.shape[2]):
+        pixels, notes = shown(path, value_range=(0, 255), bands=bands)
+        assert (pixels[:8, ..., :3] > 90).all()
+        assert not pixels[-8:, ..., :3].any()
+        assert "no value, as the file says, shown black" in notes
+
+
+def test_where_no_value_cannot_be_told_from_others_that_is_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path, BYTES.astype(np.uint16), extratags=WITHOUT, **GREY)
+    monkeypatch.setattr("mask2former.data.image_files.can_read_tiff", lambda: False)
+    assert "(GDAL's nodata), which are read like the others" in shown(path, value_range=(0, 255))[1]
+
+
 # --- pages -----------------------------------------------------------------------------------------------------------
 
 

@@ -69,4 +69,4 @@ def test_what_is_not_read_by_parts_is_refused_with_what_to_do(
     monkeypatch.setattr(regions, "LARGE_PIXELS", 10_000)
     outcome = run(predictor, tmp_path / "a.tif", tmp_path / "out", "panoptic")
     assert outcome.status == "refused"
-    assert "only grey and RGB of 8 bits" in outcome.reason
+    assert "is so large that it is read by parts, and holds values of the type float32; save it with" in outcome.reason

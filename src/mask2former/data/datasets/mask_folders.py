@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int32, UInt8
 
-from mask2former.config import Task
+from mask2former.config import UNNAMED_CLASS, Task
 from mask2former.data.annotated import Annotated
 from mask2former.data.archives import Folder, leads_outside
 from mask2former.data.clips import AnnotatedClip
@@ -60,7 +60,7 @@ class MaskFolders(ClipReader):
         UserError: something is missing, or one of some id maps that are read is broken.
     """
 
-    categories = Categories.from_names(["object"])
+    categories = Categories.from_names([UNNAMED_CLASS])
     num_objects = None  # only reading all id maps would tell
 
     def __init__(

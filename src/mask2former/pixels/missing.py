@@ -1,0 +1,60 @@
+"""Pixels of which a file says that they have no value: which they are, and that they are shown black."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+from mask2former.notes import note, percent
+
+__all__ = ["blackened", "missing_values", "note_missing", "stated_nodata"]
+
+_NODATA = 42113  # the tag of GDAL
+
+
+def stated_nodata(tag: Callable[[int], Any]) -> float | None:
+    """The value that a TIFF says stands for none, perhaps NaN; None: it names no such value.
+
+    Args:
+        tag: gives the value of a tag by its number, the first of several.
+    """
+    try:
+        return float(str(tag(_NODATA) or "").strip("\0 "))
+    except ValueError:
+        return None
+
+
+def missing_values(values: np.ndarray, nodata: float, *, by_band: bool = False) -> Bool[np.ndarray, ...]:
+    """Where there is no value: (H, W), in all colours; or with ``by_band`` (H, W, C) of such values.
+
+    Args:
+        values: (H, W) or (H, W, C), as they are stored.
+        nodata: what stands for none.
+        by_band: whether each band may lack values by itself.
+    """
+    found: np.ndarray = np.asarray(np.isnan(values) if math.isnan(nodata) else values == nodata)
+    return found if found.ndim == 2 or by_band else np.all(found, axis=2)
+
+
+def note_missing(missing: Bool[np.ndarray, ...], name: str, of: str = "") -> None:
+    """Note pixels, or values of bands, that are shown black since there is no value, if there are any.
+
+    Args:
+        missing: where there is none.
+        name: the image.
+        of: what ``missing`` is, where it is not all of the image: added to its share.
+    """
+    if missing.any():
+        share = percent(np.count_nonzero(missing) / missing.size)
+        note("images with pixels that have no value, as the file says, shown black", f"'{name}' ({share}{of})")
+
+
+def blackened(pixels: UInt8[np.ndarray, "H W C"], missing: Bool[np.ndarray, ...] | None) -> UInt8[np.ndarray, "H W C"]:
+    """The pixels, black where the value is missing."""
+    if missing is None:
+        return pixels
+    return np.where(missing if missing.ndim == 3 else missing[..., None], np.uint8(0), pixels)
