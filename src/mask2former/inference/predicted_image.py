@@ -11,6 +11,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from mask2former.config import InferenceConfig, Task
+from mask2former.data.image_files import ImageFile
 from mask2former.data.regions import Regions
 from mask2former.errors import UserError
 from mask2former.inference.settings import changed_pass, choose_tasks, override
@@ -41,11 +42,15 @@ class LargeImage:
         regions: the image.
         overview: ``step`` times smaller, for drawing.
         step: pixels of the image for each of the overview, along both axes.
+        file: which it is read from.
+        state: of the file when it was opened, see :func:`~mask2former.inference.large_files.file_state`.
     """
 
     regions: Regions
     overview: UInt8[np.ndarray, "h w C"]
     step: int
+    file: ImageFile
+    state: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)

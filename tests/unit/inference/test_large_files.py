@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,6 +62,25 @@ def test_a_large_file_that_is_read_by_parts_has_the_results_that_it_has_as_a_who
     # What is there is known again, also where Pillow refuses to open so large a map.
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     assert run(predictor, path, tmp_path / "parts", task).status == "skipped"
+
+
+def test_a_large_file_that_changes_while_its_tiles_are_read_is_refused(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, predict_tiles = tmp_path / "a.tif", predictor.predict_tiles
+    tifffile.imwrite(path, np.zeros((100, 140, 3), np.uint8), tile=(32, 32), photometric="rgb")
+    monkeypatch.setattr(regions, "LARGE_PIXELS", 10_000)
+
+    def meanwhile(*arguments: Any) -> Any:
+        os.utime(path, ns=(0, 0))
+        return predict_tiles(*arguments)
+
+    monkeypatch.setattr(predictor, "predict_tiles", meanwhile)
+    outcome = run(predictor, path, tmp_path / "out", "semantic")
+    assert (outcome.status, outcome.reason) == (
+        "refused",
+        f"'{path}' was changed while it was read; run the same command again",
+    )
 
 
 def test_what_is_not_read_by_parts_is_refused_with_what_to_do(
