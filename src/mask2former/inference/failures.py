@@ -12,9 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 import torch
-from jaxtyping import UInt8
 
 from mask2former import limits
 from mask2former.errors import NoCompilerError, UserError
@@ -75,21 +73,23 @@ def reason(error: BaseException, subject: str, device: torch.device) -> str:
 
 
 @contextlib.contextmanager
-def work_on(*images: UInt8[np.ndarray, "H W C"]) -> Iterator[None]:
+def work_on(*sizes_hw: tuple[int, int]) -> Iterator[None]:
     """One sentence for what cannot be recognised in, and for memory that runs out after all.
+
+    Args:
+        sizes_hw: height and width of the images that are in work.
 
     Raises:
         UserError: an image is far too thin, or memory ran out.
     """
-    for image in images:
-        height, width = image.shape[:2]
+    for height, width in sizes_hw:
         check_limit(
             f"the image has {height}x{width} pixels (height x width), whose ratio is",
             max(height, width) // min(height, width),
             limits.ASPECT_RATIO,
             "cut it into parts",
         )
-    height, width = images[0].shape[:2] if images else (0, 0)
+    height, width = sizes_hw[0] if sizes_hw else (0, 0)
     advice = "make it smaller, cut it into parts, or lower max_instances"
     with refusing_lack_of_memory(f"an image of {height}x{width} pixels (height x width)", advice):
         yield

@@ -24,9 +24,9 @@ from mask2former.results_io.packed import packed_files
 from mask2former.structures import PanopticSegmentation, Segmentation, SemanticSegmentation
 from mask2former.structures.packed_results import PackedPanoptic, PackedSegmentation, PackedSemantic
 
-__all__ = ["check_unchanged", "encode_result", "file_state", "is_read_by_parts", "read_whole_or_parts"]
+__all__ = ["OVERVIEW", "check_unchanged", "encode_result", "file_state", "is_read_by_parts", "read_whole_or_parts"]
 
-_OVERVIEW = 4096  # pixels: longer side of the copy of a large image on which its overlay is drawn
+OVERVIEW = 4096  # pixels: longer side of the copy of a large image on which its overlay is drawn
 
 
 def is_read_by_parts(file: ImageFile, settings: InferenceConfig) -> bool:
@@ -62,8 +62,7 @@ def read_whole_or_parts(
         + (": their overlays are drawn on reduced copies" if overlay else ""),
         f"'{file}' ({regions.size_hw[0]}x{regions.size_hw[1]} pixels, height x width)",
     )
-    step = -(-max(regions.size_hw) // _OVERVIEW)
-    return LargeImage(regions, reduced(regions, step), step, file, state)
+    return LargeImage(regions, -(-max(regions.size_hw) // OVERVIEW), file, state)
 
 
 def file_state(file: ImageFile) -> tuple[int, ...]:
@@ -104,8 +103,9 @@ def encode_result(
         UserError: a file that was read by parts has changed meanwhile.
     """
     if isinstance(image, LargeImage):
-        check_unchanged(image.file, image.state)
         assert not isinstance(result, PanopticSegmentation | SemanticSegmentation)
-        return packed_files(result, displayed(image.overview) if overlay else None, image.step, **head)
+        overview = displayed(reduced(image.regions, image.step)) if overlay else None
+        check_unchanged(image.file, image.state)
+        return packed_files(result, overview, image.step, **head)
     assert not isinstance(result, PackedPanoptic | PackedSemantic)
     return result.encoded(displayed(image) if overlay else None, **head)

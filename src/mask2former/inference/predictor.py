@@ -333,7 +333,7 @@ class Predictor:
             return image if load is None else replace(image, load=lambda: self._shown(load(), settings))
 
         def last(item: _ItemT, shown: Shown, found: PredictedImage) -> Any:
-            return finish(item, shown.large or shown.image, found(tasks))
+            return finish(item, shown.image, found(tasks))
 
         stages = Stages(
             first,
@@ -362,8 +362,8 @@ class Predictor:
     def _shown(self, image: UInt8[np.ndarray, "H W C"] | LargeImage, settings: InferenceConfig) -> Shown:
         """An image, resized unless tiles of it will be."""
         if isinstance(image, LargeImage):
-            return Shown(image.overview, image.overview, settings, image)
-        with work_on(image):
+            return Shown(image, np.empty((0, 0, settings.channels), np.uint8), settings)
+        with work_on((image.shape[0], image.shape[1])):
             if settings.tile:
                 return Shown(image, image, settings)
             size = self.input_size((image.shape[0], image.shape[1]), settings)
@@ -408,15 +408,16 @@ class Predictor:
 
     def _begin(self, images: Sequence[Shown], tasks: Sequence[Task]) -> list[ReadResults]:
         """As :meth:`begin`, of whole images or tiles, with one sentence where memory runs out."""
-        with work_on(*(shown.image for shown in images)):
+        with work_on(*(shown.size_hw for shown in images)):
             is_tiled = images[0].settings.tile > 0
             read = [self._in_tiles(shown, tasks) for shown in images] if is_tiled else self.begin(images, tasks)
-        return [partial(_chosen, shown.image, step) for shown, step in zip(images, read, strict=True)]
+        return [partial(_chosen, shown.size_hw, step) for shown, step in zip(images, read, strict=True)]
 
     def _in_tiles(self, shown: Shown, tasks: Sequence[Task]) -> ReadResults:
-        regions = ArrayRegions(shown.image) if shown.large is None else shown.large.regions
+        image = shown.image
+        regions = image.regions if isinstance(image, LargeImage) else ArrayRegions(image)
         found: Any = self.segment_regions(regions, tasks, shown.settings)  # those of large images stay packed
-        if shown.large is None:
+        if not isinstance(image, LargeImage):
             found = {task: one if isinstance(one, Instances) else one.unpacked() for task, one in found.items()}
 
         def read(tasks: Sequence[Task], settings: InferenceConfig) -> Results:
@@ -511,7 +512,7 @@ class Predictor:
         self.choose_tasks("instance")
         settings = for_whole_frames(override(self.settings, overrides, self.categories), overrides)
         images = [read_image(frame, **settings.reading) for frame in frames]
-        with work_on(*images):
+        with work_on(*((image.shape[0], image.shape[1]) for image in images)):
             prediction = self.clip_prediction(images, settings)
             size = frame_size(images)
             return with_room(
@@ -625,11 +626,9 @@ class _Passed(NamedTuple):
             )
 
 
-def _chosen(
-    image: UInt8[np.ndarray, "H W C"], read: ReadResults, tasks: Sequence[Task], settings: InferenceConfig
-) -> Results:
+def _chosen(size_hw: tuple[int, int], read: ReadResults, tasks: Sequence[Task], settings: InferenceConfig) -> Results:
     """The results that are read, of the classes and from the area that the settings say."""
-    with work_on(image):
+    with work_on(size_hw):
         found = read(tasks, settings)
     return {task: result.filter(settings.classes, min_area=settings.min_area) for task, result in found.items()}
 
