@@ -69,6 +69,10 @@ class SparseMasks:
         patches: a part of each mask that holds all its pixels, within the image; it is cut to its tight box.
             Packed ones are taken as they are.
         size_hw: height and width of the image in pixels.
+
+    Attributes:
+        packed: the masks, which parts and other results share.
+        size_hw: as given.
     """
 
     __slots__ = ("packed", "size_hw")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Int, Integer, UInt8
 
 from mask2former.documents import encode_json
 from mask2former.ops.masks import encode_runs
@@ -82,9 +82,9 @@ def _document(result: PackedSegmentation, model: str | None, settings: Mapping[s
 class _Runs(NamedTuple):
     """The pixels of a map down its columns, as runs of one value: those of a value lie together, from left to right."""
 
-    values: Int[np.ndarray, " R"]
-    starts: Int[np.ndarray, " R"]
-    lengths: Int[np.ndarray, " R"]
+    values: Integer[np.ndarray, " R"]
+    starts: Integer[np.ndarray, " R"]
+    lengths: Integer[np.ndarray, " R"]
     size_hw: tuple[int, int]
 
     @classmethod
