@@ -10,10 +10,14 @@ whose own results are known: drawn scenes, and (``--nuclei``) microscope images 
   half on one and the same true object. ``at seams``: those that touch where two tiles show the same pixels.
 - ``memory`` (``--memory``): peak resident memory of a process of its own that predicts a TIFF file, beyond what it had
   after an image of one tile.
+- ``objects`` (``--objects``): the same of 105 megapixels with so many round objects. No network is run: each tile has
+  the objects that it shows, and 80 candidates that are none, as ``nuclei`` gives them (60 to 80 % of its 100 queries
+  have a score below 0.05 on fluorescence, with 8 kB of masks in a tile).
 
     python benchmarks/large_images.py --output benchmarks/results/large_images.json
     python benchmarks/large_images.py --output benchmarks/results/large_images.json --nuclei FOLDER
     python benchmarks/large_images.py --output benchmarks/results/large_images.json --memory
+    python benchmarks/large_images.py --output benchmarks/results/large_images.json --objects
 """
 
 from __future__ import annotations
@@ -36,11 +40,13 @@ from PIL import Image
 
 import mask2former
 from mask2former import Predictor
+from mask2former.config import InferenceConfig, Task
 from mask2former.data.images import read_image
 from mask2former.inference.tile_grid import Grid, Tile
 from mask2former.inference.tile_results import TilePrediction
 from mask2former.metrics.panoptic import PanopticEvaluator
-from mask2former.ops.masks import decode_patch
+from mask2former.ops.masks import Patch, decode_patch
+from mask2former.ops.sparse_masks import SparseMasks
 from mask2former.postprocessing import remove_overlaps
 from mask2former.scenes import SCENE_CATEGORIES, draw_scene
 from mask2former.structures import Categories, Instances, PanopticSegmentation, Segment
@@ -335,6 +341,120 @@ def memory(sides: Sequence[int], tasks: Sequence[str]) -> dict[str, Any]:
     return found
 
 
+# --- memory for objects ----------------------------------------------------------------------------------------------
+
+OBJECTS = (1_000, 40_000)
+OBJECTS_SIDE, OBJECTS_TILE, OBJECTS_OVERLAP = 10_240, 256, 64  # pixels
+DIAMETER = 24  # pixels
+NO_OBJECTS = 80  # candidates of a tile with scores below 0.05, of 8 to 16 pixels
+
+
+def disc(diameter: int) -> np.ndarray:
+    """A round mask."""
+    axis = np.arange(diameter) - (diameter - 1) / 2
+    return axis[:, None] ** 2 + axis**2 <= (diameter / 2) ** 2
+
+
+class KnownObjects:
+    """In place of :meth:`Predictor.predict_tiles`: objects on a grid, of which each tile has what it shows.
+
+    Args:
+        count: objects in the image.
+    """
+
+    def __init__(self, count: int) -> None:
+        rng = np.random.default_rng(0)
+        side = int(np.ceil(count**0.5))
+        step = OBJECTS_SIDE / side
+        rows, columns = np.divmod(np.arange(count), side)
+        moved = rng.uniform(0, max(0.0, step - DIAMETER), (2, count))
+        self.corners = (np.stack([rows, columns]) * step + moved).astype(int)
+        self.tiles = iter(Grid.over((OBJECTS_SIDE, OBJECTS_SIDE), OBJECTS_TILE, OBJECTS_OVERLAP))
+        self.rng = rng
+
+    def __call__(
+        self, images: Sequence[np.ndarray], _: Any, tasks: Sequence[Task], settings: InferenceConfig
+    ) -> list[TilePrediction]:
+        """See :meth:`Predictor.predict_tiles`; tiles come in the order of the grid."""
+        return [
+            TilePrediction({task: self.of_tile(next(self.tiles), task, settings) for task in tasks}) for _ in images
+        ]
+
+    def of_tile(self, tile: Tile, task: Task, settings: InferenceConfig) -> Instances | PanopticSegmentation:
+        """What a network would say of a tile."""
+        height, width = tile.bottom - tile.top, tile.right - tile.left
+        top, left = self.corners[0] - tile.top, self.corners[1] - tile.left
+        shown = np.flatnonzero((top > -DIAMETER) & (left > -DIAMETER) & (top < height) & (left < width))
+        patches, mask = [], disc(DIAMETER)
+        for y, x in zip(top[shown].tolist(), left[shown].tolist(), strict=True):
+            part = mask[max(0, -y) : height - y, max(0, -x) : width - x].copy()
+            patches.append(Patch(max(0, y), max(0, x), part))
+        scores = [0.9] * len(patches)
+        if task == "panoptic":
+            ids = SparseMasks(patches, (height, width)).numbered().astype(np.int32)
+            areas = np.bincount(ids.ravel(), minlength=len(patches) + 1)
+            things = tuple(Segment(n, 0, True, 0.9, int(areas[n])) for n in range(1, len(patches) + 1) if areas[n])
+            return PanopticSegmentation(ids, things, OF_OBJECTS)
+        for diameter in self.rng.integers(8, 17, NO_OBJECTS).tolist():
+            y, x = self.rng.integers(0, (height - diameter, width - diameter)).tolist()
+            patches.append(Patch(y, x, disc(diameter)))
+        masks = SparseMasks(patches, (height, width))
+        labels = np.zeros(len(masks), np.int64)
+        found = Instances(masks, labels, np.array(scores + [0.01] * NO_OBJECTS), masks.boxes, OF_OBJECTS)
+        return found.at_least(settings.instance_threshold)
+
+
+OF_OBJECTS = Categories.from_names(["nucleus"])
+
+
+def of_objects(count: int, task: Any) -> dict[str, float]:
+    """Peak memory of this process while it predicts a file with so many objects, beyond what it had before."""
+    import tifffile
+
+    from mask2former.inference.plan_files import plan
+    from mask2former.inference.predict_files import segment_files
+
+    settings = InferenceConfig(
+        tasks=(task,),
+        tile=OBJECTS_TILE,
+        tile_overlap=OBJECTS_OVERLAP,
+        short_edge=0,
+        max_instances=1_000_000,
+        instance_threshold=0.5,
+    )
+    predictor = Predictor(lambda images: [], device="cpu", settings=settings, categories=OF_OBJECTS)
+    with tempfile.TemporaryDirectory() as folder:
+        path, output = Path(folder) / "a.tif", Path(folder) / "out"
+        shape = (OBJECTS_SIDE, OBJECTS_SIDE)
+        blocks = (np.zeros((512, 512), np.uint8) for _ in range((OBJECTS_SIDE // 512) ** 2))
+        tifffile.imwrite(path, blocks, shape=shape, dtype=np.uint8, tile=(512, 512), compression="zlib")
+        predictor.predict_tiles = KnownObjects(count)  # pyright: ignore[reportAttributeAccessIssue]
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        start = time.process_time()
+        [outcome] = segment_files(predictor, plan([path], output), task, overlay=False)
+        assert (outcome.status, outcome.found) == ("done", count), outcome
+        seconds = time.process_time() - start
+        written = sum(file.stat().st_size for file in output.iterdir())
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "before, MiB": round(before / 1024),
+        "more for the image, MiB": round((after - before) / 1024),
+        "cpu seconds": round(seconds, 1),
+        "written, MiB": round(written / 2**20, 1),
+    }
+
+
+def objects(counts: Sequence[int]) -> dict[str, Any]:
+    """The figures of :func:`of_objects` in processes of their own."""
+    found: dict[str, Any] = {}
+    for task, count in itertools.product(("instance", "panoptic"), counts):
+        command = [sys.executable, __file__, "--count", str(count), "--task", task, "--output", "-"]
+        run = subprocess.run(command, capture_output=True, text=True, check=True)
+        found.setdefault(task, {})[f"{count} objects"] = json.loads(run.stdout)
+        sys.stderr.write(f"{task} {count}: {run.stdout}\n")
+    return found
+
+
 # --- the picture -----------------------------------------------------------------------------------------------------
 
 
@@ -367,11 +487,16 @@ def main() -> None:
     parser.add_argument("--nuclei-side", type=int, default=4096)
     parser.add_argument("--memory", type=int, nargs="*", help="sides of the images; none: all")
     parser.add_argument("--picture", type=Path, help="only draw a result with and without joining")
+    parser.add_argument("--objects", type=int, nargs="*", help="numbers of objects; none: 1,000 and 40,000")
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--count", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--task", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.file is not None:
         sys.stdout.write(json.dumps(of_file(chosen.file, chosen.task)))
+        return
+    if chosen.count is not None:
+        sys.stdout.write(json.dumps(of_objects(chosen.count, chosen.task)))
         return
     if chosen.picture is not None:
         picture(chosen.picture)
@@ -381,6 +506,8 @@ def main() -> None:
     figures |= {"version": mask2former.__version__, "machine": platform.processor() or platform.machine()}
     if chosen.memory is not None:
         figures["memory"] = memory(chosen.memory or MEMORY_SIDES, ("panoptic", "semantic"))
+    elif chosen.objects is not None:
+        figures["objects"] = objects(chosen.objects or OBJECTS)
     elif chosen.nuclei is not None:
         figures["nuclei"] = of_nuclei(chosen.nuclei, chosen.nuclei_side)
     else:

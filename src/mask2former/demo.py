@@ -168,6 +168,7 @@ def run_video(
     predictor = _predictor(source, device)
     first = _FIRST_SCENE + seed * _STRIDE
 
+    # Not by evaluate_predictor, which measures clips by one pass over all frames: what is shown here are tracks.
     clips = SceneClips(_CLIP_SIDE, _MEASURED_FRAMES, first, num_clips)
     evaluator, seconds = VideoInstanceEvaluator(predictor.categories), 0.0
     for index in range(num_clips):

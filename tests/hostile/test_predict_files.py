@@ -18,7 +18,7 @@ from PIL import Image
 
 from mask2former.cli import main
 from mask2former.errors import FailedError, UserError
-from mask2former.inference import predict_files
+from mask2former.inference import large_files
 from mask2former.inference.failures import ends_run
 from mask2former.inference.plan_files import plan
 from mask2former.inference.predict_files import segment_files
@@ -171,14 +171,14 @@ def test_an_image_fails_alone(
     status: str,
     expected: str,
 ) -> None:
-    read = predict_files.read_image
+    read = large_files.read_image
 
     def failing(source: Path, **options: Any) -> Any:
         if source.name == "1.bmp":
             raise error
         return read(source, **options)
 
-    monkeypatch.setattr(predict_files, "read_image", failing)
+    monkeypatch.setattr(large_files, "read_image", failing)
     outcomes = run(predictor, images, tmp_path / "out")
     assert [outcome.status for outcome in outcomes] == ["done", status, "done"]
     assert expected in outcomes[1].reason
@@ -231,7 +231,7 @@ def test_a_traceback_of_an_image_is_shown_on_request(
     def failing(source: Path, **options: Any) -> Any:
         raise ValueError("odd")
 
-    monkeypatch.setattr(predict_files, "read_image", failing)
+    monkeypatch.setattr(large_files, "read_image", failing)
     words = ["predict", str(images), "-o", str(tmp_path / "out"), "-m", "scenes-tiny", "--device", "cpu"]
     assert main(words) == 1
     said = capsys.readouterr().err
@@ -264,7 +264,7 @@ def test_names_that_are_no_text_do(images: Path, tmp_path: Path, capsys: pytest.
 def test_an_image_that_changes_while_it_is_read_is_refused(
     predictor: Predictor, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = predict_files.read_image
+    read = large_files.read_image
 
     def replaced(source: Path, **options: Any) -> Any:
         found = read(source, **options)
@@ -273,7 +273,7 @@ def test_an_image_that_changes_while_it_is_read_is_refused(
             (images / "new").replace(source)
         return found
 
-    monkeypatch.setattr(predict_files, "read_image", replaced)
+    monkeypatch.setattr(large_files, "read_image", replaced)
     outcomes = run(predictor, images, tmp_path / "out")
     assert [outcome.status for outcome in outcomes] == ["done", "refused", "done"]
     assert "was changed while it was read" in outcomes[1].reason

@@ -7,12 +7,12 @@ that was in work at two deaths is given up. Knows no Ray.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,20 +23,22 @@ from pyarrow import parquet
 from mask2former.bulk.plan import JSON_LINES, SHARD, WORKING, results_file
 from mask2former.bulk.reading import as_read
 from mask2former.bulk.sources import fetch
-from mask2former.bulk.stores import Store
+from mask2former.bulk.stores import Store, is_url
 from mask2former.config import Task
 from mask2former.data.image_files import NamedBytes, open_file
-from mask2former.data.images import read_image
 from mask2former.documents import encode_json, parse_json
 from mask2former.errors import FailedError, UserError
 from mask2former.inference import failures
+from mask2former.inference.large_files import encode_result, is_read_by_parts, read_whole_or_parts
 from mask2former.inference.pipeline import Failure
+from mask2former.inference.predicted_image import LargeImage
 from mask2former.inference.predictor import Predictor
+from mask2former.inference.result_files import image_sha256_of
 from mask2former.inference.tile_results import Results
 from mask2former.inference.tiling import PackedResults
 from mask2former.notes import collect_notes
 from mask2former.results_io.json import RECORDS
-from mask2former.structures.results import SOFTWARE, Segmentation
+from mask2former.structures.results import SOFTWARE
 from mask2former.text import printable
 
 __all__ = ["SCHEMA", "ShardReport", "ShardWriter"]
@@ -179,7 +181,7 @@ class ShardWriter:
         return begun
 
     def _segmented(self, images: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-        items = as_read(images, fetch, limit=self._image_timeout)
+        items = as_read(images, self._fetched, limit=self._image_timeout)
         stages = (self._image, self._finished, None)
         for (name, _), found in self._predictor.in_stages(items, *stages, (self._task,), self._batch_size):
             if isinstance(found, Failure):
@@ -191,25 +193,35 @@ class ShardWriter:
             else:
                 yield name, found
 
-    def _image(self, item: tuple[str, NamedBytes | Exception]) -> UInt8[np.ndarray, "H W C"]:
+    def _fetched(self, name: str) -> NamedBytes | Path:
+        """The bytes of an image, or the path of one that is read by parts, which may have more than the memory."""
+        if not is_url(name) and is_read_by_parts(path := Path(name), self._predictor.settings):
+            return path
+        return fetch(name)
+
+    def _image(self, item: tuple[str, NamedBytes | Path | Exception]) -> UInt8[np.ndarray, "H W C"] | LargeImage:
         name, file = item
         if isinstance(file, Exception):
             raise file
-        with open_file(file) as image:
-            if image.info.get("Software") == SOFTWARE:
-                raise UserError(f"'{name}' is an overlay or map of earlier results; leave it out")
-        return read_image(file, **self._predictor.settings.reading)
+        found = read_whole_or_parts(file, self._predictor.settings, overlay=False)
+        if not isinstance(found, LargeImage):
+            with open_file(file) as image:
+                if image.info.get("Software") == SOFTWARE:
+                    raise UserError(f"'{name}' is an overlay or map of earlier results; leave it out")
+        return found
 
     def _finished(
-        self, item: tuple[str, NamedBytes | Exception], image: object, results: Results | PackedResults
+        self,
+        item: tuple[str, NamedBytes | Path | Exception],
+        image: UInt8[np.ndarray, "H W C"] | LargeImage,
+        results: Results | PackedResults,
     ) -> dict[str, Any]:
         (name, file), result = item, results[self._task]
-        assert isinstance(file, NamedBytes)
-        assert isinstance(result, Segmentation)
+        assert isinstance(file, NamedBytes | Path)
         settings = self._predictor.recorded_settings
-        files = result.encoded(model=self._model, settings=settings)
+        sha256 = image_sha256_of(file)  # of a large file it is that of what was read, since encoding looks once more
+        files = encode_result(result, image, overlay=False, model=self._model, settings=settings)
         record = json.loads(files[".json"])
-        sha256 = hashlib.sha256(file.content).hexdigest()
         row = self._row(name, image_sha256=sha256)
         row["height"], row["width"] = record["size"]
         row["segments"] = record[RECORDS[self._task]]

@@ -63,10 +63,12 @@ __all__ = [
     "image_size",
     "images_below",
     "is_image_name",
+    "is_one_image",
     "list_images",
     "note_passed_over",
     "read_image",
     "standard_input",
+    "unshared",
 ]
 
 Bytes = bytes | bytearray | memoryview
@@ -187,6 +189,24 @@ def as_file(source: Any) -> Any:
         raise UserError(f"'{printable(name, 200)}' gives {type(content).__name__}; open it with mode 'rb'")
     check_limit(f"'{printable(name, 200)}' has bytes:", len(content), limits.IMAGE_BYTES, "is it the right file?")
     return NamedBytes(name, content)
+
+
+def is_one_image(sources: object) -> bool:
+    """Whether something is an image and not several: a path would be read by its letters, an array by its rows."""
+    if isinstance(sources, np.ndarray | torch.Tensor):
+        return sources.ndim < 4
+    if isinstance(sources, str | os.PathLike | bytes | bytearray | memoryview) or hasattr(sources, "read"):
+        return True
+    return not isinstance(sources, Iterable)
+
+
+def unshared(source: ImageSource) -> ImageSource:
+    """The same, also when whoever gave it writes into it."""
+    if isinstance(source, np.ndarray):
+        return source.copy()
+    if isinstance(source, bytearray | memoryview):
+        return bytes(source)
+    return source.clone() if isinstance(source, torch.Tensor) else source
 
 
 def standard_input() -> NamedBytes:

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import UInt8
 
+from mask2former import limits
 from mask2former.data.dicom_files import DICOM_SUFFIXES, slide_size
-from mask2former.data.image_files import PixelLimitError
+from mask2former.data.image_files import NamedBytes, PixelLimitError
 from mask2former.data.images import image_size
 from mask2former.data.slides import SLIDE_SUFFIXES, SlideRegions
 from mask2former.data.tiff_regions import TiffRegions
+from mask2former.documents import check_regular
 from mask2former.errors import UserError
 from mask2former.pixels import Bands, ValueRange
 
-__all__ = ["LARGE_PIXELS", "STRIP_PIXELS", "ArrayRegions", "Regions", "RegionsPart", "open_large", "reduced"]
+__all__ = [
+    "LARGE_PIXELS",
+    "STRIP_PIXELS",
+    "ArrayRegions",
+    "Regions",
+    "RegionsPart",
+    "is_large",
+    "open_large",
+    "reduced",
+]
 
 LARGE_PIXELS = 1 << 26  # above which a file is read by parts: 8192 x 8192, a little less than Pillow's limit
 _TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8")
@@ -64,45 +74,63 @@ class RegionsPart(NamedTuple):
         return self.whole.read(self.top + top, self.left + left, self.top + bottom, self.left + right)
 
 
-def open_large(path: Path, value_range: ValueRange | None = None, bands: Bands | None = None) -> Regions | None:
-    """An image file of more than ``LARGE_PIXELS`` pixels, to be read by parts; None of any other, which is read whole.
+def is_large(file: Path | NamedBytes) -> bool:
+    """Whether an image file is read by parts: a slide, or a TIFF of more than ``LARGE_PIXELS`` pixels or 2 GiB.
 
     TIFF files, also BigTIFF, and the formats of slide scanners that OpenSlide reads can be read by parts. Slides are so
     whatever their size; those of DICOM are files of several tiles.
 
+    Raises:
+        UserError: a TIFF file whose header cannot be read.
+    """
+    suffix = _suffix(file)
+    if suffix in DICOM_SUFFIXES:
+        return isinstance(file, Path) and slide_size(file) is not None
+    if suffix not in _TIFF_SUFFIXES:
+        return suffix in SLIDE_SUFFIXES
+    if isinstance(file, Path) and check_regular(file, "image") > limits.IMAGE_BYTES:  # too many to be read at once
+        return True
+    try:
+        height, width = image_size(file)
+    except PixelLimitError:
+        return True
+    return height * width > LARGE_PIXELS
+
+
+def _suffix(file: Path | NamedBytes) -> str:
+    return PurePath(file.name).suffix.lower()
+
+
+def open_large(file: Path | NamedBytes, value_range: ValueRange | None = None, bands: Bands | None = None) -> Regions:
+    """An image file that :func:`is_large`, to be read by parts.
+
     Args:
-        path: the file.
+        file: the image; slides must lie on a disk.
         value_range: see :class:`TiffRegions`.
         bands: likewise; slides have colours alone.
 
     Raises:
-        UserError: a large image is damaged, or of a kind that is not read by parts.
+        UserError: it is damaged, or of a kind that is not read by parts.
         MissingExtraError: the package that reads it is not installed.
     """
-    suffix = path.suffix.lower()
-    size = slide_size(path) if suffix in DICOM_SUFFIXES else None
-    if suffix not in (*SLIDE_SUFFIXES, *_TIFF_SUFFIXES) and size is None:
-        return None
-    if suffix in _TIFF_SUFFIXES:
-        with contextlib.suppress(PixelLimitError):
-            height, width = image_size(path)
-            if height * width <= LARGE_PIXELS:
-                return None
     if value_range == "percentile":  # which takes all values of an image
         raise UserError(
-            f"'{path}' is read by parts, for which value_range cannot be percentile; give two numbers, or full"
+            f"'{file}' is read by parts, for which value_range cannot be percentile; give two numbers, or full"
         )
-    if suffix in _TIFF_SUFFIXES:
-        return TiffRegions(path, value_range, bands)
+    suffix = _suffix(file)
+    if suffix not in (*SLIDE_SUFFIXES, *DICOM_SUFFIXES):
+        return TiffRegions(file, value_range, bands)
     if bands is not None:
         raise UserError(
-            f"'{path}' is a slide, which is read as red, green and blue, and the model takes bands: {bands}"
+            f"'{file}' is a slide, which is read as red, green and blue, and the model takes bands: {bands}"
         )
-    slide = SlideRegions(path)
+    if not isinstance(file, Path):
+        raise UserError(f"'{file}' is a slide, which is read by parts from a disk; copy it there, and name the copy")
+    slide, size = SlideRegions(file), slide_size(file) if suffix in DICOM_SUFFIXES else None
     if size not in (None, slide.size_hw):  # a file holds one resolution, and OpenSlide opens all that lie beside it
         height, width = slide.size_hw
         raise UserError(
-            f"'{path}' is a slide at {size[1]}x{size[0]} pixels, reduced from {width}x{height} (width x height); name "
+            f"'{file}' is a slide at {size[1]}x{size[0]} pixels, reduced from {width}x{height} (width x height); name "
             "the file beside it that has these"
         )
     return slide

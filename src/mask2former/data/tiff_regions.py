@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
 import math
 import weakref
 from pathlib import Path
@@ -11,13 +13,17 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from mask2former import limits
+from mask2former.data.image_files import NamedBytes
 from mask2former.errors import MissingExtraError, UserError
+from mask2former.notes import note
 from mask2former.pixels import (
     Bands,
     ValueRange,
     bands_of_array,
     blackened,
     chosen_bands,
+    described_planes,
     missing_values,
     note_missing,
     rgb_of_array,
@@ -61,8 +67,10 @@ def _why_not(page: Any, value_range: ValueRange | None, bands: Bands | None) -> 
 class TiffRegions:
     """The first image of a TIFF or BigTIFF file, of which the tiles or strips that are needed are decoded.
 
+    Further pages of its size are noted; smaller ones are overviews and labels.
+
     Args:
-        path: the file.
+        path: the file, on a disk or in memory.
         value_range: the values that become 0 and 255 where they are not bytes, which must be given there.
         bands: in place of colours, see :func:`~mask2former.data.images.read_image`.
 
@@ -74,7 +82,9 @@ class TiffRegions:
         MissingExtraError: tifffile is not installed.
     """
 
-    def __init__(self, path: Path, value_range: ValueRange | None = None, bands: Bands | None = None) -> None:
+    def __init__(
+        self, path: Path | NamedBytes, value_range: ValueRange | None = None, bands: Bands | None = None
+    ) -> None:
         try:
             import tifffile
         except ImportError as error:
@@ -83,7 +93,7 @@ class TiffRegions:
         self._value_range: ValueRange | None = value_range
         self._bands: Bands | None = bands
         try:
-            self._file = tifffile.TiffFile(path)
+            self._file = tifffile.TiffFile(path if isinstance(path, Path) else io.BytesIO(path.content))
             weakref.finalize(self, self._file.close)
             page: Any = self._file.pages.first
         except Exception as error:  # damage shows in many ways
@@ -111,6 +121,7 @@ class TiffRegions:
             )
         # A cache for each file: one of a method would keep files open.
         self._segment = functools.lru_cache(maxsize=max(1, _KEPT_BYTES // size))(self._decoded)
+        self._note_pages()
 
     def read(self, top: int, left: int, bottom: int, right: int) -> UInt8[np.ndarray, "_h _w C"]:
         """See :class:`~mask2former.data.regions.Regions`.
@@ -147,6 +158,20 @@ class TiffRegions:
             self._is_noted = True  # of many parts
             note_missing(missing, str(self._path), " of the first part with such pixels")
         return blackened(pixels, missing)
+
+    def _note_pages(self) -> None:
+        """Note what lies behind the image that is read."""
+        size_hw, pages = self.size_hw, 1
+        with contextlib.suppress(Exception):  # of damage there, which harms nothing that is read
+            pages = described_planes(self._page.description, math.prod(size_hw) * self._page.samplesperpixel)
+            every: Any = self._file.pages
+            further = (every[number] for number in range(1, min(len(every), limits.IMAGE_PAGES)))
+            pages = max(pages, 1 + sum((page.imagelength, page.imagewidth) == size_hw for page in further))
+        if pages > 1:
+            note(
+                "images with several pages, frames or planes, of which only the first is read",
+                f"'{self._path}' ({pages})",
+            )
 
     def _decoded(self, index: int) -> np.ndarray:
         """A tile or strip of the file."""

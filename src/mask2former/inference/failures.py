@@ -1,4 +1,4 @@
-"""What stopped one image, clip or frame: whether the others would fail, too, and the sentence that says it.
+"""What stopped one image, clip or frame: the sentence that says it, and whether the others would fail, too.
 
 Decoders, libraries and drivers raise whatever they like. An image fails alone; a full disk or a lost device ends the
 run at once, instead of once for each image.
@@ -8,14 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import errno
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeVar
 
 import torch
 
+from mask2former import limits
 from mask2former.errors import NoCompilerError, UserError
-from mask2former.memory import is_lack_of_memory
+from mask2former.inference.pipeline import Failure
+from mask2former.limits import check_limit
+from mask2former.memory import is_lack_of_memory, refusing_lack_of_memory
 from mask2former.text import printable
 
-__all__ = ["ends_run", "reason"]
+__all__ = ["ends_run", "naming", "reason", "result_of", "work_on"]
+
+_T = TypeVar("_T")
 
 _LENGTH = 300  # of what others say
 # Of the system or a whole file system. Not EFBIG (a file-size limit) or ENAMETOOLONG, which are about one file.
@@ -62,6 +70,56 @@ def reason(error: BaseException, subject: str, device: torch.device) -> str:
         return f"{subject} is nested too deeply to be read"
     said = printable(str(error), _LENGTH)
     return f"{subject}: {type(error).__name__}{f': {said}' if said else ''}"
+
+
+@contextlib.contextmanager
+def work_on(*sizes_hw: tuple[int, int]) -> Iterator[None]:
+    """One sentence for what cannot be recognised in, and for memory that runs out after all.
+
+    Args:
+        sizes_hw: height and width of the images that are in work.
+
+    Raises:
+        UserError: an image is far too thin, or memory ran out.
+    """
+    for height, width in sizes_hw:
+        check_limit(
+            f"the image has {height}x{width} pixels (height x width), whose ratio is",
+            max(height, width) // min(height, width),
+            limits.ASPECT_RATIO,
+            "cut it into parts",
+        )
+    height, width = sizes_hw[0] if sizes_hw else (0, 0)
+    advice = "make it smaller, cut it into parts, or lower max_instances"
+    with refusing_lack_of_memory(f"an image of {height}x{width} pixels (height x width)", advice):
+        yield
+
+
+@contextlib.contextmanager
+def naming(source: object) -> Iterator[None]:
+    """What is wrong with a file says which one.
+
+    Raises:
+        UserError: from inside.
+    """
+    try:
+        yield
+    except UserError as error:
+        if isinstance(source, str | Path) and str(source) not in str(error):
+            raise UserError(f"'{source}': {error}") from error
+        raise
+
+
+def result_of(source: object, result: _T | Failure) -> _T:
+    """What a stage has given for a source.
+
+    Raises:
+        Exception: what it has raised instead; of a file its name is said.
+    """
+    if isinstance(result, Failure):
+        with naming(source):
+            raise result.error
+    return result
 
 
 def _works(device: torch.device) -> bool:

@@ -12,14 +12,14 @@ from jaxtyping import Bool, Int64
 from mask2former.inference.tile_grid import Tile
 from mask2former.ops.box_index import Box, BoxIndex
 from mask2former.ops.masks import Patch
-from mask2former.ops.sparse_masks import SparseMasks
+from mask2former.ops.sparse_masks import PackedPatch, SparseMasks
 from mask2former.structures import Categories, Instances
 
-__all__ = ["join"]
+__all__ = ["LEAST_SCORE", "join"]
 
 Size = tuple[int, int]
 
-_LEAST_SCORE = 0.05  # every tile offers as many candidates as there are queries; those below are not considered
+LEAST_SCORE = 0.05  # every tile offers as many candidates as there are queries; those below are not considered
 _SAME_OBJECT = 0.5  # IoU, where two tiles overlap, above which two masks are one object
 _PART_OF = 0.7  # share of a whole candidate, there, above which it is a lesser one at an object that is known
 _AS_GOOD = 0.9  # times: tiles that show an object as well as the one that shows it best
@@ -33,7 +33,7 @@ class _Object:
     label: int
     score: float
     box: Tile  # of the whole mask
-    seen: list[tuple[Tile, Bool[np.ndarray, "h w"]]]  # masks cut to their boxes, with the position of these
+    seen: list[PackedPatch]  # its parts
     tiles: list[Tile]  # the tiles that they were seen through
     cut: bool = False  # its tile cuts it off, and another one shows all of it
 
@@ -48,12 +48,15 @@ class _Object:
         self.box = _around(self.box, other.box)
         self.seen += other.seen
         if len(self.seen) > _MANY:
-            self.seen = [(self.box, self.within(self.box))]
+            self.seen = [self.whole()]
 
     def within(self, area: Tile) -> Bool[np.ndarray, "h w"]:
         """The mask on a part of the image."""
+        if len(self.seen) == 1 and self.seen[0].box == area:
+            return self.seen[0].unpacked().mask
         mask = np.zeros((area.bottom - area.top, area.right - area.left), dtype=bool)
-        for box, part in self.seen:
+        for part in self.seen:
+            box = Tile(*part.box)
             common = box.common(area)
             if common is not None:
                 there = Tile(
@@ -61,8 +64,14 @@ class _Object:
                 )
                 mask[common.top - area.top : common.bottom - area.top, common.left - area.left :][
                     :, : common.right - common.left
-                ] |= there.of(part)
+                ] |= there.of(part.unpacked().mask)
         return mask
+
+    def whole(self) -> PackedPatch:
+        """The mask; one that a single tile made is not copied."""
+        if len(self.seen) == 1:
+            return self.seen[0]
+        return PackedPatch.of(Patch(self.box.top, self.box.left, self.within(self.box)))
 
 
 def join(
@@ -92,12 +101,11 @@ def join(
     """
     candidates: list[_Object] = []
     for tile, instances in found:
-        for (y, x, mask), label, score in zip(instances.sparse, instances.labels, instances.scores, strict=True):
-            if score < _LEAST_SCORE or not mask.size:
+        for mask, label, score in zip(instances.sparse.packed, instances.labels, instances.scores, strict=True):
+            if score < LEAST_SCORE or not mask.bits:
                 continue
-            top, left = tile.top + y, tile.left + x
-            box = Tile(top, left, top + mask.shape[0], left + mask.shape[1])
-            candidates.append(_Object(int(label), float(score), box, [(box, mask)], [tile]))
+            mask = mask.moved(tile.top, tile.left)
+            candidates.append(_Object(int(label), float(score), Tile(*mask.box), [mask], [tile]))
     sides = np.array([_corners(tile) for tile, _ in found], dtype=np.int64).reshape(-1, 4)
     for candidate in candidates:
         own = np.array([_corners(candidate.tiles[0])])
@@ -108,7 +116,7 @@ def join(
     while len(again := _merged(kept)) < len(kept):
         kept = again
     kept = [item for item in kept if not item.cut and (not agreed or _is_agreed(item, sides, size_hw))][:max_instances]
-    masks = SparseMasks((Patch(item.box.top, item.box.left, item.within(item.box)) for item in kept), size_hw)
+    masks = SparseMasks((item.whole() for item in kept), size_hw)
     return Instances(
         masks=masks,
         labels=np.array([item.label for item in kept], dtype=np.int64),

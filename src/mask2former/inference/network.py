@@ -11,13 +11,16 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from mask2former.errors import UserError
 from mask2former.inference.compiling import CompiledModel
 from mask2former.memory import available_memory, check_memory
 from mask2former.models.mask2former import Mask2Former
+from mask2former.notes import note
+from mask2former.ops.mask_logits import as_mask_logits
 from mask2former.ops.peak_memory import peak_memory
 from mask2former.structures import PixelPrediction, Prediction
 
-__all__ = ["ModelNetwork", "Network", "hash_weights"]
+__all__ = ["ModelNetwork", "Network", "check_predictions", "fitting_size", "hash_weights"]
 
 _CLIP_WINDOW = 8  # frames, for models of clips
 _MOST_BYTES = 640  # for each pixel shown, of published models on a CPU; those with ResNet-50 take 490
@@ -209,3 +212,83 @@ def hash_weights(weights: Mapping[str, object]) -> str:
             digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
             digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def fitting_size(network: Network, wanted: tuple[int, int], size_hw: tuple[int, int]) -> tuple[int, int]:
+    """Height and width at which a network sees an image: as wanted, if that fits its largest input.
+
+    Larger ones are seen smaller, with the proportions of the image (``size_hw``); a note counts them.
+    """
+    largest = getattr(network, "largest_input", None)
+    if largest is None or all(side <= most for side, most in zip(wanted, largest, strict=True)):
+        return wanted
+    scale = min(most / side for side, most in zip(size_hw, largest, strict=True))
+    note(
+        "images seen smaller than the settings say, since the exported model takes at most "
+        f"{largest[0]}x{largest[1]} pixels (height x width)",
+        f"{size_hw[0]}x{size_hw[1]}",
+    )
+    height, width = (max(1, min(most, int(side * scale + 0.5))) for side, most in zip(size_hw, largest, strict=True))
+    return height, width
+
+
+def check_predictions(predictions: Sequence[Prediction | PixelPrediction], num_images: int, num_classes: int) -> None:
+    """Refuse what a network must not give.
+
+    Raises:
+        UserError: too many or too few predictions, other classes, or logits that are NaN or infinite, which would give
+            results that look valid.
+    """
+    if len(predictions) != num_images:
+        raise UserError(f"the network gives {len(predictions)} predictions for {num_images} images")
+    for prediction in predictions:
+        _check_shapes(prediction, num_classes)
+        _check_finite(prediction)
+
+
+def _check_shapes(prediction: Prediction | PixelPrediction, num_classes: int) -> None:
+    """Refuse other classes, and masks or scores without an axis of frames.
+
+    Raises:
+        UserError: naming what was expected.
+    """
+    if isinstance(prediction, PixelPrediction):
+        expected = f"one for each of the {num_classes} classes; pass the categories that it was trained on"
+        count, has_frames = len(prediction.class_scores), prediction.class_scores.dim() == 4
+        if count != num_classes or not has_frames:
+            shape = tuple(prediction.class_scores.shape)
+            raise UserError(f"the network gives class scores of shape {shape}, expected (K, T, h, w), {expected}")
+        return
+    if (count := prediction.class_logits.shape[1]) != num_classes + 1:
+        raise UserError(
+            f"the network gives {count} class logits, expected {num_classes + 1}: one for each of "
+            "the classes, then one for 'no object'; pass the categories that it was trained on"
+        )
+    if len(prediction.masks.shape) != 4:
+        raise UserError(
+            f"the network gives mask logits of shape {tuple(prediction.masks.shape)}; expected 4 axes: "
+            "queries, frames (1 for images), height and width"
+        )
+
+
+def _check_finite(prediction: Prediction | PixelPrediction) -> None:
+    """One pass over the logits, or over what they are computed from; well below 1 % of the model.
+
+    Raises:
+        UserError: some are NaN or infinite, or might be; with float16 that is nearly always its range.
+    """
+    if isinstance(prediction, PixelPrediction):
+        dtype = prediction.class_scores.dtype
+        bounds = {"class": as_mask_logits(prediction.class_scores).bound}
+    else:
+        dtype = prediction.masks.dtype
+        bounds = {"class": as_mask_logits(prediction.class_logits).bound, "mask": prediction.masks.bound}
+    finite = torch.stack([bound.isfinite() for bound in bounds.values()]).tolist()  # one read: a GPU is waited for
+    for name, is_finite in zip(bounds, finite, strict=True):
+        if not is_finite:
+            cause = (
+                "values went beyond the range of float16: use bfloat16 or float32"
+                if dtype == torch.float16
+                else "the weights are damaged, or too large for this input: load them again, or take another checkpoint"
+            )
+            raise UserError(f"the model gives {name} logits that are not finite (in {str(dtype)[6:]}); {cause}")

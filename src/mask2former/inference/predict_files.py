@@ -19,17 +19,12 @@ from jaxtyping import UInt8
 
 from mask2former.config import InferenceConfig, Task
 from mask2former.data.georeference import GeoReference, georeference
-from mask2former.data.image_files import (
-    ImageFile,
-    NamedBytes,
-    in_memory,
-    path_of,
-)
+from mask2former.data.image_files import NamedBytes, in_memory, path_of
 from mask2former.data.images import image_size, read_image
-from mask2former.data.regions import LARGE_PIXELS, open_large, reduced
 from mask2former.errors import FailedError, OptionError, UserError, prefixed
 from mask2former.files import check_apart, folder_lock, leftovers_note, location_of, reserved
 from mask2former.inference import failures
+from mask2former.inference.large_files import check_unchanged, encode_result, file_state, read_whole_or_parts
 from mask2former.inference.opening import ModelSource, model_name, open_predictor
 from mask2former.inference.pipeline import Failure, Ready
 from mask2former.inference.plan_files import FileSource, plan
@@ -54,14 +49,12 @@ from mask2former.inference.result_files import (
 from mask2former.inference.tile_results import Results
 from mask2former.inference.tiling import PackedResults
 from mask2former.notes import collect_notes, note, sentences
-from mask2former.pixels import displayed
 from mask2former.progress import Progress, silent
 from mask2former.results_io.coco import write_coco_results
 from mask2former.results_io.formats import FormatWriter, ImagesOfRun, format_folder, open_format
 from mask2former.results_io.json import read_result, result_of, saved_document
-from mask2former.results_io.packed import packed_files
 from mask2former.results_io.table import TableFiles, images_table, is_table
-from mask2former.structures import Categories, Instances, PanopticSegmentation, Segmentation, SemanticSegmentation
+from mask2former.structures import Categories, Instances, Segmentation, SemanticSegmentation
 from mask2former.structures.packed_results import PackedPanoptic, PackedSegmentation, PackedSemantic
 from mask2former.structures.results import write_files
 from mask2former.structures.tables import PixelSize
@@ -74,7 +67,6 @@ if TYPE_CHECKING:
 
 __all__ = ["FileSource", "FilesReport", "predict_files", "segment_files"]
 
-_OVERVIEW = 4096  # pixels: longer side of the copy of a large image on which its overlay is drawn
 _TRACED = 6  # calls of a trace that are kept
 
 
@@ -429,31 +421,16 @@ class _Run:
         """The image, or what becomes of it where its results are there."""
         job, reading = file.job, self.predictor.settings.reading
         source = in_memory(job.source)
-        before = _state(source)
+        before = file_state(source)
         file.sha256 = image_sha256_of(source)
         if (outcome := self._there(file)[1]) is not None:
             with contextlib.suppress(UserError):  # of an image that cannot be read, which no batch had either
                 key = self.predictor.batch_key(image_size(source)) if self.batch_size > 1 else None
                 return Ready(outcome, key, lambda: read_image(source, **reading))
             return Ready(outcome)
-        image = self._large(source) or read_image(source, **reading)
-        if _state(source) != before:
-            raise UserError(f"'{job.source}' was changed while it was read; run the same command again")
+        image = read_whole_or_parts(source, self.predictor.settings, overlay=self.overlay)
+        check_unchanged(source, before)
         return image
-
-    def _large(self, path: ImageFile) -> LargeImage | None:
-        """A large image that will be cut into tiles, to be read by parts; None of any other."""
-        settings = self.predictor.settings
-        regions = open_large(path, **settings.reading) if settings.tile and isinstance(path, Path) else None
-        if regions is None:
-            return None
-        note(
-            f"slides, and images of more than {LARGE_PIXELS / 1e6:.0f} megapixels, read by parts: overlays of large "
-            "ones are drawn on reduced copies",
-            f"'{path}' ({regions.size_hw[0]}x{regions.size_hw[1]} pixels, height x width)",
-        )
-        step = -(-max(regions.size_hw) // _OVERVIEW)
-        return LargeImage(regions, reduced(regions, step), step)
 
     def encode(
         self, file: _File, image: UInt8[np.ndarray, "H W C"] | LargeImage, results: Results | PackedResults
@@ -468,12 +445,7 @@ class _Run:
             "extra": self.request.extra(everything, settings, job.source, file.sha256),
             "palette": self.palette,
         }
-        if isinstance(image, LargeImage):
-            assert not isinstance(result, PanopticSegmentation | SemanticSegmentation)
-            files = packed_files(result, displayed(image.overview) if self.overlay else None, image.step, **head)
-        else:
-            assert not isinstance(result, PackedPanoptic | PackedSemantic)
-            files = result.encoded(displayed(image) if self.overlay else None, **head)
+        files = encode_result(result, image, overlay=self.overlay, **head)
         crowded = _is_crowded(everything, settings)
         return files, Outcome(job, "done", crowded=crowded, found=_count(result), candidates=_count(everything))
 
@@ -495,15 +467,6 @@ class _Run:
         """The results that are there, and what becomes of the image where they stay."""
         there = None if self.overwrite else read_result(file.job.document)
         return there, None if there is None else self.request.skips(file.job, there, file.sha256)
-
-
-def _state(file: ImageFile) -> tuple[int, ...]:
-    """What changes when a file is written or replaced; nothing where there is none."""
-    try:
-        status = os.stat(path_of(file) or "")
-    except (OSError, ValueError):
-        return ()
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _is_crowded(result: Segmentation | PackedSegmentation, settings: InferenceConfig) -> bool:

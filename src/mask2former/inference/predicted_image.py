@@ -11,6 +11,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from mask2former.config import InferenceConfig, Task
+from mask2former.data.image_files import ImageFile
 from mask2former.data.regions import Regions
 from mask2former.errors import UserError
 from mask2former.inference.settings import changed_pass, choose_tasks, override
@@ -39,13 +40,15 @@ class LargeImage:
 
     Attributes:
         regions: the image.
-        overview: ``step`` times smaller, for drawing.
-        step: pixels of the image for each of the overview, along both axes.
+        step: pixels of the image for each of a copy to draw on, along both axes.
+        file: which it is read from.
+        state: of the file when it was opened, see :func:`~mask2former.inference.large_files.file_state`.
     """
 
     regions: Regions
-    overview: UInt8[np.ndarray, "h w C"]
     step: int
+    file: ImageFile
+    state: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,26 +56,26 @@ class Shown:
     """An image, and what the network sees of it.
 
     Attributes:
-        image: RGB, or the bands that the model sees, at its own size; of a large image its overview.
-        resized: the same at the size for the network; with tiles the image as it is.
+        image: RGB, or the bands that the model sees, at its own size; a large one is read by parts.
+        resized: the same at the size for the network; with tiles the image as it is, of a large one no pixels.
         settings: with which it was resized.
-        large: the image, if it is read by parts.
     """
 
-    image: UInt8[np.ndarray, "H W C"]
+    image: UInt8[np.ndarray, "H W C"] | LargeImage
     resized: UInt8[np.ndarray, "h w C"]
     settings: InferenceConfig
-    large: LargeImage | None = None
 
     @property
     def rgb(self) -> UInt8[np.ndarray, "H W 3"]:
-        """The image as it is drawn, see :func:`~mask2former.pixels.displayed`."""
+        """The image as it is drawn, see :func:`~mask2former.pixels.displayed`; not of a large one."""
+        assert isinstance(self.image, np.ndarray)
         return displayed(self.image)
 
     @property
     def size_hw(self) -> tuple[int, int]:
         """Height and width of the image."""
-        return (self.image.shape[0], self.image.shape[1]) if self.large is None else self.large.regions.size_hw
+        image = self.image
+        return image.regions.size_hw if isinstance(image, LargeImage) else (image.shape[0], image.shape[1])
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,7 @@ alone go through the network together. Knows no files but the images it is given
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import secrets
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -21,28 +19,24 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from mask2former import checkpoints, limits, postprocessing
-from mask2former.config import InferenceConfig, Task, TrackingConfig, parse, ranges_of_bands
+from mask2former import checkpoints, postprocessing
+from mask2former.config import InferenceConfig, Task, TrackingConfig, parse
 from mask2former.data.frames import Frames, FrameSource, open_frames
-from mask2former.data.images import ImageSource, read_image
+from mask2former.data.images import ImageSource, is_one_image, read_image, unshared
 from mask2former.data.regions import ArrayRegions, Regions
 from mask2former.data.transforms import frame_size, resize_clip, resize_image, shortest_edge_size
 from mask2former.errors import OptionError, UserError
 from mask2former.inference.devices import choose_device, choose_dtype, retried, with_room
 from mask2former.inference.exported import is_exported, open_exported
-from mask2former.inference.network import ModelNetwork, Network, hash_weights
+from mask2former.inference.failures import naming, result_of, work_on
+from mask2former.inference.network import ModelNetwork, Network, check_predictions, fitting_size, hash_weights
 from mask2former.inference.pipeline import Failure, Ready, Stages, pipelined
 from mask2former.inference.predicted_image import LargeImage, PredictedImage, ReadResults, ReadScores, Shown
-from mask2former.inference.settings import choose_tasks, for_whole_frames, override
+from mask2former.inference.settings import check_overrides, choose_tasks, for_whole_frames, override
 from mask2former.inference.tile_results import Results, TilePrediction
 from mask2former.inference.tiling import PackedResults, segment_in_tiles
 from mask2former.inference.tracking import choose_tracking, track_frames
-from mask2former.limits import check_limit
-from mask2former.memory import refusing_lack_of_memory
 from mask2former.models.mask2former import Mask2Former
-from mask2former.notes import note
-from mask2former.ops.mask_logits import as_mask_logits
-from mask2former.pixels import checked_range
 from mask2former.scenes.classes import SCENE_CATEGORIES
 from mask2former.structures import (
     Categories,
@@ -191,13 +185,7 @@ class Predictor:
         """
         # Checked before minutes of loading.
         chosen_device, chosen_dtype = choose_device(device), choose_dtype(dtype)
-        # The settings of the model are not known yet.
-        by_size = bool(overrides.get("diameter"))
-        known = InferenceConfig(tasks=("instance",), tile=64) if by_size else InferenceConfig(tasks=("panoptic",))
-        # Neither are its channels, nor whether it has tiles, which may overlap by more.
-        of_model = {"bands"} if "tile" in overrides else {"bands", "tile_overlap"}
-        of_model |= {"value_range"} if ranges_of_bands(checked_range(overrides.get("value_range"))) else set()
-        override(known, {name: value for name, value in overrides.items() if name not in of_model})
+        check_overrides(overrides)
         if is_exported(source):
             given = {"recipe": recipe, "tasks": tasks, "weights": weights, "model": model, "compile": compile}
             if taken := [name for name, value in given.items() if value]:
@@ -258,7 +246,7 @@ class Predictor:
             return list(self.stream(source, task, **overrides))  # pyright: ignore[reportReturnType]
         tasks, settings = self.choose_tasks(task), override(self.settings, overrides, self.categories)
         image = read_image(source, **settings.reading)  # pyright: ignore[reportArgumentType]
-        with _naming(source):
+        with naming(source):
             [found] = self.run([self._shown(image, settings)], tasks)
             return found(task)
 
@@ -290,7 +278,7 @@ class Predictor:
         Raises:
             UserError: as a call; ``batch_size`` is below 1. Results of earlier sources come before it.
         """
-        if _is_one_image(sources):
+        if is_one_image(sources):
             raise UserError(
                 f"stream takes several images, got one {type(sources).__name__}; pass a list of images, or call the "
                 "predictor with the image"
@@ -304,8 +292,8 @@ class Predictor:
         def finish(source: ImageSource, image: object, results: Any) -> Segmentation | Results:
             return results[task] if isinstance(task, str) else results if task else results[tasks[0]]
 
-        found = self.in_stages(map(_kept, sources), read, finish, None, tasks, batch_size, **overrides)
-        return (_result_of(source, result) for source, result in found)
+        found = self.in_stages(map(unshared, sources), read, finish, None, tasks, batch_size, **overrides)
+        return (result_of(source, result) for source, result in found)
 
     def in_stages(
         self,
@@ -345,7 +333,7 @@ class Predictor:
             return image if load is None else replace(image, load=lambda: self._shown(load(), settings))
 
         def last(item: _ItemT, shown: Shown, found: PredictedImage) -> Any:
-            return finish(item, shown.large or shown.image, found(tasks))
+            return finish(item, shown.image, found(tasks))
 
         stages = Stages(
             first,
@@ -368,8 +356,34 @@ class Predictor:
         """
         settings = override(self.settings, overrides, self.categories)
         image = read_image(source, **settings.reading)
-        with _naming(source):
+        with naming(source):
             return self._shown(image, settings)
+
+    def _shown(self, image: UInt8[np.ndarray, "H W C"] | LargeImage, settings: InferenceConfig) -> Shown:
+        """An image, resized unless tiles of it will be."""
+        if isinstance(image, LargeImage):
+            return Shown(image, np.empty((0, 0, settings.channels), np.uint8), settings)
+        with work_on((image.shape[0], image.shape[1])):
+            if settings.tile:
+                return Shown(image, image, settings)
+            size = self.input_size((image.shape[0], image.shape[1]), settings)
+            return Shown(image, resize_image(image, size, settings.resampling), settings)
+
+    def batch_key(self, size_hw: tuple[int, int], settings: InferenceConfig | None = None) -> Hashable:
+        """What images of that size have in common that may share a batch: the padded size; None: they go alone."""
+        settings = settings or self.settings
+        if settings.tile or not self.shares_batches:
+            return None
+        step = getattr(self.network, "size_divisibility", 1)
+        return tuple(-(-side // step) for side in self.input_size(size_hw, settings))
+
+    def input_size(self, size_hw: tuple[int, int], settings: InferenceConfig) -> tuple[int, int]:
+        """Height and width at which the network sees an image of a size: as the settings say, if that fits the network.
+
+        A network that takes images up to a size sees larger ones smaller, with their proportions; a note counts them.
+        """
+        wanted = shortest_edge_size(size_hw, settings.short_edge, settings.long_edge)
+        return fitting_size(self.network, wanted, size_hw)
 
     def run(self, images: Sequence[Shown], tasks: Sequence[Task] = ()) -> list[PredictedImage]:
         """Pass images through the network in one call; results are read from what is returned.
@@ -392,82 +406,18 @@ class Predictor:
         read = self._begin(images, chosen) if images else []
         return [PredictedImage(shown, chosen, step) for shown, step in zip(images, read, strict=True)]
 
-    def batch_key(self, size_hw: tuple[int, int], settings: InferenceConfig | None = None) -> Hashable:
-        """What images of that size have in common that may share a batch: the padded size; None: they go alone."""
-        settings = settings or self.settings
-        if settings.tile or not self.shares_batches:
-            return None
-        step = getattr(self.network, "size_divisibility", 1)
-        return tuple(-(-side // step) for side in self.input_size(size_hw, settings))
-
-    def input_size(self, size_hw: tuple[int, int], settings: InferenceConfig) -> tuple[int, int]:
-        """Height and width at which the network sees an image of a size: as the settings say, if that fits the network.
-
-        A network that takes images up to a size sees larger ones smaller, with their proportions; a note counts them.
-        """
-        wanted = shortest_edge_size(size_hw, settings.short_edge, settings.long_edge)
-        largest = getattr(self.network, "largest_input", None)
-        if largest is None or all(side <= most for side, most in zip(wanted, largest, strict=True)):
-            return wanted
-        scale = min(most / side for side, most in zip(size_hw, largest, strict=True))
-        note(
-            "images seen smaller than the settings say, since the exported model takes at most "
-            f"{largest[0]}x{largest[1]} pixels (height x width)",
-            f"{size_hw[0]}x{size_hw[1]}",
-        )
-        height, width = (
-            max(1, min(most, int(side * scale + 0.5))) for side, most in zip(size_hw, largest, strict=True)
-        )
-        return height, width
-
-    @property
-    def recorded_settings(self) -> dict[str, Any]:
-        """What results depend on besides the model, for the files they are written to."""
-        return self._recorded(self.settings)
-
-    def _recorded(self, *settings: InferenceConfig | TrackingConfig) -> dict[str, Any]:
-        values = {name: value for part in settings for name, value in part.model_dump(mode="json").items()}
-        values.pop("tasks")
-        dtype = getattr(self.network, "dtype", None)
-        return values if dtype is None else {**values, "dtype": str(dtype).removeprefix("torch.")}
-
-    def weights_sha256(self) -> str:
-        """Which network this is, whatever file it comes from: a hash of all weights as they are used."""
-        if hasattr(self.network, "weights_sha256"):
-            return self.network.weights_sha256()  # pyright: ignore[reportAttributeAccessIssue]  (optional)
-        if isinstance(self.network, nn.Module):
-            return hash_weights(self.network.state_dict())
-        return self._unknown_weights
-
-    def choose_tasks(self, task: Task | Sequence[Task] | None = None) -> tuple[Task, ...]:
-        """The tasks that ``task`` stands for.
-
-        Raises:
-            UserError: a task that does not exist or that the model was not trained for.
-        """
-        return choose_tasks(task, self.settings)
-
-    def _shown(self, image: UInt8[np.ndarray, "H W C"] | LargeImage, settings: InferenceConfig) -> Shown:
-        """An image, resized unless tiles of it will be."""
-        if isinstance(image, LargeImage):
-            return Shown(image.overview, image.overview, settings, image)
-        with _work_on(image):
-            if settings.tile:
-                return Shown(image, image, settings)
-            size = self.input_size((image.shape[0], image.shape[1]), settings)
-            return Shown(image, resize_image(image, size, settings.resampling), settings)
-
     def _begin(self, images: Sequence[Shown], tasks: Sequence[Task]) -> list[ReadResults]:
         """As :meth:`begin`, of whole images or tiles, with one sentence where memory runs out."""
-        with _work_on(*(shown.image for shown in images)):
+        with work_on(*(shown.size_hw for shown in images)):
             is_tiled = images[0].settings.tile > 0
             read = [self._in_tiles(shown, tasks) for shown in images] if is_tiled else self.begin(images, tasks)
-        return [partial(_chosen, shown.image, step) for shown, step in zip(images, read, strict=True)]
+        return [partial(_chosen, shown.size_hw, step) for shown, step in zip(images, read, strict=True)]
 
     def _in_tiles(self, shown: Shown, tasks: Sequence[Task]) -> ReadResults:
-        regions = ArrayRegions(shown.image) if shown.large is None else shown.large.regions
+        image = shown.image
+        regions = image.regions if isinstance(image, LargeImage) else ArrayRegions(image)
         found: Any = self.segment_regions(regions, tasks, shown.settings)  # those of large images stay packed
-        if shown.large is None:
+        if not isinstance(image, LargeImage):
             found = {task: one if isinstance(one, Instances) else one.unpacked() for task, one in found.items()}
 
         def read(tasks: Sequence[Task], settings: InferenceConfig) -> Results:
@@ -534,11 +484,7 @@ class Predictor:
         with torch.inference_mode():
             here = [image.to(self.device) for image in images]
             found = list(retried(lambda: self.network(here)))
-            if len(found) != len(images):
-                raise UserError(f"the network gives {len(found)} predictions for {len(images)} images")
-            for prediction in found:
-                _check_shapes(prediction, len(self.categories))
-                _check_finite(prediction)
+            check_predictions(found, len(images), len(self.categories))
         return found
 
     def read_prediction(
@@ -566,7 +512,7 @@ class Predictor:
         self.choose_tasks("instance")
         settings = for_whole_frames(override(self.settings, overrides, self.categories), overrides)
         images = [read_image(frame, **settings.reading) for frame in frames]
-        with _work_on(*images):
+        with work_on(*((image.shape[0], image.shape[1]) for image in images)):
             prediction = self.clip_prediction(images, settings)
             size = frame_size(images)
             return with_room(
@@ -634,6 +580,33 @@ class Predictor:
         results = track_frames(predict, frames, chosen, self.categories, settings, tracking)
         return results, self._recorded(settings, tracking)
 
+    def choose_tasks(self, task: Task | Sequence[Task] | None = None) -> tuple[Task, ...]:
+        """The tasks that ``task`` stands for.
+
+        Raises:
+            UserError: a task that does not exist or that the model was not trained for.
+        """
+        return choose_tasks(task, self.settings)
+
+    @property
+    def recorded_settings(self) -> dict[str, Any]:
+        """What results depend on besides the model, for the files they are written to."""
+        return self._recorded(self.settings)
+
+    def _recorded(self, *settings: InferenceConfig | TrackingConfig) -> dict[str, Any]:
+        values = {name: value for part in settings for name, value in part.model_dump(mode="json").items()}
+        values.pop("tasks")
+        dtype = getattr(self.network, "dtype", None)
+        return values if dtype is None else {**values, "dtype": str(dtype).removeprefix("torch.")}
+
+    def weights_sha256(self) -> str:
+        """Which network this is, whatever file it comes from: a hash of all weights as they are used."""
+        if hasattr(self.network, "weights_sha256"):
+            return self.network.weights_sha256()  # pyright: ignore[reportAttributeAccessIssue]  (optional)
+        if isinstance(self.network, nn.Module):
+            return hash_weights(self.network.state_dict())
+        return self._unknown_weights
+
 
 class _Passed(NamedTuple):
     """An image that went through the network as a whole."""
@@ -653,74 +626,11 @@ class _Passed(NamedTuple):
             )
 
 
-@contextlib.contextmanager
-def _work_on(*images: UInt8[np.ndarray, "H W C"]) -> Iterator[None]:
-    """One sentence for what cannot be recognised in, and for memory that runs out after all.
-
-    Raises:
-        UserError: an image is far too thin, or memory ran out.
-    """
-    for image in images:
-        height, width = image.shape[:2]
-        check_limit(
-            f"the image has {height}x{width} pixels (height x width), whose ratio is",
-            max(height, width) // min(height, width),
-            limits.ASPECT_RATIO,
-            "cut it into parts",
-        )
-    height, width = images[0].shape[:2] if images else (0, 0)
-    advice = "make it smaller, cut it into parts, or lower max_instances"
-    with refusing_lack_of_memory(f"an image of {height}x{width} pixels (height x width)", advice):
-        yield
-
-
-def _is_one_image(sources: object) -> bool:
-    """Whether something is an image and not several: a path would be read by its letters, an array by its rows."""
-    if isinstance(sources, np.ndarray | Tensor):
-        return sources.ndim < 4
-    if isinstance(sources, str | os.PathLike | bytes | bytearray | memoryview) or hasattr(sources, "read"):
-        return True
-    return not isinstance(sources, Iterable)
-
-
-def _kept(source: ImageSource) -> ImageSource:
-    """The same, also when whoever gave it writes into it."""
-    if isinstance(source, np.ndarray):
-        return source.copy()
-    if isinstance(source, bytearray | memoryview):
-        return bytes(source)
-    return source.clone() if isinstance(source, Tensor) else source
-
-
-def _chosen(
-    image: UInt8[np.ndarray, "H W C"], read: ReadResults, tasks: Sequence[Task], settings: InferenceConfig
-) -> Results:
+def _chosen(size_hw: tuple[int, int], read: ReadResults, tasks: Sequence[Task], settings: InferenceConfig) -> Results:
     """The results that are read, of the classes and from the area that the settings say."""
-    with _work_on(image):
+    with work_on(size_hw):
         found = read(tasks, settings)
     return {task: result.filter(settings.classes, min_area=settings.min_area) for task, result in found.items()}
-
-
-@contextlib.contextmanager
-def _naming(source: object) -> Iterator[None]:
-    """What is wrong with a file says which one.
-
-    Raises:
-        UserError: from inside.
-    """
-    try:
-        yield
-    except UserError as error:
-        if isinstance(source, str | Path) and str(source) not in str(error):
-            raise UserError(f"'{source}': {error}") from error
-        raise
-
-
-def _result_of(source: object, result: _T | Failure) -> _T:
-    if isinstance(result, Failure):
-        with _naming(source):
-            raise result.error
-    return result
 
 
 def predicted(result: _ResultT, settings: InferenceConfig) -> _ResultT:
@@ -734,51 +644,3 @@ def predicted(result: _ResultT, settings: InferenceConfig) -> _ResultT:
 def to_pixels(image: UInt8[np.ndarray, "h w C"]) -> UInt8[Tensor, "C h w"]:
     """An image as the network takes it."""
     return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
-
-
-def _check_shapes(prediction: _Said, num_classes: int) -> None:
-    """Refuse other classes, and masks or scores without an axis of frames.
-
-    Raises:
-        UserError: naming what was expected.
-    """
-    if isinstance(prediction, PixelPrediction):
-        expected = f"one for each of the {num_classes} classes; pass the categories that it was trained on"
-        count, has_frames = len(prediction.class_scores), prediction.class_scores.dim() == 4
-        if count != num_classes or not has_frames:
-            shape = tuple(prediction.class_scores.shape)
-            raise UserError(f"the network gives class scores of shape {shape}, expected (K, T, h, w), {expected}")
-        return
-    if (count := prediction.class_logits.shape[1]) != num_classes + 1:
-        raise UserError(
-            f"the network gives {count} class logits, expected {num_classes + 1}: one for each of "
-            "the classes, then one for 'no object'; pass the categories that it was trained on"
-        )
-    if len(prediction.masks.shape) != 4:
-        raise UserError(
-            f"the network gives mask logits of shape {tuple(prediction.masks.shape)}; expected 4 axes: "
-            "queries, frames (1 for images), height and width"
-        )
-
-
-def _check_finite(prediction: _Said) -> None:
-    """One pass over the logits, or over what they are computed from; well below 1 % of the model.
-
-    Raises:
-        UserError: some are NaN or infinite, or might be; with float16 that is nearly always its range.
-    """
-    if isinstance(prediction, PixelPrediction):
-        dtype = prediction.class_scores.dtype
-        bounds = {"class": as_mask_logits(prediction.class_scores).bound}
-    else:
-        dtype = prediction.masks.dtype
-        bounds = {"class": as_mask_logits(prediction.class_logits).bound, "mask": prediction.masks.bound}
-    finite = torch.stack([bound.isfinite() for bound in bounds.values()]).tolist()  # one read: a GPU is waited for
-    for name, is_finite in zip(bounds, finite, strict=True):
-        if not is_finite:
-            cause = (
-                "values went beyond the range of float16: use bfloat16 or float32"
-                if dtype == torch.float16
-                else "the weights are damaged, or too large for this input: load them again, or take another checkpoint"
-            )
-            raise UserError(f"the model gives {name} logits that are not finite (in {str(dtype)[6:]}); {cause}")

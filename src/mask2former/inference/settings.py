@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-from mask2former.config import InferenceConfig, Task, parse
+from mask2former.config import InferenceConfig, Task, parse, ranges_of_bands
 from mask2former.errors import UserError
+from mask2former.pixels import checked_range
 from mask2former.structures import Categories
 
-__all__ = ["changed_pass", "choose_tasks", "for_whole_frames", "override"]
+__all__ = ["changed_pass", "check_overrides", "choose_tasks", "for_whole_frames", "override"]
 
 # Settings that only post-processing reads; all others belong to the pass through the network.
 _OF_RESULTS = {
@@ -74,6 +75,21 @@ def override(
     if categories is not None and chosen.classes is not None:
         categories.indices(chosen.classes)
     return chosen
+
+
+def check_overrides(overrides: Mapping[str, Any]) -> None:
+    """Refuse settings that no model could have, before minutes of loading one.
+
+    Raises:
+        UserError: as :func:`override`.
+    """
+    # The settings of the model are not known yet.
+    by_size = bool(overrides.get("diameter"))
+    known = InferenceConfig(tasks=("instance",), tile=64) if by_size else InferenceConfig(tasks=("panoptic",))
+    # Neither are its channels, nor whether it has tiles, which may overlap by more.
+    of_model = {"bands"} if "tile" in overrides else {"bands", "tile_overlap"}
+    of_model |= {"value_range"} if ranges_of_bands(checked_range(overrides.get("value_range"))) else set()
+    override(known, {name: value for name, value in overrides.items() if name not in of_model})
 
 
 def changed_pass(before: InferenceConfig, after: InferenceConfig) -> list[str]:

@@ -88,6 +88,7 @@ class JoinedInstances:
     def finish(self) -> Instances:
         settings = self._settings
         joined = join(self._found, self._grid.size_hw, self._categories, settings.max_instances)
+        self._found.clear()  # they are as large as what was made of them
         return remove_overlaps(joined, settings.overlap_threshold) if settings.non_overlapping else joined
 
 

@@ -16,6 +16,7 @@ from jaxtyping import Bool, UInt8
 
 from mask2former.config import InferenceConfig, Task
 from mask2former.data.regions import Regions, RegionsPart
+from mask2former.inference.joining import LEAST_SCORE
 from mask2former.inference.tile_grid import Grid, Tile
 from mask2former.inference.tile_results import TilePrediction, WholeResult, whole_result
 from mask2former.ops.masks import typical_diameter
@@ -163,8 +164,8 @@ def _through_tiles(
     height, width = (max(1, round(length * factor)) for length in grid.tile_hw)
     padded = (-(-height // _STRIDE) * _STRIDE) * (-(-width // _STRIDE) * _STRIDE)
     at_once = max(1, min(_PIXELS_AT_ONCE // padded, _OWN_PIXELS_AT_ONCE // (grid.tile_hw[0] * grid.tile_hw[1])))
-    # What is a lesser candidate in one tile may be the better one of another, so all are joined first.
-    everything = {"non_overlapping": False, "instance_threshold": 0.0, "class_thresholds": {}}
+    # What is a lesser candidate in one tile may be the better one of another, so all that count are joined first.
+    everything = {"non_overlapping": False, "instance_threshold": LEAST_SCORE, "class_thresholds": {}}
     every = settings.model_copy(update=everything)
 
     def found() -> Iterator[tuple[Tile, TilePrediction]]:

@@ -1,20 +1,65 @@
 """Binary masks of one image as boxes and the bits inside them: what results and ground truth are made of.
 
 A thousand small objects in a large image take megabytes this way, and gigabytes as whole masks. Saving, drawing,
-measuring and joining work on the boxes; the dense array is made when somebody asks for it.
+measuring and joining work on the boxes, of which one after the other is unpacked to a byte for each pixel; the dense
+array is made when somebody asks for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int, Int64
 
+from mask2former.ops.box_index import Box
 from mask2former.ops.masks import Patch, encode_patch, overlap, tight
 
-__all__ = ["AnyMasks", "AnyTracks", "SparseMasks", "common_pixels", "frames_of", "pairwise_iou"]
+__all__ = ["AnyMasks", "AnyTracks", "PackedPatch", "SparseMasks", "common_pixels", "frames_of", "pairwise_iou"]
+
+
+class PackedPatch(NamedTuple):
+    """A mask that is cut to its tight box, as a bit for each pixel of it, row by row.
+
+    Attributes:
+        top, left: corner of the box in pixels.
+        height, width: of the box; 0 where the mask is empty.
+        bits: its pixels, eight in a byte.
+    """
+
+    top: int
+    left: int
+    height: int
+    width: int
+    bits: bytes
+
+    @classmethod
+    def of(cls, patch: Patch) -> PackedPatch:
+        """Of a part of a mask that holds all its pixels."""
+        top, left, mask = tight(patch)
+        height, width = mask.shape
+        return cls(top, left, height, width, np.packbits(mask).tobytes())
+
+    def unpacked(self) -> Patch:
+        """Its pixels as an array of its own."""
+        size = self.height * self.width
+        bits = np.unpackbits(np.frombuffer(self.bits, np.uint8), count=size) if size else np.zeros(0, np.uint8)
+        return Patch(self.top, self.left, bits.view(bool).reshape(self.height, self.width))
+
+    def moved(self, down: int, right: int) -> PackedPatch:
+        """The same pixels elsewhere, which are not copied."""
+        return PackedPatch(self.top + down, self.left + right, self.height, self.width, self.bits)
+
+    @property
+    def box(self) -> Box:
+        """Top, left, bottom and right in pixels; the last two are excluded."""
+        return self.top, self.left, self.top + self.height, self.left + self.width
+
+    @property
+    def area(self) -> int:
+        """Pixels of the mask."""
+        return int.from_bytes(self.bits, "little").bit_count()
 
 
 class SparseMasks:
@@ -22,14 +67,19 @@ class SparseMasks:
 
     Args:
         patches: a part of each mask that holds all its pixels, within the image; it is cut to its tight box.
+            Packed ones are taken as they are.
         size_hw: height and width of the image in pixels.
+
+    Attributes:
+        packed: the masks, which parts and other results share.
+        size_hw: as given.
     """
 
-    __slots__ = ("_patches", "size_hw")
+    __slots__ = ("packed", "size_hw")
 
-    def __init__(self, patches: Iterable[Patch], size_hw: tuple[int, int]) -> None:
+    def __init__(self, patches: Iterable[Patch | PackedPatch], size_hw: tuple[int, int]) -> None:
         self.size_hw = (int(size_hw[0]), int(size_hw[1]))
-        self._patches = tuple(map(tight, patches))
+        self.packed = tuple(patch if isinstance(patch, PackedPatch) else PackedPatch.of(patch) for patch in patches)
 
     @classmethod
     def of(cls, masks: AnyMasks) -> SparseMasks:
@@ -37,38 +87,27 @@ class SparseMasks:
         if isinstance(masks, SparseMasks):
             return masks
         assert (masks.ndim, masks.dtype) == (3, bool), (masks.shape, masks.dtype)
-        # Copies, or a view of a crop would keep the whole array.
-        return cls(
-            (Patch(top, left, mask.copy()) for top, left, mask in (tight(Patch(0, 0, mask)) for mask in masks)),
-            (masks.shape[1], masks.shape[2]),
-        )
+        return cls((Patch(0, 0, mask) for mask in masks), (masks.shape[1], masks.shape[2]))
 
     @classmethod
     def of_ids(cls, ids: Int[np.ndarray, "H W"], wanted: Iterable[int]) -> SparseMasks:
         """The pixels of some ids of an id map or label map, in the order of the ids."""
-        height, width = ids.shape
-        patches = []
-        for number in wanted:
-            top, left, mask = tight(Patch(0, 0, ids == number))
-            patches.append(Patch(top, left, mask.copy()))  # a view would keep the whole mask
-        return cls(patches, (height, width))
+        return cls((Patch(0, 0, ids == number) for number in wanted), (ids.shape[0], ids.shape[1]))
 
     def __len__(self) -> int:
-        return len(self._patches)
+        return len(self.packed)
 
     def __iter__(self) -> Iterator[Patch]:
         """The masks, each as its top left corner and the pixels of its tight box; an empty one has none."""
-        return iter(self._patches)
+        return (packed.unpacked() for packed in self.packed)
 
     def __getitem__(self, index: int) -> Patch:
-        return self._patches[index]
+        return self.packed[index].unpacked()
 
     def take(self, rows: slice | Sequence[int] | Int[np.ndarray, " n"] | Bool[np.ndarray, " N"]) -> SparseMasks:
         """Some of the masks: a slice, indices, or a flag for each."""
         chosen = np.arange(len(self))[rows] if len(self) or isinstance(rows, slice) else ()
-        part = SparseMasks((), self.size_hw)
-        part._patches = tuple(self._patches[row] for row in chosen)
-        return part
+        return SparseMasks((self.packed[row] for row in chosen), self.size_hw)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -78,13 +117,13 @@ class SparseMasks:
     @property
     def boxes(self) -> Float64[np.ndarray, "N 4"]:
         """Tight boxes (x1, y1, x2, y2) in pixels; x2 and y2 are one past the last pixel; zeros for an empty mask."""
-        rows = [(left, top, left + mask.shape[1], top + mask.shape[0]) for top, left, mask in self]
+        rows = [(left, top, left + width, top + height) for top, left, height, width, _ in self.packed]
         return np.asarray(rows, dtype=np.float64).reshape(-1, 4)
 
     @property
     def areas(self) -> Int64[np.ndarray, " N"]:
         """Pixels of each mask."""
-        return np.fromiter((np.count_nonzero(mask) for _, _, mask in self), dtype=np.int64, count=len(self))
+        return np.fromiter((packed.area for packed in self.packed), dtype=np.int64, count=len(self))
 
     @property
     def centroids(self) -> Float64[np.ndarray, "N 2"]:
@@ -149,8 +188,12 @@ def common_pixels(one: SparseMasks, other: SparseMasks) -> Int64[np.ndarray, "N 
     # Most pairs of many objects lie apart, which their boxes tell.
     x1, y1, x2, y2 = one.boxes.T[:, :, None]
     left, top, right, bottom = other.boxes.T[:, None]
-    for row, column in np.argwhere((x1 < right) & (left < x2) & (y1 < bottom) & (top < y2)).tolist():
-        common[row, column] = overlap(one[row], other[column])
+    meeting = (x1 < right) & (left < x2) & (y1 < bottom) & (top < y2)
+    others = {column: other[column] for column in np.flatnonzero(meeting.any(axis=0)).tolist()}
+    for row in np.flatnonzero(meeting.any(axis=1)).tolist():
+        mine = one[row]
+        for column in np.flatnonzero(meeting[row]).tolist():
+            common[row, column] = overlap(mine, others[column])
     return common
 
 

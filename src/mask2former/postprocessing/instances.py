@@ -10,7 +10,7 @@ from torch import Tensor
 from mask2former.config import InferenceConfig
 from mask2former.ops.box_index import BoxIndex
 from mask2former.ops.masks import Patch
-from mask2former.ops.sparse_masks import SparseMasks
+from mask2former.ops.sparse_masks import PackedPatch, SparseMasks
 from mask2former.postprocessing.binary_masks import MaskBands
 from mask2former.postprocessing.resampling import Size, count, full_precision, parts, strips
 from mask2former.structures import Categories, Instances, Prediction
@@ -78,22 +78,22 @@ def remove_overlaps(instances: Instances, overlap_threshold: float) -> Instances
     """
     nearby = BoxIndex()  # a map of what is taken would be as large as the image
     kept: list[int] = []
-    parts: list[Patch] = []
-    for index, (top, left, mask) in enumerate(instances.sparse):
-        if not mask.size:
+    parts: list[PackedPatch] = []
+    for index, whole in enumerate(instances.sparse.packed):
+        if not whole.bits:
             continue
-        bottom, right = top + mask.shape[0], left + mask.shape[1]
-        free = mask.copy()
-        for better in nearby.meeting((top, left, bottom, right)):
-            y, x, taken = parts[better]
+        others = nearby.meeting(whole.box)
+        top, left, free = whole.unpacked()
+        for better in others:
+            y, x, taken = parts[better].unpacked()
             window = free[max(0, y - top) : y + taken.shape[0] - top, max(0, x - left) : x + taken.shape[1] - left]
             window &= ~taken[max(0, top - y) :, max(0, left - x) :][: window.shape[0], : window.shape[1]]
         remaining = int(np.count_nonzero(free))
-        if not remaining or remaining < overlap_threshold * int(np.count_nonzero(mask)):
+        if not remaining or remaining < overlap_threshold * whole.area:
             continue
-        nearby.put(len(kept), (top, left, bottom, right))
+        parts.append(PackedPatch.of(Patch(top, left, free)) if others else whole)
+        nearby.put(len(kept), parts[-1].box)
         kept.append(index)
-        parts.append(Patch(top, left, free))
     masks = SparseMasks(parts, instances.size_hw)
     return Instances(masks, instances.labels[kept], instances.scores[kept], masks.boxes, instances.categories)
 

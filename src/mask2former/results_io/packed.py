@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int, Int64, UInt8
+from jaxtyping import Int, Integer, UInt8
 
 from mask2former.documents import encode_json
 from mask2former.ops.masks import encode_runs
@@ -55,8 +55,7 @@ def packed_files(
         # As in maps of ordinary results, the width follows the class list.
         wide = max(len(result.categories) - 1, result.categories.ignore_label) > 255
         files["_labels.png"] = _png(result.labels, _GREY, 16 if wide else 8, lambda labels: labels)
-    text = encode_json({**document, **(extra or {})})
-    files[".json"] = f"{text}\n".encode()
+    files[".json"] = (encode_json({**document, **(extra or {})}) + "\n").encode()
     return files
 
 
@@ -83,9 +82,9 @@ def _document(result: PackedSegmentation, model: str | None, settings: Mapping[s
 class _Runs(NamedTuple):
     """The pixels of a map down its columns, as runs of one value: those of a value lie together, from left to right."""
 
-    values: Int64[np.ndarray, " R"]
-    starts: Int64[np.ndarray, " R"]
-    lengths: Int64[np.ndarray, " R"]
+    values: Integer[np.ndarray, " R"]
+    starts: Integer[np.ndarray, " R"]
+    lengths: Integer[np.ndarray, " R"]
     size_hw: tuple[int, int]
 
     @classmethod
@@ -93,17 +92,22 @@ class _Runs(NamedTuple):
         """Made of some columns at a time."""
         height, width = packed.size_hw
         step = max(1, PIXELS_AT_ONCE // height)
+        number = np.int32 if height * width < 1 << 31 else np.int64
         values, starts = [], []
         last = None
         for left in range(0, width, step):
-            columns = np.concatenate([strip[:, left : left + step] for _, strip in packed.strips()]).ravel(order="F")
+            part = np.empty((height, min(step, width - left)), dtype=packed.dtype, order="F")
+            for top, strip in packed.strips():  # of which no view may stay, since it would keep the whole strip
+                part[top : top + len(strip)] = strip[:, left : left + step]
+            columns = part.ravel(order="F")
             begins = np.flatnonzero(columns[1:] != columns[:-1]) + 1
             if columns[0] != last:
                 begins = np.concatenate([[0], begins])
-            values.append(columns[begins].astype(np.int64))
-            starts.append(begins + left * height)
+            values.append(columns[begins])
+            starts.append((begins + left * height).astype(number))
             last = columns[-1]
         value, start = np.concatenate(values), np.concatenate(starts)
+        del values, starts
         length = np.diff(start, append=height * width)
         order = np.argsort(value, kind="stable")
         return cls(value[order], start[order], length[order], packed.size_hw)
@@ -111,8 +115,9 @@ class _Runs(NamedTuple):
     def record(self, value: int) -> dict[str, Any]:
         """Area, box and run-length encoding of the pixels of a value."""
         height, width = self.size_hw
-        of_value = slice(*np.searchsorted(self.values, [value, value + 1]).tolist())
-        starts, lengths = self.starts[of_value], self.lengths[of_value]
+        number = self.values.dtype.type(value)  # of another type, all values would be converted
+        of_value = slice(*(int(self.values.searchsorted(number, side)) for side in ("left", "right")))
+        starts, lengths = (runs[of_value].astype(np.int64) for runs in (self.starts, self.lengths))
         ends = starts + lengths
         # A run that goes on in the next column has the top and the bottom pixel.
         wraps = starts // height != (ends - 1) // height

@@ -410,8 +410,8 @@ class _Result:
         if image is not None:
             files[".png"] = self.overlay_png(image, palette)
         files |= self.label_png()
-        text = encode_json({**self.to_dict(model=model, settings=settings), **(extra or {})})
-        files[".json"] = f"{text}\n".encode()
+        document = {**self.to_dict(model=model, settings=settings), **(extra or {})}
+        files[".json"] = (encode_json(document) + "\n").encode()  # not formatted, which would hold a copy more
         return files
 
     def overlay_png(self, image: visualization.ImageLike, palette: visualization.Palette = "classes") -> bytes:

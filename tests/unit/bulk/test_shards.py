@@ -4,18 +4,22 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import fsspec
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from mask2former import Predictor
 from mask2former.bulk.plan import PLAN, RESULTS
 from mask2former.bulk.results import id_map, open_results, read_records
 from mask2former.bulk.shards import ShardReport, ShardWriter
+from mask2former.bulk.sources import fetch
 from mask2former.bulk.stores import open_store
 from mask2former.config import Task
+from mask2former.data import regions
 from mask2former.errors import FailedError, UserError
 from mask2former.results_io.json import RECORDS
 from mask2former.scenes import draw_scene
@@ -104,6 +108,36 @@ def test_a_batch_gives_the_same(predictor: Predictor, tmp_path: Path, images: li
     for one, batched in zip(read_records(tmp_path / "one"), read_records("memory://batched"), strict=True):
         assert [item["label"] for item in one["classes"]] == [item["label"] for item in batched["classes"]]
         assert one["image_sha256"] == batched["image_sha256"]
+
+
+@pytest.mark.parametrize("task", ["panoptic", "instance"])
+def test_large_files_are_read_by_parts_and_have_the_results_that_they_have_as_a_whole(
+    predictor: Predictor, tmp_path: Path, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiled = Predictor(predictor.network, "cpu", settings=predictor.settings, categories=predictor.categories)
+    tiled.settings = predictor.settings.model_copy(update={"tile": 64, "tile_overlap": 16, "short_edge": 64})
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, draw_scene(3, (96, 112)).image, tile=(32, 32), photometric="rgb")
+    content = path.read_bytes()
+    fsspec.filesystem("memory").pipe("/a.tif", content)
+    fsspec.filesystem("memory").pipe("/a.svs", content)
+    named = [str(path), "memory://a.tif", "memory://a.svs"]
+    write(tiled, tmp_path / "whole", named[:2], task)
+    [whole, _] = read_records(tmp_path / "whole")
+    assert whole[RECORDS[task]]
+    monkeypatch.setattr(regions, "LARGE_PIXELS", 10_000)
+    monkeypatch.setattr("mask2former.bulk.shards.fetch", watched := Mock(side_effect=fetch))
+    report = write(tiled, tmp_path / "parts", named, task, json_lines=True)
+    assert [call.args for call in watched.call_args_list] == [("memory://a.tif",), ("memory://a.svs",)]
+    [parts, remote, slide] = read_records(tmp_path / "parts")
+    for record in (parts, remote):
+        assert record | {"image": "", "map_png": None} == whole | {"image": "", "map_png": None}
+        if task == "panoptic":
+            np.testing.assert_array_equal(id_map(record), id_map(whole))
+    assert "read by parts from a disk; copy it there" in slide["error"]
+    assert [message for message, _ in report.notes] == [
+        "slides, and images of more than 67 megapixels, read by parts"
+    ] * 2
 
 
 class DyingError(BaseException):

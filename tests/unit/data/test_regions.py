@@ -10,10 +10,11 @@ import pytest
 import tifffile
 from PIL import Image
 
+from mask2former import limits
 from mask2former.data import regions
-from mask2former.data.image_files import ImagePage
+from mask2former.data.image_files import ImagePage, NamedBytes
 from mask2former.data.images import read_image
-from mask2former.data.regions import ArrayRegions, RegionsPart, open_large, reduced
+from mask2former.data.regions import ArrayRegions, RegionsPart, is_large, open_large, reduced
 from mask2former.data.slides import SlideRegions
 from mask2former.data.tiff_regions import TiffRegions
 from mask2former.errors import MissingExtraError, UserError
@@ -155,15 +156,56 @@ def test_only_large_images_that_can_be_are_read_by_parts(
 ) -> None:
     tifffile.imwrite(tmp_path / "a.tif", image, tile=(64, 64), photometric="rgb")
     Image.fromarray(image).save(tmp_path / "a.png")
-    assert open_large(tmp_path / "a.tif") is None
+    assert not is_large(tmp_path / "a.tif")
     monkeypatch.setattr(regions, "LARGE_PIXELS", 1000)
-    assert open_large(tmp_path / "a.png") is None
+    assert not is_large(tmp_path / "a.png")
+    assert is_large(tmp_path / "a.tif")
+    assert is_large(tmp_path / "a.svs")
     found = open_large(tmp_path / "a.tif")
-    assert found is not None
     assert np.array_equal(found.read(3, 4, 5, 6), image[3:5, 4:6])
     monkeypatch.setattr(regions, "LARGE_PIXELS", 1 << 30)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    assert open_large(tmp_path / "a.tif") is not None
+    assert is_large(tmp_path / "a.tif")
+
+
+def test_a_tiff_in_memory_is_read_by_parts_and_a_slide_must_lie_on_a_disk(
+    tmp_path: Path, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", image, tile=(64, 64), photometric="rgb")
+    file = NamedBytes("s3://bucket/a.tif", (tmp_path / "a.tif").read_bytes())
+    monkeypatch.setattr(regions, "LARGE_PIXELS", 1000)
+    assert is_large(file)
+    assert np.array_equal(open_large(file).read(3, 4, 105, 206), image[3:105, 4:206])
+    with pytest.raises(UserError, match=r"'s3://bucket/a.svs' is a slide, which is read by parts from a disk; copy it"):
+        open_large(NamedBytes("s3://bucket/a.svs", b"slide"))
+
+
+def test_a_file_of_more_bytes_than_are_read_at_once_is_read_by_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file ends in a hole, so that it takes no room."""
+    path = tmp_path / "a.tif"
+    options = {"rowsperstrip": 512, "photometric": "rgb"}
+    with tifffile.TiffWriter(path, bigtiff=True) as writer:
+        writer.write(None, shape=(512, 600, 3), dtype=np.uint8, **options)  # pyright: ignore[reportArgumentType]
+    with path.open("r+b") as file:
+        file.truncate(limits.IMAGE_BYTES + 1)
+    assert is_large(path)
+    assert not open_large(path).read(0, 0, 512, 600).any()
+
+
+@pytest.mark.parametrize(("further", "count"), [([], 1), ([(190, 270, 3)] * 2, 3), ([(95, 135, 3)], 1)])
+def test_further_pages_of_the_size_of_the_first_are_noted(
+    tmp_path: Path, image: np.ndarray, further: list[tuple[int, ...]], count: int
+) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        for page in (image, *(np.zeros(shape, np.uint8) for shape in further)):
+            writer.write(page, photometric="rgb", tile=(64, 64), contiguous=False, metadata=None)
+    with collect_notes() as notes:
+        TiffRegions(tmp_path / "a.tif")
+    expected = [f"'{tmp_path / 'a.tif'}' ({count})"] if count > 1 else []
+    assert [note.example for note in notes] == expected
+    assert all("of which only the first is read" in note.message for note in notes)
 
 
 def test_a_slide_is_read_as_openslide_shows_it(tmp_path: Path, image: np.ndarray) -> None:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,6 +62,52 @@ def test_a_large_file_that_is_read_by_parts_has_the_results_that_it_has_as_a_who
     # What is there is known again, also where Pillow refuses to open so large a map.
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     assert run(predictor, path, tmp_path / "parts", task).status == "skipped"
+
+
+def test_a_large_file_that_changes_while_its_tiles_are_read_is_refused(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, predict_tiles = tmp_path / "a.tif", predictor.predict_tiles
+    tifffile.imwrite(path, np.zeros((100, 140, 3), np.uint8), tile=(32, 32), photometric="rgb")
+    monkeypatch.setattr(regions, "LARGE_PIXELS", 10_000)
+
+    def meanwhile(*arguments: Any) -> Any:
+        os.utime(path, ns=(0, 0))
+        return predict_tiles(*arguments)
+
+    monkeypatch.setattr(predictor, "predict_tiles", meanwhile)
+    outcome = run(predictor, path, tmp_path / "out", "semantic")
+    assert (outcome.status, outcome.reason) == (
+        "refused",
+        f"'{path}' was changed while it was read; run the same command again",
+    )
+
+
+def test_a_copy_to_draw_on_is_read_only_where_it_is_drawn(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(regions, "LARGE_PIXELS", 10_000)
+    monkeypatch.setattr("mask2former.inference.large_files.OVERVIEW", 70)
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.zeros((100, 140, 3), np.uint8), tile=(32, 32), photometric="rgb")
+    assert run(predictor, path, tmp_path / "drawn", "semantic").status == "done"
+    with Image.open(tmp_path / "drawn" / "a.png") as overlay:
+        assert overlay.width % 70 == 0
+
+    def nobody(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("mask2former.inference.large_files.reduced", nobody)
+    jobs = plan([path], tmp_path / "plain")
+    [outcome] = segment_files(predictor, jobs, "semantic", overlay=False)
+    assert (outcome.status, outcome.reason) == ("done", "")
+
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(predictor, "predict_tiles", full)  # and its own size is what is said of it
+    outcome = run(predictor, path, tmp_path / "full", "semantic")
+    assert "an image of 100x140 pixels" in outcome.reason
 
 
 def test_what_is_not_read_by_parts_is_refused_with_what_to_do(

@@ -16,7 +16,7 @@ from mask2former.checkpoints.targets import write
 from mask2former.config import InferenceConfig, Task
 from mask2former.data.regions import ArrayRegions, Regions
 from mask2former.errors import UserError
-from mask2former.inference.joining import join
+from mask2former.inference.joining import LEAST_SCORE, join
 from mask2former.inference.predictor import Predictor
 from mask2former.inference.tile_grid import Tile, tiles
 from mask2former.inference.tile_results import TilePrediction
@@ -138,6 +138,41 @@ def test_the_lesser_part_of_an_object_that_another_tile_knows_is_dropped() -> No
     weak = instances(disks((40, 48), [(10, 10, 5)]), np.array([0.01]))
     assert len(join([(Tile(0, 0, 40, 48), weak)], (40, 60), CATEGORIES, 10)) == 0
     assert join([], (4, 6), CATEGORIES, 10).masks.shape == (0, 4, 6)
+
+
+def test_a_mask_that_one_tile_shows_is_not_copied() -> None:
+    found = instances(disks((40, 48), [(20, 20, 6), (20, 40, 6)]), np.array([0.9, 0.8]))
+    joined = join([(Tile(0, 12, 40, 60), found)], (40, 60), CATEGORIES, 10)
+    assert [mask.bits is own.bits for mask, own in zip(joined.sparse.packed, found.sparse.packed, strict=True)] == [
+        True,
+        True,
+    ]
+    alone = remove_overlaps(joined, 0.5)
+    assert alone.sparse.packed == joined.sparse.packed
+
+
+def test_tiles_give_no_candidates_that_are_not_considered() -> None:
+    """They are most of all: 80 of the 100 queries of ``nuclei``, and each has a mask."""
+    thresholds: set[float] = set()
+
+    def predict(images: Sequence[np.ndarray], *request: Any) -> list[TilePrediction]:
+        thresholds.add(request[-1].instance_threshold)
+        nothing = instances(np.zeros((0, 48, 48), dtype=bool), np.zeros(0))
+        return [TilePrediction({"instance": nothing}) for _ in images]
+
+    segment_in_tiles(ArrayRegions(np.zeros((90, 90, 3), np.uint8)), predict, ("instance",), CATEGORIES, TILES)
+    assert thresholds == {LEAST_SCORE}
+
+
+def test_what_is_left_of_an_object_takes_pixels_where_it_is_alone() -> None:
+    """The second keeps its lower half, and the third lies where its upper half was cut off."""
+    masks = np.zeros((3, 12, 10), dtype=bool)
+    masks[0, 0:5, 0:8] = True
+    masks[1, 2:10, 0:8] = True
+    masks[2, 3:5, 6:10] = True
+    alone = remove_overlaps(instances(masks, np.array([0.9, 0.8, 0.7])), 0.1)
+    assert alone.sparse.areas.tolist() == [40, 40, 4]
+    assert (alone.masks.sum(axis=0) == masks.any(axis=0)).all()
 
 
 @pytest.mark.parametrize(

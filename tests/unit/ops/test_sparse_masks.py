@@ -80,7 +80,19 @@ def test_a_crop_does_not_keep_the_whole_array() -> None:
     masks[0, 5, 7] = True
     ((top, left, part),) = SparseMasks.of(masks)
     assert (top, left, part.shape) == (5, 7, (1, 1))
-    assert part.base is None
+    assert part.nbytes == 1
+
+
+def test_masks_are_bits_which_parts_share_and_nobody_changes() -> None:
+    masks = SparseMasks([Patch(2, 3, np.ones((5, 13), dtype=bool))] * 2, (20, 30))
+    assert [len(packed.bits) for packed in masks.packed] == [9, 9]  # 65 pixels
+    masks[0].mask[:] = False
+    assert masks.areas.tolist() == [65, 65]
+    assert masks.take([1]).packed[0].bits is masks.packed[1].bits
+    moved = masks.packed[0].moved(-2, 4)
+    assert (moved.box, moved.area, moved.bits is masks.packed[0].bits) == ((0, 7, 5, 20), 65, True)
+    empty = SparseMasks([Patch(4, 4, np.zeros((3, 3), dtype=bool))], (20, 30))
+    assert (empty.packed[0].bits, empty[0].mask.shape, empty.areas.tolist()) == (b"", (0, 0), [0])
 
 
 def test_ids_of_a_map_become_masks_in_the_order_requested() -> None:

@@ -1,0 +1,111 @@
+"""Image files whole or, where they are large and cut into tiles, by parts; and the files of their results, of both.
+
+Folders of images and shards of bulk runs are read and encoded here alike.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from mask2former.config import InferenceConfig
+from mask2former.data.image_files import ImageFile, NamedBytes, path_of
+from mask2former.data.images import read_image
+from mask2former.data.regions import LARGE_PIXELS, is_large, open_large, reduced
+from mask2former.errors import UserError
+from mask2former.inference.predicted_image import LargeImage
+from mask2former.notes import note
+from mask2former.pixels import displayed
+from mask2former.results_io.packed import packed_files
+from mask2former.structures import PanopticSegmentation, Segmentation, SemanticSegmentation
+from mask2former.structures.packed_results import PackedPanoptic, PackedSegmentation, PackedSemantic
+
+__all__ = ["OVERVIEW", "check_unchanged", "encode_result", "file_state", "is_read_by_parts", "read_whole_or_parts"]
+
+OVERVIEW = 4096  # pixels: longer side of the copy of a large image on which its overlay is drawn
+
+
+def is_read_by_parts(file: ImageFile, settings: InferenceConfig) -> bool:
+    """Whether :func:`read_whole_or_parts` reads a file tile by tile, which its name and header tell.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    return settings.tile > 0 and isinstance(file, Path | NamedBytes) and is_large(file)
+
+
+def read_whole_or_parts(
+    file: ImageFile, settings: InferenceConfig, *, overlay: bool
+) -> UInt8[np.ndarray, "H W C"] | LargeImage:
+    """An image file as a predictor takes it; what is read by parts is noted.
+
+    Args:
+        file: the image.
+        settings: with ``tile``, large images are read by parts.
+        overlay: whether one will be drawn, about which the note has a word.
+
+    Raises:
+        UserError: it cannot be read.
+        MissingExtraError: the package that reads it is not installed.
+    """
+    if not is_read_by_parts(file, settings):
+        return read_image(file, **settings.reading)
+    assert isinstance(file, Path | NamedBytes)
+    state = file_state(file)
+    regions = open_large(file, **settings.reading)
+    note(
+        f"slides, and images of more than {LARGE_PIXELS / 1e6:.0f} megapixels, read by parts"
+        + (": overlays of large ones are drawn on reduced copies" if overlay else ""),
+        f"'{file}' ({regions.size_hw[0]}x{regions.size_hw[1]} pixels, height x width)",
+    )
+    return LargeImage(regions, -(-max(regions.size_hw) // OVERVIEW), file, state)
+
+
+def file_state(file: ImageFile) -> tuple[int, ...]:
+    """What changes when a file is written or replaced; nothing where there is none."""
+    try:
+        status = os.stat(path_of(file) or "")
+    except (OSError, ValueError):
+        return ()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def check_unchanged(file: ImageFile, state: tuple[int, ...]) -> None:
+    """Refuse a file that is another one than when its state was taken: what was read of it may be of both.
+
+    Raises:
+        UserError: it was written or replaced.
+    """
+    if file_state(file) != state:
+        raise UserError(f"'{file}' was changed while it was read; run the same command again")
+
+
+def encode_result(
+    result: Segmentation | PackedSegmentation,
+    image: UInt8[np.ndarray, "H W C"] | LargeImage,
+    *,
+    overlay: bool,
+    **head: Any,
+) -> dict[str, bytes]:
+    """The files of a result, by what their names end in; the JSON file is the last.
+
+    Args:
+        result: of the image.
+        image: as it was read.
+        overlay: whether it is drawn with the result on it.
+        head: ``model``, ``settings``, ``extra`` and ``palette``, see :meth:`PanopticSegmentation.encoded`.
+
+    Raises:
+        UserError: a file that was read by parts has changed meanwhile.
+    """
+    if isinstance(image, LargeImage):
+        assert not isinstance(result, PanopticSegmentation | SemanticSegmentation)
+        overview = displayed(reduced(image.regions, image.step)) if overlay else None
+        check_unchanged(image.file, image.state)
+        return packed_files(result, overview, image.step, **head)
+    assert not isinstance(result, PackedPanoptic | PackedSemantic)
+    return result.encoded(displayed(image) if overlay else None, **head)
