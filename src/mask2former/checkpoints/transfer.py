@@ -17,13 +17,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mask2former.checkpoints.checkpoint import Checkpoint, load_into
-from mask2former.config import BackboneConfig, ModelConfig, parse, ranges_of_bands
+from mask2former.config import BackboneConfig, ModelConfig, parse
 from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
 from mask2former.models.transformer_decoders import PerPixelPlusHead
 from mask2former.structures.categories import Categories
 from mask2former.structures.model_info import ModelInfo
 from mask2former.text import listed, quoted
+from mask2former.value_range import ranges_of_bands
 
 __all__ = [
     "check_settings",

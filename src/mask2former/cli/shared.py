@@ -21,7 +21,7 @@ from mask2former.text import quoted
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from mask2former.config import ValueRange as RangeSetting
+    from mask2former.value_range import ValueRange as RangeSetting
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -218,7 +218,7 @@ def chosen_range(
 
 
 def _ranges(text: str) -> RangeSetting | None:
-    from mask2former.config import as_value_range
+    from mask2former.value_range import as_value_range
 
     try:
         return as_value_range([part.split(":") for part in text.split(",")])

@@ -80,7 +80,6 @@ from mask2former.config.model import (
 from mask2former.config.old_names import with_new_names
 from mask2former.config.run import RunConfig, apply_overrides, leaves, parse, read_run_file
 from mask2former.config.training import CriterionConfig, EvaluationConfig, OptimConfig, TrainerConfig
-from mask2former.config.value_range import Range, ValueRange, ValueRule, as_value_range, ranges_of_bands
 
 __all__ = [
     "STEM",
@@ -134,7 +133,6 @@ __all__ = [
     "PerPixelConfig",
     "PerPixelPlusConfig",
     "PixelDecoderConfig",
-    "Range",
     "Reading",
     "Resampling",
     "ResizeCropFlipConfig",
@@ -153,15 +151,11 @@ __all__ = [
     "TransformerDecoderConfig",
     "TransformerFPNConfig",
     "ValidationSplitConfig",
-    "ValueRange",
-    "ValueRule",
     "YoloConfig",
     "YouTubeVISConfig",
     "apply_overrides",
-    "as_value_range",
     "leaves",
     "parse",
-    "ranges_of_bands",
     "read_run_file",
     "with_new_names",
 ]

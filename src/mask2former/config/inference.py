@@ -18,8 +18,8 @@ from mask2former.config.fields import (
     Strict,
     Task,
 )
-from mask2former.config.value_range import Range, ValueRange, as_value_range, ranges_of_bands
 from mask2former.errors import UserError
+from mask2former.value_range import Range, ValueRange, as_value_range, ranges_of_bands
 
 __all__ = ["InferenceConfig", "Reading", "TrackingConfig"]
 

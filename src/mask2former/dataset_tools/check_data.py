@@ -11,7 +11,7 @@ from typing import Any
 from mask2former import recipes
 from mask2former.checkpoints.initial import named_backbone, open_initial, with_initial
 from mask2former.checkpoints.transfer import with_settings_of
-from mask2former.config import ClipSampling, DatasetConfig, InferenceConfig, Reading, RunConfig, ValueRange, parse
+from mask2former.config import ClipSampling, DatasetConfig, InferenceConfig, Reading, RunConfig, parse
 from mask2former.data.sources import dataset_by_name, reading_outside
 from mask2former.dataset_tools.check import DataReport, check_dataset, default_workers
 from mask2former.dataset_tools.contact_sheet import sheet as draw_sheet
@@ -24,6 +24,7 @@ from mask2former.notes import collect_notes
 from mask2former.progress import Progress, silent
 from mask2former.results_io.json import write_json
 from mask2former.structures import ModelInfo
+from mask2former.value_range import ValueRange
 
 __all__ = ["DataCheck", "check_data"]
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-from mask2former.config import InferenceConfig, Task, parse, ranges_of_bands
+from mask2former.config import InferenceConfig, Task, parse
 from mask2former.errors import UserError
 from mask2former.pixels import checked_range
 from mask2former.structures import Categories
+from mask2former.value_range import ranges_of_bands
 
 __all__ = ["changed_pass", "check_overrides", "choose_tasks", "for_whole_frames", "override"]
 

@@ -5,7 +5,6 @@ What an image comes from has a module each (``from_pillow``, ``from_stored`` for
 their values become bytes in ``to_bytes``.
 """
 
-from mask2former.config import ValueRange
 from mask2former.pixels.bands import Bands, chosen_bands
 from mask2former.pixels.colors import displayed
 from mask2former.pixels.decoder_warnings import without_warnings
@@ -18,6 +17,7 @@ from mask2former.pixels.pages import CHOSEN_PAGE, count_pages, described_planes,
 from mask2former.pixels.stored import Stored, StoredImage
 from mask2former.pixels.tags import packing_of, significant_bits, stated_bits
 from mask2former.pixels.to_bytes import checked_range
+from mask2former.value_range import ValueRange
 
 __all__ = [
     "CHOSEN_PAGE",

@@ -7,7 +7,6 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from mask2former import limits
-from mask2former.config import ValueRange
 from mask2former.errors import UserError
 from mask2former.limits import check_limit
 from mask2former.pixels.bands import Bands, chosen_bands
@@ -22,6 +21,7 @@ from mask2former.pixels.to_bytes import (
     scaled,
     to_bytes,
 )
+from mask2former.value_range import ValueRange
 
 __all__ = ["ARRAY_HELP", "bands_of_array", "rgb_of_array"]
 

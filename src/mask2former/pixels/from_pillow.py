@@ -9,7 +9,6 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image
 
-from mask2former.config import ValueRange, ranges_of_bands
 from mask2former.errors import UserError
 from mask2former.notes import note
 from mask2former.pixels.bands import Bands, chosen_bands
@@ -38,6 +37,7 @@ from mask2former.pixels.to_bytes import (
     note_clipped,
     scaled,
 )
+from mask2former.value_range import ValueRange, ranges_of_bands
 
 __all__ = ["bands_of_pillow", "decode", "load", "rgb_of_pillow"]
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import UInt8
 
-from mask2former.config import ValueRange, ranges_of_bands
 from mask2former.pixels.bands import Bands, chosen_bands
 from mask2former.pixels.colors import grey_to_rgb
 from mask2former.pixels.exif import TURNS, Exif
@@ -24,6 +23,7 @@ from mask2former.pixels.to_bytes import (
     from_integers,
     to_bytes,
 )
+from mask2former.value_range import ValueRange, ranges_of_bands
 
 __all__ = ["bands_of_stored", "rgb_of_stored"]
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from mask2former.config import Range
 from mask2former.pixels.bands import Bands
+from mask2former.value_range import Range
 
 __all__ = ["Stored", "StoredImage"]
 

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mask2former.config import InferenceConfig, as_value_range, parse, ranges_of_bands
+from mask2former.config import InferenceConfig, parse
 from mask2former.errors import UserError
+from mask2former.value_range import as_value_range, ranges_of_bands
 
 
 @pytest.mark.parametrize(
