@@ -150,13 +150,13 @@ RGB: dict[str, Any] = {"photometric": "rgb"}
 @pytest.mark.parametrize(
     ("values", "options"),
     [
-        (np.uint8([100, 255]), GREY),
-        (np.uint8([[100] * 3, [255] * 3]), RGB),
-        (np.uint8([[100] * 3, [255] * 3]), {**RGB, "compression": "jpeg", "compressionargs": {"level": 100}}),
-        (np.uint8([[100] * 3 + [255], [255] * 4]), RGB),
-        (np.uint8([155, 255]), {"photometric": "miniswhite"}),
-        (np.uint16([100, 255]), GREY),
-        (np.uint16([[100] * 3, [255] * 3]), RGB),
+        (np.array([100, 255], np.uint8), GREY),
+        (np.array([[100] * 3, [255] * 3], np.uint8), RGB),
+        (np.array([[100] * 3, [255] * 3], np.uint8), {**RGB, "compression": "jpeg", "compressionargs": {"level": 100}}),
+        (np.array([[100] * 3 + [255], [255] * 4], np.uint8), RGB),
+        (np.array([155, 255], np.uint8), {"photometric": "miniswhite"}),
+        (np.array([100, 255], np.uint16), GREY),
+        (np.array([[100] * 3, [255] * 3], np.uint16), RGB),
     ],
 )
 def test_what_has_no_value_is_black_whoever_reads_it(
