@@ -23,11 +23,10 @@ from mask2former.checkpoints import fetch, from_pretrained
 from mask2former.config import Task
 from mask2former.data.images import list_images
 from mask2former.errors import OptionError, UserError
-from mask2former.export.graph import ExportedGraph
+from mask2former.export.graph import Call, ExportedGraph
 from mask2former.export.traced_postprocessing import check_settings
 from mask2former.export.triton_server import CONFIG, MODEL_FILE, check_repository, triton_config
 from mask2former.export.writers import (
-    Call,
     WeightType,
     attention_in_products,
     check_compiler,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Int64, UInt8
@@ -12,7 +13,10 @@ from mask2former.export import traced_postprocessing
 from mask2former.models.mask2former import Mask2Former
 from mask2former.structures import MaskOutput
 
-__all__ = ["ExportedGraph"]
+__all__ = ["Call", "ExportedGraph"]
+
+Call = tuple[np.ndarray, np.ndarray]
+"""What a file is given: images and their sizes."""
 
 
 class ExportedGraph(nn.Module):

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-from mask2former.export.writers import Call
+from mask2former.export.graph import Call
 from mask2former.inference.exported.info import INPUTS
 
 __all__ = ["quantize"]

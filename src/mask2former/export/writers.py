@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from mask2former.errors import MissingExtraError, NoCompilerError, UserError
+from mask2former.export.graph import Call
 from mask2former.inference.compiling import sentence_of_compiler
 from mask2former.inference.exported.info import INPUTS, KEY, ExportedInfo
 from mask2former.inference.exported.pt2 import add_info
@@ -32,8 +33,6 @@ __all__ = [
 ]
 
 WeightType = Literal["float32", "float16", "int8"]
-Call = tuple[np.ndarray, np.ndarray]
-"""What a file is given: images and their sizes."""
 
 _OPSET = 18
 _PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
