@@ -16,12 +16,7 @@ from mask2former.errors import UserError
 from mask2former.recipes import ABLATIONS, PARTS, SINCE, ablated
 from mask2former.training.ablate import BASELINE, AblationRow, ablate, scenes_base
 
-pytestmark = [
-    pytest.mark.usefixtures("small_overlays", "unpredicted_memory"),
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-]
+pytestmark = pytest.mark.usefixtures("small_overlays", "unpredicted_memory")
 
 SHORT = {"trainer__max_steps": 2, "evaluation__tasks": ["panoptic", "semantic"]}
 

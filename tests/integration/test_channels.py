@@ -33,13 +33,7 @@ from mask2former.training.memory import MemoryEstimate
 
 SIDE = 64
 INTERLEAVED: dict[str, Any] = {"photometric": "minisblack", "planarconfig": "contig"}
-pytestmark = [
-    pytest.mark.long,
-    pytest.mark.usefixtures("small_overlays", "unpredicted_memory"),
-    # Lightning's own: it uses a deprecated torch function, and advises more loader processes than a test wants.
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-]
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("small_overlays", "unpredicted_memory")]
 
 
 def five_bands(rgb: np.ndarray) -> np.ndarray:

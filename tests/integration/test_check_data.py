@@ -302,9 +302,6 @@ def shorter(tmp_path: Path, monitor: str) -> list[str]:
     ids=["coco", "yolo", "panoptic", "labels"],
 )
 @pytest.mark.usefixtures("unpredicted_memory")
-@pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning")  # Lightning's
-@pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:DeprecationWarning")
-@pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
 def test_checks_draws_and_proposes_a_run_that_trains(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], write: Callable[[Path], Path], monitor: str
 ) -> None:

@@ -18,12 +18,7 @@ from mask2former.cli import main
 H, W = 48, 64
 CELLS = [{"id": 4, "name": "cell"}, {"id": 7, "name": "dirt"}]
 
-pytestmark = [
-    pytest.mark.usefixtures("unpredicted_memory"),
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-]
+pytestmark = pytest.mark.usefixtures("unpredicted_memory")
 
 
 def image(path: Path, *seed: int) -> None:

@@ -24,13 +24,7 @@ from mask2former.ops import masks as mask_ops
 from mask2former.scenes import SCENE_CATEGORIES
 from mask2former.training.run import train
 
-pytestmark = [
-    pytest.mark.usefixtures("small_overlays"),
-    # Lightning's own: it uses a deprecated torch function, and advises more loader processes than a test wants.
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-]
+pytestmark = pytest.mark.usefixtures("small_overlays")
 
 INFERENCE = {"tasks": ["instance"], "short_edge": 48, "long_edge": 64, "max_instances": 20}
 AUGMENTATION = {

@@ -20,13 +20,7 @@ from mask2former.dataset_tools.data_paths import DataPaths
 
 PAGE = Path(__file__).parents[2] / "docs" / "correct.md"
 
-pytestmark = [
-    pytest.mark.long,
-    pytest.mark.usefixtures("small_overlays", "unpredicted_memory"),
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-]
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("small_overlays", "unpredicted_memory")]
 
 
 def correct_in_label_studio(split: str) -> list[int]:

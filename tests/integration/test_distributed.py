@@ -22,12 +22,7 @@ from mask2former.models.mask2former import Mask2Former
 from mask2former.training.run import train
 
 STEPS = 6
-pytestmark = [
-    pytest.mark.long,
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-]
+pytestmark = pytest.mark.long
 
 
 def values_of(output: Path, strategy: str, max_steps: int = STEPS, **changes: object) -> dict[str, Any]:

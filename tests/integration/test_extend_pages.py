@@ -37,13 +37,7 @@ FEWER = {
     r"length=20": "length=1",
 }
 
-pytestmark = [
-    pytest.mark.long,
-    pytest.mark.usefixtures("small_overlays", "unpredicted_memory"),
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-]
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("small_overlays", "unpredicted_memory")]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

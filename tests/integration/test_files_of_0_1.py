@@ -18,12 +18,7 @@ from mask2former.scenes import SCENE_CATEGORIES
 
 FILES = Path(__file__).parents[1] / "data" / "v0_1"
 
-pytestmark = [
-    pytest.mark.usefixtures("unpredicted_memory"),
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-]
+pytestmark = pytest.mark.usefixtures("unpredicted_memory")
 
 
 @pytest.mark.parametrize("name", ["tiny.safetensors", "tiny"])

@@ -18,14 +18,7 @@ from mask2former.training.metrics_log import MetricsLog
 from mask2former.training.module import TrainingModule
 from mask2former.training.run import train
 
-pytestmark = [
-    pytest.mark.long,
-    pytest.mark.usefixtures("small_overlays", "unpredicted_memory"),
-    # Lightning's own: it uses a deprecated torch function, and advises more loader processes than a test wants.
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-]
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("small_overlays", "unpredicted_memory")]
 
 KINDS: dict[str, dict[str, Any]] = {
     "plain": {},

@@ -25,12 +25,7 @@ from mask2former.scenes import SCENE_CATEGORIES
 from mask2former.structures import MaskOutput
 from mask2former.training.optim import parameter_groups
 
-pytestmark = [
-    pytest.mark.usefixtures("small_overlays"),
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-]
+pytestmark = pytest.mark.usefixtures("small_overlays")
 
 DIM, QUERIES, CLASSES = 16, 6, len(SCENE_CATEGORIES)
 

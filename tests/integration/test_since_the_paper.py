@@ -14,13 +14,7 @@ from mask2former import Mask2Former, Predictor
 from mask2former.checkpoints.convert import convert
 from mask2former.errors import UserError
 
-pytestmark = [
-    pytest.mark.long,
-    pytest.mark.usefixtures("small_overlays", "unpredicted_memory"),
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-]
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("small_overlays", "unpredicted_memory")]
 
 _VIT = {"embed_dim": 32, "depth": 2, "num_heads": 2, "img_size": 56}
 OPTIONS: dict[str, dict[str, Any]] = {

@@ -20,11 +20,6 @@ from mask2former.training.run import train
 from mask2former.training.run_file import read_run
 
 # Lightning looks at its own batches in a way that PyTorch has deprecated, and gives advice as warnings.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-]
 
 
 def timm_folder(folder: Path) -> dict[str, torch.Tensor]:

@@ -14,13 +14,7 @@ from mask2former.checkpoints.convert import convert
 from mask2former.cli import main
 from mask2former.errors import UserError
 
-pytestmark = [
-    pytest.mark.long,
-    pytest.mark.usefixtures("small_overlays", "unpredicted_memory"),
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-]
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("small_overlays", "unpredicted_memory")]
 
 ALL = [
     {"attention": "smca", "scales": "naive", "order": "self_first", "query_init": "zero", "dropout": 0.1},

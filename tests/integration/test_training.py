@@ -39,12 +39,6 @@ TASKS = ["panoptic", "instance", "semantic"]
 FEW_SCENES = {"name": "scenes", "image_size": [32, 48], "num_training": 4, "num_validation": 1}  # fp16 is slow here
 SCENE_CLIPS = {"name": "scene-clips", "image_size": [64, 64], "num_validation": 1}
 
-pytestmark = [
-    # Lightning's own: it uses a deprecated torch function, and advises more loader processes than a test wants.
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-]
 
 quick = pytest.mark.usefixtures("unpredicted_memory")
 

@@ -31,12 +31,7 @@ from mask2former.structures.samples import Sample
 from mask2former.training.run import train
 from mask2former.training.time_limit import TimeLimit
 
-pytestmark = [
-    pytest.mark.usefixtures("unpredicted_memory"),
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-]
+pytestmark = pytest.mark.usefixtures("unpredicted_memory")
 
 PAGE = Path(__file__).parents[2] / "docs" / "training-options.md"
 HEAD = "transformer_decoder.class_head.weight"

@@ -19,13 +19,7 @@ from mask2former.errors import UserError
 from mask2former.inference.tta import AugmentedPredictor, MultiScaleFlip
 from mask2former.structures import PixelPrediction
 
-pytestmark = [
-    pytest.mark.long,
-    pytest.mark.usefixtures("small_overlays", "unpredicted_memory"),
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-]
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("small_overlays", "unpredicted_memory")]
 
 PYRAMID = {"dim": 32, "mask_dim": 32}
 ENCODER = {"num_heads": 2, "feedforward_dim": 32, "num_layers": 1}

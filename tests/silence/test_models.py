@@ -26,13 +26,6 @@ from mask2former.cli import main
 from mask2former.config import Task
 from mask2former.models.mask2former import Mask2Former
 
-pytestmark = [
-    # Lightning's own: it uses a deprecated torch function, and advises more loader processes than a test wants.
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-]
-
 # --- backbones -------------------------------------------------------------------------------------------------------
 
 TIMM: dict[str, Any] = {"name": "timm", "norm": "frozen"}

@@ -28,10 +28,6 @@ from mask2former.training.run import train
 
 pytestmark = [
     pytest.mark.usefixtures("unpredicted_memory"),
-    # Lightning's own: it uses a deprecated torch function, and advises more loader processes than a test wants.
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
     pytest.mark.filterwarnings("ignore:.*callbacks used to create the checkpoint.*"),
 ]
 

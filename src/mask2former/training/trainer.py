@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -25,6 +26,11 @@ from mask2former.training.resume_point import ResumePoint
 from mask2former.training.sharding import Sharded
 
 __all__ = ["build_trainer", "quiet"]
+
+_OF_LIGHTNING = (
+    r".*isinstance\(treespec, LeafSpec\)",  # a function of torch that it calls is deprecated
+    ".*does not have many workers",  # data.num_workers says how many, of training alone
+)
 
 
 def build_trainer(
@@ -74,14 +80,18 @@ def build_trainer(
 def quiet() -> Iterator[None]:
     """Leave out Lightning's tips and lists of devices, which would bury our messages, as long as the block runs.
 
-    Levels that somebody has chosen stay: Lightning itself sets ``INFO``.
+    Levels that somebody has chosen stay: Lightning itself sets ``INFO``. Of its warnings those are left out about which
+    nobody who trains can do anything.
     """
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     talking = [logger for logger in loggers if logger.level == logging.INFO]
     for logger in talking:
         logger.setLevel(logging.WARNING)
     try:
-        yield
+        with warnings.catch_warnings():
+            for message in _OF_LIGHTNING:
+                warnings.filterwarnings("ignore", message=message)
+            yield
     finally:
         for logger in talking:
             logger.setLevel(logging.INFO)
