@@ -246,6 +246,7 @@ def test_what_is_odd_but_not_broken(tmp_path: Path) -> None:
         (["other.yaml"], "neither a run file .* nor a YOLO data.yaml"),
         (["voc"], "no data set 'voc'"),
         (["other.json", "--suggest", "other.json"], "would overwrite"),
+        (["other.json", "--suggest", "edited.yaml"], "--suggest 'edited.yaml' exists and is not overwritten"),
         (["alone.json"], "name their folder with --images"),
         (["labels"], "names.txt"),
     ],
@@ -253,6 +254,7 @@ def test_what_is_odd_but_not_broken(tmp_path: Path) -> None:
 def test_wrong_requests_end_with_2(capsys: pytest.CaptureFixture[str], args: list[str], message: str) -> None:
     Path("empty").mkdir()
     Path("text.txt").write_text("")
+    Path("edited.yaml").write_text("")
     Path("other.json").write_text("[]")
     Path("other.yaml").write_text("a: 3\n")
     alone = {"images": [{"id": 1, "file_name": "gone.png"}], "annotations": [], "categories": []}

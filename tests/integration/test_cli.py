@@ -265,3 +265,10 @@ def test_names_of_files_cannot_steer_the_terminal(tmp_path: Path, capsys: pytest
 def test_a_word_that_is_no_choice_is_told_without_words_of_the_parser(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "--task", "foo"]) == 2
     assert "Invalid value for '--task' / '-t': 'foo' is not one of 'panoptic', " in capsys.readouterr().err
+
+
+def test_without_a_command_help_is_printed_and_no_empty_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    shown = capsys.readouterr()
+    assert "Usage: mask2former" in shown.out
+    assert shown.err == ""

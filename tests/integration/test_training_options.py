@@ -228,7 +228,7 @@ def test_all_data_are_for_training(tmp_path: Path, capsys: pytest.CaptureFixture
     capsys.readouterr()
     file = str(run.folder / "run.yaml")
     assert main(["evaluate", str(run.result.model), "--data", file, "--device", "cpu"]) == 2
-    assert "'label-folder' has no validation data (dataset.validation is [])" in capsys.readouterr().err
+    assert "'label-folder' has no validation data (data.dataset.validation is [])" in capsys.readouterr().err
     assert main(["evaluate", str(run.result.model), "--data", file, "--split", "train", "--device", "cpu"]) == 0
     assert main(["check-data", file]) == 0
     shown = " ".join(capsys.readouterr().out.split())

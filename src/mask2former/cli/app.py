@@ -128,7 +128,8 @@ def _outcome(error: Exception) -> tuple[int, str]:
         return _STOPPED, f"stopped: {error}" if is_told else "stopped"
     if isinstance(error, _CommandLineError):
         message = error.format_message()  # pyright: ignore[reportAttributeAccessIssue]
-        return 2, f"error: {message.replace(': Value error, ', ': ', 1)}"
+        # Without arguments help is printed, and the error has no message.
+        return 2, f"error: {message.replace(': Value error, ', ': ', 1)}" if message else ""
     if isinstance(error, OptionError):
         return 2, f"error: {error.sentence(_flag)}"
     if isinstance(error, UserError):

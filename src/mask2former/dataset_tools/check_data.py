@@ -96,6 +96,10 @@ def check_data(
         raise OptionError(
             lambda name: f"{name('suggest')} would overwrite '{source}', which is to be checked; name another file"
         )
+    if suggest is not None and os.path.exists(suggest):  # perhaps edited since
+        raise OptionError(
+            lambda name: f"{name('suggest')} '{suggest}' exists and is not overwritten; name another file, or remove it"
+        )
     dataset, run, notes = _inferred(data, paths, root)
     if suggest is not None and isinstance(dataset, ClipSampling):
         raise OptionError(

@@ -46,8 +46,8 @@ def chosen_bands(values: Shaped[np.ndarray, "H W *N"], bands: Bands, name: str) 
         return values
     if max(bands) > count:
         raise UserError(
-            f"{has}, and band {max(bands)} is to be read; set bands to {len(bands)} numbers from 1 to {count}, as in "
-            "training, or give it images of as many bands"
+            f"{has}, and band {max(bands)} is to be read; name bands that it has (--bands, in Python and in runs the "
+            "inference setting bands), or leave the image out"
         )
     if bands == tuple(range(1, count + 1)):
         return values

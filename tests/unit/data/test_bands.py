@@ -91,7 +91,7 @@ def test_pages_are_bands_where_several_are_wanted_and_that_is_noted(tmp_path: Pa
         (4, "'.*a.tif' has 5 bands, and the model takes 4; choose 4 by their numbers .*bands"),
         (1, "has 5 bands, and the model takes 1"),
         (7, "has 5 bands, and the model takes 7; give it images with as many"),
-        ((1, 6), "has 5 bands, and band 6 is to be read; set bands to 2 numbers from 1 to 5"),
+        ((1, 6), r"has 5 bands, and band 6 is to be read; name bands that it has \(--bands"),
     ],
 )
 def test_other_bands_than_a_file_or_an_array_has_are_refused(tmp_path: Path, bands: Any, message: str) -> None:
