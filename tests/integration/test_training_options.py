@@ -206,7 +206,7 @@ def test_a_part_of_the_data_is_held_back_and_evaluate_measures_it(
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["metrics"]["semantic/mIoU"] == pytest.approx(run.result.metrics["semantic/mIoU"], rel=1e-6)
     capsys.readouterr()
-    assert main(["check-data", str(run.folder / "run.yaml")]) == 0
+    assert main(["check-data", str(run.folder / "run.yaml"), "--sheet", str(tmp_path / "sheet.png")]) == 0
     assert "say nothing about other images" not in " ".join(capsys.readouterr().out.split())
     values["data"]["validation"] = {"fold": "2 of 2"}
     with pytest.raises(UserError, match=r"cannot resume .*data.validation.fold was 1 of 2 and is 2 of 2 now"):
@@ -221,7 +221,7 @@ def test_all_data_are_for_training(tmp_path: Path, capsys: pytest.CaptureFixture
         parse(RunConfig, values, "test")
     values["data"]["dataset"]["validation"] = []
     run = finish(parse(RunConfig, values, "test"))
-    assert "note: there are no validation data, so nothing is measured and the last model is kept" in run.shown
+    assert "note: there are no validation data, so nothing is measured and no score threshold chosen, and" in run.shown
     assert "semantic/mIoU not measured" in str(run.result)
     assert run.result.model.exists()
     assert finish(parse(RunConfig, values, "test"), resume=True).result.model == run.result.model
@@ -230,7 +230,7 @@ def test_all_data_are_for_training(tmp_path: Path, capsys: pytest.CaptureFixture
     assert main(["evaluate", str(run.result.model), "--data", file, "--device", "cpu"]) == 2
     assert "'label-folder' has no validation data (data.dataset.validation is [])" in capsys.readouterr().err
     assert main(["evaluate", str(run.result.model), "--data", file, "--split", "train", "--device", "cpu"]) == 0
-    assert main(["check-data", file]) == 0
+    assert main(["check-data", file, "--sheet", str(tmp_path / "sheet.png")]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "there are no validation data, so nothing is measured" in shown
     values["evaluation"]["patience"] = 3

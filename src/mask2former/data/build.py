@@ -86,8 +86,8 @@ def build_samples(
     """
     if split == "validation" and getattr(config, "validation", None) == ():
         raise UserError(
-            f"the data set '{config.name}' has no validation data (data.dataset.validation is []); name some to measure "
-            "on (evaluate: --annotations and --images, or --split train)"
+            f"the data set '{config.name}' has no validation data (data.dataset.validation is []); name some to "
+            "measure on (evaluate: --annotations and --images, or --split train)"
         )
     with collect_notes() as found:
         samples = _OPENERS[type(config)](config, split, filter_empty)

@@ -27,6 +27,7 @@ from mask2former.pixels import (
     missing_values,
     note_missing,
     rgb_of_array,
+    stated_bits,
     stated_nodata,
 )
 from mask2former.text import printable
@@ -50,6 +51,8 @@ def _why_not(page: Any, value_range: ValueRange | None, bands: Bands | None) -> 
         return "and its channels lie in separate planes; save it with interleaved channels"
     if page.dtype not in (np.uint8, np.uint16):
         return f"and holds values of the type {page.dtype}; save it with 8 or 16 bits (unsigned)"
+    if page.bitspersample < 8:
+        return f"and holds values of {page.bitspersample} bits; save it with 8 or 16 bits"
     if (kind not in _KINDS_OF_BANDS) if bands is not None else ((channels, *kind) not in _KINDS):
         name = getattr(page.photometric, "name", str(page.photometric)).lower()
         return (
@@ -105,6 +108,14 @@ class TiffRegions:
             raise UserError(f"'{path}' is so large that it is read by parts, {reason}")
         if bands is not None:
             chosen_bands(np.empty((1, 1, channels), np.bool_), bands, f"'{path}'")  # refuses others
+        if depth == np.uint16 and value_range == "full" and (bits := stated_bits(self._tag)) is not None:
+            self._value_range = (0, 2**bits - 1)
+        # As where it is read whole, a fourth band is alpha only if the file says so.
+        self._num_read = (
+            3 if bands is None and channels == 4 and page.extrasamples[:1] not in ((1,), (2,)) else channels
+        )
+        if self._num_read < channels:
+            note("images with more bands than are read", f"'{path}' ({self._num_read} of {channels})")
         if (turn := page.tags.get("Orientation")) is not None and turn.value != 1:
             raise UserError(f"'{path}' is turned (orientation {int(turn.value)}), and large images are read as stored")
         self.size_hw = (int(page.imagelength), int(page.imagewidth))
@@ -139,11 +150,11 @@ class TiffRegions:
                 inside = segment[max(0, top - y) : bottom - y, max(0, left - x) : right - x]
                 start = (max(0, y - top), max(0, x - left))
                 values[start[0] : start[0] + inside.shape[0], start[1] : start[1] + inside.shape[1]] = inside
-        name = f"'{self._path}'"
+        values, name, example = values[..., : self._num_read], f"image '{self._path}'", str(self._path)
         if self._bands is not None:
-            pixels = bands_of_array(values, self._bands, name, value_range=self._value_range)
+            pixels = bands_of_array(values, self._bands, name, value_range=self._value_range, example=example)
         else:
-            pixels = rgb_of_array(values, name, value_range=self._value_range)
+            pixels = rgb_of_array(values, name, value_range=self._value_range, example=example)
         return pixels if self._nodata is None else self._without_nodata(pixels, values, self._nodata)
 
     def _without_nodata(
@@ -158,6 +169,11 @@ class TiffRegions:
             self._is_noted = True  # of many parts
             note_missing(missing, str(self._path), " of the first part with such pixels")
         return blackened(pixels, missing)
+
+    def _tag(self, number: int) -> Any:
+        """The value of a tag, the first of several."""
+        value = self._page.tags.valueof(number)
+        return value[0] if isinstance(value, tuple) and value else value
 
     def _note_pages(self) -> None:
         """Note what lies behind the image that is read."""

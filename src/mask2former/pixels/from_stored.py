@@ -106,16 +106,18 @@ def _known_values(stored: Stored, name: str, value_range: ValueRange | None) -> 
         known = values[~hidden]
         if known.size and ranges_of_bands(value_range) is None:
             value_range = black_and_white(known, common_range(value_range), f"'{name}'", name, stored.bits)
-        values = _filled(values, hidden)
+        is_pair = isinstance(value_range, tuple) and ranges_of_bands(value_range) is None
+        values = _filled(values, hidden, value_range[0] if is_pair else None)
     return values, value_range
 
 
-def _filled(values: np.ndarray, missing: np.ndarray) -> np.ndarray:
-    """The least value of each band in place of those that are missing there."""
+def _filled(values: np.ndarray, missing: np.ndarray, black: float | None) -> np.ndarray:
+    """The least value of each band, of those that are not cut off, in place of those that are missing there."""
     if values.ndim == 3:
         bands = range(values.shape[2])
-        return np.stack([_filled(values[..., band], missing[..., band]) for band in bands], axis=2)
+        return np.stack([_filled(values[..., band], missing[..., band], black) for band in bands], axis=2)
     known = values[~missing]
+    known = known if black is None or not (known >= black).any() else known[known >= black]
     return np.where(missing, known.min() if known.size else 0, values)
 
 

@@ -209,7 +209,8 @@ class DataModule(lightning.LightningDataModule):
             reason = (
                 "there are no validation data" if self._is_all_trained else "the validation clips have no annotations"
             )
-            remarks.append(f"{reason}, so nothing is measured and the last model is kept")
+            unchosen = " and no score threshold chosen" if self.config.evaluation.choose_threshold else ""
+            remarks.append(f"{reason}, so nothing is measured{unchosen}, and the last model is kept")
         return remarks
 
     def train_dataloader(self) -> DataLoader:

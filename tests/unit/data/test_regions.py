@@ -262,3 +262,35 @@ def test_a_reduced_copy_has_the_mean_of_each_square(
 def test_a_part_is_an_image(image: np.ndarray) -> None:
     part = RegionsPart(ArrayRegions(image), 20, 30, (50, 60))
     assert np.array_equal(part.read(5, 6, 50, 60), image[25:70, 36:90])
+
+
+@pytest.mark.parametrize("options", [{"bitspersample": 12}, {"extratags": [(281, 3, 1, 4095, True)]}])
+@pytest.mark.parametrize("shape", [(64, 96), (64, 96, 3)])
+def test_the_full_range_has_the_bits_that_the_file_states(
+    tmp_path: Path, shape: tuple[int, ...], options: dict[str, Any]
+) -> None:
+    values = np.random.default_rng(0).integers(0, 4096, shape, dtype=np.uint16)
+    kind = "rgb" if len(shape) == 3 else "minisblack"
+    if kind == "rgb" and "extratags" in options:
+        options = {"extratags": [(281, 3, 3, (4095, 4095, 4095), True)]}
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric=kind, **options)
+    whole = read_image(tmp_path / "a.tif", value_range="full")
+    assert whole.max() == 255
+    np.testing.assert_array_equal(TiffRegions(tmp_path / "a.tif", "full").read(0, 0, 64, 96), whole)
+
+
+def test_values_of_a_few_bits_are_refused(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((32, 32), np.uint8), bitspersample=4)
+    with pytest.raises(UserError, match="holds values of 4 bits; save it with 8 or 16"):
+        TiffRegions(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("extra", ["unspecified", "unassalpha"])
+def test_a_fourth_band_is_alpha_where_the_file_says_so(tmp_path: Path, extra: str) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (64, 96, 4), dtype=np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric="rgb", extrasamples=[extra])
+    with collect_notes() as notes:
+        whole = read_image(tmp_path / "a.tif")
+    with collect_notes() as by_parts:
+        np.testing.assert_array_equal(TiffRegions(tmp_path / "a.tif").read(0, 0, 64, 96), whole)
+    assert by_parts == notes
