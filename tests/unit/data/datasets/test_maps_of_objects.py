@@ -120,9 +120,9 @@ def test_lines_of_voc_and_repeated_lines_of_a_split_list(tmp_path: Path) -> None
 
 def test_a_deep_line_of_a_split_list_costs_no_more_than_its_length(tmp_path: Path) -> None:
     start = time.process_time()
-    found, _ = listed(tmp_path, f"{'a/' * 200_000}cell\n", "cell")
+    found, _ = listed(tmp_path, f"{'a/' * 30_000}cell\n", "cell")
     assert found == ["cell"]
-    assert time.process_time() - start < 5  # the square of it would be minutes
+    assert time.process_time() - start < 3  # the square of it took 9
 
 
 @pytest.mark.parametrize("pattern", ["mask", "{stem}{stem}", "a/{stem}"])
