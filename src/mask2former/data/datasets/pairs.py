@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -127,17 +128,11 @@ def _listed(
         ]
         if len(names) == len(entries):
             found = [_find(name, image_files, depth) for name in names]
-    stems: dict[str, None] = {}
-    missing, repeated = [], []
-    for entry, stem in zip(entries, found, strict=True):
-        if stem is None:
-            missing.append(entry)
-        elif stem in stems:
-            repeated.append(entry)
-        else:
-            stems[stem] = None
-    if repeated:
-        notes.append(f"the split list '{path}' has lines for images that lines before them name: {some(repeated)}")
+    missing = [entry for entry, stem in zip(entries, found, strict=True) if stem is None]
+    counts = Counter(stem for stem in found if stem is not None)
+    stems = dict.fromkeys(counts)
+    if again := [image_files[stem] for stem, count in counts.items() if count > 1]:
+        notes.append(f"images of the split list '{path}' are listed more than once, and read once: {some(again)}")
     if missing:
         fault(
             f"'{images}' lacks images of the split list '{path}': {some(missing)}; check both (a line is one name; "

@@ -113,9 +113,7 @@ def test_lines_of_voc_and_repeated_lines_of_a_split_list(tmp_path: Path) -> None
     found, notes = listed(tmp_path, "2007_1\n2007_2\nold/2007_1.jpg\n2007_1\n")
     assert found == ["2007_1", "2007_2"]
     path = tmp_path / "list.txt"
-    assert notes == [
-        f"the split list '{path}' has lines for images that lines before them name: 2 (old/2007_1.jpg, 2007_1)"
-    ]
+    assert notes == [f"images of the split list '{path}' are listed more than once, and read once: 1 (2007_1.jpg)"]
 
 
 def test_a_deep_line_of_a_split_list_costs_no_more_than_its_length(tmp_path: Path) -> None:
