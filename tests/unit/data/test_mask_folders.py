@@ -60,6 +60,16 @@ def test_training_clips_are_made_of_it(davis: Path) -> None:
     assert samples.categories.names == ("object",)
 
 
+def test_a_list_has_one_clip_in_a_line_and_repeated_ones_are_read_once(davis: Path) -> None:
+    (davis / "train.txt").write_text("b\na\nb\n")
+    clips = MaskFolders(davis / "images", davis / "masks", davis / "train.txt")
+    assert len(clips) == 2
+    assert clips.notes[0] == f"clips of '{davis / 'train.txt'}' are listed more than once, and read once: 1 (b)"
+    (davis / "train.txt").write_text("a b\n")  # one clip, not two
+    with pytest.raises(UserError, match=r"there is no folder '.*a b' for a clip of this name"):
+        MaskFolders(davis / "images", davis / "masks", davis / "train.txt")
+
+
 def test_a_list_of_clips_and_images_without_maps(davis: Path) -> None:
     clips = MaskFolders(davis / "images", davis / "masks", davis / "train.txt")
     assert [clips.image_id(index) for index in range(len(clips))] == ["b"]

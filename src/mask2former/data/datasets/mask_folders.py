@@ -7,6 +7,7 @@ Knows no sampling and no augmentation.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -74,6 +75,9 @@ class MaskFolders(ClipReader):
         self.notes: list[str] = []
         self._frames: list[list[tuple[Path, Path]]] = []  # image and id map
         self._names = _clip_names(Path(masks), clips)
+        if again := [name for name, count in Counter(self._names).items() if count > 1]:
+            self.notes.append(f"clips of '{clips}' are listed more than once, and read once: {some(again)}")
+            self._names = list(dict.fromkeys(self._names))
         if not allow_outside and clips is not None:
             outside = {name for name in self._names if leads_outside(name, masks) or leads_outside(name, images)}
             tell_outside(sorted(outside), Folder(Path(masks)), clips)
@@ -196,7 +200,7 @@ def _clip_names(masks: Path, clips: str | os.PathLike[str] | None) -> list[str]:
     if clips is None:
         names = [entry.name for entry in list_folder(masks) if entry.is_dir()]
     else:
-        names = read_text(Path(clips), "list of clips").split()
+        names = [line.strip() for line in read_text(Path(clips), "list of clips").splitlines() if line.strip()]
     if not names:
         raise UserError(f"'{clips or masks}' names no clips; expected one folder per clip")
     return names

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -21,6 +22,7 @@ __all__ = ["LABEL_SUFFIXES", "Names", "map_files", "pair_files", "read_list"]
 
 LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
 _LOSSY_SUFFIXES = (".jpg", ".jpeg", ".webp")
+_VOC_FLAGS = ("-1", "0", "1")  # absent, difficult, present
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,20 +116,29 @@ def _listed(
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Those of a split list; names in it may have folders of another machine before them, and endings behind.
 
-    A line is a name, which may have blanks (in quotes, as CVAT writes it), or one with other words after it.
+    A line is a name, which may have blanks and be in quotes, as CVAT writes it. Where no line is the name of an image
+    and all end with -1, 0 or 1, as VOC's lists of one class do, that is taken off.
     """
-    stems: dict[str, None] = {}
-    missing = []
-    for entry in read_list(path):
-        quoted_name = entry[1:].partition('"')[0] if entry.startswith('"') else entry
-        names = dict.fromkeys((entry, quoted_name, entry.split()[0]))
-        found = next((option for name in names for option in _stems_of(name) if option in image_files), None)
-        if found is None:
-            missing.append(entry)
-        else:
-            stems[found] = None
+    entries = read_list(path)
+    depth = 1 + max((stem.count("/") for stem in image_files), default=0)
+    found = [_find(entry, image_files, depth) for entry in entries]
+    if not any(found):
+        names = [
+            name for name, *flag in (entry.rsplit(maxsplit=1) for entry in entries) if flag and flag[0] in _VOC_FLAGS
+        ]
+        if len(names) == len(entries):
+            found = [_find(name, image_files, depth) for name in names]
+    missing = [entry for entry, stem in zip(entries, found, strict=True) if stem is None]
+    counts = Counter(stem for stem in found if stem is not None)
+    stems = dict.fromkeys(counts)
+    if again := [image_files[stem] for stem, count in counts.items() if count > 1]:
+        notes.append(f"images of the split list '{path}' are listed more than once, and read once: {some(again)}")
     if missing:
-        fault(f"'{images}' lacks images of the split list '{path}': {some(missing)}; check both", len(missing))
+        fault(
+            f"'{images}' lacks images of the split list '{path}': {some(missing)}; check both (a line is one name; "
+            "only where all lines end with -1, 0 or 1, as VOC's do, that is not part of it)",
+            len(missing),
+        )
     without = [image_files[stem] for stem in stems if stem not in maps]
     if without and skip:
         notes.append(f"left out images of the split list '{path}' that have no {what}: {some(without)}")
@@ -142,8 +153,17 @@ def _listed(
     }
 
 
-def _stems_of(name: str) -> Iterator[str]:
-    parts = name.lstrip("/").split("/")
+def _find(name: str, stems: Collection[str], depth: int) -> str | None:
+    """The image that a name stands for; a quotation mark without another one at the end is part of the name."""
+    inner = name[1:-1]
+    is_quoted = name == f'"{inner}"' and '"' not in inner
+    names = (name, inner) if is_quoted else (name,)
+    return next((option for name in names for option in _stems_of(name, depth) if option in stems), None)
+
+
+def _stems_of(name: str, depth: int) -> Iterator[str]:
+    """What a name may be called below a folder: with ever fewer of its last ``depth`` parts, and without its ending."""
+    parts = name.lstrip("/").rsplit("/", depth)[-depth:]
     options = ["/".join(parts[start:]) for start in range(len(parts))]
     yield from options
     yield from (option.rpartition(".")[0] for option in options if option.lower().endswith(IMAGE_SUFFIXES))

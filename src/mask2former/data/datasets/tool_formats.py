@@ -22,6 +22,7 @@ from mask2former import limits
 from mask2former.data.archives import File
 from mask2former.data.datasets.annotation_files import is_name, number
 from mask2former.data.image_files import NamedBytes, open_image
+from mask2former.data.images import IMAGE_SUFFIXES
 from mask2former.documents import parse_xml, read_json, read_text
 from mask2former.errors import UserError, prefixed
 from mask2former.notes import note
@@ -246,6 +247,30 @@ def _side(value: Any) -> int:
     return int(side) if 0 <= side <= limits.SIDE else 0
 
 
+def _stated_side(entry: dict[str, Any], key: str) -> int:
+    """A side of the image that shapes are computed with.
+
+    Raises:
+        ValueError: it is no number of pixels.
+    """
+    side = _side(entry[key])
+    if not side:
+        raise ValueError(f"'{key}' is {quoted(entry[key], 40)}; expected pixels of the image, 1 to {limits.SIDE:,}")
+    return side
+
+
+def _flat(corners: Sequence[Any]) -> list[Any]:
+    """Corners as COCO has them: x, y, x, y, ...
+
+    Raises:
+        ValueError: one has another number of values, which would move all that come after it.
+    """
+    for corner in corners:
+        if not isinstance(corner, list) or len(corner) != 2:
+            raise ValueError(f"a corner is {quoted(corner, 40)}; expected x and y")
+    return [value for corner in corners for value in corner]
+
+
 def _bitmap(name: str, content: bytes) -> Bool[np.ndarray, "h w"]:
     """The mask of an image file: what is opaque, or where there is no alpha, what is not black."""
     with open_image(NamedBytes(name, content)) as image:
@@ -284,7 +309,7 @@ def _labelme_shape(entry: dict[str, Any], size: tuple[int, int]) -> tuple[Any, S
     kind, points = entry.get("shape_type") or "polygon", entry["points"]
     segmentation: Any = None
     if kind == "polygon":
-        segmentation = [[value for point in points for value in point]]
+        segmentation = [_flat(points)]
     elif kind == "circle":  # the centre, and a point on it
         (x, y), (other_x, other_y) = points
         radius = math.hypot(other_x - x, other_y - y)
@@ -406,7 +431,7 @@ def _cvat_shape(element: Element, size: tuple[int, int]) -> tuple[str | None, Sh
     segmentation: Any = None
     if kind == "polygon":
         pairs = [pair.split(",") for pair in element.attrib["points"].split(";") if pair.strip()]
-        segmentation = [[float(value) for x, y in pairs for value in (x, y)]]
+        segmentation = [[float(value) for value in _flat(pairs)]]
     elif kind == "ellipse":
         cx, cy, rx, ry, turn = (float(element.get(key, "0")) for key in ("cx", "cy", "rx", "ry", "rotation"))
         segmentation = _ellipse(cx, cy, rx, ry, turn)
@@ -453,38 +478,82 @@ def _label_studio(source: _Source) -> Iterator[Record]:
                 f"'{image}' ({len(done)})",
             )
         with _part(f"task {quoted(task.get('id', position), 40)}"):
+            _check_one_image(done[0]["result"], task["data"], image)
             size, shapes = _task_shapes(done[0]["result"], image)
         yield Record(image, size, shapes, image)
 
 
 def _task_image(data: dict[str, Any]) -> str:
-    names = [data[key] for key in ("image", "img", "url") if isinstance(data.get(key), str)]
-    names += [value for value in data.values() if isinstance(value, str)]
+    for key in ("image", "img", "url"):
+        if isinstance(data.get(key), str):
+            return data[key]
+    texts = {key: value for key, value in data.items() if isinstance(value, str)}
+    images = {key: value for key, value in texts.items() if value.lower().endswith(IMAGE_SUFFIXES)}
+    if len(set(images.values())) > 1:
+        raise _several_images(list(images))
+    names = [*images.values(), *texts.values()]
     if not names:
         raise ValueError("a task has no image in 'data'")
     return names[0]
 
 
+def _several_images(keys: Sequence[Any]) -> UserError:
+    return UserError(
+        f"it has several images ({quoted(keys, 80)}); expected one image in a task: make a task of each image with its "
+        "own annotations, or export COCO"
+    )
+
+
+def _check_one_image(results: Sequence[dict[str, Any]], data: dict[str, Any], image: str) -> None:
+    """Regions name the tag that they were drawn on, and the position in it where it shows several images.
+
+    Raises:
+        UserError: they do not all lie on the image of the task.
+    """
+    regions = [result for result in results if _is_region(result.get("value") or {})]
+    tags = list(dict.fromkeys(str(region["to_name"]) for region in regions if region.get("to_name") is not None))
+    others = [tag for tag in tags if data.get(tag, image) != image]
+    if len(tags) > 1 or others:
+        raise _several_images(tags if len(tags) > 1 else list(data))
+    if any(region.get("item_index") for region in regions):
+        raise _several_images([f"'item_index' of {tag}" for tag in tags])
+
+
+_GEOMETRY = ("points", "rle", "imageDataURL", "radiusX", "radiusY", "x", "y", "width", "height", "rotation", "vertices")
+
+
+def _is_region(value: dict[str, Any]) -> bool:
+    return any(name in value for name in ("points", "rle", "imageDataURL", "radiusX", "x", "vertices"))
+
+
 def _task_shapes(results: Sequence[dict[str, Any]], image: str) -> tuple[tuple[int, int], list[Shape]]:
-    """Regions and their labels, which may be two results of one id."""
+    """Regions and their labels, which may be two results of one id, each with the geometry."""
     size = 0, 0
     regions: dict[Any, dict[str, Any]] = {}
     labels: dict[Any, list[Any]] = {}
     kinds: dict[Any, Any] = {}
-    for position, result in enumerate(results):
-        value, key = result.get("value") or {}, result.get("id", position)
+    for position, result in enumerate(results, start=1):
+        value, key = result.get("value") or {}, result.get("id")
+        key = f"{position} without an id" if key is None else key
         given = next((value[name] for name in value if name.endswith("labels") and isinstance(value[name], list)), None)
         if given is not None:
-            labels[key], kinds[key] = given, result.get("type")
-        if not any(name in value for name in ("points", "rle", "imageDataURL", "radiusX", "x", "vertices")):
+            before = labels.get(key)
+            labels[key] = given if before is None else [*before, *(name for name in given if name not in before)]
+            kinds[key] = result.get("type")
+        if not _is_region(value):
             if given is None:
                 note("results of Label Studio that are no regions (choices, relations, ...)", f"'{image}'")
             continue
+        geometry = {name: value[name] for name in _GEOMETRY if name in value}
         with _part(f"result {quoted(key, 40)}"):
-            size = _side(result["original_height"]), _side(result["original_width"])
+            stated = _stated_side(result, "original_height"), _stated_side(result, "original_width")
+            if size not in ((0, 0), stated):
+                raise ValueError(f"its image has {stated} pixels (height, width), but {size} in the results before it")
+            if regions.setdefault(key, geometry) != geometry:
+                raise ValueError("another region has the same id; expected an id of its own for each")
+        size = stated
         if result.get("image_rotation"):
             raise UserError(f"{quoted(image)} was rotated in Label Studio; annotate it as it is")
-        regions.setdefault(key, value)
     shapes = []
     for key in dict.fromkeys((*regions, *labels)):
         chosen = labels.get(key) or [None]
@@ -500,6 +569,8 @@ def _region(value: dict[str, Any], size_hw: tuple[int, int]) -> tuple[Any, str]:
     """Its segmentation, and what it is; coordinates are percent of width and height."""
     height, width = size_hw
     if "rle" in value:
+        if not isinstance(value["rle"], list):  # of a number, bytes() would be as many zeros
+            raise ValueError(f"'rle' is {quoted(value['rle'], 40)}; expected a list of numbers")
         mask = _decoded_brush(bytes(value["rle"]), size_hw)
         return _run_lengths(Patch(0, 0, mask), size_hw), "brush"
     if "imageDataURL" in value:
@@ -511,6 +582,7 @@ def _region(value: dict[str, Any], size_hw: tuple[int, int]) -> tuple[Any, str]:
             raise ValueError(f"its mask has {mask.shape} pixels, but its image {size_hw} (height, width)")
         return _run_lengths(Patch(0, 0, mask), size_hw), "bitmask"
     if "points" in value:
+        _flat(value["points"])
         return [[part for x, y in value["points"] for part in (x * width / 100, y * height / 100)]], "polygon"
     if "radiusX" in value:
         across, down = value["radiusX"] * width / 100, value["radiusY"] * height / 100
@@ -573,7 +645,8 @@ def _supervisely(source: _Source) -> Iterator[Record]:
     content = source.content
     if not source.name:
         raise UserError("it is one file of Supervisely; name the folder 'ann' that it lies in")
-    size = _side(content["size"]["height"]), _side(content["size"]["width"])
+    with _part("size"):
+        size = _stated_side(content["size"], "height"), _stated_side(content["size"], "width")
     shapes = []
     for position, entry in enumerate(content["objects"], start=1):
         with _part(f"object {position} (id {quoted(entry['id'], 40)})" if "id" in entry else f"object {position}"):
@@ -587,7 +660,7 @@ def _supervisely_shape(entry: dict[str, Any], size: tuple[int, int]) -> Shape:
     if kind == "polygon":
         points = entry["points"]
         rings = (points["exterior"], *points.get("interior", ()))
-        outer, *holes = ([value for corner in ring for value in corner] for ring in rings)
+        outer, *holes = (_flat(ring) for ring in rings)
         segmentation = [outer]
         if holes:
             patch = _without(_patch_of([outer], size), _patch_of(holes, size))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import time
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +54,7 @@ def test_names_on_both_sides_and_a_split_list(tmp_path: Path) -> None:
     found = pair_files(images, labels, names, None, notes)
     assert found == [(f"deep/{name}_rgb.jpg", f"deep/gt_{name}_ids.png") for name in "abc"]
     assert notes == [f"'{images}': skipped files whose names are not {{stem}}_rgb: 1 (other.jpg)"]
-    (tmp_path / "list.txt").write_text("deep/b 1\n\n/home/me/x/deep/c\n")
+    (tmp_path / "list.txt").write_text("deep/b 1\n\n/home/me/x/deep/c -1\n")
     assert [pair[0] for pair in pair_files(images, labels, names, tmp_path / "list.txt", notes)] == [
         "deep/b_rgb.jpg",
         "deep/c_rgb.jpg",
@@ -73,6 +75,52 @@ def test_names_on_both_sides_and_a_split_list(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("\n")
     with pytest.raises(UserError, match="is empty"):
         read_list(tmp_path / "empty.txt")
+
+
+def listed(root: Path, text: str, *names: str) -> tuple[list[str], list[str]]:
+    """The images that a split list takes of those names, and the notes."""
+    for name in names:
+        image(root / "x" / f"{name}.jpg")
+        save(root / "y" / f"{name}.png", numbers(1))
+    (root / "list.txt").write_text(text)
+    notes: list[str] = []
+    pairs = pair_files(Folder(root / "x"), Folder(root / "y"), Names(), root / "list.txt", notes)
+    return [Path(pair[0]).stem for pair in pairs], notes
+
+
+@pytest.mark.parametrize(
+    ("text", "missing"),
+    [
+        ("cell 2\n", "cell 2"),
+        ("cell\ncell 0\n", "cell 0"),  # not all lines end with a number
+        ("cell 0\ncell 1\n", "cell 0"),  # an image has such a name
+        ('"cell\n', '"cell'),
+        ('"cell" 2\n', '"cell" 2'),
+        ('"cell"1"\n', '"cell"1"'),
+        ("cell cell_ids.png\n", "cell cell_ids.png"),
+    ],
+)
+def test_a_missing_image_of_a_split_list_is_never_another_one(tmp_path: Path, text: str, missing: str) -> None:
+    with pytest.raises(UserError, match=re.escape(f": 1 ({missing}); check both (a line is one name; only where all")):
+        listed(tmp_path, text, "cell", "cell 1")
+
+
+def test_lines_of_voc_and_repeated_lines_of_a_split_list(tmp_path: Path) -> None:
+    assert listed(tmp_path, '2007_1  1\n2007_2 -1\n"a b" 0\n', "2007_1", "2007_2", "a b") == (
+        ["2007_1", "2007_2", "a b"],
+        [],
+    )
+    found, notes = listed(tmp_path, "2007_1\n2007_2\nold/2007_1.jpg\n2007_1\n")
+    assert found == ["2007_1", "2007_2"]
+    path = tmp_path / "list.txt"
+    assert notes == [f"images of the split list '{path}' are listed more than once, and read once: 1 (2007_1.jpg)"]
+
+
+def test_a_deep_line_of_a_split_list_costs_no_more_than_its_length(tmp_path: Path) -> None:
+    start = time.process_time()
+    found, _ = listed(tmp_path, f"{'a/' * 30_000}cell\n", "cell")
+    assert found == ["cell"]
+    assert time.process_time() - start < 3  # the square of it took 9
 
 
 @pytest.mark.parametrize("pattern", ["mask", "{stem}{stem}", "a/{stem}"])

@@ -92,6 +92,19 @@ def packed(mask: np.ndarray) -> list[int]:
     return [int(text[at : at + 8], 2) for at in range(0, len(text), 8)]
 
 
+def region(corners: Sequence[Sequence[float]], **other: Any) -> dict[str, Any]:
+    """A polygon of Label Studio."""
+    points = [[100 * x / W, 100 * y / H] for x, y in corners]
+    return {"type": "polygonlabels", "value": {"points": points, "polygonlabels": ["cell"]}, **other}
+
+
+def task_of(data: dict[str, str], *results: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{**task(*results)[0], "data": data}]
+
+
+TWO_IMAGES = {"img1": "/data/upload/1/0a1b2c3d-a.png", "img2": "/data/upload/1/0a1b2c3d-b.png"}
+SEVERAL = r"task 1: it has several images \(.*\); expected one image in a task: make a task of each"
+
 ALONE = np.zeros((H, W), dtype=bool)
 ALONE[3, 7] = ALONE[20, 0:30] = ALONE[-1, -1] = True
 RING = box(5, 5, 15, 15) & ~box(8, 8, 12, 12)
@@ -144,6 +157,25 @@ READ: dict[str, tuple[ToolName, Any, list[np.ndarray]]] = {
             {"id": "x", "type": "polygon", "value": {"points": [[100 * x / W, 100 * y / H] for x, y in SQUARE]}},
             {"id": "x", "type": "labels", "value": {"labels": ["cell"]}},
         ),
+        [box(5, 5, 15, 15)],
+    ),
+    "Label Studio: regions without an id": (
+        "label-studio",
+        task(region(SQUARE, id=None), region(OTHER, id=None)),
+        [box(5, 5, 15, 15), box(30, 20, 50, 30)],
+    ),
+    "Label Studio: geometry in both results of a region": (
+        "label-studio",
+        task(
+            region(SQUARE, id="x", to_name="image"),
+            {**region(SQUARE, id="x", to_name="image"), "type": "labels"},
+            {"id": "x", "type": "choices", "to_name": "image", "value": {"choices": ["good"]}},
+        ),
+        [box(5, 5, 15, 15)],
+    ),
+    "Label Studio: an image among other texts": (
+        "label-studio",
+        task_of({"title": "Plate", "photo": "/data/upload/1/0a1b2c3d-a.png"}, region(SQUARE, to_name="photo")),
         [box(5, 5, 15, 15)],
     ),
     "Supervisely: a hole": (
@@ -361,6 +393,91 @@ BROKEN: dict[str, tuple[ToolName, Any, str]] = {
         "a mask has pixels: 1,000,000,000,000; at most",
     ),
     "JSON-MIN": ("label-studio", [{"image": "a.png", "id": 1, "label": []}], "JSON-MIN"),
+    "two images": (
+        "label-studio",
+        task_of(TWO_IMAGES, region(SQUARE, to_name="img1"), region(OTHER, to_name="img2")),
+        SEVERAL,
+    ),
+    "two images, one of them in the usual key": (
+        "label-studio",
+        task_of(
+            {"image": TWO_IMAGES["img1"], "other": "b"},
+            region(SQUARE, to_name="image"),
+            region(OTHER, to_name="second"),
+        ),
+        SEVERAL,
+    ),
+    "two images, regions on the second": (
+        "label-studio",
+        task_of({"image": TWO_IMAGES["img1"], "other": TWO_IMAGES["img2"]}, region(SQUARE, to_name="other")),
+        SEVERAL,
+    ),
+    "an image of a list": ("label-studio", task(region(SQUARE, to_name="image", item_index=1)), SEVERAL),
+    "a width of 0": (
+        "label-studio",
+        task(region(SQUARE, original_width=0)),
+        r"result 'r0': 'original_width' is 0; expected pixels of the image",
+    ),
+    "a height that is no number": (
+        "label-studio",
+        task(region(SQUARE, original_height=math.nan)),
+        "'original_height' is nan; expected pixels of the image",
+    ),
+    "a height as text": (
+        "label-studio",
+        task(region(SQUARE, original_height="40")),
+        "'original_height' is '40'; expected pixels of the image",
+    ),
+    "two sizes of one image": (
+        "label-studio",
+        task(region(SQUARE), region(OTHER, original_width=W + 1)),
+        r"result 'r1': its image has \(40, 61\) pixels \(height, width\), but \(40, 60\)",
+    ),
+    "two regions of one id": (
+        "label-studio",
+        task(region(SQUARE, id="x"), region(OTHER, id="x")),
+        "result 'x': another region has the same id",
+    ),
+    "two labels of one id": (
+        "label-studio",
+        task(region(SQUARE, id="x"), {"id": "x", "type": "labels", "value": {"labels": ["dirt"]}}),
+        "region 'x' of .*: it has the labels .*; expected one class for each",
+    ),
+    "a number as a brush": (
+        "label-studio",
+        task({"value": {"rle": 10_000_000_000_000, "brushlabels": ["cell"]}}),
+        "'rle' is 10000000000000; expected a list of numbers",
+    ),
+    "a corner of three numbers": (
+        "labelme",
+        labelme({"points": [[5, 5, 0], [15, 5], [15, 15], [5]]}),
+        r"object 1: a corner is \[5, 5, 0\]; expected x and y",
+    ),
+    "a corner of one number, CVAT": (
+        "cvat",
+        cvat('<polygon label="cell" points="5,5;15;15,15"/>'),
+        r"object 1 of 'a.png': a corner is \['15'\]; expected x and y",
+    ),
+    "a corner of one number, Label Studio": (
+        "label-studio",
+        task({"value": {"points": [[1, 1], [2], [3, 4]], "polygonlabels": ["cell"]}}),
+        r"a corner is \[2\]; expected x and y",
+    ),
+    "a corner of one number, Supervisely": (
+        "supervisely",
+        supervisely({"geometryType": "polygon", "points": {"exterior": [*SQUARE, [1], [1, 2, 3]], "interior": []}}),
+        r"object 1: a corner is \[1\]; expected x and y",
+    ),
+    "a hole of single numbers": (
+        "supervisely",
+        supervisely({"geometryType": "polygon", "points": {"exterior": SQUARE, "interior": [[[8], [8], [12], [9]]]}}),
+        r"object 1: a corner is \[8\]; expected x and y",
+    ),
+    "a size of 0": (
+        "supervisely",
+        {**supervisely({"geometryType": "polygon", "points": {"exterior": SQUARE}}), "size": {"height": 0, "width": W}},
+        "size: 'height' is 0; expected pixels of the image",
+    ),
     "two labels": (
         "label-studio",
         task({"type": "polygonlabels", "value": {"points": [[1, 1]], "polygonlabels": ["cell", "dirt"]}}),
@@ -427,8 +544,7 @@ def test_what_says_less_is_told(tmp_path: Path) -> None:
     found, notes = read(tmp_path / "1", "via", via((polygon, {})))
     assert [label for label, _ in found] == ["object"]
     assert any("all are of one class, 'object'" in note for note in notes)
-    region = {"value": {"points": [[9, 9], [30, 9], [30, 30]], "polygonlabels": ["cell"]}}
-    twice = task(region, {"type": "choices", "value": {"choices": ["good"]}})
+    twice = task(region(SQUARE), {"type": "choices", "value": {"choices": ["good"]}})
     twice[0]["annotations"].append({"result": []})
     found, notes = read(tmp_path / "2", "label-studio", twice)
     assert len(found) == 1
