@@ -145,6 +145,7 @@ def test_steps_are_counted_as_trainings_count_them(logged: list[int], taken: tup
     assert convergence([tmp_path]).runs[0].steps == taken
 
 
+@pytest.mark.long
 def test_the_best_step_is_that_of_the_training(finished_run: Finished) -> None:
     [progress] = convergence([finished_run.folder], finished_run.result.monitor).runs
     assert (progress.best, progress.best_step) == pytest.approx(finished_run.result.best)

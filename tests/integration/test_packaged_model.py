@@ -34,6 +34,7 @@ def test_it_is_small_and_its_recipe_is_known(predictor: Predictor) -> None:
     assert dataclasses.replace(predictor.model.info, metrics={}) == made
 
 
+@pytest.mark.long
 def test_demonstration_on_fresh_scenes(tmp_path: Path) -> None:
     """Scenes that were in neither training nor validation; .ci/run starts the command, which takes fifty."""
     report = demo.run("scenes-tiny", tmp_path / "demo", num_scenes=8, device="cpu")

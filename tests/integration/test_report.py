@@ -90,6 +90,7 @@ def source(measured: tuple[EvaluationReport, Gallery], tmp_path_factory: pytest.
     return path.read_text(encoding="utf-8")
 
 
+@pytest.mark.long
 def test_the_page_holds_the_numbers(source: str, measured: tuple[EvaluationReport, Gallery]) -> None:
     page, (report, _) = Page(source), measured
     text = " ".join(page.text.split())

@@ -315,6 +315,7 @@ def test_a_run_measures_what_evaluate_measures(
     assert "in validation" in capsys.readouterr().out  # what it takes is predicted, too
 
 
+@pytest.mark.long
 @quick
 def test_the_score_threshold_is_chosen_on_validation_and_stored_with_the_model(tmp_path: Path) -> None:
     values = run_values(tmp_path / "run", trainer=ONE_STEP)

@@ -56,6 +56,7 @@ def small(**decoder: object) -> Mask2Former:
     return build_model(ModelConfig.model_validate(values), 5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ROWS)
 def test_the_figures_of_the_paper(name: str) -> None:
     model = skeleton(name)

@@ -22,6 +22,7 @@ def test_a_file_of_ours_says_all_about_itself(tiny_model: Mask2Former, tmp_path:
     assert facts["recipes that fit"].startswith("none")
 
 
+@pytest.mark.long
 def test_an_original_file_lists_the_recipes_that_fit(tmp_path: Path) -> None:
     slug = "ytvis2019-instance/r50"
     model = build_model(recipes.recipe(slug).model, len(original.recipe_categories(slug)))

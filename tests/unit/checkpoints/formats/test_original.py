@@ -77,6 +77,7 @@ def test_real_bytes_return_exactly(published: Any, tmp_path: Path, slug: str, le
         assert one.tobytes() == other.tobytes()
 
 
+@pytest.mark.long
 def test_torch_file_equals_pickle(r50_file: Path, tmp_path: Path) -> None:
     model = Mask2Former.from_pretrained(r50_file)
     model.save_pretrained(tmp_path / "back.pth")
