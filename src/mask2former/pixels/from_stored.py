@@ -106,8 +106,8 @@ def _known_values(stored: Stored, name: str, value_range: ValueRange | None) -> 
         known = values[~hidden]
         if known.size and ranges_of_bands(value_range) is None:
             value_range = black_and_white(known, common_range(value_range), f"'{name}'", name, stored.bits)
-        is_pair = isinstance(value_range, tuple) and ranges_of_bands(value_range) is None
-        values = _filled(values, hidden, value_range[0] if is_pair else None)
+        span = common_range(value_range) if ranges_of_bands(value_range) is None else None
+        values = _filled(values, hidden, span[0] if isinstance(span, tuple) else None)
     return values, value_range
 
 
