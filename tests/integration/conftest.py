@@ -6,11 +6,9 @@ import warnings
 from pathlib import Path
 
 import pytest
-import torch
 from filelock import FileLock
-from runs import Finished, config_of, finish
+from runs import Finished, config_of, finish, save_random
 
-from mask2former import checkpoints
 from mask2former.config import (
     DataConfig,
     EvaluationConfig,
@@ -23,8 +21,6 @@ from mask2former.config import (
     TimmConfig,
     TrainerConfig,
 )
-from mask2former.models.build import build_model
-from mask2former.scenes import SCENE_CATEGORIES
 
 
 @pytest.fixture(scope="session")
@@ -43,13 +39,7 @@ def tiny_config() -> ModelConfig:
 @pytest.fixture(scope="session")
 def tiny_file(tiny_config: ModelConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint with random weights and the classes of scenes."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = build_model(tiny_config, len(SCENE_CATEGORIES))
-    model.categories = SCENE_CATEGORIES
-    path = tmp_path_factory.mktemp("models") / "tiny.safetensors"
-    checkpoints.save(model, path)
-    return path
+    return save_random(tiny_config, tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="session")

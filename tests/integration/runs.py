@@ -8,7 +8,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from mask2former.config import RunConfig, parse
+from mask2former.config import ModelConfig, RunConfig, parse
 
 if TYPE_CHECKING:
     from mask2former.training.run import TrainingResult
@@ -78,3 +78,20 @@ def table(run: Path) -> list[dict[str, str]]:
 
 def config_of(output: Path, **changes: object) -> RunConfig:
     return parse(RunConfig, run_values(output, **changes), "test")
+
+
+def save_random(config: ModelConfig, folder: Path) -> Path:
+    """A checkpoint with random weights and the classes of scenes."""
+    import torch
+
+    from mask2former import checkpoints
+    from mask2former.models.build import build_model
+    from mask2former.scenes import SCENE_CATEGORIES
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = build_model(config, len(SCENE_CATEGORIES))
+    model.categories = SCENE_CATEGORIES
+    path = folder / "tiny.safetensors"
+    checkpoints.save(model, path)
+    return path

@@ -13,13 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-import torch
 from PIL import Image
+from runs import save_random
 
-from mask2former import Predictor, checkpoints
+from mask2former import Predictor
 from mask2former.config import ModelConfig, parse
-from mask2former.models.build import build_model
-from mask2former.scenes import SCENE_CATEGORIES
 
 pytestmark = pytest.mark.usefixtures("small_overlays")
 H, W = 48, 64
@@ -31,13 +29,7 @@ def weights(request: pytest.FixtureRequest, tiny_config: ModelConfig, tmp_path_f
     count = request.param
     values = tiny_config.model_dump() | {"pixel_mean": [110] * count, "pixel_std": [55] * count}
     values["inference"] |= {"bands": [3, 1][:count], "value_range": (0, 4095)}
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = build_model(parse(ModelConfig, values, "test"), len(SCENE_CATEGORIES))
-    model.categories = SCENE_CATEGORIES
-    path = tmp_path_factory.mktemp("models") / "tiny.safetensors"
-    checkpoints.save(model, path)
-    return path
+    return save_random(parse(ModelConfig, values, "test"), tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")

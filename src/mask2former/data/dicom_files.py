@@ -75,8 +75,8 @@ def open_dicom(content: Path | io.BytesIO, name: str, page: int | None = None) -
         if page is None and (whole := _slide_size(header)) is not None:
             raise UserError(
                 f"'{name}' is a whole slide of {whole[1]}x{whole[0]} pixels (width x height), whose frames are tiles "
-                f"of {header.Columns}x{header.Rows}; predict reads it by parts where tile is set, or "
-                "choose a frame with page"
+                f"of {header.Columns}x{header.Rows}; predict reads it by parts if tile is set "
+                "and its name ends in .dcm, or choose a frame with page"
             )
         if (page or 0) >= frames:
             raise UserError(f"'{name}' has no page {(page or 0) + 1}; it has {frames}")
