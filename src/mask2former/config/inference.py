@@ -110,6 +110,8 @@ class InferenceConfig(Strict):
                 f"score_threshold {values['score_threshold']} is for panoptic segments, which this model does not "
                 "predict; set instance_threshold"
             )
+        else:  # or a call with another instance_threshold would meet one that was never meant
+            del values["score_threshold"]
         return values
 
     @staticmethod
