@@ -6,15 +6,17 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 from runs import config_of, run_values
 
 from mask2former.cli import main
 from mask2former.config import NoPixelDecoderConfig, RunConfig, StandardDecoderConfig, leaves, parse
 from mask2former.errors import UserError
 from mask2former.recipes import ABLATIONS, PARTS, SINCE, ablated
-from mask2former.training.ablate import BASELINE, AblationRow, ablate, scenes_base
+from mask2former.training.ablate import BASELINE, AblationRow, ablate, draw, scenes_base
 
 pytestmark = pytest.mark.usefixtures("small_overlays", "unpredicted_memory")
 
@@ -31,6 +33,8 @@ def test_rows_are_trained_measured_and_gone_on_with(tmp_path: Path, capsys: pyte
         "[1 of 2] baseline, seed 0",
         "[2 of 2] attention-full, seed 0",
     ]
+    assert lines[-1].endswith("ablations.png")
+    assert (tmp_path / "all" / "ablations.png").is_file()
     table = lines[-4:]
     assert " ".join(table[0].split()) == "PQ (least to most) change paper mIoU (least to most) change paper"
     assert [line.split()[0] for line in table[1:3]] == ["baseline", "attention-full"]
@@ -139,6 +143,17 @@ def test_parts_are_as_wide_as_those_that_they_replace(row: str) -> None:
         decoder = model.transformer_decoder
         assert isinstance(decoder, StandardDecoderConfig)
         assert (decoder.dim, decoder.num_queries, decoder.num_layers) == (128, 32, 2)  # of 3 layers, as 6 of 9
+
+
+def test_changes_are_those_of_equal_seeds_and_drawn_beside_the_paper(tmp_path: Path) -> None:
+    name = "panoptic/PQ"
+    baseline = AblationRow(BASELINE, {}, {0: {name: 40.0}, 1: {name: 44.0}, 2: {}}, {"PQ": 51.9})
+    row = AblationRow("attention-full", {}, {1: {name: 41.0}, 0: {name: 38.0}, 2: {name: 1.0}}, {"PQ": 47.1})
+    assert row.changes(name, baseline) == [-2.0, -3.0]
+    draw([baseline, row], tmp_path / "ablations.png")
+    image = np.asarray(Image.open(tmp_path / "ablations.png").convert("RGB")).reshape(-1, 3)
+    assert (image == (217, 98, 43)).all(axis=1).any()  # the diamond of the paper
+    assert (image == (42, 111, 201)).all(axis=1).any()  # the dots of the seeds
 
 
 @pytest.mark.parametrize("row", SINCE)

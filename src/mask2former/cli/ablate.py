@@ -9,7 +9,7 @@ import typer
 
 from mask2former.cli.shared import FailedError, stoppable
 from mask2former.cli.terminal import say
-from mask2former.errors import UserError
+from mask2former.errors import MissingExtraError, UserError
 from mask2former.training import need_lightning
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def ablate(
     from mask2former.config import RunConfig, apply_overrides, parse
     from mask2former.files import check_folder
     from mask2former.training.ablate import ablate as ablate_run
-    from mask2former.training.ablate import scenes_base
+    from mask2former.training.ablate import draw, scenes_base
     from mask2former.training.run_file import read_run
 
     check_folder(output)
@@ -86,14 +86,21 @@ def ablate(
             raise UserError(f"{name}: {error}" if name else str(error)) from error
     for line in _lines(table):
         say(line)
-    say(f"All figures: {output / 'ablations.json'}")
+    found, image = [output / "ablations.json"], output / "ablations.png"
+    try:
+        draw(table, image)
+        found.append(image)
+    except MissingExtraError as error:  # the trainings are done and their figures written
+        say(f"{image} was not drawn: {error}")
+    say(f"All figures: {', '.join(map(str, found))}")
 
 
 def _lines(table: Sequence[AblationRow]) -> list[str]:
     """A line for each row: mean, range and difference from the baseline, and that difference in the paper."""
-    metrics = {"PQ": "panoptic/PQ", "AP": "instance/AP", "mIoU": "semantic/mIoU"}
+    from mask2former.training.ablate import METRICS
+
     base, widest = table[0], max(len(row.name) for row in table)
-    measured = {title: name for title, name in metrics.items() if base.spread(name) is not None}
+    measured = {title: name for title, name in METRICS.items() if base.spread(name) is not None}
     lines = [
         f"{'':<{widest}}"
         + "".join(f"  {title + ' (least to most)':>23}  {'change':>6}  {'paper':>6}" for title in measured)

@@ -29,6 +29,7 @@ __all__ = [
     "check_plot",
     "is_step",
     "plot_bars",
+    "plot_changes",
     "plot_rates",
     "plot_runs",
     "plot_series",
@@ -205,6 +206,48 @@ def plot_bars(names: Sequence[str], columns: Mapping[str, Sequence[float | None]
         for side in ("top", "right", "bottom"):
             axes.spines[side].set_visible(False)
         axes.spines["left"].set_color(_LINE)
+    write_whole(path, lambda file: figure.savefig(file, format=kind))
+
+
+def plot_changes(
+    names: Sequence[str],
+    columns: Mapping[str, Sequence[tuple[Sequence[float], float | None]]],
+    spreads: Mapping[str, float],
+    path: Path,
+) -> None:
+    """Draw what changes of a method give: a row for each of them, a panel for each metric, zero for no difference.
+
+    Args:
+        names: of the rows, from the top.
+        columns: of each metric by its title, for each row: the change of each repetition, whose mean is a bar, and the
+            published change, if there is one.
+        spreads: of each metric by its title: how far repetitions without a change lie from their mean at most.
+        path: PNG, SVG or PDF, by its suffix.
+
+    Raises:
+        UserError: a file of another kind or at a path that cannot be written.
+        MissingExtraError: matplotlib is not installed.
+    """
+    kind = check_plot(path)
+    figure = _figure(1.9 + 2.5 * len(columns), 1.3 + 0.34 * len(names))
+    for number, (title, rows) in enumerate(columns.items()):
+        axes = figure.add_subplot(1, len(columns), number + 1)
+        axes.axvspan(-spreads[title], spreads[title], color=_LINE, alpha=0.5, linewidth=0)
+        axes.axvline(0, color=_SOFT, linewidth=1)
+        for row, (values, published) in enumerate(rows):
+            if values:
+                axes.barh(row, sum(values) / len(values), height=0.5, color=_COLORS[0], alpha=0.35)
+                axes.plot(values, [row] * len(values), "o", markersize=4, color=_COLORS[0])
+            if published is not None:
+                axes.plot([published], [row], "D", markersize=6, color=_COLORS[1], markerfacecolor="none")
+        axes.set_title(_plain(title), loc="left", fontsize=9.5, color=_INK)
+        axes.set_yticks(range(len(names)), [_plain(name) for name in names] if number == 0 else [""] * len(names))
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.tick_params(length=0, labelsize=8.5, labelcolor=_INK)
+        for side in ("top", "right", "left"):
+            axes.spines[side].set_visible(False)
+        axes.spines["bottom"].set_color(_LINE)
+    figure.supxlabel("change in points: each seed (dot), mean (bar), the paper (diamond); grey: seeds of the baseline", fontsize=9, color=_SOFT)
     write_whole(path, lambda file: figure.savefig(file, format=kind))
 
 

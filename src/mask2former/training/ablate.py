@@ -1,4 +1,4 @@
-"""The ablations of the paper on a run of one's own: a training for each row and seed, and a table of what they reach.
+"""The ablations of the paper on a run of one's own: a training for each row and seed, a table and an image of them.
 
 Each training is a run like any other; whatever was finished before is read, and what was interrupted goes on.
 """
@@ -16,15 +16,17 @@ from mask2former import recipes
 from mask2former.config import EvaluationConfig, RunConfig, leaves, parse
 from mask2former.documents import read_json
 from mask2former.errors import UserError
+from mask2former.evaluation.curves import plot_changes
 from mask2former.files import write_whole
 from mask2former.recipes import BASES, ROWS, SINCE, ablated
 from mask2former.text import listed, quoted
 from mask2former.training.run import train
 
-__all__ = ["BASELINE", "AblationRow", "ablate", "scenes_base"]
+__all__ = ["BASELINE", "METRICS", "AblationRow", "ablate", "draw", "scenes_base"]
 
 BASELINE = "baseline"
-_METRICS = {"AP": "instance/AP", "PQ": "panoptic/PQ", "mIoU": "semantic/mIoU"}  # the paper's, and ours
+METRICS = {"PQ": "panoptic/PQ", "AP": "instance/AP", "mIoU": "semantic/mIoU"}
+"""Metrics of the paper, and their names here."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,11 @@ class AblationRow:
         """Mean, least and most of a metric over the seeds; None where it was not measured."""
         values = [measured[metric] for measured in self.metrics.values() if metric in measured]
         return (statistics.fmean(values), min(values), max(values)) if values else None
+
+    def changes(self, metric: str, baseline: AblationRow) -> list[float]:
+        """What each seed gained on the baseline with the same seed; seeds that either has no figure of are left out."""
+        pairs = ((measured, baseline.metrics.get(seed, {})) for seed, measured in sorted(self.metrics.items()))
+        return [measured[metric] - plain[metric] for measured, plain in pairs if metric in measured and metric in plain]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
@@ -129,6 +136,33 @@ def ablate(
     return list(table.values())
 
 
+def draw(table: Sequence[AblationRow], path: Path) -> None:
+    """The changes of all rows from the baseline, beside those of the paper, as an image.
+
+    Args:
+        table: what :func:`ablate` returned; the baseline is first.
+        path: PNG, SVG or PDF, by its suffix.
+
+    Raises:
+        UserError: a file of another kind or at a path that cannot be written.
+        MissingExtraError: matplotlib is not installed.
+    """
+    baseline, *rows = table
+    columns, spreads = {}, {}
+    for title, metric in METRICS.items():
+        if (spread := baseline.spread(metric)) is not None:
+            mean, least, most = spread
+            spreads[title] = max(mean - least, most - mean)
+            columns[title] = [
+                (
+                    row.changes(metric, baseline),
+                    row.paper[title] - baseline.paper[title] if title in row.paper else None,
+                )
+                for row in rows
+            ]
+    plot_changes([row.name for row in rows], columns, spreads, path)
+
+
 def _finished(path: Path, base: RunConfig) -> list[AblationRow]:
     """Rows with figures of earlier calls; a folder of trainings with other settings is refused."""
     if not path.exists():
@@ -166,7 +200,7 @@ def _write(path: Path, base: RunConfig, table: Sequence[AblationRow]) -> None:
     values = {
         "steps": base.trainer.max_steps,
         "seeds": len({seed for row in table for seed in row.metrics}),
-        "metrics": _METRICS,
+        "metrics": METRICS,
         "run": base.model_dump(mode="json"),
         "rows": {row.name: row.to_dict() for row in table},
     }
