@@ -41,9 +41,9 @@ from PIL import Image
 import mask2former
 from mask2former import Predictor
 from mask2former.config import InferenceConfig, Task
-from mask2former.data.images import read_image
 from mask2former.inference.tile_grid import Grid, Tile
 from mask2former.inference.tile_results import TilePrediction
+from mask2former.media.images import read_image
 from mask2former.metrics.panoptic import PanopticEvaluator
 from mask2former.ops.masks import Patch, decode_patch
 from mask2former.ops.sparse_masks import SparseMasks

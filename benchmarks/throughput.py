@@ -34,8 +34,8 @@ from PIL import Image
 
 from mask2former import Predictor
 from mask2former.data.datasets.scenes import Scenes
-from mask2former.data.images import read_image
 from mask2former.inference.predict_files import Job, plan, segment_files
+from mask2former.media.images import read_image
 
 SIZE, TASK = (240, 320), "panoptic"
 ENCODERS: dict[str, dict[str, Any]] = {

@@ -13,7 +13,7 @@ Range = tuple[float, float]
 ValueRule = Literal["auto", "full", "percentile"]
 ValueRange = Range | tuple[Range, ...] | ValueRule
 """One range, or one for each band that is read; or the rule by which each image gets its range. See
-:func:`mask2former.data.images.read_image`."""
+:func:`mask2former.media.images.read_image`."""
 
 
 def as_value_range(value: Any) -> Range | tuple[Range, ...] | Literal["full", "percentile"] | None:

@@ -18,8 +18,8 @@ from typing import Any
 
 atheris: Any = importlib.import_module("atheris")
 with atheris.instrument_imports(include=["mask2former", "zipfile"]):
-    from mask2former.data.archives import Archive, ArchivedFile, Folder
     from mask2former.errors import UserError
+    from mask2former.media.archives import Archive, ArchivedFile, Folder
     from mask2former.notes import collect_notes
 
 PATH = Path(tempfile.mkdtemp()) / "a.zip"

@@ -19,9 +19,9 @@ atheris: Any = importlib.import_module("atheris")
 with atheris.instrument_imports(include=["mask2former", "PIL"]):
     from PIL import Image
 
-    from mask2former.data.images import image_size, read_image
     from mask2former.data.label_maps import count_labels, read_id_colors, read_label_map
     from mask2former.errors import UserError
+    from mask2former.media.images import image_size, read_image
     from mask2former.notes import collect_notes
 
 READERS = (read_image, read_label_map, read_id_colors, count_labels, image_size)

@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 
 from mask2former import limits
-from mask2former.data.archives import Archive, ArchivedFile, Folder, find_file, find_folder, open_folder
-from mask2former.data.images import read_image
 from mask2former.documents import read_json, read_text
 from mask2former.errors import UserError
+from mask2former.media.archives import Archive, ArchivedFile, Folder, find_file, find_folder, open_folder
+from mask2former.media.images import read_image
 from mask2former.notes import collect_notes
 
 SECONDS = 5

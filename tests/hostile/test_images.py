@@ -17,11 +17,11 @@ from PIL import Image
 
 import mask2former
 from mask2former import limits
-from mask2former.data import image_files
-from mask2former.data.frames import open_frames
-from mask2former.data.images import image_size, list_images, read_image
 from mask2former.data.label_maps import count_labels, read_id_colors, read_label_map
 from mask2former.errors import UserError
+from mask2former.media import image_files
+from mask2former.media.frames import open_frames
+from mask2former.media.images import image_size, list_images, read_image
 from mask2former.notes import collect_notes, sentences
 
 SECONDS = 5  # of which most is room for a busy machine
@@ -182,4 +182,4 @@ def test_images_are_opened_in_one_place() -> None:
                 found.append((file.relative_to(root).as_posix(), [word.arg for word in node.keywords]))
             if isinstance(node, ast.ImportFrom) and node.module == "PIL.Image":
                 found.append((file.name, [name.name for name in node.names]))
-    assert found == [("data/image_files.py", ["formats"])]
+    assert found == [("media/image_files.py", ["formats"])]

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from mask2former.cli import main
-from mask2former.data.frames import open_frames
 from mask2former.errors import UserError
+from mask2former.media.frames import open_frames
 from mask2former.results_io.json import TrackDocument
 from mask2former.results_io.video import VideoWriter
 from mask2former.structures import Categories

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from mask2former import limits
-from mask2former.data.frames import open_frames
-from mask2former.data.video import VideoFile
 from mask2former.errors import UserError
+from mask2former.media.frames import open_frames
+from mask2former.media.video import VideoFile
 
 av = pytest.importorskip("av")
 
@@ -100,7 +100,7 @@ def test_what_containers_claim_is_not_believed(tmp_path: Path) -> None:
 def test_absurd_rates_and_durations_are_only_words(
     rate: Fraction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mask2former.data import video
+    from mask2former.media import video
 
     path = write(tmp_path / "a.mkv")
     opened = video._open

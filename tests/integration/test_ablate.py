@@ -56,6 +56,30 @@ def test_rows_are_trained_measured_and_gone_on_with(tmp_path: Path, capsys: pyte
     assert checkpoint.stat().st_mtime_ns == before
 
 
+def test_settings_change_the_run_of_all_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained: list[RunConfig] = []
+
+    def record(run: RunConfig, *, resume: bool) -> SimpleNamespace:
+        trained.append(run)
+        return SimpleNamespace(metrics={"panoptic/PQ": 50.0})
+
+    monkeypatch.setattr("mask2former.training.ablate.train", record)
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(run_values(tmp_path, **SHORT)))
+    for source in ("scenes", str(tmp_path / "run.yaml")):
+        command = ["ablate", source, "data.batch_size=3", "--row", "attention-full", "--seeds", "1", "--steps", "7"]
+        assert main([*command, "-o", str(tmp_path / Path(source).stem)]) == 0
+    assert [run.data.batch_size for run in trained] == [3] * 4
+    assert [run.trainer.max_steps for run in trained] == [7] * 4
+    assert [run.model.transformer_decoder.attention for run in trained] == ["masked", "full"] * 2  # type: ignore[union-attr]
+
+    capsys.readouterr()
+    assert main(["ablate", "scenes", "seed=4", "-o", str(tmp_path / "other")]) == 2
+    assert "seed is set for each training; choose --seeds instead" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+
 def test_other_rows_in_the_same_folder_keep_what_is_finished_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

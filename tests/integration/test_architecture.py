@@ -22,7 +22,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 # Where a package may be imported; what is not named here may be imported anywhere.
 HOMES = {
-    "av": ("data/video.py", "results_io/video.py"),  # one reads, one writes
+    "av": ("media/video.py", "results_io/video.py"),  # one reads, one writes
     "fastapi": ("serve/__init__.py", "serve/app.py", "serve/uploads.py", "web/page.py"),
     "cvat_sdk": ("inference/cvat.py",),
     "faster_coco_eval": ("ops/masks.py", "evaluation/"),
@@ -33,7 +33,7 @@ HOMES = {
     "matplotlib": ("evaluation/curves.py",),
     "onnx": ("export/writers.py", "export/quantization.py"),
     "onnxruntime": ("inference/exported/onnx.py", "export/quantization.py"),  # one runs, one calibrates
-    "openslide": ("data/slides.py",),
+    "openslide": ("media/slides.py",),
     "openvino": ("inference/exported/openvino.py", "export/writers.py"),  # one runs, one converts
     "pandas": ("structures/results.py",),
     "prometheus_client": ("serve/__init__.py", "serve/metrics.py"),
@@ -49,9 +49,9 @@ HOMES = {
     "supervision": ("structures/results.py",),
     "mlflow": ("training/loggers.py",),
     "tensorboard": ("training/loggers.py",),
-    "pillow_heif": ("data/image_files.py",),
-    "pydicom": ("data/dicom_files.py",),
-    "tifffile": ("data/tiff_files.py", "data/tiff_regions.py"),  # whole images, and parts of large ones
+    "pillow_heif": ("media/image_files.py",),
+    "pydicom": ("media/dicom_files.py",),
+    "tifffile": ("media/tiff_files.py", "media/tiff_regions.py"),  # whole images, and parts of large ones
     "timm": ("models/backbones/", "checkpoints/formats/timm.py"),
     "transformers": ("checkpoints/compare_transformers.py",),  # compared with where it is installed
     "triton": ("ops/deform_attn/triton_kernels.py",),

@@ -21,11 +21,11 @@ from mask2former.cli import main
 from mask2former.config import ModelConfig, RunConfig, parse
 from mask2former.data.build import build_images
 from mask2former.data.datasets.scenes import SceneClips, Scenes
-from mask2former.data.images import read_image
 from mask2former.data.sources import DataSource
 from mask2former.dataset_tools.check_data import check_data
 from mask2former.errors import UserError
 from mask2former.evaluation.evaluate import evaluate
+from mask2former.media.images import read_image
 from mask2former.models.build import build_model
 from mask2former.scenes import SCENE_CATEGORIES, draw_scene
 from mask2former.training.datamodule import DataModule

@@ -17,9 +17,9 @@ from mask2former.cli import main
 from mask2former.config import MaskedDecoderConfig, RunConfig, parse
 from mask2former.data.datasets.scenes import SceneClips
 from mask2former.data.datasets.youtube_vis import YouTubeVIS
-from mask2former.data.images import read_image
-from mask2former.data.video import VideoFile
 from mask2former.errors import UserError
+from mask2former.media.images import read_image
+from mask2former.media.video import VideoFile
 from mask2former.ops import masks as mask_ops
 from mask2former.scenes import SCENE_CATEGORIES
 from mask2former.training.run import train

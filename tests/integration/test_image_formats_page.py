@@ -18,7 +18,7 @@ import tifffile
 from PIL import Image
 
 from mask2former.cli import main
-from mask2former.data.georeference import georeference
+from mask2former.media.georeference import georeference
 from mask2former.scenes import draw_scene
 
 PAGE = Path(__file__).parents[2] / "docs/image-formats.md"

@@ -16,8 +16,8 @@ from scipy import ndimage
 from mask2former import demo, recipes
 from mask2former.cli import main
 from mask2former.data.datasets.scenes import Scenes
-from mask2former.data.frames import open_frames
 from mask2former.inference.predictor import Predictor
+from mask2former.media.frames import open_frames
 from mask2former.scenes import SCENE_CATEGORIES, draw_scene
 from mask2former.structures import ModelInfo
 

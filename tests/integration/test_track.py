@@ -17,8 +17,8 @@ from PIL import Image
 
 from mask2former.cli import main
 from mask2former.data.datasets.scenes import SceneClips
-from mask2former.data.frames import open_frames
 from mask2former.inference.predictor import Predictor
+from mask2former.media.frames import open_frames
 from mask2former.results_io.json import TrackDocument
 from mask2former.results_io.video import VideoWriter
 from mask2former.structures.tracks import TrackedFrame

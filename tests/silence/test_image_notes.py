@@ -17,11 +17,11 @@ from mask2former.cli import main
 from mask2former.config import CocoInstanceConfig, InferenceConfig, LabelFolderConfig, YoloConfig, parse
 from mask2former.data.build import build_images
 from mask2former.data.datasets.reader import notes_of_some
-from mask2former.data.frames import open_frames
-from mask2former.data.images import read_image
 from mask2former.dataset_tools.check import check_dataset
 from mask2former.errors import UserError
 from mask2former.inference.predictor import Predictor
+from mask2former.media.frames import open_frames
+from mask2former.media.images import read_image
 
 pytestmark = pytest.mark.usefixtures("small_overlays")
 H, W = 32, 48

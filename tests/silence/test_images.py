@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 
 from mask2former.data.datasets.coco import CocoInstances
-from mask2former.data.images import check_size, image_size, list_images, read_image
 from mask2former.data.label_maps import read_label_map
 from mask2former.errors import UserError
+from mask2former.media.images import check_size, image_size, list_images, read_image
 from mask2former.notes import collect_notes, sentences
 from mask2former.structures import Categories, SemanticSegmentation
 

@@ -15,9 +15,9 @@ import av
 import numpy as np
 import pytest
 
-from mask2former.data.frames import open_frames
-from mask2former.data.video import VideoFile
 from mask2former.errors import UserError
+from mask2former.media.frames import open_frames
+from mask2former.media.video import VideoFile
 
 FRAMES = 48
 PACKET = 188  # bytes, of a transport stream

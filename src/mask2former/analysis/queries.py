@@ -18,10 +18,10 @@ from jaxtyping import Bool, Float, UInt8
 from mask2former.analysis.drawing import heat, spotlight, write_sheet
 from mask2former.analysis.inside import attention_of, depth_names, predictions_of_depths
 from mask2former.analysis.subjects import prepared
-from mask2former.data.images import ImageSource
 from mask2former.errors import UserError
 from mask2former.inference.opening import ModelSource, open_predictor
 from mask2former.inference.predictor import Predictor, to_pixels
+from mask2former.media.images import ImageSource
 from mask2former.ops.masks import Patch, iou
 from mask2former.ops.resizing import resize_masks
 from mask2former.structures import Prediction

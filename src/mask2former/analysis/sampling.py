@@ -12,9 +12,9 @@ from jaxtyping import Float, UInt8
 from mask2former.analysis.drawing import CELL, points_on, write_sheet
 from mask2former.analysis.inside import sampling_of
 from mask2former.analysis.subjects import prepared
-from mask2former.data.images import ImageSource
 from mask2former.errors import UserError
 from mask2former.inference.opening import ModelSource, open_predictor
+from mask2former.media.images import ImageSource
 
 __all__ = ["LayerPoints", "SamplingPoints", "sampling_points"]
 

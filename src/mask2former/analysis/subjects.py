@@ -12,7 +12,6 @@ from mask2former.config import Task
 from mask2former.data.annotated import AnnotatedSet
 from mask2former.data.build import read_as
 from mask2former.data.clips import MeasuredClips
-from mask2former.data.images import ImageSource
 from mask2former.data.sample_sets import SampleSet, as_reader
 from mask2former.data.sources import DataSource, OpenedData
 from mask2former.errors import OptionError, UserError
@@ -20,6 +19,7 @@ from mask2former.evaluation.cases import Cases
 from mask2former.evaluation.evaluate import image_tasks, matched_classes
 from mask2former.inference.predicted_image import Shown
 from mask2former.inference.predictor import Predictor
+from mask2former.media.images import ImageSource
 from mask2former.scenes import draw_scene
 
 __all__ = ["SCENE", "AnalyzedData", "Subjects", "open_subjects", "prepared"]

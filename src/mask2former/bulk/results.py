@@ -11,9 +11,9 @@ from jaxtyping import Int32
 
 from mask2former.bulk.plan import PLAN, RESULTS, first_damaged, read_head
 from mask2former.bulk.stores import Store, open_store
-from mask2former.data.image_files import NamedBytes
 from mask2former.data.label_maps import read_id_colors, read_label_map
 from mask2former.errors import MissingExtraError, UserError
+from mask2former.media.image_files import NamedBytes
 from mask2former.results_io.json import RECORDS
 
 __all__ = ["id_map", "open_results", "read_records", "row_batches"]

@@ -25,7 +25,6 @@ from mask2former.bulk.reading import as_read
 from mask2former.bulk.sources import fetch
 from mask2former.bulk.stores import Store, is_url
 from mask2former.config import Task
-from mask2former.data.image_files import NamedBytes, open_file
 from mask2former.documents import encode_json, parse_json
 from mask2former.errors import FailedError, UserError
 from mask2former.inference import failures
@@ -36,6 +35,7 @@ from mask2former.inference.predictor import Predictor
 from mask2former.inference.result_files import image_sha256_of
 from mask2former.inference.tile_results import Results
 from mask2former.inference.tiling import PackedResults
+from mask2former.media.image_files import NamedBytes, open_file
 from mask2former.notes import collect_notes
 from mask2former.results_io.json import RECORDS
 from mask2former.structures.results import SOFTWARE

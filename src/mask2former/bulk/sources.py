@@ -15,11 +15,11 @@ from typing import Any
 
 from mask2former import limits
 from mask2former.bulk.stores import is_url, local_path, opened_url
-from mask2former.data.image_files import NamedBytes
-from mask2former.data.images import images_below, is_image_name
 from mask2former.documents import check_regular, parse_csv, read_bytes, read_text
 from mask2former.errors import MissingExtraError, OptionError, UserError
 from mask2former.limits import check_limit
+from mask2former.media.image_files import NamedBytes
+from mask2former.media.images import images_below, is_image_name
 from mask2former.notes import note
 from mask2former.text import listed, printable, quoted
 

@@ -22,6 +22,7 @@ __all__ = ["ablate"]
 _SCENES = "scenes"
 _STEPS = 1000
 _MOST_SEEDS = 100
+_SET_HERE = {"seed": "choose --seeds", "output": "choose --output"}
 
 
 def ablate(
@@ -31,6 +32,9 @@ def ablate(
             metavar="RUN", help=f"'{_SCENES}' for the built-in scenes, which need no files, or a run file of your own."
         ),
     ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY.SUB=VALUE", help="Settings that override those of the run.")
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder of all trainings.")] = Path(
         "runs/ablations"
     ),
@@ -50,16 +54,22 @@ def ablate(
     with ablation/, and mask-piloted, token-scaling, plain-vit and encoder-only.
     """
     need_lightning()
+    from mask2former.config import RunConfig, apply_overrides, parse
     from mask2former.files import check_folder
     from mask2former.training.ablate import ablate as ablate_run
     from mask2former.training.ablate import scenes_base
     from mask2former.training.run_file import read_run
 
     check_folder(output)
+    for override in overrides or []:
+        if (setting := override.partition("=")[0]) in _SET_HERE:
+            raise UserError(f"{setting} is set for each training; {_SET_HERE[setting]} instead")
     if run == _SCENES:
-        base = scenes_base(steps or _STEPS)
+        settings = scenes_base(steps or _STEPS).model_dump(mode="json")
+        base = parse(RunConfig, apply_overrides(settings, overrides or []), run)
     else:
-        base = read_run(Path(run), [] if steps is None else [f"trainer.max_steps={steps}"])
+        length = [] if steps is None else [f"trainer.max_steps={steps}"]
+        base = read_run(Path(run), [*(overrides or []), *length])
     name = ""
 
     def tell(what: str, done: int, total: int) -> None:

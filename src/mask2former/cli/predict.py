@@ -223,9 +223,9 @@ def predict(
     the image has changed or a file is missing. Results of another model or other settings are kept, unless --overwrite
     is given.
     """
-    from mask2former.data.images import standard_input
     from mask2former.inference.predict_files import predict_files
     from mask2former.inference.result_files import Outcome
+    from mask2former.media.images import standard_input
 
     console = make_console()
     name = named_model(model)

@@ -27,7 +27,7 @@ _OF_TOOLBOXES = ("resampling",)  # settings that the models of a toolbox have fo
 
 
 class Reading(TypedDict, total=False):
-    """How image files are read for a model, as arguments of :func:`mask2former.data.images.read_image`."""
+    """How image files are read for a model, as arguments of :func:`mask2former.media.images.read_image`."""
 
     value_range: ValueRange | None
     bands: int | tuple[int, ...] | None
@@ -68,7 +68,7 @@ class InferenceConfig(Strict):
     # values that become 0 and 255 in images that are not 8-bit, in training, too, for instance [0, 4095] for cameras of
     # 12 bits; or such a pair for each of bands, in their order: [[0, 4095], [0, 900]]; full: those of as many bits as
     # there are; percentile: 0.5 % and 99.5 % of the values of each image. None, or auto: as the file says, else
-    # inferred from the values (see data/images.py)
+    # inferred from the values (see media/images.py)
     value_range: Range | tuple[Range, ...] | Literal["full", "percentile"] | None = None
     # what a model of other channels than R, G and B sees of an image, in training, too: these bands, by their numbers
     # from 1, in this order, for instance [4, 3, 2]; or, as a number, all bands of an image, which must be so many.
@@ -110,6 +110,8 @@ class InferenceConfig(Strict):
                 f"score_threshold {values['score_threshold']} is for panoptic segments, which this model does not "
                 "predict; set instance_threshold"
             )
+        else:  # or a call with another instance_threshold would meet one that was never meant
+            del values["score_threshold"]
         return values
 
     @staticmethod

@@ -79,7 +79,7 @@ def build_samples(
         config: which one, and where it is.
         split: the part of it.
         filter_empty: leaves out images and clips without objects (scenes and label maps always have some).
-        reading: of the model (``value_range``, ``bands``), see :func:`~mask2former.data.images.read_image`.
+        reading: of the model (``value_range``, ``bands``), see :func:`~mask2former.media.images.read_image`.
 
     Raises:
         UserError: files that are missing or broken, or no validation data.
@@ -353,7 +353,7 @@ def build_training_set(
         samples: instead of the data set in ``config``.
         augmentation: instead of the one in ``config``.
         with_ignored: whether targets say where the ground truth is not known.
-        reading: of the model, see :func:`~mask2former.data.images.read_image`.
+        reading: of the model, see :func:`~mask2former.media.images.read_image`.
 
     Raises:
         UserError: files that are missing or broken, or that have no annotations; or as of :func:`read_as`.

@@ -23,10 +23,10 @@ from mask2former.data.datasets.label_folder import LabelFolder
 from mask2former.data.datasets.mask_folders import MaskFolders
 from mask2former.data.datasets.reader import Reader
 from mask2former.data.datasets.youtube_vis import YouTubeVIS
-from mask2former.data.folders import list_folder
-from mask2former.data.images import IMAGE_SUFFIXES
 from mask2former.data.label_maps import LabelCounts, Palettes
 from mask2former.errors import UserError
+from mask2former.media.folders import list_folder
+from mask2former.media.images import IMAGE_SUFFIXES
 from mask2former.structures.categories import Categories
 
 __all__ = [

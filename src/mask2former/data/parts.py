@@ -13,11 +13,11 @@ from jaxtyping import Bool, Int64, UInt8
 
 from mask2former.config import Reading, Task, ValidationSplitConfig
 from mask2former.data.annotated import Annotated, AnnotatedSet
-from mask2former.data.archives import File
 from mask2former.data.clips import AnnotatedClip, ClipSet
 from mask2former.data.datasets.official import Split
 from mask2former.data.datasets.reader import ClipReader, Reader
 from mask2former.errors import UserError
+from mask2former.media.archives import File
 from mask2former.structures.ground_truth import GroundTruth
 from mask2former.text import listed, quoted
 

@@ -21,7 +21,6 @@ from mask2former.config import (
     read_run_file,
 )
 from mask2former.data.annotated import AnnotatedSet
-from mask2former.data.archives import find_file
 from mask2former.data.build import build_clips, build_images, build_split
 from mask2former.data.clips import MeasuredClips
 from mask2former.data.datasets.annotation_files import groups_in
@@ -32,6 +31,7 @@ from mask2former.data.datasets.scenes import SceneClips, Scenes
 from mask2former.data.datasets.video_panoptic import VideoPanoptic, is_video_panoptic
 from mask2former.data.datasets.youtube_vis import YouTubeVIS, is_youtube_vis
 from mask2former.errors import OptionError, UserError
+from mask2former.media.archives import find_file
 
 __all__ = ["DataSource", "OpenedData", "dataset_by_name", "reading_outside"]
 

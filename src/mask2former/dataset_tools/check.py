@@ -229,7 +229,7 @@ def check_dataset(
         num_queries: of the model that is to learn it.
         num_workers: processes that read; 0: this one.
         progress: told the split, how many images are done, and of how many.
-        reading: of that model, see :func:`~mask2former.data.images.read_image`.
+        reading: of that model, see :func:`~mask2former.media.images.read_image`.
 
     Raises:
         UserError: a data set that is drawn.

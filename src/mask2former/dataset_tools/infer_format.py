@@ -14,11 +14,8 @@ from typing import Any
 
 from mask2former import limits
 from mask2former.config import DatasetConfig, RunConfig, YoloConfig, parse
-from mask2former.data.archives import Folder
 from mask2former.data.datasets.file_names import find_name, is_file_name
 from mask2former.data.datasets.tool_formats import FORMATS, ToolName, looks_like, records_of
-from mask2former.data.folders import list_folder
-from mask2former.data.images import IMAGE_SUFFIXES
 from mask2former.dataset_tools.data_paths import (
     IMAGE_FOLDERS,
     NO_VALIDATION,
@@ -31,6 +28,9 @@ from mask2former.dataset_tools.data_paths import (
 from mask2former.dataset_tools.infer_folders import infer_folders
 from mask2former.documents import parse_xml, read_json, read_text, read_yaml
 from mask2former.errors import UserError
+from mask2former.media.archives import Folder
+from mask2former.media.folders import list_folder
+from mask2former.media.images import IMAGE_SUFFIXES
 from mask2former.text import quoted
 
 __all__ = ["DataPaths", "infer_format"]

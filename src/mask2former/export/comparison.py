@@ -12,7 +12,6 @@ import numpy as np
 
 from mask2former.config import Task
 from mask2former.data.datasets.scenes import Scenes
-from mask2former.data.images import list_images, read_image
 from mask2former.data.sources import DataSource
 from mask2former.errors import OptionError, UserError
 from mask2former.evaluation.curves import plot_bars
@@ -21,6 +20,7 @@ from mask2former.export.process_memory import peak_of_process
 from mask2former.inference.exported import SUFFIXES, ExportedNetwork, is_exported
 from mask2former.inference.opening import ModelSource, model_name, open_predictor
 from mask2former.inference.predictor import Predictor
+from mask2former.media.images import list_images, read_image
 from mask2former.ops.sparse_masks import pairwise_iou
 from mask2former.progress import Progress, silent
 from mask2former.structures import Instances, PanopticSegmentation, Segmentation, SemanticSegmentation

@@ -21,7 +21,6 @@ import mask2former
 from mask2former import limits
 from mask2former.checkpoints import fetch, from_pretrained
 from mask2former.config import Task
-from mask2former.data.images import list_images
 from mask2former.errors import OptionError, UserError
 from mask2former.export.graph import Call, ExportedGraph
 from mask2former.export.traced_postprocessing import check_settings
@@ -40,6 +39,7 @@ from mask2former.inference.exported import SUFFIXES, ExportedInfo, Format, open_
 from mask2former.inference.exported.network import SMALLEST, file_inputs
 from mask2former.inference.network import ModelNetwork
 from mask2former.inference.predictor import Predictor
+from mask2former.media.images import list_images
 from mask2former.models.backbones.swin import SwinTransformer
 from mask2former.models.mask2former import Mask2Former
 from mask2former.models.transformer_decoders import PerPixelHead, PerPixelPlusHead

@@ -13,11 +13,11 @@ import numpy as np
 from jaxtyping import UInt8
 
 from mask2former.config import InferenceConfig
-from mask2former.data.image_files import ImageFile, NamedBytes, path_of
-from mask2former.data.images import read_image
-from mask2former.data.regions import LARGE_PIXELS, is_large, open_large, reduced
 from mask2former.errors import UserError
 from mask2former.inference.predicted_image import LargeImage
+from mask2former.media.image_files import ImageFile, NamedBytes, path_of
+from mask2former.media.images import read_image
+from mask2former.media.regions import LARGE_PIXELS, is_large, open_large, reduced
 from mask2former.notes import note
 from mask2former.pixels import displayed
 from mask2former.results_io.packed import packed_files

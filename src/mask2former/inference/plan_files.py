@@ -10,16 +10,6 @@ from pathlib import Path
 from typing import Literal
 
 from mask2former import limits
-from mask2former.data.image_files import (
-    ImageFile,
-    ImagePage,
-    NamedBytes,
-    in_memory,
-    num_pages,
-    path_of,
-)
-from mask2former.data.images import as_file, list_images
-from mask2former.data.web_images import is_address
 from mask2former.errors import UserError
 from mask2former.files import check_folder
 from mask2former.inference.result_files import (
@@ -28,6 +18,16 @@ from mask2former.inference.result_files import (
     is_own_image,
 )
 from mask2former.limits import check_limit
+from mask2former.media.image_files import (
+    ImageFile,
+    ImagePage,
+    NamedBytes,
+    in_memory,
+    num_pages,
+    path_of,
+)
+from mask2former.media.images import as_file, list_images
+from mask2former.media.web_images import is_address
 from mask2former.notes import note
 
 __all__ = ["FileSource", "plan"]

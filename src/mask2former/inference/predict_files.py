@@ -18,9 +18,6 @@ import numpy as np
 from jaxtyping import UInt8
 
 from mask2former.config import InferenceConfig, Task
-from mask2former.data.georeference import GeoReference, georeference
-from mask2former.data.image_files import NamedBytes, in_memory, path_of
-from mask2former.data.images import image_size, read_image
 from mask2former.errors import FailedError, OptionError, UserError, prefixed
 from mask2former.files import check_apart, folder_lock, leftovers_note, location_of, reserved
 from mask2former.inference import failures
@@ -48,6 +45,9 @@ from mask2former.inference.result_files import (
 )
 from mask2former.inference.tile_results import Results
 from mask2former.inference.tiling import PackedResults
+from mask2former.media.georeference import GeoReference, georeference
+from mask2former.media.image_files import NamedBytes, in_memory, path_of
+from mask2former.media.images import image_size, read_image
 from mask2former.notes import collect_notes, note, sentences
 from mask2former.progress import Progress, silent
 from mask2former.results_io.coco import write_coco_results
@@ -140,7 +140,7 @@ def predict_files(
     Args:
         model: a name, file or folder, a model, or a predictor.
         sources: an image, a folder, which is searched to any depth, or several of them. An image may also be an
-            http(s) address or :class:`~mask2former.data.images.NamedBytes`.
+            http(s) address or :class:`~mask2former.media.images.NamedBytes`.
         output: the folder of results, with the folder structure of the sources.
         task: see :class:`Predictor`.
         page: which page, frame or plane of each file, from 1; its results are called ``X_page3``. ``all``: every one.

@@ -21,9 +21,6 @@ from torch import Tensor, nn
 
 from mask2former import checkpoints, postprocessing
 from mask2former.config import InferenceConfig, Task, TrackingConfig, parse
-from mask2former.data.frames import Frames, FrameSource, open_frames
-from mask2former.data.images import ImageSource, is_one_image, read_image, unshared
-from mask2former.data.regions import ArrayRegions, Regions
 from mask2former.data.transforms import frame_size, resize_clip, resize_image, shortest_edge_size
 from mask2former.errors import OptionError, UserError
 from mask2former.inference.devices import choose_device, choose_dtype, retried, with_room
@@ -36,6 +33,9 @@ from mask2former.inference.settings import check_overrides, choose_tasks, for_wh
 from mask2former.inference.tile_results import Results, TilePrediction
 from mask2former.inference.tiling import PackedResults, segment_in_tiles
 from mask2former.inference.tracking import choose_tracking, track_frames
+from mask2former.media.frames import Frames, FrameSource, open_frames
+from mask2former.media.images import ImageSource, is_one_image, read_image, unshared
+from mask2former.media.regions import ArrayRegions, Regions
 from mask2former.models.mask2former import Mask2Former
 from mask2former.scenes.classes import SCENE_CATEGORIES
 from mask2former.structures import (
@@ -233,7 +233,7 @@ class Predictor:
 
         Args:
             source: a path, an http(s) address, bytes, an open file, a PIL image, an array or tensor (see
-                :func:`mask2former.data.images.read_image`), or a list or tuple of them.
+                :func:`mask2former.media.images.read_image`), or a list or tuple of them.
             task: ``panoptic``, ``instance`` or ``semantic``; by default the first of these that the model was
                 trained for. Several tasks share one pass, as a dictionary.
             overrides: settings for this call, for instance ``short_edge=0`` or ``score_threshold=0.5``, which sets the

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import mask2former
 from mask2former import documents, limits
 from mask2former.config import InferenceConfig, Task, with_new_names
-from mask2former.data.image_files import (
+from mask2former.errors import UserError
+from mask2former.files import check_apart, check_file, folder_lock, location_of
+from mask2former.media.image_files import (
     ImageFile,
     ImagePage,
     NamedBytes,
     open_image,
     path_of,
 )
-from mask2former.errors import UserError
-from mask2former.files import check_apart, check_file, folder_lock, location_of
 from mask2former.notes import note
 from mask2former.results_io.coco import is_coco_results
 from mask2former.results_io.json import RECORDS, read_result

@@ -11,11 +11,11 @@ from typing import Any, Literal
 
 from mask2former import interrupts
 from mask2former.config import Task
-from mask2former.data.frames import open_frames
 from mask2former.errors import FailedError, OptionError, UserError
 from mask2former.files import check_file, leftovers_note
 from mask2former.inference import failures
 from mask2former.inference.opening import ModelSource, model_name, open_predictor
+from mask2former.media.frames import open_frames
 from mask2former.progress import Progress, silent
 from mask2former.results_io.growing import FrameWriter
 from mask2former.results_io.json import TrackDocument

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from mask2former import postprocessing
 from mask2former.config import InferenceConfig, Task, TrackingConfig, parse
-from mask2former.data.frames import Frame
 from mask2former.errors import UserError
 from mask2former.inference.association import Candidates, TrackLinker
+from mask2former.media.frames import Frame
 from mask2former.notes import note
 from mask2former.ops.masks import Patch
 from mask2former.ops.sparse_masks import SparseMasks

@@ -18,14 +18,14 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from mask2former.config import InferenceConfig, Resampling, Task
-from mask2former.data.frames import Frames
-from mask2former.data.images import ImageSource
 from mask2former.data.transforms import resize_image, shortest_edge_size
 from mask2former.errors import UserError
 from mask2former.inference.devices import with_room
 from mask2former.inference.predicted_image import ReadScores, Shown
 from mask2former.inference.predictor import Predictor, to_pixels
 from mask2former.inference.tile_results import Results
+from mask2former.media.frames import Frames
+from mask2former.media.images import ImageSource
 from mask2former.postprocessing import of_queries, semantic_scores
 from mask2former.structures import PixelPrediction, Prediction, Segmentation, SemanticSegmentation, VideoInstances
 from mask2former.structures.tracks import TrackedFrame

@@ -36,7 +36,7 @@ def rgb_of_array(
     value_range: ValueRange | None = None,
     example: str | None = None,
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Channels-last values of any accepted type as RGB bytes; see :func:`mask2former.data.images.read_image`.
+    """Channels-last values of any accepted type as RGB bytes; see :func:`mask2former.media.images.read_image`.
 
     Args:
         array: the values.

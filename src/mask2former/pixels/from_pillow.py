@@ -47,7 +47,7 @@ _EXACTLY = "convert them to 8 bits, or to TIFF, which pip install 'mask2former[m
 def rgb_of_pillow(
     image: Image.Image, name: str = "image", *, value_range: ValueRange | None = None, exif: Exif = "apply"
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """The image as RGB in 0..255, upright and contiguous; see :func:`mask2former.data.images.read_image`.
+    """The image as RGB in 0..255, upright and contiguous; see :func:`mask2former.media.images.read_image`.
 
     Raises:
         UserError: it has no pixels, was closed before it was decoded, is damaged, or holds values that no rule

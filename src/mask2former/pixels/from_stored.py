@@ -31,7 +31,7 @@ __all__ = ["bands_of_stored", "rgb_of_stored"]
 def rgb_of_stored(
     image: StoredImage, name: str = "image", *, value_range: ValueRange | None = None, exif: Exif = "apply"
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """The image as RGB in 0..255, upright and contiguous; see :func:`mask2former.data.images.read_image`.
+    """The image as RGB in 0..255, upright and contiguous; see :func:`mask2former.media.images.read_image`.
 
     Raises:
         UserError: it is damaged, or holds values that no rule covers; the message names it.
@@ -67,7 +67,7 @@ def bands_of_stored(
     value_range: ValueRange | None = None,
     exif: Exif = "apply",
 ) -> UInt8[np.ndarray, "H W C"]:
-    """Bands of the image in 0..255, upright and contiguous; see :func:`mask2former.data.images.read_image`.
+    """Bands of the image in 0..255, upright and contiguous; see :func:`mask2former.media.images.read_image`.
 
     Raises:
         UserError: it is damaged, has other bands, or holds values that no rule covers; the message names it.

@@ -17,6 +17,7 @@ from mask2former.config import (
     OptimConfig,
     ResizeCropFlipConfig,
     RunConfig,
+    SceneClipsConfig,
     ScenesConfig,
     TimmConfig,
     TrainerConfig,
@@ -29,6 +30,7 @@ __all__ = [
     "nuclei_end",
     "nuclei_middle",
     "nuclei_start",
+    "scene_clips",
     "scenes_tiny",
     "scenes_tiny_end",
     "scenes_tiny_start",
@@ -129,6 +131,34 @@ def scenes_tiny() -> RunConfig:
             "trainer": run.trainer.model_copy(update={"max_steps": 1000}),
             "evaluation": EvaluationConfig(interval=250),
             "output": "runs/scenes-tiny",
+        }
+    )
+
+
+def scene_clips() -> RunConfig:
+    """Moving scenes, instances over time: 2,000 steps of four clips of two frames at 128 pixels, from ``scenes-tiny``.
+
+    Needs no files.
+    """
+    run = _scenes_run(128, "runs/scene-clips", init="scenes-tiny")
+    decoder = run.model.transformer_decoder
+    assert isinstance(decoder, MaskedDecoderConfig)
+    inference = InferenceConfig(tasks=("instance",), short_edge=128, long_edge=256, max_instances=30)
+    return run.model_copy(
+        update={
+            "model": run.model.model_copy(
+                update={
+                    "transformer_decoder": decoder.model_copy(update={"position_encoding": "3d"}),
+                    "inference": inference,
+                }
+            ),
+            "criterion": CriterionConfig(num_points=512),
+            "data": DataConfig(dataset=SceneClipsConfig(labels_from="any-frame"), batch_size=4, num_workers=0),
+            "optim": OptimConfig(
+                lr=2e-4, backbone_multiplier=1.0, warmup_steps=100, warmup_factor=0.1, ema_decay=0.998
+            ),
+            "trainer": run.trainer.model_copy(update={"max_steps": 2000}),
+            "evaluation": EvaluationConfig(interval=500, tasks=("instance",), monitor="instance/AP"),
         }
     )
 

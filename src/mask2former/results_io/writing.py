@@ -15,10 +15,10 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from mask2former.config import Task
-from mask2former.data.georeference import GeoReference
 from mask2former.documents import encode_json
 from mask2former.errors import UserError
 from mask2former.files import discard, whole_file
+from mask2former.media.georeference import GeoReference
 from mask2former.structures.results import SOFTWARE
 
 __all__ = [

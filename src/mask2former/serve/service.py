@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from mask2former.config import Task
-from mask2former.data.images import NamedBytes, PixelLimitError, image_size
 from mask2former.documents import encode_json
 from mask2former.errors import UserError
 from mask2former.inference.failures import ends_run
@@ -23,6 +22,7 @@ from mask2former.inference.network import ModelNetwork
 from mask2former.inference.predicted_image import PredictedImage, Shown
 from mask2former.inference.predictor import Predictor
 from mask2former.inference.settings import override
+from mask2former.media.images import NamedBytes, PixelLimitError, image_size
 from mask2former.memory import LackOfMemoryError, is_lack_of_memory
 from mask2former.notes import collect_notes, sentences
 from mask2former.serve.batcher import Batcher

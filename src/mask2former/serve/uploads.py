@@ -10,8 +10,8 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
-from mask2former.data.images import NamedBytes
 from mask2former.errors import UserError
+from mask2former.media.images import NamedBytes
 from mask2former.serve.service import TooLargeError
 from mask2former.serve.settings import ServiceLimits
 from mask2former.text import quoted

@@ -161,7 +161,7 @@ class _Result:
 
         Args:
             image: what was segmented: a path, a Pillow image, an array, or what else
-                :func:`mask2former.data.images.read_image` takes.
+                :func:`mask2former.media.images.read_image` takes.
             scale: a whole number, or None: so that names can be read
                 (:func:`mask2former.visualization.readable_scale`).
             labels: whether names, counts and a legend are written.

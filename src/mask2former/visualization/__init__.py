@@ -42,7 +42,7 @@ __all__ = [
     "rgb_of",
 ]
 
-# What was segmented, shown as it was read: whatever mask2former.data.images.read_image takes, for instance a path, a
+# What was segmented, shown as it was read: whatever mask2former.media.images.read_image takes, for instance a path, a
 # Pillow image or an array.
 ImageLike = Any
 
@@ -212,7 +212,7 @@ def rgb_of(
     Of other bands than red, green and blue, see :func:`~mask2former.pixels.displayed`.
 
     Args:
-        image: what :func:`mask2former.data.images.read_image` takes, or an array of any number of bands.
+        image: what :func:`mask2former.media.images.read_image` takes, or an array of any number of bands.
         size_hw: of the result.
         value_range: as it was segmented with; see there.
         bands: likewise.
@@ -230,7 +230,7 @@ def rgb_of(
             else displayed(bands_of_array(image, bands, value_range=value_range))
         )
     else:
-        from mask2former.data.images import read_image  # with torch, for whoever draws on more than arrays
+        from mask2former.media.images import read_image  # with torch, for whoever draws on more than arrays
 
         pixels = displayed(read_image(image, value_range=value_range, bands=bands))
     if pixels.shape[:2] != tuple(size_hw):

@@ -18,15 +18,15 @@ from typing import Any, Literal, Self
 
 from mask2former import limits
 from mask2former.config import Task
-from mask2former.data.frames import open_frames
-from mask2former.data.images import image_size
-from mask2former.data.video import VIDEO_SUFFIXES
 from mask2former.documents import encode_json
 from mask2former.errors import FailedError, UserError
 from mask2former.inference.predicted_image import PredictedImage
 from mask2former.inference.predictor import Predictor
 from mask2former.inference.track_files import track_files
 from mask2former.limits import check_limit
+from mask2former.media.frames import open_frames
+from mask2former.media.images import image_size
+from mask2former.media.video import VIDEO_SUFFIXES
 from mask2former.notes import collect_notes, sentences
 from mask2former.progress import Progress, silent
 from mask2former.results_io.csv import csv_text

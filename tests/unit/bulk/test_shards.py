@@ -19,8 +19,8 @@ from mask2former.bulk.shards import ShardReport, ShardWriter
 from mask2former.bulk.sources import fetch
 from mask2former.bulk.stores import open_store
 from mask2former.config import Task
-from mask2former.data import regions
 from mask2former.errors import FailedError, UserError
+from mask2former.media import regions
 from mask2former.results_io.json import RECORDS
 from mask2former.scenes import draw_scene
 

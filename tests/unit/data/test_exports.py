@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 
 from mask2former.config import DataConfig, parse
-from mask2former.data.archives import open_folder
 from mask2former.data.build import build_images
 from mask2former.data.datasets import CocoInstances
 from mask2former.data.datasets.file_names import find_name
 from mask2former.dataset_tools.check import open_split
 from mask2former.errors import UserError
+from mask2former.media.archives import open_folder
 from mask2former.structures.ground_truth import InstanceGroundTruth
 
 SQUARE = [2, 1, 8, 1, 8, 7, 2, 7]

@@ -17,10 +17,10 @@ from torch.utils.data import DataLoader
 from mask2former.config import DataConfig, DatasetConfig, Task, parse
 from mask2former.data.annotated import AnnotatedSet
 from mask2former.data.build import build_images, build_training_set
-from mask2former.data.folders import data_root
 from mask2former.data.loading.sampling import Draw
 from mask2former.dataset_tools.prepare import prepare
 from mask2former.errors import UserError
+from mask2former.media.folders import data_root
 from mask2former.ops.sparse_masks import SparseMasks
 from mask2former.structures import Categories
 from mask2former.structures.ground_truth import CityscapesGroundTruth, InstanceGroundTruth, PanopticGroundTruth

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mask2former.data.images import read_image
 from mask2former.errors import UserError
 from mask2former.inference.plan_files import plan
 from mask2former.inference.predict_files import predict_files, segment_files
 from mask2former.inference.predictor import Predictor
+from mask2former.media.images import read_image
 from mask2former.models.mask2former import Mask2Former
 from mask2former.notes import collect_notes
 from mask2former.results_io.formats import FORMATS

@@ -14,7 +14,6 @@ import torch
 from mask2former import checkpoints
 from mask2former.checkpoints.targets import write
 from mask2former.config import InferenceConfig, Task
-from mask2former.data.regions import ArrayRegions, Regions
 from mask2former.errors import UserError
 from mask2former.inference.joining import LEAST_SCORE, join
 from mask2former.inference.predictor import Predictor
@@ -22,6 +21,7 @@ from mask2former.inference.tile_grid import Tile, tiles
 from mask2former.inference.tile_results import TilePrediction
 from mask2former.inference.tiling import PackedResults, PredictTiles, segment_in_tiles
 from mask2former.inference.tta import AugmentedPredictor, MultiScaleFlip
+from mask2former.media.regions import ArrayRegions, Regions
 from mask2former.models.mask2former import Mask2Former
 from mask2former.postprocessing import remove_overlaps
 from mask2former.structures import Categories, Instances

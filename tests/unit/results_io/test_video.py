@@ -11,9 +11,9 @@ import av
 import numpy as np
 import pytest
 
-from mask2former.data.frames import open_frames
 from mask2former.errors import MissingExtraError
 from mask2former.inference.tracking import join_frames
+from mask2former.media.frames import open_frames
 from mask2former.ops import masks as mask_ops
 from mask2former.results_io.growing import FrameWriter
 from mask2former.results_io.json import TrackDocument

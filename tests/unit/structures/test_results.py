@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mask2former.data.images import read_image
 from mask2former.errors import UserError
+from mask2former.media.images import read_image
 from mask2former.ops import masks as mask_ops
 from mask2former.structures import (
     Categories,

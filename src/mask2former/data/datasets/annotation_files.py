@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from mask2former import limits
-from mask2former.data.archives import File
 from mask2former.data.faults import fault
 from mask2former.documents import check_regular, parse_json, read_bytes
 from mask2former.errors import UserError
+from mask2former.media.archives import File
 from mask2former.structures.categories import Categories, check_count
 from mask2former.text import listed, quoted
 

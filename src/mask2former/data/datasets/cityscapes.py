@@ -13,11 +13,11 @@ import numpy as np
 from jaxtyping import Bool, Int32, Int64
 
 from mask2former.config import MetricStyle, Task
-from mask2former.data.archives import File, Folder
 from mask2former.data.datasets.annotation_files import some
 from mask2former.data.datasets.reader import SegmentReader
 from mask2former.data.label_maps import read_label_map, remap, runs_of
 from mask2former.errors import UserError
+from mask2former.media.archives import File, Folder
 from mask2former.structures.categories import Categories
 from mask2former.structures.ground_truth import CityscapesGroundTruth, GroundTruth
 

@@ -23,7 +23,6 @@ from jaxtyping import Bool, Float64, Int32, Int64
 from mask2former import limits
 from mask2former.config import Task
 from mask2former.data.annotated import Annotated, cover, place_patches
-from mask2former.data.archives import File, Folder, find_file, open_folder
 from mask2former.data.datasets.annotation_files import (
     categories_in,
     check_unique,
@@ -41,8 +40,9 @@ from mask2former.data.datasets.file_names import find_name, is_file_name, leads_
 from mask2former.data.datasets.mask_checks import MaskSummary, PolygonFigures, box_of, check_masks, lies_outside
 from mask2former.data.datasets.reader import Reader
 from mask2former.data.faults import fault
-from mask2former.data.images import check_size
 from mask2former.errors import UserError
+from mask2former.media.archives import File, Folder, find_file, open_folder
+from mask2former.media.images import check_size
 from mask2former.notes import is_collecting, note
 from mask2former.ops import masks as mask_ops
 from mask2former.ops.sparse_masks import SparseMasks

@@ -19,7 +19,6 @@ from jaxtyping import Bool, Int32, Int64
 from scipy import ndimage
 
 from mask2former.config import Task
-from mask2former.data.archives import File, Folder, find_file, open_folder
 from mask2former.data.datasets.annotation_files import (
     categories_in,
     check_unique,
@@ -35,9 +34,10 @@ from mask2former.data.datasets.file_names import is_file_name, leads_to_file, te
 from mask2former.data.datasets.mask_checks import box_of, boxes_agree
 from mask2former.data.datasets.reader import Reader, SegmentReader
 from mask2former.data.faults import fault
-from mask2former.data.images import IMAGE_SUFFIXES, check_size
 from mask2former.data.label_maps import read_id_colors, runs_of
 from mask2former.errors import UserError
+from mask2former.media.archives import File, Folder, find_file, open_folder
+from mask2former.media.images import IMAGE_SUFFIXES, check_size
 from mask2former.notes import is_collecting, note
 from mask2former.structures.categories import Categories
 from mask2former.structures.ground_truth import GroundTruth, PanopticGroundTruth

@@ -9,9 +9,9 @@ from typing import Any, TypeGuard
 from urllib.parse import unquote
 
 from mask2former import limits
-from mask2former.data.archives import Folder
 from mask2former.data.datasets.annotation_files import some
 from mask2former.data.faults import fault
+from mask2former.media.archives import Folder
 
 __all__ = ["find_name", "is_file_name", "leads_to_file", "tell_outside"]
 

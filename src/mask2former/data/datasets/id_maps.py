@@ -14,13 +14,13 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int32, Int64
 
-from mask2former.data.archives import File, Folder, open_folder
 from mask2former.data.datasets.annotation_files import some
 from mask2former.data.datasets.label_folder import Location
 from mask2former.data.datasets.pairs import Names, pair_files
 from mask2former.data.datasets.reader import SegmentReader
 from mask2former.data.label_maps import ColorTable, read_ids, read_label_map, remap, rgb_text
 from mask2former.errors import UserError
+from mask2former.media.archives import File, Folder, open_folder
 from mask2former.notes import note
 from mask2former.structures.categories import Categories
 

@@ -16,12 +16,12 @@ from jaxtyping import Int32
 
 from mask2former.config import Task
 from mask2former.data.annotated import Annotated
-from mask2former.data.archives import File, Folder, open_folder
 from mask2former.data.datasets.annotation_files import some
 from mask2former.data.datasets.pairs import Names, pair_files
 from mask2former.data.datasets.reader import Reader, annotated_labels
 from mask2former.data.label_maps import ColorTable, LabelCounts, count_labels, read_label_map, remap, runs_of
 from mask2former.errors import UserError
+from mask2former.media.archives import File, Folder, open_folder
 from mask2former.structures.categories import Categories
 from mask2former.structures.ground_truth import GroundTruth
 from mask2former.text import listed, quoted

@@ -11,14 +11,14 @@ from jaxtyping import Int64
 
 from mask2former.config import Task
 from mask2former.data.annotated import Annotated, place_patches
-from mask2former.data.archives import File, Folder, open_folder
 from mask2former.data.datasets.annotation_files import some
 from mask2former.data.datasets.label_folder import Location
 from mask2former.data.datasets.pairs import LABEL_SUFFIXES
 from mask2former.data.datasets.reader import Reader
-from mask2former.data.images import IMAGE_SUFFIXES, note_passed_over
 from mask2former.data.label_maps import read_ids
 from mask2former.errors import UserError
+from mask2former.media.archives import File, Folder, open_folder
+from mask2former.media.images import IMAGE_SUFFIXES, note_passed_over
 from mask2former.notes import note
 from mask2former.ops.masks import Patch, tight
 from mask2former.ops.sparse_masks import SparseMasks

@@ -16,17 +16,17 @@ from jaxtyping import Int32, UInt8
 
 from mask2former.config import UNNAMED_CLASS, Task
 from mask2former.data.annotated import Annotated
-from mask2former.data.archives import Folder, leads_outside
 from mask2former.data.clips import AnnotatedClip
 from mask2former.data.datasets.annotation_files import some
 from mask2former.data.datasets.file_names import tell_outside
 from mask2former.data.datasets.reader import ClipReader
-from mask2former.data.folders import list_folder
-from mask2former.data.frames import by_number
-from mask2former.data.images import IMAGE_SUFFIXES, check_size
 from mask2former.data.label_maps import Palettes, read_with_palette
 from mask2former.documents import read_text
 from mask2former.errors import UserError
+from mask2former.media.archives import Folder, leads_outside
+from mask2former.media.folders import list_folder
+from mask2former.media.frames import by_number
+from mask2former.media.images import IMAGE_SUFFIXES, check_size
 from mask2former.ops.masks import check_dense_size
 from mask2former.structures.categories import Categories
 from mask2former.structures.ground_truth import ClipGroundTruth

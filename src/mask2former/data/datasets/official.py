@@ -11,7 +11,6 @@ from functools import partial
 from typing import Literal
 
 from mask2former.config import Task
-from mask2former.data.archives import File, Folder, find_file, find_folder
 from mask2former.data.datasets.cityscapes import Cityscapes
 from mask2former.data.datasets.coco import CocoInstances
 from mask2former.data.datasets.coco_panoptic import CocoPanoptic, PanopticFiles
@@ -19,8 +18,9 @@ from mask2former.data.datasets.label_folder import LabelFolder
 from mask2former.data.datasets.pairs import Names
 from mask2former.data.datasets.reader import Reader
 from mask2former.data.datasets.youtube_vis import YouTubeVIS
-from mask2former.data.folders import data_root
 from mask2former.errors import UserError
+from mask2former.media.archives import File, Folder, find_file, find_folder
+from mask2former.media.folders import data_root
 from mask2former.structures.categories import Categories
 
 __all__ = [

@@ -17,13 +17,13 @@ from scipy import ndimage
 
 from mask2former.config import MetricStyle, Reading, Task
 from mask2former.data.annotated import Annotated, num_without_pixel
-from mask2former.data.archives import File
 from mask2former.data.clips import whole_clip
-from mask2former.data.images import Exif, check_size, image_size, read_image
 from mask2former.data.label_maps import runs_of
 from mask2former.data.sequence import SampleSequence
 from mask2former.data.transforms import Geometry, Plan
 from mask2former.errors import UserError
+from mask2former.media.archives import File
+from mask2former.media.images import Exif, check_size, image_size, read_image
 from mask2former.notes import collect_notes, note, sentences
 from mask2former.ops.masks import Patch
 from mask2former.ops.sparse_masks import SparseMasks
@@ -40,7 +40,7 @@ class ImageReader:
 
     Attributes:
         exif: ``ignore`` takes images as they are stored, for annotations that were made on those.
-        reading: what the model makes of values and bands; see :func:`~mask2former.data.images.read_image`.
+        reading: what the model makes of values and bands; see :func:`~mask2former.media.images.read_image`.
     """
 
     exif: Exif = "apply"

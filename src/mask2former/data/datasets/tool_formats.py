@@ -19,12 +19,12 @@ import numpy as np
 from jaxtyping import Bool
 
 from mask2former import limits
-from mask2former.data.archives import File
 from mask2former.data.datasets.annotation_files import is_name, number
-from mask2former.data.image_files import NamedBytes, open_image
-from mask2former.data.images import IMAGE_SUFFIXES
 from mask2former.documents import parse_xml, read_json, read_text
 from mask2former.errors import UserError, prefixed
+from mask2former.media.archives import File
+from mask2former.media.image_files import NamedBytes, open_image
+from mask2former.media.images import IMAGE_SUFFIXES
 from mask2former.notes import note
 from mask2former.ops.masks import Patch, decode_patch, encode_patch, merged, polygons_to_patch, tight
 from mask2former.text import printable, quoted

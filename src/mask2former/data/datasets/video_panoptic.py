@@ -16,10 +16,10 @@ import numpy as np
 from jaxtyping import UInt8
 
 from mask2former.config import MetricStyle, Task
-from mask2former.data.archives import File, Folder, find_file, open_folder
 from mask2former.data.datasets.annotation_files import check_unique, entry_id, mentions, read_annotations, sides, some
 from mask2former.data.datasets.coco_panoptic import CocoPanoptic, PanopticFiles
 from mask2former.errors import UserError
+from mask2former.media.archives import File, Folder, find_file, open_folder
 from mask2former.structures.categories import Categories
 from mask2former.structures.ground_truth import PanopticGroundTruth
 from mask2former.text import quoted

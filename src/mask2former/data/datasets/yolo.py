@@ -20,16 +20,16 @@ from jaxtyping import Float64, Int64
 
 from mask2former.config import Task
 from mask2former.data.annotated import Annotated
-from mask2former.data.archives import File, Folder, leads_outside
 from mask2former.data.datasets.annotation_files import is_name, some
 from mask2former.data.datasets.file_names import tell_outside
 from mask2former.data.datasets.mask_checks import PolygonFigures
 from mask2former.data.datasets.reader import Reader
 from mask2former.data.faults import fault
-from mask2former.data.folders import list_folder
-from mask2former.data.images import IMAGE_SUFFIXES, note_passed_over
 from mask2former.documents import read_text, read_yaml
 from mask2former.errors import UserError
+from mask2former.media.archives import File, Folder, leads_outside
+from mask2former.media.folders import list_folder
+from mask2former.media.images import IMAGE_SUFFIXES, note_passed_over
 from mask2former.notes import note
 from mask2former.structures.categories import Categories
 from mask2former.structures.ground_truth import GroundTruth, ground_truths_of_target

@@ -21,7 +21,6 @@ from jaxtyping import Bool, Float64, Int64, UInt8
 from mask2former import limits
 from mask2former.config import Task
 from mask2former.data.annotated import Annotated, cover, place_patches
-from mask2former.data.archives import File, Folder, find_file, open_folder
 from mask2former.data.clips import AnnotatedClip
 from mask2former.data.datasets.annotation_files import (
     categories_in,
@@ -41,10 +40,11 @@ from mask2former.data.datasets.file_names import is_file_name, leads_to_file, te
 from mask2former.data.datasets.mask_checks import MaskSummary, PolygonFigures, box_of, check_masks
 from mask2former.data.datasets.reader import ClipReader
 from mask2former.data.faults import fault
-from mask2former.data.frames import by_number
-from mask2former.data.images import check_size
-from mask2former.data.video import VideoFile
 from mask2former.errors import UserError
+from mask2former.media.archives import File, Folder, find_file, open_folder
+from mask2former.media.frames import by_number
+from mask2former.media.images import check_size
+from mask2former.media.video import VideoFile
 from mask2former.ops import masks as mask_ops
 from mask2former.structures.categories import Categories
 from mask2former.structures.ground_truth import ClipGroundTruth

@@ -16,10 +16,10 @@ import numpy as np
 from jaxtyping import UInt16
 from PIL import Image
 
-from mask2former.data.image_files import open_image
 from mask2former.dataset_tools.prepare.stages import Job, Plan, Stage, images_in, read_rgb, save_image
 from mask2former.errors import UserError
 from mask2former.files import write_whole
+from mask2former.media.image_files import open_image
 
 __all__ = ["plan"]
 

@@ -15,12 +15,12 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from mask2former import limits
-from mask2former.data.image_files import open_image
 from mask2former.dataset_tools.prepare.stages import Job, Plan, Stage, save_image
 from mask2former.documents import check_regular, read_text
 from mask2former.errors import UserError
 from mask2former.files import write_whole
 from mask2former.limits import check_limit
+from mask2former.media.image_files import open_image
 from mask2former.text import printable, quoted
 
 __all__ = ["plan"]

@@ -19,11 +19,11 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from mask2former import documents, limits
-from mask2former.data.folders import walk_folder
-from mask2former.data.image_files import open_image
 from mask2former.data.parallel import map_in_processes
 from mask2former.errors import UserError
 from mask2former.files import write_whole
+from mask2former.media.folders import walk_folder
+from mask2former.media.image_files import open_image
 from mask2former.pixels import load
 
 __all__ = [

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mask2former.data.archives import Folder
 from mask2former.data.datasets.class_names import read_color_table, read_names
 from mask2former.data.datasets.id_maps import IdMapFolders, IdMaps, object_categories, things_beside_background
 from mask2former.data.datasets.label_folder import LabelFolder
 from mask2former.data.datasets.mask_files import MaskFiles, MaskFolder
 from mask2former.data.datasets.pairs import Names, pair_files, read_list
 from mask2former.errors import UserError
+from mask2former.media.archives import Folder
 from mask2former.notes import collect_notes
 from mask2former.structures import Categories
 

@@ -10,9 +10,9 @@ import pytest
 import tifffile
 
 from mask2former import limits
-from mask2former.data.image_files import ImagePage, NamedBytes, PixelLimitError, num_pages
-from mask2former.data.images import image_size, read_image
 from mask2former.errors import UserError
+from mask2former.media.image_files import ImagePage, NamedBytes, PixelLimitError, num_pages
+from mask2former.media.images import image_size, read_image
 from mask2former.notes import collect_notes, sentences
 
 H, W = 48, 64
@@ -176,7 +176,7 @@ def test_where_no_value_cannot_be_told_from_others_that_is_noted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = written(tmp_path, BYTES.astype(np.uint16), extratags=WITHOUT, **GREY)
-    monkeypatch.setattr("mask2former.data.image_files.can_read_tiff", lambda: False)
+    monkeypatch.setattr("mask2former.media.image_files.can_read_tiff", lambda: False)
     assert "(GDAL's nodata), which are read like the others" in shown(path, value_range=(0, 255))[1]
 
 

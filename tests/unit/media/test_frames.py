@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mask2former.data.frames import open_frames
 from mask2former.errors import MissingExtraError, UserError
+from mask2former.media.frames import open_frames
 
 
 def write_video(path: Path, ticks: list[int], *, options: dict[str, str] | None = None, noisy: bool = False) -> Path:

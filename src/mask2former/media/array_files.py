@@ -15,9 +15,9 @@ import numpy as np
 from jaxtyping import Int32
 
 from mask2former import limits
-from mask2former.data.image_files import ImageFile, ImagePage
 from mask2former.documents import read_bytes
 from mask2former.errors import UserError
+from mask2former.media.image_files import ImageFile, ImagePage
 from mask2former.pickles import Array, Budget, PickleRefused, Unpickler
 from mask2former.text import listed, printable
 

@@ -10,9 +10,9 @@ import pytest
 import tifffile
 from PIL import Image
 
-from mask2former.data.georeference import georeference
-from mask2former.data.image_files import ImagePage
 from mask2former.errors import UserError
+from mask2former.media.georeference import georeference
+from mask2former.media.image_files import ImagePage
 from mask2former.notes import collect_notes
 
 PIXELS = np.random.default_rng(4).integers(0, 256, (40, 60, 3)).astype(np.uint8)

@@ -13,14 +13,14 @@ import tifffile
 import torch
 from PIL import Image
 
-from mask2former.data import tiff_files
 from mask2former.data.color_jitter import ColorJitter
-from mask2former.data.image_files import ImagePage
-from mask2former.data.images import read_image
-from mask2former.data.regions import open_large
-from mask2former.data.tiff_regions import TiffRegions
 from mask2former.data.transforms import Geometry, Resize, resize_image
 from mask2former.errors import UserError
+from mask2former.media import tiff_files
+from mask2former.media.image_files import ImagePage
+from mask2former.media.images import read_image
+from mask2former.media.regions import open_large
+from mask2former.media.tiff_regions import TiffRegions
 from mask2former.notes import collect_notes, sentences
 from mask2former.pixels import displayed
 from mask2former.visualization import rgb_of
@@ -281,7 +281,7 @@ def test_without_the_extra_bands_that_pillow_does_not_give_are_refused(
 ) -> None:
     path, rgb = written(tmp_path, FIVE, **CONTIG), io.BytesIO()
     Image.fromarray(FIVE[..., :3]).save(rgb, format="TIFF")
-    monkeypatch.setattr("mask2former.data.image_files.can_read_tiff", lambda: False)
+    monkeypatch.setattr("mask2former.media.image_files.can_read_tiff", lambda: False)
     with pytest.raises(UserError, match="microscopy"):
         read_image(path, bands=5)
     np.testing.assert_array_equal(read_image(rgb.getvalue(), bands=(3, 1)), FIVE[..., [2, 0]])
@@ -296,7 +296,7 @@ def test_parts_of_large_files_have_the_same_bands(tmp_path: Path, monkeypatch: p
     np.testing.assert_array_equal(regions.read(3, 5, 20, 33), FIVE[3:20, 5:33, [3, 1]])
     with pytest.raises(UserError, match="has 5 bands, and the model takes 3"):
         TiffRegions(path, bands=3)
-    monkeypatch.setattr("mask2former.data.regions.LARGE_PIXELS", 100)
+    monkeypatch.setattr("mask2former.media.regions.LARGE_PIXELS", 100)
     large = open_large(path, bands=5)
     np.testing.assert_array_equal(large.read(0, 0, H, W), FIVE)
     with pytest.raises(UserError, match=r"slide.svs' is a slide, which is read as red, green and blue"):

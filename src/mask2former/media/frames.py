@@ -17,14 +17,14 @@ from jaxtyping import UInt8
 
 from mask2former import limits
 from mask2former.config import Reading
-from mask2former.data.archives import Folder
-from mask2former.data.folders import list_folder
-from mask2former.data.image_files import ImagePage, num_pages
-from mask2former.data.images import IMAGE_SUFFIXES, ImageSource, note_passed_over, read_image
-from mask2former.data.video import VIDEO_SUFFIXES, VideoFile, camera_stream
 from mask2former.documents import check_regular
 from mask2former.errors import UserError
 from mask2former.limits import check_limit
+from mask2former.media.archives import Folder
+from mask2former.media.folders import list_folder
+from mask2former.media.image_files import ImagePage, num_pages
+from mask2former.media.images import IMAGE_SUFFIXES, ImageSource, note_passed_over, read_image
+from mask2former.media.video import VIDEO_SUFFIXES, VideoFile, camera_stream
 from mask2former.notes import Note, collect_notes, sentences
 
 __all__ = ["Frame", "FrameSource", "Frames", "open_frames"]
@@ -44,7 +44,7 @@ class Frame:
 
 
 class _Timed(Protocol):
-    """Images with their times, once; what :class:`~mask2former.data.video.VideoStream` offers too."""
+    """Images with their times, once; what :class:`~mask2former.media.video.VideoStream` offers too."""
 
     name: str
     rate: float
@@ -71,7 +71,7 @@ class Frames:
 
     @property
     def reading(self) -> Reading:
-        """How images among the frames are read, see :func:`~mask2former.data.images.read_image`; videos have bytes.
+        """How images among the frames are read, see :func:`~mask2former.media.images.read_image`; videos have bytes.
 
         Raises:
             UserError: set to choose bands, of a video or camera, which has red, green and blue.
@@ -156,7 +156,7 @@ def open_frames(
     Args:
         source: a video file, a folder of images (in the order of the numbers in their names), an image file of several
             pages (a stack, an animation), the number of a camera, or images of any kind that
-            :func:`~mask2former.data.images.read_image` takes, one after the other.
+            :func:`~mask2former.media.images.read_image` takes, one after the other.
         start: seconds that are left out; also a video is searched, not read, up to there.
         end: seconds, excluded; None: all that follow.
         rate: frames per second of what is no video, 30 by default; videos and cameras have their own.

@@ -12,9 +12,9 @@ import pytest
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import UID, CTImageStorage, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, RLELossless
 
-from mask2former.data.image_files import ImagePage, NamedBytes, PixelLimitError, num_pages
-from mask2former.data.images import image_size, read_image
 from mask2former.errors import UserError
+from mask2former.media.image_files import ImagePage, NamedBytes, PixelLimitError, num_pages
+from mask2former.media.images import image_size, read_image
 from mask2former.notes import collect_notes, sentences
 
 H, W = 24, 36

@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 from mask2former import limits
-from mask2former.data.images import image_size, read_image
-from mask2former.data.web_images import WebImage
 from mask2former.errors import UserError
+from mask2former.media.images import image_size, read_image
+from mask2former.media.web_images import WebImage
 
 PIXELS = np.random.default_rng(2).integers(0, 256, (20, 30, 3)).astype(np.uint8)
 

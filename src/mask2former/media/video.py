@@ -18,10 +18,10 @@ import numpy as np
 from jaxtyping import UInt8
 
 from mask2former import limits
-from mask2former.data.archives import ArchivedFile
 from mask2former.documents import check_regular
 from mask2former.errors import MissingExtraError, UserError
 from mask2former.limits import check_limit
+from mask2former.media.archives import ArchivedFile
 from mask2former.text import printable
 
 __all__ = ["VIDEO_SUFFIXES", "VideoFile", "VideoStream", "camera_stream"]

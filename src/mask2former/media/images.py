@@ -17,9 +17,12 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from mask2former import limits
-from mask2former.data.archives import File, Folder
-from mask2former.data.folders import walk_folder
-from mask2former.data.image_files import (
+from mask2former.documents import check_regular
+from mask2former.errors import UserError
+from mask2former.limits import check_limit
+from mask2former.media.archives import File, Folder
+from mask2former.media.folders import walk_folder
+from mask2former.media.image_files import (
     IMAGE_SUFFIXES,
     ImageFile,
     ImagePage,
@@ -28,10 +31,7 @@ from mask2former.data.image_files import (
     open_file,
     why_left_out,
 )
-from mask2former.data.web_images import WebImage, is_address
-from mask2former.documents import check_regular
-from mask2former.errors import UserError
-from mask2former.limits import check_limit
+from mask2former.media.web_images import WebImage, is_address
 from mask2former.notes import collect_notes, is_collecting, note, sentences
 from mask2former.pixels import (
     Bands,

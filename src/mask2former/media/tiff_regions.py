@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from mask2former import limits
-from mask2former.data.image_files import NamedBytes
 from mask2former.errors import MissingExtraError, UserError
+from mask2former.media.image_files import NamedBytes
 from mask2former.notes import note
 from mask2former.pixels import (
     Bands,
@@ -75,7 +75,7 @@ class TiffRegions:
     Args:
         path: the file, on a disk or in memory.
         value_range: the values that become 0 and 255 where they are not bytes, which must be given there.
-        bands: in place of colours, see :func:`~mask2former.data.images.read_image`.
+        bands: in place of colours, see :func:`~mask2former.media.images.read_image`.
 
     Attributes:
         size_hw: height and width in pixels.
@@ -135,7 +135,7 @@ class TiffRegions:
         self._note_pages()
 
     def read(self, top: int, left: int, bottom: int, right: int) -> UInt8[np.ndarray, "_h _w C"]:
-        """See :class:`~mask2former.data.regions.Regions`.
+        """See :class:`~mask2former.media.regions.Regions`.
 
         Raises:
             UserError: the file is damaged there.

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from mask2former.data.datasets.youtube_vis import YouTubeVIS
-from mask2former.data.video import VideoFile
 from mask2former.errors import UserError
+from mask2former.media.video import VideoFile
 
 FRAMES = 40
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from mask2former.data.images import NamedBytes, image_size, list_images, read_image
 from mask2former.data.transforms import resize_shortest_edge, shortest_edge_size
 from mask2former.errors import UserError
+from mask2former.media.images import NamedBytes, image_size, list_images, read_image
 
 H, W = 24, 40
 

@@ -16,10 +16,10 @@ from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 
 from mask2former import limits
-from mask2former.data.folders import list_folder, walk_folder
 from mask2former.documents import check_regular
 from mask2former.errors import UserError
 from mask2former.limits import check_limit
+from mask2former.media.folders import list_folder, walk_folder
 from mask2former.notes import note
 from mask2former.text import printable, quoted
 

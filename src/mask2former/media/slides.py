@@ -45,7 +45,7 @@ class SlideRegions:
         self.size_hw = (height, width)
 
     def read(self, top: int, left: int, bottom: int, right: int) -> UInt8[np.ndarray, "_h _w 3"]:
-        """See :class:`~mask2former.data.regions.Regions`.
+        """See :class:`~mask2former.media.regions.Regions`.
 
         Raises:
             UserError: the file is damaged there.

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mask2former.data.archives import find_folder, open_folder
 from mask2former.data.datasets.mask_folders import MaskFolders
 from mask2former.data.datasets.yolo import YoloPolygons, read_yolo
-from mask2former.data.folders import list_folder, walk_folder
-from mask2former.data.frames import open_frames
-from mask2former.data.images import list_images
 from mask2former.dataset_tools.infer_format import infer_format
 from mask2former.dataset_tools.prepare.stages import images_in
 from mask2former.errors import UserError
+from mask2former.media.archives import find_folder, open_folder
+from mask2former.media.folders import list_folder, walk_folder
+from mask2former.media.frames import open_frames
+from mask2former.media.images import list_images
 from mask2former.notes import collect_notes
 
 

@@ -9,13 +9,13 @@ import numpy as np
 from jaxtyping import UInt8
 
 from mask2former import limits
-from mask2former.data.dicom_files import DICOM_SUFFIXES, slide_size
-from mask2former.data.image_files import NamedBytes, PixelLimitError
-from mask2former.data.images import image_size
-from mask2former.data.slides import SLIDE_SUFFIXES, SlideRegions
-from mask2former.data.tiff_regions import TiffRegions
 from mask2former.documents import check_regular
 from mask2former.errors import UserError
+from mask2former.media.dicom_files import DICOM_SUFFIXES, slide_size
+from mask2former.media.image_files import NamedBytes, PixelLimitError
+from mask2former.media.images import image_size
+from mask2former.media.slides import SLIDE_SUFFIXES, SlideRegions
+from mask2former.media.tiff_regions import TiffRegions
 from mask2former.pixels import Bands, ValueRange
 
 __all__ = [

@@ -14,9 +14,9 @@ from jaxtyping import Float
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from mask2former import limits
-from mask2former.data.image_files import ImageFile, ImagePage
-from mask2former.data.images import ImageSource, as_file
 from mask2former.documents import check_regular, read_bytes
+from mask2former.media.image_files import ImageFile, ImagePage
+from mask2former.media.images import ImageSource, as_file
 from mask2former.notes import note
 from mask2former.pixels import without_warnings
 
@@ -69,7 +69,7 @@ def georeference(source: ImageSource) -> GeoReference | None:
     """Where the pixels of an image lie; None: it is no GeoTIFF, or one without an affine map (noted).
 
     Args:
-        source: an image file as :func:`~mask2former.data.images.read_image` takes it; pixels have no such tags.
+        source: an image file as :func:`~mask2former.media.images.read_image` takes it; pixels have no such tags.
 
     Raises:
         UserError: the file cannot be read.

@@ -21,16 +21,16 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError, features
 
 from mask2former import limits
-from mask2former.data.archives import File
-from mask2former.data.dicom_files import DICOM_SUFFIXES, can_read_dicom, is_dicom, open_dicom
-from mask2former.data.dicom_files import EXTRA as DICOM_EXTRA
-from mask2former.data.png_files import is_deep_png, stored_png
-from mask2former.data.tiff_files import EXTRA as TIFF_EXTRA
-from mask2former.data.tiff_files import can_read_tiff, is_for_tifffile, open_tiff
-from mask2former.data.web_images import WebImage
 from mask2former.documents import check_regular, read_bytes
 from mask2former.errors import MissingExtraError, UserError
 from mask2former.limits import check_limit
+from mask2former.media.archives import File
+from mask2former.media.dicom_files import DICOM_SUFFIXES, can_read_dicom, is_dicom, open_dicom
+from mask2former.media.dicom_files import EXTRA as DICOM_EXTRA
+from mask2former.media.png_files import is_deep_png, stored_png
+from mask2former.media.tiff_files import EXTRA as TIFF_EXTRA
+from mask2former.media.tiff_files import can_read_tiff, is_for_tifffile, open_tiff
+from mask2former.media.web_images import WebImage
 from mask2former.pixels import CHOSEN_PAGE, Bands, StoredImage, count_pages, without_warnings
 from mask2former.text import printable
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from mask2former.data.image_files import IMAGE_SUFFIXES, NamedBytes, num_pages, why_left_out
-from mask2former.data.images import image_size, list_images, read_image
 from mask2former.errors import UserError
+from mask2former.media.image_files import IMAGE_SUFFIXES, NamedBytes, num_pages, why_left_out
+from mask2former.media.images import image_size, list_images, read_image
 from mask2former.notes import collect_notes, sentences
 
 H, W = 40, 64
@@ -76,7 +76,7 @@ def test_what_can_be_read_is_not_left_out(monkeypatch: pytest.MonkeyPatch) -> No
     for suffix in IMAGE_SUFFIXES:
         assert why_left_out(f"a{suffix.upper()}") is None
     without: Any = (".png",)
-    monkeypatch.setattr("mask2former.data.image_files.IMAGE_SUFFIXES", without)
+    monkeypatch.setattr("mask2former.media.image_files.IMAGE_SUFFIXES", without)
     assert why_left_out("a.heic") == "which need: pip install 'mask2former[heic]'"
     assert why_left_out("a.DCM") == "which need: pip install 'mask2former[dicom]'"
     assert why_left_out("a.txt") is why_left_out("a") is None

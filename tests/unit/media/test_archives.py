@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mask2former.data.archives import ArchivedFile, Folder, find_file, find_folder, leads_outside, open_folder
-from mask2former.data.images import image_size, read_image
 from mask2former.errors import UserError
+from mask2former.media.archives import ArchivedFile, Folder, find_file, find_folder, leads_outside, open_folder
+from mask2former.media.images import image_size, read_image
 
 
 def archive(path: Path, **contents: bytes) -> Path:
