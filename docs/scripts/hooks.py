@@ -58,7 +58,7 @@ def recipes_page() -> str:
     lines = [
         "# Recipes\n",
         "Complete runs by name: `mask2former recipe NAME > run.yaml` writes one as a [run file](training.md#recipes).",
-        "In Python a published one is `mask2former.recipe(NAME).run`. This page is made of the recipes themselves.\n",
+        "In Python, a published one is `mask2former.recipe(NAME).run`. This page is generated from the recipes.\n",
         "## Published trainings\n",
         "| recipe | steps of 16 images | schedule | weights it starts from | reproduces |",
         "|---|---:|---|---|---|",

@@ -27,7 +27,7 @@ def _table(provider: Provider, models: list[ZooModel]) -> str:
     lines = [
         f"**{provider.name}**: {len(models)} models of [{provider.title}]({provider.source}); license "
         f"[{license.name}]({license.url}), {TERMS[license.commercial]}. {note}.\n",
-        "| name | backbone, trained before on | queries | published, % | MB |",
+        "| name | backbone, pretraining data | queries | published, % | MB |",
         "|---|---|---:|---|---:|",
         *(_row(model) for model in models),
     ]
