@@ -155,7 +155,7 @@ def _details(model: dict[str, Any]) -> list[tuple[str, str]]:
         "name": model["name"],
         "published by": f"{model['published_by']} ({model['provider']})",
         "task": f"{model['task']} segmentation, {model['dataset']}",
-        "backbone": f"{model['backbone']}, trained before on: {model['pretraining']}",
+        "backbone": f"{model['backbone']}, pretrained on: {model['pretraining']}",
         "queries": str(model["queries"]),
         "published, %": metrics or "none",
         "source": model["source"] or "",
