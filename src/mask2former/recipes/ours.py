@@ -1,4 +1,4 @@
-"""Our own runs: how the packaged models were trained, and what small models learn from real images."""
+"""Our own recipes: those that trained the packaged models, and small trainings on real images."""
 
 from __future__ import annotations
 
@@ -74,10 +74,10 @@ def _scenes_run(size: int, output: str, init: str | None) -> RunConfig:
 
 
 def scenes_tiny_start() -> RunConfig:
-    """First half of ``scenes-tiny``: 1,000 steps at 128 pixels, from random weights.
+    """First half of the training of ``scenes-tiny``: 1,000 steps at 128 pixels, from random weights.
 
-    The schedule is that of 5,500 steps, so the rate is still high at the end. Measured: panoptic quality 53.7 on the
-    validation scenes after 12 minutes on two cores (AMD Zen 5, bf16).
+    The schedule is that of 5,500 steps, so the learning rate is still high at the end. Measured: panoptic quality 53.7
+    on the validation scenes, after 12 minutes on two cores (AMD Zen 5, bf16).
     """
     run = _scenes_run(128, "runs/scenes-tiny-start", init=None)
     return run.model_copy(
@@ -98,10 +98,10 @@ def scenes_tiny_start() -> RunConfig:
 
 
 def scenes_tiny_end() -> RunConfig:
-    """Second half of the packaged model ``scenes-tiny``: 3,600 steps at 192 pixels, from the weights of the first half.
+    """Second half of the training of ``scenes-tiny``: 3,600 steps at 192 pixels, from the weights of the first half.
 
-    Measured: panoptic quality 79.0 on the validation scenes; PQ 81.5, AP 56.1, mIoU 87.2 on the 50 scenes of
-    ``mask2former demo``, which are in neither training nor validation. Took an hour on one core (AMD Zen 5, bf16).
+    Measured: panoptic quality 79.0 on the validation scenes; PQ 81.5, AP 56.1 and mIoU 87.2 on the 50 scenes of
+    ``mask2former demo``, which are not used in training or validation. It took an hour on one core (AMD Zen 5, bf16).
     """
     run = _scenes_run(192, "runs/scenes-tiny-end", init="runs/scenes-tiny-start/model.safetensors")
     return run.model_copy(
@@ -118,9 +118,9 @@ def scenes_tiny_end() -> RunConfig:
 
 
 def scenes_tiny() -> RunConfig:
-    """Goes on with the packaged model ``scenes-tiny``: 1,000 steps at 192 pixels at a quarter of its rate.
+    """Trains the packaged model ``scenes-tiny`` further: 1,000 steps at 192 pixels, a quarter of its learning rate.
 
-    A first training that needs no files. How the packaged model itself was trained: ``scenes-tiny-start``, then
+    A first training that needs no files. The packaged model itself was trained with ``scenes-tiny-start``, then
     ``scenes-tiny-end``.
     """
     run = scenes_tiny_end()
@@ -136,9 +136,9 @@ def scenes_tiny() -> RunConfig:
 
 
 def scene_clips() -> RunConfig:
-    """Moving scenes, instances over time: 2,000 steps of four clips of two frames at 128 pixels, from ``scenes-tiny``.
+    """Video instances in moving scenes: 2,000 steps of four clips of two frames at 128 pixels, from ``scenes-tiny``.
 
-    Needs no files.
+    It needs no files.
     """
     run = _scenes_run(128, "runs/scene-clips", init="scenes-tiny")
     decoder = run.model.transformer_decoder
@@ -187,7 +187,7 @@ def _nuclei_run(
 ) -> RunConfig:
     """What all parts of the packaged model's training share.
 
-    The data in COCO's format below nuclei/ (docs/results.md says how they were split); other paths: edit data.dataset.
+    Expects data in COCO's format in nuclei/ (docs/results.md describes the split); for other paths, edit data.dataset.
     """
     dataset = CocoInstanceConfig(
         train=(CocoFiles(annotations="nuclei/annotations/instances_train.json", images="nuclei/train"),),
@@ -217,11 +217,11 @@ _NUCLEI_TILES = InferenceConfig(
 
 
 def nuclei_start() -> RunConfig:
-    """First part of ``nuclei``: 5,000 steps of four crops at factors of 1.1 to 2.4, from ``scenes-tiny``.
+    """First part of the training of ``nuclei``: 5,000 steps of four crops, enlarged 1.1 to 2.4 times.
 
-    Nuclei under microscopes (2018 Data Science Bowl), instances. Measured: AP 49.7, AP50 78.0, pooled AP 69.0 at IoU
-    0.5 on 71 validation images, after 81 minutes on one core (AMD Zen 4, bf16). The run itself validated tiles of
-    160 pixels, overlaps allowed.
+    Instances of nuclei in microscopy images (2018 Data Science Bowl), from ``scenes-tiny``. Measured: AP 49.7, AP50
+    78.0 and pooled AP 69.0 at IoU 0.5 on 71 validation images, after 81 minutes on one core (AMD Zen 4, bf16). The run
+    itself was validated with tiles of 160 pixels, overlaps allowed.
     """
     augmentation = ResizeCropFlipConfig(
         scale_range=(1.1, 2.4), flip="both", crop_size=(256, 256), pad_size=(256, 256), keep_lost=False
@@ -230,10 +230,10 @@ def nuclei_start() -> RunConfig:
 
 
 def nuclei_middle() -> RunConfig:
-    """Second part of ``nuclei``: 5,500 steps with objects of one size, from what ``nuclei-start`` left.
+    """Second part of the training of ``nuclei``: 5,500 steps with objects resized to one size, from ``nuclei-start``.
 
-    Measured: AP 52.3, AP50 80.6, pooled AP 72.5 at IoU 0.5 on 71 validation images, after 91 minutes on one core (AMD
-    Zen 4, bf16).
+    Measured: AP 52.3, AP50 80.6 and pooled AP 72.5 at IoU 0.5 on 71 validation images, after 91 minutes on one core
+    (AMD Zen 4, bf16).
     """
     run = _nuclei_run(
         _nuclei_crops(0.6, 1.8),
@@ -247,11 +247,11 @@ def nuclei_middle() -> RunConfig:
 
 
 def nuclei_end() -> RunConfig:
-    """Last part of the packaged model ``nuclei``: 5,500 steps with sizes that differ less, from ``nuclei-middle``.
+    """Last part of the training of ``nuclei``: 5,500 steps with a narrower range of sizes, from ``nuclei-middle``.
 
-    Measured: AP 55.2, AP50 83.2, pooled AP 74.0 at IoU 0.5 on 71 validation images, after 83 minutes on one core (AMD
-    Zen 4, bf16). The score threshold and the diameter in its inference settings were chosen on training images
-    afterwards: the recorded run validated with 40, the diameter of its training.
+    Measured: AP 55.2, AP50 83.2 and pooled AP 74.0 at IoU 0.5 on 71 validation images, after 83 minutes on one core
+    (AMD Zen 4, bf16). The score threshold and the diameter in its inference settings were chosen afterwards, on
+    training images; the recorded run was validated with 40, the diameter of its training.
     """
     run = _nuclei_run(
         _nuclei_crops(0.7, 1.5),
@@ -266,11 +266,11 @@ def nuclei_end() -> RunConfig:
 
 
 def nuclei() -> RunConfig:
-    """Goes on with the packaged model ``nuclei`` on the same data, or on cells of your own: edit data.dataset.
+    """Trains the packaged model ``nuclei`` further, on the same data or on your own cells: edit data.dataset.
 
-    The rate is low enough to keep what the model knows; ``mask2former check-data DATA --suggest RUN.yaml`` also fits
-    the length to the data. How the packaged model itself was trained: ``nuclei-start``, ``nuclei-middle``, then
-    ``nuclei-end``.
+    The learning rate is low enough to keep what the model knows; ``mask2former check-data DATA --suggest RUN.yaml``
+    also fits the length to the data. The packaged model itself was trained with ``nuclei-start``, ``nuclei-middle``,
+    then ``nuclei-end``.
     """
     run = nuclei_end()
     return run.model_copy(
@@ -292,12 +292,13 @@ def _nuclei_crops(least: float, most: float) -> ResizeCropFlipConfig:
 
 
 def camvid() -> RunConfig:
-    """Streets from a car (CamVid, 11 classes, 360x480), semantic: 4,200 steps of four crops, from ``scenes-tiny``.
+    """Semantic segmentation of streets (CamVid, 11 classes, 360x480): 4,200 steps of four crops, from ``scenes-tiny``.
 
-    Measured: mIoU 69.3, with ``seed=1`` 70.4, on 101 validation images, after 71 minutes on a core (AMD Zen 4, bf16).
+    Measured: mIoU 69.3, and 70.4 with ``seed=1``, on 101 validation images, after 71 minutes on one core (AMD Zen 4,
+    bf16).
 
-    Images, label maps (255: not labelled) and names.txt below camvid/ (docs/results.md); other paths: edit
-    data.dataset. The images are for non-commercial use, and so is what is trained on them.
+    Expects images, label maps (255: not labelled) and names.txt in camvid/ (see docs/results.md); for other paths,
+    edit data.dataset. The images are for non-commercial use only, and so are models trained on them.
     """
     dataset = LabelFolderConfig(
         train=(LabelFolders(images="camvid/images/train", labels="camvid/labels/train"),),
@@ -321,9 +322,9 @@ def camvid() -> RunConfig:
 
 
 def camvid_all() -> RunConfig:
-    """``camvid`` on training and validation images together: the same 4,200 steps, and nothing is measured.
+    """``camvid`` on training and validation images together: the same 4,200 steps, without validation.
 
-    For figures on the test drives, which neither training nor the choice of its settings has seen.
+    Meant for results on the test drives, which were used neither in training nor to choose its settings.
     """
     run = camvid()
     dataset = run.data.dataset

@@ -92,20 +92,20 @@ def _published(name: str) -> Iterator[str]:
         yield "AP is that of things, mIoU that of the semantic result of the panoptic model."
     yield (
         f"Published hardware: {recipe.num_gpus} GPUs, each with {images} of the {data.batch_size} images of a "
-        "step. Here one device takes them in turns; on more, give trainer.devices (and data.batch_size_per_device as "
-        "memory allows): the images per step stay."
+        "step. By default, one device processes them one after another. For several devices, set trainer.devices, and "
+        "data.batch_size_per_device as memory allows; the number of images per step does not change."
     )
-    start = f"Published initial weights: {recipe.init_weights}{pretraining}. Training starts from random ones unless "
+    start = f"Published initial weights: {recipe.init_weights}{pretraining}. Weights start random unless you "
     if recipe.is_video:
-        yield start + f"they are given: model.init={recipe.init_weights} model.init_partial=true."
+        yield start + f"set model.init={recipe.init_weights} model.init_partial=true."
     elif recipe.provider == "official":
-        yield start + f"they are given: model.init={recipe.init_weights}, or any file of docs/convert.md."
+        yield start + f"set model.init={recipe.init_weights}, or any file of docs/convert.md."
     else:
-        yield start + "a file of them is given, in any layout of docs/convert.md: model.init=FILE."
+        yield start + "set model.init=FILE, in any layout of docs/convert.md."
     if recipe.run.trainer.precision == "fp16":
         yield "Precision as published: float16 with loss scaling; trainer.precision=bf16 needs no scaling."
     else:
         yield "Precision as published: float32."
     if recipe.deviations:
-        yield f"Where {code} differs, and no setting can express it:"
+        yield f"Where {code} differs in ways that no setting can express:"
         yield from (f"- {deviation}." for deviation in recipe.deviations)

@@ -49,7 +49,7 @@ def test_every_setting_and_list_has_one_line() -> None:
 
 
 def test_our_own_runs_say_what_they_gave() -> None:
-    assert run_file("scenes-tiny").startswith("# Goes on with the packaged model")
+    assert run_file("scenes-tiny").startswith("# Trains the packaged model")
     assert parse(RunConfig, yaml.safe_load(run_file("scenes-tiny")), "test") == recipes.scenes_tiny()
 
 
