@@ -79,7 +79,7 @@ def run(
         seed: chooses the scenes; none of them is drawn in training or for another seed.
         num_scenes: how many scenes are measured, at most 10,000; the first six are shown.
         device: see :class:`Predictor`.
-        progress: told the step, and how many scenes of how many are done.
+        progress: called with the step, and the numbers of scenes done and in total.
 
     Raises:
         UserError: the model cannot be loaded, knows other classes than those of scenes or lacks a task, or the
@@ -156,7 +156,7 @@ def run_video(
         seed: chooses the clips; none of them is drawn in training or for another seed.
         num_clips: how many clips of 20 frames are measured, at most 10,000.
         device: see :class:`Predictor`.
-        progress: told the step, and how many frames or clips of how many are done.
+        progress: called with the step, and the numbers of frames or clips done and in total.
 
     Raises:
         UserError: as :func:`run`.

@@ -136,7 +136,7 @@ def predict_bulk(
         device: ``auto``, ``cpu`` or ``cuda``; each actor has one GPU.
         dtype: as there.
         compile: as there.
-        progress: told the step, and how many images of how many are done.
+        progress: called with the step, and the numbers of images done and in total.
         observe: told of each image that failed, when its shard is done.
         settings: inference settings that replace the stored ones.
 

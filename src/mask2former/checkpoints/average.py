@@ -33,15 +33,15 @@ def average_files(
 
     Args:
         sources: names, files or folders of at least two models.
-        path: what to write: a ``.safetensors`` file or a folder; must not be there yet.
-        recipe: the published model that they are made like, where the files do not say.
-        tasks: what they were trained for, where neither the files nor a recipe says.
+        path: a ``.safetensors`` file or a folder to write; must not exist yet.
+        recipe: the published model whose architecture they have, if the files do not say.
+        tasks: what they were trained for, if neither the files nor a recipe says.
 
     Returns:
-        The :func:`least_cosine` of the weights of two of them; below 0.9 they hardly come from one start.
+        The :func:`least_cosine` of the weights of two of them; below 0.9, they hardly started from the same weights.
 
     Raises:
-        UserError: as :func:`average`, a model cannot be loaded, or the place cannot be written.
+        UserError: as for :func:`average`; or a model cannot be loaded, or the path cannot be written.
     """
     if isinstance(sources, str | Path):  # a path would be read by its letters
         raise UserError(f"average needs at least two models, got one name, '{sources}'; pass a list")

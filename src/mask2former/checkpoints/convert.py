@@ -52,17 +52,17 @@ def convert(
     """Write ``source`` in another layout.
 
     Args:
-        source: a file or folder of any code base that we know, or a name as of ``Mask2Former.from_pretrained``.
-        path: what to write; must not be there yet.
+        source: a file or folder of any supported code base, or a name as in ``Mask2Former.from_pretrained``.
+        path: the file or folder to write; must not exist yet.
         to: the layout.
-        recipe: the published model that it is, where the file does not say.
-        tasks: what it was trained for, where neither the file nor a recipe says.
+        recipe: the published model it holds, if the file does not say.
+        tasks: what it was trained for, if neither the file nor a recipe says.
         weights: which of several sets of weights in a file, by the name of its entry.
-        verify: whether to run both implementations where the other one is installed.
+        verify: whether to run both implementations if the other one is installed.
 
     Raises:
-        UserError: the source is not known, incomplete or ambiguous, the model has no place in the layout, the place
-            cannot be written, or a check fails; nothing is written then.
+        UserError: the source is unknown, incomplete or ambiguous, the layout cannot hold the model, the path cannot be
+            written, or a check fails; nothing is written then.
     """
     path = Path(path)
     if to not in TARGETS:

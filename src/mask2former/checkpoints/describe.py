@@ -35,9 +35,9 @@ def describe_checkpoint(
     tasks: Task | Sequence[Task] = (),
     weights: str | None = None,
 ) -> dict[str, str]:
-    """Format, architecture, settings, classes, parameter counts and fitting recipes of a checkpoint.
+    """Format, architecture, settings, classes, parameter counts and matching recipes of a checkpoint.
 
-    A file that more than one recipe fits is described as far as it goes.
+    If more than one recipe matches a file, the description is partial.
 
     Args:
         source: a name, a file or a folder.
@@ -46,7 +46,7 @@ def describe_checkpoint(
         weights: likewise.
 
     Raises:
-        UserError: it cannot be read or is no checkpoint.
+        UserError: it cannot be read or is not a checkpoint.
     """
     try:
         opened = checkpoints.open_checkpoint(source, recipe, tasks, weights)
@@ -183,10 +183,10 @@ def known_models(
     cached: bool = False,
     data: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Descriptions of the models that load by name: packaged ones first, then published ones; ready for JSON.
+    """Descriptions of the models that can be loaded by name: packaged ones first, then published ones; ready for JSON.
 
     Args:
-        task: only those trained for it; ``video`` is one, too.
+        task: only those trained for it; ``video`` counts as one.
         dataset: only those trained on it, for instance ``coco``.
         provider: only those published by it: ``official``, ``mmdet``, ``mmseg``, ``ssseg``, or ``packaged``.
         commercial: only those whose license permits commercial use.
@@ -195,9 +195,9 @@ def known_models(
 
     Returns:
         For each model ``name``, ``provider``, ``task``, ``dataset``, ``backbone``, ``pretraining``, ``queries``,
-        ``metrics`` (percent, as printed by ``source``; what was not printed is missing), ``source`` (page of the
-        metrics), ``license`` (``name``, ``url``, ``commercial``: None if not stated), ``num_bytes`` (of the file where
-        it is here, else of its arrays), ``path`` (None if it is not here), ``url`` and ``checksum``.
+        ``metrics`` (percent, as stated by ``source``; others are missing), ``source`` (page of the metrics),
+        ``license`` (``name``, ``url``, ``commercial``: None if not stated), ``num_bytes`` (of the file if it is on this
+        machine, else of its arrays), ``path`` (None if it is not), ``url`` and ``checksum``.
 
     Raises:
         UserError: no model was trained on such data, or comes from such a provider.

@@ -28,13 +28,13 @@ __all__ = ["SampleSet", "as_reader"]
 class SampleSet(Protocol):
     """What your own data set must be: samples by index from 0, always the same sample for the same index.
 
-    A sample is a clip of T frames, an image has T = 1. ``image`` is RGB, uint8 ``(T, 3, H, W)`` (for
-    models of other images with their channels); ``target.labels`` are
-    indices of ``categories``, int64 ``(N,)``; ``target.masks`` are bool ``(N, T, H, W)``, empty where an object is out
-    of sight; ``target.ignored``, bool ``(T, H, W)`` or None, is where the ground truth is not known.
+    A sample is a clip of T frames; an image has T = 1. ``image`` is RGB, uint8 ``(T, 3, H, W)`` (for models of other
+    images, with their channels); ``target.labels`` are indices of ``categories``, int64 ``(N,)``; ``target.masks`` are
+    bool ``(N, T, H, W)``, empty where an object is out of sight; ``target.ignored``, bool ``(T, H, W)`` or None, is
+    True where the ground truth is unknown.
 
-    May also have ``tasks`` (those for which its masks are a ground truth; by default all), ``image_id(index)`` (what
-    result files call a sample; by default the index), and ``size(index)`` (height and width of a sample, which
+    It may also have ``tasks`` (those for which its masks are a ground truth; by default all), ``image_id(index)`` (the
+    id of a sample in result files; by default the index), and ``size(index)`` (height and width of a sample, which
     ``data.group_by_aspect`` needs).
     """
 

@@ -61,7 +61,7 @@ class OpenedData:
 
 @dataclass(frozen=True)
 class DataSource:
-    """The images or clips to use: those of ``annotations``, else those of ``data``.
+    """The images or clips to use: those of ``annotations`` if it is given, else those of ``data``.
 
         DataSource("cityscapes:panoptic")
         DataSource(annotations="val.json", images="val", by="modality")
@@ -76,9 +76,9 @@ class DataSource:
         split: which part of the data.
         seed: of the first scene.
         size: side of scenes in pixels.
-        limit: only the first so many images or clips.
-        allow_outside: also read images outside their folder that annotations or lists name.
-        by: a key of the images of ``annotations`` whose values make groups, for instance ``modality``.
+        limit: use only this many images or clips, from the first.
+        allow_outside: also read images that annotations or lists name outside the image folder.
+        by: a key of the images of ``annotations`` whose values form groups, for instance ``modality``.
     """
 
     data: str | DatasetConfig | None = None
@@ -137,18 +137,18 @@ class DataSource:
             )
 
     def files(self) -> list[str | Path]:
-        """What is read, as far as it is named: nothing of it may be written."""
+        """The named files and folders that are read, none of which may be overwritten."""
         named = (self.data, self.annotations, self.images, self.segments)
         return [entry for entry in named if isinstance(entry, str | Path)]
 
     def open(self, default_task: Callable[[], Task]) -> OpenedData:
-        """Read what is needed to know how many there are.
+        """Open the data, and read as much as its length requires.
 
         Args:
             default_task: gives the task if a published data set has several tasks and none is named.
 
         Raises:
-            UserError: no such data, files that are missing or broken, or arguments that do not go together.
+            UserError: there is no such data, files are missing or broken, or arguments contradict each other.
         """
         self.check()
         if self.annotations is not None and self.images is not None:

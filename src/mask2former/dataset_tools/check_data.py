@@ -73,20 +73,20 @@ def check_data(
         data: a run file, a file or folder in one of the formats of ``docs/data-formats.md``, the name of a published
             data set, or a configuration.
         paths: parts that cannot be found from the path alone.
-        allow_outside: also read images outside their folder that annotations name.
+        allow_outside: also read images that annotations name outside the image folder.
         root: the folder that holds the published data sets.
         num_queries: of the model to be trained; by default that of the run, or 100.
         value_range: of that model, as the inference setting of this name; by default that of the run.
         bands: likewise.
-        sheet: draw annotated images on a contact sheet, a PNG file.
-        suggest: also write a run file to start from.
-        json: also write all figures here.
+        sheet: draw annotated images on a contact sheet, this PNG file.
+        suggest: also write a run file to start from, to this path.
+        json: also write all figures to this file.
         num_workers: processes that read; the default depends on the processors of the machine.
-        progress: told the split, and how many images of how many are read.
+        progress: called with the split, and the numbers of images read and in total.
 
     Raises:
-        UserError: nothing of this kind, arguments that do not go together, or a file that cannot be written. Faults
-            of the data are no errors, but findings of the report.
+        UserError: there is no such data, arguments contradict each other, or a file cannot be written. Faults in the
+            data are not errors but findings of the report.
     """
     for path in (sheet, suggest, json):
         if path is not None:

@@ -115,11 +115,10 @@ def plot_runs(runs: Sequence[Path], path: Path, over: Axis = "steps") -> None:
     Args:
         runs: run directories.
         path: PNG, SVG or PDF, by its suffix.
-        over: the horizontal axis; hours are those of the machine that trained.
+        over: the horizontal axis; hours are those of the training machine.
 
     Raises:
-        UserError: a run without values, or without times for hours, or a file of another kind or at a path that
-            cannot be written.
+        UserError: a run has no values, or no times for hours, or the file has another suffix or cannot be written.
         MissingExtraError: matplotlib is not installed.
     """
     check_plot(path)

@@ -151,7 +151,7 @@ def evaluate_predictor(
             memory at a time. Those without annotations have results, but no metrics.
         tasks: all predicted in one pass.
         metrics: the options of the metrics.
-        batch_size: how many images go through the network together at most, see :meth:`Predictor.stream`.
+        batch_size: the largest number of images that go through the network together, see :meth:`Predictor.stream`.
         style: whose rules count; ground truth must have the form that these expect.
         results: also gets the results of its task, which must be among ``tasks``.
         observe: shown every image with what a user gets of its results, for instance :meth:`Gallery.add`.
@@ -229,24 +229,24 @@ def evaluate(
     Args:
         model: a name, file or folder, a model, or a predictor.
         data: a data set, its name or configuration, or a :class:`~mask2former.data.sources.DataSource`.
-        tasks: what is measured; none: of images all that the model and the data both have, of clips ``instance`` or
-            else ``panoptic``.
-        metrics: options of the metrics. What is not set in it comes from the run file that names the data, or is the
-            default, so that a model is measured as it was during its training.
-        evaluators: for your own metrics, each with its task; they are copied, not filled.
+        tasks: what is measured. None: for images, all tasks that both the model and the data support; for clips,
+            ``instance`` or else ``panoptic``.
+        metrics: options of the metrics. Options that are not set come from the run file that names the data, or else
+            are the defaults, so that a model is measured as during its training.
+        evaluators: your own metrics, each with its task; they are copied, so those passed in stay empty.
         views: test-time augmentation.
-        results: also write the results: a writer, or a file or folder for the format of test servers; of several
-            tasks the instances.
-        json: also write the metrics here.
-        report: also write a page with numbers, charts and images here: an ``.html`` file.
+        results: also write the results: a writer, or a file or folder in the format of the test servers; with several
+            tasks, the instances.
+        json: also write the metrics to this file.
+        report: also write a page with metrics, charts and images to this ``.html`` file.
         recipe: for files without configuration, for instance ``coco-panoptic/r50``.
-        trained_for: in its place, the tasks that the model was trained for.
+        trained_for: instead of ``recipe``, the tasks that the model was trained for.
         weights: see :meth:`Predictor.from_pretrained`.
         device: see :class:`Predictor`.
         dtype: see :class:`Predictor`.
-        batch_size: how many images go through the network together at most, see :meth:`Predictor.stream`.
-        progress: told the step, and how many images or clips of how many are done.
-        settings: inference settings that replace the stored ones, as of :meth:`Predictor.from_pretrained`, for instance
+        batch_size: the largest number of images that go through the network together, see :meth:`Predictor.stream`.
+        progress: called with the step, and the numbers of images or clips done and in total.
+        settings: inference settings that replace the stored ones, as in :meth:`Predictor.from_pretrained`, for instance
             ``tile=512``. They are recorded.
 
     Returns:

@@ -105,7 +105,7 @@ def verify_export(
         recipe: for files without configuration, for instance ``coco-panoptic/r50``.
         trained_for: instead of a recipe, the tasks that the model was trained for.
         weights: which of several sets of weights in a file, by the name of its entry.
-        progress: told the step.
+        progress: called with each step.
 
     Raises:
         UserError: a file or the model cannot be loaded, or they have other classes or settings.

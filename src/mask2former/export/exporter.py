@@ -122,7 +122,7 @@ def export(
         recipe: for files without configuration, for instance ``coco-panoptic/r50``.
         tasks: instead of a recipe, the tasks that the model was trained for.
         weights: which of several sets of weights in a file, by the name of its entry.
-        progress: told the step.
+        progress: called with each step.
 
     Raises:
         UserError: the model cannot be loaded or exported, an argument is wrong, the runtime is not installed, the path

@@ -38,7 +38,7 @@ def open_predictor(
     Args:
         model: what predicts; a predictor keeps its device, type and settings.
         recipe: for files without configuration.
-        trained_for: in its place, the tasks that the model was trained for.
+        trained_for: instead of ``recipe``, the tasks that the model was trained for.
         weights: see :meth:`Predictor.from_pretrained`.
         device: see :class:`Predictor`.
         dtype: see :class:`Predictor`.

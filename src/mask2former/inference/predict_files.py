@@ -134,8 +134,8 @@ def predict_files(
 ) -> FilesReport:
     """Segment images and folders of images into a folder; what ``mask2former predict`` does.
 
-    For every image X there are an overlay X.png, exact maps, and X.json, which is written last. The next
-    call skips what is done, see :func:`segment_files`.
+    Each image X gives an overlay X.png, exact maps, and X.json, which is written last. The next call skips finished
+    images, see :func:`segment_files`.
 
     Args:
         model: a name, file or folder, a model, or a predictor.
@@ -144,33 +144,35 @@ def predict_files(
         output: the folder of results, with the folder structure of the sources.
         task: see :class:`Predictor`.
         page: which page, frame or plane of each file, from 1; its results are called ``X_page3``. ``all``: every one.
-            None: the first, and a note where there are more.
+            None: the first, with a note if there are more.
         recipe: for files without configuration, for instance ``coco-panoptic/r50``.
-        trained_for: in its place, the tasks that the model was trained for.
+        trained_for: instead of ``recipe``, the tasks that the model was trained for.
         weights: see :meth:`Predictor.from_pretrained`.
         overlays: whether X.png is drawn.
-        palette: of overlays that are drawn now, see :meth:`~mask2former.PanopticSegmentation.plot`.
-        coco: also write one COCO results file; instances of any score are in it.
+        palette: of the overlays drawn by this call, see :meth:`~mask2former.PanopticSegmentation.plot`.
+        coco: also write one COCO results file, with instances of any score.
         table: also write a table of all masks, and one of all images beside it, see
             :class:`~mask2former.results_io.table.TableFiles`.
         pixel_size: for the tables, for instance ``0.65um``.
-        also: formats that are written too, each in a folder of ``output`` that has its name; one of
+        also: further formats to write, each in a folder of ``output`` with its name; some of
             :data:`~mask2former.results_io.formats.FORMATS`.
-        writers: also get every result, for your own formats; ids of images are the stems of their files.
-        overwrite: also process images that have results, and overwrite other files of the same names.
-        batch_size: how many images go through the network together at most, see :meth:`Predictor.stream`.
+        writers: for your own formats; they receive every result, and the stems of files as ids of images.
+        overwrite: also process images that have results, and overwrite other files with the same names.
+        batch_size: the largest number of images that go through the network together, see :meth:`Predictor.stream`.
         views: test-time augmentation.
         device: see :class:`Predictor`.
         dtype: see :class:`Predictor`.
         compile: see :class:`Predictor`.
-        progress: told the step, and how many images of how many are done.
-        observe: told what became of each image.
-        settings: inference settings that replace the stored ones, as of :meth:`Predictor.from_pretrained`, for instance
-            ``score_threshold=0.5``. With ``tile`` alone tiles overlap by a quarter.
+        progress: called with the step, and the numbers of images done and in total.
+        observe: called with the outcome of each image.
+        settings: inference settings that replace the stored ones, as in :meth:`Predictor.from_pretrained`, for instance
+            ``score_threshold=0.5``. With ``tile`` alone, tiles overlap by a quarter.
 
     Raises:
-        UserError: no images, a wrong model or setting, or files in the way; nothing has been written then.
-        FailedError: what stopped an image would stop all others, for instance a full disk; what is done stays.
+        UserError: there are no images, the model or a setting is wrong, or existing files are in the way; nothing has
+            been written then.
+        FailedError: an image failed for a reason that would stop all others, for instance a full disk; finished results
+            stay.
     """
     if pixel_size is not None and table is None:
         raise OptionError(lambda name: f"{name('pixel_size')} is for tables; give {name('table')} too")
@@ -346,13 +348,14 @@ def segment_files(
         overlay: write the image with the segments drawn on it.
         palette: its colours.
         candidates: write instances below the threshold too, as :func:`coco_results` needs them.
-        overwrite: also process images that have results, and overwrite other files of the same names.
-        batch_size: how many images go through the network together at most, see :meth:`Predictor.stream`.
+        overwrite: also process images that have results, and overwrite other files with the same names.
+        batch_size: the largest number of images that go through the network together, see :meth:`Predictor.stream`.
 
     Raises:
         UserError: a file is in the way that is no result of ours, with ``candidates`` there are results of another
             model or other settings, or ``batch_size`` is below 1; before anything is written.
-        FailedError: what stopped an image would stop all others, for instance a full disk; what is done stays.
+        FailedError: an image failed for a reason that would stop all others, for instance a full disk; finished results
+            stay.
     """
     task = predictor.choose_tasks(task)[0]
     jobs = list(jobs)

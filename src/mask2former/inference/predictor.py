@@ -76,16 +76,16 @@ class Predictor:
 
     Args:
         network: a :class:`~mask2former.Mask2Former` with categories, or any other callable from images to predictions,
-            see :class:`~mask2former.inference.network.Network`. A model is not copied, but moved to the device, laid
-            out for it and set to evaluation.
-        device: ``cpu``, ``cuda``, ``cuda:1``, ...; by default a CUDA device where there is one, else the CPU.
-        dtype: ``float32``, ``bfloat16`` or ``float16`` for a whole model; by default its parameters stay as they
-            are. Half precision is faster on hardware made for it and changes masks slightly.
+            see :class:`~mask2former.inference.network.Network`. A model is not copied: it is moved to the device, given
+            the memory layout for it and set to evaluation mode.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ...; by default a CUDA device if there is one, else the CPU.
+        dtype: ``float32``, ``bfloat16`` or ``float16`` for a whole model; by default its parameters are not converted.
+            Half precision is faster on hardware made for it and changes masks slightly.
         compile: compile a model with ``torch.compile``, without graph breaks, for each of the first eight input sizes
-            and batch sizes that it is shown; others run as usual. Compiling takes a minute or more each time and is
-            logged, so it is for many images of one size. Nothing is padded to fewer sizes, because padding changes
-            results; compiled ones differ by rounding only.
-        settings: the inference settings; by default those that a model was stored with.
+            and batch sizes; others run uncompiled. Compiling takes a minute or more each time and is logged, so it is
+            meant for many images of one size. Images are not padded to reduce the number of sizes, because padding
+            changes results. Compiled results differ only by rounding.
+        settings: the inference settings; by default those stored with the model.
         categories: the classes of the network; by default those of a model.
 
     Attributes:
@@ -135,7 +135,7 @@ class Predictor:
         """The model behind the network.
 
         Raises:
-            UserError: the network is something else.
+            UserError: the network is not a model.
         """
         if not isinstance(self.network, ModelNetwork):
             raise UserError(
@@ -161,24 +161,24 @@ class Predictor:
     ) -> Predictor:
         """A predictor for a packaged model, a checkpoint file or a folder, or an exported file.
 
-        A log message says if the model was trained on drawn scenes only, since it is useless on photographs.
+        If the model was trained only on drawn scenes, a log message says so, since it is useless on photographs.
 
         Args:
             source: what :func:`mask2former.checkpoints.from_pretrained` accepts, or what ``mask2former export`` wrote:
                 ``.onnx`` is run by onnxruntime, ``.xml`` by OpenVINO, ``.pt2`` by PyTorch.
             recipe: for files without configuration, for instance ``coco-panoptic/r50``.
-            tasks: in its place, what the model was trained for.
+            tasks: instead of ``recipe``, what the model was trained for.
             weights: which of several sets of weights in a file, by the name of its entry.
             device: see the class.
-            dtype: see the class; of OpenVINO files float32 or bfloat16.
-            model: gets the weights instead of one that is built; for models with your own parts.
-            quiet: without that message.
+            dtype: see the class; for OpenVINO files float32 or bfloat16.
+            model: receives the weights, instead of a newly built model; for models with your own parts.
+            quiet: suppress that message.
             compile: see the class.
-            trust_code: whether the code in a ``.pt2`` file may run, which it does when the file is loaded; also if
-                ``MASK2FORMER_TRUST_CODE`` is 1 in the environment. No other file holds code.
+            trust_code: whether to load a ``.pt2`` file, whose code runs on loading; ``MASK2FORMER_TRUST_CODE=1`` in the
+                environment allows it too. No other file contains code.
             overrides: inference settings that replace the stored ones, for instance ``score_threshold=0.5``, which sets
-                the threshold of all tasks. ``official_settings=True`` replaces those that a model has for the sake of
-                the toolbox that trained it, see :meth:`InferenceConfig.official`.
+                the threshold of all tasks. ``official_settings=True`` replaces those that imitate the toolbox that
+                trained a model, see :meth:`InferenceConfig.official`.
 
         Raises:
             UserError: the model cannot be loaded, or a setting is unknown or out of range.
@@ -234,10 +234,10 @@ class Predictor:
         Args:
             source: a path, an http(s) address, bytes, an open file, a PIL image, an array or tensor (see
                 :func:`mask2former.media.images.read_image`), or a list or tuple of them.
-            task: ``panoptic``, ``instance`` or ``semantic``; by default the first of these that the model was
-                trained for. Several tasks share one pass, as a dictionary.
+            task: ``panoptic``, ``instance`` or ``semantic``; by default the first of these that the model was trained
+                for. Several tasks share one pass and give a dictionary.
             overrides: settings for this call, for instance ``short_edge=0`` or ``score_threshold=0.5``, which sets the
-                threshold of all tasks. ``instance_threshold=0`` keeps all candidates, as average precision needs them.
+                threshold of all tasks. ``instance_threshold=0`` keeps all candidates, which average precision needs.
 
         Raises:
             UserError: an image cannot be read, the model does not support the task, or a setting is wrong.
@@ -267,16 +267,16 @@ class Predictor:
                 print(result.size_hw)
 
         Args:
-            sources: taken a few ahead; arrays and tensors are copied, so that a camera may reuse its buffer.
+            sources: read a few ahead; arrays and tensors are copied, so that a camera may reuse its buffer.
             task: as in a call.
-            batch_size: how many images go through the network together at most: a GPU needs several to be busy, a CPU
-                gains where images are small. Only images share a batch that would be padded to the same size alone,
-                since padding changes results; the others of a batch then change nothing but rounding, in the last
-                digits of logits. Tiles and test-time augmentation take one image at a time.
+            batch_size: the largest number of images that go through the network together. A GPU needs several to be
+                busy; a CPU gains with small images. Images share a batch only if each alone would be padded to the same
+                size, since padding changes results; the other images of a batch then affect only rounding, in the last
+                digits of logits. Tiles and test-time augmentation process one image at a time.
             overrides: as in a call.
 
         Raises:
-            UserError: as a call; ``batch_size`` is below 1. Results of earlier sources come before it.
+            UserError: as for a call, or ``batch_size`` is below 1. Results of earlier sources come first.
         """
         if is_one_image(sources):
             raise UserError(
@@ -305,20 +305,20 @@ class Predictor:
         batch_size: int = 1,
         **overrides: Any,
     ) -> Generator[tuple[_ItemT, _T | Failure], None, None]:
-        """Segment what items stand for, with reading and finishing in threads; see :func:`pipelined`.
+        """Segment the images of items, with reading and finishing in threads; see :func:`pipelined`.
 
         Args:
             items: in any number.
-            read: the image of an item, or :class:`Ready` where there is a result already.
-            finish: makes of an item, its image and its results what is given back, or to ``deliver``; results of a
-                :class:`LargeImage` are packed.
-            deliver: writes it, when all earlier items are told of.
+            read: returns the image of an item, or :class:`Ready` if there is a result already.
+            finish: turns an item, its image and its results into the value that is returned, or passed to ``deliver``;
+                results of a :class:`LargeImage` are packed.
+            deliver: writes that value, after all earlier items have been reported.
             tasks: of the results.
             batch_size: see :meth:`stream`.
             overrides: as in a call.
 
         Returns:
-            Every item with what was made of it, or with the failure of one of these steps.
+            Every item with its value, or with the failure of one of these steps.
 
         Raises:
             UserError: ``batch_size`` is below 1, or a setting is wrong.
@@ -345,7 +345,7 @@ class Predictor:
         return pipelined(items, stages, batch_size)
 
     def prepare(self, source: ImageSource, **overrides: Any) -> Shown:
-        """Read an image and resize it for the network; the first of the three steps of a call, for any thread.
+        """Read an image and resize it for the network; the first of the three steps of a call, in any thread.
 
         Args:
             source: as in a call.
@@ -370,7 +370,7 @@ class Predictor:
             return Shown(image, resize_image(image, size, settings.resampling), settings)
 
     def batch_key(self, size_hw: tuple[int, int], settings: InferenceConfig | None = None) -> Hashable:
-        """What images of that size have in common that may share a batch: the padded size; None: they go alone."""
+        """The padded size, which images that share a batch have in common; None: images of that size go alone."""
         settings = settings or self.settings
         if settings.tile or not self.shares_batches:
             return None
@@ -378,22 +378,22 @@ class Predictor:
         return tuple(-(-side // step) for side in self.input_size(size_hw, settings))
 
     def input_size(self, size_hw: tuple[int, int], settings: InferenceConfig) -> tuple[int, int]:
-        """Height and width at which the network sees an image of a size: as the settings say, if that fits the network.
+        """Height and width to which an image of a size is resized: as the settings say, if that fits the network.
 
-        A network that takes images up to a size sees larger ones smaller, with their proportions; a note counts them.
+        If the network has a maximum size, larger images are reduced to it in proportion; a note counts them.
         """
         wanted = shortest_edge_size(size_hw, settings.short_edge, settings.long_edge)
         return fitting_size(self.network, wanted, size_hw)
 
     def run(self, images: Sequence[Shown], tasks: Sequence[Task] = ()) -> list[PredictedImage]:
-        """Pass images through the network in one call; results are read from what is returned.
+        """Pass images through the network in one call; results are read from the return value.
 
-        Calls of one predictor come from one thread at a time.
+        Call a predictor from only one thread at a time.
 
         Args:
-            images: from :meth:`prepare`, with equal :meth:`batch_key`; one alone where that is None.
-            tasks: that will be read; by default all that the model was trained for. Fewer save time with test-time
-                augmentation only.
+            images: from :meth:`prepare`, with equal :meth:`batch_key`; a single one if that is None.
+            tasks: the tasks to be read; by default all that the model was trained for. Fewer save time only with
+                test-time augmentation.
 
         Raises:
             UserError: the images cannot share a call, a task is unknown, or memory ran out.
@@ -447,9 +447,9 @@ class Predictor:
 
         Args:
             images: RGB.
-            input_size: height and width that the network sees.
-            tasks: of the results; of semantic there are class scores.
-            settings: those of post-processing and ``resampling`` count.
+            input_size: height and width of the network input.
+            tasks: of the results; semantic results are class scores.
+            settings: only those of post-processing and ``resampling`` are used.
         """
         shown = [Shown(image, resize_image(image, input_size, settings.resampling), settings) for image in images]
         of_objects: list[Task] = [task for task in tasks if task != "semantic"]
@@ -461,13 +461,13 @@ class Predictor:
         return [read(found) for found in self.begin(shown, tasks)]
 
     def begin(self, images: Sequence[Shown], tasks: Sequence[Task]) -> Sequence[ReadScores]:
-        """Images through the network in one call; post-processing, at the size of each, is left to who calls the rest.
+        """Pass images through the network in one call; post-processing, at the size of each, is left to the caller.
 
         Test-time augmentation overrides it.
 
         Args:
-            images: that are padded to one size.
-            tasks: that will be read.
+            images: padded to one size.
+            tasks: the tasks to be read.
         """
         found = self.predictions([to_pixels(shown.resized) for shown in images])
         if not isinstance(self.network, ModelNetwork):  # which may use its buffers again in the next call
@@ -475,11 +475,11 @@ class Predictor:
         return [_Passed(self, shown.size_hw, prediction) for shown, prediction in zip(images, found, strict=True)]
 
     def predictions(self, images: Sequence[UInt8[Tensor, "*frames C h w"]]) -> list[_Said]:
-        """The predictions of the network for images or clips that are resized already. All results come from here.
+        """The predictions of the network for images or clips that are already resized. All results come from here.
 
         Raises:
-            UserError: the network gives too many or too few predictions, other classes, or logits that are NaN or
-                infinite, which would give results that look valid.
+            UserError: the network returns too many or too few predictions, other classes, or NaN or infinite logits,
+                which would give results that look valid.
         """
         with torch.inference_mode():
             here = [image.to(self.device) for image in images]
@@ -490,7 +490,7 @@ class Predictor:
     def read_prediction(
         self, prediction: _Said, size: tuple[int, int], task: Task, settings: InferenceConfig
     ) -> Segmentation:
-        """The result of a task, at a size, from what the network says of an image."""
+        """The result of a task, at a size, from the network's prediction for an image."""
         with torch.inference_mode():
             return with_room(
                 lambda found: postprocessing.segmentation(found, size, self.categories, settings, task), prediction
@@ -499,7 +499,7 @@ class Predictor:
     def clip(self, frames: Sequence[ImageSource], **overrides: Any) -> VideoInstances:
         """The tracks of a clip, at its own size: the task instance over all frames at once, as published.
 
-        Memory grows with the number of frames; 36 at 360 pixels are what YouTube-VIS has at most.
+        Memory grows with the number of frames; YouTube-VIS has at most 36, at 360 pixels.
 
         Args:
             frames: images of one size in the order of time, as in a call.
@@ -520,10 +520,11 @@ class Predictor:
             )
 
     def clip_prediction(self, frames: Sequence[UInt8[np.ndarray, "H W C"]], settings: InferenceConfig) -> Prediction:
-        """The prediction of the network for frames that it sees as one clip, at the size for images.
+        """The prediction of the network for frames as one clip, at the size for images.
 
         Raises:
-            UserError: no frames, of different sizes, or a prediction of pixels; otherwise as :meth:`predictions`.
+            UserError: there are no frames, they differ in size, or the prediction is per pixel; otherwise as for
+                :meth:`predictions`.
         """
         size = self.input_size(frame_size(frames), settings)
         [prediction] = self.predictions([resize_clip(frames, size, settings.resampling)])
@@ -548,8 +549,8 @@ class Predictor:
             source: a video, a folder of frames, the number of a camera, or frames of any kind that a call takes, one
                 after the other.
             task: ``instance``, which is the default where the model supports it, or ``panoptic``.
-            start: seconds that are left out.
-            end: seconds, excluded; None: to the end.
+            start: seconds to skip at the beginning.
+            end: where to stop, in seconds, excluded; None: at the end.
             rate: frames per second of anything but a video, 30 by default.
             overrides: settings for this call, those of images and those of
                 :class:`~mask2former.config.TrackingConfig`, for instance ``window=16``, ``threshold=0.3`` or
@@ -565,7 +566,7 @@ class Predictor:
     def track_opened(
         self, frames: Frames, task: Task | None = None, **overrides: Any
     ) -> tuple[Iterator[TrackedFrame], dict[str, Any]]:
-        """Like :meth:`track`, of frames that are open, with all settings for the files that results are written to.
+        """Like :meth:`track`, for opened frames, with all settings that result files record.
 
         Raises:
             UserError: a setting is wrong, or the model does not support the task.
@@ -590,7 +591,7 @@ class Predictor:
 
     @property
     def recorded_settings(self) -> dict[str, Any]:
-        """What results depend on besides the model, for the files they are written to."""
+        """The settings that results depend on besides the model, as result files record them."""
         return self._recorded(self.settings)
 
     def _recorded(self, *settings: InferenceConfig | TrackingConfig) -> dict[str, Any]:
@@ -600,7 +601,7 @@ class Predictor:
         return values if dtype is None else {**values, "dtype": str(dtype).removeprefix("torch.")}
 
     def weights_sha256(self) -> str:
-        """Which network this is, whatever file it comes from: a hash of all weights as they are used."""
+        """Identifies the network, whatever file it comes from: a hash of all weights as they are used."""
         if hasattr(self.network, "weights_sha256"):
             return self.network.weights_sha256()  # pyright: ignore[reportAttributeAccessIssue]  (optional)
         if isinstance(self.network, nn.Module):

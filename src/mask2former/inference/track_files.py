@@ -70,8 +70,8 @@ def track_files(
 ) -> TrackReport:
     """Track objects through a clip of any length; what ``mask2former track`` does.
 
-    Writes X.json with all masks, and X.mp4 with the tracks drawn on it. Ctrl-C ends it after the current frame; what is
-    done can be read. Both files grow under names of their own, see :mod:`mask2former.results_io.partial`.
+    Writes X.json with all masks, and X.mp4 with the tracks drawn on it. Ctrl-C stops it after the current frame; the
+    results so far can be read. Both files grow under other names, see :mod:`mask2former.results_io.partial`.
 
     Args:
         model: a name, file or folder, a model, or a predictor.
@@ -79,26 +79,26 @@ def track_files(
         output: the folder of results.
         task: see :meth:`Predictor.track`.
         recipe: for files without configuration, for instance ``coco-panoptic/r50``.
-        trained_for: in its place, the tasks that the model was trained for.
+        trained_for: instead of ``recipe``, the tasks that the model was trained for.
         weights: see :meth:`Predictor.from_pretrained`.
-        start: seconds that are left out.
-        end: seconds, excluded; None: to the end.
+        start: seconds to skip at the beginning.
+        end: where to stop, in seconds, excluded; None: at the end.
         rate: frames per second of a folder of frames, 30 by default.
-        video: whether X.mp4 is drawn.
+        video: whether X.mp4 is written.
         ytvis: also write the tracks as a YouTube-VIS results file.
         video_id: of the clip in that file.
-        writers: also get every frame, for your own formats.
+        writers: for your own formats; they receive every frame.
         overwrite: replace existing results.
         device: see :class:`Predictor`.
         dtype: see :class:`Predictor`.
-        progress: told the step, and how many frames of how many are done.
-        tell: told at once what a user should know before the first frame.
+        progress: called with the step, and the numbers of frames done and in total.
+        tell: called, before the first frame, with messages for the user.
         settings: see :meth:`Predictor.track`.
 
     Raises:
         UserError: the clip cannot be read, a file is in the way, or a setting is wrong; nothing has been written then.
-        MissingExtraError: a video without PyAV.
-        FailedError: a frame could not be read, predicted or written; what is done before it stays.
+        MissingExtraError: the source is a video, and PyAV is not installed.
+        FailedError: a frame could not be read, predicted or written; earlier results stay.
     """
     where, name = _source(source)
     folder = Path(output)

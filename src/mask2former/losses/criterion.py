@@ -108,17 +108,17 @@ class LossTerm:
 class Criterion(nn.Module):
     """Loss of :class:`MaskOutput` against targets.
 
-    Ignored pixels of a target are in no mask loss and in no matching cost: a point counts only if none of the pixels
-    that its ground truth is read from is ignored. The class loss is over queries, so it has no pixels.
+    Ignored pixels of a target are excluded from mask losses and matching costs: a point counts only if none of the
+    pixels that its ground truth is sampled from is ignored. The class loss is over queries, not pixels.
 
     Args:
         num_classes: K; targets are in 0..K-1, K stands for "no object".
-        class_weight, mask_weight, dice_weight: of the published terms, and of the matching costs.
-        no_object_weight: of queries without a target in the class loss.
-        class_weights: of queries with a target in the class loss, by class; None: 1.
+        class_weight, mask_weight, dice_weight: weights of the published terms and of the matching costs.
+        no_object_weight: weight in the class loss of queries without a target.
+        class_weights: weights in the class loss of queries with a target, by class; None: 1.
         mask_loss: ``bce``, or ``focal``, in the loss and the matching costs.
-        match_on, loss_on: ``points``, or ``masks``: all pixels. Costs are then of every pixel of the predicted masks,
-            losses of every pixel of the targets, to whose size predictions are resized.
+        match_on, loss_on: ``points``, or ``masks``, which means all pixels: costs compare every pixel of the predicted
+            masks, losses every pixel of the targets, to whose size predictions are resized.
         num_points: sampled per mask.
         oversample_ratio, importance_sample_ratio: see :func:`uncertain_points`.
         terms: additional terms.
@@ -127,7 +127,7 @@ class Criterion(nn.Module):
         terms: all of them, the published ones first.
 
     Raises:
-        UserError: two terms have one name, or a name ends in a number.
+        UserError: two terms have the same name, or a name ends in a number.
     """
 
     def __init__(
@@ -186,14 +186,14 @@ class Criterion(nn.Module):
         Args:
             output: of the model, with its auxiliary outputs.
             targets: one per clip; masks have the padded size. They may be empty.
-            uniform: gives uniform numbers of a shape, by default those of torch on the device of ``output``. Called per
-                depth (last layer first, then auxiliary ones): once with ``(1, P, 2)`` per clip, then for the candidates
-                and for the random share of all matched masks.
+            uniform: returns uniform random numbers of a shape, by default those of torch on the device of ``output``.
+                Called per depth (last layer first, then auxiliary ones): once with ``(1, P, 2)`` per clip, then for the
+                candidates and for the random share of all matched masks.
             num_masks: normaliser of the mask losses, by default the number of targets here; at least 1. Training
                 passes the mean over ranks and accumulated batches.
 
         Raises:
-            UserError: the output has scores of another number of classes.
+            UserError: the output has scores for another number of classes.
             FloatingPointError: a logit is not finite; the message names the depth.
         """
         if output.class_logits.shape[2] != self.num_classes + 1:

@@ -81,13 +81,13 @@ _TRANSFORMER_DECODERS: dict[str, type[nn.Module]] = {
 def build_model(config: ArchitectureConfig, num_classes: int) -> Mask2Former:
     """A freshly initialised model; ``num_classes`` is the length of the class list.
 
-    A :class:`~mask2former.config.ModelConfig` also says how it is used (``model.info.inference``).
+    A :class:`~mask2former.config.ModelConfig` also sets how the model is used (``model.info.inference``).
 
-    Sizes are checked in a skeleton first, so that a configuration of some bytes cannot fill the memory.
+    Sizes are checked on a skeleton first, so that a configuration of a few bytes cannot fill the memory.
 
     Raises:
-        UserError: the backbone does not exist or cannot serve, or the model is larger than ``limits.PARAMETERS``,
-            than the memory, or than torch can number.
+        UserError: the backbone does not exist or is not suitable, or the model is larger than ``limits.PARAMETERS``,
+            the memory, or what torch can index.
     """
     if torch.get_default_device().type == "meta":
         with _Unfilled(), _counted(limits.PARAMETERS):

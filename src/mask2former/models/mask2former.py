@@ -34,14 +34,14 @@ _DEFAULT = ArchitectureConfig()
 class Mask2Former(nn.Module):
     """Masked-attention mask transformer for images and clips.
 
-    The parts are plain modules, so you can replace any of them by your own; ``models/parts.py`` says what they take and
-    return.
+    The parts are plain modules, so you can replace any of them with your own; ``models/parts.py`` defines what they
+    take and return.
 
     Args:
         backbone: images to four maps.
         pixel_decoder: these to :class:`PixelFeatures`.
         transformer_decoder: these to :class:`MaskOutput`.
-        size_divisibility: heights and widths are padded to its multiples.
+        size_divisibility: heights and widths are padded to multiples of it.
         mean, std: of R, G, B, or of the channels of other images, in 0..255; inputs are normalised with them here and
             nowhere else.
         info: what the model is; stored in checkpoints. By default that of a model with your own parts.
@@ -86,7 +86,7 @@ class Mask2Former(nn.Module):
 
     @property
     def channels(self) -> int:
-        """How many the images have that it takes: three, R, G and B, unless it was built for others."""
+        """Number of channels of its images: three (R, G, B), unless it was built for others."""
         return len(self.mean)
 
     @property
@@ -107,20 +107,20 @@ class Mask2Former(nn.Module):
         """Class and mask logits per query.
 
         Args:
-            images: RGB in 0..255 as a list of ``(3, H, W)`` images or ``(T, 3, H, W)`` clips, or a padded batch; of
-                models of other images with as many channels as ``mean`` has numbers.
-                All clips of a call have the same number of frames.
+            images: RGB in 0..255 as a list of ``(3, H, W)`` images or ``(T, 3, H, W)`` clips, or a padded batch; for
+                models of other images, with as many channels as ``mean`` has numbers. All clips of a call have the same
+                number of frames.
             aux_outputs: whether to keep the predictions of the earlier layers (the loss needs them).
             targets: in training, for a transformer decoder that takes them (``TakesTargets``); one per image or clip,
                 at the padded size.
 
         Returns:
             Mask logits at a quarter of the padded size, always with a frame axis. Padding is attended to, as in the
-            published model, so results depend on how an image was padded. A model without queries gives scores of
-            classes for pixels instead.
+            published model, so results depend on how an image was padded. A model without queries returns class scores
+            for pixels instead.
 
         Raises:
-            UserError: a part of your own returns something else than ``models/parts.py`` says.
+            UserError: one of your own parts returns something other than ``models/parts.py`` requires.
         """
         return self.forward_normalized(self.normalize(images), aux_outputs=aux_outputs, targets=targets)
 
@@ -131,7 +131,7 @@ class Mask2Former(nn.Module):
         aux_outputs: bool = True,
         targets: Sequence[Target] | None = None,
     ) -> MaskOutput | PixelOutput:
-        """As a call, of what :meth:`normalize` gives: heights and widths are multiples of ``size_divisibility``."""
+        """Like a call, for the output of :meth:`normalize`: heights, widths are multiples of ``size_divisibility``."""
         features = self.pixel_decoder(self.backbone(pixels.flatten(0, 1)))
         if not isinstance(features, PixelFeatures | TokenFeatures):
             raise UserError(f"the pixel decoder returned a {type(features).__name__}; expected PixelFeatures")
@@ -145,7 +145,7 @@ class Mask2Former(nn.Module):
         """Subtract mean, divide by deviation, then pad with zeros bottom and right to a common size.
 
         Raises:
-            UserError: images of other channels than those of the model.
+            UserError: the images have other channels than the model.
         """
         if isinstance(images, ImageBatch):
             clips = [clip[..., :h, :w] for clip, (h, w) in zip(images.pixels, images.sizes, strict=True)]
@@ -169,21 +169,21 @@ class Mask2Former(nn.Module):
         return ((pixels.to(wide) - mean) / std).to(self.dtype)
 
     def set_gradient_checkpointing(self, enable: bool) -> None:
-        """Less memory for more time in training: backbone and pixel decoder forget what they can compute again.
+        """Save memory in training, at the cost of time: backbone and pixel decoder recompute instead of storing.
 
         Raises:
-            UserError: it is to be on, and one of them cannot.
+            UserError: it is switched on, and one of them does not support it.
         """
         set_gradient_checkpointing("backbone", self.backbone, enable)
         set_gradient_checkpointing("pixel decoder", self.pixel_decoder, enable)
 
     def prepare_for_inference(self) -> Mask2Former:
-        """This model with faster parts, for inference on the device and in the dtype that it has now.
+        """This model with faster parts, for inference on its current device and in its current dtype.
 
-        Results are the same within rounding. This model stays as it is; most parameters are shared with it, folded and
-        packed ones are copies. So the prepared model is for calls only, as long as the weights stay the same: to move,
-        train, save or change one, take this model. A predictor does all that by itself. A subclass, which may hold more
-        than these parts, is returned as it is.
+        Results are the same within rounding. This model is not changed. The prepared one shares most parameters with
+        it; folded and packed ones are copies. So use the prepared model only for calls, and only while the weights stay
+        the same; to move, train, save or change a model, use this one. A predictor does all that by itself. A subclass,
+        which may hold more than these parts, is returned unchanged.
         """
         if type(self) is not Mask2Former:
             return self
@@ -210,11 +210,11 @@ class Mask2Former(nn.Module):
             source: ``scenes-tiny`` (packaged), ``coco-panoptic/r50`` (published; downloaded once), our
                 ``.safetensors``, a checkpoint of a training, a file of the original code, mmdetection, mmsegmentation
                 or sssegmentation, a folder of ours or of transformers, or ``hf://owner/name`` (hub).
-            recipe: the published model that a file without configuration is, for instance ``coco-panoptic/r50``.
-            tasks: in its place, what the model was trained for: ``panoptic``, ``instance``, ``semantic``.
+            recipe: for a file without configuration, the published model it holds, for instance ``coco-panoptic/r50``.
+            tasks: instead of ``recipe``, what the model was trained for: ``panoptic``, ``instance``, ``semantic``.
             weights: which of several sets of weights in a file, by the name of its entry, for instance ``model_ema``.
-            model: gets the weights instead of one that is built; for models with your own parts, which files do not
-                describe.
+            model: receives the weights, instead of a newly built model; for models with your own parts, which files do
+                not describe.
 
         Raises:
             UserError: the file cannot be found or read, or does not fit; the message says what was expected.
@@ -235,16 +235,16 @@ class Mask2Former(nn.Module):
         """Upload the model with a model card to the Hugging Face hub; ``from_pretrained(repo_id)`` loads it there.
 
         Args:
-            repo_id: ``owner/name``; made if it does not exist.
-            private: whether a new repository is yours alone.
-            metrics: measured numbers in percent, for the card and the file.
+            repo_id: ``owner/name``; created if it does not exist.
+            private: whether a new repository is private.
+            metrics: measured metrics in percent, for the card and the file.
             message: of the commit.
 
         Returns:
             The page of the model.
 
         Raises:
-            UserError: no network, no such owner, or you are not logged in (``hf auth login``).
+            UserError: there is no network or no such owner, or you are not logged in (``hf auth login``).
         """
         from mask2former import checkpoints
 

@@ -29,13 +29,13 @@ def recipe_names(provider: Provider | None = None) -> tuple[str, ...]:
     """Names of the published models: 59 of the authors, images first, then 27 of other toolboxes.
 
     Args:
-        provider: whose; None: all.
+        provider: only those of this provider; None: all.
     """
     return tuple(slug for slug, entry in _by_slug().items() if provider in (None, entry.provider))
 
 
 def recipe(slug: str) -> Recipe:
-    """The published model of that name; also those of MaskFormer, which are not among :func:`recipe_names`.
+    """The published model of that name, or one of MaskFormer, which :func:`recipe_names` does not list.
 
     Raises:
         UserError: there is none; the message names the closest ones.

@@ -86,7 +86,7 @@ class Categories(Sequence[Category]):
     """An ordered class list; ``categories[class_index]`` is a :class:`Category`.
 
     Raises:
-        UserError: two categories with one id, no category, or more than ``limits.CLASSES``.
+        UserError: two categories have the same id, or there are no categories or more than ``limits.CLASSES``.
     """
 
     items: tuple[Category, ...]
@@ -141,7 +141,7 @@ class Categories(Sequence[Category]):
         return {item.id: index for index, item in enumerate(self.items)}
 
     def indices(self, classes: str | int | Iterable[str | int]) -> set[int]:
-        """The indices of classes that are named, by text, or given by their index; ids of a data set are neither.
+        """The indices of classes that are given by name or by index; ids of a data set are not accepted.
 
         A name that several classes have stands for all of them.
 
@@ -169,7 +169,7 @@ class Categories(Sequence[Category]):
     def from_dict(cls, values: Any) -> Categories:
         """From :meth:`to_dict`, or from a table with ``categories`` of ``id``, ``name``, ``isthing`` and ``color``.
 
-        A colour may also be text (``#80c0ff``). A missing colour is made up from the position; a missing ``isthing``
+        A colour may also be text (``#80c0ff``). A missing colour is derived from the position; a missing ``isthing``
         means thing.
 
         Raises:
@@ -199,7 +199,7 @@ class Categories(Sequence[Category]):
 
     @classmethod
     def from_names(cls, names: Sequence[str], things: Sequence[str] | None = None) -> Categories:
-        """Ids 0, 1, ... with made-up colours; all are things unless ``things`` names those that are."""
+        """Ids 0, 1, ... with generated colours; all are things unless ``things`` names those that are."""
         counted = None if things is None else frozenset(things)
         return cls(
             tuple(

@@ -23,11 +23,11 @@ __all__ = ["VideoInstances"]
 
 @dataclass(frozen=True, slots=True, eq=False, init=False, repr=False)
 class VideoInstances:
-    """Objects followed through a clip, the most certain first; they may overlap and be out of sight in frames.
+    """Objects tracked through a clip, the most certain first; they may overlap, and be out of sight in some frames.
 
     Attributes:
-        sparse: for each frame one binary mask per object, as its box and the pixels inside; memory follows the objects,
-            not the frames.
+        sparse: for each frame one binary mask per object, as its box and the pixels inside; memory grows with the
+            objects, not the frames.
         labels: class indices; an object has one class for the whole clip.
         scores: class probability in 0..1, descending.
         categories: the classes that ``labels`` count.
@@ -60,7 +60,7 @@ class VideoInstances:
 
     @property
     def masks(self) -> Bool[np.ndarray, "N T H W"]:
-        """One binary mask per object and frame: a large array, which is made at every access."""
+        """One binary mask per object and frame: a large array, computed at every access."""
         return np.stack([masks.dense() for masks in self.sparse], axis=1)
 
     def __len__(self) -> int:
@@ -113,7 +113,7 @@ class VideoInstances:
 
         Args:
             frames: as many as the clip has.
-            scale: enlarges small images first; None: so that names can be read.
+            scale: enlarges small images first; None: enough for names to be legible.
             labels: whether names and scores, or counts, are written.
             threshold: tracks with a lower score are left out.
 
@@ -152,7 +152,7 @@ class VideoInstances:
     def to_dict(self, *, model: str | None = None, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The result as plain values for JSON; masks are COCO run-length encodings, None where a track is out of sight.
 
-        ``model`` and ``settings`` say what made it and are passed through.
+        ``model`` and ``settings`` say what produced it and are passed through.
         """
         height, width = self.size_hw
         head = {"schema_version": SCHEMA_VERSION, "task": self.task, "model": model, "settings": dict(settings or {})}

@@ -26,7 +26,7 @@ def _is_metric(value: object) -> bool:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """Architecture, inference settings, classes, license and measured numbers.
+    """Architecture, inference settings, classes, license and measured metrics.
 
     Attributes:
         architecture: what the model is built from; None for a model with your own parts, which only your code
@@ -35,7 +35,7 @@ class ModelInfo:
         categories: the classes, in the order of the class head; None if they are not known yet.
         license: of the weights, if it is known, for instance ``CC BY-NC 4.0``; :data:`NO_LICENSE` where it is known
             that their authors state none.
-        metrics: measured numbers of these weights in percent.
+        metrics: measured with these weights, in percent.
     """
 
     architecture: ArchitectureConfig | None = None
@@ -46,7 +46,7 @@ class ModelInfo:
 
     @classmethod
     def of(cls, config: ModelConfig, categories: Categories | None = None) -> ModelInfo:
-        """What a configuration says of the model that is built from it."""
+        """The description of the model that is built from a configuration."""
         return cls(config.architecture, config.inference, categories)
 
     def to_dict(self) -> dict[str, Any]:
@@ -72,14 +72,14 @@ class ModelInfo:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str) -> ModelInfo:
-        """What :meth:`to_dict` made; license and metrics may be missing.
+        """From the form of :meth:`to_dict`; license and metrics may be missing.
 
         Args:
             values: from a file.
             source: named in messages.
 
         Raises:
-            UserError: they are something else.
+            UserError: the values have another form.
         """
         config = values.get("config")
         architecture = None

@@ -20,12 +20,12 @@ class MaskOutput:
 
     Attributes:
         class_logits: one score per class and query; the last of the K1 = K + 1 columns is "no object".
-        masks: binary mask logits ``(B, Q, T, h, w)`` at stride 4 of the padded input, which are computed as far as
-            they are read; T is 1 for images. A tensor of logits is accepted.
+        masks: binary mask logits ``(B, Q, T, h, w)`` at stride 4 of the padded input, computed only as far as they are
+            read; T is 1 for images. A tensor of logits is accepted.
         query_features: the decoder state behind the predictions, after the shared norm (used to link clips).
         aux_outputs: the same from the query features before layer 0, then after each layer but the last; empty in
             evaluation and inside auxiliary outputs.
-        pilots: in mask-piloted training, what queries that were given ground truth make of it.
+        pilots: in mask-piloted training, the predictions of the queries that were given ground truth.
     """
 
     class_logits: Float[Tensor, "B Q K1"]
@@ -54,7 +54,7 @@ class MaskOutput:
 
     @property
     def mask_logits(self) -> Float[Tensor, "B Q T h w"]:
-        """All mask logits, which costs their computation each time."""
+        """All mask logits, computed at every access."""
         return self.masks.all()
 
     @property

@@ -24,12 +24,12 @@ class Prediction:
 
     Attributes:
         class_logits: one score per class and query; the last of the K1 = K + 1 columns is "no object".
-        masks: binary mask logits ``(Q, T, h, w)``, which cover the padded input at whatever resolution and are computed
+        masks: binary mask logits ``(Q, T, h, w)``, which cover the padded input at any resolution and are computed only
             as far as they are read; T is 1 for images. A tensor of logits is accepted.
         image_size: (height, width) of the network input in pixels, without padding at the bottom and on the right.
         padded_size: the same with padding.
-        query_features: the decoder state behind the predictions, by which objects are followed from one window of a
-            clip to the next; None if the network does not give it.
+        query_features: the decoder state behind the predictions, used to track objects from one window of a clip to the
+            next; None if the network does not return it.
     """
 
     class_logits: Float[Tensor, "Q K1"]
@@ -67,7 +67,7 @@ class Prediction:
 
     @property
     def mask_logits(self) -> Float[Tensor, "Q T h w"]:
-        """All mask logits, which costs their computation each time."""
+        """All mask logits, computed at every access."""
         return self.masks.all()
 
     @property
@@ -82,7 +82,7 @@ class Prediction:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What results are computed in: that of the masks, at least float32."""
+        """The dtype that results are computed in: that of the masks, at least float32."""
         return torch.promote_types(self.masks.dtype, torch.float32)
 
     @property
@@ -91,7 +91,7 @@ class Prediction:
         return self.class_logits.detach().to(self.device, self.dtype).softmax(dim=-1)
 
     def masks_of(self, queries: Int64[Tensor, " N"] | None = None) -> Float[Tensor, "N T h w"]:
-        """Mask logits of some queries, or of all, at least float32. Results are made of these and of no others."""
+        """Mask logits of some queries, or of all, at least float32. Results are made only from these."""
         masks = self.masks.detach()
         if masks.dtype == torch.float16:  # in whose range finite factors may have no finite product
             masks = masks.to(self.device, self.dtype)
@@ -102,7 +102,7 @@ class Prediction:
         return replace(self, masks=self.masks.frame(index))
 
     def clone(self) -> Prediction:
-        """The same in memory of its own."""
+        """A copy that owns its memory."""
         return replace(
             self,
             class_logits=self.class_logits.clone(),

@@ -519,8 +519,8 @@ class PanopticSegmentation(_Result):
 
     Attributes:
         ids: segment id per pixel; 0 is "nothing".
-        segments: what each id is, in order of creation.
-        categories: the classes that ``Segment.label`` counts.
+        segments: the segment of each id, in order of creation.
+        categories: the classes that ``Segment.label`` indexes.
     """
 
     ids: Int32[np.ndarray, "H W"]
@@ -641,7 +641,8 @@ class Instances(_Result):
     """Objects that may overlap, best first.
 
     Attributes:
-        sparse: one binary mask per object, as its box and the pixels inside; memory follows the objects, not the image.
+        sparse: one binary mask per object, as its box and the pixels inside; memory grows with the objects, not the
+            image.
         labels: class indices.
         scores: class probability times mask score, in 0..1, descending.
         boxes: tight boxes (x1, y1, x2, y2) of the masks in pixels; zeros for an empty mask.
@@ -676,7 +677,7 @@ class Instances(_Result):
 
     @property
     def masks(self) -> Bool[np.ndarray, "N H W"]:
-        """One binary mask per object: a large array, which is made at every access."""
+        """One binary mask per object: a large array, computed at every access."""
         return self.sparse.dense()
 
     def __len__(self) -> int:
@@ -703,7 +704,7 @@ class Instances(_Result):
         return self._part(np.flatnonzero(reach(self.scores, self.labels, self.categories, threshold, by_class)))
 
     def below(self, threshold: float, by_class: Mapping[str, float] | None = None) -> Instances:
-        """The others: only the objects whose score is less."""
+        """Only the objects whose score is less than ``threshold``."""
         return self._part(np.flatnonzero(~reach(self.scores, self.labels, self.categories, threshold, by_class)))
 
     def _entries(self) -> list[tuple[int, int, float | None]]:
@@ -715,7 +716,7 @@ class Instances(_Result):
         )
 
     def plot(self, image: visualization.ImageLike, *, threshold: float = 0.0, **how: Any) -> Image.Image:
-        """The image with the objects drawn on it that have at least ``threshold`` as score; the rest as for segments.
+        """The image with the objects drawn on it whose score is at least ``threshold``; otherwise as for segments.
 
         Raises:
             UserError: the image has another size than the result, or cannot be read.
@@ -804,7 +805,7 @@ class SemanticSegmentation(_Result):
 
     @property
     def sparse(self) -> SparseMasks:
-        """The masks of the classes that occur, by rising index."""
+        """The masks of the classes that occur, by ascending index."""
         return SparseMasks.of_ids(self.labels, self._labels_found())
 
     def _part(self, rows: slice | Int64[np.ndarray, " n"]) -> SemanticSegmentation:
@@ -833,7 +834,7 @@ class SemanticSegmentation(_Result):
     def to_coco(self, image_id: int | str, file_name: str | None = None) -> list[dict[str, Any]]:
         """One record per class present, with the class's mask; category ids are those of the data set.
 
-        ``file_name`` is that of the image; published files of semantic results tell images apart by it.
+        ``file_name`` is that of the image; published files of semantic results identify images by it.
         """
         present, masks = self._present()
         head: dict[str, Any] = {"image_id": image_id}

@@ -59,33 +59,33 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
 ) -> TrainingResult:
-    """Train as configured, or with objects instead of what the configuration describes.
+    """Train a model as configured, or with your own objects in place of what the configuration describes.
 
-    The directory ``config.output`` gets ``run.yaml``, ``checkpoints/last.ckpt`` and ``best.ckpt``, ``metrics.csv`` and
-    ``model.safetensors``: the averaged weights if they are on, else those of the best validation.
+    The directory ``config.output`` receives ``run.yaml``, ``checkpoints/last.ckpt`` and ``best.ckpt``, ``metrics.csv``
+    and ``model.safetensors``: the averaged weights if they are on, else those of the best validation.
 
     Args:
         config: the whole run.
-        model: is trained in place, instead of one that is built, and ends with the weights of the file (but for
-            ``trainer.strategy`` fsdp, which leaves a share of them in it). Inference
-            settings come from ``config.model.inference``; those that it leaves out, from ``model.info.inference``.
+        model: trained in place, instead of a newly built one. At the end it has the weights of the file (except with
+            ``trainer.strategy`` fsdp, which leaves a share of them in it). Inference settings come from
+            ``config.model.inference``; those that it leaves out, from ``model.info.inference``.
         train_data: images or clips to learn from; any :class:`~mask2former.data.sample_sets.SampleSet` will do.
-        validation_data: images or clips to validate on; give it together with ``train_data``, and only then.
+        validation_data: images or clips to validate on; pass it if and only if you pass ``train_data``.
         augmentation: of training images and clips.
-        criterion: is called like :class:`~mask2former.losses.Criterion`; without parameters to learn.
+        criterion: called like :class:`~mask2former.losses.Criterion`; must have no parameters to learn.
         callbacks: of Lightning, in addition to ours.
         loggers: of Lightning, in addition to ours.
-        resume: go on from ``checkpoints/last.ckpt``.
+        resume: continue from ``checkpoints/last.ckpt``.
         overwrite: use a directory that holds another run.
 
     Raises:
         UserError: the settings contradict each other or the directory, or the initial weights do not fit.
-        MissingExtraError: the package of a logger is not there.
+        MissingExtraError: the package of a logger is not installed.
         FloatingPointError: a logit or gradient was not finite; the batch is saved and named.
         KeyboardInterrupt: the user, or SIGTERM, stopped the run; the last checkpoint stays as it was. Or
-            ``trainer.max_hours`` are over, and the last checkpoint is of the last step.
-        MemoryError: the device or the machine is too small; the message names the settings that help.
-        ChildProcessError: a process that reads samples died of another cause, or another rank of the run is gone.
+            ``trainer.max_hours`` have passed; then the last checkpoint is that of the last step.
+        MemoryError: the device or the machine has too little memory; the message names the settings that help.
+        ChildProcessError: a process that reads samples died for another reason, or another rank of the run has ended.
         OSError: a file cannot be written, for instance on a full disk; the message names it.
     """
     rank = Rank.of(config.trainer)

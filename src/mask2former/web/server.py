@@ -40,7 +40,7 @@ def open_models(
 
     Args:
         models: names, files and folders.
-        progress: told what is downloaded and loaded.
+        progress: called with what is downloaded and loaded.
         loading: of :func:`~mask2former.inference.opening.open_predictor`, for instance ``device``.
 
     Raises:

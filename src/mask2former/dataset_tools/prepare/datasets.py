@@ -33,22 +33,22 @@ def prepare(
     num_workers: int | None = 1,
     progress: Progress = silent,
 ) -> tuple[list[Outcome], tuple[str, ...]]:
-    """Make what the readers of a published data set, or its official tools, need and the download does not have.
+    """Make the files that the readers of a published data set, or its official tools, need in addition to the download.
 
-    What is done and whole is left as it is, so a stopped call goes on where it was.
+    Complete files are left unchanged, so an interrupted call continues where it stopped.
 
     Args:
         name: one of :func:`dataset_names`.
         root: the folder that holds the data sets in their official layout; by default that of the environment, see
             :func:`~mask2former.data.datasets.official.data_root`.
-        num_workers: processes; up to 1 means this one; None: as many as there are processors.
-        progress: told what is being made, how many images of it are done, and of how many.
+        num_workers: number of processes; 1 or less: only this one; None: one for each processor.
+        progress: called with what is being made, and the numbers of images done and in total.
 
     Returns:
-        What each stage did, and sentences about parts of the download that are not there.
+        What each stage did, and messages about missing parts of the download.
 
     Raises:
-        UserError: an unknown name, nothing of the data set below ``root``, or a file that is broken.
+        UserError: the name is unknown, there is nothing of the data set in ``root``, or a file is broken.
     """
     if name not in _PLANS:
         raise UserError(
