@@ -29,7 +29,7 @@ def ablate(
     run: Annotated[
         str,
         typer.Argument(
-            metavar="RUN", help=f"'{_SCENES}' for the built-in scenes, which need no files, or a run file of your own."
+            metavar="RUN", help=f"'{_SCENES}' for the built-in scenes, which need no files, or your own run file."
         ),
     ],
     overrides: Annotated[
@@ -48,10 +48,10 @@ def ablate(
         typer.Option(min=1, help="Steps of each training.", show_default=f"{_STEPS} for scenes, else those of the run"),
     ] = None,
 ) -> None:
-    """Train the paper's ablations with the same steps and seeds, and compare what they reach with the paper.
+    """Train the paper's ablations with the same steps and seeds, and compare their metrics with the paper.
 
-    The same command resumes what was interrupted. Rows: the last parts of the names of 'mask2former recipe' that begin
-    with ablation/, and mask-piloted, token-scaling, plain-vit and encoder-only.
+    Run the same command again to resume. A row is the last part of the name of a recipe that begins with ablation/
+    (see: mask2former recipe), or mask-piloted, token-scaling, plain-vit or encoder-only.
     """
     need_lightning()
     from mask2former.config import RunConfig, apply_overrides, parse

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["analyze", "attention", "convergence", "flops", "focus", "layers", "proposals", "sampling"]
 
 analyze = typer.Typer(
-    help="Analyze a model: what its parts cost, what its layers do, where it attends to.",
+    help="Analyze a model: the cost of its parts, the effect of its layers, and what it attends to.",
     epilog="Example: mask2former analyze flops coco-instance/r50",
     rich_markup_mode="rich",
 )
@@ -69,13 +69,15 @@ _Queries = Annotated[
     typer.Option(
         "--query",
         min=0,
-        help="A query, counted from 0; can be repeated. The best are those of the surest classes and masks.",
+        help="Index of a query, from 0; can be repeated. The best have the most certain classes and masks.",
         show_default="the six best",
     ),
 ]
 
 
-_Output = Annotated[Path, typer.Option("--output", "-o", help="The drawing; all figures are in a .json beside it.")]
+_Output = Annotated[
+    Path, typer.Option("--output", "-o", help="The drawing (PNG); all figures are in a JSON file beside it.")
+]
 
 
 class _Report(Protocol):
@@ -137,7 +139,7 @@ def layers(
 ) -> None:
     """Measure the predictions before the first decoder layer and after each.
 
-    AR@100 is the average recall of masks whatever their class: learned queries are proposals before any layer.
+    AR@100 is the average recall of masks, regardless of class: learned queries are proposals before any layer.
     """
     from mask2former.analysis import layer_metrics
     from mask2former.analysis.layers import RECALL
@@ -167,10 +169,10 @@ def focus(
     output: _Output = Path("focus.png"),
     device: Device = "auto",
 ) -> None:
-    """Measure the share of attention that falls on the objects, by decoder layer, with the mask and without.
+    """Measure the share of attention on the objects, for each decoder layer, with and without the mask.
 
-    Queries are matched with the ground truth as for the loss. Without the mask means: what the scores of this model
-    would give; the paper compares with a model that was trained so (ablation/coco-instance/attention-full).
+    Queries are matched with the ground truth as for the loss. "Without mask" is the attention that the scores of this
+    model give unmasked; the paper compares with a model trained without masks (ablation/coco-instance/attention-full).
     """
     from mask2former.analysis import attention_focus
 
@@ -239,12 +241,12 @@ def sampling(
     image: _Image = None,
     at: Annotated[
         tuple[float, float] | None,
-        typer.Option(metavar="X Y", help="The point in pixels of the image.", show_default="its middle"),
+        typer.Option(metavar="X Y", help="The point in pixels of the image.", show_default="its centre"),
     ] = None,
     output: _Output = Path("sampling.png"),
     device: Device = "auto",
 ) -> None:
-    """Draw where every encoder layer of the pixel decoder samples for a point of an image."""
+    """Draw where each encoder layer of the pixel decoder samples for one point of an image."""
     from mask2former.analysis import sampling_points
 
     _checked(output)
@@ -264,7 +266,7 @@ def convergence(
     ] = None,
     output: _Output = Path("convergence.png"),
 ) -> None:
-    """Compare how soon trainings reach their metric, from the metrics.csv of each."""
+    """Compare how soon trainings reach their metric, from their metrics.csv files."""
     from mask2former.analysis import convergence as compare
 
     _checked(output)
@@ -295,17 +297,18 @@ def flops(
         ),
     ] = None,
     frames: Annotated[int, typer.Option(min=1, max=limits.CLIP_FRAMES, help="Frames of a clip.")] = 1,
-    depth: Annotated[int, typer.Option(min=0, max=20, help="How deep the table of modules goes.")] = 2,
+    depth: Annotated[int, typer.Option(min=0, max=20, help="Depth of the table of modules.")] = 2,
     as_json: Annotated[bool, typer.Option("--json", help="Print all modules and operators as JSON.")] = False,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Also draw the table; all figures are in a .json beside it.")
+        Path | None,
+        typer.Option("--output", "-o", help="Also draw the table (PNG); all figures are in a JSON file beside it."),
     ] = None,
     recipe: Recipe = None,
 ) -> None:
-    """Count the multiply-adds, parameters and activations of a model, per module; nothing is computed.
+    """Count the multiply-adds, parameters and activations of a model, per module, without running it.
 
-    Of published models nothing is downloaded. The last line is what the published code computes for the same input,
-    which is what the paper reports: it computes all masks at full resolution after every layer.
+    Published models are not downloaded. The last line is the cost of the published code for the same input, as the
+    paper reports it: that code computes all masks at full resolution after every layer.
     """
     from mask2former.analysis import count_flops, paper_sizes, skeleton
 

@@ -221,8 +221,8 @@ def prepare(
 ) -> None:
     """Convert a published data set into the files that training and evaluation read.
 
-    Files that are complete are skipped, so that an interrupted conversion can be resumed. Of Cityscapes, which is
-    otherwise read as downloaded, it makes the panoptic files for the official evaluation.
+    Complete files are skipped, so you can resume an interrupted conversion. Cityscapes is read as downloaded; for it,
+    only the panoptic files for the official evaluation are written.
     """
     from mask2former.dataset_tools.prepare import prepare as run
 

@@ -30,8 +30,8 @@ def export(
     to: Annotated[
         Literal["onnx", "openvino", "pt2", "triton"] | None,
         typer.Option(
-            help="Format; for triton, FILE is a new folder: of a model in a repository of the Triton inference server.",
-            show_default="as FILE ends",
+            help="Format; for triton, FILE is a new folder, for the model repository of a Triton inference server.",
+            show_default="from the suffix of FILE",
         ),
     ] = None,
     size: Annotated[
@@ -44,31 +44,31 @@ def export(
     ] = None,
     batch: Annotated[int, typer.Option(help="Images in one call; 0: any number.")] = 1,
     frames: Annotated[
-        int | None, typer.Option(help="Frames of a clip.", show_default="8 for models of clips; others take images")
+        int | None, typer.Option(help="Frames of a clip.", show_default="8 for clip models; others take images")
     ] = None,
     results: Annotated[
         Task | None,
         typer.Option(
-            help="Let the file give results of this task instead of logits, at the size of the input padded to "
-            "multiples of 32; for programs without this package.",
+            help="Return results of this task instead of logits, at the size of the input padded to "
+            "multiples of 32; for programs that do not use this package.",
             show_default="logits",
         ),
     ] = None,
     dtype: Annotated[
         Literal["float32", "float16", "int8"],
         typer.Option(
-            help="Precision of the weights in the file. float16 halves it and is computed in float32; int8 makes it a "
-            "quarter and computes in 8-bit integers, for which it needs --calibration."
+            help="Precision of the weights in the file. float16 halves the file and computes in float32; int8 "
+            "quarters it, computes in 8-bit integers and needs --calibration."
         ),
     ] = "float32",
     calibration: Annotated[
         list[Path] | None,
-        typer.Option(help="For int8: images and folders like those that the file is for; can be repeated."),
+        typer.Option(help="For int8: images and folders like those you will use the file for; can be repeated."),
     ] = None,
     data: Annotated[
         str | None,
         typer.Option(
-            help="For int8: also measure the loss in the metric on a data set, named as in evaluate, e.g. scenes."
+            help="For int8: also measure the drop in the metric on a data set, named as in evaluate, e.g. scenes."
         ),
     ] = None,
     data_root: Annotated[Path, typer.Option(help="Folder that holds the data sets.")] = Path("datasets"),
@@ -76,11 +76,11 @@ def export(
     trained_for: ModelTasks = None,
     weights: Weights = None,
 ) -> None:
-    """Write a model as an ONNX, OpenVINO or compiled PyTorch file, and compare the two.
+    """Export a model to an ONNX, OpenVINO or compiled PyTorch file, and compare the two.
 
-    Takes a minute or more. ONNX and OpenVINO files run wherever their runtime does, without PyTorch, and here:
-    mask2former predict --model NAME.onnx. PyTorch files need a C++ compiler when they are written, and run on
-    processors like this one. An existing FILE is replaced.
+    This takes a minute or more. ONNX and OpenVINO files run without PyTorch wherever their runtime does, and with
+    'mask2former predict --model NAME.onnx'. Writing PyTorch files needs a C++ compiler; they run on processors like
+    this one. An existing FILE is replaced.
     """
     from mask2former.data.sources import DataSource
     from mask2former.export import export as export_model
@@ -146,7 +146,7 @@ def verify_export(
         ),
     ] = None,
     data_root: Annotated[Path, typer.Option(help="Folder that holds the data sets.")] = Path("datasets"),
-    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of images that are measured.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of images to measure.")] = None,
     task: Annotated[
         Task | None,
         typer.Option(
@@ -155,7 +155,7 @@ def verify_export(
     ] = None,
     calls: Annotated[int, typer.Option(min=1, help="Timed calls on each image.")] = 5,
     memory: Annotated[
-        bool, typer.Option("--memory/--no-memory", help="Measure the peak memory of each, in processes of their own.")
+        bool, typer.Option("--memory/--no-memory", help="Measure the peak memory of each, in separate processes.")
     ] = True,
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also draw the table: a PNG, SVG or PDF file.")

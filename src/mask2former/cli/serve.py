@@ -34,12 +34,12 @@ def serve(
     host: Annotated[
         str, typer.Option(help="Address to listen on; 0.0.0.0: every address of this machine.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any that is free.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any free port.")] = 8000,
     token_file: Annotated[
         Path | None,
         typer.Option(
             help="File with the token that requests must carry as 'Authorization: Bearer TOKEN'; the environment "
-            "variable MASK2FORMER_TOKEN does the same.",
+            "variable MASK2FORMER_TOKEN can hold it instead.",
             show_default="no token",
         ),
     ] = None,
@@ -58,24 +58,28 @@ def serve(
     queue: Annotated[
         int,
         typer.Option(
-            min=1, help="Images that wait or are in work at most; then requests get 429.", rich_help_panel=_LIMITS
+            min=1,
+            help="Maximum number of images waiting or in progress; further requests get 429.",
+            rich_help_panel=_LIMITS,
         ),
     ] = 64,
-    max_images: Annotated[int, typer.Option(min=1, help="Images of one request.", rich_help_panel=_LIMITS)] = 16,
+    max_images: Annotated[
+        int, typer.Option(min=1, help="Maximum number of images in one request.", rich_help_panel=_LIMITS)
+    ] = 16,
     max_megabytes: Annotated[
-        float, typer.Option(help="Body of one request, in 10^6 bytes.", rich_help_panel=_LIMITS)
+        float, typer.Option(help="Maximum body of one request, in 10^6 bytes.", rich_help_panel=_LIMITS)
     ] = 32,
     max_megapixels: Annotated[
-        float, typer.Option(help="Pixels of one image, in millions.", rich_help_panel=_LIMITS)
+        float, typer.Option(help="Maximum pixels of one image, in millions.", rich_help_panel=_LIMITS)
     ] = 50,
     timeout: Annotated[
-        float, typer.Option(help="Seconds that a request may take, upload included.", rich_help_panel=_LIMITS)
+        float, typer.Option(help="Maximum seconds for a request, upload included.", rich_help_panel=_LIMITS)
     ] = 60,
     ray: Annotated[
         bool,
         typer.Option(
             "--ray",
-            help="Deploy on Ray Serve: on the cluster of RAY_ADDRESS, or on this machine alone. Limits are those of "
+            help="Deploy on Ray Serve: on the cluster of RAY_ADDRESS, or only on this machine. The limits apply to "
             "each replica.",
             rich_help_panel=_RAY,
         ),
@@ -84,7 +88,7 @@ def serve(
         str | None,
         typer.Option(
             metavar="N or MIN:MAX",
-            help="Replicas; with two numbers, as many as the load needs.",
+            help="Number of replicas; with two numbers, as many as the load needs.",
             show_default="1",
             rich_help_panel=_RAY,
         ),
@@ -93,7 +97,7 @@ def serve(
         int | None,
         typer.Option(
             min=1,
-            help="Requests that wait for a replica at each proxy; then they get 503.",
+            help="Maximum number of requests waiting for a replica at each proxy; further ones get 503.",
             show_default="256",
             rich_help_panel=_RAY,
         ),
@@ -102,7 +106,7 @@ def serve(
         float | None,
         typer.Option(
             min=0.1,
-            help="Cores of each replica; PyTorch uses as many threads.",
+            help="Cores per replica; PyTorch uses as many threads.",
             show_default="1",
             rich_help_panel=_RAY,
         ),
@@ -123,9 +127,9 @@ def serve(
 ) -> None:
     """Serve a model over HTTP.
 
-    Images go to POST /v1/predict, as the body or as files of a form; results come as JSON or PNG. The log goes to
-    standard error, one JSON object per line. Ctrl-C or SIGTERM stops taking requests, finishes those that have begun,
-    and ends with exit code 0.
+    Send images to POST /v1/predict, as the body or as files of a form; results are JSON or PNG. The log goes to
+    standard error, one JSON object per line. After Ctrl-C or SIGTERM, no requests are accepted, those in progress are
+    finished, and the exit code is 0.
     """
     say_at_once(f"loading {model}")
     from mask2former.serve import RayOptions, ServiceLimits, read_token

@@ -19,7 +19,7 @@ def web(
         list[str] | None,
         typer.Argument(
             metavar="MODEL",
-            help="Models that can be chosen: names (see: mask2former models), files, folders, or hf://owner/name.",
+            help="Models to choose from: names (see: mask2former models), files, folders, or hf://owner/name.",
             show_default="scenes-tiny nuclei",
             autocompletion=complete_model,
         ),
@@ -27,7 +27,7 @@ def web(
     host: Annotated[
         str, typer.Option(help="Address to listen on. By default only this machine can open the page.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any that is free.")] = 7860,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free port.")] = 7860,
     max_upload: Annotated[
         int, typer.Option(min=1, max=4096, metavar="MB", help="Largest file that can be uploaded, in megabytes.")
     ] = 64,
@@ -42,7 +42,7 @@ def web(
     Drop a file to see its segments. Change task, score threshold and classes without another pass through the network,
     and download PNG, JSON or CSV. Nothing is loaded from other servers, and uploads are removed after half an hour.
 
-    Ctrl-C ends the page. It has no passwords: with --host 0.0.0.0, everybody on the network can use it.
+    Ctrl-C stops the page. It has no passwords: with --host 0.0.0.0, everyone on the network can use it.
     """
     say_at_once(f"loading {' and '.join(models or ('scenes-tiny', 'nuclei'))}")
     from mask2former.web import open_models, serve_page
