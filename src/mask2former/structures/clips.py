@@ -85,10 +85,10 @@ class VideoInstances:
         return self._part(slice(int((self.scores > threshold).sum())))  # they are sorted
 
     def at_least(self, threshold: float, by_class: Mapping[str, float] | None = None) -> VideoInstances:
-        """Only the tracks whose score is ``threshold`` or greater; for classes in ``by_class`` that is their own.
+        """Only the tracks whose score is ``threshold`` or greater; classes in ``by_class`` have their own threshold.
 
         Raises:
-            UserError: a class that there is not.
+            UserError: there is no such class.
         """
         return self._part(np.flatnonzero(reach(self.scores, self.labels, self.categories, threshold, by_class)))
 

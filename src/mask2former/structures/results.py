@@ -160,12 +160,12 @@ class _Result:
         It has the size of the image unless ``scale`` enlarges it first.
 
         Args:
-            image: what was segmented: a path, a Pillow image, an array, or what else
+            image: what was segmented: a path, a Pillow image, an array, or anything else that
                 :func:`mask2former.media.images.read_image` takes.
-            scale: a whole number, or None: so that names can be read
+            scale: a whole number, or None: enough for names to be legible
                 (:func:`mask2former.visualization.readable_scale`).
             labels: whether names, counts and a legend are written.
-            palette: colours of the classes, or ``colorblind``: eight that colour-blind people tell apart.
+            palette: colours of the classes, or ``colorblind``: eight that colour-blind people can distinguish.
             value_range: the values of black and white, if it was segmented with them; see there.
             bands: likewise; the first three are shown as red, green and blue, one of one or two as grey.
 
@@ -203,11 +203,11 @@ class _Result:
     @overload
     def __getitem__(self, index: slice | Sequence[int] | np.ndarray) -> Self: ...
     def __getitem__(self, index: int | slice | Sequence[int] | np.ndarray) -> ResultItem | Self:
-        """One mask with its class and score; of a slice, of several indices or of a flag for each, that part.
+        """One mask with its class and score; for a slice, several indices or a flag for each mask, that part.
 
         Raises:
             IndexError: there are not so many.
-            UserError: a name or a truth value, which is no index.
+            UserError: a name or a truth value, which is not an index.
         """
         if isinstance(index, str | bool):
             raise UserError(f"a mask is chosen by its index, got {index!r}; filter(classes=...) chooses by class")
@@ -241,9 +241,9 @@ class _Result:
         min_score: float | None = None,
         min_area: int = 0,
     ) -> Self:
-        """The part of the result that is of some classes, sure enough and large enough; the rest is nothing.
+        """The part of the result with these classes, scores and areas; the rest becomes "nothing".
 
-        Ids stay as they are; instances, which have none, are counted anew.
+        Ids do not change; instances, which have none, are numbered again.
 
         Args:
             classes: names, or class indices as ``labels`` has them (ids of a data set:
@@ -276,8 +276,8 @@ class _Result:
 
         The keys are :data:`~mask2former.structures.tables.ROW_COLUMNS`.
 
-        ``id`` is the value in the exact map: of a segment its own, of a class its index; instances, which have none,
-        are counted from 1. A box reaches from (x1, y1) to (x2, y2), in pixels, the last one past the mask; box and
+        ``id`` is the value in the exact map: the id of a segment or the index of a class; instances, which have none,
+        are numbered from 1. A box extends from (x1, y1) to (x2, y2) in pixels, the latter one past the mask; box and
         centroid of an empty mask, and the score of a class, are None.
         """
         return table_rows(self._entries(), self.sparse, self.categories)
@@ -285,15 +285,15 @@ class _Result:
     def measured_rows(
         self, image: Image.Image | np.ndarray | None = None, *, pixel_size: str | PixelSize | None = None
     ) -> list[dict[str, Any]]:
-        """:meth:`rows` with shapes and, of an image, mean intensities: the columns of tables, see ``docs/outputs.md``.
+        """:meth:`rows` with shapes and, from an image, mean intensities: the columns of tables, see ``docs/outputs.md``.
 
         Args:
-            image: an array (H, W) or (H, W, channels) of any type, whose values are measured as they are; or a Pillow
+            image: an array (H, W) or (H, W, channels) of any type, whose values are measured unchanged; or a Pillow
                 image, as RGB in 0..255.
             pixel_size: the side of a pixel, for instance ``0.65um``, for columns in units, too.
 
         Raises:
-            UserError: the image has another size than the result, or the pixel size is none.
+            UserError: the image has another size than the result, or the pixel size is not valid.
             MissingExtraError: scikit-image is not installed.
         """
         size = None if pixel_size is None else PixelSize.of(pixel_size)
@@ -322,7 +322,7 @@ class _Result:
     def to_supervision(self) -> Any:
         """The same as ``supervision.Detections``: boxes, masks, scores, class indices, and ``class_name`` in ``data``.
 
-        The masks are one dense array. Empty masks are left out, as supervision has no boxes of nothing.
+        The masks are one dense array. Empty masks are left out, since supervision has no empty boxes.
 
         Raises:
             MissingExtraError: supervision is not installed.
@@ -364,8 +364,8 @@ class _Result:
     ) -> dict[str, Any]:
         """The result as plain values for JSON; masks are COCO run-length encodings, boxes are (x, y, w, h) in pixels.
 
-        ``model`` and ``settings`` say what made it and are passed through. ``masks="polygons"`` gives their outlines
-        instead, under ``polygons``, and ``"none"`` leaves them out.
+        ``model`` and ``settings`` say what produced it and are passed through. ``masks="polygons"`` gives their
+        outlines instead, under ``polygons``, and ``"none"`` leaves them out.
         """
         height, width = self.size_hw
         head = {"schema_version": SCHEMA_VERSION, "task": self.task, "model": model, "settings": dict(settings or {})}
@@ -382,10 +382,10 @@ class _Result:
     ) -> Path:
         """Write the result beside ``path`` and return the JSON file.
 
-        One ``.json`` or ``.png`` at the end of ``path`` is dropped; from ``X`` come ``X.png`` (overlay, only with
-        ``image``; of a small image it is enlarged by a whole number), the label map (panoptic ``X_ids.png`` with
-        id = R + 256 G + 65536 B, semantic ``X_labels.png`` with class indices, 8 or 16 bit) and, last, ``X.json``.
-        It has the keys of ``extra`` too. Missing folders are made; every file appears whole.
+        One ``.json`` or ``.png`` at the end of ``path`` is dropped; ``X`` gives ``X.png`` (overlay, only with
+        ``image``; for a small image, enlarged by a whole number), the label map (panoptic ``X_ids.png`` with id = R +
+        256 G + 65536 B, semantic ``X_labels.png`` with class indices, 8 or 16 bit) and, last, ``X.json``. It also has
+        the keys of ``extra``. Missing folders are created; no file is ever partly written.
 
         Raises:
             UserError: the image has another size than the result, or the path cannot be written.
@@ -401,7 +401,7 @@ class _Result:
         extra: Mapping[str, Any] | None = None,
         palette: visualization.Palette = "classes",
     ) -> dict[str, bytes]:
-        """The files that :meth:`save` writes, by what their names end in, in the order in which they are written.
+        """The files that :meth:`save` writes, by the ends of their names, in the order in which they are written.
 
         Raises:
             UserError: the image has another size than the result.
@@ -415,7 +415,7 @@ class _Result:
         return files
 
     def overlay_png(self, image: visualization.ImageLike, palette: visualization.Palette = "classes") -> bytes:
-        """The file ``X.png``: to be looked at; what is exact is in the others.
+        """The file ``X.png``, for viewing; the other files are exact.
 
         Raises:
             UserError: the image has another size than the result.
@@ -423,7 +423,7 @@ class _Result:
         return _png(self.plot(image, scale=None, palette=palette))
 
     def label_png(self) -> dict[str, bytes]:
-        """The exact label map by what its name ends in, ``_ids.png`` or ``_labels.png``; of instances there is none."""
+        """The exact label map by the end of its name, ``_ids.png`` or ``_labels.png``; instances have none."""
         found = self._label_image()
         return {} if found is None else {f"{found[0]}.png": _png(found[1])}
 
@@ -455,10 +455,10 @@ def reach(
     threshold: float,
     by_class: Mapping[str, float] | None = None,
 ) -> Bool[np.ndarray, " N"]:
-    """Which objects have the score that is wanted of all, or of their class.
+    """Which objects have the score required of all, or of their class.
 
     Raises:
-        UserError: a class that there is not.
+        UserError: there is no such class.
     """
     if not by_class:
         return scores >= threshold
@@ -696,10 +696,10 @@ class Instances(_Result):
         return self._part(slice(int((self.scores > threshold).sum())))  # they are sorted
 
     def at_least(self, threshold: float, by_class: Mapping[str, float] | None = None) -> Instances:
-        """Only the objects whose score is ``threshold`` or greater; for classes in ``by_class`` that is their own.
+        """Only the objects whose score is ``threshold`` or greater; classes in ``by_class`` have their own threshold.
 
         Raises:
-            UserError: a class that there is not.
+            UserError: there is no such class.
         """
         return self._part(np.flatnonzero(reach(self.scores, self.labels, self.categories, threshold, by_class)))
 
