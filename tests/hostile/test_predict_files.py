@@ -26,7 +26,7 @@ from mask2former.inference.predictor import Predictor
 from mask2former.inference.result_files import Outcome
 from mask2former.notes import collect_notes
 from mask2former.results_io.coco import coco_results, write_coco_results
-from mask2former.structures import results
+from mask2former.structures import result_base
 
 pytestmark = pytest.mark.usefixtures("small_overlays")
 COUNT = 3
@@ -190,7 +190,7 @@ def test_an_image_fails_alone(
 def test_what_concerns_all_ends_the_run(
     predictor: Predictor, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    real = results.write_whole
+    real = result_base.write_whole
 
     def full(path: Path, write: Callable[[Path], object]) -> None:
         if path.name in ("1.json", "2.json"):  # overlay and map are there already
@@ -198,7 +198,7 @@ def test_what_concerns_all_ends_the_run(
         real(path, write)
 
     output = tmp_path / "out"
-    monkeypatch.setattr(results, "write_whole", full)
+    monkeypatch.setattr(result_base, "write_whole", full)
     outcomes = segment_files(predictor, plan([images], output), "panoptic")
     assert next(outcomes).status == "done"
     with pytest.raises(FailedError, match=f"'place': {os.strerror(number)}"):
@@ -217,7 +217,7 @@ def test_a_full_disk_is_one_sentence(
     def full(*args: Any, **options: Any) -> Any:
         raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "out" / "0.png"))
 
-    monkeypatch.setattr("mask2former.structures.results.write_whole", full)
+    monkeypatch.setattr("mask2former.structures.result_base.write_whole", full)
     assert main(["predict", str(images), "-o", str(tmp_path / "out"), "-m", "scenes-tiny", "--device", "cpu"]) == 1
     assert capsys.readouterr().err.splitlines()[-1] == (
         f"error: '{tmp_path / 'out' / '0.png'}': No space left on device; 0 images of 3 segmented into "

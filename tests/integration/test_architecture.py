@@ -35,7 +35,7 @@ HOMES = {
     "onnxruntime": ("inference/exported/onnx.py", "export/quantization.py"),  # one runs, one calibrates
     "openslide": ("media/slides.py",),
     "openvino": ("inference/exported/openvino.py", "export/writers.py"),  # one runs, one converts
-    "pandas": ("structures/results.py",),
+    "pandas": ("structures/result_base.py",),
     "prometheus_client": ("serve/__init__.py", "serve/metrics.py"),
     "pyarrow": ("bulk/", "results_io/table.py"),
     "pydantic": ("config/", "structures/model_info.py"),
@@ -46,7 +46,7 @@ HOMES = {
     "safetensors": ("checkpoints/",),
     "skimage": ("ops/shapes.py",),
     "starlette": ("serve/app.py", "serve/uploads.py"),  # on which fastapi stands
-    "supervision": ("structures/results.py",),
+    "supervision": ("structures/result_base.py",),
     "mlflow": ("training/loggers.py",),
     "tensorboard": ("training/loggers.py",),
     "pillow_heif": ("media/image_files.py",),

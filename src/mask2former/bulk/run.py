@@ -33,7 +33,7 @@ from mask2former.inference.result_files import categories_sha256
 from mask2former.inference.tta import MultiScaleFlip
 from mask2former.notes import Note, collect_notes, sentences
 from mask2former.progress import Progress, silent
-from mask2former.structures.results import SCHEMA_VERSION
+from mask2former.structures.result_base import SCHEMA_VERSION
 
 __all__ = ["FAILURES", "BulkReport", "Failed", "predict_bulk"]
 

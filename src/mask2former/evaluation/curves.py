@@ -246,7 +246,11 @@ def plot_changes(
         for side in ("top", "right", "left"):
             axes.spines[side].set_visible(False)
         axes.spines["bottom"].set_color(_LINE)
-    figure.supxlabel("change in points: each seed (dot), mean (bar), the paper (diamond); grey: seeds of the baseline", fontsize=9, color=_SOFT)
+    figure.supxlabel(
+        "change in points: each seed (dot), mean (bar), the paper (diamond); grey: seeds of the baseline",
+        fontsize=9,
+        color=_SOFT,
+    )
     write_whole(path, lambda file: figure.savefig(file, format=kind))
 
 

@@ -56,7 +56,7 @@ from mask2former.results_io.json import read_result, result_of, saved_document
 from mask2former.results_io.table import TableFiles, images_table, is_table
 from mask2former.structures import Categories, Instances, Segmentation, SemanticSegmentation
 from mask2former.structures.packed_results import PackedPanoptic, PackedSegmentation, PackedSemantic
-from mask2former.structures.results import write_files
+from mask2former.structures.result_base import write_files
 from mask2former.structures.tables import PixelSize
 from mask2former.visualization import Palette
 

@@ -29,7 +29,7 @@ from mask2former.results_io.coco import is_coco_results
 from mask2former.results_io.json import RECORDS, read_result
 from mask2former.structures import Categories, Instances, Segmentation
 from mask2former.structures.packed_results import PackedSegmentation
-from mask2former.structures.results import SCHEMA_VERSION, SOFTWARE
+from mask2former.structures.result_base import SCHEMA_VERSION, SOFTWARE
 
 if TYPE_CHECKING:
     pass

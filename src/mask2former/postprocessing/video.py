@@ -15,7 +15,7 @@ from mask2former.postprocessing.binary_masks import MaskBands
 from mask2former.postprocessing.instances import best_pairs
 from mask2former.postprocessing.resampling import Size, full_precision, parts, strips
 from mask2former.structures import Categories, Prediction, VideoInstances
-from mask2former.structures.results import reach
+from mask2former.structures.result_base import reach
 
 __all__ = ["frame_masks", "video_instance"]
 

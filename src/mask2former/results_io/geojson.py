@@ -13,7 +13,8 @@ from mask2former.documents import encode_json
 from mask2former.files import write_whole
 from mask2former.notes import note
 from mask2former.results_io.writing import PlaceOf, ResultFolder, file_stem, nowhere
-from mask2former.structures.results import ResultItem, Segmentation
+from mask2former.structures.result_base import ResultItem
+from mask2former.structures.results import Segmentation
 
 __all__ = ["GeoJsonFiles", "geojson_of"]
 

@@ -13,7 +13,8 @@ import numpy as np
 from mask2former.errors import MissingExtraError
 from mask2former.files import write_whole
 from mask2former.results_io.writing import ResultFolder, file_stem
-from mask2former.structures.results import ResultItem, Segmentation
+from mask2former.structures.result_base import ResultItem
+from mask2former.structures.results import Segmentation
 
 __all__ = ["RoiFiles"]
 

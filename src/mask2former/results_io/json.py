@@ -20,14 +20,8 @@ from mask2former.ops.sparse_masks import SparseMasks
 from mask2former.results_io.growing import GrowingDocument, finishing, naming
 from mask2former.results_io.partial import WorkingFile
 from mask2former.structures.categories import Categories
-from mask2former.structures.results import (
-    SCHEMA_VERSION,
-    Instances,
-    PanopticSegmentation,
-    Segment,
-    Segmentation,
-    SemanticSegmentation,
-)
+from mask2former.structures.result_base import SCHEMA_VERSION
+from mask2former.structures.results import Instances, PanopticSegmentation, Segment, Segmentation, SemanticSegmentation
 from mask2former.structures.tracks import TrackedFrame
 from mask2former.text import printable
 

@@ -13,7 +13,8 @@ from mask2former.notes import note
 from mask2former.ops.masks import Patch
 from mask2former.results_io.writing import JsonList
 from mask2former.results_io.yolo import joined_rings
-from mask2former.structures.results import ResultItem, Segmentation
+from mask2former.structures.result_base import ResultItem
+from mask2former.structures.results import Segmentation
 
 __all__ = ["LabelStudioFile", "brush_rle"]
 

@@ -11,7 +11,8 @@ from PIL import Image
 from mask2former.files import write_whole
 from mask2former.notes import note
 from mask2former.results_io.writing import PlaceOf, ResultFolder, file_stem, nowhere
-from mask2former.structures.results import SOFTWARE, Instances, PanopticSegmentation, Segmentation
+from mask2former.structures.result_base import SOFTWARE
+from mask2former.structures.results import Instances, PanopticSegmentation, Segmentation
 
 __all__ = ["LabelTiffFiles"]
 

@@ -15,7 +15,7 @@ from mask2former.ops.masks import encode_runs
 from mask2former.ops.packed_map import PackedMap
 from mask2former.structures import Instances, PanopticSegmentation, SemanticSegmentation
 from mask2former.structures.packed_results import PackedPanoptic, PackedSegmentation, PackedSemantic
-from mask2former.structures.results import SOFTWARE
+from mask2former.structures.result_base import SOFTWARE
 from mask2former.visualization import Palette
 
 __all__ = ["PIXELS_AT_ONCE", "packed_files"]

@@ -19,7 +19,7 @@ from mask2former.documents import encode_json
 from mask2former.errors import UserError
 from mask2former.files import discard, whole_file
 from mask2former.media.georeference import GeoReference
-from mask2former.structures.results import SOFTWARE
+from mask2former.structures.result_base import SOFTWARE
 
 __all__ = [
     "JsonList",

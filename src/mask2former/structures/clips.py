@@ -16,7 +16,8 @@ from PIL import Image
 from mask2former import visualization
 from mask2former.ops.sparse_masks import AnyTracks, SparseMasks, frames_of
 from mask2former.structures.categories import Categories
-from mask2former.structures.results import SCHEMA_VERSION, Instances, counted_labels, reach
+from mask2former.structures.result_base import SCHEMA_VERSION, counted_labels, reach
+from mask2former.structures.results import Instances
 
 __all__ = ["VideoInstances"]
 
@@ -30,7 +31,7 @@ class VideoInstances:
             objects, not the frames.
         labels: class indices; an object has one class for the whole clip.
         scores: class probability in 0..1, descending.
-        categories: the classes that ``labels`` count.
+        categories: the classes that ``labels`` indexes.
     """
 
     sparse: tuple[SparseMasks, ...]

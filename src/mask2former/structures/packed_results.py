@@ -24,7 +24,7 @@ class PackedPanoptic:
     Attributes:
         ids: segment id per pixel; 0 is "nothing".
         segments: what each id is.
-        categories: the classes that ``Segment.label`` counts.
+        categories: the classes that ``Segment.label`` indexes.
     """
 
     ids: PackedMap
@@ -55,7 +55,7 @@ class PackedSemantic:
 
     Attributes:
         labels: class index per pixel.
-        categories: the classes that ``labels`` counts.
+        categories: the classes that ``labels`` indexes.
     """
 
     labels: PackedMap
