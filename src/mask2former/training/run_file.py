@@ -92,8 +92,8 @@ def _published(name: str) -> Iterator[str]:
         yield "AP is that of things, mIoU that of the semantic result of the panoptic model."
     yield (
         f"Published hardware: {recipe.num_gpus} GPUs, each with {images} of the {data.batch_size} images of a "
-        "step. By default, one device processes them one after another. For several devices, set trainer.devices, and "
-        "data.batch_size_per_device as memory allows; the number of images per step does not change."
+        "step. Here one device takes them in turns; on more, give trainer.devices (and data.batch_size_per_device as "
+        "memory allows): the images per step stay."
     )
     start = f"Published initial weights: {recipe.init_weights}{pretraining}. Weights start random unless you "
     if recipe.is_video:
