@@ -54,17 +54,16 @@ def missing_values(values: np.ndarray, nodata: float, *, by_band: bool = False) 
     return found if found.ndim == 2 or by_band else np.all(found, axis=2)
 
 
-def note_missing(missing: Bool[np.ndarray, ...], name: str, of: str = "") -> None:
+def note_missing(missing: Bool[np.ndarray, ...], name: str) -> None:
     """Note pixels, or values of bands, that are shown black since there is no value, if there are any.
 
     Args:
         missing: where there is none.
         name: the image.
-        of: what ``missing`` is, where it is not all of the image: added to its share.
     """
     if missing.any():
         share = percent(np.count_nonzero(missing) / missing.size)
-        note("images with pixels that have no value, as the file says, shown black", f"'{name}' ({share}{of})")
+        note("images with pixels that have no value, as the file says, shown black", f"'{name}' ({share})")
 
 
 def blackened(pixels: UInt8[np.ndarray, "H W C"], missing: Bool[np.ndarray, ...] | None) -> UInt8[np.ndarray, "H W C"]:
