@@ -230,5 +230,5 @@ def test_each_mask_is_unpacked_once_to_remove_overlaps(monkeypatch: pytest.Monke
     unpacked: list[PackedPatch] = []
     plain = PackedPatch.unpacked
     monkeypatch.setattr(PackedPatch, "unpacked", lambda self: unpacked.append(self) or plain(self))
-    assert len(postprocessing.remove_overlaps(instances, 0)) > 30
+    assert len(postprocessing.remove_overlaps(instances, 0.0)) > 30
     assert len(unpacked) == 40
