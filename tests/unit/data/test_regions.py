@@ -276,9 +276,23 @@ def test_a_slide_of_dicom_is_no_tile_of_it() -> None:
     assert np.abs(opened.read(0, 0, 60, 80) - slide).mean() < 2
     with pytest.raises(UserError, match=r"half.dcm' is a slide at 40x30 pixels, reduced from 80x60"):
         open_large(SLIDE / "half.dcm")
-    with pytest.raises(UserError, match=r"a whole slide of 80x60 pixels .* tiles of 32x32; predict reads it by"):
+    with pytest.raises(
+        UserError, match=r"a whole slide of 80x60 pixels .* tiles of 32x32; predict reads it by parts, from"
+    ):
         read_image(SLIDE / "whole.dcm")
     assert read_image(ImagePage(SLIDE / "whole.dcm", 2)).shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize("name", ["slide", "1.2.826.0.1", "slide.tif"])
+def test_a_slide_of_dicom_needs_no_suffix(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes((SLIDE / "whole.dcm").read_bytes())
+    assert is_large(tmp_path / name)
+    expected = open_large(SLIDE / "whole.dcm").read(0, 0, 60, 80)
+    np.testing.assert_array_equal(open_large(tmp_path / name).read(0, 0, 60, 80), expected)
+    (tmp_path / name).write_bytes((SLIDE / "half.dcm").read_bytes())
+    (tmp_path / "other").write_bytes((SLIDE / "whole.dcm").read_bytes())
+    with pytest.raises(UserError, match=rf"{name}' is a slide at 40x30 pixels, reduced from 80x60"):
+        open_large(tmp_path / name)
 
 
 @pytest.mark.parametrize("step", [1, 4, 7])
