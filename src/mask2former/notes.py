@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from typing import NamedTuple
 
-__all__ = ["Note", "collect_notes", "counted", "is_collecting", "note", "percent", "sentences"]
+__all__ = ["Note", "collect_notes", "counted", "is_collecting", "note", "noted_as_one", "percent", "sentences"]
 
 _logger = logging.getLogger("mask2former")
 _collected: ContextVar[list[Note] | None] = ContextVar("_collected", default=None)
@@ -60,6 +60,28 @@ def note(message: str, example: str) -> None:
     elif message not in _logged and multiprocessing.parent_process() is None:
         _logged.add(message)
         _logger.warning("%s: %s", message, example)
+
+
+@contextlib.contextmanager
+def noted_as_one(told: set[str] | None = None) -> Iterator[None]:
+    """Tell at most one note of each kind about what is done inside: bands and parts of an image are no images.
+
+    Args:
+        told: where it is one part of an image: the kinds that other parts have told, to which those of this one are
+            added. These are not told again.
+    """
+    found: list[Note] = []
+    token = _collected.set(found)
+    try:
+        yield
+    finally:
+        _collected.reset(token)
+        for message, examples in counted(found).items():
+            if told is None:
+                note(message, ", ".join(examples))
+            elif message not in told:
+                told.add(message)
+                note(message, f"{', '.join(examples)} in the first part concerned")
 
 
 def counted(notes: Iterable[Note]) -> dict[str, list[str]]:

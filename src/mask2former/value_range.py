@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
+from numbers import Real
 from typing import Any, Literal
 
 __all__ = ["Range", "ValueRange", "ValueRule", "as_value_range", "ranges_of_bands"]
@@ -20,7 +22,8 @@ def as_value_range(value: Any) -> Range | tuple[Range, ...] | Literal["full", "p
     """A setting as it is kept; None, which ``auto`` stands for: each image gets its range from its file and values.
 
     Args:
-        value: two numbers, a list of pairs of numbers, or the name of a rule.
+        value: two numbers, a list of pairs of numbers, or the name of a rule. Numbers may be text, such as ``1e3``,
+            which YAML does not take for a number.
 
     Raises:
         ValueError: anything else; the message says what is expected.
@@ -29,10 +32,10 @@ def as_value_range(value: Any) -> Range | tuple[Range, ...] | Literal["full", "p
         return None
     if isinstance(value, str) and value in ("full", "percentile"):
         return value  # pyright: ignore[reportReturnType]  (one of these)
-    with contextlib.suppress(TypeError, ValueError):
+    with contextlib.suppress(ValueError):
         return _range(value)
-    with contextlib.suppress(TypeError, ValueError):
-        if ranges := tuple(_range(pair) for pair in value):
+    with contextlib.suppress(ValueError):
+        if ranges := tuple(_range(pair) for pair in _listed(value)):
             return ranges
     raise ValueError(
         "expected two rising numbers, black and white, or a list of such pairs, one for each band, or auto, full or "
@@ -40,13 +43,31 @@ def as_value_range(value: Any) -> Range | tuple[Range, ...] | Literal["full", "p
     )
 
 
+def _listed(value: Any) -> list[Any] | tuple[Any, ...]:
+    """What a list, a tuple, an array or a tensor holds; sets, bytes and mappings have no order, or other numbers."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if not isinstance(value, list | tuple):
+        raise ValueError
+    return value
+
+
 def _range(pair: Any) -> Range:
-    if isinstance(pair, str):
-        raise TypeError
-    black, white = (float(number) for number in pair)
-    if not -math.inf < black < white < math.inf:
+    black, white = (_number(number) for number in _listed(pair))
+    # Values are divided by the width of the range.
+    if not (black < white and 0 < 255 / (white - black) < math.inf):
         raise ValueError
     return black, white
+
+
+def _number(value: Any) -> float:
+    """A number, or its plain text; Python also takes booleans, ``1_000`` and ``nan`` for numbers."""
+    is_text = isinstance(value, str) and re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", value, re.ASCII | re.I)
+    if not is_text and (isinstance(value, bool) or not isinstance(value, Real)):
+        raise ValueError
+    with contextlib.suppress(OverflowError):
+        if math.isfinite(number := float(value)):
+            return number
+    raise ValueError
 
 
 def ranges_of_bands(value_range: ValueRange | None) -> tuple[Range, ...] | None:

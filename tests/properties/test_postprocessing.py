@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from mask2former import postprocessing
 from mask2former.config import InferenceConfig
-from mask2former.structures import Categories, Prediction
+from mask2former.ops.sparse_masks import SparseMasks
+from mask2former.structures import Categories, Instances, Prediction
 
 CATEGORIES = Categories.from_names(["cat", "dog", "sky"], ["cat", "dog"])
 EXTREME = torch.finfo(torch.float32).max
@@ -68,6 +69,33 @@ def test_instances_are_ranked_and_lie_in_their_boxes(
     alone = postprocessing.remove_overlaps(result, 0.5)
     assert (alone.masks.sum(axis=0) <= 1).all()
     assert alone.masks.any(axis=(1, 2)).all()
+
+
+def without_overlaps(masks: np.ndarray, threshold: float) -> tuple[list[int], np.ndarray]:
+    """Which masks (N, H, W) stay, and what they keep: each pixel goes to the first that covers it and stays."""
+    taken, kept, found = np.zeros(masks.shape[1:], dtype=bool), [], []
+    for index, mask in enumerate(masks):
+        free = mask & ~taken
+        if free.any() and free.sum() >= threshold * mask.sum():
+            taken |= free
+            kept.append(index)
+            found.append(free)
+    return kept, np.array(found, dtype=bool).reshape(-1, *masks.shape[1:])
+
+
+@given(st.integers(0, 1 << 32), st.integers(0, 12), SIZES, st.sampled_from([0.0, 0.3, 0.8, 1.0]))
+def test_overlaps_go_to_the_better_instance(seed: int, count: int, size: tuple[int, int], threshold: float) -> None:
+    rng = np.random.default_rng(seed)
+    masks = rng.random((count, *size)) < rng.choice([0, 0.1, 0.5, 1], (count, 1, 1))
+    sparse, scores = SparseMasks.of(masks), np.sort(rng.random(count))[::-1]
+    given = Instances(sparse, np.arange(count) % 3, scores, sparse.boxes, CATEGORIES)
+    found = postprocessing.remove_overlaps(given, threshold)
+    kept, expected = without_overlaps(masks, threshold)
+    np.testing.assert_array_equal(found.masks, expected)
+    assert found.sparse.packed == SparseMasks.of(expected).packed
+    np.testing.assert_array_equal(found.scores, scores[kept])
+    np.testing.assert_array_equal(found.labels, given.labels[kept])
+    np.testing.assert_array_equal(found.boxes, found.sparse.boxes)
 
 
 @given(predictions(), SIZES, st.booleans())

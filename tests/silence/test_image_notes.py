@@ -82,9 +82,10 @@ def test_predict_says_what_it_read_in_part(tmp_path: Path, capsys: pytest.Captur
     assert json.loads((tmp_path / "out" / "deep.json").read_text())["settings"]["value_range"] == "percentile"
     assert main([*command, "--value-rule", "full", "--value-range", "0", "9"]) == 2
     assert "--value-range and --value-rule exclude each other" in capsys.readouterr().err
-    assert main([*command, "--value-range", "9", "1"]) == 2
-    error = capsys.readouterr().err
-    assert "value_range is (9.0, 1.0); expected two rising numbers, black and white, or a list of such pairs" in error
+    for black, white in (("9", "1"), ("0", "1_000"), ("nan", "1"), ("0", "inf")):
+        assert main([*command, "--value-range", black, white]) == 2
+        error = " ".join(capsys.readouterr().err.split())
+        assert f"--value-range is '{black} {white}'; expected two rising numbers, black and white, as in" in error
 
 
 def test_predict_gives_the_same_for_8_bits_and_10_in_16(tmp_path: Path) -> None:

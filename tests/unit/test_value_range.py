@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from mask2former.config import InferenceConfig, parse
 from mask2former.errors import UserError
@@ -22,6 +23,9 @@ from mask2former.value_range import as_value_range, ranges_of_bands
         (np.array([0, 9]), (0.0, 9.0)),
         ([[0, 4095], [-3, 0.5]], ((0.0, 4095.0), (-3.0, 0.5))),
         ([[1, 2]], ((1.0, 2.0),)),
+        (["-0.5", "1e3"], (-0.5, 1000.0)),
+        (torch.tensor([0, 9]), (0.0, 9.0)),
+        (np.array([0, 9], np.float16).astype(object), (0.0, 9.0)),
         (np.array([[0, 1], [2, 3], [4, 5]]), ((0.0, 1.0), (2.0, 3.0), (4.0, 5.0))),
     ],
 )
@@ -46,6 +50,24 @@ def test_ranges_and_rules_are_kept_as_tuples(given: Any, kept: Any) -> None:
         [[0, 1, 2]],
         ["12"],
         ["12", "34", "56"],
+        ["0", "1_000"],
+        ["0", " 9"],
+        ["0", "\u0669"],
+        ["0", "inf"],
+        [-float("inf"), 0],
+        [float("nan"), float("nan")],
+        [0, 10**400],
+        [0, "1e400"],
+        [0, 5e-324],
+        [-1.7e308, 1.7e308],
+        [False, True],
+        np.array([False, True]),
+        [np.False_, np.True_],
+        [[0, 1], [False, True]],
+        {0, 9},
+        {0: 1, 9: 2},
+        b"\0\xff",
+        [0, 9j],
         7,
         {},
     ],

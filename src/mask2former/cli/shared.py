@@ -165,7 +165,7 @@ MinArea = Annotated[
     ),
 ]
 ValueRange = Annotated[
-    tuple[float, float] | None,
+    tuple[str, str] | None,
     typer.Option(
         "--value-range",
         metavar="BLACK WHITE",
@@ -200,7 +200,7 @@ BandRanges = Annotated[
 
 
 def chosen_range(
-    value_range: tuple[float, float] | None,
+    value_range: tuple[str, str] | None,
     value_rule: Literal["auto", "full", "percentile"] | None,
     band_ranges: str | None,
 ) -> RangeSetting | None:
@@ -208,25 +208,31 @@ def chosen_range(
 
     Raises:
         OptionError: several are given.
-        UserError: ``band_ranges`` is something else.
+        UserError: ``value_range`` or ``band_ranges`` is something else.
     """
+    from mask2former.value_range import as_value_range
+
     options = {"value_range": value_range, "value_rule": value_rule, "band_ranges": band_ranges}
     given = [option for option, value in options.items() if value is not None]
     if len(given) > 1:
         raise OptionError(lambda name: f"{name(given[0])} and {name(given[1])} exclude each other; give one")
-    return value_range or value_rule or (None if band_ranges is None else _ranges(band_ranges))
-
-
-def _ranges(text: str) -> RangeSetting | None:
-    from mask2former.value_range import as_value_range
-
+    if value_range is not None:
+        named, pairs = f"--value-range is {quoted(' '.join(value_range), 60)}", value_range
+        expected = "two rising numbers, black and white, as in 0 4095"
+    elif band_ranges is not None:
+        named, pairs = (
+            f"--band-ranges is {quoted(band_ranges, 60)}",
+            [part.split(":") for part in band_ranges.split(",")],
+        )
+        expected = (
+            "two rising numbers for each band, with a colon between them and commas between bands, as in 0:4095,0:900"
+        )
+    else:
+        return value_rule
     try:
-        return as_value_range([part.split(":") for part in text.split(",")])
+        return as_value_range(pairs)
     except ValueError as error:
-        raise UserError(
-            f"--band-ranges is {quoted(text, 60)}; expected two rising numbers for each band, with a colon between "
-            "them and commas between bands, as in 0:4095,0:900"
-        ) from error
+        raise UserError(f"{named}; expected {expected}") from error
 
 
 Bands = Annotated[

@@ -106,16 +106,15 @@ def join(
                 continue
             mask = mask.moved(tile.top, tile.left)
             candidates.append(_Object(int(label), float(score), Tile(*mask.box), [mask], [tile]))
-    sides = np.array([_corners(tile) for tile, _ in found], dtype=np.int64).reshape(-1, 4)
+    tiles = _Tiles([tile for tile, _ in found], size_hw)
     for candidate in candidates:
-        own = np.array([_corners(candidate.tiles[0])])
-        cut = not _shown_whole(candidate.box, own, size_hw)[0]
-        candidate.cut = cut and bool(_shown_whole(candidate.box, sides, size_hw).any())
+        cut = not tiles.show_whole(candidate.box, np.array([_corners(candidate.tiles[0])]))[0]
+        candidate.cut = cut and len(tiles.showing_whole(candidate.box)) > 0
     kept = _merged(sorted(candidates, key=lambda candidate: -candidate.score))
     # Objects may turn out to be one when they have grown, such as both ends of one that three tiles show.
     while len(again := _merged(kept)) < len(kept):
         kept = again
-    kept = [item for item in kept if not item.cut and (not agreed or _is_agreed(item, sides, size_hw))][:max_instances]
+    kept = [item for item in kept if not item.cut and (not agreed or _is_agreed(item, tiles))][:max_instances]
     masks = SparseMasks((item.whole() for item in kept), size_hw)
     return Instances(
         masks=masks,
@@ -126,25 +125,40 @@ def join(
     )
 
 
-def _is_agreed(item: _Object, sides: Int64[np.ndarray, "tiles 4"], size_hw: Size) -> bool:
+class _Tiles:
+    """The tiles of an image, of which only those at the height of an object are looked at."""
+
+    def __init__(self, tiles: Sequence[Tile], size_hw: Size) -> None:
+        self._size_hw = size_hw
+        self._sides = np.array(sorted(map(_corners, tiles)), dtype=np.int64).reshape(-1, 4)
+        self._highest = max((tile.bottom - tile.top for tile in tiles), default=0)
+
+    def showing_whole(self, box: Tile) -> Int64[np.ndarray, "n 4"]:
+        """The corners of those that show a box and a pixel around it, but where the image ends."""
+        tops = self._sides[:, 0]
+        first, end = np.searchsorted(tops, box.bottom - self._highest), np.searchsorted(tops, box.top, "right")
+        near = self._sides[first:end]
+        return near[self.show_whole(box, near)]
+
+    def show_whole(self, box: Tile, sides: Int64[np.ndarray, "tiles 4"]) -> Bool[np.ndarray, " tiles"]:
+        """Which of some tiles, given by their corners, do so."""
+        top, left, bottom, right = sides.T
+        whole = ((top < box.top) | (top == 0)) & ((left < box.left) | (left == 0))
+        height, width = self._size_hw
+        return whole & ((bottom > box.bottom) | (bottom == height)) & ((right > box.right) | (right == width))
+
+
+def _is_agreed(item: _Object, tiles: _Tiles) -> bool:
     """Whether the tile finds it that shows it whole and farthest from its border; True where none shows it whole."""
-    top, left, bottom, right = sides.T
+    whole = tiles.showing_whole(item.box)
+    if not len(whole):
+        return True
+    top, left, bottom, right = whole.T
     y, x = (item.box.top + item.box.bottom) / 2, (item.box.left + item.box.right) / 2
     distances = np.minimum(y - top, bottom - y) * np.minimum(x - left, right - x)
-    whole = _shown_whole(item.box, sides, size_hw)
-    if not whole.any():
-        return True
     own = {_corners(tile) for tile in item.tiles}
-    best = distances[whole].max()
-    return any(tuple(corners) in own for corners in sides[whole & (distances >= _AS_GOOD * best)].tolist())
-
-
-def _shown_whole(box: Tile, sides: Int64[np.ndarray, "tiles 4"], size_hw: Size) -> Bool[np.ndarray, " tiles"]:
-    """Which tiles show the box and a pixel around it, but where the image ends."""
-    top, left, bottom, right = sides.T
-    whole = ((top < box.top) | (top == 0)) & ((left < box.left) | (left == 0))
-    height, width = size_hw
-    return whole & ((bottom > box.bottom) | (bottom == height)) & ((right > box.right) | (right == width))
+    best = distances.max()
+    return any(tuple(corners) in own for corners in whole[distances >= _AS_GOOD * best].tolist())
 
 
 def _merged(objects: list[_Object]) -> list[_Object]:

@@ -217,14 +217,14 @@ def hash_weights(weights: Mapping[str, object]) -> str:
 def fitting_size(network: Network, wanted: tuple[int, int], size_hw: tuple[int, int]) -> tuple[int, int]:
     """Height and width at which a network sees an image: as wanted, if that fits its largest input.
 
-    Larger ones are seen smaller, with the proportions of the image (``size_hw``); a note counts them.
+    Larger ones are seen smaller, with the proportions of the image (``size_hw``); a note counts their sizes.
     """
     largest = getattr(network, "largest_input", None)
     if largest is None or all(side <= most for side, most in zip(wanted, largest, strict=True)):
         return wanted
     scale = min(most / side for side, most in zip(size_hw, largest, strict=True))
     note(
-        "images seen smaller than the settings say, since the exported model takes at most "
+        "sizes of images that are seen smaller than the settings say, since the exported model takes at most "
         f"{largest[0]}x{largest[1]} pixels (height x width)",
         f"{size_hw[0]}x{size_hw[1]}",
     )

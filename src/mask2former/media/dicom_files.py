@@ -9,9 +9,10 @@ import contextlib
 import functools
 import importlib.util
 import io
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -25,13 +26,17 @@ from mask2former.pixels import Bands, Stored, StoredImage
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = ["DICOM_SUFFIXES", "EXTRA", "can_read_dicom", "is_dicom", "open_dicom", "slide_size"]
+__all__ = ["DICOM_SUFFIXES", "EXTRA", "can_read_dicom", "is_dicom", "open_dicom", "parts_of_slides", "slide_size"]
 
 EXTRA = "dicom"
 """The optional dependencies that this module needs."""
 DICOM_SUFFIXES = (".dcm",)
 
 _DEFLATED = b"1.2.840.10008.1.2.1.99\0"[:22]  # the whole file is compressed, which only unpacking bounds
+_SLIDES = "1.2.840.10008.5.1.4.1.1.77.1.6"  # the class of images of whole slides
+_TOTAL_ROWS = (
+    0x00480007  # the last tag that tells of a slide; behind it, in front of the pixels, are those of each frame
+)
 _GREY, _COLOR = ("MONOCHROME1", "MONOCHROME2"), ("RGB", "PALETTE COLOR")
 
 
@@ -72,11 +77,12 @@ def open_dicom(content: Path | io.BytesIO, name: str, page: int | None = None) -
         stream.seek(0)
         header = dcmread(stream, stop_before_pixels=True)
         frames = _check(header, name)
-        if page is None and (whole := _slide_size(header)) is not None:
+        if page is None and (slide := _slide_of(header)) is not None and slide.is_tiled:
+            height, width = slide.size_hw
             raise UserError(
-                f"'{name}' is a whole slide of {whole[1]}x{whole[0]} pixels (width x height), whose frames are tiles "
-                f"of {header.Columns}x{header.Rows}; predict reads it by parts if tile is set "
-                "and its name ends in .dcm, or choose a frame with page"
+                f"'{name}' is a whole slide of {width}x{height} pixels (width x height), whose frames are tiles of "
+                f"{header.Columns}x{header.Rows}; predict reads it by parts, from a disk, if tile is set, or choose a "
+                "frame with page"
             )
         if (page or 0) >= frames:
             raise UserError(f"'{name}' has no page {(page or 0) + 1}; it has {frames}")
@@ -89,22 +95,72 @@ def open_dicom(content: Path | io.BytesIO, name: str, page: int | None = None) -
 
 
 def slide_size(path: Path) -> tuple[int, int] | None:
-    """Height and width of the slide whose tiles a DICOM file holds; None: it holds something else or cannot be read."""
-    if not can_read_dicom():
-        return None
-    from pydicom import dcmread
+    """Height and width of the slide whose tiles a DICOM file holds, whatever its name.
 
+    None: it holds something else or cannot be read.
+    """
+    slide = _slide_in(path)
+    return slide.size_hw if slide is not None and slide.is_tiled else None
+
+
+def parts_of_slides(paths: Sequence[Path]) -> set[Path]:
+    """Those files that hold less of a slide than another one beside them: reduced resolutions, labels, overviews."""
+    slides: dict[tuple[Path, str], dict[Path, _Slide]] = {}
+    for path in paths:
+        if (slide := _slide_in(path)) is not None:
+            slides.setdefault((path.parent, slide.series), {})[path] = slide
+    lesser = set[Path]()
+    for files in slides.values():
+        most = max((math.prod(slide.size_hw) for slide in files.values() if slide.is_tiled), default=0)
+        lesser |= {path for path, slide in files.items() if most and slide.volume < most}
+    return lesser
+
+
+class _Slide(NamedTuple):
+    """What a DICOM file says of its part in a slide.
+
+    Attributes:
+        series: the same of all files of the slide.
+        size_hw: height and width of the slide at the resolution of the file.
+        is_volume: it shows what was scanned, and no label or overview.
+        is_tiled: in frames that are tiles; labels, overviews and slides in one frame are images.
+    """
+
+    series: str
+    size_hw: tuple[int, int]
+    is_volume: bool
+    is_tiled: bool
+
+    @property
+    def volume(self) -> int:
+        """Pixels that show what was scanned."""
+        return math.prod(self.size_hw) if self.is_volume else 0
+
+
+def _slide_in(path: Path) -> _Slide | None:
+    """What there is to know of a slide before its pixels; None: no slide, or a file that cannot be read."""
     try:
-        return _slide_size(dcmread(path, stop_before_pixels=True))
+        if not (path.is_file() and can_read_dicom()):
+            return None
+        with path.open("rb") as stream:
+            start = stream.read(1 << 12)
+            if not is_dicom(start) or _SLIDES.encode() not in start or _DEFLATED in start:
+                return None
+            from pydicom.filereader import read_partial
+
+            stream.seek(0)
+            return _slide_of(read_partial(stream, stop_when=lambda tag, *_: tag > _TOTAL_ROWS))
     except Exception:  # pydicom has no common one; who reads the file says what is wrong
         return None
 
 
-def _slide_size(header: Dataset) -> tuple[int, int] | None:
-    """The size of the slide at the resolution of the file; labels, overviews and slides in one frame are images."""
+def _slide_of(header: Dataset) -> _Slide | None:
     size = int(header.get("TotalPixelMatrixRows") or 0), int(header.get("TotalPixelMatrixColumns") or 0)
-    is_tiled = "VOLUME" in (header.get("ImageType") or ()) and size != (header.get("Rows"), header.get("Columns"))
-    return size if is_tiled and all(size) else None
+    if header.get("SOPClassUID") != _SLIDES or not all(size):
+        return None
+    is_volume = "VOLUME" in (header.get("ImageType") or ())
+    is_tiled = is_volume and size != (header.get("Rows"), header.get("Columns"))
+    return _Slide(str(header.get("SeriesInstanceUID")), size, is_volume, is_tiled)
 
 
 def _check(header: Dataset, name: str) -> int:

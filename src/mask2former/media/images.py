@@ -21,6 +21,7 @@ from mask2former.documents import check_regular
 from mask2former.errors import UserError
 from mask2former.limits import check_limit
 from mask2former.media.archives import File, Folder
+from mask2former.media.dicom_files import DICOM_SUFFIXES, parts_of_slides, slide_size
 from mask2former.media.folders import walk_folder
 from mask2former.media.image_files import (
     IMAGE_SUFFIXES,
@@ -371,7 +372,10 @@ def list_images(
 
 
 def images_below(folder: Path) -> list[Path]:
-    """Images in a folder and its folders, sorted by path; hidden names are skipped."""
+    """Images in a folder and its folders, sorted by path; hidden names are skipped.
+
+    Of a slide in several DICOM files that is the one of its full resolution.
+    """
     images = []
     for parent, folders, leaves in walk_folder(folder, skip_unreadable=True):
         for name in folders:
@@ -389,7 +393,14 @@ def images_below(folder: Path) -> list[Path]:
                 note("pipes, devices and folders with the names of images", f"'{path}'")
             else:
                 note("links to files that are not there", f"'{path}'")
-    return sorted(images, key=lambda path: path.relative_to(folder).parts)
+    lesser = parts_of_slides([path for path in images if path.suffix.lower() in DICOM_SUFFIXES])
+    for path in sorted(lesser):
+        note(
+            "files of DICOM slides at reduced resolutions, or of their labels and overviews, skipped beside the "
+            "file of the full one",
+            f"'{path}'",
+        )
+    return sorted((path for path in images if path not in lesser), key=lambda path: path.relative_to(folder).parts)
 
 
 def is_image_name(name: str) -> bool:
@@ -408,11 +419,13 @@ def _note_other_image(file: File, name: str) -> None:
     suffix = PurePosixPath(name).suffix.lower()
     if (reason := why_left_out(name)) is not None:
         note(f"files of other formats, skipped: {suffix} ({reason})", f"'{file}'")
-    elif not suffix and isinstance(file, Path) and _is_image(file):
-        note("images without a suffix in their name, skipped", f"'{file}'")
+    elif (not suffix or suffix[1:].isdigit()) and isinstance(file, Path) and _is_image(file):  # DICOM: 1.2.840.113
+        note("images without a suffix in their name, skipped (name each of them to read it)", f"'{file}'")
 
 
 def _is_image(path: Path) -> bool:
+    if slide_size(path) is not None:
+        return True
     try:
         with open_file(path):
             return True

@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from mask2former import limits
 from mask2former.documents import check_regular
 from mask2former.errors import UserError
-from mask2former.media.dicom_files import DICOM_SUFFIXES, slide_size
+from mask2former.media.dicom_files import slide_size
 from mask2former.media.image_files import NamedBytes, PixelLimitError
 from mask2former.media.images import image_size
 from mask2former.media.slides import SLIDE_SUFFIXES, SlideRegions
@@ -78,16 +78,16 @@ def is_large(file: Path | NamedBytes) -> bool:
     """Whether an image file is read by parts: a slide, or a TIFF of more than ``LARGE_PIXELS`` pixels or 2 GiB.
 
     TIFF files, also BigTIFF, and the formats of slide scanners that OpenSlide reads can be read by parts. Slides are so
-    whatever their size; those of DICOM are files of several tiles.
+    whatever their size; those of DICOM are files of several tiles, whatever their name.
 
     Raises:
         UserError: a TIFF file whose header cannot be read.
     """
     suffix = _suffix(file)
-    if suffix in DICOM_SUFFIXES:
-        return isinstance(file, Path) and slide_size(file) is not None
+    if suffix in SLIDE_SUFFIXES or (isinstance(file, Path) and slide_size(file) is not None):
+        return True
     if suffix not in _TIFF_SUFFIXES:
-        return suffix in SLIDE_SUFFIXES
+        return False
     if isinstance(file, Path) and check_regular(file, "image") > limits.IMAGE_BYTES:  # too many to be read at once
         return True
     try:
@@ -117,8 +117,8 @@ def open_large(file: Path | NamedBytes, value_range: ValueRange | None = None, b
         raise UserError(
             f"'{file}' is read by parts, for which value_range cannot be percentile; give two numbers, or full"
         )
-    suffix = _suffix(file)
-    if suffix not in (*SLIDE_SUFFIXES, *DICOM_SUFFIXES):
+    size = slide_size(file) if isinstance(file, Path) else None  # of DICOM, at the resolution of the file
+    if size is None and _suffix(file) not in SLIDE_SUFFIXES:
         return TiffRegions(file, value_range, bands)
     if bands is not None:
         raise UserError(
@@ -126,8 +126,8 @@ def open_large(file: Path | NamedBytes, value_range: ValueRange | None = None, b
         )
     if not isinstance(file, Path):
         raise UserError(f"'{file}' is a slide, which is read by parts from a disk; copy it there, and name the copy")
-    slide, size = SlideRegions(file), slide_size(file) if suffix in DICOM_SUFFIXES else None
-    if size not in (None, slide.size_hw):  # a file holds one resolution, and OpenSlide opens all that lie beside it
+    slide = SlideRegions(file)
+    if size not in (None, slide.size_hw):  # OpenSlide opens all resolutions that lie beside it
         height, width = slide.size_hw
         raise UserError(
             f"'{file}' is a slide at {size[1]}x{size[0]} pixels, reduced from {width}x{height} (width x height); name "

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from mask2former.errors import MissingExtraError, UserError
+from mask2former.notes import noted_as_one
 from mask2former.pixels import rgb_of_array
 from mask2former.text import printable
 
@@ -37,6 +38,7 @@ class SlideRegions:
         except ImportError as error:
             raise MissingExtraError("openslide-python", "slides") from error
         self._path, self._errors = path, (openslide.OpenSlideError, OSError)
+        self._told = set[str]()
         try:
             self._slide = openslide.OpenSlide(path)
         except self._errors as error:
@@ -54,4 +56,5 @@ class SlideRegions:
             image = self._slide.read_region((left, top), 0, (right - left, bottom - top))
         except self._errors as error:
             raise UserError(f"'{self._path}' is damaged: {printable(str(error), 200)}") from error
-        return rgb_of_array(np.asarray(image), f"'{self._path}'")  # with alpha, which is blended onto white
+        with noted_as_one(self._told):  # with alpha, which is blended onto white
+            return rgb_of_array(np.asarray(image), f"slide '{self._path}'", example=str(self._path))

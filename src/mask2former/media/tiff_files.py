@@ -25,7 +25,7 @@ from PIL import Image
 from mask2former import limits
 from mask2former.errors import MissingExtraError, UserError
 from mask2former.limits import check_limit
-from mask2former.notes import note
+from mask2former.notes import note, noted_as_one
 from mask2former.pixels import (
     Bands,
     Stored,
@@ -249,16 +249,17 @@ def _pages_as_bands(file: tifffile.TiffFile, first: tifffile.TiffPage, total: in
         "cut it into parts",
     )
     found: list[Stored] = []
-    for index in range(wanted):
-        page = _page(file, index, total, name)
-        plane, page = (index, first) if page is None else (0, page)
-        _check(page, file.filehandle.size, name)
-        if page.shape != first.shape or page.dtype != first.dtype or page.photometric != first.photometric:
-            raise UserError(
-                f"'{name}' has one band, and page {index + 1} of another kind than the first ({_kind(page)}), so that "
-                "pages are no bands of it; save it with its bands in one page"
-            )
-        found.append(_read(file, page, plane, name, None, 1))
+    with noted_as_one():
+        for index in range(wanted):
+            page = _page(file, index, total, name)
+            plane, page = (index, first) if page is None else (0, page)
+            _check(page, file.filehandle.size, name)
+            if page.shape != first.shape or page.dtype != first.dtype or page.photometric != first.photometric:
+                raise UserError(
+                    f"'{name}' has one band, and page {index + 1} of another kind than the first ({_kind(page)}), so "
+                    "that pages are no bands of it; save it with its bands in one page"
+                )
+            found.append(_read(file, page, plane, name, None, 1))
     if _stated_channels(first.description) != total:
         note(
             "TIFF files of one band whose pages are taken as bands, since the model takes several",

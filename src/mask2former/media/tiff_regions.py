@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 from mask2former import limits
 from mask2former.errors import MissingExtraError, UserError
 from mask2former.media.image_files import NamedBytes
-from mask2former.notes import note
+from mask2former.notes import note, noted_as_one
 from mask2former.pixels import (
     Bands,
     ValueRange,
@@ -102,7 +102,7 @@ class TiffRegions:
         except Exception as error:  # damage shows in many ways
             raise UserError(f"'{path}' is damaged and cannot be read: {printable(str(error), 200)}") from error
         self._page = page
-        self._nodata, self._is_noted = stated_nodata(page.tags.valueof), False
+        self._nodata, self._told = stated_nodata(self._tag), set[str]()
         channels, depth = page.samplesperpixel, page.dtype
         if (reason := _why_not(page, value_range, bands)) is not None:
             raise UserError(f"'{path}' is so large that it is read by parts, {reason}")
@@ -151,11 +151,12 @@ class TiffRegions:
                 start = (max(0, y - top), max(0, x - left))
                 values[start[0] : start[0] + inside.shape[0], start[1] : start[1] + inside.shape[1]] = inside
         values, name, example = values[..., : self._num_read], f"image '{self._path}'", str(self._path)
-        if self._bands is not None:
-            pixels = bands_of_array(values, self._bands, name, value_range=self._value_range, example=example)
-        else:
-            pixels = rgb_of_array(values, name, value_range=self._value_range, example=example)
-        return pixels if self._nodata is None else self._without_nodata(pixels, values, self._nodata)
+        with noted_as_one(self._told):
+            if self._bands is not None:
+                pixels = bands_of_array(values, self._bands, name, value_range=self._value_range, example=example)
+            else:
+                pixels = rgb_of_array(values, name, value_range=self._value_range, example=example)
+            return pixels if self._nodata is None else self._without_nodata(pixels, values, self._nodata)
 
     def _without_nodata(
         self, pixels: UInt8[np.ndarray, "_h _w C"], values: np.ndarray, nodata: float
@@ -165,9 +166,7 @@ class TiffRegions:
             missing = chosen_bands(missing_values(values, nodata, by_band=True), self._bands, f"'{self._path}'")
         else:
             missing = missing_values(values[..., :3], nodata)
-        if missing.any() and not self._is_noted:
-            self._is_noted = True  # of many parts
-            note_missing(missing, str(self._path), " of the first part with such pixels")
+        note_missing(missing, str(self._path))
         return blackened(pixels, missing)
 
     def _tag(self, number: int) -> Any:

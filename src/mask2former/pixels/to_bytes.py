@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Shaped, UInt8
 
 from mask2former.errors import UserError
-from mask2former.notes import note, percent
+from mask2former.notes import note, noted_as_one, percent
 from mask2former.pixels.bands import Bands
 from mask2former.text import quoted
 from mask2former.value_range import Range, ValueRange, ValueRule, as_value_range, ranges_of_bands
@@ -131,10 +131,11 @@ def bands_to_bytes(
     """
     count = values.shape[2]
     if (ranges := ranges_of_bands(value_range)) is not None:
-        parts = [
-            convert(values[..., band : band + 1], span, f"{example}, band {band + 1} of those that are read")
-            for band, span in enumerate(ranges)
-        ]
+        with noted_as_one():
+            parts = [
+                convert(values[..., band : band + 1], span, f"{example}, band {band + 1} of those that are read")
+                for band, span in enumerate(ranges)
+            ]
         return np.concatenate(parts, axis=2)
     common = common_range(value_range)
     if common not in (None, "auto") or values.dtype == np.uint8 or values.dtype.kind not in "iuf":

@@ -8,8 +8,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from mask2former.config import InferenceConfig
-from mask2former.ops.box_index import BoxIndex
 from mask2former.ops.masks import Patch
+from mask2former.ops.pixel_set import PixelSet
 from mask2former.ops.sparse_masks import PackedPatch, SparseMasks
 from mask2former.postprocessing.binary_masks import MaskBands
 from mask2former.postprocessing.resampling import Size, count, full_precision, parts, strips
@@ -76,23 +76,21 @@ def remove_overlaps(instances: Instances, overlap_threshold: float) -> Instances
         overlap_threshold: an instance that keeps a smaller share of its mask is dropped, 0..1, and takes no pixels from
             later ones. Empty masks are dropped, too.
     """
-    nearby = BoxIndex()  # a map of what is taken would be as large as the image
+    taken = PixelSet()
     kept: list[int] = []
     parts: list[PackedPatch] = []
     for index, whole in enumerate(instances.sparse.packed):
         if not whole.bits:
             continue
-        others = nearby.meeting(whole.box)
         top, left, free = whole.unpacked()
-        for better in others:
-            y, x, taken = parts[better].unpacked()
-            window = free[max(0, y - top) : y + taken.shape[0] - top, max(0, x - left) : x + taken.shape[1] - left]
-            window &= ~taken[max(0, top - y) :, max(0, left - x) :][: window.shape[0], : window.shape[1]]
+        better = taken.within(top, left, whole.height, whole.width)
+        if is_covered := bool((better & free).any()):
+            free &= ~better
         remaining = int(np.count_nonzero(free))
         if not remaining or remaining < overlap_threshold * whole.area:
             continue
-        parts.append(PackedPatch.of(Patch(top, left, free)) if others else whole)
-        nearby.put(len(kept), parts[-1].box)
+        taken.add(Patch(top, left, free))
+        parts.append(PackedPatch.of(Patch(top, left, free)) if is_covered else whole)
         kept.append(index)
     masks = SparseMasks(parts, instances.size_hw)
     return Instances(masks, instances.labels[kept], instances.scores[kept], masks.boxes, instances.categories)

@@ -22,7 +22,7 @@ from mask2former.evaluation.evaluate import evaluate_predictor
 from mask2former.inference.predictor import Predictor
 from mask2former.metrics.average_precision import VideoInstanceEvaluator
 from mask2former.models.mask2former import Mask2Former
-from mask2former.notes import collect_notes
+from mask2former.notes import collect_notes, sentences
 from mask2former.ops import masks as mask_ops
 from mask2former.results_io import TracksFile, result_writer
 from mask2former.structures import Categories, VideoInstances
@@ -74,6 +74,7 @@ def test_clips_and_windows_fit_what_the_network_takes(predictor: Predictor, fram
     assert [frame.image.shape for frame in tracked] == [(50, 84, 3)] * 3
     assert seen == [(3, 3, 40, 67), (2, 3, 40, 67), (2, 3, 40, 67)]  # 57x96 without a largest input
     assert [note.example for note in notes] == ["50x84"] * 3
+    assert sentences(notes)[0].startswith("sizes of images that are seen smaller")
 
 
 def test_sources_of_frames_are_those_of_images(predictor: Predictor, frames: list[np.ndarray], tmp_path: Path) -> None:

@@ -165,6 +165,9 @@ def test_each_band_may_have_a_range_of_its_own(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(values.astype(np.uint8), bands=3, value_range=RANGES), values % 256)
     notes = shown(values, bands=3, value_range=(*RANGES[:2], (0, 30000)))[1]
     assert "cut off (1): 'array, band 3 of those that are read' (" in notes
+    notes = shown(values, bands=3, value_range=(RANGES[0], (0, 40), (0, 30000)))[1]
+    assert "cut off (1): 'array, band 2 of those that are read' (" in notes
+    assert "%), 'array, band 3 of those that are read' (" in notes
     Image.fromarray(values[..., 0]).save(tmp_path / "grey.png")
     twice = read_image(tmp_path / "grey.png", bands=(1, 1), value_range=((0, 4095), (0, 8190)))
     np.testing.assert_array_equal(twice[..., 0], expected[..., 0])

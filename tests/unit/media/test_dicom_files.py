@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,12 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import UID, CTImageStorage, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, RLELossless
 
 from mask2former.errors import UserError
+from mask2former.media.dicom_files import slide_size
 from mask2former.media.image_files import ImagePage, NamedBytes, PixelLimitError, num_pages
-from mask2former.media.images import image_size, read_image
+from mask2former.media.images import image_size, list_images, read_image
 from mask2former.notes import collect_notes, sentences
 
+SLIDE = Path(__file__).parents[2] / "data" / "tools" / "slide"
 H, W = 24, 36
 RAMP = np.linspace(0, 1, H * W).reshape(H, W)
 BYTES = np.rint(RAMP * 255).astype(np.uint8)
@@ -147,3 +150,45 @@ def test_without_the_package_it_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "pydicom", None)
     with pytest.raises(UserError, match=r"pydicom is not installed.*mask2former\[dicom\]"):
         read_image(dicom(BYTES))
+
+
+# --- whole slides ----------------------------------------------------------------------------------------------------
+
+
+def test_of_a_slide_in_several_files_of_a_folder_the_full_resolution_is_listed(tmp_path: Path) -> None:
+    files = {"b": "whole", "a": "half", "one frame": "half", "label": "half", "other": "half", "sub/c": "half"}
+    tags = {
+        "one frame": {"Rows": 30, "Columns": 40},
+        "label": {"ImageType": ["ORIGINAL", "PRIMARY", "LABEL", "NONE"], "TotalPixelMatrixRows": 9999},
+        "other": {"SeriesInstanceUID": "1.2.3"},
+    }
+    (tmp_path / "sub").mkdir()
+    for name, source in files.items():
+        data = pydicom.dcmread(SLIDE / f"{source}.dcm")
+        for tag, value in tags.get(name, {}).items():
+            setattr(data, tag, value)
+        data.save_as(tmp_path / f"{name}.dcm")
+    with collect_notes() as notes:
+        found = [path.relative_to(tmp_path).as_posix() for path, _ in list_images([tmp_path])]
+    assert found == ["b.dcm", "other.dcm", "sub/c.dcm"]
+    assert [Path(note.example.strip("'")).stem for note in notes] == ["a", "label", "one frame"]
+    assert all("reduced resolutions, or of their labels and overviews, skipped" in note.message for note in notes)
+    assert [path for path, _ in list_images([tmp_path / "a.dcm"])] == [tmp_path / "a.dcm"]
+
+
+def test_slides_without_a_suffix_in_a_folder_are_noted(tmp_path: Path) -> None:
+    for name in ("slide", "1.2.826.0.1"):
+        (tmp_path / name).write_bytes((SLIDE / "whole.dcm").read_bytes())
+    with pytest.raises(UserError, match=r"holds no images .*without a suffix .*name each of them to read it\) \(2\)"):
+        list_images([tmp_path])
+
+
+def test_what_a_slide_is_takes_no_unpacking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a file that is compressed as a whole, which may be small and unpack to gigabytes."""
+    data = pydicom.dcmread(SLIDE / "whole.dcm", stop_before_pixels=True)
+    data.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    data.save_as(tmp_path / "a.dcm")
+    monkeypatch.setattr("zlib.decompress", lambda *args: pytest.fail("unpacked"))
+    assert slide_size(tmp_path / "a.dcm") is None
+    with pytest.raises(UserError, match="compressed as a whole; save it uncompressed"):
+        read_image(tmp_path / "a.dcm")

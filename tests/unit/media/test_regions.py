@@ -18,7 +18,7 @@ from mask2former.media.images import read_image
 from mask2former.media.regions import ArrayRegions, RegionsPart, is_large, open_large, reduced
 from mask2former.media.slides import SlideRegions
 from mask2former.media.tiff_regions import TiffRegions
-from mask2former.notes import collect_notes
+from mask2former.notes import collect_notes, counted
 
 SLIDE = Path(__file__).parents[2] / "data" / "tools" / "slide"
 
@@ -103,6 +103,42 @@ def test_what_has_no_value_is_black_in_parts_too(tmp_path: Path, image: np.ndarr
         assert second[10:].any()
         assert len(notes) == 1
         assert "have no value, as the file says, shown black" in notes[0].message
+
+
+@pytest.mark.parametrize("bands", [None, 3])
+def test_parts_of_an_image_are_not_counted_as_images(tmp_path: Path, image: np.ndarray, bands: int | None) -> None:
+    spans = (0, 200) if bands is None else ((0, 200), (0, 255), (0, 100))
+    tifffile.imwrite(tmp_path / "a.tif", image.astype(np.uint16), tile=(64, 64), photometric="rgb")
+    opened = TiffRegions(tmp_path / "a.tif", spans, bands)
+    with collect_notes() as notes:
+        for top in range(0, 190, 10):
+            opened.read(top, 0, top + 10, 270)
+    ((message, examples),) = counted(notes).items()
+    assert message == "images with values outside value_range, which are cut off"
+    (example,) = examples
+    assert example.count("a.tif") == (1 if bands is None else 2)  # in the first and the third band
+    assert example.endswith(" %) in the first part concerned")
+
+
+def test_parts_of_a_slide_are_not_counted_as_images(
+    tmp_path: Path, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was not scanned is transparent: here the right half."""
+    tifffile.imwrite(tmp_path / "a.tif", image, tile=(64, 64), photometric="rgb")
+    opened = SlideRegions(tmp_path / "a.tif")
+
+    def read_region(self: object, corner: tuple[int, int], level: int, size: tuple[int, int]) -> Image.Image:
+        part = Image.new("RGBA", size)
+        part.paste((9, 9, 9, 255), (0, 0, max(0, 135 - corner[0]), size[1]))
+        return part
+
+    monkeypatch.setattr(openslide.OpenSlide, "read_region", read_region)
+    with collect_notes() as notes:
+        for left in range(0, 270, 50):
+            opened.read(0, left, 10, min(left + 50, 270))
+    assert [note.example for note in notes] == [
+        f"'{tmp_path / 'a.tif'}' (30 % of the pixels) in the first part concerned"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -240,9 +276,23 @@ def test_a_slide_of_dicom_is_no_tile_of_it() -> None:
     assert np.abs(opened.read(0, 0, 60, 80) - slide).mean() < 2
     with pytest.raises(UserError, match=r"half.dcm' is a slide at 40x30 pixels, reduced from 80x60"):
         open_large(SLIDE / "half.dcm")
-    with pytest.raises(UserError, match=r"a whole slide of 80x60 pixels .* tiles of 32x32; predict reads it by"):
+    with pytest.raises(
+        UserError, match=r"a whole slide of 80x60 pixels .* tiles of 32x32; predict reads it by parts, from"
+    ):
         read_image(SLIDE / "whole.dcm")
     assert read_image(ImagePage(SLIDE / "whole.dcm", 2)).shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize("name", ["slide", "1.2.826.0.1", "slide.tif"])
+def test_a_slide_of_dicom_needs_no_suffix(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes((SLIDE / "whole.dcm").read_bytes())
+    assert is_large(tmp_path / name)
+    expected = open_large(SLIDE / "whole.dcm").read(0, 0, 60, 80)
+    np.testing.assert_array_equal(open_large(tmp_path / name).read(0, 0, 60, 80), expected)
+    (tmp_path / name).write_bytes((SLIDE / "half.dcm").read_bytes())
+    (tmp_path / "other").write_bytes((SLIDE / "whole.dcm").read_bytes())
+    with pytest.raises(UserError, match=rf"{name}' is a slide at 40x30 pixels, reduced from 80x60"):
+        open_large(tmp_path / name)
 
 
 @pytest.mark.parametrize("step", [1, 4, 7])
@@ -293,4 +343,4 @@ def test_a_fourth_band_is_alpha_where_the_file_says_so(tmp_path: Path, extra: st
         whole = read_image(tmp_path / "a.tif")
     with collect_notes() as by_parts:
         np.testing.assert_array_equal(TiffRegions(tmp_path / "a.tif").read(0, 0, 64, 96), whole)
-    assert by_parts == notes
+    assert [(message, example.removesuffix(" in the first part concerned")) for message, example in by_parts] == notes

@@ -144,6 +144,48 @@ def test_values_that_the_file_calls_missing_are_black_and_do_not_count(tmp_path:
         assert abs(pixels[5:, :, 0].astype(float) - BYTES[5:]).max() <= 5
 
 
+LOWEST, BIG = np.finfo(np.float32).min, 2**63 - 2
+
+
+@pytest.mark.parametrize(
+    ("nothing", "missing"),
+    [
+        ("0.1", np.float32(0.1)),
+        ("-3.4028234663852886e+38", LOWEST),
+        ("-3.40282346638529e+38", LOWEST),  # with 15 digits, as GDAL once wrote it
+        ("-340282346638528859811704183484516925440", LOWEST),
+        ("-1.7976931348623157e+308", LOWEST),
+        ("-1.7976931348623157e+308", np.float32(-np.inf)),
+        ("1.7976931348623157e+308", np.float32(np.inf)),
+        ("-1.7976931348623157e+308", np.float16(-65504)),
+        ("-inf", np.float32(-np.inf)),
+        ("0.1", np.float64(0.1)),
+        (str(BIG), np.int64(BIG)),
+    ],
+)
+def test_a_missing_value_is_compared_as_the_file_can_hold_it(
+    tmp_path: Path, nothing: str, missing: np.floating | np.int64
+) -> None:
+    values = BYTES.astype(missing.dtype)
+    values[:5], values[5, 0] = missing, missing - missing.dtype.type(1) if values.dtype.kind == "i" else 7
+    path = written(tmp_path, values, extratags=[(42113, 2, len(nothing) + 1, nothing, False)], **GREY)
+    pixels, notes = shown(path, value_range=(0, 255))
+    assert not pixels[:5].any()
+    assert pixels[5, 0, 0] > 0
+    np.testing.assert_array_equal(pixels[6:, :, 0], BYTES[6:])
+    assert "shown black (1)" in notes
+    assert "10.4 %" in notes
+
+
+def test_a_finite_missing_value_that_fits_is_no_other_one(tmp_path: Path) -> None:
+    values = BYTES.astype(np.float64)
+    values[:5] = -np.inf
+    nothing = "-1.7976931348623157e+308"
+    path = written(tmp_path, values, extratags=[(42113, 2, len(nothing) + 1, nothing, False)], **GREY)
+    with pytest.raises(UserError, match="not finite"):
+        read_image(path, value_range=(0, 255))
+
+
 WITHOUT = [(42113, "s", 0, "255", True)]
 RGB: dict[str, Any] = {"photometric": "rgb"}
 

@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 from mask2former.data.datasets.annotation_files import some
 from mask2former.data.datasets.coco import CocoInstances
-from mask2former.data.datasets.tool_formats import FORMATS, Record, ToolName, records_of
+from mask2former.data.datasets.tool_formats import FORMATS, ToolName, records_of
+from mask2former.data.datasets.tool_records import Record
 from mask2former.data.faults import fault
 from mask2former.errors import UserError
 from mask2former.media.archives import File, Folder, find_file, find_folder
