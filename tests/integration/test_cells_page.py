@@ -80,7 +80,7 @@ def test_every_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     assert re.search(r"instance/AP started at [\d.]+, best [\d.]+ \(step [02]\), last [\d.]+", shown["train"])
     with Path("runs/mine/metrics.csv").open() as stream:
         first = next(csv.DictReader(stream))
-    assert (first["step"], first["loss"]) == ("0", "")
+    assert (first["global_step"], first["loss"]) == ("0", "")
     assert float(first["instance/AP"]) > 20  # the packaged model has seen such things
     written = yaml.safe_load(Path("runs/mine/run.yaml").read_text())["model"]
     assert (written["backbone"]["model"], written["inference"]["tile"]) == ("resnet10t", 128)

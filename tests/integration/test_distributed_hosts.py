@@ -179,7 +179,7 @@ def by_hand() -> list[tuple[int, dict[str, str]]]:
 
 
 def steps_of(out: Path) -> list[int]:
-    return [int(row["step"]) for row in table(out) if row["loss"]]
+    return [int(row["global_step"]) for row in table(out) if row["loss"]]
 
 
 def largest_difference(first: Path, second: Path) -> float:
@@ -198,7 +198,7 @@ def whole(hosts: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert machines.end(240) == [0, 0, 0, 0], machines.text()[-6000:]
         assert "4 images per step = 2 nodes x 2 devices x 1" in machines.logs[0].read_text()
         assert machines.text().count("images per step") == machines.text().count("Model: ") == 1  # the first one's
-    assert steps_of(folder / "out") == list(range(STEPS))
+    assert steps_of(folder / "out") == list(range(1, STEPS + 1))
     return folder / "out"
 
 
@@ -242,7 +242,7 @@ def test_one_rank_is_killed_all_end_and_the_run_goes_on(whole: Path, tmp_path: P
     file, out = interrupted(tmp_path), tmp_path / "out"
     with Machines(tmp_path / "again", torchrun(), [file, "--resume", str(out)]) as machines:
         assert machines.end(240) == [0, 0, 0, 0], machines.text()[-6000:]
-    assert steps_of(out) == list(range(STEPS))  # none lost, none twice
+    assert steps_of(out) == list(range(1, STEPS + 1))  # none lost, none twice
     for ours, theirs in zip(table(out), table(whole), strict=True):
         for name in ("loss", "gradient_norm", "panoptic/PQ"):
             assert ours[name] == theirs[name] or float(ours[name]) == pytest.approx(float(theirs[name]), rel=1e-5)
@@ -257,8 +257,8 @@ def test_it_goes_on_with_fewer_ranks(hosts: None, tmp_path: Path) -> None:
     with Machines(tmp_path / "again", torchrun(nodes=1), alone) as machines:
         assert machines.end(240) == [0, 0], machines.text()[-6000:]
         assert "4 images per step = 2 devices x 2" in machines.text()
-        assert "from step 3 on with other settings: trainer.num_nodes 2 -> 1" in machines.text()
-    assert steps_of(out) == list(range(STEPS))
+        assert "settings that change after step 3: trainer.num_nodes 2 -> 1" in machines.text()
+    assert steps_of(out) == list(range(1, STEPS + 1))
     weights = load_file(out / "model.safetensors")
     assert all(bool(value.isfinite().all()) for value in weights.values() if value.is_floating_point())
 

@@ -70,7 +70,7 @@ def test_a_run_leaves_what_the_contract_says(finished_run: Finished) -> None:
     assert yaml.safe_load((run / "run.yaml").read_text()) == expected
     assert list((run / "images").glob("*.png"))
     rows = table(run)
-    assert {row["step"] for row in rows if row["loss"]} == {"0", "1", "2", "3"}
+    assert {row["global_step"] for row in rows if row["loss"]} == {"1", "2", "3", "4"}
     assert "panoptic/PQ" in rows[0]
     model = Mask2Former.from_pretrained(result.model)
     assert model.categories is not None
@@ -219,10 +219,10 @@ def test_early_stopping_and_event_files(tmp_path: Path) -> None:
         tmp_path / "run", trainer=trainer, evaluation={"interval": 1, "patience": 2}, optim={"lr": 1e-12}
     )
     train(config)
-    steps = {int(row["step"]) for row in table(tmp_path / "run")}
-    assert max(steps) < 10
+    steps = {int(row["global_step"]) for row in table(tmp_path / "run")}
+    assert max(steps) <= 10
     stored = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
-    assert stored["global_step"] == max(steps) + 1  # not the last multiple of checkpoint_interval
+    assert stored["global_step"] == max(steps)  # not the last multiple of checkpoint_interval
     assert list((tmp_path / "run" / "tensorboard").glob("events*"))
 
 
@@ -466,3 +466,13 @@ def test_a_file_that_does_not_say_enough_to_start_from(tmp_path: Path) -> None:
         "no published model fits; give --task (panoptic, instance or semantic) to: mask2former convert "
         f"{tmp_path / 'a.pth'} NEW.safetensors; then start from that file"
     )
+
+
+@quick
+def test_a_step_that_cannot_be_taken_is_numbered_like_those_before_it(tmp_path: Path) -> None:
+    """The first one is step 1, as in the table of metrics."""
+    config = config_of(tmp_path / "run", trainer=SHORT, optim={"lr": 1e30, "warmup_steps": 0})
+    with pytest.raises(FloatingPointError, match=r"^step 2: .*failed-step-2\.pt"):
+        train(config)
+    assert (tmp_path / "run" / "failed-step-2.pt").is_file()
+    assert [row["global_step"] for row in table(tmp_path / "run")] == ["1"]

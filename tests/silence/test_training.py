@@ -180,10 +180,10 @@ EFFECTS: dict[str, tuple[dict[str, Any], Check, str]] = {
     "longer": (
         {"trainer.max_steps": 5},
         lambda module, _: module.trainer.max_steps == 5,
-        "the learning rate at step 2 goes from 0 to 0.00063",
+        "the learning rate after step 2 changes from 0 to 0.00063",
     ),
     "seed": ({"seed": 6}, lambda module, _: module.config.seed == 6, "the order of samples is drawn anew"),
-    "batch": ({"data.batch_size": 2}, lambda module, _: True, "the order of samples is drawn anew from step 2 on"),
+    "batch": ({"data.batch_size": 2}, lambda module, _: True, "the order of samples is drawn anew after step 2"),
     "dropout": (
         {"model.pixel_decoder.dropout": 0.3},
         lambda module, _: 0.3 in {getattr(part, "p", None) for part in module.model.pixel_decoder.modules()},
@@ -320,7 +320,7 @@ def test_the_architecture_comes_from_the_start_which_is_measured_first(
     written = yaml.safe_load((tmp_path / "run" / "run.yaml").read_text())
     assert written["model"]["backbone"]["kwargs"] == {"channels": [16, 32, 32, 64]}
     first = table(tmp_path / "run")[0]
-    assert (first["step"], first["loss"]) == ("0", "")
+    assert (first["global_step"], first["loss"]) == ("0", "")
     assert result.start == pytest.approx(float(first["instance/AP"]))
     assert result.best == (result.start, 0)  # nothing can have changed at this rate
     assert f"instance/AP started at {result.start:.1f}, best {result.start:.1f} (step 0), last" in str(result)

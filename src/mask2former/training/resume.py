@@ -339,16 +339,16 @@ def compare(
             )
     changes = [f"{name} {_shown(old)} -> {_shown(new)}" for name, (old, new) in different.items()]
     if changes:
-        notes.append(f"from step {last.step} on with other settings: {listed(changes, _SHOWN)}")
+        notes.append(f"settings that change after step {last.step}: {listed(changes, _SHOWN)}")
     is_other_number = last.num_samples is not None and num_samples[0] != last.num_samples[0]
     is_other_order = bool(_ORDER & different.keys())
     if is_other_number and last.num_samples is not None:
         notes.append(
             f"the training data have {num_samples[0]} samples now and had {last.num_samples[0]}: the order of "
-            f"samples is drawn anew from step {last.step} on"
+            f"samples is drawn anew after step {last.step}"
         )
     elif is_other_order:
-        notes.append(f"the order of samples is drawn anew from step {last.step} on")
+        notes.append(f"the order of samples is drawn anew after step {last.step}")
     notes += _about_rate(last, config)
     count = None if last.num_samples is None else last.num_samples[1]
     anew = _measured_otherwise(last.config, count, last.validation, config, num_samples[1], validation)
@@ -437,7 +437,7 @@ def _about_rate(last: LastState, config: RunConfig) -> list[str]:
     length = last.config.optim.schedule_steps or last.config.trainer.max_steps
     is_longer = config.optim.schedule == "poly" and last.step < length != config.trainer.max_steps
     keep = f" (optim.schedule_steps={length} keeps it)" if is_longer and config.optim.schedule_steps is None else ""
-    return [f"the learning rate at step {last.step} goes from {old:.2g} to {new:.2g}{keep}"]
+    return [f"the learning rate after step {last.step} changes from {old:.2g} to {new:.2g}{keep}"]
 
 
 def _shown(value: Any) -> str:

@@ -31,7 +31,7 @@ from mask2former.training.lock import check_links, locked
 from mask2former.training.loggers import Loggers
 from mask2former.training.meeting import Meeting
 from mask2former.training.metrics_log import MetricsLog
-from mask2former.training.module import TrainingModule
+from mask2former.training.module import LOGGED_STEP, TrainingModule
 from mask2former.training.objects import Data, Objects
 from mask2former.training.optim import dead_steps
 from mask2former.training.progress import StepProgressBar
@@ -161,7 +161,7 @@ def train(
         def prepare() -> None:
             said = [*notes, *prepare_directory(config, names, resume=resume)]
             said += [] if past is None else put_best_in_place(past, point, config)
-            table.open()
+            said += table.open()
             ours_by_name.begin(leaves(config))
             said += [] if (dead := dead_steps(config)) is None else [dead]
             for note in said:
@@ -212,7 +212,7 @@ def _saved(trainer: lightning.Trainer, module: TrainingModule, keep: KeepCheckpo
         model.info = replace(model.info, inference=inference)
     if trainer.is_global_zero:
         checkpoints.save_pretrained(model, path)
-    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name != LOGGED_STEP}
     best = (keep.best_value, keep.best_step) if keep.best_value > -math.inf else None
     return TrainingResult(
         path.parent,

@@ -115,7 +115,7 @@ def explained(
             raise _death(how) from error
         if rank is not None and rank.world_size > 1 and is_lost_connection(error):
             raise ChildProcessError(
-                f"{rank}, step {trainer.global_step}: another rank of this run has ended or went silent "
+                f"{rank}, after step {trainer.global_step}: another rank of this run has ended or went silent "
                 f"({printable(' '.join(str(error).split()), 200)}); its own output says why"
             ) from error
         if last is not None and str(error).startswith("Error(s) in loading state_dict"):

@@ -130,7 +130,7 @@ def test_what_must_be_equal_is_refused_with_both_values(path: str) -> None:
 def test_what_takes_effect_is_said(path: str) -> None:
     run = run_with(path)
     notes = compare(last_state(run, step=0), changed(run, path, another(leaves(run)[path])), CLASSES, (8, 2)).notes
-    assert path == "output" or any(f"with other settings: {path} " in note for note in notes)
+    assert path == "output" or any(f"that change after step 0: {path} " in note for note in notes)
 
 
 @pytest.mark.parametrize(
@@ -171,12 +171,12 @@ def test_other_ids_and_numbers_of_samples_are_said() -> None:
         (
             {},
             {"trainer.max_steps": 2000},
-            r"at step 500 goes from 5.4e-05 to 7.7e-05 \(optim.schedule_steps=1000 keeps",
+            r"after step 500 changes from 5.4e-05 to 7.7e-05 \(optim.schedule_steps=1000 keeps",
         ),
         ({"optim.schedule_steps": 1000}, {"trainer.max_steps": 2000}, None),
         ({"optim.schedule": "step"}, {"trainer.max_steps": 2000}, None),
-        ({}, {"optim.lr": 2e-4}, r"goes from 5.4e-05 to 0.00011$"),
-        ({}, {"optim.schedule": "step"}, r"goes from 5.4e-05 to 0.0001$"),
+        ({}, {"optim.lr": 2e-4}, r"changes from 5.4e-05 to 0.00011$"),
+        ({}, {"optim.schedule": "step"}, r"changes from 5.4e-05 to 0.0001$"),
     ],
 )
 def test_what_becomes_of_the_rate(before: dict[str, Any], now: dict[str, Any], words: str | None) -> None:
