@@ -83,11 +83,14 @@ def test_a_run_leaves_what_the_contract_says(finished_run: Finished) -> None:
 def test_resumed_equals_uninterrupted(tmp_path: Path, finished_run: Finished) -> None:
     """The best weights; of averaged ones, runs that are killed say the same."""
     begun = finish(config_of(tmp_path, trainer={**SHORT, "max_steps": 2}))
-    assert re.search(r"2/2 \[.*, loss=[\d.]+, loss_ce=[\d.]+, loss_mask=[\d.]+, loss_dice=[\d.]+", begun.shown)
+    losses = r"loss [\d.]+ \(ce [\d.]+, mask [\d.]+, dice [\d.]+\); [\d.]+ s per step, \d+:\d\d:\d\d left"
+    assert re.search(rf"^step 2 of 2: {losses}$", begun.shown, re.MULTILINE)
+    assert re.search(r"^validation after step 2: panoptic/PQ [\d.]+ \(0:\d\d:\d\d\)$", begun.shown, re.MULTILINE)
+    assert "\r" not in begun.shown  # what is no terminal gets lines
     resumed = finish(config_of(tmp_path), resume=True)
     # Progress counts the steps of all parts, with the time left.
-    assert re.search(r"3/4 \[.*<\d\d:\d\d, .*it/s|3/4 \[.*<\d\d:\d\d, .*s/it", resumed.shown)
-    assert "1/4" not in resumed.shown
+    assert re.search(rf"^step 3 of 4: {losses}$", resumed.shown, re.MULTILINE)
+    assert "step 1 of" not in resumed.shown
     assert same_weights(finished_run.result.model, resumed.result.model)
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mask2former.cli.shared import FailedError, stoppable
-from mask2former.cli.terminal import say
+from mask2former.cli.shared import FailedError, working
+from mask2former.cli.terminal import make_console, say
 from mask2former.errors import UserError
 from mask2former.training import need_lightning
 
@@ -67,9 +67,10 @@ def ablate(
         name = what
         say(f"[{done + 1} of {total}] {what}")
 
-    with stoppable(lambda: f"stopped in {name}; the same command goes on"):
+    console = make_console()
+    with working(console, lambda: f"stopped in {name}; the same command goes on", forks=True) as bar:
         try:
-            table = ablate_run(base, output, row or (), seeds, tell)
+            table = ablate_run(base, output, row or (), seeds, tell, bar if console.is_terminal else None)
         except (MemoryError, FloatingPointError, ChildProcessError) as error:
             raise FailedError(f"{name}: {error}") from error
         except UserError as error:

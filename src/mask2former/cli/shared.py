@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -15,7 +16,7 @@ from mask2former import limits
 from mask2former.cli.names import complete_model, complete_recipe
 from mask2former.cli.terminal import progress_bar
 from mask2former.errors import FailedError, OptionError, UserError
-from mask2former.progress import DOWNLOADING, Progress
+from mask2former.progress import DOWNLOADING, DetailedProgress
 from mask2former.text import quoted
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ __all__ = [
 ]
 
 DEFAULT_MODEL = "scenes-tiny"
+_DRAWN_EVERY = 0.1  # seconds
 _OTHERS = "Models of other code bases"
 _NO_MODEL = (
     "no model is named: --model coco-panoptic/swin-t for photographs (downloaded once; for commercial use "
@@ -299,24 +301,39 @@ def fetch_weights(console: Console, model: str) -> None:
 
 
 @contextlib.contextmanager
-def working(console: Console, what_was_done: Callable[[], str]) -> Iterator[Progress]:
-    """Show the steps of a library call as a bar; Ctrl-C ends the command with what was done so far."""
-    current = ""
-    with progress_bar(console) as bars:
-        bar = bars.add_task("", total=None, visible=False)
+def working(console: Console, what_was_done: Callable[[], str], *, forks: bool = False) -> Iterator[DetailedProgress]:
+    """Show the steps of a library call as a bar; Ctrl-C ends the command with what was done so far.
 
-        def tell(step: str, done: int, total: int | None) -> None:
-            nonlocal current
-            if step != current:
-                bars.reset(bar, total=total, description=step, visible=True, of_bytes=step.startswith(DOWNLOADING))
-                current = step
-            bars.update(bar, completed=done, total=total)
+    Args:
+        console: where the bar is drawn, from the first step that is told.
+        what_was_done: ends the sentence about Ctrl-C.
+        forks: the call starts processes by forking, which must not happen while a thread draws: the bar is drawn when
+            something is told, ten times a second at most.
+    """
+    current, drawn = "", 0.0
+    bars = progress_bar(console, has_thread=not forks)
+    bar = bars.add_task("", total=None)
 
-        try:
-            yield tell
-        except KeyboardInterrupt as interrupt:
-            kept = "what was downloaded so far is kept; the same command goes on from there"
-            raise StoppedError(kept if current.startswith(DOWNLOADING) else what_was_done()) from interrupt
+    def tell(step: str, done: int, total: int | None, detail: str | None = None) -> None:
+        nonlocal current, drawn
+        shown: dict[str, Any] = {} if detail is None else {"detail": detail}
+        is_new = step != current
+        if is_new:
+            of_bytes = step.startswith(DOWNLOADING)
+            bars.reset(bar, total=total, completed=done, description=step, first=done, of_bytes=of_bytes)
+            current = step
+            bars.start()
+        is_turn = is_new or done == total or time.monotonic() - drawn > _DRAWN_EVERY
+        bars.update(bar, completed=done, total=total, refresh=forks and is_turn, **shown)
+        drawn = time.monotonic() if is_turn else drawn
+
+    try:
+        yield tell
+    except KeyboardInterrupt as interrupt:
+        kept = "what was downloaded so far is kept; the same command goes on from there"
+        raise StoppedError(kept if current.startswith(DOWNLOADING) else what_was_done()) from interrupt
+    finally:
+        bars.stop()
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from mask2former.data.transforms import Augmentation
 from mask2former.dataset_tools.requirements import check_run
 from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
+from mask2former.progress import DetailedProgress
 from mask2former.text import terminal_line
 from mask2former.training.batch_size import check_auto, with_batch_size
 from mask2former.training.checkpointing import KeepCheckpoints, Patience, figure, figures, loaded
@@ -34,7 +35,7 @@ from mask2former.training.metrics_log import MetricsLog
 from mask2former.training.module import LOGGED_STEP, TrainingModule
 from mask2former.training.objects import Data, Objects
 from mask2former.training.optim import dead_steps
-from mask2former.training.progress import StepProgressBar
+from mask2former.training.progress import StepProgress
 from mask2former.training.result import TrainingResult, finished
 from mask2former.training.resume import LastState, check_objects, compare, digest_of, record_of
 from mask2former.training.resume_point import ResumePoint, put_best_in_place, resume_point
@@ -58,6 +59,7 @@ def train(
     loggers: Sequence[Logger] = (),
     resume: bool = False,
     overwrite: bool = False,
+    progress: DetailedProgress | None = None,
 ) -> TrainingResult:
     """Train as configured, or with objects instead of what the configuration describes.
 
@@ -77,6 +79,7 @@ def train(
         loggers: of Lightning, in addition to ours.
         resume: go on from ``checkpoints/last.ckpt``.
         overwrite: use a directory that holds another run.
+        progress: told of every step, with the losses every ``trainer.log_interval``; None: these are printed as lines.
 
     Raises:
         UserError: the settings contradict each other or the directory, or the initial weights do not fit.
@@ -156,7 +159,7 @@ def train(
             limit=limit,
         )
         patience = _patience(config, point)
-        bar = StepProgressBar(config.trainer.max_steps, config.trainer.log_interval)
+        bar = StepProgress(config.trainer.max_steps, config.trainer.log_interval, monitor, progress)
 
         def prepare() -> None:
             said = [*notes, *prepare_directory(config, names, resume=resume)]
