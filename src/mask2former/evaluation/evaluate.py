@@ -39,7 +39,7 @@ from mask2former.inference.pipeline import Failure
 from mask2former.inference.predictor import ALL_CANDIDATES, Predictor, predicted
 from mask2former.metrics.build import Evaluator
 from mask2former.notes import collect_notes, sentences
-from mask2former.progress import Progress, silent
+from mask2former.progress import Progress, silent, tiles_told
 from mask2former.results_io import ResultWriter, result_writer
 from mask2former.results_io.json import write_json
 from mask2former.structures.results import Segmentation
@@ -245,7 +245,7 @@ def evaluate(
         device: see :class:`Predictor`.
         dtype: see :class:`Predictor`.
         batch_size: how many images go through the network together at most, see :meth:`Predictor.stream`.
-        progress: told the step, and how many images or clips of how many are done.
+        progress: told the step, and how many images or clips of how many are done, or tiles of an image that has many.
         settings: inference settings that replace the stored ones, as of :meth:`Predictor.from_pretrained`, for instance
             ``tile=512``. They are recorded.
 
@@ -300,6 +300,15 @@ def evaluate(
             stack.enter_context(writer)
         cases = Cases(samples, chosen, predictor().categories, class_map, source.limit)
         gallery = _gallery(predictor()) if report is not None else None
+        num_done = 0
+
+        def tell(done: int) -> None:
+            nonlocal num_done
+            num_done = done
+            progress("evaluating", done, len(cases))
+
+        stack.enter_context(tiles_told(progress, "evaluating", lambda: num_done, len(cases)))
+        tell(0)
         measured = evaluate_predictor(
             predictor(),
             cases,
@@ -311,7 +320,7 @@ def evaluate(
             group_of=group_of,
             others=evaluators,
             batch_size=batch_size,
-            progress=lambda done: progress("evaluating", done, len(cases)),
+            progress=tell,
             **overrides,
         )
     request = {

@@ -49,7 +49,7 @@ from mask2former.inference.result_files import (
 from mask2former.inference.tile_results import Results
 from mask2former.inference.tiling import PackedResults
 from mask2former.notes import collect_notes, note, sentences
-from mask2former.progress import Progress, silent
+from mask2former.progress import Progress, silent, tiles_told
 from mask2former.results_io.coco import write_coco_results
 from mask2former.results_io.formats import FormatWriter, ImagesOfRun, format_folder, open_format
 from mask2former.results_io.json import read_result, result_of, saved_document
@@ -163,7 +163,7 @@ def predict_files(
         device: see :class:`Predictor`.
         dtype: see :class:`Predictor`.
         compile: see :class:`Predictor`.
-        progress: told the step, and how many images of how many are done.
+        progress: told the step, and how many images of how many are done, or tiles of an image that has many.
         observe: told what became of each image.
         settings: inference settings that replace the stored ones, as of :meth:`Predictor.from_pretrained`, for instance
             ``score_threshold=0.5``. With ``tile`` alone tiles overlap by a quarter.
@@ -206,7 +206,8 @@ def predict_files(
     usable: list[Job] = []
     # A pipe is held open, so that whoever reads it waits for the file.
     waiting = contextlib.nullcontext() if file is None else reserved(file)
-    with waiting, collect_notes() as found, contextlib.ExitStack() as stack:
+    tiles = tiles_told(progress, chosen, lambda: sum(outcomes.values()), len(jobs))
+    with waiting, collect_notes() as found, tiles, contextlib.ExitStack() as stack:
         progress(chosen, 0, len(jobs))
         options = {"model": model_name(model), "overlay": overlays, "palette": palette, "candidates": coco is not None}
         options |= {"overwrite": overwrite, "batch_size": batch_size}

@@ -5,6 +5,7 @@ import io
 import json
 import os
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -457,3 +458,37 @@ def test_an_address_is_fetched_once(predictor: Predictor, tmp_path: Path, monkey
     assert fetched == ["https://a.org/street.jpg?x=1"]
     document = json.loads((tmp_path / "out" / "street.json").read_text())
     assert document["provenance"]["image"] == "street.jpg"
+
+
+def test_progress_counts_the_tiles_of_an_image_that_has_many(
+    predictor: Predictor, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One image of many tiles takes minutes, in which images that are done say nothing."""
+    monkeypatch.setattr("mask2former.inference.tiling._PIXELS_AT_ONCE", 4 * 64 * 64)  # four tiles at once
+    told: list[tuple[str, int, int | None]] = []
+
+    def progress(step: str, done: int, total: int | None) -> None:
+        told.append((step, done, total))
+
+    info = predictor.model.info  # of all tests of this folder
+    tiles = info.inference.model_copy(update={"tile": 32, "tile_overlap": 0, "short_edge": 64})
+    monkeypatch.setattr(predictor.model, "info", replace(info, inference=tiles))
+    settings: Any = {"overlays": False, "progress": progress, "device": "cpu"}
+    source = tmp_path / "large.png"
+    Image.fromarray(np.zeros((96, 64, 3), np.uint8)).save(source)  # six tiles
+    predict_files(predictor.model, source, tmp_path / "one", "semantic", **settings)
+    assert told == [
+        ("semantic", 0, 1),
+        ("semantic, tiles", 4, 6),
+        ("semantic, tiles", 6, 6),
+        ("semantic", 1, 1),
+    ]
+    told.clear()
+    predict_files(predictor.model, [source, images], tmp_path / "all", "semantic", **settings)
+    assert told[:4] == [
+        ("semantic", 0, 4),
+        ("semantic, tiles (0 of 4 images done)", 4, 6),
+        ("semantic, tiles (0 of 4 images done)", 6, 6),
+        ("semantic", 1, 4),
+    ]
+    assert {step for step, _, _ in told[4:]} == {"semantic"}  # the others are few tiles at once
