@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 from collections.abc import Iterator, Sequence
 
 from torch import nn
 
 from mask2former.errors import UserError
-from mask2former.text import listed, quoted
+from mask2former.text import close_names, listed, quoted
 
 __all__ = ["Frozen", "is_of"]
 
@@ -38,7 +37,7 @@ class Frozen:
         modules = {name: module for name, module in model.named_modules() if name}
         for part in parts:
             if part not in modules:
-                close = difflib.get_close_matches(part, modules, n=3) or [name for name, _ in model.named_children()]
+                close = close_names(part, modules) or [name for name, _ in model.named_children()]
                 raise UserError(
                     f"optim.freeze: the model has no part {quoted(part)}; expected names of its modules, for instance "
                     f"{listed(close)}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import yaml
 from mask2former import recipes
 from mask2former.config import RunConfig, parse, read_run_file
 from mask2former.errors import UserError
+from mask2former.text import did_you_mean
 from mask2former.training import need_lightning
 
 __all__ = ["read_run", "run_file"]
@@ -62,9 +62,8 @@ def run_file(name: str) -> str:
     """
     runs = recipes.run_recipes()
     if name not in runs:
-        close = difflib.get_close_matches(name, runs, n=3)
-        hint = f"did you mean {' or '.join(close)}? " if close else ""
-        raise UserError(f"no run recipe '{name}'; {hint}'mask2former recipe' lists them")
+        hint = " ".join(part for part in (did_you_mean(name, runs), "'mask2former recipe' lists them") if part)
+        raise UserError(f"no run recipe '{name}'; {hint}")
     run = runs[name]
     if name in recipes.recipe_names():
         lines = [line for paragraph in _published(name) for line in wrap(paragraph, 116)]
