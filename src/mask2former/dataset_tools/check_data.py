@@ -15,7 +15,8 @@ from mask2former.config import ClipSampling, DatasetConfig, InferenceConfig, Rea
 from mask2former.data.sources import dataset_by_name, reading_outside
 from mask2former.dataset_tools.check import DataReport, check_dataset, default_workers
 from mask2former.dataset_tools.contact_sheet import sheet as draw_sheet
-from mask2former.dataset_tools.infer_format import DataPaths, infer_format
+from mask2former.dataset_tools.data_paths import DataPaths, refuse_paths
+from mask2former.dataset_tools.infer_format import infer_format
 from mask2former.dataset_tools.suggest import run_file as run_file_of
 from mask2former.dataset_tools.suggest import suggest_config as suggest_run
 from mask2former.errors import OptionError, UserError
@@ -155,10 +156,12 @@ def _inferred(
     """The data set, its run if it is that of one, and what was assumed."""
     notes: list[str] = []
     if not isinstance(data, str | Path):
+        refuse_paths(paths or DataPaths(), "a configuration")
         found = data
     elif isinstance(data, Path) or os.path.exists(data) or Path(data).suffix:
         found, notes = infer_format(Path(data), paths or DataPaths())
     else:
+        refuse_paths(paths or DataPaths(), f"the data set '{data}'")
         found = dataset_by_name(data, None if root is None else Path(root), lambda: "panoptic")
     if not isinstance(found, RunConfig):
         return found, None, notes

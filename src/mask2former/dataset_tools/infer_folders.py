@@ -88,7 +88,7 @@ def _mask_files(path: Path, paths: DataPaths) -> tuple[DatasetConfig, list[str]]
     validation = paths.validation or next((other for other in others(roots[0]) if other.is_dir()), None)
     values: dict[str, Any] = {"name": "mask-files", "train": [{"images": str(roots[0])}]}
     values["validation"] = [] if validation is None else [{"images": str(validation)}]
-    notes = [] if validation is not None else [NO_VALIDATION]
+    notes = [NO_VALIDATION if validation is None else f"taken for validation: '{validation}'"]
     return parsed(values, path), [*notes, _one_class("mask file")]
 
 
@@ -156,7 +156,10 @@ def _maps(path: Path, train: _Pair | None, paths: DataPaths) -> tuple[DatasetCon
     if train is None:
         return None
     validation = _validation_pair(train, paths)
-    notes = [] if validation else [NO_VALIDATION]
+    taken = [
+        f"taken for validation: the maps in '{pair.labels}' of the images in '{pair.images}'" for pair in validation
+    ]
+    notes = taken or [NO_VALIDATION]
     if train.names:
         notes.append(f"files are paired by names: images {train.image_name}, maps {train.label_name}")
     names, more = _names_file(path, paths)
