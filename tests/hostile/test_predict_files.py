@@ -221,7 +221,7 @@ def test_a_full_disk_is_one_sentence(
     assert main(["predict", str(images), "-o", str(tmp_path / "out"), "-m", "scenes-tiny", "--device", "cpu"]) == 1
     assert capsys.readouterr().err.splitlines()[-1] == (
         f"error: '{tmp_path / 'out' / '0.png'}': No space left on device; 0 images of 3 segmented into "
-        f"{tmp_path / 'out'}; the same command goes on from there"
+        f"{tmp_path / 'out'}; run the same command again to continue from there"
     )
 
 

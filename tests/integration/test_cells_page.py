@@ -76,7 +76,9 @@ def test_every_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     assert run.evaluation.monitor == "instance/AP"
     assert run.optim.lr <= 5e-5
     assert "one class, 'yeast', of many small objects" in shown["check-data"]
-    assert "Starts from nuclei: all that fits; its one class, 'nucleus', is 'yeast' here" in shown["train"]
+    assert (
+        "Starting from nuclei with all weights that fit: its only class, 'nucleus', becomes 'yeast'" in shown["train"]
+    )
     assert re.search(r"instance/AP started at [\d.]+, best [\d.]+ \(step [02]\), last [\d.]+", shown["train"])
     with Path("runs/mine/metrics.csv").open() as stream:
         first = next(csv.DictReader(stream))

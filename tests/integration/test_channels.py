@@ -187,7 +187,7 @@ def test_each_band_may_have_a_range_from_check_data_to_predictions(
         (["--band-ranges", "0:1,3:2"], "--band-ranges is '0:1,3:2'; expected two rising numbers for each band"),
         (
             ["--band-ranges", same, "--value-rule", "full"],
-            "--value-rule and --band-ranges exclude each other; give one",
+            "--value-rule and --band-ranges cannot be used together; give only one",
         ),
     ):
         assert main([*predict, "-o", str(tmp_path / "no"), *wrong]) == 2

@@ -479,7 +479,8 @@ def test_layouts_of_label_maps(tmp_path: Path) -> None:
         str(tmp_path / "b" / "train" / "masks"),
         str(tmp_path / "b" / "val" / "imgs"),
     )
-    assert notes == []
+    folders = tmp_path / "b" / "val"
+    assert notes == [f"taken for validation: the maps in '{folders / 'masks'}' of the images in '{folders / 'imgs'}'"]
     given = DataPaths(tmp_path / "b" / "train" / "imgs", tmp_path / "b" / "train" / "masks", source / "names.txt")
     assert infer_format(tmp_path / "b" / "train", given)[0] == config
 

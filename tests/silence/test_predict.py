@@ -287,7 +287,7 @@ RIGHT: dict[str, tuple[Do, str, Callable[[Place], bool]]] = {
     ),
     "other settings": (
         lambda p: p.predict("--score-threshold", 0.09),
-        "; 2 skipped and not counted, whose results were made by another model, with other classes or settings, or by",
+        "; 2 skipped and not counted because their results come from another model, other classes or settings, or",
         lambda p: p.document()["settings"]["instance_threshold"] == 0.07,
     ),
     "other weights under the same name": (
@@ -317,7 +317,7 @@ RIGHT: dict[str, tuple[Do, str, Callable[[Place], bool]]] = {
     ),
     "other colours of classes": (
         lambda p: _then(_rename(p.model, color=(1, 2, 3)), p.predict),
-        "2 skipped, whose results were already there",
+        "2 skipped because their results already exist",
         lambda p: True,
     ),
     "a COCO file that nobody needs": (
@@ -340,7 +340,7 @@ RIGHT: dict[str, tuple[Do, str, Callable[[Place], bool]]] = {
     ),
     "the same weights under another name": (
         lambda p: p.predict(model=_copy(p.model, p.photos.parent / "elsewhere")),
-        "2 skipped, whose results were already there",
+        "2 skipped because their results already exist",
         lambda p: True,
     ),
     "one COCO file later": (

@@ -68,7 +68,7 @@ def ablate(
         say(f"[{done + 1} of {total}] {what}")
 
     console = make_console()
-    with working(console, lambda: f"stopped in {name}; the same command goes on", forks=True) as bar:
+    with working(console, lambda: f"stopped in {name}; run the same command again to continue", forks=True) as bar:
         try:
             table = ablate_run(base, output, row or (), seeds, tell, bar if console.is_terminal else None)
         except (MemoryError, FloatingPointError, ChildProcessError) as error:

@@ -72,7 +72,7 @@ def models(
         say("note: --data is called --dataset now", error=True)
     dataset = dataset or data
     if name is not None and (task or dataset or provider or commercial or cached):
-        raise UserError(f"'{name}' is one model already; leave out the options that choose several")
+        raise UserError(f"'{name}' is a single model; leave out the options that select several")
     if name is not None:
         model = describe_model(name)
         if as_json:
@@ -95,8 +95,13 @@ def models(
     _say_table(console, rows)
     for license in {row["license"]["name"]: row["license"] for row in rows}.values():
         say(f"{license['name']}: {_TERMS[license['commercial']]} ({license['url']})", console=console, style="bold")
-    say(f"Load one with --model NAME; x: it is here, others are downloaded once into {cache_folder()}.")
-    say("All about one of them: mask2former models NAME. In percent, as published; AP is of masks, -: none published.")
+    say(
+        f"Load a model with --model NAME. x: already on this machine; others are downloaded once into {cache_folder()}."
+    )
+    say(
+        "Details of one model: mask2former models NAME. Metrics are percentages as published; AP is "
+        "mask AP; -: not published."
+    )
     say("Also for --model: a file or folder of your own, and hf://owner/name for the Hugging Face hub.")
 
 
@@ -155,7 +160,7 @@ def _details(model: dict[str, Any]) -> list[tuple[str, str]]:
         "name": model["name"],
         "published by": f"{model['published_by']} ({model['provider']})",
         "task": f"{model['task']} segmentation, {model['dataset']}",
-        "backbone": f"{model['backbone']}, trained before on: {model['pretraining']}",
+        "backbone": f"{model['backbone']}, pretrained on: {model['pretraining']}",
         "queries": str(model["queries"]),
         "published, %": metrics or "none",
         "source": model["source"] or "",

@@ -240,13 +240,13 @@ def predict(
     }
     bulk = {argument: value for argument, value in bulk.items() if value is not None}
     if bulk and not ray:
-        raise OptionError(lambda name: f"{name(next(iter(bulk)))} is for --ray; give both or none")
+        raise OptionError(lambda name: f"{name(next(iter(bulk)))} works only with --ray; give both or neither")
     others = {"coco": coco, "table": table, "pixel_size": pixel_size, "also": also or None, "page": page}
     others |= {"palette": None if palette == "classes" else palette}
     if ray and (wrong := [option for option, value in others.items() if value is not None]):
-        raise OptionError(lambda name: f"{name(wrong[0])} cannot go with --ray, whose results are shards")
+        raise OptionError(lambda name: f"{name(wrong[0])} cannot be used with --ray, which writes shards")
     if ray and "-" in sources:
-        raise UserError("standard input (-) cannot go with --ray")
+        raise UserError("standard input (-) cannot be used with --ray")
     if page is not None and page != "all" and not page.isdecimal():
         raise UserError(f"--page must be a number from 1, or all, got {quoted(page)}")
     if no_pictures:
@@ -285,7 +285,7 @@ def predict(
     def so_far() -> str:
         if not total:
             return "nothing was written"
-        return f"{count(done, 'image')} of {total} segmented into {output}; the same command goes on from there"
+        return f"{count(done, 'image')} of {total} segmented into {output}; run the same command again to continue"
 
     def observe(outcome: Outcome) -> None:
         nonlocal done
@@ -354,15 +354,15 @@ def _summary(report: FilesReport, model: str, output: str, coco: Path | None) ->
     if done + skipped > report.num_different:
         line += f"; {_found(report)}"
     if same := skipped - report.num_different:
-        line += f"; {same} skipped, whose results were already there"
+        line += f"; {same} skipped because their results already exist"
     if report.num_different:
         line += (
-            f"; {report.num_different} skipped and not counted, whose results were made by another model, with other "
-            "classes or settings, or by another version (--overwrite replaces them)"
+            f"; {report.num_different} skipped and not counted because their results come from another "
+            "model, other classes or settings, or another version (--overwrite replaces them)"
         )
     if report.num_crowded:
         limit = report.settings.max_instances
-        line += f"; in {report.num_crowded} there may be more than the {limit} best instances: raise --max-instances"
+        line += f"; {report.num_crowded} of them may contain more than {limit} instances: raise --max-instances"
     return line if coco is None else f"{line}; COCO results: {coco}"
 
 

@@ -63,9 +63,9 @@ DEFAULT_MODEL = "scenes-tiny"
 _DRAWN_EVERY = 0.1  # seconds
 _OTHERS = "Models of other code bases"
 _NO_MODEL = (
-    "no model is named: --model coco-panoptic/swin-t for photographs (downloaded once; for commercial use "
-    "mmdet/coco-panoptic/swin-t), nuclei for cells under microscopes, scenes-tiny for drawn scenes; 'mask2former "
-    "models' lists all"
+    "no model given: use --model coco-panoptic/swin-t for photographs (downloaded once; for "
+    "commercial use mmdet/coco-panoptic/swin-t), nuclei for cells under a microscope, or "
+    "scenes-tiny for drawn scenes; 'mask2former models' lists all"
 )
 
 Task = Literal["panoptic", "instance", "semantic"]
@@ -215,7 +215,7 @@ def chosen_range(
     options = {"value_range": value_range, "value_rule": value_rule, "band_ranges": band_ranges}
     given = [option for option, value in options.items() if value is not None]
     if len(given) > 1:
-        raise OptionError(lambda name: f"{name(given[0])} and {name(given[1])} exclude each other; give one")
+        raise OptionError(lambda name: f"{name(given[0])} and {name(given[1])} cannot be used together; give only one")
     return value_range or value_rule or (None if band_ranges is None else _ranges(band_ranges))
 
 
@@ -330,7 +330,7 @@ def working(console: Console, what_was_done: Callable[[], str], *, forks: bool =
     try:
         yield tell
     except KeyboardInterrupt as interrupt:
-        kept = "what was downloaded so far is kept; the same command goes on from there"
+        kept = "the partial download is kept; run the same command again to continue"
         raise StoppedError(kept if current.startswith(DOWNLOADING) else what_was_done()) from interrupt
     finally:
         bars.stop()

@@ -40,8 +40,8 @@ def train(
 
     def stopped() -> str:
         if (Path(config.output) / "checkpoints" / "last.ckpt").exists():
-            return f"the last checkpoint is in {config.output}; go on with --resume {config.output}"
-        return f"there was no checkpoint yet (one every {config.trainer.checkpoint_interval} steps)"
+            return f"the last checkpoint is in {config.output}; continue with --resume {config.output}"
+        return f"no checkpoint had been written yet (one is written every {config.trainer.checkpoint_interval} steps)"
 
     console = make_console()
     with working(console, stopped, forks=True) as tell:

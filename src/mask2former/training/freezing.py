@@ -49,13 +49,13 @@ class Frozen:
         self._num_learning = sum(value.numel() for value in learning.values())
         self.names = frozenset(self._parameters)
         if parts and len(self.names) == len(learning):
-            raise UserError(f"optim.freeze: {', '.join(parts)} is all that learns; leave something out")
+            raise UserError(f"optim.freeze: {', '.join(parts)} would freeze everything that learns; leave a part out")
 
     def __str__(self) -> str:
         count = sum(value.numel() for value in self._parameters.values())
         return (
-            f"frozen (optim.freeze): {', '.join(self.parts)}; {count:,} of {self._num_learning:,} parameters do not "
-            "learn, and norms and dropout there work as in prediction"
+            f"frozen (optim.freeze): {', '.join(self.parts)}; {count:,} of {self._num_learning:,} "
+            "parameters are not trained, and norms and dropout in these parts behave as in prediction"
         )
 
     def eval(self) -> None:

@@ -61,8 +61,8 @@ class MetricsLog(Logger):
         if not table.counted_from_zero or not self.num_rows:
             return []
         return [
-            f"{self.path.name} was written by an earlier version, which counted steps from 0 in the column step: the "
-            f"column is called {STEP} now and holds the number of steps done, also in the rows from before"
+            f"{self.path.name} was written by an earlier version, which counted steps from 0 in the "
+            f"column step; it has been converted to the column {STEP}, the number of steps done"
         ]
 
     @property

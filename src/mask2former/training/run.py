@@ -104,7 +104,7 @@ def train(
     limit = None if config.trainer.max_hours is None else TimeLimit(config.trainer.max_hours)
     with locked(directory) as notes, stopping.listening(), quiet():
         if not resume and last.exists() and not overwrite:
-            raise UserError(f"{directory} holds a run; resume it, choose another output, or pass overwrite")
+            raise UserError(f"{directory} already holds a run; resume it, choose another output, or pass overwrite")
         past = LastState.read(last) if resume else None
         if past is not None:
             check_objects(past, objects.names())
@@ -112,7 +112,10 @@ def train(
         config = check_auto(config, past)
         check_run(config)
         if objects.train_data is not None and config.data.validation is not None:
-            raise UserError("data.validation divides data that the run describes; validation_data was given instead")
+            raise UserError(
+                "data.validation splits the training data of the run file, but validation_data was given; "
+                "leave out one of the two"
+            )
 
         lightning.seed_everything(config.seed, verbose=False)
         data = DataModule(config, objects.train_data, objects.validation_data, objects.augmentation)
@@ -130,7 +133,7 @@ def train(
         model, is_measurable = initial_model(config, objects.model, data.categories, start, past)
         data.num_queries = getattr(model.transformer_decoder, "num_queries", None)
         if objects.criterion is not None and config.criterion.class_weights is not None:
-            raise UserError("criterion.class_weights is for the built-in criterion, and another one was given")
+            raise UserError("criterion.class_weights is for the built-in criterion only, but another one was given")
         weights, said = class_weights(config.criterion.class_weights, data.training_set.samples)
         notes += said
         module = TrainingModule(model, config, objects.criterion, weights)

@@ -90,9 +90,10 @@ def _published(name: str) -> Iterator[str]:
     if recipe.provider == "official" and "panoptic" in recipe.model.inference.tasks:
         yield "AP is that of things, mIoU that of the semantic result of the panoptic model."
     yield (
-        f"Published hardware: {recipe.num_gpus} GPUs, each with {images} of the {data.batch_size} images of a "
-        "step. Here one device takes them in turns; on more, give trainer.devices (and data.batch_size_per_device as "
-        "memory allows): the images per step stay."
+        f"Published hardware: {recipe.num_gpus} GPUs, each with {images} of the {data.batch_size} "
+        "images of a step. Here one device takes them in turns; to use more, set trainer.devices "
+        "(and data.batch_size_per_device as memory allows): the number of images per step stays the "
+        "same."
     )
     start = f"Published initial weights: {recipe.init_weights}{pretraining}. Training starts from random ones unless "
     if recipe.is_video:
