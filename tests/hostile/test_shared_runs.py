@@ -146,7 +146,7 @@ def test_files_of_a_run_that_are_links_to_elsewhere_are_refused(tmp_path: Path, 
     mine.write_text("precious")
     (run / name).parent.mkdir(parents=True)
     (run / name).symlink_to(mine)
-    with pytest.raises(UserError, match=r"is a link to '.*mine\.txt', outside of its folder"):
+    with pytest.raises(UserError, match=r"is a link to '.*mine\.txt', outside its folder"):
         check_links(run)
 
 

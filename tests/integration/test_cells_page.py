@@ -75,7 +75,7 @@ def test_every_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     run = parse(RunConfig, proposal, "proposal")
     assert run.evaluation.monitor == "instance/AP"
     assert run.optim.lr <= 5e-5
-    assert "one class, 'yeast', of many small objects" in shown["check-data"]
+    assert "one class, 'yeast', with many small objects" in shown["check-data"]
     assert (
         "Starting from nuclei with all weights that fit: its only class, 'nucleus', becomes 'yeast'" in shown["train"]
     )

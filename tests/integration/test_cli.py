@@ -148,10 +148,7 @@ def test_predict_can_be_stopped(
     output = tmp_path / "out"
     assert main(["predict", str(images), "-o", str(output), "-m", str(tiny_file)]) == 130
     error = capsys.readouterr().err
-    assert (
-        error.strip()
-        == f"stopped: 1 image of 2 segmented into {output}; run the same command again to continue from there"
-    )
+    assert error.strip() == f"stopped: 1 image of 2 segmented into {output}; run the same command again to continue"
     assert _files(output) == {"a.png", "a.json", "a_ids.png"}
 
 

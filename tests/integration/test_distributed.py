@@ -108,7 +108,7 @@ def test_a_shared_run_stores_whole_files_and_goes_on_alone(tmp_path: Path) -> No
     values["trainer"]["devices"] = 1
     train(parse(RunConfig, values, "test"), resume=True)
     assert steps_of(out) == [1, 2]
-    with pytest.raises(UserError, match="fsdp parts the weights among devices, and there is one"):
+    with pytest.raises(UserError, match="fsdp splits the weights among devices, but there is only one"):
         train(parse(RunConfig, {**values, "trainer": {**values["trainer"], "strategy": "fsdp"}}, "test"), resume=True)
 
 

@@ -236,7 +236,7 @@ def test_files_are_compared_with_their_model(
         verify_export([of_any_size.path], other)
     with pytest.raises(UserError, match="expected a list of exported files"):
         verify_export("model.onnx", model)
-    with pytest.raises(UserError, match="is no exported file"):
+    with pytest.raises(UserError, match="is not an exported file"):
         verify_export(["model.pt"], model)
 
 

@@ -139,7 +139,7 @@ def test_one_model_in_detail(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "coco-instance/swin-x"]) == 2
     assert "did you mean coco-instance/swin-t or mmdet/coco-instance/swin-t or" in capsys.readouterr().err
     assert main(["models", "nuclei", "--cached"]) == 2
-    assert "'nuclei' is one model already" in capsys.readouterr().err
+    assert "'nuclei' is a single model" in capsys.readouterr().err
 
 
 def json_of(capsys: pytest.CaptureFixture[str], name: str) -> dict:

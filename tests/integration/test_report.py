@@ -273,8 +273,8 @@ def test_plot_reads_what_training_wrote(tmp_path: Path, finished_run: Finished) 
     [
         (None, "times.csv'; draw the run over steps"),
         ("global_step,seconds\n0,1.0\n", "lacks step"),
-        ("global_step,seconds\n0,x\n", "no table"),
-        ("global_step,seconds\n0,inf\n", "no table"),
+        ("global_step,seconds\n0,x\n", "not a table"),
+        ("global_step,seconds\n0,inf\n", "not a table"),
     ],
 )
 def test_hours_need_the_times_of_every_step(

@@ -122,7 +122,7 @@ def test_what_is_frozen_keeps_weights_and_statistics_and_can_be_set_free(
         assert {"backbone.", "transformer_decoder."} <= {f"{name.split('.')[0]}." for name in changed("parts")}
     with pytest.raises(UserError, match=r"no part 'backbones'; .* for instance backbone"):
         train(config("wrong", freeze=["backbones"]))
-    with pytest.raises(UserError, match="is all that learns"):
+    with pytest.raises(UserError, match="would freeze everything that learns"):
         train(config("all", freeze=["backbone", "pixel_decoder", "transformer_decoder"]))
 
 
@@ -161,7 +161,7 @@ def test_a_run_whose_time_is_over_goes_on_where_it_was(
         patch.setattr(TimeLimit, "is_over", lambda *_: next(seen) == calls - 1)
         assert main(["train", str(tmp_path / "run.yaml")]) == 130
     said = capsys.readouterr()
-    assert "trainer.max_hours 1 is over after 2 steps" in said.out
+    assert "trainer.max_hours 1 reached after 2 steps" in said.out
     assert f"continue with --resume {tmp_path / 'run'}" in said.err
     assert torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2
     resumed = finish(config, resume=True)
@@ -217,7 +217,7 @@ def test_all_data_are_for_training(tmp_path: Path, capsys: pytest.CaptureFixture
     """``dataset.validation: []``: nothing is measured, and everything says so; left out, it is still an error."""
     dataset = write_labels(tmp_path)
     values = semantic_run(tmp_path / "run", dataset)
-    with pytest.raises(UserError, match=r"data\.dataset\.label-folder\.validation"):
+    with pytest.raises(UserError, match=r"data\.dataset\.validation' is missing"):
         parse(RunConfig, values, "test")
     values["data"]["dataset"]["validation"] = []
     run = finish(parse(RunConfig, values, "test"))

@@ -248,7 +248,7 @@ def test_a_frame_of_both_splits_is_told(tmp_path: Path) -> None:
     assert "validation: frames that are also trained on (1): clip 1, frame 0 = clip 1, frame 0" in checked(run)[1]
     same = run_on(tmp_path, {"name": "clips", "train": [entry], "validation": [entry]})
     assert "validation: frames that are also trained on (6)" in started(same)
-    assert "the training data is used for it" in checked(same)[1]
+    assert "the training data is used instead" in checked(same)[1]
 
 
 def test_more_tracks_than_queries_are_told(tmp_path: Path) -> None:

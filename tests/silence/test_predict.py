@@ -160,17 +160,17 @@ REFUSED: dict[str, tuple[Do, str]] = {
     "--coco would mix tasks": (lambda p: p.predict("--coco", p.coco, task="semantic"), "must not mix"),
     "annotations lie where results go": (
         lambda p: p.predict("-o", _file(p.photos.parent / "labels" / "a.json", '{"shapes": []}').parent),
-        "no result of mask2former predict",
+        "not a result of mask2former predict",
     ),
     "an image lies where an overlay goes": (
         lambda p: p.predict("-o", _copy(p.photos / "a.png", p.photos.parent / "thumbnails").parent),
-        "no result of mask2former predict",
+        "not a result of mask2former predict",
     ),
     "results go among the images": (lambda p: p.predict("-o", p.photos), "one of the sources"),
     "results are taken for images": (lambda p: p.predict(sources=[p.out], task="semantic"), "one of the sources"),
     "overlays are named as images": (
         lambda p: p.predict("-o", p.out / "new", sources=sorted(p.out.glob("*.png"))),
-        "no images but results",
+        "contain only results",
     ),
     "no model": (
         lambda p: main(["predict", str(p.photos), "-o", str(p.out)]),

@@ -273,7 +273,7 @@ def test_a_run_that_was_interrupted_before_its_end_is_not_finished(
     assert result.model.is_file()
     assert not any(path.exists() for path in killed)
     shown = capsys.readouterr().out
-    assert "all 2 steps were taken before" in shown
+    assert "all 2 steps had been taken" in shown
     assert "note: temporary files that killed runs had left were removed (2)\n" in shown
 
 
@@ -379,8 +379,8 @@ def test_a_start_that_another_recipe_leaves_is_named(finished: dict[str, Any], t
 @pytest.mark.parametrize(
     ("step", "waited", "model_is", "words"),
     [
-        (300, 0, "newer", "it has taken 300 steps of 200"),
-        (200, 0, "newer", "it has taken 200 steps of 200"),
+        (300, 0, "newer", "300 of 200 steps are done"),
+        (200, 0, "newer", "200 of 200 steps are done"),
         (100, 3, "newer", "it stopped at step 100 after 3 validations without improvement"),
         (100, 2, "newer", None),
         (200, 0, "older", None),  # interrupted in its last validation; the model is of an earlier end
@@ -413,7 +413,13 @@ def test_what_counts_as_finished(tmp_path: Path, step: int, waited: int, model_i
             "49.9",
             ["AP started at 53.5, best 53.5 (step 0), last 49.9", "holds the averaged weights of the last step"],
         ),
-        (53.5, (53.5, 0), False, "53.5", ["started at 53.5", "warning: no validation was better than the start"]),
+        (
+            53.5,
+            (53.5, 0),
+            False,
+            "53.5",
+            ["started at 53.5", "warning: no validation was better than the initial model"],
+        ),
     ],
 )
 def test_the_end_says_what_became_of_the_start(
@@ -549,8 +555,9 @@ def test_a_best_checkpoint_that_is_gone_is_said(
     torch.save(state, last)
     (tmp_path / "run" / "checkpoints" / "best.ckpt").unlink()
     result = train(parse(RunConfig, values, "test"), resume=True)
-    assert "no checkpoint of the best instance/AP is left: the search for the best validation starts over" in (
-        capsys.readouterr().out
+    assert (
+        "there is no checkpoint of the best instance/AP any more: the search for the best validation starts over"
+        in (capsys.readouterr().out)
     )
     assert result.best is not None
     assert result.best[0] < 99.0

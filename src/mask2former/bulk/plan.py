@@ -138,7 +138,7 @@ def read_head(store: Store) -> dict[str, Any] | None:
     head = parse_json(content, f"'{store.path(PLAN)}'")
     size = head.get("shard_size") if isinstance(head, dict) and head.get("kind") == _KIND else None
     if not isinstance(size, int) or size < 1:
-        raise UserError(f"'{store.path(PLAN)}' is no plan of a bulk run; choose another output")
+        raise UserError(f"'{store.path(PLAN)}' is not a plan of a bulk run; choose another output")
     return head
 
 

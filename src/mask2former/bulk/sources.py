@@ -125,7 +125,7 @@ def _of_url(source: str) -> Iterable[str]:
     below = [name for name in found if not any(part.startswith(".") for part in name[len(path) :].split("/"))]
     images = [files.unstrip_protocol(name) for name in below if is_image_name(name)]
     if not images:
-        raise UserError(f"'{source}' is no image and no folder with images")
+        raise UserError(f"'{source}' is neither an image nor a folder with images")
     return images
 
 

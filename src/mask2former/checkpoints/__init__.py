@@ -179,7 +179,7 @@ def _find_on_hub(
     except UserError as error:
         if source.startswith("hf://"):
             raise
-        raise UserError(f"'{source}' is no file or folder here, and {error}{_hint(source)}") from error
+        raise UserError(f"'{source}' is not a file or folder here, and {error}{_hint(source)}") from error
     known = None if recipe is not None or tasks else published_recipe(name[0])
     found = read(folder, recipe or known, tasks, weights, source)
     if known is None:

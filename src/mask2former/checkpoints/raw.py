@@ -237,7 +237,7 @@ def _weight_files(path: Path) -> list[Path]:
                 if not isinstance(part, str) or Path(part).name != part or Path(part).suffix not in (
                     ".safetensors", ".bin"
                 ):  # fmt: skip
-                    raise UserError(f"{index}: {quoted(part)} is no file of weights in this folder")
+                    raise UserError(f"{index}: {quoted(part)} is not a file of weights in this folder")
             return [path / part for part in sorted(set(parts.values()))]
     raise UserError(f"{path}: expected model.safetensors or pytorch_model.bin beside config.json")
 

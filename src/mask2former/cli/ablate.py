@@ -31,17 +31,19 @@ def ablate(
             metavar="RUN", help=f"'{_SCENES}' for the built-in scenes, which need no files, or a run file of your own."
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The folder of all trainings.")] = Path(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for all training runs.")] = Path(
         "runs/ablations"
     ),
     row: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="A row, for example attention-full; can be repeated.", show_default="all"),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, max=_MOST_SEEDS, help="Trainings of each row.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, max=_MOST_SEEDS, help="Training runs per row.")] = 3,
     steps: Annotated[
         int | None,
-        typer.Option(min=1, help="Steps of each training.", show_default=f"{_STEPS} for scenes, else those of the run"),
+        typer.Option(
+            min=1, help="Steps of each training run.", show_default=f"{_STEPS} for scenes, else those of the run"
+        ),
     ] = None,
 ) -> None:
     """Train the paper's ablations with the same steps and seeds, and compare what they reach with the paper.

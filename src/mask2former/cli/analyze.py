@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["analyze", "attention", "convergence", "flops", "focus", "layers", "proposals", "sampling"]
 
 analyze = typer.Typer(
-    help="Analyze a model: what its parts cost, what its layers do, where it attends to.",
+    help="Analyze a model: what its parts cost, what its layers do, and where it attends.",
     epilog="Example: mask2former analyze flops coco-instance/r50",
     rich_markup_mode="rich",
 )
@@ -69,8 +69,9 @@ _Queries = Annotated[
     typer.Option(
         "--query",
         min=0,
-        help="A query, counted from 0; can be repeated. The best are those of the surest classes and masks.",
-        show_default="the six best",
+        help="Query to draw, counted from 0; can be repeated. The best are those with the most confident "
+        "classes and masks.",
+        show_default="the best six",
     ),
 ]
 
@@ -239,7 +240,7 @@ def sampling(
     image: _Image = None,
     at: Annotated[
         tuple[float, float] | None,
-        typer.Option(metavar="X Y", help="The point in pixels of the image.", show_default="its middle"),
+        typer.Option(metavar="X Y", help="The point, in image pixels.", show_default="its centre"),
     ] = None,
     output: _Output = Path("sampling.png"),
     device: Device = "auto",
@@ -295,7 +296,7 @@ def flops(
         ),
     ] = None,
     frames: Annotated[int, typer.Option(min=1, max=limits.CLIP_FRAMES, help="Frames of a clip.")] = 1,
-    depth: Annotated[int, typer.Option(min=0, max=20, help="How deep the table of modules goes.")] = 2,
+    depth: Annotated[int, typer.Option(min=0, max=20, help="Depth of the table of modules.")] = 2,
     as_json: Annotated[bool, typer.Option("--json", help="Print all modules and operators as JSON.")] = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Also draw the table; all figures are in a .json beside it.")

@@ -30,7 +30,7 @@ def export(
     to: Annotated[
         Literal["onnx", "openvino", "pt2", "triton"] | None,
         typer.Option(
-            help="Format; for triton, FILE is a new folder: of a model in a repository of the Triton inference server.",
+            help="Format. For triton, FILE is a new folder for a model in the repository of a Triton inference server.",
             show_default="as FILE ends",
         ),
     ] = None,
@@ -38,32 +38,32 @@ def export(
         str | None,
         typer.Option(
             metavar="HxW",
-            help="Height and width in pixels that images must fit into, and are padded to.",
+            help="Height and width in pixels; images must fit into this size and are padded to it.",
             show_default="any size",
         ),
     ] = None,
-    batch: Annotated[int, typer.Option(help="Images in one call; 0: any number.")] = 1,
+    batch: Annotated[int, typer.Option(help="Images per call; 0: any number.")] = 1,
     frames: Annotated[
         int | None, typer.Option(help="Frames of a clip.", show_default="8 for models of clips; others take images")
     ] = None,
     results: Annotated[
         Task | None,
         typer.Option(
-            help="Let the file give results of this task instead of logits, at the size of the input padded to "
-            "multiples of 32; for programs without this package.",
+            help="Make the file return results of this task instead of logits, at the size of the input "
+            "padded to multiples of 32; for programs without this package.",
             show_default="logits",
         ),
     ] = None,
     dtype: Annotated[
         Literal["float32", "float16", "int8"],
         typer.Option(
-            help="Precision of the weights in the file. float16 halves it and is computed in float32; int8 makes it a "
-            "quarter and computes in 8-bit integers, for which it needs --calibration."
+            help="Precision of the weights in the file. float16 halves its size, and computation stays in "
+            "float32; int8 quarters it and computes with 8-bit integers, which needs --calibration."
         ),
     ] = "float32",
     calibration: Annotated[
         list[Path] | None,
-        typer.Option(help="For int8: images and folders like those that the file is for; can be repeated."),
+        typer.Option(help="For int8: images and folders like those that the file will be used on; can be repeated."),
     ] = None,
     data: Annotated[
         str | None,
@@ -71,7 +71,7 @@ def export(
             help="For int8: also measure the loss in the metric on a data set, named as in evaluate, e.g. scenes."
         ),
     ] = None,
-    data_root: Annotated[Path, typer.Option(help="Folder that holds the data sets.")] = Path("datasets"),
+    data_root: Annotated[Path, typer.Option(help="Folder that contains the data sets.")] = Path("datasets"),
     recipe: Recipe = None,
     trained_for: ModelTasks = None,
     weights: Weights = None,
@@ -145,7 +145,7 @@ def verify_export(
             help="Also measure the metric of each: annotations in COCO format of the images in the folder --images."
         ),
     ] = None,
-    data_root: Annotated[Path, typer.Option(help="Folder that holds the data sets.")] = Path("datasets"),
+    data_root: Annotated[Path, typer.Option(help="Folder that contains the data sets.")] = Path("datasets"),
     limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of images that are measured.")] = None,
     task: Annotated[
         Task | None,
@@ -155,7 +155,7 @@ def verify_export(
     ] = None,
     calls: Annotated[int, typer.Option(min=1, help="Timed calls on each image.")] = 5,
     memory: Annotated[
-        bool, typer.Option("--memory/--no-memory", help="Measure the peak memory of each, in processes of their own.")
+        bool, typer.Option("--memory/--no-memory", help="Measure the peak memory of each in a process of its own.")
     ] = True,
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also draw the table: a PNG, SVG or PDF file.")

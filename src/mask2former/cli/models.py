@@ -42,20 +42,19 @@ def models(
         typer.Option("--task", "-t", help="Only models for this task."),
     ] = None,
     dataset: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Only models trained on it: coco, cityscapes, ade20k, ...")
+        str | None,
+        typer.Option(metavar="NAME", help="Only models trained on this data set: coco, cityscapes, ade20k, ..."),
     ] = None,
     data: Annotated[
         str | None, typer.Option("--data", metavar="NAME", help="The former name of --dataset.", hidden=True)
     ] = None,
     provider: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Only models published by it: official, mmdet, mmseg, ssseg, packaged."),
+        typer.Option(metavar="NAME", help="Only models from this publisher: official, mmdet, mmseg, ssseg, packaged."),
     ] = None,
     commercial: Annotated[
         bool,
-        typer.Option(
-            "--commercial", help="Only models whose license permits commercial use, which needs to be stated."
-        ),
+        typer.Option("--commercial", help="Only models whose license is stated and permits commercial use."),
     ] = False,
     cached: Annotated[bool, typer.Option("--cached", help="Only models that need no download.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print all details as JSON.")] = False,

@@ -58,18 +58,22 @@ def serve(
     queue: Annotated[
         int,
         typer.Option(
-            min=1, help="Images that wait or are in work at most; then requests get 429.", rich_help_panel=_LIMITS
+            min=1,
+            help="Maximum number of images that wait or are being processed; further requests get 429.",
+            rich_help_panel=_LIMITS,
         ),
     ] = 64,
-    max_images: Annotated[int, typer.Option(min=1, help="Images of one request.", rich_help_panel=_LIMITS)] = 16,
+    max_images: Annotated[
+        int, typer.Option(min=1, help="Maximum number of images in one request.", rich_help_panel=_LIMITS)
+    ] = 16,
     max_megabytes: Annotated[
-        float, typer.Option(help="Body of one request, in 10^6 bytes.", rich_help_panel=_LIMITS)
+        float, typer.Option(help="Maximum size of the body of one request, in 10^6 bytes.", rich_help_panel=_LIMITS)
     ] = 32,
     max_megapixels: Annotated[
-        float, typer.Option(help="Pixels of one image, in millions.", rich_help_panel=_LIMITS)
+        float, typer.Option(help="Maximum number of pixels of one image, in millions.", rich_help_panel=_LIMITS)
     ] = 50,
     timeout: Annotated[
-        float, typer.Option(help="Seconds that a request may take, upload included.", rich_help_panel=_LIMITS)
+        float, typer.Option(help="Maximum time of a request in seconds, including the upload.", rich_help_panel=_LIMITS)
     ] = 60,
     ray: Annotated[
         bool,
@@ -84,7 +88,7 @@ def serve(
         str | None,
         typer.Option(
             metavar="N or MIN:MAX",
-            help="Replicas; with two numbers, as many as the load needs.",
+            help="Number of replicas; with two numbers, between them as the load requires.",
             show_default="1",
             rich_help_panel=_RAY,
         ),
@@ -93,7 +97,7 @@ def serve(
         int | None,
         typer.Option(
             min=1,
-            help="Requests that wait for a replica at each proxy; then they get 503.",
+            help="Maximum number of requests that wait for a replica at each proxy; further ones get 503.",
             show_default="256",
             rich_help_panel=_RAY,
         ),

@@ -96,8 +96,8 @@ Model = Annotated[
 Recipe = Annotated[
     str | None,
     typer.Option(
-        help="Name of the published model that a file or folder of another code base holds, for example "
-        "coco-panoptic/r50; needed where the file does not tell.",
+        help="Name of the published model in a file or folder of another code base, for example "
+        "coco-panoptic/r50; required if the file does not say.",
         autocompletion=complete_recipe,
         rich_help_panel=_OTHERS,
     ),
@@ -122,7 +122,9 @@ ShortEdge = Annotated[
     int | None,
     typer.Option(help="Resize the shorter side to this many pixels; 0: do not resize.", rich_help_panel="Settings"),
 ]
-LongEdge = Annotated[int | None, typer.Option(help="Maximum of the longer side in pixels.", rich_help_panel="Settings")]
+LongEdge = Annotated[
+    int | None, typer.Option(help="Maximum length of the longer side, in pixels.", rich_help_panel="Settings")
+]
 Tile = Annotated[
     int | None,
     typer.Option(
@@ -137,7 +139,7 @@ TileOverlap = Annotated[
     int | None,
     typer.Option(
         min=0,
-        help="Pixels that neighbouring tiles share at least: more than objects are wide where possible.",
+        help="Minimum overlap of neighbouring tiles in pixels; where possible, more than the width of an object.",
         show_default="a quarter of --tile",
         rich_help_panel="Settings",
     ),
@@ -146,7 +148,7 @@ OfficialSettings = Annotated[
     bool,
     typer.Option(
         "--official-settings",
-        help="Resize images as the authors of Mask2Former do, also for a model that another toolbox trained.",
+        help="Resize images as the authors of Mask2Former do, even if another toolbox trained the model.",
         rich_help_panel="Settings",
     ),
 ]
@@ -155,7 +157,7 @@ Classes = Annotated[
     typer.Option(
         "--classes",
         metavar="NAME",
-        help="Keep this class alone; can be repeated.",
+        help="Keep only this class; can be repeated.",
         show_default="all",
         rich_help_panel="Settings",
     ),
@@ -163,7 +165,7 @@ Classes = Annotated[
 MinArea = Annotated[
     int | None,
     typer.Option(
-        min=0, help="Leave out segments, instances and class masks of fewer pixels.", rich_help_panel="Settings"
+        min=0, help="Leave out segments, instances and class masks with fewer pixels.", rich_help_panel="Settings"
     ),
 ]
 ValueRange = Annotated[

@@ -380,7 +380,7 @@ class ValidationSplitConfig(Strict):
         try:
             re.compile(self.groups or "")
         except re.error as error:
-            raise ValueError(f"groups is no regular expression ({error}), got {self.groups}") from error
+            raise ValueError(f"groups is not a regular expression ({error}), got {self.groups}") from error
         return self
 
     @property

@@ -290,9 +290,9 @@ def _from_tensor(
     tensor: torch.Tensor, value_range: ValueRange | None, bands: Bands | None
 ) -> UInt8[np.ndarray, "H W C"]:
     if tensor.ndim != 3 or (bands is None and tensor.shape[0] not in (1, 3)):
-        raise UserError(f"a tensor of shape {tuple(tensor.shape)} is no image: {_TENSOR_HELP}")
+        raise UserError(f"a tensor of shape {tuple(tensor.shape)} is not an image: {_TENSOR_HELP}")
     if tensor.is_complex() or tensor.is_quantized or tensor.layout != torch.strided:
-        raise UserError(f"a tensor of type {tensor.dtype}, {tensor.layout} is no image: {_TENSOR_HELP}, dense")
+        raise UserError(f"a tensor of type {tensor.dtype}, {tensor.layout} is not an image: {_TENSOR_HELP}, dense")
     if tensor.is_meta:
         raise UserError(f"a tensor on the meta device has no values to read: {_TENSOR_HELP}, on a CPU or GPU")
     host = tensor.detach().cpu().resolve_neg()
@@ -302,7 +302,7 @@ def _from_tensor(
         array = host.permute(1, 2, 0).numpy()
     except (TypeError, RuntimeError) as error:  # NotImplementedError is one of the latter
         raise UserError(
-            f"a tensor of type {tensor.dtype} is no image: {_TENSOR_HELP}, of uint8, uint16, bool or float"
+            f"a tensor of type {tensor.dtype} is not an image: {_TENSOR_HELP}, of uint8, uint16, bool or float"
         ) from error
     if bands is not None:
         return bands_of_array(array, bands, "tensor (channels last)", value_range=value_range)

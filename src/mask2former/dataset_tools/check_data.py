@@ -95,18 +95,21 @@ def check_data(
     source = data if isinstance(data, str | Path) else type(data).__name__
     if suggest is not None and os.path.exists(suggest) and Path(suggest).resolve() == Path(source).resolve():
         raise OptionError(
-            lambda name: f"{name('suggest')} would overwrite '{source}', which is to be checked; name another file"
+            lambda name: f"{name('suggest')} would overwrite '{source}', the file to check; name another file"
         )
     if suggest is not None and os.path.exists(suggest):  # perhaps edited since
         raise OptionError(
-            lambda name: f"{name('suggest')} '{suggest}' exists and is not overwritten; name another file, or remove it"
+            lambda name: (
+                f"{name('suggest')} '{suggest}' already already exists and is not overwritten; name another "
+                "file, or remove it"
+            )
         )
     dataset, run, notes = _inferred(data, paths, root)
     if suggest is not None and isinstance(dataset, ClipSampling):
         raise OptionError(
             lambda name: (
-                f"{name('suggest')} makes run files for images; for clips start from 'mask2former recipe "
-                "ytvis2019-instance/r50'"
+                f"{name('suggest')} writes run files for images only; for clips start from 'mask2former "
+                "recipe ytvis2019-instance/r50'"
             )
         )
     if allow_outside:
@@ -182,4 +185,6 @@ def _with_start(run: RunConfig) -> tuple[RunConfig, list[str]]:
             model = with_initial(run.model, open_initial(init, named_backbone(run.model)), init)
         return run.model_copy(update={"model": model}), []
     except UserError as error:
-        return run, [f"model.init '{init}' gives no settings, so those of the run file alone are checked: {error}"]
+        return run, [
+            f"the settings of model.init '{init}' cannot be read, so only those of the run file are checked: {error}"
+        ]

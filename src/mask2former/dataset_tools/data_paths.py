@@ -16,8 +16,8 @@ __all__ = ["IMAGE_FOLDERS", "NO_VALIDATION", "VALIDATION", "DataPaths", "near", 
 IMAGE_FOLDERS = ("images", "imgs", "image", "img", "JPEGImages")
 VALIDATION = ("val", "valid", "validation")
 NO_VALIDATION = (
-    "there is no validation data beside it, so the training data is used for it, and metrics say nothing about other "
-    "images; name some with --validation"
+    "there is no validation data, so the training data is used instead and metrics say nothing "
+    "about other images; give validation data with --validation"
 )
 
 

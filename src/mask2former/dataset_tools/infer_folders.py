@@ -99,7 +99,8 @@ def _has_masks(root: Path) -> bool:
 
 def _one_class(what: str) -> str:
     return (
-        f"each {what} is read as one object of the class 'object'; name it with class_name in 'dataset' of the run file"
+        f"each {what} is read as one object of the class 'object'; to name the class, set class_name "
+        "in 'dataset' of the run file"
     )
 
 
@@ -135,8 +136,8 @@ def _voc(path: Path, paths: DataPaths) -> tuple[DatasetConfig, list[str]] | None
         values |= {"name": "id-maps", "ignore": [255] if encoding == "numbers" else []}
         entry["classes"] = str(classes)
         notes.append(
-            f"objects are read from '{objects}', and their classes from '{classes}'; for classes alone add --labels "
-            f"{classes}"
+            f"objects are read from '{objects}' and their classes from '{classes}'; to learn classes "
+            f"only, add --labels {classes}"
         )
     lists = path / "ImageSets" / "Segmentation"
     train, validation = ({**entry, "split": str(file)} for file in (lists / "train.txt", lists / "val.txt"))
@@ -380,7 +381,7 @@ def _names_file(path: Path, paths: DataPaths) -> tuple[str | None, list[str]]:
     if not found:
         return None, []
     beside = ", ".join(f"'{other.name}'" for other in found[1:])
-    note = f"the class names are taken from '{found[0]}', not from {beside}; name another one with --names"
+    note = f"class names are taken from '{found[0]}', not from {beside}; choose another file with --names"
     return str(found[0]), [note] if beside else []
 
 

@@ -96,8 +96,8 @@ def infer_format(path: Path, paths: DataPaths | None = None) -> tuple[DatasetCon
     known = paths or DataPaths()
     if any(part.suffix.lower() == ".zip" and part.is_file() for part in (path, *path.parents)):
         raise UserError(
-            f"'{path}' is in an archive, of which only images and label maps are read here; unpack the annotations and "
-            "name them (the images may stay where they are: --images ARCHIVE.zip)"
+            f"'{path}' is in an archive, from which only images and label maps can be read; unpack the "
+            "annotations and give their path (the images may stay in the archive: --images ARCHIVE.zip)"
         )
     if not path.exists():
         raise UserError(f"there is no file or folder '{path}'; check the path")
@@ -114,7 +114,7 @@ def infer_format(path: Path, paths: DataPaths | None = None) -> tuple[DatasetCon
     if suffix in _REFUSED_FILES:
         what, todo = _REFUSED_FILES[suffix]
         raise UserError(f"'{path}' is {what}; {todo}")
-    raise UserError(f"'{path}' is no data set that is known: {_KNOWN}")
+    raise UserError(f"'{path}' is not a known data set: {_KNOWN}")
 
 
 def _yaml(path: Path) -> tuple[DatasetConfig | RunConfig, list[str]]:
@@ -157,8 +157,7 @@ def _folder(path: Path, paths: DataPaths) -> tuple[DatasetConfig, list[str]]:
             if entry.suffix.lower() in (".npy", ".xml"):
                 return infer_format(entry, paths)  # pyright: ignore[reportReturnType]  (only YAML may be a run)
     raise UserError(
-        f"'{path}' holds no data set that is known: {_KNOWN}; name the folders of images and maps with --images and "
-        "--labels"
+        f"'{path}' contains no known data set: {_KNOWN}; name the folders of images and maps with --images and --labels"
     )
 
 
@@ -296,7 +295,9 @@ def _coco(path: Path, paths: DataPaths, content: Any) -> tuple[DatasetConfig, li
         folders = near(paths.images), near(paths.labels)
         second, images, segments = _coco_files(found, beside, read_json(found, "annotation file"), *folders)
         if second != first:
-            raise UserError(f"'{path}' is in {first} format, '{found}' in {second} format; give two of one kind")
+            raise UserError(
+                f"'{path}' is in {first} format, '{found}' in {second} format; give two files in the same format"
+            )
         validation = {"annotations": str(found), "images": str(images)}
         if segments is not None:
             validation["segments"] = str(segments)
@@ -314,9 +315,9 @@ def _coco_files(
         names = [entry["file_name"] for entry in image_files[:1]]
         maps = [entry["file_name"] for entry in annotations[:1]] if is_panoptic else []
         if not all(map(is_file_name, (*names, *maps))):
-            raise TypeError("a name is no text")
+            raise TypeError("a name is not text")
     except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"'{path}' is no COCO file: expected 'images', 'annotations' and 'categories'") from error
+        raise UserError(f"'{path}' is not a COCO file: expected 'images', 'annotations' and 'categories'") from error
     if not is_panoptic and not image_files:
         raise UserError(f"'{path}' lists no images")
     segments = paths.labels or _one_with(maps, near_labels) or _folder_with(maps[0], path) if is_panoptic else None

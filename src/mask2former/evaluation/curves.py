@@ -87,7 +87,7 @@ def _over_hours(directory: Path, series: Series) -> Series:
     times = read_times(path, has_start=has_start, hint="draw the run over steps")
     rows = [(step, _number(seconds)) for step, seconds in times]
     if any(seconds is None for _, seconds in rows):
-        raise UserError(f"'{path}' is no table of steps and seconds; draw the run over steps")
+        raise UserError(f"'{path}' is not a table of steps and seconds; draw the run over steps")
     # Of several rows of a step the last: its validation is over.
     hours = {step: seconds / 3600 for step, seconds in rows if seconds is not None}
     if missing := {step for steps, _ in series.values() for step in steps} - hours.keys():

@@ -125,7 +125,9 @@ def _naming(case: Case, predictor: Predictor) -> Iterator[None]:
     except Exception as error:
         subject = f"{'clip' if case.is_clip else 'image'} '{case.image_id}'"
         sentence = failures.reason(error, subject, predictor.device)
-        raise FailedError(f"{sentence}; metrics without it would be of other data, so none are written") from error
+        raise FailedError(
+            f"{sentence}; metrics without it would be those of other data, so none are written"
+        ) from error
 
 
 def evaluate_predictor(
@@ -290,7 +292,9 @@ def evaluate(
                 subject = f"instances; add the task instance (got {', '.join(chosen)})"
                 _refuse(given & {"pooled_threshold", "max_detections"}, subject)
         if strange := [task for task, _ in evaluators if task not in chosen]:
-            raise UserError(f"an evaluator is of the task {strange[0]}; measured is {', '.join(chosen)}")
+            raise UserError(
+                f"an evaluator is for the task {strange[0]}, which is not measured; measured: {', '.join(chosen)}"
+            )
         read_as(samples, predictor().settings.reading)
         class_map, notes = matched_classes(predictor(), samples, source.split)
         overrides = _overrides(predictor(), opened, options, given, is_clip=is_clip)
@@ -380,7 +384,7 @@ def _check_outputs(
             files.append(target.with_suffix(""))
         if json is not None and Path(json).resolve() == target.resolve():
             raise OptionError(
-                lambda name: f"{name('json')} and {name('results')} would both write '{json}'; name two files"
+                lambda name: f"{name('json')} and {name('results')} would both write '{json}'; name two different files"
             )
     for path in files:
         check_apart(path, inputs)
@@ -411,7 +415,7 @@ def image_tasks(predictor: Predictor, samples: AnnotatedSet, requested: Sequence
     both: list[Task] = [task for task in predictor.settings.tasks if task in samples.tasks]
     chosen = predictor.choose_tasks(requested or both or samples.tasks)
     if others := [task for task in chosen if task not in samples.tasks]:
-        raise UserError(f"the data have ground truth for {', '.join(samples.tasks)}, not {others[0]}")
+        raise UserError(f"the data has ground truth for {', '.join(samples.tasks)}, not {others[0]}")
     return chosen
 
 
@@ -423,7 +427,7 @@ def _clip_tasks(samples: MeasuredClips, requested: Sequence[Task]) -> tuple[Task
         if task not in known:
             raise UserError(f"these clips are measured by the task {' or '.join(known)}, not by {task}")
     if len(chosen) > 1:
-        raise UserError("clips are measured by one task at a time, since tracks are made differently; got two")
+        raise UserError("clips are measured by one task at a time, because each task makes its own tracks; got two")
     return (chosen[0],)
 
 
@@ -450,9 +454,9 @@ def _check_clips(
 def _shared_ids(shared: Finding) -> UserError:
     return OptionError(
         lambda name: (
-            f"{name('results')} needs an id of its own for every image, and {shared.count} ids are of several (such as "
-            f"'{shared.offenders[0]}'), as where several annotation files number theirs from 1; renumber them, or "
-            "evaluate one file at a time"
+            f"{name('results')} needs a different id for every image, but {shared.count} ids occur more "
+            f"than once (such as '{shared.offenders[0]}'), as when several annotation files count from 1; "
+            "renumber them, or evaluate one file at a time"
         )
     )
 
@@ -486,7 +490,10 @@ def _writer(
 ) -> ResultWriter:
     if not isinstance(results, str | os.PathLike):
         if results.task not in tasks:
-            raise UserError(f"the writer takes results of the task {results.task}; measured is {', '.join(tasks)}")
+            raise UserError(
+                f"the writer takes results of the task {results.task}, which is not measured; measured: "
+                f"{', '.join(tasks)}"
+            )
         return results
     ids = {int(index): samples.categories[number].id for number, index in enumerate(class_map)}
     kind = "instance" if "instance" in tasks else tasks[0]

@@ -185,7 +185,7 @@ def predict_files(
         check_coco_file(file, jobs, overwrite=overwrite)
         if location_of(file) in map(location_of, tables):
             raise OptionError(
-                lambda name: f"{name('coco')} and {name('table')} would both write '{file}'; name two files"
+                lambda name: f"{name('coco')} and {name('table')} would both write '{file}'; name two different files"
             )
     for path in tables:
         check_apart(path, [model] if isinstance(model, str | Path) else [])
@@ -222,7 +222,7 @@ def predict_files(
                 _pass_on(outcome.job, chosen, predictor.categories, every)
             elif outcome.differs and every:
                 note(
-                    "images whose results were made otherwise, left out of tables and formats",
+                    "images whose results come from another model or other settings, left out of tables and formats",
                     f"'{outcome.job.source}'",
                 )
             if outcome.reason and len(failed) < _LISTED:
@@ -231,8 +231,8 @@ def predict_files(
             progress(chosen, sum(outcomes.values()), len(jobs))
         if every and not usable and sums["differs"]:
             raise UserError(
-                f"no table or other format was written: the results in '{output}' were made by another model, with "
-                "other classes or settings, or by another version; use --overwrite or another output"
+                f"no table or other format was written: the results in '{output}' come from another model, "
+                "other classes or settings, or another version; use --overwrite or another output"
             )
         if file is not None and usable:
             write_coco_results(file, usable, chosen, predictor.categories)
@@ -311,8 +311,9 @@ def _format_folder(output: Path, name: str, jobs: Sequence[Job], *, overwrite: b
     folder = format_folder(output, name, overwrite=overwrite)
     if inside := next((job for job in jobs if job.stem.parts[:-1][:1] == (name,)), None):
         raise UserError(
-            f"results of images lie in '{folder}', for instance those of '{inside.source}', so the format {name} "
-            "cannot be written there; choose another output, or name the images' folder itself as the source"
+            f"'{folder}' contains results of images, for instance of '{inside.source}', so the format "
+            f"{name} cannot be written there; choose another output, or give the folder of the images "
+            "itself as the source"
         )
     return folder
 

@@ -98,8 +98,8 @@ async def _files(request: Request, limits: ServiceLimits) -> list[NamedBytes]:
             raise TooLargeError(f"at most {limits.images} images are taken in one request; send several") from error
         if "Too many fields" in error.message:
             raise UserError(
-                f"the form has a field that is no file; send images as files named '{FIELD}', and everything else in "
-                "the query, for example /v1/predict?task=instance"
+                f"the form has a field that is not a file; send images as files named '{FIELD}', and everything else "
+                "in the query, for example /v1/predict?task=instance"
             ) from error
         raise UserError(f"the multipart body is malformed: {quoted(error.message)}; check its boundary") from error
     try:

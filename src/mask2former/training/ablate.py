@@ -139,7 +139,7 @@ def _finished(path: Path, base: RunConfig) -> list[AblationRow]:
     values = read_json(path, "table of ablations")
     before = values.get("run") if isinstance(values, dict) else None
     if not isinstance(before, dict):
-        raise UserError(f"{path} is no table of ablations; choose another output folder")
+        raise UserError(f"{path} is not a table of ablations; choose another output folder")
     old, new = (leaves(config) for config in (parse(RunConfig, before, str(path)), base))
     changed = [f"{name} was {old.get(name)} and is {value}" for name, value in new.items() if old.get(name) != value]
     changed = [words for words in changed if words.split()[0] not in ("output", "seed")]

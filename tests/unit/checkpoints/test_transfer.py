@@ -69,7 +69,7 @@ def test_other_classes_are_newly_initialised_also_if_they_are_as_many(tiny_model
         model = another(tiny_model, names)
         fresh = {name: model.state_dict()[name].clone() for name in CLASS_HEAD}
         notes = checkpoints.start_from(model, read(tiny_model), "source", partial=True)
-        assert notes == [f"class head newly initialised (3 classes there, {len(names)} here)"]
+        assert notes == [f"class head newly initialised (3 classes in the model, {len(names)} in the training data)"]
         assert all(torch.equal(value, model.state_dict()[name]) for name, value in fresh.items())
         if len(names) == 3:
             assert changed(model, tiny_model) == set(CLASS_HEAD)

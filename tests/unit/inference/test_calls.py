@@ -59,7 +59,9 @@ def test_a_message_names_the_argument_or_the_flag(predictor: Predictor) -> None:
     clips = SceneClips(64, 2, 0, 1)
     with pytest.raises(OptionError, match=r"^report is about images, not about clips$"):
         evaluate(predictor, clips, report="x.html")
-    with pytest.raises(UserError, match="an evaluator is of the task semantic; measured is instance"):
+    with pytest.raises(
+        UserError, match="an evaluator is for the task semantic, which is not measured; measured: instance"
+    ):
         evaluate(predictor, clips, evaluators=[("semantic", Any)])  # pyright: ignore[reportArgumentType]
 
 

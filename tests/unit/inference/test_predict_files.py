@@ -227,7 +227,7 @@ def test_a_file_of_something_else_is_not_lost(predictor: Predictor, images: Path
         other.write_text(json.dumps({"schema_version": 1, "task": "instance", "size": [4, 4], "frames": []}))
     else:
         Image.new("RGB", (4, 4)).save(other)
-    with pytest.raises(UserError, match="is no result of mask2former predict") as refused:
+    with pytest.raises(UserError, match="is not a result of mask2former predict") as refused:
         _run(predictor, images, output, task="panoptic")
     assert str(other) in str(refused.value)
     assert _files(output) == {name}
@@ -294,7 +294,7 @@ def test_own_overlays_and_maps_are_not_taken_for_images(
     assert {message for message, _ in notes} == {"overlays and maps of earlier results, not taken as images"}
     assert len(notes) == (1 if task == "instance" else 2)
     for sources in ([tmp_path / "out"], sorted((tmp_path / "out").rglob("*.png"))):
-        with pytest.raises(UserError, match="no images but results of mask2former predict"):
+        with pytest.raises(UserError, match="only results of mask2former predict"):
             plan(sources, tmp_path / "again")
 
 

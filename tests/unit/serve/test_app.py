@@ -271,7 +271,7 @@ REFUSED = {
     "form without end": ("", *form(("a.png", SMALL), end=b""), 422, "cut short"),
     "form cut in its image": ("", FORM, form(("a.png", SMALL))[1][:150], 422, "cut short"),
     "form without names": ("", FORM, b"--xyz\r\n\r\nabc\r\n--xyz--\r\n", 422, "malformed"),
-    "field": ("", FORM, form(("", b"x"))[1].replace(b'; filename=""', b""), 422, "a field that is no file"),
+    "field": ("", FORM, form(("", b"x"))[1].replace(b'; filename=""', b""), 422, "a field that is not a file"),
     "other name": ("", FORM, form(("a.png", SMALL))[1].replace(b"images", b"image"), 422, "a file named 'image'"),
     "one bad": ("", *form(("a.png", SMALL), ("b.png", b"x")), 422, "'b.png' is not an image"),
     "hostile name": ("", *form(("../\x1b[1m\u202ea", b"x")), 422, "'../\ufffd[1m\ufffda' is not an image"),

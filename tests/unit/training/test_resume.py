@@ -159,7 +159,7 @@ def test_other_ids_and_numbers_of_samples_are_said() -> None:
     change = compare(last_state(), RunConfig(), Categories(items), (9, 3))
     text = " | ".join(change.notes)
     assert "category ids have changed (0 -> 1, 1 -> 2, 2 -> 3)" in text
-    assert "the training data have 9 samples now and had 8" in text
+    assert "the training data has 9 samples now and had 8 before" in text
     assert "3 validation samples instead of 2" in text
     assert change.measured_anew
 

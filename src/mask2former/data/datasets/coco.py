@@ -525,7 +525,7 @@ class CocoInstances(Reader):
         if not objects[-1] and self._index.crowds.any():
             reader.notes.append(
                 f"'{sources[0][0]}': all {len(self._index.crowds)} annotations are marked as crowd regions, so there "
-                "is no object to learn; if they are single objects (CVAT and Datumaro mark painted masks), set "
+                "is not an object to learn; if they are single objects (CVAT and Datumaro mark painted masks), set "
                 "crowds=objects"
             )
         self.notes = reader.notes

@@ -161,7 +161,7 @@ class IdMaps(SegmentReader):
         unknown = sorted(set(np.unique(numbers).tolist()) - self._class_of.keys() - set(self._ignore))
         if unknown:
             raise UserError(
-                f"'{file}' has the numbers {some(unknown)}, which are no classes; name them in the names file, or "
+                f"'{file}' has the numbers {some(unknown)}, which are not classes; name them in the names file, or "
                 "ignore them (dataset.ignore)"
             )
         of_pixel = remap(numbers, self._class_of, -1)

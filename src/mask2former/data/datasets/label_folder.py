@@ -136,7 +136,7 @@ class LabelFolder(Reader):
         numbers = read_label_map(file) if self._colors is None else self._colors.read(file)
         if unknown := sorted(set(np.unique(runs_of(numbers)[0]).tolist()) - self.class_of.keys()):
             raise UserError(
-                f"'{file}' has the numbers {some(unknown)}, which are no classes; name them in the names file, or "
+                f"'{file}' has the numbers {some(unknown)}, which are not classes; name them in the names file, or "
                 f"ignore them (dataset.ignore){self._hint(numbers, unknown)}"
             )
         return remap(numbers, self.class_of, self.categories.ignore_label)

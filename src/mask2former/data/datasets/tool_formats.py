@@ -417,7 +417,7 @@ def _cvat(source: _Source) -> Iterator[Record]:
         with _part(f"image {quoted(name, 60)}"):
             size = _side(float(entry.get("height", "0"))), _side(float(entry.get("width", "0")))
         if entry.find("tag") is not None:
-            note("images with classes of the whole image (tags), which are no objects", f"'{name}'")
+            note("images with classes of the whole image (tags), which are not objects", f"'{name}'")
         shapes = []
         for position, element in enumerate((element for element in entry if element.tag != "tag"), start=1):
             with _object(position, name):
@@ -542,7 +542,7 @@ def _task_shapes(results: Sequence[dict[str, Any]], image: str) -> tuple[tuple[i
             kinds[key] = result.get("type")
         if not _is_region(value):
             if given is None:
-                note("results of Label Studio that are no regions (choices, relations, ...)", f"'{image}'")
+                note("results of Label Studio that are not regions (choices, relations, ...)", f"'{image}'")
             continue
         geometry = {name: value[name] for name in _GEOMETRY if name in value}
         with _part(f"result {quoted(key, 40)}"):

@@ -364,7 +364,7 @@ BROKEN: dict[str, tuple[ToolName, Any, str]] = {
         ),
         "is not within its image",
     ),
-    "a mask that is no image": (
+    "a mask that is not an image": (
         "labelme",
         labelme({"points": [[5, 5], [9, 9]], "shape_type": "mask", "mask": base64.b64encode(b"no").decode()}),
         "not an image that can be read",
@@ -418,7 +418,7 @@ BROKEN: dict[str, tuple[ToolName, Any, str]] = {
         task(region(SQUARE, original_width=0)),
         r"result 'r0': 'original_width' is 0; expected pixels of the image",
     ),
-    "a height that is no number": (
+    "a height that is not a number": (
         "label-studio",
         task(region(SQUARE, original_height=math.nan)),
         "'original_height' is nan; expected pixels of the image",
@@ -549,4 +549,4 @@ def test_what_says_less_is_told(tmp_path: Path) -> None:
     found, notes = read(tmp_path / "2", "label-studio", twice)
     assert len(found) == 1
     assert any("several annotations of Label Studio, of which the first is read" in note for note in notes)
-    assert any("are no regions" in note for note in notes)
+    assert any("are not regions" in note for note in notes)
