@@ -106,7 +106,7 @@ def test_requests_that_cannot_be_met(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["analyze", "layers", "-o", str(tmp_path / "layers.jpg")]) == 2
     assert "expected a file that ends in .png" in capsys.readouterr().err
     assert main(["analyze", "layers", "--data", "scene-clips", "-o", str(tmp_path / "layers.png")]) == 2
-    assert "the data are clips, and analyses are of images" in capsys.readouterr().err
+    assert "the data are clips, but analyses are for images" in capsys.readouterr().err
 
 
 def test_convergence_of_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

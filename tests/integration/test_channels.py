@@ -217,7 +217,7 @@ def test_drawn_scenes_are_no_images_of_a_model_that_chose_bands(
     inference = tiny_config.inference.model_copy(update={"bands": bands})
     model = build_model(tiny_config.model_copy(update={"inference": inference}), len(SCENE_CATEGORIES))
     model.categories = SCENE_CATEGORIES
-    refused = r"drawn scenes have red, green and blue alone, and the model takes bands of images \(bands "
+    refused = r"drawn scenes have only red, green and blue, but the model takes bands of images \(bands "
     for data in ("scenes", Scenes((SIDE, SIDE), length=1), "scene-clips", SceneClips(SIDE, 2, length=1)):
         with pytest.raises(UserError, match=refused):
             evaluate(model, data)

@@ -488,7 +488,7 @@ def test_the_annotation_itself_as_prediction_scores_100_with_crowds_and_areas(
     [
         (["--images", "x"], "belong together"),
         (["--annotations", "x", "--images", "x", "--data", "scenes"], "--data and --annotations name different data"),
-        (["--annotations", "x", "--images", "x", "--size", "64"], "--size is about scenes"),
+        (["--annotations", "x", "--images", "x", "--size", "64"], "--size applies to scenes"),
         (["--annotations", "absent.json", "--images", "x"], "there is no annotation file 'absent.json'"),
     ],
 )

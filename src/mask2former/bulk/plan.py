@@ -107,7 +107,7 @@ def open_plan(
         gone = len(known) + len(added) - len(images)
         if len(added) == len(images):
             raise UserError(
-                f"the results in '{store.name}' are of other images than the sources; choose another output"
+                f"the results in '{store.name}' belong to other images than the sources; choose another output"
             )
         if gone:
             example = next(iter(known.difference(images)))
@@ -116,7 +116,7 @@ def open_plan(
                 f"{gone:,}, such as '{example}'",
             )
         if added:
-            note("images that are new since the output was planned, added in shards of their own", f"{len(added):,}")
+            note("images that are new since the output was planned, added in separate shards", f"{len(added):,}")
     if added or there is None:
         shards += [list(added[start : start + size]) for start in range(0, len(added), size)]
         _write_images(store, shards)

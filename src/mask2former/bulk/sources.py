@@ -63,7 +63,7 @@ def list_sources(sources: Sequence[str | os.PathLike[str]], *, column: str | Non
             raise UserError(f"the list '{source}' names no images; expected a row for each below the names of columns")
         num_again += before + count - len(names)
     if column is not None and not num_lists:
-        raise OptionError(lambda name: f"{name('column')} is about lists (.csv, .parquet), and no source is one")
+        raise OptionError(lambda name: f"{name('column')} applies to lists (.csv, .parquet), but no source is a list")
     if num_again:
         note("images that the sources name again, which are segmented once", f"{num_again:,}")
     return list(names)

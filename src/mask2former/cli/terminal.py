@@ -111,7 +111,9 @@ def progress_bar(console: Console, *, has_thread: bool = True) -> Progress:
             # Rich forgets what was done half a minute ago, so of anything slower it knows no rate.
             done, elapsed = task.completed - task.fields.get("first", 0), task.elapsed
             left = task.time_remaining
-            if left is None and done > 0 and elapsed is not None and task.total is not None:
+            if task.total is not None and task.completed >= task.total:
+                left = 0.0
+            elif left is None and done > 0 and elapsed is not None and task.total is not None:
                 left = (task.total - task.completed) * elapsed / done
             return Text("-:--:--" if left is None else clock(left), style="progress.remaining")
 

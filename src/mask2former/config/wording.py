@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 
 from mask2former.text import did_you_mean, listed, printable, quoted
 
-__all__ = ["fault_lines"]
+__all__ = ["fault_lines", "wrong_value"]
 
 _ELSEWHERE = 3  # groups that are named where a setting stands in another one
 _OURS = "value_error"  # raised by a rule of ours, whose message stands for itself
@@ -105,6 +105,18 @@ def fault_lines(kind: type[BaseModel], values: Any, error: ValidationError) -> l
             got = _value_at(values, keys, fault["input"])
             lines.setdefault(key, _wrong(key, got, found))
     return list(lines.values())
+
+
+def wrong_value(name: str, got: Any, field: FieldInfo) -> str:
+    """What is wrong with a value that is no setting of a group, for instance a parameter of a request.
+
+    Args:
+        name: of the parameter.
+        got: its value.
+        field: what it may be; where it may be null, it may be left out.
+    """
+    found = _Type.of_field(field)
+    return _sentence(name, got, _expected(found, null=False), _words(found))
 
 
 def _wrong(key: str, got: Any, found: _Type) -> str:
@@ -222,8 +234,8 @@ def _paths(kind: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield from _paths(model, f"{prefix}{name}.")
 
 
-def _expected(found: _Type) -> str:
-    """A type in words."""
+def _expected(found: _Type, *, null: bool = True) -> str:
+    """A type in words, with null where it may be that."""
     members = found.members
     words, models = _words(found), found.models
     names = [str(name) for model in models for name in _names(model)]
@@ -231,7 +243,7 @@ def _expected(found: _Type) -> str:
         phrases = [f"a mapping of settings whose name is {_either(names)}"]
     else:
         phrases = [_phrase(one) for one in members if get_origin(one.base) is not Literal]
-    return _either([*words, *(["null"] if found.has_null else []), *phrases])
+    return _either([*words, *(["null"] if null and found.has_null else []), *phrases])
 
 
 def _phrase(found: _Type) -> str:
@@ -247,8 +259,8 @@ def _phrase(found: _Type) -> str:
         return f"text{example}" + (f" of at most {longest} characters" if longest else "")
     if origin is dict:
         return "a mapping" if inner[1] is Any else f"a mapping of names, each to {_expected(_Type.of(inner[1]))}"
-    if origin is tuple:
-        is_open = len(inner) == 2 and inner[1] is Ellipsis
+    if origin in (tuple, list):
+        is_open = origin is list or (len(inner) == 2 and inner[1] is Ellipsis)
         entry = _expected(_Type.of(inner[0])).replace("text", "a text")
         if not is_open:
             return f"a list of {len(inner)} entries, each {entry}"

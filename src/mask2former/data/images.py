@@ -216,7 +216,9 @@ def standard_input() -> NamedBytes:
         UserError: nothing comes, or too much; or a terminal is in its place, which would wait for keys.
     """
     if sys.stdin is None or sys.stdin.isatty():
-        raise UserError("there is no standard input; send an image to it, for example with 'mask2former predict - < X'")
+        raise UserError(
+            "standard input is not available; pipe an image into it, for example with 'mask2former predict - < X'"
+        )
     file = as_file(sys.stdin.buffer)
     return NamedBytes("stdin", file.content)
 

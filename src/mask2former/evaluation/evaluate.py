@@ -407,7 +407,7 @@ def _recorded_options(options: EvaluationConfig, tasks: Sequence[Task], *, is_cl
 def _refuse(names: Iterable[str], subject: str) -> None:
     """Refuse arguments that are about something else."""
     for argument in names:
-        raise OptionError(lambda name, argument=argument: f"{name(argument)} is about {subject}")
+        raise OptionError(lambda name, argument=argument: f"{name(argument)} applies to {subject}")
 
 
 def image_tasks(predictor: Predictor, samples: AnnotatedSet, requested: Sequence[Task]) -> tuple[Task, ...]:
@@ -439,10 +439,10 @@ def _check_clips(
     results: object,
 ) -> None:
     about_images = [*(name for name in _MEASURES if name in given and name not in _OF_CLIPS)]
-    _refuse([*about_images, *(name for name, value in others.items() if value is not None)], "images, not about clips")
+    _refuse([*about_images, *(name for name, value in others.items() if value is not None)], "images, not to clips")
     if "panoptic" in tasks:
         about_tracks = [name for name in _OF_CLIPS if name in given] + (["results"] if results is not None else [])
-        _refuse(about_tracks, "the task instance, not about panoptic")
+        _refuse(about_tracks, "the task instance, not to panoptic")
     if not samples.has_ground_truth and results is None:
         raise OptionError(
             lambda name: (

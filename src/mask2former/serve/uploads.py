@@ -45,7 +45,7 @@ async def read_uploads(request: Request, limits: ServiceLimits) -> list[NamedByt
             "the bytes of one image as image/jpeg, image/png, ... or application/octet-stream"
         )
     if (encoding := request.headers.get("content-encoding", "identity")) != "identity":
-        raise UnknownTypeError(f"the body has Content-Encoding {quoted(encoding)}; send it as it is")
+        raise UnknownTypeError(f"the body has Content-Encoding {quoted(encoding)}; send it without an encoding")
     try:
         async with asyncio.timeout(limits.timeout):
             if is_form:

@@ -153,7 +153,7 @@ def test_what_is_not_there_is_refused(tmp_path: Path, photos: Path, bucket: str)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"the folder '.*empty' holds no images"):
         list_sources([tmp_path / "empty"])
-    with pytest.raises(UserError, match="column is about lists"):
+    with pytest.raises(UserError, match="column applies to lists"):
         list_sources([photos], column="image")
     with pytest.raises(UserError, match=r"there is no image 'memory://gone.jpg'"):
         fetch("memory://gone.jpg")

@@ -180,7 +180,7 @@ def test_a_polygon_along_the_rims_is_no_line_of_keypoints(tmp_path: Path) -> Non
 @pytest.mark.parametrize("shape", ["[17, 3]", "[17, 2]"])
 def test_data_files_of_keypoints_are_refused(tmp_path: Path, shape: str) -> None:
     write(tmp_path, POSE_2, YAML + f"kpt_shape: {shape}\n")
-    with pytest.raises(UserError, match=r"'kpt_shape' and is of keypoints \(pose\); .*export polygons"):
+    with pytest.raises(UserError, match=r"'kpt_shape' and is for keypoints \(pose\); .*export polygons"):
         read_yolo(tmp_path / "data.yaml")
 
 

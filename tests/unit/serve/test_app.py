@@ -280,17 +280,17 @@ REFUSED = {
     "too many pixels": ("", "image/png", png(np.zeros((101, 100, 3), np.uint8)), 413, "has 101x100 pixels"),
     "far too many pixels": ("", "image/png", HUGE, 413, "the safety limit; make it smaller"),
     "too thin": ("", "image/png", png(np.zeros((1, 3000, 3), np.uint8)), 422, "ratio"),
-    "task": ("task=sketch", "image/png", SMALL, 422, "the parameter 'task' is 'sketch'"),
-    "threshold": ("score_threshold=2", "image/png", SMALL, 422, "'score_threshold' is '2'"),
+    "task": ("task=sketch", "image/png", SMALL, 422, "'task' is 'sketch'; expected panoptic, instance or semantic"),
+    "threshold": ("score_threshold=2", "image/png", SMALL, 422, "threshold' is '2'; expected a number from 0 to 1"),
     "nan": ("score_threshold=nan", "image/png", SMALL, 422, "'score_threshold' is 'nan'"),
-    "number": ("max_instances=0", "image/png", SMALL, 422, "'max_instances' is '0'"),
+    "number": ("max_instances=0", "image/png", SMALL, 422, "'max_instances' is '0'; expected a whole number from 1"),
     "misspelled": ("treshold=0.5", "image/png", SMALL, 422, "no parameter 'treshold'; there are: classes"),
     "twice": ("task=semantic&task=panoptic", "image/png", SMALL, 422, "'task' is given 2 times"),
     "class": ("classes=" + quote("b\x1bird"), "image/png", SMALL, 422, "no class 'b\\x1bird'; it has: cat, dog, sky"),
     "ids of instances": ("task=instance&output=ids", "image/png", SMALL, 422, "instances may overlap"),
     "map of instances": ("task=instance&masks=png", "image/png", SMALL, 422, "instances may overlap"),
     "masks of a PNG": ("output=overlay&masks=rle", "image/png", SMALL, 422, "leave one of them out"),
-    "PNG of two": ("output=overlay", *form(("a", SMALL), ("b", SMALL)), 422, "send each alone"),
+    "PNG of two": ("output=overlay", *form(("a", SMALL), ("b", SMALL)), 422, "send them one by one"),
 }  # fmt: skip
 
 

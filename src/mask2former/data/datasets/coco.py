@@ -504,8 +504,8 @@ class CocoInstances(Reader):
             if categories is None and (stuff := [item.name for item in found if not item.is_thing]):
                 if len(stuff) == len(found):
                     raise UserError(
-                        f"'{file}': all categories have 'isthing' 0, and instances are of things only, so nothing "
-                        "would be predicted or measured; set it to 1 for those that are counted, or take it out"
+                        f"'{file}': all categories have 'isthing' 0, but instances are things only, so nothing would "
+                        "be predicted or measured; set it to 1 for countable classes, or remove it"
                     )
                 reader.notes.append(stuff_remark(stuff, file))
             reader.add(content, file, open_folder(images, allow_outside=allow_outside))

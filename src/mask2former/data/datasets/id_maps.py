@@ -180,7 +180,7 @@ class IdMaps(SegmentReader):
         alone = pixels[(pairs[0] == 1) & (pairs[1] > _BACKGROUND)].sum()
         if alone:
             raise UserError(
-                f"{alone} pixels of '{file}' have a class and belong to no object of '{label_file}'; paint them in "
-                "both, or learn classes alone (label-folder)"
+                f"{alone} pixels of '{file}' have a class but belong to no object of '{label_file}'; paint "
+                "them in both, or learn classes only (label-folder)"
             )
         return np.where(of_pixel < 0, 0, ids).astype(np.int32), classes.astype(np.int64)

@@ -147,7 +147,7 @@ def _part(what: str) -> Iterator[None]:
         raise _DamagedError(f"{before}{printable(str(error), 200)}") from error
     except _DAMAGE as error:
         reason = f"{type(error).__name__}: {printable(str(error), 200)}"
-        raise _DamagedError(f"{before}something in it is of another kind than expected ({reason})") from error
+        raise _DamagedError(f"{before}something in it has an unexpected type ({reason})") from error
 
 
 def _object(number: int, image: object = None) -> contextlib.AbstractContextManager[None]:
@@ -377,7 +377,7 @@ def _class_attribute(regions: Sequence[Any]) -> str | None:
         )
     if not keys and regions:
         note(
-            "files of VIA whose regions have no attributes, so that all are of one class, 'object'",
+            "VIA files whose regions have no attributes, so all belong to one class, 'object'",
             f"{len(regions)} regions",
         )
     return keys[0] if keys else None
@@ -553,7 +553,7 @@ def _task_shapes(results: Sequence[dict[str, Any]], image: str) -> tuple[tuple[i
                 raise ValueError("another region has the same id; expected an id of its own for each")
         size = stated
         if result.get("image_rotation"):
-            raise UserError(f"{quoted(image)} was rotated in Label Studio; annotate it as it is")
+            raise UserError(f"{quoted(image)} was rotated in Label Studio; annotate it without rotation")
     shapes = []
     for key in dict.fromkeys((*regions, *labels)):
         chosen = labels.get(key) or [None]
@@ -644,7 +644,7 @@ def _is_label_studio(content: Any) -> bool:
 def _supervisely(source: _Source) -> Iterator[Record]:
     content = source.content
     if not source.name:
-        raise UserError("it is one file of Supervisely; name the folder 'ann' that it lies in")
+        raise UserError("it is a single Supervisely file; give the folder 'ann' that contains it")
     with _part("size"):
         size = _stated_side(content["size"], "height"), _stated_side(content["size"], "width")
     shapes = []

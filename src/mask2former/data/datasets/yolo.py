@@ -79,7 +79,7 @@ def read_yolo(path: Location) -> YoloSet:
     if validation is None:
         raise UserError(f"'{file}' names no validation images; add a line such as 'val: images/val'")
     if content.get("kpt_shape") is not None:
-        raise UserError(f"'{file}' has 'kpt_shape' and is of keypoints (pose); {_EXPORT}")
+        raise UserError(f"'{file}' has 'kpt_shape' and is for keypoints (pose); {_EXPORT}")
     roots = _roots(file, content.get("path"))
     categories = _categories(content["names"], file)
     if (count := content.get("nc", len(categories))) != len(categories):

@@ -341,7 +341,7 @@ BROKEN: dict[str, tuple[ToolName, Any, str]] = {
     "no points": (
         "labelme",
         labelme({"points": 3}),
-        r"writes it: object 1: something in it is of another kind than expected \(TypeError",
+        r"writes it: object 1: something in it has an unexpected type \(TypeError",
     ),
     "no points at all": ("labelme", labelme({"points": SQUARE}, {"label": "cell"}), "object 2: it has no 'points'"),
     "null as shapes": ("labelme", {**labelme({}), "shapes": None}, r"'shapes' is null; expected .* or write \[\]"),
