@@ -299,7 +299,7 @@ def check_apart(path: Path, inputs: Iterable[str | os.PathLike[str]]) -> None:
     target = location_of(path)
     for entry in inputs:
         if os.path.exists(entry) and location_of(Path(entry)) == target:
-            raise UserError(f"'{path}' is read here and would be overwritten; name another file to write")
+            raise UserError(f"'{path}' is an input and would be overwritten; name another file to write")
 
 
 def location_of(path: Path) -> str:

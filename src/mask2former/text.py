@@ -5,18 +5,20 @@ Every message, table and line that carries them goes through here on its way out
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable, Collection, Iterable
 from itertools import islice
 from typing import Any
 
-__all__ = ["listed", "printable", "quoted", "shortened", "shown", "terminal_line"]
+__all__ = ["close_names", "did_you_mean", "listed", "printable", "quoted", "shortened", "shown", "terminal_line"]
 
 _LINE = 10_000  # characters of a line; the longest of ours lists ten paths
 _LONG_WORD = re.compile(r"(\S{500})\S+")  # no path, or none that anybody reads to its end
 _ENTRIES = 6  # of a container that are quoted
 _DEPTH = 3  # of containers in containers
 _DIGITS = 40
+_LONGEST_NAME = 200  # characters that are compared with known names
 
 
 def printable(text: str, most: int | None = None, *, spaces: bool = False) -> str:
@@ -67,6 +69,20 @@ def listed(values: Collection[Any], most: int | None = 8, *, show: Callable[[Any
     """
     more = 0 if most is None else len(values) - most
     return ", ".join(show(value) for value in islice(values, most)) + (f" and {more} more" if more > 0 else "")
+
+
+def close_names(name: str, known: Iterable[str], most: int = 3) -> list[str]:
+    """Those of the known names that somebody may have meant, the closest first; case does not count."""
+    folded: dict[str, str] = {}
+    for one in known:
+        folded.setdefault(one.casefold(), one)
+    return [folded[one] for one in difflib.get_close_matches(name.casefold()[:_LONGEST_NAME], folded, n=most)]
+
+
+def did_you_mean(name: Any, known: Iterable[str], most: int = 3) -> str:
+    """``did you mean bf16 or fp16?``, or nothing where no known name is close to what was given."""
+    close = close_names(name, known, most) if isinstance(name, str) else []
+    return f"did you mean {' or '.join(close)}?" if close else ""
 
 
 def _bounded(value: Any, room: int, depth: int) -> str:

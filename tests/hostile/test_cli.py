@@ -215,7 +215,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "frames").mkdir()
     Image.new("RGB", (60, 40)).save(folder / "frames" / "0.png")
     (folder / "run").mkdir()
-    (folder / "run" / "metrics.csv").write_text("step,loss\n1,2\n2,1\n")
+    (folder / "run" / "metrics.csv").write_text("global_step,loss\n1,2\n2,1\n")
     coco = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "[/]"}]}
     (folder / "coco.json").write_text(json.dumps(coco))
     (folder / "run.yaml").write_text("data: {}\n")

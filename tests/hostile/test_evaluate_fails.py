@@ -19,8 +19,8 @@ from mask2former.structures.ground_truth import PanopticGroundTruth
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (ValueError("sizes"), "image 'b.jpg': ValueError: sizes; metrics without it would be of other data"),
-        (MemoryError(), "image 'b.jpg' does not fit the memory of cpu"),
+        (ValueError("sizes"), "image 'b.jpg': ValueError: sizes; metrics without it would be those of other data"),
+        (MemoryError(), "image 'b.jpg' does not fit into the memory of cpu"),
     ],
 )
 def test_an_image_that_fails_is_named(error: Exception, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,7 +110,7 @@ def test_a_json_file_that_is_no_result_is_refused_and_stays(
     run(predictor, images, output)
     edit(output / "1.json")
     before = contents(output)
-    with pytest.raises(UserError, match=r"1\.json' is there and is no result"):
+    with pytest.raises(UserError, match=r"1\.json' already exists and is not a result"):
         run(predictor, images, output)
     assert contents(output) == before
 
@@ -144,7 +144,7 @@ def test_results_of_others_and_of_newer_versions_are_kept(
 def test_deep_json_is_no_crash(predictor: Predictor, images: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "1.json").write_text("[" * 200_000)
-    with pytest.raises(UserError, match="is no result"):
+    with pytest.raises(UserError, match="is not a result"):
         run(predictor, images, tmp_path / "out")
 
 
@@ -152,9 +152,9 @@ def test_deep_json_is_no_crash(predictor: Predictor, images: Path, tmp_path: Pat
     ("error", "status", "expected"),
     [
         (ValueError("sizes"), "failed", "1.bmp': ValueError: sizes"),
-        (MemoryError(), "failed", "1.bmp' does not fit the memory of cpu"),
-        (torch.OutOfMemoryError("CUDA out of memory"), "failed", "1.bmp' does not fit the memory of cpu"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "failed", "does not fit the memory"),
+        (MemoryError(), "failed", "1.bmp' does not fit into the memory of cpu"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "failed", "1.bmp' does not fit into the memory of cpu"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "failed", "does not fit into the memory"),
         (RecursionError(), "failed", "nested too deeply"),
         (KeyError("x\x1b[0m"), "failed", "KeyError: 'x\\x1b[0m'"),
         (UserError("it is odd"), "refused", "1.bmp': it is odd"),
@@ -221,7 +221,7 @@ def test_a_full_disk_is_one_sentence(
     assert main(["predict", str(images), "-o", str(tmp_path / "out"), "-m", "scenes-tiny", "--device", "cpu"]) == 1
     assert capsys.readouterr().err.splitlines()[-1] == (
         f"error: '{tmp_path / 'out' / '0.png'}': No space left on device; 0 images of 3 segmented into "
-        f"{tmp_path / 'out'}; the same command goes on from there"
+        f"{tmp_path / 'out'}; run the same command again to continue"
     )
 
 
@@ -276,7 +276,7 @@ def test_an_image_that_changes_while_it_is_read_is_refused(
     monkeypatch.setattr(large_files, "read_image", replaced)
     outcomes = run(predictor, images, tmp_path / "out")
     assert [outcome.status for outcome in outcomes] == ["done", "refused", "done"]
-    assert "was changed while it was read" in outcomes[1].reason
+    assert "changed while it was being read" in outcomes[1].reason
 
 
 def test_two_runs_at_once_write_what_one_writes(predictor: Predictor, images: Path, tmp_path: Path) -> None:

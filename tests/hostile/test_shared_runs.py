@@ -24,7 +24,7 @@ from mask2former.training.lock import LOCK, check_links
 from mask2former.training.resume import LastState, record_of
 
 CLASSES = Categories.from_names(["cat", "dog", "sky"])
-DAMAGED = r"cannot resume: .*last\.ckpt is damaged \(.+\); start the run again"
+DAMAGED = r"cannot resume: .*last\.ckpt is damaged \(.+\); start over"
 
 
 def state() -> dict[str, Any]:
@@ -146,7 +146,7 @@ def test_files_of_a_run_that_are_links_to_elsewhere_are_refused(tmp_path: Path, 
     mine.write_text("precious")
     (run / name).parent.mkdir(parents=True)
     (run / name).symlink_to(mine)
-    with pytest.raises(UserError, match=r"is a link to '.*mine\.txt', outside of its folder"):
+    with pytest.raises(UserError, match=r"is a link to '.*mine\.txt', outside its folder"):
         check_links(run)
 
 

@@ -129,7 +129,7 @@ def test_what_a_killed_run_left_stays_until_the_next_is_complete(
         patched.setattr(TrackDocument, "_end", broken)
         assert track(folder, tmp_path, "--no-video") == 1
     error = capsys.readouterr().err
-    assert "a run that was killed has left its finished frames in" in error
+    assert "a killed run left its finished frames in" in error
     assert f"error: '{tmp_path / 'clip.json'}': No space left on device; 8 finished frames can be read in " in error
     assert (tmp_path / "clip.earlier.jsonl").read_text() == old
     assert len(lines_of(tmp_path / "clip.partial.jsonl")) == 9
@@ -152,7 +152,7 @@ def test_one_of_two_runs_at_once_is_refused(folder: Path, tmp_path: Path, capsys
     ("error", "expected"),
     [
         (UserError("frame 2 is odd"), "frame 2 is odd"),
-        (MemoryError(), "frame 3 of the folder 'clip' does not fit the memory of cpu"),
+        (MemoryError(), "frame 3 of the folder 'clip' does not fit into the memory of cpu"),
         (RuntimeError("oops\x1b[2J\nagain"), "frame 3 of the folder 'clip': RuntimeError: oops\ufffd[2J again"),
         (OSError(5, "Input/output error", "a.png"), "'a.png': Input/output error"),
     ],

@@ -89,10 +89,10 @@ def test_other_rows_in_the_same_folder_keep_what_is_finished_there(
 ) -> None:
     table = tmp_path / "ablations.json"
 
-    def trained(run: RunConfig, *, resume: bool) -> SimpleNamespace:
+    def trained(run: RunConfig, *, resume: bool, progress: object) -> SimpleNamespace:
         return SimpleNamespace(metrics={"panoptic/PQ": 40.0 + run.seed, "loss": 1.0})
 
-    def interrupted(run: RunConfig, *, resume: bool) -> SimpleNamespace:
+    def interrupted(run: RunConfig, *, resume: bool, progress: object) -> SimpleNamespace:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("mask2former.training.ablate.train", interrupted)

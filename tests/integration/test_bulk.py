@@ -129,7 +129,7 @@ def test_every_image_once_although_actors_and_the_program_are_killed(tmp_path: P
         said, errors = program.communicate()
     print(f"{NUM_IMAGES} images in {time.monotonic() - started:.0f} s, {len(killed)} actors killed; {said.strip()}")
     assert program.returncode == 0, errors
-    assert f"{len(before) * SHARD_SIZE:,} were in shards that were finished already" in said
+    assert f"{len(before) * SHARD_SIZE:,} were in shards that had been finished before" in said
     assert {name: written for name, written in finished(output).items() if name in before} == before
     assert killed
     rows = open_results(output).to_table(columns=["image", "error"])

@@ -75,12 +75,14 @@ def test_every_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     run = parse(RunConfig, proposal, "proposal")
     assert run.evaluation.monitor == "instance/AP"
     assert run.optim.lr <= 5e-5
-    assert "one class, 'yeast', of many small objects" in shown["check-data"]
-    assert "Starts from nuclei: all that fits; its one class, 'nucleus', is 'yeast' here" in shown["train"]
+    assert "one class, 'yeast', with many small objects" in shown["check-data"]
+    assert (
+        "Starting from nuclei with all weights that fit: its only class, 'nucleus', becomes 'yeast'" in shown["train"]
+    )
     assert re.search(r"instance/AP started at [\d.]+, best [\d.]+ \(step [02]\), last [\d.]+", shown["train"])
     with Path("runs/mine/metrics.csv").open() as stream:
         first = next(csv.DictReader(stream))
-    assert (first["step"], first["loss"]) == ("0", "")
+    assert (first["global_step"], first["loss"]) == ("0", "")
     assert float(first["instance/AP"]) > 20  # the packaged model has seen such things
     written = yaml.safe_load(Path("runs/mine/run.yaml").read_text())["model"]
     assert (written["backbone"]["model"], written["inference"]["tile"]) == ("resnet10t", 128)

@@ -118,7 +118,7 @@ def test_a_model_of_five_channels_is_trained_saved_and_used(
     # What is no image of the model is refused in a sentence.
     capsys.readouterr()
     assert main(["predict", str(image), "-m", weights, "-o", str(tmp_path / "no"), "--bands", "1,2"]) == 2
-    assert "bands are 2, and the model takes images of 5 channels" in capsys.readouterr().err
+    assert "there are 2 bands, but the model takes images of 5 channels" in capsys.readouterr().err
     for wrong in ("5-1", "999999", "1-999999", "1-32,33"):
         assert main(["predict", str(image), "-m", weights, "-o", str(tmp_path / "no"), "--bands", wrong]) == 2
         assert capsys.readouterr().err.startswith(f"error: --bands is '{wrong}'; expected up to 32 numbers of bands, ")
@@ -187,7 +187,7 @@ def test_each_band_may_have_a_range_from_check_data_to_predictions(
         (["--band-ranges", "0:1,3:2"], "--band-ranges is '0:1,3:2'; expected two rising numbers for each band"),
         (
             ["--band-ranges", same, "--value-rule", "full"],
-            "--value-rule and --band-ranges exclude each other; give one",
+            "--value-rule and --band-ranges cannot be used together; give only one",
         ),
     ):
         assert main([*predict, "-o", str(tmp_path / "no"), *wrong]) == 2
@@ -205,7 +205,7 @@ def test_three_bands_keep_the_mean_of_the_initial_model_and_classes_that_it_know
     assert (suggested["inference"]["bands"], suggested["inference"]["value_range"]) == ([4, 3, 2], "full")
     assert not suggested.keys() & {"pixel_mean", "pixel_std", "init_channels"}
     assert suggested["init_classes"] == "by-name"
-    assert any("knows 1 of 1 classes by their names (car)" in reason for reason in checked.reasons)
+    assert any("knows 1 of 1 classes by name (car)" in reason for reason in checked.reasons)
     with pytest.raises(UserError, match="'bands': expected up to 32 numbers"):
         check_data(dataset, bands=(), num_workers=0)
 
@@ -217,7 +217,7 @@ def test_drawn_scenes_are_no_images_of_a_model_that_chose_bands(
     inference = tiny_config.inference.model_copy(update={"bands": bands})
     model = build_model(tiny_config.model_copy(update={"inference": inference}), len(SCENE_CATEGORIES))
     model.categories = SCENE_CATEGORIES
-    refused = r"drawn scenes have red, green and blue alone, and the model takes bands of images \(bands "
+    refused = r"drawn scenes have only red, green and blue, but the model takes bands of images \(bands "
     for data in ("scenes", Scenes((SIDE, SIDE), length=1), "scene-clips", SceneClips(SIDE, 2, length=1)):
         with pytest.raises(UserError, match=refused):
             evaluate(model, data)

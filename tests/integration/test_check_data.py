@@ -229,7 +229,7 @@ def test_what_is_odd_but_not_broken(tmp_path: Path) -> None:
     sentences = {finding.sentence() for finding in report.findings}
     assert sentences == {
         "train: images with objects that are annotated twice (1): 1.png: 1",
-        "train: images with objects that have no pixel (1): 2.png: 1",
+        "train: images with objects without pixels (1): 2.png: 1",
         "train: images with more objects than the model has queries (2) (1): 1.png: 3",
         "train: images that occur several times (1): 0.png = 2.png",
         "validation: images that are also trained on (1): 0.png = 1.png",
@@ -240,9 +240,9 @@ def test_what_is_odd_but_not_broken(tmp_path: Path) -> None:
     ("args", "message"),
     [
         (["nowhere.json"], "no file or folder 'nowhere.json'"),
-        (["empty"], "holds no data set that is known"),
-        (["text.txt"], "no data set that is known"),
-        (["other.json"], "no COCO file"),
+        (["empty"], "contains no known data set"),
+        (["text.txt"], "is not a known data set"),
+        (["other.json"], "not a COCO file"),
         (["other.yaml"], "neither a run file .* nor a YOLO data.yaml"),
         (["voc"], "no data set 'voc'"),
         (["other.json", "--suggest", "other.json"], "would overwrite"),
@@ -479,7 +479,8 @@ def test_layouts_of_label_maps(tmp_path: Path) -> None:
         str(tmp_path / "b" / "train" / "masks"),
         str(tmp_path / "b" / "val" / "imgs"),
     )
-    assert notes == []
+    folders = tmp_path / "b" / "val"
+    assert notes == [f"taken for validation: the maps in '{folders / 'masks'}' of the images in '{folders / 'imgs'}'"]
     given = DataPaths(tmp_path / "b" / "train" / "imgs", tmp_path / "b" / "train" / "masks", source / "names.txt")
     assert infer_format(tmp_path / "b" / "train", given)[0] == config
 
@@ -513,7 +514,7 @@ def test_one_of_several_files_is_said_to_be_taken(tmp_path: Path) -> None:
     source = label_folder(tmp_path / "labels")
     (source / "classes.txt").write_text("a\nb\n")
     _, notes = infer_format(source)
-    assert any("names.txt', not from 'classes.txt'; name another one with --names" in note for note in notes)
+    assert any("names.txt', not from 'classes.txt'; choose another file with --names" in note for note in notes)
 
 
 @pytest.mark.parametrize(
@@ -527,7 +528,7 @@ def test_one_of_several_files_is_said_to_be_taken(tmp_path: Path) -> None:
 )
 def test_what_only_looks_like_a_coco_file_is_refused(tmp_path: Path, content: Any) -> None:
     (tmp_path / "a.json").write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r"a\.json' (is no COCO file|lists no images)"):
+    with pytest.raises(UserError, match=r"a\.json' (is not a COCO file|lists no images)"):
         infer_format(tmp_path / "a.json")
 
 
@@ -602,4 +603,4 @@ def test_annotations_in_an_archive_are_to_be_unpacked(tmp_path: Path, capsys: py
         archive.writestr("train.json", "{}")
     for path in ("all.zip", "all.zip/train.json"):
         assert main(["check-data", str(tmp_path / path)]) == 2
-        assert "only images and label maps are read here; unpack the annotations" in capsys.readouterr().err
+        assert "only images and label maps can be read; unpack the annotations" in capsys.readouterr().err

@@ -133,7 +133,7 @@ PASSED: dict[str, tuple[Callable[[Path], dict[str, Any]], dict[str, Any], str]] 
     "validation that lacks a class": (
         lambda root: coco(root, val=lack),
         {},
-        "classes that the data do not list are not measured (1 of 2): 'dirt'",
+        "classes that the data does not list are not measured (1 of 2): 'dirt'",
     ),
     "validation on the training data": (lambda root: same(coco(root)), {}, "also trained on|is used for it"),
     "ignored regions": (coco, {"criterion__void": "ignored"}, ""),
@@ -200,7 +200,7 @@ REFUSED: dict[str, tuple[Callable[[Path], dict[str, Any]], dict[str, Any], str]]
         "ground truth for instance only",
     ),
     "a metric that is not measured": (coco, {"evaluation__monitor": "instance/A"}, "'instance/A' is not measured"),
-    "a metric of another task": (coco, {"evaluation__monitor": "semantic/mIoU"}, "of none of evaluation.tasks"),
+    "a metric of another task": (coco, {"evaluation__monitor": "semantic/mIoU"}, "belongs to none of evaluation.tasks"),
     "a batch that cannot be divided": (coco, {"data__batch_size_per_device": 3}, "data.batch_size_per_device 3"),
 }
 
@@ -236,7 +236,7 @@ def test_several_files_that_number_their_images_alike(tmp_path: Path, capsys: py
     command = ["evaluate", "scenes-tiny", "--data", str(path), "--device", "cpu", "--results", str(results)]
     assert main(command) == 2
     said = capsys.readouterr().err
-    assert "3 ids are of several (such as '0'), as where several annotation files number theirs from 1" in said
+    assert "3 ids occur more than once (such as '0'), as when several annotation files count from 1" in said
     assert main([*command, "--limit", "3"]) == 2
     assert "only the data has" in capsys.readouterr().err  # the first file alone is fine, but for its classes
     assert not results.exists()

@@ -83,7 +83,7 @@ def test_predict_segments_folders_and_goes_on_where_it_was(
     captured = capsys.readouterr()
     assert "made by another model, with other classes or settings" in captured.err  # one COCO file does not mix them
     assert main([word for word in command if word not in ("--coco", str(coco))] + ["--score-threshold", "0.1"]) == 0
-    assert "2 skipped and not counted, whose results were made by another model" in capsys.readouterr().out
+    assert "2 skipped and not counted because their results come from another model" in capsys.readouterr().out
     assert main([*command, "--score-threshold", "0.1", "--overwrite"]) == 0
     assert "2 images segmented" in capsys.readouterr().out
     assert json.loads((output / "a.json").read_text())["settings"]["score_threshold"] == 0.1
@@ -110,7 +110,7 @@ def test_predict_writes_tables_and_other_formats_of_what_is_chosen(
     assert main([word for word in args if word not in ("--table", str(table))]) == 2
     assert "--pixel-size is for tables; give --table too" in capsys.readouterr().err
     assert main([*args, "--ray"]) == 2
-    assert "--table cannot go with --ray" in capsys.readouterr().err
+    assert "--table cannot be used with --ray" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("task", "ending"), [("instance", None), ("semantic", "_labels.png")])
@@ -128,7 +128,7 @@ def test_predict_says_when_instances_may_be_missing(
     tiny_file: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     args = ["predict", str(images / "a.jpg"), "-m", str(tiny_file), "-t", "instance", "--device", "cpu"]
-    told = "in 1 there may be more than the 3 best instances: raise --max-instances"
+    told = "1 of them may contain more than 3 instances: raise --max-instances"
     for threshold, expected in (("0", True), ("0.99", False)):
         output = ["-o", str(tmp_path / threshold), "--score-threshold", threshold, "--max-instances", "3"]
         assert main([*args, *output]) == 0
@@ -148,7 +148,7 @@ def test_predict_can_be_stopped(
     output = tmp_path / "out"
     assert main(["predict", str(images), "-o", str(output), "-m", str(tiny_file)]) == 130
     error = capsys.readouterr().err
-    assert error.strip() == f"stopped: 1 image of 2 segmented into {output}; the same command goes on from there"
+    assert error.strip() == f"stopped: 1 image of 2 segmented into {output}; run the same command again to continue"
     assert _files(output) == {"a.png", "a.json", "a_ids.png"}
 
 
@@ -182,7 +182,7 @@ def test_an_unexpected_failure_is_one_line_too(
     monkeypatch.setattr("mask2former.checkpoints.describe.describe_checkpoint", broken)
     assert main(["inspect", str(tiny_file)]) == 1
     error = capsys.readouterr().err
-    assert error == "error: ZeroDivisionError: division by zero (the same command with --debug shows where)\n"
+    assert error == "error: ZeroDivisionError: division by zero (run the command with --debug to see where)\n"
 
 
 def test_recipe_prints_a_complete_run_file(capsys: pytest.CaptureFixture[str]) -> None:

@@ -221,7 +221,7 @@ def test_evaluate_notes_clips_without_objects_and_refuses_names_given_twice(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--data", "scene-clips", "--boundary"], "--boundary is about images"),
+        (["--data", "scene-clips", "--boundary"], "--boundary applies to images"),
         (
             ["--data", "scene-clips", "--task", "semantic"],
             "clips are measured by the task instance or panoptic, not by semantic",
@@ -229,7 +229,7 @@ def test_evaluate_notes_clips_without_objects_and_refuses_names_given_twice(
         (["--data", "scene-clips", "--tasks", "instance,panoptic"], "clips are measured by one task at a time"),
         (
             ["--data", "scene-clips", "--task", "panoptic", "--max-detections", "5"],
-            "--max-detections is about the task instance, not about panoptic",
+            "--max-detections applies to the task instance, not to panoptic",
         ),
         (["--data", "scene-clips", "--segments", "x"], "--segments is the folder of PNGs of an annotation file"),
         (["--data", "youtube-vis:2020"], "expected youtube-vis:2019 or youtube-vis:2021"),
@@ -275,7 +275,7 @@ def test_clips_without_annotations_can_only_be_predicted(
     assert main(["evaluate", str(tiny_file), *source]) == 2
     assert "--results FILE.json writes the results" in capsys.readouterr().err
     assert main(["evaluate", str(tiny_file), *source, "--seed", "3"]) == 2
-    assert f"--seed is about scenes, not about {entry['annotations']}" in capsys.readouterr().err
+    assert f"--seed applies to scenes, not to {entry['annotations']}" in capsys.readouterr().err
     assert main(["evaluate", str(tiny_file), *source, "--results", str(tmp_path / "r.json")]) == 0
     assert json.loads((tmp_path / "r.json").read_text())
 

@@ -101,8 +101,8 @@ def test_every_command_runs(
         (["--data", "ade20k-full:panoptic"], "ade20k-full has labels for the task semantic only, not for panoptic"),
         (["--data", "coco:panoptic"], "COCO: there is no folder"),
         (["--data", "none.yaml"], "there is no run file 'none.yaml'"),
-        (["--data", "{root}/run.yaml", "--data-root", "."], "--data-root is about published data sets by name"),
-        (["--data", "coco", "--size", "64"], "--size is about scenes, not about coco"),
+        (["--data", "{root}/run.yaml", "--data-root", "."], "--data-root applies to published data sets by name"),
+        (["--data", "coco", "--size", "64"], "--size applies to scenes, not to coco"),
         (["--data", "cityscapes", "--data-root", "{root}"], "the classes of the model"),
         (
             ["--data", "cityscapes:semantic", "--data-root", "{root}", "--task", "panoptic"],

@@ -49,7 +49,7 @@ def state_of(output: Path) -> dict[str, Any]:
 
 
 def steps_of(output: Path) -> list[int]:
-    return [int(row["step"]) for row in table(output) if row["loss"]]
+    return [int(row["global_step"]) for row in table(output) if row["loss"]]
 
 
 def test_two_ranks_train_and_agree(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -58,8 +58,8 @@ def test_two_ranks_train_and_agree(tmp_path: Path, capfd: pytest.CaptureFixture[
     values = run_values(tmp_path / "out", trainer=trainer)
     values["data"]["dataset"]["num_validation"] = 1
     run(values, rank=ranks.train_together)
-    assert steps_of(tmp_path / "out") == [0, 1]
-    assert [row["step"] for row in table(tmp_path / "out") if row["panoptic/PQ"]] == ["1"]
+    assert steps_of(tmp_path / "out") == [1, 2]
+    assert [row["global_step"] for row in table(tmp_path / "out") if row["panoptic/PQ"]] == ["2"]
     assert (tmp_path / "out" / "model.safetensors").exists()
     assert not (tmp_path / "out" / ".training").exists()
     assert capfd.readouterr().out.count("4 images per step = 2 devices x 2") == 1
@@ -107,8 +107,8 @@ def test_a_shared_run_stores_whole_files_and_goes_on_alone(tmp_path: Path) -> No
     values = values_of(out, "ddp", 2)
     values["trainer"]["devices"] = 1
     train(parse(RunConfig, values, "test"), resume=True)
-    assert steps_of(out) == [0, 1]
-    with pytest.raises(UserError, match="fsdp parts the weights among devices, and there is one"):
+    assert steps_of(out) == [1, 2]
+    with pytest.raises(UserError, match="fsdp splits the weights among devices, but there is only one"):
         train(parse(RunConfig, {**values, "trainer": {**values["trainer"], "strategy": "fsdp"}}, "test"), resume=True)
 
 
@@ -119,7 +119,7 @@ def test_an_interrupted_run_goes_on_under_either_strategy(tmp_path: Path, first:
     run(values_of(whole, second))
     run(values_of(parted, first, 4))
     run(values_of(parted, second), resume=True)
-    assert steps_of(parted) == list(range(STEPS))
+    assert steps_of(parted) == list(range(1, STEPS + 1))
     ours, theirs = load_file(parted / "model.safetensors"), load_file(whole / "model.safetensors")
     worst = max(float((ours[name] - theirs[name]).abs().max()) for name in ours if ours[name].is_floating_point())
     print(f"{first}, then {second}: {worst:.1e}")

@@ -209,8 +209,8 @@ def test_data_may_lack_classes_of_the_model_where_that_is_told() -> None:
     model, notes = Categories.from_names(["cat", "sky", "dog"], ["cat", "dog"]), list[str]()
     assert match_classes(model, Categories.from_names(["sky", "cat"]), notes=notes).tolist() == [1, 0]
     assert notes == [
-        "classes that the data do not list are not measured (1 of 3): 'dog'; predictions of them count as wrong in PQ "
-        "and mIoU"
+        "classes that the data does not list are not measured (1 of 3): 'dog'; predictions of them count as wrong in "
+        "PQ and mIoU"
     ]
     with pytest.raises(UserError, match="only the data has 'horse'"):
         match_classes(model, Categories.from_names(["cat", "horse"]), notes=notes)
@@ -228,7 +228,7 @@ def test_classes_that_differ_are_named() -> None:
     with pytest.raises(UserError, match="set class_name: nucleus in 'dataset' of the run file"):
         match_classes(nucleus, Categories.from_names(["object"]), things_only=True, notes=[])
     twice = replace(model, items=(*model.items, replace(model.items[0], id=9)))
-    with pytest.raises(UserError, match="the model has several classes of one name: 'cat'"):
+    with pytest.raises(UserError, match="the model has several classes with the same name: 'cat'"):
         match_classes(twice, model)
 
 
@@ -306,11 +306,11 @@ def test_what_half_precision_costs_can_be_measured(tiny_file: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--tasks", "depth"], "no task 'depth'"),
+        (["--tasks", "depth"], "unknown task 'depth'"),
         (["--tasks", "panoptic", "--results", "folder"], "expected a name that ends in .json"),
         (["--pooled", "50"], "pooled_threshold"),
         (["--area-limits", "100", "50"], "area_limits"),
-        (["--json", "same.json", "--results", "same.json"], "name two files"),
+        (["--json", "same.json", "--results", "same.json"], "name two different files"),
         (["--limit", "0"], "--limit"),
     ],
 )
@@ -488,7 +488,7 @@ def test_the_annotation_itself_as_prediction_scores_100_with_crowds_and_areas(
     [
         (["--images", "x"], "belong together"),
         (["--annotations", "x", "--images", "x", "--data", "scenes"], "--data and --annotations name different data"),
-        (["--annotations", "x", "--images", "x", "--size", "64"], "--size is about scenes"),
+        (["--annotations", "x", "--images", "x", "--size", "64"], "--size applies to scenes"),
         (["--annotations", "absent.json", "--images", "x"], "there is no annotation file 'absent.json'"),
     ],
 )

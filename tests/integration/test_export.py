@@ -236,7 +236,7 @@ def test_files_are_compared_with_their_model(
         verify_export([of_any_size.path], other)
     with pytest.raises(UserError, match="expected a list of exported files"):
         verify_export("model.onnx", model)
-    with pytest.raises(UserError, match="is no exported file"):
+    with pytest.raises(UserError, match="is not an exported file"):
         verify_export(["model.pt"], model)
 
 
@@ -264,7 +264,7 @@ def test_memory_and_metrics_are_measured_and_drawn(model: Mask2Former, of_any_si
         ({"path": "model.onnx", "size": (0, 64)}, "size 0x64: expected height and width"),
         ({"path": "model.onnx", "size": (60_000, 60_000)}, "pixels"),
         ({"path": "model.onnx", "batch": 0}, "batch 0: expected 1 to"),
-        ({"path": "model.onnx", "recipe": "coco-panoptic/r50"}, "about loading a model"),
+        ({"path": "model.onnx", "recipe": "coco-panoptic/r50"}, "is for loading a model"),
         ({"path": "model.pt2", "dtype": "float16"}, "dtype float16: expected float32 for weights in pt2"),
         ({"path": "model.onnx", "dtype": "int4"}, "dtype int4: expected float32, float16, int8 for weights in onnx"),
         ({"path": "model.onnx", "dtype": "int8"}, "dtype int8 and calibration, images .* go together"),

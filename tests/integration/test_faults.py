@@ -211,7 +211,10 @@ FAULTS: dict[str, tuple[Callable[[Files], list[str]], str]] = {
     "checkpoint: folder without weights": (lambda p: p.load(_folder(p, "bare")), "model.safetensors"),
     "checkpoint: published, without a network": (lambda p: p.load("coco-panoptic/r50"), "put it at /nowhere/model_fin"),
     "checkpoint: misspelt published name": (lambda p: p.load("coco-panoptic/r5O"), "did you mean coco-panoptic/r50"),
-    "checkpoint: on the hub, without a network": (lambda p: p.load("me/pets"), "'me/pets' is no file or folder here"),
+    "checkpoint: on the hub, without a network": (
+        lambda p: p.load("me/pets"),
+        "'me/pets' is not a file or folder here",
+    ),
     "checkpoint: misspelt recipe": (lambda p: p.load(_attack(p), recipe="coco-panoptic/r5O"), "coco-panoptic/r50"),
     "checkpoint: recipe with a file of ours": (lambda p: p.load(p.model, recipe="coco-panoptic/r50"), "recipe"),
     # run files

@@ -37,7 +37,7 @@ def test_check_data_knows_it_and_reads_what_was_annotated(name: str) -> None:
     assert not checked.report.is_broken, checked.report.findings
     run = parse(RunConfig, yaml.safe_load(Path("run.yaml").read_text()), "run.yaml")
     assert run.data.dataset.name == kind
-    is_same = any("no validation data beside it" in note for note in checked.notes)
+    is_same = any("there is no validation data" in note for note in checked.notes)
     parts: list[tuple[Split, str]] = [("train", "train"), ("validation", "train" if is_same else "val")]
     for split, part in parts:
         samples = build_images(run.data.dataset, split)

@@ -96,7 +96,7 @@ def test_what_cannot_be_is_refused_in_a_sentence(
         (["http://127.0.0.1:1/a.png"], "'http://127.0.0.1:1/a.png' cannot be fetched: "),
         ([str(plain / "plain.png"), "--page", "2"], "has no page 2; it has 1"),
         ([str(plain / "plain.png"), "--page", "two"], "--page must be a number from 1, or all, got 'two'"),
-        (["-", "--ray"], "cannot go with --ray"),
+        (["-", "--ray"], "cannot be used with --ray"),
     ):
         assert predict(*args, "-o", str(plain / "no")) == 2
         assert message in " ".join(capsys.readouterr().err.split())

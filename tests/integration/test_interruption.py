@@ -66,8 +66,8 @@ def kill_and_resume(folder: Path, whole: Path, after_rows: int) -> None:
     process.kill(signal.SIGKILL, is_group=True)
     assert Started(["train", str(run_file), "--resume", str(folder / "out")], log).end() == 0, log.read_text()
     assert same_weights(folder / "out", whole)
-    steps = [int(row["step"]) for row in table(folder / "out") if row["loss"]]
-    assert steps == list(range(STEPS))  # no row lost, none twice
+    steps = [int(row["global_step"]) for row in table(folder / "out") if row["loss"]]
+    assert steps == list(range(1, STEPS + 1))  # no row lost, none twice
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def test_interrupt_says_where_to_go_on(tmp_path: Path) -> None:
         time.sleep(0.05)
     code, text = process.kill(signal.SIGINT, is_group=False), log.read_text()
     assert code == 130, text
-    assert f"stopped: the last checkpoint is in {tmp_path / 'out'}; go on with --resume" in text
+    assert f"stopped: the last checkpoint is in {tmp_path / 'out'}; continue with --resume" in text
     assert "Traceback" not in text
 
 

@@ -139,7 +139,7 @@ def test_one_model_in_detail(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "coco-instance/swin-x"]) == 2
     assert "did you mean coco-instance/swin-t or mmdet/coco-instance/swin-t or" in capsys.readouterr().err
     assert main(["models", "nuclei", "--cached"]) == 2
-    assert "'nuclei' is one model already" in capsys.readouterr().err
+    assert "'nuclei' is a single model" in capsys.readouterr().err
 
 
 def json_of(capsys: pytest.CaptureFixture[str], name: str) -> dict:
@@ -217,7 +217,7 @@ def test_an_interrupted_download_is_kept_and_goes_on(
             waiting.join()
             signal.signal(signal.SIGINT, before)
         error = capsys.readouterr().err.splitlines()[-1]
-        assert error == "stopped: what was downloaded so far is kept; the same command goes on from there"
+        assert error == "stopped: the partial download is kept; run the same command again to continue"
         assert not any((tmp_path / "cache").glob("*.safetensors"))
         assert main(["inspect", "lab/tiny"]) == 0
         assert [wanted for _, wanted in slow.requests] == [None, "bytes=100000-"]
@@ -239,7 +239,7 @@ def test_training_starts_from_a_name(
     assert "num_queries is 12 in the run and 10 in the weights" in capsys.readouterr().err
     assert main([*command, "model.init_partial=true"]) == 0
     assert (
-        "Starts from lab/tiny: all that fits; 10 queries, and 2 more that are newly initialised"
+        "Starting from lab/tiny with all weights that fit: 10 queries, and 2 newly initialised ones"
         in capsys.readouterr().out
     )
     assert len(web.requests) == 1

@@ -125,7 +125,7 @@ def test_it_goes_on_with_the_same_objects_alone(finished: Path, tmp_path: Path) 
     assert main(["train", str(folder / "run.yaml"), "--resume", str(folder)]) == 2
     model = own_model(1)
     train(run_of(folder, trainer__max_steps=3), model=model, criterion=own_criterion(), **own_data(), resume=True)
-    assert table(folder)[-1]["step"] == "2"
+    assert table(folder)[-1]["global_step"] == "3"
     again = Mask2Former.from_pretrained(folder / "model.safetensors", model=own_model(2))
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
 

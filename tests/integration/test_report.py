@@ -219,7 +219,7 @@ def test_a_model_that_finds_nothing_has_a_page_too(tmp_path: Path, tiny_file: Pa
 
 def _write_run(folder: Path, seed: int = 0, rows: int = 12) -> Path:
     rng = np.random.default_rng(seed)
-    lines = ["step,loss,loss_ce,loss_mask,loss_dice,loss_ce_0,learning_rate,panoptic/PQ,panoptic/SQ"]
+    lines = ["global_step,loss,loss_ce,loss_mask,loss_dice,loss_ce_0,learning_rate,panoptic/PQ,panoptic/SQ"]
     for step in range(rows):
         loss = 5 + rng.random()
         lines.append(f"{step},{loss},{loss / 2},{loss / 3},{loss / 4},1,{1e-4 * (rows - step)},,")
@@ -260,8 +260,8 @@ def test_plot_reads_what_training_wrote(tmp_path: Path, finished_run: Finished) 
 
     pytest.importorskip("matplotlib", reason="needs the extra report")
     series = read_run(finished_run.folder)
-    assert series["loss"][0] == series["learning_rate"][0] == [0, 1, 2, 3]
-    assert series["panoptic/PQ"][0] == [1, 3]
+    assert series["loss"][0] == series["learning_rate"][0] == [1, 2, 3, 4]
+    assert series["panoptic/PQ"][0] == [2, 4]
     plot_runs([finished_run.folder], tmp_path / "run.svg")
     assert (tmp_path / "run.svg").read_text().startswith("<?xml")
     plot_runs([finished_run.folder], tmp_path / "hours.svg", "hours")
@@ -272,9 +272,9 @@ def test_plot_reads_what_training_wrote(tmp_path: Path, finished_run: Finished) 
     ("times", "message"),
     [
         (None, "times.csv'; draw the run over steps"),
-        ("step,seconds\n0,1.0\n", "lacks step"),
-        ("step,seconds\n0,x\n", "no table"),
-        ("step,seconds\n0,inf\n", "no table"),
+        ("global_step,seconds\n0,1.0\n", "lacks step"),
+        ("global_step,seconds\n0,x\n", "not a table"),
+        ("global_step,seconds\n0,inf\n", "not a table"),
     ],
 )
 def test_hours_need_the_times_of_every_step(
@@ -290,7 +290,7 @@ def test_hours_need_the_times_of_every_step(
 def test_hours_ignore_times_of_steps_without_metrics(tmp_path: Path) -> None:
     run = _write_run(tmp_path / "one")
     steps = sorted({int(row.split(",")[0]) for row in (run / "metrics.csv").read_text().splitlines()[1:]})
-    (run / "times.csv").write_text("step,seconds\n" + "".join(f"{step},{36 * step}\n" for step in steps) + "99")
+    (run / "times.csv").write_text("global_step,seconds\n" + "".join(f"{step},{36 * step}\n" for step in steps) + "99")
     assert main(["plot", str(run), "-o", str(tmp_path / "x.png"), "--over", "hours"]) == 0
 
 
@@ -298,7 +298,7 @@ def test_hours_ignore_times_of_steps_without_metrics(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (None, "there is no table of metrics"),
-        ("step,loss\n", "no values yet"),
+        ("global_step,loss\n", "no values yet"),
         ("\x00\x01", "no values yet"),
         ("a\n1\n", "no values"),
     ],

@@ -133,7 +133,7 @@ def test_what_is_refused_before_the_model_is_loaded(
         assert f"cannot listen on 127.0.0.1, port {port} (Address already in use); choose another --port" in refused(
             capsys, "--port", port
         )
-    assert "'no.such.host.invalid' is no address" in refused(capsys, "--host", "no.such.host.invalid")
+    assert "'no.such.host.invalid' is not an address" in refused(capsys, "--host", "no.such.host.invalid")
     assert "--queue holds 4: a request of so many" in refused(capsys, "--queue", "4")
     assert "--max-megabytes must be above 0, got 0.0" in refused(capsys, "--max-megabytes", "0")
     short = tmp_path / "token"
@@ -146,7 +146,7 @@ def test_what_is_refused_before_the_model_is_loaded(
     assert "MASK2FORMER_TOKEN must hold" in refused(capsys)
     monkeypatch.delenv("MASK2FORMER_TOKEN")
     assert "--replicas '2:1': expected a number" in refused(capsys, "--ray", "--replicas", "2:1")
-    assert "--max-queued is for replicas on Ray Serve: add --ray" in refused(capsys, "--max-queued", "3")
+    assert "--max-queued is for replicas on Ray Serve; add --ray" in refused(capsys, "--max-queued", "3")
     assert main(["serve", "no-such-model", "--port", "0"]) == 2
 
 

@@ -43,7 +43,7 @@ def test_training_starts_from_a_backbone(tmp_path: Path, capsys: pytest.CaptureF
     del values["model"]["backbone"]
     values["model"]["init"] = str(path)
     result = train(parse(RunConfig, values, "test"))
-    assert f"Starts from {path}: all but the backbone is newly initialised" in capsys.readouterr().out
+    assert f"Starting from {path}: all but the backbone is newly initialised" in capsys.readouterr().out
     trained = Mask2Former.from_pretrained(result.model)
     name = "layer3.0.conv2.weight"
     torch.testing.assert_close(trained.state_dict()[f"backbone.body.{name}"], source[name])

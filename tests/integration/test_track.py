@@ -86,7 +86,7 @@ def test_results_are_not_lost_by_accident(folder: Path, tmp_path: Path, capsys: 
     words = (folder, "-o", tmp_path, "--no-video", "--end", 0.05)
     assert run(*words) == 0
     assert run(*words) == 2
-    assert "is there already; use --overwrite" in capsys.readouterr().err
+    assert "already exists; use --overwrite" in capsys.readouterr().err
     assert run(*words, "--overwrite") == 0
 
 

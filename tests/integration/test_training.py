@@ -70,7 +70,7 @@ def test_a_run_leaves_what_the_contract_says(finished_run: Finished) -> None:
     assert yaml.safe_load((run / "run.yaml").read_text()) == expected
     assert list((run / "images").glob("*.png"))
     rows = table(run)
-    assert {row["step"] for row in rows if row["loss"]} == {"0", "1", "2", "3"}
+    assert {row["global_step"] for row in rows if row["loss"]} == {"1", "2", "3", "4"}
     assert "panoptic/PQ" in rows[0]
     model = Mask2Former.from_pretrained(result.model)
     assert model.categories is not None
@@ -83,11 +83,14 @@ def test_a_run_leaves_what_the_contract_says(finished_run: Finished) -> None:
 def test_resumed_equals_uninterrupted(tmp_path: Path, finished_run: Finished) -> None:
     """The best weights; of averaged ones, runs that are killed say the same."""
     begun = finish(config_of(tmp_path, trainer={**SHORT, "max_steps": 2}))
-    assert re.search(r"2/2 \[.*, loss=[\d.]+, loss_ce=[\d.]+, loss_mask=[\d.]+, loss_dice=[\d.]+", begun.shown)
+    losses = r"loss [\d.]+ \(ce [\d.]+, mask [\d.]+, dice [\d.]+\); [\d.]+ s per step, \d+:\d\d:\d\d left"
+    assert re.search(rf"^step 2 of 2: {losses}$", begun.shown, re.MULTILINE)
+    assert re.search(r"^validation after step 2: panoptic/PQ [\d.]+ \(0:\d\d:\d\d\)$", begun.shown, re.MULTILINE)
+    assert "\r" not in begun.shown  # what is no terminal gets lines
     resumed = finish(config_of(tmp_path), resume=True)
     # Progress counts the steps of all parts, with the time left.
-    assert re.search(r"3/4 \[.*<\d\d:\d\d, .*it/s|3/4 \[.*<\d\d:\d\d, .*s/it", resumed.shown)
-    assert "1/4" not in resumed.shown
+    assert re.search(rf"^step 3 of 4: {losses}$", resumed.shown, re.MULTILINE)
+    assert "step 1 of" not in resumed.shown
     assert same_weights(finished_run.result.model, resumed.result.model)
 
 
@@ -219,10 +222,10 @@ def test_early_stopping_and_event_files(tmp_path: Path) -> None:
         tmp_path / "run", trainer=trainer, evaluation={"interval": 1, "patience": 2}, optim={"lr": 1e-12}
     )
     train(config)
-    steps = {int(row["step"]) for row in table(tmp_path / "run")}
-    assert max(steps) < 10
+    steps = {int(row["global_step"]) for row in table(tmp_path / "run")}
+    assert max(steps) <= 10
     stored = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
-    assert stored["global_step"] == max(steps) + 1  # not the last multiple of checkpoint_interval
+    assert stored["global_step"] == max(steps)  # not the last multiple of checkpoint_interval
     assert list((tmp_path / "run" / "tensorboard").glob("events*"))
 
 
@@ -351,9 +354,9 @@ def test_a_run_whose_images_are_resized_for_prediction_alone_says_so(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data__batch_size": 3, "trainer": {**SHORT, "devices": 2}}, "no multiple of trainer.devices"),
+        ({"data__batch_size": 3, "trainer": {**SHORT, "devices": 2}}, "not a multiple of trainer.devices"),
         ({"data__batch_size_per_device": 3}, "does not divide"),
-        ({"evaluation__monitor": "semantic/mIoU"}, "of none of evaluation.tasks"),
+        ({"evaluation__monitor": "semantic/mIoU"}, "belongs to none of evaluation.tasks"),
         ({"evaluation__monitor": "panoptic/PQs"}, "'panoptic/PQs' is not measured; there are panoptic/PQ, panoptic/SQ"),
         ({"model": {"init": "nowhere.safetensors"}}, "nowhere"),
         ({"model": {"inference": {"tasks": ["instance"], "tile": 64}}}, "evaluation.tasks are panoptic"),
@@ -466,3 +469,13 @@ def test_a_file_that_does_not_say_enough_to_start_from(tmp_path: Path) -> None:
         "no published model fits; give --task (panoptic, instance or semantic) to: mask2former convert "
         f"{tmp_path / 'a.pth'} NEW.safetensors; then start from that file"
     )
+
+
+@quick
+def test_a_step_that_cannot_be_taken_is_numbered_like_those_before_it(tmp_path: Path) -> None:
+    """The first one is step 1, as in the table of metrics."""
+    config = config_of(tmp_path / "run", trainer=SHORT, optim={"lr": 1e30, "warmup_steps": 0})
+    with pytest.raises(FloatingPointError, match=r"^step 2: .*failed-step-2\.pt"):
+        train(config)
+    assert (tmp_path / "run" / "failed-step-2.pt").is_file()
+    assert [row["global_step"] for row in table(tmp_path / "run")] == ["1"]

@@ -51,7 +51,7 @@ def test_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert yaml.safe_load(Path("runs/shapes/run.yaml").read_text())["trainer"]["max_steps"] == 2
     data = DataModule(parse(RunConfig, yaml.safe_load(run), "run.yaml"))
     data.num_queries = 2
-    assert any("hold more objects than the model has queries (2;" in remark for remark in data.remarks())
+    assert any("contain more objects than the model has queries (2;" in remark for remark in data.remarks())
     assert "instance/AP" in json.loads(Path("metrics.json").read_text())["metrics"]
     assert len(list(Path("results").glob("*.json"))) == 4
     assert isinstance(json.loads(Path("results.json").read_text()), list)

@@ -369,7 +369,7 @@ def test_wrong_requests_are_refused_in_words(capsys: pytest.CaptureFixture[str])
     with pytest.raises(UserError, match="one or more different models, got scenes-tiny, scenes-tiny"):
         open_models(["scenes-tiny", "scenes-tiny"])
     assert main(["web", "scenes-tiny", "nuclei", "--recipe", "coco-panoptic/r50"]) == 2
-    assert "--recipe is about one file; give one model, not 2" in capsys.readouterr().err
+    assert "--recipe applies to a single model; give one model, not 2" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"cannot listen on 203\.0\.113\.7, port 7860"):
         serve_page({}, host="203.0.113.7")
 

@@ -248,12 +248,12 @@ def test_a_frame_of_both_splits_is_told(tmp_path: Path) -> None:
     assert "validation: frames that are also trained on (1): clip 1, frame 0 = clip 1, frame 0" in checked(run)[1]
     same = run_on(tmp_path, {"name": "clips", "train": [entry], "validation": [entry]})
     assert "validation: frames that are also trained on (6)" in started(same)
-    assert "the training data is used for it" in checked(same)[1]
+    assert "the training data is used instead" in checked(same)[1]
 
 
 def test_more_tracks_than_queries_are_told(tmp_path: Path) -> None:
     run = run_of(tmp_path, lambda c, f: None, queries=1)
-    assert "2 of 2 training clips hold more tracks than the model has queries (1; up to 2 tracks)" in started(run)
+    assert "2 of 2 training clips contain more tracks than the model has queries (1; up to 2 tracks)" in started(run)
     assert "train: clips with more tracks than the model has queries (1) (2): 1: 2; 2: 2" in checked(run)[1]
 
 

@@ -438,7 +438,7 @@ def test_without_the_extra_less_is_read_and_said(tmp_path: Path, monkeypatch: py
     colors = tiff(bands(*[whole(255)] * 3), 2)(tmp_path)
     with collect_notes() as notes:
         assert not read_image(colors).any()
-    assert re.search(r"are black, since .*mask2former\[microscopy\]", "\n".join(sentences(notes)))
+    assert re.search(r"are black because .*mask2former\[microscopy\]", "\n".join(sentences(notes)))
     planes = tiff(bands(*[whole(65535)] * 3), 2, planar=2)(tmp_path)
     with pytest.raises(UserError, match=r"t\.tif' is a TIFF of 16-bit colours in separate .*mask2former\[microscopy\]"):
         read_image(planes)

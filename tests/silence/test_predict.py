@@ -160,17 +160,17 @@ REFUSED: dict[str, tuple[Do, str]] = {
     "--coco would mix tasks": (lambda p: p.predict("--coco", p.coco, task="semantic"), "must not mix"),
     "annotations lie where results go": (
         lambda p: p.predict("-o", _file(p.photos.parent / "labels" / "a.json", '{"shapes": []}').parent),
-        "no result of mask2former predict",
+        "not a result of mask2former predict",
     ),
     "an image lies where an overlay goes": (
         lambda p: p.predict("-o", _copy(p.photos / "a.png", p.photos.parent / "thumbnails").parent),
-        "no result of mask2former predict",
+        "not a result of mask2former predict",
     ),
     "results go among the images": (lambda p: p.predict("-o", p.photos), "one of the sources"),
     "results are taken for images": (lambda p: p.predict(sources=[p.out], task="semantic"), "one of the sources"),
     "overlays are named as images": (
         lambda p: p.predict("-o", p.out / "new", sources=sorted(p.out.glob("*.png"))),
-        "no images but results",
+        "contain only results",
     ),
     "no model": (
         lambda p: main(["predict", str(p.photos), "-o", str(p.out)]),
@@ -287,7 +287,7 @@ RIGHT: dict[str, tuple[Do, str, Callable[[Place], bool]]] = {
     ),
     "other settings": (
         lambda p: p.predict("--score-threshold", 0.09),
-        "; 2 skipped and not counted, whose results were made by another model, with other classes or settings, or by",
+        "; 2 skipped and not counted because their results come from another model, other classes or settings, or",
         lambda p: p.document()["settings"]["instance_threshold"] == 0.07,
     ),
     "other weights under the same name": (
@@ -317,7 +317,7 @@ RIGHT: dict[str, tuple[Do, str, Callable[[Place], bool]]] = {
     ),
     "other colours of classes": (
         lambda p: _then(_rename(p.model, color=(1, 2, 3)), p.predict),
-        "2 skipped, whose results were already there",
+        "2 skipped because their results already exist",
         lambda p: True,
     ),
     "a COCO file that nobody needs": (
@@ -340,7 +340,7 @@ RIGHT: dict[str, tuple[Do, str, Callable[[Place], bool]]] = {
     ),
     "the same weights under another name": (
         lambda p: p.predict(model=_copy(p.model, p.photos.parent / "elsewhere")),
-        "2 skipped, whose results were already there",
+        "2 skipped because their results already exist",
         lambda p: True,
     ),
     "one COCO file later": (

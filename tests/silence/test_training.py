@@ -165,7 +165,7 @@ EFFECTS: dict[str, tuple[dict[str, Any], Check, str]] = {
                 torch.equal(value, module.model.state_dict()[name]) for name, value in module.average.values.items()
             )
         ),
-        "figures before and after step 2 cannot be compared (optim.ema_decay)",
+        "metrics before and after step 2 cannot be compared (optim.ema_decay)",
     ),
     "loss": (
         {"criterion.dice_weight": 9.0},
@@ -180,10 +180,10 @@ EFFECTS: dict[str, tuple[dict[str, Any], Check, str]] = {
     "longer": (
         {"trainer.max_steps": 5},
         lambda module, _: module.trainer.max_steps == 5,
-        "the learning rate at step 2 goes from 0 to 0.00063",
+        "the learning rate after step 2 changes from 0 to 0.00063",
     ),
-    "seed": ({"seed": 6}, lambda module, _: module.config.seed == 6, "the order of samples is drawn anew"),
-    "batch": ({"data.batch_size": 2}, lambda module, _: True, "the order of samples is drawn anew from step 2 on"),
+    "seed": ({"seed": 6}, lambda module, _: module.config.seed == 6, "samples come in a new order"),
+    "batch": ({"data.batch_size": 2}, lambda module, _: True, "samples come in a new order after step 2"),
     "dropout": (
         {"model.pixel_decoder.dropout": 0.3},
         lambda module, _: 0.3 in {getattr(part, "p", None) for part in module.model.pixel_decoder.modules()},
@@ -256,7 +256,7 @@ def test_a_finished_run_says_so_and_changes_nothing(
     before = snapshot(tmp_path / "run")
     assert main(["train", str(tmp_path / "run.yaml"), "--resume", str(tmp_path / "run")]) == 0
     shown = capsys.readouterr().out
-    assert "is finished: it has taken 2 steps of 2 (a larger trainer.max_steps goes on); nothing was changed" in shown
+    assert "is finished: 2 of 2 steps are done (raise trainer.max_steps to continue); nothing was changed" in shown
     assert "model.safetensors (instance/AP " in shown
     assert snapshot(tmp_path / "run") == before
 
@@ -273,7 +273,7 @@ def test_a_run_that_was_interrupted_before_its_end_is_not_finished(
     assert result.model.is_file()
     assert not any(path.exists() for path in killed)
     shown = capsys.readouterr().out
-    assert "all 2 steps were taken before" in shown
+    assert "all 2 steps had been taken" in shown
     assert "note: temporary files that killed runs had left were removed (2)\n" in shown
 
 
@@ -320,18 +320,19 @@ def test_the_architecture_comes_from_the_start_which_is_measured_first(
     written = yaml.safe_load((tmp_path / "run" / "run.yaml").read_text())
     assert written["model"]["backbone"]["kwargs"] == {"channels": [16, 32, 32, 64]}
     first = table(tmp_path / "run")[0]
-    assert (first["step"], first["loss"]) == ("0", "")
+    assert (first["global_step"], first["loss"]) == ("0", "")
     assert result.start == pytest.approx(float(first["instance/AP"]))
     assert result.best == (result.start, 0)  # nothing can have changed at this rate
     assert f"instance/AP started at {result.start:.1f}, best {result.start:.1f} (step 0), last" in str(result)
-    assert "warning: no validation was better than the start, and model.safetensors holds the weights of the" in str(
-        result
+    assert (
+        "warning: no validation was better than the initial model, so model.safetensors holds the initial weights"
+        in str(result)
     )
     values["trainer"]["max_steps"] = 3  # the same file again: what it leaves out is that of the run
     capsys.readouterr()
     again = train(parse(RunConfig, values, "test"), resume=True)
     assert again.start == result.start
-    assert "Starts from" not in capsys.readouterr().out
+    assert "Starting from" not in capsys.readouterr().out
 
 
 def test_validation_at_the_start_changes_no_step(
@@ -371,16 +372,16 @@ def test_a_start_that_does_not_fit_is_refused_by_setting(
 def test_a_start_that_another_recipe_leaves_is_named(finished: dict[str, Any], tmp_path: Path) -> None:
     values = start_values(finished, tmp_path / "run")
     values["model"]["init"] = str(tmp_path / "nuclei-middle" / "model.safetensors")
-    with pytest.raises(UserError, match=r"a run of the recipe 'nuclei-middle' leaves it .*model\.init=nuclei"):
+    with pytest.raises(UserError, match=r"the result of the recipe 'nuclei-middle' .*model\.init=nuclei"):
         train(parse(RunConfig, values, "test"))
 
 
 @pytest.mark.parametrize(
     ("step", "waited", "model_is", "words"),
     [
-        (300, 0, "newer", "it has taken 300 steps of 200"),
-        (200, 0, "newer", "it has taken 200 steps of 200"),
-        (100, 3, "newer", "it was stopped at step 100, since 3 validations had not been better"),
+        (300, 0, "newer", "300 of 200 steps are done"),
+        (200, 0, "newer", "200 of 200 steps are done"),
+        (100, 3, "newer", "it stopped at step 100 after 3 validations without improvement"),
         (100, 2, "newer", None),
         (200, 0, "older", None),  # interrupted in its last validation; the model is of an earlier end
         (200, 0, "missing", None),
@@ -412,7 +413,13 @@ def test_what_counts_as_finished(tmp_path: Path, step: int, waited: int, model_i
             "49.9",
             ["AP started at 53.5, best 53.5 (step 0), last 49.9", "holds the averaged weights of the last step"],
         ),
-        (53.5, (53.5, 0), False, "53.5", ["started at 53.5", "warning: no validation was better than the start"]),
+        (
+            53.5,
+            (53.5, 0),
+            False,
+            "53.5",
+            ["started at 53.5", "warning: no validation was better than the initial model"],
+        ),
     ],
 )
 def test_the_end_says_what_became_of_the_start(
@@ -432,7 +439,7 @@ def test_classes_in_another_order_are_taken_by_name(
     values["data"]["dataset"] = write_data(tmp_path / "data", ("bubble", "cell", "dirt"))
     values["trainer"]["max_steps"] = 1
     result = train(parse(RunConfig, values, "test"))
-    assert "its classes in the order of the training data" in capsys.readouterr().out
+    assert "classes reordered as in the training data" in capsys.readouterr().out
     name = "transformer_decoder.class_head.bias"
     before, after = load_file(values["model"]["init"])[name], load_file(result.model)[name]
     torch.testing.assert_close(after, before[[2, 0, 1, 3]])
@@ -518,7 +525,7 @@ def test_a_killed_run_that_measured_otherwise_leaves_no_figure_behind(
     result = train(parse(RunConfig, values, "test"), resume=True)
     shown = capsys.readouterr().out
     assert "best-before-step-2.ckpt was measured as now" in shown
-    assert "best.ckpt was measured otherwise and is best-before-step-2-2.ckpt now" in shown
+    assert "best.ckpt was measured with other settings and is now called best-before-step-2-2.ckpt" in shown
     best = content(values, "best.ckpt")
     assert result.best == (best["callbacks"]["KeepCheckpoints"]["best_value"], best["global_step"])
     assert best["run"]["config"]["evaluation"]["monitor"] == "instance/AP"
@@ -548,8 +555,9 @@ def test_a_best_checkpoint_that_is_gone_is_said(
     torch.save(state, last)
     (tmp_path / "run" / "checkpoints" / "best.ckpt").unlink()
     result = train(parse(RunConfig, values, "test"), resume=True)
-    assert "no checkpoint of the best instance/AP is left: the search for the best validation starts over" in (
-        capsys.readouterr().out
+    assert (
+        "there is no checkpoint of the best instance/AP any more: the search for the best validation starts over"
+        in (capsys.readouterr().out)
     )
     assert result.best is not None
     assert result.best[0] < 99.0
@@ -560,7 +568,7 @@ def test_a_damaged_best_checkpoint_is_refused_untouched(finished: dict[str, Any]
     best = tmp_path / "run" / "checkpoints" / "best.ckpt"
     best.write_bytes(best.read_bytes()[:100])
     before = snapshot(tmp_path / "run")
-    with pytest.raises(UserError, match=r"best\.ckpt is damaged .*; put back a copy of the file, or delete it"):
+    with pytest.raises(UserError, match=r"best\.ckpt is damaged .*; restore the file from a copy, or delete it"):
         train(parse(RunConfig, values, "test"), resume=True)
     assert snapshot(tmp_path / "run") == before
 
@@ -580,7 +588,7 @@ def test_a_finished_run_reports_what_it_was_made_with(
     values = json.loads(json.dumps(finished)) | {"output": str(tmp_path / "run")}
     put(values, path, value)
     assert train(parse(RunConfig, values, "test"), resume=True) == plain
-    assert f"since it is finished, these other settings were ignored: {words}" in capsys.readouterr().out
+    assert f"the run is finished, so these changed settings were ignored: {words}" in capsys.readouterr().out
 
 
 def test_a_finished_run_that_went_on_for_a_while_is_no_longer_that_of_its_model(
@@ -618,7 +626,7 @@ def test_the_figure_of_the_start_stays_where_it_was_measured(
     result = train(parse(RunConfig, values, "test"), resume=True)
     first = float(table(tmp_path / "run")[0]["instance/AR100"])
     assert result.start == (pytest.approx(first) if stays else None)
-    left_out = "the figure before the first step was measured otherwise and is not reported any more"
+    left_out = "the metric before the first step was measured with other settings and is no longer reported"
     assert (left_out in capsys.readouterr().out) is not stays
 
 
@@ -646,7 +654,10 @@ def test_a_start_is_measured_or_it_is_said(
         file.write_text(text)
     values["trainer"]["max_steps"] = 1
     result = train(parse(RunConfig, values, "test"))
-    said = "Not measured before the first step, since the class head is newly initialised" in capsys.readouterr().out
+    said = (
+        "Skipping the validation before the first step because the class head is newly initialised"
+        in capsys.readouterr().out
+    )
     assert (result.start is not None, said) == (measured, not measured)
 
 

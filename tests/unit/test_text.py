@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mask2former.text import listed, printable, quoted, shortened, terminal_line
+from mask2former.text import close_names, did_you_mean, listed, printable, quoted, shortened, terminal_line
 
 
 @pytest.mark.parametrize(
@@ -47,6 +47,13 @@ def test_names_are_listed() -> None:
     assert listed([], 3) == ""
     assert listed(["a"], show=quoted) == "'a'"
     assert len(listed(["x" * 1_000_000] * 1000)) < 3000
+
+
+def test_names_that_somebody_may_have_meant() -> None:
+    known = ["max_steps", "max_hours", "BF16"]
+    assert close_names("max_step", known) == ["max_steps"]
+    assert did_you_mean("bf-16", known) == "did you mean BF16?"  # in the spelling that is known
+    assert did_you_mean("colour", known) == did_you_mean(3, known) == did_you_mean("x" * 1_000_000, known) == ""
 
 
 def test_lines_for_a_terminal_are_short_and_plain() -> None:

@@ -72,7 +72,7 @@ def convergence(runs: Sequence[Path], metric: str | None = None) -> Convergence:
         raise UserError(f"not all runs have {wanted}; they share {listed(measured, 10) if measured else 'none'}")
     rows = []
     for name, series in found.items():
-        steps, values = _taken([int(step) for step in series[chosen][0]]), series[chosen][1]
+        steps, values = [int(step) for step in series[chosen][0]], series[chosen][1]
         best = max(values)
         reached = {
             share: next(step for step, value in zip(steps, values, strict=True) if value >= best * share / 100)
@@ -81,14 +81,3 @@ def convergence(runs: Sequence[Path], metric: str | None = None) -> Convergence:
         }
         rows.append(RunProgress(name, tuple(steps), tuple(values), best, steps[values.index(best)], reached))
     return Convergence(chosen, tuple(rows))
-
-
-def _taken(logged: Sequence[int]) -> list[int]:
-    """Steps taken before validations, as the last line of a training counts them; ``metrics.csv`` counts from 0.
-
-    So validations after 100 and 200 steps are logged at 99 and 199. One before the first step is logged at 0, as one
-    after it would be, which only a validation after every step has.
-    """
-    is_each = logged[:3] in ([0, 1, 2], [0, 1])
-    starts = int(logged[0] == 0 and not is_each)
-    return [*logged[:starts], *(step + 1 for step in logged[starts:])]

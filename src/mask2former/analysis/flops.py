@@ -203,8 +203,8 @@ def _count(twin: Mask2Former, size_hw: Size, num_frames: int) -> tuple[dict[str,
             _ = output.mask_logits if isinstance(output, MaskOutput) else output.class_scores
     except (NotImplementedError, RuntimeError) as error:
         raise UserError(
-            "the model cannot be counted, since a part of it does not run on the meta device, which has no memory: "
-            f"{printable(str(error), 200)}"
+            "the model cannot be counted because part of it does not run on the meta device, which has "
+            f"no memory: {printable(str(error), 200)}"
         ) from error
     counts, root = counter.get_flop_counts(), type(twin).__name__
     both = {"": sum(counts["Global"].values())}

@@ -106,7 +106,7 @@ def attention_focus(
     cases = subjects.cases
     task: Task = "instance" if "instance" in cases.samples.tasks and cases.style == "coco" else "panoptic"
     if task not in cases.samples.tasks:
-        raise UserError("the data have label maps alone; attention on objects needs instances or panoptic segments")
+        raise UserError("the data has only label maps; attention on objects needs instances or panoptic segments")
     sums: dict[int, np.ndarray] = {}
     strides: dict[int, tuple[int, ...]] = {}
     count = 0

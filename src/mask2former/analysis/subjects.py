@@ -63,9 +63,9 @@ def open_subjects(predictor: Predictor, data: AnalyzedData, tasks: tuple[Task, .
         source, opened = DataSource(), OpenedData(samples=as_reader(data), record={"data": type(data).__name__})
     samples = opened.samples
     if isinstance(samples, MeasuredClips):
-        raise UserError("the data are clips, and analyses are of images; choose a data set of images")
+        raise UserError("the data are clips, but analyses are for images; choose a data set of images")
     if not samples.has_ground_truth:
-        raise UserError("the data have no annotations, and this analysis compares with them; choose a set that has")
+        raise UserError("the data has no annotations, which this analysis needs; choose a data set that has some")
     chosen = image_tasks(predictor, samples, tasks)
     read_as(samples, predictor.settings.reading)
     class_map, _ = matched_classes(predictor, samples, source.split)
@@ -82,7 +82,7 @@ def prepared(predictor: Predictor, image: ImageSource | None = None) -> Shown:
     """
     if image is None and predictor.settings.bands is not None:
         raise OptionError(
-            lambda name: f"the model takes bands of images, which drawn scenes have none of; give {name('image')}"
+            lambda name: f"the model takes bands of images, which drawn scenes do not have; give {name('image')}"
         )
     if image is None:
         scene: UInt8[np.ndarray, "H W 3"] = draw_scene(SCENE, (_SIDE, _SIDE)).image

@@ -107,7 +107,7 @@ def open_plan(
         gone = len(known) + len(added) - len(images)
         if len(added) == len(images):
             raise UserError(
-                f"the results in '{store.name}' are of other images than the sources; choose another output"
+                f"the results in '{store.name}' belong to other images than the sources; choose another output"
             )
         if gone:
             example = next(iter(known.difference(images)))
@@ -116,7 +116,7 @@ def open_plan(
                 f"{gone:,}, such as '{example}'",
             )
         if added:
-            note("images that are new since the output was planned, added in shards of their own", f"{len(added):,}")
+            note("images that are new since the output was planned, added in separate shards", f"{len(added):,}")
     if added or there is None:
         shards += [list(added[start : start + size]) for start in range(0, len(added), size)]
         _write_images(store, shards)
@@ -138,7 +138,7 @@ def read_head(store: Store) -> dict[str, Any] | None:
     head = parse_json(content, f"'{store.path(PLAN)}'")
     size = head.get("shard_size") if isinstance(head, dict) and head.get("kind") == _KIND else None
     if not isinstance(size, int) or size < 1:
-        raise UserError(f"'{store.path(PLAN)}' is no plan of a bulk run; choose another output")
+        raise UserError(f"'{store.path(PLAN)}' is not a plan of a bulk run; choose another output")
     return head
 
 

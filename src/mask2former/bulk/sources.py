@@ -63,7 +63,7 @@ def list_sources(sources: Sequence[str | os.PathLike[str]], *, column: str | Non
             raise UserError(f"the list '{source}' names no images; expected a row for each below the names of columns")
         num_again += before + count - len(names)
     if column is not None and not num_lists:
-        raise OptionError(lambda name: f"{name('column')} is about lists (.csv, .parquet), and no source is one")
+        raise OptionError(lambda name: f"{name('column')} applies to lists (.csv, .parquet), but no source is a list")
     if num_again:
         note("images that the sources name again, which are segmented once", f"{num_again:,}")
     return list(names)
@@ -125,7 +125,7 @@ def _of_url(source: str) -> Iterable[str]:
     below = [name for name in found if not any(part.startswith(".") for part in name[len(path) :].split("/"))]
     images = [files.unstrip_protocol(name) for name in below if is_image_name(name)]
     if not images:
-        raise UserError(f"'{source}' is no image and no folder with images")
+        raise UserError(f"'{source}' is neither an image nor a folder with images")
     return images
 
 

@@ -16,7 +16,6 @@ or drawing. What lies where:
 
 from __future__ import annotations
 
-import difflib
 import logging
 import os
 import tempfile
@@ -25,7 +24,7 @@ from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
-from mask2former import recipes
+from mask2former import recipes, text
 from mask2former.checkpoints.checkpoint import FORMAT_VERSION, Checkpoint, load_into
 from mask2former.checkpoints.download import Progress
 from mask2former.checkpoints.hub import HubName, fetch_folder, parse_hub_name, published_recipe, push_folder
@@ -180,7 +179,7 @@ def _find_on_hub(
     except UserError as error:
         if source.startswith("hf://"):
             raise
-        raise UserError(f"'{source}' is no file or folder here, and {error}{_hint(source)}") from error
+        raise UserError(f"'{source}' is not a file or folder here, and {error}{_hint(source)}") from error
     known = None if recipe is not None or tasks else published_recipe(name[0])
     found = read(folder, recipe or known, tasks, weights, source)
     if known is None:
@@ -213,7 +212,7 @@ def close_names(source: str) -> list[str]:
         named.setdefault(model.short_name, []).append(model.name)
     providers = {model.provider.name for model in current_zoo().values()}
     first, _, rest = source.partition("/")
-    close = difflib.get_close_matches(rest if first in providers else source, named, n=3, cutoff=0.6)
+    close = text.close_names(rest if first in providers else source, named)
     return [name for short in close for name in named[short]][:_MOST_CLOSE]
 
 

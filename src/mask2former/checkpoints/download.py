@@ -375,7 +375,7 @@ def check_address(url: str, *, is_secure: bool = False) -> None:
     allowed = ("https",) if is_secure else ("http", "https")
     if scheme not in allowed:
         raise UserError(
-            f"'{printable(url, 200)}' is no address to download from here; expected one that begins with "
+            f"'{printable(url, 200)}' is not an address to download from here; expected one that begins with "
             f"{' or '.join(allowed)}"
         )
 
@@ -383,7 +383,7 @@ def check_address(url: str, *, is_secure: bool = False) -> None:
 def _fetch(source: _Source, part: Path, progress: Progress | None, patience: Patience) -> None:
     """Fill ``part`` with the right bytes."""
     if part.is_symlink() or (part.exists() and not part.is_file()):
-        raise UserError(f"'{part}' is no regular file; remove it, or choose another folder with MASK2FORMER_CACHE")
+        raise UserError(f"'{part}' is not a regular file; remove it, or choose another folder with MASK2FORMER_CACHE")
     idle, most = 0, _size(part)  # attempts without gain; the furthest that any has come
     since = time.monotonic()  # when it was
     is_second = False

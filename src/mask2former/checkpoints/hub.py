@@ -94,7 +94,7 @@ def push_folder(folder: Path, repo_id: str, *, private: bool, message: str) -> s
         UserError: another name, no network, no such owner, or not logged in.
     """
     if not re.fullmatch(_REPOSITORY, repo_id):
-        raise UserError(f"'{repo_id}' is no model on the hub; expected owner/name")
+        raise UserError(f"'{repo_id}' is not a model on the hub; expected owner/name")
     if is_offline():
         raise UserError(f"cannot upload '{repo_id}': offline mode is on (MASK2FORMER_OFFLINE or HF_HUB_OFFLINE)")
     with _errors(repo_id, None):

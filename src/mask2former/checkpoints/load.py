@@ -239,7 +239,7 @@ def _check_alone(raw: Raw) -> None:
     folder = raw.path.parent
     if raw.config is None and raw.path.is_file() and (folder / "config.json").is_file():
         raise UserError(
-            f"is part of a folder of transformers; give the folder, {folder}, whose config.json says more about it"
+            f"is part of a folder of transformers; give the folder, {folder}, whose config.json describes the model"
         )
 
 

@@ -130,8 +130,8 @@ def _head_of(path: Path) -> bytes:
         raise UserError(f"{path}: is empty; expected weights. If it was downloaded, fetch it again")
     if _is_exported(head):
         raise UserError(
-            f"{path}: is an exported model (ONNX or OpenVINO), which predict, track and evaluate alone can run; give "
-            "the model that it was exported from"
+            f"{path}: is an exported model (ONNX or OpenVINO), which only predict, track and evaluate can "
+            "run; use the model that it was exported from"
         )
     if head.lstrip()[:1] == b"<":
         raise UserError(f"{path}: is a web page, not weights; the download went wrong, fetch it again")
@@ -147,7 +147,7 @@ def _is_exported(head: bytes) -> bool:
 
 def _check_format(path: Path, metadata: Mapping[str, str]) -> None:
     if metadata.get("format") == "mask2former-backbone":
-        raise UserError(f"{path}: holds a backbone alone; train a model from it with model.init={path}")
+        raise UserError(f"{path}: contains only a backbone; train a model from it with model.init={path}")
     version = metadata.get("format_version", "")
     if not version.isdecimal() or len(version) > 9 or int(version) > FORMAT_VERSION:
         raise UserError(
@@ -237,7 +237,7 @@ def _weight_files(path: Path) -> list[Path]:
                 if not isinstance(part, str) or Path(part).name != part or Path(part).suffix not in (
                     ".safetensors", ".bin"
                 ):  # fmt: skip
-                    raise UserError(f"{index}: {quoted(part)} is no file of weights in this folder")
+                    raise UserError(f"{index}: {quoted(part)} is not a file of weights in this folder")
             return [path / part for part in sorted(set(parts.values()))]
     raise UserError(f"{path}: expected model.safetensors or pytorch_model.bin beside config.json")
 

@@ -277,7 +277,7 @@ def read_state(path: Path, select: Callable[[Any], dict[Any, Any]] | None = None
             return _tensors(select(_Unpickler(stream, size, Budget(size)).load()), size)
     except PickleRefused as refused:
         raise UserError(
-            f"{path}: the pickle asks for {refused}, which is no array, tensor or plain container; nothing was "
+            f"{path}: the pickle asks for {refused}, which is not an array, tensor or plain container; nothing was "
             "executed. Expected a file of weights only"
         ) from None
     except UserError as error:
@@ -313,7 +313,7 @@ def check_archive(path: Path) -> None:
         except zipfile.BadZipFile as error:
             raise ValueError(f"it is cut short, or not written by torch.save: {error}") from error
         except PickleRefused as refused:
-            raise ValueError(f"it asks for {refused}, which is no tensor or plain container") from None
+            raise ValueError(f"it asks for {refused}, which is not a tensor or plain container") from None
 
 
 def _tensors(values: dict[Any, Any], file_size: int) -> dict[str, torch.Tensor]:

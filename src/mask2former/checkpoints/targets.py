@@ -57,7 +57,7 @@ def check_place(path: Path, target: Target) -> None:
     if path.is_dir() and any(path.iterdir()):
         raise UserError(f"the folder '{path}' is not empty; name a new one")
     if path.is_file():
-        raise UserError(f"'{path}' is there already; name another file, or delete it first")
+        raise UserError(f"'{path}' already exists; name another file, or delete it first")
 
 
 def unsaid(info: ModelInfo, target: Target) -> list[str]:

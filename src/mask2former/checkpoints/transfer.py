@@ -267,11 +267,11 @@ def _with_own_classes(
     if sorted(here) == sorted(there) and len(set(here)) == len(here):
         order = torch.tensor([*(there.index(one) for one in here), len(there)])  # "no object" is last
         state.update({key: value[order[: len(value)]] for key, value in state.items() if key.startswith(of_classes)})
-        return ["its classes in the order of the training data"]
+        return ["classes reordered as in the training data"]
     if by_name:
         return _with_classes_by_name(own, state, of_classes, here, there)
     if len(here) == len(there) == 1:
-        return [f"its one class, {quoted(there[0])}, is {quoted(here[0])} here"]
+        return [f"its only class, {quoted(there[0])}, becomes {quoted(here[0])}"]
     if not partial and _fits_by_position(here, there):  # the user says that they are the same
         renamed = [f"{quoted(old)} is {quoted(new)}" for old, new in zip(there, here, strict=True) if old != new]
         return [f"classes by position: {listed(renamed, 4)} here"]
@@ -282,7 +282,7 @@ def _with_own_classes(
             "model.init_partial=true the class head is newly initialised"
         )
     state.update({key: value for key, value in own.items() if key.startswith(of_classes)})
-    return [f"class head newly initialised ({len(there)} classes there, {len(here)} here)"]
+    return [f"class head newly initialised ({len(there)} classes in the model, {len(here)} in the training data)"]
 
 
 def _with_classes_by_name(
@@ -310,7 +310,7 @@ def _with_classes_by_name(
         state[key] = value
     new, gone = ([one for one in names if one not in kept] for names in (here, there))
     if not kept:
-        return [f"none of its {len(there)} classes can be kept by name: class head newly initialised"]
+        return [f"none of its {len(there)} classes matches by name: class head newly initialised"]
     parts = ((f"{len(kept)} of {len(here)} classes keep what they have learned", kept), ("new", new), ("gone", gone))
     return ["; ".join(f"{what}: {listed(names, _NAMED)}" for what, names in parts if names)]
 
@@ -330,7 +330,7 @@ def _with_own_queries(own: dict[str, Tensor], state: dict[str, Tensor]) -> list[
         state[name] = torch.cat((state[name][:here], own[name][there:]))
     if there > here:
         return [f"the first {here} of {there} queries"]
-    return [f"{there} queries, and {here - there} more that are newly initialised"]
+    return [f"{there} queries, and {here - there} newly initialised ones"]
 
 
 def with_own_channels(

@@ -212,12 +212,12 @@ def _model(entry: dict[str, Any], licenses: dict[str, License], providers: dict[
         raise ValueError(f"'{model.name}' is the name of a model that comes with this package; choose another")
     if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", model.name):
         raise ValueError(
-            f"{quoted(model.name)} is no name of a model; expected words of letters and digits between '/'"
+            f"{quoted(model.name)} is not a name of a model; expected words of letters and digits between '/'"
         )
     if not all(isinstance(value, int | float) and abs(value) <= 1e6 for value in model.metrics.values()):
         raise ValueError(f"metrics of '{model.name}' must be numbers")
     if not (0 <= model.num_bytes <= limits.ZOO_BYTES and 0 <= model.queries <= limits.ZOO_QUERIES):
-        raise ValueError(f"num_bytes or queries of '{model.name}' is no size of a model")
+        raise ValueError(f"num_bytes or queries of '{model.name}' is not a size of a model")
     _check_address(model.url, f"'{model.name}'")
     if model.checksum is not None:
         found = CHECKSUM.fullmatch(model.checksum)
@@ -227,7 +227,7 @@ def _model(entry: dict[str, Any], licenses: dict[str, License], providers: dict[
                 "file's name contains; or null"
             )
     if not re.fullmatch(r"\w[\w.-]*", model.file):
-        raise ValueError(f"'{model.name}': file '{model.file}' is no plain file name")
+        raise ValueError(f"'{model.name}': file '{model.file}' is not a plain file name")
     return model
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mask2former.cli.shared import FailedError, stoppable
-from mask2former.cli.terminal import say
+from mask2former.cli.shared import FailedError, working
+from mask2former.cli.terminal import make_console, say
 from mask2former.errors import MissingExtraError, UserError
 from mask2former.training import need_lightning
 
@@ -35,17 +35,19 @@ def ablate(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY.SUB=VALUE", help="Settings that override those of the run.")
     ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The folder of all trainings.")] = Path(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for all training runs.")] = Path(
         "runs/ablations"
     ),
     row: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="A row, for example attention-full; can be repeated.", show_default="all"),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, max=_MOST_SEEDS, help="Trainings of each row.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, max=_MOST_SEEDS, help="Training runs per row.")] = 3,
     steps: Annotated[
         int | None,
-        typer.Option(min=1, help="Steps of each training.", show_default=f"{_STEPS} for scenes, else those of the run"),
+        typer.Option(
+            min=1, help="Steps of each training run.", show_default=f"{_STEPS} for scenes, else those of the run"
+        ),
     ] = None,
 ) -> None:
     """Train the paper's ablations with the same steps and seeds, and compare their metrics with the paper.
@@ -77,9 +79,10 @@ def ablate(
         name = what
         say(f"[{done + 1} of {total}] {what}")
 
-    with stoppable(lambda: f"stopped in {name}; the same command goes on"):
+    console = make_console()
+    with working(console, lambda: f"stopped in {name}; run the same command again to continue", forks=True) as bar:
         try:
-            table = ablate_run(base, output, row or (), seeds, tell)
+            table = ablate_run(base, output, row or (), seeds, tell, bar if console.is_terminal else None)
         except (MemoryError, FloatingPointError, ChildProcessError) as error:
             raise FailedError(f"{name}: {error}") from error
         except UserError as error:

@@ -35,8 +35,7 @@ _FLAGS = {  # that are not called as the argument of the library
     "views": "--tta",
 }
 _OUT_OF_MEMORY = (
-    "the memory is not enough; what helps: smaller images or a smaller --short-edge, fewer --max-instances, a smaller "
-    "model"
+    "out of memory; try smaller images or a smaller --short-edge, a lower --max-instances, or a smaller model"
 )
 
 app = typer.Typer(
@@ -115,8 +114,8 @@ def _check_words(words: Sequence[str]) -> None:
         if not word.strip() or (word.startswith("--") and word.endswith("=")):
             before = f" (after '{words[number - 2]}')" if number > 1 else ""
             raise UserError(
-                f"argument {number}{before} is {quoted(word)}, without a value; give one, or leave it out (an unset "
-                "variable of the shell?)"
+                f"argument {number}{before} is {quoted(word)}, without a value; give one, or leave it out (is "
+                "a shell variable unset?)"
             )
 
 
@@ -150,7 +149,7 @@ def _flag(argument: str) -> str:
 def _unexpected(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = f"'{error.filename}'" if error.filename else "results, temporary files or standard output"
-        return f"there is no room left for {where} ({error.strerror}); make room and run this again"
+        return f"no space left for {where} ({error.strerror}); free some space and run this again"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}{f': {error.filename}' if error.filename else ''}"
     if is_lack_of_memory(error):
@@ -164,7 +163,7 @@ def _unexpected(error: Exception) -> str:
             f"the library {library} cannot be loaded ({type(error).__name__}: {printable(str(error), 200)}); check its "
             "installation, and the environment variables that it reads"
         )
-    return f"{type(error).__name__}: {printable(str(error), 1000)} (the same command with --debug shows where)"
+    return f"{type(error).__name__}: {printable(str(error), 1000)} (run the command with --debug to see where)"
 
 
 def _show_version(wanted: bool) -> None:

@@ -30,7 +30,7 @@ def average(
         alike = average_files(sources, output, recipe, tasks_of(tasks))
     if alike < _ALIKE:
         say(
-            f"note: the weights have little in common (cosine {alike:.2f}); the mean of models that started from "
-            "different weights is of no use, measure it"
+            f"note: the weights have little in common (cosine {alike:.2f}); averaging models that started "
+            "from different weights rarely works, so evaluate the result"
         )
     say(f"{output} written: the mean of {len(sources)} models (cosine of their weights at least {alike:.3f})")

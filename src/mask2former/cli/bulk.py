@@ -33,7 +33,9 @@ def predict_in_bulk(
     def so_far() -> str:
         if not total:
             return "no image was segmented"
-        return f"{done:,} of {count_of(total)} are in finished shards in {output}; the same command goes on from there"
+        return (
+            f"{done:,} of {count_of(total)} are in finished shards in {output}; run the same command again to continue"
+        )
 
     def observe(failed: Failed) -> None:
         nonlocal num_failed
@@ -60,8 +62,8 @@ def predict_in_bulk(
     say(_summary(report, model, output))
     if report.num_failed:
         raise FailedError(
-            f"{report.num_failed:,} of {count_of(report.num_images)} failed; '{report.failures}' lists them with their "
-            "reasons (--retry-failed does their shards again)"
+            f"{report.num_failed:,} of {count_of(report.num_images)} failed; '{report.failures}' lists "
+            "them with their reasons (--retry-failed redoes their shards)"
         )
 
 
@@ -75,5 +77,5 @@ def _summary(report: BulkReport, model: str, output: str) -> str:
     if report.num_actors:
         line += f" by {count(report.num_actors, 'actor')}; {report.num_found:,} records of objects and classes"
     if report.num_there:
-        line += f"; {report.num_there:,} were in shards that were finished already"
+        line += f"; {report.num_there:,} were in shards that had been finished before"
     return line

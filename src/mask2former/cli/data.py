@@ -196,8 +196,7 @@ def _lines(summary: SplitSummary, report: DataReport) -> list[str]:
         lines.append(f"area in pixels: {areas}; small {small:.0f} %, medium {medium:.0f} %, large {large:.0f} % (COCO)")
     if most > report.num_queries:
         lines.append(
-            f"up to {most} objects in a whole image: train on crops that hold fewer, or raise "
-            "model.transformer_decoder.num_queries"
+            f"up to {most} objects in one image: train on smaller crops, or raise model.transformer_decoder.num_queries"
         )
     return lines
 
@@ -230,7 +229,7 @@ def prepare(
 
     def so_far() -> str:
         listed = ", ".join(f"{title}: {done}" for title, done in made.items())
-        return f"{listed or 'nothing was written'}; the same command goes on from there"
+        return f"{listed or 'nothing was written'}; run the same command again to continue"
 
     with working(make_console(), so_far) as tell:
 

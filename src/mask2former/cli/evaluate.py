@@ -110,7 +110,7 @@ def evaluate(
         tuple[int, int] | None,
         typer.Option(
             metavar="PX PX",
-            help="Instance: areas in pixels from which objects are medium and large.",
+            help="Instance: areas in pixels from which objects count as medium and as large.",
             show_default="1024 9216; for clips 16384 65536",
         ),
     ] = None,
@@ -121,7 +121,7 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="KEY",
-            help="Also measure groups of images, by this key of the images in --annotations, for example modality.",
+            help="Also measure each group of images, by this key of the images in --annotations, for example modality.",
         ),
     ] = None,
     pooled: Annotated[

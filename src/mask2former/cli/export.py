@@ -38,11 +38,11 @@ def export(
         str | None,
         typer.Option(
             metavar="HxW",
-            help="Height and width in pixels that images must fit into, and are padded to.",
+            help="Height and width in pixels; images must fit into this size and are padded to it.",
             show_default="any size",
         ),
     ] = None,
-    batch: Annotated[int, typer.Option(help="Images in one call; 0: any number.")] = 1,
+    batch: Annotated[int, typer.Option(help="Images per call; 0: any number.")] = 1,
     frames: Annotated[
         int | None, typer.Option(help="Frames of a clip.", show_default="8 for clip models; others take images")
     ] = None,
@@ -71,7 +71,7 @@ def export(
             help="For int8: also measure the drop in the metric on a data set, named as in evaluate, e.g. scenes."
         ),
     ] = None,
-    data_root: Annotated[Path, typer.Option(help="Folder that holds the data sets.")] = Path("datasets"),
+    data_root: Annotated[Path, typer.Option(help="Folder that contains the data sets.")] = Path("datasets"),
     recipe: Recipe = None,
     trained_for: ModelTasks = None,
     weights: Weights = None,

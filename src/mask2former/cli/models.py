@@ -42,20 +42,19 @@ def models(
         typer.Option("--task", "-t", help="Only models for this task."),
     ] = None,
     dataset: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Only models trained on it: coco, cityscapes, ade20k, ...")
+        str | None,
+        typer.Option(metavar="NAME", help="Only models trained on this data set: coco, cityscapes, ade20k, ..."),
     ] = None,
     data: Annotated[
         str | None, typer.Option("--data", metavar="NAME", help="The former name of --dataset.", hidden=True)
     ] = None,
     provider: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Only models published by it: official, mmdet, mmseg, ssseg, packaged."),
+        typer.Option(metavar="NAME", help="Only models from this publisher: official, mmdet, mmseg, ssseg, packaged."),
     ] = None,
     commercial: Annotated[
         bool,
-        typer.Option(
-            "--commercial", help="Only models whose license permits commercial use, which needs to be stated."
-        ),
+        typer.Option("--commercial", help="Only models whose license is stated and permits commercial use."),
     ] = False,
     cached: Annotated[bool, typer.Option("--cached", help="Only models that need no download.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print all details as JSON.")] = False,
@@ -72,7 +71,7 @@ def models(
         say("note: --data is called --dataset now", error=True)
     dataset = dataset or data
     if name is not None and (task or dataset or provider or commercial or cached):
-        raise UserError(f"'{name}' is one model already; leave out the options that choose several")
+        raise UserError(f"'{name}' is a single model; leave out the options that select several")
     if name is not None:
         model = describe_model(name)
         if as_json:
@@ -95,8 +94,13 @@ def models(
     _say_table(console, rows)
     for license in {row["license"]["name"]: row["license"] for row in rows}.values():
         say(f"{license['name']}: {_TERMS[license['commercial']]} ({license['url']})", console=console, style="bold")
-    say(f"Load one with --model NAME; x: it is here, others are downloaded once into {cache_folder()}.")
-    say("All about one of them: mask2former models NAME. In percent, as published; AP is of masks, -: none published.")
+    say(
+        f"Load a model with --model NAME. x: already on this machine; others are downloaded once into {cache_folder()}."
+    )
+    say(
+        "Details of one model: mask2former models NAME. Metrics are percentages as published; AP is "
+        "mask AP; -: not published."
+    )
     say("Also for --model: a file or folder of your own, and hf://owner/name for the Hugging Face hub.")
 
 

@@ -79,13 +79,14 @@ def predict(
         str | None,
         typer.Option(
             metavar="N|all",
-            help="Page, frame or plane of files with several, from 1, or all of them; results are called X_page3.",
+            help="Page, frame or plane to read from files with several, counted from 1, or 'all'; results are "
+            "called X_page3.",
             show_default="the first",
         ),
     ] = None,
     overwrite: Annotated[
         bool,
-        typer.Option("--overwrite", help="Replace existing results, and other files of the same names."),
+        typer.Option("--overwrite", help="Replace existing results and other files with the same names."),
     ] = False,
     coco: Annotated[
         Path | None,
@@ -101,20 +102,23 @@ def predict(
     ] = None,
     pixel_size: Annotated[
         str | None,
-        typer.Option(metavar="SIZE", help="Side of a pixel, for example 0.65um: the tables have units, too."),
+        typer.Option(metavar="SIZE", help="Side length of a pixel, for example 0.65um; adds units to the tables."),
     ] = None,
     also: Annotated[
         list[str] | None,
         typer.Option(
             metavar="FORMAT",
-            help="Also write this format into a folder of its name in the output; can be repeated: geojson, yolo, "
-            "coco-dataset, cvat, label-studio, label-studio-polygons, label-tiff, imagej, class-masks, cutouts.",
+            help="Also write this format, into a folder with its name in the output; can be repeated: "
+            "geojson, yolo, coco-dataset, cvat, label-studio, label-studio-polygons, label-tiff, imagej, "
+            "class-masks, cutouts.",
         ),
     ] = None,
     no_overlays: Annotated[bool, typer.Option("--no-overlays", help="Do not draw the overlays X.png.")] = False,
     palette: Annotated[
         Literal["classes", "colorblind"],
-        typer.Option(help="Colours of new overlays: those of the classes, or eight for colour-blind people."),
+        typer.Option(
+            help="Colours of new overlays: those of the classes, or eight that colour-blind people can tell apart."
+        ),
     ] = "classes",
     no_pictures: Annotated[
         bool, typer.Option("--no-pictures", help="The former name of --no-overlays.", hidden=True)
@@ -156,8 +160,8 @@ def predict(
         bool,
         typer.Option(
             "--compile",
-            help="Compile the model for each of the first eight input sizes, a minute or more each: for many images of "
-            "one size. Needs a C++ compiler.",
+            help="Compile the model for each of the first eight input sizes, which takes a minute or more "
+            "each; useful for many images of one size. Needs a C++ compiler.",
             rich_help_panel="Machine",
         ),
     ] = False,
@@ -165,15 +169,15 @@ def predict(
         bool,
         typer.Option(
             "--ray",
-            help="Share the images among processes or machines with Ray Data, and write shards of results (Parquet) "
-            "instead of files for each image.",
+            help="Distribute the images over processes or machines with Ray Data, and write shards of results "
+            "(Parquet) instead of files for each image.",
             rich_help_panel=_BULK,
         ),
     ] = False,
     actors: Annotated[
         int | None,
         typer.Option(
-            help="Processes with the model.",
+            help="Number of processes that run the model.",
             show_default="one per GPU, without GPUs one per 4 CPU cores",
             rich_help_panel=_BULK,
         ),
@@ -185,7 +189,7 @@ def predict(
         float | None,
         typer.Option(
             metavar="SECONDS",
-            help="Give up an image whose file is not read within this time.",
+            help="Give up on an image if its file is not read within this time.",
             show_default="60",
             rich_help_panel=_BULK,
         ),
@@ -201,12 +205,12 @@ def predict(
     ] = None,
     retry_failed: Annotated[
         bool,
-        typer.Option("--retry-failed", help="Do shards again in which images failed.", rich_help_panel=_BULK),
+        typer.Option("--retry-failed", help="Redo shards in which images failed.", rich_help_panel=_BULK),
     ] = False,
     ray_address: Annotated[
         str | None,
         typer.Option(
-            help="Of a running Ray cluster, for example auto.",
+            help="Address of a running Ray cluster, for example auto.",
             show_default="RAY_ADDRESS, else this machine alone",
             rich_help_panel=_BULK,
         ),
@@ -240,13 +244,13 @@ def predict(
     }
     bulk = {argument: value for argument, value in bulk.items() if value is not None}
     if bulk and not ray:
-        raise OptionError(lambda name: f"{name(next(iter(bulk)))} is for --ray; give both or none")
+        raise OptionError(lambda name: f"{name(next(iter(bulk)))} works only with --ray; give both or neither")
     others = {"coco": coco, "table": table, "pixel_size": pixel_size, "also": also or None, "page": page}
     others |= {"palette": None if palette == "classes" else palette}
     if ray and (wrong := [option for option, value in others.items() if value is not None]):
-        raise OptionError(lambda name: f"{name(wrong[0])} cannot go with --ray, whose results are shards")
+        raise OptionError(lambda name: f"{name(wrong[0])} cannot be used with --ray, which writes shards")
     if ray and "-" in sources:
-        raise UserError("standard input (-) cannot go with --ray")
+        raise UserError("standard input (-) cannot be used with --ray")
     if page is not None and page != "all" and not page.isdecimal():
         raise UserError(f"--page must be a number from 1, or all, got {quoted(page)}")
     if no_pictures:
@@ -285,7 +289,7 @@ def predict(
     def so_far() -> str:
         if not total:
             return "nothing was written"
-        return f"{count(done, 'image')} of {total} segmented into {output}; the same command goes on from there"
+        return f"{count(done, 'image')} of {total} segmented into {output}; run the same command again to continue"
 
     def observe(outcome: Outcome) -> None:
         nonlocal done
@@ -354,15 +358,15 @@ def _summary(report: FilesReport, model: str, output: str, coco: Path | None) ->
     if done + skipped > report.num_different:
         line += f"; {_found(report)}"
     if same := skipped - report.num_different:
-        line += f"; {same} skipped, whose results were already there"
+        line += f"; {same} skipped because their results already exist"
     if report.num_different:
         line += (
-            f"; {report.num_different} skipped and not counted, whose results were made by another model, with other "
-            "classes or settings, or by another version (--overwrite replaces them)"
+            f"; {report.num_different} skipped and not counted because their results come from another "
+            "model, other classes or settings, or another version (--overwrite replaces them)"
         )
     if report.num_crowded:
         limit = report.settings.max_instances
-        line += f"; in {report.num_crowded} there may be more than the {limit} best instances: raise --max-instances"
+        line += f"; {report.num_crowded} of them may contain more than {limit} instances: raise --max-instances"
     return line if coco is None else f"{line}; COCO results: {coco}"
 
 

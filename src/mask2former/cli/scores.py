@@ -70,8 +70,8 @@ def _beyond_limit(report: EvaluationReport) -> list[str]:
     if most <= limit:
         return []
     return [
-        f"there are up to {most} objects in one image or clip, but only {limit} per image and class count; give "
-        f"--max-detections {most} for all"
+        f"there are up to {most} objects in one image or clip, but only {limit} detections per image "
+        f"and class count; use --max-detections {most} to count all"
     ]
 
 

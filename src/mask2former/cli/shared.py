@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -15,7 +16,7 @@ from mask2former import limits
 from mask2former.cli.names import complete_model, complete_recipe
 from mask2former.cli.terminal import progress_bar
 from mask2former.errors import FailedError, OptionError, UserError
-from mask2former.progress import DOWNLOADING, Progress
+from mask2former.progress import DOWNLOADING, DetailedProgress
 from mask2former.text import quoted
 
 if TYPE_CHECKING:
@@ -59,11 +60,12 @@ __all__ = [
 ]
 
 DEFAULT_MODEL = "scenes-tiny"
+_DRAWN_EVERY = 0.1  # seconds
 _OTHERS = "Models of other code bases"
 _NO_MODEL = (
-    "no model is named: --model coco-panoptic/swin-t for photographs (downloaded once; for commercial use "
-    "mmdet/coco-panoptic/swin-t), nuclei for cells under microscopes, scenes-tiny for drawn scenes; 'mask2former "
-    "models' lists all"
+    "no model given: use --model coco-panoptic/swin-t for photographs (downloaded once; for "
+    "commercial use mmdet/coco-panoptic/swin-t), nuclei for cells under a microscope, or "
+    "scenes-tiny for drawn scenes; 'mask2former models' lists all"
 )
 
 Task = Literal["panoptic", "instance", "semantic"]
@@ -94,8 +96,8 @@ Model = Annotated[
 Recipe = Annotated[
     str | None,
     typer.Option(
-        help="Name of the published model that a file or folder of another code base holds, for example "
-        "coco-panoptic/r50; needed where the file does not tell.",
+        help="Name of the published model in a file or folder of another code base, for example "
+        "coco-panoptic/r50; required if the file does not say.",
         autocompletion=complete_recipe,
         rich_help_panel=_OTHERS,
     ),
@@ -120,7 +122,9 @@ ShortEdge = Annotated[
     int | None,
     typer.Option(help="Resize the shorter side to this many pixels; 0: do not resize.", rich_help_panel="Settings"),
 ]
-LongEdge = Annotated[int | None, typer.Option(help="Maximum of the longer side in pixels.", rich_help_panel="Settings")]
+LongEdge = Annotated[
+    int | None, typer.Option(help="Maximum length of the longer side, in pixels.", rich_help_panel="Settings")
+]
 Tile = Annotated[
     int | None,
     typer.Option(
@@ -135,7 +139,7 @@ TileOverlap = Annotated[
     int | None,
     typer.Option(
         min=0,
-        help="Pixels that neighbouring tiles share at least: more than objects are wide where possible.",
+        help="Minimum overlap of neighbouring tiles in pixels; where possible, more than the width of an object.",
         show_default="a quarter of --tile",
         rich_help_panel="Settings",
     ),
@@ -144,7 +148,7 @@ OfficialSettings = Annotated[
     bool,
     typer.Option(
         "--official-settings",
-        help="Resize images as the authors of Mask2Former do, also for a model that another toolbox trained.",
+        help="Resize images as the authors of Mask2Former do, even if another toolbox trained the model.",
         rich_help_panel="Settings",
     ),
 ]
@@ -153,7 +157,7 @@ Classes = Annotated[
     typer.Option(
         "--classes",
         metavar="NAME",
-        help="Keep this class alone; can be repeated.",
+        help="Keep only this class; can be repeated.",
         show_default="all",
         rich_help_panel="Settings",
     ),
@@ -161,7 +165,7 @@ Classes = Annotated[
 MinArea = Annotated[
     int | None,
     typer.Option(
-        min=0, help="Leave out segments, instances and class masks of fewer pixels.", rich_help_panel="Settings"
+        min=0, help="Leave out segments, instances and class masks with fewer pixels.", rich_help_panel="Settings"
     ),
 ]
 ValueRange = Annotated[
@@ -215,7 +219,7 @@ def chosen_range(
     options = {"value_range": value_range, "value_rule": value_rule, "band_ranges": band_ranges}
     given = [option for option, value in options.items() if value is not None]
     if len(given) > 1:
-        raise OptionError(lambda name: f"{name(given[0])} and {name(given[1])} exclude each other; give one")
+        raise OptionError(lambda name: f"{name(given[0])} and {name(given[1])} cannot be used together; give only one")
     if value_range is not None:
         named, pairs = f"--value-range is {quoted(' '.join(value_range), 60)}", value_range
         expected = "two rising numbers, black and white, as in 0 4095"
@@ -305,24 +309,39 @@ def fetch_weights(console: Console, model: str) -> None:
 
 
 @contextlib.contextmanager
-def working(console: Console, what_was_done: Callable[[], str]) -> Iterator[Progress]:
-    """Show the steps of a library call as a bar; Ctrl-C ends the command with what was done so far."""
-    current = ""
-    with progress_bar(console) as bars:
-        bar = bars.add_task("", total=None, visible=False)
+def working(console: Console, what_was_done: Callable[[], str], *, forks: bool = False) -> Iterator[DetailedProgress]:
+    """Show the steps of a library call as a bar; Ctrl-C ends the command with what was done so far.
 
-        def tell(step: str, done: int, total: int | None) -> None:
-            nonlocal current
-            if step != current:
-                bars.reset(bar, total=total, description=step, visible=True, of_bytes=step.startswith(DOWNLOADING))
-                current = step
-            bars.update(bar, completed=done, total=total)
+    Args:
+        console: where the bar is drawn, from the first step that is told.
+        what_was_done: ends the sentence about Ctrl-C.
+        forks: the call starts processes by forking, which must not happen while a thread draws: the bar is drawn when
+            something is told, ten times a second at most.
+    """
+    current, drawn = "", 0.0
+    bars = progress_bar(console, has_thread=not forks)
+    bar = bars.add_task("", total=None)
 
-        try:
-            yield tell
-        except KeyboardInterrupt as interrupt:
-            kept = "what was downloaded so far is kept; the same command goes on from there"
-            raise StoppedError(kept if current.startswith(DOWNLOADING) else what_was_done()) from interrupt
+    def tell(step: str, done: int, total: int | None, detail: str | None = None) -> None:
+        nonlocal current, drawn
+        shown: dict[str, Any] = {} if detail is None else {"detail": detail}
+        is_new = step != current
+        if is_new:
+            of_bytes = step.startswith(DOWNLOADING)
+            bars.reset(bar, total=total, completed=done, description=step, first=done, of_bytes=of_bytes)
+            current = step
+            bars.start()
+        is_turn = is_new or done == total or time.monotonic() - drawn > _DRAWN_EVERY
+        bars.update(bar, completed=done, total=total, refresh=forks and is_turn, **shown)
+        drawn = time.monotonic() if is_turn else drawn
+
+    try:
+        yield tell
+    except KeyboardInterrupt as interrupt:
+        kept = "the partial download is kept; run the same command again to continue"
+        raise StoppedError(kept if current.startswith(DOWNLOADING) else what_was_done()) from interrupt
+    finally:
+        bars.stop()
 
 
 @contextlib.contextmanager

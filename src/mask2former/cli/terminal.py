@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from mask2former.progress import clock
 from mask2former.text import printable, terminal_line
 
 if TYPE_CHECKING:
@@ -72,10 +73,14 @@ def make_console() -> Console:
     return Plain()
 
 
-def progress_bar(console: Console) -> Progress:
+def progress_bar(console: Console, *, has_thread: bool = True) -> Progress:
     """A bar that vanishes when done; nothing where the output is no terminal.
 
-    Tasks with the field ``of_bytes`` show bytes and their rate, others a count.
+    Tasks with the field ``of_bytes`` show bytes and their rate, others a count; all of them their field ``detail``.
+
+    Args:
+        console: where it is drawn.
+        has_thread: which draws it anew several times a second; else only updates with ``refresh`` do.
     """
     from rich.progress import (
         BarColumn,
@@ -85,7 +90,6 @@ def progress_bar(console: Console) -> Progress:
         ProgressColumn,
         Task,
         TextColumn,
-        TimeRemainingColumn,
         TransferSpeedColumn,
     )
     from rich.text import Text
@@ -102,8 +106,24 @@ def progress_bar(console: Console) -> Progress:
                 return self.counted.render(task)
             return Text(" ").join([self.loaded.render(task), self.rate.render(task)])
 
-    columns = [Description(""), BarColumn(), Amount(), TimeRemainingColumn()]
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    class Left(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            # Rich forgets what was done half a minute ago, so of anything slower it knows no rate.
+            done, elapsed = task.completed - task.fields.get("first", 0), task.elapsed
+            left = task.time_remaining
+            if task.total is not None and task.completed >= task.total:
+                left = 0.0
+            elif left is None and done > 0 and elapsed is not None and task.total is not None:
+                left = (task.total - task.completed) * elapsed / done
+            return Text("-:--:--" if left is None else clock(left), style="progress.remaining")
+
+    class Detail(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(printable(task.fields.get("detail", ""), _CELL), no_wrap=True, overflow="ellipsis")
+
+    columns = [Description(""), BarColumn(), Amount(), Left(), Detail()]
+    hidden = not console.is_terminal
+    return Progress(*columns, console=console, transient=True, disable=hidden, auto_refresh=has_thread)
 
 
 @contextlib.contextmanager

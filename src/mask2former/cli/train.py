@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mask2former.cli.names import complete_run_recipe
-from mask2former.cli.shared import FailedError, fetch_weights, stoppable
+from mask2former.cli.shared import FailedError, fetch_weights, working
 from mask2former.cli.terminal import make_console, say, say_document
 from mask2former.training import need_lightning
 
@@ -40,12 +40,14 @@ def train(
 
     def stopped() -> str:
         if (Path(config.output) / "checkpoints" / "last.ckpt").exists():
-            return f"the last checkpoint is in {config.output}; go on with --resume {config.output}"
-        return f"there was no checkpoint yet (one every {config.trainer.checkpoint_interval} steps)"
+            return f"the last checkpoint is in {config.output}; continue with --resume {config.output}"
+        return f"no checkpoint had been written yet (one is written every {config.trainer.checkpoint_interval} steps)"
 
-    with stoppable(stopped):
+    console = make_console()
+    with working(console, stopped, forks=True) as tell:
+        progress = tell if console.is_terminal else None
         try:
-            result = train_model(config, resume=resume is not None, overwrite=overwrite)
+            result = train_model(config, resume=resume is not None, overwrite=overwrite, progress=progress)
         except (MemoryError, FloatingPointError, ChildProcessError) as error:
             raise FailedError(str(error)) from error
     from mask2former.training.cluster import is_first
@@ -78,9 +80,11 @@ def find_lr(
     check_output(output)
     if config.model.init is not None:
         fetch_weights(make_console(), config.model.init)
-    with stoppable(lambda: "nothing was written"):
+    console = make_console()
+    with working(console, lambda: "nothing was written", forks=True) as tell:
+        progress = tell if console.is_terminal else None
         try:
-            found = find(config, lowest=lowest, highest=highest, steps=steps)
+            found = find(config, lowest=lowest, highest=highest, steps=steps, progress=progress)
         except (MemoryError, ChildProcessError) as error:
             raise FailedError(str(error)) from error
     curve, numbers = found.save(output)

@@ -363,7 +363,9 @@ class ValidationSplitConfig(Strict):
     """Validation images or clips that are taken out of the training data, each by its name: a share, or a fold."""
 
     share: float | None = Field(default=None, gt=0.0, lt=1.0)
-    fold: str | None = Field(default=None, pattern=r"^[1-9]\d? of [1-9]\d?$")  # for cross-validation, such as 2 of 5
+    fold: str | None = Field(
+        default=None, pattern=r"^[1-9]\d? of [1-9]\d?$", examples=["2 of 5"]
+    )  # for cross-validation, such as 2 of 5
     seed: int = Field(default=0, ge=0, le=limits.SEED)  # another one is another division
     # regular expression that finds, in the path of an image below the data, what must not be divided, such as the
     # patient; its first group, if it has one, else the whole match
@@ -378,7 +380,7 @@ class ValidationSplitConfig(Strict):
         try:
             re.compile(self.groups or "")
         except re.error as error:
-            raise ValueError(f"groups is no regular expression ({error}), got {self.groups}") from error
+            raise ValueError(f"groups is not a regular expression ({error}), got {self.groups}") from error
         return self
 
     @property

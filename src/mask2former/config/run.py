@@ -14,14 +14,14 @@ from mask2former.config.fields import ConfigT, Strict
 from mask2former.config.model import ModelConfig
 from mask2former.config.old_names import OLD_NAMES, forget_old_name, note_old_names, with_new_names
 from mask2former.config.training import CriterionConfig, EvaluationConfig, OptimConfig, TrainerConfig
+from mask2former.config.wording import fault_lines
 from mask2former.documents import parse_yaml, read_yaml
 from mask2former.errors import UserError
-from mask2former.text import printable, quoted
+from mask2former.text import printable
 
 __all__ = ["RunConfig", "apply_overrides", "leaves", "parse", "read_run_file"]
 
 _MOST_FAULTS = 10  # that one message lists
-_DECODERS = ("pixel_decoder", "transformer_decoder")
 
 
 class RunConfig(Strict):
@@ -52,26 +52,11 @@ def parse(kind: type[ConfigT], values: Any, source: str) -> ConfigT:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        lines = []
-        faults = error.errors(include_url=False)
-        for fault in faults[:_MOST_FAULTS]:
-            key = printable(".".join(_keys(fault["loc"])), 200)
-            message = fault["msg"].removeprefix("Value error, ")  # of a rule of ours
-            if fault["type"] == "extra_forbidden":
-                lines.append(f"unknown key '{key}'")
-            elif fault["type"] == "value_error" and isinstance(fault["input"], dict):  # of several keys together
-                lines.append(f"{key}{': ' if key else ''}{printable(message, 600)}")
-            else:
-                lines.append(f"'{key}': {printable(message, 300)} (got {quoted(fault['input'])})")
-        if len(faults) > _MOST_FAULTS:
-            lines.append(f"and {len(faults) - _MOST_FAULTS} more")
-        raise UserError(f"{source}: " + "; ".join(lines)) from error
-
-
-def _keys(location: Sequence[int | str]) -> list[str]:
-    """A location as keys, without the kinds of decoders, which are mostly not named."""
-    before = ("", *location)
-    return [str(part) for part, parent in zip(location, before, strict=False) if parent not in _DECODERS]
+        lines = fault_lines(kind, values, error)
+        more = len(lines) - _MOST_FAULTS
+        raise UserError(
+            f"{source}: " + "; ".join([*lines[:_MOST_FAULTS], *([f"and {more} more"] if more > 0 else [])])
+        ) from error
 
 
 def leaves(config: BaseModel, prefix: str = "") -> dict[str, Any]:

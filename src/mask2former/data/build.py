@@ -110,8 +110,8 @@ def read_as(samples: object, reading: Reading) -> None:
         samples.reading = reading
     elif isinstance(samples, Scenes | SceneClips) and (bands := reading.get("bands")) is not None:
         raise UserError(
-            f"drawn scenes have red, green and blue alone, and the model takes bands of images (bands {bands}); choose "
-            "data in files"
+            "drawn scenes have only red, green and blue, but the model takes bands of images (bands "
+            f"{bands}); choose data in files"
         )
 
 

@@ -307,7 +307,7 @@ def _unknown_findings(maps: Sequence[Named], samples: LabelFolder, split: Split)
         for number in counts.pixels.keys() - samples.class_of.keys():
             indices[number].append(name)
     offenders = [f"{number} in {some(names)}" for number, names in sorted(indices.items())]
-    message = "numbers on label maps that are no classes; name them in the names file, or ignore them (dataset.ignore)"
+    message = "numbers on label maps that are not classes; name them in the names file, or ignore them (dataset.ignore)"
     return [Finding(split, True, message, tuple(offenders[:_NAMED]), len(offenders))] if offenders else []
 
 

@@ -126,7 +126,7 @@ class DataSource:
             raise _no_names_of_files(str(subject or "scenes"))
         for about in ("seed", "size"):
             if getattr(self, about) is not None and not is_drawn:
-                raise OptionError(lambda name, about=about: f"{name(about)} is about scenes, not about {subject}")
+                raise OptionError(lambda name, about=about: f"{name(about)} applies to scenes, not to {subject}")
 
         names_files = not os.path.isdir(self.annotations) if self.annotations is not None else not is_drawn
         if self.allow_outside and not names_files:
@@ -280,7 +280,7 @@ def _no_names_of_files(source: str) -> OptionError:
 def _refuse_root(name: str, root: Path | None) -> None:
     if root is not None:
         raise OptionError(
-            lambda named: f"{named('root')} is about published data sets by name; '{name}' says where its data are"
+            lambda named: f"{named('root')} applies to published data sets by name; '{name}' says where its data is"
         )
 
 

@@ -273,10 +273,10 @@ def check_dataset(
         findings += class_map_findings(opened["train"].categories, validation.categories)
     if run is not None:
         if same and not is_divided:
-            message = "the training data is used for it, so the metrics say nothing about other images"
+            message = "the training data is used instead, so metrics say nothing about other images"
             findings.append(Finding("validation", False, message))
         if is_alone:
-            findings.append(Finding("validation", False, "there are no validation data, so nothing is measured"))
+            findings.append(Finding("validation", False, "there is no validation data: no metrics are computed"))
         known = opened.get("train", validation)
         findings += run_findings(run, None if known is None else known.categories, validation)
     findings += _leaks(digests, unit)
@@ -306,8 +306,8 @@ def open_split(
             findings.append(Finding(split, True, "annotations that cannot be used", shown, len(messages)))
     if isinstance(samples, CocoInstances) and samples.num_crowds and sum(samples.num_objects):
         message = (
-            "annotations marked as crowd regions, which are neither learned nor missed; if they are single objects "
-            "(CVAT and Datumaro mark painted masks), set crowds=objects"
+            "annotations marked as crowd regions, which are ignored in training and in metrics; if they "
+            "are single objects (CVAT and Datumaro mark painted masks), set crowds=objects"
         )
         findings.append(Finding(split, False, message, count=samples.num_crowds))
     return samples, findings + [Finding(split, False, note) for note in (samples.notes if samples is not None else ())]
@@ -541,7 +541,7 @@ def _findings(
         found += _clip_findings(samples, split, num_queries)
     add(f"{unit}s without {things}", [summary.name for summary in whole if not len(summary.labels)])
     add(
-        f"{unit}s with objects that have no pixel",
+        f"{unit}s with objects without pixels",
         [f"{summary.name}: {np.count_nonzero(summary.areas == 0)}" for summary in whole if (summary.areas == 0).any()],
     )
     add(f"{unit}s with objects that are annotated twice", [f"{f.name}: {f.twice}" for f in whole if f.twice])
@@ -577,9 +577,7 @@ def _clip_findings(clips: ClipSet, split: Split, num_queries: int) -> list[Findi
     """What is told of whole clips."""
     found = []
     if not clips.has_ground_truth and split == "train":
-        found.append(
-            Finding(split, True, "the training clips have no 'annotations', so nothing can be learned from them")
-        )
+        found.append(Finding(split, True, "the training clips have no 'annotations' to learn from"))
     counts = clips.num_objects
     crowded = [] if counts is None else np.flatnonzero(counts > num_queries).tolist()
     if counts is not None and crowded:
@@ -595,7 +593,7 @@ def _leaks(digests: dict[Split, dict[bytes, str]], unit: Unit) -> list[Finding]:
     if not both:
         return []
     return [
-        Finding("validation", False, f"{unit}s that are also trained on", tuple(both[:_NAMED]), len(both)),
+        Finding("validation", False, f"{unit}s that are also training data", tuple(both[:_NAMED]), len(both)),
     ]
 
 

@@ -15,7 +15,8 @@ from mask2former.config import ClipSampling, DatasetConfig, InferenceConfig, Rea
 from mask2former.data.sources import dataset_by_name, reading_outside
 from mask2former.dataset_tools.check import DataReport, check_dataset, default_workers
 from mask2former.dataset_tools.contact_sheet import sheet as draw_sheet
-from mask2former.dataset_tools.infer_format import DataPaths, infer_format
+from mask2former.dataset_tools.data_paths import DataPaths, refuse_paths
+from mask2former.dataset_tools.infer_format import infer_format
 from mask2former.dataset_tools.suggest import run_file as run_file_of
 from mask2former.dataset_tools.suggest import suggest_config as suggest_run
 from mask2former.errors import OptionError, UserError
@@ -94,18 +95,21 @@ def check_data(
     source = data if isinstance(data, str | Path) else type(data).__name__
     if suggest is not None and os.path.exists(suggest) and Path(suggest).resolve() == Path(source).resolve():
         raise OptionError(
-            lambda name: f"{name('suggest')} would overwrite '{source}', which is to be checked; name another file"
+            lambda name: f"{name('suggest')} would overwrite '{source}', the file to check; name another file"
         )
     if suggest is not None and os.path.exists(suggest):  # perhaps edited since
         raise OptionError(
-            lambda name: f"{name('suggest')} '{suggest}' exists and is not overwritten; name another file, or remove it"
+            lambda name: (
+                f"{name('suggest')} '{suggest}' already already exists and is not overwritten; name another "
+                "file, or remove it"
+            )
         )
     dataset, run, notes = _inferred(data, paths, root)
     if suggest is not None and isinstance(dataset, ClipSampling):
         raise OptionError(
             lambda name: (
-                f"{name('suggest')} makes run files for images; for clips start from 'mask2former recipe "
-                "ytvis2019-instance/r50'"
+                f"{name('suggest')} writes run files for images only; for clips start from 'mask2former "
+                "recipe ytvis2019-instance/r50'"
             )
         )
     if allow_outside:
@@ -155,10 +159,12 @@ def _inferred(
     """The data set, its run if it is that of one, and what was assumed."""
     notes: list[str] = []
     if not isinstance(data, str | Path):
+        refuse_paths(paths or DataPaths(), "a configuration")
         found = data
     elif isinstance(data, Path) or os.path.exists(data) or Path(data).suffix:
         found, notes = infer_format(Path(data), paths or DataPaths())
     else:
+        refuse_paths(paths or DataPaths(), f"the data set '{data}'")
         found = dataset_by_name(data, None if root is None else Path(root), lambda: "panoptic")
     if not isinstance(found, RunConfig):
         return found, None, notes
@@ -179,4 +185,6 @@ def _with_start(run: RunConfig) -> tuple[RunConfig, list[str]]:
             model = with_initial(run.model, open_initial(init, named_backbone(run.model)), init)
         return run.model_copy(update={"model": model}), []
     except UserError as error:
-        return run, [f"model.init '{init}' gives no settings, so those of the run file alone are checked: {error}"]
+        return run, [
+            f"the settings of model.init '{init}' cannot be read, so only those of the run file are checked: {error}"
+        ]

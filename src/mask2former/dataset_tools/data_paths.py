@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from mask2former.config import DataConfig, DatasetConfig, parse
+from mask2former.errors import OptionError
 
-__all__ = ["IMAGE_FOLDERS", "NO_VALIDATION", "VALIDATION", "DataPaths", "others", "parsed", "sibling"]
+__all__ = ["IMAGE_FOLDERS", "NO_VALIDATION", "VALIDATION", "DataPaths", "near", "others", "parsed", "refuse_paths"]
 
 IMAGE_FOLDERS = ("images", "imgs", "image", "img", "JPEGImages")
 VALIDATION = ("val", "valid", "validation")
 NO_VALIDATION = (
-    "there is no validation data beside it, so the training data is used for it, and metrics say nothing about other "
-    "images; name some with --validation"
+    "there is no validation data, so the training data is used instead and metrics say nothing "
+    "about other images; give validation data with --validation"
 )
 
 
@@ -37,6 +38,22 @@ class DataPaths:
     validation: Path | None = None
 
 
+def refuse_paths(paths: DataPaths, source: str) -> None:
+    """Parts that were named for data which name all of their own parts.
+
+    Raises:
+        OptionError: there are some.
+    """
+    given = [field.name for field in fields(paths) if getattr(paths, field.name) is not None]
+    if given:
+        raise OptionError(
+            lambda name: (
+                f"{name(given[0])} is for data whose parts cannot be found from their path, and {source} names its "
+                f"own; leave out {name(given[0])}, or change what it names"
+            )
+        )
+
+
 def parsed(values: dict[str, Any], path: Path) -> DatasetConfig:
     """The configuration of a data set; an empty ``validation`` is that of training."""
     values = {**values, "validation": values.get("validation") or values["train"]}
@@ -54,8 +71,8 @@ def others(path: Path) -> Iterator[Path]:
                     yield Path(*path.parts[:index], renamed, *path.parts[index + 1 :])
 
 
-def sibling(folder: Path | None, path: Path, found: Path) -> Path | None:
-    """The folder of validation files beside that of training files, if it can be told; else the same one."""
+def near(folder: Path | None) -> list[Path]:
+    """Where validation files may be whose training files are in a folder that was named: beside it, or in it."""
     if folder is None:
-        return None
-    return next((other for other in others(folder) if other.is_dir()), folder)
+        return []
+    return [*[other for other in others(folder) if other.is_dir()][:1], folder]

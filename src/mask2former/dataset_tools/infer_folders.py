@@ -88,7 +88,7 @@ def _mask_files(path: Path, paths: DataPaths) -> tuple[DatasetConfig, list[str]]
     validation = paths.validation or next((other for other in others(roots[0]) if other.is_dir()), None)
     values: dict[str, Any] = {"name": "mask-files", "train": [{"images": str(roots[0])}]}
     values["validation"] = [] if validation is None else [{"images": str(validation)}]
-    notes = [] if validation is not None else [NO_VALIDATION]
+    notes = [NO_VALIDATION if validation is None else f"taken for validation: '{validation}'"]
     return parsed(values, path), [*notes, _one_class("mask file")]
 
 
@@ -99,7 +99,8 @@ def _has_masks(root: Path) -> bool:
 
 def _one_class(what: str) -> str:
     return (
-        f"each {what} is read as one object of the class 'object'; name it with class_name in 'dataset' of the run file"
+        f"each {what} is read as one object of the class 'object'; to name the class, set class_name "
+        "in 'dataset' of the run file"
     )
 
 
@@ -135,8 +136,8 @@ def _voc(path: Path, paths: DataPaths) -> tuple[DatasetConfig, list[str]] | None
         values |= {"name": "id-maps", "ignore": [255] if encoding == "numbers" else []}
         entry["classes"] = str(classes)
         notes.append(
-            f"objects are read from '{objects}', and their classes from '{classes}'; for classes alone add --labels "
-            f"{classes}"
+            f"objects are read from '{objects}' and their classes from '{classes}'; to learn classes "
+            f"only, add --labels {classes}"
         )
     lists = path / "ImageSets" / "Segmentation"
     train, validation = ({**entry, "split": str(file)} for file in (lists / "train.txt", lists / "val.txt"))
@@ -156,7 +157,10 @@ def _maps(path: Path, train: _Pair | None, paths: DataPaths) -> tuple[DatasetCon
     if train is None:
         return None
     validation = _validation_pair(train, paths)
-    notes = [] if validation else [NO_VALIDATION]
+    taken = [
+        f"taken for validation: the maps in '{pair.labels}' of the images in '{pair.images}'" for pair in validation
+    ]
+    notes = taken or [NO_VALIDATION]
     if train.names:
         notes.append(f"files are paired by names: images {train.image_name}, maps {train.label_name}")
     names, more = _names_file(path, paths)
@@ -377,7 +381,7 @@ def _names_file(path: Path, paths: DataPaths) -> tuple[str | None, list[str]]:
     if not found:
         return None, []
     beside = ", ".join(f"'{other.name}'" for other in found[1:])
-    note = f"the class names are taken from '{found[0]}', not from {beside}; name another one with --names"
+    note = f"class names are taken from '{found[0]}', not from {beside}; choose another file with --names"
     return str(found[0]), [note] if beside else []
 
 

@@ -7,10 +7,10 @@ asks for by name; what no reader knows it names, with the way to export it as CO
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mask2former import limits
 from mask2former.config import DatasetConfig, RunConfig, YoloConfig, parse
@@ -21,9 +21,10 @@ from mask2former.dataset_tools.data_paths import (
     NO_VALIDATION,
     VALIDATION,
     DataPaths,
+    near,
     others,
     parsed,
-    sibling,
+    refuse_paths,
 )
 from mask2former.dataset_tools.infer_folders import infer_folders
 from mask2former.documents import parse_xml, read_json, read_text, read_yaml
@@ -95,8 +96,8 @@ def infer_format(path: Path, paths: DataPaths | None = None) -> tuple[DatasetCon
     known = paths or DataPaths()
     if any(part.suffix.lower() == ".zip" and part.is_file() for part in (path, *path.parents)):
         raise UserError(
-            f"'{path}' is in an archive, of which only images and label maps are read here; unpack the annotations and "
-            "name them (the images may stay where they are: --images ARCHIVE.zip)"
+            f"'{path}' is in an archive, from which only images and label maps can be read; unpack the "
+            "annotations and give their path (the images may stay in the archive: --images ARCHIVE.zip)"
         )
     if not path.exists():
         raise UserError(f"there is no file or folder '{path}'; check the path")
@@ -106,13 +107,14 @@ def infer_format(path: Path, paths: DataPaths | None = None) -> tuple[DatasetCon
     if suffix == ".json":
         return _json(path, known)
     if suffix in (".yaml", ".yml"):
+        refuse_paths(known, f"'{path}'")
         return _yaml(path)
     if suffix == ".xml":
         return _xml(path, known)
     if suffix in _REFUSED_FILES:
         what, todo = _REFUSED_FILES[suffix]
         raise UserError(f"'{path}' is {what}; {todo}")
-    raise UserError(f"'{path}' is no data set that is known: {_KNOWN}")
+    raise UserError(f"'{path}' is not a known data set: {_KNOWN}")
 
 
 def _yaml(path: Path) -> tuple[DatasetConfig | RunConfig, list[str]]:
@@ -129,6 +131,7 @@ def _folder(path: Path, paths: DataPaths) -> tuple[DatasetConfig, list[str]]:
         if (path / name).is_file():
             config, notes = _yaml(path / name)
             if isinstance(config, YoloConfig):
+                refuse_paths(paths, f"'{path / name}'")
                 return config, notes
     if (path / "classes.txt").is_file() and (path / "labels").is_dir() and (path / "notes.json").is_file():
         raise UserError(
@@ -154,8 +157,7 @@ def _folder(path: Path, paths: DataPaths) -> tuple[DatasetConfig, list[str]]:
             if entry.suffix.lower() in (".npy", ".xml"):
                 return infer_format(entry, paths)  # pyright: ignore[reportReturnType]  (only YAML may be a run)
     raise UserError(
-        f"'{path}' holds no data set that is known: {_KNOWN}; name the folders of images and maps with --images and "
-        "--labels"
+        f"'{path}' contains no known data set: {_KNOWN}; name the folders of images and maps with --images and --labels"
     )
 
 
@@ -190,23 +192,20 @@ def _xml(path: Path, paths: DataPaths) -> tuple[DatasetConfig, list[str]]:
 
 def _tool(tool: ToolName, path: Path, paths: DataPaths) -> tuple[DatasetConfig, list[str]]:
     """A file of a tool, or of a folder with one for each image, with the validation data beside it."""
-    train = {"annotations": str(path), "images": str(_images_of(tool, path, paths))}
+    train = {"annotations": str(path), "images": str(paths.images or _images_of(tool, path))}
     found = paths.validation or next((other for other in others(path) if other.exists()), None)
     values: dict[str, Any] = {"name": tool, "train": [train]}
     if paths.names is not None:
         values["names"] = str(paths.names)
     if found is None:
         return parsed(values, path), [NO_VALIDATION]
-    beside = replace(paths, images=sibling(paths.images, path, found))
-    values["validation"] = [{"annotations": str(found), "images": str(_images_of(tool, found, beside))}]
-    notes = [] if paths.validation is not None else [f"taken for validation: '{found}'"]
-    return parsed(values, path), notes
+    images = _images_of(tool, found, near(paths.images))
+    values["validation"] = [{"annotations": str(found), "images": str(images)}]
+    return parsed(values, path), [_taken(found, images)]
 
 
-def _images_of(tool: ToolName, path: Path, paths: DataPaths) -> Path:
-    """The folder of the images of annotation files."""
-    if paths.images is not None:
-        return paths.images
+def _images_of(tool: ToolName, path: Path, folders: Sequence[Path] = ()) -> Path:
+    """The folder of the images of annotation files: one of some that were named, or one beside them."""
     file, name = path, ""
     if path.is_dir():
         name = next(iter(_tool_files(path, FORMATS[tool].suffixes)), "")
@@ -214,13 +213,33 @@ def _images_of(tool: ToolName, path: Path, paths: DataPaths) -> Path:
     record = next(iter(records_of(tool, (file, name))), None)
     if record is None:
         raise UserError(f"'{file}' lists no images")
-    found = _folder_with(record.image, path / "-" if path.is_dir() else path)
+    found = _one_with([record.image], folders) or _folder_with(record.image, path / "-" if path.is_dir() else path)
     if found is None:
-        raise UserError(
-            f"the images of '{path}', for instance {quoted(record.image)}, are not beside it; name their folder with "
-            "--images"
-        )
+        raise _not_found("images", path, record.image, folders)
     return found
+
+
+def _one_with(names: Sequence[str], folders: Sequence[Path]) -> Path | None:
+    """The folder, of some, that has a file of one of these names."""
+    return next((folder for folder in folders if any(find_name(name, Folder(folder)) for name in names)), None)
+
+
+def _not_found(what: Literal["images", "labels"], path: Path, name: str, folders: Sequence[Path]) -> UserError:
+    """Files of an annotation file that are nowhere; folders that were named are those of the training data."""
+    kind = "images" if what == "images" else "PNGs"
+    if not folders:
+        return UserError(
+            f"the {kind} of '{path}', for instance {quoted(name)}, are not beside it; name their folder with --{what}"
+        )
+    places = " and ".join(f"'{folder}'" for folder in folders)
+    return UserError(
+        f"the {kind} of the validation data '{path}', for instance {quoted(name)}, are neither in {places} (see "
+        f"--{what}) nor beside that file; move them there, or name both folders in a run file (data.dataset)"
+    )
+
+
+def _taken(found: Path, images: Path) -> str:
+    return f"taken for validation: '{found}', with the images in '{images}'"
 
 
 def _tool_files(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
@@ -271,45 +290,45 @@ def _coco(path: Path, paths: DataPaths, content: Any) -> tuple[DatasetConfig, li
     if found is None:
         notes.append(NO_VALIDATION)
     else:
-        # Folders that were named are those of the training data; others are looked for beside the file.
-        beside = replace(paths, images=sibling(paths.images, path, found), labels=sibling(paths.labels, path, found))
-        second, images, segments = _coco_files(found, beside, read_json(found, "annotation file"))
+        # Folders that were named are those of the training data, and may hold these files, too.
+        beside = replace(paths, images=None, labels=None)
+        folders = near(paths.images), near(paths.labels)
+        second, images, segments = _coco_files(found, beside, read_json(found, "annotation file"), *folders)
         if second != first:
-            raise UserError(f"'{path}' is in {first} format, '{found}' in {second} format; give two of one kind")
+            raise UserError(
+                f"'{path}' is in {first} format, '{found}' in {second} format; give two files in the same format"
+            )
         validation = {"annotations": str(found), "images": str(images)}
         if segments is not None:
             validation["segments"] = str(segments)
-        if paths.validation is None:
-            notes.append(f"taken for validation: '{found}'")
+        notes.append(_taken(found, images))
     return parsed({"name": first, "train": [train], "validation": [validation]}, path), notes
 
 
-def _coco_files(path: Path, paths: DataPaths, content: Any) -> tuple[str, Path, Path | None]:
-    """The kind of a file, its folder of images, and its folder of PNGs if it is panoptic."""
+def _coco_files(
+    path: Path, paths: DataPaths, content: Any, near_images: Sequence[Path] = (), near_labels: Sequence[Path] = ()
+) -> tuple[str, Path, Path | None]:
+    """The kind of a file, its folder of images, and its folder of PNGs if it is panoptic; some to look in first."""
     try:
         annotations, image_files = content["annotations"], content.get("images") or []
         is_panoptic = any("segments_info" in entry for entry in annotations[:1])
         names = [entry["file_name"] for entry in image_files[:1]]
         maps = [entry["file_name"] for entry in annotations[:1]] if is_panoptic else []
         if not all(map(is_file_name, (*names, *maps))):
-            raise TypeError("a name is no text")
+            raise TypeError("a name is not text")
     except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"'{path}' is no COCO file: expected 'images', 'annotations' and 'categories'") from error
+        raise UserError(f"'{path}' is not a COCO file: expected 'images', 'annotations' and 'categories'") from error
     if not is_panoptic and not image_files:
         raise UserError(f"'{path}' lists no images")
-    segments = paths.labels or _folder_with(maps[0], path) if is_panoptic else None
+    segments = paths.labels or _one_with(maps, near_labels) or _folder_with(maps[0], path) if is_panoptic else None
     if is_panoptic and segments is None:
-        raise UserError(
-            f"the PNGs of '{path}', for instance {quoted(maps[0])}, are not beside it; name their folder with --labels"
-        )
+        raise _not_found("labels", path, maps[0], near_labels)
     # A file without a list of images leaves open which ending they have.
     wanted = names or [f"{Path(maps[0]).with_suffix('')}{suffix}" for suffix in IMAGE_SUFFIXES]
-    images = paths.images or next((folder for name in wanted if (folder := _folder_with(name, path, segments))), None)
+    images = paths.images or _one_with(wanted, near_images)
+    images = images or next((folder for name in wanted if (folder := _folder_with(name, path, segments))), None)
     if images is None:
-        raise UserError(
-            f"the images of '{path}', for instance {quoted(wanted[0])}, are not beside it; name their folder with "
-            "--images"
-        )
+        raise _not_found("images", path, wanted[0], near_images)
     return ("coco-panoptic" if is_panoptic else "coco-instance"), images, segments
 
 

@@ -45,7 +45,7 @@ def batch_size_per_device(config: RunConfig) -> int:
         split = f"trainer.devices {devices}"
         if nodes > 1:
             split = f"trainer.num_nodes {nodes} x trainer.devices {config.trainer.devices} = {devices}"
-        raise UserError(f"data.batch_size {total} is no multiple of {split}; change one of them")
+        raise UserError(f"data.batch_size {total} is not a multiple of {split}; change one of them")
     wanted = config.data.batch_size_per_device
     micro = wanted if isinstance(wanted, int) else total // devices
     if (total // devices) % micro:
@@ -66,28 +66,33 @@ def check_run(config: RunConfig) -> None:
     trainer = config.trainer
     if trainer.strategy == "fsdp":
         if trainer.num_nodes * trainer.devices == 1:
-            raise UserError("trainer.strategy fsdp parts the weights among devices, and there is one; set it to ddp")
+            raise UserError(
+                "trainer.strategy fsdp splits the weights among devices, but there is only one; set it to ddp"
+            )
         if trainer.precision == "fp16" or trainer.channels_last:
             what = "precision fp16" if trainer.precision == "fp16" else "channels_last"
-            raise UserError(f"trainer.strategy fsdp does not go with trainer.{what}; set it to another, or use ddp")
+            raise UserError(f"trainer.strategy fsdp does not work with trainer.{what}; change that, or use ddp")
         if config.optim.freeze:
-            raise UserError("trainer.strategy fsdp does not go with optim.freeze; set the strategy to ddp")
+            raise UserError("trainer.strategy fsdp does not work with optim.freeze; set the strategy to ddp")
     inference, evaluation = config.model.inference, config.evaluation
     if evaluation.monitor.split("/")[0] not in evaluation.tasks:
-        raise UserError(f"evaluation.monitor '{evaluation.monitor}' is of none of evaluation.tasks {evaluation.tasks}")
+        raise UserError(
+            f"evaluation.monitor '{evaluation.monitor}' belongs to none of evaluation.tasks {evaluation.tasks}"
+        )
     if config.model.transformer_decoder.queries is None and evaluation.tasks != ("semantic",):
         raise UserError(
-            f"{config.model.transformer_decoder.name} classifies pixels, and evaluation.tasks are "
-            f"{', '.join(evaluation.tasks)}; set evaluation.tasks=[semantic] and evaluation.monitor=semantic/mIoU"
+            f"{config.model.transformer_decoder.name} classifies pixels, but evaluation.tasks are "
+            f"{', '.join(evaluation.tasks)}; set evaluation.tasks=[semantic] and "
+            "evaluation.monitor=semantic/mIoU"
         )
     if (inference.tile or inference.non_overlapping) and isinstance(config.data.dataset, ClipSampling):
         raise UserError(
-            "model.inference.tile and non_overlapping are for images, and the data are clips; leave them out"
+            "model.inference.tile and non_overlapping are for images, but the data are clips; leave them out"
         )
     if others := [task for task in evaluation.tasks if task not in inference.tasks]:
         raise UserError(
-            f"evaluation.tasks are {', '.join(evaluation.tasks)}, and the model does not predict {others[0]}: "
-            f"model.inference.tasks are {', '.join(inference.tasks)}; make the two agree"
+            f"evaluation.tasks are {', '.join(evaluation.tasks)}, but the model does not predict "
+            f"{others[0]}: model.inference.tasks are {', '.join(inference.tasks)}; make the two agree"
         )
 
 
@@ -100,7 +105,9 @@ def check_tasks(config: RunConfig, measured: Sequence[Task]) -> None:
     for task in config.evaluation.tasks:
         if task not in measured:
             known = ", ".join(measured)
-            raise UserError(f"evaluation.tasks has {task}, but the validation data have ground truth for {known} only")
+            raise UserError(
+                f"evaluation.tasks contains {task}, but the validation data has ground truth only for {known}"
+            )
 
 
 def check_monitor(config: RunConfig, categories: Categories, style: MetricStyle) -> None:

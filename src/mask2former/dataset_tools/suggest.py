@@ -86,7 +86,7 @@ def suggest_config(
         reasons.append(f"up to {most} objects in an image: {queries} queries")
     detections = max(100, 50 * math.ceil(most / 50)) if task != "semantic" else 100
     if detections > 100:
-        reasons.append(f"so {detections} objects of an image are kept and measured, not 100")
+        reasons.append(f"so {detections} objects per image are kept and measured, instead of 100")
 
     limits = _area_limits(report, reasons) if task == "instance" else _COCO_AREAS
     steps = _steps(summary.num_images)
@@ -145,17 +145,18 @@ def _cells(
     detections = max(400, 50 * math.ceil(1.2 * most / 50))
     name = summary.categories[0].name
     reasons = [
-        f"one class, '{name}', of many small objects (diameter {diameter:.0f} pixels in the median): training starts "
-        f"from the packaged model '{_CELLS}', which knows such objects, and finds them tile by tile",
-        "every image is resized so that its objects have about the diameter that the model was trained on",
+        f"one class, '{name}', with many small objects (median diameter {diameter:.0f} pixels): "
+        f"training starts from the packaged model '{_CELLS}', which knows such objects and segments "
+        "tile by tile",
+        "every image is resized so that its objects have about the diameter of the model's training data",
         "objects are assumed not to overlap; if yours do: model.inference.non_overlapping=false",
-        f"{summary.num_images} training images: {steps} steps of {_CELL_BATCH} crops, at a rate that keeps what the "
-        "model knows; if the figure at step 0 is poor, your objects look different: optim.lr=1.0e-4 and more "
-        "trainer.max_steps",
+        f"{summary.num_images} training images: {steps} steps of {_CELL_BATCH} crops, at a learning "
+        "rate that keeps what the model knows; if the metric at step 0 is poor, your objects look "
+        "different: set optim.lr=1.0e-4 and raise trainer.max_steps",
         "the best model is chosen by instance/AP, which is also measured before the first step",
     ]
     if most > 400:
-        reasons.append(f"up to {most} objects in an image: {detections} are kept and measured, not 400")
+        reasons.append(f"up to {most} objects in an image: {detections} are kept and measured, instead of 400")
     limits = _area_limits(report, reasons)
     settings: dict[str, Any] = {**_read_as(reading)}
     if detections > 400:  # else as many as the packaged model keeps
@@ -201,8 +202,8 @@ def _known_classes(summary: SplitSummary, init: str, reasons: list[str]) -> dict
     if not known:
         return {}
     reasons.append(
-        f"the initial model knows {len(known)} of {len(summary.categories)} classes by their names "
-        f"({listed(known, 4)}), and keeps what it has learned of them"
+        f"the initial model knows {len(known)} of {len(summary.categories)} classes by name ({listed(known, 4)}), "
+        "and keeps what it has learned about them"
     )
     return {"init_classes": "by-name"}
 
@@ -235,8 +236,8 @@ def _area_limits(report: DataReport, reasons: list[str]) -> tuple[int, int]:
     if small >= large:
         return _COCO_AREAS
     reasons.append(
-        f"nine of ten objects would be of one size by COCO's limits: small and large are therefore divided at "
-        f"{small} and {large} pixels (AP itself does not change)"
+        "by COCO's limits, nine of ten objects would have one size: small and large are therefore "
+        f"separated at {small} and {large} pixels (AP itself does not change)"
     )
     return small, large
 
@@ -260,8 +261,8 @@ def run_file(run: RunConfig, reasons: list[str], source: str) -> str:
         f"Suggested by mask2former check-data for {source}; change what you know better.",
         *(f"- {reason}" for reason in reasons),
         *_ABOUT_START[run.model.init == _CELLS],
-        "- memory short: data.batch_size_per_device=2 (or 1), trainer.gradient_checkpointing=true, smaller images in "
-        "data.augmentation.",
+        "- out of memory: data.batch_size_per_device=2 (or 1), trainer.gradient_checkpointing=true, "
+        "smaller images in data.augmentation.",
     ]
     values = run.model_dump(mode="json")
     values["model"] = run.model.model_dump(mode="json", exclude_unset=True)  # the rest comes from the initial model

@@ -110,7 +110,7 @@ def match_classes(
         twice = sorted(name for name, count in Counter(names).items() if count > 1)
         if twice:
             raise UserError(
-                f"the {side} has several classes of one name: {listed(twice, 5, show=quoted)}; give each its own"
+                f"the {side} has several classes with the same name: {listed(twice, 5, show=quoted)}; rename them"
             )
     known = {name: index for index, name in items}
     in_data = frozenset(data.names)
@@ -132,7 +132,7 @@ def match_classes(
         )
     if only_model and notes is not None:
         notes.append(
-            f"classes that the data do not list are not measured ({len(only_model)} of {len(known)}): "
+            f"classes that the data does not list are not measured ({len(only_model)} of {len(known)}): "
             f"{listed(only_model, 5, show=quoted)}; predictions of them count as wrong in PQ and mIoU"
         )
     return np.array([known[name] for name in data.names], dtype=np.int64)

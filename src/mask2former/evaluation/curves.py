@@ -1,8 +1,7 @@
 """Training runs as an image of curves: losses, learning rate and metrics over steps, several runs at once.
 
 Tables of figures become bars. All that matplotlib draws is drawn here. Reads ``metrics.csv`` of run directories, also
-while training goes on. Knows nothing of how it is written but its form: a column ``step``, one column per value, empty
-where a row has none.
+while training goes on.
 """
 
 from __future__ import annotations
@@ -11,11 +10,11 @@ import importlib.util
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeGuard
+from typing import TYPE_CHECKING, Literal
 
 from mask2former import limits
-from mask2former.documents import read_rows, read_text
 from mask2former.errors import MissingExtraError, UserError
+from mask2former.evaluation.metrics_table import STEP, read_metrics, read_times
 from mask2former.files import check_file, write_whole
 from mask2former.text import shortened
 
@@ -27,7 +26,6 @@ __all__ = [
     "Axis",
     "Series",
     "check_plot",
-    "is_step",
     "plot_bars",
     "plot_changes",
     "plot_rates",
@@ -49,7 +47,6 @@ _COLORS = ("#2a6fc9", "#d9622b", "#168a63", "#8a5ac2", "#c23b6b", "#7a7a20", "#3
 _INK, _SOFT, _LINE = "#17171a", "#5d5d66", "#dddcd6"
 _SMOOTH_FROM = 60  # points; curves with more are noise beside a running mean
 _WINDOW = 0.05  # of the points, for the running mean
-_DIGITS = 18  # of a step
 _LARGEST = 1e30  # of a value that can be drawn
 _FORMATS = ("png", "svg", "pdf")
 
@@ -63,24 +60,16 @@ def read_run(directory: Path) -> Series:
     path = directory / "metrics.csv" if directory.is_dir() else directory
     hint = "expected a run directory, which training has filled"
     series: dict[str, tuple[list[float], list[float]]] = {}
-    for row in read_rows(path, "table of metrics", hint=hint):
-        step = row.get("step")
-        if not is_step(step):
-            continue
+    for row in read_metrics(path, hint=hint).rows:
         for name, text in row.items():
             value = _number(text)
-            if value is not None and name not in ("step", ""):
+            if value is not None and name not in (STEP, ""):
                 steps, values = series.setdefault(name, ([], []))
-                steps.append(int(step))
+                steps.append(row[STEP])
                 values.append(value)
     if not series:
         raise UserError(f"'{path}' holds no values yet; training logs the first ones after trainer.log_interval steps")
     return series
-
-
-def is_step(text: str | None) -> TypeGuard[str]:
-    """Whether text is the number of a step."""
-    return text is not None and text.isdecimal() and len(text) <= _DIGITS
 
 
 def _number(text: object) -> float | None:
@@ -95,15 +84,13 @@ def _number(text: object) -> float | None:
 def _over_hours(directory: Path, series: Series) -> Series:
     """The same values over the hours that training, with its validations, had taken by then."""
     path = (directory if directory.is_dir() else directory.parent) / "times.csv"
-    text = read_text(path, "table of times", limits.TABLE_BYTES, hint="draw the run over steps")
-    try:
-        lines = [line for line in text.splitlines(keepends=True)[1:] if line.endswith("\n")]
-        rows = [(int(step), float(seconds) / 3600) for step, _, seconds in (line.partition(",") for line in lines)]
-    except ValueError as error:
-        raise UserError(f"'{path}' is no table of steps and seconds; draw the run over steps") from error
-    if not all(math.isfinite(value) for _, value in rows):
-        raise UserError(f"'{path}' is no table of steps and seconds; draw the run over steps")
-    hours: dict[int, float] = dict(rows)  # of several rows of a step the last: its validation is over
+    has_start = any(0 in steps for steps, _ in series.values())
+    times = read_times(path, has_start=has_start, hint="draw the run over steps")
+    rows = [(step, _number(seconds)) for step, seconds in times]
+    if any(seconds is None for _, seconds in rows):
+        raise UserError(f"'{path}' is not a table of steps and seconds; draw the run over steps")
+    # Of several rows of a step the last: its validation is over.
+    hours = {step: seconds / 3600 for step, seconds in rows if seconds is not None}
     if missing := {step for steps, _ in series.values() for step in steps} - hours.keys():
         raise UserError(f"'{path}' lacks step {min(missing):.0f}; draw the run over steps")
     return {name: ([hours[int(step)] for step in steps], values) for name, (steps, values) in series.items()}

@@ -39,7 +39,7 @@ from mask2former.inference.pipeline import Failure
 from mask2former.inference.predictor import ALL_CANDIDATES, Predictor, predicted
 from mask2former.metrics.build import Evaluator
 from mask2former.notes import collect_notes, sentences
-from mask2former.progress import Progress, silent
+from mask2former.progress import Progress, silent, tiles_told
 from mask2former.results_io import ResultWriter, result_writer
 from mask2former.results_io.json import write_json
 from mask2former.structures.results import Segmentation
@@ -125,7 +125,9 @@ def _naming(case: Case, predictor: Predictor) -> Iterator[None]:
     except Exception as error:
         subject = f"{'clip' if case.is_clip else 'image'} '{case.image_id}'"
         sentence = failures.reason(error, subject, predictor.device)
-        raise FailedError(f"{sentence}; metrics without it would be of other data, so none are written") from error
+        raise FailedError(
+            f"{sentence}; metrics without it would be those of other data, so none are written"
+        ) from error
 
 
 def evaluate_predictor(
@@ -245,7 +247,8 @@ def evaluate(
         device: see :class:`Predictor`.
         dtype: see :class:`Predictor`.
         batch_size: the largest number of images that go through the network together, see :meth:`Predictor.stream`.
-        progress: called with the step, and the numbers of images or clips done and in total.
+        progress: called with the step, and the numbers of images (or clips) done and in total, or of tiles for an
+            image that has many.
         settings: inference settings that replace the stored ones, as in :meth:`Predictor.from_pretrained`, for instance
             ``tile=512``. They are recorded.
 
@@ -290,7 +293,9 @@ def evaluate(
                 subject = f"instances; add the task instance (got {', '.join(chosen)})"
                 _refuse(given & {"pooled_threshold", "max_detections"}, subject)
         if strange := [task for task, _ in evaluators if task not in chosen]:
-            raise UserError(f"an evaluator is of the task {strange[0]}; measured is {', '.join(chosen)}")
+            raise UserError(
+                f"an evaluator is for the task {strange[0]}, which is not measured; measured: {', '.join(chosen)}"
+            )
         read_as(samples, predictor().settings.reading)
         class_map, notes = matched_classes(predictor(), samples, source.split)
         overrides = _overrides(predictor(), opened, options, given, is_clip=is_clip)
@@ -300,6 +305,15 @@ def evaluate(
             stack.enter_context(writer)
         cases = Cases(samples, chosen, predictor().categories, class_map, source.limit)
         gallery = _gallery(predictor()) if report is not None else None
+        num_done = 0
+
+        def tell(done: int) -> None:
+            nonlocal num_done
+            num_done = done
+            progress("evaluating", done, len(cases))
+
+        stack.enter_context(tiles_told(progress, "evaluating", lambda: num_done, len(cases)))
+        tell(0)
         measured = evaluate_predictor(
             predictor(),
             cases,
@@ -311,7 +325,7 @@ def evaluate(
             group_of=group_of,
             others=evaluators,
             batch_size=batch_size,
-            progress=lambda done: progress("evaluating", done, len(cases)),
+            progress=tell,
             **overrides,
         )
     request = {
@@ -371,7 +385,7 @@ def _check_outputs(
             files.append(target.with_suffix(""))
         if json is not None and Path(json).resolve() == target.resolve():
             raise OptionError(
-                lambda name: f"{name('json')} and {name('results')} would both write '{json}'; name two files"
+                lambda name: f"{name('json')} and {name('results')} would both write '{json}'; name two different files"
             )
     for path in files:
         check_apart(path, inputs)
@@ -394,7 +408,7 @@ def _recorded_options(options: EvaluationConfig, tasks: Sequence[Task], *, is_cl
 def _refuse(names: Iterable[str], subject: str) -> None:
     """Refuse arguments that are about something else."""
     for argument in names:
-        raise OptionError(lambda name, argument=argument: f"{name(argument)} is about {subject}")
+        raise OptionError(lambda name, argument=argument: f"{name(argument)} applies to {subject}")
 
 
 def image_tasks(predictor: Predictor, samples: AnnotatedSet, requested: Sequence[Task]) -> tuple[Task, ...]:
@@ -402,7 +416,7 @@ def image_tasks(predictor: Predictor, samples: AnnotatedSet, requested: Sequence
     both: list[Task] = [task for task in predictor.settings.tasks if task in samples.tasks]
     chosen = predictor.choose_tasks(requested or both or samples.tasks)
     if others := [task for task in chosen if task not in samples.tasks]:
-        raise UserError(f"the data have ground truth for {', '.join(samples.tasks)}, not {others[0]}")
+        raise UserError(f"the data has ground truth for {', '.join(samples.tasks)}, not {others[0]}")
     return chosen
 
 
@@ -414,7 +428,7 @@ def _clip_tasks(samples: MeasuredClips, requested: Sequence[Task]) -> tuple[Task
         if task not in known:
             raise UserError(f"these clips are measured by the task {' or '.join(known)}, not by {task}")
     if len(chosen) > 1:
-        raise UserError("clips are measured by one task at a time, since tracks are made differently; got two")
+        raise UserError("clips are measured by one task at a time, because each task makes its own tracks; got two")
     return (chosen[0],)
 
 
@@ -426,10 +440,10 @@ def _check_clips(
     results: object,
 ) -> None:
     about_images = [*(name for name in _MEASURES if name in given and name not in _OF_CLIPS)]
-    _refuse([*about_images, *(name for name, value in others.items() if value is not None)], "images, not about clips")
+    _refuse([*about_images, *(name for name, value in others.items() if value is not None)], "images, not to clips")
     if "panoptic" in tasks:
         about_tracks = [name for name in _OF_CLIPS if name in given] + (["results"] if results is not None else [])
-        _refuse(about_tracks, "the task instance, not about panoptic")
+        _refuse(about_tracks, "the task instance, not to panoptic")
     if not samples.has_ground_truth and results is None:
         raise OptionError(
             lambda name: (
@@ -441,9 +455,9 @@ def _check_clips(
 def _shared_ids(shared: Finding) -> UserError:
     return OptionError(
         lambda name: (
-            f"{name('results')} needs an id of its own for every image, and {shared.count} ids are of several (such as "
-            f"'{shared.offenders[0]}'), as where several annotation files number theirs from 1; renumber them, or "
-            "evaluate one file at a time"
+            f"{name('results')} needs a different id for every image, but {shared.count} ids occur more "
+            f"than once (such as '{shared.offenders[0]}'), as when several annotation files count from 1; "
+            "renumber them, or evaluate one file at a time"
         )
     )
 
@@ -477,7 +491,10 @@ def _writer(
 ) -> ResultWriter:
     if not isinstance(results, str | os.PathLike):
         if results.task not in tasks:
-            raise UserError(f"the writer takes results of the task {results.task}; measured is {', '.join(tasks)}")
+            raise UserError(
+                f"the writer takes results of the task {results.task}, which is not measured; measured: "
+                f"{', '.join(tasks)}"
+            )
         return results
     ids = {int(index): samples.categories[number].id for number, index in enumerate(class_map)}
     kind = "instance" if "instance" in tasks else tasks[0]

@@ -117,7 +117,7 @@ def verify_export(
         raise UserError(f"expected at least one call, got {calls}")
     for file in files:
         if not is_exported(file):
-            raise UserError(f"'{file}' is no exported file; expected a name ending in {' or '.join(SUFFIXES)}")
+            raise UserError(f"'{file}' is not an exported file; expected a name ending in {' or '.join(SUFFIXES)}")
     device = None if isinstance(against, Predictor) else "cpu"
     loading = {"recipe": recipe, "trained_for": trained_for, "weights": weights, "progress": progress}
     model = open_predictor(against, device=device, quiet=True, **loading)

@@ -147,11 +147,11 @@ def export(
         progress("loading the model", 0, None)
         model = from_pretrained(model, recipe, tasks=tasks, weights=weights)
     elif taken := [name for name, value in (("recipe", recipe), ("tasks", tasks), ("weights", weights)) if value]:
-        raise UserError(f"'{taken[0]}' is about loading a model, and this one is loaded; leave it out")
+        raise UserError(f"'{taken[0]}' is for loading a model, but this one is already loaded; leave it out")
     if size is None and isinstance(model.backbone, SwinTransformer):
         raise UserError(
-            "a model with Swin can be exported for one input size only, since its windows depend on it: give the size "
-            "that images must fit into, for instance 800x1333"
+            "a model with Swin can be exported for one input size only, because its windows depend on "
+            "it: give the size that images must fit into, for instance 800x1333"
         )
     if isinstance(model.transformer_decoder, PerPixelHead | PerPixelPlusHead):
         raise UserError("a model that classifies pixels cannot be exported; export one with queries")
@@ -165,7 +165,7 @@ def export(
     info.to_json()  # refuses a model without classes
     if results is not None:
         if frames is not None:
-            raise UserError("results are of images; export a model of clips without them")
+            raise UserError("results are for images only; export a model of clips without them")
         check_settings(model.info.inference, results)
     calls = _calls(model, info, calibration)
     graph = ExportedGraph(_plain(model), clips=frames is not None, task=results).eval()

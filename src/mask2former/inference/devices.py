@@ -33,14 +33,14 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
     try:
         chosen = torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise UserError(f"no device '{device}'; expected auto, cpu, cuda or cuda:N") from error
+        raise UserError(f"unknown device '{device}'; expected auto, cpu, cuda or cuda:N") from error
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
-        raise UserError(f"device '{device}' is not here: PyTorch sees {count} CUDA device(s); try cpu")
+        raise UserError(f"device '{device}' is not available: PyTorch sees {count} CUDA device(s); try cpu")
     if chosen.type == "mps" and not torch.backends.mps.is_available():
-        raise UserError("device 'mps' is not here; try cpu")
+        raise UserError("device 'mps' is not available; try cpu")
     if chosen.type == "xpu" and not torch.xpu.is_available():
-        raise UserError("device 'xpu' is not here; try cpu")
+        raise UserError("device 'xpu' is not available; try cpu")
     if chosen.type not in ("cpu", "cuda", "mps", "xpu"):
         raise UserError(f"device '{device}' cannot run this model; expected auto, cpu, cuda or cuda:N")
     return chosen
@@ -60,7 +60,7 @@ def choose_dtype(dtype: str | torch.dtype | type | None = None) -> torch.dtype |
             name = np.dtype(dtype).name
     chosen = _DTYPES.get(name) if isinstance(name, str) else name
     if chosen not in (*_DTYPES.values(), torch.float64):
-        raise UserError(f"no dtype '{dtype}'; expected {', '.join(_DTYPES)}")
+        raise UserError(f"unknown dtype '{dtype}'; expected {', '.join(_DTYPES)}")
     return chosen
 
 

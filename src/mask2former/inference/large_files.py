@@ -81,7 +81,7 @@ def check_unchanged(file: ImageFile, state: tuple[int, ...]) -> None:
         UserError: it was written or replaced.
     """
     if file_state(file) != state:
-        raise UserError(f"'{file}' was changed while it was read; run the same command again")
+        raise UserError(f"'{file}' changed while it was being read; run the same command again")
 
 
 def encode_result(

@@ -224,7 +224,7 @@ def fitting_size(network: Network, wanted: tuple[int, int], size_hw: tuple[int, 
         return wanted
     scale = min(most / side for side, most in zip(size_hw, largest, strict=True))
     note(
-        "sizes of images that are seen smaller than the settings say, since the exported model takes at most "
+        "images resized to less than the settings say, because the exported model takes at most "
         f"{largest[0]}x{largest[1]} pixels (height x width)",
         f"{size_hw[0]}x{size_hw[1]}",
     )
@@ -289,6 +289,6 @@ def _check_finite(prediction: Prediction | PixelPrediction) -> None:
             cause = (
                 "values went beyond the range of float16: use bfloat16 or float32"
                 if dtype == torch.float16
-                else "the weights are damaged, or too large for this input: load them again, or take another checkpoint"
+                else "the weights are damaged, or too large for this input: load them again, or use another checkpoint"
             )
             raise UserError(f"the model gives {name} logits that are not finite (in {str(dtype)[6:]}); {cause}")

@@ -70,8 +70,8 @@ def plan(
     jobs = [Job(file, folder, stem) for image, name in found for file, stem in _pages(image, name, page)]
     if not jobs:
         raise UserError(
-            f"the sources hold no images but results of mask2former predict or what is in the output folder "
-            f"'{folder}'; name the images themselves"
+            f"the sources contain only results of mask2former predict or files in the output folder '{folder}'; "
+            "name the images themselves"
         )
     images = {_identity(path): path for job in jobs if (path := path_of(job.source)) is not None}
     real_folder = functools.cache(os.path.realpath)  # thousands of results lie in few folders

@@ -49,7 +49,7 @@ from mask2former.media.georeference import GeoReference, georeference
 from mask2former.media.image_files import NamedBytes, in_memory, path_of
 from mask2former.media.images import image_size, read_image
 from mask2former.notes import collect_notes, note, sentences
-from mask2former.progress import Progress, silent
+from mask2former.progress import Progress, silent, tiles_told
 from mask2former.results_io.coco import write_coco_results
 from mask2former.results_io.formats import FormatWriter, ImagesOfRun, format_folder, open_format
 from mask2former.results_io.json import read_result, result_of, saved_document
@@ -163,7 +163,8 @@ def predict_files(
         device: see :class:`Predictor`.
         dtype: see :class:`Predictor`.
         compile: see :class:`Predictor`.
-        progress: called with the step, and the numbers of images done and in total.
+        progress: called with the step, and the numbers of images done and in total, or of tiles for an image that has
+            many.
         observe: called with the outcome of each image.
         settings: inference settings that replace the stored ones, as in :meth:`Predictor.from_pretrained`, for instance
             ``score_threshold=0.5``. With ``tile`` alone, tiles overlap by a quarter.
@@ -187,7 +188,7 @@ def predict_files(
         check_coco_file(file, jobs, overwrite=overwrite)
         if location_of(file) in map(location_of, tables):
             raise OptionError(
-                lambda name: f"{name('coco')} and {name('table')} would both write '{file}'; name two files"
+                lambda name: f"{name('coco')} and {name('table')} would both write '{file}'; name two different files"
             )
     for path in tables:
         check_apart(path, [model] if isinstance(model, str | Path) else [])
@@ -208,7 +209,8 @@ def predict_files(
     usable: list[Job] = []
     # A pipe is held open, so that whoever reads it waits for the file.
     waiting = contextlib.nullcontext() if file is None else reserved(file)
-    with waiting, collect_notes() as found, contextlib.ExitStack() as stack:
+    tiles = tiles_told(progress, chosen, lambda: sum(outcomes.values()), len(jobs))
+    with waiting, collect_notes() as found, tiles, contextlib.ExitStack() as stack:
         progress(chosen, 0, len(jobs))
         options = {"model": model_name(model), "overlay": overlays, "palette": palette, "candidates": coco is not None}
         options |= {"overwrite": overwrite, "batch_size": batch_size}
@@ -223,7 +225,7 @@ def predict_files(
                 _pass_on(outcome.job, chosen, predictor.categories, every)
             elif outcome.differs and every:
                 note(
-                    "images whose results were made otherwise, left out of tables and formats",
+                    "images whose results come from another model or other settings, left out of tables and formats",
                     f"'{outcome.job.source}'",
                 )
             if outcome.reason and len(failed) < _LISTED:
@@ -232,8 +234,8 @@ def predict_files(
             progress(chosen, sum(outcomes.values()), len(jobs))
         if every and not usable and sums["differs"]:
             raise UserError(
-                f"no table or other format was written: the results in '{output}' were made by another model, with "
-                "other classes or settings, or by another version; use --overwrite or another output"
+                f"no table or other format was written: the results in '{output}' come from another model, "
+                "other classes or settings, or another version; use --overwrite or another output"
             )
         if file is not None and usable:
             write_coco_results(file, usable, chosen, predictor.categories)
@@ -312,8 +314,9 @@ def _format_folder(output: Path, name: str, jobs: Sequence[Job], *, overwrite: b
     folder = format_folder(output, name, overwrite=overwrite)
     if inside := next((job for job in jobs if job.stem.parts[:-1][:1] == (name,)), None):
         raise UserError(
-            f"results of images lie in '{folder}', for instance those of '{inside.source}', so the format {name} "
-            "cannot be written there; choose another output, or name the images' folder itself as the source"
+            f"'{folder}' contains results of images, for instance of '{inside.source}', so the format "
+            f"{name} cannot be written there; choose another output, or give the folder of the images "
+            "itself as the source"
         )
     return folder
 

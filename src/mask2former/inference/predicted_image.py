@@ -130,6 +130,6 @@ class PredictedImage:
                 else "it belongs to the pass"
             )
             name = next((name for name in overrides if name in names), names[0])
-            raise UserError(f"{name} cannot change after the pass through the network ({kind}); give it to prepare")
+            raise UserError(f"{name} cannot change after the pass through the network ({kind}); pass it to prepare")
         results = self._read(tasks, settings)
         return results[task] if isinstance(task, str) else results if task else results[tasks[0]]

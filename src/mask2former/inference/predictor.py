@@ -116,7 +116,7 @@ class Predictor:
             raise UserError(f"{what} is for models of this package; any other network has its own")
         if categories is None:
             raise UserError(
-                "a network that is no Mask2Former says nothing of its classes; pass "
+                "the classes of a network that is not a Mask2Former are unknown; pass "
                 "categories=Categories.from_names([...])"
             )
         self.categories = categories
@@ -139,7 +139,7 @@ class Predictor:
         """
         if not isinstance(self.network, ModelNetwork):
             raise UserError(
-                f"the network of this predictor is no Mask2Former but a {type(self.network).__name__}; see .network"
+                f"the network of this predictor is not a Mask2Former but a {type(self.network).__name__}; see .network"
             )
         return self.network.model
 

@@ -256,8 +256,8 @@ def check_in_the_way(jobs: Sequence[Job], request: Request) -> None:
     if others:
         more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
         raise UserError(
-            f"'{others[0]}'{more} is there and is no result of mask2former predict; choose another output, or "
-            "--overwrite to lose it"
+            f"'{others[0]}'{more} already exists and is not a result of mask2former predict; choose "
+            "another output, or replace it with --overwrite"
         )
 
 
@@ -275,8 +275,8 @@ def check_alike(jobs: Sequence[Job], request: Request) -> None:
     if others:
         more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
         raise UserError(
-            f"'{others[0]}'{more} was made by another model, with other classes or settings, or by another version, "
-            "and one COCO file must not mix them; use --overwrite or another output"
+            f"'{others[0]}'{more} comes from another model, other classes or settings, or another "
+            "version, and one COCO file must not mix them; use --overwrite or another output"
         )
 
 
@@ -358,8 +358,8 @@ def check_run_file(
         raise UserError(f"'{path}' is a folder of the results of this run; name another file for {option}")
     if path.is_file() and not overwrite and not is_ours(path):  # reading a pipe would wait for its writer
         raise UserError(
-            f"'{path}' is there and is no file of {option[2:].replace('coco', 'COCO results')} of mask2former predict; "
-            f"name another file for {option}, or --overwrite to lose it"
+            f"'{path}' already exists and is not a file of {option[2:].replace('coco', 'COCO results')} "
+            f"of mask2former predict; name another file for {option}, or replace it with --overwrite"
         )
 
 

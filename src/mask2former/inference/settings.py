@@ -68,11 +68,11 @@ def override(
     chosen = parse(InferenceConfig, settings.model_dump() | overrides, "inference settings")
     if chosen.channels != settings.channels:
         raise UserError(
-            f"bands are {chosen.channels}, and the model takes images of {settings.channels} "
-            f"channel{'s' * (settings.channels != 1)}; choose as many bands"
+            f"there are {chosen.channels} bands, but the model takes images of {settings.channels} "
+            f"channel{'s' * (settings.channels != 1)}; choose that many bands"
         )
     if overrides.get("tile_overlap") and not chosen.tile:
-        raise UserError("tile_overlap is what tiles share, and there are none; set tile, too")
+        raise UserError("tile_overlap is the overlap of tiles, but there are none; set tile, too")
     if categories is not None and chosen.classes is not None:
         categories.indices(chosen.classes)
     return chosen
@@ -112,7 +112,7 @@ def choose_tasks(task: Task | Sequence[Task] | None, settings: InferenceConfig) 
     tasks: tuple[Any, ...] = (task,) if isinstance(task, str) else tuple(task or (settings.default_task,))
     for name in tasks:
         if name not in get_args(Task):
-            raise UserError(f"no task {name!r}; there are: {', '.join(get_args(Task))}")
+            raise UserError(f"unknown task {name!r}; there are: {', '.join(get_args(Task))}")
         if name not in settings.tasks:
             known = ", ".join(settings.tasks)
             raise UserError(f"this model does not support the task '{name}'; it was trained for: {known}")
@@ -127,8 +127,8 @@ def for_whole_frames(settings: InferenceConfig, overrides: Mapping[str, Any]) ->
     """
     if settings.tile:
         raise UserError(
-            f"this model processes images in tiles of {settings.tile} pixels, which clips and tracks cannot have; in "
-            "Python, set tile=0 and a short_edge that suits whole frames"
+            f"this model processes images in tiles of {settings.tile} pixels, which clips and tracks do "
+            "not support; in Python, set tile=0 and a short_edge that suits whole frames"
         )
     if overrides.get("non_overlapping"):
         raise UserError("non_overlapping is for images; tracks that cannot overlap are those of the task panoptic")

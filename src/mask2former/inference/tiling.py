@@ -20,6 +20,7 @@ from mask2former.inference.tile_grid import Grid, Tile
 from mask2former.inference.tile_results import TilePrediction, WholeResult, whole_result
 from mask2former.media.regions import Regions, RegionsPart
 from mask2former.ops.masks import typical_diameter
+from mask2former.progress import tell_tiles
 from mask2former.structures import Categories, Instances
 from mask2former.structures.packed_results import PackedSegmentation
 
@@ -175,6 +176,8 @@ def _through_tiles(
             some = listed[start : start + at_once]
             parts = [image.read(tile.top, tile.left, tile.bottom, tile.right) for tile in some]
             yield from zip(some, predict(parts, (height, width), tasks, every), strict=True)
+            if len(listed) > at_once:
+                tell_tiles(start + len(some), len(listed))
 
     whole: dict[Task, WholeResult] = {task: whole_result(task, grid, categories, settings) for task in tasks}
     for tile, prediction in found():

@@ -163,13 +163,13 @@ def _source(source: str | Path | int) -> tuple[Path | int, str]:
 
 def _check_outputs(outputs: dict[str, Path], source: Path | int, overwrite: bool) -> None:
     if len({output.resolve() for output in outputs.values()}) < len(outputs):
-        raise UserError(f"two results would be written to one file; got {', '.join(map(str, outputs.values()))}")
+        raise UserError(f"two results would be written to the same file; got {', '.join(map(str, outputs.values()))}")
     for output in outputs.values():
         if isinstance(source, Path) and output.resolve() == source.resolve():
             raise UserError(f"'{output}' would overwrite the video itself; choose another output")
         if output.is_file() and not overwrite:  # into a device or a pipe it is written
             raise OptionError(
-                lambda name, output=output: f"'{output}' is there already; use {name('overwrite')} or another output"
+                lambda name, output=output: f"'{output}' already exists; use {name('overwrite')} or another output"
             )
         check_file(output)
 
@@ -179,7 +179,7 @@ def _leftovers(outputs: Iterable[Path], growing: Sequence[TrackDocument | VideoW
     notes = leftovers_note(output.parent for output in outputs)
     if left := [f"'{path}'" for writer in growing if (path := writer.working.left())]:
         notes.append(
-            f"a run that was killed has left its finished frames in {' and '.join(left)}; this run begins with the "
+            f"a killed run left its finished frames in {' and '.join(left)}; this run begins with the "
             "first frame, and removes them when it is complete"
         )
     return notes

@@ -196,8 +196,8 @@ class _Reader:
         prediction = self.predict(images)
         if prediction.query_features is None:
             raise UserError(
-                "the network gives no query_features, by which objects are followed from one window to the next; see "
-                "mask2former.structures.Prediction"
+                "the network returns no query_features, which are needed to follow objects from one window "
+                "to the next; see mask2former.structures.Prediction"
             )
         probabilities = prediction.probabilities[:, :-1].float().cpu().numpy()
         segmentations: list[tuple[PanopticSegmentation, dict[int, int]]] = []

@@ -56,7 +56,7 @@ class PixelCriterion(nn.Module):
             FloatingPointError: a score is not finite; the message names the depth.
         """
         if not isinstance(output, PixelOutput):
-            raise UserError("the loss is of pixels and the model predicts masks of queries; use a Criterion")
+            raise UserError("the loss is for pixels, but the model predicts masks of queries; use a Criterion")
         if (count := output.class_scores.shape[1]) != self.num_classes:
             raise UserError(f"the model gives scores of {count} classes; expected {self.num_classes}")
         labels = [_labels(target) for target in targets]

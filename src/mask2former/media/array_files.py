@@ -50,8 +50,8 @@ def read_array(file: ImageFile) -> Int32[np.ndarray, "H W"]:
         values = _values(content)
     except PickleRefused as refused:
         raise UserError(
-            f"'{file}' asks for {refused}, which is no array or plain container; nothing was executed. Export masks as "
-            "PNG or TIFF (in Cellpose: File, 'Save masks as PNG/tif')"
+            f"'{file}' asks for {refused}, which is not an array or plain container; nothing was executed. Export "
+            "masks as PNG or TIFF (in Cellpose: File, 'Save masks as PNG/tif')"
         ) from None
     except UserError as error:
         raise UserError(f"'{file}': {error}") from error

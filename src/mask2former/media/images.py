@@ -217,7 +217,9 @@ def standard_input() -> NamedBytes:
         UserError: nothing comes, or too much; or a terminal is in its place, which would wait for keys.
     """
     if sys.stdin is None or sys.stdin.isatty():
-        raise UserError("there is no standard input; send an image to it, for example with 'mask2former predict - < X'")
+        raise UserError(
+            "standard input is not available; pipe an image into it, for example with 'mask2former predict - < X'"
+        )
     file = as_file(sys.stdin.buffer)
     return NamedBytes("stdin", file.content)
 
@@ -291,9 +293,9 @@ def _from_tensor(
     tensor: torch.Tensor, value_range: ValueRange | None, bands: Bands | None
 ) -> UInt8[np.ndarray, "H W C"]:
     if tensor.ndim != 3 or (bands is None and tensor.shape[0] not in (1, 3)):
-        raise UserError(f"a tensor of shape {tuple(tensor.shape)} is no image: {_TENSOR_HELP}")
+        raise UserError(f"a tensor of shape {tuple(tensor.shape)} is not an image: {_TENSOR_HELP}")
     if tensor.is_complex() or tensor.is_quantized or tensor.layout != torch.strided:
-        raise UserError(f"a tensor of type {tensor.dtype}, {tensor.layout} is no image: {_TENSOR_HELP}, dense")
+        raise UserError(f"a tensor of type {tensor.dtype}, {tensor.layout} is not an image: {_TENSOR_HELP}, dense")
     if tensor.is_meta:
         raise UserError(f"a tensor on the meta device has no values to read: {_TENSOR_HELP}, on a CPU or GPU")
     host = tensor.detach().cpu().resolve_neg()
@@ -303,7 +305,7 @@ def _from_tensor(
         array = host.permute(1, 2, 0).numpy()
     except (TypeError, RuntimeError) as error:  # NotImplementedError is one of the latter
         raise UserError(
-            f"a tensor of type {tensor.dtype} is no image: {_TENSOR_HELP}, of uint8, uint16, bool or float"
+            f"a tensor of type {tensor.dtype} is not an image: {_TENSOR_HELP}, of uint8, uint16, bool or float"
         ) from error
     if bands is not None:
         return bands_of_array(array, bands, "tensor (channels last)", value_range=value_range)

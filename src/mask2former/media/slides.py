@@ -42,7 +42,7 @@ class SlideRegions:
         try:
             self._slide = openslide.OpenSlide(path)
         except self._errors as error:
-            raise UserError(f"'{path}' is no slide that can be read: {printable(str(error), 200)}") from error
+            raise UserError(f"'{path}' is not a slide that can be read: {printable(str(error), 200)}") from error
         width, height = self._slide.dimensions
         self.size_hw = (height, width)
 

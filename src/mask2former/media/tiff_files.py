@@ -257,7 +257,7 @@ def _pages_as_bands(file: tifffile.TiffFile, first: tifffile.TiffPage, total: in
             if page.shape != first.shape or page.dtype != first.dtype or page.photometric != first.photometric:
                 raise UserError(
                     f"'{name}' has one band, and page {index + 1} of another kind than the first ({_kind(page)}), so "
-                    "that pages are no bands of it; save it with its bands in one page"
+                    "that pages are not bands of it; save it with its bands in one page"
                 )
             found.append(_read(file, page, plane, name, None, 1))
     if _stated_channels(first.description) != total:

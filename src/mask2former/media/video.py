@@ -105,7 +105,7 @@ class VideoFile:
 
     def __init__(self, path: str | os.PathLike[str] | ArchivedFile) -> None:
         if isinstance(path, ArchivedFile):
-            raise UserError(f"the video '{path}' lies in an archive; unpack it")
+            raise UserError(f"the video '{path}' is in an archive; unpack it")
         self.path = Path(path)
         _av()
         check_regular(self.path, "video")

@@ -48,7 +48,7 @@ class WebImage:
         except ValueError:
             known = False
         if not known:
-            raise UserError(f"'{printable(self.url, 200)}' is no address; expected http(s)://host/image")
+            raise UserError(f"'{printable(self.url, 200)}' is not an address; expected http(s)://host/image")
 
     def __str__(self) -> str:
         """The address without a password, and without what follows ``?``, which often is one."""

@@ -52,7 +52,7 @@ def rgb_of_array(
         hint = ""
         if array.ndim == 3 and array.shape[0] in (1, 3, 4):
             hint = "; channels come last in an array, transpose it with (1, 2, 0)"
-        raise UserError(f"an {name} of shape {array.shape} is no image: {expected}{hint}")
+        raise UserError(f"an {name} of shape {array.shape} is not an image: {expected}{hint}")
     array = _checked(array, name)
     common, opaque = common_range(value_range), None
     if array.ndim == 3 and array.shape[2] == 4:
@@ -87,7 +87,7 @@ def bands_of_array(
     """
     check_ranges(value_range, bands)
     if array.ndim not in (2, 3):
-        raise UserError(f"an {name} of shape {array.shape} is no image: expected (H, W) or (H, W, bands)")
+        raise UserError(f"an {name} of shape {array.shape} is not an image: expected (H, W) or (H, W, bands)")
     array = chosen_bands(_checked(array, name), bands, f"the {name} of shape {array.shape}")
     if value_range == "percentile" and array.dtype != np.uint8 and array.dtype.kind in "iuf":
         return np.ascontiguousarray(by_percentiles(array, example or name))

@@ -233,8 +233,8 @@ def _from_high_bytes(image: Image.Image, name: str, value_range: CommonRange | N
         )
     if not top:
         note(
-            "16-bit colour images that are black, since all upper 8 bits, which are all that is read, are 0 (if there "
-            f"is something in them, {_EXACTLY})",
+            "16-bit colour images that are black because only the upper 8 bits are read, which are all 0 "
+            f"(if there is something in them, {_EXACTLY})",
             f"'{name}'",
         )
     elif light - dark < 255:

@@ -343,8 +343,8 @@ def from_integers(
         return scaled(values, (0, limit))
     if high and np.count_nonzero(values > 4095) < 0.001 * values.size:
         note(
-            "16-bit images that are nearly black, since 99.9 % of their values lie in the lowest sixteenth of the "
-            "range (value_range=(black, white) brightens them)",
+            "16-bit images that are nearly black because 99.9 % of their values are in the lowest "
+            "sixteenth of the range (value_range=(black, white) brightens them)",
             f"'{example}' (up to {high})",
         )
     return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)  # full range to full range: 65535 = 257 * 255

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from functools import cache
 
 from mask2former.errors import UserError
 from mask2former.recipes import published, toolboxes
 from mask2former.recipes.families import Provider, Recipe, recipes_of
 from mask2former.recipes.variants import maskformer_recipes
+from mask2former.text import did_you_mean
 
 __all__ = ["describe_names", "recipe", "recipe_names"]
 
@@ -43,9 +43,7 @@ def recipe(slug: str) -> Recipe:
     known = _by_slug() | _maskformers()
     if slug in known:
         return known[slug]
-    close = difflib.get_close_matches(slug, known, n=3, cutoff=0.6)
-    hint = f"did you mean {' or '.join(close)}?" if close else f"there are: {describe_names()}"
-    raise UserError(f"no recipe '{slug}'; {hint}")
+    raise UserError(f"no recipe '{slug}'; {did_you_mean(slug, known) or f'there are: {describe_names()}'}")
 
 
 def describe_names() -> str:

@@ -92,8 +92,8 @@ def format_folder(output: Path, name: str, *, overwrite: bool) -> Path:
     check_folder(folder)
     if folder.exists() and not overwrite and not (folder / _MARK).exists() and any(folder.iterdir()):
         raise UserError(
-            f"'{folder}' is there and was not written by mask2former predict; choose another output, or --overwrite "
-            "to lose what is there under the same names"
+            f"'{folder}' already exists and was not written by mask2former predict; choose another "
+            "output, or replace files with the same names with --overwrite"
         )
     return folder
 

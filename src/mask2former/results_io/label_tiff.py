@@ -39,7 +39,8 @@ class LabelTiffFiles(ResultFolder):
             values = result.sparse.numbered()
             if np.count_nonzero(values) < int(result.sparse.areas.sum()):
                 note(
-                    "images whose instances overlap, which a label image cannot show: the better one stays",
+                    "images whose instances overlap, which a label image cannot show: the one with the higher "
+                    "score is kept",
                     str(image_id),
                 )
         elif isinstance(result, PanopticSegmentation):

@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import mask2former
 from mask2former.config import Task
+from mask2former.config.wording import wrong_value
 from mask2former.errors import UserError
 from mask2former.inference.predictor import Predictor
 from mask2former.limits import DETECTIONS
@@ -195,7 +196,7 @@ async def _predict(
         facts["images"] = len(files)
         if output != "json" and len(files) > 1:
             raise UserError(
-                f"output={output} gives the PNG of one image, and the request has {len(files)}; send each alone"
+                f"output={output} returns the PNG of one image, but the request has {len(files)}; send them one by one"
             )
         hold(len(files))
         left = max(0.001, service.limits.timeout - (time.monotonic() - began))
@@ -330,7 +331,9 @@ async def _refuse(request: Request, error: Exception) -> Response:
 async def _refuse_query(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    return _error(422, f"the parameter '{first['loc'][1]}' is {quoted(first['input'])}: {first['msg']}")
+    name = first["loc"][1]
+    known = {parameter.alias: parameter.field_info for parameter in request.scope["route"].dependant.query_params}
+    return _error(422, f"the parameter {wrong_value(name, first['input'], known[name])}")
 
 
 async def _refuse_path(request: Request, error: Exception) -> Response:

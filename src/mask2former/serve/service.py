@@ -186,8 +186,8 @@ class Service:
         override(self.predictor.settings, wanted.overrides, self.predictor.categories)
         if task == "instance" and (wanted.output == "ids" or wanted.masks == "png"):
             raise UserError(
-                "instances may overlap, so there is no map of their ids; ask for masks=rle or masks=polygons, or for "
-                "the task panoptic"
+                "instances may overlap, so there is no map of their ids; request masks=rle or "
+                "masks=polygons, or for the task panoptic"
             )
         return task
 

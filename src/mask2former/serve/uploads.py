@@ -45,7 +45,7 @@ async def read_uploads(request: Request, limits: ServiceLimits) -> list[NamedByt
             "the bytes of one image as image/jpeg, image/png, ... or application/octet-stream"
         )
     if (encoding := request.headers.get("content-encoding", "identity")) != "identity":
-        raise UnknownTypeError(f"the body has Content-Encoding {quoted(encoding)}; send it as it is")
+        raise UnknownTypeError(f"the body has Content-Encoding {quoted(encoding)}; send it without an encoding")
     try:
         async with asyncio.timeout(limits.timeout):
             if is_form:
@@ -98,8 +98,8 @@ async def _files(request: Request, limits: ServiceLimits) -> list[NamedBytes]:
             raise TooLargeError(f"at most {limits.images} images are taken in one request; send several") from error
         if "Too many fields" in error.message:
             raise UserError(
-                f"the form has a field that is no file; send images as files named '{FIELD}', and everything else in "
-                "the query, for example /v1/predict?task=instance"
+                f"the form has a field that is not a file; send images as files named '{FIELD}', and everything else "
+                "in the query, for example /v1/predict?task=instance"
             ) from error
         raise UserError(f"the multipart body is malformed: {quoted(error.message)}; check its boundary") from error
     try:

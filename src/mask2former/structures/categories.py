@@ -50,7 +50,7 @@ def color_of(value: Any) -> list[int] | None:
         return [int(part) for part in re.findall(r"\d+", value)]
     if value is None or (isinstance(value, list) and len(value) == 3 and all(type(part) is int for part in value)):
         return value
-    raise ValueError(f"{quoted(value)} is no colour; expected three numbers from 0 to 255, or text such as #80c0ff")
+    raise ValueError(f"{quoted(value)} is not a colour; expected three numbers from 0 to 255, or text such as #80c0ff")
 
 
 def check_count(count: int) -> None:
@@ -70,7 +70,7 @@ def _name(value: Any) -> str:
     """
     name = str(value) if isinstance(value, str | int | float) else ""
     if not name.strip():
-        raise ValueError(f"{quoted(value)} is no name of a class")
+        raise ValueError(f"{quoted(value)} is not a name of a class")
     limits.check_limit(
         f"the class name {quoted(name, 40)} has characters:", len(name), limits.NAME_CHARACTERS, "shorten it"
     )

@@ -95,7 +95,7 @@ class ModelInfo:
             raise UserError(f"{source}: categories: {reason}") from error
         license, metrics = values.get("license"), values.get("metrics", {})
         if not isinstance(metrics, dict) or not all(map(_is_metric, metrics.values())):
-            raise UserError(f"{source}: the 'metrics' of its header are no numbers by name; save the model again")
+            raise UserError(f"{source}: the 'metrics' of its header are not numbers by name; save the model again")
         return cls(
             architecture, inference, categories, None if license is None else printable(license, _LICENSE), metrics
         )

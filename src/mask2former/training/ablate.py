@@ -18,6 +18,7 @@ from mask2former.documents import read_json
 from mask2former.errors import UserError
 from mask2former.evaluation.curves import plot_changes
 from mask2former.files import write_whole
+from mask2former.progress import DetailedProgress
 from mask2former.recipes import BASES, ROWS, SINCE, ablated
 from mask2former.text import listed, quoted
 from mask2former.training.run import train
@@ -87,6 +88,7 @@ def ablate(
     rows: Sequence[str] = (),
     seeds: int = 3,
     tell: Callable[[str, int, int], object] = lambda what, done, total: None,
+    progress: DetailedProgress | None = None,
 ) -> list[AblationRow]:
     """Train the baseline and each row with the same steps and seeds.
 
@@ -100,6 +102,7 @@ def ablate(
         rows: names of :data:`~mask2former.recipes.ROWS`; none: all of the paper that the tasks of the run can measure.
         seeds: how many trainings of each row; they are 0, 1, ...
         tell: is called before each training with its name, how many are done, and how many there are.
+        progress: of each training, as :func:`~mask2former.training.run.train` takes it.
 
     Returns:
         The baseline, the rows of this call, and other rows that ``output`` has figures of, all with every seed there.
@@ -129,7 +132,7 @@ def ablate(
         place = folder / name / f"seed-{seed}"
         tell(f"{name}, seed {seed}", done, len(jobs))
         run = runs[name].model_copy(update={"seed": seed, "output": str(place)})
-        result = train(run, resume=(place / "checkpoints" / "last.ckpt").is_file())
+        result = train(run, resume=(place / "checkpoints" / "last.ckpt").is_file(), progress=progress)
         measured = {metric: value for metric, value in result.metrics.items() if "/" in metric}  # no losses
         table[name].metrics[seed] = measured
         _write(folder / "ablations.json", base, list(table.values()))
@@ -170,7 +173,7 @@ def _finished(path: Path, base: RunConfig) -> list[AblationRow]:
     values = read_json(path, "table of ablations")
     before = values.get("run") if isinstance(values, dict) else None
     if not isinstance(before, dict):
-        raise UserError(f"{path} is no table of ablations; choose another output folder")
+        raise UserError(f"{path} is not a table of ablations; choose another output folder")
     old, new = (leaves(config) for config in (parse(RunConfig, before, str(path)), base))
     changed = [f"{name} was {old.get(name)} and is {value}" for name, value in new.items() if old.get(name) != value]
     changed = [words for words in changed if words.split()[0] not in ("output", "seed")]

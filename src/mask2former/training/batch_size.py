@@ -31,8 +31,8 @@ def check_auto(config: RunConfig, past: LastState | None) -> RunConfig:
         return _with(config, past.config.data.batch_size_per_device)
     if config.trainer.num_nodes * config.trainer.devices > 1:
         raise UserError(
-            "data.batch_size_per_device auto is for one process; start the run with trainer.devices=1 to see the "
-            "number for one of the devices, and set that"
+            "data.batch_size_per_device auto works with a single process only; start the run with "
+            "trainer.devices=1 to find the number for one device, and set that"
         )
     return config
 
@@ -49,7 +49,7 @@ def with_batch_size(config: RunConfig, module: TrainingModule, batch: Batch) -> 
     device, before = torch.device("cuda" if on_gpu else "cpu"), model.device
     available = torch.cuda.mem_get_info()[0] if on_gpu else available_memory()
     if available is None:
-        raise UserError("how much memory there is cannot be told here; set data.batch_size_per_device to a number")
+        raise UserError("the available memory cannot be determined here; set data.batch_size_per_device to a number")
     half = _HALVES.get(config.trainer.precision)
     try:
         with module.frozen.held(), torch.autocast(device.type, half, enabled=half is not None):
@@ -75,7 +75,7 @@ def fitting(estimate: MemoryEstimate, available: int, share: int) -> tuple[int, 
         f"{estimate.state / _GIB:.2f} GiB for weights, gradients and optimizer and {estimate.activations / _GIB:.2f} "
         f"GiB for each image, of {available / _GIB:.2f} GiB"
     )
-    few = "" if fit else "; even one may be too much: trainer.gradient_checkpointing=true, or smaller images, help"
+    few = "" if fit else "; even one image may be too many: try trainer.gradient_checkpointing=true or smaller images"
     return count, f"data.batch_size_per_device auto is {count} ({sizes}){few}"
 
 

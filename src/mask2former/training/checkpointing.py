@@ -122,7 +122,7 @@ def best_of(folder: Path, is_comparable: Callable[[dict[str, Any]], bool]) -> Be
     for path in (folder / "best.ckpt", *sorted(folder.glob(f"{_ASIDE}*.ckpt"))):
         if not path.is_file():
             continue
-        advice = "put back a copy of the file, or delete it: the search for the best validation then starts over"
+        advice = "restore the file from a copy, or delete it to start the search for the best validation over"
         with loaded(path, advice) as state:
             kept = state["callbacks"]["KeepCheckpoints"]
             value, step, start = float(kept["best_value"]), int(state["global_step"]), figure(kept.get("start_value"))

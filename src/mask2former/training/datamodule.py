@@ -137,8 +137,8 @@ class DataModule(lightning.LightningDataModule):
         patience = self.config.evaluation.patience
         if self._is_all_trained and patience is not None:
             raise UserError(
-                f"evaluation.patience {patience} counts validations, and there are no validation data "
-                "(data.dataset.validation is []); set it to null, or name validation data"
+                f"evaluation.patience is {patience}, but there is no validation data (data.dataset.validation "
+                "is []); set it to null, or add validation data"
             )
         others = None if self._is_all_trained else cases.samples
         self.notes += data_notes(self.training_set.samples, others)  # pyright: ignore[reportArgumentType]
@@ -179,7 +179,9 @@ class DataModule(lightning.LightningDataModule):
         remarks = [*samples.notes, *self.notes, *seen]
         if isinstance(samples, Part | PartOfClips):
             held = self.num_validation
-            remarks.append(f"data.validation: {held} of {held + len(samples)} {samples.counted}s are for validation")
+            remarks.append(
+                f"data.validation: {held} of {held + len(samples)} {samples.counted}s are used for validation"
+            )
         remarks += [f"validation: {line}" for line in notes_of_some(self.validation_set.samples) if line not in seen]
         counts = samples.num_objects
         queries = self.num_queries
@@ -187,9 +189,10 @@ class DataModule(lightning.LightningDataModule):
             is_clips = isinstance(samples, ClipSet)
             what, hold = ("clips", "tracks") if is_clips else ("images", "objects")
             remarks.append(
-                f"{int((counts > queries).sum())} of {len(samples)} training {what} hold more {hold} than the model "
-                f"has queries ({queries}; up to {int(counts.max())} {hold}): where training sees more at once the rest "
-                "cannot be learned from; train on crops that hold fewer, or raise model.transformer_decoder.num_queries"
+                f"{int((counts > queries).sum())} of {len(samples)} training {what} contain more {hold} than "
+                f"the model has queries ({queries}; up to {int(counts.max())} {hold}): objects beyond the "
+                "number of queries cannot be learned; train on smaller crops, or raise "
+                "model.transformer_decoder.num_queries"
             )
         inference = self.config.model.inference
         if (
@@ -201,16 +204,16 @@ class DataModule(lightning.LightningDataModule):
             side = min(self.sample_batch().images.sizes[0])  # as it is trained on
             if not 1 / _OTHER_SCALE < (ratio := inference.short_edge / side) < _OTHER_SCALE:
                 remarks.append(
-                    f"training takes images as they are, the first with a short edge of {side} pixels, but validation "
-                    f"and predictions resize theirs to model.inference.short_edge {inference.short_edge}: there, "
-                    f"objects look {ratio:.1f} times as large as in training; short_edge=0 keeps the size of images"
+                    f"training uses images at their own size (the first has a short edge of {side} pixels), but "
+                    f"validation and prediction resize them to model.inference.short_edge {inference.short_edge}, "
+                    f"where objects appear {ratio:.1f} times as large as in training; short_edge=0 keeps the size"
                 )
         if not self.is_measured:
             reason = (
-                "there are no validation data" if self._is_all_trained else "the validation clips have no annotations"
+                "there is no validation data" if self._is_all_trained else "the validation clips have no annotations"
             )
-            unchosen = " and no score threshold chosen" if self.config.evaluation.choose_threshold else ""
-            remarks.append(f"{reason}, so nothing is measured{unchosen}, and the last model is kept")
+            unchosen = ", no score threshold is chosen" if self.config.evaluation.choose_threshold else ""
+            remarks.append(f"{reason}: no metrics are computed{unchosen}, and the model of the last step is kept")
         return remarks
 
     def train_dataloader(self) -> DataLoader:

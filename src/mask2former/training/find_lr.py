@@ -61,7 +61,7 @@ class LearningRates:
             mean = _SMOOTHING * mean + (1 - _SMOOTHING) * loss
             means.append(mean / (1 - _SMOOTHING**count))
         if len(losses) < _LEAST:
-            raise UserError(f"the loss diverged after {len(losses)} steps; begin with a lower rate, or take more steps")
+            raise UserError(f"the loss diverged after {len(losses)} steps; start with a lower rate, or use more steps")
         slopes = np.gradient(np.array(means), np.log(np.array(rates)))[_LEAST // 2 :]
         steepest = _LEAST // 2 + int(np.argmin(slopes))
         suggested = float(rates[steepest]) if slopes.min() < 0 else None
@@ -126,11 +126,13 @@ def find_lr(
     """
     if not 0 < lowest < highest < math.inf or steps < _LEAST:
         raise UserError(
-            f"expected rates that rise, from above 0, and {_LEAST} steps or more; got {lowest:g} to {highest:g} in "
-            f"{steps} steps"
+            f"expected rising rates above 0 and at least {_LEAST} steps; got {lowest:g} to {highest:g} in {steps} steps"
         )
     if config.trainer.num_nodes * config.trainer.devices > 1:
-        raise UserError("the learning rate is looked for by one process; set trainer.devices=1 (data.batch_size stays)")
+        raise UserError(
+            "the search for a learning rate runs in a single process; set trainer.devices=1 "
+            "(data.batch_size stays the same)"
+        )
     rising = _Rising(lowest, highest, steps)
     with tempfile.TemporaryDirectory(prefix="find-lr-") as folder:
         trainer = {"max_steps": steps + 1, "checkpoint_interval": steps + 2, "loggers": ("csv",), "max_hours": None}

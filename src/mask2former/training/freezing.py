@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 from collections.abc import Iterator, Sequence
 
 from torch import nn
 
 from mask2former.errors import UserError
-from mask2former.text import listed, quoted
+from mask2former.text import close_names, listed, quoted
 
 __all__ = ["Frozen", "is_of"]
 
@@ -38,7 +37,7 @@ class Frozen:
         modules = {name: module for name, module in model.named_modules() if name}
         for part in parts:
             if part not in modules:
-                close = difflib.get_close_matches(part, modules, n=3) or [name for name, _ in model.named_children()]
+                close = close_names(part, modules) or [name for name, _ in model.named_children()]
                 raise UserError(
                     f"optim.freeze: the model has no part {quoted(part)}; expected names of its modules, for instance "
                     f"{listed(close)}"
@@ -50,13 +49,13 @@ class Frozen:
         self._num_learning = sum(value.numel() for value in learning.values())
         self.names = frozenset(self._parameters)
         if parts and len(self.names) == len(learning):
-            raise UserError(f"optim.freeze: {', '.join(parts)} is all that learns; leave something out")
+            raise UserError(f"optim.freeze: {', '.join(parts)} would freeze everything that learns; leave a part out")
 
     def __str__(self) -> str:
         count = sum(value.numel() for value in self._parameters.values())
         return (
-            f"frozen (optim.freeze): {', '.join(self.parts)}; {count:,} of {self._num_learning:,} parameters do not "
-            "learn, and norms and dropout there work as in prediction"
+            f"frozen (optim.freeze): {', '.join(self.parts)}; {count:,} of {self._num_learning:,} "
+            "parameters are not trained, and norms and dropout in these parts behave as in prediction"
         )
 
     def eval(self) -> None:

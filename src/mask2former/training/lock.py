@@ -40,8 +40,8 @@ def check_links(directory: Path) -> None:
                 target = Path(os.path.realpath(path))
                 if not target.is_relative_to(os.path.realpath(path.parent)):
                     raise UserError(
-                        f"'{path}' is a link to '{target}', outside of its folder, and training would write over that "
-                        "file; put a copy of it in place of the link, or delete the link"
+                        f"'{path}' is a link to '{target}', outside its folder, and training would overwrite that "
+                        "file; replace the link with a copy of the file, or delete the link"
                     )
 
 
@@ -77,7 +77,9 @@ def locked(directory: Path) -> Iterator[list[str]]:
         stream.truncate(0)
         stream.write(json.dumps(_myself()))
         stream.flush()
-        yield [f"an earlier training ({before}) was killed; its lock on {directory} was taken over"] if before else []
+        yield (
+            [f"an earlier training run ({before}) was killed; its lock on {directory} was taken over"] if before else []
+        )
     finally:
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
@@ -107,14 +109,14 @@ def _taken(path: Path) -> IO[str] | None:
                 stream.close()
                 who = f" ({owner})" if owner else ""
                 raise UserError(
-                    f"{path.parent} is in use by another training{who}; wait for its end, stop it, or choose another "
-                    "output directory"
+                    f"{path.parent} is in use by another training run{who}; wait until it ends, stop it, or "
+                    "choose another output directory"
                 ) from error
             if owner:  # a file system without locks: only the file says that somebody is there
                 stream.close()
                 raise UserError(
-                    f"{path.parent} is in use by another training ({owner}), or was when that was killed; if it does "
-                    f"not run any more, delete {path}"
+                    f"{path.parent} is in use by another training run ({owner}), or was when that run was killed; "
+                    f"if it is no longer running, delete {path}"
                 ) from error
             return stream
         stream.close()  # its last holder has just removed it

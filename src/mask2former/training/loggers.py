@@ -62,7 +62,7 @@ class Loggers:
                 raise UserError(
                     f"trainer.loggers: {name} cannot record this run ({printable(str(error), 200)}); "
                     + ("WANDB_MODE=offline" if name == "wandb" else "MLFLOW_TRACKING_URI=sqlite:///FILE.db")
-                    + " records without a service"
+                    + " logs without a service"
                 ) from error
         if self._known:
             write_whole(self._file, lambda file: file.write_text(json.dumps(self._known), encoding="utf-8"))
@@ -84,7 +84,7 @@ class Loggers:
 def _read(file: Path) -> dict[str, str]:
     values = read_json(file, "record of the loggers")
     if not isinstance(values, dict) or not all(isinstance(value, str) for value in values.values()):
-        raise UserError(f"'{file}' does not say in which records the run goes on; delete it, and new ones are begun")
+        raise UserError(f"'{file}' does not say which records the run continues; delete it to start new ones")
     return values
 
 

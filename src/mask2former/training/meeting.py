@@ -105,17 +105,17 @@ def check_alike(directory: Path, ranks: list[RankFacts]) -> None:
             f"{host} (rank{'s' if len(some) > 1 else ''} {', '.join(some)})" for host, some in blind.items()
         )
         raise UserError(
-            f"{directory} is not the same directory on all machines: what rank 0 on {first.host} has written there is "
-            f"not seen on {hosts}; choose an output on a file system that all of them share"
+            f"{directory} is not the same directory on all machines: what rank 0 on {first.host} wrote "
+            f"there is not visible on {hosts}; choose an output on a shared file system"
         )
     for index, rank in enumerate(ranks):
         for name in [*first.facts, *rank.facts]:
             here, there = first.facts.get(name), rank.facts.get(name)
             if here != there:
                 raise UserError(
-                    f"the ranks were not started alike: {name} is {shown(there, 60)} for rank {index} on {rank.host} "
-                    f"and {shown(here, 60)} for rank 0 on {first.host}; start all of them with the same command, "
-                    "settings and data"
+                    f"the ranks were started differently: {name} is {shown(there, 60)} for rank {index} on "
+                    f"{rank.host} and {shown(here, 60)} for rank 0 on {first.host}; start all of them with the "
+                    "same command, settings and data"
                 )
 
 

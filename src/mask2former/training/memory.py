@@ -38,7 +38,7 @@ class MemoryEstimate:
     validation: int = 0
 
     def __str__(self) -> str:
-        validation = f", instead of these {self.validation / _GIB:.2f} in validation" if self.validation else ""
+        validation = f", or {self.validation / _GIB:.2f} in validation" if self.validation else ""
         return (
             f"Predicted memory per device: {(self.state + max(self.activations, self.validation)) / _GIB:.2f} GiB "
             f"(weights, gradients and optimizer {self.state / _GIB:.2f}, {self.images} "

@@ -17,9 +17,7 @@ from typing import IO, Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from mask2former import limits
-from mask2former.documents import read_rows, read_text
-from mask2former.evaluation.curves import is_step
+from mask2former.evaluation.metrics_table import STEP, MetricsTable, read_metrics, read_times
 from mask2former.files import write_whole
 
 __all__ = ["MetricsLog", "validations"]
@@ -32,27 +30,40 @@ class MetricsLog(Logger):
 
     Args:
         path: of the file.
-        first_step: rows from this step on are dropped from an existing file: they will be made again.
-        first_row: so are those from this row on, where it is known how many there were; it tells a validation before
-            a checkpoint from one after it.
+        steps: optimizer steps that were taken before; rows of an existing file that were logged after more of them are
+            dropped, since they will be made again. 0: all are.
+        num_rows: those after so many are dropped, too, where it is known how many there were; it tells a validation
+            before a checkpoint from one after it.
 
     Attributes:
         num_rows: that have been written.
     """
 
-    def __init__(self, path: Path, first_step: int = 0, first_row: int | None = None) -> None:
+    def __init__(self, path: Path, steps: int = 0, num_rows: int | None = None) -> None:
         super().__init__()
         self.path = path
-        self.columns = ["step"]
+        self.columns = [STEP]
         self.times = path.with_name("times.csv")
         self.num_rows = 0
-        self._first_step, self._first_row = first_step, first_row
+        self._steps_before, self._rows_before = steps, num_rows if steps else 0
         self._began = time.monotonic()
 
-    def open(self) -> None:
-        """Drop the rows that will be made again; of several ranks only the first does it."""
-        self._keep(self._first_step, self._first_row)
-        self._began = time.monotonic() - self._keep_times(self._first_step, self._first_row)
+    def open(self) -> list[str]:
+        """Drop the rows that will be made again; of several ranks only the first does it.
+
+        Returns:
+            Sentences for the user.
+        """
+        table = self._table()
+        self._keep(table.rows)
+        has_start = any(row[STEP] == 0 for row in table.rows)
+        self._began = time.monotonic() - self._keep_times(has_start)
+        if not table.counted_from_zero or not self.num_rows:
+            return []
+        return [
+            f"{self.path.name} was written by an earlier version, which counted steps from 0 in the "
+            f"column step; it has been converted to the column {STEP}, the number of steps done"
+        ]
 
     @property
     def name(self) -> None:
@@ -75,10 +86,10 @@ class MetricsLog(Logger):
         with _appended(self.times) as stream:
             stream.write(f"{step},{time.monotonic() - self._began:.2f}\n")
         self.num_rows += 1
-        row = {"step": step, **{name: value for name, value in metrics.items() if name != "epoch"}}
+        row = {STEP: step, **{name: value for name, value in metrics.items() if name != "epoch"}}
         new = sorted(row.keys() - set(self.columns))
         if new:
-            rows = self._rows()
+            rows = self._table().rows
             self.columns += new
             self._write([*rows, row])
             return
@@ -92,28 +103,27 @@ class MetricsLog(Logger):
             with _appended(path) as stream:
                 os.fsync(stream.fileno())
 
-    def _rows(self) -> list[dict[str, Any]]:
-        return _rows_of(self.path)
+    def _table(self) -> MetricsTable:
+        return _table_of(self.path)
 
-    def _keep(self, first_step: int, first_row: int | None) -> None:
+    def _keep(self, rows: list[dict[str, Any]]) -> None:
         # What a power cut left of the last line is no row: it ends early, or in something that is no number.
-        whole = (row for row in self._rows() if "" not in row and None not in row.values())
-        rows = [row for row in whole if is_step(row.get("step")) and int(row["step"]) < first_step][:first_row]
-        self.num_rows = len(rows)
-        for row in rows:
+        whole = (row for row in rows if "" not in row and None not in row.values())
+        kept = [row for row in whole if row[STEP] <= self._steps_before][: self._rows_before]
+        self.num_rows = len(kept)
+        for row in kept:
             self.columns += [name for name in row if name not in self.columns]
-        self._write(rows)
+        self._write(kept)
 
-    def _keep_times(self, first_step: int, first_row: int | None) -> float:
+    def _keep_times(self, has_start: bool) -> float:
         """Drop the rows of steps that will be made again; the seconds that those before took."""
         kept: list[tuple[int, float]] = []
         if self.times.exists():
-            for line in read_text(self.times, "table of times", limits.TABLE_BYTES).splitlines()[1:]:
-                step, _, seconds = line.partition(",")
-                if is_step(step) and int(step) < first_step and seconds.replace(".", "", 1).isdecimal():
-                    kept.append((int(step), float(seconds)))
-        del kept[len(kept) if first_row is None else first_row :]
-        self._write_times("".join(["step,seconds\n", *(f"{step},{seconds:.2f}\n" for step, seconds in kept)]))
+            for step, seconds in read_times(self.times, has_start=has_start):
+                if step <= self._steps_before and seconds.replace(".", "", 1).isdecimal():
+                    kept.append((step, float(seconds)))
+        kept = kept[: self._rows_before]
+        self._write_times("".join([f"{STEP},seconds\n", *(f"{step},{seconds:.2f}\n" for step, seconds in kept)]))
         return kept[-1][1] if kept else 0.0
 
     def _write_times(self, text: str) -> None:
@@ -129,8 +139,8 @@ class MetricsLog(Logger):
         write_whole(self.path, write)
 
 
-def _rows_of(path: Path) -> list[dict[str, Any]]:
-    return read_rows(path, "table of metrics") if path.exists() else []
+def _table_of(path: Path) -> MetricsTable:
+    return read_metrics(path) if path.exists() else MetricsTable([], counted_from_zero=False)
 
 
 @contextlib.contextmanager
@@ -143,11 +153,10 @@ def _appended(path: Path) -> Iterator[IO[str]]:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def validations(path: Path, before: int) -> list[dict[str, float]]:
-    """What each validation in a table measured, up to that after step ``before``."""
-    rows = (row for row in _rows_of(path) if not row.get("loss") and is_step(row.get("step")))
+def validations(path: Path, steps: int) -> list[dict[str, float]]:
+    """What each validation in a table measured, up to that after ``steps`` steps."""
     return [
-        {name: float(value) for name, value in row.items() if value and name != "step"}
-        for row in rows
-        if int(row["step"]) < before
+        {name: float(value) for name, value in row.items() if value and name != STEP}
+        for row in _table_of(path).rows
+        if not row.get("loss") and row[STEP] <= steps
     ]

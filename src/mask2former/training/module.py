@@ -39,8 +39,9 @@ from mask2former.training.optim import build_optimizer, learning_rate_factor, re
 from mask2former.training.sharding import check_gradients, gathered, shard, whole
 from mask2former.visualization import contact_sheet
 
-__all__ = ["TrainingModule"]
+__all__ = ["LOGGED_STEP", "TrainingModule"]
 
+LOGGED_STEP = "step"  # the metric whose value Lightning gives to loggers as the step; its own count is one less
 
 _OF_EARLIER_LAYERS = re.compile(r"_\d+$")  # names of loss terms
 _SMALLEST_SCALE = 2.0**-10  # of the loss; where gradients overflow even so, it is not for want of range
@@ -137,7 +138,8 @@ class TrainingModule(lightning.LightningModule):
                 given = targets_for(self.model.transformer_decoder, batch.targets)
                 losses = self.criterion(self.model(batch.images, **given), batch.targets, uniform, num_masks)
             except FloatingPointError as error:
-                raise FloatingPointError(f"step {step}: {error}; the batch is in {self._keep(batch, step)}") from error
+                kept = self._keep(batch, step + 1)
+                raise FloatingPointError(f"step {step + 1}: {error}; the batch is in {kept}") from error
             with self._sent_later() if index < len(accumulation) else contextlib.nullcontext():
                 self.manual_backward(losses.total / len(accumulation))
             total += losses.total.detach() / len(accumulation)
@@ -151,10 +153,12 @@ class TrainingModule(lightning.LightningModule):
         norm = whole(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm))
         finite = bool(norm.isfinite())
         if not finite and (scaler is None or scaler.get_scale() < _SMALLEST_SCALE):
-            raise FloatingPointError(f"step {step}: gradients are not finite; see {self._keep(accumulation[0], step)}")
+            kept = self._keep(accumulation[0], step + 1)
+            raise FloatingPointError(f"step {step + 1}: gradients are not finite; see {kept}")
         optimizer.step()  # with scaling: nothing is changed where a gradient is not finite, but the scale
         if self.average is not None and finite:
             self.average.update(self.model)
+        self.log(LOGGED_STEP, float(step + 1))
         self.log("loss", total, prog_bar=True)
         shown = {name: terms.pop(name) for name in list(terms) if not _OF_EARLIER_LAYERS.search(name)}
         self.log_dict(shown, prog_bar=True)
@@ -270,7 +274,9 @@ class TrainingModule(lightning.LightningModule):
         if self.config.evaluation.choose_threshold == "per-class":
             self.class_thresholds = self._evaluation.class_thresholds()
         # Every rank has the same numbers now; "sync" keeps Lightning from warning that they might differ.
-        self.log_dict({name: value for name, value in metrics.items() if value == value}, sync_dist=True)
+        measured = {name: value for name, value in metrics.items() if value == value}
+        if measured:
+            self.log_dict({LOGGED_STEP: float(self.global_step), **measured}, sync_dist=True)
         self._evaluation = None
         if self._rows:
             titles = ("image", "ground truth", self._shown_task)

@@ -47,8 +47,8 @@ class Objects:
             raise UserError(f"{given}_data was given without {missing}_data; give both, or neither")
         if criterion is not None and any(value.requires_grad for value in criterion.parameters()):
             raise UserError(
-                f"the criterion {type(criterion).__name__} has parameters, but those of the model alone are "
-                "learned; put them into the model"
+                f"the criterion {type(criterion).__name__} has parameters, but only those of the model are "
+                "trained; move them into the model"
             )
         return cls(model, _reader(train_data), _reader(validation_data), augmentation, criterion)
 
@@ -63,5 +63,5 @@ class Objects:
 def _reader(data: Data | None) -> AnnotatedSet | ClipSet | None:
     reader = None if data is None else as_reader(data)
     if reader is not None and "instance" not in reader.tasks and isinstance(reader, MeasuredClips):
-        raise UserError("clips with panoptic ground truth are for evaluation; training takes tracks (a ClipSet)")
+        raise UserError("clips with panoptic ground truth are for evaluation only; training needs tracks (a ClipSet)")
     return reader

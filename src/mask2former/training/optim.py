@@ -105,7 +105,7 @@ def regrouped(
 
 
 def learning_rate_factor(step: int, max_steps: int, config: OptimConfig) -> float:
-    """What the base rate is multiplied by at ``step`` (from 0).
+    """What the base rate is multiplied by after ``step`` steps.
 
     ``step``: times ``gamma`` from each milestone on. ``poly``: ``(1 - step / max_steps) ** poly_power``. During
     warm-up a factor rises linearly from ``warmup_factor`` to 1.
@@ -126,6 +126,6 @@ def dead_steps(config: RunConfig) -> str | None:
     if config.optim.schedule != "poly" or length is None or length >= steps:
         return None
     return (
-        f"optim.schedule_steps {length} is less than trainer.max_steps {steps}: the learning rate is 0 from step "
-        f"{length} on"
+        f"optim.schedule_steps {length} is less than trainer.max_steps {steps}: the learning rate is 0 after step "
+        f"{length}"
     )

@@ -1,33 +1,116 @@
-"""The bar that a run shows: steps done of all, rate, time left, and the losses of the last layer."""
+"""What a run says of itself while it trains: steps done of all, rate, time left, losses, and each validation."""
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import lightning
-from lightning.pytorch.callbacks import TQDMProgressBar
-from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.trainer.states import TrainerFn
 
-__all__ = ["StepProgressBar"]
+from mask2former.progress import DetailedProgress, clock
+from mask2former.training.cluster import say_once
+
+__all__ = ["StepProgress"]
+
+_SILENCE = 60  # seconds of validation between two lines
 
 
-class StepProgressBar(TQDMProgressBar):
-    """Lightning's bar over the steps of the run, which has one epoch without end; also when it goes on.
+class StepProgress(ProgressBar):
+    """Tells whoever draws a bar of every step; without one, prints a line every few steps.
+
+    Each validation ends in a line either way. Only the first rank tells. It stands in for Lightning's own bar.
 
     Args:
         steps: of the run.
-        refresh_rate: steps between two updates of the bar.
+        interval: steps between two lines, and between two readings of the losses, for which a GPU has to be waited.
+        monitor: name of the metric that is said of each validation.
+        tell: draws the bar; None: lines are printed.
     """
 
-    def __init__(self, steps: int, refresh_rate: int) -> None:
-        super().__init__(refresh_rate)
-        self.steps = steps
+    def __init__(self, steps: int, interval: int, monitor: str, tell: DetailedProgress | None = None) -> None:
+        super().__init__()
+        self.steps, self.interval, self.monitor = steps, interval, monitor
+        self._tell = tell
+        self._is_on = True
+        self._first = 0  # steps that were done before this start
+        self._began = self._validation_began = self._said = 0.0
+        self._validating = 0.0  # seconds
+        self._losses = ""  # as they are shown
 
-    def init_train_tqdm(self) -> Tqdm:
-        bar = super().init_train_tqdm()
-        bar.reset(total=self.steps)
-        bar.initial = bar.n = self.trainer.global_step  # the rate is that of what was done since
-        return bar
+    def enable(self) -> None:
+        self._is_on = True
 
-    def on_train_epoch_start(self, trainer: lightning.Trainer, *args: Any) -> None:
-        """Lightning's would count from zero to an unknown number."""
+    def disable(self) -> None:
+        self._is_on = False
+
+    def on_train_start(self, trainer: lightning.Trainer, *args: Any, **kwargs: Any) -> None:
+        self._first, self._began, self._validating = trainer.global_step, time.monotonic(), 0.0
+
+    def on_train_batch_start(self, trainer: lightning.Trainer, *args: Any, **kwargs: Any) -> None:
+        is_first = trainer.global_step == self._first  # not told before: what the run says of itself comes first
+        if self._tell is not None and self._is_on and is_first:
+            self._tell("training", trainer.global_step, self.steps)
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any, **kwargs: Any) -> None:
+        step = trainer.global_step
+        is_turn = self._is_on and (step % self.interval == 0 or step >= self.steps)
+        if is_turn:
+            self._losses = _losses(trainer)
+        if self._tell is not None and self._is_on:
+            self._tell("training", step, self.steps, self._losses)
+        elif is_turn:
+            seconds, done = time.monotonic() - self._began, max(1, step - self._first)
+            rate = (seconds - self._validating) / done
+            left = clock(seconds / done * (self.steps - step))  # with the validations that come
+            say_once(f"step {step} of {self.steps}: {self._losses}; {rate:.3g} s per step, {left} left")
+
+    def on_validation_start(self, trainer: lightning.Trainer, *args: Any, **kwargs: Any) -> None:
+        self._validation_began = self._said = time.monotonic()
+        self._tell_validation(trainer, 0)
+
+    def on_validation_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._tell_validation(trainer, batch_idx + 1)
+
+    def _tell_validation(self, trainer: lightning.Trainer, done: int) -> None:
+        if not self._is_on:
+            return
+        total = int(sum(trainer.num_val_batches))
+        if self._tell is not None:
+            self._tell("validating", done, total, "")
+        elif time.monotonic() - self._said > _SILENCE:
+            self._said = time.monotonic()
+            say_once(f"{_when(trainer)}: {done} of {total}")
+
+    def on_validation_end(self, trainer: lightning.Trainer, *args: Any, **kwargs: Any) -> None:
+        seconds = time.monotonic() - self._validation_began
+        self._validating += seconds
+        if not self._is_on:
+            return
+        value = trainer.callback_metrics.get(self.monitor)
+        measured = "not measured" if value is None else f"{float(value):.1f}"
+        say_once(f"{_when(trainer)}: {self.monitor} {measured} ({clock(seconds)})")
+        if self._tell is not None and trainer.state.fn == TrainerFn.FITTING:
+            self._tell("training", trainer.global_step, self.steps, self._losses)
+
+
+def _losses(trainer: lightning.Trainer) -> str:
+    """``loss 5.21 (ce 1.1, mask 0.6, dice 0.85)``: the sum over all layers, and the terms of the last one."""
+    shown = {name.removeprefix("loss_"): f"{float(value):.3g}" for name, value in trainer.progress_bar_metrics.items()}
+    total = f"loss {shown.pop('loss')}" if "loss" in shown else ""
+    terms = ", ".join(f"{name} {value}" for name, value in shown.items())
+    return " ".join(part for part in (total, f"({terms})" if terms else "") if part)
+
+
+def _when(trainer: lightning.Trainer) -> str:
+    step = trainer.global_step
+    return f"validation after step {step}" if step else "validation before the first step"

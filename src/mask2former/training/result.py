@@ -54,17 +54,17 @@ class TrainingResult:
             lines.append(f"{self.monitor} " + (when if self.start is None else f"started at {self.start:.1f}, {when}"))
         if self.instance_threshold is not None:
             lines.append(
-                f"Instances of a score of {self.instance_threshold:g} or more are predicted, which gave the highest F1 "
-                "on the validation data (evaluation.choose_threshold)"
+                f"Score threshold of instances: {self.instance_threshold:g}, which gave the highest F1 on the "
+                "validation data (evaluation.choose_threshold)"
             )
         if self.class_thresholds:
             shown = listed(list(self.class_thresholds.items()), show=lambda one: f"{printable(one[0], 80)} {one[1]:g}")
-            lines.append(f"Of these classes, it is the score that gave their own highest F1: {shown}")
+            lines.append(f"Score thresholds of single classes, chosen in the same way: {shown}")
         if self.start is not None and self.best is not None and self.best[1] == 0:
-            holds = "the averaged weights of the last step" if self.is_average else "the weights of the start"
+            holds = "the averaged weights of the last step" if self.is_average else "the initial weights"
             lines.append(
-                f"warning: no validation was better than the start, and {self.model.name} holds {holds}; try a lower "
-                "optim.lr, more trainer.max_steps or more training data"
+                f"warning: no validation was better than the initial model, so {self.model.name} holds {holds}; "
+                "try a lower optim.lr, more trainer.max_steps or more training data"
             )
         return "\n".join(lines)
 
@@ -94,7 +94,7 @@ def finished(past: LastState, change: Comparison, config: RunConfig) -> Training
     say_once(f"{directory} is finished: {end}; nothing was changed")
     if change.changes:
         ignored = ", ".join(change.changes)
-        say_once(f"note: since it is finished, these other settings were ignored: {ignored}")
+        say_once(f"note: the run is finished, so these changed settings were ignored: {ignored}")
     return _result_of(past, best, model)
 
 
@@ -106,11 +106,11 @@ def how_it_ended(past: LastState, config: RunConfig, model: Path) -> str | None:
         return None  # interrupted before its end
     steps, patience = config.trainer.max_steps, config.evaluation.patience
     if past.step >= steps:
-        return f"it has taken {past.step} steps of {steps} (a larger trainer.max_steps goes on)"
+        return f"{past.step} of {steps} steps are done (raise trainer.max_steps to continue)"
     if patience is not None and past.waited >= patience:
         return (
-            f"it was stopped at step {past.step}, since {past.waited} validations had not been better (a larger "
-            "evaluation.patience, or null, goes on)"
+            f"it stopped at step {past.step} after {past.waited} validations without improvement (raise "
+            "evaluation.patience, or set it to null, to continue)"
         )
     return None
 

@@ -129,7 +129,7 @@ class LastState:
         Raises:
             UserError: the file is damaged, or there is no record of the settings.
         """
-        with loaded(path, "start the run again with --overwrite, or put back a copy of the file") as state:
+        with loaded(path, "start over with --overwrite, or restore the file from a copy") as state:
             return cls._of(path, state)
 
     @classmethod
@@ -154,8 +154,8 @@ class LastState:
                     f"which has them, cannot be read: {error}"
                 ) from error
             note = (
-                f"{path.name} has no record of its settings and classes (version 0.1.0 wrote none): compared with "
-                f"{file}; that the classes are in the same order cannot be checked"
+                f"{path.name} has no record of its settings and classes (version 0.1.0 wrote none): its "
+                f"settings are compared with {file}, and the order of its classes cannot be checked"
             )
             num_classes = len(weights["model.transformer_decoder.class_head.bias"]) - 1
             return cls(path, step, config, num_classes, None, None, None, waited, (note,), None, start, has_best)
@@ -265,7 +265,7 @@ def check_objects(last: LastState, objects: Sequence[str]) -> None:
         return
     if last.objects:
         again = ", ".join(f"{name}=..." for name in last.objects)
-        what = f"it was started in Python with {', '.join(last.objects)}; give the same again: train(config, {again}, "
+        what = f"it was started in Python with {', '.join(last.objects)}; pass the same again: train(config, {again}, "
     else:
         what = f"it was started without {', '.join(objects)}; leave it out: train(config, "
     raise UserError(f"cannot resume {last.path.parents[1]}: {what}resume=True)")
@@ -325,8 +325,8 @@ def compare(
     ]
     if faults:
         raise UserError(
-            f"cannot resume {last.path.parents[1]}: {'; '.join(faults)}; set back what its weights were trained with, "
-            "or start a new run in another output directory"
+            f"cannot resume {last.path.parents[1]}: {'; '.join(faults)}; restore these settings, or start "
+            "a new run in another output directory"
         )
     _check_classes(last, categories)
     notes = [*last.notes]
@@ -335,27 +335,27 @@ def compare(
         if any(old != new for old, new in ids):
             notes.append(
                 f"category ids have changed ({', '.join(f'{old} -> {new}' for old, new in ids[:_SHOWN] if old != new)})"
-                "; the names have not: the model will carry the new ids"
+                "; the names have not, and the model will use the new ids"
             )
     changes = [f"{name} {_shown(old)} -> {_shown(new)}" for name, (old, new) in different.items()]
     if changes:
-        notes.append(f"from step {last.step} on with other settings: {listed(changes, _SHOWN)}")
+        notes.append(f"settings that change after step {last.step}: {listed(changes, _SHOWN)}")
     is_other_number = last.num_samples is not None and num_samples[0] != last.num_samples[0]
     is_other_order = bool(_ORDER & different.keys())
     if is_other_number and last.num_samples is not None:
         notes.append(
-            f"the training data have {num_samples[0]} samples now and had {last.num_samples[0]}: the order of "
-            f"samples is drawn anew from step {last.step} on"
+            f"the training data has {num_samples[0]} samples now and had {last.num_samples[0]} before: "
+            f"samples come in a new order after step {last.step}"
         )
     elif is_other_order:
-        notes.append(f"the order of samples is drawn anew from step {last.step} on")
+        notes.append(f"samples come in a new order after step {last.step}")
     notes += _about_rate(last, config)
     count = None if last.num_samples is None else last.num_samples[1]
     anew = _measured_otherwise(last.config, count, last.validation, config, num_samples[1], validation)
     if anew:
         notes.append(
-            f"figures before and after step {last.step} cannot be compared ({', '.join(anew[:_SHOWN])}): the best "
-            "validation and patience start over"
+            f"metrics before and after step {last.step} cannot be compared ({', '.join(anew[:_SHOWN])}): "
+            "the best validation and patience start over"
         )
     return Comparison(tuple(notes), tuple(changes), tuple(anew), is_other_number or is_other_order)
 
@@ -437,7 +437,7 @@ def _about_rate(last: LastState, config: RunConfig) -> list[str]:
     length = last.config.optim.schedule_steps or last.config.trainer.max_steps
     is_longer = config.optim.schedule == "poly" and last.step < length != config.trainer.max_steps
     keep = f" (optim.schedule_steps={length} keeps it)" if is_longer and config.optim.schedule_steps is None else ""
-    return [f"the learning rate at step {last.step} goes from {old:.2g} to {new:.2g}{keep}"]
+    return [f"the learning rate after step {last.step} changes from {old:.2g} to {new:.2g}{keep}"]
 
 
 def _shown(value: Any) -> str:

@@ -20,6 +20,7 @@ from mask2former.data.transforms import Augmentation
 from mask2former.dataset_tools.requirements import check_run
 from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
+from mask2former.progress import DetailedProgress
 from mask2former.text import terminal_line
 from mask2former.training.batch_size import check_auto, with_batch_size
 from mask2former.training.checkpointing import KeepCheckpoints, Patience, figure, figures, loaded
@@ -31,10 +32,10 @@ from mask2former.training.lock import check_links, locked
 from mask2former.training.loggers import Loggers
 from mask2former.training.meeting import Meeting
 from mask2former.training.metrics_log import MetricsLog
-from mask2former.training.module import TrainingModule
+from mask2former.training.module import LOGGED_STEP, TrainingModule
 from mask2former.training.objects import Data, Objects
 from mask2former.training.optim import dead_steps
-from mask2former.training.progress import StepProgressBar
+from mask2former.training.progress import StepProgress
 from mask2former.training.result import TrainingResult, finished
 from mask2former.training.resume import LastState, check_objects, compare, digest_of, record_of
 from mask2former.training.resume_point import ResumePoint, put_best_in_place, resume_point
@@ -58,6 +59,7 @@ def train(
     loggers: Sequence[Logger] = (),
     resume: bool = False,
     overwrite: bool = False,
+    progress: DetailedProgress | None = None,
 ) -> TrainingResult:
     """Train a model as configured, or with your own objects in place of what the configuration describes.
 
@@ -77,6 +79,7 @@ def train(
         loggers: of Lightning, in addition to ours.
         resume: continue from ``checkpoints/last.ckpt``.
         overwrite: use a directory that holds another run.
+        progress: told of every step, with the losses every ``trainer.log_interval``; None: these are printed as lines.
 
     Raises:
         UserError: the settings contradict each other or the directory, or the initial weights do not fit.
@@ -101,7 +104,7 @@ def train(
     limit = None if config.trainer.max_hours is None else TimeLimit(config.trainer.max_hours)
     with locked(directory) as notes, stopping.listening(), quiet():
         if not resume and last.exists() and not overwrite:
-            raise UserError(f"{directory} holds a run; resume it, choose another output, or pass overwrite")
+            raise UserError(f"{directory} already holds a run; resume it, choose another output, or pass overwrite")
         past = LastState.read(last) if resume else None
         if past is not None:
             check_objects(past, objects.names())
@@ -109,7 +112,10 @@ def train(
         config = check_auto(config, past)
         check_run(config)
         if objects.train_data is not None and config.data.validation is not None:
-            raise UserError("data.validation divides data that the run describes; validation_data was given instead")
+            raise UserError(
+                "data.validation splits the training data of the run file, but validation_data was given; "
+                "leave out one of the two"
+            )
 
         lightning.seed_everything(config.seed, verbose=False)
         data = DataModule(config, objects.train_data, objects.validation_data, objects.augmentation)
@@ -127,7 +133,7 @@ def train(
         model, is_measurable = initial_model(config, objects.model, data.categories, start, past)
         data.num_queries = getattr(model.transformer_decoder, "num_queries", None)
         if objects.criterion is not None and config.criterion.class_weights is not None:
-            raise UserError("criterion.class_weights is for the built-in criterion, and another one was given")
+            raise UserError("criterion.class_weights is for the built-in criterion only, but another one was given")
         weights, said = class_weights(config.criterion.class_weights, data.training_set.samples)
         notes += said
         module = TrainingModule(model, config, objects.criterion, weights)
@@ -156,12 +162,12 @@ def train(
             limit=limit,
         )
         patience = _patience(config, point)
-        bar = StepProgressBar(config.trainer.max_steps, config.trainer.log_interval)
+        bar = StepProgress(config.trainer.max_steps, config.trainer.log_interval, monitor, progress)
 
         def prepare() -> None:
             said = [*notes, *prepare_directory(config, names, resume=resume)]
             said += [] if past is None else put_best_in_place(past, point, config)
-            table.open()
+            said += table.open()
             ours_by_name.begin(leaves(config))
             said += [] if (dead := dead_steps(config)) is None else [dead]
             for note in said:
@@ -212,7 +218,7 @@ def _saved(trainer: lightning.Trainer, module: TrainingModule, keep: KeepCheckpo
         model.info = replace(model.info, inference=inference)
     if trainer.is_global_zero:
         checkpoints.save_pretrained(model, path)
-    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name != LOGGED_STEP}
     best = (keep.best_value, keep.best_step) if keep.best_value > -math.inf else None
     return TrainingResult(
         path.parent,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import yaml
 from mask2former import recipes
 from mask2former.config import RunConfig, parse, read_run_file
 from mask2former.errors import UserError
+from mask2former.text import did_you_mean
 from mask2former.training import need_lightning
 
 __all__ = ["read_run", "run_file"]
@@ -62,9 +62,8 @@ def run_file(name: str) -> str:
     """
     runs = recipes.run_recipes()
     if name not in runs:
-        close = difflib.get_close_matches(name, runs, n=3)
-        hint = f"did you mean {' or '.join(close)}? " if close else ""
-        raise UserError(f"no run recipe '{name}'; {hint}'mask2former recipe' lists them")
+        hint = " ".join(part for part in (did_you_mean(name, runs), "'mask2former recipe' lists them") if part)
+        raise UserError(f"no run recipe '{name}'; {hint}")
     run = runs[name]
     if name in recipes.recipe_names():
         lines = [line for paragraph in _published(name) for line in wrap(paragraph, 116)]
@@ -91,9 +90,10 @@ def _published(name: str) -> Iterator[str]:
     if recipe.provider == "official" and "panoptic" in recipe.model.inference.tasks:
         yield "AP is that of things, mIoU that of the semantic result of the panoptic model."
     yield (
-        f"Published hardware: {recipe.num_gpus} GPUs, each with {images} of the {data.batch_size} images of a "
-        "step. Here one device takes them in turns; on more, give trainer.devices (and data.batch_size_per_device as "
-        "memory allows): the images per step stay."
+        f"Published hardware: {recipe.num_gpus} GPUs, each with {images} of the {data.batch_size} "
+        "images of a step. Here one device takes them in turns; to use more, set trainer.devices "
+        "(and data.batch_size_per_device as memory allows): the number of images per step stays the "
+        "same."
     )
     start = f"Published initial weights: {recipe.init_weights}{pretraining}. Weights start random unless you "
     if recipe.is_video:

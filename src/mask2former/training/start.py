@@ -103,8 +103,9 @@ def _start_of(config: RunConfig) -> checkpoints.Checkpoint | Backbone | None:
     maker = Path(init).parent.name
     if Path(init).name == "model.safetensors" and not Path(init).exists() and maker in recipes.run_recipes():
         raise UserError(
-            f"model.init: {init} does not exist; a run of the recipe '{maker}' leaves it (mask2former recipe {maker}), "
-            "so train that first, or start from a model that comes with the package, for instance model.init=nuclei"
+            f"model.init: {init} does not exist; it is the result of the recipe '{maker}' (mask2former "
+            f"recipe {maker}): train that first, or start from a model that comes with the package, for "
+            "instance model.init=nuclei"
         )
     return open_initial(init, named_backbone(config.model))
 
@@ -163,8 +164,9 @@ def _with_weights(
         is_whole = begins and given.categories is not None
         if given.categories is not None and given.categories.names != categories.names:
             raise UserError(
-                f"the model has other classes ({_some(given.categories)}) than the training data "
-                f"({_some(categories)}); start from the file of its weights instead (model.init, model.init_partial)"
+                f"the classes of the model ({_some(given.categories)}) differ from those of the training data "
+                f"({_some(categories)}); start from its file of weights instead (model.init, "
+                "model.init_partial)"
             )
         given.train()
     model.info = replace(model.info, inference=config.model.inference, categories=categories, metrics={})
@@ -173,17 +175,18 @@ def _with_weights(
         return model, is_whole
     if isinstance(start, Backbone):
         said = start_from_backbone(model, start, init, repeat_channels=config.model.init_channels == "repeat")
-        say_once(f"Starts from {init}: {'; '.join(said)}")
+        say_once(f"Starting from {init}: {'; '.join(said)}")
         return model, False
     assert start is not None, "a run that begins has read what it begins with"
     partial, by_name = config.model.init_partial, config.model.init_classes == "by-name"
     repeat = config.model.init_channels == "repeat"
     notes = checkpoints.start_from(model, start, init, partial=partial, by_name=by_name, repeat_channels=repeat)
-    say_once(f"Starts from {init}: {'; '.join(('all that fits', *notes)) if notes else 'all of it'}")
+    what = f"all weights that fit: {'; '.join(notes)}" if notes else "all of its weights"
+    say_once(f"Starting from {init} with {what}")
     is_whole = takes_class_head(categories, start.categories, partial=partial, by_name=by_name)
     if not is_whole:
-        new = "classes are" if by_name else "the class head is"
-        say_once(f"Not measured before the first step, since {new} newly initialised")
+        new = "some classes are" if by_name else "the class head is"
+        say_once(f"Skipping the validation before the first step because {new} newly initialised")
     return model, is_whole
 
 

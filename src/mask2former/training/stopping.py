@@ -115,20 +115,21 @@ def explained(
             raise _death(how) from error
         if rank is not None and rank.world_size > 1 and is_lost_connection(error):
             raise ChildProcessError(
-                f"{rank}, step {trainer.global_step}: another rank of this run has ended or went silent "
-                f"({printable(' '.join(str(error).split()), 200)}); its own output says why"
+                f"{rank}, after step {trainer.global_step}: another rank of this run has ended or stopped "
+                f"responding ({printable(' '.join(str(error).split()), 200)}); see its own output for the "
+                "reason"
             ) from error
         if last is not None and str(error).startswith("Error(s) in loading state_dict"):
             raise UserError(
-                f"cannot resume: {last} is damaged ({printable(str(error), 200)}); start the run again with "
-                "--overwrite, or put back a copy of the file"
+                f"cannot resume: {last} is damaged ({printable(str(error), 200)}); start over with "
+                "--overwrite, or restore the file from a copy"
             ) from error
         if not is_lack_of_memory(error):
             raise
         raise MemoryError(
-            f"out of memory with {batch_size_per_device(config)} images in one pass; what helps: a smaller "
-            "data.batch_size_per_device (the total batch stays), trainer.gradient_checkpointing=true, smaller images "
-            "in data.dataset"
+            f"out of memory with {batch_size_per_device(config)} images in one pass; try a smaller "
+            "data.batch_size_per_device (the total batch size stays the same), "
+            "trainer.gradient_checkpointing=true, or smaller images in data.dataset"
         ) from error
 
 
@@ -151,14 +152,14 @@ def _death(how: str) -> BaseException:
         return KeyboardInterrupt()  # whoever stops the run has found this process first
     if how == "Killed":
         return MemoryError(
-            "a process that reads training samples was killed, most likely because the memory of the machine was full; "
-            "what helps: fewer data.num_workers, smaller images in data.dataset"
+            "a data loading process was killed, most likely because the machine ran out of memory; try a "
+            "lower data.num_workers, or smaller images in data.dataset"
         )
     if how == "Bus error":
         return MemoryError(
-            "a process that reads training samples found no more shared memory; what helps: more of it (docker run "
-            "--shm-size), or data.num_workers=0"
+            "a data loading process ran out of shared memory; provide more (docker run --shm-size), or "
+            "set data.num_workers=0"
         )
     return ChildProcessError(
-        f"a process that reads training samples died ({how.lower()}); data.num_workers=0 may show on which file"
+        f"a data loading process died ({how.lower()}); run with data.num_workers=0 to see which file it was reading"
     )

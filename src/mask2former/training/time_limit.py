@@ -29,5 +29,5 @@ class TimeLimit:
 
     def stop(self, trainer: lightning.Trainer) -> NoReturn:
         """End the run as if somebody had stopped it."""
-        say_once(f"trainer.max_hours {self.hours:g} is over after {trainer.global_step} steps")
+        say_once(f"trainer.max_hours {self.hours:g} reached after {trainer.global_step} steps")
         raise KeyboardInterrupt

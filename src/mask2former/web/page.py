@@ -305,7 +305,7 @@ def _told(step: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         _logger.exception("failure %s on the page", number)
         if is_lack_of_memory(error):
             return failure("the memory of the server is not enough for this; take a smaller image")
-        return failure(f"this failed in the server, and is no fault of yours; its log has the reason under {number}")
+        return failure(f"this failed in the server, and is not a fault of yours; its log has the reason under {number}")
 
 
 def _of_classes(predictor: Predictor, task: str) -> str | None:

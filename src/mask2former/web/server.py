@@ -48,7 +48,7 @@ def open_models(
     """
     about = [name for name in ("recipe", "trained_for", "weights") if loading.get(name)]
     if about and len(models) > 1:
-        raise OptionError(lambda name: f"{name(about[0])} is about one file; give one model, not {len(models)}")
+        raise OptionError(lambda name: f"{name(about[0])} applies to a single model; give one model, not {len(models)}")
     names = [model_name(model) for model in models]
     if not names or len(set(names)) < len(names):
         raise UserError(f"expected one or more different models, got {', '.join(names) or 'none'}")

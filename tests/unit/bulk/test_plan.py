@@ -77,7 +77,7 @@ def test_results_of_something_else_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is damaged: its shards are out of order"):
         open_plan(store, IMAGES, HEAD)
     (tmp_path / "out" / "plan.json").write_text('{"kind": "something"}')
-    with pytest.raises(UserError, match=r"plan.json' is no plan of a bulk run"):
+    with pytest.raises(UserError, match=r"plan.json' is not a plan of a bulk run"):
         open_plan(store, IMAGES, HEAD)
     (tmp_path / "out" / "plan.json").unlink()
     write_shard(tmp_path / "out", 0, [None])

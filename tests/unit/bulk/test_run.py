@@ -165,8 +165,8 @@ def test_the_command_says_what_became_of_the_images(
         (["--actors", "0"], "error: --actors is 0; at least 1"),
         (["--image-timeout", "0"], "error: --image-timeout is 0.0 s; expected more than 0"),
         (["--device", "cuda:1"], "error: --device is cuda:1; each actor has one GPU: auto, cpu or cuda"),
-        (["--coco", "a.json"], "error: --coco cannot go with --ray"),
-        (["--column", "path"], "error: --column is about lists"),
+        (["--coco", "a.json"], "error: --coco cannot be used with --ray"),
+        (["--column", "path"], "error: --column applies to lists"),
     ):
         assert main([*command, *settings, *flags]) == 2
         assert refusal in capsys.readouterr().err

@@ -138,7 +138,7 @@ def test_what_is_not_there_is_refused(tmp_path: Path, photos: Path, bucket: str)
         ("file://", "'file://' names no file and no folder"),
         (tmp_path / "gone", "there is no image, folder or list of images"),
         (tmp_path / "photos" / "deep" / "*.jpg", r"no image matches '.*\*.jpg' \(0 other files\)"),
-        (f"{bucket}/gone", "is no image and no folder with images"),
+        (f"{bucket}/gone", "is neither an image nor a folder with images"),
         (f"{bucket}/*.webp", "no image matches"),
         ("nothing-such://bucket/a.jpg", "cannot be opened by fsspec: Protocol not known"),
         ("file://host/a.jpg", "on another host, 'host'"),
@@ -153,7 +153,7 @@ def test_what_is_not_there_is_refused(tmp_path: Path, photos: Path, bucket: str)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"the folder '.*empty' holds no images"):
         list_sources([tmp_path / "empty"])
-    with pytest.raises(UserError, match="column is about lists"):
+    with pytest.raises(UserError, match="column applies to lists"):
         list_sources([photos], column="image")
     with pytest.raises(UserError, match=r"there is no image 'memory://gone.jpg'"):
         fetch("memory://gone.jpg")

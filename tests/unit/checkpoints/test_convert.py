@@ -494,7 +494,7 @@ def test_weights_that_are_not_finite_are_not_converted(
 def test_an_index_names_only_files_of_its_folder(folder: Path, part: Any) -> None:
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": part}}))
-    with pytest.raises(UserError, match="no file of weights in this folder"):
+    with pytest.raises(UserError, match="not a file of weights in this folder"):
         read(folder)
 
 

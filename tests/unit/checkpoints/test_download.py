@@ -354,7 +354,7 @@ def test_a_broken_validator_heals_itself(folder: Path, tmp_path: Path, kind: str
 def test_a_part_that_is_no_file_is_left_alone(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").write_bytes(b"mine")
     (tmp_path / "model.pkl.part").symlink_to(tmp_path / "mine")
-    with serve(folder) as server, pytest.raises(UserError, match=r"model.pkl.part' is no regular file; remove it"):
+    with serve(folder) as server, pytest.raises(UserError, match=r"model.pkl.part' is not a regular file; remove it"):
         fetch(server, tmp_path / "model.pkl")
     assert (tmp_path / "mine").read_bytes() == b"mine"
 
@@ -393,9 +393,9 @@ def test_redirections_to_elsewhere(folder: Path, tmp_path: Path, location: str) 
 def test_no_way_back_from_https(tmp_path: Path) -> None:
     module.check_address("http://a/b")
     for url, is_secure in (("http://a/b", True), ("file:///etc/passwd", False), ("a/b", False)):
-        with pytest.raises(UserError, match="no address to download from"):
+        with pytest.raises(UserError, match="not an address to download from"):
             module.check_address(url, is_secure=is_secure)
-    with pytest.raises(UserError, match="no address to download from"):
+    with pytest.raises(UserError, match="not an address to download from"):
         download("file:///etc/passwd", tmp_path / "x", CHECKSUM)
 
 

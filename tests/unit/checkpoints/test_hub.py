@@ -275,7 +275,7 @@ def test_refusals_of_the_hub_are_one_sentence(
     monkeypatch.setenv("HF_TOKEN", "hf_reader")
     with pytest.raises(UserError, match=r"refuses 'me/pets': .*hf auth login|no 'me/pets' on the hub for you"):
         tiny_model.push_to_hub("me/pets")
-    with pytest.raises(UserError, match="'pets' is no model on the hub; expected owner/name"):
+    with pytest.raises(UserError, match="'pets' is not a model on the hub; expected owner/name"):
         tiny_model.push_to_hub("pets")
 
 

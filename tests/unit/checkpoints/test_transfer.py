@@ -69,7 +69,7 @@ def test_other_classes_are_newly_initialised_also_if_they_are_as_many(tiny_model
         model = another(tiny_model, names)
         fresh = {name: model.state_dict()[name].clone() for name in CLASS_HEAD}
         notes = checkpoints.start_from(model, read(tiny_model), "source", partial=True)
-        assert notes == [f"class head newly initialised (3 classes there, {len(names)} here)"]
+        assert notes == [f"class head newly initialised (3 classes in the model, {len(names)} in the training data)"]
         assert all(torch.equal(value, model.state_dict()[name]) for name, value in fresh.items())
         if len(names) == 3:
             assert changed(model, tiny_model) == set(CLASS_HEAD)
@@ -95,7 +95,7 @@ def test_classes_by_name_where_none_is_known_and_where_all_are(tiny_model: Mask2
     model = another(tiny_model, list(none.names))
     fresh = {name: model.state_dict()[name].clone() for name in CLASS_HEAD}
     (said,) = checkpoints.start_from(model, read(tiny_model), "source", partial=False, by_name=True)
-    assert said == "none of its 3 classes can be kept by name: class head newly initialised"
+    assert said == "none of its 3 classes matches by name: class head newly initialised"
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in fresh.items())
     assert not takes_class_head(none, theirs, partial=False, by_name=True)
     assert takes_class_head(Categories.from_names(["dog"]), theirs, partial=False, by_name=True)
@@ -116,7 +116,7 @@ def test_classes_in_another_order_keep_their_meaning(tiny_model: Mask2Former, pa
     assert names_of(tiny_model) == ["sky", "cat", "dog"]
     model = another(tiny_model, ["dog", "sky", "cat"])
     notes = checkpoints.start_from(model, read(tiny_model), "source", partial=partial)
-    assert notes == ["its classes in the order of the training data"]
+    assert notes == ["classes reordered as in the training data"]
     for name in CLASS_HEAD:
         assert torch.equal(model.state_dict()[name], tiny_model.state_dict()[name][[2, 0, 1, 3]])
 
@@ -125,7 +125,7 @@ def test_classes_in_another_order_keep_their_meaning(tiny_model: Mask2Former, pa
 def test_one_class_is_one_class_whatever_its_name(tiny_model: Mask2Former, partial: bool) -> None:
     source, model = another(tiny_model, ["nucleus"], seed=2), another(tiny_model, ["cell"])
     notes = checkpoints.start_from(model, read(source), "source", partial=partial)
-    assert notes == ["its one class, 'nucleus', is 'cell' here"]
+    assert notes == ["its only class, 'nucleus', becomes 'cell'"]
     assert changed(model, source) == set()
 
 
@@ -242,7 +242,9 @@ def test_settings_that_no_weight_depends_on_may_differ() -> None:
     check_settings(ModelConfig.model_validate(own), SOURCE, "cells", partial=False)
 
 
-@pytest.mark.parametrize(("count", "note"), [(3, "the first 3 of 5 queries"), (8, "5 queries, and 3 more that are")])
+@pytest.mark.parametrize(
+    ("count", "note"), [(3, "the first 3 of 5 queries"), (8, "5 queries, and 3 newly initialised ones")]
+)
 def test_the_first_queries_are_kept(tiny_model: Mask2Former, count: int, note: str) -> None:
     model = another(tiny_model, names_of(tiny_model), transformer_decoder={"num_queries": count})
     fresh = {name: model.state_dict()[name].clone() for name in QUERIES}

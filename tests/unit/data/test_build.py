@@ -113,8 +113,8 @@ def test_augmented_images_are_resized_as_the_settings_say(augmentation: dict[str
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"dataset": {"name": "coco-instance"}}, r"train'.*required"),
-        ({"dataset": {"name": "coco"}}, r"task'.*required"),
+        ({"dataset": {"name": "coco-instance"}}, r"train' is missing"),
+        ({"dataset": {"name": "coco"}}, r"task' is missing"),
         ({"dataset": {"name": "kitti"}}, r"coco-instance.*cityscapes"),
         ({"augmentation": {"name": "flip"}}, "large-scale-jitter"),
         ({"augmentation": {**JITTER, "min_scale": 3.0}}, "min_scale 3.0"),

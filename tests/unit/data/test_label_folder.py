@@ -122,7 +122,7 @@ def test_many_classes_leave_255_to_a_class(tmp_path: Path) -> None:
 
 def test_an_undeclared_number_is_named_with_its_file(folders: tuple[Path, Path]) -> None:
     samples = LabelFolder([folders], CLASSES, ignore=[])
-    with pytest.raises(UserError, match=r"two\.png' has the numbers 1 \(255\), which are no classes"):
+    with pytest.raises(UserError, match=r"two\.png' has the numbers 1 \(255\), which are not classes"):
         samples.ground_truths(0, ["semantic"])
     with pytest.raises(UserError, match=r"are classes \(car, road\) and ignored"):
         LabelFolder([folders], CLASSES, ignore=[10, 3])

@@ -48,11 +48,11 @@ def test_shares_are_as_large_as_they_say_and_the_same_on_every_machine() -> None
     [
         ({}, "set one of share"),
         ({"share": 0.2, "fold": "1 of 2"}, "set one of share"),
-        ({"share": 1.0}, "less than 1"),
+        ({"share": 1.0}, "above 0 and below 1"),
         ({"fold": "3 of 2"}, "fold must be 1 to N of N"),
         ({"fold": "1 of 1"}, "fold must be 1 to N of N"),
-        ({"fold": "2/5"}, "pattern"),
-        ({"share": 0.5, "groups": "("}, "groups is no regular expression"),
+        ({"fold": "2/5"}, "text such as 2 of 5"),
+        ({"share": 0.5, "groups": "("}, "groups is not a regular expression"),
     ],
 )
 def test_what_is_no_division(values: dict[str, Any], message: str) -> None:

@@ -18,8 +18,8 @@ from mask2former.errors import OptionError, UserError
         (DataSource(by="place"), "by is a key of images; give annotations FILE.json with it"),
         (DataSource("coco", annotations="a.json", images="a"), "data and annotations name different data"),
         (DataSource(root="x", annotations="a.json", images="a"), "root and annotations name different data"),
-        (DataSource(annotations="a.json", images="a", size=64), "size is about scenes, not about a.json"),
-        (DataSource("run.yaml", root="x"), "root is about published data sets by name"),
+        (DataSource(annotations="a.json", images="a", size=64), "size applies to scenes, not to a.json"),
+        (DataSource("run.yaml", root="x"), "root applies to published data sets by name"),
         (DataSource("youtube-vis:2020"), "data youtube-vis:2020: expected youtube-vis:2019"),
     ],
 )

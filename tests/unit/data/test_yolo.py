@@ -77,14 +77,14 @@ def test_where_images_are(tmp_path: Path, path: str, train: str) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ("- 3\n", "no data.yaml"),
-        ("train: images/train\nval: images/val\n", "no data.yaml"),
+        ("- 3\n", "not a data.yaml"),
+        ("train: images/train\nval: images/val\n", "not a data.yaml"),
         ("train: images/train\nnames: [a]\n", "no validation images"),
         ("train: images/tarin\nval: images/val\nnames: [a]\n", "there is no 'images/tarin'"),
         ("train: images/train\nval: images/val\nnames: 3\n", "'names' must be"),
         ("train: images/train\nval: images/val\nnames: {a: b}\n", "'names' must be"),
         ("train: {\n", "not valid YAML"),
-        ("train: 3\nval: images/val\nnames: [a]\n", "3 is no path"),
+        ("train: 3\nval: images/val\nnames: [a]\n", "3 is not a path"),
     ],
 )
 def test_broken_data_files_are_named(tmp_path: Path, data: str, message: str) -> None:
@@ -100,7 +100,7 @@ def test_broken_data_files_are_named(tmp_path: Path, data: str, message: str) ->
         ("0 0.5 0.5 0.2 0.2", r"boxes, not polygons: 1 .*a\.txt', line 2.*YOLO segmentation.*missing_masks=skip"),
         ("2 0.1 0.1 0.2 0.1 0.2 0.2", "line 2: class 2 is not among the 2 names"),
         ("0.5 0.1 0.1 0.2 0.1 0.2 0.2", "class 0.5"),
-        ("0 0.1 0.1 0.2 0.1 0.2 0.2 0.3", "7 coordinates, which are no pairs"),
+        ("0 0.1 0.1 0.2 0.1 0.2 0.2 0.3", "7 coordinates, which are not pairs"),
         ("0 10 10 20 10 20 20", "from 10 to 20; expected shares"),
         ("cell 0.1 0.1 0.2 0.1 0.2 0.2", "expected a class number"),
         ("0 nan 0.1 0.2 0.1 0.2 0.2", "expected a class number"),
@@ -180,7 +180,7 @@ def test_a_polygon_along_the_rims_is_no_line_of_keypoints(tmp_path: Path) -> Non
 @pytest.mark.parametrize("shape", ["[17, 3]", "[17, 2]"])
 def test_data_files_of_keypoints_are_refused(tmp_path: Path, shape: str) -> None:
     write(tmp_path, POSE_2, YAML + f"kpt_shape: {shape}\n")
-    with pytest.raises(UserError, match=r"'kpt_shape' and is of keypoints \(pose\); .*export polygons"):
+    with pytest.raises(UserError, match=r"'kpt_shape' and is for keypoints \(pose\); .*export polygons"):
         read_yolo(tmp_path / "data.yaml")
 
 
@@ -220,7 +220,7 @@ def test_flat_objects_do_not_shift_the_others(tmp_path: Path) -> None:
     [
         (YAML + "nc: 3\n", "'nc' is 3, but 'names' has 2"),
         ("train: images/train\nval: images/val\nnames: {true: cell}\n", "'names' must be"),
-        ("train: images/train\nval: images/val\nnames: [cell, '']\n", "'' in 'names' is no name"),
+        ("train: images/train\nval: images/val\nnames: [cell, '']\n", "'' in 'names' is not a name"),
     ],
 )
 def test_class_lists_that_contradict_themselves_are_refused(tmp_path: Path, data: str, message: str) -> None:

@@ -241,7 +241,7 @@ def broken(change: str) -> dict[str, Any]:
         ("twice", "video ids must be unique"),
         ("no videos", "no videos in"),
         ("coco", "YouTube-VIS"),
-        ("annotations", "no list of objects"),
+        ("annotations", "not a list of objects"),
         ("corners", "annotation 1 is broken: expected pixels .*, got nan among them"),  # not gigabytes of memory
         ("far", "annotation 1 is broken: expected pixels .*, got 1e[+]12 among them"),
         ("runs", "annotation 1 is broken: expected a run-length encoding"),

@@ -53,18 +53,20 @@ def test_options_that_are_set_win_over_those_of_the_run_file(predictor: Predicto
 
 
 def test_a_message_names_the_argument_or_the_flag(predictor: Predictor) -> None:
-    with pytest.raises(OptionError, match=r"^seed is about scenes, not about coco$") as caught:
+    with pytest.raises(OptionError, match=r"^seed applies to scenes, not to coco$") as caught:
         evaluate(predictor, DataSource("coco", seed=1))
-    assert caught.value.sentence(lambda name: f"--{name}") == "--seed is about scenes, not about coco"
+    assert caught.value.sentence(lambda name: f"--{name}") == "--seed applies to scenes, not to coco"
     clips = SceneClips(64, 2, 0, 1)
-    with pytest.raises(OptionError, match=r"^report is about images, not about clips$"):
+    with pytest.raises(OptionError, match=r"^report applies to images, not to clips$"):
         evaluate(predictor, clips, report="x.html")
-    with pytest.raises(UserError, match="an evaluator is of the task semantic; measured is instance"):
+    with pytest.raises(
+        UserError, match="an evaluator is for the task semantic, which is not measured; measured: instance"
+    ):
         evaluate(predictor, clips, evaluators=[("semantic", Any)])  # pyright: ignore[reportArgumentType]
 
 
 def test_a_loaded_model_is_not_loaded_otherwise(predictor: Predictor) -> None:
-    with pytest.raises(UserError, match="'dtype' is about loading a model, and this one is loaded"):
+    with pytest.raises(UserError, match="'dtype' is for loading a model, but this one is already loaded"):
         evaluate(predictor, dtype="bfloat16")
 
 

@@ -72,7 +72,7 @@ def test_what_is_no_package_for_this_machine_is_refused(package: Path, tmp_path:
         open_runtime(tmp_path / "bare.pt2")
     for name, words, message in (
         ("future", ["avx9999"], "was compiled for a processor that has avx9999, which this one lacks"),
-        ("odd", {"avx": 1}, "its processor is no list of words"),
+        ("odd", {"avx": 1}, "its processor is not a list of words"),
     ):
         path = tmp_path / f"{name}.pt2"
         with zipfile.ZipFile(path, "w") as file:

@@ -79,7 +79,7 @@ def test_a_large_file_that_changes_while_its_tiles_are_read_is_refused(
     outcome = run(predictor, path, tmp_path / "out", "semantic")
     assert (outcome.status, outcome.reason) == (
         "refused",
-        f"'{path}' was changed while it was read; run the same command again",
+        f"'{path}' changed while it was being read; run the same command again",
     )
 
 

@@ -129,7 +129,7 @@ def test_weights_tell_networks_apart(tiny_model: Mask2Former, predictor: Predict
     first, second, again = (Predictor(layers[index], "cpu", categories=names) for index in (0, 1, 0))
     assert first.weights_sha256() == again.weights_sha256() != second.weights_sha256()
     assert "dtype" not in one.recorded_settings
-    with pytest.raises(UserError, match="no Mask2Former but a function"):
+    with pytest.raises(UserError, match="not a Mask2Former but a function"):
         _ = one.model
 
 

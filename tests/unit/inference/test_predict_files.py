@@ -5,6 +5,7 @@ import io
 import json
 import os
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -226,7 +227,7 @@ def test_a_file_of_something_else_is_not_lost(predictor: Predictor, images: Path
         other.write_text(json.dumps({"schema_version": 1, "task": "instance", "size": [4, 4], "frames": []}))
     else:
         Image.new("RGB", (4, 4)).save(other)
-    with pytest.raises(UserError, match="is no result of mask2former predict") as refused:
+    with pytest.raises(UserError, match="is not a result of mask2former predict") as refused:
         _run(predictor, images, output, task="panoptic")
     assert str(other) in str(refused.value)
     assert _files(output) == {name}
@@ -293,7 +294,7 @@ def test_own_overlays_and_maps_are_not_taken_for_images(
     assert {message for message, _ in notes} == {"overlays and maps of earlier results, not taken as images"}
     assert len(notes) == (1 if task == "instance" else 2)
     for sources in ([tmp_path / "out"], sorted((tmp_path / "out").rglob("*.png"))):
-        with pytest.raises(UserError, match="no images but results of mask2former predict"):
+        with pytest.raises(UserError, match="only results of mask2former predict"):
             plan(sources, tmp_path / "again")
 
 
@@ -457,3 +458,37 @@ def test_an_address_is_fetched_once(predictor: Predictor, tmp_path: Path, monkey
     assert fetched == ["https://a.org/street.jpg?x=1"]
     document = json.loads((tmp_path / "out" / "street.json").read_text())
     assert document["provenance"]["image"] == "street.jpg"
+
+
+def test_progress_counts_the_tiles_of_an_image_that_has_many(
+    predictor: Predictor, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One image of many tiles takes minutes, in which images that are done say nothing."""
+    monkeypatch.setattr("mask2former.inference.tiling._PIXELS_AT_ONCE", 4 * 64 * 64)  # four tiles at once
+    told: list[tuple[str, int, int | None]] = []
+
+    def progress(step: str, done: int, total: int | None) -> None:
+        told.append((step, done, total))
+
+    info = predictor.model.info  # of all tests of this folder
+    tiles = info.inference.model_copy(update={"tile": 32, "tile_overlap": 0, "short_edge": 64})
+    monkeypatch.setattr(predictor.model, "info", replace(info, inference=tiles))
+    settings: Any = {"overlays": False, "progress": progress, "device": "cpu"}
+    source = tmp_path / "large.png"
+    Image.fromarray(np.zeros((96, 64, 3), np.uint8)).save(source)  # six tiles
+    predict_files(predictor.model, source, tmp_path / "one", "semantic", **settings)
+    assert told == [
+        ("semantic", 0, 1),
+        ("semantic, tiles", 4, 6),
+        ("semantic, tiles", 6, 6),
+        ("semantic", 1, 1),
+    ]
+    told.clear()
+    predict_files(predictor.model, [source, images], tmp_path / "all", "semantic", **settings)
+    assert told[:4] == [
+        ("semantic", 0, 4),
+        ("semantic, tiles (0 of 4 images done)", 4, 6),
+        ("semantic, tiles (0 of 4 images done)", 6, 6),
+        ("semantic", 1, 4),
+    ]
+    assert {step for step, _, _ in told[4:]} == {"semantic"}  # the others are few tiles at once

@@ -72,7 +72,7 @@ def instance_predictor(predictor: Predictor) -> Predictor:
 def test_what_belongs_to_the_pass_is_refused_afterwards(predictor: Predictor) -> None:
     [found] = predictor.run([predictor.prepare(IMAGE, short_edge=40)], ["panoptic"])
     assert found(short_edge=40).to_dict() == predictor(IMAGE, "panoptic", short_edge=40).to_dict()
-    with pytest.raises(UserError, match=r"short_edge cannot change after the pass .*; give it to prepare"):
+    with pytest.raises(UserError, match=r"short_edge cannot change after the pass .*; pass it to prepare"):
         found(short_edge=48)
     with pytest.raises(UserError, match="was predicted for panoptic; pass 'semantic' to run"):
         found("semantic")

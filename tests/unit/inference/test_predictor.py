@@ -296,7 +296,7 @@ def test_a_model_predicts_only_what_it_was_trained_for(tiny_model: Mask2Former, 
     assert isinstance(predictor(image), SemanticSegmentation)
     with pytest.raises(UserError, match="does not support the task 'panoptic'; it was trained for: semantic"):
         predictor(image, "panoptic")
-    with pytest.raises(UserError, match="no task 'depth'"):
+    with pytest.raises(UserError, match="unknown task 'depth'"):
         predictor.stream([image], "depth")  # pyright: ignore[reportArgumentType]
 
 
@@ -387,7 +387,7 @@ def test_the_default_device_exists() -> None:
     assert choose_device().type == choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
     assert choose_dtype() is None
     for wrong in ("int8", "double", torch.int32):
-        with pytest.raises(UserError, match="no dtype"):
+        with pytest.raises(UserError, match="unknown dtype"):
             choose_dtype(wrong)
 
 
@@ -469,7 +469,7 @@ def test_types_of_other_libraries(given: Any, chosen: torch.dtype | None) -> Non
     if chosen is not None:
         assert choose_dtype(given) is chosen
         return
-    with pytest.raises(UserError, match=r"no dtype .*; expected float32, bfloat16, float16"):
+    with pytest.raises(UserError, match=r"unknown dtype .*; expected float32, bfloat16, float16"):
         choose_dtype(given)
 
 

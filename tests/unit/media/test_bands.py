@@ -273,7 +273,7 @@ def test_arrays_and_tensors_of_bands() -> None:
     read_image(mine, bands=5)[:] = 0
     np.testing.assert_array_equal(mine, FIVE)
     for wrong in (np.zeros((2, 3, 4, 5), np.uint8), np.zeros(7, np.uint8), np.zeros((0, 4, 5), np.uint8)):
-        with pytest.raises(UserError, match=r"is no image|has no pixels"):
+        with pytest.raises(UserError, match=r"is not an image|has no pixels"):
             read_image(wrong, bands=5)
     with pytest.raises(UserError, match="type int64; expected"):
         read_image(FIVE.astype(np.int64), bands=5)

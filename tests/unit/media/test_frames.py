@@ -120,7 +120,7 @@ def test_an_iterator_is_read_one_by_one() -> None:
 
 
 def test_what_is_no_clip_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "text.mp4").write_text("this is no video at all, only some words")
+    (tmp_path / "text.mp4").write_text("this is not a video at all, only some words")
     (tmp_path / "empty").mkdir()
     (tmp_path / "clips" / "one").mkdir(parents=True)
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")

@@ -177,7 +177,7 @@ def test_damage_is_one_sentence(tmp_path: Path, image: np.ndarray, monkeypatch: 
     with pytest.raises(UserError, match="is damaged"):
         TiffRegions(path)
     path.write_text("no slide")
-    with pytest.raises(UserError, match="is no slide"):
+    with pytest.raises(UserError, match="is not a slide"):
         SlideRegions(path)
     monkeypatch.setitem(sys.modules, "tifffile", None)
     with pytest.raises(MissingExtraError, match=r"mask2former\[microscopy\]"):

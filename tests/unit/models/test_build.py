@@ -29,13 +29,13 @@ def config_of(part: str, **changes: Any) -> ModelConfig:
         (
             "transformer_decoder",
             {"num_queries": 0},
-            "num_queries': Input should be greater than 0",
+            "num_queries' is 0; expected a whole number from 1",
         ),
         ("transformer_decoder", {"num_heads": 3}, "dim 32 must be a multiple of num_heads 3"),
         ("transformer_decoder", {"dim": 64}, "pixel_decoder.dim 32 and transformer_decoder.dim 64 must be equal"),
         ("pixel_decoder", {"num_heads": 5}, "dim 32 must be a multiple of num_heads 5"),
-        ("backbone", {**SWIN, "model": None}, "unknown key 'backbone.swin.model'"),
-        ("backbone", {"model": 3}, "'backbone.timm.model'"),
+        ("backbone", {**SWIN, "model": None}, "unknown key 'backbone.model'; 'backbone' of swin has name, embed_dim"),
+        ("backbone", {"model": 3}, "'backbone.model' is 3; expected text"),
     ],
     ids=str,
 )

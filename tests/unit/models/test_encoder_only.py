@@ -342,8 +342,8 @@ def test_parts_that_do_not_go_together_are_refused(changes: dict[str, Any], mess
 @pytest.mark.parametrize(
     ("model", "kwargs", "message"),
     [
-        ("resnet18", {}, "joint_blocks are for plain vision transformers|is no plain vision transformer"),
-        ("beit_base_patch16_224", {}, "joint_blocks are for plain vision|is no plain vision transformer"),
+        ("resnet18", {}, "joint_blocks are for plain vision transformers|is not a plain vision transformer"),
+        ("beit_base_patch16_224", {}, "joint_blocks are for plain vision|is not a plain vision transformer"),
         ("vit_tiny_patch16_224", TINY | {"dynamic_img_size": False}, "leave 'dynamic_img_size' and"),
         ("vit_tiny_patch16_224", TINY | {"patch_drop_rate": 0.5}, "and all patches are needed"),
         (

@@ -95,9 +95,9 @@ def test_a_map_that_is_not_handed_on_is_told() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"pixel_decoder": {"name": "fpm"}}, "name must be msdeformattn, .* fapn or none"),
+        ({"pixel_decoder": {"name": "fpm"}}, "name' is 'fpm'; expected msdeformattn, .* or none; did you mean fpn"),
         ({"pixel_decoder": {"name": "fpn", "dim": 40}}, "dim 40 must be a multiple of 32"),
-        ({"pixel_decoder": {"name": "fpn", "num_layers": 2}}, "unknown key 'pixel_decoder.num_layers'"),
+        ({"pixel_decoder": {"name": "fpn", "num_layers": 2}}, "unknown key .*; .* of fpn has dim, mask_dim, name"),
         ({"pixel_decoder": {"name": "fapn", "num_groups": 7}}, "dim 256 must be a multiple of num_groups 7"),
         ({"transformer_decoder": {"name": "standard", "dim": 30}}, "dim 30 must be a multiple of num_heads 8"),
         ({"transformer_decoder": {"name": "standard", "source": "encoder"}}, "msdeformattn has none; set .* res5"),

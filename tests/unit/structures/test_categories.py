@@ -57,7 +57,7 @@ def test_colours_are_bytes() -> None:
     for color in ("#4c0fd2", "76, 15, 210"):  # the first as Label Studio writes it
         (item,) = Categories.from_dict({"categories": [{"id": 1, "name": "a", "color": color}]})
         assert item.color == (76, 15, 210)
-    with pytest.raises(UserError, match="'red' is no colour"):
+    with pytest.raises(UserError, match="'red' is not a colour"):
         Categories.from_dict({"categories": [{"id": 1, "name": "a", "color": "red"}]})
 
 
@@ -67,8 +67,8 @@ def test_colours_are_bytes() -> None:
         ({"isthing": "0"}, "'isthing' of 'a' is '0', neither 0 nor 1"),
         ({"isthing": None}, "neither 0 nor 1"),
         ({"isthing": 2}, "neither 0 nor 1"),
-        ({"name": None}, "no name of a class"),
-        ({"name": " "}, "no name of a class"),
+        ({"name": None}, "not a name of a class"),
+        ({"name": " "}, "not a name of a class"),
         ({"color": [0.2, 0.4, 0.6]}, "in whole numbers"),
     ],
 )

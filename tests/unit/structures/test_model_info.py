@@ -41,7 +41,7 @@ def test_it_is_the_part_of_a_configuration_that_is_no_training() -> None:
         ({"config": {"architecture": {}, "inference": {}}}, "file: config: 'architecture'"),
         ({"config": {"architecture": None}}, "file: config: 'inference'"),
         ({"categories": {}}, "file: categories: "),
-        ({"metrics": {"PQ": 1e9}}, "file: the 'metrics' of its header are no numbers"),
+        ({"metrics": {"PQ": 1e9}}, "file: the 'metrics' of its header are not numbers"),
     ],
 )
 def test_something_else_is_told(changes: dict[str, Any], message: str) -> None:

@@ -22,10 +22,12 @@ def test_the_largest_divisor_that_fits(state: int, image: int, available: int, s
     assert count == 1 or count * image <= room
     larger = [number for number in range(count + 1, share + 1) if share % number == 0]
     assert not larger or larger[0] * max(image, 1) > room
-    assert ("even one may be too much" in said) == (max(image, 1) > max(room, 0))
+    assert ("even one image may be too many" in said) == (max(image, 1) > max(room, 0))
 
 
 def test_one_process_alone_decides(tmp_path: Path) -> None:
     values = {"data": {"batch_size_per_device": "auto"}, "trainer": {"devices": 2}}
-    with pytest.raises(UserError, match=r"auto is for one process; start the run with trainer\.devices=1"):
+    with pytest.raises(
+        UserError, match=r"auto works with a single process only; start the run with trainer\.devices=1"
+    ):
         check_auto(parse(RunConfig, values, "test"), None)

@@ -56,7 +56,9 @@ def test_the_images_of_a_step_are_divided_over_machines() -> None:
         "64 images per step = 8 nodes x 8 devices x 1"
     )
     assert batch_size_per_device(config(batch_size=16, num_nodes=2, devices=1)) == 8
-    with pytest.raises(UserError, match=r"16 is no multiple of trainer\.num_nodes 3 x trainer\.devices 2 = 6; change"):
+    with pytest.raises(
+        UserError, match=r"16 is not a multiple of trainer\.num_nodes 3 x trainer\.devices 2 = 6; change"
+    ):
         batch_size_per_device(config(batch_size=16, num_nodes=3, devices=2))
     with pytest.raises(UserError, match=r"over 4 device\(s\) gives 4 images each, which data\.batch_size_per_device 8"):
         batch_size_per_device(config(batch_size=16, num_nodes=2, devices=2, batch_size_per_device=8))

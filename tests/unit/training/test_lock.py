@@ -30,7 +30,7 @@ def test_a_second_one_is_refused_and_told_who_holds_it(tmp_path: Path) -> None:
     run = tmp_path / "run"
     with locked(run) as notes:
         assert notes == []
-        with pytest.raises(UserError, match=rf"in use by another training \(process {os.getpid()} on .*, since 20"):
+        with pytest.raises(UserError, match=rf"in use by another training run \(process {os.getpid()} on .*, since 20"):
             locked(run).__enter__()
         assert (run / LOCK).exists()
     assert not run.exists()  # nothing was put into it

@@ -22,7 +22,9 @@ def test_ranks_that_are_alike_pass() -> None:
 
 def test_a_directory_that_is_not_shared_is_noticed() -> None:
     ranks = [rank("a"), rank("a"), rank("b", sees=False), rank("b", sees=False)]
-    sentence = r"^runs/x is not the same directory on all machines: what rank 0 on a .* not seen on b \(ranks 2, 3\);"
+    sentence = (
+        r"^runs/x is not the same directory on all machines: what rank 0 on a .* not visible on b \(ranks 2, 3\);"
+    )
     with pytest.raises(UserError, match=sentence):
         check_alike(Path("runs/x"), ranks)
 

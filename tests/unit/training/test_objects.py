@@ -19,5 +19,5 @@ def test_images_and_clips_are_learned_from() -> None:
 def test_clips_without_tracks_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     clips = SceneClips(64, 3, length=2)
     monkeypatch.setattr(clips, "tasks", ("panoptic",))
-    with pytest.raises(UserError, match="training takes tracks"):
+    with pytest.raises(UserError, match="training needs tracks"):
         Objects.checked(None, clips, clips, None, None)

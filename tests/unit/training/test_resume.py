@@ -130,7 +130,7 @@ def test_what_must_be_equal_is_refused_with_both_values(path: str) -> None:
 def test_what_takes_effect_is_said(path: str) -> None:
     run = run_with(path)
     notes = compare(last_state(run, step=0), changed(run, path, another(leaves(run)[path])), CLASSES, (8, 2)).notes
-    assert path == "output" or any(f"with other settings: {path} " in note for note in notes)
+    assert path == "output" or any(f"that change after step 0: {path} " in note for note in notes)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_other_ids_and_numbers_of_samples_are_said() -> None:
     change = compare(last_state(), RunConfig(), Categories(items), (9, 3))
     text = " | ".join(change.notes)
     assert "category ids have changed (0 -> 1, 1 -> 2, 2 -> 3)" in text
-    assert "the training data have 9 samples now and had 8" in text
+    assert "the training data has 9 samples now and had 8 before" in text
     assert "3 validation samples instead of 2" in text
     assert change.measured_anew
 
@@ -171,12 +171,12 @@ def test_other_ids_and_numbers_of_samples_are_said() -> None:
         (
             {},
             {"trainer.max_steps": 2000},
-            r"at step 500 goes from 5.4e-05 to 7.7e-05 \(optim.schedule_steps=1000 keeps",
+            r"after step 500 changes from 5.4e-05 to 7.7e-05 \(optim.schedule_steps=1000 keeps",
         ),
         ({"optim.schedule_steps": 1000}, {"trainer.max_steps": 2000}, None),
         ({"optim.schedule": "step"}, {"trainer.max_steps": 2000}, None),
-        ({}, {"optim.lr": 2e-4}, r"goes from 5.4e-05 to 0.00011$"),
-        ({}, {"optim.schedule": "step"}, r"goes from 5.4e-05 to 0.0001$"),
+        ({}, {"optim.lr": 2e-4}, r"changes from 5.4e-05 to 0.00011$"),
+        ({}, {"optim.schedule": "step"}, r"changes from 5.4e-05 to 0.0001$"),
     ],
 )
 def test_what_becomes_of_the_rate(before: dict[str, Any], now: dict[str, Any], words: str | None) -> None:

@@ -51,9 +51,9 @@ def test_fewer_gpus_than_the_settings_say_are_refused(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("trainer", "sentence"),
     [
-        ({"devices": 1}, "parts the weights among devices, and there is one"),
-        ({"devices": 2, "precision": "fp16"}, r"does not go with trainer\.precision fp16"),
-        ({"devices": 2, "channels_last": True}, r"does not go with trainer\.channels_last"),
+        ({"devices": 1}, "splits the weights among devices, but there is only one"),
+        ({"devices": 2, "precision": "fp16"}, r"does not work with trainer\.precision fp16"),
+        ({"devices": 2, "channels_last": True}, r"does not work with trainer\.channels_last"),
     ],
 )
 def test_shared_weights_have_their_conditions(trainer: dict[str, Any], sentence: str) -> None:

@@ -133,7 +133,7 @@ def _one_sentence(file: Path) -> Iterator[None]:
         yield
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise UserError(
-            f"'{file}' is no list of class names: {printable(str(error), 400)}; expected a name per line (.txt), or "
+            f"'{file}' is not a list of class names: {printable(str(error), 400)}; expected a name per line (.txt), or "
             "number and name (.txt, .json, .yaml, .csv)"
         ) from error
 
@@ -222,7 +222,7 @@ def _from_lines(lines: Iterable[tuple[int, str]], given: list[tuple[int, str]]) 
         if given and given[0][0] < number < given[-1][0] and (not line or line.startswith("#")):
             what = f"a comment ({quoted(line)})" if line else "empty"
             raise ValueError(
-                f"its line {number} is {what}, so the numbers of the classes below are not clear: it is no name; "
+                f"its line {number} is {what}, so the numbers of the classes below are not clear: it is not a name; "
                 "delete it, or number all lines ('0 road')"
             )
     return list(enumerate(line for _, line in given))
@@ -283,7 +283,7 @@ def _is_number(value: Any) -> bool:
 def _number(value: Any) -> int:
     known = isinstance(value, (int, float)) or (isinstance(value, str) and _is_number(value))
     if isinstance(value, bool) or not known or int(value) != float(value):
-        raise ValueError(f"{quoted(value)} is no class number")
+        raise ValueError(f"{quoted(value)} is not a class number")
     return int(value)
 
 
@@ -291,7 +291,7 @@ def _name(value: Any) -> str:
     if isinstance(value, bool):
         raise ValueError("YAML reads yes, no, on and off as true and false; put such names in quotes")
     if not isinstance(value, (str, int, float)) or not str(value).strip():
-        raise ValueError(f"{quoted(value)} is no name")
+        raise ValueError(f"{quoted(value)} is not a name")
     name = str(value).strip()
     if not name.isprintable():
         raise ValueError(f"the name {quoted(name)} has characters that cannot be seen; type it again")

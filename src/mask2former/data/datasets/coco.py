@@ -504,8 +504,8 @@ class CocoInstances(Reader):
             if categories is None and (stuff := [item.name for item in found if not item.is_thing]):
                 if len(stuff) == len(found):
                     raise UserError(
-                        f"'{file}': all categories have 'isthing' 0, and instances are of things only, so nothing "
-                        "would be predicted or measured; set it to 1 for those that are counted, or take it out"
+                        f"'{file}': all categories have 'isthing' 0, but instances are things only, so nothing would "
+                        "be predicted or measured; set it to 1 for countable classes, or remove it"
                     )
                 reader.notes.append(stuff_remark(stuff, file))
             reader.add(content, file, open_folder(images, allow_outside=allow_outside))
@@ -525,7 +525,7 @@ class CocoInstances(Reader):
         if not objects[-1] and self._index.crowds.any():
             reader.notes.append(
                 f"'{sources[0][0]}': all {len(self._index.crowds)} annotations are marked as crowd regions, so there "
-                "is no object to learn; if they are single objects (CVAT and Datumaro mark painted masks), set "
+                "is not an object to learn; if they are single objects (CVAT and Datumaro mark painted masks), set "
                 "crowds=objects"
             )
         self.notes = reader.notes

@@ -148,8 +148,8 @@ class CocoPanoptic(SegmentReader):
         assert first is not None
         if task == "instance" and not (categories or first).thing_indices:
             raise UserError(
-                f"'{sources[0].annotations}': all categories have 'isthing' 0, and instances (task: instance) are of "
-                "things only; set it to 1 for those that are counted, or take task: panoptic or semantic"
+                f"'{sources[0].annotations}': all categories have 'isthing' 0, but instances (task: instance) "
+                "are things only; set it to 1 for countable classes, or use task: panoptic or semantic"
             )
         super().__init__(categories or first, task, ground_truths_from)
         self.notes += left_out

@@ -161,7 +161,7 @@ class IdMaps(SegmentReader):
         unknown = sorted(set(np.unique(numbers).tolist()) - self._class_of.keys() - set(self._ignore))
         if unknown:
             raise UserError(
-                f"'{file}' has the numbers {some(unknown)}, which are no classes; name them in the names file, or "
+                f"'{file}' has the numbers {some(unknown)}, which are not classes; name them in the names file, or "
                 "ignore them (dataset.ignore)"
             )
         of_pixel = remap(numbers, self._class_of, -1)
@@ -180,7 +180,7 @@ class IdMaps(SegmentReader):
         alone = pixels[(pairs[0] == 1) & (pairs[1] > _BACKGROUND)].sum()
         if alone:
             raise UserError(
-                f"{alone} pixels of '{file}' have a class and belong to no object of '{label_file}'; paint them in "
-                "both, or learn classes alone (label-folder)"
+                f"{alone} pixels of '{file}' have a class but belong to no object of '{label_file}'; paint "
+                "them in both, or learn classes only (label-folder)"
             )
         return np.where(of_pixel < 0, 0, ids).astype(np.int32), classes.astype(np.int64)

@@ -86,9 +86,9 @@ class LabelFolder(Reader):
         if both := sorted(set(ignore) & set(numbers)):
             names = [categories[numbers[number]].name for number in both]
             raise UserError(
-                f"the label numbers {quoted(both)} are classes ({listed(names, 5)}) and ignored; "
-                "take them out of one of both (dataset.ignore, or the names file, whose lines may say number and name: "
-                f"{quoted(f'{both[0] + 1} {names[0]}')})"
+                f"the label numbers {quoted(both)} are classes ({listed(names, 5)}) and also ignored; remove "
+                "them from one of the two (dataset.ignore, or the names file, whose lines may say number and "
+                f"name: {quoted(f'{both[0] + 1} {names[0]}')})"
             )
         self.class_of: dict[int, int] = {**numbers, **dict.fromkeys(ignore, categories.ignore_label)}
         self._pairs: list[tuple[Folder, str, Folder, str]] = []
@@ -136,7 +136,7 @@ class LabelFolder(Reader):
         numbers = read_label_map(file) if self._colors is None else self._colors.read(file)
         if unknown := sorted(set(np.unique(runs_of(numbers)[0]).tolist()) - self.class_of.keys()):
             raise UserError(
-                f"'{file}' has the numbers {some(unknown)}, which are no classes; name them in the names file, or "
+                f"'{file}' has the numbers {some(unknown)}, which are not classes; name them in the names file, or "
                 f"ignore them (dataset.ignore){self._hint(numbers, unknown)}"
             )
         return remap(numbers, self.class_of, self.categories.ignore_label)

@@ -258,7 +258,7 @@ def _areas(summary: MaskSummary, remarks: list[Remark]) -> Float64[np.ndarray, "
     # Polygons may reach beyond the image.
     wrong &= ~(given & (summary.areas <= 2 * summary.pixels) & (summary.areas > 0))
     if wrong.any():
-        what = "'area' is no number above 0 that the image has room for; pixels are counted instead"
+        what = "'area' is not a number above 0 that the image has room for; pixels are counted instead"
         remarks.append(Remark(what, np.flatnonzero(wrong)))
     box = (summary.extents[:, 2:] - summary.extents[:, :2]).prod(axis=1)
     off = given & ~wrong & ((summary.areas > 1.1 * box + 16) | (summary.areas < summary.pixels / 2 - 16))

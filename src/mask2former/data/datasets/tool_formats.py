@@ -209,7 +209,7 @@ def _class_attribute(regions: Sequence[Any]) -> str | None:
         )
     if not keys and regions:
         note(
-            "files of VIA whose regions have no attributes, so that all are of one class, 'object'",
+            "VIA files whose regions have no attributes, so all belong to one class, 'object'",
             f"{len(regions)} regions",
         )
     return keys[0] if keys else None
@@ -249,7 +249,7 @@ def _cvat(source: Source) -> Iterator[Record]:
         with within(f"image {quoted(name, 60)}"):
             size = side_of(float(entry.get("height", "0"))), side_of(float(entry.get("width", "0")))
         if entry.find("tag") is not None:
-            note("images with classes of the whole image (tags), which are no objects", f"'{name}'")
+            note("images with classes of the whole image (tags), which are not objects", f"'{name}'")
         shapes = []
         for position, element in enumerate((element for element in entry if element.tag != "tag"), start=1):
             with within_object(position, name):
@@ -292,7 +292,7 @@ def _is_cvat(content: Any) -> bool:
 def _supervisely(source: Source) -> Iterator[Record]:
     content = source.content
     if not source.name:
-        raise UserError("it is one file of Supervisely; name the folder 'ann' that it lies in")
+        raise UserError("it is a single Supervisely file; give the folder 'ann' that contains it")
     with within("size"):
         size = stated_side(content["size"], "height"), stated_side(content["size"], "width")
     shapes = []

@@ -74,12 +74,12 @@ def read_yolo(path: Location) -> YoloSet:
     file = Path(path)
     content = read_yaml(file, "YOLO file")
     if not isinstance(content, dict) or "names" not in content or "train" not in content:
-        raise UserError(f"'{file}' is no data.yaml of a YOLO data set: expected 'train', 'val' and 'names'")
+        raise UserError(f"'{file}' is not a data.yaml of a YOLO data set: expected 'train', 'val' and 'names'")
     validation = content.get("val", content.get("valid"))
     if validation is None:
         raise UserError(f"'{file}' names no validation images; add a line such as 'val: images/val'")
     if content.get("kpt_shape") is not None:
-        raise UserError(f"'{file}' has 'kpt_shape' and is of keypoints (pose); {_EXPORT}")
+        raise UserError(f"'{file}' has 'kpt_shape' and is for keypoints (pose); {_EXPORT}")
     roots = _roots(file, content.get("path"))
     categories = _categories(content["names"], file)
     if (count := content.get("nc", len(categories))) != len(categories):
@@ -103,7 +103,7 @@ def _categories(names: Any, file: Path) -> Categories:
         raise UserError(f"'{file}': 'names' must be a list of names, or a mapping of class number to name")
     if wrong := [name for _, name in pairs if not is_name(name)]:
         raise UserError(
-            f"'{file}': {quoted(wrong[0])} in 'names' is no name; put names such as yes, no and on in quotes"
+            f"'{file}': {quoted(wrong[0])} in 'names' is not a name; put names such as yes, no and on in quotes"
         )
     entries = [{"id": number, "name": str(name)} for number, name in pairs]
     return Categories.from_dict({"categories": entries})
@@ -119,7 +119,7 @@ def _paths(value: Any, roots: Sequence[Path], file: Path) -> tuple[Path, ...]:
     found_paths = []
     for entry in entries:
         if not isinstance(entry, str) or not entry:
-            raise UserError(f"'{file}': {quoted(entry)} is no path of images")
+            raise UserError(f"'{file}': {quoted(entry)} is not a path of images")
         # Some tools write ../train/images for what lies in train/images beside the file.
         candidates = [root / name for root in roots for name in (entry, entry.removeprefix("../"))]
         found = next((listed for listed in candidates if os.path.exists(listed)), None)
@@ -353,7 +353,7 @@ class _Lines:
                 f"{line}: class {printable(words[0], 40)} is not among the {len(self.class_of_id)} names of data.yaml"
             )
         elif len(corners) % 2:
-            self.broken.append(f"{line}: {len(corners)} coordinates, which are no pairs")
+            self.broken.append(f"{line}: {len(corners)} coordinates, which are not pairs")
         elif corners.min() < -_TOLERANCE or corners.max() > 1 + _TOLERANCE:
             self.broken.append(
                 f"{line}: coordinates from {corners.min():.6g} to {corners.max():.6g}; expected shares of width and "

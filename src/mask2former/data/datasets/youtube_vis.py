@@ -85,7 +85,7 @@ def _read(file: File) -> dict[str, Any]:
     content = read_annotations(file, ("videos", "categories"), "YouTube-VIS")
     entries = content.get("annotations")
     if entries is not None and not (isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)):
-        raise UserError(f"'{file}': 'annotations' is no list of objects")
+        raise UserError(f"'{file}': 'annotations' is not a list of objects")
     return content
 
 

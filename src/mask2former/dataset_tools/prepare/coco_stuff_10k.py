@@ -83,7 +83,7 @@ def _read_labels(path: Path) -> UInt8[np.ndarray, "H W"]:
     except (
         Exception
     ) as error:  # of damaged files there are many kinds: KeyError, TypeError, MatReadError, zlib.error, ...
-        raise UserError(f"'{path}' is no MATLAB file with a matrix S: {printable(str(error), 200)}") from error
+        raise UserError(f"'{path}' is not a MATLAB file with a matrix S: {printable(str(error), 200)}") from error
     if labels.ndim != 2 or labels.dtype.kind not in "uif":
         raise UserError(f"'{path}': S has the shape {labels.shape}; expected a label map")
     return labels.astype(np.uint8)
@@ -98,7 +98,7 @@ def _read_hdf5(path: Path) -> np.ndarray:
         with h5py.File(path) as file:
             matrix = file["S"]
             if not isinstance(matrix, h5py.Dataset):
-                raise UserError(f"'{path}': S is no matrix; expected a label map")
+                raise UserError(f"'{path}': S is not a matrix; expected a label map")
             if not isinstance(file.get("S", getlink=True), h5py.HardLink) or matrix.external or matrix.is_virtual:
                 raise UserError(f"'{path}': S lies in another file, which is not read; expected the matrix itself")
             values = math.prod(matrix.shape or ())
@@ -107,4 +107,4 @@ def _read_hdf5(path: Path) -> np.ndarray:
     except UserError:
         raise
     except Exception as error:  # see above
-        raise UserError(f"'{path}' is no MATLAB file with a matrix S: {printable(str(error), 200)}") from error
+        raise UserError(f"'{path}' is not a MATLAB file with a matrix S: {printable(str(error), 200)}") from error

@@ -96,7 +96,7 @@ def _read_info(path: Path) -> tuple[ExportedInfo, frozenset[str]]:
     info = ExportedInfo.from_json(texts[0], str(path))
     found = parse_json((texts[1] or "[]").encode(), f"the processor of {path}")
     if not isinstance(found, list) or not all(isinstance(word, str) for word in found):
-        raise UserError(f"{path}: its processor is no list of words; export the model again")
+        raise UserError(f"{path}: its processor is not a list of words; export the model again")
     return info, frozenset(found)
 
 

@@ -78,7 +78,7 @@ def check_arguments(model: str, kwargs: Mapping[str, Any]) -> None:
         limits.check_limit(f"{shown} has kwargs:", count, limits.ARGUMENTS, "leave some out")
         where = f"{shown}: argument {quoted(name, 40)}"
         if not isinstance(name, str):
-            raise UserError(f"{where} is no name; expected one of timm's")
+            raise UserError(f"{where} is not a name; expected one of timm's")
         if name in RESERVED_ARGUMENTS:
             reason = RESERVED_ARGUMENTS[name].format(model=model.partition(".")[0])
             raise UserError(f"{shown}: leave '{name}' out of its kwargs: {reason}")
@@ -370,8 +370,8 @@ def _transformer(model: str, options: Mapping[str, Any], joint_blocks: int) -> A
         ) from error
     if not isinstance(body, VisionTransformer | Eva):
         raise UserError(
-            f"backbone '{model}' is no plain vision transformer whose blocks take masks, which joint_blocks are for; "
-            "choose vit_*, deit3_* or eva02_*"
+            f"backbone '{model}' is not a plain vision transformer whose blocks take masks, which joint_blocks are "
+            "for; choose vit_*, deit3_* or eva02_*"
         )
     if len(set(body.patch_embed.patch_size)) > 1:
         raise UserError(

@@ -323,7 +323,7 @@ def test_where_a_backbone_cannot_go(swin_file: Path, tmp_path: Path) -> None:
     assert is_backbone_file(swin_file)
     assert not is_backbone_file("coco-panoptic/r50")
     assert not is_backbone_file(tmp_path)
-    with pytest.raises(UserError, match=r"holds a backbone alone; train a model from it with model\.init="):
+    with pytest.raises(UserError, match=r"contains only a backbone; train a model from it with model\.init="):
         Mask2Former.from_pretrained(swin_file)
     torch.save({"model": original_swin(small_model())}, tmp_path / "swin.pth")
     with pytest.raises(UserError, match="written as ours only"):

@@ -222,8 +222,8 @@ def test_objects_have_the_classes_of_the_map_beside(tmp_path: Path) -> None:
     [
         (numbers(1, 1), numbers(1, 2), r"have several classes in .*: 1 \(1\)"),
         (numbers(1, 1), numbers(0), r"have no class in .*: 1 \(1\)"),
-        (numbers(1), numbers(1, 2), "1 pixels of .* have a class and belong to no object"),
-        (numbers(1), numbers(9), r"numbers 1 \(9\), which are no classes"),
+        (numbers(1), numbers(1, 2), "1 pixels of .* have a class but belong to no object"),
+        (numbers(1), numbers(9), r"numbers 1 \(9\), which are not classes"),
         (numbers(1), np.zeros((4, 5), np.uint8), "expected maps of one size"),
     ],
 )

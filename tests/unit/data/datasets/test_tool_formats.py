@@ -176,7 +176,7 @@ BROKEN: dict[str, tuple[ToolName, Any, str]] = {
     "no points": (
         "labelme",
         labelme({"points": 3}),
-        r"writes it: object 1: something in it is of another kind than expected \(TypeError",
+        r"writes it: object 1: something in it has an unexpected type \(TypeError",
     ),
     "no points at all": ("labelme", labelme({"points": SQUARE}, {"label": "cell"}), "object 2: it has no 'points'"),
     "null as shapes": ("labelme", {**labelme({}), "shapes": None}, r"'shapes' is null; expected .* or write \[\]"),
@@ -199,7 +199,7 @@ BROKEN: dict[str, tuple[ToolName, Any, str]] = {
         ),
         "is not within its image",
     ),
-    "a mask that is no image": (
+    "a mask that is not an image": (
         "labelme",
         labelme({"points": [[5, 5], [9, 9]], "shape_type": "mask", "mask": base64.b64encode(b"no").decode()}),
         "not an image that can be read",

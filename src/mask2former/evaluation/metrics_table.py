@@ -1,0 +1,90 @@
+"""The form of ``metrics.csv`` and ``times.csv``: a column of optimizer steps done, and the values logged after them.
+
+Tables of earlier versions call the column ``step`` and count from 0: what was logged after 100 steps stands at 99. The
+name tells them apart, so that steps of the two are never mixed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mask2former.documents import read_rows
+
+__all__ = ["STEP", "MetricsTable", "is_step", "read_metrics", "read_times"]
+
+STEP = "global_step"
+_FROM_ZERO = "step"
+_DIGITS = 18  # of a step
+
+
+class MetricsTable(NamedTuple):
+    """What a run has logged.
+
+    Attributes:
+        rows: by column; :data:`STEP` holds a number, every other column text, or None in a row that is cut short.
+        counted_from_zero: whether an earlier version wrote the file; ``rows`` count steps done all the same.
+    """
+
+    rows: list[dict[str, Any]]
+    counted_from_zero: bool
+
+
+def read_metrics(path: Path, *, hint: str = "check the path") -> MetricsTable:
+    """The rows of a table of metrics; those without a step are left out.
+
+    Raises:
+        UserError: there is no such file, or it is no CSV.
+    """
+    rows = read_rows(path, "table of metrics", hint=hint)
+    old = bool(rows) and STEP not in rows[0] and _FROM_ZERO in rows[0]
+    name = _FROM_ZERO if old else STEP
+    rows = [{STEP: int(row[name]), **_without(row, name)} for row in rows if is_step(row.get(name))]
+    if old:
+        before = _before_the_first(rows)
+        for number, row in enumerate(rows):
+            row[STEP] += number != before
+    return MetricsTable(rows, old)
+
+
+def read_times(path: Path, *, has_start: bool, hint: str = "check the path") -> list[tuple[int, str]]:
+    """Steps done, and the seconds that training had taken by then as they are written; a table of times.
+
+    Args:
+        path: of the file.
+        has_start: whether the table of metrics beside it has a row before the first step; it is the first one then.
+        hint: ends the error where there is no such file.
+
+    Raises:
+        UserError: there is no such file, or it is no CSV.
+    """
+    rows = read_rows(path, "table of times", hint=hint)
+    old = bool(rows) and STEP not in rows[0]
+    name = _FROM_ZERO if old else STEP
+    found = [(int(row[name]) + old, row.get("seconds") or "") for row in rows if is_step(row.get(name))]
+    return [(0, found[0][1]), *found[1:]] if old and has_start and found else found
+
+
+def is_step(text: object) -> bool:
+    """Whether text is the number of a step."""
+    return isinstance(text, str) and text.isdecimal() and len(text) <= _DIGITS
+
+
+def _without(row: dict[str, Any], name: str) -> dict[str, Any]:
+    return {column: value for column, value in row.items() if column != name}
+
+
+def _before_the_first(rows: Sequence[dict[str, Any]]) -> int | None:
+    """The row of an old table that holds the validation before the first step, if there is one.
+
+    It is logged at 0, as the first step is, and comes before it. Where the first step was not logged (see
+    ``trainer.log_interval``), it could also be one after the first step, which only a validation after every step has.
+    """
+    validations = [number for number, row in enumerate(rows) if not row.get("loss")]
+    steps = [rows[number][STEP] for number in validations[:3]]
+    if not steps or steps[0] != 0:
+        return None
+    first = next((number for number, row in enumerate(rows) if row.get("loss") and row[STEP] == 0), None)
+    is_before = validations[0] < first if first is not None else steps not in ([0, 1, 2], [0, 1])
+    return validations[0] if is_before else None

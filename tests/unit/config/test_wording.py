@@ -1,0 +1,199 @@
+"""Faults of settings in our words: the setting, what was got, what is expected, and what may have been meant."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+import mask2former.config
+from mask2former.config import RunConfig, apply_overrides, parse
+from mask2former.config.fields import Strict
+from mask2former.errors import UserError
+
+INTEGER = "a whole number from 1 to 2,147,483,647"
+PIXEL_DECODERS = "msdeformattn, fpn, transformer-fpn, semantic-fpn, bifpn, fapn or none"
+FILES = "each entry a mapping of settings (annotations, images)"
+
+
+def said(*overrides: str) -> str:
+    """What is said of a run with these settings, after the name of its file."""
+    with pytest.raises(UserError) as refused:
+        parse(RunConfig, apply_overrides({"data": {"dataset": {"name": "scenes"}}}, overrides), "run.yaml")
+    assert str(refused.value).startswith("run.yaml: ")
+    return str(refused.value).removeprefix("run.yaml: ")
+
+
+# One row for each kind of error that pydantic may raise of our types, by its name for it.
+ROWS = {
+    "int_parsing": ("trainer.max_steps=abc", f"'trainer.max_steps' is 'abc'; expected {INTEGER}"),
+    "int_from_float": ("trainer.max_steps=1.5", f"'trainer.max_steps' is 1.5; expected {INTEGER}"),
+    "int_type": ("trainer.max_steps=[1]", f"'trainer.max_steps' is [1]; expected {INTEGER}"),
+    "int_type of null": ("trainer.max_steps=null", f"'trainer.max_steps' is null; expected {INTEGER}"),
+    "greater_than": ("trainer.max_steps=0", f"'trainer.max_steps' is 0; expected {INTEGER}"),
+    "less_than_equal": (
+        "data.num_workers=2000",
+        "'data.num_workers' is 2000; expected a whole number from 0 to 1,024",
+    ),
+    "greater_than_equal": ("data.copy_paste=-1", "'data.copy_paste' is -1; expected a number from 0 to 1"),
+    "less_than": ("optim.ema_decay=1", "'optim.ema_decay' is 1; expected a number of at least 0 and below 1"),
+    "float_parsing": ("optim.lr=fast", "'optim.lr' is 'fast'; expected a number above 0"),
+    "float_type": ("optim.lr={a: 1}", "'optim.lr' is {'a': 1}; expected a number above 0"),
+    "finite_number": ("optim.lr=.inf", "'optim.lr' is inf; expected a number above 0"),
+    "bool_parsing": ("trainer.channels_last=maybe", "'trainer.channels_last' is 'maybe'; expected true or false"),
+    "bool_type": ("trainer.channels_last=[]", "'trainer.channels_last' is []; expected true or false"),
+    "string_type": ("output=3", "'output' is 3; expected text"),
+    "string_pattern_mismatch": (
+        "data.validation={fold: half}",
+        "'data.validation.fold' is 'half'; expected null or text such as 2 of 5",
+    ),
+    "string_too_long": (
+        f"data.validation={{share: 0.2, groups: {'x' * 201}}}",
+        "'data.validation.groups' is 'xxxx.*; expected null or text of at most 200 characters",
+    ),
+    "literal_error": (
+        "trainer.precision=bf-16",
+        "'trainer.precision' is 'bf-16'; expected fp32, bf16 or fp16; did you mean bf16 or fp16?",
+    ),
+    "literal_error of an entry": (
+        "trainer.loggers=[wand]",
+        "'trainer.loggers.0' is 'wand'; expected csv, tensorboard, wandb or mlflow; did you mean wandb?",
+    ),
+    "tuple_type": ("optim.freeze=backbone", "'optim.freeze' is 'backbone'; expected a list, each entry a text"),
+    "tuple_type of two": (
+        "optim.betas=0.9",
+        "'optim.betas' is 0.9; expected a list of 2 entries, each a number of at least 0 and below 1",
+    ),
+    "too_short": (
+        "data.dataset={name: coco-instance, train: [], validation: []}",
+        f"'data.dataset.train' is []; expected a list that is not empty, {FILES}",
+    ),
+    "too_long": (
+        f"model.pixel_mean={[1] * 33}",
+        "'model.pixel_mean' is [1, 1, 1, 1, 1, 1, ...]; expected a list of 1 to 32 entries, each entry a number from "
+        "0 to 255",
+    ),
+    "missing": (
+        "data.dataset={name: coco-instance, train: [{images: a}], validation: []}",
+        "'data.dataset.train.0.annotations' is missing; expected text",
+    ),
+    "missing entry": (
+        "optim.betas=[0.9]",
+        "'optim.betas.1' is missing; expected a number of at least 0 and below 1",
+    ),
+    "too many entries": (
+        "optim.betas=[0.9, 0.9, 0.9]",
+        "'optim.betas' is [0.9, 0.9, 0.9]; expected a list of 2 entries, each a number of at least 0 and below 1",
+    ),
+    "dict_type": (
+        "model.inference.class_thresholds=3",
+        "'model.inference.class_thresholds' is 3; expected a mapping of names, each to a number from 0 to 1",
+    ),
+    "model_type": (
+        "trainer=3",
+        r"'trainer' is 3; expected a mapping of settings \(max_steps, max_hours, .*\)",
+    ),
+    "a union": (
+        "criterion.class_weights=even",
+        "'criterion.class_weights' is 'even'; expected balanced, null or a mapping of names, each to a number of at "
+        "least 0",
+    ),
+    "an entry of a union": (
+        "criterion.class_weights={cat: -1}",
+        "'criterion.class_weights' is {'cat': -1}; expected balanced, null or a mapping of names, each to a number of "
+        "at least 0",
+    ),
+    "union_tag_invalid": (
+        "model.pixel_decoder.name=msdeformatn",
+        f"'model.pixel_decoder.name' is 'msdeformatn'; expected {PIXEL_DECODERS}; did you mean msdeformattn?",
+    ),
+    "union_tag_invalid of another type": (
+        "model.pixel_decoder.name=[fpn]",
+        f"'model.pixel_decoder.name' is ['fpn']; expected {PIXEL_DECODERS}",
+    ),
+    "union_tag_invalid of a data set": (
+        "data.dataset.name=coco-instances",
+        "'data.dataset.name' is 'coco-instances'; expected scenes, .* or mask-folders; did you mean coco-instance?",
+    ),
+    "union_tag_not_found": ("model.backbone={}", "'model.backbone.name' is missing; expected timm or swin"),
+    "no mapping for a part": (
+        "model.pixel_decoder=fpn",
+        f"'model.pixel_decoder' is 'fpn'; expected a mapping of settings whose name is {PIXEL_DECODERS}; did you mean "
+        "model.pixel_decoder.name=fpn?",
+    ),
+    "value_error of one setting": (
+        "model.inference.bands=x",
+        r"'model.inference.bands': expected up to 32 numbers of bands, .* \(got 'x'\)",
+    ),
+    "value_error of several": (
+        "model.transformer_decoder.dim=30",
+        "model.transformer_decoder: dim 30 must be a multiple of num_heads 8 and of 4",
+    ),
+    "extra_forbidden": ("trainer.max_step=3", "unknown key 'trainer.max_step'; did you mean max_steps?"),
+    "extra_forbidden, close to two": (
+        "data.batchsize=4",
+        "unknown key 'data.batchsize'; did you mean batch_size or batch_size_per_device?",
+    ),
+    "extra_forbidden, of another group": (
+        "optim.max_steps=3",
+        "unknown key 'optim.max_steps'; did you mean trainer.max_steps?",
+    ),
+    "extra_forbidden, without its group": ("lr=1", "unknown key 'lr'; did you mean optim.lr?"),
+    "extra_forbidden, a group": ("trainr.max_steps=3", "unknown key 'trainr'; did you mean trainer?"),
+    "extra_forbidden, like nothing": (
+        "optim.zzz=1",
+        "unknown key 'optim.zzz'; 'optim' has lr, weight_decay, .*, freeze",
+    ),
+    "extra_forbidden, of another kind": (
+        "model.backbone={name: swin, model: x}",
+        "unknown key 'model.backbone.model'; 'model.backbone' of swin has name, embed_dim, .*",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_every_kind_of_fault(name: str) -> None:
+    override, words = ROWS[name]
+    found = said(override)
+    plain = re.escape(words).replace(r"\.\*", ".*").replace(r"\\\(", r"\(").replace(r"\\\)", r"\)")
+    assert re.fullmatch(plain, found), found
+
+
+def test_several_faults_are_told_together() -> None:
+    assert said("optim.lr=0", "trainer.max_step=3", "model.backbone.name=swim") == (
+        "'model.backbone.name' is 'swim'; expected timm or swin; did you mean swin?; 'optim.lr' is 0; expected a "
+        "number above 0; unknown key 'trainer.max_step'; did you mean max_steps?"
+    )
+
+
+# --- every setting --------------------------------------------------------------------------------------------------
+
+OF_PYDANTIC = re.compile(
+    r"Input|Field required|permitted|unable to|valid (integer|number|string|boolean|tuple|dict|list)|instance of|"
+    r"should|Extra|literal\[|constrained"
+)
+WRONG: tuple[Any, ...] = ("abc", "", -1, 1.5, 10**30, float("nan"), None, True, [], [[]], ["a", 1], {}, {"a": []})
+GROUPS = [kind for kind in vars(mask2former.config).values() if isinstance(kind, type) and issubclass(kind, BaseModel)]
+
+
+def faults_of(kind: type[BaseModel]) -> Iterator[str]:
+    given: dict[str, Any] = {name: "x" for name, field in kind.model_fields.items() if field.is_required()}
+    given |= {name: "task" for name in given if name == "task"}
+    for name in (*kind.model_fields, "unheard_of"):
+        for value in WRONG:
+            try:
+                parse(kind, {**given, name: value}, "file")
+            except UserError as error:
+                yield str(error)
+
+
+@pytest.mark.parametrize("kind", GROUPS, ids=lambda kind: kind.__name__)
+def test_no_setting_is_refused_in_the_words_of_pydantic(kind: type[Strict]) -> None:
+    told = list(faults_of(kind))
+    assert len(told) >= len(kind.model_fields)
+    for line in told:
+        assert not OF_PYDANTIC.search(line), line
+        assert re.search("expected|unknown key|must|multiple|needs|only|set ", line), line
