@@ -65,7 +65,7 @@ def test_settings_change_the_run_of_all_rows(
 ) -> None:
     trained: list[RunConfig] = []
 
-    def record(run: RunConfig, *, resume: bool) -> SimpleNamespace:
+    def record(run: RunConfig, *, resume: bool, progress: object) -> SimpleNamespace:
         trained.append(run)
         return SimpleNamespace(metrics={"panoptic/PQ": 50.0})
 

@@ -125,7 +125,7 @@ def _task_shapes(results: Sequence[dict[str, Any]], image: str) -> tuple[tuple[i
             kinds[key] = result.get("type")
         if not _is_region(value):
             if given is None:
-                note("results of Label Studio that are no regions (choices, relations, ...)", f"'{image}'")
+                note("results of Label Studio that are not regions (choices, relations, ...)", f"'{image}'")
             continue
         geometry = {name: value[name] for name in _GEOMETRY if name in value}
         with within(f"result {quoted(key, 40)}"):
@@ -136,7 +136,7 @@ def _task_shapes(results: Sequence[dict[str, Any]], image: str) -> tuple[tuple[i
                 raise ValueError("another region has the same id; expected an id of its own for each")
         size = stated
         if result.get("image_rotation"):
-            raise UserError(f"{quoted(image)} was rotated in Label Studio; annotate it as it is")
+            raise UserError(f"{quoted(image)} was rotated in Label Studio; annotate it without rotation")
     shapes = []
     for key in dict.fromkeys((*regions, *labels)):
         chosen = labels.get(key) or [None]

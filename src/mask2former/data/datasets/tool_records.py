@@ -101,7 +101,7 @@ def within(what: str) -> Iterator[None]:
         raise DamagedError(f"{before}{printable(str(error), 200)}") from error
     except _DAMAGE as error:
         reason = f"{type(error).__name__}: {printable(str(error), 200)}"
-        raise DamagedError(f"{before}something in it is of another kind than expected ({reason})") from error
+        raise DamagedError(f"{before}something in it has an unexpected type ({reason})") from error
 
 
 def within_object(number: int, image: object = None) -> contextlib.AbstractContextManager[None]:

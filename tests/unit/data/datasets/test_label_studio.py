@@ -233,4 +233,4 @@ def test_what_is_not_read_is_noted(tmp_path: Path) -> None:
     found, notes = read(tmp_path, "label-studio", twice)
     assert len(found) == 1
     assert any("several annotations of Label Studio, of which the first is read" in note for note in notes)
-    assert any("are no regions" in note for note in notes)
+    assert any("are not regions" in note for note in notes)

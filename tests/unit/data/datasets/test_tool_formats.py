@@ -295,4 +295,4 @@ def test_what_says_less_is_told(tmp_path: Path) -> None:
     polygon = {"name": "polygon", "all_points_x": [5, 15, 15], "all_points_y": [5, 5, 15]}
     found, notes = read(tmp_path, "via", via((polygon, {})))
     assert [label for label, _ in found] == ["object"]
-    assert any("all are of one class, 'object'" in note for note in notes)
+    assert any("all belong to one class, 'object'" in note for note in notes)
