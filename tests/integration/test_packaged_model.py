@@ -15,9 +15,10 @@ from scipy import ndimage
 
 from mask2former import demo, recipes
 from mask2former.cli import main
-from mask2former.data.datasets.scenes import Scenes
-from mask2former.inference.predictor import Predictor
+from mask2former.data.datasets.scenes import SceneClips, Scenes
+from mask2former.inference.predictor import ALL_CANDIDATES, Predictor
 from mask2former.media.frames import open_frames
+from mask2former.metrics.average_precision import VideoInstanceEvaluator
 from mask2former.scenes import SCENE_CATEGORIES, draw_scene
 from mask2former.structures import ModelInfo
 
@@ -32,6 +33,29 @@ def test_it_is_small_and_its_recipe_is_known(predictor: Predictor) -> None:
     assert len(file.read_bytes()) < 10_000_000
     made = ModelInfo.of(recipes.scenes_tiny().model, SCENE_CATEGORIES)
     assert dataclasses.replace(predictor.model.info, metrics={}) == made
+
+
+def test_the_model_of_clips_is_small_and_its_recipe_is_known() -> None:
+    file = resources.files("mask2former").joinpath("assets", "scene-clips.safetensors")
+    assert len(file.read_bytes()) < 10_000_000
+    info = Predictor.from_pretrained("scene-clips", device="cpu").model.info
+    made = ModelInfo.of(recipes.scene_clips().model, SCENE_CATEGORIES)
+    assert dataclasses.replace(info, metrics={}) == made
+
+
+@pytest.mark.long
+def test_training_on_clips_follows_objects_better() -> None:
+    """Fresh clips, whole: the image model that it started from has AP 28 here, and this one 35."""
+    clips = SceneClips(128, num_frames=36, seed=9_000_000, length=4)
+    settings = ALL_CANDIDATES | {"short_edge": 0, "max_instances": 30, "things_first": False}
+    found = {}
+    for name in ("scenes-tiny", "scene-clips"):
+        predictor, metric = Predictor.from_pretrained(name, device="cpu"), VideoInstanceEvaluator(SCENE_CATEGORIES)
+        for index in range(len(clips)):
+            tracks = predictor.clip(clips.images(index), **settings)
+            metric.update(tracks, clips.ground_truths(index, ["instance"])["instance"])
+        found[name] = metric.compute()["instance/AP"]
+    assert found["scene-clips"] > found["scenes-tiny"] + 3
 
 
 @pytest.mark.long
@@ -50,7 +74,7 @@ def test_demonstration_on_a_fresh_clip(tmp_path: Path, monkeypatch: pytest.Monke
         monkeypatch.setitem(sys.modules, "av", None)
     monkeypatch.setattr(demo, "_CLIP_FRAMES", 5)
     monkeypatch.setattr(demo, "_MEASURED_FRAMES", 5)
-    report = demo.run_video("scenes-tiny", tmp_path / "demo", num_clips=1, seed=1, device="cpu")
+    report = demo.run_video("scene-clips", tmp_path / "demo", num_clips=1, seed=1, device="cpu")
     assert report.video == tmp_path / "demo" / ("tracks.mp4" if has_pyav else "tracks.gif")
     assert report.num_tracks > 0
     assert report.metrics["instance/AP50"] > 20

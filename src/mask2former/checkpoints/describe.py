@@ -24,7 +24,8 @@ from mask2former.text import listed, printable
 
 __all__ = ["describe_checkpoint", "describe_model", "known_models"]
 
-_LEARNED_FROM = {"nuclei": "nuclei, DSB 2018"}  # of the packaged models, those that started from drawn scenes
+# Of the packaged models, those that started from drawn scenes.
+_LEARNED_FROM = {"nuclei": "nuclei, DSB 2018", "scene-clips": "clips of drawn scenes"}
 
 _OWN = "parts of its own, made in Python: from_pretrained(..., model=model)"
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["demo"]
 
+_OF_CLIPS = "scene-clips"
+
 _OF_IMAGES = {
     "panoptic/PQ": "panoptic quality: every pixel in the right segment",
     "instance/AP": "average precision of object masks",
@@ -35,7 +37,13 @@ def demo(
     scenes: Annotated[int, typer.Option(min=1, max=10_000, help="Number of scenes to measure.")] = 50,
     video: Annotated[bool, typer.Option("--video", help="Track objects through a video instead.")] = False,
     clips: Annotated[int, typer.Option(min=1, max=10_000, help="With --video: number of clips to measure.")] = 20,
-    model: Annotated[str, typer.Option(help="A model trained on drawn scenes: its name or file.")] = DEFAULT_MODEL,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="A model trained on drawn scenes: its name or file.",
+            show_default=f"{DEFAULT_MODEL}; with --video: {_OF_CLIPS}",
+        ),
+    ] = None,
     show: Annotated[bool, typer.Option("--open/--no-open", help="Open the result when done.")] = True,
     device: Device = "auto",
 ) -> None:
@@ -46,10 +54,12 @@ def demo(
     with working(console, lambda: "nothing was written") as progress:
         if video:
             report = demonstration.run_video(
-                model, output, seed=seed, num_clips=clips, device=device, progress=progress
+                model or _OF_CLIPS, output, seed=seed, num_clips=clips, device=device, progress=progress
             )
         else:
-            report = demonstration.run(model, output, seed=seed, num_scenes=scenes, device=device, progress=progress)
+            report = demonstration.run(
+                model or DEFAULT_MODEL, output, seed=seed, num_scenes=scenes, device=device, progress=progress
+            )
     if isinstance(report, demonstration.VideoDemoReport):
         title, made = f"{report.num_clips} fresh clips, {report.seconds_per_frame:.2f} s a frame", report.video
         console.print(_table(title, report.metrics, _OF_TRACKS))
