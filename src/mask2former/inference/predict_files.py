@@ -49,6 +49,7 @@ from mask2former.media.georeference import GeoReference, georeference
 from mask2former.media.image_files import NamedBytes, in_memory, path_of
 from mask2former.media.images import image_size, read_image
 from mask2former.notes import collect_notes, note, sentences
+from mask2former.pixels import Regions
 from mask2former.progress import Progress, silent, tiles_told
 from mask2former.results_io.coco import write_coco_results
 from mask2former.results_io.formats import FormatWriter, ImagesOfRun, format_folder, open_format
@@ -257,9 +258,10 @@ def _images_of(jobs: Sequence[Job], predictor: Predictor, model: str) -> ImagesO
     """What formats need to know of the images of a run; their ids are the stems of their results."""
     sources = {job.stem.as_posix(): job for job in jobs}
 
-    def read(image_id: int | str) -> UInt8[np.ndarray, "H W C"]:
+    def read(image_id: int | str) -> UInt8[np.ndarray, "H W C"] | Regions:
         with collect_notes():  # they were said when it was segmented
-            return read_image(sources[str(image_id)].source, **predictor.settings.reading)
+            image = read_whole_or_parts(sources[str(image_id)].source, predictor.settings, overlay=False)
+        return image.regions if isinstance(image, LargeImage) else image
 
     names: dict[int | str, str] = {
         stem: (job.stem.parent / job.source.name).as_posix() for stem, job in sources.items()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path, PurePath
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -16,7 +16,7 @@ from mask2former.media.image_files import NamedBytes, PixelLimitError
 from mask2former.media.images import image_size
 from mask2former.media.slides import SLIDE_SUFFIXES, SlideRegions
 from mask2former.media.tiff_regions import TiffRegions
-from mask2former.pixels import Bands, ValueRange
+from mask2former.pixels import ArrayRegions, Bands, Regions, ValueRange
 
 __all__ = [
     "LARGE_PIXELS",
@@ -32,34 +32,6 @@ __all__ = [
 LARGE_PIXELS = 1 << 26  # above which a file is read by parts: 8192 x 8192, a little less than Pillow's limit
 _TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8")
 STRIP_PIXELS = 1 << 21  # that are read at once to reduce an image
-
-
-class Regions(Protocol):
-    """An image of which any part can be read: an array, a file with a way to its parts, or an object of yours.
-
-    Attributes:
-        size_hw: height and width in pixels.
-    """
-
-    @property
-    def size_hw(self) -> tuple[int, int]: ...
-
-    def read(self, top: int, left: int, bottom: int, right: int) -> UInt8[np.ndarray, "_h _w C"]:
-        """The part from (top, left) to (bottom, right), excluded, as RGB; it lies within the image."""
-        ...
-
-
-class ArrayRegions(NamedTuple):
-    """An image in memory."""
-
-    image: UInt8[np.ndarray, "H W C"]
-
-    @property
-    def size_hw(self) -> tuple[int, int]:
-        return self.image.shape[0], self.image.shape[1]
-
-    def read(self, top: int, left: int, bottom: int, right: int) -> UInt8[np.ndarray, "_h _w C"]:
-        return self.image[top:bottom, left:right]
 
 
 class RegionsPart(NamedTuple):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from faster_coco_eval.core import mask as coco_mask
-from jaxtyping import Bool, Float64, Int64, Num, Shaped
+from jaxtyping import Bool, Float64, Int64, Integer, Num, Shaped
 
 from mask2former import limits
 from mask2former.errors import UserError
@@ -21,6 +21,7 @@ from mask2former.text import quoted
 __all__ = [
     "Patch",
     "areas",
+    "boxes_of_ids",
     "boxes_xyxy",
     "check_dense_size",
     "check_outline",
@@ -38,6 +39,8 @@ __all__ = [
     "tight",
     "typical_diameter",
 ]
+
+_IDS_AT_ONCE = 1 << 20  # pixels of a map that are looked at together
 
 
 class Patch(NamedTuple):
@@ -360,6 +363,36 @@ def boxes_xyxy(masks: Bool[np.ndarray, "N H W"]) -> Float64[np.ndarray, "N 4"]:
             columns = np.flatnonzero(mask[rows[0] : rows[-1] + 1].any(axis=0))
             boxes[index] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
     return boxes
+
+
+def boxes_of_ids(ids: Integer[np.ndarray, "H W"], wanted: Int64[np.ndarray, " N"]) -> Int64[np.ndarray, "N 4"]:
+    """Top, left, bottom and right of the pixels of some ids of a map, the last two excluded; zeros where there is none.
+
+    Args:
+        ids: of pixels.
+        wanted: in any order, also several times.
+    """
+    height, width = ids.shape
+    known, index_of = np.unique(wanted, return_inverse=True)
+    first = np.full((len(known), 2), max(height, width), dtype=np.int64)
+    last = np.full((len(known), 2), -1, dtype=np.int64)
+    for top in range(0, height if len(known) and width else 0, step := max(1, _IDS_AT_ONCE // max(1, width))):
+        rows = np.ascontiguousarray(ids[top : top + step])
+        begins = np.ones(rows.shape, dtype=bool)
+        np.not_equal(rows[:, 1:], rows[:, :-1], out=begins[:, 1:])
+        starts = np.flatnonzero(begins)  # of runs of one id, which end with their row
+        ends = np.append(starts[1:], rows.size) - 1
+        found = rows.ravel()[starts]
+        index = np.minimum(np.searchsorted(known, found), len(known) - 1)
+        is_known = known[index] == found
+        index, starts, ends = index[is_known], starts[is_known], ends[is_known]
+        np.minimum.at(first[:, 0], index, top + starts // width)
+        np.minimum.at(first[:, 1], index, starts % width)
+        np.maximum.at(last[:, 0], index, top + starts // width)
+        np.maximum.at(last[:, 1], index, ends % width)
+    boxes = np.concatenate([first, last + 1], axis=1)
+    boxes[last[:, 0] < 0] = 0
+    return boxes[index_of]
 
 
 def areas(masks: Bool[np.ndarray, "N H W"]) -> Int64[np.ndarray, " N"]:

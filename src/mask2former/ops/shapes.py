@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 from jaxtyping import Bool, Num
@@ -50,14 +51,19 @@ def shape_of(mask: Bool[np.ndarray, "h w"]) -> dict[str, float | None]:
     }
 
 
-def intensities(mask: Bool[np.ndarray, "h w"], pixels: Num[np.ndarray, "h w *channels"]) -> dict[str, float | None]:
+def intensities(
+    parts: Iterable[tuple[Bool[np.ndarray, "h w"], Num[np.ndarray, "h w *channels"]]],
+) -> dict[str, float | None]:
     """Means of the pixels of a mask that is not empty: over all channels, and of each where there are three.
 
     Args:
-        mask: cut to a box.
-        pixels: of the same box, of any type and range.
+        parts: of the mask, cut to boxes, with the pixels of each box, of any type and range.
     """
-    means = pixels[mask].reshape(np.count_nonzero(mask), -1).mean(axis=0, dtype=np.float64).tolist()
+    total, count = np.zeros(1), 0
+    for mask, pixels in parts:
+        values = pixels[mask].reshape(np.count_nonzero(mask), -1)
+        total, count = total + values.sum(axis=0, dtype=np.float64), count + len(values)
+    means = (total / count).tolist()
     single = means if len(means) == 3 else [None] * 3
     return {
         "mean_intensity": sum(means) / len(means),

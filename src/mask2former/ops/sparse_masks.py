@@ -11,12 +11,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int, Int64
+from jaxtyping import Bool, Float64, Int, Int64, Integer
 
 from mask2former.ops.box_index import Box
-from mask2former.ops.masks import Patch, encode_patch, overlap, tight
+from mask2former.ops.masks import Patch, boxes_of_ids, encode_patch, overlap, tight
 
 __all__ = ["AnyMasks", "AnyTracks", "PackedPatch", "SparseMasks", "common_pixels", "frames_of", "pairwise_iou"]
+
+_FEW_IDS = 10  # below which the boxes of ids are not worth their search
 
 
 class PackedPatch(NamedTuple):
@@ -90,9 +92,21 @@ class SparseMasks:
         return cls((Patch(0, 0, mask) for mask in masks), (masks.shape[1], masks.shape[2]))
 
     @classmethod
-    def of_ids(cls, ids: Int[np.ndarray, "H W"], wanted: Iterable[int]) -> SparseMasks:
-        """The pixels of some ids of an id map or label map, in the order of the ids."""
-        return cls((Patch(0, 0, ids == number) for number in wanted), (ids.shape[0], ids.shape[1]))
+    def of_ids(cls, ids: Integer[np.ndarray, "H W"], wanted: Iterable[int]) -> SparseMasks:
+        """The pixels of some ids of an id map or label map, in the order of the ids.
+
+        The map is read once for the boxes of all, and then inside them. A few ids are compared with all of it, which is
+        faster.
+        """
+        numbers = list(wanted)
+        if len(numbers) <= _FEW_IDS:
+            return cls((Patch(0, 0, ids == number) for number in numbers), (ids.shape[0], ids.shape[1]))
+        boxes = boxes_of_ids(ids, np.array(numbers, dtype=np.int64)).tolist()
+        patches = (
+            Patch(top, left, ids[top:bottom, left:right] == number)
+            for number, (top, left, bottom, right) in zip(numbers, boxes, strict=True)
+        )
+        return cls(patches, (ids.shape[0], ids.shape[1]))
 
     def __len__(self) -> int:
         return len(self.packed)

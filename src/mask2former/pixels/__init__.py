@@ -14,6 +14,7 @@ from mask2former.pixels.from_pillow import bands_of_pillow, decode, load, rgb_of
 from mask2former.pixels.from_stored import bands_of_stored, rgb_of_stored
 from mask2former.pixels.missing import blackened, missing_values, note_missing, stated_nodata
 from mask2former.pixels.pages import CHOSEN_PAGE, count_pages, described_planes, note_pages
+from mask2former.pixels.regions import ArrayRegions, Regions
 from mask2former.pixels.stored import Stored, StoredImage
 from mask2former.pixels.tags import packing_of, significant_bits, stated_bits
 from mask2former.pixels.to_bytes import checked_range
@@ -21,8 +22,10 @@ from mask2former.value_range import ValueRange
 
 __all__ = [
     "CHOSEN_PAGE",
+    "ArrayRegions",
     "Bands",
     "Exif",
+    "Regions",
     "Stored",
     "StoredImage",
     "ValueRange",

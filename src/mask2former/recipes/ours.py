@@ -138,7 +138,7 @@ def scenes_tiny() -> RunConfig:
 def scene_clips() -> RunConfig:
     """The packaged model ``scene-clips``: 2,000 steps of four clips of two frames at 128 pixels, from ``scenes-tiny``.
 
-    Instances over time in moving scenes; needs no files. Measured: AP 30.3 on 40 fresh clips of 36 frames, where
+    Instances over time in moving scenes; needs no files. Measured: AP 30.6 on 40 fresh clips of 36 frames, where
     ``scenes-tiny`` with tracking has 21.1, after 21 CPU minutes on one core (AMD Zen 4, bf16).
     """
     run = _scenes_run(128, "runs/scene-clips", init="scenes-tiny")

@@ -35,9 +35,10 @@ class ClassMaskFiles(ResultFolder):
             old.unlink()
         of_class: dict[int, np.ndarray] = {}
         for item in result:
-            plane = of_class.setdefault(item.label, np.zeros(result.size_hw, dtype=np.uint8))
+            if item.label not in of_class:
+                of_class[item.label] = np.zeros(result.size_hw, dtype=np.uint8)
             top, left, mask = item.patch
-            plane[top : top + mask.shape[0], left : left + mask.shape[1]][mask] = 255
+            of_class[item.label][top : top + mask.shape[0], left : left + mask.shape[1]][mask] = 255
         for label, plane in of_class.items():
             write_whole(folder / f"{self.names[label]}.png", png_of(plane))
         self.count += len(of_class)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import numpy as np
 
 from mask2former.files import write_whole
-from mask2former.pixels import displayed
+from mask2former.ops.masks import Patch
+from mask2former.pixels import ArrayRegions, displayed
 from mask2former.results_io.class_masks import file_names
 from mask2former.results_io.writing import ReadImage, ResultFolder, file_stem, png_of
 from mask2former.structures.categories import Categories
@@ -32,11 +34,16 @@ class CutoutFiles(ResultFolder):
     def add(self, image_id: int | str, result: Segmentation) -> None:
         """Write the cut-outs of one image; those of an earlier result go."""
         self.once(image_id)
-        folder, image = self.path / file_stem(image_id), displayed(self.read(image_id))
+        folder, image = self.path / file_stem(image_id), self.read(image_id)
+        parts = ArrayRegions(image) if isinstance(image, np.ndarray) else image
         for old in folder.glob("*.png"):
             old.unlink()
-        for item in result:
+        # From top to bottom: an image that is read by parts keeps what it has decoded last.
+        for item in sorted(result, key=lambda item: item.patch[:2]):
             if item.patch.mask.size:
+                left, top, right, bottom = item.box
+                pixels = displayed(parts.read(top, left, bottom, right))
+                alone = replace(item, patch=Patch(0, 0, item.patch.mask), size_hw=(bottom - top, right - left))
                 name = f"{item.id:04d}_{self.names[item.label]}.png"
-                write_whole(folder / name, png_of(np.asarray(item.cutout(image))))
+                write_whole(folder / name, png_of(np.asarray(alone.cutout(pixels))))
                 self.count += 1

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import numpy as np
 
+from mask2former.documents import encode_json
 from mask2former.notes import note
 from mask2former.ops.masks import Patch
 from mask2former.results_io.writing import JsonList
@@ -20,6 +21,7 @@ __all__ = ["LabelStudioFile", "brush_rle"]
 
 _LOCAL = "/data/local-files/?d="  # what Label Studio calls files below its root for local storage
 _SIZES = (3, 4, 8, 16)  # bits of run lengths
+_MUCH = 1 << 28  # bytes of an image's brush strokes, above which a note says so
 
 
 class LabelStudioFile(JsonList):
@@ -56,14 +58,27 @@ class LabelStudioFile(JsonList):
     def add(self, image_id: int | str, result: Segmentation) -> None:
         """Append the task of one image."""
         self.once(image_id)
-        regions = [self._region(item) for item in result if item.patch.mask.size]
-        scores = [region["score"] for region in regions if "score" in region]
-        prediction = {"model_version": self.model, "result": regions} | (
-            {"score": float(np.mean(scores))} if scores else {}
-        )
         name = self.names.get(image_id, str(image_id))
         image = self.prefix + (quote(name) if self.prefix.startswith(("/", "http")) else name)
-        self.append({"data": {"image": image}, "predictions": [prediction]})
+        # One region after the other: a brush stroke says something about every pixel of the image.
+        head = encode_json({"data": {"image": image}, "predictions": [{"model_version": self.model}]}, compact=True)
+        self.write(f'{"," if self.count else ""}\n{head.removesuffix("}]}")},"result":[')
+        scores, written = [], 0
+        for item in result:
+            if item.patch.mask.size:
+                text = encode_json(self._region(item), compact=True)
+                self.write(f"{',' if written else ''}{text}")
+                written += len(text)
+                scores += [] if item.score is None else [item.score]
+        mean = f',"score":{encode_json(float(np.mean(scores)))}' if scores else ""
+        self.write(f"]{mean}}}]}}")
+        self.count += 1
+        if self.regions == "brush" and written > _MUCH:
+            note(
+                "images whose brush strokes for Label Studio take much room, since each says something about every "
+                "pixel (label-studio-polygons takes less)",
+                f"'{name}' ({written / 2**20:,.0f} MiB)",
+            )
 
     def _region(self, item: ResultItem) -> dict[str, Any]:
         height, width = item.size_hw
@@ -105,11 +120,11 @@ def brush_rle(patch: Patch, size_hw: tuple[int, int]) -> list[int]:
     bits = [f"{4 * height * width:032b}", f"{8 - 1:05b}", *(f"{size - 1:04b}" for size in _SIZES)]
     for index, run in enumerate(runs.tolist()):
         value = "1" * 8 if index % 2 else "0" * 8
-        while run:
-            kind = next((kind for kind, size in enumerate(_SIZES) if run <= 1 << size), len(_SIZES) - 1)
-            part = min(run, 1 << _SIZES[kind])
-            bits.append(f"1{kind:02b}{part - 1:0{_SIZES[kind]}b}{value}")
-            run -= part
+        longest, rest = divmod(run, 1 << _SIZES[-1])
+        bits.append(f"1{len(_SIZES) - 1:02b}{'1' * _SIZES[-1]}{value}" * longest)
+        if rest:
+            kind = next(kind for kind, size in enumerate(_SIZES) if rest <= 1 << size)
+            bits.append(f"1{kind:02b}{rest - 1:0{_SIZES[kind]}b}{value}")
     text = "".join(bits)
     text += "0" * (-len(text) % 8)
     return list(int(text, 2).to_bytes(len(text) // 8))

@@ -19,6 +19,7 @@ from mask2former.documents import encode_json
 from mask2former.errors import UserError
 from mask2former.files import discard, whole_file
 from mask2former.media.georeference import GeoReference
+from mask2former.pixels import Regions
 from mask2former.structures.result_base import SOFTWARE
 
 __all__ = [
@@ -34,8 +35,8 @@ __all__ = [
     "png_of",
 ]
 
-ReadImage = Callable[[int | str], UInt8[np.ndarray, "H W 3"]]
-"""The image of an id, RGB, for formats that hold pixels."""
+ReadImage = Callable[[int | str], UInt8[np.ndarray, "H W C"] | Regions]
+"""The image of an id, or what reads parts of it, for formats that hold pixels."""
 
 PlaceOf = Callable[[int | str], GeoReference | None]
 """Where the image of an id lies on the Earth; None: that is unknown."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from itertools import chain, pairwise
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
@@ -16,6 +19,9 @@ from mask2former.structures.categories import Categories
 from mask2former.structures.results import Segmentation
 
 __all__ = ["YoloFiles", "joined_rings"]
+
+_FEW_CORNERS = 2_000  # of outlines, that are compared with each other one by one
+_OF_A_TREE = 256  # corners, of which a search tree is made at least
 
 
 class YoloFiles(ResultFolder):
@@ -60,6 +66,8 @@ class YoloFiles(ResultFolder):
 
 def joined_rings(rings: list[Ring]) -> Int64[np.ndarray, "corners 2"]:
     """Several outlines as one: each is reached from its nearest corner of those before, and left the same way."""
+    if sum(map(len, rings)) > _FEW_CORNERS:
+        return _joined_many(rings)
     joined = rings[0]
     for ring in rings[1:]:
         steps = np.abs(joined[:, None] - ring[None]).sum(axis=2)
@@ -67,3 +75,66 @@ def joined_rings(rings: list[Ring]) -> Int64[np.ndarray, "corners 2"]:
         around = np.concatenate([ring[there:], ring[: there + 1]])
         joined = np.concatenate([joined[: here + 1], around, joined[here:]])
     return joined
+
+
+def _joined_many(rings: list[Ring]) -> Int64[np.ndarray, "corners 2"]:
+    """The same of any number, where comparing each ring with all corners before it would take hours."""
+    corners = np.concatenate(rings)
+    starts = np.cumsum([0, *map(len, rings)]).tolist()
+    known = _Corners(corners)
+    reached: dict[int, list[tuple[int, int]]] = {}  # by corner: rings that it leads to, and at which of their corners
+    for number, (start, end) in enumerate(pairwise(starts)):
+        if number:
+            here, there = known.nearest(start, end)
+            reached.setdefault(here, []).append((number, there))
+        known.add(end)
+
+    path: list[int] = []
+    ways: list[Iterator[int]] = [iter(range(starts[1]))]
+    while ways:
+        for corner in ways[-1]:
+            path.append(corner)
+            if corner in reached:
+                for number, there in reached.pop(corner):
+                    around = chain(range(there, starts[number + 1]), range(starts[number], there + 1))
+                    ways += iter([corner]), around
+                break
+        else:
+            ways.pop()
+    return corners[path]
+
+
+class _Corners:
+    """The first corners of a list, of which more and more are known, in search trees of doubling sizes."""
+
+    def __init__(self, corners: Int64[np.ndarray, "N 2"]) -> None:
+        self._corners = corners
+        self._trees: list[tuple[int, int, Any]] = []  # start, end and tree
+        self._indexed = self._known = 0
+
+    def add(self, end: int) -> None:
+        """All corners before this one are known now."""
+        from scipy.spatial import cKDTree  # takes a while to import
+
+        self._known = end
+        if end - self._indexed < _OF_A_TREE:
+            return
+        start = self._indexed
+        while self._trees and self._trees[-1][1] - self._trees[-1][0] <= end - start:
+            start = self._trees.pop()[0]
+        self._trees.append((start, end, cKDTree(self._corners[start:end])))
+        self._indexed = end
+
+    def nearest(self, start: int, end: int) -> tuple[int, int]:
+        """Of known corners and those of a ring, the two that are nearest to each other, along the axes."""
+        ring, found = self._corners[start:end], []
+        for first, _, tree in self._trees:
+            steps, where = tree.query(ring, p=1)
+            best = int(steps.argmin())
+            found.append((float(steps[best]), first + int(where[best]), start + best))
+        if self._indexed < self._known:
+            steps = np.abs(self._corners[self._indexed : self._known, None] - ring[None]).sum(axis=2)
+            here, there = divmod(int(steps.argmin()), len(ring))
+            found.append((float(steps[here, there]), self._indexed + here, start + there))
+        _, here, there = min(found)
+        return here, there

@@ -23,7 +23,7 @@ from mask2former.files import write_whole
 from mask2former.ops.masks import Patch
 from mask2former.ops.polygons import Ring, mask_to_polygons
 from mask2former.ops.sparse_masks import SparseMasks
-from mask2former.pixels import Bands, ValueRange
+from mask2former.pixels import ArrayRegions, Bands, Regions, ValueRange
 from mask2former.structures.categories import Categories, Category
 from mask2former.structures.tables import PixelSize, table_columns, table_rows
 from mask2former.text import listed, shown
@@ -110,7 +110,11 @@ class ResultItem:
         left, top, right, bottom = self.box
         if not self.patch.mask.size:
             raise UserError("an empty mask cannot be cut out; leave it out with filter(min_area=1)")
-        pixels = visualization.rgb_of(image, self.size_hw)[top:bottom, left:right]
+        if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape[:2] == tuple(self.size_hw):
+            # Bytes are the same in any part, so that all of a large image is not copied for each mask.
+            pixels = visualization.rgb_of(image[top:bottom, left:right], (bottom - top, right - left))
+        else:
+            pixels = visualization.rgb_of(image, self.size_hw)[top:bottom, left:right]
         return Image.fromarray(np.dstack([pixels, self.patch.mask.astype(np.uint8) * np.uint8(255)]))
 
     def __repr__(self) -> str:
@@ -267,13 +271,13 @@ class Result:
         return table_rows(self._entries(), self.sparse, self.categories)
 
     def measured_rows(
-        self, image: Image.Image | np.ndarray | None = None, *, pixel_size: str | PixelSize | None = None
+        self, image: Image.Image | np.ndarray | Regions | None = None, *, pixel_size: str | PixelSize | None = None
     ) -> list[dict[str, Any]]:
         """:meth:`rows` with shapes and, with an image, mean intensity: the columns of tables, see ``docs/outputs.md``.
 
         Args:
-            image: an array (H, W) or (H, W, channels) of any type, whose values are measured unchanged; or a Pillow
-                image, as RGB in 0..255.
+            image: an array (H, W) or (H, W, channels) of any type, whose values are measured unchanged; a Pillow
+                image, as RGB in 0..255; or one that is read in parts (:class:`~mask2former.pixels.Regions`).
             pixel_size: the side of a pixel, for instance ``0.65um``, for columns in units, too.
 
         Raises:
@@ -281,8 +285,10 @@ class Result:
             MissingExtraError: scikit-image is not installed.
         """
         size = None if pixel_size is None else PixelSize.of(pixel_size)
-        pixels = visualization.rgb_of(image, self.size_hw) if isinstance(image, Image.Image) else image
-        return table_rows(self._entries(), self.sparse, self.categories, measured=True, image=pixels, pixel_size=size)
+        if isinstance(image, Image.Image):
+            image = visualization.rgb_of(image, self.size_hw)
+        parts = ArrayRegions(image) if isinstance(image, np.ndarray) else image
+        return table_rows(self._entries(), self.sparse, self.categories, measured=True, image=parts, pixel_size=size)
 
     def to_dataframe(
         self, image: Image.Image | np.ndarray | None = None, *, pixel_size: str | PixelSize | None = None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int, Int32, Int64, UInt8
@@ -17,9 +17,6 @@ from mask2former import visualization
 from mask2former.ops.masks import Patch
 from mask2former.ops.sparse_masks import AnyMasks, SparseMasks
 from mask2former.structures.categories import Categories
-
-if TYPE_CHECKING:
-    pass
 
 from mask2former.structures.result_base import MaskFormat, Result, box_xywh, encoded_masks, reach
 

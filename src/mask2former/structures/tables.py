@@ -16,6 +16,7 @@ import numpy as np
 from mask2former.errors import UserError
 from mask2former.ops.shapes import intensities, shape_of
 from mask2former.ops.sparse_masks import SparseMasks
+from mask2former.pixels import Regions
 from mask2former.structures.categories import Categories
 from mask2former.text import quoted
 
@@ -33,6 +34,7 @@ MEASURED_COLUMNS = (
 )
 """What tables have beside them: shapes, and means of the image."""
 
+_PIXELS_AT_ONCE = 1 << 22  # of an image, that are in memory to be measured
 _LENGTHS = ("x1", "y1", "x2", "y2", "centroid_x", "centroid_y", "diameter", "perimeter")
 _UNITS = ("nm", "um", "mm", "cm", "m", "km")
 _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?|\.[0-9]+)\s*([^\W\d]+)\s*")
@@ -100,7 +102,7 @@ def table_rows(
     categories: Categories,
     *,
     measured: bool = False,
-    image: np.ndarray | None = None,
+    image: Regions | None = None,
     pixel_size: PixelSize | None = None,
 ) -> list[dict[str, Any]]:
     """The rows of masks: ``entries`` are id, class index and score of each.
@@ -110,34 +112,50 @@ def table_rows(
         masks: of one image.
         categories: that the class indices count.
         measured: with :data:`MEASURED_COLUMNS`; None where there is nothing to measure.
-        image: (H, W) or (H, W, channels), whose means are taken.
+        image: whose means are taken.
         pixel_size: with columns in units, too.
 
     Raises:
         UserError: the image has another size than the masks.
         MissingExtraError: scikit-image is not installed, and shapes are wanted.
     """
-    if image is not None and image.shape[:2] != masks.size_hw:
+    if image is not None and tuple(image.size_hw) != masks.size_hw:
         raise UserError(
-            f"the image has {image.shape[0]}x{image.shape[1]} pixels but the result {masks.size_hw[0]}x"
+            f"the image has {image.size_hw[0]}x{image.size_hw[1]} pixels but the result {masks.size_hw[0]}x"
             f"{masks.size_hw[1]} (height x width); give the image that was segmented"
         )
-    rows = []
-    for (number, label, score), (top, left, mask), area, box, centroid in zip(
-        entries, masks, masks.areas.tolist(), masks.boxes.tolist(), masks.centroids.tolist(), strict=True
+    rows, means = [], _means(image, masks) if measured and image is not None else {}
+    for index, ((number, label, score), patch, area, box, centroid) in enumerate(
+        zip(entries, masks, masks.areas.tolist(), masks.boxes.tolist(), masks.centroids.tolist(), strict=True)
     ):
         item = categories[label]
         where: Sequence[float | None] = [*map(int, box), *centroid] if area else [None] * 6
         kind = (number, item.id, item.name, item.is_thing, score, area)
         row: dict[str, Any] = dict(zip(ROW_COLUMNS, (*kind, *where), strict=True))
         if measured:
-            row |= dict.fromkeys(MEASURED_COLUMNS) | (shape_of(mask) if area else {})
-        if measured and image is not None and area:
-            row |= intensities(mask, image[top : top + mask.shape[0], left : left + mask.shape[1]])
+            row |= dict.fromkeys(MEASURED_COLUMNS) | (shape_of(patch.mask) if area else {}) | means.get(index, {})
         if pixel_size is not None:
             row |= pixel_size.in_units(row)
         rows.append(row)
     return rows
+
+
+def _means(image: Regions, masks: SparseMasks) -> dict[int, dict[str, float | None]]:
+    """The means of an image inside masks that are not empty, by index.
+
+    From top to bottom: an image that is read by parts keeps what it has decoded last.
+    """
+    found = {}
+    for index in sorted(range(len(masks)), key=lambda index: masks.packed[index].box):
+        top, left, mask = masks[index]
+        if mask.size:
+            height, width = mask.shape
+            step = max(1, _PIXELS_AT_ONCE // width)
+            found[index] = intensities(
+                (mask[row : row + step], image.read(top + row, left, top + min(row + step, height), left + width))
+                for row in range(0, height, step)
+            )
+    return found
 
 
 def image_row(

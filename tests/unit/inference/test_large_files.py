@@ -12,12 +12,14 @@ from PIL import Image
 
 from mask2former.config import InferenceConfig
 from mask2former.inference.plan_files import plan
-from mask2former.inference.predict_files import segment_files
+from mask2former.inference.predict_files import predict_files, segment_files
 from mask2former.inference.predictor import Predictor
 from mask2former.inference.result_files import Outcome
 from mask2former.media import regions
 from mask2former.models.mask2former import Mask2Former
 from mask2former.notes import collect_notes
+from mask2former.scenes import draw_scene
+from mask2former.structures import tables
 
 pytestmark = pytest.mark.usefixtures("small_overlays")
 
@@ -118,3 +120,23 @@ def test_what_is_not_read_by_parts_is_refused_with_what_to_do(
     outcome = run(predictor, tmp_path / "a.tif", tmp_path / "out", "panoptic")
     assert outcome.status == "refused"
     assert "is so large that it is read by parts, and holds values of the type float32; save it with" in outcome.reason
+
+
+def test_tables_and_cutouts_of_a_large_file_are_those_of_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It cannot be read whole when they are written, after all of its tiles."""
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, draw_scene(1, (100, 140)).image, tile=(32, 32), photometric="rgb")
+    settings: dict[str, Any] = {"tile": 80, "device": "cpu", "also": ["cutouts"], "overlays": False}
+    predict_files("scenes-tiny", path, tmp_path / "whole", table=tmp_path / "whole.csv", **settings)
+    monkeypatch.setattr(regions, "LARGE_PIXELS", 10_000)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
+    monkeypatch.setattr(tables, "_PIXELS_AT_ONCE", 1000)
+    predict_files("scenes-tiny", path, tmp_path / "parts", table=tmp_path / "parts.csv", **settings)
+    assert (tmp_path / "parts.csv").read_text() == (tmp_path / "whole.csv").read_text()
+    folders = [sorted((tmp_path / name / "cutouts" / "a").iterdir()) for name in ("whole", "parts")]
+    assert len(folders[0]) > 2
+    assert [file.name for file in folders[0]] == [file.name for file in folders[1]]
+    for whole, parts in zip(*folders, strict=True):
+        np.testing.assert_array_equal(np.asarray(Image.open(parts)), np.asarray(Image.open(whole)))

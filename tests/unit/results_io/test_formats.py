@@ -6,6 +6,7 @@ import json
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -16,7 +17,9 @@ from mask2former.data.datasets.coco import CocoInstances
 from mask2former.errors import UserError
 from mask2former.notes import collect_notes
 from mask2former.ops import masks as mask_ops
+from mask2former.ops.polygons import mask_to_polygons
 from mask2former.ops.sparse_masks import SparseMasks
+from mask2former.results_io import label_studio, yolo
 from mask2former.results_io.class_masks import ClassMaskFiles, file_names
 from mask2former.results_io.coco_dataset import CocoDatasetFile
 from mask2former.results_io.cutouts import CutoutFiles
@@ -143,6 +146,36 @@ def test_lines_of_yolo_fill_as_the_masks_again(tmp_path: Path, make: Make) -> No
         assert CATEGORIES[int(label)].name == name
 
 
+@pytest.mark.parametrize("few", [0, 10_000])
+@pytest.mark.parametrize("seed", range(4))
+def test_outlines_of_many_parts_fill_as_their_mask_again(seed: int, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(yolo, "_FEW_CORNERS", few)
+    monkeypatch.setattr(yolo, "_OF_A_TREE", 40)
+    mask = np.random.default_rng(seed).random(SIZE) < (0.2, 0.5, 0.8, 0.97)[seed]
+    rings = [ring for polygon in mask_to_polygons(mask_ops.Patch(0, 0, mask)) for ring in polygon]
+    joined = yolo.joined_rings(rings)
+    assert len(joined) == sum(map(len, rings)) + 2 * (len(rings) - 1)
+    top, left, patch = mask_ops.polygons_to_patch([joined], SIZE)
+    filled = np.zeros(SIZE, dtype=bool)
+    filled[top : top + patch.shape[0], left : left + patch.shape[1]] = patch
+    np.testing.assert_array_equal(filled, mask)
+    monkeypatch.setattr(yolo, "_FEW_CORNERS", 10_000)
+    lengths = [np.abs(np.diff(path, axis=0)).sum() for path in (joined, yolo.joined_rings(rings))]
+    assert lengths[0] == lengths[1]  # each ring is reached from as near
+
+
+def test_outlines_of_thousands_of_parts_are_not_all_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tens of thousands that took hours, and gigabytes."""
+    mask = np.zeros((100, 100), dtype=bool)
+    mask[::2, ::2] = True
+    rings = [ring for polygon in mask_to_polygons(mask_ops.Patch(0, 0, mask)) for ring in polygon]
+    sizes: list[int] = []
+    plain = np.abs
+    monkeypatch.setattr(np, "abs", lambda values: sizes.append(values.size) or plain(values))
+    assert len(yolo.joined_rings(rings)) == 2_500 * 4 + 2 * 2_499
+    assert sum(sizes) < 2_500 * (4 * 256 * 2)  # corners of a ring, those that are in no tree yet, x and y
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of the package, that it does without OpenCV
 def test_yolo_is_read_by_supervision(tmp_path: Path) -> None:
     sv = pytest.importorskip("supervision")
@@ -224,6 +257,17 @@ def test_long_runs_of_a_large_brush_stroke_are_split() -> None:
     mask[100:280] = True
     rle = brush_rle(mask_ops.tight(mask_ops.Patch(0, 0, mask)), mask.shape)
     np.testing.assert_array_equal(np.asarray(decode(rle, False)).reshape(*mask.shape, 4)[..., 0] > 0, mask)
+
+
+def test_brush_strokes_of_much_room_are_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(label_studio, "_MUCH", 1000)
+    chosen: tuple[Literal["brush", "polygon"], ...] = ("brush", "polygon")
+    for regions, count in zip(chosen, (1, 0), strict=True):
+        with collect_notes() as notes, LabelStudioFile(tmp_path / "tasks.json", regions=regions) as writer:
+            writer.add("a", instances())
+            writer.add("b", instances())
+        assert len([note for note in notes if "take much room" in note.message]) == 2 * count
+        assert [len(task["predictions"][0]["result"]) for task in json.loads((tmp_path / "tasks.json").read_text())]
 
 
 def test_polygons_of_label_studio_are_in_percent(tmp_path: Path) -> None:
