@@ -17,7 +17,6 @@ from mask2former import visualization
 from mask2former.ops.masks import Patch
 from mask2former.ops.sparse_masks import AnyMasks, SparseMasks
 from mask2former.structures.categories import Categories
-
 from mask2former.structures.result_base import MaskFormat, Result, box_xywh, encoded_masks, reach
 
 __all__ = [
