@@ -127,7 +127,7 @@ REFUSED: dict[str, tuple[Do, str]] = {
     ),
     "--coco would mix settings": (
         lambda p: p.predict("--coco", p.coco, "--score-threshold", 0.5),
-        "(and 1 more) was made by another model, with other classes or settings",
+        "(and 1 more) comes from another model, other classes or settings",
     ),
     "--coco would mix names of classes": (
         lambda p: p.predict("--coco", p.coco, model=_rename(_copy(p.model, p.photos.parent / "labels"), name="tumour")),
