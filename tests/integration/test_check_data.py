@@ -232,7 +232,7 @@ def test_what_is_odd_but_not_broken(tmp_path: Path) -> None:
         "train: images with objects without pixels (1): 2.png: 1",
         "train: images with more objects than the model has queries (2) (1): 1.png: 3",
         "train: images that occur several times (1): 0.png = 2.png",
-        "validation: images that are also trained on (1): 0.png = 1.png",
+        "validation: images that are also training data (1): 0.png = 1.png",
     }
 
 
@@ -246,7 +246,7 @@ def test_what_is_odd_but_not_broken(tmp_path: Path) -> None:
         (["other.yaml"], "neither a run file .* nor a YOLO data.yaml"),
         (["voc"], "no data set 'voc'"),
         (["other.json", "--suggest", "other.json"], "would overwrite"),
-        (["other.json", "--suggest", "edited.yaml"], "--suggest 'edited.yaml' exists and is not overwritten"),
+        (["other.json", "--suggest", "edited.yaml"], "--suggest 'edited.yaml' already exists and is not overwritten"),
         (["alone.json"], "name their folder with --images"),
         (["labels"], "names.txt"),
     ],
@@ -361,7 +361,7 @@ def test_the_sheet_shows_annotations_and_passes_over_what_is_broken(tmp_path: Pa
     [
         ("scenes-tiny", "the model has 32 queries"),
         ("coco-instance/swin-l", "the model has 200 queries"),  # known without its weights
-        ("nowhere.safetensors", "note: model.init 'nowhere.safetensors' gives no settings"),
+        ("nowhere.safetensors", "the settings of model.init 'nowhere.safetensors' cannot be read"),
     ],
 )
 def test_a_run_file_is_checked_with_the_settings_of_its_start(
@@ -489,7 +489,7 @@ def test_without_validation_data_the_user_is_told(tmp_path: Path) -> None:
     path = coco(tmp_path)
     (tmp_path / "annotations" / "instances_val.json").unlink()
     config, (note,) = infer_format(path)
-    assert "is used for it" in note
+    assert "is used instead" in note
     assert not isinstance(config, RunConfig)
     assert list(check_dataset(config).splits) == ["train"]
 

@@ -135,7 +135,7 @@ PASSED: dict[str, tuple[Callable[[Path], dict[str, Any]], dict[str, Any], str]] 
         {},
         "classes that the data does not list are not measured (1 of 2): 'dirt'",
     ),
-    "validation on the training data": (lambda root: same(coco(root)), {}, "also trained on|is used for it"),
+    "validation on the training data": (lambda root: same(coco(root)), {}, "also training data|is used instead"),
     "ignored regions": (coco, {"criterion__void": "ignored"}, ""),
     "label maps": (labels, {}, ""),
     "label maps of 0 and 255": (lambda root: labels(root, 0, 255, "0 background\n255 cell\n"), {}, ""),
@@ -178,7 +178,7 @@ REFUSED: dict[str, tuple[Callable[[Path], dict[str, Any]], dict[str, Any], str]]
     "two classes of one name": (
         lambda root: coco(root, categories=[{"id": 4, "name": "cell"}, {"id": 7, "name": "cell"}]),
         {},
-        "one name",
+        "the same name",
     ),
     "nothing to learn": (lambda root: coco(root, train=empty), {}, "nothing is annotated"),
     "nothing to learn, empty images left out": (
@@ -197,7 +197,7 @@ REFUSED: dict[str, tuple[Callable[[Path], dict[str, Any]], dict[str, Any], str]]
             "evaluation__tasks": ["semantic"],
             "evaluation__monitor": "semantic/mIoU",
         },
-        "ground truth for instance only",
+        "ground truth only for instance",
     ),
     "a metric that is not measured": (coco, {"evaluation__monitor": "instance/A"}, "'instance/A' is not measured"),
     "a metric of another task": (coco, {"evaluation__monitor": "semantic/mIoU"}, "belongs to none of evaluation.tasks"),

@@ -81,7 +81,7 @@ def test_predict_segments_folders_and_goes_on_where_it_was(
     assert "1 skipped" in out
     assert main([*command, "--score-threshold", "0.1"]) == 2
     captured = capsys.readouterr()
-    assert "made by another model, with other classes or settings" in captured.err  # one COCO file does not mix them
+    assert "comes from another model, other classes or settings" in captured.err  # one COCO file does not mix them
     assert main([word for word in command if word not in ("--coco", str(coco))] + ["--score-threshold", "0.1"]) == 0
     assert "2 skipped and not counted because their results come from another model" in capsys.readouterr().out
     assert main([*command, "--score-threshold", "0.1", "--overwrite"]) == 0

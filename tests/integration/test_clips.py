@@ -176,7 +176,7 @@ def test_a_run_on_clips_that_cannot_be_measured_does_not_begin(tmp_path: Path) -
     panoptic = run.evaluation.model_copy(update={"tasks": ("panoptic",), "monitor": "panoptic/PQ"})
     inference = run.model.inference.model_copy(update={"tasks": ("instance", "panoptic")})
     model = run.model.model_copy(update={"inference": inference})
-    with pytest.raises(UserError, match="have ground truth for instance only"):
+    with pytest.raises(UserError, match="has ground truth only for instance"):
         train(run.model_copy(update={"evaluation": panoptic, "model": model}))
 
 

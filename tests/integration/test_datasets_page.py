@@ -96,8 +96,8 @@ def test_every_command_runs(
     ("args", "message"),
     [
         (["--data", "kitti"], "no data set 'kitti'; there are scenes, ade20k, ade20k-full, cityscapes, coco"),
-        (["--data", "coco:depth"], "coco.task"),
-        (["--data", "mapillary-vistas:instance"], "'panoptic' or 'semantic'"),
+        (["--data", "coco:depth"], "'dataset.task' is 'depth'; expected panoptic"),
+        (["--data", "mapillary-vistas:instance"], "expected panoptic or semantic"),
         (["--data", "ade20k-full:panoptic"], "ade20k-full has labels for the task semantic only, not for panoptic"),
         (["--data", "coco:panoptic"], "COCO: there is no folder"),
         (["--data", "none.yaml"], "there is no run file 'none.yaml'"),
@@ -138,7 +138,7 @@ def test_the_data_of_a_run_file_can_be_measured(
     [
         (
             {"tasks": ["instance"], "monitor": "instance/AP"},
-            "evaluation.tasks has instance, but the validation data have",
+            "evaluation.tasks contains instance, but the validation data has",
         )
     ],
 )

@@ -142,7 +142,7 @@ REFUSED = {
     "shares in validation": Row(each(shares), ("validation",), ("polygons have coordinates from 0 to 1",)),
     "far outside": Row(each(moved), ("train",), ("polygons lie outside their image; expected pixels",)),
     "class given twice": Row(
-        lambda c, f: c["categories"].append({"id": 9, "name": "cell"}), ("train",), ("several classes", "one name")
+        lambda c, f: c["categories"].append({"id": 9, "name": "cell"}), ("train",), ("several classes", "the same name")
     ),
     "class of validation alone": Row(
         lambda c, f: c["categories"].append({"id": 9, "name": "dust"}), ("validation",), ("only the data has 'dust'",)
@@ -245,9 +245,9 @@ def test_a_frame_of_both_splits_is_told(tmp_path: Path) -> None:
     (tmp_path / "validation.json").write_text(json.dumps(shared))
     assert "names files that are not in its folder" in checked(run)[1]
     run = run_on(tmp_path, {"name": "clips", "train": [entry], "validation": [other], "allow_outside": True})
-    assert "validation: frames that are also trained on (1): clip 1, frame 0 = clip 1, frame 0" in checked(run)[1]
+    assert "validation: frames that are also training data (1): clip 1, frame 0 = clip 1, frame 0" in checked(run)[1]
     same = run_on(tmp_path, {"name": "clips", "train": [entry], "validation": [entry]})
-    assert "validation: frames that are also trained on (6)" in started(same)
+    assert "validation: frames that are also training data (6)" in started(same)
     assert "the training data is used instead" in checked(same)[1]
 
 

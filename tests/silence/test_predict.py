@@ -119,19 +119,19 @@ REFUSED: dict[str, tuple[Do, str]] = {
         lambda p: p.predict("-o", p.out / "new", "--coco", p.out / "new"),
         "a folder of the results",
     ),
-    "--coco names an image": (lambda p: p.predict("--coco", p.photos / "a.png"), "is read here"),
-    "--coco names the model": (lambda p: p.predict("--coco", p.model), "is read here"),
+    "--coco names an image": (lambda p: p.predict("--coco", p.photos / "a.png"), "is an input"),
+    "--coco names the model": (lambda p: p.predict("--coco", p.model), "is an input"),
     "--coco names the annotations": (
         lambda p: p.predict("--coco", _file(p.photos / "val.json", '{"images": [], "annotations": []}')),
-        "no file of COCO results",
+        "not a file of COCO results",
     ),
     "--coco would mix settings": (
         lambda p: p.predict("--coco", p.coco, "--score-threshold", 0.5),
-        "(and 1 more) was made by another model, with other classes or settings",
+        "(and 1 more) comes from another model, other classes or settings",
     ),
     "--coco would mix names of classes": (
         lambda p: p.predict("--coco", p.coco, model=_rename(_copy(p.model, p.photos.parent / "labels"), name="tumour")),
-        "with other classes or settings",
+        "other classes or settings",
     ),
     "--coco is a pipe that nobody reads": (
         lambda p: p.predict("--coco", _pipe(p.coco), "-o", p.photos / "new"),
@@ -187,17 +187,17 @@ REFUSED: dict[str, tuple[Do, str]] = {
     "a threshold out of range": (lambda p: p.predict("--score-threshold", 1.5), "score_threshold"),
     "metrics over the annotations": (
         lambda p: _evaluate(p, "--json", p.photos / "val.json"),
-        "is read here",
+        "is an input",
     ),
     "results over the annotations": (
         lambda p: _evaluate(p, "--results", p.photos / "val.json"),
-        "is read here",
+        "is an input",
     ),
-    "metrics over the model": (lambda p: _evaluate(p, "--json", p.model), "is read here"),
-    "results among the images": (lambda p: _evaluate(p, "--results", p.photos), "is read here"),
+    "metrics over the model": (lambda p: _evaluate(p, "--json", p.model), "is an input"),
+    "results among the images": (lambda p: _evaluate(p, "--results", p.photos), "is an input"),
     "panoptic results among the images": (
         lambda p: _evaluate(p, "--results", p.photos.with_suffix(".json")),
-        "is read here",
+        "is an input",
     ),
 }
 

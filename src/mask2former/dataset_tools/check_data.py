@@ -100,8 +100,7 @@ def check_data(
     if suggest is not None and os.path.exists(suggest):  # perhaps edited since
         raise OptionError(
             lambda name: (
-                f"{name('suggest')} '{suggest}' already already exists and is not overwritten; name another "
-                "file, or remove it"
+                f"{name('suggest')} '{suggest}' already exists and is not overwritten; name another file, or remove it"
             )
         )
     dataset, run, notes = _inferred(data, paths, root)

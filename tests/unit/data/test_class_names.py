@@ -38,8 +38,8 @@ def test_names_files(tmp_path: Path, name: str, text: str) -> None:
     ("name", "text", "message"),
     [
         ("n.txt", "", "at least one category"),
-        ("n.txt", "road\n\ncar\n", "no name"),
-        ("n.json", "{", "no list of class names"),
+        ("n.txt", "road\n\ncar\n", "not a name"),
+        ("n.json", "{", "not a list of class names"),
         ("n.json", '{"zero": "road"}', "zero"),
         ("n.json", '{"0": "road", "1": "road"}', "names must be unique"),
         ("n.json", '[{"id": 4, "name": "a"}, {"id": 4, "name": "b"}]', "more than once"),

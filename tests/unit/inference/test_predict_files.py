@@ -276,7 +276,7 @@ def test_one_coco_file_does_not_mix_models(predictor: Predictor, images: Path, t
     before = {name: (output / name).read_bytes() for name in _files(output)}
     predictor.settings = predictor.settings.model_copy(update={"instance_threshold": 0.3})
     Image.new("RGB", (9, 9)).save(images / "new.png")
-    with pytest.raises(UserError, match=r"\(and 1 more\) was made by another model"):
+    with pytest.raises(UserError, match=r"\(and 1 more\) comes from another model"):
         _run(predictor, images, output, task="instance", candidates=True)
     assert {name: (output / name).read_bytes() for name in _files(output)} == before
 

@@ -161,7 +161,7 @@ def test_what_cannot_be_written_is_refused_before_anything_is(
     cases: list[tuple[dict[str, Any], str]] = [
         ({"table": table}, "is not a file of table"),
         ({"table": tmp_path / "t.xlsx"}, r"ends in \.csv or \.parquet"),
-        ({"table": images / "a.jpg"}, "a.jpg' is read here"),
+        ({"table": images / "a.jpg"}, "a.jpg' is an input"),
         ({"pixel_size": "1um"}, "pixel_size is for tables; give table too"),
         ({"table": tmp_path / "new.csv", "pixel_size": "1"}, "a pixel size is one number with its unit"),
         ({"also": ["voc"]}, "no format 'voc'"),
