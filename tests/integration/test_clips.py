@@ -215,7 +215,7 @@ def test_evaluate_notes_clips_without_objects_and_refuses_names_given_twice(
     content["categories"].append({**content["categories"][0], "id": 999})
     file.write_text(json.dumps(content))
     assert main(["evaluate", str(tiny_file), *source]) == 2
-    assert "several classes have one name" in capsys.readouterr().err
+    assert "several classes have the same name" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

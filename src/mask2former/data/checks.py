@@ -121,7 +121,7 @@ def class_findings(categories: Categories, split: Split) -> list[Finding]:
     twice = [name for name, count in Counter(categories.names).items() if count > 1]
     if not twice:
         return []
-    message = "several classes have one name, give each its own"
+    message = "several classes have the same name, rename them"
     return [Finding(split, True, message, tuple(f"'{name}'" for name in twice[:_NAMED]), len(twice))]
 
 
@@ -355,7 +355,7 @@ def _leak_findings(training: AnnotatedSet | ClipSet, validation: AnnotatedSet | 
     """Files that are both trained on and measured on; copies under other names are found by ``check-data`` alone."""
     used = set(_files(training))
     both = [name for name in _files(validation) if name in used]
-    message = f"{'frames' if isinstance(validation, ClipSet) else 'images'} that are also trained on"
+    message = f"{'frames' if isinstance(validation, ClipSet) else 'images'} that are also training data"
     return [Finding("validation", False, message, tuple(both[:_NAMED]), len(both))] if both else []
 
 
