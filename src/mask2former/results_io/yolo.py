@@ -114,7 +114,7 @@ class _Corners:
 
     def add(self, end: int) -> None:
         """All corners before this one are known now."""
-        from scipy.spatial import cKDTree  # takes a while to import
+        from scipy.spatial import KDTree  # takes a while to import
 
         self._known = end
         if end - self._indexed < _OF_A_TREE:
@@ -122,7 +122,7 @@ class _Corners:
         start = self._indexed
         while self._trees and self._trees[-1][1] - self._trees[-1][0] <= end - start:
             start = self._trees.pop()[0]
-        self._trees.append((start, end, cKDTree(self._corners[start:end])))
+        self._trees.append((start, end, KDTree(self._corners[start:end])))
         self._indexed = end
 
     def nearest(self, start: int, end: int) -> tuple[int, int]:

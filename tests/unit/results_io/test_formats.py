@@ -14,12 +14,13 @@ from PIL import Image
 from pycocotools.mask import decode
 
 from mask2former.data.datasets.coco import CocoInstances
+from mask2former.documents import encode_json
 from mask2former.errors import UserError
 from mask2former.notes import collect_notes
 from mask2former.ops import masks as mask_ops
 from mask2former.ops.polygons import mask_to_polygons
 from mask2former.ops.sparse_masks import SparseMasks
-from mask2former.results_io import label_studio, yolo
+from mask2former.results_io import geojson, label_studio, yolo
 from mask2former.results_io.class_masks import ClassMaskFiles, file_names
 from mask2former.results_io.coco_dataset import CocoDatasetFile
 from mask2former.results_io.cutouts import CutoutFiles
@@ -110,6 +111,20 @@ def test_geojson_is_valid_for_shapely_and_covers_the_pixels_of_each_mask(tmp_pat
         assert shape.is_valid
         assert shape.area == mask.sum() == feature["properties"]["measurements"]["area"]
         np.testing.assert_array_equal(shapely.contains_xy(shape, columns, rows), mask)
+
+
+@pytest.mark.parametrize("make", RESULTS)
+@pytest.mark.parametrize("crs", [None, "EPSG [] {}"])
+def test_geojson_is_written_feature_by_feature(
+    tmp_path: Path, make: Make, crs: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = geojson.geojson_of(make(), crs=crs)
+    monkeypatch.setattr(geojson, "geojson_of", lambda *_: pytest.fail("all features at once"))
+    with GeoJsonFiles(tmp_path, crs=crs) as writer:
+        writer.add("a", make())
+        writer.add("b", make()[:0])
+    assert (tmp_path / "a.geojson").read_text() == encode_json(whole) + "\n"
+    assert json.loads((tmp_path / "b.geojson").read_text())["features"] == []
 
 
 def test_geojson_in_coordinates_of_a_map_keeps_the_order_that_the_standard_asks(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from mask2former import visualization
 from mask2former.errors import UserError
 from mask2former.media.images import read_image
 from mask2former.ops import masks as mask_ops
@@ -383,3 +384,12 @@ def test_whatever_can_be_read_is_drawn_on_as_it_was_seen(tmp_path: Path, make: C
     assert not np.array_equal(np.asarray(result.plot(seen, palette="colorblind")), np.asarray(result.plot(seen)))
     with pytest.raises(UserError, match="there is no image"):
         result.plot(tmp_path / "none.png")
+
+
+def test_a_cutout_looks_at_its_box_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not at all of a large image for each of thousands of masks."""
+    seen: list[tuple[int, ...]] = []
+    plain = visualization.rgb_of
+    monkeypatch.setattr(visualization, "rgb_of", lambda image, size: seen.append(image.shape) or plain(image, size))
+    assert instances()[0].cutout(IMAGE).size == (20, 15)
+    assert seen == [(15, 20, 3)]
