@@ -120,7 +120,7 @@ def test_it_trains_and_goes_on(finished: Path, tmp_path: Path) -> None:
 def test_it_goes_on_with_the_same_objects_alone(finished: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(finished, tmp_path / "run"))
     assert (folder / "run.yaml").read_text().startswith("# Given in Python, whatever is below: model, ")
-    with pytest.raises(ValueError, match=r"started in Python with model, train_data, validation_data, criterion; give"):
+    with pytest.raises(ValueError, match=r"started in Python with model, train_data, validation_data, criterion; pass"):
         train(run_of(folder, trainer__max_steps=4), resume=True)
     assert main(["train", str(folder / "run.yaml"), "--resume", str(folder)]) == 2
     model = own_model(1)

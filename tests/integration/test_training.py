@@ -347,8 +347,8 @@ def test_a_run_whose_images_are_resized_for_prediction_alone_says_so(
     values = run_values(tmp_path / "run")
     values["model"]["inference"] |= {"short_edge": short_edge}
     remarks = DataModule(parse(RunConfig, values, "test")).remarks()
-    assert any("objects look 3.0 times as large as in training" in remark for remark in remarks) is expected
-    assert any("objects look" in remark for remark in remarks) is expected
+    assert any("objects appear 3.0 times as large as in training" in remark for remark in remarks) is expected
+    assert any("objects appear" in remark for remark in remarks) is expected
 
 
 @pytest.mark.parametrize(

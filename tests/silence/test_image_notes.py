@@ -81,7 +81,7 @@ def test_predict_says_what_it_read_in_part(tmp_path: Path, capsys: pytest.Captur
     assert "percentiles 0.5 and 99.5" in " ".join(capsys.readouterr().err.split())
     assert json.loads((tmp_path / "out" / "deep.json").read_text())["settings"]["value_range"] == "percentile"
     assert main([*command, "--value-rule", "full", "--value-range", "0", "9"]) == 2
-    assert "--value-range and --value-rule exclude each other" in capsys.readouterr().err
+    assert "--value-range and --value-rule cannot be used together" in capsys.readouterr().err
     for black, white in (("9", "1"), ("0", "1_000"), ("nan", "1"), ("0", "inf")):
         assert main([*command, "--value-range", black, white]) == 2
         error = " ".join(capsys.readouterr().err.split())

@@ -126,7 +126,7 @@ REFUSED: dict[str, tuple[Callable[[Path], LabelFolderConfig], str]] = {
     ),
     "the background is ignored": (
         lambda root: folder(root, [mask(0, 1)], "background\nnucleus\n", ignore=[0]),
-        r"\[0\] are classes \(background\) and ignored; .*number and name: '1 background'",
+        r"\[0\] are classes \(background\) and also ignored; .*number and name: '1 background'",
     ),
     "everything is ignored": (
         lambda root: folder(root, [mask(255, 255)]),
@@ -152,7 +152,7 @@ REFUSED: dict[str, tuple[Callable[[Path], LabelFolderConfig], str]] = {
         lambda root: folder(root, [mask(0, 1)], suffix=".jpg"),
         r"are \.jpg files .*export them again as PNG",
     ),
-    "smoothed edges": (lambda root: folder(root, [smooth(mask(0, 99))], "0 background\n99 nucleus\n"), "no classes"),
+    "smoothed edges": (lambda root: folder(root, [smooth(mask(0, 99))], "0 background\n99 nucleus\n"), "not classes"),
     "palettes sorted by file": (
         lambda root: folder(root, [palette(HALF, BLACK, RED), palette(HALF, RED, BLACK)]),
         r"whose palettes differ.*in '1.png' 0 is \(200, 0, 0\), in '0.png' \(0, 0, 0\)",
@@ -421,7 +421,7 @@ def test_the_colours_of_a_label_map_file_are_kept(tmp_path: Path) -> None:
         ("n.txt", "road\nca\u200br\n", "characters that cannot be seen"),
         ("n.txt", "# nothing\n", "at least one category"),
         ("n.json", '{"0": "road", "0": "car"}', "more than once"),
-        ("n.json", '[{"id": 1.5, "name": "road"}]', "no class number"),
+        ("n.json", '[{"id": 1.5, "name": "road"}]', "not a class number"),
         ("n.json", '[{"name": "road"}]', "id"),
         ("n.json", '{"road": [0, 0, 0], "car": [1, 1, 1]}', "'road' is not a class number"),
         ("n.json", '["road", null]', "None is not a name"),

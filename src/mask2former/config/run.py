@@ -52,7 +52,7 @@ def parse(kind: type[ConfigT], values: Any, source: str) -> ConfigT:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        lines = fault_lines(kind, values, error)
+        lines = fault_lines(kind, values, error, _MOST_FAULTS)
         more = len(lines) - _MOST_FAULTS
         raise UserError(
             f"{source}: " + "; ".join([*lines[:_MOST_FAULTS], *([f"and {more} more"] if more > 0 else [])])

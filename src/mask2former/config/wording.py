@@ -77,13 +77,14 @@ class _Type:
         return next((value for one in self.rules if (value := getattr(one, name, None)) is not None), None)
 
 
-def fault_lines(kind: type[BaseModel], values: Any, error: ValidationError) -> list[str]:
+def fault_lines(kind: type[BaseModel], values: Any, error: ValidationError, most: int) -> list[str]:
     """One line for each fault: the setting with its dotted name, what was got, and what is expected.
 
     Args:
         kind: what the values were to be.
         values: as they were given.
         error: what pydantic says of them.
+        most: how many lines are worded; those beyond are empty, because thousands take seconds.
     """
     lines: dict[str, str] = {}  # by setting: of a union each member has a fault of its own
     faults = error.errors(include_url=False)
@@ -92,6 +93,9 @@ def fault_lines(kind: type[BaseModel], values: Any, error: ValidationError) -> l
         if fault["type"] == "too_short" and any(_is_below(other["loc"], fault["loc"]) for other in faults):
             continue  # pydantic does not count the entries that are wrong
         key = printable(".".join(keys), 200)
+        if len(lines) >= most:
+            lines.setdefault(key, "")
+            continue
         message = printable(fault["msg"].removeprefix("Value error, "), 600)
         if fault["type"] == "extra_forbidden":
             lines[key] = f"unknown key '{key}'; {_meant(kind, group, keys)}"

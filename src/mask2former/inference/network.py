@@ -224,7 +224,7 @@ def fitting_size(network: Network, wanted: tuple[int, int], size_hw: tuple[int, 
         return wanted
     scale = min(most / side for side, most in zip(size_hw, largest, strict=True))
     note(
-        "images resized to less than the settings say, because the exported model takes at most "
+        "sizes of images that are resized to less than the settings say, because the exported model takes at most "
         f"{largest[0]}x{largest[1]} pixels (height x width)",
         f"{size_hw[0]}x{size_hw[1]}",
     )

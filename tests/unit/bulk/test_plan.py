@@ -68,7 +68,7 @@ def test_results_of_something_else_are_refused(tmp_path: Path) -> None:
             open_plan(store, IMAGES, HEAD | change)
     with pytest.raises(UserError, match="planned with shard_size 64, got 5; leave it out"):
         open_plan(store, IMAGES, HEAD, 5)
-    with pytest.raises(UserError, match="are of other images than the sources"):
+    with pytest.raises(UserError, match="belong to other images than the sources"):
         open_plan(store, ["/else.jpg"], HEAD)
     (tmp_path / "out" / "images.parquet").write_bytes(b"PAR1")
     with pytest.raises(UserError, match=r"images.parquet' cannot be read"):

@@ -106,7 +106,7 @@ def test_the_command(tiny_model: Mask2Former, tmp_path: Path, capsys: pytest.Cap
     for words, message in (
         ([paths[0], "-o", str(tmp_path / "x.safetensors")], "at least two models, got 1"),
         ([paths[0], "scenes-tiny", "-o", str(tmp_path / "x.safetensors")], "scenes-tiny has another architecture"),
-        ([paths[0], paths[1], "-o", str(out)], "is there already"),
+        ([paths[0], paths[1], "-o", str(out)], "already exists"),
         ([paths[0], str(tmp_path / "none.safetensors"), "-o", str(tmp_path / "x.safetensors")], "none.safetensors"),
         ([paths[0], paths[1], "-o", str(tmp_path / "x.pth")], "expected .safetensors or a folder"),
     ):

@@ -622,7 +622,7 @@ def test_nothing_is_overwritten(ours: Path, tmp_path: Path) -> None:
     (tmp_path / "there.pkl").write_text("mine")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "file").write_text("mine")
-    with pytest.raises(UserError, match="there already"):
+    with pytest.raises(UserError, match="already exists"):
         convert(ours, tmp_path / "there.pkl", "original")
     with pytest.raises(UserError, match="not empty"):
         convert(ours, tmp_path / "folder", "huggingface")

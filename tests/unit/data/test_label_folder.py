@@ -124,7 +124,7 @@ def test_an_undeclared_number_is_named_with_its_file(folders: tuple[Path, Path])
     samples = LabelFolder([folders], CLASSES, ignore=[])
     with pytest.raises(UserError, match=r"two\.png' has the numbers 1 \(255\), which are not classes"):
         samples.ground_truths(0, ["semantic"])
-    with pytest.raises(UserError, match=r"are classes \(car, road\) and ignored"):
+    with pytest.raises(UserError, match=r"are classes \(car, road\) and also ignored"):
         LabelFolder([folders], CLASSES, ignore=[10, 3])
 
 
