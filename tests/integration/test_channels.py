@@ -231,7 +231,7 @@ def test_drawn_scenes_are_no_images_of_a_model_that_chose_bands(
                 getattr(data, name)
     checkpoints.save(model, tmp_path / "model.safetensors")
     assert main(["analyze", "attention", str(tmp_path / "model.safetensors")]) == 2
-    assert "which drawn scenes have none of; give --image" in " ".join(capsys.readouterr().err.split())
+    assert "which drawn scenes do not have; give --image" in " ".join(capsys.readouterr().err.split())
 
 
 def test_readers_that_are_given_to_a_run_read_as_its_model(data: Path, tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_interrupt_says_where_to_go_on(tmp_path: Path) -> None:
         time.sleep(0.05)
     code, text = process.kill(signal.SIGINT, is_group=False), log.read_text()
     assert code == 130, text
-    assert f"stopped: the last checkpoint is in {tmp_path / 'out'}; continue with --resume" in text
+    assert f"stopped: the last checkpoint is in {tmp_path / 'out'}; to continue: mask2former train" in text
     assert "Traceback" not in text
 
 

@@ -333,7 +333,7 @@ def test_the_score_threshold_is_chosen_on_validation_and_stored_with_the_model(t
     points = json.loads((tmp_path / "found.json").read_text())["score_thresholds"]
     best = max(points, key=lambda point: (point["F1"], point["score"]))
     assert predictor.settings.instance_threshold == best["score"] == result.instance_threshold
-    assert f"score of {best['score']:g} or more" in str(result)
+    assert f"Score threshold of instances: {best['score']:g}, " in str(result)
     values["evaluation"]["choose_threshold"] = False
     kept = train(parse(RunConfig, values, "test"), overwrite=True)
     assert Predictor.from_pretrained(kept.model, device="cpu", quiet=True).settings.instance_threshold == 0.33

@@ -162,7 +162,7 @@ def test_a_run_whose_time_is_over_goes_on_where_it_was(
         assert main(["train", str(tmp_path / "run.yaml")]) == 130
     said = capsys.readouterr()
     assert "trainer.max_hours 1 reached after 2 steps" in said.out
-    assert f"continue with --resume {tmp_path / 'run'}" in said.err
+    assert f"to continue: mask2former train {tmp_path / 'run' / 'run.yaml'} --resume {tmp_path / 'run'}" in said.err
     assert torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2
     resumed = finish(config, resume=True)
     assert same(resumed.result.model, finished_run.result.model)

@@ -524,7 +524,7 @@ def test_a_killed_run_that_measured_otherwise_leaves_no_figure_behind(
     values["evaluation"]["interval"] = 4  # one more validation
     result = train(parse(RunConfig, values, "test"), resume=True)
     shown = capsys.readouterr().out
-    assert "best-before-step-2.ckpt was measured as now" in shown
+    assert "best-before-step-2.ckpt was measured with the current settings" in shown
     assert "best.ckpt was measured with other settings and is now called best-before-step-2-2.ckpt" in shown
     best = content(values, "best.ckpt")
     assert result.best == (best["callbacks"]["KeepCheckpoints"]["best_value"], best["global_step"])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mask2former import limits
-from mask2former.cli.shared import DEFAULT_MODEL, Device, show_file, working
+from mask2former.cli.shared import DEFAULT_MODEL, Device, count, show_file, working
 from mask2former.cli.terminal import make_console, say
 
 if TYPE_CHECKING:
@@ -61,12 +61,12 @@ def demo(
                 model or DEFAULT_MODEL, output, seed=seed, num_scenes=scenes, device=device, progress=progress
             )
     if isinstance(report, demonstration.VideoDemoReport):
-        title, made = f"{report.num_clips} fresh clips, {report.seconds_per_frame:.2f} s a frame", report.video
+        title, made = f"{count(report.num_clips, 'fresh clip')}, {report.seconds_per_frame:.2f} s a frame", report.video
         console.print(_table(title, report.metrics, _OF_TRACKS))
         say(f"Video: {made}   ({report.num_tracks} tracks; the clip on the left, predictions on the right)")
         say("Next, your own: mask2former track CLIP.mp4 --output results --model coco-panoptic/swin-t")
     else:
-        title, made = f"{report.num_scenes} fresh scenes, {report.seconds_per_scene:.2f} s each", report.sheet
+        title, made = f"{count(report.num_scenes, 'fresh scene')}, {report.seconds_per_scene:.2f} s each", report.sheet
         console.print(_table(title, report.metrics, _OF_IMAGES))
         say(f"Contact sheet: {made}")
         say("Next, your own images: mask2former predict IMAGES --output results --model coco-panoptic/swin-t")

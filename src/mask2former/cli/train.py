@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -40,7 +41,9 @@ def train(
 
     def stopped() -> str:
         if (Path(config.output) / "checkpoints" / "last.ckpt").exists():
-            return f"the last checkpoint is in {config.output}; continue with --resume {config.output}"
+            folder = Path(config.output)
+            again = shlex.join(["mask2former", "train", str(folder / "run.yaml"), "--resume", str(folder)])
+            return f"the last checkpoint is in {config.output}; to continue: {again}"
         return f"no checkpoint had been written yet (one is written every {config.trainer.checkpoint_interval} steps)"
 
     console = make_console()

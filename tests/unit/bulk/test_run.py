@@ -171,7 +171,7 @@ def test_the_command_says_what_became_of_the_images(
         assert main([*command, *settings, *flags]) == 2
         assert refusal in capsys.readouterr().err
     assert main(["predict", str(photos), "-o", str(tmp_path), "-m", MODEL, "--actors", "2"]) == 2
-    assert "error: --actors is for --ray" in capsys.readouterr().err
+    assert "error: --actors works only with --ray" in capsys.readouterr().err
 
 
 def test_the_page_is_right(
