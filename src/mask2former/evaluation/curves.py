@@ -176,22 +176,16 @@ def plot_bars(names: Sequence[str], columns: Mapping[str, Sequence[float | None]
     figure = _figure(1.8 + 2.2 * len(columns), 0.9 + 0.5 * len(names))
     rows = range(len(names))
     for number, (title, values) in enumerate(columns.items()):
-        axes = figure.add_subplot(1, len(columns), number + 1)
+        axes = _rows(figure, number, len(columns), title, names)
         lengths = [0.0 if value is None or not math.isfinite(value) else value for value in values]
         colors = [_COLORS[0], *[_COLORS[1]] * (len(names) - 1)]
         axes.barh(rows, lengths, height=0.6, color=colors)
         for row, value in zip(rows, values, strict=True):
             text = "–" if value is None else f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}"  # noqa: RUF001
             axes.text(lengths[row], row, f" {text}", va="center", fontsize=9, color=_INK)
-        axes.set_title(_plain(title), loc="left", fontsize=9.5, color=_INK)
         axes.set_xlim(0, 1.4 * max(lengths) or 1)
         axes.set_xticks([])
-        axes.set_yticks(rows, [_plain(name) for name in names] if number == 0 else [""] * len(names), fontsize=9)
-        axes.tick_params(length=0, labelcolor=_INK)
-        axes.invert_yaxis()
-        for side in ("top", "right", "bottom"):
-            axes.spines[side].set_visible(False)
-        axes.spines["left"].set_color(_LINE)
+        axes.spines["bottom"].set_visible(False)
     write_whole(path, lambda file: figure.savefig(file, format=kind))
 
 
@@ -217,22 +211,16 @@ def plot_changes(
     kind = check_plot(path)
     figure = _figure(1.9 + 2.5 * len(columns), 1.3 + 0.34 * len(names))
     for number, (title, rows) in enumerate(columns.items()):
-        axes = figure.add_subplot(1, len(columns), number + 1)
+        axes = _rows(figure, number, len(columns), title, names)
         axes.axvspan(-spreads[title], spreads[title], color=_LINE, alpha=0.5, linewidth=0)
         axes.axvline(0, color=_SOFT, linewidth=1)
         for row, (values, published) in enumerate(rows):
             if values:
                 axes.barh(row, sum(values) / len(values), height=0.5, color=_COLORS[0], alpha=0.35)
-                axes.plot(values, [row] * len(values), "o", markersize=4, color=_COLORS[0])
+                axes.plot(values, [row] * len(values), "o", markersize=4, color=_COLORS[0], clip_on=False)
             if published is not None:
                 axes.plot([published], [row], "D", markersize=6, color=_COLORS[1], markerfacecolor="none")
-        axes.set_title(_plain(title), loc="left", fontsize=9.5, color=_INK)
-        axes.set_yticks(range(len(names)), [_plain(name) for name in names] if number == 0 else [""] * len(names))
-        axes.set_ylim(len(names) - 0.5, -0.5)
-        axes.tick_params(length=0, labelsize=8.5, labelcolor=_INK)
-        for side in ("top", "right", "left"):
-            axes.spines[side].set_visible(False)
-        axes.spines["bottom"].set_color(_LINE)
+        axes.spines["left"].set_visible(False)
     figure.supxlabel(
         "change in points: each seed (dot), mean (bar), the paper (diamond); grey: seeds of the baseline",
         fontsize=9,
@@ -298,6 +286,20 @@ def _figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure  # without pyplot there is no window and no global state
 
     return Figure(figsize=(width, height), dpi=110, layout="constrained")
+
+
+def _rows(figure: Figure, number: int, count: int, title: str, names: Sequence[str]) -> Axes:
+    """Panel ``number`` of ``count`` side by side, with a row for each name from the top; the first shows the names."""
+    axes = figure.add_subplot(1, count, number + 1)
+    axes.set_title(_plain(title), loc="left", fontsize=9.5, color=_INK)
+    axes.set_yticks(range(len(names)), [_plain(name) for name in names] if number == 0 else [""] * len(names))
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.tick_params(length=0, labelsize=9, labelcolor=_INK)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(_LINE)
+    return axes
 
 
 def run_names(runs: Sequence[Path]) -> list[str]:
