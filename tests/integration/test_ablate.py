@@ -208,8 +208,10 @@ def test_the_spread_of_seeds() -> None:
 
 
 def test_a_row_that_does_not_exist_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no ablation 'attention-none'; there are: attention-full, "):
-        ablate(config_of(tmp_path), tmp_path / "all", ["attention-none"])
+    with pytest.raises(UserError, match="no ablation 'attention-ful'; did you mean attention-full"):
+        ablate(config_of(tmp_path), tmp_path / "all", ["attention-ful"])
+    with pytest.raises(UserError, match="no ablation 'nothing'; there are: attention-full, "):
+        ablate(config_of(tmp_path), tmp_path / "all", ["nothing"])
     assert not (tmp_path / "all").exists()
 
 

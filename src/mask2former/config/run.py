@@ -108,5 +108,6 @@ def read_run_file(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """
     values = read_yaml(path, "run file", hint="mask2former recipe scenes-tiny prints one")
     if not isinstance(values, dict):
-        raise UserError(f"'{path}': expected a mapping of settings, got {type(values).__name__}")
+        got = "but it is empty" if values is None else f"got a {type(values).__name__}"
+        raise UserError(f"'{path}': expected a mapping of settings, {got}")
     return apply_overrides(values, overrides)

@@ -21,7 +21,7 @@ from mask2former.results_io.label_tiff import LabelTiffFiles
 from mask2former.results_io.writing import PlaceOf, ReadImage, nowhere
 from mask2former.results_io.yolo import YoloFiles
 from mask2former.structures.categories import Categories
-from mask2former.text import listed, quoted
+from mask2former.text import did_you_mean, listed, quoted
 
 __all__ = ["FORMATS", "FormatWriter", "ImagesOfRun", "format_folder", "open_format"]
 
@@ -87,7 +87,8 @@ def format_folder(output: Path, name: str, *, overwrite: bool) -> Path:
         UserError: there is no such format, or the folder cannot be written or is somebody else's.
     """
     if name not in FORMATS:
-        raise UserError(f"no format {quoted(name)}; there are: {listed(sorted(FORMATS), most=None)}")
+        hint = did_you_mean(name, sorted(FORMATS)) or f"there are: {listed(sorted(FORMATS), most=None)}"
+        raise UserError(f"no format {quoted(name)}; {hint}")
     folder = output / name
     check_folder(folder)
     if folder.exists() and not overwrite and not (folder / _MARK).exists() and any(folder.iterdir()):

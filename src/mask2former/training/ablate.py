@@ -20,7 +20,7 @@ from mask2former.evaluation.curves import plot_changes
 from mask2former.files import write_whole
 from mask2former.progress import DetailedProgress
 from mask2former.recipes import BASES, ROWS, SINCE, ablated
-from mask2former.text import listed, quoted
+from mask2former.text import did_you_mean, listed, quoted
 from mask2former.training.run import train
 
 __all__ = ["BASELINE", "METRICS", "AblationRow", "ablate", "draw", "scenes_base"]
@@ -112,7 +112,8 @@ def ablate(
             other settings.
     """
     if unknown := [name for name in rows if name not in ROWS]:
-        raise UserError(f"no ablation {quoted(unknown[0])}; there are: {listed(list(ROWS), None)}")
+        hint = did_you_mean(unknown[0], ROWS) or f"there are: {listed(list(ROWS), None)}"
+        raise UserError(f"no ablation {quoted(unknown[0])}; {hint}")
     if not (is_semantic := "semantic" in base.evaluation.tasks):
         for name in rows:
             if ROWS[name].is_semantic:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import BaseModel
 
 import mask2former.config
-from mask2former.config import RunConfig, apply_overrides, parse
+from mask2former.config import RunConfig, apply_overrides, parse, read_run_file
 from mask2former.config.fields import Strict
 from mask2former.errors import UserError
 
@@ -197,3 +198,12 @@ def test_no_setting_is_refused_in_the_words_of_pydantic(kind: type[Strict]) -> N
     for line in told:
         assert not OF_PYDANTIC.search(line), line
         assert re.search("expected|unknown key|must|multiple|needs|only|set ", line), line
+
+
+@pytest.mark.parametrize(
+    ("text", "got"), [("", "but it is empty"), ("# nothing yet\n", "but it is empty"), ("- a\n", "got a list")]
+)
+def test_a_run_file_that_is_no_mapping_is_told(tmp_path: Path, text: str, got: str) -> None:
+    (tmp_path / "run.yaml").write_text(text)
+    with pytest.raises(UserError, match=f"run.yaml': expected a mapping of settings, {got}"):
+        read_run_file(tmp_path / "run.yaml")
