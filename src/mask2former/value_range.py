@@ -61,6 +61,7 @@ def _range(pair: Any) -> Range:
 
 def _number(value: Any) -> float:
     """A number, or its plain text; Python also takes booleans, ``1_000`` and ``nan`` for numbers."""
+    value = value.tolist() if hasattr(value, "tolist") else value
     is_text = isinstance(value, str) and re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", value, re.ASCII | re.I)
     if not is_text and (isinstance(value, bool) or not isinstance(value, Real)):
         raise ValueError

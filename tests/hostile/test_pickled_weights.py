@@ -16,8 +16,8 @@ import torch
 
 from mask2former.checkpoints.load import read
 from mask2former.checkpoints.restricted_pickle import TORCH_LEGACY_MAGIC, read_state
+from mask2former.data.array_files import read_array
 from mask2former.errors import UserError
-from mask2former.media.array_files import read_array
 
 HEAD = b"\x80\x04"
 DOUBLED = b"]" + b"2\x86" * 60  # sixty tuples, each of which holds the last one twice

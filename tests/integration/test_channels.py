@@ -167,7 +167,7 @@ def test_each_band_may_have_a_range_from_check_data_to_predictions(
     )
     assert suggested.pixel_mean == pytest.approx(pixels.reshape(-1, 2).mean(axis=0), abs=1e-3)
 
-    same, other = ",".join(["0:4095"] * 5), ",".join(["0:4095", "0:3000", "0:4095", "0:4095", "0:900"])
+    same, other = ",".join(["0:4095"] * 5), ",".join(["0:4095", "0:3000", " 0:4095", "0 : 4095", "0:900"])
     predict = ["predict", image, "-m", weights, "--score-threshold", "0"]
     found = {}
     for name, given in (("same", same), ("other", other)):

@@ -25,6 +25,7 @@ from mask2former.value_range import as_value_range, ranges_of_bands
         ([[1, 2]], ((1.0, 2.0),)),
         (["-0.5", "1e3"], (-0.5, 1000.0)),
         (torch.tensor([0, 9]), (0.0, 9.0)),
+        ([torch.tensor(0), np.array(9)], (0.0, 9.0)),
         (np.array([0, 9], np.float16).astype(object), (0.0, 9.0)),
         (np.array([[0, 1], [2, 3], [4, 5]]), ((0.0, 1.0), (2.0, 3.0), (4.0, 5.0))),
     ],

@@ -226,7 +226,7 @@ def chosen_range(
     elif band_ranges is not None:
         named, pairs = (
             f"--band-ranges is {quoted(band_ranges, 60)}",
-            [part.split(":") for part in band_ranges.split(",")],
+            [[number.strip() for number in part.split(":")] for part in band_ranges.split(",")],
         )
         expected = (
             "two rising numbers for each band, with a colon between them and commas between bands, as in 0:4095,0:900"
@@ -318,14 +318,15 @@ def working(console: Console, what_was_done: Callable[[], str], *, forks: bool =
         forks: the call starts processes by forking, which must not happen while a thread draws: the bar is drawn when
             something is told, ten times a second at most.
     """
-    current, drawn = "", 0.0
+    current, last, drawn = "", 0, 0.0
     bars = progress_bar(console, has_thread=not forks)
     bar = bars.add_task("", total=None)
 
     def tell(step: str, done: int, total: int | None, detail: str | None = None) -> None:
-        nonlocal current, drawn
+        nonlocal current, last, drawn
         shown: dict[str, Any] = {} if detail is None else {"detail": detail}
-        is_new = step != current
+        is_new = step != current or done < last  # the same step again, of another image or training
+        last = done
         if is_new:
             of_bytes = step.startswith(DOWNLOADING)
             bars.reset(bar, total=total, completed=done, description=step, first=done, of_bytes=of_bytes)

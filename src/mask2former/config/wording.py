@@ -40,12 +40,12 @@ class _Type:
     @classmethod
     def of(cls, annotation: Any, more: Sequence[Any] = ()) -> _Type:
         """The type that an annotation stands for, with rules from beside it."""
-        rules, example = [*more], None
+        rules = [*more]
         while get_origin(annotation) is Annotated:
             annotation, *extras = get_args(annotation)
             for extra in extras:
                 rules += extra.metadata if isinstance(extra, FieldInfo) else [extra]
-        return cls(annotation, tuple(rules), example)
+        return cls(annotation, tuple(rules))
 
     @classmethod
     def of_field(cls, field: FieldInfo) -> _Type:
@@ -88,9 +88,10 @@ def fault_lines(kind: type[BaseModel], values: Any, error: ValidationError, most
     """
     lines: dict[str, str] = {}  # by setting: of a union each member has a fault of its own
     faults = error.errors(include_url=False)
+    containers = {fault["loc"][:length] for fault in faults for length in range(len(fault["loc"]))}
     for fault in faults:
         keys, found, group = _place(kind, fault["loc"])
-        if fault["type"] == "too_short" and any(_is_below(other["loc"], fault["loc"]) for other in faults):
+        if fault["type"] == "too_short" and fault["loc"] in containers:
             continue  # pydantic does not count the entries that are wrong
         key = printable(".".join(keys), 200)
         if len(lines) >= most:
@@ -147,10 +148,6 @@ def _shown(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else quoted(value)
 
 
-def _is_below(location: Sequence[Any], other: Sequence[Any]) -> bool:
-    return len(location) > len(other) and location[: len(other)] == other
-
-
 def _words(found: _Type) -> list[str]:
     """Those that a setting may be."""
     return [str(word) for one in found.members if get_origin(one.base) is Literal for word in get_args(one.base)]
@@ -191,10 +188,15 @@ def _entry(container: _Type, part: int | str) -> _Type | None:
     origin, inner = get_origin(container.base), get_args(container.base)
     if origin is dict:
         return _Type.of(inner[1])
-    if origin is tuple and isinstance(part, int):
-        is_open = len(inner) == 2 and inner[1] is Ellipsis
+    if origin in (tuple, list) and isinstance(part, int):
+        is_open = _is_open(container)
         return _Type.of(inner[0] if is_open else inner[part]) if is_open or part < len(inner) else None
     return None
+
+
+def _is_open(container: _Type) -> bool:
+    """Whether a list or tuple may have any number of entries."""
+    return get_origin(container.base) is list or get_args(container.base)[1:] == (Ellipsis,)
 
 
 def _value_at(values: Any, keys: Sequence[str], otherwise: Any) -> Any:
@@ -264,9 +266,9 @@ def _phrase(found: _Type) -> str:
     if origin is dict:
         return "a mapping" if inner[1] is Any else f"a mapping of names, each to {_expected(_Type.of(inner[1]))}"
     if origin in (tuple, list):
-        is_open = origin is list or (len(inner) == 2 and inner[1] is Ellipsis)
-        entry = _expected(_Type.of(inner[0])).replace("text", "a text")
-        if not is_open:
+        entry = _expected(_Type.of(inner[0]))
+        entry = f"a {entry}" if entry.startswith("text") else entry
+        if not _is_open(found):
             return f"a list of {len(inner)} entries, each {entry}"
         least, most = found.rule("min_length"), found.rule("max_length")
         count = f" of {least or 0} to {most} entries" if most else " that is not empty" if least else ""
@@ -278,16 +280,22 @@ def _phrase(found: _Type) -> str:
 
 def _range(found: _Type) -> str:
     """The bounds of a number; one beyond all use is left out."""
+
+    def shown(bound: float) -> str:
+        return f"{bound:,}" if isinstance(bound, int) else f"{bound:g}"
+
     above, least, below, most = (found.rule(name) for name in ("gt", "ge", "lt", "le"))
     if above is not None and found.base is int:
         above, least = None, above + 1
-    lower = f"above {above:g}" if above is not None else "" if least is None else f"of at least {least:g}"
-    if most is not None and most < math.inf:
-        shown = f"{most:,}" if found.base is int else f"{most:g}"
-        return f" from {least:g} to {shown}" if least is not None else f" {lower} and up to {shown}"
-    if below is not None:
-        return f" {lower} and below {below:g}"
-    return f" {lower}" if lower else ""
+    if most is not None and most == math.inf:
+        most = None
+    if least is not None and most is not None:
+        return f" from {shown(least)} to {shown(most)}"
+    bounds = [f"above {shown(above)}"] if above is not None else []
+    bounds += [f"of at least {shown(least)}"] if least is not None else []
+    bounds += [f"up to {shown(most)}"] if most is not None else []
+    bounds += [f"below {shown(below)}"] if below is not None and most is None else []
+    return f" {' and '.join(bounds)}" if bounds else ""
 
 
 def _either(phrases: Sequence[Any]) -> str:

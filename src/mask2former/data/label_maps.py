@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Int, Int32, Int64, UInt8
 from PIL import Image
 
+from mask2former.data.array_files import is_array_file, read_array
 from mask2former.errors import UserError
 from mask2former.media.archives import File
-from mask2former.media.array_files import is_array_file, read_array
 from mask2former.media.image_files import ImageFile, open_image
 from mask2former.notes import is_collecting, note
 from mask2former.pixels import load, note_pages, orientation, packing_of

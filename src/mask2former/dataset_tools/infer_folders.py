@@ -12,13 +12,13 @@ import numpy as np
 from scipy import ndimage
 
 from mask2former.config import STEM, DatasetConfig
+from mask2former.data.array_files import ARRAY_SUFFIX, is_array_file
 from mask2former.data.datasets.class_names import read_color_table
 from mask2former.data.datasets.pairs import LABEL_SUFFIXES, map_files
 from mask2former.data.label_maps import read_with_palette
 from mask2former.dataset_tools.data_paths import IMAGE_FOLDERS, NO_VALIDATION, VALIDATION, DataPaths, others, parsed
 from mask2former.errors import UserError
 from mask2former.media.archives import find_folder
-from mask2former.media.array_files import ARRAY_SUFFIX, is_array_file
 from mask2former.media.folders import list_folder
 from mask2former.media.image_files import open_image
 from mask2former.media.images import IMAGE_SUFFIXES

@@ -15,8 +15,7 @@ from mask2former.errors import UserError
 from mask2former.inference.settings import changed_pass, choose_tasks, override
 from mask2former.inference.tile_results import Results
 from mask2former.media.image_files import ImageFile
-from mask2former.media.regions import Regions
-from mask2former.pixels import displayed
+from mask2former.pixels import Regions, displayed
 from mask2former.structures import Instances, PanopticSegmentation, Segmentation, SemanticSegmentation
 
 __all__ = ["LargeImage", "PredictedImage", "ReadResults", "ReadScores", "Shown"]

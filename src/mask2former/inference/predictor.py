@@ -35,8 +35,8 @@ from mask2former.inference.tiling import PackedResults, segment_in_tiles
 from mask2former.inference.tracking import choose_tracking, track_frames
 from mask2former.media.frames import Frames, FrameSource, open_frames
 from mask2former.media.images import ImageSource, is_one_image, read_image, unshared
-from mask2former.media.regions import ArrayRegions, Regions
 from mask2former.models.mask2former import Mask2Former
+from mask2former.pixels import ArrayRegions, Regions
 from mask2former.scenes.classes import SCENE_CATEGORIES
 from mask2former.structures import (
     Categories,

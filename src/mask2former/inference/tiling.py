@@ -18,8 +18,9 @@ from mask2former.config import InferenceConfig, Task
 from mask2former.inference.joining import LEAST_SCORE
 from mask2former.inference.tile_grid import Grid, Tile
 from mask2former.inference.tile_results import TilePrediction, WholeResult, whole_result
-from mask2former.media.regions import Regions, RegionsPart
+from mask2former.media.regions import RegionsPart
 from mask2former.ops.masks import typical_diameter
+from mask2former.pixels import Regions
 from mask2former.progress import tell_tiles
 from mask2former.structures import Categories, Instances
 from mask2former.structures.packed_results import PackedSegmentation

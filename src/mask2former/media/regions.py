@@ -16,13 +16,11 @@ from mask2former.media.image_files import NamedBytes, PixelLimitError
 from mask2former.media.images import image_size
 from mask2former.media.slides import SLIDE_SUFFIXES, SlideRegions
 from mask2former.media.tiff_regions import TiffRegions
-from mask2former.pixels import ArrayRegions, Bands, Regions, ValueRange
+from mask2former.pixels import Bands, Regions, ValueRange
 
 __all__ = [
     "LARGE_PIXELS",
     "STRIP_PIXELS",
-    "ArrayRegions",
-    "Regions",
     "RegionsPart",
     "is_large",
     "open_large",

@@ -369,7 +369,7 @@ def boxes_of_ids(ids: Integer[np.ndarray, "H W"], wanted: Int64[np.ndarray, " N"
     """Top, left, bottom and right of the pixels of some ids of a map, the last two excluded; zeros where there is none.
 
     Args:
-        ids: of pixels.
+        ids: of pixels, of any type that int64 holds.
         wanted: in any order, also several times.
     """
     height, width = ids.shape

@@ -61,7 +61,10 @@ def intensities(
     """
     total, count = np.zeros(1), 0
     for mask, pixels in parts:
-        values = pixels[mask].reshape(np.count_nonzero(mask), -1)
+        values = pixels[mask]
+        if not len(values):  # a part between two others, in which the mask has no pixel
+            continue
+        values = values.reshape(len(values), -1)
         total, count = total + values.sum(axis=0, dtype=np.float64), count + len(values)
     means = (total / count).tolist()
     single = means if len(means) == 3 else [None] * 3

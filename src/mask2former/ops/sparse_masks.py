@@ -99,7 +99,7 @@ class SparseMasks:
         faster.
         """
         numbers = list(wanted)
-        if len(numbers) <= _FEW_IDS:
+        if len(numbers) <= _FEW_IDS or ids.dtype == np.uint64:  # which no signed type holds
             return cls((Patch(0, 0, ids == number) for number in numbers), (ids.shape[0], ids.shape[1]))
         boxes = boxes_of_ids(ids, np.array(numbers, dtype=np.int64)).tolist()
         patches = (

@@ -1,4 +1,7 @@
-"""What the results of all tasks share: choosing objects, tables, JSON around their records, drawing, writing files."""
+"""One mask of a result, and what the results of all tasks share: choosing masks, tables, drawing, and files.
+
+The records in the JSON files, and what is drawn, are those of each task, in ``results.py``.
+"""
 
 from __future__ import annotations
 
@@ -291,7 +294,7 @@ class Result:
         return table_rows(self._entries(), self.sparse, self.categories, measured=True, image=parts, pixel_size=size)
 
     def to_dataframe(
-        self, image: Image.Image | np.ndarray | None = None, *, pixel_size: str | PixelSize | None = None
+        self, image: Image.Image | np.ndarray | Regions | None = None, *, pixel_size: str | PixelSize | None = None
     ) -> pd.DataFrame:
         """:meth:`measured_rows` as a pandas data frame, with a row for each mask.
 

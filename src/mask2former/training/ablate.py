@@ -1,6 +1,6 @@
 """The ablations of the paper on a run of one's own: a training for each row and seed, a table and an image of them.
 
-Each training is a run like any other; whatever was finished before is read, and what was interrupted goes on.
+Each training is a run like any other; finished runs are read, and an interrupted one is resumed.
 """
 
 from __future__ import annotations

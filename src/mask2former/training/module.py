@@ -86,6 +86,7 @@ class TrainingModule(lightning.LightningModule):
         self.instance_threshold: float | None = None  # of the highest F1 in the last validation, if one was measured
         self._whole: tuple[Mask2Former, ...] = ()  # where ranks share the weights: a copy for them (no part of this)
         self._predictor: Predictor | None = None
+        self.measured: dict[str, float] = {}  # in the last validation; what is not a number is left out
         self._evaluation: Evaluation | None = None
         self._rows: list[list[Image.Image]] = []
 
@@ -274,9 +275,9 @@ class TrainingModule(lightning.LightningModule):
         if self.config.evaluation.choose_threshold == "per-class":
             self.class_thresholds = self._evaluation.class_thresholds()
         # Every rank has the same numbers now; "sync" keeps Lightning from warning that they might differ.
-        measured = {name: value for name, value in metrics.items() if value == value}
-        if measured:
-            self.log_dict({LOGGED_STEP: float(self.global_step), **measured}, sync_dist=True)
+        self.measured = {name: value for name, value in metrics.items() if value == value}
+        if self.measured:
+            self.log_dict({LOGGED_STEP: float(self.global_step), **self.measured}, sync_dist=True)
         self._evaluation = None
         if self._rows:
             titles = ("image", "ground truth", self._shown_task)

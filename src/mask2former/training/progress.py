@@ -91,13 +91,13 @@ class StepProgress(ProgressBar):
             self._said = time.monotonic()
             say_once(f"{_when(trainer)}: {done} of {total}")
 
-    def on_validation_end(self, trainer: lightning.Trainer, *args: Any, **kwargs: Any) -> None:
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         seconds = time.monotonic() - self._validation_began
         self._validating += seconds
         if not self._is_on:
             return
-        value = trainer.callback_metrics.get(self.monitor)
-        measured = "not measured" if value is None else f"{float(value):.1f}"
+        value = pl_module.measured.get(self.monitor)  # Lightning keeps what the validation before measured
+        measured = "not measured" if value is None else f"{value:.1f}"
         say_once(f"{_when(trainer)}: {self.monitor} {measured} ({clock(seconds)})")
         if self._tell is not None and trainer.state.fn == TrainerFn.FITTING:
             self._tell("training", trainer.global_step, self.steps, self._losses)

@@ -38,6 +38,16 @@ def test_a_bar_appears_with_the_first_step_and_shows_figures(forks: bool) -> Non
         assert "validating" in shown
 
 
+def test_a_step_that_begins_anew_has_a_time_of_its_own() -> None:
+    """The second training of ``ablate``, or the tiles of the next image."""
+    console = screen()
+    with working(console, lambda: "nothing", forks=True) as tell:
+        tell("training", 4, 4)
+        tell("training", 0, 4)
+        tell("training", 0, 4)
+    assert "-:--:--" in written(console).rpartition("0/4")[2]
+
+
 def test_where_processes_are_forked_no_thread_draws() -> None:
     assert not progress_bar(screen(), has_thread=False).live.auto_refresh
     assert progress_bar(screen()).live.auto_refresh

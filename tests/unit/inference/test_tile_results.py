@@ -12,8 +12,8 @@ from mask2former.inference.tile_grid import Grid, Tile
 from mask2former.inference.tile_results import BlendedScores, JoinedSegments, TilePrediction
 from mask2former.inference.tiling import segment_in_tiles
 from mask2former.inference.tta import AugmentedPredictor, MultiScaleFlip
-from mask2former.media.regions import ArrayRegions
 from mask2former.models.mask2former import Mask2Former
+from mask2former.pixels import ArrayRegions
 from mask2former.scenes import draw_scene
 from mask2former.structures import Categories, PanopticSegmentation, Segment, SemanticSegmentation
 from mask2former.structures.packed_results import PackedPanoptic, PackedSemantic

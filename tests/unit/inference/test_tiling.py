@@ -21,8 +21,8 @@ from mask2former.inference.tile_grid import Tile, tiles
 from mask2former.inference.tile_results import TilePrediction
 from mask2former.inference.tiling import PackedResults, PredictTiles, segment_in_tiles
 from mask2former.inference.tta import AugmentedPredictor, MultiScaleFlip
-from mask2former.media.regions import ArrayRegions, Regions
 from mask2former.models.mask2former import Mask2Former
+from mask2former.pixels import ArrayRegions, Regions
 from mask2former.postprocessing import remove_overlaps
 from mask2former.structures import Categories, Instances
 

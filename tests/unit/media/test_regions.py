@@ -15,10 +15,11 @@ from mask2former.errors import MissingExtraError, UserError
 from mask2former.media import regions
 from mask2former.media.image_files import ImagePage, NamedBytes
 from mask2former.media.images import read_image
-from mask2former.media.regions import ArrayRegions, RegionsPart, is_large, open_large, reduced
+from mask2former.media.regions import RegionsPart, is_large, open_large, reduced
 from mask2former.media.slides import SlideRegions
 from mask2former.media.tiff_regions import TiffRegions
 from mask2former.notes import collect_notes, counted
+from mask2former.pixels import ArrayRegions
 
 SLIDE = Path(__file__).parents[2] / "data" / "tools" / "slide"
 

@@ -112,7 +112,7 @@ def test_tracks_are_cut_frame_by_frame() -> None:
         frames_of([frames[0], frames[1].take([0])])
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.int64])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32, np.int32, np.int64, np.uint64])
 @pytest.mark.parametrize("size", [(1, 1), (0, 5), (5, 0), (1, 40), (40, 1), (23, 31)])
 def test_many_ids_are_those_of_whole_comparisons(
     size: tuple[int, int], dtype: type[np.integer], monkeypatch: pytest.MonkeyPatch
@@ -126,6 +126,13 @@ def test_many_ids_are_those_of_whole_comparisons(
     assert (
         SparseMasks.of_ids(ids[::-1, ::-1], wanted).packed == SparseMasks.of_ids(ids[::-1, ::-1].copy(), wanted).packed
     )
+
+
+@pytest.mark.parametrize(("dtype", "first"), [(np.uint32, 2**32 - 40), (np.int64, 2**53), (np.uint64, 2**64 - 40)])
+def test_large_ids_are_told_apart(dtype: type[np.integer], first: int) -> None:
+    wanted = [first + number for number in range(30)]
+    ids = np.array([*wanted, *wanted], dtype=dtype).reshape(4, 15)
+    assert SparseMasks.of_ids(ids, wanted).areas.tolist() == [2] * 30
 
 
 def test_many_ids_are_compared_inside_their_boxes_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from PIL import Image, ImageDraw
 
 from mask2former.errors import UserError
 from mask2former.ops import masks as mask_ops
-from mask2former.structures import Categories, Instances
+from mask2former.structures import Categories, Instances, SemanticSegmentation, tables
 from mask2former.structures.tables import PixelSize, image_row, table_columns
 
 CATEGORIES = Categories.from_names(["live", "dead"])
@@ -55,6 +55,19 @@ def test_intensities_are_means_of_the_values_as_they_are(channels: tuple[int, ..
     assert nothing["mean_intensity"] is None
     with pytest.raises(UserError, match="40x100 pixels but the result 80x100"):
         cells().measured_rows(image[:40])
+
+
+@pytest.mark.parametrize("channels", [(), (3,)])
+def test_a_mask_with_a_gap_of_a_whole_part_is_measured(
+    channels: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "_PIXELS_AT_ONCE", 30)
+    labels = np.ones((40, 10), dtype=np.int32)
+    labels[1:-1] = 0
+    image = np.random.default_rng(0).integers(0, 256, (40, 10, *channels)).astype(np.uint8)
+    rows = SemanticSegmentation(labels, CATEGORIES).measured_rows(image)
+    inside = image[labels == 1].astype(float)
+    assert [row["mean_intensity"] for row in rows if row["id"] == 1] == pytest.approx([inside.mean()])
 
 
 def test_lengths_are_also_in_units() -> None:

@@ -17,12 +17,15 @@ from mask2former.training.progress import StepProgress
 LOSSES = {"loss": 52.25, "loss_ce": 2.8649, "loss_mask": 0.627, "loss_dice": 0.8502}
 
 
-def drive(progress: StepProgress, *, first: int, last: int) -> None:
+def drive(
+    progress: StepProgress, *, first: int, last: int, measured: tuple[float | None, ...] = (12.34, 12.34)
+) -> None:
     """Steps ``first + 1`` to ``last``, a validation of two samples after the third and before the first."""
+    values = iter(measured)
     trainer: Any = SimpleNamespace(
         global_step=first,
         progress_bar_metrics=LOSSES,
-        callback_metrics={"panoptic/PQ": 12.34},
+        callback_metrics={"panoptic/PQ": 99.0},  # of an earlier validation
         num_val_batches=[2],
         state=SimpleNamespace(fn=TrainerFn.VALIDATING),
     )
@@ -31,7 +34,9 @@ def drive(progress: StepProgress, *, first: int, last: int) -> None:
         progress.on_validation_start(trainer)
         for index in range(2):
             progress.on_validation_batch_end(trainer, None, None, None, index)  # pyright: ignore[reportArgumentType]
-        progress.on_validation_end(trainer)
+        value = next(values)
+        module: Any = SimpleNamespace(measured={} if value is None else {"panoptic/PQ": value})
+        progress.on_validation_end(trainer, module)
 
     if first == 0:
         validate()
@@ -60,6 +65,8 @@ def test_lines_where_nobody_draws_a_bar(capsys: pytest.CaptureFixture[str]) -> N
         r"step 2 of 5: loss 52.2 \(ce 2.86, mask 0.627, dice 0.85\); [\d.e-]+ s per step, 0:00:00 left", lines[1]
     )
     assert lines[2] == "validation after step 3: panoptic/PQ 12.3 (0:00:00)"
+    drive(StepProgress(3, 9, "panoptic/PQ"), first=0, last=3, measured=(12.34, None))
+    assert capsys.readouterr().out.splitlines()[-1] == "validation after step 3: panoptic/PQ not measured (0:00:00)"
     drive(StepProgress(6, 1, "semantic/mIoU"), first=4, last=6)
     assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == ["step 5 of 6", "step 6 of 6"]
 

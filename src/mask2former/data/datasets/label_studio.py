@@ -1,6 +1,6 @@
 """Tasks of Label Studio as records.
 
-Sources: its export formats and ``label_studio_sdk.converter.brush``. Reads no images.
+Sources: its export formats and ``label_studio_sdk.converter.brush``. Reads no image files.
 """
 
 from __future__ import annotations

@@ -9,12 +9,12 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from mask2former.config import STEM
+from mask2former.data.array_files import ARRAY_SUFFIX
 from mask2former.data.datasets.annotation_files import some
 from mask2former.data.faults import fault
 from mask2former.documents import read_text
 from mask2former.errors import UserError
 from mask2former.media.archives import Folder
-from mask2former.media.array_files import ARRAY_SUFFIX
 from mask2former.media.images import IMAGE_SUFFIXES, note_passed_over
 from mask2former.text import quoted
 

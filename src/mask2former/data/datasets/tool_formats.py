@@ -1,7 +1,9 @@
 """Files of annotation tools as records: an image, its size, and shapes with a class. One small parser for each format.
 
+Label Studio's is in ``label_studio.py``, and what all parsers share in ``tool_records.py``.
+
 Sources: the formats' own descriptions (LabelMe's and Supervisely's documentation, VIA's user guide, "CVAT for images
-1.1"). Reads no images.
+1.1"). Reads no image files.
 """
 
 from __future__ import annotations

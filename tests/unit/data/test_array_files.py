@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mask2former.data.array_files import is_array_file, read_array
 from mask2former.data.label_maps import read_ids, read_label_map
 from mask2former.errors import UserError
-from mask2former.media.array_files import is_array_file, read_array
 
 IDS = np.arange(12).reshape(3, 4)
 
