@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 import mask2former.config
 from mask2former.config import RunConfig, apply_overrides, parse, read_run_file
@@ -207,3 +207,26 @@ def test_a_run_file_that_is_no_mapping_is_told(tmp_path: Path, text: str, got: s
     (tmp_path / "run.yaml").write_text(text)
     with pytest.raises(UserError, match=f"run.yaml': expected a mapping of settings, {got}"):
         read_run_file(tmp_path / "run.yaml")
+
+
+class _Bounds(Strict):
+    up_to: Annotated[int, Field(le=5)] = 0
+    between: Annotated[float, Field(gt=0, lt=1.5)] = 1.0
+    large: Annotated[int, Field(ge=1_234_567, le=99_999_999)] = 2_000_000
+    numbers: list[Annotated[int, Field(ge=0)]] = Field(default_factory=list)
+    words: tuple[Literal["context", "other"], ...] = ()
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"up_to": 9}, "'up_to' is 9; expected a whole number up to 5"),
+        ({"between": 2}, "'between' is 2; expected a number above 0 and below 1.5"),
+        ({"large": 1}, "'large' is 1; expected a whole number from 1,234,567 to 99,999,999"),
+        ({"numbers": [1, -1]}, "'numbers.1' is -1; expected a whole number of at least 0"),
+        ({"words": 3}, "'words' is 3; expected a list, each entry context or other"),
+    ],
+)
+def test_bounds_and_lists_that_no_setting_has_yet(values: dict[str, Any], expected: str) -> None:
+    with pytest.raises(UserError, match=re.escape(expected)):
+        parse(_Bounds, values, "test")
