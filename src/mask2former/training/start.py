@@ -15,6 +15,7 @@ from mask2former.checkpoints.transfer import check_settings, filled_in, takes_cl
 from mask2former.config import InferenceConfig, RunConfig, TimmConfig, parse
 from mask2former.errors import UserError
 from mask2former.models.build import build_model
+from mask2former.models.depthwise import set_depthwise_precision
 from mask2former.models.mask2former import Mask2Former
 from mask2former.models.parts import set_precision
 from mask2former.structures import Categories, ModelInfo
@@ -143,6 +144,7 @@ def initial_model(
     """
     model, is_whole = _with_weights(config, given, categories, start, begins=_begins(past))
     set_precision(model.pixel_decoder, full=not config.trainer.half_pixel_decoder)
+    set_depthwise_precision(model)
     model.set_gradient_checkpointing(config.trainer.gradient_checkpointing)
     if config.trainer.channels_last:
         model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (no overload has it)

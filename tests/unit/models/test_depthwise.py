@@ -1,0 +1,70 @@
+"""Depthwise convolutions in training on a CPU."""
+
+from __future__ import annotations
+
+import copy
+import io
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from mask2former.models.depthwise import set_depthwise_precision
+
+
+class Strided(nn.Conv2d):
+    """A convolution class of one's own, as timm has for "same" padding."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input)[..., ::2]
+
+
+def model(kind: type[nn.Conv2d] = nn.Conv2d) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 1), kind(8, 8, 3, padding=1, groups=8), nn.Conv2d(8, 8, 3, groups=2))
+
+
+@pytest.mark.parametrize("kind", [nn.Conv2d, Strided])
+def test_training_computes_them_in_float32(kind: type[nn.Conv2d]) -> None:
+    plain, ours, images = model(kind), model(kind), torch.rand(2, 8, 7, 6)
+    assert set_depthwise_precision(ours) == 1
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded, full = plain[1](images), ours[1](images)
+    assert (rounded.dtype, full.dtype) == (torch.bfloat16, torch.float32)
+    torch.testing.assert_close(full, plain[1](images), rtol=0, atol=0)
+    full.square().sum().backward()
+    plain[1](images).square().sum().backward()
+    assert ours[1].weight.grad is not None
+    assert plain[1].weight.grad is not None
+    torch.testing.assert_close(ours[1].weight.grad, plain[1].weight.grad, rtol=0, atol=0)
+
+
+def test_all_else_stays() -> None:
+    plain, ours, images = model(), model(), torch.rand(2, 3, 7, 6)
+    set_depthwise_precision(ours)
+    assert [type(part) for part in ours[::2]] == [nn.Conv2d, nn.Conv2d]
+    assert list(ours.state_dict()) == list(plain.state_dict())
+    assert isinstance(ours[1], nn.Conv2d)
+    torch.testing.assert_close(ours(images), plain(images), rtol=0, atol=0)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(ours.eval()(images), plain.eval()(images), rtol=0, atol=0)
+
+
+def test_twice_is_once_and_copies_and_pickles_are_alike() -> None:
+    ours, images = model(), torch.rand(2, 3, 7, 6)
+    assert set_depthwise_precision(ours) == set_depthwise_precision(ours) == 1
+    file = io.BytesIO()
+    torch.save(ours, file)
+    file.seek(0)
+    with torch.autocast("cpu", torch.bfloat16):
+        for twin in (copy.deepcopy(ours), torch.load(file, weights_only=False)):
+            assert type(twin[1]) is type(ours[1])
+            assert twin[1].weight is not ours[1].weight
+            torch.testing.assert_close(twin(images), ours(images), rtol=0, atol=0)
+
+
+def test_those_of_timm_are_found() -> None:
+    """EfficientNet's have two classes: those of stride two pad by themselves."""
+    backbone = timm.create_model("tf_efficientnet_lite0", features_only=True)
+    assert set_depthwise_precision(backbone) == 16
