@@ -27,7 +27,7 @@ from mask2former.structures import Sample
 
 SIDES = st.integers(1, 24)
 SIZES = st.tuples(SIDES, SIDES)
-FLIPS: Any = st.sampled_from(["none", "horizontal", "vertical", "both"])
+FLIPS: Any = st.sampled_from(["none", "horizontal", "vertical", "both", "turns"])
 COLOR = 30  # grey of object 0; each next one is as much brighter
 
 

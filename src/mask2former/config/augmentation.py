@@ -10,7 +10,8 @@ from mask2former.config.fields import PositiveFloat, PositiveInt, Resampling, St
 
 __all__ = ["AugmentationConfig", "Flip", "LargeScaleJitterConfig", "NoAugmentationConfig", "ResizeCropFlipConfig"]
 
-Flip = Literal["horizontal", "vertical", "both", "none"]  # both: each with its own draw; for views from above
+# both: each with its own draw; turns: also transposed, so quarter turns, too. These two are for views from above.
+Flip = Literal["horizontal", "vertical", "both", "turns", "none"]
 
 
 class NoAugmentationConfig(Strict):

@@ -247,11 +247,13 @@ class Geometry:
     Attributes:
         size_hw: of the images that it is for.
         canvas_hw: of the results; None: as large as the steps leave them.
+        transposed: rows and columns are exchanged before the first step. With flips, this gives quarter turns.
     """
 
     size_hw: Size
     steps: tuple[Flip | Resize | Crop, ...] = ()
     canvas_hw: Size | None = None
+    transposed: bool = False
 
     def __post_init__(self) -> None:
         if self.canvas_hw is not None:
@@ -260,7 +262,7 @@ class Geometry:
     @property
     def stepped_hw(self) -> Size:
         """Height and width after the steps, before the canvas."""
-        size = self.size_hw
+        size = _turned(self.size_hw, self.transposed)
         for step in self.steps:
             size = step.size(size)
         return size
@@ -271,6 +273,8 @@ class Geometry:
 
     def image(self, image: UInt8[np.ndarray, "H W C"], color: ColorJitter | None = None) -> UInt8[Tensor, "C h w"]:
         """The image on its canvas, with its colours changed before it is padded."""
+        if self.transposed:
+            image = np.ascontiguousarray(image.swapaxes(0, 1))
         for step in self.steps:
             image = step.image(image)
         if color is not None:
@@ -286,6 +290,8 @@ class Geometry:
     def ids(self, ids: Shaped[np.ndarray, "H W"], nearest: Nearest = "centre") -> Shaped[np.ndarray, "h w"]:
         """Values per pixel after the steps, cut to the canvas but not padded."""
         assert ids.shape == self.size_hw, (ids.shape, self.size_hw)
+        if self.transposed:
+            ids = ids.T
         rows, columns = np.arange(ids.shape[0]), np.arange(ids.shape[1])
         for step in self.steps:
             rows, columns = step.sources(rows, columns, nearest)
@@ -300,15 +306,21 @@ class Geometry:
 
         Polygons that are lost are left out. Without steps and canvas nothing is moved or clipped.
         """
+        if self.transposed:
+            polygons = [polygon[:, ::-1] for polygon in polygons]
         if not self.steps and self.canvas_hw is None:
             return list(polygons)
-        scale, offset, size = np.ones(2), np.zeros(2), self.size_hw
+        scale, offset, size = np.ones(2), np.zeros(2), _turned(self.size_hw, self.transposed)
         for step in self.steps:
             step_scale, step_offset = step.scale_and_offset(size)
             scale, offset, size = scale * step_scale, offset * step_scale + step_offset, step.size(size)
         window = min(size[0], self.output_hw[0]), min(size[1], self.output_hw[1])
         clipped = (clip_polygon(polygon * scale + offset, window) for polygon in polygons)
         return [polygon for polygon in clipped if polygon is not None]
+
+
+def _turned(size_hw: Size, transposed: bool) -> Size:
+    return (size_hw[1], size_hw[0]) if transposed else size_hw
 
 
 def clip_polygon(polygon: Float64[np.ndarray, "P 2"], size_hw: Size) -> Float64[np.ndarray, "P 2"] | None:
@@ -451,11 +463,16 @@ class Augmentation(Protocol):
         ...
 
 
-FlipKind = Literal["horizontal", "vertical", "both", "none"]
+FlipKind = Literal["horizontal", "vertical", "both", "turns", "none"]
+
+
+def _transposed(kind: FlipKind, rng: np.random.Generator) -> bool:
+    """Whether the image is transposed before all else; only ``turns`` draws a number for it."""
+    return kind == "turns" and rng.random() < 0.5
 
 
 def _flip(kind: FlipKind, rng: np.random.Generator) -> tuple[Flip, ...]:
-    if kind == "both":
+    if kind in ("both", "turns"):
         return (*_flip("horizontal", rng), *_flip("vertical", rng))
     if kind == "none" or rng.random() >= 0.5:
         return ()
@@ -495,18 +512,20 @@ class LargeScaleJitter:
         classes: Callable[[], ClassMap] | None = None,
         areas: Callable[[], Areas] | None = None,
     ) -> Plan:
+        transposed = _transposed(self.flip, rng)
         flip = _flip(self.flip, rng)
         scale = rng.uniform(self.min_scale, self.max_scale)
         index = rng.random()
-        ratio = min(scale * box / side for box, side in zip(self.image_size, size_hw, strict=True))
-        height, width = (max(1, round(side * ratio)) for side in size_hw)  # round() is half to even, as published
+        turned = _turned(size_hw, transposed)
+        ratio = min(scale * box / side for box, side in zip(self.image_size, turned, strict=True))
+        height, width = (max(1, round(side * ratio)) for side in turned)  # round() is half to even, as published
         # Parity: one number places the window on both axes.
         top, left = (
             round(index * max(0, side - box)) for side, box in zip((height, width), self.image_size, strict=True)
         )
         window = min(height, self.image_size[0]), min(width, self.image_size[1])
         steps = (*flip, Resize((height, width), self.resampling), Crop(top, left, window))
-        return Plan(Geometry(size_hw, steps, self.image_size), keep_lost=self.keep_lost)
+        return Plan(Geometry(size_hw, steps, self.image_size, transposed), keep_lost=self.keep_lost)
 
 
 class ResizeCropFlip:
@@ -562,13 +581,14 @@ class ResizeCropFlip:
         classes: Callable[[], ClassMap] | None = None,
         areas: Callable[[], Areas] | None = None,
     ) -> Plan:
-        resize = Resize(self._size(size_hw, rng, areas), self.resampling)
+        transposed = _transposed(self.flip, rng)
+        resize = Resize(self._size(_turned(size_hw, transposed), rng, areas), self.resampling)
         steps: tuple[Flip | Resize | Crop, ...] = (resize,)
         if self.crop_size is not None:
-            steps = (resize, self._crop(size_hw, resize, rng, classes))
+            steps = (resize, self._crop(Geometry(size_hw, (resize,), None, transposed), rng, classes))
         color = draw_color_jitter(rng) if self.color_jitter else None
         steps = (*steps, *_flip(self.flip, rng))
-        return Plan(Geometry(size_hw, steps, self.pad_size), color, self.keep_lost)
+        return Plan(Geometry(size_hw, steps, self.pad_size, transposed), color, self.keep_lost)
 
     def _size(self, size_hw: Size, rng: np.random.Generator, areas: Callable[[], Areas] | None) -> Size:
         if self.scale_range is None:
@@ -581,11 +601,9 @@ class ResizeCropFlip:
             factor *= min(max(self.diameter / typical, 1 / _MOST_RESIZED), _MOST_RESIZED) if typical else 1.0
         return max(1, round(size_hw[0] * factor)), max(1, round(size_hw[1] * factor))
 
-    def _crop(
-        self, size_hw: Size, resize: Resize, rng: np.random.Generator, classes: Callable[[], ClassMap] | None
-    ) -> Crop:
+    def _crop(self, resized: Geometry, rng: np.random.Generator, classes: Callable[[], ClassMap] | None) -> Crop:
         assert self.crop_size is not None
-        height, width = resize.size_hw
+        height, width = resized.stepped_hw
         window = min(height, self.crop_size[0]), min(width, self.crop_size[1])
 
         def draw() -> Crop:
@@ -596,7 +614,7 @@ class ResizeCropFlip:
             return crop
         labels = classes()
         for _ in range(9):
-            inside = Geometry(size_hw, (resize, crop)).ids(labels, "floor")
+            inside = replace(resized, steps=(*resized.steps, crop)).ids(labels, "floor")
             counts = np.bincount(inside[inside >= 0])
             if np.count_nonzero(counts) > 1 and counts.max() < self.max_category_share * counts.sum():
                 break

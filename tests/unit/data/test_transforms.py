@@ -88,6 +88,34 @@ def test_flips_move_everything_alike(axis: str) -> None:
     np.testing.assert_array_equal(masks(sample)[1], turn(mask))
 
 
+@pytest.mark.parametrize("jitter", [True, False])
+def test_turns_are_all_eight_symmetries_of_a_square(jitter: bool) -> None:
+    """Image, polygon and mask are turned together; those that lie on their side have the other aspect ratio."""
+    mask, polygon = mask_of(5, 7, 31, 20), rectangle(30, 40, 51, 55)
+    source = annotated([polygon], [mask])
+    upright = [np.rot90(image(), turns) for turns in range(4)]
+    expected = [*upright, *(turned[:, ::-1] for turned in upright)]
+    painted = [np.rot90(rasterized(polygon, (H, W)), turns) for turns in range(4)]
+    masked = [np.rot90(mask, turns) for turns in range(4)]
+    painted, masked = [*painted, *(m[:, ::-1] for m in painted)], [*masked, *(m[:, ::-1] for m in masked)]
+    seen = set()
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        if jitter:
+            plan = LargeScaleJitter((W, W), 1, 1, "turns").draw((H, W), rng)
+        else:
+            size = {"scale_range": (1.0, 1.0), "color_jitter": False}
+            plan = ResizeCropFlip((1,), 1, None, None, "turns", **size).draw((H, W), rng)  # type: ignore[arg-type]
+        height, width = plan.geometry.stepped_hw
+        sample = plan(source)
+        shown = sample.image[0, :, :height, :width].permute(1, 2, 0).numpy()
+        which = [np.array_equal(shown, other) for other in expected].index(True)
+        np.testing.assert_array_equal(masks(sample)[0][:height, :width], painted[which])
+        np.testing.assert_array_equal(masks(sample)[1][:height, :width], masked[which])
+        seen.add(which)
+    assert len(seen) == 8
+
+
 @pytest.mark.parametrize("size", [(24, 32), (61, 79), (120, 160), (7, 200), (60, 81), (1, 1)])
 def test_images_are_resized_as_pillow_does_to_one_level(size: tuple[int, int]) -> None:
     resized = Resize(size).image(image())
