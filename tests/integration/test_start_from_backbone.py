@@ -22,7 +22,7 @@ from mask2former.training.run_file import read_run
 # Lightning looks at its own batches in a way that PyTorch has deprecated, and gives advice as warnings.
 
 
-def timm_folder(folder: Path) -> dict[str, torch.Tensor]:
+def timm_folder(folder: Path, **pretrained: str) -> dict[str, torch.Tensor]:
     """A model of timm as it lies on the hub."""
     channels: dict[str, Any] = {"channels": [8, 16, 16, 16]}
     with torch.random.fork_rng(devices=[]):
@@ -30,7 +30,7 @@ def timm_folder(folder: Path) -> dict[str, torch.Tensor]:
         state = timm.create_model("resnet10t", **channels).state_dict()
     folder.mkdir(exist_ok=True)
     save_file(state, folder / "model.safetensors")
-    training = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+    training = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], **pretrained}
     config = {"architecture": "resnet10t", "model_args": channels, "pretrained_cfg": training}
     (folder / "config.json").write_text(json.dumps(config))
     return state
@@ -69,3 +69,64 @@ def test_what_the_backbone_does_not_say_is_set_in_the_run_file(tmp_path: Path) -
     assert model.pixel_std == (127.5, 127.5, 127.5)
     with pytest.raises(UserError, match=r"of timm's resnet10t, and model\.backbone\.model is resnet18; leave"):
         train(read_run(file, ["model.backbone={name: timm, model: resnet18}", f"output={tmp_path / 'run'}"]))
+
+
+def test_another_backbone_under_the_decoders_of_a_trained_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = timm_folder(tmp_path / "resnet10t", license="apache-2.0")
+    values = run_values(tmp_path / "run", trainer={"max_steps": 1, "accelerator": "cpu"}, optim={"lr": 1e-12})
+    values["model"] = {
+        "init": "scenes-tiny",
+        "init_partial": True,
+        "init_backbone": str(tmp_path / "resnet10t"),
+        "backbone": {"name": "timm", "norm": "batch"},
+    }
+    trained = Mask2Former.from_pretrained(train(parse(RunConfig, values, "test")).model)
+    out = capsys.readouterr().out
+    assert f"Taking the backbone of {tmp_path / 'resnet10t'}" in out
+    assert "Starting from scenes-tiny with all weights that fit" in out
+    assert "Skipping the validation before the first step because the layers behind the other backbone" in out
+    state, scenes = trained.state_dict(), Mask2Former.from_pretrained("scenes-tiny").state_dict()
+    name = "layer3.0.conv2.weight"
+    torch.testing.assert_close(state[f"backbone.body.{name}"], weights[name])
+    taken = [
+        key for key, value in scenes.items() if not key.startswith("backbone.") and value.shape == state[key].shape
+    ]
+    new = {key.rsplit(".", 2)[0] for key in scenes.keys() & state.keys() if key not in taken} - {"transformer_decoder"}
+    assert {key for key in new if not key.startswith("backbone.")} == {
+        "pixel_decoder.input_projections.0",
+        "pixel_decoder.input_projections.1",
+        "pixel_decoder.input_projections.2",
+        "pixel_decoder.lateral",
+    }
+    for key in taken:
+        torch.testing.assert_close(state[key], scenes[key], msg=key)
+    architecture = trained.info.known_architecture
+    assert architecture.backbone == TimmConfig(model="resnet10t", norm="batch", kwargs={"channels": [8, 16, 16, 16]})
+    assert architecture.transformer_decoder.queries == 32
+    assert trained.mean == (127.5, 127.5, 127.5)
+    assert trained.info.license == "not stated; backbone: apache-2.0"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"init_backbone": "b"}, r"init is not set; to start from a backbone alone, set init=b"),
+        ({"init": "scenes-tiny", "init_backbone": "b"}, r"init_backbone needs init_partial=true"),
+        ({"init": "FOLDER", "init_backbone": "FOLDER"}, r"model\.init, .*resnet10t, is a backbone alone; leave one"),
+        (
+            {"init": "scenes-tiny", "init_backbone": "nuclei"},
+            r"model\.init_backbone: nuclei is a complete model; expected",
+        ),
+    ],
+)
+def test_what_replaces_no_backbone_is_refused(tmp_path: Path, settings: dict[str, str], message: str) -> None:
+    timm_folder(tmp_path / "resnet10t")
+    model: dict[str, Any] = {
+        key: value.replace("FOLDER", str(tmp_path / "resnet10t")) for key, value in settings.items()
+    }
+    partial = {} if "needs" in message else {"init_partial": True}
+    values = {**run_values(tmp_path / "run", trainer={"max_steps": 1}), "model": model | partial}
+    with pytest.raises(UserError, match=message):
+        train(parse(RunConfig, values, "test"))

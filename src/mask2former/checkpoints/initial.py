@@ -1,4 +1,4 @@
-"""Opens what ``model.init`` names, a whole model or a backbone alone, and completes the settings of a run from it.
+"""Opens what ``model.init`` and ``model.init_backbone`` name, and completes the settings of a run from it.
 
 Its weights are fitted to the model of the run by ``transfer`` (whole models) and ``formats.backbones`` (backbones).
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mask2former import checkpoints
 from mask2former.checkpoints.checkpoint import Checkpoint
@@ -22,10 +22,22 @@ from mask2former.config import ModelConfig, TimmConfig, parse
 from mask2former.errors import OptionError, UserError
 from mask2former.text import listed
 
-__all__ = ["completed_model", "named_backbone", "open_initial", "with_initial"]
+__all__ = ["Initial", "completed_model", "named_backbone", "open_initial", "open_replacement", "with_initial"]
 
 _HUB, _TIMM = "hf://", "timm/"
 _FILES = "config.json and model.safetensors"
+
+
+class Initial(NamedTuple):
+    """What training starts from.
+
+    Attributes:
+        source: a model, or a backbone alone; None for random weights.
+        backbone: replaces the backbone of that model.
+    """
+
+    source: Checkpoint | Backbone | None = None
+    backbone: Backbone | None = None
 
 
 def named_backbone(model: ModelConfig) -> TimmConfig | None:
@@ -58,6 +70,32 @@ def open_initial(source: str, backbone: TimmConfig | None = None) -> Checkpoint 
         ) from error
 
 
+def open_replacement(init: str, source: Checkpoint | Backbone, name: str, backbone: TimmConfig | None) -> Backbone:
+    """The backbone that replaces that of the initial model.
+
+    Args:
+        init: what ``model.init`` names.
+        source: the same, opened.
+        name: what ``model.init_backbone`` names, as ``source`` of :func:`open_initial`.
+        backbone: as of :func:`open_initial`.
+
+    Raises:
+        UserError: ``init`` is a backbone itself, or ``name`` is none.
+    """
+    if isinstance(source, Backbone):
+        raise UserError(
+            f"model.init_backbone replaces the backbone of a model, and model.init, {init}, is a backbone alone; leave "
+            "one of the two out"
+        )
+    found = open_initial(name, backbone)
+    if isinstance(found, Checkpoint):
+        raise UserError(
+            f"model.init_backbone: {name} is a complete model; expected a backbone, such as timm/NAME.TAG or a file of "
+            "docs/training.md, \"Starting from a backbone\""
+        )
+    return found
+
+
 def _opened(source: str, backbone: TimmConfig | None) -> Checkpoint | Backbone:
     is_name = source in checkpoints.packaged_names() or source in checkpoints.current_zoo()
     if not is_name and os.path.exists(source):
@@ -87,17 +125,22 @@ def _fetched(source: str) -> Path:
         raise UserError(f"{error} ({_FILES} of https://huggingface.co/{repository}; then model.init=FOLDER)") from error
 
 
-def completed_model(values: Mapping[str, Any], source: Checkpoint | Backbone, name: str) -> dict[str, Any]:
+def completed_model(
+    values: Mapping[str, Any], source: Checkpoint | Backbone, name: str, backbone: Backbone | None = None
+) -> dict[str, Any]:
     """Settings of a model as a run file has them, with those of what it starts from where they leave some out.
 
     Args:
         values: as they stand in the file.
         source: what it starts from.
         name: what that is called in messages.
+        backbone: replaces the one of ``source``; ``values`` name it as ``init_backbone``.
 
     Raises:
         UserError: nothing says how images are normalised.
     """
+    if backbone is not None:
+        values = completed_model(values, backbone, str(values["init_backbone"]))
     if isinstance(source, Checkpoint):
         return filled_in(values, source.info)
     result = with_backbone(values, source.config)
@@ -112,21 +155,27 @@ def completed_model(values: Mapping[str, Any], source: Checkpoint | Backbone, na
     return result
 
 
-def with_initial(model: ModelConfig, source: Checkpoint | Backbone, name: str) -> ModelConfig:
+def with_initial(
+    model: ModelConfig, source: Checkpoint | Backbone, name: str, backbone: Backbone | None = None
+) -> ModelConfig:
     """The settings of a model that starts from another, or from a backbone: its own where it sets them, else those.
 
     Args:
         model: what was set; what was left out is not in ``model_fields_set``.
         source: what it starts from.
         name: what that is called in messages.
+        backbone: replaces the one of ``source``.
 
     Raises:
         UserError: the two together contradict themselves.
     """
-    if isinstance(source, Checkpoint):
+    if isinstance(source, Checkpoint) and backbone is None:
         return with_settings_of(model, source.info, name)
-    values = completed_model(explicit_settings(model), source, name)
+    values = completed_model(explicit_settings(model), source, name, backbone)
     result = parse(ModelConfig, values, f"the run with what {name} sets, model")
+    if backbone is not None:
+        source, name = backbone, str(model.init_backbone)
+    assert isinstance(source, Backbone), "whole models have returned"
     if result.channels != 3 and result.init_channels == "repeat":
         return result
     if source.says_normalisation and (own := Normalisation.of(result)) != source.normalisations[0]:

@@ -22,7 +22,7 @@ from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
 from mask2former.models.transformer_decoders import PerPixelPlusHead
 from mask2former.structures.categories import Categories
-from mask2former.structures.model_info import ModelInfo
+from mask2former.structures.model_info import NO_LICENSE, ModelInfo
 from mask2former.text import listed, quoted
 from mask2former.value_range import ranges_of_bands
 
@@ -42,6 +42,7 @@ __all__ = [
 _CLASS_HEAD = "transformer_decoder.class_head."
 _CLASS_QUERIES = "transformer_decoder.transformer.query_positions."
 _PILOTS = "transformer_decoder.pilot_classes."
+_BACKBONE = "backbone."
 _QUERIES = ("transformer_decoder.query_features.weight", "transformer_decoder.query_positions.weight")
 _NAMED = 6  # classes in a message
 _TABLE = "relative_position_bias_table"
@@ -133,7 +134,9 @@ def filled_in(values: Mapping[str, Any], source: ModelInfo) -> dict[str, Any]:
     return result
 
 
-def check_settings(model: ModelConfig, source: ModelInfo, name: str, *, partial: bool) -> None:
+def check_settings(
+    model: ModelConfig, source: ModelInfo, name: str, *, partial: bool, other_backbone: bool = False
+) -> None:
     """Refuse settings that the weights of another model contradict; loading them would list entries instead.
 
     Args:
@@ -141,6 +144,7 @@ def check_settings(model: ModelConfig, source: ModelInfo, name: str, *, partial:
         source: the model that the weights are of; nothing is known of the settings of parts of its own.
         name: what they are called in messages.
         partial: other numbers of queries, channels and windows are allowed.
+        other_backbone: the backbone and the normalisation of images are not those of the other model.
 
     Raises:
         UserError: with each of these settings.
@@ -148,6 +152,8 @@ def check_settings(model: ModelConfig, source: ModelInfo, name: str, *, partial:
     allowed = _WITHOUT_WEIGHTS | _SHAPES if partial else _WITHOUT_WEIGHTS
     faults = []
     for part in _PARTS if source.architecture is not None else ():
+        if part == "backbone" and other_backbone:
+            continue
         own, theirs, explicit = getattr(model, part), getattr(source.architecture, part), _explicit(model, part)
         if explicit and type(own) is not type(theirs):
             explicit = {"name": own.name}
@@ -156,19 +162,28 @@ def check_settings(model: ModelConfig, source: ModelInfo, name: str, *, partial:
             for key, value in explicit.items()
             if key not in allowed and value != getattr(theirs, key)
         ]
-    says_channels = "pixel_mean" in model.model_fields_set  # if not, they come from the weights
-    has_others = says_channels and source.architecture is not None and model.channels != source.architecture.channels
-    if has_others and model.init_channels == "same":
-        raise UserError(_other_channels(name, source.inference.channels, model.channels))
-    for key in _NORMALISATION if source.architecture is not None and not has_others else ():
-        own, theirs = getattr(model, key), getattr(source.architecture, key)
-        if key in model.model_fields_set and own != theirs:
-            faults.append(f"model.{key} is {list(own)} in the run and {list(theirs)} in the weights")
+    if not other_backbone:
+        faults += _normalisation_faults(model, source, name)
     if faults:
         partly = "" if partial else "; with model.init_partial=true other queries and sizes are newly initialised"
         raise UserError(
             f"{name} does not fit: {'; '.join(faults)}; leave these settings out, and they come from {name}{partly}"
         )
+
+
+def _normalisation_faults(model: ModelConfig, source: ModelInfo, name: str) -> list[str]:
+    says_channels = "pixel_mean" in model.model_fields_set  # if not, they come from the weights
+    has_others = says_channels and source.architecture is not None and model.channels != source.architecture.channels
+    if has_others and model.init_channels == "same":
+        raise UserError(_other_channels(name, source.inference.channels, model.channels))
+    if source.architecture is None or has_others:
+        return []
+    return [
+        f"model.{key} is {list(getattr(model, key))} in the run and {list(getattr(source.architecture, key))} in the "
+        "weights"
+        for key in _NORMALISATION
+        if key in model.model_fields_set and getattr(model, key) != getattr(source.architecture, key)
+    ]
 
 
 def _explicit(model: ModelConfig, part: str) -> dict[str, Any]:
@@ -207,6 +222,7 @@ def start_from(
     partial: bool,
     by_name: bool = False,
     repeat_channels: bool = False,
+    other_backbone: bool = False,
 ) -> list[str]:
     """Fill ``model`` with the weights of another one.
 
@@ -220,6 +236,7 @@ def start_from(
         by_name: other classes are allowed: those of the same name keep their rows of the class head, as "no object"
             does, and the others are newly initialised.
         repeat_channels: the images may have another number of channels, see :func:`with_own_channels`.
+        other_backbone: ``model`` keeps its backbone, which has its weights already.
 
     Returns:
         One phrase for each thing that was not simply taken over; empty if everything was.
@@ -232,7 +249,12 @@ def start_from(
     state = {name: value for name, value in state.items() if name in own or not name.startswith(_PILOTS)}
     state |= {name: own[name] for name in pilots}
     notes = _with_own_classes(model, source, own, state, name, partial=partial, by_name=by_name)
-    notes += with_own_channels(own, state, source.info.inference.channels, model.channels, name, repeat=repeat_channels)
+    if other_backbone:
+        state = {key: value for key, value in state.items() if not key.startswith(_BACKBONE)}
+        state |= {key: value for key, value in own.items() if key.startswith(_BACKBONE)}
+    else:
+        there = source.info.inference.channels
+        notes += with_own_channels(own, state, there, model.channels, name, repeat=repeat_channels)
     if partial:
         notes += _with_own_queries(own, state)
         notes += with_own_windows(own, state)
@@ -241,7 +263,10 @@ def start_from(
     left_out = load_into(model, state, name, drop_misshaped=partial, spellings=source.spellings)
     if left_out:
         notes.append(f"newly initialised, since the shapes differ: {listed(left_out, None)}")
-    model.info = replace(model.info, license=source.info.license)
+    license = source.info.license
+    if other_backbone and license != model.info.license:
+        license = f"{license or NO_LICENSE}; backbone: {model.info.license or NO_LICENSE}"
+    model.info = replace(model.info, license=license)
     return notes
 
 
@@ -360,7 +385,7 @@ def with_own_channels(
     fitted = []
     for key in own.keys() & state.keys():
         new, old = own[key].shape, state[key].shape
-        if key.startswith("backbone.") and len(new) == len(old) == 4 and (new[1], old[1]) == (here, there):
+        if key.startswith(_BACKBONE) and len(new) == len(old) == 4 and (new[1], old[1]) == (here, there):
             weight = state[key]
             repeated = weight[:, [channel % there for channel in range(here)]] * (there / here)
             state[key] = weight.sum(dim=1, keepdim=True) if here == 1 else repeated

@@ -438,6 +438,8 @@ class ModelConfig(ArchitectureConfig):
     init_partial: bool = (
         False  # take what fits: other classes, queries and windows; the run says what is newly initialised
     )
+    # name (timm/convnext_tiny.fb_in22k) or file of a pretrained backbone that replaces the one of init
+    init_backbone: str | None = None
     # classes of the initial model: all of them or, with init_partial, a new class head; by-name: classes of the same
     # name keep what they have learned, the others are newly initialised
     init_classes: Literal["all", "by-name"] = "all"
@@ -455,6 +457,20 @@ class ModelConfig(ArchitectureConfig):
             raise ValueError(
                 f"inference.bands are {self.inference.channels} and pixel_mean has {self.channels} numbers; give "
                 "pixel_mean and pixel_std one number for each band (mask2former check-data with --bands measures them)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _replaces_a_backbone(self) -> Self:
+        if self.init_backbone is not None and self.init is None:
+            raise ValueError(
+                f"init_backbone replaces the backbone of the model that init names, and init is not set; to start from "
+                f"a backbone alone, set init={self.init_backbone}"
+            )
+        if self.init_backbone is not None and not self.init_partial:
+            raise ValueError(
+                "init_backbone needs init_partial=true, since layers behind another backbone may have other shapes and "
+                "are then newly initialised"
             )
         return self
 

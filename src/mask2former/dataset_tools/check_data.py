@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mask2former import recipes
-from mask2former.checkpoints.initial import named_backbone, open_initial, with_initial
-from mask2former.checkpoints.transfer import with_settings_of
+from mask2former.checkpoints.checkpoint import Checkpoint
+from mask2former.checkpoints.initial import named_backbone, open_initial, open_replacement, with_initial
 from mask2former.config import ClipSampling, DatasetConfig, InferenceConfig, Reading, RunConfig, parse
 from mask2former.data.sources import dataset_by_name, reading_outside
 from mask2former.dataset_tools.check import DataReport, check_dataset, default_workers
@@ -179,9 +179,12 @@ def _with_start(run: RunConfig) -> tuple[RunConfig, list[str]]:
     try:
         # The settings of a published model are known without its weights, which may have to be downloaded.
         if init in recipes.recipe_names():
-            model = with_settings_of(run.model, ModelInfo.of(recipes.recipe(init).model), init)
+            source = Checkpoint(ModelInfo.of(recipes.recipe(init).model), {}, init)
         else:
-            model = with_initial(run.model, open_initial(init, named_backbone(run.model)), init)
+            source = open_initial(init, named_backbone(run.model))
+        other = run.model.init_backbone
+        backbone = None if other is None else open_replacement(init, source, other, named_backbone(run.model))
+        model = with_initial(run.model, source, init, backbone)
         return run.model_copy(update={"model": model}), []
     except UserError as error:
         return run, [

@@ -43,7 +43,7 @@ FIXED = _settings(
         "model.transformer_decoder": "name dim num_queries num_layers num_heads feedforward_dim position_encoding "
         "attention scales order query_init pre_norm pilots "
         "project_inputs num_encoder_layers source project_source",
-        "model": "init init_partial init_classes init_channels pixel_mean pixel_std",
+        "model": "init init_partial init_backbone init_classes init_channels pixel_mean pixel_std",
         "data": "validation",  # with another one, what was learned from would be measured on
     }
 )

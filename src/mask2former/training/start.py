@@ -10,7 +10,14 @@ import torch
 
 from mask2former import checkpoints, recipes
 from mask2former.checkpoints.formats.backbones import Backbone, start_from_backbone
-from mask2former.checkpoints.initial import completed_model, named_backbone, open_initial, with_initial
+from mask2former.checkpoints.initial import (
+    Initial,
+    completed_model,
+    named_backbone,
+    open_initial,
+    open_replacement,
+    with_initial,
+)
 from mask2former.checkpoints.transfer import check_settings, filled_in, takes_class_head, with_settings_of
 from mask2former.config import InferenceConfig, RunConfig, TimmConfig, parse
 from mask2former.errors import UserError
@@ -46,7 +53,9 @@ def completed(values: dict[str, Any], resume: Path | None = None) -> dict[str, A
     last = None if resume is None else resume / "checkpoints" / "last.ckpt"
     if last is not None and last.is_file():
         return {**values, "model": filled_in(model, ModelInfo.of(LastState.read(last).config.model))}
-    return {**values, "model": completed_model(model, open_initial(init, _named_backbone(model)), init)}
+    start = _opened(init, model.get("init_backbone"), _named_backbone(model))
+    assert start.source is not None, "it was named"
+    return {**values, "model": completed_model(model, start.source, init, start.backbone)}
 
 
 def _named_backbone(model: dict[str, Any]) -> TimmConfig | None:
@@ -59,7 +68,7 @@ def _named_backbone(model: dict[str, Any]) -> TimmConfig | None:
 
 def with_start(
     config: RunConfig, given: Mask2Former | None, past: LastState | None
-) -> tuple[RunConfig, checkpoints.Checkpoint | Backbone | None]:
+) -> tuple[RunConfig, Initial]:
     """The run with what it leaves to the initial model or backbone, and that.
 
     Args:
@@ -68,27 +77,36 @@ def with_start(
         past: the state that the run goes on from, which holds the settings of the initial model, too.
 
     Returns:
-        The settings, and the model or the backbone that training starts from; None where it starts from random
-        weights or from a checkpoint of the run.
+        The settings, and what training starts from; nothing for random weights and for a checkpoint of the run.
 
     Raises:
         UserError: the initial model cannot be read, or the run contradicts it.
     """
     if given is not None:
         config = _with_model(config, given)
-    start = _start_of(config) if _begins(past) else None
-    init, known = config.model.init, start.info if isinstance(start, checkpoints.Checkpoint) else None
-    if known is not None and given is not None and given.info.architecture is None:
-        known = replace(known, architecture=None)  # whether the weights fit parts of one's own, loading tells
-    if known is not None and init is not None and past is None:
-        check_settings(config.model, known, init, partial=config.model.init_partial)
-    if isinstance(start, Backbone) and past is None and init is not None and (given is None or given.info.architecture):
-        config = config.model_copy(update={"model": with_initial(config.model, start, init)})
+    init, start = config.model.init, _start_of(config) if _begins(past) else Initial()
+    if init is None:
+        return config, start
+    model = config.model
     if past is not None:
-        known = ModelInfo.of(past.config.model)
-    if init is not None and known is not None:
-        config = config.model_copy(update={"model": with_settings_of(config.model, known, init)})
-    return config, start
+        model = with_settings_of(model, ModelInfo.of(past.config.model), init)
+    elif start.source is not None:
+        settings = start if given is None else _of_own_parts(start, given)
+        if isinstance(settings.source, checkpoints.Checkpoint):
+            others = start.backbone is not None
+            check_settings(model, settings.source.info, init, partial=model.init_partial, other_backbone=others)
+        if settings.source is not None:
+            model = with_initial(model, settings.source, init, settings.backbone)
+    return config.model_copy(update={"model": model}), start
+
+
+def _of_own_parts(start: Initial, given: Mask2Former) -> Initial:
+    """What an initial model sets for a model that was built in Python; loading checks whether its weights fit."""
+    if given.info.architecture is not None:
+        return start
+    if not isinstance(start.source, checkpoints.Checkpoint):
+        return Initial()
+    return Initial(replace(start.source, info=replace(start.source.info, architecture=None)))
 
 
 def _begins(past: LastState | None) -> bool:
@@ -96,11 +114,11 @@ def _begins(past: LastState | None) -> bool:
     return past is None or past.categories is None
 
 
-def _start_of(config: RunConfig) -> checkpoints.Checkpoint | Backbone | None:
-    """The model or backbone that training starts from; None where it starts from random weights."""
+def _start_of(config: RunConfig) -> Initial:
+    """What training starts from, apart from the run's own checkpoints."""
     init = config.model.init
     if init is None:
-        return None
+        return Initial()
     maker = Path(init).parent.name
     if Path(init).name == "model.safetensors" and not Path(init).exists() and maker in recipes.run_recipes():
         raise UserError(
@@ -108,7 +126,14 @@ def _start_of(config: RunConfig) -> checkpoints.Checkpoint | Backbone | None:
             f"recipe {maker}): train that first, or start from a model that comes with the package, for "
             "instance model.init=nuclei"
         )
-    return open_initial(init, named_backbone(config.model))
+    return _opened(init, config.model.init_backbone, named_backbone(config.model))
+
+
+def _opened(init: str, init_backbone: str | None, backbone: TimmConfig | None) -> Initial:
+    source = open_initial(init, backbone)
+    if init_backbone is None:
+        return Initial(source)
+    return Initial(source, open_replacement(init, source, init_backbone, backbone))
 
 
 def _with_model(config: RunConfig, given: Mask2Former) -> RunConfig:
@@ -127,7 +152,7 @@ def initial_model(
     config: RunConfig,
     given: Mask2Former | None,
     categories: Categories,
-    start: checkpoints.Checkpoint | Backbone | None,
+    start: Initial,
     past: LastState | None,
 ) -> tuple[Mask2Former, bool]:
     """The model of a run, and whether it is whole already, so that validation before the first step says something.
@@ -136,7 +161,7 @@ def initial_model(
         config: the whole run, with the settings of the initial model.
         given: is taken instead of one that is built.
         categories: of the training data.
-        start: the model or backbone that it starts from.
+        start: what it starts from.
         past: the state that brings its weights, where the run goes on.
 
     Raises:
@@ -157,7 +182,7 @@ def _with_weights(
     config: RunConfig,
     given: Mask2Former | None,
     categories: Categories,
-    start: checkpoints.Checkpoint | Backbone | None,
+    start: Initial,
     *,
     begins: bool,
 ) -> tuple[Mask2Former, bool]:
@@ -175,20 +200,34 @@ def _with_weights(
     init = config.model.init
     if init is None or not begins:  # a checkpoint brings the weights
         return model, is_whole
-    if isinstance(start, Backbone):
-        said = start_from_backbone(model, start, init, repeat_channels=config.model.init_channels == "repeat")
-        say_once(f"Starting from {init}: {'; '.join(said)}")
+    source, repeat = start.source, config.model.init_channels == "repeat"
+    assert source is not None, "a run that begins has read what it begins with"
+    if isinstance(source, Backbone):
+        said = start_from_backbone(model, source, init, repeat_channels=repeat)
+        say_once(f"Starting from {init}: {'; '.join(['all but the backbone is newly initialised', *said])}")
         return model, False
-    assert start is not None, "a run that begins has read what it begins with"
+    if start.backbone is not None:
+        name = str(config.model.init_backbone)
+        said = start_from_backbone(model, start.backbone, name, repeat_channels=repeat)
+        say_once(f"Taking the backbone of {name}{': ' * bool(said)}{'; '.join(said)}")
     partial, by_name = config.model.init_partial, config.model.init_classes == "by-name"
-    repeat = config.model.init_channels == "repeat"
-    notes = checkpoints.start_from(model, start, init, partial=partial, by_name=by_name, repeat_channels=repeat)
+    notes = checkpoints.start_from(
+        model,
+        source,
+        init,
+        partial=partial,
+        by_name=by_name,
+        repeat_channels=repeat,
+        other_backbone=start.backbone is not None,
+    )
     what = f"all weights that fit: {'; '.join(notes)}" if notes else "all of its weights"
     say_once(f"Starting from {init} with {what}")
-    is_whole = takes_class_head(categories, start.categories, partial=partial, by_name=by_name)
+    is_whole = takes_class_head(categories, source.categories, partial=partial, by_name=by_name)
+    reason = f"{'some classes are' if by_name else 'the class head is'} newly initialised"
+    if start.backbone is not None:
+        is_whole, reason = False, "the layers behind the other backbone have not been trained with it"
     if not is_whole:
-        new = "some classes are" if by_name else "the class head is"
-        say_once(f"Skipping the validation before the first step because {new} newly initialised")
+        say_once(f"Skipping the validation before the first step because {reason}")
     return model, is_whole
 
 

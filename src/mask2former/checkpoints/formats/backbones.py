@@ -400,7 +400,7 @@ def start_from_backbone(
     if backbone.license is not None:
         model.info = replace(model.info, license=backbone.license)
     own = {name: value for name, value in model.state_dict().items() if name.startswith("backbone.")}
-    notes = ["all but the backbone is newly initialised", *backbone.notes]
+    notes = [*backbone.notes]
     state = dict(backbone.state)
     if isinstance(model.backbone, StartsFromBackbone):
         check_finite(state, str(path))
