@@ -216,6 +216,20 @@ def test_a_row_that_does_not_exist_is_refused_before_anything_is_trained(tmp_pat
 
 
 @pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["trainer.max_step=3"], "error: override 'trainer.max_step=3': unknown key 'trainer.max_step'; did you mean"),
+        (["--steps", str(10**10)], "error: Invalid value for '--steps'"),
+    ],
+)
+def test_a_wrong_argument_is_named(
+    args: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["ablate", "scenes", "-o", str(tmp_path / "all"), *args]) == 2
+    assert capsys.readouterr().err.startswith(words)
+
+
+@pytest.mark.parametrize(
     ("decoder", "words"),
     [
         ({"name": "standard"}, "ablations change the transformer decoder 'masked', and the run has 'standard'"),

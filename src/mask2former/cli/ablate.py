@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mask2former import limits
 from mask2former.cli.shared import FailedError, working
 from mask2former.cli.terminal import make_console, say
 from mask2former.errors import MissingExtraError, UserError
@@ -46,7 +47,10 @@ def ablate(
     steps: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Steps of each training run.", show_default=f"{_STEPS} for scenes, else those of the run"
+            min=1,
+            max=limits.INTEGER,
+            help="Steps of each training run.",
+            show_default=f"{_STEPS} for scenes, else those of the run",
         ),
     ] = None,
 ) -> None:
@@ -68,7 +72,7 @@ def ablate(
             raise UserError(f"{setting} is set for each training; {_SET_HERE[setting]} instead")
     if run == _SCENES:
         settings = scenes_base(steps or _STEPS).model_dump(mode="json")
-        base = parse(RunConfig, apply_overrides(settings, overrides or []), run)
+        base = parse(RunConfig, apply_overrides(settings, overrides or []), run, overrides or [])
     else:
         length = [] if steps is None else [f"trainer.max_steps={steps}"]
         base = read_run(Path(run), [*(overrides or []), *length])

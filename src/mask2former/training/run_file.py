@@ -34,7 +34,7 @@ def read_run(path: Path, overrides: Sequence[str] = (), *, resume: Path | None =
     if resume is not None:
         values["output"] = str(resume)
     try:
-        return parse(RunConfig, values, str(path))
+        return parse(RunConfig, values, str(path), overrides)
     except UserError:
         model = values.get("model")
         if not isinstance(model, dict) or not isinstance(model.get("init"), str):
@@ -42,7 +42,7 @@ def read_run(path: Path, overrides: Sequence[str] = (), *, resume: Path | None =
     need_lightning()
     from mask2former.training.start import completed  # brings torch and Lightning
 
-    return parse(RunConfig, completed(values, resume), str(path))
+    return parse(RunConfig, completed(values, resume), str(path), overrides)
 
 
 class _Dumper(yaml.SafeDumper):

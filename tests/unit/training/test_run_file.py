@@ -73,5 +73,12 @@ def test_a_run_is_read_with_overrides_and_goes_on_where_it_is_told(tmp_path: Pat
     run = read_run(path, ["optim.lr=0.5"])
     assert (run.output, run.trainer.max_steps, run.optim.lr) == ("runs/a", 7, 0.5)
     assert read_run(path, resume=tmp_path / "b").output == str(tmp_path / "b")
-    with pytest.raises(UserError, match=r"run.yaml: unknown key 'trainer.steps'"):
+    with pytest.raises(UserError, match=r"^override 'trainer.steps=8': unknown key 'trainer.steps'"):
         read_run(path, ["trainer.steps=8"])
+
+
+def test_an_override_is_blamed_where_settings_make_sense_only_with_those_of_the_initial_model(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("model: {init: scenes-tiny}\n")
+    with pytest.raises(UserError, match=r"^override 'model.inference.long_edge=0': 'model.inference.long_edge' is 0"):
+        read_run(path, ["model.inference.long_edge=0"])
