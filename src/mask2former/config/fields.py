@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from mask2former import limits
 from mask2former.config.old_names import with_new_names
@@ -48,10 +49,14 @@ SceneNumber = Annotated[int, Field(ge=0, le=limits.SCENE)]
 PixelMean = Annotated[float, Field(ge=0.0, le=255.0, allow_inf_nan=False)]
 PixelStd = Annotated[float, Field(ge=1.0, le=1000.0, allow_inf_nan=False)]
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
+_BOOL_OR_NUMBER = PydanticCustomError("bool_or_number", "expected a number, or true or false")
 
 
 class Strict(BaseModel):
-    """Settings that never change, without others than its own; names used up to 0.1.0 are read as those of now."""
+    """Settings that never change, without others than its own; names used up to 0.1.0 are read as those of now.
+
+    Pydantic takes true for 1 and 1 for true, which nobody means; here neither is taken for the other.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -59,3 +64,31 @@ class Strict(BaseModel):
     @classmethod
     def _read_old_names(cls, values: Any) -> Any:
         return with_new_names(values, cls.model_fields) if isinstance(values, dict) else values
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _no_number_is_true(cls, values: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        result = validate(values)
+        given = with_new_names(values, cls.model_fields) if isinstance(values, dict) else {}
+        faults = [
+            InitErrorDetails(type=_BOOL_OR_NUMBER, loc=(name,), input=value)
+            for name, value in given.items()
+            if _is_taken_for_another(value, getattr(result, name))
+        ]
+        if faults:
+            raise ValidationError.from_exception_data(cls.__name__, faults)
+        return result
+
+
+def _is_taken_for_another(value: Any, result: Any) -> bool:
+    """Whether a truth value has become a number, or a number a truth value; groups look at their own."""
+    if isinstance(value, list | tuple) and isinstance(result, list | tuple):
+        return any(map(_is_taken_for_another, value, result))
+    if isinstance(value, dict) and isinstance(result, dict):
+        return any(map(_is_taken_for_another, value.values(), result.values()))
+    numbers = (int, float)
+    return (
+        isinstance(value, numbers)
+        and isinstance(result, numbers)
+        and isinstance(value, bool) != isinstance(result, bool)
+    )

@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel, Field
 
 import mask2former.config
-from mask2former.config import RunConfig, apply_overrides, parse, read_run_file
+from mask2former.config import RunConfig, TimmConfig, apply_overrides, parse, read_run_file
 from mask2former.config.fields import Strict
 from mask2former.errors import UserError
 from mask2former.notes import collect_notes
@@ -47,6 +47,44 @@ ROWS = {
     "finite_number": ("optim.lr=.inf", "'optim.lr' is inf; expected a number above 0"),
     "bool_parsing": ("trainer.channels_last=maybe", "'trainer.channels_last' is 'maybe'; expected true or false"),
     "bool_type": ("trainer.channels_last=[]", "'trainer.channels_last' is []; expected true or false"),
+    "true for a whole number": ("trainer.max_steps=true", f"'trainer.max_steps' is true; expected {INTEGER}"),
+    "true for a number": (
+        "model.inference.score_threshold=true",
+        "'model.inference.score_threshold' is true; expected a number from 0 to 1",
+    ),
+    "true for a number by an old name": (
+        "model.inference={tasks: [instance], score_threshold: true}",
+        "'model.inference.score_threshold' is true; expected a number from 0 to 1",
+    ),
+    "false for a number or null": (
+        "evaluation.patience=false",
+        f"'evaluation.patience' is false; expected null or {INTEGER}",
+    ),
+    "true for a number or a word": (
+        "data.batch_size_per_device=true",
+        "'data.batch_size_per_device' is true; expected auto, null or a whole number from 1 to 16,384",
+    ),
+    "true in a list": (
+        "model.pixel_mean=[true, 2, 3]",
+        "'model.pixel_mean' is [True, 2, 3]; expected a list of 1 to 32 entries, each entry a number from 0 to 255",
+    ),
+    "true in a mapping": (
+        "model.inference.class_thresholds={cat: true}",
+        "'model.inference.class_thresholds' is {'cat': True}; expected a mapping of names, each to a number from 0 "
+        "to 1",
+    ),
+    "a whole number for a truth value": (
+        "trainer.channels_last=1",
+        "'trainer.channels_last' is 1; expected true or false",
+    ),
+    "a number for a truth value": (
+        "trainer.channels_last=0.0",
+        "'trainer.channels_last' is 0.0; expected true or false",
+    ),
+    "a number for a truth value by an old name": (
+        "data.keep_empty=1",
+        "'data.filter_empty' is 1; expected true or false",
+    ),
     "string_type": ("output=3", "'output' is 3; expected text"),
     "string_pattern_mismatch": (
         "data.validation={fold: half}",
@@ -169,6 +207,11 @@ def test_several_faults_are_told_together() -> None:
         "'model.backbone.name' is 'swim'; expected timm or swin; did you mean swin?; 'optim.lr' is 0; expected a "
         "number above 0; unknown key 'trainer.max_step'; did you mean max_steps?"
     )
+
+
+def test_what_is_passed_on_to_others_may_be_anything() -> None:
+    kwargs = {"a": True, "b": 1, "c": [False, 0], "d": {"e": True}}
+    assert TimmConfig(kwargs=kwargs).kwargs == kwargs
 
 
 # --- every setting --------------------------------------------------------------------------------------------------
