@@ -11,7 +11,6 @@ from mask2former import limits
 from mask2former.cli.shared import FailedError, working
 from mask2former.cli.terminal import make_console, say
 from mask2former.errors import MissingExtraError, UserError
-from mask2former.training import need_lightning
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,7 +58,6 @@ def ablate(
     Run the same command again to resume. A row is the last part of the name of a recipe that begins with ablation/
     (see: mask2former recipe), or mask-piloted, token-scaling, plain-vit or encoder-only.
     """
-    need_lightning()
     from mask2former.config import RunConfig, apply_overrides, parse
     from mask2former.files import check_folder
     from mask2former.training.ablate import ablate as ablate_run

@@ -33,8 +33,8 @@ def train(
     from mask2former.training.run_file import read_run
 
     config = read_run(run, overrides or [], resume=resume)
+    check_folder(Path(config.output))
     need_lightning()
-    check_folder(Path(config.output))  # before a download
     if config.model.init is not None and resume is None:
         fetch_weights(make_console(), config.model.init)
     from mask2former.training.run import train as train_model
@@ -73,14 +73,14 @@ def find_lr(
     steps: Annotated[int, typer.Option(help="Training steps; fewer are taken if the loss diverges.")] = 100,
 ) -> None:
     """Find a learning rate: train for some steps with a rising one, and draw the loss."""
+    from mask2former.training.find_lr import check_output, check_search
+    from mask2former.training.find_lr import find_lr as find
     from mask2former.training.run_file import read_run
 
     config = read_run(run, overrides or [])
-    need_lightning()
-    from mask2former.training.find_lr import check_output
-    from mask2former.training.find_lr import find_lr as find
-
+    check_search(config, lowest, highest, steps)
     check_output(output)
+    need_lightning()
     if config.model.init is not None:
         fetch_weights(make_console(), config.model.init)
     console = make_console()

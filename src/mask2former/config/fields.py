@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
-from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from mask2former import limits
 from mask2former.config.old_names import with_new_names
@@ -49,7 +48,6 @@ SceneNumber = Annotated[int, Field(ge=0, le=limits.SCENE)]
 PixelMean = Annotated[float, Field(ge=0.0, le=255.0, allow_inf_nan=False)]
 PixelStd = Annotated[float, Field(ge=1.0, le=1000.0, allow_inf_nan=False)]
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
-_BOOL_OR_NUMBER = PydanticCustomError("bool_or_number", "expected a number, or true or false")
 
 
 class Strict(BaseModel):
@@ -70,13 +68,19 @@ class Strict(BaseModel):
     def _no_number_is_true(cls, values: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
         result = validate(values)
         given = with_new_names(values, cls.model_fields) if isinstance(values, dict) else {}
-        faults = [
-            InitErrorDetails(type=_BOOL_OR_NUMBER, loc=(name,), input=value)
-            for name, value in given.items()
-            if _is_taken_for_another(value, getattr(result, name))
-        ]
-        if faults:
-            raise ValidationError.from_exception_data(cls.__name__, faults)
+        wrong = [name for name, value in given.items() if _is_taken_for_another(value, getattr(result, name))]
+        if wrong:
+            raise ValidationError.from_exception_data(
+                cls.__name__,
+                [
+                    {
+                        "type": "float_type" if isinstance(given[name], bool) else "bool_type",
+                        "loc": (name,),
+                        "input": given[name],
+                    }
+                    for name in wrong
+                ],
+            )
         return result
 
 
