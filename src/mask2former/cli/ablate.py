@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mask2former import limits
-from mask2former.cli.shared import FailedError, working
+from mask2former.cli.shared import FailedError, training_shown
 from mask2former.cli.terminal import make_console, say
 from mask2former.errors import MissingExtraError, UserError
 
@@ -64,7 +64,6 @@ def ablate(
     from mask2former.training.ablate import draw, scenes_base
     from mask2former.training.run_file import read_run
 
-    check_folder(output)
     for override in overrides or []:
         if (setting := override.partition("=")[0]) in _SET_HERE:
             raise UserError(f"{setting} is set for each training; {_SET_HERE[setting]} instead")
@@ -74,6 +73,7 @@ def ablate(
     else:
         length = [] if steps is None else [f"trainer.max_steps={steps}"]
         base = read_run(Path(run), [*(overrides or []), *length])
+    check_folder(output)
     name = ""
 
     def tell(what: str, done: int, total: int) -> None:
@@ -81,10 +81,10 @@ def ablate(
         name = what
         say(f"[{done + 1} of {total}] {what}")
 
-    console = make_console()
-    with working(console, lambda: f"stopped in {name}; run the same command again to continue", forks=True) as bar:
+    stopped = "run the same command again to continue"
+    with training_shown(make_console(), lambda: f"stopped in {name}; {stopped}") as progress:
         try:
-            table = ablate_run(base, output, row or (), seeds, tell, bar if console.is_terminal else None)
+            table = ablate_run(base, output, row or (), seeds, tell, progress)
         except (MemoryError, FloatingPointError, ChildProcessError) as error:
             raise FailedError(f"{name}: {error}") from error
         except UserError as error:

@@ -9,6 +9,7 @@ import lightning
 import torch
 
 from mask2former.training.find_lr import LEAST_STEPS, SMOOTHING
+from mask2former.training.progress import StepProgress
 
 __all__ = ["RisingRate"]
 
@@ -37,6 +38,8 @@ class RisingRate(lightning.Callback):
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         trainer.limit_val_batches = 0
+        if isinstance(bar := trainer.progress_bar_callback, StepProgress):
+            bar.steps = self._steps  # the run has one step more, of which it would write a checkpoint
 
     def on_before_optimizer_step(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, optimizer: torch.optim.Optimizer
