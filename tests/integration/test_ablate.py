@@ -69,7 +69,7 @@ def test_settings_change_the_run_of_all_rows(
         trained.append(run)
         return SimpleNamespace(metrics={"panoptic/PQ": 50.0})
 
-    monkeypatch.setattr("mask2former.training.ablate.train", record)
+    monkeypatch.setattr("mask2former.training.run.train", record)
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(run_values(tmp_path, **SHORT)))
     for source in ("scenes", str(tmp_path / "run.yaml")):
         command = ["ablate", source, "data.batch_size=3", "--row", "attention-full", "--seeds", "1", "--steps", "7"]
@@ -95,20 +95,20 @@ def test_other_rows_in_the_same_folder_keep_what_is_finished_there(
     def interrupted(run: RunConfig, *, resume: bool, progress: object) -> SimpleNamespace:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mask2former.training.ablate.train", interrupted)
+    monkeypatch.setattr("mask2former.training.run.train", interrupted)
     with pytest.raises(KeyboardInterrupt):
         ablate(config_of(tmp_path), tmp_path, ["attention-full"])
     assert not table.exists()
 
-    monkeypatch.setattr("mask2former.training.ablate.train", trained)
+    monkeypatch.setattr("mask2former.training.run.train", trained)
     ablate(config_of(tmp_path), tmp_path, ["attention-full"], seeds=2)
     before = table.read_text()
-    monkeypatch.setattr("mask2former.training.ablate.train", interrupted)
+    monkeypatch.setattr("mask2former.training.run.train", interrupted)
     with pytest.raises(KeyboardInterrupt):
         ablate(config_of(tmp_path), tmp_path, ["dropout"], seeds=1)
     assert table.read_text() == before
 
-    monkeypatch.setattr("mask2former.training.ablate.train", trained)
+    monkeypatch.setattr("mask2former.training.run.train", trained)
     told: list[tuple[str, int]] = []
     rows = ablate(config_of(tmp_path), tmp_path, ["dropout"], 1, lambda what, _, total: told.append((what, total)))
     assert told == [("baseline, seed 0", 2), ("dropout, seed 0", 2)]
@@ -213,6 +213,20 @@ def test_a_row_that_does_not_exist_is_refused_before_anything_is_trained(tmp_pat
     with pytest.raises(UserError, match="no ablation 'nothing'; there are: attention-full, "):
         ablate(config_of(tmp_path), tmp_path / "all", ["nothing"])
     assert not (tmp_path / "all").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["trainer.max_step=3"], "error: override 'trainer.max_step=3': unknown key 'trainer.max_step'; did you mean"),
+        (["--steps", str(10**10)], "error: Invalid value for '--steps'"),
+    ],
+)
+def test_a_wrong_argument_is_named(
+    args: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["ablate", "scenes", "-o", str(tmp_path / "all"), *args]) == 2
+    assert capsys.readouterr().err.startswith(words)
 
 
 @pytest.mark.parametrize(

@@ -257,7 +257,7 @@ def test_it_goes_on_with_fewer_ranks(hosts: None, tmp_path: Path) -> None:
     with Machines(tmp_path / "again", torchrun(nodes=1), alone) as machines:
         assert machines.end(240) == [0, 0], machines.text()[-6000:]
         assert "4 images per step = 2 devices x 2" in machines.text()
-        assert "settings that change after step 3: trainer.num_nodes 2 -> 1" in machines.text()
+        assert "after step 3 (before -> now): trainer.num_nodes 2 -> 1" in machines.text()
     assert steps_of(out) == list(range(1, STEPS + 1))
     weights = load_file(out / "model.safetensors")
     assert all(bool(value.isfinite().all()) for value in weights.values() if value.is_floating_point())

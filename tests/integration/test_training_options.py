@@ -378,7 +378,7 @@ def test_the_batch_size_that_fits_is_found_once_and_kept(
     assert "batch_size_per_device: 1\n" in (tmp_path / "auto" / "run.yaml").read_text()
     monkeypatch.setattr("mask2former.training.batch_size.available_memory", lambda: 2**40)
     resumed = finish(config(4), resume=True)
-    assert "other settings: trainer.max_steps 2 -> 4\n" in resumed.shown
+    assert "1 setting changes after step 2 (before -> now): trainer.max_steps 2 -> 4\n" in resumed.shown
     assert same(resumed.result.model, train(config(4, 1)).model)
 
 
@@ -389,7 +389,9 @@ def test_a_learning_rate_is_found_without_a_trace_in_the_run(
     (tmp_path / "run.yaml").write_text(config.model_dump_json())
     command = ["find-lr", str(tmp_path / "run.yaml"), "-o", str(tmp_path / "rates.png"), "data.batch_size=1"]
     assert main([*command, "--steps", "12", "--lowest", "1e-5", "--highest", "1e-2"]) == 0
-    assert "12 steps up to a rate of 0.01: the loss " in " ".join(capsys.readouterr().out.split())
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "12 steps up to a rate of 0.01: the loss " in shown
+    assert "step 12 of 12: loss " in shown
     found = json.loads((tmp_path / "rates.json").read_text())
     assert found["rates"] == pytest.approx(np.geomspace(1e-5, 1e-2, 12).tolist())
     assert len(found["losses"]) == len(found["means"]) == 12

@@ -588,7 +588,10 @@ def test_a_finished_run_reports_what_it_was_made_with(
     values = json.loads(json.dumps(finished)) | {"output": str(tmp_path / "run")}
     put(values, path, value)
     assert train(parse(RunConfig, values, "test"), resume=True) == plain
-    assert f"the run is finished, so these changed settings were ignored: {words}" in capsys.readouterr().out
+    assert (
+        f"the run is finished, so 1 changed setting was ignored (of the run -> ignored): {words}"
+        in capsys.readouterr().out
+    )
 
 
 def test_a_finished_run_that_went_on_for_a_while_is_no_longer_that_of_its_model(

@@ -146,13 +146,13 @@ def predict_bulk(
         FailedError: what stopped an image would stop all others, for instance a full disk; finished shards stay.
         MissingExtraError: Ray, pyarrow or fsspec is missing.
     """
-    _need_ray()
     _check(actors, shard_size, image_timeout, batch_size, device)
     if not isinstance(model, str | Path):
         raise UserError(
             f"the actors load the model themselves and need its name, file or folder, got a {type(model).__name__}; "
             "save it with model.save_pretrained, and name the file"
         )
+    _need_ray()
     store = open_store(output)
     loading = {"recipe": recipe, "trained_for": trained_for, "weights": weights, "device": device, "dtype": dtype}
     loading |= {"compile": compile, "views": views, **settings}

@@ -85,7 +85,11 @@ def describe_checkpoint(
         "settings": f"{edges}; {thresholds}; at most {inference.max_instances} instances",
         **(_sizes_of(opened.state) if architecture is None else _sizes(skeleton_of(opened))),
         "classes": f"{len(opened.categories)} ({classes}): {listed(opened.categories.names, None)}",
-        "recipes that fit": ", ".join(fitting) or "none; an architecture or class list of its own",
+        **(
+            {"trained with": f"recipes {', '.join(recipes.packaged_recipes(str(source)))} (see: mask2former recipe)"}
+            if packaged
+            else {"recipes that fit": ", ".join(fitting) or "none; an architecture or class list of its own"}
+        ),
         **_origin(opened),
     }
     return {name: printable(value) for name, value in summary.items()}

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mask2former.cli.shared import FailedError, working
+from mask2former import limits
+from mask2former.cli.shared import FailedError, training_shown
 from mask2former.cli.terminal import make_console, say
 from mask2former.errors import MissingExtraError, UserError
-from mask2former.training import need_lightning
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,7 +46,10 @@ def ablate(
     steps: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Steps of each training run.", show_default=f"{_STEPS} for scenes, else those of the run"
+            min=1,
+            max=limits.INTEGER,
+            help="Steps of each training run.",
+            show_default=f"{_STEPS} for scenes, else those of the run",
         ),
     ] = None,
 ) -> None:
@@ -55,23 +58,22 @@ def ablate(
     Run the same command again to resume. A row is the last part of the name of a recipe that begins with ablation/
     (see: mask2former recipe), or mask-piloted, token-scaling, plain-vit or encoder-only.
     """
-    need_lightning()
     from mask2former.config import RunConfig, apply_overrides, parse
     from mask2former.files import check_folder
     from mask2former.training.ablate import ablate as ablate_run
     from mask2former.training.ablate import draw, scenes_base
     from mask2former.training.run_file import read_run
 
-    check_folder(output)
     for override in overrides or []:
         if (setting := override.partition("=")[0]) in _SET_HERE:
             raise UserError(f"{setting} is set for each training; {_SET_HERE[setting]} instead")
     if run == _SCENES:
         settings = scenes_base(steps or _STEPS).model_dump(mode="json")
-        base = parse(RunConfig, apply_overrides(settings, overrides or []), run)
+        base = parse(RunConfig, apply_overrides(settings, overrides or []), run, overrides or [])
     else:
         length = [] if steps is None else [f"trainer.max_steps={steps}"]
         base = read_run(Path(run), [*(overrides or []), *length])
+    check_folder(output)
     name = ""
 
     def tell(what: str, done: int, total: int) -> None:
@@ -79,10 +81,10 @@ def ablate(
         name = what
         say(f"[{done + 1} of {total}] {what}")
 
-    console = make_console()
-    with working(console, lambda: f"stopped in {name}; run the same command again to continue", forks=True) as bar:
+    stopped = "run the same command again to continue"
+    with training_shown(make_console(), lambda: f"stopped in {name}; {stopped}") as progress:
         try:
-            table = ablate_run(base, output, row or (), seeds, tell, bar if console.is_terminal else None)
+            table = ablate_run(base, output, row or (), seeds, tell, progress)
         except (MemoryError, FloatingPointError, ChildProcessError) as error:
             raise FailedError(f"{name}: {error}") from error
         except UserError as error:

@@ -102,6 +102,7 @@ def evaluate(
         int | None,
         typer.Option(
             min=1,
+            max=limits.DETECTIONS,
             help="Instance: maximum number of detections per image and class that count.",
             show_default="100, or as RUN.yaml says",
         ),
@@ -126,7 +127,12 @@ def evaluate(
     ] = None,
     pooled: Annotated[
         float | None,
-        typer.Option(metavar="SCORE", help="Instance: also compute TP/(TP+FP+FN) for objects above SCORE (DSB 2018)."),
+        typer.Option(
+            min=0,
+            max=1,
+            metavar="SCORE",
+            help="Instance: also compute TP/(TP+FP+FN) for objects above SCORE (DSB 2018).",
+        ),
     ] = None,
     json: Annotated[Path | None, typer.Option("--json", "--output", "-o", help="Also write the metrics here.")] = None,
     results: Annotated[

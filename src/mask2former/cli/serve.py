@@ -131,15 +131,15 @@ def serve(
     standard error, one JSON object per line. After Ctrl-C or SIGTERM, no requests are accepted, those in progress are
     finished, and the exit code is 0.
     """
-    say_at_once(f"loading {model}")
-    from mask2former.serve import RayOptions, ServiceLimits, read_token
-    from mask2former.serve import serve as serve_model
-
     settings = {"short_edge": short_edge, "long_edge": long_edge, "official_settings": official_settings or None}
     on_ray = {"replicas": replicas, "max_queued": max_queued, "cpus_per_replica": cpus_per_replica}
     chosen = {name: value for name, value in on_ray.items() if value is not None}
     if chosen and not ray:
         raise OptionError(lambda name: f"{name(next(iter(chosen)))} is for replicas on Ray Serve; add --ray")
+    say_at_once(f"loading {model}")
+    from mask2former.serve import RayOptions, ServiceLimits, read_token
+    from mask2former.serve import serve as serve_model
+
     limits = ServiceLimits(batch_size, queue, max_images, max_megabytes, max_megapixels, timeout)
     with contextlib.ExitStack() as loading:
         progress = loading.enter_context(working(make_console(), lambda: "the service had not started"))

@@ -56,6 +56,7 @@ __all__ = [
     "show_file",
     "stoppable",
     "tasks_of",
+    "training_shown",
     "working",
 ]
 
@@ -343,6 +344,13 @@ def working(console: Console, what_was_done: Callable[[], str], *, forks: bool =
         raise StoppedError(kept if current.startswith(DOWNLOADING) else what_was_done()) from interrupt
     finally:
         bars.stop()
+
+
+@contextlib.contextmanager
+def training_shown(console: Console, what_was_done: Callable[[], str]) -> Iterator[DetailedProgress | None]:
+    """:func:`working` for a training; None where the output is no terminal, since a training then prints lines."""
+    with working(console, what_was_done, forks=True) as tell:
+        yield tell if console.is_terminal else None
 
 
 @contextlib.contextmanager

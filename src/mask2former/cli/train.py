@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mask2former.cli.names import complete_run_recipe
-from mask2former.cli.shared import FailedError, fetch_weights, working
+from mask2former.cli.shared import FailedError, fetch_weights, training_shown
 from mask2former.cli.terminal import make_console, say, say_document
 from mask2former.training import need_lightning
 
@@ -33,8 +33,8 @@ def train(
     from mask2former.training.run_file import read_run
 
     config = read_run(run, overrides or [], resume=resume)
+    check_folder(Path(config.output))
     need_lightning()
-    check_folder(Path(config.output))  # before a download
     if config.model.init is not None and resume is None:
         fetch_weights(make_console(), config.model.init)
     from mask2former.training.run import train as train_model
@@ -46,9 +46,7 @@ def train(
             return f"the last checkpoint is in {config.output}; to continue: {again}"
         return f"no checkpoint had been written yet (one is written every {config.trainer.checkpoint_interval} steps)"
 
-    console = make_console()
-    with working(console, stopped, forks=True) as tell:
-        progress = tell if console.is_terminal else None
+    with training_shown(make_console(), stopped) as progress:
         try:
             result = train_model(config, resume=resume is not None, overwrite=overwrite, progress=progress)
         except (MemoryError, FloatingPointError, ChildProcessError) as error:
@@ -73,19 +71,17 @@ def find_lr(
     steps: Annotated[int, typer.Option(help="Training steps; fewer are taken if the loss diverges.")] = 100,
 ) -> None:
     """Find a learning rate: train for some steps with a rising one, and draw the loss."""
+    from mask2former.training.find_lr import check_output, check_search
+    from mask2former.training.find_lr import find_lr as find
     from mask2former.training.run_file import read_run
 
     config = read_run(run, overrides or [])
-    need_lightning()
-    from mask2former.training.find_lr import check_output
-    from mask2former.training.find_lr import find_lr as find
-
+    check_search(config, lowest, highest, steps)
     check_output(output)
+    need_lightning()
     if config.model.init is not None:
         fetch_weights(make_console(), config.model.init)
-    console = make_console()
-    with working(console, lambda: "nothing was written", forks=True) as tell:
-        progress = tell if console.is_terminal else None
+    with training_shown(make_console(), lambda: "nothing was written") as progress:
         try:
             found = find(config, lowest=lowest, highest=highest, steps=steps, progress=progress)
         except (MemoryError, ChildProcessError) as error:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
 
 from mask2former import limits
 from mask2former.config.old_names import with_new_names
@@ -51,7 +51,10 @@ Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class Strict(BaseModel):
-    """Settings that never change, without others than its own; names used up to 0.1.0 are read as those of now."""
+    """Settings that never change, without others than its own; names used up to 0.1.0 are read as those of now.
+
+    Pydantic takes true for 1 and 1 for true, which nobody means; here neither is taken for the other.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -59,3 +62,37 @@ class Strict(BaseModel):
     @classmethod
     def _read_old_names(cls, values: Any) -> Any:
         return with_new_names(values, cls.model_fields) if isinstance(values, dict) else values
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _no_number_is_true(cls, values: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        result = validate(values)
+        given = with_new_names(values, cls.model_fields) if isinstance(values, dict) else {}
+        wrong = [name for name, value in given.items() if _is_taken_for_another(value, getattr(result, name))]
+        if wrong:
+            raise ValidationError.from_exception_data(
+                cls.__name__,
+                [
+                    {
+                        "type": "float_type" if isinstance(given[name], bool) else "bool_type",
+                        "loc": (name,),
+                        "input": given[name],
+                    }
+                    for name in wrong
+                ],
+            )
+        return result
+
+
+def _is_taken_for_another(value: Any, result: Any) -> bool:
+    """Whether a truth value has become a number, or a number a truth value; groups look at their own."""
+    if isinstance(value, list | tuple) and isinstance(result, list | tuple):
+        return any(map(_is_taken_for_another, value, result))
+    if isinstance(value, dict) and isinstance(result, dict):
+        return any(map(_is_taken_for_another, value.values(), result.values()))
+    numbers = (int, float)
+    return (
+        isinstance(value, numbers)
+        and isinstance(result, numbers)
+        and isinstance(value, bool) != isinstance(result, bool)
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, TypedDict
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from mask2former import limits
 from mask2former.config.fields import (
@@ -23,6 +23,7 @@ from mask2former.value_range import Range, ValueRange, as_value_range, ranges_of
 
 __all__ = ["InferenceConfig", "Reading", "TrackingConfig"]
 
+_PROBABILITY = TypeAdapter(Probability)
 _OF_TOOLBOXES = ("resampling",)  # settings that the models of a toolbox have for its sake
 
 
@@ -99,6 +100,10 @@ class InferenceConfig(Strict):
         """A model of instances without panoptic has one threshold, which until 0.1.0 was called score_threshold."""
         if not isinstance(values, dict) or "score_threshold" not in values or not cls._lacks_panoptic(values):
             return values
+        try:
+            _PROBABILITY.validate_python(values["score_threshold"])
+        except ValidationError:
+            return values  # it is refused by the name under which it was set
         values = dict(values)
         if "instance_threshold" not in values:
             values["instance_threshold"] = values.pop("score_threshold")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 from mask2former.notes import note
@@ -51,17 +51,27 @@ def with_new_names(values: dict[str, Any], known: Container[str] | None = None) 
     return renewed
 
 
-def note_old_names(values: Any, source: str) -> None:
-    """Tell of old names, which somebody wrote into a run file or an override."""
+def note_old_names(values: Any, source_of: Callable[[tuple[str, ...]], str], keys: tuple[str, ...] = ()) -> None:
+    """Tell of old names, which somebody wrote into a run file or an override.
+
+    Args:
+        values: one group of settings, with the groups in it.
+        source_of: where the setting of some keys was written.
+        keys: of the group.
+    """
     if not isinstance(values, dict):
         return
     for name, value in values.items():
+        here = (*keys, str(name))
         if (new := OLD_NAMES.get(name)) is not None:
             values_now = [f"{old} is {now}" for old, now in _VALUES.get(name, {}).items()]
             turned = f" ({', '.join(values_now).lower()} now)" if values_now else ""
-            note("settings by the name that they had until 0.1.0", f"'{name}' in {source} is now '{new}'{turned}")
+            note(
+                "settings by the name that they had until 0.1.0",
+                f"'{name}' in {source_of(here)} is now '{new}'{turned}",
+            )
         elif name != "kwargs":
-            note_old_names(value, source)
+            note_old_names(value, source_of, here)
 
 
 def forget_old_name(node: dict[str, Any], name: str) -> None:

@@ -14,10 +14,10 @@ from mask2former.config.fields import ConfigT, Strict
 from mask2former.config.model import ModelConfig
 from mask2former.config.old_names import OLD_NAMES, forget_old_name, note_old_names, with_new_names
 from mask2former.config.training import CriterionConfig, EvaluationConfig, OptimConfig, TrainerConfig
-from mask2former.config.wording import fault_lines
+from mask2former.config.wording import MODULE, fault_lines
 from mask2former.documents import parse_yaml, read_yaml
 from mask2former.errors import UserError
-from mask2former.text import printable
+from mask2former.text import listed, printable
 
 __all__ = ["RunConfig", "apply_overrides", "leaves", "parse", "read_run_file"]
 
@@ -37,26 +37,61 @@ class RunConfig(Strict):
     seed: int = Field(default=0, ge=0, le=limits.SEED)
 
 
-def parse(kind: type[ConfigT], values: Any, source: str) -> ConfigT:
+def parse(kind: type[ConfigT], values: Any, source: str, overrides: Sequence[str] = ()) -> ConfigT:
     """``values`` (from YAML or JSON) as a ``kind``.
 
     Names that settings had until 0.1.0 are read as the new ones, in a whole run with a note.
+
+    Args:
+        kind: what the values are.
+        values: as they were read.
+        source: where.
+        overrides: that :func:`apply_overrides` put into the values; what is wrong with these is not blamed on
+            ``source``.
 
     Raises:
         UserError: one line per fault, each with the dotted key, what was got and what was expected.
     """
     if not isinstance(values, dict):
         raise UserError(f"{source}: expected a mapping of settings, got {type(values).__name__}")
+
+    def source_of(keys: tuple[str, ...]) -> str:
+        return _source_of(keys, source, overrides)
+
     if kind is RunConfig:
-        note_old_names(values, source)
+        note_old_names(values, source_of)
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        lines = fault_lines(kind, values, error, _MOST_FAULTS)
-        more = len(lines) - _MOST_FAULTS
-        raise UserError(
-            f"{source}: " + "; ".join([*lines[:_MOST_FAULTS], *([f"and {more} more"] if more > 0 else [])])
-        ) from error
+        faults = fault_lines(kind, values, error, _MOST_FAULTS)
+        told: dict[str, list[str]] = {}
+        for fault in faults[:_MOST_FAULTS]:
+            told.setdefault(source_of(fault.keys), []).append(fault.line)
+        lines = [f"{where}: {'; '.join(lines)}" for where, lines in told.items()]
+        more = len(faults) - _MOST_FAULTS
+        raise UserError("; ".join([*lines, *([f"and {more} more"] if more > 0 else [])])) from error
+
+
+def _source_of(keys: tuple[str, ...], source: str, overrides: Sequence[str]) -> str:
+    """Where a setting was written: in an override, in ``source``, or, if it is a group, partly in both."""
+    partly = []
+    for override in reversed(overrides):  # of several that set the same, the last one counts
+        path = _path_of(override)
+        if keys[: len(path)] == path:
+            return _called(override)
+        chosen = path[:-1] if path[-1] == MODULE else path  # the kind of a group decides what is in it
+        if path[: len(keys)] == keys or (chosen != path and keys[: len(chosen)] == chosen):
+            partly.append(_called(override))
+    return f"{source} with {listed(partly[::-1], 3)}" if partly else source
+
+
+def _path_of(override: str) -> tuple[str, ...]:
+    """The keys of the setting that an override sets, by the names of now."""
+    return tuple(OLD_NAMES.get(name, name) for name in override.partition("=")[0].split("."))
+
+
+def _called(override: str) -> str:
+    return f"override '{printable(override, 200)}'"
 
 
 def leaves(config: BaseModel, prefix: str = "") -> dict[str, Any]:
@@ -79,14 +114,14 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
     result = {key: value for key, value in values.items()}
     for override in overrides:
         path, equals, text = override.partition("=")
-        source = f"override '{printable(override, 200)}'"
+        source = _called(override)
         if not equals or not all(path.split(".")):
             raise UserError(f"{source}: expected key.sub=value; quote what has blanks: 'key.sub={{a: 1}}'")
         value = parse_yaml(text, f"{source}: the value (in quotes if it has blanks: 'key.sub={{a: 1}}')")
         node = result
-        *parents, leaf = (OLD_NAMES.get(name, name) for name in path.split("."))
+        *parents, leaf = _path_of(override)
         if (old := path.rpartition(".")[2]) != leaf:
-            note_old_names({old: value}, source)
+            note_old_names({old: value}, lambda _, source=source: source)
             value = with_new_names({old: value})[leaf]
         for name in parents:
             forget_old_name(node, name)
@@ -101,7 +136,7 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
 
 
 def read_run_file(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The settings of a run file, with overrides; :func:`parse` makes a :class:`RunConfig` of them.
+    """The settings of a run file, with overrides; :func:`parse` makes a :class:`RunConfig` of both.
 
     Raises:
         UserError: the file cannot be read as YAML, or an override has the wrong form.

@@ -9,18 +9,32 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from mask2former.text import did_you_mean, listed, printable, quoted
 
-__all__ = ["fault_lines", "wrong_value"]
+__all__ = ["MODULE", "Fault", "fault_lines", "wrong_value"]
+
+MODULE = "name"
+"""The setting that says which of several kinds a group is."""
 
 _ELSEWHERE = 3  # groups that are named where a setting stands in another one
 _OURS = "value_error"  # raised by a rule of ours, whose message stands for itself
-_MODULE = "name"  # the setting that says which of several kinds a group is
+
+
+class Fault(NamedTuple):
+    """One thing that is wrong with settings.
+
+    Attributes:
+        keys: of the setting, or of the group whose settings contradict one another.
+        line: what is wrong; empty where it is one of too many.
+    """
+
+    keys: tuple[str, ...]
+    line: str
 
 
 @dataclass(frozen=True)
@@ -77,7 +91,7 @@ class _Type:
         return next((value for one in self.rules if (value := getattr(one, name, None)) is not None), None)
 
 
-def fault_lines(kind: type[BaseModel], values: Any, error: ValidationError, most: int) -> list[str]:
+def fault_lines(kind: type[BaseModel], values: Any, error: ValidationError, most: int) -> list[Fault]:
     """One line for each fault: the setting with its dotted name, what was got, and what is expected.
 
     Args:
@@ -86,7 +100,7 @@ def fault_lines(kind: type[BaseModel], values: Any, error: ValidationError, most
         error: what pydantic says of them.
         most: how many lines are worded; those beyond are empty, because thousands take seconds.
     """
-    lines: dict[str, str] = {}  # by setting: of a union each member has a fault of its own
+    lines: dict[str, Fault] = {}  # by setting: of a union each member has a fault of its own
     faults = error.errors(include_url=False)
     containers = {fault["loc"][:length] for fault in faults for length in range(len(fault["loc"]))}
     for fault in faults:
@@ -95,20 +109,22 @@ def fault_lines(kind: type[BaseModel], values: Any, error: ValidationError, most
             continue  # pydantic does not count the entries that are wrong
         key = printable(".".join(keys), 200)
         if len(lines) >= most:
-            lines.setdefault(key, "")
+            lines.setdefault(key, Fault(tuple(keys), ""))
             continue
         message = printable(fault["msg"].removeprefix("Value error, "), 600)
+        name, is_last_word = key, True
         if fault["type"] == "extra_forbidden":
-            lines[key] = f"unknown key '{key}'; {_meant(kind, group, keys)}"
+            line = f"unknown key '{key}'; {_meant(kind, group, keys)}"
         elif fault["type"] == _OURS and isinstance(fault["input"], Mapping):  # of several settings together
-            lines[f"{key} {message}"] = f"{key}{': ' if key else ''}{message}"
+            name, line = f"{key} {message}", f"{key}{': ' if key else ''}{message}"
         elif fault["type"] == _OURS or found is None:
-            lines.setdefault(key, f"'{key}': {message} (got {_shown(fault['input'])})")
+            is_last_word, line = False, f"'{key}': {message} (got {_shown(fault['input'])})"
         elif fault["type"] == "missing":
-            lines[key] = f"'{key}' is missing; expected {_expected(found)}"
+            line = f"'{key}' is missing; expected {_expected(found)}"
         else:
-            got = _value_at(values, keys, fault["input"])
-            lines.setdefault(key, _wrong(key, got, found))
+            is_last_word, line = False, _wrong(key, _value_at(values, keys, fault["input"]), found)
+        if is_last_word or name not in lines:
+            lines[name] = Fault(tuple(keys), line)
     return list(lines.values())
 
 
@@ -126,13 +142,13 @@ def wrong_value(name: str, got: Any, field: FieldInfo) -> str:
 
 def _wrong(key: str, got: Any, found: _Type) -> str:
     if len(found.models) > 1 and isinstance(got, Mapping):  # which kind it is to be is not known
-        key = f"{key}.{_MODULE}" if key else _MODULE
+        key = f"{key}.{MODULE}" if key else MODULE
         names = [name for model in found.models for name in _names(model)]
-        if _MODULE not in got:
+        if MODULE not in got:
             return f"'{key}' is missing; expected {_either(names)}"
-        return _sentence(key, got[_MODULE], _either(names), names)
+        return _sentence(key, got[MODULE], _either(names), names)
     if len(found.models) > 1 and got in [name for model in found.models for name in _names(model)]:
-        return f"'{key}' is {_shown(got)}; expected {_expected(found)}; did you mean {key}.{_MODULE}={got}?"
+        return f"'{key}' is {_shown(got)}; expected {_expected(found)}; did you mean {key}.{MODULE}={got}?"
     return _sentence(key, got, _expected(found), _words(found))
 
 
@@ -213,7 +229,7 @@ def _value_at(values: Any, keys: Sequence[str], otherwise: Any) -> Any:
 
 def _names(model: type[BaseModel]) -> tuple[Any, ...]:
     """What the setting ``name`` of a group may be."""
-    field = model.model_fields.get(_MODULE)
+    field = model.model_fields.get(MODULE)
     return get_args(field.annotation) if field is not None and get_origin(field.annotation) is Literal else ()
 
 

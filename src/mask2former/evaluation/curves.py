@@ -275,9 +275,9 @@ def check_plot(path: Path) -> str:
     kind = path.suffix[1:].lower()
     if kind not in _FORMATS:
         raise UserError(f"'{path}': expected a file that ends in .{', .'.join(_FORMATS)}")
+    check_file(path)
     if importlib.util.find_spec("matplotlib") is None:
         raise MissingExtraError("matplotlib", "report")
-    check_file(path)
     return kind
 
 

@@ -29,6 +29,7 @@ from mask2former.export.writers import (
     WeightType,
     attention_in_products,
     check_compiler,
+    check_installed,
     onnx_tensors,
     write_onnx,
     write_openvino,
@@ -142,6 +143,7 @@ def export(
         )
     if kind == "pt2":
         check_compiler()
+    check_installed(kind)
     if isinstance(model, str | Path):
         fetch(model, lambda done, total: progress(f"{DOWNLOADING} {model}", done, total))
         progress("loading the model", 0, None)

@@ -25,6 +25,7 @@ __all__ = [
     "TensorShape",
     "attention_in_products",
     "check_compiler",
+    "check_installed",
     "halve_weights",
     "onnx_tensors",
     "write_onnx",
@@ -34,6 +35,11 @@ __all__ = [
 
 WeightType = Literal["float32", "float16", "int8"]
 
+_MODULES = {  # that write a format, and run it to compare
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "triton": ("onnx", "onnxscript", "onnxruntime"),
+    "openvino": ("openvino", "onnxscript", "onnx"),
+}
 _OPSET = 18
 _PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _LARGEST = (1 << 31) - (1 << 20)  # bytes of a protobuf, and room for the graph
@@ -91,10 +97,8 @@ def write_onnx(
         calibration: for ``int8``, the inputs that the ranges of values are measured on.
 
     Raises:
-        MissingExtraError: the converter is not installed.
         UserError: it does not convert an operator of the model.
     """
-    _need("onnx", "onnxscript")
     import onnx
 
     logger = logging.getLogger("onnxscript")  # which tells of every node that it does not simplify
@@ -203,11 +207,7 @@ def write_openvino(
         info: stored under :data:`KEY`.
         weights: see :func:`write_onnx`.
         calibration: see there.
-
-    Raises:
-        MissingExtraError: OpenVINO is not installed.
     """
-    _need("openvino", "onnxscript", "onnx")
     import openvino
 
     onnx_file = path.with_suffix(".onnx")
@@ -257,7 +257,12 @@ def write_pt2(program: torch.export.ExportedProgram, path: Path, info: ExportedI
     add_info(path, info)
 
 
-def _need(*modules: str) -> None:
-    for module in modules:
+def check_installed(kind: str) -> None:
+    """Refuse a format whose converter is missing, before a model is loaded.
+
+    Raises:
+        MissingExtraError: with the ``pip install`` that brings it.
+    """
+    for module in _MODULES.get(kind, ()):
         if importlib.util.find_spec(module) is None:
             raise MissingExtraError(module, "export")

@@ -58,6 +58,7 @@ def override(
         overrides = {"things_first": True} | overrides
     if "score_threshold" in overrides:  # one word for the threshold of every task
         threshold = overrides["score_threshold"]
+        parse(InferenceConfig, {"score_threshold": threshold}, "inference settings")  # refused by the name it was given
         if "panoptic" not in settings.tasks:
             overrides = {name: value for name, value in overrides.items() if name != "score_threshold"}
         overrides = {"instance_threshold": threshold} | overrides

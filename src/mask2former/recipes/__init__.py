@@ -6,6 +6,7 @@ Knows settings only: no weights, no class tables, no torch.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from mask2former.config import RunConfig
 from mask2former.recipes.ablations import ABLATIONS, BASES, PARTS, ROWS, SINCE, Ablation, ablated, ablation_recipes
@@ -43,6 +44,7 @@ __all__ = [
     "nuclei_end",
     "nuclei_middle",
     "nuclei_start",
+    "packaged_recipes",
     "recipe",
     "recipe_names",
     "run_recipes",
@@ -72,6 +74,16 @@ def run_recipes() -> dict[str, Callable[[], RunConfig]]:
     What a run of ours or an ablation gives is in its docstring; of a published one see :class:`Recipe`.
     """
     return _OURS | {name: _published(name) for name in recipe_names()} | ablation_recipes() | variant_recipes(recipe)
+
+
+def packaged_recipes(name: str) -> tuple[str, ...]:
+    """The recipes that trained a packaged model, the first one first; each starts from the result of the one before."""
+    found, last = [], f"{name}-end" if f"{name}-end" in _OURS else name
+    while last in _OURS and last not in found:
+        found.append(last)
+        init = _OURS[last]().model.init or ""
+        last = Path(init).parent.name  # runs/NAME/model.safetensors; nothing for a packaged model
+    return tuple(reversed(found))
 
 
 def _published(name: str) -> Callable[[], RunConfig]:

@@ -21,7 +21,7 @@ from mask2former.files import write_whole
 from mask2former.progress import DetailedProgress
 from mask2former.recipes import BASES, ROWS, SINCE, ablated
 from mask2former.text import did_you_mean, listed, quoted
-from mask2former.training.run import train
+from mask2former.training import need_lightning
 
 __all__ = ["BASELINE", "METRICS", "AblationRow", "ablate", "draw", "scenes_base"]
 
@@ -110,6 +110,7 @@ def ablate(
     Raises:
         UserError: there is no such row, the run has no decoder that rows change, or the folder holds trainings with
             other settings.
+        MissingExtraError: Lightning is not installed.
     """
     if unknown := [name for name in rows if name not in ROWS]:
         hint = did_you_mean(unknown[0], ROWS) or f"there are: {listed(list(ROWS), None)}"
@@ -129,6 +130,9 @@ def ablate(
     jobs = [(seed, name) for seed in range(seeds) for name in table]
     for row in _finished(folder / "ablations.json", base):
         table.setdefault(row.name, row).metrics.update(row.metrics)
+    need_lightning()
+    from mask2former.training.run import train
+
     for done, (seed, name) in enumerate(jobs):
         place = folder / name / f"seed-{seed}"
         tell(f"{name}, seed {seed}", done, len(jobs))

@@ -16,21 +16,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import lightning
 import numpy as np
-import torch
 
 from mask2former.config import RunConfig
 from mask2former.errors import UserError
 from mask2former.evaluation.curves import check_plot, plot_rates
 from mask2former.files import check_file, write_whole
-from mask2former.training.run import train
+from mask2former.training import need_lightning
 
-__all__ = ["LearningRates", "check_output", "find_lr"]
+__all__ = ["LEAST_STEPS", "SMOOTHING", "LearningRates", "check_output", "check_search", "find_lr"]
 
-_SMOOTHING = 0.9  # of the mean of the losses
-_DIVERGED = 4.0  # times the lowest mean, above which no higher rate is tried
-_LEAST = 10  # steps without which there is nothing to read off
+SMOOTHING = 0.9
+"""Of the mean of the losses."""
+LEAST_STEPS = 10
+"""Steps without which there is nothing to read off."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +57,12 @@ class LearningRates:
         """
         means, mean = [], 0.0
         for count, loss in enumerate(losses, start=1):
-            mean = _SMOOTHING * mean + (1 - _SMOOTHING) * loss
-            means.append(mean / (1 - _SMOOTHING**count))
-        if len(losses) < _LEAST:
+            mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
+            means.append(mean / (1 - SMOOTHING**count))
+        if len(losses) < LEAST_STEPS:
             raise UserError(f"the loss diverged after {len(losses)} steps; start with a lower rate, or use more steps")
-        slopes = np.gradient(np.array(means), np.log(np.array(rates)))[_LEAST // 2 :]
-        steepest = _LEAST // 2 + int(np.argmin(slopes))
+        slopes = np.gradient(np.array(means), np.log(np.array(rates)))[LEAST_STEPS // 2 :]
+        steepest = LEAST_STEPS // 2 + int(np.argmin(slopes))
         suggested = float(rates[steepest]) if slopes.min() < 0 else None
         return cls(tuple(rates), tuple(losses), tuple(means), suggested)
 
@@ -74,36 +73,6 @@ class LearningRates:
         write_whole(numbers, lambda file: file.write_text(json.dumps(values, indent=1), encoding="utf-8"))
         plot_rates(self.rates, self.losses, self.means, self.suggested, path)
         return path, numbers
-
-
-class _Rising(lightning.Callback):
-    """Sets the rate of each step, and stops the training where the loss has diverged or all steps were taken."""
-
-    def __init__(self, lowest: float, highest: float, steps: int) -> None:
-        self._lowest, self._highest, self._steps = lowest, highest, steps
-        self.rates: list[float] = []
-        self.losses: list[float] = []
-        self._mean = 0.0
-        self._best = math.inf
-
-    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        trainer.limit_val_batches = 0
-
-    def on_before_optimizer_step(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, optimizer: torch.optim.Optimizer
-    ) -> None:
-        share = len(self.rates) / (self._steps - 1)
-        self.rates.append(self._lowest * (self._highest / self._lowest) ** share)
-        for group in optimizer.param_groups:
-            group["lr"] = self.rates[-1] * group["lr_multiplier"]
-
-    def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any, **kwargs: Any) -> None:
-        self.losses.append(float(trainer.callback_metrics["loss"]))
-        self._mean = _SMOOTHING * self._mean + (1 - _SMOOTHING) * self.losses[-1]
-        mean = self._mean / (1 - _SMOOTHING ** len(self.losses))
-        self._best = min(self._best, mean)
-        if len(self.losses) == self._steps or (len(self.losses) >= _LEAST and mean > _DIVERGED * self._best):
-            trainer.should_stop = True
 
 
 def find_lr(
@@ -122,18 +91,15 @@ def find_lr(
         **objects: as of :func:`~mask2former.training.run.train`; a model that is given is trained.
 
     Raises:
-        UserError: as of ``train``; rates that do not rise, or too few steps.
+        UserError: as of :func:`check_search` and ``train``; or the loss diverged too soon.
+        MissingExtraError: Lightning is not installed.
     """
-    if not 0 < lowest < highest < math.inf or steps < _LEAST:
-        raise UserError(
-            f"expected rising rates above 0 and at least {_LEAST} steps; got {lowest:g} to {highest:g} in {steps} steps"
-        )
-    if config.trainer.num_nodes * config.trainer.devices > 1:
-        raise UserError(
-            "the search for a learning rate runs in a single process; set trainer.devices=1 "
-            "(data.batch_size stays the same)"
-        )
-    rising = _Rising(lowest, highest, steps)
+    check_search(config, lowest, highest, steps)
+    need_lightning()
+    from mask2former.training.rising_rate import RisingRate
+    from mask2former.training.run import train
+
+    rising = RisingRate(lowest, highest, steps)
     with tempfile.TemporaryDirectory(prefix="find-lr-") as folder:
         trainer = {"max_steps": steps + 1, "checkpoint_interval": steps + 2, "loggers": ("csv",), "max_hours": None}
         probe = config.model_copy(
@@ -143,6 +109,24 @@ def find_lr(
             train(probe, callbacks=[rising], **objects)
     count = len(rising.losses)
     return LearningRates.of(rising.rates[:count], rising.losses)
+
+
+def check_search(config: RunConfig, lowest: float, highest: float, steps: int) -> None:
+    """Refuse arguments of :func:`find_lr` with which there is nothing to find.
+
+    Raises:
+        UserError: rates that do not rise, too few steps, or a run of several processes.
+    """
+    if not 0 < lowest < highest < math.inf or steps < LEAST_STEPS:
+        raise UserError(
+            f"expected rising rates above 0 and at least {LEAST_STEPS} steps; "
+            f"got {lowest:g} to {highest:g} in {steps} steps"
+        )
+    if config.trainer.num_nodes * config.trainer.devices > 1:
+        raise UserError(
+            "the search for a learning rate runs in a single process; set trainer.devices=1 "
+            "(data.batch_size stays the same)"
+        )
 
 
 def check_output(path: Path) -> None:

@@ -93,8 +93,8 @@ def finished(past: LastState, change: Comparison, config: RunConfig) -> Training
         return None
     say_once(f"{directory} is finished: {end}; nothing was changed")
     if change.changes:
-        ignored = ", ".join(change.changes)
-        say_once(f"note: the run is finished, so these changed settings were ignored: {ignored}")
+        ignored = f"{len(change.changes)} changed setting{'s were' if len(change.changes) > 1 else ' was'} ignored"
+        say_once(f"note: the run is finished, so {ignored} (of the run -> ignored): {', '.join(change.changes)}")
     return _result_of(past, best, model)
 
 

@@ -78,7 +78,7 @@ _MEASURE = re.compile(
     r"|evaluation\.(monitor|max_detections|area_limits|pooled_threshold)$"
 )
 _ORDER = {"seed", "data.batch_size", "data.filter_empty", "data.group_by_aspect"}  # what the order of samples is of
-_SHOWN = 6  # settings in a note, classes in a message
+_SHOWN = 6  # reasons in a note, classes in a message
 
 
 @dataclass(frozen=True)
@@ -282,7 +282,7 @@ class Comparison:
 
     Attributes:
         notes: sentences for the user.
-        changes: settings with the value before and now.
+        changes: settings with the value before and now, all of them.
         measured_otherwise: why figures of validations before and after cannot be compared; empty where they can.
         drawn_anew: whether samples come in another order from here on.
     """
@@ -339,7 +339,8 @@ def compare(
             )
     changes = [f"{name} {_shown(old)} -> {_shown(new)}" for name, (old, new) in different.items()]
     if changes:
-        notes.append(f"settings that change after step {last.step}: {listed(changes, _SHOWN)}")
+        count = f"{len(changes)} settings change" if len(changes) > 1 else "1 setting changes"
+        notes.append(f"{count} after step {last.step} (before -> now): {listed(changes, None)}")
     is_other_number = last.num_samples is not None and num_samples[0] != last.num_samples[0]
     is_other_order = bool(_ORDER & different.keys())
     if is_other_number and last.num_samples is not None:

@@ -13,7 +13,8 @@ import yaml
 from mask2former import recipes
 from mask2former.config import RunConfig, parse, read_run_file
 from mask2former.errors import UserError
-from mask2former.text import did_you_mean
+from mask2former.notes import note
+from mask2former.text import did_you_mean, printable
 from mask2former.training import need_lightning
 
 __all__ = ["read_run", "run_file"]
@@ -28,13 +29,15 @@ def read_run(path: Path, overrides: Sequence[str] = (), *, resume: Path | None =
         resume: the directory of a run that goes on, which is where this one writes.
 
     Raises:
-        UserError: the file or an override is wrong, or the initial model cannot be read.
+        UserError: the file or an override is wrong, or sets another output than the run that goes on has, or the
+            initial model cannot be read.
     """
     values = read_run_file(path, overrides)
     if resume is not None:
+        _check_output(path, values, overrides, resume)
         values["output"] = str(resume)
     try:
-        return parse(RunConfig, values, str(path))
+        return parse(RunConfig, values, str(path), overrides)
     except UserError:
         model = values.get("model")
         if not isinstance(model, dict) or not isinstance(model.get("init"), str):
@@ -42,7 +45,22 @@ def read_run(path: Path, overrides: Sequence[str] = (), *, resume: Path | None =
     need_lightning()
     from mask2former.training.start import completed  # brings torch and Lightning
 
-    return parse(RunConfig, completed(values, resume), str(path))
+    return parse(RunConfig, completed(values, resume), str(path), overrides)
+
+
+def _check_output(path: Path, values: dict[str, Any], overrides: Sequence[str], resume: Path) -> None:
+    """Tell that a run goes on elsewhere than its file says; an override that says so contradicts itself."""
+    output = values.get("output")
+    if not isinstance(output, str) or Path(output).resolve() == resume.resolve():
+        return
+    if any(override.startswith("output=") for override in overrides):
+        raise UserError(
+            f"override 'output={printable(output, 200)}': a run that resumes writes to its own directory, '{resume}'; "
+            "leave out one of the two"
+        )
+    note(
+        "runs that resume in a directory other than the output of the run file", f"'{resume}', not '{output}' of {path}"
+    )
 
 
 class _Dumper(yaml.SafeDumper):

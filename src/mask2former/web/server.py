@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import os
 import socket
 import tempfile
@@ -45,6 +46,7 @@ def open_models(
 
     Raises:
         UserError: a model cannot be loaded or is named twice, or there is none.
+        MissingExtraError: gradio, which the page needs, is not installed.
     """
     about = [name for name in ("recipe", "trained_for", "weights") if loading.get(name)]
     if about and len(models) > 1:
@@ -52,6 +54,8 @@ def open_models(
     names = [model_name(model) for model in models]
     if not names or len(set(names)) < len(names):
         raise UserError(f"expected one or more different models, got {', '.join(names) or 'none'}")
+    if importlib.util.find_spec("gradio") is None:
+        raise MissingExtraError("gradio", "web")
     return {
         name: open_predictor(model, quiet=True, progress=progress, **loading)
         for name, model in zip(names, models, strict=True)

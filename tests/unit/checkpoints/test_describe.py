@@ -22,6 +22,28 @@ def test_a_file_of_ours_says_all_about_itself(tiny_model: Mask2Former, tmp_path:
     assert facts["recipes that fit"].startswith("none")
 
 
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("scenes-tiny", "scenes-tiny-start, scenes-tiny-end"),
+        ("scene-clips", "scene-clips"),
+        ("nuclei", "nuclei-start, nuclei-middle, nuclei-end"),
+    ],
+)
+def test_a_packaged_model_names_the_recipes_that_trained_it(name: str, parts: str) -> None:
+    facts = describe_checkpoint(name)
+    assert facts["trained with"] == f"recipes {parts} (see: mask2former recipe)"
+    assert "recipes that fit" not in facts
+    last, info = recipes.run_recipes()[parts.split(", ")[-1]](), checkpoints.open_checkpoint(name).info
+    assert last.model.architecture == info.architecture
+    assert last.model.inference.tasks == info.tasks
+
+
+def test_every_packaged_model_has_its_recipes() -> None:
+    assert all(recipes.packaged_recipes(name) for name in checkpoints.packaged_names())
+    assert recipes.packaged_recipes("coco-panoptic/r50") == ()
+
+
 @pytest.mark.long
 def test_an_original_file_lists_the_recipes_that_fit(tmp_path: Path) -> None:
     slug = "ytvis2019-instance/r50"

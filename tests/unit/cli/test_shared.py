@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from rich.progress import Task
 
-from mask2former.cli.shared import StoppedError, working
+from mask2former.cli.shared import StoppedError, training_shown, working
 from mask2former.cli.terminal import progress_bar
 
 
@@ -46,6 +46,15 @@ def test_a_step_that_begins_anew_has_a_time_of_its_own() -> None:
         tell("training", 0, 4)
         tell("training", 0, 4)
     assert "-:--:--" in written(console).rpartition("0/4")[2]
+
+
+def test_a_training_prints_lines_where_there_is_no_terminal() -> None:
+    with training_shown(Console(file=io.StringIO()), lambda: "nothing") as progress:
+        assert progress is None
+    with training_shown(console := screen(), lambda: "nothing") as progress:
+        assert progress is not None
+        progress("training", 3, 10)
+    assert "3/10" in written(console)
 
 
 def test_where_processes_are_forked_no_thread_draws() -> None:

@@ -11,9 +11,10 @@ import pytest
 from pydantic import BaseModel, Field
 
 import mask2former.config
-from mask2former.config import RunConfig, apply_overrides, parse, read_run_file
+from mask2former.config import RunConfig, TimmConfig, apply_overrides, parse, read_run_file
 from mask2former.config.fields import Strict
 from mask2former.errors import UserError
+from mask2former.notes import collect_notes
 
 INTEGER = "a whole number from 1 to 2,147,483,647"
 PIXEL_DECODERS = "msdeformattn, fpn, transformer-fpn, semantic-fpn, bifpn, fapn or none"
@@ -21,7 +22,7 @@ FILES = "each entry a mapping of settings (annotations, images)"
 
 
 def said(*overrides: str) -> str:
-    """What is said of a run with these settings, after the name of its file."""
+    """What is said of a run with these settings in its file, after the name of that."""
     with pytest.raises(UserError) as refused:
         parse(RunConfig, apply_overrides({"data": {"dataset": {"name": "scenes"}}}, overrides), "run.yaml")
     assert str(refused.value).startswith("run.yaml: ")
@@ -46,6 +47,44 @@ ROWS = {
     "finite_number": ("optim.lr=.inf", "'optim.lr' is inf; expected a number above 0"),
     "bool_parsing": ("trainer.channels_last=maybe", "'trainer.channels_last' is 'maybe'; expected true or false"),
     "bool_type": ("trainer.channels_last=[]", "'trainer.channels_last' is []; expected true or false"),
+    "true for a whole number": ("trainer.max_steps=true", f"'trainer.max_steps' is true; expected {INTEGER}"),
+    "true for a number": (
+        "model.inference.score_threshold=true",
+        "'model.inference.score_threshold' is true; expected a number from 0 to 1",
+    ),
+    "true for a number by an old name": (
+        "model.inference={tasks: [instance], score_threshold: true}",
+        "'model.inference.score_threshold' is true; expected a number from 0 to 1",
+    ),
+    "false for a number or null": (
+        "evaluation.patience=false",
+        f"'evaluation.patience' is false; expected null or {INTEGER}",
+    ),
+    "true for a number or a word": (
+        "data.batch_size_per_device=true",
+        "'data.batch_size_per_device' is true; expected auto, null or a whole number from 1 to 16,384",
+    ),
+    "true in a list": (
+        "model.pixel_mean=[true, 2, 3]",
+        "'model.pixel_mean' is [True, 2, 3]; expected a list of 1 to 32 entries, each entry a number from 0 to 255",
+    ),
+    "true in a mapping": (
+        "model.inference.class_thresholds={cat: true}",
+        "'model.inference.class_thresholds' is {'cat': True}; expected a mapping of names, each to a number from 0 "
+        "to 1",
+    ),
+    "a whole number for a truth value": (
+        "trainer.channels_last=1",
+        "'trainer.channels_last' is 1; expected true or false",
+    ),
+    "a number for a truth value": (
+        "trainer.channels_last=0.0",
+        "'trainer.channels_last' is 0.0; expected true or false",
+    ),
+    "a number for a truth value by an old name": (
+        "data.keep_empty=1",
+        "'data.filter_empty' is 1; expected true or false",
+    ),
     "string_type": ("output=3", "'output' is 3; expected text"),
     "string_pattern_mismatch": (
         "data.validation={fold: half}",
@@ -170,6 +209,11 @@ def test_several_faults_are_told_together() -> None:
     )
 
 
+def test_what_is_passed_on_to_others_may_be_anything() -> None:
+    kwargs = {"a": True, "b": 1, "c": [False, 0], "d": {"e": True}}
+    assert TimmConfig(kwargs=kwargs).kwargs == kwargs
+
+
 # --- every setting --------------------------------------------------------------------------------------------------
 
 OF_PYDANTIC = re.compile(
@@ -230,3 +274,70 @@ class _Bounds(Strict):
 def test_bounds_and_lists_that_no_setting_has_yet(values: dict[str, Any], expected: str) -> None:
     with pytest.raises(UserError, match=re.escape(expected)):
         parse(_Bounds, values, "test")
+
+
+IN_FILE = "run.yaml: 'optim.lr' is 0; expected a number above 0"
+BLAMED: dict[str, tuple[list[str], str]] = {
+    "nothing": ([], IN_FILE),
+    "an unknown key": (
+        ["data.batch_sise=8"],
+        f"override 'data.batch_sise=8': unknown key 'data.batch_sise'; did you mean batch_size?; {IN_FILE}",
+    ),
+    "a value": (
+        ["seed=x"],
+        f"{IN_FILE}; override 'seed=x': 'seed' is 'x'; expected a whole number from 0 to 4,294,967,295",
+    ),
+    "the last of two": (
+        ["optim.lr=1", "optim.lr=-1"],
+        "override 'optim.lr=-1': 'optim.lr' is -1; expected a number above 0",
+    ),
+    "an entry of a value": (
+        ["optim={betas: [0.9, 2]}"],
+        "override 'optim={betas: [0.9, 2]}': 'optim.betas.1' is 2; expected a number of at least 0 and below 1",
+    ),
+    "two faults": (
+        ["optim.lr=1", "trainer={max_steps: 0, max_step: 3}"],
+        f"override 'trainer={{max_steps: 0, max_step: 3}}': 'trainer.max_steps' is 0; expected {INTEGER}; unknown key "
+        "'trainer.max_step'; did you mean max_steps?",
+    ),
+    "a setting by an old name": (
+        ["evaluation.every=x"],
+        f"{IN_FILE}; override 'evaluation.every=x': 'evaluation.interval' is 'x'; expected {INTEGER}",
+    ),
+    "the threshold of instances, by its old name": (
+        ["model.inference={tasks: [instance], score_threshold: 2}"],
+        "override 'model.inference={tasks: [instance], score_threshold: 2}': 'model.inference.score_threshold' is 2; "
+        f"expected a number from 0 to 1; {IN_FILE}",
+    ),
+    "a group that is of both": (
+        ["optim.lr=1", "model.inference.tile=64"],
+        "run.yaml with override 'model.inference.tile=64': model.inference: tile_overlap 60 must be at most half of "
+        "tile 64",
+    ),
+    "the kind of a group": (
+        ["optim.lr=1", "model.backbone.name=swin"],
+        "run.yaml with override 'model.backbone.name=swin': unknown key 'model.backbone.model'; 'model.backbone' of "
+        "swin has name, embed_dim, depths, num_heads, window_size, drop_path_rate",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BLAMED)
+def test_what_an_override_sets_is_not_blamed_on_the_run_file(name: str) -> None:
+    overrides, expected = BLAMED[name]
+    model = {"backbone": {"name": "timm", "model": "resnet18"}, "inference": {"tile_overlap": 60, "short_edge": 64}}
+    values = apply_overrides({"optim": {"lr": 0}, "model": model}, overrides)
+    with collect_notes(), pytest.raises(UserError) as refused:
+        parse(RunConfig, values, "run.yaml", overrides)
+    assert str(refused.value) == expected
+
+
+def test_old_names_are_noted_where_they_were_written() -> None:
+    overrides = ["evaluation={every: 3}"]
+    with collect_notes() as notes:
+        values = apply_overrides({"trainer": {"log_every": 5}}, overrides)
+        parse(RunConfig, values, "run.yaml", overrides)
+    assert [example for _, example in notes] == [
+        "'log_every' in run.yaml is now 'log_interval'",
+        "'every' in override 'evaluation={every: 3}' is now 'interval'",
+    ]

@@ -130,7 +130,20 @@ def test_what_must_be_equal_is_refused_with_both_values(path: str) -> None:
 def test_what_takes_effect_is_said(path: str) -> None:
     run = run_with(path)
     notes = compare(last_state(run, step=0), changed(run, path, another(leaves(run)[path])), CLASSES, (8, 2)).notes
-    assert path == "output" or any(f"that change after step 0: {path} " in note for note in notes)
+    assert path == "output" or any(f"1 setting changes after step 0 (before -> now): {path} " in note for note in notes)
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")  # values that the setting does not know
+def test_all_that_changes_is_in_one_note_with_its_count() -> None:
+    now = changed(RunConfig(), "criterion", RunConfig().criterion.model_copy(update={"void": "ignore"}))
+    paths = [path for path in sorted(FREE) if path.startswith("evaluation.") and path in leaves(now)]
+    for path in paths:
+        now = changed(now, path, another(leaves(now)[path]))
+    notes = [note for note in compare(last_state(), now, CLASSES, (8, 2)).notes if "(before -> now)" in note]
+    assert len(paths) > 8
+    assert len(notes) == 1
+    assert notes[0].startswith(f"{len(paths) + 1} settings change after step 300 (before -> now): ")
+    assert all(f"{path} {leaves(RunConfig())[path]} -> " in notes[0] for path in paths)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import yaml
 from mask2former import recipes
 from mask2former.config import RunConfig, parse
 from mask2former.errors import UserError
+from mask2former.notes import collect_notes
 from mask2former.training.run_file import read_run, run_file
 
 
@@ -72,6 +73,20 @@ def test_a_run_is_read_with_overrides_and_goes_on_where_it_is_told(tmp_path: Pat
     path.write_text("output: runs/a\ntrainer: {max_steps: 7}\n")
     run = read_run(path, ["optim.lr=0.5"])
     assert (run.output, run.trainer.max_steps, run.optim.lr) == ("runs/a", 7, 0.5)
-    assert read_run(path, resume=tmp_path / "b").output == str(tmp_path / "b")
-    with pytest.raises(UserError, match=r"run.yaml: unknown key 'trainer.steps'"):
+    with collect_notes() as notes:
+        assert read_run(path, resume=tmp_path / "b").output == str(tmp_path / "b")
+    assert [example for _, example in notes] == [f"'{tmp_path / 'b'}', not 'runs/a' of {path}"]
+    with collect_notes() as notes:
+        assert read_run(path, [f"output={tmp_path / 'b'}"], resume=tmp_path / "b").output == str(tmp_path / "b")
+    assert not notes
+    with pytest.raises(UserError, match="override 'output=runs/c': a run that resumes writes to its own directory"):
+        read_run(path, ["output=runs/c"], resume=tmp_path / "b")
+    with pytest.raises(UserError, match=r"^override 'trainer.steps=8': unknown key 'trainer.steps'"):
         read_run(path, ["trainer.steps=8"])
+
+
+def test_an_override_is_blamed_where_settings_make_sense_only_with_those_of_the_initial_model(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("model: {init: scenes-tiny}\n")
+    with pytest.raises(UserError, match=r"^override 'model.inference.long_edge=0': 'model.inference.long_edge' is 0"):
+        read_run(path, ["model.inference.long_edge=0"])

@@ -1,0 +1,58 @@
+"""What sets a rising learning rate during a training, and keeps the losses: the inside of :mod:`.find_lr`."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import lightning
+import torch
+
+from mask2former.training.find_lr import LEAST_STEPS, SMOOTHING
+from mask2former.training.progress import StepProgress
+
+__all__ = ["RisingRate"]
+
+_DIVERGED = 4.0  # times the lowest mean, above which no higher rate is tried
+
+
+class RisingRate(lightning.Callback):
+    """Sets the rate of each step, and stops the training where the loss has diverged or all steps were taken.
+
+    Args:
+        lowest: rate of the first step.
+        highest: rate of the last step; those between are spread evenly over the logarithm.
+        steps: at most so many.
+
+    Attributes:
+        rates: of the steps so far.
+        losses: before each of them was taken.
+    """
+
+    def __init__(self, lowest: float, highest: float, steps: int) -> None:
+        self._lowest, self._highest, self._steps = lowest, highest, steps
+        self.rates: list[float] = []
+        self.losses: list[float] = []
+        self._mean = 0.0
+        self._best = math.inf
+
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        trainer.limit_val_batches = 0
+        if isinstance(bar := trainer.progress_bar_callback, StepProgress):
+            bar.steps = self._steps  # the run has one step more, of which it would write a checkpoint
+
+    def on_before_optimizer_step(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        share = len(self.rates) / (self._steps - 1)
+        self.rates.append(self._lowest * (self._highest / self._lowest) ** share)
+        for group in optimizer.param_groups:
+            group["lr"] = self.rates[-1] * group["lr_multiplier"]
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any, **kwargs: Any) -> None:
+        self.losses.append(float(trainer.callback_metrics["loss"]))
+        self._mean = SMOOTHING * self._mean + (1 - SMOOTHING) * self.losses[-1]
+        mean = self._mean / (1 - SMOOTHING ** len(self.losses))
+        self._best = min(self._best, mean)
+        if len(self.losses) == self._steps or (len(self.losses) >= LEAST_STEPS and mean > _DIVERGED * self._best):
+            trainer.should_stop = True
