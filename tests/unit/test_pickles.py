@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import pickle
 from collections import Counter, OrderedDict
@@ -68,14 +69,14 @@ def test_an_array_of_objects_is_a_list_of_what_it_holds() -> None:
         (Asks(FROM_BUFFER, ([1], FLOAT, (1,), "C")), "an array of objects"),
         (Asks(FROM_BUFFER, (b"1234", FLOAT, (1,), "Z")), "the array order 'Z'"),
         (Asks(str, ([],)), "a list as text"),
-        (Asks(bytes, ("ab", "utf-8")), "the encoding 'utf-8'"),
-        (Asks(getattr, ("a", "join")), "builtins.getattr|getattr"),
+        (Asks(codecs.encode, ("ab", "utf-8")), "the encoding 'utf-8'"),
+        (Asks(getattr, ("a", "join")), "getattr"),
         (Asks(print, ("a",)), "print"),
     ],
 )
 def test_what_asks_for_more_is_refused_by_name(asks: Asks, words: str) -> None:
     with pytest.raises(PickleRefused, match=words):
-        load(pickle.dumps(asks, 2))
+        load(pickle.dumps(asks, 4))
 
 
 @pytest.mark.parametrize(
@@ -91,7 +92,7 @@ def test_what_asks_for_more_is_refused_by_name(asks: Asks, words: str) -> None:
 )
 def test_what_makes_no_sense_is_damaged(asks: Any, words: str) -> None:
     with pytest.raises(pickle.UnpicklingError, match=words):
-        load(pickle.dumps(asks, 2))
+        load(pickle.dumps(asks, 4))
 
 
 @pytest.mark.parametrize(
@@ -132,4 +133,4 @@ def test_steps_and_copies_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     budget = Budget(1)
     budget.bytes = 10
     with pytest.raises(UserError, match=f"over {limits.PICKLE_SHARING} times its size"):
-        load(pickle.dumps(Asks(str, ("a" * 20,)), 2), budget)
+        load(pickle.dumps(Asks(str, ("a" * 20,)), 4), budget)

@@ -51,7 +51,9 @@ def test_the_largest_weight_is_hot_and_none_is_dark() -> None:
 
 def test_points_are_drawn_where_they_are_and_larger_by_weight() -> None:
     blue, red = (0, 0, 255), (255, 0, 0)
-    drawn = np.asarray(points_on(GREY, [(0.25, 0.25, 1.0, blue), (0.75, 0.75, 0.04, red), (3.0, 0.5, 1.0, red)], (0.5, 0.5)))
+    drawn = np.asarray(
+        points_on(GREY, [(0.25, 0.25, 1.0, blue), (0.75, 0.75, 0.04, red), (3.0, 0.5, 1.0, red)], (0.5, 0.5))
+    )
     height, width = drawn.shape[:2]
     assert drawn[height // 4, width // 4].tolist() == list(blue)
     assert drawn[3 * height // 4, 3 * width // 4].tolist() == list(red)
@@ -88,7 +90,11 @@ COMMANDS: dict[str, tuple[str, Any, list[list[str]]]] = {
         LAYERS,
         [["depth", RECALL, PANOPTIC], ["queries", "10.0", "-"], ["layer", "1", "30.2", "20.0"]],
     ),
-    "focus": ("attention_focus", FOCUS, [["layer", "1", "32", "40.0", "25.0", "10.0"], "layer 2 16, 8 50.0 30.0 10.0".split()]),
+    "focus": (
+        "attention_focus",
+        FOCUS,
+        [["layer", "1", "32", "40.0", "25.0", "10.0"], ["layer", "2", "16,", "8", "50.0", "30.0", "10.0"]],
+    ),
     "attention": ("attention_maps", MAPS, [["3", "cat", "0.88", "75.0"]]),
     "sampling": ("sampling_points", SAMPLING, [["layer", "4", "25.5", "30.0"]]),
 }
@@ -100,7 +106,9 @@ def test_a_command_prints_the_main_figures_and_writes_all(
 ) -> None:
     function, report, rows = COMMANDS[name]
     monkeypatch.setattr(f"mask2former.analysis.{function}", lambda *_, **__: report)
-    monkeypatch.setattr("mask2former.analysis.curves.plot_series", lambda *arguments, **_: arguments[2].write_bytes(b"!"))
+    monkeypatch.setattr(
+        "mask2former.analysis.curves.plot_series", lambda *arguments, **_: arguments[2].write_bytes(b"!")
+    )
     output = tmp_path / "out.png"
     assert main(["analyze", name, "--output", str(output)]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]

@@ -286,21 +286,9 @@ def test_noise_is_no_pickle(tmp_path: Path) -> None:
             read_state(path)
 
 
-class Asks:
-    """Is pickled as a call."""
-
-    def __init__(self, function: Any, *arguments: Any) -> None:
-        self.reduced = function, arguments
-
-    def __reduce__(self) -> Any:
-        return self.reduced
-
-
 def archive_of(change: Any = None, **entries: bytes) -> bytes:
-    """An archive as ``torch.save`` writes it, with a tensor of two numbers, some entries replaced (by nothing: left out)."""
-    stream = io.BytesIO()
-    torch.save({"a": torch.ones(2)}, stream)
-    with zipfile.ZipFile(stream) as archive:
+    """What ``torch.save`` writes of a tensor of two numbers, with other entries; those that are empty are left out."""
+    with zipfile.ZipFile(io.BytesIO(zipped({"a": torch.ones(2)}))) as archive:
         found = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
     found |= {name.replace("__", "/"): content for name, content in entries.items()}
     stream = io.BytesIO()
@@ -321,32 +309,29 @@ def named_often(archive: zipfile.ZipFile) -> None:
         archive.filelist.append(entry)
 
 
-def legacy(length: bytes) -> bytes:
-    """A tensor of two numbers as ``torch.save`` wrote it before 1.6, with another number of them."""
-    stream = io.BytesIO()
-    torch.save({"a": torch.ones(2)}, stream, _use_new_zipfile_serialization=False)
-    content = stream.getvalue()
+def legacy_of_another_size() -> bytes:
+    """A tensor of two numbers that is said to be one of three."""
+    content = legacy({"a": torch.ones(2)})
     assert content[-16:-8] == (2).to_bytes(8, "little")
-    return content[:-16] + length + content[-8:]
-
-
-INSIDE = io.BytesIO()
-torch.save({"a": 1}, INSIDE, _use_new_zipfile_serialization=False)
+    return content[:-16] + (3).to_bytes(8, "little") + content[-8:]
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (pickle.dumps({"a": Asks(torch._utils._rebuild_tensor_v2, 1, 0, (2,), (1,), False, None)}), "without a storage"),
-        (pickle.dumps({"a": Asks(torch.storage._load_from_bytes, INSIDE.getvalue())}), "a storage that holds something"),
-        (pickle.dumps({"a": Asks(torch.storage._load_from_bytes, b"x" * 99)}), "unknown format"),
+        (
+            pickle.dumps({"a": Evil(torch._utils._rebuild_tensor_v2, 1, 0, (2,), (1,), False, None)}),
+            "without a storage",
+        ),
+        (pickle.dumps({"a": Evil(torch.storage._load_from_bytes, legacy({"a": 1}))}), "a storage that holds something"),
+        (pickle.dumps({"a": Evil(torch.storage._load_from_bytes, b"x" * 99)}), "unknown format"),
         (b"\x80\x02X\x01\0\0\0aQ.", "a reference to data outside of the file"),
         (archive_of(byteorder=b"big"), "byte order of another processor"),
         (archive_of(data__0=b""), "a storage '0' that is absent"),
         (archive_of(data__0=b"123"), "a storage '0' that is absent or of another size"),
         (archive_of(named_often), "lie in each other"),
         (archive_of(lambda file: file.writestr("archive/x", b"0" * 99, zipfile.ZIP_DEFLATED)), "compressed entries"),
-        (legacy((3).to_bytes(8, "little")), "a storage '.*' of another size"),
+        (legacy_of_another_size(), "a storage '.*' of another size"),
     ],
 )
 def test_what_no_torch_writes_is_told(content: bytes, words: str, tmp_path: Path) -> None:

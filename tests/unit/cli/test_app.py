@@ -19,8 +19,6 @@ from mask2former.cli import main
 from mask2former.cli.names import complete_model, complete_recipe, complete_run_recipe
 
 
-
-
 def raiser(error: BaseException) -> Any:
     def raise_it(*_: Any, **__: Any) -> None:
         raise error

@@ -27,7 +27,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     def export(model: str, path: Path, to: str | None, **arguments: Any) -> Exported:
         made.append({"model": model, "to": to, **arguments})
-        return Exported(path, ExportedInfo(ModelInfo(None, InferenceConfig()), None, None, 1, None, 32, "0"), 2e-5, 10**6)
+        return Exported(
+            path, ExportedInfo(ModelInfo(None, InferenceConfig()), None, None, 1, None, 32, "0"), 2e-5, 10**6
+        )
 
     def verify(files: list[str], model: str, **arguments: Any) -> VerifyReport:
         made.append({"files": files, "model": model, **arguments})
@@ -73,7 +75,9 @@ def test_the_table_of_verify_export(calls: list[dict[str, Any]], capsys: pytest.
     assert calls[0]["data"] is None
     out = capsys.readouterr().out
     assert "panoptic, 4 images" in out
-    lines = [re.split(r"\s*[│┃]\s*", line.strip("│┃ ")) for line in out.splitlines() if "tiny" in line or "runtime" in line]
+    lines = [
+        re.split(r"\s*[│┃]\s*", line.strip("│┃ ")) for line in out.splitlines() if "tiny" in line or "runtime" in line
+    ]
     assert lines == [
         ["model", "runtime", "MB", "peak MB", "ms", "differs", "panoptic/PQ"],
         ["tiny", "torch float32", "3.0", "41", "90", "", "50.25"],

@@ -112,8 +112,16 @@ READER = "DataLoader worker (pid 71) is killed by signal: {}. "
         (RuntimeError(READER.format("Killed")), MemoryError, r"data\.num_workers"),
         (RuntimeError(READER.format("Bus error")), MemoryError, "--shm-size"),
         (RuntimeError(READER.format("Segmentation fault")), ChildProcessError, r"segmentation fault.*num_workers=0"),
-        (RuntimeError("[pair.cc:534] gloo/transport: closed by peer"), ChildProcessError, r"rank 1 .*after step 7.*gloo"),
-        (RuntimeError("Error(s) in loading state_dict for X: size"), UserError, r"runs/x\.ckpt is damaged.*--overwrite"),
+        (
+            RuntimeError("[pair.cc:534] gloo/transport: closed by peer"),
+            ChildProcessError,
+            r"rank 1 .*after step 7.*gloo",
+        ),
+        (
+            RuntimeError("Error(s) in loading state_dict for X: size"),
+            UserError,
+            r"runs/x\.ckpt is damaged.*--overwrite",
+        ),
         (RuntimeError("mat1 and mat2 shapes"), RuntimeError, "^mat1 and mat2 shapes$"),
         (torch.OutOfMemoryError("CUDA out of memory"), MemoryError, r"with 4 images.*batch_size_per_device"),
         (SystemExit(1), KeyboardInterrupt, "^$"),
