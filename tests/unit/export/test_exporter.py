@@ -32,7 +32,8 @@ def make_model(**parts: Any) -> Mask2Former:
     values = {"transformer_decoder": decoder, "pixel_decoder": FPNConfig(dim=32, mask_dim=32), **parts}
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = build_model(ModelConfig(**{"backbone": BACKBONE, "inference": SETTINGS, **values}), len(SCENE_CATEGORIES))
+        config = ModelConfig(**{"backbone": BACKBONE, "inference": SETTINGS, **values})
+        model = build_model(config, len(SCENE_CATEGORIES))
     model.categories = SCENE_CATEGORIES
     return model.eval()
 
