@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import _utils
 
 from mask2former.checkpoints.restricted_pickle import check_archive, read_state
 from mask2former.errors import UserError
@@ -320,7 +321,7 @@ def legacy_of_another_size() -> bytes:
     ("content", "words"),
     [
         (
-            pickle.dumps({"a": Evil(torch._utils._rebuild_tensor_v2, 1, 0, (2,), (1,), False, None)}),
+            pickle.dumps({"a": Evil(_utils._rebuild_tensor_v2, 1, 0, (2,), (1,), False, None)}),
             "without a storage",
         ),
         (pickle.dumps({"a": Evil(torch.storage._load_from_bytes, legacy({"a": 1}))}), "a storage that holds something"),
