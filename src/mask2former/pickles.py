@@ -244,9 +244,6 @@ class _Bounded:
             raise EOFError
         return self._stream.read(length)
 
-    def readinto(self, buffer: Any) -> int:
-        return self._stream.readinto(buffer)  # pyright: ignore[reportAttributeAccessIssue]  (binary streams have it)
-
 
 class Budget:
     """What one file may make of what it holds; shared by all pickles in it."""

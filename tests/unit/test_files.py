@@ -15,7 +15,16 @@ from pathlib import Path
 import pytest
 
 from mask2former.errors import UserError
-from mask2former.files import TEMPORARY, remove_leftovers, take_lock, whole_file, whole_folder, write_whole
+from mask2former.files import (
+    TEMPORARY,
+    check_file,
+    check_folder,
+    remove_leftovers,
+    take_lock,
+    whole_file,
+    whole_folder,
+    write_whole,
+)
 
 
 def _text(text: str):
@@ -209,3 +218,76 @@ def test_a_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     ):
         pass
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["folder"]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "named"),
+    [
+        (OSError(errno.EIO, "Input/output error", "other.png"), OSError, "other.png"),  # of another file
+        (PermissionError(errno.EACCES, "Permission denied"), UserError, "a.txt"),
+        (OSError(errno.EIO, "Input/output error"), OSError, "a.txt"),
+    ],
+)
+def test_errors_of_a_writer_name_the_file_that_they_are_about(
+    error: OSError, kind: type[Exception], named: str, tmp_path: Path
+) -> None:
+    def fail(path: Path) -> None:
+        raise error
+
+    with pytest.raises(kind) as caught:
+        write_whole(tmp_path / "a.txt", fail)
+    assert named in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_takes_no_folder_is_said_with_the_name_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    with pytest.raises(OSError, match=r"No space left.*a\.txt"):
+        write_whole(tmp_path / "a.txt", _text("never"))
+
+
+def refuse_to_open(patch: pytest.MonkeyPatch, one: Path | None = None) -> None:
+    """That one, or all folders."""
+    usual = os.open
+
+    def opened(path: str | Path, flags: int, *more: int, **options: int) -> int:
+        if not options and (Path(path) == one if one else os.path.isdir(path)):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return usual(path, flags, *more, **options)
+
+    patch.setattr(os, "open", opened)
+
+
+def test_no_permission_is_seen_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    check_file(tmp_path / "pipe")
+    check_folder(tmp_path / "new" / "deep")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may everything
+    with pytest.raises(UserError, match=r"pipe'.*permission"):
+        check_file(tmp_path / "pipe")
+    with pytest.raises(UserError, match=rf"deep'.*permission for '{tmp_path}'"):
+        check_folder(tmp_path / "new" / "deep")
+    refuse_to_open(monkeypatch, tmp_path / "pipe")
+    with pytest.raises(UserError, match=r"cannot write .*pipe'.*Permission denied"):
+        write_whole(tmp_path / "pipe", _text("never"))
+
+
+def test_where_folders_cannot_be_opened_or_locked_files_are_written_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows."""
+    with monkeypatch.context() as patch:
+        refuse_to_open(patch)
+        with whole_folder(tmp_path / "new") as folder:
+            (folder / "a.txt").touch()
+    assert (tmp_path / "new" / "a.txt").exists()
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    with (tmp_path / "new" / "a.txt").open("rb") as file:
+        assert take_lock(file) is None
+    write_whole(tmp_path / "new" / "a.txt", _text("one"))
+    assert (tmp_path / "new" / "a.txt").read_text() == "one"

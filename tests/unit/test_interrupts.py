@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -51,3 +52,38 @@ def test_a_block_that_a_handler_ends_goes_on() -> None:
     after = signal.set_wakeup_fd(-1)
     signal.set_wakeup_fd(after)
     assert after == before
+
+
+def test_a_wait_that_handlers_do_not_end_is_said_and_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str | int] = []
+    ended = threading.Event()
+
+    def end(code: int) -> None:
+        done.append(code)
+        ended.set()
+
+    monkeypatch.setattr(os, "_exit", end)
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        with interrupts.ending(lambda: done.append("said"), 130, grace=0.01):
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert ended.wait(10)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert done == ["said", 130]
+
+
+def test_other_threads_have_no_signals() -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    found: list[bool] = []
+
+    def work() -> None:
+        interrupts.exit_at_once(3)
+        with interrupts.raised(), interrupts.ending(lambda: None, 130), interrupts.postponed() as is_stopped:
+            found.append(is_stopped())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [False]
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before

@@ -58,8 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with filtered():
         try:
             code, message = _run(words)
-        except BrokenPipeError:  # the reader of our output, for instance "head", has seen enough
-            silence_stdout()
+        except SystemExit:  # of typer: the reader of our output, for instance "head", has seen enough
             return 1
         except Exception as error:
             if debug:

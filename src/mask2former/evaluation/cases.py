@@ -40,11 +40,6 @@ class Case:
     def is_clip(self) -> bool:
         return not isinstance(self.image, np.ndarray)
 
-    @property
-    def size_hw(self) -> tuple[int, int]:
-        first = self.image if isinstance(self.image, np.ndarray) else self.image[0]
-        return first.shape[0], first.shape[1]
-
 
 class Cases:
     """The images or clips of a data set at their own size with their ground truth, read when they are taken.

@@ -38,10 +38,6 @@ class Sample:
     name: str = ""
     info: dict[str, Any] = field(default_factory=dict)  # image id, original size, annotation extras
 
-    def to(self, device: Any) -> Sample:
-        target = None if self.target is None else self.target.to(device)
-        return Sample(self.image.to(device), target, self.name, self.info)
-
 
 @dataclass(frozen=True, slots=True)
 class ImageBatch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import copy
 import datetime
 import functools
 import io
@@ -16,8 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import _utils
 
-from mask2former.checkpoints.restricted_pickle import read_state
+from mask2former.checkpoints.restricted_pickle import check_archive, read_state
 from mask2former.errors import UserError
 
 ARRAYS = {
@@ -283,3 +285,69 @@ def test_noise_is_no_pickle(tmp_path: Path) -> None:
         path.write_bytes(np.random.default_rng(seed).bytes(200))
         with pytest.raises(UserError):
             read_state(path)
+
+
+def archive_of(change: Any = None, **entries: bytes) -> bytes:
+    """What ``torch.save`` writes of a tensor of two numbers, with other entries; those that are empty are left out."""
+    with zipfile.ZipFile(io.BytesIO(zipped({"a": torch.ones(2)}))) as archive:
+        found = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
+    found |= {name.replace("__", "/"): content for name, content in entries.items()}
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, content in found.items():
+            if content or name not in entries:
+                archive.writestr(f"archive/{name}", content)
+        if change is not None:
+            change(archive)
+    return stream.getvalue()
+
+
+def named_often(archive: zipfile.ZipFile) -> None:
+    """Many names for one entry."""
+    for number in range(99):
+        entry = copy.copy(archive.filelist[0])
+        entry.filename = f"archive/{number}"
+        archive.filelist.append(entry)
+
+
+def legacy_of_another_size() -> bytes:
+    """A tensor of two numbers that is said to be one of three."""
+    content = legacy({"a": torch.ones(2)})
+    assert content[-16:-8] == (2).to_bytes(8, "little")
+    return content[:-16] + (3).to_bytes(8, "little") + content[-8:]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (
+            pickle.dumps({"a": Evil(_utils._rebuild_tensor_v2, 1, 0, (2,), (1,), False, None)}),
+            "without a storage",
+        ),
+        (pickle.dumps({"a": Evil(torch.storage._load_from_bytes, legacy({"a": 1}))}), "a storage that holds something"),
+        (pickle.dumps({"a": Evil(torch.storage._load_from_bytes, b"x" * 99)}), "unknown format"),
+        (b"\x80\x02X\x01\0\0\0aQ.", "a reference to data outside of the file"),
+        (archive_of(byteorder=b"big"), "byte order of another processor"),
+        (archive_of(data__0=b""), "a storage '0' that is absent"),
+        (archive_of(data__0=b"123"), "a storage '0' that is absent or of another size"),
+        (archive_of(named_often), "lie in each other"),
+        (archive_of(lambda file: file.writestr("archive/x", b"0" * 99, zipfile.ZIP_DEFLATED)), "compressed entries"),
+        (legacy_of_another_size(), "a storage '.*' of another size"),
+    ],
+)
+def test_what_no_torch_writes_is_told(content: bytes, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"weights\.pth: .*{words}"):
+        read_state(path)
+
+
+def test_checkpoints_of_trainings_hold_tensors_and_plain_containers(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"a": torch.ones(2)}, "epoch": 3}, tmp_path / "last.ckpt")
+    check_archive(tmp_path / "last.ckpt")
+    torch.save({"a": print}, tmp_path / "evil.ckpt")
+    with pytest.raises(ValueError, match=r"asks for .*print"):
+        check_archive(tmp_path / "evil.ckpt")
+    (tmp_path / "cut.ckpt").write_bytes(b"PK\x03\x04")
+    with pytest.raises(ValueError, match="cut short"):
+        check_archive(tmp_path / "cut.ckpt")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 from mask2former import limits
 from mask2former.errors import UserError
@@ -51,6 +52,10 @@ EXACT: dict[str, tuple[np.ndarray, dict[str, Any]]] = {
     "JPEG 2000": (np.moveaxis(COLORS, 0, 2), {**RGB, "compression": "jpeg2000"}),
     "LERC": (np.moveaxis(COLORS, 0, 2), {**RGB, "compression": "lerc"}),
     "PNG inside": (np.moveaxis(COLORS // 257, 0, 2).astype(np.uint8), {**RGB, "compression": "png"}),
+    "WebP inside": (
+        np.moveaxis(COLORS // 257, 0, 2).astype(np.uint8),
+        {**RGB, "compression": "webp", "compressionargs": {"lossless": True}},
+    ),
 }
 
 
@@ -332,6 +337,31 @@ def test_a_tile_that_unfolds_to_more_is_refused() -> None:
         np.testing.assert_array_equal(
             read_image(NamedBytes("a.tif", in_memory(values[1], compression=compression, **GREY))), 0
         )
+
+
+def webp(**options: Any) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(np.zeros((64, 80, 3), np.uint8)).save(stream, "WEBP", **options)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("tile", "kind", "words"),
+    [
+        (webp(), b"VP8 ", r"tile or strip of \(80, 64, 4\)"),
+        (webp(lossless=True), b"VP8L", r"tile or strip of \(80, 64, 4\)"),
+        (webp(exif=b"Exif\0\0MM\0*\0\0\0\x08\0\0"), b"VP8X", r"tile or strip of \(80, 64, 4\)"),
+        (b"RIFF\0\0\0\0WEBPVP9 " + bytes(99), b"VP9 ", "without the header"),
+        (b"no WebP at all, and longer than a header", b" all", "without the header"),
+    ],
+)
+def test_a_tile_of_webp_says_its_size_whatever_its_kind(tile: bytes, kind: bytes, words: str) -> None:
+    assert tile[12:16] == kind or tile[10:14] == kind
+    stream = io.BytesIO()
+    options: dict[str, Any] = {**RGB, "shape": (16, 16, 3), "dtype": np.uint8, "tile": (16, 16), "compression": "webp"}
+    tifffile.imwrite(stream, data=iter([tile]), **options)
+    with pytest.raises(UserError, match=words):
+        read_image(NamedBytes("a.tif", stream.getvalue()))
 
 
 def test_pages_in_a_circle_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import sys
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
 
+from mask2former import limits
 from mask2former.data.datasets.youtube_vis import YouTubeVIS
 from mask2former.errors import UserError
-from mask2former.media.video import VideoFile
+from mask2former.media.archives import Archive, ArchivedFile
+from mask2former.media.video import VideoFile, camera_stream
 
 FRAMES = 40
 
@@ -76,3 +82,61 @@ def test_an_annotation_file_can_name_videos(video: Path, tmp_path: Path) -> None
     file.write_text(json.dumps(content))
     with pytest.raises(UserError, match="needs its number of frames as 'length'"):
         YouTubeVIS([(file, video.parent)])
+
+
+def test_large_frames_and_archives_are_refused(video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "VIDEO_PIXELS", 64 * 48 - 1)
+    with pytest.raises(UserError, match=r"is 64x48 .*3,071"):
+        VideoFile(video).stream()
+    with pytest.raises(UserError, match=r"all\.zip/a\.mp4' is in an archive"):
+        VideoFile(ArchivedFile(Archive(tmp_path / "all.zip"), "a.mp4"))
+
+
+@pytest.mark.parametrize(
+    ("platform", "address", "options"),
+    [
+        ("linux", "/dev/video2", {"format": "v4l2"}),
+        ("darwin", "2", {"format": "avfoundation", "options": {"framerate": "30"}}),
+    ],
+)
+def test_a_camera_is_opened_as_its_system_wants(
+    platform: str, address: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[tuple[Any, ...]] = []
+    monkeypatch.setattr("mask2former.media.video.VideoStream", lambda *args, live: opened.append((*args, live)))
+    monkeypatch.setattr(sys, "platform", platform)
+    camera_stream(2)
+    assert opened == [(address, "camera 2", options, True)]
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(UserError, match="Linux and macOS only"):
+        camera_stream(2)
+
+
+class Broken:
+    """A container that cannot be read beyond thirty packets."""
+
+    def __init__(self, container: Any) -> None:
+        self._container = container
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._container, name)
+
+    def __enter__(self) -> Broken:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._container.close()
+
+    def demux(self, stream: Any) -> Iterator[Any]:
+        yield from itertools.islice(self._container.demux(stream), 30)
+        raise av.FFmpegError(1, "Invalid data found")
+
+
+def test_a_file_that_cannot_be_read_to_its_end_gives_the_frames_before(
+    video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_file = av.open
+    monkeypatch.setattr(av, "open", lambda *args, **options: Broken(open_file(*args, **options)))
+    stream = VideoFile(video).stream()
+    assert len(list(stream)) == 30
+    assert any("Invalid data found (1 times)" in note for note in stream.notes)

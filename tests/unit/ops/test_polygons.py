@@ -3,6 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from mask2former import limits
+from mask2former.errors import UserError
 from mask2former.ops.masks import Patch, polygons_to_patch
 from mask2former.ops.polygons import Ring, mask_to_polygons
 
@@ -88,3 +90,15 @@ def test_what_meets_in_a_corner_only_is_cut_there() -> None:
 def test_nothing_has_no_outline() -> None:
     assert mask_to_polygons(Patch(0, 0, np.zeros((0, 0), dtype=bool))) == []
     assert mask_to_polygons(Patch(3, 4, np.zeros((2, 2), dtype=bool))) == []
+
+
+def test_outlines_that_take_long_to_draw_are_refused() -> None:
+    square = np.array([[0.0, 0], [1, 0], [1, 1], [0, 1]])
+    assert polygons_to_patch([4 * square], (8, 8)).mask.sum() == 16
+    side = 60_000
+    assert polygons_to_patch([np.array([[side, 0], [side, 1], [side + 1, 1]])] * 99, (8, 8)).mask.sum() == 0  # far away
+    with pytest.raises(UserError, match=rf"{limits.OUTLINE:,}"):
+        polygons_to_patch([side * square] * (limits.OUTLINE // (4 * side) + 1), (8, 8))
+    for broken in (square[:2], square + np.nan, square * 2 * limits.CORNER):
+        with pytest.raises(UserError, match="three corners"):
+            polygons_to_patch([square, broken], (8, 8))

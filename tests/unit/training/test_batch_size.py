@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mask2former.config import RunConfig, parse
 from mask2former.errors import UserError
-from mask2former.training.batch_size import check_auto, fitting
+from mask2former.training.batch_size import check_auto, fitting, with_batch_size
 from mask2former.training.memory import MemoryEstimate
 
 
@@ -31,3 +35,40 @@ def test_one_process_alone_decides(tmp_path: Path) -> None:
         UserError, match=r"auto works with a single process only; start the run with trainer\.devices=1"
     ):
         check_auto(parse(RunConfig, values, "test"), None)
+    alone = parse(RunConfig, {"data": {"batch_size_per_device": "auto"}}, "test")
+    assert check_auto(alone, None) is alone
+    before: Any = SimpleNamespace(config=parse(RunConfig, {"data": {"batch_size_per_device": 2}}, "test"))
+    assert check_auto(alone, before).data.batch_size_per_device == 2  # where a run goes on
+    assert check_auto(before.config, None) is before.config
+
+
+class Model(torch.nn.Linear):
+    device = torch.device("cpu")
+
+
+def test_the_estimate_of_one_image_decides_in_the_precision_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = {"accelerator": "cpu", "precision": "bf16"}
+    config = parse(RunConfig, {"data": {"batch_size": 16, "batch_size_per_device": "auto"}, "trainer": trainer}, "test")
+    model, eval_calls = Model(2, 2), list[int]()
+    module: Any = SimpleNamespace(
+        model=model,
+        criterion=None,
+        frozen=SimpleNamespace(held=lambda: nullcontext(), eval=lambda: eval_calls.append(1)),
+    )
+    batch: Any = torch.zeros(1)
+    found: list[tuple[Any, ...]] = []
+
+    def estimate(*arguments: Any) -> MemoryEstimate:
+        found.append((*arguments, torch.get_autocast_dtype("cpu"), torch.is_autocast_enabled("cpu")))
+        return MemoryEstimate(2**30, 2**28, 1)
+
+    monkeypatch.setattr("mask2former.training.batch_size.estimate_memory", estimate)
+    monkeypatch.setattr("mask2former.training.batch_size.available_memory", lambda: 3 * 2**30)
+    settled, said = with_batch_size(config, module, batch)
+    assert settled.data.batch_size_per_device == 4  # 0.75 * 3 GiB - 1 GiB hold five, and 16 is four times 4
+    assert "auto is 4 (1.00 GiB" in said
+    assert found == [(model, None, batch, 1, config.optim, torch.bfloat16, True)]
+    assert eval_calls == [1]
+    monkeypatch.setattr("mask2former.training.batch_size.available_memory", lambda: None)
+    with pytest.raises(UserError, match=r"data\.batch_size_per_device"):
+        with_batch_size(config, module, batch)

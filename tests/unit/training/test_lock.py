@@ -87,3 +87,24 @@ def test_other_ranks_do_not_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(rank_zero_only, "rank", 1, raising=False)
         with locked(tmp_path) as notes:
             assert notes == []
+
+
+def test_a_directory_that_cannot_be_written_is_not_locked(tmp_path: Path) -> None:
+    (tmp_path / LOCK).mkdir()  # what cannot be opened for writing, by root either
+    with locked(tmp_path) as notes:
+        assert notes == []
+
+
+def test_a_lock_that_is_removed_while_it_is_taken_is_taken_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock, path = fcntl.flock, tmp_path / LOCK
+
+    def removed_meanwhile(*arguments: object) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        path.unlink()  # by its last holder
+        flock(*arguments)  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+    monkeypatch.setattr(fcntl, "flock", removed_meanwhile)
+    with locked(tmp_path):
+        assert json.loads(path.read_text())["process"] == os.getpid()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch.distributed as dist
 
 from mask2former.errors import UserError
-from mask2former.training.meeting import RankFacts, check_alike
+from mask2former.training.meeting import Meeting, RankFacts, check_alike
 
 FACTS = {"optim.lr": 1e-4, "the number of training samples": 100}
 
@@ -36,3 +39,46 @@ def test_other_settings_or_data_are_named_with_both_values() -> None:
         check_alike(Path("runs/x"), [rank("a"), rank("b", {"the number of training samples": 99})])
     with pytest.raises(UserError, match=r"new is 1 for rank 1 on b and None for rank 0"):
         check_alike(Path("runs/x"), [rank("a"), rank("b", {"new": 1})])
+
+
+class Strategy:
+    """Of a rank that meets itself: all ranks of the group are this one."""
+
+    def __init__(self, name: str | None = None) -> None:
+        self.name, self.barriers = name, list[str]()
+
+    def broadcast(self, name: str) -> str:
+        return self.name or name
+
+    def barrier(self, name: str) -> None:
+        self.barriers.append(name)
+
+
+def meet(directory: Path, strategy: Strategy, prepared: list[int], *, is_first: bool = True) -> None:
+    def gathered(ranks: list[Any], mine: RankFacts) -> None:
+        ranks[:] = [mine._replace(sees_directory=True), mine]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dist, "all_gather_object", gathered)
+        trainer: Any = SimpleNamespace(world_size=2, is_global_zero=is_first, strategy=strategy)
+        meeting = Meeting(directory, FACTS, lambda: prepared.append(1))
+        for _ in range(2):  # of training, then of validation
+            meeting.setup(trainer, trainer, "fit")
+
+
+def test_the_first_rank_prepares_the_directory_once_all_have_met(tmp_path: Path) -> None:
+    strategy, prepared = Strategy(), list[int]()
+    meet(tmp_path, strategy, prepared)
+    assert prepared == [1]
+    assert strategy.barriers == ["prepared"]
+    assert not list(tmp_path.iterdir())  # what showed that the directory is shared
+
+
+def test_a_rank_that_does_not_see_the_file_of_the_first_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mask2former.training.meeting._PATIENCE", 0.05)
+    prepared: list[int] = []
+    with pytest.raises(UserError, match="is not the same directory on all machines"):
+        meet(tmp_path, Strategy("never-there"), prepared, is_first=False)
+    assert not prepared

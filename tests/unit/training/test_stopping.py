@@ -5,11 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
-from mask2former.training.stopping import Stopping, died_reading, is_lost_connection
+from mask2former.config import RunConfig, parse
+from mask2former.errors import UserError
+from mask2former.training.cluster import Rank
+from mask2former.training.stopping import Stopping, died_reading, explained, is_lost_connection
 
 pytestmark = pytest.mark.usefixtures("default_signals")
 
@@ -38,6 +44,8 @@ def test_a_signal_that_was_swallowed_is_raised_at_the_next_batch() -> None:
             os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt):
             stopping.on_train_batch_start()
+        with pytest.raises(KeyboardInterrupt):
+            stopping.on_validation_batch_start()
 
 
 def test_the_handler_of_the_caller_hears_of_it() -> None:
@@ -92,3 +100,43 @@ def test_how_a_process_that_reads_died(message: str, how: str | None) -> None:
 )
 def test_a_lost_connection_is_told_from_other_errors(error: RuntimeError, *, expected: bool) -> None:
     assert is_lost_connection(error) == expected
+
+
+READER = "DataLoader worker (pid 71) is killed by signal: {}. "
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected", "words"),
+    [
+        (RuntimeError(READER.format("Terminated")), KeyboardInterrupt, "^$"),
+        (RuntimeError(READER.format("Killed")), MemoryError, r"data\.num_workers"),
+        (RuntimeError(READER.format("Bus error")), MemoryError, "--shm-size"),
+        (RuntimeError(READER.format("Segmentation fault")), ChildProcessError, r"segmentation fault.*num_workers=0"),
+        (
+            RuntimeError("[pair.cc:534] gloo/transport: closed by peer"),
+            ChildProcessError,
+            r"rank 1 .*after step 7.*gloo",
+        ),
+        (
+            RuntimeError("Error(s) in loading state_dict for X: size"),
+            UserError,
+            r"runs/x\.ckpt is damaged.*--overwrite",
+        ),
+        (RuntimeError("mat1 and mat2 shapes"), RuntimeError, "^mat1 and mat2 shapes$"),
+        (torch.OutOfMemoryError("CUDA out of memory"), MemoryError, r"with 4 images.*batch_size_per_device"),
+        (SystemExit(1), KeyboardInterrupt, "^$"),
+    ],
+)
+def test_what_ended_a_training_is_said_with_what_helps(
+    raised: BaseException, expected: type[BaseException], words: str
+) -> None:
+    config = parse(RunConfig, {"data": {"batch_size": 4}}, "test")
+    trainer: Any = SimpleNamespace(interrupted=True, global_step=7)
+    with pytest.raises(expected, match=words), explained(trainer, config, Path("runs/x.ckpt"), Rank(1, 2)):
+        raise raised
+
+
+def test_an_exit_that_nobody_asked_for_stays_one() -> None:
+    trainer: Any = SimpleNamespace(interrupted=False)
+    with pytest.raises(SystemExit), explained(trainer, parse(RunConfig, {}, "test"), None):
+        raise SystemExit(3)

@@ -632,10 +632,7 @@ class CocoInstances(Reader):
                 f"'{self._file(row)}' is {size_hw[0]}x{size_hw[1]} (height x width), but a mask of it is "
                 f"{size[0]}x{size[1]}"
             )
-        try:
-            return self._index.patch(annotation)
-        except UserError as error:
-            raise UserError(f"a mask of '{self._file(row)}' is broken: {error}") from error
+        return self._index.patch(annotation)
 
     def _check_declared(self, row: int, size_hw: tuple[int, int]) -> None:
         declared = tuple(self._sizes[row].tolist())

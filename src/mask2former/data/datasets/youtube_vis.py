@@ -516,7 +516,4 @@ def _refuse(of: Mapping[str, list[str]], broken: str, file: File) -> None:
 
 def _patch(track: _Track, index: int, video: _Video) -> mask_ops.Patch:
     counts = track.counts[track.ends[index] : track.ends[index + 1]]
-    try:
-        return mask_ops.decode_patch({"size": list(video.size_hw), "counts": counts})
-    except UserError as error:
-        raise UserError(f"a mask of video {video.id}, frame {index}, is broken: {error}") from error
+    return mask_ops.decode_patch({"size": list(video.size_hw), "counts": counts})

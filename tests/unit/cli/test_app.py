@@ -1,0 +1,164 @@
+"""Exit codes, and the one line that is said of what went wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mask2former import __main__, interrupts
+from mask2former.cli import main
+from mask2former.cli.names import complete_model, complete_recipe, complete_run_recipe
+
+
+def raiser(error: BaseException) -> Any:
+    def raise_it(*_: Any, **__: Any) -> None:
+        raise error
+
+    return raise_it
+
+
+COMMAND = ["demo", "--no-open"]
+FAILS = "mask2former.demo.run"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(errno.ENOSPC, "No space left", "a.png"), "error: no space left for 'a.png' (No space left)"),
+        (OSError(errno.ENOSPC, "No space left"), "error: no space left for results"),
+        (OSError(errno.EIO, "Input/output error", "b.png"), "error: Input/output error: b.png"),
+        (OSError(errno.EIO, "Input/output error"), "error: Input/output error\n"),
+        (MemoryError("needs 3 GB"), "error: needs 3 GB\n"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "error: out of memory; try smaller images"),
+        (RecursionError("maximum depth"), "error: something that is read here is nested too deeply"),
+        (KeyError("x"), "error: KeyError: 'x' (run the command with --debug"),
+    ],
+)
+def test_one_line_for_what_nobody_expected(
+    error: Exception, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(FAILS, raiser(error))
+    assert main(COMMAND) == 1
+    assert capsys.readouterr().err.startswith(line)
+
+
+def test_a_library_that_cannot_be_loaded_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken_library.py").write_text("raise RuntimeError('no such device')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(FAILS, lambda *_, **__: __import__("broken_library"))
+    assert main(COMMAND) == 1
+    error = capsys.readouterr().err
+    assert "the library broken_library cannot be loaded (RuntimeError: no such device)" in error
+    assert main([*COMMAND, "--debug"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+@contextlib.contextmanager
+def closed_pipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Standard output as a pipe whose reader has gone."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with monkeypatch.context() as patch, os.fdopen(writer, "w") as stream:
+        for name in ("stdout", "__stdout__"):
+            patch.setattr(sys, name, stream)
+        patch.setattr(sys, "stderr", sys.stderr)  # typer wraps both
+        yield  # what the stream still holds goes nowhere, or this would fail in the end
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with closed_pipe(monkeypatch):
+        assert main(["--version"]) == 1  # found in the end
+    monkeypatch.setattr(FAILS, raiser(BrokenPipeError(errno.EPIPE, "Broken pipe")))
+    with closed_pipe(monkeypatch):
+        assert main(COMMAND) == 1  # found by a command
+    assert capsys.readouterr().err == ""
+
+
+class _Full:
+    """A stream of a disk that is full, for what is written at once or in the end."""
+
+    encoding = "utf-8"
+    error = OSError(errno.ENOSPC, "No space left on device")
+
+    def __init__(self, *, at_once: bool = False) -> None:
+        self.at_once = at_once
+
+    def write(self, text: str) -> int:
+        if self.at_once:
+            raise self.error
+        return len(text)
+
+    def flush(self) -> None:
+        raise self.error
+
+
+def test_an_output_that_cannot_be_written_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdout", _Full())
+    assert main(["--version"]) == 1
+    assert "standard output cannot be written: No space left on device" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "stderr", _Full(at_once=True))
+    assert main(["--version"]) == 1  # and nobody can be told
+
+
+def test_a_directory_that_is_gone_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(os, "getcwd", raiser(FileNotFoundError(errno.ENOENT, "No such file or directory")))
+    assert main(COMMAND) == 2
+    assert "the working directory is gone" in capsys.readouterr().err
+
+
+def test_the_shell_completes_names() -> None:
+    assert complete_model("scene") == ["scene-clips", "scenes-tiny"]
+    assert complete_model("coco-panoptic/r5") == complete_recipe("coco-panoptic/r5") == ["coco-panoptic/r50"]
+    assert complete_recipe("scenes") == []
+    assert all(name.startswith("ablation/") for name in complete_run_recipe("ablation/"))
+    assert complete_run_recipe("ablation/")
+
+
+@pytest.fixture
+def program(monkeypatch: pytest.MonkeyPatch, default_signals: None) -> pytest.MonkeyPatch:
+    monkeypatch.setattr(sys, "argv", ["mask2former", "--version"])
+    return monkeypatch
+
+
+def test_the_program_ends_with_the_code_of_its_command(
+    program: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert __main__.main() == 0
+    assert capsys.readouterr().out.startswith("mask2former ")
+    handler = signal.getsignal(signal.SIGTERM)  # from here on a signal ends the process, with the same code
+    assert callable(handler)
+    ended: list[int] = []
+    program.setattr(os, "_exit", ended.append)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert ended == [0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_the_exit_code_of_the_program(
+    number: signal.Signals, program: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program.setattr("mask2former.cli.main", lambda: os.kill(os.getpid(), number))
+    assert __main__.main() == 128 + number
+    assert capsys.readouterr().err == "stopped\n"
+    assert interrupts.received() == number
+
+
+def test_errors_of_the_program_itself_are_raised(program: pytest.MonkeyPatch) -> None:
+    program.setattr("mask2former.cli.main", raiser(ZeroDivisionError()))
+    with pytest.raises(ZeroDivisionError):
+        __main__.main()

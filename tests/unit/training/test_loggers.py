@@ -1,0 +1,105 @@
+"""Records of a run in services: opened with its settings, found again, and closed; the services are stand-ins."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from mask2former.config import RunConfig, parse
+from mask2former.errors import MissingExtraError, UserError
+from mask2former.training.loggers import Loggers
+
+
+class Service:
+    """A logger of Lightning whose service is this list."""
+
+    made: list[Service]
+
+    def __init__(self, **arguments: Any) -> None:
+        self.arguments = arguments
+        self.settings: dict[str, str] = {}
+        self.version = arguments.get("version") or arguments.get("run_id") or f"record-{len(self.made)}"
+        self.made.append(self)
+
+    def log_hyperparams(self, settings: dict[str, str]) -> None:
+        self.settings = settings
+
+
+@pytest.fixture
+def services(monkeypatch: pytest.MonkeyPatch) -> list[Service]:
+    made: list[Service] = []
+    monkeypatch.setattr(Service, "made", made, raising=False)
+    for name, kind in (("wandb", "WandbLogger"), ("mlflow", "MLFlowLogger")):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+        monkeypatch.setattr(f"lightning.pytorch.loggers.{kind}", Service)
+        monkeypatch.delenv("WANDB_PROJECT", raising=False)
+        monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return made
+
+
+def config(folder: Path, *names: str) -> RunConfig:
+    return parse(RunConfig, {"output": str(folder), "trainer": {"loggers": ["csv", *names]}}, "test")
+
+
+def test_a_run_that_goes_on_has_the_records_of_before(tmp_path: Path, services: list[Service]) -> None:
+    run = config(tmp_path, "wandb", "mlflow")
+    first = Loggers(run, resume=False)
+    first.begin({"lr": 1e-4})
+    assert [service.settings for service in services] == [{"lr": "0.0001"}] * 2
+    assert [service.arguments["project"] for service in services[:1]] == ["mask2former"]
+    assert services[1].arguments["tracking_uri"] == f"sqlite:///{tmp_path.resolve() / 'mlflow.db'}"
+    assert json.loads((tmp_path / "loggers.json").read_text()) == {"wandb": "record-0", "mlflow": "record-1"}
+    again = Loggers(run, resume=True)
+    again.begin({"lr": 2e-4})
+    assert [service.version for service in again] == ["record-0", "record-1"]  # pyright: ignore[reportAttributeAccessIssue]
+    assert [service.settings for service in services[2:]] == [{}, {}]  # of the run that began
+    Loggers(config(tmp_path), resume=False).begin({})
+    assert not (tmp_path / "loggers.json").exists()  # of the run that is overwritten
+
+
+@pytest.mark.parametrize(("name", "way_out"), [("wandb", "WANDB_MODE=offline"), ("mlflow", "MLFLOW_TRACKING_URI=")])
+def test_a_service_that_refuses_is_named_with_a_way_out(
+    name: str, way_out: str, tmp_path: Path, services: list[Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Service, settings: dict[str, str]) -> None:
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(Service, "log_hyperparams", refuse)
+    with pytest.raises(UserError, match=rf"{name} .*no route to host.*{way_out}"):
+        Loggers(config(tmp_path, name), resume=False).begin({"lr": 1})
+    assert not (tmp_path / "loggers.json").exists()
+
+
+def test_a_record_of_wandb_ends_with_the_run(
+    tmp_path: Path, services: list[Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(sys.modules["wandb"], "finish", lambda: ended.append(1), raising=False)
+    with pytest.raises(KeyError), Loggers(config(tmp_path, "wandb"), resume=False).closing():
+        raise KeyError
+    assert ended == [1]
+    with Loggers(config(tmp_path, "mlflow"), resume=False).closing():
+        pass
+    assert ended == [1]
+
+
+@pytest.mark.parametrize("text", ['["wandb"]', '{"wandb": 3}'])
+def test_a_broken_record_of_records_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "loggers.json").write_text(text)
+    with pytest.raises(UserError, match=r"loggers\.json.*delete it"):
+        Loggers(config(tmp_path), resume=True)
+
+
+@pytest.mark.parametrize(("name", "extra"), [("tensorboard", "train"), ("wandb", "wandb"), ("mlflow", "mlflow")])
+def test_a_package_that_is_not_installed_is_named(
+    name: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(MissingExtraError, match=extra):
+        Loggers(config(tmp_path, name), resume=False)

@@ -1,0 +1,78 @@
+"""The page is there from the moment its address is told until a signal ends it."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+pytest.importorskip("uvicorn")
+
+from mask2former import interrupts
+from mask2former.cli import main
+from mask2former.web import serve_page
+
+
+@pytest.fixture
+def hosts(monkeypatch: pytest.MonkeyPatch, default_signals: None) -> list[Any]:
+    """What the application, a stand-in here, is told of the names that it is reached by."""
+    told: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"page"})
+
+    @contextlib.contextmanager
+    def opened(models: Any, *, hosts: Any, upload_bytes: int) -> Iterator[Any]:
+        told.extend([hosts, upload_bytes])
+        yield app
+        told.append("closed")
+
+    monkeypatch.setattr("mask2former.web.server.open_app", opened)
+    monkeypatch.setattr("mask2former.web.server._SECONDS_TO_LOOK", 0.02)
+    return told
+
+
+def read_and_end(address: str, pages: list[bytes]) -> None:
+    host, port = address.removeprefix("http://").rsplit(":", 1)
+    connection = http.client.HTTPConnection(host, int(port), timeout=10)
+    connection.request("GET", "/")
+    pages.append(connection.getresponse().read())
+    connection.close()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_page_is_served_until_a_signal_comes(hosts: list[Any]) -> None:
+    pages: list[bytes] = []
+
+    def tell(address: str) -> None:
+        threading.Thread(target=read_and_end, args=(address, pages), daemon=True).start()
+
+    with interrupts.raised(), pytest.raises(KeyboardInterrupt):
+        serve_page({}, port=0, upload_bytes=99, tell=tell)
+    assert pages == [b"page"]
+    assert hosts == [("127.0.0.1", "localhost", "[::1]"), 99, "closed"]
+
+
+def test_the_command_says_where_the_page_is(
+    hosts: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("mask2former.web.open_models", lambda models, **_: dict.fromkeys(models))
+
+    def serve(models: Any, **options: Any) -> None:
+        hosts.extend([list(models), options["port"], options["upload_bytes"]])
+        options["tell"]("http://127.0.0.1:7")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mask2former.web.serve_page", serve)
+    assert main(["web", "tiny", "--port", "7", "--max-upload", "2"]) == 130
+    assert hosts == [["tiny"], 7, 2 << 20]
+    captured = capsys.readouterr()
+    assert "http://127.0.0.1:7 " in captured.out
+    assert captured.err == "stopped\n"
