@@ -34,7 +34,7 @@ def train(
 
     config = read_run(run, overrides or [], resume=resume)
     need_lightning()
-    check_folder(Path(config.output))  # before a download
+    check_folder(Path(config.output))  # before any download
     if config.model.init is not None and resume is None:
         fetch_weights(make_console(), config.model.init)
     from mask2former.training.run import train as train_model
