@@ -193,7 +193,7 @@ def _in_context(context: Context, notes: list[Note], step: Callable[..., Any], a
 
 
 def _call(waiting: Sequence[_Entry[_Item]], stages: Stages[_Item, Any, Any, Any], batch_size: int) -> None:
-    """Call the first item that waits, with those like it."""
+    """Call the first waiting item, together with those that may share its call."""
     group = [waiting[0]]
     if batch_size > 1 and (key := waiting[0].key(stages)) is not None:
         like = (entry for entry in waiting[1:] if entry.key(stages) == key)
@@ -205,7 +205,7 @@ def _call(waiting: Sequence[_Entry[_Item]], stages: Stages[_Item, Any, Any, Any]
         return
     try:
         called = stages.call([entry.value.load() if entry not in todo else entry.value for entry in group])
-    except Exception as error:  # as above
+    except Exception as error:  # see above
         for entry in todo:
             entry.is_redone = len(group) > 1
             entry.fail(error)
@@ -218,7 +218,7 @@ def _call(waiting: Sequence[_Entry[_Item]], stages: Stages[_Item, Any, Any, Any]
 def _outcome(
     entry: _Entry[_Item], others: Iterable[_Entry[_Item]], stages: Stages[_Item, Any, Any, _Result]
 ) -> tuple[_Item, _Result | Failure]:
-    """The result of the first item of the queue; where others may have been in its way, once more without them."""
+    """The result of the first item in the queue, retried alone if other items may have caused its failure."""
     found, notes = entry.value, entry.notes
     if isinstance(found, Failure) and (entry.is_redone or is_lack_of_memory(found.error)):
         wait([other.work for other in others])
@@ -235,5 +235,5 @@ def _alone(item: _Item, stages: Stages[_Item, Any, Any, _Result]) -> _Result | R
             return read
         finished = stages.finish(item, read, *stages.call([read]))
         return finished if stages.deliver is None else stages.deliver(item, finished)
-    except Exception as error:  # as above
+    except Exception as error:  # see above
         return Failure(error)
