@@ -1,7 +1,7 @@
 """Mask2Former: panoptic, instance and semantic segmentation of images and clips with one architecture.
 
-The public face. Names are imported when first used, so that ``import mask2former`` costs nothing; nothing inside the
-package imports them from here.
+This is the public interface. Names are imported when first used, so that ``import mask2former`` is fast; modules inside
+the package do not import them from here.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A demonstration that needs no files: scenes the model has never seen, segmented, measured and shown.
+"""A demonstration that needs no files: scenes that the model has never seen, segmented, measured and shown.
 
-Returns what it found and prints nothing; the command line does.
+The functions return their results; the command line prints them.
 """
 
 from __future__ import annotations
@@ -32,28 +32,28 @@ from mask2former.structures.tracks import TrackedFrame
 
 __all__ = ["DemoReport", "VideoDemoReport", "run", "run_video"]
 
-_FIRST_SCENE = 2_000_000  # training draws below 1,000,000 and validation from there on
-_STRIDE = 10_000  # scenes of one seed, so that no two seeds share a scene
+_FIRST_SCENE = 2_000_000  # training uses scenes below 1,000,000, and validation scenes from there on
+_STRIDE = 10_000  # scenes per seed, so that no two seeds share a scene
 _ROWS = 6
 _CELL = 320  # pixels
 _CLIP_SIDE = 128  # pixels
 _CLIP_FRAMES = 48  # of the clip that is shown
 _MEASURED_FRAMES = 20  # of the clips that are measured
 _CLIP_RATE = 10.0  # frames per second: things move fast
-_CLIP_SCALE = 3  # enlargement of what is shown
+_CLIP_SCALE = 3  # enlargement of the displayed clip
 _TASKS: tuple[Task, ...] = ("panoptic", "instance", "semantic")
 _HEADLINES = ("panoptic/PQ", "instance/AP", "semantic/mIoU")
 
 
 @dataclass(frozen=True)
 class DemoReport:
-    """What a demonstration made.
+    """The result of a demonstration.
 
     Attributes:
         sheet: the contact sheet.
         metrics: all metrics in percent, keyed ``task/name``.
-        num_scenes: how many scenes were measured.
-        seconds_per_scene: of model and post-processing for all three tasks.
+        num_scenes: number of scenes that were measured.
+        seconds_per_scene: of model and post-processing, for all three tasks together.
     """
 
     sheet: Path
@@ -71,18 +71,18 @@ def run(
     device: str | None = None,
     progress: Progress = silent,
 ) -> DemoReport:
-    """Segment fresh scenes for all tasks, measure, and write ``contact-sheet.png``.
+    """Segment new scenes for all tasks, measure the results, and write ``contact-sheet.png``.
 
     Args:
         source: a model trained on scenes: packaged name, file or folder.
-        output: folder for the sheet; made when there is something to write.
-        seed: chooses the scenes; none of them is drawn in training or for another seed.
-        num_scenes: how many scenes are measured, at most 10,000; the first six are shown.
+        output: folder for the sheet; created when there is something to write.
+        seed: selects the scenes; none of them is drawn in training or for another seed.
+        num_scenes: number of scenes to measure, at most 10,000; the first six are shown.
         device: see :class:`Predictor`.
         progress: called with the step, and the numbers of scenes done and in total.
 
     Raises:
-        UserError: the model cannot be loaded, knows other classes than those of scenes or lacks a task, or the
+        UserError: the model cannot be loaded, has other classes than those of scenes or lacks a task, or the
             output cannot be written.
     """
     if not 1 <= num_scenes <= _STRIDE:
@@ -100,7 +100,7 @@ def run(
         rows.append(_row(samples[index], predictor, max(1, _CELL // side)))
 
     class_map = match_classes(predictor.categories, samples.categories)
-    cases = list(Cases(samples, _TASKS, predictor.categories, class_map))  # before the clock starts
+    cases = list(Cases(samples, _TASKS, predictor.categories, class_map))  # before the timer starts
     report = evaluate_predictor(
         predictor, cases, _TASKS, progress=lambda done: progress("measuring", done, num_scenes), short_edge=0
     )
@@ -122,13 +122,13 @@ def run(
 
 @dataclass(frozen=True)
 class VideoDemoReport:
-    """What a demonstration of tracking made.
+    """The result of a demonstration of tracking.
 
     Attributes:
-        video: an MP4, or a GIF where PyAV is not installed.
+        video: an MP4, or a GIF if PyAV is not installed.
         metrics: all metrics of tracks in percent, keyed ``instance/name``.
-        num_clips: how many clips were measured.
-        num_tracks: in the clip that is shown.
+        num_clips: number of clips that were measured.
+        num_tracks: number of tracks in the displayed clip.
         seconds_per_frame: of reading, model and linking.
     """
 
@@ -148,18 +148,18 @@ def run_video(
     device: str | None = None,
     progress: Progress = silent,
 ) -> VideoDemoReport:
-    """Follow the things of fresh scene clips, measure, and write ``tracks.mp4``: the clip beside its tracks.
+    """Track the things in new scene clips, measure the tracks, and write ``tracks.mp4``: a clip beside its tracks.
 
     Args:
         source: a model trained on scenes: packaged name, file or folder.
-        output: folder for the video; made when there is something to write.
-        seed: chooses the clips; none of them is drawn in training or for another seed.
-        num_clips: how many clips of 20 frames are measured, at most 10,000.
+        output: folder for the video; created when there is something to write.
+        seed: selects the clips; none of them is drawn in training or for another seed.
+        num_clips: number of clips of 20 frames to measure, at most 10,000.
         device: see :class:`Predictor`.
         progress: called with the step, and the numbers of frames or clips done and in total.
 
     Raises:
-        UserError: as :func:`run`.
+        UserError: see :func:`run`.
     """
     if not 1 <= num_clips <= _STRIDE:
         raise UserError(f"the number of clips must be 1 to {_STRIDE}, got {num_clips}")
@@ -168,12 +168,12 @@ def run_video(
     predictor = _predictor(source, device)
     first = _FIRST_SCENE + seed * _STRIDE
 
-    # Not by evaluate_predictor, which measures clips by one pass over all frames: what is shown here are tracks.
+    # Not evaluate_predictor, which measures clips with one pass over all frames: this demonstration is about tracks.
     clips = SceneClips(_CLIP_SIDE, _MEASURED_FRAMES, first, num_clips)
     evaluator, seconds = VideoInstanceEvaluator(predictor.categories), 0.0
     for index in range(num_clips):
         progress("measuring", index, num_clips)
-        images = clips.images(index)  # before the clock starts
+        images = clips.images(index)  # before the timer starts
         start = time.perf_counter()
         found = join_frames(predictor.track(images, "instance", short_edge=0), things_only=True)
         seconds += time.perf_counter() - start
@@ -195,7 +195,7 @@ def run_video(
 
 
 def _predictor(source: str | Path, device: str | None) -> Predictor:
-    """The model, if it knows scenes."""
+    """The model, if its classes are those of scenes."""
     predictor = Predictor.from_pretrained(source, device=device, quiet=True)
     if predictor.categories.names != SCENE_CATEGORIES.names:
         raise UserError(
@@ -213,7 +213,7 @@ def _side_by_side(frame: TrackedFrame) -> Image.Image:
 
 
 def _write_video(folder: Path, images: Iterator[tuple[Image.Image, float]]) -> Path:
-    """An MP4, or a GIF where PyAV is not installed."""
+    """An MP4, or a GIF if PyAV is not installed."""
     try:
         writer = VideoWriter(folder / "tracks.mp4", _CLIP_RATE)
     except MissingExtraError:

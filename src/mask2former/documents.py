@@ -1,6 +1,6 @@
-"""Text, JSON, YAML and CSV files of strangers: read whole, within limits, or refused in one sentence.
+"""Text, JSON, YAML and CSV files from untrusted sources: read completely and within limits, or rejected with one error.
 
-Every document that the library did not write itself a moment ago comes in here. Knows no form of content.
+All documents that the library has not just written itself are read here, whatever their content.
 """
 
 from __future__ import annotations
@@ -43,21 +43,21 @@ _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
 class Readable(Protocol):
-    """A path, or a file in an archive, which knows its ``num_bytes`` before it is read."""
+    """A path, or a file in an archive, whose ``num_bytes`` is known before it is read."""
 
     def read_bytes(self) -> bytes: ...
 
 
 def check_regular(path: Path, what: str, *, hint: str = "check the path") -> int:
-    """The size in bytes of a regular file, of which reading ends and never waits; links are followed.
+    """The size in bytes of a regular file, so that reading it ends and never blocks; links are followed.
 
     Args:
         path: the file.
-        what: what it should be, for instance ``annotation file``.
-        hint: what to do where there is none.
+        what: the expected kind of file, for instance ``annotation file``.
+        hint: what to do if it does not exist.
 
     Raises:
-        UserError: there is no such file, or it is a folder, a pipe, a device or a link in a circle.
+        UserError: there is no such file, or it is a folder, a pipe, a device or a circular link.
     """
     try:
         status = os.stat(path)
@@ -112,38 +112,38 @@ def parse_json(content: bytes | str, source: str, pairs: Callable[[list[tuple[st
 
     Args:
         content: the text.
-        source: subject of the sentence that refuses it.
-        pairs: makes an object of its keys and values, or refuses them; by default the last of equal keys counts.
+        source: subject of the error message.
+        pairs: creates an object from its keys and values, or rejects them; by default the last of equal keys is used.
 
     Raises:
-        UserError: it is no JSON, or nested deeper, or has longer numbers, than Python reads.
+        UserError: it is not JSON, or has deeper nesting or longer numbers than Python reads.
     """
     try:
         return json.loads(content, object_pairs_hook=pairs)
-    except UserError:  # of ``pairs``
+    except UserError:  # raised by ``pairs``
         raise
     except RecursionError as error:
         raise UserError(f"{source} is nested too deeply to be read; is it the right file?") from error
-    except ValueError as error:  # also for bytes that are no text, and for numbers of thousands of digits
+    except ValueError as error:  # also for bytes that are not text, and for numbers with thousands of digits
         raise UserError(f"{source} is not JSON, or is cut short: {printable(str(error), 200)}") from error
 
 
 def encode_json(value: Any, *, compact: bool = False, indent: int | None = None) -> str:
-    """A value as JSON text, as the library writes it everywhere.
+    """A value as JSON text, in the format that the library writes everywhere.
 
     Args:
-        value: of dicts, lists, texts and finite numbers; JSON has no others, so another one is a mistake of ours.
-        compact: without spaces, for records of which there are many.
-        indent: spaces for each level, for files that people read.
+        value: dicts, lists, texts and finite numbers; other numbers do not exist in JSON, so they are a bug of ours.
+        compact: without spaces, for large numbers of records.
+        indent: spaces per level, for files that people read.
     """
     return json.dumps(value, allow_nan=False, indent=indent, separators=(",", ":") if compact else None)
 
 
 def parse_xml(text: str, source: str) -> xml.etree.ElementTree.Element:
-    """The root element of XML text without a document type, which could define text that grows without end.
+    """The root element of XML text without a document type, whose entities could expand without limit.
 
     Raises:
-        UserError: it is no XML, or declares a document type or entities.
+        UserError: it is not XML, or declares a document type or entities.
     """
     from xml.etree import ElementTree
 
@@ -158,7 +158,7 @@ def parse_xml(text: str, source: str) -> xml.etree.ElementTree.Element:
 def read_yaml(
     file: Readable, what: str, *, hint: str = "check the path", loader: type[yaml.SafeLoader] | None = None
 ) -> Any:
-    """The value in a YAML file; plain data only.
+    """The value in a YAML file, with plain data only.
 
     Raises:
         UserError: see :func:`read_bytes` and :func:`parse_yaml`.
@@ -168,15 +168,15 @@ def read_yaml(
 
 
 def parse_yaml(text: str, source: str, *, loader: type[yaml.SafeLoader] | None = None) -> Any:
-    """The value of YAML text; plain data only.
+    """The value of YAML text, with plain data only.
 
     Args:
         text: the text.
-        source: subject of the sentence that refuses it.
-        loader: reads some values in another way; a kind of ``SafeLoader``.
+        source: subject of the error message.
+        loader: a subclass of ``SafeLoader`` that reads some values differently.
 
     Raises:
-        UserError: it is no YAML, or holds itself, more values (with those that aliases repeat) than
+        UserError: it is not YAML, or it contains itself, more values (including those repeated by aliases) than
             ``limits.YAML_NODES``, or deeper nesting than Python reads.
     """
     import yaml
@@ -186,7 +186,7 @@ def parse_yaml(text: str, source: str, *, loader: type[yaml.SafeLoader] | None =
         reader = (loader or yaml.SafeLoader)(text)
         _bound_nodes(reader, source)
         node = reader.get_single_node()
-        # Before values are made: merging (``<<``) writes aliases out.
+        # Before values are created, because merging (``<<``) expands aliases.
         _check_nodes(0 if node is None else _count(node, {}, set()), source)
         return None if node is None else reader.construct_document(node)
     except UserError:
@@ -194,7 +194,8 @@ def parse_yaml(text: str, source: str, *, loader: type[yaml.SafeLoader] | None =
     except RecursionError as error:
         raise UserError(f"{source} is nested too deeply to be read; is it the right file?") from error
     except (yaml.YAMLError, ValueError, OverflowError, TypeError, AttributeError, KeyError) as error:
-        # The others: dates, numbers and tags that are well-formed and have no value, as ``2024-13-45`` or ``!!int x``.
+        # Other errors: dates, numbers and tags that are well-formed but have no value, like ``2024-13-45`` or ``!!int
+        # x``.
         mark = getattr(error, "problem_mark", None)
         line = f" at line {mark.line + 1}" if mark else ""
         reason = printable(str(getattr(error, "problem", None) or error), 200)
@@ -202,7 +203,7 @@ def parse_yaml(text: str, source: str, *, loader: type[yaml.SafeLoader] | None =
 
 
 def _bound_nodes(reader: yaml.SafeLoader, source: str) -> None:
-    """Have the reader stop at the value that is one too many, and not at the end of the text."""
+    """Make the reader stop at the first value beyond the limit, instead of at the end of the text."""
     compose, count = reader.compose_node, 0
 
     def compose_node(parent: Any, index: Any) -> Any:
@@ -215,18 +216,18 @@ def _bound_nodes(reader: yaml.SafeLoader, source: str) -> None:
 
 
 def _check_nodes(count: int, source: str) -> None:
-    if count > limits.YAML_NODES:  # asked for each, so that the sentence is made once
+    if count > limits.YAML_NODES:  # checked here, so that the message is not formatted for each node
         what = f"{source} has values, with those that aliases repeat:"
         limits.check_limit(what, count, limits.YAML_NODES, "write less")
 
 
 def read_rows(file: Readable, what: str, *, hint: str = "check the path") -> list[dict[str, Any]]:
-    """The rows of a CSV file by the names in its first line; a last line without an end is cut short, and no row.
+    """The rows of a CSV file by the names in its first line; an unterminated last line is incomplete and left out.
 
-    What a row lacks is None, and what it has beyond the names is a list called ``""``.
+    Values that a row lacks are None, and those beyond the names are a list with the key ``""``.
 
     Raises:
-        UserError: see :func:`read_text`; or it is no CSV.
+        UserError: see :func:`read_text`; or it is not CSV.
     """
     text = read_text(file, what, limits.TABLE_BYTES, hint=hint)
     names, *rows = [row for row in parse_csv(text[: text.rfind("\n") + 1], f"the {what} '{file}'") if row] or [[]]
@@ -241,10 +242,10 @@ def parse_csv(text: str, source: str) -> list[list[str]]:
 
     Args:
         text: the text.
-        source: subject of the sentence that refuses it.
+        source: subject of the error message.
 
     Raises:
-        UserError: it is no CSV, for instance because a quote is not closed within 131,072 characters.
+        UserError: it is not CSV, for instance because a quote is not closed within 131,072 characters.
     """
     try:
         return list(csv.reader(io.StringIO(text, newline="")))
@@ -253,14 +254,14 @@ def parse_csv(text: str, source: str) -> list[list[str]]:
 
 
 def _count(node: yaml.Node, known: dict[int, int], open_now: set[int]) -> int:
-    """How many values there are when aliases are written out, in time of those that are written down."""
+    """The number of values with all aliases expanded, in time proportional to the values as written."""
     key = id(node)
     if key in open_now:
         raise ValueError("a value holds itself")
     if key not in known:
         open_now.add(key)
         value = node.value
-        if len(value) > limits.DIGITS and node.tag in _NUMBERS:  # reading it takes the square of its length
+        if len(value) > limits.DIGITS and node.tag in _NUMBERS:  # parsing time grows with the square of its length
             raise ValueError(f"a number has {len(value):,} digits")
         inner = (part for each in value for part in (each if isinstance(each, tuple) else (each,)))
         known[key] = 1 + (0 if isinstance(value, str) else sum(_count(part, known, open_now) for part in inner))

@@ -1,7 +1,8 @@
-"""The exceptions that mean "the request is wrong" and "the machine could not do it".
+"""The exceptions for "the request is wrong" and "the machine could not do it".
 
-Everything that a user can get wrong (files, sizes, settings, checkpoints) ends here, so that the command line can
-answer with one sentence and exit code 2. Our own broken invariants stay ``AssertionError``. Imports nothing of ours.
+All errors that a user can make (in files, sizes, settings, checkpoints) have these types, so the command line can
+report them in one sentence with exit code 2. Broken invariants of ours are ``AssertionError``. This module imports no
+other module of the package.
 """
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ __all__ = ["FailedError", "MissingExtraError", "NoCompilerError", "OptionError",
 
 
 class UserError(ValueError):
-    """A request that cannot be served; the message says what was given, what was expected and what to do."""
+    """A request that cannot be fulfilled; the message states what was given, what was expected and what to do."""
 
 
 class OptionError(UserError):
-    """Arguments of a call that do not go together.
+    """Arguments of a call that cannot be combined.
 
     Args:
-        sentence: the message, given how an argument is called: by its name from Python, by its flag on the command
-            line. ``OptionError(lambda name: f"{name('seed')} is about scenes")``
+        sentence: returns the message, given a function from the name of an argument to what it is called: the name
+            in Python, its flag on the command line. ``OptionError(lambda name: f"{name('seed')} is about scenes")``
     """
 
     def __init__(self, sentence: Callable[[Callable[[str], str]], str]) -> None:
@@ -29,14 +30,14 @@ class OptionError(UserError):
 
 
 def prefixed(source: object, error: UserError) -> UserError:
-    """The same error with what it is about in front; arguments of a call are still named as where it is shown."""
+    """The same error, prefixed with its subject; names of arguments still depend on where it is shown."""
     if isinstance(error, OptionError):
         return OptionError(lambda name: f"{source}: {error.sentence(name)}")
     return UserError(f"{source}: {error}")
 
 
 class MissingExtraError(UserError, ImportError):
-    """An optional dependency is not installed; the message names the ``pip install`` that brings it."""
+    """An optional dependency is not installed; the message has the ``pip install`` command for it."""
 
     def __init__(self, module: str, extra: str) -> None:
         super().__init__(
@@ -45,8 +46,8 @@ class MissingExtraError(UserError, ImportError):
 
 
 class NoCompilerError(UserError):
-    """The model cannot be compiled here, whatever the input."""
+    """The model cannot be compiled on this machine, whatever the input."""
 
 
 class FailedError(Exception):
-    """The request was right, but not all of it could be done; the message is for the user. Exit code 1."""
+    """The request was valid, but could not be completed; the message is for the user. Exit code 1."""

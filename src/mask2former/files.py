@@ -1,8 +1,8 @@
-"""Files and folders that are there whole or not at all. Knows nothing of what is in them.
+"""Files and folders that are written completely or not at all, whatever their content.
 
-What killed runs have left of them is removed by the next one that writes into the same folder. What is there decides
-how a file is written: a regular file is replaced, of a link the file that it points to, and into a device or a pipe the
-finished bytes are copied.
+Remains of killed runs are removed by the next run that writes into the same folder. How a file is written depends on
+what exists at its path: a regular file is replaced; for a link, its target is replaced; and for a device or a pipe, the
+finished bytes are copied into it.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ __all__ = [
     "write_whole",
 ]
 
-TEMPORARY = ".m2f-"  # begins temporary names; eight random letters follow, whatever the length of the final name
-_ATTEMPTS = 100  # at a temporary name
-_swept: set[Path] = set()  # folders in which this process has removed what killed runs have left
+TEMPORARY = ".m2f-"  # prefix of temporary names; eight random letters follow, whatever the length of the final name
+_ATTEMPTS = 100  # to find a temporary name
+_swept: set[Path] = set()  # folders from which this process has removed the remains of killed runs
 _IN_THE_WAY = (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
 
 
 def write_whole(path: Path, write: Callable[[Path], object], *, durable: bool = False) -> None:
-    """Let ``write`` fill a temporary file, then put it where ``path`` says; see :func:`whole_file`.
+    """Let ``write`` fill a temporary file, then move it to ``path``; see :func:`whole_file`.
 
     Raises:
-        UserError: the path cannot be written; an old file there is as it was.
-        OSError: something else went wrong, for instance a full disk; likewise.
+        UserError: the path cannot be written; an existing file has not changed.
+        OSError: another error occurred, for instance a full disk; an existing file has not changed.
     """
     with whole_file(path, durable=durable) as temporary:
         write(temporary)
@@ -56,31 +56,32 @@ def write_whole(path: Path, write: Callable[[Path], object], *, durable: bool = 
 
 @contextlib.contextmanager
 def whole_file(path: Path, *, suffix: str = ".tmp", durable: bool = False) -> Iterator[Path]:
-    """A temporary file for the block to fill; where it ends well the file takes its place, else nothing changes.
+    """A temporary file for the block to fill; if the block succeeds it is moved to ``path``, else nothing changes.
 
-    The temporary file lies in a folder beside the final one, so that nobody sees half a file and nothing is copied.
-    Missing folders are made. The file gets the permissions of the caller's umask, whatever the block does. Links are
-    followed. A device, or a pipe that somebody reads, is opened at once, and the bytes are copied into it at the end.
+    The temporary file is in a folder beside the final one, so incomplete files are never visible and nothing is copied.
+    Missing folders are created. The file gets the permissions of the caller's umask, whatever the block does. Links are
+    followed. A device, or a pipe with a reader, is opened at once, and the bytes are copied into it at the end.
 
     Args:
-        path: where it goes.
-        suffix: of the temporary name, for writers that look at it; torch wants one.
-        durable: also survives a power cut: the bytes are on the disk before the name is. Costs milliseconds.
+        path: the final path.
+        suffix: of the temporary name, for writers that depend on it, such as torch.
+        durable: whether the file also survives a power failure: its bytes are on the disk before its name is. Takes
+            milliseconds.
 
     Raises:
-        UserError: the path cannot be written; an old file there is as it was.
-        OSError: something else went wrong, for instance a full disk; the error names ``path``.
+        UserError: the path cannot be written; an existing file has not changed.
+        OSError: another error occurred, for instance a full disk; the error names ``path``.
     """
     with contextlib.ExitStack() as stack:
         try:
             if path.is_dir():
                 raise IsADirectoryError(errno.EISDIR, "it is a folder")
             special = _is_special(path)
-            target = path if special else Path(os.path.realpath(path))  # what a link points to; it need not exist
+            target = path if special else Path(os.path.realpath(path))  # the target of a link, which need not exist
             if not special:
                 target.parent.mkdir(parents=True, exist_ok=True)
             folder = Path(tempfile.gettempdir()) if special else target.parent
-            # In a folder of its own, where also stays what the writer puts beside it, as safetensors does.
+            # In a folder of its own, which also holds other files of the writer, such as those of safetensors.
             temporary = stack.enter_context(_temporary(folder)) / f"file{suffix}"
             temporary.touch()
         except _IN_THE_WAY as error:
@@ -91,7 +92,7 @@ def whole_file(path: Path, *, suffix: str = ".tmp", durable: bool = False) -> It
             raise OSError(error.errno, error.strerror, str(path)) from error
         try:
             with reserved(path) as stream:
-                mode = temporary.stat().st_mode & 0o777  # some writers, safetensors for one, write for the owner only
+                mode = temporary.stat().st_mode & 0o777  # some writers, such as safetensors, grant only owner access
                 yield temporary
                 if stream is not None:
                     with temporary.open("rb") as content:
@@ -104,7 +105,7 @@ def whole_file(path: Path, *, suffix: str = ".tmp", durable: bool = False) -> It
                 if durable:
                     _sync(target.parent)
         except OSError as error:
-            if error.filename not in (None, str(temporary), temporary):  # of another file that the block has opened
+            if error.filename not in (None, str(temporary), temporary):  # about another file that the block opened
                 raise
             if isinstance(error, _IN_THE_WAY):
                 raise _refusal(path, error) from error
@@ -113,13 +114,13 @@ def whole_file(path: Path, *, suffix: str = ".tmp", durable: bool = False) -> It
 
 @contextlib.contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder for the block to fill; where it ends well it becomes ``path``, else nothing changes.
+    """A temporary folder for the block to fill; if the block succeeds it becomes ``path``, else nothing changes.
 
     Args:
-        path: where it goes; an empty folder may be there.
+        path: the final path, which may be an empty folder.
 
     Raises:
-        UserError: the path cannot be written, or there is something else.
+        UserError: the path cannot be written, or something else exists there.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -131,27 +132,27 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 class _DiscardedError(Exception):
-    """What the blocks of discarded files see."""
+    """Raised inside the blocks of discarded files."""
 
 
 def discard(stack: contextlib.ExitStack) -> None:
-    """Leave what ``stack`` has entered as if a block had failed, but raise nothing: its whole files do not appear.
+    """Close the contexts in ``stack`` as if a block had failed, but raise nothing, so their files are not created.
 
-    For writers that are open for long: an error of somebody else in their block says nothing about their file.
+    This is for writers that are open for a long time: an unrelated error in their block does not concern their file.
     """
     stack.__exit__(_DiscardedError, _DiscardedError(), None)
 
 
 def leftovers_note(folders: Iterable[Path]) -> list[str]:
-    """:func:`remove_leftovers` of several folders, and a sentence with the count where there were some."""
+    """Call :func:`remove_leftovers` for several folders; returns a sentence with the count if there were any."""
     removed = sum(map(remove_leftovers, set(folders)))
     return [f"temporary files that killed runs had left were removed ({removed})"] if removed else []
 
 
 def remove_leftovers(folder: Path) -> int:
-    """Remove temporary files and folders in ``folder`` whose writers were killed; how many there were.
+    """Remove temporary files and folders in ``folder`` whose writers were killed; returns their number.
 
-    What is being written is locked by its writer, in whatever container, and stays. Without locks all stays.
+    Files in progress are locked by their writers, even in other containers, and are kept. Without locks all are kept.
     """
     removed = 0
     try:
@@ -178,9 +179,9 @@ def _refusal(path: Path, error: OSError) -> UserError:
 
 @contextlib.contextmanager
 def _temporary(folder: Path) -> Iterator[Path]:
-    """A new folder, locked as long as this process lives, which tells others that somebody still writes in it.
+    """A new folder, locked while this process lives, which shows others that it is still in use.
 
-    The first one in a folder removes what killed runs have left there, whichever command they were.
+    The first one in a folder removes the remains of killed runs, whichever command they ran.
     """
     if folder not in _swept:
         _swept.add(folder)
@@ -192,7 +193,7 @@ def _temporary(folder: Path) -> Iterator[Path]:
             stack.callback(_forget, temporary)
             try:
                 stack.enter_context(_locked(temporary, non_overlapping=False))
-            except FileNotFoundError:  # another run found it before it was locked
+            except FileNotFoundError:  # another run removed it before it was locked
                 continue
             break
         else:
@@ -201,21 +202,22 @@ def _temporary(folder: Path) -> Iterator[Path]:
 
 
 def _forget(path: Path) -> None:
-    with contextlib.suppress(OSError):  # gone after a success
+    with contextlib.suppress(OSError):  # it no longer exists after a success
         _remove(path)
 
 
 @contextlib.contextmanager
 def _locked(path: str | os.PathLike[str], *, non_overlapping: bool) -> Iterator[None]:
-    """A file or folder that is there and locked.
+    """An existing file or folder, locked.
 
     Raises:
-        FileNotFoundError: it is gone, perhaps while this waited.
-        OSError: somebody else has it, or there are no locks; with ``non_overlapping``, else nothing is locked then.
+        FileNotFoundError: it no longer exists, perhaps since this call started to wait.
+        OSError: it is locked by another process, or locks are not available. This applies only with
+            ``non_overlapping``; otherwise nothing is locked in this case.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY)
-    except PermissionError:  # Windows opens no folders, and does not rename what is open
+    except PermissionError:  # Windows neither opens folders nor renames open files
         if non_overlapping:
             raise
         yield
@@ -230,19 +232,19 @@ def _locked(path: str | os.PathLike[str], *, non_overlapping: bool) -> Iterator[
 
 
 def take_lock(file: IO[bytes] | int, *, shared: bool = False, wait: bool = False) -> bool | None:
-    """Lock an open file for this process until it is closed, if only by the end of the process.
+    """Lock an open file for this process until it is closed, at the latest by the end of the process.
 
     Args:
         file: the file, or its descriptor.
-        shared: others may hold it likewise.
-        wait: until nobody else has it.
+        shared: others may hold a shared lock as well.
+        wait: wait until no other process holds the lock.
 
     Returns:
-        True: it is locked. False: somebody else has it. None: this system or file system has no such locks.
+        True: it is locked. False: another process holds the lock. None: the system or file system has no such locks.
     """
     try:
         import fcntl
-    except ImportError:  # Windows, which does not remove or rename a file that somebody has open
+    except ImportError:  # Windows, which neither removes nor renames open files
         return None
     try:
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
@@ -259,10 +261,10 @@ def _is_special(path: Path) -> bool:
 
 @contextlib.contextmanager
 def reserved(path: Path) -> Iterator[IO[bytes] | None]:
-    """A device or pipe, open for writing, so that who reads a pipe waits until the block ends; None for other paths.
+    """A device or pipe, open for writing so that a pipe's reader waits until the block ends; None for other paths.
 
     Raises:
-        UserError: a pipe that nobody reads, which would be waited for without end, or no permission.
+        UserError: a pipe has no reader, for which opening it would wait forever, or there is no permission.
     """
     if not _is_special(path):
         yield None
@@ -291,10 +293,10 @@ def _sync(path: Path) -> None:
 
 
 def check_apart(path: Path, inputs: Iterable[str | os.PathLike[str]]) -> None:
-    """That a file to write is not one of those that are read.
+    """Check that a file to write is not one of the inputs.
 
     Raises:
-        UserError: it is, however it is spelled.
+        UserError: it is one of them, regardless of spelling.
     """
     target = location_of(path)
     for entry in inputs:
@@ -303,12 +305,12 @@ def check_apart(path: Path, inputs: Iterable[str | os.PathLike[str]]) -> None:
 
 
 def location_of(path: Path) -> str:
-    """Where a file is; names that differ in case only are one file on some systems."""
+    """The location of a file; on some systems, names that differ only in case are the same file."""
     return str(path.resolve()).casefold()
 
 
 def check_file(path: Path) -> None:
-    """That a file can be written there later.
+    """Check that a file can be written later.
 
     Raises:
         UserError: it is a folder, or it or its folder cannot be written.
@@ -322,7 +324,7 @@ def check_file(path: Path) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """That a folder can be made or written there later.
+    """Check that a folder can be created or written later.
 
     Raises:
         UserError: a file is in the way, or there is no permission.
@@ -340,9 +342,9 @@ def check_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
-    """One process at a time is in the block, of all that ask for this folder; it is made where it is missing."""
+    """Allow one process at a time in the block for this folder, which is created if it does not exist."""
     folder.mkdir(parents=True, exist_ok=True)
-    if os.name == "nt":  # where folders cannot be opened
+    if os.name == "nt":  # folders cannot be opened
         yield
         return
     descriptor = os.open(folder, os.O_RDONLY)

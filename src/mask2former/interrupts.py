@@ -1,7 +1,7 @@
-"""Being asked to stop: Ctrl-C, a closed terminal, and the signal that service managers and job queues send first.
+"""Requests to stop: Ctrl-C, a closed terminal, and the signal that service managers and job queues send first.
 
-All of them raise ``KeyboardInterrupt`` in the main thread, so that every command ends alike. Light, since it must be in
-force before anything slow is imported.
+All of them raise ``KeyboardInterrupt`` in the main thread, so every command ends in the same way. This module imports
+little, since it must be active before anything slow is imported.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ _received = 0
 
 
 def received() -> int:
-    """The signal that asked this program to stop, or 0.
+    """The signal that requested this program to stop, or 0.
 
-    An import that is interrupted in compiled code may end in any other exception; this tells that it is none.
+    If an import is interrupted in compiled code, any other exception can result; this shows that it is not the cause.
     """
     return _received
 
 
 @contextlib.contextmanager
 def raised() -> Iterator[None]:
-    """Signals raise ``KeyboardInterrupt``; those that whoever started us wants to be ignored stay so."""
+    """Signals raise ``KeyboardInterrupt``; signals that the parent process ignores remain ignored."""
     global _is_framed, _received
     _is_framed, _received = True, 0
     process = os.getpid()
 
     def stop(number: int, frame: FrameType | None) -> None:
         global _received
-        if os.getpid() != process and number != signal.SIGINT:  # a forked worker, which dies of it as ever
+        if os.getpid() != process and number != signal.SIGINT:  # a forked worker ends as by default
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         _received = number
@@ -54,7 +54,7 @@ def raised() -> Iterator[None]:
 
 @contextlib.contextmanager
 def postponed() -> Iterator[Callable[[], bool]]:
-    """Whether a signal came, so that what is under way is finished; a second one counts as outside of the block."""
+    """A function that returns whether a signal came, so that work can be finished; a second signal acts as usual."""
 
     def remember(number: int, frame: FrameType | None) -> None:
         global _received
@@ -72,25 +72,25 @@ def postponed() -> Iterator[Callable[[], bool]]:
 def ending(
     say: Callable[[], object], code: int, numbers: Sequence[int] = _NUMBERS, grace: float = 2.0
 ) -> Iterator[None]:
-    """For compiled code that waits, where Python's handlers do not run: a signal ends the process all the same.
+    """For compiled code that waits, in which Python's handlers do not run: a signal ends the process anyway.
 
     Args:
-        say: called, from another thread, before the process ends.
-        code: with which it ends.
-        numbers: the signals that end it, if a handler of Python is set for them.
-        grace: seconds that handlers have, after a signal, to leave the block by themselves.
+        say: called from another thread before the process ends.
+        code: exit code of the process.
+        numbers: the signals that end it, if they have a Python handler.
+        grace: seconds after a signal in which handlers can leave the block themselves.
     """
-    if threading.current_thread() is not threading.main_thread():  # Python allows it nowhere else
+    if threading.current_thread() is not threading.main_thread():  # Python allows signal handlers only there
         yield
         return
-    import socket  # late, since this module comes before everything else
+    import socket  # imported here, since this module is imported before everything else
 
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     is_left = threading.Event()
 
     def watch() -> None:
-        while number := ours.recv(1):  # nothing: the block has ended
+        while number := ours.recv(1):  # empty when the block has ended
             if number[0] in numbers and not is_left.wait(grace):
                 say()
                 os._exit(code)
@@ -109,7 +109,7 @@ def ending(
 
 
 def exit_at_once(code: int) -> None:
-    """From here on a signal ends the process with ``code``: for imports before the work, and the end after it."""
+    """From now on a signal ends the process with ``code``: for imports before the work, and for the end after it."""
     if threading.current_thread() is threading.main_thread():
         for number in _NUMBERS:
             if signal.getsignal(number) != signal.SIG_IGN:
@@ -118,9 +118,9 @@ def exit_at_once(code: int) -> None:
 
 @contextlib.contextmanager
 def _handled(handler: _Handler) -> Iterator[dict[int, _Handler | int | None]]:
-    """``handler`` for all signals that are not ignored; gives the handlers of before."""
+    """Set ``handler`` for all signals that are not ignored; yields the previous handlers."""
     before: dict[int, _Handler | int | None] = {}
-    if threading.current_thread() is threading.main_thread():  # Python allows it nowhere else
+    if threading.current_thread() is threading.main_thread():  # Python allows signal handlers only there
         for number in _NUMBERS:
             if signal.getsignal(number) not in (signal.SIG_IGN, None):
                 before[number] = signal.signal(number, handler)

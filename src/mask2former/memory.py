@@ -1,7 +1,7 @@
-"""How much memory is left, and what it looks like when there is none. Knows nothing of what it is for.
+"""How much memory is left, and how to recognise that it has run out, whatever it is used for.
 
-On Linux the kernel promises more memory than there is, and ends processes that use it. So what would not fit is refused
-before it is allocated.
+On Linux the kernel promises more memory than exists, and kills processes that use it. So work that would not fit is
+rejected before memory is allocated.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _OWN_GROUP = Path("/proc/self/cgroup")
 
 
 class LackOfMemoryError(UserError):
-    """A request that does not fit the memory that is left, so that it may be possible when other work is done."""
+    """A request that does not fit into the memory that is left; it may be possible once other work is done."""
 
 
 def available_memory() -> int | None:
-    """Bytes that this process can still take: of the machine, its container and its own limit; None: not known."""
+    """Bytes that this process can still use, limited by machine, container and process; None: not known."""
     found = [value for value in (_of_machine(), available_in_group(), _of_process()) if value is not None]
     return max(0, min(found)) if found else None
 
@@ -46,8 +46,8 @@ def _of_machine() -> int | None:
 
 
 def available_in_group(root: Path = _GROUPS, own: Path = _OWN_GROUP) -> int | None:
-    """What the limit of the container, or of the service manager, leaves; pages of files are given back when needed."""
-    with contextlib.suppress(OSError, ValueError, StopIteration):  # the last: groups of version 1 alone
+    """What the limit of the container or service manager leaves; cached pages of files count as available."""
+    with contextlib.suppress(OSError, ValueError, StopIteration):  # the last one: there are only groups of version 1
         name = next(line for line in own.read_text("utf-8").splitlines() if line[:3] == "0::")[3:]
         left = []
         folder = root / name.lstrip("/")
@@ -79,17 +79,17 @@ def _of_process() -> int | None:
 
 
 def check_memory(what: str, needed: int, advice: str) -> None:
-    """Refuse what would not fit the memory that is left.
+    """Raise an error if the memory that is left is not enough.
 
     Args:
-        what: subject of the sentence, in the singular.
+        what: subject of the message, in the singular.
         needed: bytes, rather too few than too many.
         advice: what to do.
 
     Raises:
-        LackOfMemoryError: it would not fit.
+        LackOfMemoryError: it is not enough.
     """
-    if needed < _GIB // 4:  # asking costs more than it tells
+    if needed < _GIB // 4:  # not worth the time of a check
         return
     available = available_memory()
     if available is not None and needed > available:
@@ -99,7 +99,7 @@ def check_memory(what: str, needed: int, advice: str) -> None:
 
 
 def is_lack_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out: ours, Python's, numpy's, or PyTorch's of any device."""
+    """Whether an exception means that memory ran out: ours, Python's, numpy's, or PyTorch's for any device."""
     text = str(error)
     return (
         isinstance(error, MemoryError | LackOfMemoryError)
@@ -110,10 +110,10 @@ def is_lack_of_memory(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def refusing_lack_of_memory(what: str, advice: str) -> Iterator[None]:
-    """Make one sentence of memory that runs out inside, on the CPU; CUDA's own exception stays.
+    """Replace errors about main memory inside the block with one clear message; CUDA's own exception is not changed.
 
     Raises:
-        LackOfMemoryError: it ran out.
+        LackOfMemoryError: memory ran out.
     """
     try:
         yield

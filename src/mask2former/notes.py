@@ -1,7 +1,7 @@
-"""What a user should know although nothing stops: told where it is noticed, counted and shown by whoever runs the job.
+"""Things that a user should know but that stop nothing: noted where they are found, then counted and shown together.
 
-Reading happens deep inside data sets, predictors and worker processes; commands collect what it notices with
-:func:`collect_notes`. Where nobody collects, the first note of each kind is logged as a warning. Knows no subject.
+They are found deep inside data sets, predictors and worker processes; commands collect them with
+:func:`collect_notes`. Without a collector, the first note of each kind is logged as a warning.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class Note(NamedTuple):
     """One observation.
 
     Attributes:
-        message: its kind, as a phrase about several: ``images with several pages, of which only the first is read``.
-        example: what it was noticed on, with details: ``'a.tif' (12 pages)``.
+        message: its kind, as a plural phrase: ``images with several pages, of which only the first is read``.
+        example: where it was found, with details: ``'a.tif' (12 pages)``.
     """
 
     message: str
@@ -34,9 +34,9 @@ class Note(NamedTuple):
 
 @contextlib.contextmanager
 def collect_notes() -> Iterator[list[Note]]:
-    """The notes of everything that is done inside, in the order in which they come; the innermost collector gets them.
+    """Collect the notes of everything inside the block, in their order; the innermost collector receives them.
 
-    Notes of other threads and processes are not among them. What somebody has collected is not logged later.
+    Notes of other threads and processes are not included. Collected notes are not logged later.
     """
     found: list[Note] = []
     token = _collected.set(found)
@@ -48,12 +48,12 @@ def collect_notes() -> Iterator[list[Note]]:
 
 
 def is_collecting() -> bool:
-    """Whether somebody collects, so that looking closer is worth its time."""
+    """Whether notes are collected, so that a closer inspection is worth its time."""
     return _collected.get() is not None
 
 
 def note(message: str, example: str) -> None:
-    """Tell whoever collects; without a collector, log the first of each kind in this process (not in its workers)."""
+    """Add a note to the collector, or log the first one of each kind in this process (but not in its workers)."""
     found = _collected.get()
     if found is not None:
         found.append(Note(message, example))
@@ -64,11 +64,11 @@ def note(message: str, example: str) -> None:
 
 @contextlib.contextmanager
 def noted_as_one(told: set[str] | None = None) -> Iterator[None]:
-    """Tell at most one note of each kind about what is done inside: bands and parts of an image are no images.
+    """Add at most one note of each kind for everything inside the block, such as bands or parts of one image.
 
     Args:
-        told: where it is one part of an image: the kinds that other parts have told, to which those of this one are
-            added. These are not told again.
+        told: if it handles one part of an image, the kinds that other parts have already noted, which are not noted
+            again; kinds of this part are added.
     """
     found: list[Note] = []
     token = _collected.set(found)
@@ -85,7 +85,7 @@ def noted_as_one(told: set[str] | None = None) -> Iterator[None]:
 
 
 def counted(notes: Iterable[Note]) -> dict[str, list[str]]:
-    """The examples of every message; one that is noted several times is listed once."""
+    """The examples of every message; each example is listed once."""
     found: dict[str, dict[str, None]] = {}
     for message, example in notes:
         found.setdefault(message, {})[example] = None
@@ -103,5 +103,5 @@ def sentences(notes: Iterable[Note], most: int = 3) -> list[str]:
 
 
 def percent(share: float) -> str:
-    """A share, 0 to 1, as the example of a note gives it."""
+    """A share, 0 to 1, as text for the example of a note."""
     return f"{100 * share:.3g} %"

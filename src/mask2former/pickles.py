@@ -1,7 +1,7 @@
-"""Pickles without running anything that they ask for: arrays of numpy and plain containers, and nothing else.
+"""Reads pickles without running any code that they request: only arrays of numpy and plain containers.
 
-Every other name in a pickle is refused, and what it makes is bounded by its size and by ``limits.PICKLE_STEPS``. Knows
-no tensors (:mod:`mask2former.checkpoints.restricted_pickle` adds them), and not what the entries mean.
+Every other name in a pickle is rejected, and what it creates is limited by its size and by ``limits.PICKLE_STEPS``.
+:mod:`mask2former.checkpoints.restricted_pickle` adds tensors; the meaning of entries does not matter here.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ _DTYPE = re.compile(r"[<>|=]?[biufc?]\d{0,2}|[<>|=]?[SU]\d+|\|?O8?")
 
 
 class _Mapping(dict[Any, Any]):
-    """Stands for OrderedDict; attributes of the pickled one (``_metadata``) are dropped."""
+    """Replaces OrderedDict; attributes of the pickled object (``_metadata``) are dropped."""
 
     def __setstate__(self, state: Any) -> None:
         del state
 
 
 class _Dtype:
-    """Stands for ``numpy.dtype``: numbers, fixed-length text and whole objects, so never records."""
+    """Replaces ``numpy.dtype``: numbers, fixed-length text and complete objects, so never records."""
 
     def __init__(self, spec: Any, align: Any = False, copy: Any = False) -> None:
         del align, copy
@@ -59,11 +59,11 @@ class _Dtype:
 
 
 class Array:
-    """Stands for an ndarray that is rebuilt by its state.
+    """Replaces an ndarray that is rebuilt from its state.
 
     Attributes:
-        array: its numbers or texts; of an array of objects the list of these, which are stand-ins in turn; None before
-            its state was given, and in damaged pickles for ever.
+        array: its numbers or texts; for an array of objects the list of these, which are replacements in turn; None
+            until its state is given, which never happens in damaged pickles.
     """
 
     array: np.ndarray[Any, Any] | list[Any] | None = None
@@ -79,7 +79,7 @@ class Array:
 
 
 class _Skipped:
-    """Stands for an object of a training program that is no weight; it keeps nothing and can do nothing."""
+    """Replaces objects of a training program that are not weights; it keeps no data and has no behaviour."""
 
     __slots__ = ()
 
@@ -88,7 +88,7 @@ class _Skipped:
 
 
 def _getattr(*arguments: Any) -> Any:
-    """Only methods of what is skipped: mmengine's histories refer to their own."""
+    """Only for methods of skipped objects: mmengine's histories refer to their own."""
     if len(arguments) != 2 or arguments[0] is not _Skipped:
         raise PickleRefused("builtins.getattr")
     return None
@@ -109,8 +109,8 @@ class Door:
         raise PickleRefused("a change of a function")
 
 
-class PickleRefused(Exception):  # noqa: N818  (whoever reads a file makes an error of it)
-    """What the pickle requests; turned into a UserError that names the file."""
+class PickleRefused(Exception):  # noqa: N818  (the reader of a file turns it into an error)
+    """What the pickle requested; turned into a UserError that names the file."""
 
 
 def _encode(text: Any, encoding: Any) -> bytes:
@@ -120,7 +120,7 @@ def _encode(text: Any, encoding: Any) -> bytes:
 
 
 def sizes_of(values: Any) -> tuple[int, ...]:
-    """Sizes or strides, of which numpy and torch would otherwise try to make something."""
+    """Sizes or strides, checked because numpy and torch would try to interpret other values."""
     if not isinstance(values, tuple | list) or len(values) > limits.ARRAY_DIMENSIONS:
         raise pickle.UnpicklingError("an array of a shape that is none")
     if not all(type(value) is int and 0 <= value < 1 << 62 for value in values):
@@ -131,7 +131,7 @@ def sizes_of(values: Any) -> tuple[int, ...]:
 def _frombuffer(data: Any, dtype: Any, shape: Any, order: Any, axes: Any = None) -> np.ndarray[Any, Any]:
     if not isinstance(dtype, _Dtype) or dtype.dtype.hasobject:
         raise PickleRefused("an array without a plain type")
-    if isinstance(data, str):  # bytes of a Python 2 pickle
+    if isinstance(data, str):  # bytes in a pickle from Python 2
         data = data.encode("latin-1")
     if not isinstance(data, bytes | bytearray):
         raise PickleRefused("an array of objects")
@@ -153,7 +153,7 @@ def _reconstruct(*_: Any) -> Array:
 
 
 def _mapping(values: Any = ()) -> _Mapping:
-    """OrderedDict of pairs, or Counter of another mapping."""
+    """An OrderedDict of pairs, or a Counter of another mapping."""
     if isinstance(values, dict):
         return _Mapping(values)
     made = _Mapping()
@@ -167,9 +167,9 @@ def _members(values: Any = ()) -> set[Any]:
 
 
 def _key(value: Any) -> Any:
-    """What a mapping or set may have as a key: names and numbers, in no time to hash and not made to collide.
+    """A key of a mapping or set: only names and numbers, which are quick to hash and cannot be chosen to collide.
 
-    Tuples in tuples, each of which repeats the last one, would be hashed for ever, deep ones until the stack is full.
+    Nested tuples that each repeat the last one would take forever to hash, and deep ones would overflow the stack.
     """
     if isinstance(value, int) and not -limits.PICKLE_KEY < value < limits.PICKLE_KEY:
         raise pickle.UnpicklingError("a number of too many digits as a key")
@@ -179,7 +179,7 @@ def _key(value: Any) -> Any:
 
 
 def text_of(value: Any = "") -> str:
-    """Text of text or of a number; of anything else it could be endless."""
+    """Text of text or of a number; for other objects it could be endless."""
     if not isinstance(value, str | int | float):
         raise PickleRefused(f"a {type(value).__name__} as text")
     if isinstance(value, int) and not -limits.PICKLE_KEY < value < limits.PICKLE_KEY:
@@ -188,12 +188,12 @@ def text_of(value: Any = "") -> str:
 
 
 def _path(*parts: Any) -> str:
-    """What a path says, as text: no file is touched."""
+    """A path as text; no file is accessed."""
     return "/".join(map(text_of, parts))
 
 
 def bytes_of(data: Any = b"", encoding: Any = "latin1") -> bytes:
-    """Bytes as such, or as text of Python 2; never as many as a number says."""
+    """Bytes, or text of Python 2 as bytes; a number, which would mean a length, is not accepted."""
     return data if isinstance(data, bytes) else _encode(data, encoding)
 
 
@@ -202,7 +202,7 @@ def _bytearray(data: Any = b"", encoding: Any = "latin1") -> bytearray:
 
 
 def _allowed() -> Iterator[tuple[str, str, Any]]:
-    """Module, name and stand-in of everything that a file may ask for."""
+    """Module, name and replacement of everything that a file may request."""
     yield "collections", "OrderedDict", Door(_mapping)
     yield "collections", "Counter", Door(_mapping)
     for module in ("builtins", "__builtin__"):
@@ -233,7 +233,7 @@ _ALLOWED = {(module, name): value for module, name, value in _allowed()}
 
 
 class _Bounded:
-    """A stream that never makes room for more than the file can still hold, whatever length the pickle claims."""
+    """A stream that never allocates more than the rest of the file, whatever length the pickle claims."""
 
     def __init__(self, stream: IO[bytes], size: int) -> None:
         self._stream, self._size = stream, size
@@ -246,7 +246,7 @@ class _Bounded:
 
 
 class Budget:
-    """What one file may make of what it holds; shared by all pickles in it."""
+    """How much one file may create from its content; shared by all its pickles."""
 
     def __init__(self, size: int) -> None:
         self.steps = limits.PICKLE_STEPS
@@ -266,16 +266,16 @@ class Budget:
 
 
 def room_of(size: int) -> int:
-    """Bytes that a file of this size may unfold to."""
+    """Number of bytes to which a file of this size may expand."""
     return limits.PICKLE_SHARING * size + (1 << 20)
 
 
-# The one written in Python: in the C one a damaged memo index of four bytes asks for gigabytes.
+# The Python implementation: in C, a damaged memo index of four bytes allocates gigabytes.
 _PurePython: Any = pickle._Unpickler  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _guarded(load: Callable[[Any], None], check: Callable[[Any], None] | None, steps: int) -> Callable[[Any], None]:
-    """An opcode that is counted, and that looks at what it is about to change or call."""
+    """An opcode that is counted, and that checks the objects which it is about to change or call."""
 
     def guarded(unpickler: Any) -> None:
         unpickler.budget.spend(steps)
@@ -329,7 +329,7 @@ def _check_call(unpickler: Any) -> None:
 
 
 def _check_state(unpickler: Any) -> None:
-    """It would set attributes on whatever lies on the stack, functions included. Texts become bytes of an array."""
+    """It would set attributes of any object on the stack, even functions. Texts become bytes of an array."""
     kept, state = unpickler.stack[-2:]
     _check_is(kept, (_Mapping, _Dtype, Array, _Skipped))
     for value in state if isinstance(state, tuple) else ():
@@ -343,7 +343,7 @@ def _check_made(unpickler: Any) -> None:
 
 
 def _load_bytearray(unpickler: Any) -> None:
-    """As pickle's own, which makes room for the length that is claimed before it looks whether there is as much."""
+    """Like pickle's own, which allocates the claimed length before it checks whether there is as much data."""
     (length,) = struct.unpack("<Q", unpickler.read(8))
     unpickler.append(bytearray(unpickler.read(length)))
 
@@ -362,16 +362,16 @@ _CHECKS: dict[bytes, Callable[[Any], None]] = {
 }
 _UNUSED = (pickle.INST, pickle.OBJ, pickle.NEWOBJ_EX, pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.PERSID,
            pickle.NEXT_BUFFER, pickle.READONLY_BUFFER)  # fmt: skip
-_COSTS = {pickle.EMPTY_SET: 4}  # an empty set takes four times the room of other things
+_COSTS = {pickle.EMPTY_SET: 4}  # an empty set needs four times the memory of other objects
 
 
 class Unpickler(_PurePython):
-    """Reads one pickle of a stream with ``load``.
+    """Reads one pickle from a stream with ``load``.
 
     Args:
         stream: positioned at the pickle.
-        size: bytes that the file has.
-        budget: of the file, which its pickles share.
+        size: size of the file in bytes.
+        budget: of the file, shared by its pickles.
     """
 
     dispatch: ClassVar[dict[int, Any]] = {

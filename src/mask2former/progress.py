@@ -1,4 +1,4 @@
-"""How a call that takes minutes says how far it is. Draws nothing; whoever calls decides what becomes of it."""
+"""How a long call reports its progress. Nothing is drawn here; the caller decides what to do with the reports."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ __all__ = ["DOWNLOADING", "DetailedProgress", "Progress", "clock", "silent", "te
 _tiles: ContextVar[Callable[[int, int], None] | None] = ContextVar("_tiles", default=None)
 
 Progress = Callable[[str, int, int | None], None]
-"""Told the step, how much of it is done, and of how much; None: unknown."""
+"""Called with the step, the amount done, and the total amount; None: unknown."""
 
 
 class DetailedProgress(Protocol):
-    """A :data:`Progress` that is also told figures to show beside the amount, for instance a loss."""
+    """A :data:`Progress` that also receives figures to show beside the amount, for instance a loss."""
 
     def __call__(self, step: str, done: int, total: int | None, detail: str | None = None) -> None:
-        """``detail`` None leaves the figures as they were."""
+        """``detail`` None leaves the figures unchanged."""
         ...
 
 
@@ -28,20 +28,20 @@ DOWNLOADING = "downloading"
 
 
 def silent(step: str, done: int, total: int | None) -> None:
-    """Say nothing."""
+    """Report nothing."""
 
 
 @contextlib.contextmanager
 def tiles_told(progress: Progress, step: str, num_done: Callable[[], int], num_images: int) -> Iterator[None]:
-    """Have the tiles of images that have many told, too, as long as the block runs.
+    """During the block, also report the tiles of images that have many tiles.
 
-    Such an image takes minutes, for which the images that are done say nothing; and its tiles are known to a loop deep
-    inside a predictor only.
+    Such an image takes minutes, during which the number of finished images does not change; and only a loop deep inside
+    a predictor knows about its tiles.
 
     Args:
-        progress: is told.
-        step: of which the tiles are.
-        num_done: gives the images that are done by now.
+        progress: receives the reports.
+        step: the step that includes the tiles.
+        num_done: returns the current number of finished images.
         num_images: of the step.
     """
 
@@ -57,7 +57,7 @@ def tiles_told(progress: Progress, step: str, num_done: Callable[[], int], num_i
 
 
 def tell_tiles(done: int, total: int) -> None:
-    """Tell whoever wants to know, in this thread, how many tiles of one image are done."""
+    """Report the number of finished tiles of one image to the listener in this thread, if there is one."""
     tell = _tiles.get()
     if tell is not None:
         tell(done, total)

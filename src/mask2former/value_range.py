@@ -14,24 +14,24 @@ Range = tuple[float, float]
 """The values that become 0 and 255."""
 ValueRule = Literal["auto", "full", "percentile"]
 ValueRange = Range | tuple[Range, ...] | ValueRule
-"""One range, or one for each band that is read; or the rule by which each image gets its range. See
+"""One range, or one for each band that is read; or the rule that gives each image its range. See
 :func:`mask2former.media.images.read_image`."""
 
 
 def as_value_range(value: Any) -> Range | tuple[Range, ...] | Literal["full", "percentile"] | None:
-    """A setting as it is kept; None, which ``auto`` stands for: each image gets its range from its file and values.
+    """The normalised form of a setting; None or ``auto``: each image gets its range from its file and values.
 
     Args:
         value: two numbers, a list of pairs of numbers, or the name of a rule. Numbers may be text, such as ``1e3``,
-            which YAML does not take for a number.
+            which YAML does not read as a number.
 
     Raises:
-        ValueError: anything else; the message says what is expected.
+        ValueError: the value is anything else; the message states what is expected.
     """
     if value is None or (isinstance(value, str) and value == "auto"):
         return None
     if isinstance(value, str) and value in ("full", "percentile"):
-        return value  # pyright: ignore[reportReturnType]  (one of these)
+        return value  # pyright: ignore[reportReturnType]  (one of these words)
     with contextlib.suppress(ValueError):
         return _range(value)
     with contextlib.suppress(ValueError):
@@ -44,7 +44,7 @@ def as_value_range(value: Any) -> Range | tuple[Range, ...] | Literal["full", "p
 
 
 def _listed(value: Any) -> list[Any] | tuple[Any, ...]:
-    """What a list, a tuple, an array or a tensor holds; sets, bytes and mappings have no order, or other numbers."""
+    """The entries of a list, tuple, array or tensor; sets, bytes and mappings have no order, or other numbers."""
     value = value.tolist() if hasattr(value, "tolist") else value
     if not isinstance(value, list | tuple):
         raise ValueError
@@ -60,7 +60,7 @@ def _range(pair: Any) -> Range:
 
 
 def _number(value: Any) -> float:
-    """A number, or its plain text; Python also takes booleans, ``1_000`` and ``nan`` for numbers."""
+    """A number, or its plain text; Python would also read booleans, ``1_000`` and ``nan`` as numbers."""
     value = value.tolist() if hasattr(value, "tolist") else value
     is_text = isinstance(value, str) and re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", value, re.ASCII | re.I)
     if not is_text and (isinstance(value, bool) or not isinstance(value, Real)):
@@ -72,7 +72,7 @@ def _number(value: Any) -> float:
 
 
 def ranges_of_bands(value_range: ValueRange | None) -> tuple[Range, ...] | None:
-    """The ranges where each band has its own; None: there is one, or a rule, for all."""
+    """The ranges if each band has its own; None: all share one range or rule."""
     if value_range is None or isinstance(value_range, str) or not isinstance(value_range[0], tuple):
         return None
-    return value_range  # pyright: ignore[reportReturnType]  (no pair of numbers)
+    return value_range  # pyright: ignore[reportReturnType]  (not a pair of numbers)

@@ -1,4 +1,4 @@
-"""How soon trainings reach what they reach: a metric over steps, of several runs at once."""
+"""How fast training runs converge: a metric over steps, for several runs at once."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class RunProgress:
     """A metric of one run.
 
     Attributes:
-        name: of the run.
-        steps: that had been taken before each of its validations.
-        values: of the metric there, percent.
+        name: name of the run.
+        steps: number of steps before each of its validations.
+        values: the metric at each validation, in percent.
         best: the highest value.
         best_step: where it was first reached.
-        reached: by share of the best value in percent, the first step whose value is that high.
+        reached: the first step with a value that high, by share of the best value in percent.
     """
 
     name: str
@@ -52,11 +52,11 @@ class Convergence(Curves):
 
 
 def convergence(runs: Sequence[Path], metric: str | None = None) -> Convergence:
-    """Read a metric of the validations of runs.
+    """Read a metric from the validations of runs.
 
     Args:
-        runs: run directories, also of trainings that go on; their ``metrics.csv`` is read.
-        metric: as its column is called, for instance ``panoptic/PQ``; None: the first of PQ, AP and mIoU that all have.
+        runs: run directories, which may still be in training; their ``metrics.csv`` is read.
+        metric: name of its column, for instance ``panoptic/PQ``; None: the first of PQ, AP and mIoU that all have.
 
     Raises:
         UserError: a run has no values, or the runs do not share the metric.

@@ -13,7 +13,7 @@ __all__ = ["Curves", "Drawn"]
 
 
 class Drawn(NamedTuple):
-    """What :func:`plot_series` draws: series by name, their panels, and names of steps that are no numbers."""
+    """Input of :func:`plot_series`: series by name, their panels, and names of steps that are no numbers."""
 
     series: Mapping[str, Series]
     panels: Sequence[tuple[str, tuple[str, ...]]]
@@ -22,10 +22,10 @@ class Drawn(NamedTuple):
 
 @dataclass(frozen=True)
 class Curves:
-    """An analysis of plain values that knows its curves: a subclass has :meth:`curves`."""
+    """An analysis of plain values that can be drawn: a subclass has :meth:`curves`."""
 
     def curves(self) -> Drawn:
-        """What is drawn."""
+        """The curves to draw."""
         raise NotImplementedError
 
     def to_dict(self) -> dict[str, Any]:

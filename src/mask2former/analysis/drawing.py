@@ -1,4 +1,4 @@
-"""Cells of the figures: an image with weights, a mask or points on it."""
+"""Cells of the figures: an image with weights, a mask or points."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LINE = np.array([255.0, 214.0, 0.0])
 
 
 def _canvas(image: UInt8[np.ndarray, "H W 3"], size_hw: tuple[int, int] | None = None) -> Image.Image:
-    """The image at the width of a cell."""
+    """The image, resized to the width of a cell."""
     height, width = size_hw or (max(1, round(CELL * image.shape[0] / image.shape[1])), CELL)
     return Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS)
 
@@ -36,7 +36,7 @@ def _dimmed(canvas: Image.Image) -> Float[np.ndarray, "H W 3"]:
 
 
 def heat(image: UInt8[np.ndarray, "H W 3"], weights: Float[np.ndarray, "h w"]) -> Image.Image:
-    """Weights as heat on the grey image; the largest is full, and the squares are the tokens."""
+    """Weights as heat on the grey image, with full heat for the largest; each square is a token."""
     canvas = _canvas(image)
     scaled = weights / max(float(weights.max()), 1e-12)
     large = np.asarray(Image.fromarray(scaled.astype(np.float32)).resize(canvas.size, Image.Resampling.NEAREST))
@@ -45,7 +45,7 @@ def heat(image: UInt8[np.ndarray, "H W 3"], weights: Float[np.ndarray, "h w"]) -
 
 
 def spotlight(image: UInt8[np.ndarray, "H W 3"], mask: Bool[np.ndarray, "H W"]) -> Image.Image:
-    """The pixels of a mask in their colours with an outline, all others grey and dark."""
+    """The pixels of a mask in colour with an outline, and all others grey and dark."""
     canvas = _canvas(image)
     inside = np.asarray(Image.fromarray(mask).resize(canvas.size, Image.Resampling.NEAREST), dtype=bool)
     edge = inside & ~_shrunk(inside)
@@ -54,7 +54,7 @@ def spotlight(image: UInt8[np.ndarray, "H W 3"], mask: Bool[np.ndarray, "H W"]) 
 
 
 def _shrunk(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
-    """Without the pixels that touch the outside."""
+    """The mask without the pixels that touch the outside."""
     padded = np.pad(mask, 1, mode="edge")
     return padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
 
@@ -62,7 +62,7 @@ def _shrunk(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
 def points_on(
     image: UInt8[np.ndarray, "H W 3"], points: Points, center: tuple[float, float], width: int = 2 * CELL
 ) -> Image.Image:
-    """Points on the grey image, larger where they count more; the centre is a cross. What lies outside is left out."""
+    """Points on the grey image, larger for larger weights, with a cross at the centre. Points outside are left out."""
     canvas = _canvas(image, (max(1, round(width * image.shape[0] / image.shape[1])), width))
     drawn = Image.fromarray(_dimmed(canvas).astype(np.uint8))
     draw = ImageDraw.Draw(drawn)

@@ -1,4 +1,4 @@
-"""Multiply-adds, activations and parameters of a model, per module and per operator, counted without computing them."""
+"""Multiply-adds, activations and parameters of a model, by module and by operator, counted without computing them."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ __all__ = ["MASKS", "Cost", "ModuleCost", "count_flops", "paper_sizes"]
 Size = tuple[int, int]
 
 MASKS = "masks"
-"""The row of the products of queries and pixels, which are computed when somebody reads masks."""
-_BILINEAR = 4  # for a value that is read between four pixels
+"""The row for products of queries and pixels, which are computed when masks are read."""
+_BILINEAR = 4  # for a value that is interpolated between four pixels
 _NORM = 5  # for a value that is normalised, with scale and shift
 _STRIDES = (32, 16, 8)
-_SHOWN = 0.01  # the share of a module that is drawn
-# The paper counts COCO models on 100 images of the validation set that it does not name. Images of COCO are 640x480 or
-# 640x427 as a rule; five of the one and two of the other, a share that was fitted to R50, reproduce all six backbones.
+_SHOWN = 0.01  # modules with a smaller share are not drawn
+# The paper counts COCO models on 100 images of the validation set but does not name them. Most COCO images are 640x480
+# or 640x427; five of the former and two of the latter, a share fitted to R50, reproduce all six backbones.
 _FOUR_BY_THREE, _THREE_BY_TWO = 5, 2
 
 
@@ -44,10 +44,10 @@ class ModuleCost:
     """A row of the table.
 
     Attributes:
-        name: within the model; empty for the whole model, :data:`MASKS` for what belongs to no module.
-        parameters: learned numbers in it.
-        multiply_adds: of a call, with those of the modules in it.
-        activations: numbers that its convolutions, products and attention give, with those of the modules in it.
+        name: name within the model; empty for the complete model, :data:`MASKS` for costs outside all modules.
+        parameters: number of its learned values.
+        multiply_adds: multiply-adds of a call, including those of submodules.
+        activations: number of outputs of its convolutions, products and attention, including those of submodules.
     """
 
     name: str
@@ -58,16 +58,16 @@ class ModuleCost:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a call of a model costs, on average over the sizes of its input.
+    """The cost of calling a model, averaged over its input sizes.
 
     Attributes:
-        sizes: heights and widths of the input in pixels, as padded.
-        num_frames: of the clip; 1 for an image.
+        sizes: heights and widths of the input in pixels, after padding.
+        num_frames: frames of the clip; 1 for an image.
         multiply_adds: what this library computes for the logits of all masks.
-        published: what the published code computes, by the rules of the paper; None where a part of the model is not
-            one of the paper's.
+        published: what the published code computes, by the rules of the paper; None if a part of the model is not in
+            the paper.
         operators: multiply-adds by operator.
-        modules: the whole model, its parts and what they are made of.
+        modules: the complete model, its parts and their submodules.
     """
 
     sizes: tuple[Size, ...]
@@ -79,7 +79,7 @@ class Cost:
 
     @property
     def parameters(self) -> int:
-        """Learned numbers of the model."""
+        """Number of learned values of the model."""
         return self.modules[0].parameters
 
     def to_dict(self) -> dict[str, Any]:
@@ -87,11 +87,11 @@ class Cost:
         return {"parameters": self.parameters, **asdict(self)}
 
     def draw(self, path: Path, depth: int = 2) -> None:
-        """Bars of parameters, multiply-adds and activations of modules with a hundredth of one, as PNG, SVG or PDF.
+        """Bars of parameters, multiply-adds and activations, for modules with at least 1 % of one; PNG, SVG or PDF.
 
         Args:
-            path: of the drawing.
-            depth: how deep modules are shown.
+            path: path of the drawing.
+            depth: how many levels of modules are shown.
 
         Raises:
             UserError: the path cannot be written.
@@ -114,12 +114,12 @@ class Cost:
 
 
 def paper_sizes(model: Mask2Former) -> list[Size]:
-    """The sizes that reproduce the FLOPs of the paper, of the mean over them.
+    """The sizes that reproduce the FLOPs of the paper, as a mean over them.
 
-    A semantic model takes squares of its test size; others take seven images, five with sides of 4:3 and two of 3:2.
+    For a semantic model, a square of its test size; for others, seven images, five with sides of 4:3 and two of 3:2.
 
     Raises:
-        UserError: the model resizes no images.
+        UserError: the model does not resize images.
     """
     edge, longest = model.info.inference.short_edge, model.info.inference.long_edge
     if not edge or model.info.inference.tile:
@@ -133,23 +133,23 @@ def paper_sizes(model: Mask2Former) -> list[Size]:
 def count_flops(model: Mask2Former, sizes: Sequence[Size], num_frames: int = 1) -> Cost:
     """Count the multiply-adds of a call.
 
-    Nothing is computed, so it takes a second and no memory, whatever the size. Products and convolutions count one for
-    each multiplication and addition; as in the tool of the paper, norms count 5 for each value, and values read between
-    pixels (resizing, deformable attention) 4. All else is not counted. Activations are the values that products,
-    convolutions and attention give.
+    Nothing is computed, so this takes a second and no memory at any size. Products and convolutions count one for each
+    multiplication with its addition. As in the tool of the paper, norms count 5 per value, and values interpolated
+    between pixels (resizing, deformable attention) count 4. Everything else is not counted. Activations are the outputs
+    of products, convolutions and attention.
 
     Args:
-        model: stays as it is; its weights may be on the ``meta`` device.
-        sizes: heights and widths of the input in pixels, padded to what the model takes; costs are means over them.
-        num_frames: of a clip.
+        model: not changed; its weights may be on the ``meta`` device.
+        sizes: heights and widths of the input in pixels, padded as the model requires; costs are means over them.
+        num_frames: frames of a clip.
 
     Returns:
         The cost of the logits of all queries at stride 4. :attr:`Cost.published` is that of the published code, which
         computes all masks at stride 4 after every layer and resizes them for the next, resizes the last ones to the
-        input and, for semantic models, sums them up to scores. That is what the paper's FLOPs are of.
+        input and, for semantic models, adds them up to class scores. The paper's FLOPs include all of this.
 
     Raises:
-        UserError: the model has parts of your own that cannot run without memory.
+        UserError: a custom part of the model cannot run without memory.
     """
     step = model.size_divisibility
     padded = [(-(-height // step) * step, -(-width // step) * step) for height, width in sizes]
@@ -183,19 +183,19 @@ def count_flops(model: Mask2Former, sizes: Sequence[Size], num_frames: int = 1) 
 
 
 def _without_memory(model: Mask2Former) -> Mask2Former:
-    """The same without weights, in evaluation."""
+    """A copy of the model without weights, in evaluation mode."""
     twins: dict[int, Any] = {
         id(value): nn.Parameter(value.to("meta"), requires_grad=False) for value in model.parameters()
     }
     twins |= {id(value): value.to("meta") for value in model.buffers()}
     twin = copy.deepcopy(model, twins).eval()
     if isinstance(twin.pixel_decoder, Precision):
-        twin.pixel_decoder.full_precision = False  # by autocast, which has no meta device
+        twin.pixel_decoder.full_precision = False  # it uses autocast, which does not support the meta device
     return twin
 
 
 def _count(twin: Mask2Former, size_hw: Size, num_frames: int) -> tuple[dict[str, int], dict[str, int], Counter[str]]:
-    """Multiply-adds and activations by module, the whole model under the empty name; multiply-adds by operator."""
+    """Multiply-adds and activations by module, with the complete model under ""; multiply-adds by operator."""
     counter = FlopCounterMode(display=False, custom_mapping=_counts())
     try:
         with torch.device("meta"), torch.no_grad(), counter:
@@ -221,14 +221,15 @@ def _count(twin: Mask2Former, size_hw: Size, num_frames: int) -> tuple[dict[str,
 
 
 def _of_module(module: nn.Module, name: str, counts: Mapping[str, Mapping[Any, complex]]) -> complex:
-    """That of a module, or, where its forward is not called, as that of a list is not, of the modules in it."""
+    """The count of a module, or the sum over its children if its forward is never called, as for a list."""
     if name in counts:
         return sum(counts[name].values())
     return sum(_of_module(child, f"{name}.{part}", counts) for part, child in module.named_children())
 
 
-# A count is a complex number, since the counter adds up one for each operator: multiplications and additions, which
-# torch counts each, and the values that come out. Both are exact up to 2**53.
+# A count is a complex number, since the counter adds up a single number per operator. The real part is the number of
+# multiplications and additions, which torch counts separately, the imaginary part that of outputs. Both are exact up to
+# 2**53.
 def _multiply_adds(count: complex) -> float:
     return complex(count).real / 2
 
@@ -238,14 +239,14 @@ def _activations(count: complex) -> float:
 
 
 def _counts() -> dict[Any, Any]:
-    """How each operator is counted; norms and reading between pixels give no activations."""
+    """How each operator is counted; norms and interpolation between pixels add no activations."""
 
     def with_values(formula: Callable[..., int]) -> Callable[..., complex]:
         def count(*arguments: Any, out_val: Any, **named: Any) -> complex:
-            values = out_val if isinstance(out_val, Tensor) else out_val[0]  # attention gives more than its values
+            values = out_val if isinstance(out_val, Tensor) else out_val[0]  # attention returns more than its values
             return complex(formula(*arguments, out_val=out_val, **named), values.numel())
 
-        count._get_raw = True  # pyright: ignore[reportFunctionMemberAccess]  (what torch looks for)
+        count._get_raw = True  # pyright: ignore[reportFunctionMemberAccess]  (an attribute that torch checks)
         return count
 
     def norm(values: Sequence[int], *rest: object, **named: object) -> int:
@@ -265,7 +266,7 @@ def _counts() -> dict[Any, Any]:
 
 
 def _published(model: Mask2Former, here: int, size_hw: Size, num_frames: int) -> int | None:
-    """What the published code computes: the same, but masks as :func:`count_flops` says."""
+    """What the published code computes: the same, except for masks, see :func:`count_flops`."""
     architecture, decoder = model.info.architecture, model.transformer_decoder
     if architecture is None or not isinstance(decoder, MaskedTransformerDecoder):
         return None

@@ -1,6 +1,6 @@
-"""How much of the attention of queries falls on the objects that they find (Mask2Former, the analysis of attention).
+"""How much of the attention of queries falls on the objects that they predict (Mask2Former, analysis of attention).
 
-With masked attention it is most of it: the paper has 59 % on COCO, where attention to all pixels has 20 %.
+With masked attention it is most of it: 59 % on COCO in the paper, compared with 20 % for attention to all pixels.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ __all__ = ["AttentionFocus", "LayerFocus", "attention_focus"]
 
 @dataclass(frozen=True)
 class LayerFocus:
-    """The share of attention on the object that a query is matched with, 0..1, the mean over matched queries.
+    """The share of attention on the object that is matched with a query, 0..1, averaged over matched queries.
 
     Attributes:
         name: ``layer 1`` and so on.
-        strides: of the scales that the layer attends to.
-        share: as the layer attends.
-        everywhere: what its scores would give without the mask.
-        area: the share of the padded image that the objects cover, which attention without aim would have.
+        strides: of the scales to which the layer attends.
+        share: with the layer's mask.
+        everywhere: for the same scores without the mask.
+        area: the share of the padded image covered by the objects, the expected share of uniform attention.
     """
 
     name: str
@@ -55,9 +55,9 @@ class AttentionFocus(Curves):
 
     Attributes:
         layers: in order.
-        objects: how many objects were matched with a query.
-        task: whose ground truth says what an object is.
-        data: the images.
+        objects: number of objects that were matched with a query.
+        task: the task whose ground truth defines the objects.
+        data: description of the images.
     """
 
     layers: tuple[LayerFocus, ...]
@@ -66,7 +66,7 @@ class AttentionFocus(Curves):
     data: dict[str, Any]
 
     def curves(self) -> Drawn:
-        """Over the layers."""
+        """Shares by layer."""
         titles = {
             "share": "as the layer attends",
             "everywhere": "the same scores without the mask",
@@ -86,20 +86,19 @@ def attention_focus(
     device: str | None = None,
     progress: Progress = silent,
 ) -> AttentionFocus:
-    """Match the queries of the last layer with the ground truth, and see what each layer attends to for them.
+    """Match the queries of the last layer with the ground truth, and measure what each layer attends to for them.
 
-    Objects are the instances of the data, without crowds, or the segments where the data have no instances. A token is
-    on an object as far as its cell is covered by it; padding is on none.
+    Objects are the instances of the data, without crowds, or the segments if the data has no instances. A token counts
+    in proportion to the part of its cell that the object covers; padding belongs to no object.
 
     Args:
         model: a name, file or folder, a model, or a predictor.
         data: images with ground truth.
         device: see :class:`~mask2former.Predictor`.
-        progress: told how many images are done.
+        progress: receives the number of images done.
 
     Raises:
-        UserError: model and data do not fit together, the decoder is another than the masked one, or the data have no
-            objects.
+        UserError: model and data do not fit together, the decoder is not the masked one, or the data has no objects.
     """
     predictor = open_predictor(model, device=device, quiet=True, progress=progress)
     subjects = open_subjects(predictor, data)
@@ -113,7 +112,7 @@ def attention_focus(
     for index, case in enumerate(cases):
         truth = cases.samples.ground_truths(index, [task])[task]
         masks, labels = _objects(truth)
-        assert isinstance(case.image, np.ndarray)  # the data are no clips
+        assert isinstance(case.image, np.ndarray)  # the data has no clips
         overrides = subjects.overrides | {"tile": 0} | predictor.settings.as_read
         predictions, layers = attention_of(predictor.model, predictor.prepare(case.image, **overrides))
         labels = cases.class_map[labels]
@@ -136,7 +135,7 @@ def attention_focus(
 
 
 def _objects(truth: Any) -> tuple[Bool[np.ndarray, "N H W"], Int64[np.ndarray, " N"]]:
-    """Masks and classes of what is no crowd."""
+    """Masks and classes of all objects that are no crowds."""
     if isinstance(truth, PanopticGroundTruth):
         kept = [(number, label) for number, label, crowd in truth.segments if not crowd]
         masks = SparseMasks.of_ids(truth.ids, [number for number, _ in kept])
@@ -147,14 +146,14 @@ def _objects(truth: Any) -> tuple[Bool[np.ndarray, "N H W"], Int64[np.ndarray, "
 
 
 def _at_padded_size(masks: Bool[np.ndarray, "N H W"], last: Prediction) -> Float[Tensor, "N H W"]:
-    """Masks as the network sees the image; 0 in the padding."""
+    """Masks at the padded size of the network's input; 0 in the padding."""
     (height, width), (padded_height, padded_width) = last.image_size, last.padded_size
     seen = F.interpolate(torch.from_numpy(masks).float().unsqueeze(1), (height, width), mode="area").squeeze(1)
     return F.pad(seen, (0, padded_width - width, 0, padded_height - height))
 
 
 def _matched(last: Prediction, targets: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Queries and objects as the loss would match them, with all pixels of the predicted masks."""
+    """Pairs of queries and objects, matched as in the loss, but with all pixels of the predicted masks."""
     points = pixel_centers(last.masks.shape[-2:], last.class_logits)
     here = last.class_logits.device
     masks = (targets >= 0.5).unsqueeze(1).to(here)
@@ -165,7 +164,7 @@ def _matched(last: Prediction, targets: Tensor, labels: Tensor) -> tuple[Tensor,
 
 
 def _shares(layer: LayerAttention, objects: Float[Tensor, "N H W"], queries: Int64[Tensor, " N"]) -> np.ndarray:
-    """Sums over queries of the attention on their objects, with the mask and without, and of the areas of these."""
+    """Sums over queries: the attention on their objects, with the mask and without, and the areas of the objects."""
     covered = [F.interpolate(objects.unsqueeze(1), grid, mode="area").flatten(1) for grid in layer.grids]
     tokens = torch.cat(covered, dim=1)  # (N, S)
     masked, everywhere = ((weights[queries] * tokens).sum().item() for weights in (layer.weights, layer.everywhere))

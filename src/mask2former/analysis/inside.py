@@ -1,6 +1,6 @@
 """What happens inside a model in one pass: predictions of every decoder depth, attention, and sampling locations.
 
-Seen through hooks that are gone after the pass; what a model computes stays as it is.
+Observed through hooks that are removed after the pass; the computation of the model does not change.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ __all__ = ["LayerAttention", "LayerSamples", "attention_of", "depth_names", "pre
 
 
 class LayerAttention(NamedTuple):
-    """Where the queries of an image attend to in one decoder layer, the mean over heads.
+    """What the queries of an image attend to in one decoder layer, averaged over heads.
 
     Attributes:
-        grids: (height, width) of the tokens of each scale that the layer attends to, one after the other.
-        weights: as they are; of each query they sum to 1.
-        everywhere: what the same scores would give without the mask (or without the Gaussian of SMCA).
+        grids: (height, width) of the tokens of each scale to which the layer attends, one after the other.
+        weights: attention weights; those of each query sum to 1.
+        everywhere: the weights of the same scores without the mask (or without the Gaussian of SMCA).
     """
 
     grids: tuple[tuple[int, int], ...]
@@ -45,8 +45,8 @@ class LayerSamples(NamedTuple):
 
     Attributes:
         grids: (height, width) of each of the L levels, coarsest first; S is the sum of their products.
-        locations: (x, y) in 0..1 of the padded image; may lie outside.
-        weights: of the points of a head; they sum to 1 over levels and points.
+        locations: (x, y) in 0..1 of the padded image; they may be outside.
+        weights: weights of the points of a head; they sum to 1 over levels and points.
     """
 
     grids: tuple[tuple[int, int], ...]
@@ -56,14 +56,14 @@ class LayerSamples(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Watched:
-    """A module that is told of, with what it is called with."""
+    """A module to be observed, and the arguments of its call."""
 
     module: nn.Module
     arguments: tuple[Any, ...]
 
 
 def predictions_of_depths(model: Mask2Former, images: Sequence[UInt8[Tensor, "C h w"]]) -> list[list[Prediction]]:
-    """The predictions of each decoder depth for each image, the last depth at the end.
+    """The predictions of each decoder depth for each image, the last depth last.
 
     Raises:
         UserError: the model classifies pixels.
@@ -77,7 +77,7 @@ def predictions_of_depths(model: Mask2Former, images: Sequence[UInt8[Tensor, "C 
 
 
 def depth_names(model: Mask2Former, count: int) -> list[str]:
-    """What so many depths are: the queries before the first layer, where they predict something, then the layers."""
+    """Names of ``count`` depths: the queries before the first layer, if they predict something, then the layers."""
     first = 0 if getattr(model.transformer_decoder, "supervise_queries", False) else 1
     return ["queries" if index == 0 else f"layer {index}" for index in range(first, first + count)]
 
@@ -86,7 +86,7 @@ def attention_of(model: Mask2Former, shown: Shown) -> tuple[list[Prediction], li
     """The predictions of each depth for an image, and the cross-attention of each decoder layer.
 
     Raises:
-        UserError: the decoder is another than the masked one, or an attention of your own has no method ``weights``.
+        UserError: the decoder is not the masked one, or a custom attention has no method ``weights``.
     """
     decoder = model.transformer_decoder
     if not isinstance(decoder, MaskedTransformerDecoder):
@@ -143,7 +143,7 @@ def sampling_of(model: Mask2Former, shown: Shown) -> list[LayerSamples]:
 
 
 def _watched(model: Mask2Former, shown: Shown, modules: Sequence[nn.Module]) -> tuple[list[Prediction], list[_Watched]]:
-    """The predictions of each depth for an image, and what each of some modules was called with."""
+    """The predictions of each depth for an image, and the arguments with which some modules were called."""
     calls: dict[nn.Module, _Watched] = {}
 
     def remember(module: nn.Module, arguments: tuple[Any, ...]) -> None:

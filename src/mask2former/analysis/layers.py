@@ -1,6 +1,6 @@
-"""What each decoder layer brings: the metrics of its predictions, and how many objects its masks cover.
+"""The contribution of each decoder layer: the metrics of its predictions, and how many objects its masks cover.
 
-The recall of masks whatever their class shows that learned queries are proposals already before the first layer
+The class-agnostic recall of masks shows that learned queries are proposals even before the first layer
 (Mask2Former, the analysis of queries).
 """
 
@@ -34,22 +34,22 @@ from mask2former.structures.ground_truth import InstanceGroundTruth
 __all__ = ["RECALL", "Depth", "LayerMetrics", "layer_metrics"]
 
 RECALL = "proposals/AR100"
-"""Average recall of 100 masks of an image over IoU 0.5 to 0.95, whatever their class, percent."""
+"""Class-agnostic average recall of 100 masks per image over IoU 0.5 to 0.95, in percent."""
 
 _OBJECT = Categories.from_names(["object"])
 _PROPOSALS = 100
 _SHOWN = ("panoptic/PQ", "instance/AP", "semantic/mIoU")
-_KEPT = 16  # passes of an image that is cut into tiles
+_KEPT = 16  # passes, for an image that is cut into tiles
 
 
 @dataclass(frozen=True)
 class Depth:
-    """What the predictions of a decoder depth are worth.
+    """Quality of the predictions of one decoder depth.
 
     Attributes:
         name: ``queries`` before the first layer, then ``layer 1`` and so on.
-        metrics: percent, as ``evaluate`` names them, and :data:`RECALL` where the data have instances; None where
-            one is undefined.
+        metrics: in percent, named as by ``evaluate``, and :data:`RECALL` if the data has instances; None for metrics
+            that are undefined.
     """
 
     name: str
@@ -58,13 +58,13 @@ class Depth:
 
 @dataclass(frozen=True)
 class LayerMetrics(Curves):
-    """Metrics of every decoder depth on the same images; the last depth is what users get."""
+    """Metrics of every decoder depth on the same images; the last depth gives the usual predictions."""
 
     depths: tuple[Depth, ...]
     data: dict[str, Any]
 
     def curves(self) -> Drawn:
-        """Over the depths."""
+        """Metrics by depth."""
         found = {}
         for name in (RECALL, *_SHOWN):
             values = [depth.metrics.get(name) for depth in self.depths]
@@ -75,7 +75,7 @@ class LayerMetrics(Curves):
 
 
 class _Passes:
-    """One pass for all depths: the last ones are kept, since each depth asks for the same images."""
+    """One pass for all depths: recent passes are kept, since each depth needs the same images."""
 
     def __init__(self, model: Mask2Former) -> None:
         self.model = model
@@ -95,7 +95,7 @@ class _Passes:
 
 @dataclass(frozen=True)
 class _OneDepth:
-    """A network that says what a model says at one of its depths; perhaps without telling classes apart."""
+    """A network whose outputs are those of a model at one of its depths, optionally with all classes merged."""
 
     passes: _Passes
     depth: int
@@ -111,7 +111,7 @@ class _OneDepth:
 
 
 def _of_any_class(prediction: Prediction) -> Prediction:
-    """The same with the probability of all classes together, so that every query is one object or none."""
+    """The prediction with the probabilities of all classes added up, so that every query is one object or none."""
     logits = prediction.class_logits
     both = torch.stack((logits[:, :-1].logsumexp(1), logits[:, -1]), dim=1)
     return replace(prediction, class_logits=both)
@@ -125,14 +125,14 @@ def layer_metrics(
     device: str | None = None,
     progress: Progress = silent,
 ) -> LayerMetrics:
-    """Measure the predictions of every decoder depth as those of the last one are measured.
+    """Measure the predictions of every decoder depth in the same way as those of the last one.
 
     Args:
         model: a name, file or folder, a model, or a predictor.
         data: images with ground truth.
-        tasks: what is measured; none: all that the model and the data both have.
+        tasks: tasks to measure; if empty, all that both the model and the data have.
         device: see :class:`Predictor`.
-        progress: told how many images are done.
+        progress: receives the number of images done.
 
     Raises:
         UserError: model and data do not fit together, or the model has no queries.
@@ -161,7 +161,7 @@ def layer_metrics(
             one.evaluation.add(predictions, case.ground_truths)
             if isinstance(truth, InstanceGroundTruth):
                 masks = predict_case(one.proposer, case, ["instance"], **subjects.overrides)["instance"]
-                assert isinstance(masks, Instances)  # the data are no clips
+                assert isinstance(masks, Instances)  # the data has no clips
                 one.recall.update(masks, truth._replace(labels=np.zeros_like(truth.labels)))
         progress("measuring every layer", index + 1, len(cases))
     names = depth_names(predictor.model, count)
@@ -173,7 +173,7 @@ def layer_metrics(
 
 @dataclass(frozen=True)
 class _Measured:
-    """What measures one depth."""
+    """The objects that measure one depth."""
 
     predictor: Predictor
     proposer: Predictor

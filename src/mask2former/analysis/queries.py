@@ -1,6 +1,6 @@
-"""Single queries on one image: their masks at every decoder depth, and what they attend to in between.
+"""Single queries on one image: their masks at every decoder depth, and what they attend to between depths.
 
-Masks of learned queries before the first layer are proposals already (Mask2Former, the analysis of queries).
+Masks of learned queries are proposals even before the first layer (Mask2Former, the analysis of queries).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from mask2former.structures import Prediction
 
 __all__ = ["AttentionMaps", "Proposals", "QueryAttention", "QueryMasks", "attention_maps", "query_proposals"]
 
-_ROWS = 6  # queries that are shown where none is named
+_ROWS = 6  # queries that are shown if none are named
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class QueryMasks:
 
     Attributes:
         query: its index.
-        label: the class at the end.
+        label: its final class.
         score: of that class, 0..1.
         areas: the share of the image that its mask covers, by depth.
-        ious: of its mask at each depth with that at the end.
-        masks: at the size of the image, by depth.
+        ious: IoU of its mask at each depth with its final mask.
+        masks: its masks at the size of the image, by depth.
     """
 
     query: int
@@ -54,7 +54,7 @@ class QueryMasks:
 
 @dataclass(frozen=True)
 class Proposals:
-    """Masks of queries at every decoder depth, the first before any layer where queries are supervised."""
+    """Masks of queries at every decoder depth, starting before the first layer if queries are supervised."""
 
     image: UInt8[np.ndarray, "H W 3"]
     depths: tuple[str, ...]
@@ -69,7 +69,7 @@ class Proposals:
         return {"depths": self.depths, "queries": rows}
 
     def draw(self, path: Path) -> None:
-        """A row for each query, a column for each depth, as PNG.
+        """A PNG with a row for each query and a column for each depth.
 
         Raises:
             UserError: the path cannot be written.
@@ -85,10 +85,10 @@ class QueryAttention:
 
     Attributes:
         query: its index.
-        label: the class at the end.
+        label: its final class.
         score: of that class, 0..1.
-        maps: weights of the tokens by layer, on the padded image; those of several scales lie on the finest grid.
-        inside: by layer, the share of the attention on the mask that the query has at the end.
+        maps: weights of the tokens by layer, on the padded image; several scales are added up on the finest grid.
+        inside: the share of the attention that is on the final mask of the query, by layer.
     """
 
     query: int
@@ -100,12 +100,12 @@ class QueryAttention:
 
 @dataclass(frozen=True)
 class AttentionMaps:
-    """Cross-attention of queries over the decoder layers, the mean over heads."""
+    """Cross-attention of queries by decoder layer, averaged over heads."""
 
     image: UInt8[np.ndarray, "H W 3"]
     layers: tuple[str, ...]
     queries: tuple[QueryAttention, ...]
-    shown: tuple[float, float]  # the share of height and width of the padded image that the image takes
+    shown: tuple[float, float]  # share of the height and width of the padded image that is image, not padding
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form; maps are lists of rows."""
@@ -113,7 +113,7 @@ class AttentionMaps:
         return {"layers": self.layers, "queries": rows}
 
     def draw(self, path: Path) -> None:
-        """A row for each query, a column for each layer, as PNG.
+        """A PNG with a row for each query and a column for each layer.
 
         Raises:
             UserError: the path cannot be written.
@@ -123,7 +123,7 @@ class AttentionMaps:
         write_sheet(path, rows, self.layers, names, title="Attention of queries, by decoder layer")
 
     def _visible(self, weights: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
-        """Without the tokens of the padding."""
+        """The weights without the tokens of the padding."""
         height, width = (max(1, round(share * side)) for share, side in zip(self.shown, weights.shape, strict=True))
         return weights[:height, :width]
 
@@ -135,16 +135,16 @@ def query_proposals(
     *,
     device: str | None = None,
 ) -> Proposals:
-    """The masks of queries before the first decoder layer and after each.
+    """The masks of queries before the first decoder layer and after each layer.
 
     Args:
         model: a name, file or folder, a model, or a predictor.
-        image: seen whole, without tiles; None: a drawn scene.
-        queries: their indices; none: the six with the highest score as instances or segments at the end.
+        image: used as a single input, without tiles; None: a drawn scene.
+        queries: their indices; if empty, the six with the highest final score as instances or segments.
         device: see :class:`Predictor`.
 
     Raises:
-        UserError: the image cannot be read, there is no such query, or the model has none.
+        UserError: the image cannot be read, there is no such query, or the model has no queries.
     """
     predictor = open_predictor(model, device=device, quiet=True)
     shown = prepared(predictor, image)
@@ -166,10 +166,10 @@ def attention_maps(
     *,
     device: str | None = None,
 ) -> AttentionMaps:
-    """What queries attend to in every decoder layer. Arguments as of :func:`query_proposals`.
+    """What queries attend to in every decoder layer. Arguments are those of :func:`query_proposals`.
 
     Raises:
-        UserError: as there, or the decoder is another than the masked one.
+        UserError: see :func:`query_proposals`; or the decoder is not the masked one.
     """
     predictor = open_predictor(model, device=device, quiet=True)
     shown = prepared(predictor, image)
@@ -200,7 +200,7 @@ def _strides(prediction: Prediction, grids: Sequence[tuple[int, int]]) -> str:
 
 
 def _chosen(last: Prediction, queries: Sequence[int]) -> list[int]:
-    """The queries that are named, or the best.
+    """The queries that are named, or the best ones.
 
     Raises:
         UserError: there is no such query.
@@ -211,7 +211,7 @@ def _chosen(last: Prediction, queries: Sequence[int]) -> list[int]:
         return list(queries)
     logits = last.masks.all().flatten(1)
     inside = logits > 0
-    certain = (logits.sigmoid() * inside).sum(1) / (inside.sum(1) + 1e-6)  # 0 without a mask
+    certain = (logits.sigmoid() * inside).sum(1) / (inside.sum(1) + 1e-6)  # 0 for an empty mask
     scores = last.probabilities[:, :-1].amax(1) * certain
     return scores.topk(min(_ROWS, len(last))).indices.tolist()
 

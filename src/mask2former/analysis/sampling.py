@@ -19,20 +19,20 @@ from mask2former.media.images import ImageSource
 __all__ = ["LayerPoints", "SamplingPoints", "sampling_points"]
 
 _COLUMNS = 3
-_COLORS = ((217, 98, 43), (90, 170, 255), (60, 200, 140), (240, 200, 60))  # of the levels
+_COLORS = ((217, 98, 43), (90, 170, 255), (60, 200, 140), (240, 200, 60))  # by level
 
 
 @dataclass(frozen=True)
 class LayerPoints:
-    """What the token at a point samples in one encoder layer.
+    """The sampling points of the token at a point in one encoder layer.
 
     Attributes:
         name: ``layer 1`` and so on.
-        points: (x, y) in pixels of the image; they may lie outside.
-        strides: of the level of each point.
-        heads: of each point.
-        weights: that each counts with; those of a head sum to 1.
-        distance: the mean distance to the point in pixels of the image, by weight.
+        points: (x, y) in pixels of the image; they may be outside.
+        strides: stride of the level of each point.
+        heads: head of each point.
+        weights: weight of each point; those of a head sum to 1.
+        distance: weighted mean distance from the token's point, in pixels of the image.
         reach: the same for all tokens of that level.
     """
 
@@ -47,7 +47,7 @@ class LayerPoints:
 
 @dataclass(frozen=True)
 class SamplingPoints:
-    """Sampling locations around a point of an image; the token is that of the finest level at the point."""
+    """Sampling locations around a point of an image, for the token of the finest level at this point."""
 
     image: UInt8[np.ndarray, "H W 3"]
     point: tuple[float, float]
@@ -64,7 +64,7 @@ class SamplingPoints:
         return {"point": self.point, "layers": rows}
 
     def draw(self, path: Path) -> None:
-        """An image for each layer, as PNG; the size of a point is its weight.
+        """A PNG with an image for each layer; the size of a point shows its weight.
 
         Raises:
             UserError: the path cannot be written.
@@ -103,8 +103,8 @@ def sampling_points(
 
     Args:
         model: a name, file or folder, a model, or a predictor.
-        image: seen whole, without tiles; None: a drawn scene.
-        point: (x, y) in pixels of the image; None: its middle.
+        image: used as a single input, without tiles; None: a drawn scene.
+        point: (x, y) in pixels of the image; None: its centre.
         device: see :class:`~mask2former.Predictor`.
 
     Raises:

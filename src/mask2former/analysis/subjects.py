@@ -1,4 +1,4 @@
-"""What is analyzed: a predictor on images with ground truth, or on one image."""
+"""The inputs of an analysis: a predictor with images and their ground truth, or with one image."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from mask2former.scenes import draw_scene
 __all__ = ["SCENE", "AnalyzedData", "Subjects", "open_subjects", "prepared"]
 
 AnalyzedData = DataSource | AnnotatedSet | SampleSet | str
-"""Images with ground truth, as :func:`mask2former.evaluate` takes them."""
+"""Images with ground truth, as accepted by :func:`mask2former.evaluate`."""
 
 SCENE = 1_000_000
-"""The scene that is drawn where no image is named; the first of those for validation."""
-_SIDE = 128  # of its pixels
+"""The scene to draw if no image is named; the first validation scene."""
+_SIDE = 128  # of the scene, in pixels
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Subjects:
 
     Attributes:
         cases: the images, with the model's class indices.
-        tasks: that they have ground truth for and the model was trained for.
-        overrides: settings of the predictor for them.
-        record: what they are, for JSON.
+        tasks: tasks for which the images have ground truth and the model was trained.
+        overrides: settings of the predictor for the images.
+        record: description of the images, for JSON.
     """
 
     cases: Cases
@@ -53,7 +53,7 @@ def open_subjects(predictor: Predictor, data: AnalyzedData, tasks: tuple[Task, .
     """The images of a data set, as ``evaluate`` would measure them.
 
     Raises:
-        UserError: there are no such data, they are clips or have no ground truth, or they do not fit the model.
+        UserError: there is no such data, it has clips or no ground truth, or it does not fit the model.
     """
     if isinstance(data, str):
         data = DataSource(data)
@@ -75,7 +75,7 @@ def open_subjects(predictor: Predictor, data: AnalyzedData, tasks: tuple[Task, .
 
 
 def prepared(predictor: Predictor, image: ImageSource | None = None) -> Shown:
-    """An image as the network sees it whole, without tiles; None: the scene :data:`SCENE` as it is drawn.
+    """An image as a single input of the network, without tiles; None: the scene :data:`SCENE`, not resized.
 
     Raises:
         UserError: the image cannot be read, or none is given and the model takes bands.

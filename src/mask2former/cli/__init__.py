@@ -1,7 +1,7 @@
-"""The command line: commands are functions, and what is heavy is imported inside them so that ``--help`` is immediate.
+"""The command line: commands are functions that import slow modules themselves, so that ``--help`` is immediate.
 
 Exit codes: 0 done, 1 failed while running, 2 the request is wrong, 130 stopped by the user. Errors are one sentence on
-standard error; ``--debug`` adds the traceback. Everything a command does can be done from Python without it.
+standard error; ``--debug`` adds the traceback. Everything that a command does can also be done from Python.
 """
 
 import inspect
@@ -28,7 +28,7 @@ __all__ = ["app", "main"]
 
 
 def _help(command: Callable[..., None]) -> str:
-    """Its documentation, one line for each paragraph: the terminal breaks them at its own width."""
+    """The docstring of a command, one line per paragraph, so that the terminal can wrap it at its own width."""
     paragraphs = (inspect.getdoc(command) or "").split("\n\n")
     return "\n\n".join(" ".join(paragraph.split("\n")) for paragraph in paragraphs)
 

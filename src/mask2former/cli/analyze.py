@@ -1,6 +1,6 @@
-"""What is inside a model, and what it costs: ``mask2former analyze``.
+"""Analyses of the inside of a model, and of its cost: ``mask2former analyze``.
 
-A command is a call of :mod:`mask2former.analysis`; it prints the main figures, and writes a drawing and all figures.
+Each command calls :mod:`mask2former.analysis`, prints the main figures, and writes a drawing and all figures.
 """
 
 from __future__ import annotations
@@ -86,10 +86,10 @@ class _Report(Protocol):
 
 
 def _checked(output: Path) -> Path:
-    """That the drawing can be written there, and the figures beside it; before anything is computed.
+    """Check, before any computation, that the drawing and the figures beside it can be written.
 
     Raises:
-        UserError: it cannot, or it is no image file.
+        UserError: they cannot be written, or the path is not an image file.
     """
     from mask2former.files import check_file
 
@@ -117,7 +117,7 @@ def _source(
 
 
 def _table(head: list[str], rows: list[list[str]]) -> None:
-    """Lines of columns, the first to the left."""
+    """Lines with columns, of which the first is aligned to the left."""
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     for row in (head, *rows):
         first, *rest = (
@@ -347,6 +347,6 @@ def _size_of(text: str) -> tuple[int, int]:
 
 
 def _indented(name: str) -> str:
-    """The last part of a name, below the others."""
+    """The last part of a name, indented by its depth."""
     depth, leaf = name.count("."), name.rpartition(".")[2]
     return f"  {'  ' * depth}{leaf}" if name else "model"

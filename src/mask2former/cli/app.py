@@ -1,4 +1,4 @@
-"""The program itself: global options, exit codes, one sentence for what went wrong. Knows no command."""
+"""The program itself: global options, exit codes, one sentence for each error. It depends on no command."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from mask2former.text import printable, quoted, shortened
 
 __all__ = ["app", "main"]
 
-# Its module differs from one version of typer to the next; that it is the base of the public class does not.
+# Its module differs between versions of typer, but it is always the base of the public class.
 _CommandLineError: type[Exception] = typer.BadParameter.__mro__[2]
 assert _CommandLineError.__name__ == "ClickException"
 
 _STOPPED = 130  # exit code
 _NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP)
-_FLAGS = {  # that are not called as the argument of the library
+_FLAGS = {  # those whose name differs from the library's argument
     "pooled_threshold": "--pooled",
     "root": "--data-root",
     "tasks": "--task",
@@ -50,10 +50,10 @@ app = typer.Typer(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line with ``arguments`` (by default those of the process) and return the exit code."""
+    """Run the command line with ``arguments`` (by default those of the process), and return the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     end = words.index("--") if "--" in words else len(words)
-    debug = "--debug" in words[:end]  # anywhere, although it belongs to no command
+    debug = "--debug" in words[:end]  # allowed anywhere, although it belongs to no command
     words = [word for word in words[:end] if word != "--debug"] + words[end:]
     with filtered():
         try:
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if message:
             try:
                 say(printable(message), error=True)
-            except OSError:  # nobody can be told
+            except OSError:  # there is no way to report it
                 return code
     return code
 
@@ -87,25 +87,25 @@ def _run(words: list[str]) -> tuple[int, str]:
     _check_words(words)
     try:
         os.getcwd()
-    except OSError as error:  # compiled libraries would end the process without a word of ours
+    except OSError as error:  # otherwise compiled libraries would end the process without a message
         raise UserError("the working directory is gone; change to one that exists (cd) and try again") from error
     code = int(_program()(words, prog_name="mask2former", standalone_mode=False) or 0)
     if code == _STOPPED:
-        raise KeyboardInterrupt  # what newer versions of typer make an exit code of, without a word
+        raise KeyboardInterrupt  # newer versions of typer silently turn it into an exit code
     return code, ""
 
 
 @cache
 def _program() -> Callable[..., int | None]:
-    """All commands, read from their signatures once: that takes longer than many of them."""
+    """All commands, built from their signatures only once, since that takes longer than many of them."""
     return typer.main.get_command(app)
 
 
 def _check_words(words: Sequence[str]) -> None:
-    """Refuse what no command has a meaning for; an empty path would be the working directory.
+    """Reject arguments that no command can use; an empty path would be the working directory.
 
     Raises:
-        UserError: an empty argument or value, or one with a zero byte.
+        UserError: an argument or value is empty, or contains a zero byte.
     """
     for number, word in enumerate(words, start=1):
         if "\0" in word:
@@ -119,20 +119,20 @@ def _check_words(words: Sequence[str]) -> None:
 
 
 def _outcome(error: Exception) -> tuple[int, str]:
-    """The exit code, and what is said."""
+    """The exit code and the message for an error."""
     if isinstance(error, (StoppedError, typer.Abort)) or interrupts.received():
-        # An import that is interrupted may end in any other error.
+        # An interrupted import may raise any other error.
         is_told = isinstance(error, StoppedError) and str(error)
         return _STOPPED, f"stopped: {error}" if is_told else "stopped"
     if isinstance(error, _CommandLineError):
         message = error.format_message()  # pyright: ignore[reportAttributeAccessIssue]
-        # Without arguments help is printed, and the error has no message.
+        # Without arguments, help is printed, and the error has no message.
         return 2, f"error: {message.replace(': Value error, ', ': ', 1)}" if message else ""
     if isinstance(error, OptionError):
         return 2, f"error: {error.sentence(_flag)}"
     if isinstance(error, UserError):
         return 2, f"error: {error}"
-    # Up to Python 3.12 a loop of links is a RuntimeError.
+    # Up to Python 3.12, a loop of links raises a RuntimeError.
     if (isinstance(error, OSError) and error.errno in _NO_PATH) or str(error).startswith("Symlink loop"):
         name = getattr(error, "filename", None) or str(error).partition("'")[2].rstrip("'")
         reason = getattr(error, "strerror", None) or "Too many levels of symbolic links"
@@ -141,7 +141,7 @@ def _outcome(error: Exception) -> tuple[int, str]:
 
 
 def _flag(argument: str) -> str:
-    """The flag of an argument of the library."""
+    """The command-line flag for an argument of the library."""
     return _FLAGS.get(argument, f"--{argument.replace('_', '-')}")
 
 
@@ -156,7 +156,7 @@ def _unexpected(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "something that is read here is nested too deeply; is it the right file? (--debug shows where)"
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    if any(frame.f_code.co_name == "<module>" for frame in frames):  # while something is imported
+    if any(frame.f_code.co_name == "<module>" for frame in frames):  # raised during an import
         library = str(frames[-1].f_globals.get("__name__")).partition(".")[0]
         return (
             f"the library {library} cannot be loaded ({type(error).__name__}: {printable(str(error), 200)}); check its "

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 __all__ = ["predict_in_bulk"]
 
-_SHOWN = 20  # failures that are told while the command runs; all are in a file
+_SHOWN = 20  # failures that are printed while the command runs; a file lists all of them
 
 
 def predict_in_bulk(
     console: Console, model: str, sources: list[str], output: str, task: Task | None, **options: Any
 ) -> None:
-    """Make the library call, show how far it is, and say what came of it.
+    """Call the library, show progress, and print a summary.
 
     Raises:
         FailedError: some images have no result.
@@ -49,7 +49,7 @@ def predict_in_bulk(
             nonlocal done, total
             if step in get_args(Task):
                 done, total = number, of or 0
-            elif step == "starting Ray" and not console.is_terminal:  # which shows no bar
+            elif step == "starting Ray" and not console.is_terminal:  # where there is no bar
                 say(step, error=True)
             show(step, number, of)
 

@@ -1,4 +1,4 @@
-"""Checkpoints of other code bases to ours and back: ``mask2former convert``."""
+"""Checkpoints of other code bases to our format and back: ``mask2former convert``."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def convert(
         done = convert_checkpoint(
             source,
             output,
-            to,  # pyright: ignore[reportArgumentType]  (checked there)
+            to,  # pyright: ignore[reportArgumentType]  (checked by the library)
             recipe,
             tasks_of(tasks),
             weights=weights,

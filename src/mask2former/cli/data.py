@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["check_data", "prepare"]
 
 _MOST_CLASSES = 30  # rows of the table
-_MOST_OFFENDERS = 5  # of what is no fault; faults are listed as the report has them
+_MOST_OFFENDERS = 5  # files listed per remark; faults are listed as in the report
 
 
 def check_data(
@@ -149,7 +149,7 @@ def check_data(
 
 
 def _class_table(split: str, summary: SplitSummary, report: DataReport) -> Table:
-    """Counts by class, in the order of the classes; of many only the most frequent ones."""
+    """Counts by class, in the order of the classes; if there are many, only the most frequent ones."""
     from rich.table import Table
 
     is_semantic = report.task == "semantic"

@@ -1,4 +1,4 @@
-"""Seeing it work: ``mask2former demo``."""
+"""Demonstration: ``mask2former demo``."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def demo(
 
 
 def _table(title: str, metrics: Mapping[str, float], meanings: Mapping[str, str]) -> Table:
-    """The main metrics, with their meaning."""
+    """The main metrics and their meanings."""
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")

@@ -1,4 +1,4 @@
-"""Measuring a model: ``mask2former evaluate``."""
+"""Measures a model: ``mask2former evaluate``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models as files of other runtimes: ``mask2former export`` and ``verify-export``."""
+"""Models as files for other runtimes: ``mask2former export`` and ``verify-export``."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def export(
     if dtype == "int8":
         alike = "compared with the model on the images of --calibration"
     say(f"{done.path} written ({done.num_bytes / 1e6:,.1f} MB): {alike}")
-    if dtype == "int8":  # what it costs, which noise does not tell
+    if dtype == "int8":  # measures the loss of quality, which noise cannot show
         with working(console, lambda: f"{done.path} was written") as progress:
             report = verify(
                 [output / "1/model.onnx" if to == "triton" else output],

@@ -1,4 +1,4 @@
-"""What can be loaded and what a file holds: ``mask2former models`` and ``mask2former inspect``."""
+"""Available models and the contents of files: ``mask2former models`` and ``mask2former inspect``."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["inspect_checkpoint", "models"]
 
-_WIDE = 110  # columns of a terminal from which on all columns are shown; also where the output is none
-_CELL = 60  # characters of one, in tables of strangers
+_WIDE = 110  # columns of a terminal from which all columns are shown; also used if the output is not a terminal
+_CELL = 60  # characters of a cell, in tables with text from files
 _NUMBERS = ("queries", "MB")
 _TERMS = {
     True: "also for commercial use",
@@ -111,7 +111,7 @@ def _say_json(values: object) -> None:
 
 
 def _say_table(console: Console, rows: list[dict[str, Any]]) -> None:
-    """A heading for each provider and data set, and one line for each model; all columns stand below each other."""
+    """A heading for each provider and data set, and one line for each model; columns are aligned across all of them."""
     from itertools import groupby
 
     is_wide = console.width >= _WIDE
@@ -138,7 +138,7 @@ def _heading(row: dict[str, Any]) -> str:
 
 
 def _cells(row: dict[str, Any], *, is_wide: bool) -> list[str]:
-    """Of one line; what there is no room for is left out of a narrow one."""
+    """The cells of one line; a narrow table leaves out those without room."""
     metrics = {name: value for name, value in row["metrics"].items() if is_wide or "(" not in name}
     numbers = (", " if is_wide else " ").join(f"{name} {_as_printed(value)}" for name, value in metrics.items())
     details = [row["backbone"], str(row["queries"])] if is_wide else []
@@ -147,7 +147,7 @@ def _cells(row: dict[str, Any], *, is_wide: bool) -> list[str]:
 
 
 def _as_printed(value: float) -> str:
-    """Published numbers have one digit after the point or two."""
+    """The number with one or two decimals, as published."""
     return str(round(float(value), 2))
 
 

@@ -1,4 +1,4 @@
-"""Names that the shell completes. Imports neither PyTorch nor a zoo: it runs at every press of a key."""
+"""Names for shell completion. It imports neither PyTorch nor a zoo, because it runs at every key press."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ __all__ = ["complete_model", "complete_recipe", "complete_run_recipe"]
 
 
 def complete_model(incomplete: str) -> list[str]:
-    """Packaged and published models; for anything else the shell completes files."""
+    """Packaged and published models; other words are completed as file names by the shell."""
     from importlib import resources
 
     assets = resources.files("mask2former").joinpath("assets").iterdir()

@@ -1,4 +1,4 @@
-"""What an evaluation found, in a terminal."""
+"""The results of an evaluation, printed in a terminal."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def print_scores(console: Console, report: EvaluationReport) -> None:
 
 
 def _beyond_limit(report: EvaluationReport) -> list[str]:
-    """A remark if an image or a clip has more objects than count."""
+    """A remark if an image or a clip has more objects than the number of detections that count."""
     evaluator = report.evaluators.get("instance")
     most, limit = getattr(evaluator, "most_true", 0), getattr(evaluator, "max_detections", 0)
     if most <= limit:
@@ -95,7 +95,7 @@ def _group_table(report: EvaluationReport) -> Table:
 
 
 def class_table(task: str, rows: dict[str, dict[str, float]], most: int = 24) -> Table:
-    """Metrics by class, in the order of the classes; of many only the best and the worst by the first metric."""
+    """Metrics by class, in the order of the classes; if there are many, only the best and worst by the first metric."""
     from rich.table import Table
 
     defined = {name: values for name, values in rows.items() if any(value == value for value in values.values())}

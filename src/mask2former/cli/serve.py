@@ -1,4 +1,4 @@
-"""A model behind HTTP: ``mask2former serve``."""
+"""A model as an HTTP service: ``mask2former serve``."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def serve(
         progress = loading.enter_context(working(make_console(), lambda: "the service had not started"))
 
         def started(url: str) -> None:
-            loading.close()  # no bar any more
+            loading.close()  # removes the bar
             say(f"{model} at {url} (Ctrl-C ends)")
 
         serve_model(

@@ -1,4 +1,4 @@
-"""What several commands share: options, run files, progress, ways to stop. Knows no command."""
+"""Shared by several commands: options, run files, progress, ways to stop. It depends on no command."""
 
 from __future__ import annotations
 
@@ -209,11 +209,11 @@ def chosen_range(
     value_rule: Literal["auto", "full", "percentile"] | None,
     band_ranges: str | None,
 ) -> RangeSetting | None:
-    """The setting ``value_range``, which takes two numbers, such a pair for each band, or the name of a rule.
+    """The setting ``value_range`` from options: two numbers, a pair for each band, or the name of a rule.
 
     Raises:
-        OptionError: several are given.
-        UserError: ``value_range`` or ``band_ranges`` is something else.
+        OptionError: more than one of them is given.
+        UserError: ``value_range`` or ``band_ranges`` is invalid.
     """
     from mask2former.value_range import as_value_range
 
@@ -254,10 +254,10 @@ Bands = Annotated[
 
 
 def chosen_bands(text: str | None) -> tuple[int, ...] | None:
-    """The setting ``bands``: numbers with commas between them, and ranges such as 1-5.
+    """The setting ``bands``: numbers separated by commas, and ranges such as 1-5.
 
     Raises:
-        UserError: something else.
+        UserError: the text is invalid.
     """
     numbers: list[int] = []
     for part in [] if text is None else text.split(","):
@@ -273,14 +273,14 @@ def chosen_bands(text: str | None) -> tuple[int, ...] | None:
 
 
 class StoppedError(Exception):
-    """The user pressed Ctrl-C; the message says what was done. Exit code 130."""
+    """The user pressed Ctrl-C; the message states what was done. Exit code 130."""
 
 
 def named_model(model: str | None) -> str:
-    """The model, which must be named: any default would be nonsense on most images.
+    """The model, which must be named: any default would give useless results on most images.
 
     Raises:
-        UserError: it is not, with the names to begin with.
+        UserError: it is not named; the message suggests models.
     """
     if model is None:
         raise UserError(_NO_MODEL)
@@ -288,7 +288,7 @@ def named_model(model: str | None) -> str:
 
 
 def tasks_of(words: list[str] | None) -> list[Any]:
-    """Tasks that were given one by one, or several with commas between; the library checks them."""
+    """Tasks that were given one by one or separated by commas; the library checks them."""
     return [name for entry in words or () for name in entry.split(",")]
 
 
@@ -298,7 +298,7 @@ def count(number: int, noun: str) -> str:
 
 
 def fetch_weights(console: Console, model: str) -> None:
-    """Bring the file of a published model into the cache, with a bar; nothing to do for any other model.
+    """Download the file of a published model into the cache, with a progress bar; other models need no download.
 
     Raises:
         UserError: it cannot be downloaded.
@@ -311,13 +311,13 @@ def fetch_weights(console: Console, model: str) -> None:
 
 @contextlib.contextmanager
 def working(console: Console, what_was_done: Callable[[], str], *, forks: bool = False) -> Iterator[DetailedProgress]:
-    """Show the steps of a library call as a bar; Ctrl-C ends the command with what was done so far.
+    """Show the steps of a library call as a bar; Ctrl-C ends the command and reports what was done so far.
 
     Args:
-        console: where the bar is drawn, from the first step that is told.
-        what_was_done: ends the sentence about Ctrl-C.
-        forks: the call starts processes by forking, which must not happen while a thread draws: the bar is drawn when
-            something is told, ten times a second at most.
+        console: where the bar is drawn, from the first reported step.
+        what_was_done: returns the end of the sentence about Ctrl-C.
+        forks: whether the call starts processes by forking, which must not happen while a thread draws. The bar is then
+            drawn only when progress is reported, at most ten times a second.
     """
     current, last, drawn = "", 0, 0.0
     bars = progress_bar(console, has_thread=not forks)
@@ -326,7 +326,7 @@ def working(console: Console, what_was_done: Callable[[], str], *, forks: bool =
     def tell(step: str, done: int, total: int | None, detail: str | None = None) -> None:
         nonlocal current, last, drawn
         shown: dict[str, Any] = {} if detail is None else {"detail": detail}
-        is_new = step != current or done < last  # the same step again, of another image or training
+        is_new = step != current or done < last  # the same step again, for another image or training run
         last = done
         if is_new:
             of_bytes = step.startswith(DOWNLOADING)
@@ -355,7 +355,7 @@ def training_shown(console: Console, what_was_done: Callable[[], str]) -> Iterat
 
 @contextlib.contextmanager
 def stoppable(what_was_done: Callable[[], str]) -> Iterator[None]:
-    """Being asked to stop (see :mod:`mask2former.interrupts`) ends the command with what was done so far."""
+    """A request to stop (see :mod:`mask2former.interrupts`) ends the command and reports what was done so far."""
     try:
         yield
     except KeyboardInterrupt as interrupt:
@@ -363,7 +363,7 @@ def stoppable(what_was_done: Callable[[], str]) -> Iterator[None]:
 
 
 def show_file(path: Path) -> None:
-    """Show a file where there is a screen and somebody in front of it."""
+    """Open a file in a viewer, if there is a screen and an interactive user."""
     import os
 
     has_screen = sys.platform in ("darwin", "win32") or "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ

@@ -1,7 +1,7 @@
-"""The one way out to the terminal: lines, tables, bars, logs and warnings, none of which a stranger's word can break.
+"""All terminal output: lines, tables, bars, logs and warnings, made safe against text from files and servers.
 
-Names of classes and files, licenses and what a server says may hold control characters, terminal markup, letters that
-the terminal cannot show, or a megabyte of text. Knows no command.
+Names of classes and files, licenses and replies of servers may contain control characters, terminal markup, characters
+that the terminal cannot show, or a megabyte of text. This module depends on no command.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 
 __all__ = ["filtered", "make_console", "progress_bar", "say", "say_at_once", "say_document", "silence_stdout"]
 
-_COLUMNS = 2000  # that a terminal may have
-_CELL = 200  # characters of a cell of a table, and of what a bar is about
+_COLUMNS = 2000  # maximum width of a terminal
+_CELL = 200  # characters of a cell of a table, and of the description of a bar
 
 
 def say(line: str, *, error: bool = False, console: Console | None = None, style: str = "") -> None:
     """Print one line; spaces are kept.
 
     Args:
-        line: what is said.
-        error: to standard error instead of output.
-        console: above its progress bar, in ``style``.
-        style: in rich's words, for instance ``bold``; where it is no terminal it does not count.
+        line: text to print.
+        error: whether to print to standard error instead of standard output.
+        console: print above its progress bar, in ``style``.
+        style: a style of rich, for instance ``bold``; ignored if the output is not a terminal.
     """
     line = terminal_line(line)
     if console is None:
@@ -47,24 +47,24 @@ def say(line: str, *, error: bool = False, console: Console | None = None, style
 
 
 def say_at_once(line: str) -> None:
-    """Tell whoever sits in front of a terminal what takes a while; what is redirected keeps results and logs only."""
+    """Announce a slow step in a terminal; nothing is printed if the output is redirected."""
     if sys.stderr is not None and sys.stderr.isatty():
         say(line, error=True)
         sys.stderr.flush()
 
 
 def say_document(text: str) -> None:
-    """Print text of ours in a format of ours, to be redirected into a file: nothing in it is changed."""
+    """Print our own text in one of our formats, to be redirected into a file: nothing in it is changed."""
     print(text.rstrip("\n"))
 
 
 def make_console() -> Console:
-    """The terminal, for tables and progress; plain results are said."""
+    """The terminal, for tables and progress; other results are printed with :func:`say`."""
     from rich.console import Console
     from rich.text import Text
 
     class Plain(Console):
-        """Text is text: no markup, no control characters, no cell that fills the screen."""
+        """Text without markup and control characters, and without cells that fill the screen."""
 
         def render_str(self, text: str, **settings: Any) -> Text:
             settings |= {"markup": False, "emoji": False}
@@ -74,13 +74,13 @@ def make_console() -> Console:
 
 
 def progress_bar(console: Console, *, has_thread: bool = True) -> Progress:
-    """A bar that vanishes when done; nothing where the output is no terminal.
+    """A bar that disappears when done; none if the output is not a terminal.
 
-    Tasks with the field ``of_bytes`` show bytes and their rate, others a count; all of them their field ``detail``.
+    Tasks with the field ``of_bytes`` show bytes and their rate, others a count; all show their field ``detail``.
 
     Args:
         console: where it is drawn.
-        has_thread: which draws it anew several times a second; else only updates with ``refresh`` do.
+        has_thread: whether a thread redraws it several times a second; otherwise only updates with ``refresh`` do.
     """
     from rich.progress import (
         BarColumn,
@@ -108,7 +108,7 @@ def progress_bar(console: Console, *, has_thread: bool = True) -> Progress:
 
     class Left(ProgressColumn):
         def render(self, task: Task) -> Text:
-            # Rich forgets what was done half a minute ago, so of anything slower it knows no rate.
+            # Rich only remembers the last half minute, so it has no rate for slower tasks.
             done, elapsed = task.completed - task.fields.get("first", 0), task.elapsed
             left = task.time_remaining
             if task.total is not None and task.completed >= task.total:
@@ -128,16 +128,16 @@ def progress_bar(console: Console, *, has_thread: bool = True) -> Progress:
 
 @contextlib.contextmanager
 def filtered() -> Iterator[None]:
-    """What others write goes the same way meanwhile: logs that nobody has asked for elsewhere, and Python's warnings.
+    """Meanwhile, other output goes the same way: logs without a handler of their own, and Python's warnings.
 
-    Standard streams show what they cannot encode as escapes.
+    Standard streams show characters that they cannot encode as escapes.
     """
     changed = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, io.TextIOWrapper)]
     handlers = [stream.errors for stream in changed]
     log, showwarning = logging.lastResort, warnings.showwarning
     columns = os.environ.get("COLUMNS")
     if columns is not None and not (columns.isascii() and columns.isdecimal() and 0 < int(columns[:9]) <= _COLUMNS):
-        del os.environ["COLUMNS"]  # lines are filled up with blanks to there
+        del os.environ["COLUMNS"]  # lines would be padded with blanks to this width
     for stream in changed:
         stream.reconfigure(errors="backslashreplace")
     logging.lastResort = _Log(logging.WARNING)
@@ -154,12 +154,12 @@ def filtered() -> Iterator[None]:
 
 
 class _Log(logging.Handler):
-    """The handler of last resort: what libraries log where nobody has set up logging."""
+    """The handler of last resort: for logs of libraries if no logging is set up."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             say(self.format(record), error=True)
-        except Exception:  # as logging asks of every handler: it reports the record
+        except Exception:  # like every handler, it must report the record and not raise
             self.handleError(record)
 
 
@@ -169,8 +169,8 @@ def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> N
 
 
 def silence_stdout() -> None:
-    """Send what standard output still holds nowhere: its reader is gone or its disk is full."""
-    if sys.stdout is sys.__stdout__:  # that of the process, not one that a caller has put in place
+    """Discard what standard output still contains: its reader is gone or its disk is full."""
+    if sys.stdout is sys.__stdout__:  # that of the process, not a replacement by a caller
         with contextlib.suppress(OSError, ValueError):
             empty = os.open(os.devnull, os.O_WRONLY)
             os.dup2(empty, sys.stdout.fileno())

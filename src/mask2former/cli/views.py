@@ -1,4 +1,4 @@
-"""Test-time augmentation, as the options ``--tta`` and ``--tta-sizes`` of several commands ask for them."""
+"""Test-time augmentation from the options ``--tta`` and ``--tta-sizes`` of several commands."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ TtaSizes = Annotated[
 
 
 def parse_views(tta: bool, sizes: str | None) -> MultiScaleFlip | None:
-    """The requested views; sizes imply them.
+    """The requested views; sizes imply test-time augmentation.
 
     Raises:
-        UserError: sizes that are no numbers of pixels.
+        UserError: the sizes are not numbers of pixels.
     """
     if not tta and sizes is None:
         return None

@@ -61,7 +61,7 @@ def web(
 
     def tell(address: str) -> None:
         say(f"the page is at {address} (Ctrl-C ends it)")
-        sys.stdout.flush()  # it may be a pipe, whose reader waits for this line
+        sys.stdout.flush()  # the output may be a pipe whose reader waits for this line
 
     with stoppable(lambda: ""):
         serve_page(opened, host=host, port=port, upload_bytes=max_upload << 20, tell=tell)

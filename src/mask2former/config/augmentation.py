@@ -10,26 +10,26 @@ from mask2former.config.fields import PositiveFloat, PositiveInt, Resampling, St
 
 __all__ = ["AugmentationConfig", "Flip", "LargeScaleJitterConfig", "NoAugmentationConfig", "ResizeCropFlipConfig"]
 
-# both: each with its own draw; turns: also transposed, so quarter turns, too. These two are for views from above.
+# both: drawn independently; turns: also transposed, which adds quarter turns. Both are for views from above.
 Flip = Literal["horizontal", "vertical", "both", "turns", "none"]
 
 
 class NoAugmentationConfig(Strict):
-    """Images as they are."""
+    """Images without changes."""
 
     name: Literal["none"] = "none"
 
 
 class LargeScaleJitterConfig(Strict):
-    """Flip, resize by a random factor, cut or pad to a fixed size (Mask2Former, Sec. 4.1: COCO)."""
+    """Flip, resize by a random factor, crop or pad to a fixed size (Mask2Former, Sec. 4.1: COCO)."""
 
     name: Literal["large-scale-jitter"] = "large-scale-jitter"
-    image_size: tuple[PositiveInt, PositiveInt] = (1024, 1024)  # height, width of every result
-    min_scale: PositiveFloat = 0.1  # of the box that the image is fitted into
+    image_size: tuple[PositiveInt, PositiveInt] = (1024, 1024)  # height, width of every output
+    min_scale: PositiveFloat = 0.1  # of the box into which the image is fitted
     max_scale: PositiveFloat = 2.0
     resampling: Resampling = "antialiased"
     flip: Flip = "horizontal"  # with probability 0.5
-    keep_lost: bool = False  # objects that were cut away stay as empty masks (published for panoptic)
+    keep_lost: bool = False  # objects that are cropped away remain as empty masks (published for panoptic)
 
     @model_validator(mode="after")
     def _rising(self) -> LargeScaleJitterConfig:
@@ -39,22 +39,22 @@ class LargeScaleJitterConfig(Strict):
 
 
 class ResizeCropFlipConfig(Strict):
-    """Resize to a random short edge, random crop, colour jitter, flip, pad; the defaults are ADE20K instance's."""
+    """Resize to a random short edge, random crop, colour jitter, flip, pad; defaults are those of ADE20K instance."""
 
     name: Literal["resize-crop-flip"] = "resize-crop-flip"
     short_edges: tuple[PositiveInt, ...] = Field(default=tuple(range(320, 1281, 64)), min_length=1)  # pixels
-    long_edge: PositiveInt = 2560  # cap, pixels
-    # instead of short edges: a factor between these two for images of any size, where objects have one scale
+    long_edge: PositiveInt = 2560  # upper limit, pixels
+    # instead of short edges: a factor between these two for images of any size, if all objects are at one scale
     scale_range: tuple[PositiveFloat, PositiveFloat] | None = None
-    # pixels: with it, factors are relative to the size at which the image's median object has this diameter
+    # pixels: with it, factors are relative to the size at which the median object of the image has this diameter
     diameter: PositiveFloat | None = None
     resampling: Resampling = "antialiased"
-    crop_size: tuple[PositiveInt, PositiveInt] | None = (640, 640)  # height, width; smaller images stay
-    max_category_share: float = Field(default=1.0, gt=0.0, le=1.0)  # of one class in a crop, else another; 1: off
+    crop_size: tuple[PositiveInt, PositiveInt] | None = (640, 640)  # height, width; smaller images are not cropped
+    max_category_share: float = Field(default=1.0, gt=0.0, le=1.0)  # of one class in a crop, or it is redrawn; 1: off
     color_jitter: bool = True
     flip: Flip = "horizontal"  # with probability 0.5
-    pad_size: tuple[PositiveInt, PositiveInt] | None = (640, 640)  # height, width of every result; None: no padding
-    keep_lost: bool = True  # objects that were cut away stay as empty masks
+    pad_size: tuple[PositiveInt, PositiveInt] | None = (640, 640)  # height, width of every output; None: no padding
+    keep_lost: bool = True  # objects that are cropped away remain as empty masks
 
     @model_validator(mode="after")
     def _rising(self) -> ResizeCropFlipConfig:

@@ -1,4 +1,4 @@
-"""What is read, and how it is batched."""
+"""Data that a run reads, and how it is batched."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ __all__ = [
     "YouTubeVISConfig",
 ]
 
-UNNAMED_CLASS = "object"  # of maps that name no classes
-STEM = "{stem}"  # what an image and its label map have in common
-MetricStyle = Literal["coco", "cityscapes", "youtube-vis"]  # whose official tools measure a data set
+UNNAMED_CLASS = "object"  # for maps without class names
+STEM = "{stem}"  # the common part of the names of an image and its label map
+MetricStyle = Literal["coco", "cityscapes", "youtube-vis"]  # whose official metrics apply to a data set
 
 
 class ScenesConfig(Strict):
@@ -62,41 +62,42 @@ class ScenesConfig(Strict):
     name: Literal["scenes"] = "scenes"
     image_size: tuple[PositiveInt, PositiveInt] = (128, 128)  # height, width
     train_seed: SceneNumber = 0
-    num_training: PositiveInt = 1_000_000  # every scene is drawn when it is its turn
-    validation_seed: SceneNumber = 1_000_000  # behind the training scenes
+    num_training: PositiveInt = 1_000_000  # every scene is drawn when it is needed
+    validation_seed: SceneNumber = 1_000_000  # after the training scenes
     num_validation: PositiveInt = 50
 
 
 class FilesConfig(Strict):
-    """A data set of image files that anybody made."""
+    """A custom data set of image files."""
 
-    # whether annotations were made on images as EXIF turns them (all viewers do), or on the stored pixels: ignore
+    # whether annotations were made on images rotated by EXIF (as all viewers do) or on the stored pixels: ignore
     exif: Literal["apply", "ignore"] = "apply"
 
 
 class NamedFilesConfig(FilesConfig):
-    """Such a data set whose annotations or lists name the files."""
+    """A custom data set whose annotations or lists name the files."""
 
-    # whether they may lead out of the folder that they are relative to (/data/a.jpg, ../a.jpg); links in it always may
+    # whether names may point outside the folder that they are relative to (/data/a.jpg, ../a.jpg); links in it always
+    # may
     allow_outside: bool = False
 
 
 class CocoFiles(Strict):
-    """One annotation file and the folder that its ``file_name`` entries are relative to."""
+    """One annotation file, and the folder to which its ``file_name`` entries are relative."""
 
     annotations: str
     images: str
 
 
 class CocoInstanceConfig(NamedFilesConfig):
-    """Objects in COCO's instance format, anybody's; several files of one split must have the same categories."""
+    """Custom objects in COCO's instance format; several files of one split must have the same categories."""
 
     name: Literal["coco-instance"] = "coco-instance"
     train: tuple[CocoFiles, ...] = Field(min_length=1)
     validation: tuple[CocoFiles, ...]
-    missing_images: Literal["error", "skip"] = "error"  # annotated images whose file is not there
+    missing_images: Literal["error", "skip"] = "error"  # annotated images whose file does not exist
     missing_masks: Literal["error", "skip"] = "error"  # objects with a box but without a segmentation
-    crowds: Literal["regions", "objects"] = "regions"  # objects: iscrowd is not heeded (CVAT sets it on painted masks)
+    crowds: Literal["regions", "objects"] = "regions"  # objects: iscrowd is ignored (CVAT sets it on painted masks)
 
 
 class PanopticFiles(Strict):
@@ -108,50 +109,50 @@ class PanopticFiles(Strict):
 
 
 class CocoPanopticConfig(NamedFilesConfig):
-    """Segments in COCO's panoptic format, anybody's; several files of one split must have the same categories."""
+    """Custom segments in COCO's panoptic format; several files of one split must have the same categories."""
 
     name: Literal["coco-panoptic"] = "coco-panoptic"
     train: tuple[PanopticFiles, ...] = Field(min_length=1)
     validation: tuple[PanopticFiles, ...]
-    task: Task = "panoptic"  # what is learned; instance: things alone, semantic: classes alone
-    missing_images: Literal["error", "skip"] = "error"  # annotated images whose file is not there
+    task: Task = "panoptic"  # what is learned; instance: only things, semantic: only classes
+    missing_images: Literal["error", "skip"] = "error"  # annotated images whose file does not exist
 
 
 class LabelFolders(Strict):
-    """Two trees of folders: the label map of ``a/X.jpg`` is ``a/X.png``."""
+    """Two folder trees: the label map of ``a/X.jpg`` is ``a/X.png``."""
 
     images: str
     labels: str
-    split: str | None = None  # file with the names of the images that count, as VOC's ImageSets/Segmentation/train.txt
+    split: str | None = None  # file with the names of the images to use, like VOC's ImageSets/Segmentation/train.txt
 
 
 class PairedFilesConfig(FilesConfig):
-    """Such a data set that has a file of labels beside each image, told by their names."""
+    """A custom data set with a label file for each image, paired by name."""
 
-    image_name: str = STEM  # of images without the ending, for instance {stem}_leftImg8bit
-    label_name: str = STEM  # of their label maps, for instance {stem}_gtFine_labelIds, or {stem}_mask
-    unpaired: Literal["error", "skip"] = "error"  # images without a label map, and the other way round
+    image_name: str = STEM  # pattern of image names without extension, for instance {stem}_leftImg8bit
+    label_name: str = STEM  # pattern of label map names, for instance {stem}_gtFine_labelIds, or {stem}_mask
+    unpaired: Literal["error", "skip"] = "error"  # images without a label map, and vice versa
 
 
 class LabelFolderConfig(PairedFilesConfig):
-    """Images with label maps, whose pixels are class numbers, or the colours of classes."""
+    """Images with label maps, whose pixels are class numbers or the colours of classes."""
 
     name: Literal["label-folder"] = "label-folder"
     train: tuple[LabelFolders, ...] = Field(min_length=1)
     validation: tuple[LabelFolders, ...]
-    # file with the classes: .txt (a name per line, from 0), or number and name (.txt, .json, .yaml, .csv), perhaps with
-    # colours; or pascal_voc
+    # file with the classes: .txt (a name per line, from 0), or number and name (.txt, .json, .yaml, .csv), optionally
+    # with colours; or pascal_voc
     names: str
-    encoding: Literal["numbers", "colors"] = "numbers"  # colors: pixels have the colours that the names file gives
-    # numbers that are neither learned nor measured; None: 255, unless the names file gives it to a class
+    encoding: Literal["numbers", "colors"] = "numbers"  # colors: pixels have the colours in the names file
+    # numbers that are neither learned nor measured; None: 255, unless the names file assigns it to a class
     ignore: tuple[NonNegativeInt, ...] | None = None
-    # classes without a pixel beside an ignored number that covers much: it is probably theirs, or they are absent
+    # classes without a pixel while an ignored number covers a lot: that number is probably theirs, or they are absent
     unseen_classes: Literal["error", "keep"] = "error"
 
     @model_validator(mode="before")
     @classmethod
     def _read_label_suffix(cls, values: Any) -> Any:
-        """``label_suffix: _mask``, as it was until 0.1.0, is ``label_name: "{stem}_mask"``."""
+        """``label_suffix: _mask``, the form until 0.1.0, is ``label_name: "{stem}_mask"``."""
         if isinstance(values, dict) and isinstance(suffix := values.get("label_suffix"), str):
             if "label_name" in values:
                 raise ValueError("'label_suffix' is the old form of 'label_name', and both are set; leave it out")
@@ -161,35 +162,35 @@ class LabelFolderConfig(PairedFilesConfig):
 
 
 class IdMapFolders(LabelFolders):
-    """Two trees of folders; ``labels`` are the id maps.
+    """Two folder trees; ``labels`` has the id maps.
 
     Attributes:
-        classes: folder of label maps of the same names, which say the class of every object, as VOC's
-            SegmentationClass beside SegmentationObject.
+        classes: folder with label maps of the same names, which give the class of every object, like VOC's
+            SegmentationClass for SegmentationObject.
     """
 
     classes: str | None = None
 
 
 class IdMapsConfig(PairedFilesConfig):
-    """Images with maps on which every number, or every colour, is one object, and 0, or black, is none."""
+    """Images with maps on which each number or colour is one object, and 0 or black is none."""
 
     name: Literal["id-maps"] = "id-maps"
     train: tuple[IdMapFolders, ...] = Field(min_length=1)
     validation: tuple[IdMapFolders, ...]
-    class_name: str = UNNAMED_CLASS  # of all objects, where there are no maps of classes
-    names: str | None = None  # with maps of classes: their names file, whose first class is the background
-    encoding: Literal["numbers", "colors"] = "numbers"  # of the maps of classes
-    ignore: tuple[NonNegativeInt, ...] = ()  # numbers on either map that are not known, as VOC's 255
+    class_name: str = UNNAMED_CLASS  # of all objects, if there are no class maps
+    names: str | None = None  # with class maps: their names file, whose first class is the background
+    encoding: Literal["numbers", "colors"] = "numbers"  # of the class maps
+    ignore: tuple[NonNegativeInt, ...] = ()  # numbers on either map that mean unknown, like VOC's 255
 
 
 class MaskFileFolders(Strict):
-    """Images with a folder of mask files each.
+    """Images with a folder of mask files for each.
 
     Attributes:
         images: images, at any depth.
-        masks: has a folder ``X`` for each image ``X.png``; None: the masks of ``a/images/X.png`` lie in ``a/masks``,
-            as in the Data Science Bowl 2018.
+        masks: contains a folder ``X`` for each image ``X.png``; None: the masks of ``a/images/X.png`` are in
+            ``a/masks``, as in the Data Science Bowl 2018.
     """
 
     images: str
@@ -197,7 +198,7 @@ class MaskFileFolders(Strict):
 
 
 class MaskFilesConfig(FilesConfig):
-    """Images with one mask file for each object: what is not black is the object."""
+    """Images with one mask file for each object: pixels that are not black belong to it."""
 
     name: Literal["mask-files"] = "mask-files"
     train: tuple[MaskFileFolders, ...] = Field(min_length=1)
@@ -206,40 +207,40 @@ class MaskFilesConfig(FilesConfig):
 
 
 class ToolFiles(Strict):
-    """Annotation files of a tool, and the folder of their images."""
+    """Annotation files of a tool, and the folder with their images."""
 
     annotations: str  # a file, or a folder with a file for each image
     images: str
 
 
 class ToolFilesConfig(NamedFilesConfig):
-    """Objects as an annotation tool saves or exports them in its own format."""
+    """Objects in the format in which an annotation tool saves or exports them."""
 
     name: Literal["labelme", "via", "cvat", "label-studio", "supervisely"]
     train: tuple[ToolFiles, ...] = Field(min_length=1)
     validation: tuple[ToolFiles, ...]
-    names: str | None = None  # file with the classes, as for label-folder; None: those that occur, sorted
-    class_attribute: str | None = None  # of VIA, where regions have several attributes: the one that is the class
-    missing_images: Literal["error", "skip"] = "error"  # annotated images whose file is not there
-    missing_masks: Literal["error", "skip"] = "error"  # boxes, points and lines, which are no masks
+    names: str | None = None  # file with the classes, as for label-folder; None: those in the data, sorted
+    class_attribute: str | None = None  # VIA, if regions have several attributes: the one that is the class
+    missing_images: Literal["error", "skip"] = "error"  # annotated images whose file does not exist
+    missing_masks: Literal["error", "skip"] = "error"  # boxes, points and lines, which are not masks
 
 
 class YoloConfig(NamedFilesConfig):
-    """Polygons in YOLO's segmentation format; the splits are those of its file."""
+    """Polygons in YOLO's segmentation format; its file defines the splits."""
 
     name: Literal["yolo"] = "yolo"
-    data: str  # its data.yaml
+    data: str  # path of its data.yaml
     missing_masks: Literal["error", "skip"] = "error"  # objects with a box but without a polygon
 
 
 class OfficialConfig(Strict):
     """A published data set in the layout of its download."""
 
-    root: str | None = None  # holds the data sets; None: MASK2FORMER_DATA, else DETECTRON2_DATASETS, else ./datasets
+    root: str | None = None  # folder with the data sets; None: MASK2FORMER_DATA, DETECTRON2_DATASETS or ./datasets
 
 
 class CocoConfig(OfficialConfig):
-    """COCO 2017: 133 classes, 80 of them things; instance has these alone."""
+    """COCO 2017: 133 classes, 80 of them things; instance has only the things."""
 
     name: Literal["coco"] = "coco"
     task: Task
@@ -252,20 +253,20 @@ class CocoStuff10kConfig(OfficialConfig):
 
 
 class Ade20kConfig(OfficialConfig):
-    """ADE20K: 150 classes, 100 of them things; instance has these alone."""
+    """ADE20K: 150 classes, 100 of them things; instance has only the things."""
 
     name: Literal["ade20k"] = "ade20k"
     task: Task
 
 
 class Ade20kFullConfig(OfficialConfig):
-    """ADE20K, semantic: the 847 classes of the release of 2021."""
+    """ADE20K, semantic: the 847 classes of the 2021 release."""
 
     name: Literal["ade20k-full"] = "ade20k-full"
 
 
 class CityscapesConfig(OfficialConfig):
-    """Cityscapes, fine annotations: 19 classes, 8 of them things; instance has these alone."""
+    """Cityscapes, fine annotations: 19 classes, 8 of them things; instance has only the things."""
 
     name: Literal["cityscapes"] = "cityscapes"
     task: Task
@@ -279,11 +280,11 @@ class MapillaryVistasConfig(OfficialConfig):
 
 
 class ClipSampling(Strict):
-    """How training clips are taken from longer ones; validation sees whole clips."""
+    """How training clips are sampled from longer ones; validation uses complete clips."""
 
     num_frames: Frames = 2  # of a training clip
-    frame_range: PositiveInt = 20  # frames that the others may lie before or behind the first one drawn
-    labels_from: Literal["last-frame", "any-frame"] = "last-frame"  # "any-frame" corrects the published one
+    frame_range: PositiveInt = 20  # largest distance of the other frames from the one drawn first, in frames
+    labels_from: Literal["last-frame", "any-frame"] = "last-frame"  # "any-frame" corrects the published behaviour
 
 
 class SceneClipsConfig(ClipSampling):
@@ -306,14 +307,14 @@ class YouTubeVISConfig(ClipSampling, OfficialConfig):
 
 
 class ClipFiles(Strict):
-    """One annotation file and the folder that its ``file_names`` entries are relative to."""
+    """One annotation file, and the folder to which its ``file_names`` entries are relative."""
 
     annotations: str
     frames: str
 
 
 class ClipsConfig(ClipSampling, NamedFilesConfig):
-    """Tracks in YouTube-VIS format: OVIS and anybody's, of frames or of video files."""
+    """Tracks in YouTube-VIS format (OVIS and custom ones), with frames or video files."""
 
     name: Literal["clips"] = "clips"
     train: tuple[ClipFiles, ...] = Field(min_length=1)
@@ -321,7 +322,7 @@ class ClipsConfig(ClipSampling, NamedFilesConfig):
 
 
 class ClipFolders(Strict):
-    """Two folders that have one folder per clip each, as DAVIS has them."""
+    """Two folders with one folder per clip each, as in DAVIS."""
 
     images: str  # images, for instance DAVIS/JPEGImages/480p
     masks: str  # id maps of the same names, for instance DAVIS/Annotations/480p
@@ -329,7 +330,7 @@ class ClipFolders(Strict):
 
 
 class MaskFoldersConfig(ClipSampling, NamedFilesConfig):
-    """Clips with an id map per frame, of one class: DAVIS, YouTube-VOS, MOSE and alike."""
+    """Clips with an id map per frame, of one class: DAVIS, YouTube-VOS, MOSE and similar data sets."""
 
     name: Literal["mask-folders"] = "mask-folders"
     train: ClipFolders
@@ -360,15 +361,15 @@ DatasetConfig = Annotated[
 
 
 class ValidationSplitConfig(Strict):
-    """Validation images or clips that are taken out of the training data, each by its name: a share, or a fold."""
+    """Validation images or clips that are taken from the training data by their names: a share, or a fold."""
 
     share: float | None = Field(default=None, gt=0.0, lt=1.0)
     fold: str | None = Field(
         default=None, pattern=r"^[1-9]\d? of [1-9]\d?$", examples=["2 of 5"]
     )  # for cross-validation, such as 2 of 5
-    seed: int = Field(default=0, ge=0, le=limits.SEED)  # another one is another division
-    # regular expression that finds, in the path of an image below the data, what must not be divided, such as the
-    # patient; its first group, if it has one, else the whole match
+    seed: int = Field(default=0, ge=0, le=limits.SEED)  # another seed gives another split
+    # regular expression that matches, in the path of an image below the data, a name whose images must stay together,
+    # such as the patient's; its first group is used, or the complete match if it has none
     groups: str | None = Field(default=None, max_length=200)
 
     @model_validator(mode="after")
@@ -385,34 +386,35 @@ class ValidationSplitConfig(Strict):
 
     @property
     def fold_of(self) -> tuple[int, int]:
-        """Which fold, from 1, of how many."""
+        """Number of the fold, from 1, and the number of folds."""
         fold, _, folds = (self.fold or "1 of 1").split()
         return int(fold), int(folds)
 
 
 class DataConfig(Strict):
-    """What is read and how it is batched."""
+    """Data that a run reads, and how it is batched."""
 
     dataset: DatasetConfig = ScenesConfig()
-    validation: ValidationSplitConfig | None = None  # instead of the validation data of the data set
+    validation: ValidationSplitConfig | None = None  # replaces the validation data of the data set
     augmentation: AugmentationConfig = NoAugmentationConfig()  # of training images
-    copy_paste: Probability = 0.0  # how often things of another training image are pasted onto one
+    copy_paste: Probability = 0.0  # how often things of another training image are pasted onto an image
     filter_empty: bool = False  # True: leave out images without objects, as the published instance recipes do
-    group_by_aspect: bool = False  # images of one pass are all wider than high, or none is
+    group_by_aspect: bool = False  # images of one pass are either all wider than high, or all others
     batch_size: Batch = 16  # images per optimizer step over all devices
-    # None: batch_size over the devices; smaller values accumulate; auto: as many as the memory holds, by its estimate
+    # None: batch_size divided by the devices; smaller values accumulate; auto: as many as fit into memory, by an
+    # estimate
     batch_size_per_device: Batch | Literal["auto"] | None = None
     num_workers: int = Field(default=2, ge=0, le=limits.WORKERS)
 
     @property
     def is_validated(self) -> bool:
-        """Whether there are validation data; ``dataset.validation: []`` says that all data are for training."""
+        """Whether there is validation data; ``dataset.validation: []`` means that all data is for training."""
         return self.validation is not None or getattr(self.dataset, "validation", None) != ()
 
     @model_validator(mode="before")
     @classmethod
     def _without_validation_files(cls, values: Any) -> Any:
-        """Data that are divided here need no validation files: those of training stand in for them."""
+        """Data that is split here needs no validation files: the training files are inserted in their place."""
         dataset = values.get("dataset") if isinstance(values, dict) else None
         if isinstance(dataset, dict) and values.get("validation") and "train" in dataset:
             return {**values, "dataset": {"validation": dataset["train"], **dataset}}

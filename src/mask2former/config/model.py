@@ -1,4 +1,4 @@
-"""What a model is built from, and what training starts from."""
+"""The architecture of a model, and where its training starts."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ class TimmConfig(Strict):
 
     name: Literal["timm"] = "timm"
     model: str = "resnet50"
-    norm: Literal["frozen", "sync", "batch"] = "frozen"  # of batch-normalised models; others keep their own norm
+    norm: Literal["frozen", "sync", "batch"] = "frozen"  # for models with batch norms; others keep their own norm
     # passed to timm.create_model, for instance {"channels": [48, 96, 192, 384]}
     kwargs: dict[str, Any] = Field(default={})
-    # channels of a simple feature pyramid over the one map of a plain vision transformer (ViTDet); 0: the model has
-    # maps of four strides itself
+    # channels of a simple feature pyramid over the single map of a plain vision transformer (ViTDet); 0: the model
+    # itself has maps of four strides
     pyramid: NonNegativeInt = 0
-    # the last so many blocks of a plain vision transformer attend to queries, too (EoMT); 0: there are no queries in it
+    # number of last blocks of a plain vision transformer that also process queries (EoMT); 0: it has no queries
     joint_blocks: NonNegativeInt = 0
 
     @model_validator(mode="after")
@@ -96,8 +96,8 @@ class MSDeformAttnConfig(Strict):
     num_points: PositiveInt = 4
     feedforward_dim: PositiveInt = 1024
     dropout: Probability = 0.0
-    # how many of the layers see the tokens of stride 32 alone, then those of 32 and 16, then all (PRO-SCALE); None: all
-    # layers see all
+    # number of layers that see only the tokens of stride 32, then those of 32 and 16, then all (PRO-SCALE); None: all
+    # layers see all tokens
     stages: tuple[NonNegativeInt, NonNegativeInt, PositiveInt] | None = None
 
     @model_validator(mode="after")
@@ -114,7 +114,7 @@ class MSDeformAttnConfig(Strict):
 
 
 class _PyramidSettings(Strict):
-    """Of feature pyramids."""
+    """Settings of feature pyramids."""
 
     dim: PositiveInt = 256
     mask_dim: PositiveInt = 256
@@ -139,17 +139,17 @@ class SemanticFPNConfig(_PyramidSettings):
 
 
 class BiFPNConfig(_PyramidSettings):
-    """Pyramids down and up in turn (EfficientDet; Mask2Former, Table 4e)."""
+    """Alternating top-down and bottom-up pyramids (EfficientDet; Mask2Former, Table 4e)."""
 
     name: Literal["bifpn"] = "bifpn"
-    num_layers: PositiveInt = 7  # of EfficientDet with about as many channels
+    num_layers: PositiveInt = 7  # as in the EfficientDet with a similar number of channels
 
 
 class FaPNConfig(_PyramidSettings):
     """Feature pyramid that aligns its maps (FaPN; Mask2Former, Table 4e)."""
 
     name: Literal["fapn"] = "fapn"
-    num_groups: PositiveInt = 8  # of channels that share the offsets of a deformable convolution
+    num_groups: PositiveInt = 8  # groups of channels that share the offsets of a deformable convolution
 
     @model_validator(mode="after")
     def _grouped(self) -> Self:
@@ -159,13 +159,13 @@ class FaPNConfig(_PyramidSettings):
 
 
 class NoPixelDecoderConfig(Strict):
-    """None: queries are tokens of the backbone (EoMT)."""
+    """No pixel decoder: queries are tokens of the backbone (EoMT)."""
 
     name: Literal["none"] = "none"
 
 
 class _EncoderSettings(Strict):
-    """Of a transformer as in DETR; the defaults are those of MaskFormer."""
+    """Settings of a transformer as in DETR; the defaults are those of MaskFormer."""
 
     num_heads: PositiveInt = 8
     feedforward_dim: PositiveInt = 2048
@@ -191,7 +191,7 @@ class TransformerFPNConfig(_EncoderSettings):
 
 
 class MaskedDecoderConfig(Strict):
-    """Masked-attention transformer decoder; from ``attention`` on, what the paper compares the method with."""
+    """Masked-attention transformer decoder; from ``attention`` on, alternatives compared in the paper."""
 
     name: Literal["masked"] = "masked"
     dim: PositiveInt = 256
@@ -200,19 +200,19 @@ class MaskedDecoderConfig(Strict):
     num_heads: PositiveInt = 8
     feedforward_dim: PositiveInt = 2048
     position_encoding: Literal["2d", "3d"] = "2d"  # 3d adds the frame index: the published video models
-    # inside the predicted mask, everywhere, around a predicted centre, or the mean inside the mask (Table 4c)
+    # inside the predicted mask; everywhere; around a predicted centre; or the mean inside the mask (Table 4c)
     attention: Literal["masked", "full", "smca", "mask_pool"] = "masked"
-    # strides 32, 16 and 8 in turn; all of them in each layer; or one of them (Table 4d)
+    # strides 32, 16 and 8 in turn; all of them in each layer; or only one of them (Table 4d)
     scales: Literal["efficient", "naive", "s32", "s16", "s8"] = "efficient"
     order: Literal["cross_first", "self_first"] = "cross_first"  # of cross-attention and self-attention (Table 4b)
-    # what layers start from: learned features with a loss of their own, without one, or zero (Table XI b)
+    # what queries start from: learned features with their own loss, learned features without one, or zero (Table XI b)
     query_init: Literal["learned_supervised", "learned", "zero"] = "learned_supervised"
-    dropout: Probability = 0.0  # 0.1 in the decoders before (Table 4b)
+    dropout: Probability = 0.0  # 0.1 in earlier decoders (Table 4b)
     pre_norm: bool = False  # norms before attention and feed-forward instead of after them
-    project_inputs: bool = False  # a convolution of each map, which has as many channels as the decoder
-    # in training, at most so many queries that are given the masks of the ground truth (MP-Former); 0: none
+    project_inputs: bool = False  # a convolution of each map even if it has as many channels as the decoder
+    # in training, the maximum number of queries that receive masks of the ground truth (MP-Former); 0: none
     pilots: int = Field(default=0, ge=0, le=1000)
-    pilot_noise: Probability = 0.2  # the share of their masks and of their classes that is wrong
+    pilot_noise: Probability = 0.2  # share of their masks and of their classes that is wrong
 
     @model_validator(mode="after")
     def _divisible(self) -> MaskedDecoderConfig:
@@ -230,26 +230,26 @@ class MaskedDecoderConfig(Strict):
 
     @property
     def switches(self) -> dict[str, str | bool | int]:
-        """What differs from the published decoder in what is computed, not in sizes; such models are files of ours."""
+        """Differences from the published decoder in computation, not in sizes; only our own files have such models."""
         names = ("attention", "scales", "order", "query_init", "pre_norm", "pilots")
         values = {name: getattr(self, name) for name in names}
         return {name: value for name, value in values.items() if value != type(self).model_fields[name].default}
 
     @property
     def queries(self) -> int | None:
-        """How many objects it can find at most; None where pixels are classified."""
+        """Maximum number of objects that it can predict; None if it classifies pixels."""
         return self.num_queries
 
 
 class _StandardSettings(_EncoderSettings):
-    """Of the transformer of MaskFormer, which attends to one map."""
+    """Settings of MaskFormer's transformer, which attends to one map."""
 
     dim: PositiveInt = 256
     num_layers: PositiveInt = 6
     num_encoder_layers: NonNegativeInt = 0  # over the map, before the decoder
-    # the map: of the backbone (strides 4, 8, 16, 32), of the encoder of transformer-fpn, or the embeddings of pixels
+    # the map: from the backbone (strides 4, 8, 16, 32), the encoder of transformer-fpn, or the pixel embeddings
     source: Literal["res2", "res3", "res4", "res5", "encoder", "mask_features"] = "res5"
-    project_source: bool = False  # a convolution also where the map has as many channels as the decoder
+    project_source: bool = False  # a convolution even if the map has as many channels as the decoder
 
     @model_validator(mode="after")
     def _divisible(self) -> Self:
@@ -259,14 +259,14 @@ class _StandardSettings(_EncoderSettings):
 
 
 class StandardDecoderConfig(_StandardSettings):
-    """Transformer decoder of MaskFormer: self-attention first, over one map, from queries of zero."""
+    """Transformer decoder of MaskFormer: self-attention first, over one map, with queries that start at zero."""
 
     name: Literal["standard"] = "standard"
     num_queries: PositiveInt = 100
 
     @property
     def queries(self) -> int | None:
-        """How many objects it can find at most; None where pixels are classified."""
+        """Maximum number of objects that it can predict; None if it classifies pixels."""
         return self.num_queries
 
 
@@ -277,7 +277,7 @@ class PerPixelConfig(Strict):
 
     @property
     def queries(self) -> int | None:
-        """How many objects it can find at most; None where pixels are classified."""
+        """Maximum number of objects that it can predict; None if it classifies pixels."""
         return None
 
 
@@ -289,27 +289,27 @@ class PerPixelPlusConfig(_StandardSettings):
 
     @property
     def queries(self) -> int | None:
-        """How many objects it can find at most; None where pixels are classified."""
+        """Maximum number of objects that it can predict; None if it classifies pixels."""
         return None
 
 
 class EncoderOnlyConfig(Strict):
-    """Queries among the tokens of a plain vision transformer, and what reads them (EoMT)."""
+    """Queries among the tokens of a plain vision transformer, and the heads that read them (EoMT)."""
 
     name: Literal["encoder-only"] = "encoder-only"
     num_queries: PositiveInt = 200
-    # in training, masked attention at first, and less and less of it; false: none at all, which is for models that were
-    # trained with it before
+    # in training, masked attention at first, then gradually less of it; false: none at all, for models that have
+    # already been trained with it
     mask_annealing: bool = True
 
     @property
     def queries(self) -> int | None:
-        """How many objects it can find at most; None where pixels are classified."""
+        """Maximum number of objects that it can predict; None if it classifies pixels."""
         return self.num_queries
 
 
 def _kind_of(default: str) -> Discriminator:
-    """Kinds are told apart by ``name``; that of 0.1.0, which was the only one, need not be named."""
+    """Kinds are distinguished by ``name``; it may be omitted for the only kind of 0.1.0."""
 
     def name_of(value: Any) -> Any:
         return value.get("name", default) if isinstance(value, dict) else getattr(value, "name", default)
@@ -348,23 +348,23 @@ LATER_SETTINGS = (
     "pilots",
     "pilot_noise",
 )
-"""Of :class:`MaskedDecoderConfig`, which 0.1.0 does not have; left out of files where they are the defaults."""
+"""Settings of :class:`MaskedDecoderConfig` that 0.1.0 lacks; files omit them if they have their defaults."""
 
 
 class ArchitectureConfig(Strict):
-    """What a model is built from, and how the images were normalised that it was trained on."""
+    """The parts of a model, and the normalisation of the images on which it was trained."""
 
     backbone: BackboneConfig = TimmConfig()
     pixel_decoder: PixelDecoderConfig = MSDeformAttnConfig()
     transformer_decoder: TransformerDecoderConfig = MaskedDecoderConfig()
     # Of R, G, B in 0..255; the defaults are those of ImageNet. They belong to the weights of the backbone. Models of
-    # other images have one number for each channel, which is how many channels they take
+    # other images have one number per channel, which defines the number of channels
     pixel_mean: tuple[PixelMean, ...] = Field(default=(123.675, 116.28, 103.53), min_length=1, max_length=CHANNELS)
     pixel_std: tuple[PixelStd, ...] = Field(default=(58.395, 57.12, 57.375), min_length=1, max_length=CHANNELS)
 
     @property
     def channels(self) -> int:
-        """How many the images have."""
+        """Number of channels of the images."""
         return len(self.pixel_mean)
 
     @model_validator(mode="after")
@@ -413,7 +413,7 @@ class ArchitectureConfig(Strict):
 
     @property
     def is_of_0_1(self) -> bool:
-        """Whether version 0.1.0 can build it, which files of such a model are kept readable for."""
+        """Whether version 0.1.0 can build it. Files of such models remain readable for that version."""
         decoder = self.transformer_decoder
         is_plain = isinstance(decoder, MaskedDecoderConfig) and all(
             getattr(decoder, name) == MaskedDecoderConfig.model_fields[name].default for name in LATER_SETTINGS
@@ -424,35 +424,35 @@ class ArchitectureConfig(Strict):
 
     @property
     def own_normalisation(self) -> dict[str, tuple[float, ...]]:
-        """``pixel_mean`` and ``pixel_std`` if they are others than those of ImageNet, else nothing."""
+        """``pixel_mean`` and ``pixel_std`` if they differ from those of ImageNet, otherwise nothing."""
         fields, names = ArchitectureConfig.model_fields, ("pixel_mean", "pixel_std")
         values = {name: getattr(self, name) for name in names}
         return {} if all(values[name] == fields[name].default for name in names) else values
 
 
 class ModelConfig(ArchitectureConfig):
-    """The model of a run: its architecture, its inference settings, and what its training starts from."""
+    """The model of a run: its architecture, its inference settings, and where its training starts."""
 
     inference: InferenceConfig = InferenceConfig()
-    init: str | None = None  # name (coco-instance/r50) or file of the weights that training starts from
+    init: str | None = None  # name (coco-instance/r50) or file of the weights from which training starts
     init_partial: bool = (
-        False  # take what fits: other classes, queries and windows; the run says what is newly initialised
+        False  # use what fits despite other classes, queries or windows; the run prints what is newly initialised
     )
     # name (timm/convnext_tiny.fb_in22k) or file of a pretrained backbone that replaces the one of init
     init_backbone: str | None = None
-    # classes of the initial model: all of them or, with init_partial, a new class head; by-name: classes of the same
-    # name keep what they have learned, the others are newly initialised
+    # classes of the initial model: all of them or, with init_partial, a new class head; by-name: classes with the same
+    # name keep what they have learned, and the others are newly initialised
     init_classes: Literal["all", "by-name"] = "all"
-    # the first convolution of an initial model with another number of channels: same, it must have as many; repeat,
-    # its weights are repeated from channel to channel (for one channel: summed), and scaled to keep the sums
+    # for the first convolution of the initial model: same, it must have the same number of channels; repeat, its
+    # weights are repeated over the channels (for one channel: summed), and scaled to keep the sums
     init_channels: Literal["same", "repeat"] = "same"
 
     @model_validator(mode="after")
     def _bands_of_channels(self) -> Self:
-        """Images of a model of other channels than three have as many bands, unless it says which it takes."""
+        """If a model does not have three channels, images have one band per channel, unless bands are selected."""
         if self.inference.bands is None and self.channels != 3:
             inference = self.inference.for_channels(self.channels)
-            object.__setattr__(self, "inference", inference)  # which is frozen for everybody else
+            object.__setattr__(self, "inference", inference)  # possible although the model is frozen
         if self.inference.channels != self.channels:
             raise ValueError(
                 f"inference.bands are {self.inference.channels} and pixel_mean has {self.channels} numbers; give "
@@ -485,12 +485,12 @@ class ModelConfig(ArchitectureConfig):
 
     @property
     def architecture(self) -> ArchitectureConfig:
-        """The part of it that weights depend on."""
+        """The part on which weights depend."""
         return ArchitectureConfig(**{name: getattr(self, name) for name in ArchitectureConfig.model_fields})
 
 
 class OwnPartsConfig(Strict):
-    """What a file says of a model with parts that no configuration describes."""
+    """The configuration in a file of a model with custom parts."""
 
     architecture: None
     inference: InferenceConfig

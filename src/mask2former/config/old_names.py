@@ -1,4 +1,4 @@
-"""Settings by the names that they had until 0.1.0; files and overrides may still use these."""
+"""Settings by their names until 0.1.0, which files and overrides may still use."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OLD_NAMES: Mapping[str, str] = {
     "num_pictures": "num_images",
     "total_batch": "batch_size",
 }
-# What true and false of an old setting are in the new one.
+# The new values for true and false of an old setting.
 _VALUES: Mapping[str, Mapping[bool, bool | str]] = {
     "keep_empty": {True: False, False: True},
     "masked_attention": {True: "masked", False: "full"},
@@ -30,14 +30,14 @@ _VALUES: Mapping[str, Mapping[bool, bool | str]] = {
 
 
 def with_new_names(values: dict[str, Any], known: Container[str] | None = None) -> dict[str, Any]:
-    """``values`` with the names that settings have now, for those that had another one until 0.1.0.
+    """``values`` with current names for settings that had another name until 0.1.0.
 
     Args:
         values: one group of settings.
-        known: the settings that the group has; by default all that were renamed.
+        known: the settings of the group; by default all that were renamed.
 
     Raises:
-        ValueError: a setting under both names.
+        ValueError: a setting is present under both names.
     """
     renewed = {}
     for name, value in values.items():
@@ -52,12 +52,12 @@ def with_new_names(values: dict[str, Any], known: Container[str] | None = None) 
 
 
 def note_old_names(values: Any, source_of: Callable[[tuple[str, ...]], str], keys: tuple[str, ...] = ()) -> None:
-    """Tell of old names, which somebody wrote into a run file or an override.
+    """Add a note about old names that a user wrote into a run file or an override.
 
     Args:
-        values: one group of settings, with the groups in it.
-        source_of: where the setting of some keys was written.
-        keys: of the group.
+        values: a group of settings, with its subgroups.
+        source_of: returns where the setting with these keys was written.
+        keys: those of the group.
     """
     if not isinstance(values, dict):
         return
@@ -75,7 +75,7 @@ def note_old_names(values: Any, source_of: Callable[[tuple[str, ...]], str], key
 
 
 def forget_old_name(node: dict[str, Any], name: str) -> None:
-    """Move what ``node`` has under the old name of ``name`` to that one, so that an override replaces it."""
+    """Move a value in ``node`` from the old name of ``name`` to the current one, so that an override replaces it."""
     for old, new in OLD_NAMES.items():
         if new == name and old in node and new not in node:
             node[new] = with_new_names({old: node.pop(old)})[new]

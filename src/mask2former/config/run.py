@@ -1,4 +1,4 @@
-"""A training run, complete: from files and overrides to settings, and back to names and values."""
+"""A complete training run: from files and overrides to settings, and back to names and values."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from mask2former.text import listed, printable
 
 __all__ = ["RunConfig", "apply_overrides", "leaves", "parse", "read_run_file"]
 
-_MOST_FAULTS = 10  # that one message lists
+_MOST_FAULTS = 10  # listed in one message
 
 
 class RunConfig(Strict):
-    """One training run, complete: what ``mask2former train`` reads."""
+    """One complete training run: the input of ``mask2former train``."""
 
     model: ModelConfig = ModelConfig()
     criterion: CriterionConfig = CriterionConfig()
@@ -40,7 +40,7 @@ class RunConfig(Strict):
 def parse(kind: type[ConfigT], values: Any, source: str, overrides: Sequence[str] = ()) -> ConfigT:
     """``values`` (from YAML or JSON) as a ``kind``.
 
-    Names that settings had until 0.1.0 are read as the new ones, in a whole run with a note.
+    Old names of settings, used until 0.1.0, are accepted; for a complete run there is a note.
 
     Args:
         kind: what the values are.
@@ -95,7 +95,7 @@ def _called(override: str) -> str:
 
 
 def leaves(config: BaseModel, prefix: str = "") -> dict[str, Any]:
-    """Dotted names of all settings to their values, as JSON has them."""
+    """Values of all settings by dotted name, in JSON form."""
     values: dict[str, Any] = {}
     dumped = config.model_dump(mode="json")
     for name in type(config).model_fields:
@@ -108,8 +108,8 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
     """``values`` with ``key.sub=value`` settings replaced; the value is read as YAML.
 
     Raises:
-        UserError: an override without ``=``, one that goes through something that is no mapping, or a value that is
-            not valid YAML or beyond its limits.
+        UserError: an override has no ``=``, its key leads through a value that is no mapping, or its value is not valid
+            YAML or exceeds the limits.
     """
     result = {key: value for key, value in values.items()}
     for override in overrides:

@@ -1,6 +1,6 @@
-"""What is wrong with settings, in words: the setting, what was got, what is expected, and what may have been meant.
+"""Error messages for settings: the setting, the actual and the expected value, and what may have been meant.
 
-What is expected is read from the types of the settings, so that a new setting needs no words of its own.
+Expected values are derived from the types of the settings, so a new setting needs no wording of its own.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ __all__ = ["MODULE", "Fault", "fault_lines", "wrong_value"]
 MODULE = "name"
 """The setting that says which of several kinds a group is."""
 
-_ELSEWHERE = 3  # groups that are named where a setting stands in another one
-_OURS = "value_error"  # raised by a rule of ours, whose message stands for itself
+_ELSEWHERE = 3  # groups that are suggested for a setting that belongs to another group
+_OURS = "value_error"  # raised by our own rules, whose message is used as it is
 
 
 class Fault(NamedTuple):
-    """One thing that is wrong with settings.
+    """A fault in settings.
 
     Attributes:
-        keys: of the setting, or of the group whose settings contradict one another.
-        line: what is wrong; empty where it is one of too many.
+        keys: of the setting, or of the group whose settings contradict each other.
+        line: what is wrong; empty for faults beyond the number that is shown.
     """
 
     keys: tuple[str, ...]
@@ -43,8 +43,8 @@ class _Type:
 
     Attributes:
         base: without annotations, for instance ``int`` or a union.
-        rules: objects that bound it: of pydantic's ``Field``, or of ``annotated_types``.
-        example: of a value, where one says more than the rules.
+        rules: objects that restrict it, from pydantic's ``Field`` or from ``annotated_types``.
+        example: an example value, if it is clearer than the rules.
     """
 
     base: Any
@@ -53,7 +53,7 @@ class _Type:
 
     @classmethod
     def of(cls, annotation: Any, more: Sequence[Any] = ()) -> _Type:
-        """The type that an annotation stands for, with rules from beside it."""
+        """The type of an annotation, with additional rules."""
         rules = [*more]
         while get_origin(annotation) is Annotated:
             annotation, *extras = get_args(annotation)
@@ -69,7 +69,7 @@ class _Type:
 
     @property
     def members(self) -> list[_Type]:
-        """Those of a union without null; of any other type itself."""
+        """The members of a union without null; for any other type, the type itself."""
         if get_origin(self.base) not in (Union, UnionType):
             return [self]
         return [
@@ -80,7 +80,7 @@ class _Type:
 
     @property
     def models(self) -> list[type[BaseModel]]:
-        """The groups of settings that it may be."""
+        """The groups of settings among its members."""
         return [one.base for one in self.members if isinstance(one.base, type) and issubclass(one.base, BaseModel)]
 
     @property
@@ -92,21 +92,21 @@ class _Type:
 
 
 def fault_lines(kind: type[BaseModel], values: Any, error: ValidationError, most: int) -> list[Fault]:
-    """One line for each fault: the setting with its dotted name, what was got, and what is expected.
+    """One line for each fault: the setting with its dotted name, and the actual and expected values.
 
     Args:
-        kind: what the values were to be.
-        values: as they were given.
-        error: what pydantic says of them.
-        most: how many lines are worded; those beyond are empty, because thousands take seconds.
+        kind: the expected model of the values.
+        values: the values as given.
+        error: pydantic's error for them.
+        most: how many lines are worded; the others are empty, because thousands take seconds.
     """
-    lines: dict[str, Fault] = {}  # by setting: of a union each member has a fault of its own
+    lines: dict[str, Fault] = {}  # by setting, since each member of a union has its own fault
     faults = error.errors(include_url=False)
     containers = {fault["loc"][:length] for fault in faults for length in range(len(fault["loc"]))}
     for fault in faults:
         keys, found, group = _place(kind, fault["loc"])
         if fault["type"] == "too_short" and fault["loc"] in containers:
-            continue  # pydantic does not count the entries that are wrong
+            continue  # pydantic does not count invalid entries
         key = printable(".".join(keys), 200)
         if len(lines) >= most:
             lines.setdefault(key, Fault(tuple(keys), ""))
@@ -115,7 +115,7 @@ def fault_lines(kind: type[BaseModel], values: Any, error: ValidationError, most
         name, is_last_word = key, True
         if fault["type"] == "extra_forbidden":
             line = f"unknown key '{key}'; {_meant(kind, group, keys)}"
-        elif fault["type"] == _OURS and isinstance(fault["input"], Mapping):  # of several settings together
+        elif fault["type"] == _OURS and isinstance(fault["input"], Mapping):  # about several settings together
             name, line = f"{key} {message}", f"{key}{': ' if key else ''}{message}"
         elif fault["type"] == _OURS or found is None:
             is_last_word, line = False, f"'{key}': {message} (got {_shown(fault['input'])})"
@@ -129,19 +129,19 @@ def fault_lines(kind: type[BaseModel], values: Any, error: ValidationError, most
 
 
 def wrong_value(name: str, got: Any, field: FieldInfo) -> str:
-    """What is wrong with a value that is no setting of a group, for instance a parameter of a request.
+    """The message for a wrong value that does not belong to a group of settings, for instance a parameter of a request.
 
     Args:
-        name: of the parameter.
+        name: name of the parameter.
         got: its value.
-        field: what it may be; where it may be null, it may be left out.
+        field: its allowed values; if it may be null, it may be left out.
     """
     found = _Type.of_field(field)
     return _sentence(name, got, _expected(found, null=False), _words(found))
 
 
 def _wrong(key: str, got: Any, found: _Type) -> str:
-    if len(found.models) > 1 and isinstance(got, Mapping):  # which kind it is to be is not known
+    if len(found.models) > 1 and isinstance(got, Mapping):  # the intended kind is not known
         key = f"{key}.{MODULE}" if key else MODULE
         names = [name for model in found.models for name in _names(model)]
         if MODULE not in got:
@@ -158,19 +158,19 @@ def _sentence(key: str, got: Any, expected: str, words: Sequence[str]) -> str:
 
 
 def _shown(value: Any) -> str:
-    """A value, with the words that YAML has for those of Python."""
+    """A value, with Python's words replaced by those of YAML."""
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else quoted(value)
 
 
 def _words(found: _Type) -> list[str]:
-    """Those that a setting may be."""
+    """The words that are allowed for a setting."""
     return [str(word) for one in found.members if get_origin(one.base) is Literal for word in get_args(one.base)]
 
 
 def _place(kind: type[BaseModel], location: Sequence[int | str]) -> tuple[list[str], _Type | None, type[BaseModel]]:
-    """Where a fault is, as keys in a file; the type there, if it is known; and the group that it is in."""
+    """The position of a fault, as keys in a file; the type at this position, if known; and the group around it."""
     keys: list[str] = []
     here: _Type | None = _Type(kind)
     group = kind
@@ -179,13 +179,13 @@ def _place(kind: type[BaseModel], location: Sequence[int | str]) -> tuple[list[s
             keys.append(str(part))
             continue
         models = here.models
-        if len(models) > 1:  # the name of the kind, which stands in no file at this place
+        if len(models) > 1:  # the name of the kind, which is not part of the path in a file
             named = next((model for model in models if part in _names(model)), None)
-            if named is not None and number == len(location) - 1:  # what is there is no group at all, or rules of ours
+            if named is not None and number == len(location) - 1:  # the value is no group at all, or violates our rules
                 return keys, here, named
             here = None if named is None else _Type(named)
             continue
-        if len(here.members) > 1:  # what pydantic calls one member of a union; all of them are expected
+        if len(here.members) > 1:  # pydantic's name for a member of a union; all members are expected
             return keys, here, group
         keys.append(str(part))
         if models:
@@ -216,7 +216,7 @@ def _is_open(container: _Type) -> bool:
 
 
 def _value_at(values: Any, keys: Sequence[str], otherwise: Any) -> Any:
-    """What somebody wrote there; of a union pydantic gives what one of its members got."""
+    """The value that the user wrote; for a union, pydantic reports the one that a member received."""
     for key in keys:
         if isinstance(values, Mapping) and key in values:
             values = values[key]
@@ -228,16 +228,16 @@ def _value_at(values: Any, keys: Sequence[str], otherwise: Any) -> Any:
 
 
 def _names(model: type[BaseModel]) -> tuple[Any, ...]:
-    """What the setting ``name`` of a group may be."""
+    """Allowed values of the setting ``name`` of a group."""
     field = model.model_fields.get(MODULE)
     return get_args(field.annotation) if field is not None and get_origin(field.annotation) is Literal else ()
 
 
 def _meant(kind: type[BaseModel], group: type[BaseModel], keys: Sequence[str]) -> str:
-    """What an unknown key may have been meant for: one of its group, or one of another group."""
+    """Suggestions for an unknown key: a setting of its group, or of another group."""
     *parents, name = keys
     elsewhere = [path for path in dict.fromkeys(_paths(kind)) if path.rpartition(".")[2] == name]
-    if elsewhere and ".".join(keys) not in elsewhere:  # else another kind of this group has it
+    if elsewhere and ".".join(keys) not in elsewhere:  # otherwise another kind of this group has it
         return f"did you mean {' or '.join(elsewhere[:_ELSEWHERE])}?"
     if close := did_you_mean(name, group.model_fields):
         return close
@@ -247,7 +247,7 @@ def _meant(kind: type[BaseModel], group: type[BaseModel], keys: Sequence[str]) -
 
 
 def _paths(kind: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Dotted names of all settings that are no groups, of every kind of a group."""
+    """Dotted names of all settings that are not groups, for every kind of a group."""
     for name, field in kind.model_fields.items():
         models = _Type.of_field(field).models
         if not models:
@@ -257,7 +257,7 @@ def _paths(kind: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 
 def _expected(found: _Type, *, null: bool = True) -> str:
-    """A type in words, with null where it may be that."""
+    """A type in words, including null if it is allowed."""
     members = found.members
     words, models = _words(found), found.models
     names = [str(name) for model in models for name in _names(model)]
@@ -269,7 +269,7 @@ def _expected(found: _Type, *, null: bool = True) -> str:
 
 
 def _phrase(found: _Type) -> str:
-    """A type that is no union, in words."""
+    """A type that is not a union, in words."""
     base, origin, inner = found.base, get_origin(found.base), get_args(found.base)
     if base is bool:
         return "true or false"
@@ -295,7 +295,7 @@ def _phrase(found: _Type) -> str:
 
 
 def _range(found: _Type) -> str:
-    """The bounds of a number; one beyond all use is left out."""
+    """The bounds of a number; a bound beyond any practical value is left out."""
 
     def shown(bound: float) -> str:
         return f"{bound:,}" if isinstance(bound, int) else f"{bound:g}"

@@ -1,4 +1,4 @@
-"""Samples beside their ground truth and what a model makes of them, for the demonstration and for data checks."""
+"""Samples beside their ground truth and the predictions of a model, for the demonstration and for data checks."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ __all__ = ["comparison_row"]
 def comparison_row(
     sample: Sample, predictions: Mapping[Task, Segmentation], categories: Categories, scale: int | None = None
 ) -> list[Image.Image]:
-    """The image, its ground truth, then one overlay per prediction, all ``scale`` times as large as the sample.
+    """The image, its ground truth, then one overlay per prediction, all enlarged by ``scale``.
 
-    None: large enough for names to be read (:func:`mask2former.visualization.readable_scale`).
+    None: large enough for legible names (:func:`mask2former.visualization.readable_scale`).
     """
     image = displayed(sample.image[0].permute(1, 2, 0).contiguous().numpy())
     scale = scale or visualization.readable_scale(image.shape[:2])
@@ -35,7 +35,7 @@ def _enlarged(image: UInt8[np.ndarray, "H W 3"], scale: int) -> Image.Image:
 
 
 def _ground_truth(image: UInt8[np.ndarray, "H W 3"], sample: Sample, categories: Categories, scale: int) -> Image.Image:
-    """The image with its annotation drawn as predictions are, but without scores; later masks lie on top."""
+    """The image with its annotation drawn like predictions, but without scores; later masks are on top."""
     assert sample.target is not None
     masks = sample.target.masks[:, 0].numpy()
     ids = np.zeros(masks.shape[1:], np.int32)

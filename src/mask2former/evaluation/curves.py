@@ -1,7 +1,7 @@
-"""Training runs as an image of curves: losses, learning rate and metrics over steps, several runs at once.
+"""Training runs as a figure of curves: losses, learning rate and metrics over steps, for several runs at once.
 
-Tables of figures become bars. All that matplotlib draws is drawn here. Reads ``metrics.csv`` of run directories, also
-while training goes on.
+Tables of figures become bar charts. This module has all drawing with matplotlib. It reads ``metrics.csv`` from run
+directories, even during training.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ __all__ = [
 ]
 
 Series = Mapping[str, tuple[Sequence[float], list[float]]]
-"""Steps, or hours, and values by name of the column."""
+"""Steps, or hours, and values, by column name."""
 
 Axis = Literal["steps", "hours"]
 
-_TERMS = ("loss_ce", "loss_mask", "loss_dice")  # of the last layer; those of the others are numbered
-_METRICS = ("PQ", "AP", "mIoU")  # what is shown of each task, and its parts
+_TERMS = ("loss_ce", "loss_mask", "loss_dice")  # of the last layer; those of other layers are numbered
+_METRICS = ("PQ", "AP", "mIoU")  # drawn for each task, with their parts
 _DETAILS = {"PQ": ("SQ", "RQ"), "AP": ("AP50", "AP75"), "mIoU": ("pACC",)}
 _COLORS = ("#2a6fc9", "#d9622b", "#168a63", "#8a5ac2", "#c23b6b", "#7a7a20", "#3a9aa8", "#6b6b74")
 _INK, _SOFT, _LINE = "#17171a", "#5d5d66", "#dddcd6"
-_SMOOTH_FROM = 60  # points; curves with more are noise beside a running mean
+_SMOOTH_FROM = 60  # points; longer curves are drawn as noise behind a running mean
 _WINDOW = 0.05  # of the points, for the running mean
-_LARGEST = 1e30  # of a value that can be drawn
+_LARGEST = 1e30  # largest value that can be drawn
 _FORMATS = ("png", "svg", "pdf")
 
 
 def read_run(directory: Path) -> Series:
-    """What a run has logged so far; rows that are being written are left out.
+    """Everything that a run has logged so far, without rows that are still being written.
 
     Raises:
         UserError: there is no ``metrics.csv`` with values.
@@ -78,18 +78,18 @@ def _number(text: object) -> float | None:
         value = float(text) if isinstance(text, str) else math.nan
     except ValueError:
         return None
-    return value if abs(value) <= _LARGEST else None  # also without NaN
+    return value if abs(value) <= _LARGEST else None  # also excludes NaN
 
 
 def _over_hours(directory: Path, series: Series) -> Series:
-    """The same values over the hours that training, with its validations, had taken by then."""
+    """The same values over the hours that training, including validations, had taken at each step."""
     path = (directory if directory.is_dir() else directory.parent) / "times.csv"
     has_start = any(0 in steps for steps, _ in series.values())
     times = read_times(path, has_start=has_start, hint="draw the run over steps")
     rows = [(step, _number(seconds)) for step, seconds in times]
     if any(seconds is None for _, seconds in rows):
         raise UserError(f"'{path}' is not a table of steps and seconds; draw the run over steps")
-    # Of several rows of a step the last: its validation is over.
+    # If a step has several rows, use the last one, which includes its validation.
     hours = {step: seconds / 3600 for step, seconds in rows if seconds is not None}
     if missing := {step for steps, _ in series.values() for step in steps} - hours.keys():
         raise UserError(f"'{path}' lacks step {min(missing):.0f}; draw the run over steps")
@@ -105,7 +105,7 @@ def plot_runs(runs: Sequence[Path], path: Path, over: Axis = "steps") -> None:
         over: the horizontal axis; hours are those of the training machine.
 
     Raises:
-        UserError: a run has no values, or no times for hours, or the file has another suffix or cannot be written.
+        UserError: a run has no values, or no times for hours; or the path has another suffix or cannot be written.
         MissingExtraError: matplotlib is not installed.
     """
     check_plot(path)
@@ -127,17 +127,17 @@ def plot_series(
     label: str = "step",
     ticks: Sequence[str] = (),
 ) -> None:
-    """Draw columns of values as curves, a panel for each group of them.
+    """Draw columns of values as curves, with a panel for each group of columns.
 
     Args:
-        found: the series by name, each in its own colour; a name is shown where there are several.
-        panels: titles, and the columns in each; where series lack one it is left out.
+        found: the series by name, each in its own colour; names are shown if there are several.
+        panels: titles, and the columns in each panel; columns that a series lacks are left out.
         path: PNG, SVG or PDF, by its suffix.
-        label: of the horizontal axis; none with ``ticks``.
-        ticks: names of 0, 1, 2 and so on there.
+        label: label of the horizontal axis; not shown with ``ticks``.
+        ticks: names of the positions 0, 1, 2 and so on.
 
     Raises:
-        UserError: a file of another kind or at a path that cannot be written.
+        UserError: the path has another suffix, or cannot be written.
         MissingExtraError: matplotlib is not installed.
     """
     kind = check_plot(path)
@@ -147,7 +147,7 @@ def plot_series(
     for number, (title, names) in enumerate(panels):
         _draw(figure.add_subplot(rows, columns, number + 1), title, names, found, "" if ticks else label)
     last = max(step for series in found.values() for steps, _ in series.values() for step in steps)
-    for axes in figure.axes:  # the same steps everywhere, so that panels can be compared
+    for axes in figure.axes:  # the same steps in all panels, so that they can be compared
         axes.set_xlim(-0.02 * (last or 1), 1.02 * (last or 1))
         if ticks:
             axes.set_xticks(range(len(ticks)), [_plain(name) for name in ticks])
@@ -161,15 +161,15 @@ def plot_series(
 
 
 def plot_bars(names: Sequence[str], columns: Mapping[str, Sequence[float | None]], path: Path) -> None:
-    """Draw a table of figures as bars: a row for each name, a panel for each column.
+    """Draw a table of figures as bars, with a row for each name and a panel for each column.
 
     Args:
-        names: of the rows, from the top.
+        names: names of the rows, from the top.
         columns: the figures of each column by its title; None leaves a row empty.
         path: PNG, SVG or PDF, by its suffix.
 
     Raises:
-        UserError: a file of another kind or at a path that cannot be written.
+        UserError: the path has another suffix, or cannot be written.
         MissingExtraError: matplotlib is not installed.
     """
     kind = check_plot(path)
@@ -195,17 +195,17 @@ def plot_changes(
     spreads: Mapping[str, float],
     path: Path,
 ) -> None:
-    """Draw what changes of a method give: a row for each of them, a panel for each metric, zero for no difference.
+    """Draw the effects of changes to a method: a row for each change, a panel for each metric, and zero for no effect.
 
     Args:
-        names: of the rows, from the top.
-        columns: of each metric by its title, for each row: the change of each repetition, whose mean is a bar, and the
-            published change, if there is one.
-        spreads: of each metric by its title: how far repetitions without a change lie from their mean at most.
+        names: names of the rows, from the top.
+        columns: for each metric, by its title, and each row: the effect in each repetition, whose mean is a bar, and
+            the published effect, if there is one.
+        spreads: for each metric, by its title: the largest distance of unchanged repetitions from their mean.
         path: PNG, SVG or PDF, by its suffix.
 
     Raises:
-        UserError: a file of another kind or at a path that cannot be written.
+        UserError: the path has another suffix, or cannot be written.
         MissingExtraError: matplotlib is not installed.
     """
     kind = check_plot(path)
@@ -235,14 +235,14 @@ def plot_rates(
     """Draw losses, and their running mean, over rising learning rates.
 
     Args:
-        rates: of the steps.
-        losses: of the steps.
+        rates: learning rates of the steps.
+        losses: losses of the steps.
         means: running mean of the losses.
-        suggested: the rate that is marked, if there is one.
+        suggested: the rate to mark, if any.
         path: PNG, SVG or PDF, by its suffix.
 
     Raises:
-        UserError: a file of another kind or at a path that cannot be written.
+        UserError: the path has another suffix, or cannot be written.
         MissingExtraError: matplotlib is not installed.
     """
     kind = check_plot(path)
@@ -255,7 +255,7 @@ def plot_rates(
         axes.axvline(suggested, color=_COLORS[1], linewidth=1.5, linestyle="--", label=label)
     axes.set_xscale("log")
     low, high = min(means), max(means[: len(means) // 2 + 1])
-    axes.set_ylim(low - 0.15 * (high - low), high + 0.35 * (high - low))  # what comes when it diverges is cut
+    axes.set_ylim(low - 0.15 * (high - low), high + 0.35 * (high - low))  # cuts off the divergence
     axes.set_xlabel("learning rate", color=_SOFT, fontsize=9)
     axes.set_ylabel("loss", color=_SOFT, fontsize=9)
     axes.tick_params(colors=_SOFT, labelsize=8.5)
@@ -266,10 +266,10 @@ def plot_rates(
 
 
 def check_plot(path: Path) -> str:
-    """That an image can be drawn there later; its format, by its suffix.
+    """Check that a figure can be written later, and return its format, by the suffix.
 
     Raises:
-        UserError: a file of another kind, or at a path that cannot be written.
+        UserError: the path has another suffix, or cannot be written.
         MissingExtraError: matplotlib is not installed.
     """
     kind = path.suffix[1:].lower()
@@ -282,14 +282,14 @@ def check_plot(path: Path) -> str:
 
 
 def _figure(width: float, height: float) -> Figure:
-    """An empty figure; inches."""
-    from matplotlib.figure import Figure  # without pyplot there is no window and no global state
+    """An empty figure; ``width`` and ``height`` are in inches."""
+    from matplotlib.figure import Figure  # without pyplot, so there is no window and no global state
 
     return Figure(figsize=(width, height), dpi=110, layout="constrained")
 
 
 def _rows(figure: Figure, number: int, count: int, title: str, names: Sequence[str]) -> Axes:
-    """Panel ``number`` of ``count`` side by side, with a row for each name from the top; the first shows the names."""
+    """Panel ``number`` of ``count`` side by side, with a row per name from the top; the first panel shows the names."""
     axes = figure.add_subplot(1, count, number + 1)
     axes.set_title(_plain(title), loc="left", fontsize=9.5, color=_INK)
     axes.set_yticks(range(len(names)), [_plain(name) for name in names] if number == 0 else [""] * len(names))
@@ -303,7 +303,7 @@ def _rows(figure: Figure, number: int, count: int, title: str, names: Sequence[s
 
 
 def run_names(runs: Sequence[Path]) -> list[str]:
-    """The shortest ends of the paths that tell the runs apart, numbered where even the paths are equal."""
+    """The shortest ends of the paths that distinguish the runs, numbered where even the paths are equal."""
     parts = [run.resolve().parts for run in runs]
     for length in range(1, max(map(len, parts)) + 1):
         names = ["/".join(part[-length:]) for part in parts]
@@ -313,7 +313,7 @@ def run_names(runs: Sequence[Path]) -> list[str]:
 
 
 def _panels(found: Mapping[str, Series]) -> list[tuple[str, tuple[str, ...]]]:
-    """Titles and columns, first the main ones: the sum of losses, its terms, the learning rate, then metrics."""
+    """Titles and columns, the main ones first: the total loss, its terms, the learning rate, then metrics."""
     columns = {name for series in found.values() for name in series}
     panels: list[tuple[str, tuple[str, ...]]] = []
     if "loss" in columns:
@@ -329,7 +329,7 @@ def _panels(found: Mapping[str, Series]) -> list[tuple[str, tuple[str, ...]]]:
 
 
 def _draw(axes: Axes, title: str, names: Sequence[str], found: Mapping[str, Series], label: str) -> None:
-    """One panel: the first column as a full line, its parts dashed."""
+    """One panel: the first column as a solid line, its parts dashed."""
     labelled: set[str] = set()
     for index, series in enumerate(found.values()):
         for part, name in enumerate(names):
@@ -370,5 +370,5 @@ def _running_mean(values: Sequence[float], window: int) -> list[float]:
 
 
 def _plain(text: str) -> str:
-    """Text without a meaning for matplotlib, to which dollar signs begin a formula and a leading _ hides a label."""
+    """Text without special meaning for matplotlib, where $ starts a formula and a leading _ hides a label."""
     return shortened(text, 60).replace("$", r"\$").removeprefix("_")

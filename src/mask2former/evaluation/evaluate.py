@@ -1,7 +1,7 @@
-"""Measuring a model: images and clips through a predictor, its results and their ground truth through the evaluators.
+"""Measuring a model: a predictor processes images and clips, and evaluators compare its results with the ground truth.
 
-:func:`evaluate` is the call; :func:`evaluate_predictor` is its loop. It takes a few images or one clip at a time and
-keeps no masks, so that the state of a whole data set stays small. Draws no progress and prints nothing.
+:func:`evaluate` is the public function, and :func:`evaluate_predictor` its loop. The loop handles a few images or one
+clip at a time and keeps no masks, so the state stays small even for a complete data set. It prints nothing.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ __all__ = ["evaluate", "evaluate_predictor", "image_tasks", "matched_classes", "
 
 
 def predict_case(predictor: Predictor, case: Case, tasks: Sequence[Task], **overrides: Any) -> Predictions:
-    """The results that are measured, by task: what users get for the same image or clip, with all candidates.
+    """The results to be measured, by task: those that users get for the same image or clip, with all candidates.
 
-    The only way from pixels to measured results: :func:`evaluate_predictor` and the validation during training both
-    come through here.
+    This is the only way from pixels to measured results, used by both :func:`evaluate_predictor` and the validation
+    during training.
 
     Raises:
-        UserError: as a call of the predictor, or of its ``clip``.
+        UserError: see :class:`Predictor`, and its method ``clip``.
     """
     overrides = predictor.settings.as_read | overrides
     if isinstance(case.image, np.ndarray):
@@ -76,9 +76,9 @@ def _predicted(
     batch_size: int,
     overrides: dict[str, Any],
 ) -> Generator[tuple[Case, Predictions], None, None]:
-    """Each case with its results, in order. What fails is named and ends it: metrics of the others are not those.
+    """Each case with its results, in order. An error names the case and ends the loop, to avoid metrics of other data.
 
-    Images are read ahead, one at a time since readers need not bear more, and post-processed behind the network.
+    Images are read ahead, one at a time, since readers may not be thread-safe, and post-processed behind the network.
     """
     if not len(cases):
         return
@@ -100,7 +100,7 @@ def _predicted(
 
     settings = ALL_CANDIDATES | overrides
     found = predictor.in_stages(range(len(cases)), image, _results, None, tasks, batch_size, **settings)
-    with contextlib.closing(found):  # its threads end when this does
+    with contextlib.closing(found):  # ends its threads
         for index, results in found:
             if isinstance(results, Failure) and index not in read:
                 raise results.error
@@ -117,7 +117,7 @@ def _results(index: int, image: object, results: Any) -> Any:
 
 @contextlib.contextmanager
 def _naming(case: Case, predictor: Predictor) -> Iterator[None]:
-    """An error that says of which image or clip."""
+    """Errors in this context name the image or clip."""
     try:
         yield
     except UserError:
@@ -145,26 +145,26 @@ def evaluate_predictor(
     progress: Callable[[int], None] = lambda done: None,
     **overrides: Any,
 ) -> EvaluationReport:
-    """Measure a predictor the way it is used: images and clips resized for the model, results at their own size.
+    """Measure a predictor as it is used: images and clips are resized for the model, results have their original size.
 
     Args:
-        predictor: what is measured, on its device and with its settings.
-        cases: images or clips with ground truth; only one clip, or about ``3 * batch_size`` images and four more, is in
-            memory at a time. Those without annotations have results, but no metrics.
-        tasks: all predicted in one pass.
+        predictor: the predictor to measure, on its device and with its settings.
+        cases: images or clips with ground truth; only one clip, or about ``3 * batch_size`` images and four more, are
+            in memory at a time. Cases without annotations have results, but no metrics.
+        tasks: tasks to predict, all in one pass.
         metrics: the options of the metrics.
         batch_size: the largest number of images that go through the network together, see :meth:`Predictor.stream`.
-        style: whose rules count; ground truth must have the form that these expect.
-        results: also gets the results of its task, which must be among ``tasks``.
-        observe: shown every image with what a user gets of its results, for instance :meth:`Gallery.add`.
-        group_of: a name for every image id; images of one name are also measured by themselves.
-        others: further evaluators, with the task of each; they are copied, not filled.
-        progress: told how many are done.
+        style: whose rules apply; ground truth must have the form that these expect.
+        results: writer that receives the results of its task, which must be among ``tasks``.
+        observe: called with every image and the user's part of its results, for instance :meth:`Gallery.add`.
+        group_of: a group name for every image id; each group is also measured separately.
+        others: further evaluators, each with its task; they are copied, so those passed in stay empty.
+        progress: called with the number of cases done.
         overrides: settings of the predictor, for instance ``short_edge=0``.
 
     Raises:
-        UserError: a task that the model does not support, a wrong setting, or ground truth that does not fit.
-        FailedError: an image or clip could not be predicted, for instance for lack of memory.
+        UserError: a task is not supported by the model, a setting is wrong, or ground truth does not fit.
+        FailedError: an image or clip could not be predicted, for instance because memory ran out.
     """
     chosen = predictor.choose_tasks(tasks)
 
@@ -197,7 +197,7 @@ def evaluate_predictor(
 
 Samples = AnnotatedSet | MeasuredClips
 
-# Options of the metrics; the others of EvaluationConfig are about training.
+# Options of the metrics; the other options of EvaluationConfig only concern training.
 _MEASURES = ("max_detections", "area_limits", "boundary", "pooled_threshold", "semantic_segments")
 _OF_CLIPS = ("max_detections", "area_limits")
 _CLIP_TASKS: tuple[Task, ...] = ("instance", "panoptic")
@@ -258,13 +258,13 @@ def evaluate(
     Raises:
         UserError: data, model, tasks and options do not fit together, or a file cannot be written; nothing is
             written then.
-        FailedError: an image or clip could not be predicted, for instance for lack of memory.
+        FailedError: an image or clip could not be predicted, for instance because memory ran out.
     """
     data = str(data) if isinstance(data, Path) else data
     source = data if isinstance(data, DataSource) else DataSource(data) if _is_named(data) else DataSource()
     _check_outputs(json, results, report, [*source.files(), *([model] if isinstance(model, str | Path) else [])])
 
-    @functools.cache  # loaded as late as possible: data that are not there are noticed before a download
+    @functools.cache  # loaded as late as possible, so missing data is noticed before a download
     def predictor() -> Predictor:
         loading: dict[str, Any] = {"recipe": recipe, "trained_for": trained_for, "weights": weights}
         loading |= settings
@@ -362,8 +362,8 @@ def evaluate(
 
 
 def _is_named(data: object) -> TypeGuard[str | DatasetConfig]:
-    """Whether data are named or configured, and not there yet."""
-    kinds, _ = get_args(DatasetConfig)  # a union that is annotated
+    """Whether the data is a name or a configuration, and not yet loaded."""
+    kinds, _ = get_args(DatasetConfig)  # DatasetConfig is an annotated union
     return isinstance(data, (str, *get_args(kinds)))
 
 
@@ -373,7 +373,7 @@ def _check_outputs(
     report: str | os.PathLike[str] | None,
     inputs: Sequence[str | Path],
 ) -> None:
-    """Refuse paths that cannot be written or that are read, before anything is measured."""
+    """Reject output paths that cannot be written or that are inputs, before anything is measured."""
     files = [Path(path) for path in (json, report) if path is not None]
     for path in files:
         check_file(path)
@@ -381,7 +381,7 @@ def _check_outputs(
         target = Path(results)
         (check_folder if target.suffix != ".json" else check_file)(target)
         files.append(target)
-        if target.name:  # beside X.json panoptic results have a folder X of images
+        if target.name:  # panoptic results X.json come with a folder X of images
             files.append(target.with_suffix(""))
         if json is not None and Path(json).resolve() == target.resolve():
             raise OptionError(
@@ -394,7 +394,7 @@ def _check_outputs(
 def _options(
     metrics: EvaluationConfig | None, given: Collection[str], of_run: EvaluationConfig | None
 ) -> EvaluationConfig:
-    """What is given, else as the run file says, else the defaults."""
+    """Options that are given, otherwise those of the run file, otherwise the defaults."""
     values = {} if of_run is None else {name: getattr(of_run, name) for name in _MEASURES}
     return EvaluationConfig(**values | {name: getattr(metrics, name) for name in given})
 
@@ -406,13 +406,13 @@ def _recorded_options(options: EvaluationConfig, tasks: Sequence[Task], *, is_cl
 
 
 def _refuse(names: Iterable[str], subject: str) -> None:
-    """Refuse arguments that are about something else."""
+    """Reject arguments that do not apply here."""
     for argument in names:
         raise OptionError(lambda name, argument=argument: f"{name(argument)} applies to {subject}")
 
 
 def image_tasks(predictor: Predictor, samples: AnnotatedSet, requested: Sequence[Task]) -> tuple[Task, ...]:
-    """What was requested, else what the model and the data both have."""
+    """The requested tasks, or else those that both the model and the data have."""
     both: list[Task] = [task for task in predictor.settings.tasks if task in samples.tasks]
     chosen = predictor.choose_tasks(requested or both or samples.tasks)
     if others := [task for task in chosen if task not in samples.tasks]:
@@ -421,7 +421,7 @@ def image_tasks(predictor: Predictor, samples: AnnotatedSet, requested: Sequence
 
 
 def _clip_tasks(samples: MeasuredClips, requested: Sequence[Task]) -> tuple[Task]:
-    """The requested task, else ``instance`` where the clips have tracks."""
+    """The requested task, or else ``instance`` if the clips have tracks."""
     known: list[Task] = [task for task in _CLIP_TASKS if task in samples.tasks]
     chosen: list[Task] = sorted(set(requested)) or known[:1]
     for task in chosen:
@@ -463,7 +463,7 @@ def _shared_ids(shared: Finding) -> UserError:
 
 
 def matched_classes(predictor: Predictor, samples: Samples, split: Split) -> tuple[Int64[np.ndarray, " K"], list[str]]:
-    """The model's index of every class of the data, and what is to be said of the data."""
+    """The model's index of every class of the data, and notes about the data."""
     notes = require(split_findings(samples, split, measured_only=True))
     things_only = all(item.is_thing for item in samples.categories)
     return match_classes(predictor.categories, samples.categories, things_only=things_only, notes=notes), notes
@@ -474,11 +474,11 @@ def _overrides(
 ) -> dict[str, Any]:
     """Settings of the predictor for this evaluation."""
     overrides: dict[str, Any] = {}
-    if opened.as_drawn and (is_clip or not predictor.settings.tile):  # tiles are resized as they were in training
+    if opened.as_drawn and (is_clip or not predictor.settings.tile):  # tiles are resized as in training
         overrides["short_edge"] = 0
-    if "max_detections" in given:  # or the model would not give as many
+    if "max_detections" in given:  # otherwise the model would return fewer
         overrides["max_instances"] = max(options.max_detections, predictor.settings.max_instances)
-        overrides["things_first"] = predictor.settings.things_first  # the choice is as published
+        overrides["things_first"] = predictor.settings.things_first  # the selection remains as published
     return overrides
 
 

@@ -1,7 +1,7 @@
-"""Which images of an evaluation are worth showing: the best, the worst, and those the model was sure about and wrong.
+"""The images of an evaluation that are worth showing: the best, the worst, and those with the most confident errors.
 
-Judges one image at a time and keeps small drawings of a few, so memory does not grow with the data set. Knows no
-page and no files.
+It compares one image at a time and keeps small drawings of a few, so memory does not grow with the data set. It does
+not write pages or files.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ __all__ = ["Comparison", "Gallery", "GalleryEntry", "Kind", "case_rows", "compar
 Kind = Literal["best", "worst", "confident"]
 
 _MASKS_AT_ONCE = 64
-_INSIDE = 0.01  # of the diagonal: so far from a border a pixel of a label map is inside its region
-_SIDES = (320, 480)  # pixels: drawings of smaller images are enlarged by a whole number, those of larger ones reduced
+_INSIDE = 0.01  # of the diagonal: pixels of a label map this far from a border are well inside their region
+_SIDES = (320, 480)  # pixels: drawings of smaller images are enlarged by an integer, those of larger ones reduced
 
 
 class Comparison(NamedTuple):
-    """How good the prediction of one image is, 0..1, how confident its errors are, 0..1, and the largest in words.
+    """Quality of the prediction of one image, 0..1, confidence of its errors, 0..1, and the largest error in words.
 
-    ``quality`` is NaN where nothing is true and nothing was predicted.
+    ``quality`` is NaN if nothing is true and nothing was predicted.
     """
 
     quality: float
@@ -62,7 +62,7 @@ class Comparison(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class GalleryEntry:
-    """One image that was kept: its comparison and WebP drawings of itself, its ground truth and the prediction."""
+    """One image in the gallery: its comparison, and WebP drawings of the image, its ground truth and the prediction."""
 
     image_id: int | str
     comparison: Comparison
@@ -76,12 +76,12 @@ def compare(prediction: Segmentation, ground_truth: object, categories: Categori
     """Quality, and confidence of the errors, of one prediction.
 
     Quality: panoptic quality of the image over all classes at once; the mean IoU of the classes that are true or
-    predicted there; for instances the mean, over true objects and predicted ones, of the best IoU with something of
-    the same class on the other side.
+    predicted in it; for instances, the best IoU with an object of the same class on the other side, averaged over true
+    and predicted objects.
 
     Confidence of errors: the share of the labelled image with a wrong class times the score of its segment; for
-    instances the largest product of the score of an instance and 1 minus its best IoU. Label maps have no scores, so
-    wrong pixels count that lie well inside a predicted region, where models are sure, unlike at borders.
+    instances, the largest product of an instance's score and 1 minus its best IoU. Label maps have no scores, so only
+    wrong pixels well inside a predicted region count, where models are confident, unlike at borders.
     """
     if isinstance(prediction, PanopticSegmentation):
         assert isinstance(ground_truth, tuple)
@@ -128,7 +128,7 @@ def _compare_instances(prediction: Instances, ground_truth: InstanceGroundTruth,
     true, areas = SparseMasks.of(ground_truth.masks), prediction.sparse.areas
     common = np.where(prediction.labels[:, None] == ground_truth.labels, common_pixels(prediction.sparse, true), 0)
     ious = (common / np.maximum(areas[:, None] + true.areas - common, 1))[:, single]
-    # What lies on a crowd region of its class is neither right nor wrong.
+    # Pixels on a crowd region of the same class are neither right nor wrong.
     on_crowd = common[:, ground_truth.iscrowd].max(axis=1, initial=0)
     counted = (2 * on_crowd <= areas) & (areas > 0)
     best, found = ious.max(axis=1, initial=0.0)[counted], ious.max(axis=0, initial=0.0)
@@ -160,7 +160,7 @@ def _largest_confusion(
     weights: Float64[np.ndarray, "H W"],
     categories: Categories,
 ) -> tuple[float, str]:
-    """The weighted share of labelled pixels that have another class than the true one, and the pair that has most."""
+    """The weighted share of labelled pixels with a wrong class, and the most frequent pair of classes among them."""
     count = len(categories)
     labelled = (ground_truth >= 0) & (ground_truth < count)
     wrong = labelled & (labels != ground_truth) & (labels >= 0) & (labels < count)
@@ -182,11 +182,11 @@ def _largest_confusion(
 
 
 class Gallery:
-    """Keeps the best images, the worst and the most confident errors of each task, drawn; pass :meth:`add` to the loop.
+    """Keeps drawings of the best and worst images and the most confident errors of each task, for the evaluation loop.
 
     Args:
         categories: the classes of the model.
-        keep: how many of each kind.
+        keep: number of images of each kind.
     """
 
     def __init__(self, categories: Categories, keep: int = 3) -> None:
@@ -196,7 +196,7 @@ class Gallery:
         self._count = 0
 
     def add(self, case: Case, predictions: Mapping[Task, Segmentation]) -> None:
-        """Compare the predictions of one image and keep those that belong to the few."""
+        """Compare the predictions of one image with its ground truth, and keep it if it is among the selected few."""
         self._count += 1
         for task, prediction in predictions.items():
             ground_truth = case.ground_truths[task]
@@ -215,12 +215,12 @@ class Gallery:
                     assert isinstance(case.image, np.ndarray)
                     image, true, found = _comparison(case.image, ground_truth, prediction, self.categories)
                     entry = GalleryEntry(case.image_id, comparison, (_webp(image), _webp(true), _webp(found)))
-                heapq.heappush(heap, (rank, -self._count, entry))  # of equals the first stays
+                heapq.heappush(heap, (rank, -self._count, entry))  # of equal entries the first is kept
                 if len(heap) > self.keep:
                     heapq.heappop(heap)
 
     def of(self, task: Task, kind: Kind) -> list[GalleryEntry]:
-        """Those of one kind, the most extreme first."""
+        """The entries of one kind, the most extreme first."""
         assert kind in get_args(Kind), kind
         return [entry for _, _, entry in sorted(self._heaps.get((task, kind), []), key=lambda item: item[:2])[::-1]]
 
@@ -231,12 +231,12 @@ class Gallery:
 def case_rows(
     case: Case, prediction: Segmentation | VideoInstances, ground_truth: object, categories: Categories
 ) -> list[list[Image.Image]]:
-    """An image, its ground truth and its prediction, drawn alike; of a clip the first and the last frame.
+    """An image, its ground truth and its prediction, drawn in the same style; for a clip the first and the last frame.
 
     Args:
-        case: what was measured.
+        case: the image or clip.
         prediction: the result of one task.
-        ground_truth: that of the same task.
+        ground_truth: the ground truth of the same task.
         categories: the classes of the model.
     """
     if isinstance(prediction, VideoInstances):
@@ -261,13 +261,13 @@ def _comparison(
     categories: Categories,
     of_clip: bool = False,
 ) -> list[Image.Image]:
-    """The image, its ground truth and the prediction as small drawings that look alike.
+    """The image, its ground truth and the prediction as small drawings in the same style.
 
-    ``of_clip``: the colour of an object depends on its index only, so that a track keeps it.
+    ``of_clip``: whether the colour of an object depends only on its index, so that a track keeps its colour.
     """
     step = -(-max(image.shape[:2]) // _SIDES[1])
     image = small = displayed(image)
-    if step > 1:  # before drawing, so that names stay readable
+    if step > 1:  # reduced before drawing, so that names stay readable
         height, width = (len(range(0, side, step)) for side in image.shape[:2])
         small = np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BOX))
     scale = -(-_SIDES[0] // max(small.shape[:2]))

@@ -1,7 +1,7 @@
-"""The form of ``metrics.csv`` and ``times.csv``: a column of optimizer steps done, and the values logged after them.
+"""The format of ``metrics.csv`` and ``times.csv``: a column with completed optimizer steps, and the values logged then.
 
-Tables of earlier versions call the column ``step`` and count from 0: what was logged after 100 steps stands at 99. The
-name tells them apart, so that steps of the two are never mixed.
+In tables of earlier versions the column is called ``step`` and counts from 0: values logged after 100 steps are at 99.
+The name of the column tells the two formats apart, so their steps are never mixed up.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ __all__ = ["STEP", "MetricsTable", "is_step", "read_metrics", "read_times"]
 
 STEP = "global_step"
 _FROM_ZERO = "step"
-_DIGITS = 18  # of a step
+_DIGITS = 18  # largest number of digits of a step
 
 
 class MetricsTable(NamedTuple):
-    """What a run has logged.
+    """The values that a run has logged.
 
     Attributes:
-        rows: by column; :data:`STEP` holds a number, every other column text, or None in a row that is cut short.
-        counted_from_zero: whether an earlier version wrote the file; ``rows`` count steps done all the same.
+        rows: values by column; :data:`STEP` is a number, every other column is text, or None in an incomplete row.
+        counted_from_zero: whether an earlier version wrote the file; ``rows`` have completed steps in either case.
     """
 
     rows: list[dict[str, Any]]
@@ -32,10 +32,10 @@ class MetricsTable(NamedTuple):
 
 
 def read_metrics(path: Path, *, hint: str = "check the path") -> MetricsTable:
-    """The rows of a table of metrics; those without a step are left out.
+    """The rows of a table of metrics, without rows that have no step.
 
     Raises:
-        UserError: there is no such file, or it is no CSV.
+        UserError: the file does not exist, or is not a CSV file.
     """
     rows = read_rows(path, "table of metrics", hint=hint)
     old = bool(rows) and STEP not in rows[0] and _FROM_ZERO in rows[0]
@@ -49,15 +49,15 @@ def read_metrics(path: Path, *, hint: str = "check the path") -> MetricsTable:
 
 
 def read_times(path: Path, *, has_start: bool, hint: str = "check the path") -> list[tuple[int, str]]:
-    """Steps done, and the seconds that training had taken by then as they are written; a table of times.
+    """Completed steps, and the seconds that training had taken then, as written in a table of times.
 
     Args:
-        path: of the file.
-        has_start: whether the table of metrics beside it has a row before the first step; it is the first one then.
-        hint: ends the error where there is no such file.
+        path: path of the file.
+        has_start: whether the table of metrics beside it starts with a row before the first step.
+        hint: end of the error message for a missing file.
 
     Raises:
-        UserError: there is no such file, or it is no CSV.
+        UserError: the file does not exist, or is not a CSV file.
     """
     rows = read_rows(path, "table of times", hint=hint)
     old = bool(rows) and STEP not in rows[0]
@@ -67,7 +67,7 @@ def read_times(path: Path, *, has_start: bool, hint: str = "check the path") -> 
 
 
 def is_step(text: object) -> bool:
-    """Whether text is the number of a step."""
+    """Whether the text is the number of a step."""
     return isinstance(text, str) and text.isdecimal() and len(text) <= _DIGITS
 
 
@@ -76,10 +76,10 @@ def _without(row: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _before_the_first(rows: Sequence[dict[str, Any]]) -> int | None:
-    """The row of an old table that holds the validation before the first step, if there is one.
+    """The row of an old table with the validation before the first step, if there is one.
 
-    It is logged at 0, as the first step is, and comes before it. Where the first step was not logged (see
-    ``trainer.log_interval``), it could also be one after the first step, which only a validation after every step has.
+    It is logged at 0, like the first step, and precedes it. If the first step was not logged (see
+    ``trainer.log_interval``), the row could also be a validation after the first step, but only if every step has one.
     """
     validations = [number for number, row in enumerate(rows) if not row.get("loss")]
     steps = [rows[number][STEP] for number in validations[:3]]

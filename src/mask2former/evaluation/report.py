@@ -1,7 +1,7 @@
 """An evaluation as one HTML page: numbers, charts and images in a single file that needs no network.
 
-The page is ``report.html.j2`` beside this module; here are the values it shows. Names from data sets are hostile until
-escaped, which the template engine does. Knows no command line.
+The page is ``report.html.j2`` beside this module; this module computes its values. Names from data sets are unsafe
+until they are escaped, which the template engine does.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from mask2former.text import shortened
 
 __all__ = ["write_report"]
 
-# Of names: control characters, letters that UTF-8 cannot hold, and those that turn the direction of what follows.
+# In names: control characters, code points that UTF-8 cannot encode, and those that change the text direction.
 _UNSEEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 _TITLES = {"panoptic": "Panoptic", "instance": "Instances", "semantic": "Semantic"}
-_MEANINGS = {  # of what stands at the top, in this order
+_MEANINGS = {  # of the metrics at the top of the page, in this order
     "panoptic/PQ": "panoptic quality: SQ times RQ, mean over classes",
     "panoptic/SQ": "how well found segments fit, mean IoU",
     "panoptic/RQ": "how many segments were found and right",
@@ -60,8 +60,8 @@ _QUALITIES = {
     "semantic": "Quality is the mean IoU of one image. The confidence of errors is the share of the image that is "
     "wrong well inside a predicted region: at borders models hesitate, inside they are sure.",
 }
-_NAME = 200  # characters of a class or group; each is written several times
-_MATRIX = 24  # classes; of more, those that are confused most
+_NAME = 200  # characters of a class or group; each name appears several times
+_MATRIX = 24  # classes; if there are more, those with the most confusions
 _CONFUSIONS = 15
 _CURVES = 36
 
@@ -75,15 +75,15 @@ def write_report(
     title: str = "Evaluation",
     settings: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the page, whole or not at all.
+    """Write the complete page, or nothing if an error occurs.
 
     Args:
-        path: of the HTML file; missing folders are made.
-        report: the numbers, and the evaluators for curves and confusions.
+        path: path of the HTML file; missing folders are created.
+        report: the metrics, and the evaluators for curves and confusions.
         categories: the classes of the model.
-        gallery: images; their :meth:`~Gallery.add` must have got the predictions.
-        title: of the page, for instance the name of the model.
-        settings: what was measured how, shown as a table.
+        gallery: images; the predictions must have been passed to its :meth:`~Gallery.add`.
+        title: title of the page, for instance the name of the model.
+        settings: settings of the evaluation, shown as a table.
 
     Raises:
         UserError: the path cannot be written.
@@ -140,7 +140,7 @@ def _task_values(
 
 
 def _group_bars(shown: list[str], report: EvaluationReport) -> dict[str, Any] | None:
-    """The requested groups, in their order, with the overall value at the top."""
+    """The requested groups, in their order, below the overall value."""
     if not report.groups:
         return None
     bars = [
@@ -160,7 +160,7 @@ def _share(value: float | None) -> float:
 
 
 def _class_bars(rows: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-    """Classes by falling first metric, those without a value named apart."""
+    """Classes in falling order of the first metric; those without a value are listed separately."""
     first = {name: next(iter(values.values())) for name, values in rows.items()}
     defined = sorted((name for name in rows if math.isfinite(first[name])), key=lambda name: -first[name])
     return {
@@ -170,7 +170,7 @@ def _class_bars(rows: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
 
 
 def _curves(curves: Mapping[str, PrecisionRecall]) -> dict[str, Any] | None:
-    """Points of SVG lines in a square of 100: the mean over classes, and each class, the worst first."""
+    """Points of SVG lines in a square of 100: the mean over classes, then each class, the worst first."""
     if not curves:
         return None
     lines = {"IoU 0.5": "at_50", "IoU 0.75": "at_75", "mean of 0.5 to 0.95": "mean"}
@@ -207,12 +207,12 @@ def _thresholds(report: EvaluationReport) -> dict[str, Any] | None:
 
 
 def _points(across: Float64[np.ndarray, " R"], up: Float64[np.ndarray, " R"]) -> str:
-    """``x,y x,y ...`` with y downwards, without what is undefined."""
+    """``x,y x,y ...`` with y pointing down, without undefined points."""
     return " ".join(f"{100 * x:.0f},{100 - 100 * y:.1f}" for x, y in zip(across, up, strict=True) if math.isfinite(y))
 
 
 def _confusion(counts: Int64[np.ndarray, "K1 K1"], categories: Categories) -> dict[str, Any] | None:
-    """Shares of the true pixels of each class by predicted class, and the pairs that lose most."""
+    """Shares of the true pixels of each class by predicted class, and the pairs of classes with the most confusions."""
     true = counts[:, :-1].T.astype(np.float64)  # rows: true classes; columns: predicted ones, the last being none
     totals = true.sum(axis=1)
     if not totals.any():

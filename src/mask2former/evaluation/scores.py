@@ -1,4 +1,4 @@
-"""What an evaluation found: the evaluators of some tasks, and their numbers."""
+"""The result of an evaluation: the evaluators of some tasks, and their metrics."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ Predictions = Mapping[Task, Segmentation | VideoInstances | Sequence[PanopticSeg
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """What an evaluation found.
+    """The result of an evaluation.
 
     Attributes:
         metrics: percent, keyed ``task/name``; NaN where undefined.
         per_class: task, class name and metric to percent.
-        num_images: how many images or clips were measured.
-        seconds: of reading, model, post-processing and metrics together.
-        evaluators: by task, for what is more than numbers: curves, confusions.
-        groups: name to metrics and number of images, of the groups that were requested.
-        unit: what was measured.
-        num_available: how many the data have.
-        request: model, data, tasks and options, as files of metrics have them.
+        num_images: number of images or clips that were measured.
+        seconds: total time of reading, model, post-processing and metrics.
+        evaluators: by task, for results beyond single numbers: curves, confusions.
+        groups: name to metrics and number of images, for the requested groups.
+        unit: whether images or clips were measured.
+        num_available: number of images or clips in the data.
+        request: model, data, tasks and options, as written to files of metrics.
         notes: what a user should know, one sentence each.
         results: the writer of the results, if they were written.
     """
@@ -51,11 +51,11 @@ class EvaluationReport:
     results: ResultWriter | None = None
 
     def operating_points(self) -> OperatingPoints | None:
-        """What instances above a score are worth; None where none were measured or there were no true ones."""
+        """Quality of the instances above each score; None if none were measured or there were no true ones."""
         return _operating_points(self.evaluators)
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON; what is undefined is None."""
+        """JSON-ready form, with None for undefined values."""
         groups = {name: {"metrics": _defined(values), "num_images": n} for name, (values, n) in self.groups.items()}
         return {
             **({"groups": groups} if groups else {}),
@@ -75,7 +75,7 @@ def _operating_points(evaluators: Mapping[Task, Evaluator]) -> OperatingPoints |
 
 
 def _points(points: OperatingPoints) -> list[dict[str, float | None]]:
-    """One entry per threshold, percent but for the score."""
+    """One entry per threshold, in percent except for the score."""
     return [
         {"score": round(float(score), 2), **_defined({name: 100 * float(value) for name, value in values.items()})}
         for score, *rest in zip(*points, strict=True)
@@ -91,11 +91,11 @@ class Evaluation:
     """The evaluators of some tasks.
 
     Args:
-        tasks: what is measured.
+        tasks: tasks to measure.
         categories: the classes of the model.
         metrics: the options of the metrics; its tasks are ignored.
-        style: whose rules count; ground truth must have the form that these expect.
-        others: evaluators beside these, with the task of each.
+        style: whose rules apply; ground truth must have the form that these expect.
+        others: additional evaluators, each with its task.
     """
 
     def __init__(
@@ -120,12 +120,12 @@ class Evaluation:
         )
 
     def add(self, predictions: Predictions, ground_truths: Mapping[Task, Any]) -> None:
-        """Results of one image or clip and its ground truth, for every task at least."""
+        """Add the results and the ground truth of one image or clip, with an entry for every task."""
         for task, evaluator in self._all():
             evaluator.update(predictions[task], ground_truths[task])
 
     def merge(self, other: Evaluation) -> None:
-        """Add what another process has seen."""
+        """Add the counts of another process."""
         for (_, evaluator), (_, seen) in zip(self._all(), other._all(), strict=True):
             evaluator.merge(seen)
 
@@ -134,12 +134,12 @@ class Evaluation:
         return {name: value for _, evaluator in self._all() for name, value in evaluator.compute().items()}
 
     def best_threshold(self) -> float | None:
-        """The score at which instances have the highest F1, rounded to 0.01; None where none was found."""
+        """The score at which instances have the highest F1, rounded to 0.01; None if nothing was found."""
         points = _operating_points(self.evaluators)
         return None if points is None or not points.f1.max() > 0 else round(float(points.scores[points.best]), 2)
 
     def class_thresholds(self, least: int = 10) -> dict[str, float]:
-        """The same of each class with at least so many true objects; with fewer, chance would choose."""
+        """The same for each class with at least ``least`` true objects; with fewer, the result would be random."""
         evaluator = self.evaluators.get("instance")
         if not isinstance(evaluator, InstanceEvaluator):
             return {}

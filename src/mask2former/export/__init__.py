@@ -1,4 +1,4 @@
-"""Models as files of other runtimes: ``mask2former export``. They run in :mod:`mask2former.inference.exported`."""
+"""Models as files for other runtimes: ``mask2former export``. :mod:`mask2former.inference.exported` runs the files."""
 
 from __future__ import annotations
 

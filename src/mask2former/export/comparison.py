@@ -1,4 +1,4 @@
-"""Exported files beside their model: results, metrics, time, size and memory of all on the same images."""
+"""Comparison of exported files with their model: results, metrics, time, size and memory on the same images."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from mask2former.structures import Instances, PanopticSegmentation, Segmentation
 
 __all__ = ["Verified", "VerifyReport", "draw_report", "verify_export"]
 
-_SCENES = 4  # that are drawn where no images are named
-_SAME = 0.5  # IoU of an instance of the model and of a file, from which on they are one
+_SCENES = 4  # drawn if no images are named
+_SAME = 0.5  # IoU from which an instance of the model and one of a file are the same
 
 
 @dataclass(frozen=True)
@@ -36,15 +36,15 @@ class Verified:
     """One row: a model, or a file of it.
 
     Attributes:
-        name: as it was named.
-        runtime: what computes it.
-        dtype: in which precision, and how weights are stored where that differs.
-        num_bytes: of the file; of the model those of its weights.
-        milliseconds: median from an image to its result, calls alternating between the rows.
-        peak_bytes: that a process takes at most to load it and to segment the largest image, beyond Python and PyTorch;
-            None where that was not measured.
-        differing: percent of what differs from the result of the model, the mean over images: pixels (panoptic and
-            semantic), or instances that one has and the other has not. None for the model.
+        name: as given by the caller.
+        runtime: the runtime that computes it.
+        dtype: its precision, and how weights are stored if that differs.
+        num_bytes: size of the file; for the model, the size of its weights.
+        milliseconds: median from an image to its result, with calls alternating between the rows.
+        peak_bytes: peak memory of a process that loads it and segments the largest image, beyond Python and PyTorch;
+            None if it was not measured.
+        differing: percent that differs from the result of the model, averaged over images: pixels (panoptic and
+            semantic), or instances that only one of them has. None for the model.
         metrics: percent, keyed ``task/name``; empty without data.
     """
 
@@ -60,11 +60,11 @@ class Verified:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What was found.
+    """The result of a comparison.
 
     Attributes:
         task: of the results.
-        images: how many were compared.
+        images: number of images that were compared.
         rows: the model, then the files.
         notes: what a user should know, one sentence each.
     """
@@ -93,22 +93,22 @@ def verify_export(
     """Compare exported files with their model; what ``mask2former verify-export`` does.
 
     Args:
-        files: what :func:`~mask2former.export.exporter.export` wrote.
+        files: files written by :func:`~mask2former.export.exporter.export`.
         against: the model, or its name or file.
-        images: files and folders; none: four drawn scenes.
-        data: also measure all of them on these.
+        images: files and folders; if empty, four drawn scenes.
+        data: also measure all of them on this data set.
         task: of the results and metrics; None: see :class:`~mask2former.inference.predictor.Predictor`.
-        calls: of each on each image, for the median.
-        memory: also measure the peak memory of each, in a process of its own; only on Linux, and not of models that
+        calls: number of calls of each on each image, for the median.
+        memory: also measure the peak memory of each, in a separate process; only on Linux, and not for models that
             are objects.
         trust_code: see :meth:`Predictor.from_pretrained`.
         recipe: for files without configuration, for instance ``coco-panoptic/r50``.
-        trained_for: instead of a recipe, the tasks that the model was trained for.
+        trained_for: the tasks for which the model was trained, instead of a recipe.
         weights: which of several sets of weights in a file, by the name of its entry.
-        progress: called with each step.
+        progress: called at each step.
 
     Raises:
-        UserError: a file or the model cannot be loaded, or they have other classes or settings.
+        UserError: a file or the model cannot be loaded, or their classes or settings differ.
         FailedError: a process that measures memory ended without a figure.
     """
     if isinstance(files, str | Path) or not files:
@@ -183,10 +183,10 @@ def verify_export(
 
 
 def draw_report(report: VerifyReport, path: Path) -> None:
-    """The table as an image of bars, one row for each file; PNG, SVG or PDF, by the suffix.
+    """The table as a bar chart, one row for each file; PNG, SVG or PDF, by the suffix.
 
     Raises:
-        UserError: the path cannot be written, or is of another kind.
+        UserError: the path cannot be written, or has another suffix.
         MissingExtraError: matplotlib is not installed.
     """
     metric = next(iter(report.rows[0].metrics), None)
@@ -221,7 +221,7 @@ def _num_bytes(predictor: Predictor) -> int:
 
 
 def _differing(result: Segmentation, expected: Segmentation) -> float:
-    """The share of pixels that differ, or of instances that one result has and the other has not, in 0..1."""
+    """The share of pixels that differ, or of instances that only one of the results has, in 0..1."""
     if isinstance(result, Instances) and isinstance(expected, Instances):
         total = len(result) + len(expected)
         if not total:
@@ -230,7 +230,7 @@ def _differing(result: Segmentation, expected: Segmentation) -> float:
         same = overlaps & (result.labels[:, None] == expected.labels[None])
         return 1 - (same.any(0).sum() + same.any(1).sum()) / total
     if isinstance(result, PanopticSegmentation) and isinstance(expected, PanopticSegmentation):
-        return float((_classes(result) != _classes(expected)).mean())  # ids may be in another order
+        return float((_classes(result) != _classes(expected)).mean())  # the order of ids may differ
     assert isinstance(result, SemanticSegmentation)
     assert isinstance(expected, SemanticSegmentation)
     return float((result.labels != expected.labels).mean())

@@ -1,6 +1,6 @@
-"""Writes a model as a file of another runtime, for a predictor or any program that has the runtime.
+"""Writes a model as a file for another runtime, to be used by a predictor or by any program with this runtime.
 
-Before a file gets its name, it is run once and compared with the model.
+Before a file is moved to its final name, it is run once and compared with the model.
 """
 
 from __future__ import annotations
@@ -52,25 +52,26 @@ __all__ = ["Exported", "Target", "WeightType", "export"]
 
 Target = Format | Literal["triton"]
 _TARGETS = (*get_args(Format), "triton")
-_WEIGHTS = ".bin"  # what OpenVINO writes beside its .xml
-_EXAMPLE = (90, 125)  # pixels that a graph of any size is traced with; with padding on both sides
-_OTHERS = 0.05  # share of pixels or numbers that may be others in results: two of almost one score change places
-# Of logits, relative to the largest, on noise, or for int8 on some images. Of float32, rounding is a hundredth; of
-# int8, queries that are no object differ by half of the largest where metrics stay, so that only nonsense is refused.
+_WEIGHTS = ".bin"  # written by OpenVINO beside its .xml
+_EXAMPLE = (90, 125)  # pixels of the input that traces a graph for any size; with padding on both sides
+_OTHERS = 0.05  # share of results that may differ: two of almost equal scores can be swapped
+# For logits: largest difference relative to the largest logit, on noise, or for int8 on some images. For float32,
+# rounding causes a hundredth of it. For int8, queries that are no object differ by half of the largest although metrics
+# do not change, so only grossly wrong files are rejected.
 _COMPARED = 2  # images
 _TOLERANCES: Mapping[WeightType, float] = {"float32": 1e-3, "float16": 3e-2, "int8": 2.0}
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """The files that were written.
 
     Attributes:
         path: the file, or the folder for Triton.
-        info: what stands in it.
-        difference: between what the model and the file give on noise (for int8 on two of the images), at most: of
-            logits relative to the largest, of results the share that is different.
-        num_bytes: of all that was written.
+        info: the metadata in the file.
+        difference: the largest difference between the outputs of model and file, on noise (for int8 on two of the
+            images): for logits relative to the largest, for results the share that differs.
+        num_bytes: size of everything that was written.
     """
 
     path: Path
@@ -95,39 +96,39 @@ def export(
     weights: str | None = None,
     progress: Progress = silent,
 ) -> Exported:
-    """Write a model as a file of another runtime; what ``mask2former export`` does.
+    """Write a model as a file for another runtime; what ``mask2former export`` does.
 
-    The file takes RGB bytes and the sizes of images within them, see :class:`~mask2former.export.graph.ExportedGraph`;
-    it holds standard operators only (ONNX opset 18), and classes, settings and license as metadata.
-    ``Predictor.from_pretrained(path)`` runs it.
+    The inputs of the file are RGB bytes and the sizes of images in them, see
+    :class:`~mask2former.export.graph.ExportedGraph`. It contains only standard operators (ONNX opset 18), with classes,
+    settings and license as metadata. ``Predictor.from_pretrained(path)`` runs it.
 
     Args:
         model: a model, or the name or file of one. It is exported in float32, on the CPU.
         path: the file to write; an existing one is replaced. OpenVINO writes weights beside it, as ``.bin``. For Triton
             a new folder, whose name is that of the model.
         to: ``onnx``, ``openvino``, ``pt2`` (compiled by PyTorch for this processor), or ``triton`` for the folder of a
-            model in a repository of the Triton inference server, with an ONNX file; None: as ``path`` ends, ``.onnx``,
-            ``.xml`` or ``.pt2``.
-        size: height and width in pixels that images must fit into, and are padded to; None: any size, which models
-            with Swin cannot have.
-        batch: images in one call; None: any number.
-        frames: of clips; None: 8 for models of clips, and images for all others.
-        results: the task whose results the file gives, at the padded size of the input and by the inference settings
-            of the model, see :mod:`mask2former.export.traced_postprocessing`; for programs without this package. None:
-            logits.
-        dtype: of the weights in the file. ``float16`` halves it and is computed in float32. ``int8`` makes it a
-            quarter, and products are computed in 8-bit integers: measure what that costs, with
+            model in a repository of the Triton inference server, with an ONNX file; None: from the suffix of ``path``,
+            ``.onnx``, ``.xml`` or ``.pt2``.
+        size: height and width in pixels into which images must fit, and to which they are padded; None: any size,
+            which is not possible for models with Swin.
+        batch: images per call; None: any number.
+        frames: frames per clip; None: 8 for models of clips, and images for all others.
+        results: the task whose results the file returns, at the padded size of the input and with the inference
+            settings of the model, see :mod:`mask2former.export.traced_postprocessing`; for programs without this
+            package. None: logits.
+        dtype: type of the weights in the file. ``float16`` halves its size, and computation is in float32. ``int8``
+            reduces it to a quarter, and products are computed in 8-bit integers: measure the loss of quality with
             :func:`~mask2former.export.comparison.verify_export`.
         calibration: for ``int8``, images and folders like those that the file is for; ranges of values are measured
             on them.
         recipe: for files without configuration, for instance ``coco-panoptic/r50``.
-        tasks: instead of a recipe, the tasks that the model was trained for.
+        tasks: the tasks for which the model was trained, instead of a recipe.
         weights: which of several sets of weights in a file, by the name of its entry.
-        progress: called with each step.
+        progress: called at each step.
 
     Raises:
         UserError: the model cannot be loaded or exported, an argument is wrong, the runtime is not installed, the path
-            cannot be written, or the file gives other logits than the model; nothing is written then.
+            cannot be written, or the logits of the file differ from those of the model. Nothing is written then.
         NoCompilerError: there is no C++ compiler, which ``pt2`` needs.
     """
     path = Path(path)
@@ -164,7 +165,7 @@ def export(
     height, width = size or (None, None)
     version = mask2former.__version__
     info = ExportedInfo(model.info, height, width, batch, frames, model.size_divisibility, version, results, dtype)
-    info.to_json()  # refuses a model without classes
+    info.to_json()  # raises for a model without classes
     if results is not None:
         if frames is not None:
             raise UserError("results are for images only; export a model of clips without them")
@@ -217,16 +218,16 @@ def _check_inputs(size: tuple[int, int] | None, batch: int | None, frames: int |
 
 
 def _plain(model: Mask2Former) -> Mask2Former:
-    """The model, or a copy where it is not in float32 on the CPU, or laid out for prediction.
+    """The model, or a copy if it is not in float32 on the CPU, or has a layout for prediction.
 
-    Convolutions with channels last, which a predictor makes of them, put conditions on sizes into the graph.
+    The channels-last convolutions of a predictor would add conditions on sizes to the graph.
     """
     tensors = [*model.parameters(), *model.buffers()]
     is_plain = all(tensor.device.type == "cpu" and tensor.is_contiguous() for tensor in tensors)
     if is_plain and all(tensor.dtype in (torch.float32, torch.int64) for tensor in tensors):
         return model
     copied = copy.deepcopy(model).to(device="cpu", dtype=torch.float32)
-    return copied.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]  (no overload has it)
+    return copied.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]  (missing overload)
 
 
 def _write(
@@ -235,7 +236,7 @@ def _write(
     sides = info.height or _EXAMPLE[0], info.width or _EXAMPLE[1]
     inputs = _inputs(info, info.batch or 2, sides, sides)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's own, about the inside of its exporter
+        warnings.simplefilter("ignore")  # warnings of torch about its own exporter
         if kind == "pt2":
             write_pt2(trace(graph, inputs, info), path, info)
             return
@@ -245,7 +246,7 @@ def _write(
 
 
 def _calls(model: Mask2Former, info: ExportedInfo, calibration: Sequence[str | Path]) -> list[Call]:
-    """What a file would be given for some images: each, or each of its tiles, at the size for the network."""
+    """The inputs of a file for some images: each image, or each of its tiles, at the size for the network."""
     shown: list[Tensor] = []
     network = ModelNetwork(_plain(model), torch.device("cpu"))
 
@@ -263,12 +264,12 @@ def _calls(model: Mask2Former, info: ExportedInfo, calibration: Sequence[str | P
 
 
 def _at_least(image: Tensor) -> tuple[int, int]:
-    """The size of an image, or the smallest that a file takes."""
+    """The size of an image, but at least the smallest size that a file accepts."""
     return max(SMALLEST, image.shape[-2]), max(SMALLEST, image.shape[-1])
 
 
 def trace(graph: ExportedGraph, inputs: tuple[Tensor, Tensor], info: ExportedInfo) -> torch.export.ExportedProgram:
-    """The graph as torch exports it.
+    """The graph, traced by ``torch.export``.
 
     Raises:
         UserError: a part of the model cannot be traced.
@@ -284,7 +285,7 @@ def trace(graph: ExportedGraph, inputs: tuple[Tensor, Tensor], info: ExportedInf
             return torch.export.export(
                 graph, inputs, dynamic_shapes={"images": open_batch | open_size, "sizes": open_batch}, strict=False
             )
-    except Exception as error:  # torch has no one error for what it cannot trace
+    except Exception as error:  # torch has no common error for what it cannot trace
         reason = printable(str(error).splitlines()[0] if str(error) else type(error).__name__, 300)
         raise UserError(
             f"the model cannot be exported: {reason}; parts of your own must be traceable by torch.export, a size "
@@ -293,7 +294,7 @@ def trace(graph: ExportedGraph, inputs: tuple[Tensor, Tensor], info: ExportedInf
 
 
 def _inputs(info: ExportedInfo, count: int, sides: tuple[int, int], sizes: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Noise as a file takes it, and the sizes of its images."""
+    """Noise in the input format of a file, and the sizes of its images."""
     generator = torch.Generator().manual_seed(0)
     frames = () if info.frames is None else (info.frames,)
     shape = (count, *frames, info.model.inference.channels, *sides)
@@ -302,16 +303,16 @@ def _inputs(info: ExportedInfo, count: int, sides: tuple[int, int], sizes: tuple
 
 
 def _difference(graph: ExportedGraph, file: Path, path: Path, tolerance: float, calls: Sequence[Call]) -> float:
-    """How far what the file gives is from the model: numbers relative to the largest, or the share of other ones.
+    """The largest difference between file and model: of numbers relative to the largest, or the share that differs.
 
     Raises:
-        UserError: they are other ones.
+        UserError: the difference is too large.
     """
     runtime = open_runtime(file, torch.device("cpu"), trust_code=True)
     info, worst = runtime.info, 0.0
     sides = [(info.height, info.width)] if info.height and info.width else [(SMALLEST, 130), (160, 70)]
     most = tolerance if info.task is None else _OTHERS
-    shown = [tuple(map(torch.from_numpy, call)) for call in calls[:_COMPARED]]  # noise is beyond what int8 has seen
+    shown = [tuple(map(torch.from_numpy, call)) for call in calls[:_COMPARED]]  # int8 is not calibrated for noise
     shown = shown or [_inputs(info, info.batch or 1, (h, w), (h - h // 5, w)) for h, w in sides]
     for images, sizes in shown:
         found = runtime(images.numpy(), sizes.numpy())

@@ -1,4 +1,4 @@
-"""What an exported file computes: RGB bytes to logits, as one module that torch can trace."""
+"""The computation of an exported file: RGB bytes to logits, as one module that torch can trace."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from mask2former.structures import MaskOutput
 __all__ = ["Call", "ExportedGraph"]
 
 Call = tuple[np.ndarray, np.ndarray]
-"""What a file is given: images and their sizes."""
+"""The inputs of a file: images and their sizes."""
 
 
 class ExportedGraph(nn.Module):
-    """Normalisation, padding and the model; no Python value of a call is in the graph.
+    """Normalisation, padding and the model; the graph contains no Python value of a particular call.
 
     Args:
-        model: it is called as it is.
+        model: called without changes.
         clips: whether inputs have a frame axis.
-        task: whose results the graph gives, of images; None: logits.
+        task: the task whose results the graph returns, only for images; None: logits.
     """
 
     def __init__(self, model: Mask2Former, *, clips: bool, task: Task | None = None) -> None:
@@ -39,18 +39,18 @@ class ExportedGraph(nn.Module):
 
         Args:
             images: RGB in 0..255.
-            sizes: height and width of the part of each, at the top left, that is an image; what lies outside is padding
-                whatever it holds, and so are the rows and columns that are added up to multiples of 32.
+            sizes: height and width of the part of each input, at the top left, that is an image. Everything outside is
+                treated as padding, whatever its values, and so are the rows and columns added to reach multiples of 32.
 
         Returns:
             Class logits ``(B, Q, K + 1)`` ("no object" last), mask logits ``(B, Q, *T, h, w)`` at a quarter of the
-            padded size, and query features ``(B, Q, C)``; or what :mod:`mask2former.export.traced_postprocessing`
-            makes of them, at the padded size.
+            padded size, and query features ``(B, Q, C)``; or their results from
+            :mod:`mask2former.export.traced_postprocessing`, at the padded size.
         """
         clips = images if self.clips else images.unsqueeze(1)  # (B, T, 3, H, W)
         height, width = clips.shape[-2:]
         step = self.model.size_divisibility
-        # Not -(-height // step): in ONNX the quotient of a negative number is rounded towards zero.
+        # Not -(-height // step): ONNX rounds the quotient of a negative number towards zero.
         padded = (height + step - 1) // step * step, (width + step - 1) // step * step
         rows = torch.arange(padded[0], device=images.device) < sizes[:, :1]  # (B, rows)
         columns = torch.arange(padded[1], device=images.device) < sizes[:, 1:]  # (B, columns)
@@ -58,7 +58,7 @@ class ExportedGraph(nn.Module):
         pixels = F.pad(self.model.standardize(clips), (0, padded[1] - width, 0, padded[0] - height))
         pixels = torch.where(inside[:, None, None], pixels, torch.zeros((), dtype=pixels.dtype, device=pixels.device))
         output = self.model.forward_normalized(pixels, aux_outputs=False)
-        assert isinstance(output, MaskOutput)  # the exporter refuses others
+        assert isinstance(output, MaskOutput)  # the exporter rejects other models
         masks = output.mask_logits if self.clips else output.mask_logits.squeeze(2)
         if self.task is None:
             return output.class_logits, masks, output.query_features

@@ -1,6 +1,6 @@
-"""How much memory a model or an exported file takes, measured in a process of its own.
+"""Memory that a model or an exported file needs, measured in a separate process.
 
-In a process that has run another model, what that one freed would be taken again and not be seen.
+In a process that has run another model, memory that was freed would be reused, and so would not be measured.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ _START = "from mask2former.export.process_memory import main; main()"
 def peak_of_process(
     source: str | Path, image: UInt8[np.ndarray, "H W C"], task: Task, loading: Mapping[str, Any]
 ) -> int | None:
-    """Bytes that a process takes at most to load a model and segment an image, beyond Python and PyTorch.
+    """Peak memory in bytes of a process that loads a model and segments an image, beyond Python and PyTorch.
 
     Args:
         source: the name or file of a model, or an exported file.
-        image: that was read.
+        image: pixels of the image.
         task: of the result.
         loading: arguments of :func:`~mask2former.inference.opening.open_predictor`.
 
     Returns:
-        None where the system does not tell; only Linux does.
+        None if the system does not report it; only Linux does.
 
     Raises:
         FailedError: the process ended without a figure, for instance because memory ran out.
@@ -53,7 +53,7 @@ def peak_of_process(
         np.save(file, image)
         request = json.dumps({"source": str(source), "image": str(file), "task": task, "loading": dict(loading)})
         command = [sys.executable, "-c", _START, request]
-        paths = os.pathsep.join(path for path in sys.path if path)  # a package that is imported from a source tree
+        paths = os.pathsep.join(path for path in sys.path if path)  # for packages imported from a source tree
         environment = {**os.environ, "PYTHONPATH": paths, "PYTHONWARNINGS": "ignore"}
         run = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     try:
@@ -64,7 +64,7 @@ def peak_of_process(
 
 
 def main() -> None:
-    """What the process does: the request is its first argument, the figure its last line."""
+    """Entry point of the process: the request is its first argument, and the figure is on its last line of output."""
     request = json.loads(sys.argv[1])
     image = np.load(request["image"])
     before = _memory("VmRSS")
@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def _memory(name: str) -> int:
-    """``VmRSS`` or ``VmHWM`` of this process, in bytes; ``ru_maxrss`` is also that of the process it was started by."""
+    """``VmRSS`` or ``VmHWM`` of this process, in bytes; ``ru_maxrss`` would include the process that started it."""
     for line in _STATUS.read_text().splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) << 10

@@ -1,7 +1,8 @@
-"""ONNX files in 8-bit integers, with the ranges of values that images of the user have.
+"""ONNX files in 8-bit integers, with ranges of values measured on images of the user.
 
-Weights of convolutions and matrix products become ``int8``, one scale for each channel, and what they are multiplied
-with ``uint8``. The operators are those of ONNX (``QuantizeLinear``, ``DequantizeLinear``), which OpenVINO converts too.
+Weights of convolutions and matrix products become ``int8``, with one scale per channel, and the values multiplied with
+them ``uint8``. The operators are those of ONNX (``QuantizeLinear``, ``DequantizeLinear``), which OpenVINO converts,
+too.
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ def quantize(source: Path, target: Path, calls: Sequence[Call]) -> None:
 
     Args:
         source: an ONNX file in float32.
-        target: the file to write; metadata stay.
-        calls: what values are measured on.
+        target: the file to write; metadata is kept.
+        calls: inputs on which values are measured.
     """
-    root = logging.getLogger()  # which is told to prepare the file, as if that had to be
+    root = logging.getLogger()  # the library warns here that the file should be prepared, which is not needed
     level = root.level
     root.setLevel(logging.ERROR)
     try:
@@ -60,7 +61,7 @@ def quantize(source: Path, target: Path, calls: Sequence[Call]) -> None:
 
 
 def _with_computed_bias(path: Path) -> list[str]:
-    """Products whose bias is no constant, which stay in float32."""
+    """Names of products whose bias is not constant, which remain in float32."""
     graph = onnx.load(path).graph
     constants = {entry.name for entry in graph.initializer}
     return [

@@ -1,7 +1,7 @@
-"""Post-processing inside a graph: the rules of the tasks without a shape or a branch that depends on values.
+"""Post-processing inside a graph: the rules of the tasks, without shapes or branches that depend on values.
 
-For programs that run a file without this package. :mod:`mask2former.postprocessing` is the readable form of the same
-rules, and what these are tested against; it takes a fraction of the memory.
+It is for programs that run a file without this package. :mod:`mask2former.postprocessing` is the readable form of the
+same rules, against which this form is tested; it needs a fraction of the memory.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ __all__ = ["check_settings", "instances", "panoptic", "resized", "semantic"]
 
 
 def check_settings(settings: InferenceConfig, task: Task) -> None:
-    """Refuse what a graph cannot do.
+    """Check that a graph can apply the settings.
 
     Raises:
-        UserError: the model was not trained for the task, or its instances come from tiles, exclude each other or
+        UserError: the model was not trained for the task, or its instances are joined from tiles, non-overlapping or
             have thresholds by class.
     """
     if task not in settings.tasks:
@@ -59,8 +59,8 @@ def instances(
 ) -> tuple[UInt8[Tensor, "B N H W"], Int64[Tensor, "B N"], Float[Tensor, "B N"], Float[Tensor, "B N 4"]]:
     """Masks (0 or 1), class indices, scores and boxes (x1, y1, x2, y2) of the best pairs of query and class.
 
-    Sorted by falling score. What is no instance, because it is stuff or its score is below the threshold, has label -1
-    and score 0.
+    Sorted by falling score. A pair that is no instance, because it is stuff or its score is below the threshold, has
+    label -1 and score 0.
     """
     probabilities = class_logits.softmax(-1)[..., :-1]
     things = torch.tensor(is_thing)
@@ -77,7 +77,7 @@ def instances(
     chosen = scores >= settings.instance_threshold
     if settings.things_only:
         chosen = chosen & things[labels]
-    # All of them, which sorts: ONNX has no stable sort.
+    # All of them, in order to sort: ONNX has no stable sort.
     scores, order = torch.where(chosen, scores, -1.0).topk(scores.shape[1])
     queries, labels, chosen = queries.gather(1, order), labels.gather(1, order), scores >= 0
 
@@ -111,15 +111,15 @@ def panoptic(
     is_thing: Sequence[bool],
     settings: InferenceConfig,
 ) -> tuple[Int32[Tensor, "B H W"], Int64[Tensor, "B Q"], Int64[Tensor, "B Q"], Float[Tensor, "B Q"]]:
-    """Segment ids of pixels (0: none); then for each query its segment id (0: none), class index and score.
+    """Segment id of every pixel (0: none), then segment id (0: none), class index and score of every query.
 
-    Queries of one stuff class share a segment, whose score is the largest of theirs.
+    Queries of one stuff class share a segment, which has the largest of their scores.
     """
     probabilities = class_logits.softmax(-1)
     scores, labels = probabilities.max(-1)
     kept = (labels != len(is_thing)) & (scores > settings.score_threshold)
     coverage = masks.sigmoid()
-    # Below 0, a query that was not kept wins nowhere, unless none was kept, and then no segment is made of it.
+    # With a score below 0, a query that was not kept wins nowhere. If none was kept, no segment is made of the winner.
     winner = (coverage * torch.where(kept, scores, -1.0)[:, :, None, None]).argmax(1)  # (B, H, W)
     numbers = torch.arange(masks.shape[1])
     won = (winner[:, None] == numbers[:, None, None]) & inside[:, None]

@@ -18,15 +18,15 @@ __all__ = ["CONFIG", "MODEL_FILE", "check_repository", "triton_config"]
 
 CONFIG = "config.pbtxt"
 MODEL_FILE = Path("1", "model.onnx")  # version 1
-_MOST_IMAGES = 8  # in one call, where the file takes any number; the config can be edited
+_MOST_IMAGES = 8  # per call, if the file accepts any number; users can edit the config
 _TYPES = {"uint8": "TYPE_UINT8", "int32": "TYPE_INT32", "int64": "TYPE_INT64", "float32": "TYPE_FP32"}
 
 
 def check_repository(path: Path) -> None:
-    """That the folder of a model can be made there.
+    """Check that the folder of a model can be created.
 
     Raises:
-        UserError: there is something, or its name is none for a model.
+        UserError: the path exists, or its name is not valid for a model.
     """
     if re.fullmatch(r"[A-Za-z0-9][\w.-]*", path.name, re.ASCII) is None:
         raise UserError(
@@ -38,15 +38,15 @@ def check_repository(path: Path) -> None:
 
 
 def triton_config(name: str, tensors: Sequence[TensorShape], info: ExportedInfo) -> str:
-    """What stands in ``config.pbtxt``: a ``ModelConfig`` in the text format of protocol buffers.
+    """The contents of ``config.pbtxt``: a ``ModelConfig`` in the text format of protocol buffers.
 
-    Files for any number of images let the server put requests of equal sizes into one batch. Classes and settings are
-    also in the parameter :data:`~mask2former.inference.exported.info.KEY`, where clients can ask for them.
+    Files for any number of images let the server batch requests of equal sizes. Classes and settings are also in the
+    parameter :data:`~mask2former.inference.exported.info.KEY`, where clients can read them.
 
     Args:
-        name: of the model, which must be that of its folder.
+        name: name of the model, which must be that of its folder.
         tensors: the inputs and outputs of the file.
-        info: of the file.
+        info: metadata of the file.
     """
     batches = info.batch is None
     lines = [f'name: "{name}"', 'backend: "onnxruntime"', f"max_batch_size: {_MOST_IMAGES if batches else 0}"]
@@ -61,6 +61,6 @@ def triton_config(name: str, tensors: Sequence[TensorShape], info: ExportedInfo)
         ]
     if batches:
         lines.append("dynamic_batching { }")
-    text = info.to_json().replace("\\", r"\\").replace('"', r"\"")  # ASCII, as JSON is written
+    text = info.to_json().replace("\\", r"\\").replace('"', r"\"")  # to_json writes ASCII
     lines += ["parameters {", f'  key: "{KEY}"', f'  value {{ string_value: "{text}" }}', "}"]
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""Traced graphs to files of each format. The only module that knows the converters of other runtimes."""
+"""Converts traced graphs to files of each format. The only module that uses the converters of other runtimes."""
 
 from __future__ import annotations
 
@@ -42,14 +42,15 @@ _MODULES = {  # that write a format, and run it to compare
 }
 _OPSET = 18
 _PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-_LARGEST = (1 << 31) - (1 << 20)  # bytes of a protobuf, and room for the graph
+_LARGEST = (1 << 31) - (1 << 20)  # bytes of a protobuf, less some room for the graph
 
 
 class attention_in_products(TorchFunctionMode):  # noqa: N801  (a context manager, named as those of torch)
     """Traces fused attention as its two products with a softmax between them.
 
-    ONNX's converter takes it apart too, but assumes a layout of the result in memory that a processor's own kernel
-    does not have; and to take it apart beforehand is a pass over the graph, a fifth of the whole export.
+    ONNX's converter decomposes attention, too, but assumes a layout of the result in memory that a processor's own
+    kernel does not have. Decomposing it beforehand would need another pass over the graph, a fifth of the time of an
+    export.
     """
 
     def __torch_function__(
@@ -68,9 +69,9 @@ def _attention(
     dropout_p: float = 0.0,
     is_causal: bool = False,
 ) -> Tensor:
-    """As ``F.scaled_dot_product_attention`` without dropout; a Boolean mask says where attention is allowed."""
+    """Like ``F.scaled_dot_product_attention`` without dropout; a Boolean mask is True where attention is allowed."""
     assert not dropout_p
-    assert not is_causal  # timm's transformers say so
+    assert not is_causal  # which timm's transformers pass explicitly
     logits = query * query.shape[-1] ** -0.5 @ key.transpose(-2, -1)
     if attn_mask is not None and attn_mask.dtype == torch.bool:
         logits = logits.masked_fill(~attn_mask, -torch.inf)
@@ -89,19 +90,19 @@ def write_onnx(
     """Write an ONNX file.
 
     Args:
-        program: what is written, traced with :class:`attention_in_products`.
-        path: the file; weights of 2 GB and more would lie beside it, and no published model has them.
-        info: stored under :data:`KEY`.
-        weights: ``float16`` stores them in half the bytes, and they are computed with in float32 all the same;
+        program: a graph traced with :class:`attention_in_products`.
+        path: the file. Weights of 2 GB and more would be in a second file; no published model has that many.
+        info: metadata, stored under :data:`KEY`.
+        weights: ``float16`` stores them in half the bytes, but computation is in float32;
             ``int8`` also computes products with them in 8-bit integers.
-        calibration: for ``int8``, the inputs that the ranges of values are measured on.
+        calibration: for ``int8``, the inputs on which the ranges of values are measured.
 
     Raises:
-        UserError: it does not convert an operator of the model.
+        UserError: the converter does not support an operator of the model.
     """
     import onnx
 
-    logger = logging.getLogger("onnxscript")  # which tells of every node that it does not simplify
+    logger = logging.getLogger("onnxscript")  # which logs every node that it does not simplify
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
@@ -113,7 +114,7 @@ def write_onnx(
             output_names=list(info.outputs),
             verbose=False,
         )
-    except Exception as error:  # torch has a chain of its own errors, of which the first says what is wrong
+    except Exception as error:  # torch raises a chain of its own errors, of which the first states the cause
         first: BaseException = error
         while first.__cause__ is not None:
             first = first.__cause__
@@ -129,19 +130,19 @@ def write_onnx(
     if weights == "int8":
         from mask2former.export.quantization import quantize
 
-        in_float = path.with_name("float32.onnx")  # beside it, in the folder of temporary files
+        in_float = path.with_name("float32.onnx")  # in the same temporary folder
         path.replace(in_float)
         quantize(in_float, path, calibration)
         in_float.unlink()
 
 
 def halve_weights(proto: Any) -> None:
-    """Weights of convolutions and matrix products to float16, with a cast to float32 in front of their use.
+    """Convert weights of convolutions and matrix products to float16, with a cast to float32 before their use.
 
-    No other constants: a table of positions in pixels would lose half a pixel.
+    Other constants are not converted: a table of positions in pixels would be wrong by half a pixel.
 
     Args:
-        proto: an ``onnx.ModelProto``, which is changed.
+        proto: an ``onnx.ModelProto``, changed in place.
 
     Raises:
         UserError: a weight is beyond the range of float16.
@@ -167,9 +168,9 @@ class TensorShape(NamedTuple):
     """An input or output of a file.
 
     Attributes:
-        name: of the tensor.
-        dtype: its type, as numpy calls it.
-        shape: its sides; None: any.
+        name: name of the tensor.
+        dtype: its type as a numpy name.
+        shape: its dimensions; None: any.
     """
 
     name: str
@@ -202,11 +203,11 @@ def write_openvino(
     """Write an OpenVINO file and the ``.bin`` with its weights beside it.
 
     Args:
-        program: what is written.
+        program: the traced graph.
         path: the ``.xml`` file.
-        info: stored under :data:`KEY`.
+        info: metadata, stored under :data:`KEY`.
         weights: see :func:`write_onnx`.
-        calibration: see there.
+        calibration: see :func:`write_onnx`.
     """
     import openvino
 
@@ -220,16 +221,16 @@ def write_openvino(
 
 
 def check_compiler() -> None:
-    """That torch finds a C++ compiler.
+    """Check that torch finds a C++ compiler.
 
     Raises:
-        NoCompilerError: it does not.
+        NoCompilerError: it finds none.
     """
     from torch._inductor.cpp_builder import get_cpp_compiler
 
     try:
         get_cpp_compiler()
-    except Exception as error:  # its own, which is private
+    except Exception as error:  # a private exception of torch
         raise NoCompilerError(sentence_of_compiler(error)) from error
 
 
@@ -237,12 +238,12 @@ def write_pt2(program: torch.export.ExportedProgram, path: Path, info: ExportedI
     """Compile for this processor and write a package of PyTorch; takes minutes.
 
     Args:
-        program: what is compiled.
+        program: the traced graph.
         path: the file.
-        info: stored in the package, where it is read without running code.
+        info: metadata, stored in the package so that it can be read without running code.
 
     Raises:
-        NoCompilerError: it cannot be compiled.
+        NoCompilerError: compilation fails.
     """
     from torch._inductor import aoti_compile_and_package
 
@@ -250,9 +251,9 @@ def write_pt2(program: torch.export.ExportedProgram, path: Path, info: ExportedI
         aoti_compile_and_package(
             program,
             package_path=str(path),
-            inductor_configs={"cpp.dynamic_threads": True},  # else as many as there are now, wherever it runs
+            inductor_configs={"cpp.dynamic_threads": True},  # otherwise always as many threads as now
         )
-    except Exception as error:  # of the compiler, which raises what it likes
+    except Exception as error:  # the compiler can raise anything
         raise NoCompilerError(sentence_of_compiler(error)) from error
     add_info(path, info)
 

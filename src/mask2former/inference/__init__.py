@@ -1,1 +1,1 @@
-"""Using a model: predictor, networks, tiles, test-time augmentation, tracking, and the loops over files."""
+"""Using a model: predictor, networks, tiles, test-time augmentation, tracking, and loops over files."""

@@ -1,6 +1,6 @@
 """A model compiled for fixed input sizes.
 
-Nothing is padded to fewer sizes: padding changes what the model says.
+Inputs are not padded to reduce the number of sizes, because padding changes the predictions.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ __all__ = ["CompiledModel", "sentence_of_compiler"]
 
 _logger = logging.getLogger(__name__)
 
-_MOST_SIZES = 8  # each takes a minute or more; the compiler keeps no more by default either
+_MOST_SIZES = 8  # each takes a minute or more; by default the compiler also keeps no more
 
 
 class CompiledModel:
     """A model, compiled as one graph for each of the first eight kinds of input.
 
-    Results are those of the model but for rounding.
+    Results equal those of the model except for rounding.
 
     Args:
-        model: whose weights are used as they are at each call.
+        model: its current weights are used at each call.
         otherwise: returns the model that handles all other inputs.
     """
 
@@ -41,15 +41,15 @@ class CompiledModel:
         self._otherwise = otherwise
         self._compiled = torch.compile(model, fullgraph=True, dynamic=False)
         self._sizes: set[tuple[tuple[int, ...], ...]] = set()
-        self._refusal = ""  # of the compiler, which takes its time for every image
+        self._refusal = ""  # message of a failed compilation, which is not repeated for every image
 
     def __call__(
         self, images: Sequence[UInt8[Tensor, "*frames C h w"]], *, aux_outputs: bool = False
     ) -> MaskOutput | PixelOutput:
-        """As the model.
+        """See the model.
 
         Raises:
-            NoCompilerError: it cannot be compiled, mostly for want of a C++ compiler.
+            NoCompilerError: it cannot be compiled, usually because there is no C++ compiler.
         """
         sizes = tuple(tuple(image.shape) for image in images)
         if sizes in self._sizes:
@@ -61,8 +61,8 @@ class CompiledModel:
         start = time.perf_counter()
         try:
             output = self._compiled(list(images), aux_outputs=aux_outputs)
-        except Exception as error:  # of the compiler, which raises what it likes, or of the model
-            if is_lack_of_memory(error) or isinstance(error, UserError):  # the model's, about this input
+        except Exception as error:  # the compiler can raise anything; or it is an error of the model
+            if is_lack_of_memory(error) or isinstance(error, UserError):  # an error of the model with this input
                 raise
             self._refusal = sentence_of_compiler(error)
             raise NoCompilerError(self._refusal) from error
@@ -80,7 +80,7 @@ class CompiledModel:
 
 
 def sentence_of_compiler(error: BaseException) -> str:
-    """What is wrong where torch cannot compile a model, for the user."""
+    """A message for the user about a failed compilation."""
     causes = list(_causes(error))
     if any(type(cause).__name__ == "InvalidCxxCompiler" for cause in causes):
         return "compiling a model needs a C++ compiler, but none was found; install g++ or clang, or run it uncompiled"

@@ -28,16 +28,16 @@ def create(
     """The function that ``cvat-cli`` calls with the parameters of ``-p``, for instance ``-p task=str:instance``.
 
     Args:
-        model: what :meth:`Predictor.from_pretrained` accepts.
-        task: what is annotated; by default the first of panoptic, instance and semantic that the model supports.
+        model: a source that :meth:`Predictor.from_pretrained` accepts.
+        task: task of the annotations; default: the first of panoptic, instance and semantic that the model supports.
         device: for instance ``cuda``.
-        classes: names with commas between; by default all.
-        min_area: pixels of the smallest object.
+        classes: names separated by commas; default: all.
+        min_area: least area of an object in pixels.
 
     Returns:
-        An object with ``spec`` (the labels, by the names of the classes) and ``detect``. Scores below the threshold of
-        CVAT's command (``--conf-threshold``) are left out, without it those below that of the model. Masks are polygons
-        if the command says so (``--conv-mask-to-poly``).
+        An object with ``spec`` (the labels, named after the classes) and ``detect``. Objects with scores below the
+        threshold of CVAT's command (``--conf-threshold``), or else below that of the model, are left out. With
+        ``--conv-mask-to-poly``, masks are returned as polygons.
 
     Raises:
         UserError: the model cannot be loaded, or has no such class.
@@ -47,7 +47,7 @@ def create(
         import cvat_sdk.auto_annotation as cvat
     except ImportError as error:
         raise MissingExtraError("cvat-sdk", "cvat") from error
-    settings: dict[str, Any] = {"min_area": max(1, min_area)}  # CVAT has no empty masks
+    settings: dict[str, Any] = {"min_area": max(1, min_area)}  # CVAT does not allow empty masks
     if classes is not None:
         settings["classes"] = tuple(name.strip() for name in classes.split(","))
     predictor = Predictor.from_pretrained(model, device=device, quiet=True, **settings)
@@ -57,7 +57,7 @@ def create(
     labels = [cvat.label_spec(predictor.categories[label].name, label, type=kind) for label in sorted(chosen)]
 
     class Function:
-        """What ``cvat-cli`` calls for each image."""
+        """The object whose method ``cvat-cli`` calls for each image."""
 
         spec = cvat.DetectionFunctionSpec(labels=labels)
 

@@ -1,4 +1,4 @@
-"""Devices and number types by their names, and what to do when a device runs out of memory."""
+"""Devices and number types by name, and handling of devices that run out of memory."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _PredictionT = TypeVar("_PredictionT", bound=Prediction | PixelPrediction)
 
 
 def choose_device(device: str | torch.device | None = None) -> torch.device:
-    """The device of that name; by default (``None`` or ``auto``) a CUDA device where there is one, else the CPU.
+    """The device with this name; by default (``None`` or ``auto``) a CUDA device if there is one, else the CPU.
 
     Raises:
-        UserError: no such device here.
+        UserError: there is no such device.
     """
     if device is None or device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -47,16 +47,16 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
 
 
 def choose_dtype(dtype: str | torch.dtype | type | None = None) -> torch.dtype | None:
-    """The floating-point type of that name, or None for "as stored"; a type of numpy counts as its name.
+    """The floating-point type with this name, or None for "as stored"; numpy types are accepted, too.
 
     Raises:
-        UserError: another name or type.
+        UserError: it is another name or type.
     """
     if dtype is None:
         return None
     name = dtype
     if not isinstance(dtype, str | torch.dtype):
-        with contextlib.suppress(TypeError):  # what numpy does not know has no name
+        with contextlib.suppress(TypeError):  # not a type that numpy knows
             name = np.dtype(dtype).name
     chosen = _DTYPES.get(name) if isinstance(name, str) else name
     if chosen not in (*_DTYPES.values(), torch.float64):
@@ -65,20 +65,20 @@ def choose_dtype(dtype: str | torch.dtype | type | None = None) -> torch.dtype |
 
 
 def retried(step: Callable[[], _T]) -> _T:
-    """The result of ``step``, tried a second time with an empty cache when the device runs out of memory."""
+    """The result of ``step``, retried once with an empty cache if the device runs out of memory."""
     try:
         return step()
     except torch.OutOfMemoryError:
-        pass  # retried outside, where the traceback no longer holds the tensors of the first attempt
+        pass  # retried below, where the traceback no longer holds the tensors of the first attempt
     torch.cuda.empty_cache()
     return step()
 
 
 def with_room(step: Callable[[_PredictionT], _T], prediction: _PredictionT) -> _T:
-    """``step`` of a prediction: on its device, again with an empty cache, in the end on the CPU (as published)."""
+    """Result of ``step`` on the device, retried with an empty cache, and finally on the CPU (as published)."""
     try:
         return retried(lambda: step(prediction))
     except torch.OutOfMemoryError:
         _logger.warning("post-processing does not fit the memory of %s; doing it on the CPU", prediction.device)
     torch.cuda.empty_cache()
-    return step(prediction.on_host())  # pyright: ignore[reportArgumentType]  (of the same type)
+    return step(prediction.on_host())  # pyright: ignore[reportArgumentType]  (same type)

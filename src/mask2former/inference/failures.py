@@ -1,7 +1,7 @@
-"""What stopped one image, clip or frame: the sentence that says it, and whether the others would fail, too.
+"""Errors of one image, clip or frame: the sentence for the user, and whether the others would fail, too.
 
-Decoders, libraries and drivers raise whatever they like. An image fails alone; a full disk or a lost device ends the
-run at once, instead of once for each image.
+Decoders, libraries and drivers can raise anything. An error of one image concerns only this image; a full disk or a
+lost device ends the run at once, instead of failing for each image.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ __all__ = ["ends_run", "naming", "reason", "result_of", "work_on"]
 
 _T = TypeVar("_T")
 
-_LENGTH = 300  # of what others say
-# Of the system or a whole file system. Not EFBIG (a file-size limit) or ENAMETOOLONG, which are about one file.
+_LENGTH = 300  # characters of an external message
+# Errors of the system or a file system. Not EFBIG (a file-size limit) or ENAMETOOLONG, which concern one file.
 _EVERYWHERE = frozenset(
     getattr(errno, name)
     for name in ("ENOSPC", "EDQUOT", "EROFS", "EMFILE", "ENFILE", "ESTALE", "ENOTCONN", "EPIPE")
@@ -35,13 +35,13 @@ _EVERYWHERE = frozenset(
 
 
 def ends_run(error: BaseException, device: torch.device) -> bool:
-    """Whether what was raised for one image would be raised for all that follow.
+    """Whether an error of one image would occur for all others that follow.
 
     Args:
-        error: whatever it is.
-        device: of the model, which is asked whether it still works.
+        error: any exception.
+        device: device of the model, which is checked to be still working.
     """
-    if not isinstance(error, Exception):  # Ctrl-C, the end of the program
+    if not isinstance(error, Exception):  # Ctrl-C, exit of the program
         return True
     if isinstance(error, NoCompilerError) or (isinstance(error, OSError) and error.errno in _EVERYWHERE):
         return True
@@ -54,9 +54,9 @@ def reason(error: BaseException, subject: str, device: torch.device) -> str:
     """One sentence about an error.
 
     Args:
-        error: what was raised.
-        subject: what was in work, for instance ``'a.jpg'``; left out where the error names it.
-        device: of the model.
+        error: the exception.
+        subject: what was being processed, for instance ``'a.jpg'``; left out if the error names it.
+        device: device of the model.
     """
     if isinstance(error, UserError):
         text = str(error)
@@ -74,10 +74,10 @@ def reason(error: BaseException, subject: str, device: torch.device) -> str:
 
 @contextlib.contextmanager
 def work_on(*sizes_hw: tuple[int, int]) -> Iterator[None]:
-    """One sentence for what cannot be recognised in, and for memory that runs out after all.
+    """One sentence for images whose shape cannot be processed, and for memory that runs out after all.
 
     Args:
-        sizes_hw: height and width of the images that are in work.
+        sizes_hw: height and width of the images being processed.
 
     Raises:
         UserError: an image is far too thin, or memory ran out.
@@ -97,10 +97,10 @@ def work_on(*sizes_hw: tuple[int, int]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def naming(source: object) -> Iterator[None]:
-    """What is wrong with a file says which one.
+    """Errors about a file name the file.
 
     Raises:
-        UserError: from inside.
+        UserError: as raised inside, with the name.
     """
     try:
         yield
@@ -111,10 +111,10 @@ def naming(source: object) -> Iterator[None]:
 
 
 def result_of(source: object, result: _T | Failure) -> _T:
-    """What a stage has given for a source.
+    """The result of a stage for a source.
 
     Raises:
-        Exception: what it has raised instead; of a file its name is said.
+        Exception: the exception of the stage; errors about a file name it.
     """
     if isinstance(result, Failure):
         with naming(source):
@@ -128,6 +128,6 @@ def _works(device: torch.device) -> bool:
             return bool((torch.zeros(1, device=device) + 1).item() == 1)
         except torch.OutOfMemoryError:
             raise
-        except Exception:  # whatever a driver raises that has lost its device
+        except Exception:  # a driver that has lost its device can raise anything
             return False
-    return True  # full, but there
+    return True  # out of memory, but working

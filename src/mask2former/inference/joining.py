@@ -1,4 +1,4 @@
-"""Objects that several tiles show, made one: by their masks, where the tiles overlap. Knows no model and no image."""
+"""Joins objects that several tiles show, by their masks where the tiles overlap. Models and images are not needed."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ __all__ = ["LEAST_SCORE", "join"]
 
 Size = tuple[int, int]
 
-LEAST_SCORE = 0.05  # every tile offers as many candidates as there are queries; those below are not considered
-_SAME_OBJECT = 0.5  # IoU, where two tiles overlap, above which two masks are one object
-_PART_OF = 0.7  # share of a whole candidate, there, above which it is a lesser one at an object that is known
-_AS_GOOD = 0.9  # times: tiles that show an object as well as the one that shows it best
-_MANY = 16  # pieces of one object, which are then made one
+LEAST_SCORE = 0.05  # every tile has as many candidates as queries; those below are ignored
+_SAME_OBJECT = 0.5  # IoU in the overlap of two tiles above which two masks are the same object
+_PART_OF = 0.7  # share of a complete candidate, in the overlap, above which it is a minor duplicate of a known object
+_AS_GOOD = 0.9  # factor: tiles that show an object about as well as the one that shows it best
+_MANY = 16  # pieces of one object, which are then merged
 
 
 @dataclass(slots=True)
 class _Object:
-    """What one or more tiles take for one object."""
+    """One object, as seen by one or more tiles."""
 
     label: int
     score: float
-    box: Tile  # of the whole mask
+    box: Tile  # of the complete mask
     seen: list[PackedPatch]  # its parts
-    tiles: list[Tile]  # the tiles that they were seen through
-    cut: bool = False  # its tile cuts it off, and another one shows all of it
+    tiles: list[Tile]  # the tiles in which they were seen
+    cut: bool = False  # whether its tile cuts it off, and another one shows all of it
 
     def take(self, other: _Object) -> None:
-        """Become the union, or the one that is not cut; the score stays."""
+        """Become the union of both, or the one that is not cut; the score does not change."""
         self.tiles += other.tiles
         if other.cut and not self.cut:
             return
@@ -68,7 +68,7 @@ class _Object:
         return mask
 
     def whole(self) -> PackedPatch:
-        """The mask; one that a single tile made is not copied."""
+        """The complete mask; not copied if it is from a single tile."""
         if len(self.seen) == 1:
             return self.seen[0]
         return PackedPatch.of(Patch(self.box.top, self.box.left, self.within(self.box)))
@@ -82,22 +82,22 @@ def join(
     *,
     agreed: bool = False,
 ) -> Instances:
-    """One result for an image from those of tiles of it.
+    """One result for an image, joined from the results of its tiles.
 
-    The best candidates come first. A later one that another tile made of the same class is compared with those kept,
-    on the pixels that both tiles show: above an IoU of 0.5 it is the same object, whose mask becomes the union and
-    whose score stays the best; a candidate that lies there with most of its mask, within one that is kept, is dropped.
-    Objects larger than a tile grow from tile to tile this way. Candidates of one tile are never compared, as in
-    whole images. Candidates at the rims of objects are poor: what a tile cuts off, and another one shows whole, only
-    counts as a better score of what that one finds there.
+    The best candidates come first. A later candidate of the same class from another tile is compared with those already
+    kept, on the pixels that both tiles show. Above an IoU of 0.5 it is the same object: its mask becomes the union, and
+    its score remains the best one. A candidate is dropped if most of its mask there lies within a kept one.
+    Objects larger than a tile grow from tile to tile in this way. Candidates of one tile are never compared, as in
+    complete images. Candidates at the rims of objects are poor: an object that a tile cuts off and another tile shows
+    completely only contributes a better score to what that tile finds there.
 
     Args:
         found: the instances of each tile, at its size.
         size_hw: height and width of the image.
         categories: the classes of the model.
         max_instances: how many of the best are kept; None: all.
-        agreed: also drop what the tile that shows it best does not find, see :func:`_is_agreed`: for results that are
-            above a threshold, of which none can be told by its score to be a lesser one.
+        agreed: also drop objects that the tile with the best view of them does not find, see :func:`_is_agreed`. This
+            is for results above a threshold, whose scores do not reveal minor duplicates.
     """
     candidates: list[_Object] = []
     for tile, instances in found:
@@ -111,7 +111,7 @@ def join(
         cut = not tiles.show_whole(candidate.box, np.array([_corners(candidate.tiles[0])]))[0]
         candidate.cut = cut and len(tiles.showing_whole(candidate.box)) > 0
     kept = _merged(sorted(candidates, key=lambda candidate: -candidate.score))
-    # Objects may turn out to be one when they have grown, such as both ends of one that three tiles show.
+    # Objects that have grown may turn out to be the same, such as both ends of an object that three tiles show.
     while len(again := _merged(kept)) < len(kept):
         kept = again
     kept = [item for item in kept if not item.cut and (not agreed or _is_agreed(item, tiles))][:max_instances]
@@ -126,7 +126,7 @@ def join(
 
 
 class _Tiles:
-    """The tiles of an image, of which only those at the height of an object are looked at."""
+    """The tiles of an image, of which only those at the height of an object are checked."""
 
     def __init__(self, tiles: Sequence[Tile], size_hw: Size) -> None:
         self._size_hw = size_hw
@@ -134,14 +134,14 @@ class _Tiles:
         self._highest = max((tile.bottom - tile.top for tile in tiles), default=0)
 
     def showing_whole(self, box: Tile) -> Int64[np.ndarray, "n 4"]:
-        """The corners of those that show a box and a pixel around it, but where the image ends."""
+        """The corners of the tiles that show a box and a pixel around it, except beyond the image border."""
         tops = self._sides[:, 0]
         first, end = np.searchsorted(tops, box.bottom - self._highest), np.searchsorted(tops, box.top, "right")
         near = self._sides[first:end]
         return near[self.show_whole(box, near)]
 
     def show_whole(self, box: Tile, sides: Int64[np.ndarray, "tiles 4"]) -> Bool[np.ndarray, " tiles"]:
-        """Which of some tiles, given by their corners, do so."""
+        """Which of the tiles with these corners show the box in this way."""
         top, left, bottom, right = sides.T
         whole = ((top < box.top) | (top == 0)) & ((left < box.left) | (left == 0))
         height, width = self._size_hw
@@ -149,7 +149,7 @@ class _Tiles:
 
 
 def _is_agreed(item: _Object, tiles: _Tiles) -> bool:
-    """Whether the tile finds it that shows it whole and farthest from its border; True where none shows it whole."""
+    """Whether the tile that shows all of it, farthest from its border, finds it; True if no tile shows all of it."""
     whole = tiles.showing_whole(item.box)
     if not len(whole):
         return True
@@ -162,7 +162,7 @@ def _is_agreed(item: _Object, tiles: _Tiles) -> bool:
 
 
 def _merged(objects: list[_Object]) -> list[_Object]:
-    """Each object, best first, joined to the one before it that it is most alike, or dropped as a part of one."""
+    """Each object, best first, joined to the most similar one before it, or dropped as a part of one."""
     kept: list[_Object] = []
     index = BoxIndex()
     for item in objects:
@@ -182,14 +182,14 @@ def _corners(box: Tile) -> Box:
 
 
 class _Alike(NamedTuple):
-    """How much of two objects is common where the tiles of both overlap."""
+    """How much two objects overlap where the tiles of both overlap."""
 
     iou: float
-    part: float  # share of all of the later one
+    part: float  # share of the complete later one
 
 
 def _alike(kept: _Object, candidate: _Object) -> _Alike:
-    """Nothing, unless they are of one class and of different tiles."""
+    """The overlap, which is nothing unless both are of one class and from different tiles."""
     mine = candidate.within(candidate.box)
     common = kept.within(candidate.box) & mine
     if kept.label != candidate.label or not common.any() or not set(kept.tiles).isdisjoint(candidate.tiles):
@@ -197,7 +197,7 @@ def _alike(kept: _Object, candidate: _Object) -> _Alike:
     shared = _shared(kept.tiles, candidate.tiles, candidate.box)
     both = int(np.count_nonzero(common & shared))
     two = int(np.count_nonzero(mine & shared))
-    # Of what is kept, the pixels outside the box of the candidate count, too.
+    # Pixels of the kept object outside the candidate's box count, too.
     around = _around(kept.box, candidate.box)
     one = int(np.count_nonzero(kept.within(around) & _shared(kept.tiles, candidate.tiles, around)))
     return _Alike(both / max(one + two - both, 1), both / int(np.count_nonzero(mine)))

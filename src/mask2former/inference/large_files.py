@@ -1,6 +1,6 @@
-"""Image files whole or, where they are large and cut into tiles, by parts; and the files of their results, of both.
+"""Image files read completely or, if they are large and cut into tiles, in parts; and the files of their results.
 
-Folders of images and shards of bulk runs are read and encoded here alike.
+Folders of images and shards of bulk runs use the same functions.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ OVERVIEW = 4096  # pixels: longer side of the copy of a large image on which its
 
 
 def is_read_by_parts(file: ImageFile, settings: InferenceConfig) -> bool:
-    """Whether :func:`read_whole_or_parts` reads a file tile by tile, which its name and header tell.
+    """Whether :func:`read_whole_or_parts` reads a file tile by tile, judging by its name and header.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: the file cannot be read.
     """
     return settings.tile > 0 and isinstance(file, Path | NamedBytes) and is_large(file)
 
@@ -41,15 +41,15 @@ def is_read_by_parts(file: ImageFile, settings: InferenceConfig) -> bool:
 def read_whole_or_parts(
     file: ImageFile, settings: InferenceConfig, *, overlay: bool
 ) -> UInt8[np.ndarray, "H W C"] | LargeImage:
-    """An image file as a predictor takes it; what is read by parts is noted.
+    """An image file as input of a predictor; a note reports files that are read in parts.
 
     Args:
         file: the image.
-        settings: with ``tile``, large images are read by parts.
-        overlay: whether one will be drawn, about which the note has a word.
+        settings: if ``tile`` is set, large images are read in parts.
+        overlay: whether an overlay will be drawn, which the note mentions.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: the file cannot be read.
         MissingExtraError: the package that reads it is not installed.
     """
     if not is_read_by_parts(file, settings):
@@ -66,7 +66,7 @@ def read_whole_or_parts(
 
 
 def file_state(file: ImageFile) -> tuple[int, ...]:
-    """What changes when a file is written or replaced; nothing where there is none."""
+    """A state that changes when a file is written or replaced; empty if there is no file."""
     try:
         status = os.stat(path_of(file) or "")
     except (OSError, ValueError):
@@ -75,10 +75,10 @@ def file_state(file: ImageFile) -> tuple[int, ...]:
 
 
 def check_unchanged(file: ImageFile, state: tuple[int, ...]) -> None:
-    """Refuse a file that is another one than when its state was taken: what was read of it may be of both.
+    """Check that a file has not changed since its state was taken: otherwise its parts may be from different versions.
 
     Raises:
-        UserError: it was written or replaced.
+        UserError: the file was written or replaced.
     """
     if file_state(file) != state:
         raise UserError(f"'{file}' changed while it was being read; run the same command again")
@@ -91,16 +91,16 @@ def encode_result(
     overlay: bool,
     **head: Any,
 ) -> dict[str, bytes]:
-    """The files of a result, by what their names end in; the JSON file is the last.
+    """The files of a result, by the ends of their names; the JSON file is the last.
 
     Args:
-        result: of the image.
+        result: the result for the image.
         image: as it was read.
-        overlay: whether it is drawn with the result on it.
+        overlay: whether to draw the result on it.
         head: ``model``, ``settings``, ``extra`` and ``palette``, see :meth:`PanopticSegmentation.encoded`.
 
     Raises:
-        UserError: a file that was read by parts has changed meanwhile.
+        UserError: a file that was read in parts has changed meanwhile.
     """
     if isinstance(image, LargeImage):
         assert not isinstance(result, PanopticSegmentation | SemanticSegmentation)

@@ -1,4 +1,4 @@
-"""The seam of every predictor: what a network is, and a :class:`Mask2Former` as one."""
+"""The interface of a predictor to its network, and a :class:`Mask2Former` as a network."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mask2former.structures import PixelPrediction, Prediction
 __all__ = ["ModelNetwork", "Network", "check_predictions", "fitting_size", "hash_weights"]
 
 _CLIP_WINDOW = 8  # frames, for models of clips
-_MOST_BYTES = 640  # for each pixel shown, of published models on a CPU; those with ResNet-50 take 490
+_MOST_BYTES = 640  # per input pixel, for published models on a CPU; those with ResNet-50 need 490
 _SURELY_FITS = 1 << 30
 _SAMPLES = 16  # values of each parameter and buffer
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -32,19 +32,19 @@ _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 class Network(Protocol):
     """Any callable from images to predictions: a model, an exported file, a server, an ensemble.
 
-    It is given images or clips that were resized for it, on the device of the predictor, as RGB in 0..255; those of one
-    call may differ in size. It normalises and pads them as it likes, and says so in each prediction
+    Its inputs are images or clips that were resized for it, on the device of the predictor, as RGB in 0..255; those of
+    one call may differ in size. It normalises and pads them in its own way, and reports the padding in each prediction
     (``image_size``, ``padded_size``).
 
-    Five attributes are read where there are any: ``dtype``, which is recorded with results; ``window``, the number of
-    frames that tracking shows it at once by default; ``size_divisibility``, where heights and widths are padded to its
-    multiples, so that images of almost one size share a batch; ``largest_input``, the height and width that images must
-    fit into; and ``weights_sha256()``, which says whether results in files are its own. Without the last one, unless
-    it is an ``nn.Module``, every predictor counts as another network.
+    Five optional attributes are used if present: ``dtype``, which is recorded with results; ``window``, the number of
+    frames that tracking passes at once by default; ``size_divisibility``, if heights and widths are padded to multiples
+    of it, so that images of similar sizes can share a batch; ``largest_input``, the height and width into which images
+    must fit; and ``weights_sha256()``, which identifies results in files as its own. Without the last one, unless
+    the network is an ``nn.Module``, every predictor counts as another network.
     """
 
     def __call__(self, images: Sequence[UInt8[Tensor, "*frames C h w"]], /) -> Sequence[Prediction | PixelPrediction]:
-        """One prediction per image or clip, in their order; of queries, or of pixels for semantic results alone."""
+        """One prediction per image or clip, in order: for queries, or for pixels if it only has semantic results."""
         ...
 
 
@@ -52,13 +52,13 @@ class ModelNetwork:
     """A model as a network: one batch per call.
 
     Args:
-        model: it is not copied, but moved to the device, laid out for it and set to evaluation.
-        device: where it runs.
-        dtype: of all its parameters; None leaves them as they are.
-        compile: compile it for every size, of the first eight that it is shown; see :class:`Predictor`.
+        model: not copied, but moved to the device, laid out for it and set to evaluation mode.
+        device: device to run on.
+        dtype: type of all its parameters; None leaves them unchanged.
+        compile: compile it for each of the first eight input sizes; see :class:`Predictor`.
 
     Attributes:
-        model: the model. It can be changed at any time: predictions are always those of its weights of now.
+        model: the model. It can be changed at any time: predictions always use its current weights.
     """
 
     def __init__(
@@ -67,12 +67,12 @@ class ModelNetwork:
         self.model = model.to(device=device, dtype=dtype).eval()
         self._compiled = CompiledModel(self.model, self.prepared) if compile else None
         self._prepared: tuple[_Snapshot, Mask2Former] | None = None
-        self._bytes_per_pixel: float | None = None  # that the model takes on a CPU; measured when it matters
-        if device.type == "cpu":  # spares convolutions their reordering: 4 % of ResNet-50, 17 % of ``nuclei``
-            self.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (no overload has it)
+        self._bytes_per_pixel: float | None = None  # memory of the model on a CPU; measured when needed
+        if device.type == "cpu":  # avoids reordering for convolutions: saves 4 % for ResNet-50, 17 % for ``nuclei``
+            self.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (missing overload)
 
     def __getstate__(self) -> Mapping[str, object]:
-        return self.__dict__ | {"_prepared": None}  # which is made anew where it is needed
+        return self.__dict__ | {"_prepared": None}  # recreated where it is needed
 
     @property
     def dtype(self) -> torch.dtype:
@@ -80,7 +80,7 @@ class ModelNetwork:
 
     @property
     def window(self) -> int:
-        """Frames that it is meant to see at once."""
+        """Number of frames that it is meant to see at once."""
         return _CLIP_WINDOW if getattr(self.model.transformer_decoder, "temporal", False) else 1
 
     @property
@@ -94,41 +94,41 @@ class ModelNetwork:
         """See :class:`Network`.
 
         Raises:
-            UserError: the images would not fit the memory of a CPU.
+            UserError: the images would not fit into the memory of a CPU.
         """
-        if self.model.device.type == "cpu":  # others say it themselves, and survive it
+        if self.model.device.type == "cpu":  # other devices report it themselves, and survive it
             self._check_room(images)
         forward = self.prepared() if self._compiled is None else self._compiled
         output = forward(images, aux_outputs=False)  # bytes; the model converts
         return output.predictions([(image.shape[-2], image.shape[-1]) for image in images])
 
     def prepared(self) -> Mask2Former:
-        """What is called: the prepared form of the model, or, with gradients, the model itself.
+        """The form of the model to call: the prepared one or, if gradients are enabled, the model itself.
 
-        The form is made anew when the model was changed. What PyTorch counts as a change is seen, of weights, modules,
-        modes and hooks. What goes past its count (``weight.data.mul_(2)``) is seen in 16 values of each parameter; a
-        change that leaves those alone needs a new network.
+        The prepared form is recreated when the model changes. Changes to weights, modules, modes and hooks that PyTorch
+        counts are detected. Changes that bypass its counter (``weight.data.mul_(2)``) are detected in 16 values of each
+        parameter; a change that leaves these values alone needs a new network.
         """
         if torch.is_grad_enabled():
             return self.model
         current = self._prepared
         if current is None or not current[0].is_of(self.model):
-            self._prepared = None  # its copies go before new ones are made
+            self._prepared = None  # frees its copies before new ones are created
             prepared = self.model.prepare_for_inference()
             self._prepared = current = (_Snapshot(self.model, prepared), prepared)
         return current[1]
 
     def _check_room(self, images: Sequence[UInt8[Tensor, "*frames C h w"]]) -> None:
-        """Refuse what would not fit the memory, before the kernel ends the process.
+        """Reject inputs that would not fit into memory, before the kernel ends the process.
 
         Raises:
-            UserError: naming the size.
+            UserError: they do not fit; the message names the size.
         """
         pixels = sum(image.numel() // image.shape[-3] for image in images)
         available = available_memory() if pixels * _MOST_BYTES > _SURELY_FITS else None
         if available is None or pixels * _MOST_BYTES < available:
             return
-        if self._bytes_per_pixel is None:  # of this model, on a small image
+        if self._bytes_per_pixel is None:  # measured for this model, on a small image
             side = 256
             small = torch.zeros((self.model.channels, side, side), dtype=torch.uint8)
             model = self.prepared()
@@ -144,13 +144,13 @@ class ModelNetwork:
 
 
 class _Snapshot:
-    """What a model was when it was prepared, so that a change is seen in half a millisecond.
+    """The state of a model when it was prepared, with which a change is detected in half a millisecond.
 
-    Everything is held, so that no other object gets the address of one.
+    All objects are kept alive, so that no other object gets the address of one of them.
 
     Args:
-        model: it.
-        prepared: its prepared form, which says what there are copies of.
+        model: the model.
+        prepared: its prepared form, which determines what was copied.
     """
 
     def __init__(self, model: Mask2Former, prepared: Mask2Former) -> None:
@@ -168,7 +168,7 @@ class _Snapshot:
         self._values = self._read()
 
     def is_of(self, model: Mask2Former) -> bool:
-        """Whether the model is as it was."""
+        """Whether the model is unchanged."""
         tensors = [tensor for entries in self._entries for tensor in entries.values()]
         return (
             list(map(id, tensors)) == list(map(id, self._tensors))
@@ -197,7 +197,7 @@ def _has_bits(tensor: Tensor) -> bool:
 
 
 def _sample(tensor: Tensor) -> np.ndarray:
-    """The bits of some values, spread over the whole; of the first where there are holes between them; a view."""
+    """The bits of some values, spread over the tensor, or of the first ones if it is not contiguous; a view."""
     dense = tensor.is_contiguous() or (tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
     count = min(_SAMPLES, tensor.numel()) if dense else 1
     values = tensor.detach().as_strided((count,), (max(1, tensor.numel() // _SAMPLES),))
@@ -205,7 +205,7 @@ def _sample(tensor: Tensor) -> np.ndarray:
 
 
 def hash_weights(weights: Mapping[str, object]) -> str:
-    """A hash of all tensors of a state dict as they are, whatever file they come from."""
+    """A hash of all tensors of a state dict, independent of the file they come from."""
     digest = hashlib.sha256()
     for name, value in sorted(weights.items()):
         if isinstance(value, Tensor):
@@ -217,7 +217,7 @@ def hash_weights(weights: Mapping[str, object]) -> str:
 def fitting_size(network: Network, wanted: tuple[int, int], size_hw: tuple[int, int]) -> tuple[int, int]:
     """Height and width at which a network sees an image: as wanted, if that fits its largest input.
 
-    Larger ones are seen smaller, with the proportions of the image (``size_hw``); a note counts their sizes.
+    Larger images are reduced, keeping their proportions (``size_hw``); a note counts them by size.
     """
     largest = getattr(network, "largest_input", None)
     if largest is None or all(side <= most for side, most in zip(wanted, largest, strict=True)):
@@ -233,10 +233,10 @@ def fitting_size(network: Network, wanted: tuple[int, int], size_hw: tuple[int, 
 
 
 def check_predictions(predictions: Sequence[Prediction | PixelPrediction], num_images: int, num_classes: int) -> None:
-    """Refuse what a network must not give.
+    """Check the output of a network.
 
     Raises:
-        UserError: too many or too few predictions, other classes, or logits that are NaN or infinite, which would give
+        UserError: the number of predictions or classes is wrong, or logits are NaN or infinite, which would give
             results that look valid.
     """
     if len(predictions) != num_images:
@@ -247,10 +247,10 @@ def check_predictions(predictions: Sequence[Prediction | PixelPrediction], num_i
 
 
 def _check_shapes(prediction: Prediction | PixelPrediction, num_classes: int) -> None:
-    """Refuse other classes, and masks or scores without an axis of frames.
+    """Check the number of classes, and that masks or scores have a frame axis.
 
     Raises:
-        UserError: naming what was expected.
+        UserError: a shape is wrong; the message has the expected one.
     """
     if isinstance(prediction, PixelPrediction):
         expected = f"one for each of the {num_classes} classes; pass the categories that it was trained on"
@@ -272,10 +272,10 @@ def _check_shapes(prediction: Prediction | PixelPrediction, num_classes: int) ->
 
 
 def _check_finite(prediction: Prediction | PixelPrediction) -> None:
-    """One pass over the logits, or over what they are computed from; well below 1 % of the model.
+    """One pass over the logits, or over what they are computed from; takes far less than 1 % of the model's time.
 
     Raises:
-        UserError: some are NaN or infinite, or might be; with float16 that is nearly always its range.
+        UserError: some are NaN or infinite, or may be; with float16 the cause is nearly always its range.
     """
     if isinstance(prediction, PixelPrediction):
         dtype = prediction.class_scores.dtype
@@ -283,7 +283,7 @@ def _check_finite(prediction: Prediction | PixelPrediction) -> None:
     else:
         dtype = prediction.masks.dtype
         bounds = {"class": as_mask_logits(prediction.class_logits).bound, "mask": prediction.masks.bound}
-    finite = torch.stack([bound.isfinite() for bound in bounds.values()]).tolist()  # one read: a GPU is waited for
+    finite = torch.stack([bound.isfinite() for bound in bounds.values()]).tolist()  # a single wait for a GPU
     for name, is_finite in zip(bounds, finite, strict=True):
         if not is_finite:
             cause = (

@@ -1,4 +1,4 @@
-"""From whatever names a model to a predictor, with its download told as a step."""
+"""From any source of a model to a predictor, with its download reported as a step."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ def open_predictor(
     progress: Progress = silent,
     **settings: Any,
 ) -> Predictor:
-    """A predictor as it is, or of a model, or of the name or file of one.
+    """A predictor for a model, which is loaded if it is given by name or file; a predictor is returned unchanged.
 
     Args:
-        model: what predicts; a predictor keeps its device, type and settings.
+        model: a predictor, which keeps its device, type and settings; or a model, or the name or file of one.
         recipe: for files without configuration.
-        trained_for: instead of ``recipe``, the tasks that the model was trained for.
+        trained_for: the tasks for which the model was trained, instead of ``recipe``.
         weights: see :meth:`Predictor.from_pretrained`.
         device: see :class:`Predictor`.
         dtype: see :class:`Predictor`.
         compile: see :class:`Predictor`.
         views: test-time augmentation.
         quiet: see :meth:`Predictor.from_pretrained`.
-        progress: told how much has been downloaded.
+        progress: receives the amount that has been downloaded.
         settings: inference settings that replace the stored ones of a model that is loaded here.
 
     Raises:
-        UserError: the model cannot be had, or the arguments are about loading, and it is loaded already.
+        UserError: the model cannot be loaded, or the arguments concern loading, but it is already loaded.
     """
     if isinstance(model, Predictor | Mask2Former):
         given = {"recipe": recipe, "trained_for": trained_for or None, "weights": weights, **settings}
@@ -64,7 +64,7 @@ def open_predictor(
         told = {"quiet": quiet, "compile": compile, "weights": weights, **settings}
         try:
             predictor = Predictor.from_pretrained(model, recipe, device, dtype, tasks=trained_for, **told)
-        except OptionError as error:  # whose "tasks" is what is predicted or measured here
+        except OptionError as error:  # its argument "tasks" is called "trained_for" here
             sentence = error.sentence
             raise OptionError(
                 lambda name: sentence(lambda argument: name("trained_for" if argument == "tasks" else argument))
@@ -73,5 +73,5 @@ def open_predictor(
 
 
 def model_name(model: ModelSource) -> str:
-    """What files of results call it: its name or path; of an object its class."""
+    """The model's name in files of results: its name or path, or for an object its class."""
     return str(model) if isinstance(model, str | Path) else type(model).__name__

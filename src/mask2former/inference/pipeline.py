@@ -1,7 +1,7 @@
-"""Items through three stages: read ahead in threads, called together, finished behind in threads.
+"""Items in three stages: read ahead in threads, called together, finished afterwards in threads.
 
-So network, disk and encoding overlap. Results come in the order of the items, only a few of which are in memory. Knows
-no images, models or files.
+So network, disk and encoding overlap. Results have the order of the items, only a few of which are in memory. Images,
+models and files are not known here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mask2former.notes import Note, collect_notes, is_collecting, note
 __all__ = ["Failure", "Ready", "Stages", "pipelined"]
 
 _MOST_THREADS = 4
-_AHEAD = 2  # times a batch: how far items are looked for that can share one
+_AHEAD = 2  # times the batch size: how many next items are searched for those that can share a batch
 
 _Item = TypeVar("_Item")
 _Read = TypeVar("_Read")
@@ -31,13 +31,13 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True, slots=True)
 class Ready(Generic[_Result]):
-    """What reading gives where there is nothing left to do.
+    """Returned by ``read`` if an item needs no further work.
 
     Attributes:
-        result: of the item.
-        key: see :attr:`Stages.key`. The item counts in the batch that it would have been in, so that the others are
-            called together with the same ones, and results have the same bits, whatever is there already.
-        load: what would have been read, with a key: for such a batch.
+        result: the result of the item.
+        key: see :attr:`Stages.key`. The item takes its usual position in a batch, so that the other items are
+            called in the same combination, and results have the same bits, whatever has already been done.
+        load: reads the input after all, if there is a key: for such a batch.
     """
 
     result: _Result
@@ -47,7 +47,7 @@ class Ready(Generic[_Result]):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """In place of a result: what a stage raised."""
+    """Takes the place of a result: the exception of a stage."""
 
     error: Exception
 
@@ -57,12 +57,13 @@ class Stages(Generic[_Item, _Read, _Called, _Result]):
     """What is done with each item.
 
     Attributes:
-        read: in a thread.
-        key: items with equal keys may share a call; None: this one is called alone.
-        call: for one or more items, in the thread of whoever asks for results.
-        finish: of what ``read`` and ``call`` have given, in a thread.
-        deliver: of what ``finish`` has given, in a thread: what is seen from outside, such as writing files. Not before
-            all earlier results were taken, so that whoever stops or fails has left nothing that nobody heard of.
+        read: reads an item; runs in a thread.
+        key: items with equal keys may share a call; None: the item is called alone.
+        call: processes one or more items, in the thread that consumes the results.
+        finish: processes the outputs of ``read`` and ``call``, in a thread.
+        deliver: makes the output of ``finish`` visible outside, such as by writing files, in a thread. It waits until
+            all earlier results have been consumed, so a consumer that stops or fails leaves nothing that was not
+            reported.
     """
 
     read: Callable[[_Item], _Read | Ready[_Result]]
@@ -77,12 +78,14 @@ def pipelined(
 ) -> Generator[tuple[_Item, _Result | Failure], None, None]:
     """The items with their results, in their order.
 
-    Which items share a call depends on their keys and order alone, not on time: the first that waits, with those like
-    it among the next twice ``batch_size``. Where a shared call fails, or memory runs out, everything else is finished
-    first, and the items are done one by one; so an item fails for reasons of its own only.
+    Which items share a call depends only on their keys and order, not on time: the first waiting item, and those with
+        the
+    same key among the next twice ``batch_size``. If a shared call fails, or memory runs out, everything else is
+    finished first, and the items are called one by one, so an item only fails for reasons of its own.
 
     Args:
-        items: taken a few ahead, in the thread of the caller. What they raise comes after the results before it.
+        items: taken a few ahead, in the thread of the caller. Their exceptions are raised after the results before
+            them.
         stages: what is done with each.
         batch_size: the largest number of items that share a call.
 
@@ -101,7 +104,7 @@ def _pipelined(
     ahead = _AHEAD * batch_size if batch_size > 1 else 1
     most = ahead + batch_size - 1 + num_threads
     source, broken, is_more = iter(items), None, True
-    queue = deque[_Entry[_Item]]()  # in order; called ones may stand behind others
+    queue = deque[_Entry[_Item]]()  # in order; called ones may be behind others
     pool = ThreadPoolExecutor(num_threads, "mask2former")
     try:
         while True:
@@ -115,7 +118,7 @@ def _pipelined(
                     queue.append(_Entry(next(source), pool, stages))
                 except StopIteration:
                     is_more = False
-                except Exception as error:  # raised when those before it are done
+                except Exception as error:  # raised once the items before it are done
                     broken, is_more = error, False
             elif head is not None and head.is_delivered and head.work.done():
                 queue.popleft()
@@ -126,14 +129,14 @@ def _pipelined(
                 wait([head.work])
             else:
                 break
-    finally:  # also after Ctrl-C: waits for what has begun, since files are to be whole
+    finally:  # also after Ctrl-C: waits for work in progress, so that files are complete
         pool.shutdown(cancel_futures=True)
     if broken is not None:
         raise broken
 
 
 class _Entry(Generic[_Item]):
-    """An item on its way; what it notes is told when its result is."""
+    """An item in progress; its notes are issued with its result."""
 
     def __init__(self, item: _Item, pool: ThreadPoolExecutor, stages: Stages[_Item, Any, Any, Any]) -> None:
         self.item = item
@@ -142,7 +145,7 @@ class _Entry(Generic[_Item]):
         self.is_delivered = False
         self.is_redone = False
         self._pool = pool
-        self._context = copy_context()  # of the caller: threads have none of their own
+        self._context = copy_context()  # of the caller, since threads start without one
         self.work: Future[Any] = self._submit(stages.read, item)
 
     def _submit(self, step: Callable[..., Any], *args: Any) -> Future[Any]:
@@ -150,7 +153,7 @@ class _Entry(Generic[_Item]):
 
     @property
     def value(self) -> Any:
-        """What the stage has given that it is in: waits for it."""
+        """The output of the current stage; waits for it."""
         return self.work.result()
 
     def key(self, stages: Stages[_Item, Any, Any, Any]) -> Hashable:
@@ -172,7 +175,7 @@ class _Entry(Generic[_Item]):
 
 
 def _in_context(context: Context, notes: list[Note], step: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    """What a step gives, or its failure."""
+    """The output of a step, or its failure."""
 
     def noting() -> Any:
         if not is_collecting():
@@ -185,12 +188,12 @@ def _in_context(context: Context, notes: list[Note], step: Callable[..., Any], a
 
     try:
         return context.run(noting)
-    except Exception as error:  # whatever it is, whoever takes the results knows what it means
+    except Exception as error:  # the consumer of the results decides what it means
         return Failure(error)
 
 
 def _call(waiting: Sequence[_Entry[_Item]], stages: Stages[_Item, Any, Any, Any], batch_size: int) -> None:
-    """Call the first item that waits, with those like it."""
+    """Call the first waiting item, together with those that may share its call."""
     group = [waiting[0]]
     if batch_size > 1 and (key := waiting[0].key(stages)) is not None:
         like = (entry for entry in waiting[1:] if entry.key(stages) == key)
@@ -202,7 +205,7 @@ def _call(waiting: Sequence[_Entry[_Item]], stages: Stages[_Item, Any, Any, Any]
         return
     try:
         called = stages.call([entry.value.load() if entry not in todo else entry.value for entry in group])
-    except Exception as error:  # as above
+    except Exception as error:  # see above
         for entry in todo:
             entry.is_redone = len(group) > 1
             entry.fail(error)
@@ -215,7 +218,7 @@ def _call(waiting: Sequence[_Entry[_Item]], stages: Stages[_Item, Any, Any, Any]
 def _outcome(
     entry: _Entry[_Item], others: Iterable[_Entry[_Item]], stages: Stages[_Item, Any, Any, _Result]
 ) -> tuple[_Item, _Result | Failure]:
-    """The result of the first item of the queue; where others may have been in its way, once more without them."""
+    """The result of the first item in the queue, retried alone if other items may have caused its failure."""
     found, notes = entry.value, entry.notes
     if isinstance(found, Failure) and (entry.is_redone or is_lack_of_memory(found.error)):
         wait([other.work for other in others])
@@ -232,5 +235,5 @@ def _alone(item: _Item, stages: Stages[_Item, Any, Any, _Result]) -> _Result | R
             return read
         finished = stages.finish(item, read, *stages.call([read]))
         return finished if stages.deliver is None else stages.deliver(item, finished)
-    except Exception as error:  # as above
+    except Exception as error:  # see above
         return Failure(error)

@@ -1,4 +1,4 @@
-"""Which images a run has, and where the results of each go."""
+"""The images of a run, and the paths of their results."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ FileSource = str | os.PathLike[str] | NamedBytes
 def plan(
     sources: Sequence[FileSource], output: str | os.PathLike[str], *, page: int | Literal["all"] | None = None
 ) -> list[Job]:
-    """The images of files and folders, and where their results go; touches nothing.
+    """The images of files and folders, and the paths of their results; nothing is written.
 
     An output folder inside a source folder is not searched for images. Overlays and maps of earlier results are
-    skipped wherever they lie, with a note.
+    skipped anywhere, with a note.
 
     Raises:
-        UserError: no images, an output that is no folder or cannot be written, or results that would overwrite
-            an image or each other, also through links.
+        UserError: there are no images, the output is no folder or cannot be written, or results would overwrite
+            an image or each other, including through links.
     """
     folder = Path(output)
     check_folder(folder)
@@ -74,7 +74,7 @@ def plan(
             "name the images themselves"
         )
     images = {_identity(path): path for job in jobs if (path := path_of(job.source)) is not None}
-    real_folder = functools.cache(os.path.realpath)  # thousands of results lie in few folders
+    real_folder = functools.cache(os.path.realpath)  # there are far fewer folders than results
     owners: dict[str, Job] = {}
     for job in jobs:
         for ending in ENDINGS:
@@ -94,12 +94,12 @@ def plan(
 
 
 def _pages(file: ImageFile, stem: Path, page: int | Literal["all"] | None) -> list[tuple[ImageFile, Path]]:
-    """The chosen pages of a file, with the stems of their results."""
+    """The selected pages of a file, with the stems of their results."""
     if page is None or isinstance(file, ImagePage):
         return [(file, stem)]
     numbers = range(page, page + 1) if isinstance(page, int) else range(0)
     if page == "all":
-        with contextlib.suppress(UserError):  # of a file that cannot be read, which fails alone, later
+        with contextlib.suppress(UserError):  # a file that cannot be read fails later, on its own
             file = in_memory(file)
             count = num_pages(file)
             check_limit(f"'{file}' has pages:", count, limits.IMAGE_PAGES - 1, "name one with page")
@@ -113,7 +113,7 @@ def _pages(file: ImageFile, stem: Path, page: int | Literal["all"] | None) -> li
 
 
 def _identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
-    """What tells one file from another, however it is spelled or linked; None where there is none."""
+    """Identifies a file regardless of spelling and links; None if it does not exist."""
     try:
         status = os.stat(path)
     except OSError:

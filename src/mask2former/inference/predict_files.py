@@ -1,7 +1,7 @@
-"""Images in folders to results in a folder, and to one file for the whole run.
+"""From images in folders to results in a folder, and to one file for the complete run.
 
-:func:`predict_files` is the call, :func:`segment_files` its loop. Draws no progress and ends no program; each image
-is one :class:`Outcome`.
+:func:`predict_files` is the public function, and :func:`segment_files` its loop. It draws no progress and never ends
+the program; the result for each image is an :class:`Outcome`.
 """
 
 from __future__ import annotations
@@ -68,20 +68,20 @@ if TYPE_CHECKING:
 
 __all__ = ["FileSource", "FilesReport", "predict_files", "segment_files"]
 
-_TRACED = 6  # calls of a trace that are kept
+_TRACED = 6  # last calls of a trace that are kept
 
 
 @dataclass(frozen=True)
 class FilesReport:
-    """What became of the images of a call.
+    """The outcome of a call.
 
     Attributes:
         task: of the results.
         settings: the inference settings.
-        outcomes: how many images ended how, by :attr:`Outcome.status`.
-        num_different: skipped, since another model or other settings made what is there.
-        num_crowded: done, but there may be more instances than ``max_instances`` lets through.
-        num_found: segments, instances or classes in all results that are of this model.
+        outcomes: number of images by :attr:`Outcome.status`.
+        num_different: skipped images whose existing results come from another model or other settings.
+        num_crowded: processed images that may have more instances than ``max_instances`` allows.
+        num_found: segments, instances or classes in all results of this model.
         num_candidates: instances of any score in them.
         failed: the outcomes of the first ten images without a result.
         notes: what a user should know, one sentence each.
@@ -99,11 +99,11 @@ class FilesReport:
 
     @property
     def num_images(self) -> int:
-        """All that were named."""
+        """Number of all images of the call."""
         return sum(self.outcomes.values())
 
 
-_LISTED = 10  # failures that a report has
+_LISTED = 10  # failures in a report
 
 
 def predict_files(
@@ -208,7 +208,7 @@ def predict_files(
     sums: dict[str, int] = dict.fromkeys(("differs", "crowded", "found", "candidates"), 0)
     failed: list[Outcome] = []
     usable: list[Job] = []
-    # A pipe is held open, so that whoever reads it waits for the file.
+    # A pipe is held open, so that its reader waits for the file.
     waiting = contextlib.nullcontext() if file is None else reserved(file)
     tiles = tiles_told(progress, chosen, lambda: sum(outcomes.values()), len(jobs))
     with waiting, collect_notes() as found, tiles, contextlib.ExitStack() as stack:
@@ -220,7 +220,7 @@ def predict_files(
             for name in sums:
                 sums[name] += getattr(outcome, name)
             if not outcome.reason and not outcome.differs:
-                if not usable:  # files of a run without any result would replace those of an earlier one
+                if not usable:  # otherwise a run without results would replace files of an earlier run
                     every = [stack.enter_context(writer) for writer in every]
                 usable.append(outcome.job)
                 _pass_on(outcome.job, chosen, predictor.categories, every)
@@ -255,11 +255,11 @@ def predict_files(
 
 
 def _images_of(jobs: Sequence[Job], predictor: Predictor, model: str) -> ImagesOfRun:
-    """What formats need to know of the images of a run; their ids are the stems of their results."""
+    """Information for formats about the images of a run; the ids are the stems of their results."""
     sources = {job.stem.as_posix(): job for job in jobs}
 
     def read(image_id: int | str) -> UInt8[np.ndarray, "H W C"] | Regions:
-        with collect_notes():  # they were said when it was segmented
+        with collect_notes():  # these notes were already issued when it was segmented
             image = read_whole_or_parts(sources[str(image_id)].source, predictor.settings, overlay=False)
         return image.regions if isinstance(image, LargeImage) else image
 
@@ -271,7 +271,7 @@ def _images_of(jobs: Sequence[Job], predictor: Predictor, model: str) -> ImagesO
         file = sources[str(image_id)].source
         try:
             return georeference(file)
-        except UserError:  # it was there a moment ago
+        except UserError:  # it could be read a moment ago
             note("images whose coordinates could not be read again", f"'{file}'")
             return None
 
@@ -280,7 +280,7 @@ def _images_of(jobs: Sequence[Job], predictor: Predictor, model: str) -> ImagesO
 
 
 def _rooted(name: str, file: Path | None) -> str:
-    """The name of an image below a folder, with the name of that folder before it."""
+    """The name of an image below a folder, prefixed with the name of that folder."""
     if file is None:
         return name
     folder = Path(os.path.abspath(file)).parents[name.count("/")]
@@ -288,10 +288,10 @@ def _rooted(name: str, file: Path | None) -> str:
 
 
 def _pass_on(job: Job, task: Task, categories: Categories, writers: Sequence[FormatWriter]) -> None:
-    """Give the result of an image, as it is on the disk, to writers of other formats.
+    """Pass the stored result of an image to writers of other formats.
 
     Raises:
-        UserError: a writer refuses it.
+        UserError: a writer rejects it.
     """
     if not writers:
         return
@@ -308,10 +308,10 @@ def _pass_on(job: Job, task: Task, categories: Categories, writers: Sequence[For
 
 
 def _format_folder(output: Path, name: str, jobs: Sequence[Job], *, overwrite: bool) -> Path:
-    """The folder of a format, in which no results of images lie.
+    """The folder of a format, which must not contain results of images.
 
     Raises:
-        UserError: there is no such format, or the folder is for something else.
+        UserError: there is no such format, or the folder is used for something else.
     """
     folder = format_folder(output, name, overwrite=overwrite)
     if inside := next((job for job in jobs if job.stem.parts[:-1][:1] == (name,)), None):
@@ -335,14 +335,14 @@ def segment_files(
     overwrite: bool = False,
     batch_size: int = 1,
 ) -> Iterator[Outcome]:
-    """Segment images and save their results; one that fails, for whatever reason, does not stop the others.
+    """Segment images and save their results; an image that fails for any reason does not stop the others.
 
-    Threads read ahead and write behind the network; outcomes come in the order of the jobs. Which images share a batch
-    does not depend on what is there, so that an interrupted run is completed to the same bytes.
+    Threads read ahead of the network and write behind it; outcomes have the order of the jobs. Which images share a
+    batch does not depend on existing results, so an interrupted run is completed with the same bytes.
 
-    An image is skipped if all its files are there, undamaged, and were made from this image with these weights, classes
-    and settings. If the image has changed, or files are missing or damaged, they are replaced; if another model or
-    other settings made them, they are kept and reported as different. Results of an earlier image of the same name are
+    An image is skipped if all its files exist undamaged and were made from this image with these weights, classes and
+    settings. If the image has changed, or files are missing or damaged, they are replaced. If they come from another
+    model or other settings, they are kept and reported as different. Results of an earlier image with the same name are
     removed if the new one cannot be segmented. Several runs may write into one folder at once.
 
     Args:
@@ -352,15 +352,15 @@ def segment_files(
         model: name of the model, recorded.
         overlay: write the image with the segments drawn on it.
         palette: its colours.
-        candidates: write instances below the threshold too, as :func:`coco_results` needs them.
+        candidates: also write instances below the threshold, as :func:`coco_results` needs them.
         overwrite: also process images that have results, and overwrite other files with the same names.
         batch_size: the largest number of images that go through the network together, see :meth:`Predictor.stream`.
 
     Raises:
-        UserError: a file is in the way that is no result of ours, with ``candidates`` there are results of another
-            model or other settings, or ``batch_size`` is below 1; before anything is written.
+        UserError: an existing file is not a result of ours, with ``candidates`` there are results of another
+            model or other settings, or ``batch_size`` is below 1. Nothing has been written then.
         FailedError: an image failed for a reason that would stop all others, for instance a full disk; finished results
-            stay.
+            are kept.
     """
     task = predictor.choose_tasks(task)[0]
     jobs = list(jobs)
@@ -383,10 +383,10 @@ def segment_files(
 
 
 def _failed(job: Job, error: Exception, device: torch.device) -> Outcome:
-    """What becomes of an image that failed.
+    """The outcome of an image that failed.
 
     Raises:
-        FailedError: the others would fail, too.
+        FailedError: the other images would fail, too.
     """
     with contextlib.suppress(OSError):
         remove_incomplete(job)
@@ -402,11 +402,11 @@ def _failed(job: Job, error: Exception, device: torch.device) -> Outcome:
 
 @dataclass(slots=True)
 class _File:
-    """An image file on its way.
+    """An image file in progress.
 
     Attributes:
-        job: where it is and where its results go.
-        sha256: of what was read.
+        job: the image and the paths of its results.
+        sha256: hash of the bytes that were read.
     """
 
     job: Job
@@ -426,13 +426,13 @@ class _Run:
     batch_size: int
 
     def read(self, file: _File) -> UInt8[np.ndarray, "H W C"] | LargeImage | Ready[Outcome]:
-        """The image, or what becomes of it where its results are there."""
+        """The image, or its outcome if its results already exist."""
         job, reading = file.job, self.predictor.settings.reading
         source = in_memory(job.source)
         before = file_state(source)
         file.sha256 = image_sha256_of(source)
         if (outcome := self._there(file)[1]) is not None:
-            with contextlib.suppress(UserError):  # of an image that cannot be read, which no batch had either
+            with contextlib.suppress(UserError):  # an image that cannot be read was not part of any batch
                 key = self.predictor.batch_key(image_size(source)) if self.batch_size > 1 else None
                 return Ready(outcome, key, lambda: read_image(source, **reading))
             return Ready(outcome)
@@ -443,7 +443,7 @@ class _Run:
     def encode(
         self, file: _File, image: UInt8[np.ndarray, "H W C"] | LargeImage, results: Results | PackedResults
     ) -> tuple[Mapping[str, bytes], Outcome]:
-        """The files of an image, and what becomes of it with them."""
+        """The files of an image, and its outcome."""
         job, settings = file.job, self.predictor.settings
         everything = results[self.request.task]
         result = predicted(everything, settings)
@@ -472,15 +472,15 @@ class _Run:
         return done
 
     def _there(self, file: _File) -> tuple[dict[str, Any] | None, Outcome | None]:
-        """The results that are there, and what becomes of the image where they stay."""
+        """The existing results, and the outcome of the image if they are kept."""
         there = None if self.overwrite else read_result(file.job.document)
         return there, None if there is None else self.request.skips(file.job, there, file.sha256)
 
 
 def _is_crowded(result: Segmentation | PackedSegmentation, settings: InferenceConfig) -> bool:
-    """Whether the last of ``max_instances`` instances would still be shown.
+    """Whether the last of ``max_instances`` instances is still above the threshold.
 
-    Where overlaps are removed, some of these are dropped later, hence half of them suffice.
+    If overlaps are removed, some instances are dropped later, so half of them suffice.
     """
     if not isinstance(result, Instances) or len(result) < settings.max_instances / 2:
         return False
@@ -488,7 +488,7 @@ def _is_crowded(result: Segmentation | PackedSegmentation, settings: InferenceCo
 
 
 def _count(result: Segmentation | PackedSegmentation) -> int:
-    """How many records its JSON file has."""
+    """Number of records in its JSON file."""
     if isinstance(result, PackedSemantic):
         return len(set[int]().union(*(np.unique(strip).tolist() for _, strip in result.labels.strips())))
     if isinstance(result, PackedPanoptic):

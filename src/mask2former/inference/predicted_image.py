@@ -1,4 +1,4 @@
-"""An image before and after the pass through the network."""
+"""An image before and after its pass through the network."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ ReadResults = Callable[[Sequence[Task], InferenceConfig], Results]
 
 
 class ReadScores(Protocol):
-    """The same of an image that was seen as a whole, whose class scores can be read, too."""
+    """The same for an image without tiles, whose class scores can be read as well."""
 
     def __call__(self, tasks: Sequence[Task], settings: InferenceConfig, /) -> Results: ...
     def class_scores(self, settings: InferenceConfig, /) -> Float[Tensor, "K H W"]:
-        """Class scores of each pixel, for which the image was predicted for the task semantic."""
+        """Class scores of each pixel, if the image was predicted for the task semantic."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class LargeImage:
-    """An image that is read by parts.
+    """An image that is read in parts.
 
     Attributes:
         regions: the image.
-        step: pixels of the image for each of a copy to draw on, along both axes.
-        file: which it is read from.
-        state: of the file when it was opened, see :func:`~mask2former.inference.large_files.file_state`.
+        step: pixels of the image per pixel of a copy to draw on, along both axes.
+        file: the file from which it is read.
+        state: state of the file when it was opened, see :func:`~mask2former.inference.large_files.file_state`.
     """
 
     regions: Regions
@@ -52,12 +52,12 @@ class LargeImage:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """An image, and what the network sees of it.
+    """An image, and the input of the network for it.
 
     Attributes:
-        image: RGB, or the bands that the model sees, at its own size; a large one is read by parts.
-        resized: the same at the size for the network; with tiles the image as it is, of a large one no pixels.
-        settings: with which it was resized.
+        image: RGB, or the bands that the model sees, at its own size; a large one is read in parts.
+        resized: the image at the size for the network. With tiles, the original image; for a large one, no pixels.
+        settings: the settings with which it was resized.
     """
 
     image: UInt8[np.ndarray, "H W C"] | LargeImage
@@ -66,7 +66,7 @@ class Shown:
 
     @property
     def rgb(self) -> UInt8[np.ndarray, "H W 3"]:
-        """The image as it is drawn, see :func:`~mask2former.pixels.displayed`; not of a large one."""
+        """The image for drawing, see :func:`~mask2former.pixels.displayed`; not available for a large one."""
         assert isinstance(self.image, np.ndarray)
         return displayed(self.image)
 
@@ -79,17 +79,17 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class PredictedImage:
-    """An image that went through the network; call it for results, as often as wanted and from any thread.
+    """An image that went through the network; call it to get results, any number of times and from any thread.
 
         [found] = predictor.run([predictor.prepare("street.jpg")])
         for threshold in (0.5, 0.8):
             print(found("panoptic", score_threshold=threshold))
 
-    It holds the logits, so it takes the memory of a pass until it is dropped.
+    It keeps the logits, so it needs the memory of a pass until it is deleted.
 
     Attributes:
         shown: the image.
-        tasks: that can be read.
+        tasks: tasks whose results are available.
     """
 
     shown: Shown
@@ -107,12 +107,12 @@ class PredictedImage:
     @overload
     def __call__(self, task: Sequence[Task], **overrides: Any) -> Results: ...
     def __call__(self, task: Task | Sequence[Task] | None = None, **overrides: Any) -> Segmentation | Results:
-        """The results of a task at the size of the image, as a predictor gives them.
+        """The results of a task at the size of the image, as returned by a predictor.
 
         Args:
             task: see :class:`~mask2former.Predictor`; several tasks give a dictionary.
-            overrides: settings of post-processing, for instance ``score_threshold=0.5``; with tiles
-                ``instance_threshold``, ``classes`` and ``min_area`` alone.
+            overrides: settings of post-processing, for instance ``score_threshold=0.5``; with tiles only
+                ``instance_threshold``, ``class_thresholds``, ``classes`` and ``min_area``.
 
         Raises:
             UserError: the model does not support the task, the image was not predicted for it, or a setting is wrong

@@ -1,7 +1,7 @@
 """Preprocess, network, postprocess: from images of any kind to their segmentation at their own size.
 
-The path of the published test-time code. Results depend on padding, so only images that are padded to the same size
-alone go through the network together. Knows no files but the images it is given, and no metrics.
+It follows the published test-time code. Results depend on padding, so images only go through the network together if
+each alone would be padded to the same size. Apart from images, this module reads no files, and it has no metrics.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ __all__ = ["ALL_CANDIDATES", "Predictor", "predicted", "to_pixels"]
 
 _logger = logging.getLogger(__name__)
 
-# Settings with which results hold all instances, as metrics and files of results for them need it.
+# Settings for results with all instances, as needed for metrics and their result files.
 ALL_CANDIDATES: dict[str, Any] = {"instance_threshold": 0.0, "class_thresholds": {}}
 
 _Said = Prediction | PixelPrediction
@@ -95,7 +95,7 @@ class Predictor:
         UserError: there are no categories, or no such device or dtype.
     """
 
-    shares_batches: ClassVar[bool] = True  # whether :meth:`begin` shows the network all images in one call
+    shares_batches: ClassVar[bool] = True  # whether :meth:`begin` passes all images to the network in one call
 
     def __init__(
         self,
@@ -183,7 +183,7 @@ class Predictor:
         Raises:
             UserError: the model cannot be loaded, or a setting is unknown or out of range.
         """
-        # Checked before minutes of loading.
+        # Checked before loading, which can take minutes.
         chosen_device, chosen_dtype = choose_device(device), choose_dtype(dtype)
         check_overrides(overrides)
         if is_exported(source):
@@ -360,7 +360,7 @@ class Predictor:
             return self._shown(image, settings)
 
     def _shown(self, image: UInt8[np.ndarray, "H W C"] | LargeImage, settings: InferenceConfig) -> Shown:
-        """An image, resized unless tiles of it will be."""
+        """An image with its network input, not resized if it will be cut into tiles."""
         if isinstance(image, LargeImage):
             return Shown(image, np.empty((0, 0, settings.channels), np.uint8), settings)
         with work_on((image.shape[0], image.shape[1])):
@@ -370,7 +370,7 @@ class Predictor:
             return Shown(image, resize_image(image, size, settings.resampling), settings)
 
     def batch_key(self, size_hw: tuple[int, int], settings: InferenceConfig | None = None) -> Hashable:
-        """The padded size, which images that share a batch have in common; None: images of that size go alone."""
+        """The padded size, equal for images that can share a batch; None: images of that size are processed alone."""
         settings = settings or self.settings
         if settings.tile or not self.shares_batches:
             return None
@@ -407,7 +407,7 @@ class Predictor:
         return [PredictedImage(shown, chosen, step) for shown, step in zip(images, read, strict=True)]
 
     def _begin(self, images: Sequence[Shown], tasks: Sequence[Task]) -> list[ReadResults]:
-        """As :meth:`begin`, of whole images or tiles, with one sentence where memory runs out."""
+        """Like :meth:`begin`, for complete images or tiles, with a clear error if memory runs out."""
         with work_on(*(shown.size_hw for shown in images)):
             is_tiled = images[0].settings.tile > 0
             read = [self._in_tiles(shown, tasks) for shown in images] if is_tiled else self.begin(images, tasks)
@@ -416,7 +416,7 @@ class Predictor:
     def _in_tiles(self, shown: Shown, tasks: Sequence[Task]) -> ReadResults:
         image = shown.image
         regions = image.regions if isinstance(image, LargeImage) else ArrayRegions(image)
-        found: Any = self.segment_regions(regions, tasks, shown.settings)  # those of large images stay packed
+        found: Any = self.segment_regions(regions, tasks, shown.settings)  # results of large images remain packed
         if not isinstance(image, LargeImage):
             found = {task: one if isinstance(one, Instances) else one.unpacked() for task, one in found.items()}
 
@@ -429,9 +429,9 @@ class Predictor:
         """The results of an image that is read tile by tile, with all candidates of instances.
 
         Args:
-            image: of any size.
+            image: image of any size.
             tasks: of the results.
-            settings: with ``tile``.
+            settings: settings with ``tile``.
         """
         every = settings.model_copy(update=ALL_CANDIDATES)
         return segment_in_tiles(image, self.predict_tiles, tasks, self.categories, every)
@@ -470,7 +470,7 @@ class Predictor:
             tasks: the tasks to be read.
         """
         found = self.predictions([to_pixels(shown.resized) for shown in images])
-        if not isinstance(self.network, ModelNetwork):  # which may use its buffers again in the next call
+        if not isinstance(self.network, ModelNetwork):  # it may reuse its buffers in the next call
             found = [prediction.clone() for prediction in found]
         return [_Passed(self, shown.size_hw, prediction) for shown, prediction in zip(images, found, strict=True)]
 
@@ -610,7 +610,7 @@ class Predictor:
 
 
 class _Passed(NamedTuple):
-    """An image that went through the network as a whole."""
+    """An image that went through the network without tiles."""
 
     predictor: Predictor
     size_hw: tuple[int, int]
@@ -628,20 +628,20 @@ class _Passed(NamedTuple):
 
 
 def _chosen(size_hw: tuple[int, int], read: ReadResults, tasks: Sequence[Task], settings: InferenceConfig) -> Results:
-    """The results that are read, of the classes and from the area that the settings say."""
+    """The results for these tasks, limited to the classes and the least area of the settings."""
     with work_on(size_hw):
         found = read(tasks, settings)
     return {task: result.filter(settings.classes, min_area=settings.min_area) for task, result in found.items()}
 
 
 def predicted(result: _ResultT, settings: InferenceConfig) -> _ResultT:
-    """What a user is shown of a result with all candidates (``instance_threshold=0``)."""
+    """The part of a result with all candidates (``instance_threshold=0``) that users see."""
     if isinstance(result, Instances | VideoInstances):
         thresholds = settings.instance_threshold, settings.class_thresholds
-        return result.at_least(*thresholds)  # pyright: ignore[reportReturnType]  (of the same type)
+        return result.at_least(*thresholds)  # pyright: ignore[reportReturnType]  (same type)
     return result
 
 
 def to_pixels(image: UInt8[np.ndarray, "h w C"]) -> UInt8[Tensor, "C h w"]:
-    """An image as the network takes it."""
+    """An image in the input format of the network."""
     return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)

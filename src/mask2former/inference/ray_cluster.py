@@ -1,4 +1,4 @@
-"""A Ray cluster to work on: one that is running, or this machine alone. Knows nothing of the work."""
+"""A Ray cluster: a running one, or one on this machine only. It does not depend on the work to be done."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ _HOST_AND_PORT = re.compile(r"(?:ray://)?(?P<host>[^/:]+|\[[0-9a-fA-F:]+\]):(?P<
 
 
 def cluster_address(address: str | None = None) -> str | None:
-    """The cluster that is meant: the one given, else that of ``RAY_ADDRESS``; None: this machine alone."""
+    """The given cluster, or else that of ``RAY_ADDRESS``; None: only this machine."""
     return address or os.environ.get("RAY_ADDRESS") or None
 
 
 @contextlib.contextmanager
 def joined_cluster(address: str | None, num_cpus: int, progress: Progress, **quiet: Any) -> Iterator[None]:
-    """Ray for as long as the block takes; where it is initialised already, it stays as it is.
+    """Ray for the duration of the block; if it is already initialised, it is left unchanged.
 
     Args:
-        address: as :func:`cluster_address` gives it.
-        num_cpus: cores that Ray on this machine alone takes for granted.
-        progress: is told that Ray starts.
+        address: the result of :func:`cluster_address`.
+        num_cpus: number of cores that Ray assumes if it runs only on this machine.
+        progress: receives a step when Ray starts.
         quiet: arguments of ``ray.init`` about its logs.
 
     Raises:
         UserError: there is no such cluster, or Ray cannot be started.
-        MissingExtraError: without Ray.
+        MissingExtraError: Ray is not installed.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report itself to its makers
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # otherwise Ray would send usage data to its makers
     try:
         import ray
     except ImportError as error:
@@ -51,7 +51,7 @@ def joined_cluster(address: str | None, num_cpus: int, progress: Progress, **qui
     if address:
         _check_reachable(address)
     progress("starting Ray", 0, None)
-    # On this machine alone, everything of Ray listens on it alone, too.
+    # If Ray runs only on this machine, it also only listens on this machine.
     alone = {"num_cpus": num_cpus, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     with _kept_signals():
         try:
@@ -66,9 +66,9 @@ def joined_cluster(address: str | None, num_cpus: int, progress: Progress, **qui
 
 
 def _check_reachable(address: str) -> None:
-    """That somebody listens at a host and port: Ray itself tries for minutes, and then ends the process.
+    """Check that a host and port accept connections: Ray itself tries for minutes, and then ends the process.
 
-    Other addresses, such as ``auto``, are looked up by Ray.
+    Other addresses, such as ``auto``, are resolved by Ray.
     """
     if not (found := _HOST_AND_PORT.fullmatch(address)):
         return
@@ -84,7 +84,7 @@ def _check_reachable(address: str) -> None:
 
 @contextlib.contextmanager
 def _kept_signals() -> Iterator[None]:
-    """Whoever handles signals goes on to: Ray would put its own handler in place."""
+    """Keep existing signal handlers, which Ray would replace with its own."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

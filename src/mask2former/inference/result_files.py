@@ -1,4 +1,4 @@
-"""The files of an image's results: which there are, what made those that are there, and what nobody may overwrite."""
+"""The result files of an image: which ones there are, how existing ones were made, and what must not be overwritten."""
 
 from __future__ import annotations
 
@@ -58,17 +58,17 @@ EXACT_MAPS: Mapping[str, str] = {
     "semantic": "_labels.png",
 }  # by task: the exact map of an image
 ENDINGS = (".png", ".json", *EXACT_MAPS.values())
-_HEAD = b'{"schema_version": '  # of JSON files of results
-_TIFF_SOFTWARE = 305  # the tag of a TIFF file that says what wrote it
-_MARK = b"tEXtSoftware\0" + SOFTWARE.encode()  # in PNG files of ours
+_HEAD = b'{"schema_version": '  # start of JSON result files
+_TIFF_SOFTWARE = 305  # the TIFF tag that names the software that wrote the file
+_MARK = b"tEXtSoftware\0" + SOFTWARE.encode()  # in our PNG files
 _PNG = b"\x89PNG\r\n\x1a\n"
-# Settings that earlier results do not name, with what they were made with.
+# Settings that earlier results do not record, with the values that they were made with.
 _ADDED = {"resampling": "antialiased", "classes": None, "min_area": 0, "class_thresholds": {}, "bands": None}
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One image; its results are ``stem`` plus an ending, below the folder ``output``."""
+    """One image; its results are ``stem`` plus an ending, in the folder ``output``."""
 
     source: ImageFile
     output: Path
@@ -76,7 +76,7 @@ class Job:
 
     @property
     def document(self) -> Path:
-        """The JSON file, which says of what and by what it was made; written last."""
+        """The JSON file, which records the image and how its results were made; written last."""
         return self.file(".json")
 
     def file(self, ending: str) -> Path:
@@ -85,19 +85,19 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one image.
+    """The outcome of one image.
 
     Attributes:
         job: the image.
-        status: ``skipped`` means that its results were there; ``refused`` that the image cannot be read or its
-            results cannot be written; ``failed`` that something else went wrong, for instance for want of memory.
-        reason: why there is no result, one sentence.
-        trace: where it happened, if nobody expected it.
-        differs: skipped although what is there was made by another model, with other classes or settings, or by a
-            version that recorded something else.
-        crowded: done, but there may be more instances than ``max_instances`` lets through.
-        found: how many segments, instances or classes were predicted; 0 where ``differs``.
-        candidates: how many instances there were of any score.
+        status: ``skipped`` means that its results already exist; ``refused`` that the image cannot be read or its
+            results cannot be written; ``failed`` that another error occurred, for instance because memory ran out.
+        reason: why there is no result, in one sentence.
+        trace: where an unexpected error occurred.
+        differs: skipped although the existing results were made by another model, with other classes or settings, or
+            by a version with another format of records.
+        crowded: done, but there may be more instances than ``max_instances`` allows.
+        found: number of predicted segments, instances or classes; 0 if ``differs``.
+        candidates: number of instances of any score.
     """
 
     job: Job
@@ -112,15 +112,15 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What results must have been made by, and which files belong to them.
+    """Requirements for existing results, and the files that belong to a result.
 
     Attributes:
         task: of the results.
-        settings: recorded ones.
-        weights_sha256: of the model.
-        categories_sha256: of its classes: :func:`categories_sha256`.
-        endings: of the files.
-        candidates: whether instances below the threshold are written too.
+        settings: the recorded settings.
+        weights_sha256: hash of the model's weights.
+        categories_sha256: hash of its classes, see :func:`categories_sha256`.
+        endings: endings of the files.
+        candidates: whether instances below the threshold are also written.
     """
 
     task: Task
@@ -131,7 +131,7 @@ class Request:
     candidates: bool
 
     def skips(self, job: Job, document: Mapping[str, Any], image_sha256: str) -> Outcome | None:
-        """What becomes of an image with results; None where they are to be replaced."""
+        """The outcome of an image with existing results; None if they are to be replaced."""
         if not self.made(document):
             return Outcome(job, "skipped", differs=True)
         if document["provenance"].get("image_sha256") != image_sha256 or not self.is_complete(job, document):
@@ -140,10 +140,10 @@ class Request:
         return Outcome(job, "skipped", found=found, candidates=document.get("num_candidates", found))
 
     def made(self, document: Mapping[str, Any]) -> bool:
-        """Whether these weights made it, with these classes and settings."""
+        """Whether it was made with these weights, classes and settings."""
         provenance, settings = document.get("provenance"), document.get("settings")
         if isinstance(settings, dict):
-            with contextlib.suppress(ValueError):  # of a setting under two names, which is nobody's
+            with contextlib.suppress(ValueError):  # a setting under two names, which no version writes
                 settings = _ADDED | with_new_names(settings)
         return isinstance(provenance, dict) and (
             document["schema_version"],
@@ -159,7 +159,7 @@ class Request:
         width_height = tuple(document["size"][::-1])
         for ending in self.endings[1:]:
             found = _whole_png(job.file(ending))
-            if found is None or (ending != ".png" and found != width_height):  # overlays may be enlarged
+            if found is None or (ending != ".png" and found != width_height):  # overlays may be larger than the image
                 return False
         return True
 
@@ -170,7 +170,7 @@ class Request:
         source: ImageFile,
         image_sha256: str,
     ) -> dict[str, Any]:
-        """What the JSON file says beside the result: what it was made of, and candidates."""
+        """Additional content of the JSON file: how the result was made, and candidates."""
         values: dict[str, Any] = {
             "provenance": {
                 "version": mask2former.__version__,
@@ -192,7 +192,7 @@ class Request:
 
 
 def _whole_png(path: Path) -> tuple[int, int] | None:
-    """Width and height of a PNG file, all of whose chunks are there as their checksums say; None of anything else."""
+    """Width and height of a PNG file whose chunks are complete and match their checksums; None for other files."""
     try:
         documents.check_regular(path, "result")
         content = memoryview(path.read_bytes())
@@ -213,7 +213,7 @@ def _whole_png(path: Path) -> tuple[int, int] | None:
 
 
 def image_sha256_of(source: ImageFile) -> str:
-    """Of a file; nothing where it cannot be read or is no image by its size, which reading the image says better."""
+    """Hash of a file; empty if it cannot be read or is too large, for which reading the image has a better error."""
     path = path_of(source)
     if path is None:
         content = source.file if isinstance(source, ImagePage) else source
@@ -228,23 +228,23 @@ def image_sha256_of(source: ImageFile) -> str:
 
 
 def categories_sha256(categories: Categories) -> str:
-    """Of what results say of the classes: ids, names, and which are things."""
+    """Hash of the properties of classes that results depend on: ids, names, and which are things."""
     classes = [[item.id, item.name, item.is_thing] for item in categories]
     return hashlib.sha256(json.dumps(classes).encode()).hexdigest()
 
 
 def is_of_another_image(document: Mapping[str, Any], image_sha256: str) -> bool:
-    """Whether results are known to be of another image; False where one of the two is unknown."""
+    """Whether results are known to be from another image; False if one of the hashes is unknown."""
     provenance = document.get("provenance")
     recorded = provenance.get("image_sha256") if isinstance(provenance, dict) else None
     return bool(recorded and image_sha256) and recorded != image_sha256
 
 
 def check_in_the_way(jobs: Sequence[Job], request: Request) -> None:
-    """Refuse to write over what is no result of ours.
+    """Check that no file that is not a result of ours would be overwritten.
 
     Raises:
-        UserError: naming a file.
+        UserError: there is such a file, which the message names.
     """
     others = [
         path
@@ -262,10 +262,10 @@ def check_in_the_way(jobs: Sequence[Job], request: Request) -> None:
 
 
 def check_alike(jobs: Sequence[Job], request: Request) -> None:
-    """Refuse to mix results of several models, settings or tasks in one file.
+    """Check that results of several models, settings or tasks are not mixed in one file.
 
     Raises:
-        UserError: naming a file.
+        UserError: they would be mixed; the message names a file.
     """
     others = [
         job.document
@@ -281,7 +281,7 @@ def check_alike(jobs: Sequence[Job], request: Request) -> None:
 
 
 def remove_old(job: Job) -> None:
-    """Remove an earlier result, its JSON file first: from here on it is not complete."""
+    """Remove an earlier result, its JSON file first, so that it immediately counts as incomplete."""
     if read_result(job.document) is None:
         return
     ours = [path for ending in (".png", *EXACT_MAPS.values()) if is_own_image(path := job.file(ending))]
@@ -290,7 +290,7 @@ def remove_old(job: Job) -> None:
 
 
 def remove_incomplete(job: Job) -> None:
-    """Remove the overlay and maps of a result whose JSON file, which is written last, is not there."""
+    """Remove the overlay and maps of a result whose JSON file, which is written last, does not exist."""
     if not job.document.parent.is_dir():
         return
     with folder_lock(job.document.parent):
@@ -301,7 +301,7 @@ def remove_incomplete(job: Job) -> None:
 
 
 def drop_stale(job: Job) -> None:
-    """Remove the results of another image, which nothing replaces: by their name they would be taken for this one's."""
+    """Remove results of another image that will not be replaced: by name they would seem to be those of this image."""
     there = read_result(job.document)
     if there is not None and is_of_another_image(there, image_sha256_of(job.source)):
         remove_old(job)
@@ -310,18 +310,18 @@ def drop_stale(job: Job) -> None:
 
 
 def is_own_image(path: Path) -> bool:
-    """Whether a file is an overlay or a map of a result: it says so, or (of 0.1.0) the JSON file beside it does."""
+    """Whether a file is an overlay or a map of a result, judging by its mark or (for 0.1.0) the JSON file beside it."""
     if path.suffix.lower() not in (".png", ".tif") or not path.is_file():
         return False
     try:
-        with path.open("rb") as file:  # a large map is not opened as an image
+        with path.open("rb") as file:  # avoids opening a large map as an image
             if _MARK in file.read(128):
                 return True
         with open_image(path) as image:
             marks = image.info.get("Software"), getattr(image, "tag_v2", {}).get(_TIFF_SOFTWARE)
             if SOFTWARE in marks:
                 return True
-    except (UserError, OSError):  # whatever is wrong with it, reading it says
+    except (UserError, OSError):  # reading the file as an image reports the error
         return False
     for task, ending in (*EXACT_MAPS.items(), ("", ".png")):
         document = read_result(path.with_name(path.name.removesuffix(ending) + ".json"))
@@ -331,10 +331,10 @@ def is_own_image(path: Path) -> bool:
 
 
 def check_coco_file(path: Path, jobs: Sequence[Job], *, overwrite: bool = False) -> None:
-    """That the file for the COCO results of a run can be written later and destroys nothing.
+    """Check that the file for the COCO results of a run can be written later without destroying anything.
 
     Raises:
-        UserError: it is an image or one of the results, or lies where results go, or something else is there.
+        UserError: it is an image or one of the results, it is where results are written, or another file exists.
     """
     check_run_file(path, jobs, "--coco", is_coco_results, overwrite=overwrite)
 
@@ -342,10 +342,10 @@ def check_coco_file(path: Path, jobs: Sequence[Job], *, overwrite: bool = False)
 def check_run_file(
     path: Path, jobs: Sequence[Job], option: str, is_ours: Callable[[Path], bool], *, overwrite: bool
 ) -> None:
-    """The same of any file for a whole run, which ``option`` names.
+    """The same check for any file for a complete run, which is named ``option`` in messages.
 
     Raises:
-        UserError: as :func:`check_coco_file`.
+        UserError: see :func:`check_coco_file`.
     """
     check_file(path)
     check_apart(path, [source for job in jobs if (source := path_of(job.source)) is not None])
@@ -356,7 +356,7 @@ def check_run_file(
         raise UserError(f"'{path}' is one of the results of this run; name another file for {option}")
     if Path(target) in folders:
         raise UserError(f"'{path}' is a folder of the results of this run; name another file for {option}")
-    if path.is_file() and not overwrite and not is_ours(path):  # reading a pipe would wait for its writer
+    if path.is_file() and not overwrite and not is_ours(path):  # not for a pipe, where reading would block
         raise UserError(
             f"'{path}' already exists and is not a file of {option[2:].replace('coco', 'COCO results')} "
             f"of mask2former predict; name another file for {option}, or replace it with --overwrite"
@@ -364,7 +364,7 @@ def check_run_file(
 
 
 def _is_damaged(path: Path, job: Job) -> bool:
-    """Whether an overlay or map is empty, as after a power cut, or a cut PNG file beside the results it belongs to."""
+    """Whether an overlay or map is empty, as after a power failure, or a truncated PNG file beside its results."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -373,7 +373,7 @@ def _is_damaged(path: Path, job: Job) -> bool:
 
 
 def _is_own_document(path: Path) -> bool:
-    """Whether a JSON file is a result of ours, or what is left of one: empty or cut short after a power cut."""
+    """Whether a JSON file is a result of ours, or the rest of one: empty or truncated after a power failure."""
     if read_result(path) is not None:
         return True
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""Inference settings of one call: those that a model was stored with, with what the caller sets instead."""
+"""Inference settings of one call: the stored settings of a model, with replacements by the caller."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mask2former.value_range import ranges_of_bands
 
 __all__ = ["changed_pass", "check_overrides", "choose_tasks", "for_whole_frames", "override"]
 
-# Settings that only post-processing reads; all others belong to the pass through the network.
+# Settings that only affect post-processing; all others concern the pass through the network.
 _OF_RESULTS = {
     "class_thresholds",
     "classes",
@@ -26,43 +26,43 @@ _OF_RESULTS = {
     "things_first",
     "things_only",
 }
-_OF_TILED_RESULTS = {"class_thresholds", "classes", "instance_threshold", "min_area"}  # others: where tiles are joined
+_OF_TILED_RESULTS = {"class_thresholds", "classes", "instance_threshold", "min_area"}  # others: used to join tiles
 
 
 def override(
     settings: InferenceConfig, overrides: Mapping[str, Any], categories: Categories | None = None
 ) -> InferenceConfig:
-    """The settings with those of a call in their place.
+    """The settings, with those of a call replaced.
 
     Args:
-        settings: of a model or predictor.
-        overrides: by name. ``official_settings`` stands for several; ``score_threshold`` for the threshold of every
-            task; a threshold for all classes replaces those of single ones; ``tile`` sets ``diameter`` to 0 and
-            ``tile_overlap`` to a quarter of it; ``max_instances`` counts things alone; ``classes`` may be one.
-        categories: of the model, where they are known, so that ``classes`` can be checked.
+        settings: settings of a model or predictor.
+        overrides: by name. ``official_settings`` sets several; ``score_threshold`` sets the threshold of every
+            task; a threshold for all classes replaces those of single classes; ``tile`` sets ``diameter`` to 0 and
+            ``tile_overlap`` to a quarter of it; ``max_instances`` only counts things; ``classes`` may be a single one.
+        categories: classes of the model, if known, with which ``classes`` is checked.
 
     Raises:
-        UserError: a setting is unknown or out of range, or says what the model was trained for.
+        UserError: a setting is unknown or out of range, or states what the model was trained for.
     """
     overrides = dict(overrides)
-    if overrides.pop("official_settings", False):  # a word for several, which others may then replace
+    if overrides.pop("official_settings", False):  # sets several, which other overrides may then replace
         settings = settings.official()
     if not overrides:
         return settings
     if "tasks" in overrides:
         raise UserError("'tasks' says what a model was trained for and cannot be set here; pass task=...")
-    if "tile" in overrides:  # who chooses tiles gets those
-        overlap = overrides["tile"] // 4 if isinstance(overrides["tile"], int) else 0  # what is no number is refused
+    if "tile" in overrides:  # an explicit choice of tiles is not changed
+        overlap = overrides["tile"] // 4 if isinstance(overrides["tile"], int) else 0  # other types are rejected later
         overrides = {"diameter": 0.0, "tile_overlap": overlap} | overrides
-    if "max_instances" in overrides:  # whoever sets a number of things gets that many; as published, stuff takes some
+    if "max_instances" in overrides:  # gives that number of things; in the published selection, stuff counts, too
         overrides = {"things_first": True} | overrides
-    if "score_threshold" in overrides:  # one word for the threshold of every task
+    if "score_threshold" in overrides:  # sets the threshold of every task
         threshold = overrides["score_threshold"]
         parse(InferenceConfig, {"score_threshold": threshold}, "inference settings")  # refused by the name it was given
         if "panoptic" not in settings.tasks:
             overrides = {name: value for name, value in overrides.items() if name != "score_threshold"}
         overrides = {"instance_threshold": threshold} | overrides
-    if "instance_threshold" in overrides:  # of all classes, then
+    if "instance_threshold" in overrides:  # then applies to all classes
         overrides = {"class_thresholds": {}} | overrides
     if isinstance(overrides.get("classes"), str):
         overrides["classes"] = (overrides["classes"],)
@@ -80,22 +80,22 @@ def override(
 
 
 def check_overrides(overrides: Mapping[str, Any]) -> None:
-    """Refuse settings that no model could have, before minutes of loading one.
+    """Reject settings that no model can have, before spending minutes on loading one.
 
     Raises:
-        UserError: as :func:`override`.
+        UserError: see :func:`override`.
     """
     # The settings of the model are not known yet.
     by_size = bool(overrides.get("diameter"))
     known = InferenceConfig(tasks=("instance",), tile=64) if by_size else InferenceConfig(tasks=("panoptic",))
-    # Neither are its channels, nor whether it has tiles, which may overlap by more.
+    # Neither are its channels, nor whether it has tiles, which would allow larger overlaps.
     of_model = {"bands"} if "tile" in overrides else {"bands", "tile_overlap"}
     of_model |= {"value_range"} if ranges_of_bands(checked_range(overrides.get("value_range"))) else set()
     override(known, {name: value for name, value in overrides.items() if name not in of_model})
 
 
 def changed_pass(before: InferenceConfig, after: InferenceConfig) -> list[str]:
-    """The settings that differ and that results of a finished pass through the network cannot follow, by name."""
+    """Names of changed settings that cannot be applied to results after the pass through the network."""
     free = _OF_TILED_RESULTS if before.tile else _OF_RESULTS
     return [
         name
@@ -105,10 +105,10 @@ def changed_pass(before: InferenceConfig, after: InferenceConfig) -> list[str]:
 
 
 def choose_tasks(task: Task | Sequence[Task] | None, settings: InferenceConfig) -> tuple[Task, ...]:
-    """The tasks that ``task`` stands for; by default the first that the model was trained for.
+    """The requested tasks; by default the first one for which the model was trained.
 
     Raises:
-        UserError: a task that does not exist or that the model was not trained for.
+        UserError: a task does not exist, or the model was not trained for it.
     """
     tasks: tuple[Any, ...] = (task,) if isinstance(task, str) else tuple(task or (settings.default_task,))
     for name in tasks:
@@ -121,10 +121,10 @@ def choose_tasks(task: Task | Sequence[Task] | None, settings: InferenceConfig) 
 
 
 def for_whole_frames(settings: InferenceConfig, overrides: Mapping[str, Any]) -> InferenceConfig:
-    """Settings for clips and tracks, which know neither tiles nor the removal of overlaps.
+    """Settings for clips and tracks, which support neither tiles nor the removal of overlaps.
 
     Raises:
-        UserError: one of the two is set, or what chooses among results of images.
+        UserError: one of the two is set, or a setting that filters results of images.
     """
     if settings.tile:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Where the tiles of an image lie."""
+"""The positions of the tiles of an image."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Tile:
     right: int
 
     def of(self, image: np.ndarray) -> np.ndarray:
-        """What the tile shows of an array whose first axes are height and width."""
+        """The part of an array that the tile shows; its first axes are height and width."""
         return image[self.top : self.bottom, self.left : self.right]
 
     def common(self, other: Tile) -> Tile | None:
-        """What both show, if anything."""
+        """The common part of two tiles; None if there is none."""
         top, left = max(self.top, other.top), max(self.left, other.left)
         bottom, right = min(self.bottom, other.bottom), min(self.right, other.right)
         return Tile(top, left, bottom, right) if top < bottom and left < right else None
@@ -36,14 +36,14 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """The tiles of an image, and where each is the last to show pixels.
+    """The tiles of an image, and which pixels each is the last to show.
 
     Attributes:
         size_hw: height and width of the image.
-        tops: of the rows of tiles, rising.
-        lefts: of the columns of tiles, rising.
+        tops: top edges of the rows of tiles, ascending.
+        lefts: left edges of the columns of tiles, ascending.
         tile_hw: height and width of every tile.
-        overlap: pixels that neighbours share at least.
+        overlap: least number of pixels that neighbours share.
     """
 
     size_hw: Size
@@ -56,8 +56,8 @@ class Grid:
     def over(cls, size_hw: Size, side: int, overlap: int) -> Grid:
         """Squares of ``side`` pixels that cover an image.
 
-        They are evenly spread, each over its neighbours by at least ``overlap`` pixels, and as high or wide as the
-        image where that is smaller.
+        They are evenly spaced and overlap their neighbours by at least ``overlap`` pixels. If the image is smaller than
+        ``side``, they are only as high or wide as the image.
         """
         tops, lefts = (tuple(_starts(length, side, overlap)) for length in size_hw)
         return cls(size_hw, tops, lefts, (min(side, size_hw[0]), min(side, size_hw[1])), overlap)
@@ -71,12 +71,12 @@ class Grid:
         return (Tile(top, left, top + height, left + width) for top in self.tops for left in self.lefts)
 
     def done(self, tile: Tile) -> Size:
-        """The row and the column from which on later tiles show something, too."""
+        """The first row and the first column that later tiles also show."""
         rows, columns = dict(pairwise(self.tops)), dict(pairwise(self.lefts))
         return rows.get(tile.top, tile.bottom), columns.get(tile.left, tile.right)
 
     def distances(self) -> tuple[Float32[np.ndarray, " h"], Float32[np.ndarray, " w"]]:
-        """How many pixels each row and each column of a tile is from its border; 1 at the border itself."""
+        """Distance of each row and each column of a tile from its border, in pixels; 1 at the border itself."""
         rows, columns = (np.minimum(range(1, side + 1), range(side, 0, -1)) for side in self.tile_hw)
         return rows.astype(np.float32), columns.astype(np.float32)
 

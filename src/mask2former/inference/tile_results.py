@@ -1,6 +1,7 @@
-"""One result for an image from the predictions of its tiles, one class for each task; tiles come row by row.
+"""One result for an image from the predictions of its tiles, with one class per task; tiles come row by row.
 
-What no later tile shows is decided at once and compressed, so that only what tiles share waits for the next ones.
+Pixels that no later tile shows are decided and compressed at once, so only pixels that tiles share wait for later
+tiles.
 """
 
 from __future__ import annotations
@@ -38,11 +39,11 @@ Results = dict[Task, Segmentation]
 
 @dataclass(frozen=True, slots=True)
 class TilePrediction:
-    """What the network says of a tile.
+    """The prediction for a tile.
 
     Attributes:
         results: of the tasks instance and panoptic, at the size of the tile.
-        class_scores: of the task semantic, likewise.
+        class_scores: of the task semantic, at the size of the tile.
     """
 
     results: Results
@@ -50,10 +51,10 @@ class TilePrediction:
 
 
 class WholeResult(Protocol):
-    """The result of one task, as it grows."""
+    """The growing result of one task."""
 
     def take(self, tile: Tile, prediction: TilePrediction) -> None:
-        """The next tile, in the order of the grid."""
+        """Add the next tile, in the order of the grid."""
         ...
 
     def finish(self) -> PackedSegmentation:
@@ -68,12 +69,12 @@ def whole_result(task: Task, grid: Grid, categories: Categories, settings: Infer
 
 
 class JoinedInstances:
-    """What several tiles show is one object, as :func:`join` decides; the best ``max_instances`` of the image are kept.
+    """Joins objects that several tiles show, see :func:`join`, and keeps the best ``max_instances`` of the image.
 
     Args:
-        grid: of the tiles.
+        grid: the grid of tiles.
         categories: the classes of the model.
-        settings: of which ``max_instances``, ``non_overlapping`` and ``overlap_threshold`` count.
+        settings: ``max_instances``, ``non_overlapping`` and ``overlap_threshold`` are used.
     """
 
     def __init__(self, grid: Grid, categories: Categories, settings: InferenceConfig) -> None:
@@ -88,20 +89,20 @@ class JoinedInstances:
     def finish(self) -> Instances:
         settings = self._settings
         joined = join(self._found, self._grid.size_hw, self._categories, settings.max_instances)
-        self._found.clear()  # they are as large as what was made of them
+        self._found.clear()  # as large as the joined result
         return remove_overlaps(joined, settings.overlap_threshold) if settings.non_overlapping else joined
 
 
 class BlendedScores:
-    """The class of every pixel: the largest of the class scores of all tiles that show it, weighted and added.
+    """The class of every pixel: the largest weighted sum of class scores over all tiles that show it.
 
     The weight of a tile is 1, and falls linearly over ``overlap`` pixels towards its border, along both axes. Scores
-    are held where later tiles show the same pixels: ``classes x overlap x width`` of the image, and one tile.
+    are kept where later tiles show the same pixels: ``classes x overlap x width`` of the image, and one tile.
 
     Args:
-        grid: of the tiles.
+        grid: the grid of tiles.
         categories: the classes of the scores.
-        settings: no more are needed here.
+        settings: not used.
     """
 
     def __init__(self, grid: Grid, categories: Categories, settings: InferenceConfig) -> None:
@@ -110,9 +111,9 @@ class BlendedScores:
         rows, columns = (np.minimum(side / (grid.overlap + 1), 1) for side in grid.distances())
         self._weights = torch.from_numpy(rows[:, None] * columns)
         self._row = np.empty((0, grid.size_hw[1]), dtype=np.uint16)
-        self._shared: Tensor | None = None  # by rows of tiles: what those above say until the one below says more
-        self._rows_above = 0  # of it, that the rows of tiles above show, too
-        self._before: Tensor | None = None  # what earlier tiles of this row say of this one
+        self._shared: Tensor | None = None  # scores of rows of tiles above, until the row below adds its own
+        self._rows_above = 0  # rows of it that tiles above show, too
+        self._before: Tensor | None = None  # scores for this tile from earlier tiles of its row
 
     def take(self, tile: Tile, prediction: TilePrediction) -> None:
         scores = prediction.class_scores
@@ -141,29 +142,30 @@ class BlendedScores:
 
 
 class JoinedSegments:
-    """Things that several tiles show become one, as :func:`join` decides; stuff of one class is one segment.
+    """Joins things that several tiles show, see :func:`join`; stuff of one class is one segment.
 
-    Every pixel of a thing belongs to the best of those that cover it, and what keeps less than ``overlap_threshold``
-    of its mask is dropped. Every other pixel is of the stuff that tiles show there, that of the tile whose border is
-    farthest away (along both axes: the product counts). So things come before stuff where two tiles disagree.
+    Every pixel of a thing belongs to the best of those that cover it, and a thing that keeps less than
+    ``overlap_threshold`` of its mask is dropped. Every other pixel belongs to the stuff that a tile shows there,
+    preferably the tile whose border is farthest away (by the product over both axes). So things come before stuff where
+    two tiles disagree.
 
     Args:
-        grid: of the tiles.
+        grid: the grid of tiles.
         categories: the classes of the model.
-        settings: of which ``overlap_threshold`` counts.
+        settings: ``overlap_threshold`` is used.
     """
 
     def __init__(self, grid: Grid, categories: Categories, settings: InferenceConfig) -> None:
         self._grid, self._categories, self._overlap_threshold = grid, categories, settings.overlap_threshold
         self._things: list[tuple[Tile, Instances]] = []
-        self._stuff = PackedMap(grid.size_hw, np.uint16)  # class index plus 1; 0 is none
-        self._scores: dict[int, float] = {}  # of stuff, by class
+        self._stuff = PackedMap(grid.size_hw, np.uint16)  # class index plus 1; 0 for none
+        self._scores: dict[int, float] = {}  # scores of stuff, by class
         rows, columns = grid.distances()
         self._distances = rows[:, None] * columns
         width = grid.size_hw[1]
         self._top = 0
         self._labels = np.zeros((grid.tile_hw[0], width), dtype=np.uint16)
-        self._nearest = np.zeros((grid.tile_hw[0], width), dtype=np.float32)  # distances of what is in labels
+        self._nearest = np.zeros((grid.tile_hw[0], width), dtype=np.float32)  # distances for the pixels in labels
 
     def take(self, tile: Tile, prediction: TilePrediction) -> None:
         result = prediction.results["panoptic"]
@@ -186,9 +188,9 @@ class JoinedSegments:
                 rows[len(rows) - done :] = 0
 
     def finish(self) -> PackedPanoptic:
-        """Things by falling score, then stuff by class."""
+        """Things in falling order of score, then stuff by class."""
         joined = join(self._things, self._grid.size_hw, self._categories, agreed=True)
-        self._things.clear()  # they are as large as what was made of them
+        self._things.clear()  # as large as the joined result
         things = remove_overlaps(joined, self._overlap_threshold)
         stuff = sorted(self._scores)
         id_of_stuff = np.zeros(len(self._categories) + 1, dtype=np.int32)
@@ -223,7 +225,7 @@ def _things(result: PanopticSegmentation) -> Instances:
 
 
 def _paint(rows: Int[np.ndarray, "rows W"], top: int, masks: SparseMasks, index: int) -> None:
-    """Write the number of a mask, from 1, into the rows of an id map that begin at ``top``."""
+    """Write the number of each mask, from 1, into the rows of an id map that starts at ``top``."""
     mask_top, left, mask = masks[index]
     part = mask[max(0, top - mask_top) : top + len(rows) - mask_top]
     start = max(0, mask_top - top)

@@ -1,9 +1,10 @@
-"""Images in tiles of one scale, through the network one by one, and one result for all of them, for every task.
+"""Images in tiles of one scale, passed through the network one by one and merged into one result, for every task.
 
-A model of 100 queries cannot find 400 objects, one that learned objects of 40 pixels does not know those of 10, and a
-whole slide does not fit the memory. So the image is cut into overlapping tiles. Scores of classes are blended where
-tiles overlap, objects that two tiles show are found again by their masks there, and stuff of one class is one segment.
-Ours; the published model takes whole images. Knows no model: it is given a function that predicts tiles.
+A model with 100 queries cannot find 400 objects, one trained on objects of 40 pixels does not recognise those of 10,
+and a complete slide does not fit into memory. So the image is cut into overlapping tiles. Class scores are blended
+where tiles overlap, objects that two tiles show are matched by their masks in the overlap, and stuff of one class is
+one segment. This is our addition; the published models take complete images. The module receives a function that
+predicts tiles and does not depend on a model.
 """
 
 from __future__ import annotations
@@ -44,17 +45,17 @@ class PredictTiles(Protocol):
     ) -> Sequence[TilePrediction]: ...
 
 
-_SURE = 0.9  # score from which results tell the diameter of objects; with 0.5, candidates at noise misled it
-_NEARLY = 0.95  # of the best score, from which they do where a model is less sure
+_SURE = 0.9  # score from which results define the diameter of objects; with 0.5, false candidates distorted it
+_NEARLY = 0.95  # share of the best score from which they do so if a model is less certain
 _LEAST_SURE = 0.5  # best score below which an image is not cut again
-_ALIKE = 1.25  # times: tiles that are less than this larger or smaller are not worth another round
-_FARTHEST = 4  # times: how much smaller or larger than ``tile`` tiles get
-_SMALLEST = 16  # pixels: side of a tile
-_PIXELS_AT_ONCE = 1 << 19  # that the model is shown: eight tiles of 256 pixels
-_OWN_PIXELS_AT_ONCE = 1 << 22  # of the image
+_ALIKE = 1.25  # factor: tiles whose size differs by less are not worth another round
+_FARTHEST = 4  # factor: how much smaller or larger than ``tile`` tiles can become
+_SMALLEST = 16  # pixels: least side of a tile
+_PIXELS_AT_ONCE = 1 << 19  # network input per call: eight tiles of 256 pixels
+_OWN_PIXELS_AT_ONCE = 1 << 22  # pixels of the image per call
 _AGAIN = 2  # times that an image is cut again
-_STRIDE = 32  # pixels that the sides of what the model is shown are padded to a multiple of
-_MANY_TILES = 48  # above which a part of the image tells the diameter
+_STRIDE = 32  # pixels; sides of the network input are padded to multiples of it
+_MANY_TILES = 48  # above which parts of the image define the diameter
 
 
 def segment_in_tiles(
@@ -67,14 +68,15 @@ def segment_in_tiles(
     """The results of an image, tile by tile.
 
     Args:
-        image: that is read tile by tile.
-        predict: gives the predictions of some tiles at once.
+        image: image that is read tile by tile.
+        predict: returns the predictions of several tiles at once.
         tasks: of the results.
         categories: the classes of the model.
-        settings: with ``tile``. Tiles are resized by ``short_edge / tile`` (0: not at all), so that objects have one
-            scale in images of any size; ``max_instances`` and ``non_overlapping`` count for the whole image. With
-            ``diameter``, which is for instances alone, the results, of parts where there are many tiles, tell how
-            large the objects are, and the image is cut again into tiles that show them at that diameter, up to twice.
+        settings: settings with ``tile``. Tiles are resized by ``short_edge / tile`` (0: not at all), so objects have
+            one scale in images of any size; ``max_instances`` and ``non_overlapping`` apply to the complete image. With
+            ``diameter``, which is for the task instance only, the size of objects is measured in the results (of parts
+            of the image, if there are many tiles), and the image is cut again, up to twice, into tiles that show the
+            objects at that diameter.
     """
     assert settings.tile
 
@@ -92,7 +94,7 @@ def segment_in_tiles(
 def _of_diameter(
     image: Regions, through: Callable[[Regions, int], PackedResults], settings: InferenceConfig
 ) -> tuple[int, PackedResults | None]:
-    """The side of tiles that show objects at the diameter of training, and the results if they are known by then."""
+    """The side of tiles that show objects at the diameter of training, and the results if they are already known."""
     side = settings.tile
     results: list[PackedResults] = []
     for _ in range(_AGAIN):
@@ -107,24 +109,24 @@ def _of_diameter(
             break
         shrinks, side = better < side, better
         results = []
-        if shrinks:  # once only: noise that is enlarged looks like many small objects, and is enlarged the more
+        if shrinks:  # only once: enlarged noise looks like many small objects, which would be enlarged even more
             break
     return side, results[0] if len(results) == 1 else None
 
 
 def _sample(image: Regions, side: int, settings: InferenceConfig) -> list[Regions]:
-    """What tells the diameter of objects: the image, or where that has many tiles, four parts of four tiles."""
+    """Images to measure the diameter of objects: the image, or if it has many tiles, four parts of four tiles."""
     overlap = _overlap(side, settings)
     if len(Grid.over(image.size_hw, side, overlap)) <= _MANY_TILES:
         return [image]
-    part = 2 * side - overlap  # objects that one tile cuts off are whole in four
+    part = 2 * side - overlap  # objects that one tile cuts off are complete in four tiles
     tops, lefts = (sorted({round(share * max(0, length - part)) for share in (0.25, 0.75)}) for length in image.size_hw)
     height, width = (min(part, length) for length in image.size_hw)
     return [RegionsPart(image, top, left, (height, width)) for top in tops for left in lefts]
 
 
 def _diameter(found: Sequence[PackedResults]) -> float | None:
-    """The typical diameter of what the model is surest of, in an image or parts; None where it is sure of nothing."""
+    """The typical diameter of the most certain objects in an image or its parts; None if no object is certain."""
     results = [instances for one in found if isinstance(instances := one["instance"], Instances)]
     best = max((result.scores[0] for result in results if len(result)), default=0.0)
     if best < _LEAST_SURE:
@@ -135,20 +137,20 @@ def _diameter(found: Sequence[PackedResults]) -> float | None:
 
 
 def _inside(result: Instances) -> Bool[np.ndarray, " N"]:
-    """Which instances do not touch the rim, where a part of an image would cut them off."""
+    """Which instances do not touch the border, where a part of an image would cut them off."""
     height, width = result.size_hw
     x1, y1, x2, y2 = result.boxes.T
     return (x1 > 0) & (y1 > 0) & (x2 < width) & (y2 < height)
 
 
 def _side(typical: float, settings: InferenceConfig) -> int:
-    """The side of tiles that show objects of this diameter as large as those of training."""
+    """The side of tiles in which objects of this diameter appear as large as in training."""
     side = round(settings.short_edge * typical / settings.diameter)
     return min(max(side, _SMALLEST, settings.tile // _FARTHEST), _FARTHEST * settings.tile)
 
 
 def _overlap(side: int, settings: InferenceConfig) -> int:
-    """The pixels that tiles of this side share, in proportion to those of the settings."""
+    """The overlap of tiles of this side in pixels, in proportion to the overlap in the settings."""
     return settings.tile_overlap * side // settings.tile
 
 
@@ -160,18 +162,18 @@ def _through_tiles(
     categories: Categories,
     settings: InferenceConfig,
 ) -> PackedResults:
-    """The results through tiles of one side."""
+    """The results with tiles of one side."""
     grid = Grid.over(image.size_hw, side, _overlap(side, settings))
     factor = settings.short_edge / side if settings.short_edge else 1.0
     height, width = (max(1, round(length * factor)) for length in grid.tile_hw)
     padded = (-(-height // _STRIDE) * _STRIDE) * (-(-width // _STRIDE) * _STRIDE)
     at_once = max(1, min(_PIXELS_AT_ONCE // padded, _OWN_PIXELS_AT_ONCE // (grid.tile_hw[0] * grid.tile_hw[1])))
-    # What is a lesser candidate in one tile may be the better one of another, so all that count are joined first.
+    # A weaker candidate in one tile may be the better one of another tile, so all relevant ones are joined first.
     everything = {"non_overlapping": False, "instance_threshold": LEAST_SCORE, "class_thresholds": {}}
     every = settings.model_copy(update=everything)
 
     def found() -> Iterator[tuple[Tile, TilePrediction]]:
-        # Some after others: of each tile only what the joined results need is kept.
+        # A few tiles at a time: only the parts of each tile that the joined results need are kept.
         listed = list(grid)
         for start in range(0, len(listed), at_once):
             some = listed[start : start + at_once]

@@ -1,4 +1,4 @@
-"""A video, a folder of frames or a camera to files of tracks, in one call."""
+"""From a video, a folder of frames or a camera to files of tracks, in one call."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ __all__ = ["TrackReport", "track_files"]
 
 @dataclass(frozen=True)
 class TrackReport:
-    """What was made of a clip.
+    """The result of tracking a clip.
 
     Attributes:
         task: of the tracks.
-        num_frames, num_tracks: how many there are; tracks without a pixel do not count.
-        files: what was written, by what it is.
-        complete: False where the call was stopped.
+        num_frames, num_tracks: number of frames, and of tracks with at least one pixel.
+        files: the files that were written, by kind.
+        complete: False if the call was interrupted.
         notes: what a user should know, one sentence each.
     """
 
@@ -86,7 +86,7 @@ def track_files(
         rate: frames per second of a folder of frames, 30 by default.
         video: whether X.mp4 is written.
         ytvis: also write the tracks as a YouTube-VIS results file.
-        video_id: of the clip in that file.
+        video_id: id of the clip in that file.
         writers: for your own formats; they receive every frame.
         overwrite: replace existing results.
         device: see :class:`Predictor`.
@@ -139,12 +139,12 @@ def track_files(
             document.notes += frames.notes
             for writer in growing:
                 writer.complete = not stopped
-    except Exception as error:  # whatever it is, what was done before is said with it
+    except Exception as error:  # any error, which also reports what was done before
         if not document.count:
             raise
         kept = [f"'{next(filter(Path.exists, (w.working.path, w.path)), w.path)}'" for w in growing]
         most = f" (and played up to the last seconds in {kept[1]})" if len(kept) > 1 else ""
-        reason = str(error)  # which names the frame
+        reason = str(error)  # names the frame
         if not isinstance(error, UserError):
             reason = failures.reason(error, f"frame {document.count + 1} of {frames.name}", predictor.device)
         frame_word = "frame" if document.count == 1 else "frames"
@@ -154,7 +154,7 @@ def track_files(
 
 
 def _source(source: str | Path | int) -> tuple[Path | int, str]:
-    """What is read, and how its results are called."""
+    """The source, and the name of its results."""
     if isinstance(source, int) or (isinstance(source, str) and source.isdecimal() and not os.path.exists(source)):
         return int(source), f"camera-{int(source)}"
     path = Path(source)
@@ -167,7 +167,7 @@ def _check_outputs(outputs: dict[str, Path], source: Path | int, overwrite: bool
     for output in outputs.values():
         if isinstance(source, Path) and output.resolve() == source.resolve():
             raise UserError(f"'{output}' would overwrite the video itself; choose another output")
-        if output.is_file() and not overwrite:  # into a device or a pipe it is written
+        if output.is_file() and not overwrite:  # not for a device or a pipe
             raise OptionError(
                 lambda name, output=output: f"'{output}' already exists; use {name('overwrite')} or another output"
             )
@@ -175,7 +175,7 @@ def _check_outputs(outputs: dict[str, Path], source: Path | int, overwrite: bool
 
 
 def _leftovers(outputs: Iterable[Path], growing: Sequence[TrackDocument | VideoWriter]) -> list[str]:
-    """Sentences about what killed runs have left."""
+    """Sentences about files that killed runs have left behind."""
     notes = leftovers_note(output.parent for output in outputs)
     if left := [f"'{path}'" for writer in growing if (path := writer.working.left())]:
         notes.append(

@@ -1,7 +1,7 @@
-"""Clips of any length: windows of frames through the model, objects linked from one window to the next.
+"""Clips of any length: the model processes windows of frames, and objects are linked from one window to the next.
 
-Memory does not grow with the length: a window of frames, what the network says about it, and the tracks that were
-seen not long ago. Writes nothing.
+Memory does not grow with the length of the clip: it holds a window of frames, the network's output for it, and recent
+tracks. Nothing is written.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ Predict = Callable[[Sequence[UInt8[np.ndarray, "H W C"]]], Prediction]
 def choose_tracking(
     task: Task | None, tracking: TrackingConfig, settings: InferenceConfig, default_window: int
 ) -> tuple[TrackingTask, TrackingConfig]:
-    """The task, by default instance where it is shown, and the settings with their defaults filled in.
+    """The task, by default instance if the model supports it, and the settings with their defaults filled in.
 
     Raises:
-        UserError: a task that has no tracks, or a stride above the window.
+        UserError: the task has no tracks, or the stride exceeds the window.
     """
     only_panoptic = "panoptic" in settings.tasks and "instance" not in settings.tasks
     chosen: Task = task or ("panoptic" if only_panoptic else "instance")
@@ -67,20 +67,20 @@ def track_frames(
 ) -> Iterator[TrackedFrame]:
     """One result per frame, each as soon as no later window can change it.
 
-    A clip that fits in one window is segmented as the published code does it: no object is taken for another one.
+    A clip that fits into one window is segmented as in the published code: no objects are merged.
 
     Args:
-        predict: the prediction for the frames of one window, see
+        predict: returns the prediction for the frames of one window, see
             :meth:`~mask2former.inference.predictor.Predictor.clip_prediction`.
-        frames: of one size.
-        task: ``instance`` follows objects that may overlap, ``panoptic`` gives every pixel a thing's track or a class
-            of stuff.
+        frames: frames of equal size.
+        task: ``instance`` tracks objects that may overlap; ``panoptic`` assigns every pixel to the track of a thing or
+            to a class of stuff.
         categories: the classes of the network.
         settings: of post-processing.
         tracking: with window, stride and threshold, see :func:`choose_tracking`.
 
     Raises:
-        UserError: the network says nothing by which objects could be followed.
+        UserError: the network returns no features with which objects could be tracked.
     """
     window, stride = tracking.window, tracking.stride
     assert window is not None
@@ -89,7 +89,7 @@ def track_frames(
     linker = TrackLinker(tracking)
     reader = _Reader(predict, task, categories, settings, tracking.threshold)
     buffer: deque[Frame] = deque(maxlen=window)
-    shown = given = 0  # frames that the network has seen; frames that were given out
+    shown = given = 0  # frames that the network has seen; frames that were returned
     last: _Window | None = None
     source = iter(frames)
     upcoming = next(source, None)
@@ -100,7 +100,7 @@ def track_frames(
         ends = upcoming is None
         if not ends and (len(buffer) < window or seen - shown < stride):
             continue
-        last = None  # before the next one is made
+        last = None  # freed before the next window is created
         last = reader.read(list(buffer))
         is_whole = ends and shown == 0
         numbers = (
@@ -117,14 +117,14 @@ def track_frames(
 def join_frames(
     frames: Iterable[TrackedFrame], *, things_only: bool = False, max_instances: int = 100
 ) -> VideoInstances:
-    """All frames as one result, the most certain (track, class) pairs first; memory grows with their number.
+    """All frames as one result, the most certain (track, class) pairs first; memory grows with the number of frames.
 
-    The probability of a class is its sum over the frames that a track was looked for in, divided by the number of all
-    frames, so that a short track counts less.
+    The probability of a class is its sum over the frames in which a track was searched for, divided by the number of
+    all frames, so a short track has a lower score.
 
     Args:
-        frames: of one clip, at least one, without panoptic results.
-        things_only: drop stuff classes; after the choice of ``max_instances``, hence fewer may remain.
+        frames: frames of one clip, at least one, without panoptic results.
+        things_only: drop stuff classes after ``max_instances`` pairs are chosen, so fewer may remain.
         max_instances: how many pairs are chosen.
     """
     results = list(frames)
@@ -133,7 +133,7 @@ def join_frames(
     numbers = np.unique(np.concatenate([frame.track_ids for frame in results]))
     sums = np.zeros((len(numbers), len(categories)))
     empty = SparseMasks([Patch(0, 0, np.zeros((0, 0), dtype=bool))], results[0].size_hw)
-    row_of_track = np.zeros((len(results), len(numbers)), dtype=np.int64)  # by frame; after the last where it is not
+    row_of_track = np.zeros((len(results), len(numbers)), dtype=np.int64)  # by frame; the last index if it is absent
     for index, frame in enumerate(results):
         tracks = np.searchsorted(numbers, frame.track_ids)
         row_of_track[index] = len(frame)
@@ -155,14 +155,14 @@ def join_frames(
 
 @dataclass(frozen=True, slots=True)
 class _Window:
-    """What the network says about some frames, and the objects that were read from it.
+    """The network's output for some frames, and the objects in it.
 
     Attributes:
-        frames: as they came.
+        frames: the original frames.
         prediction: for all of them, as one clip.
-        queries: of the objects.
+        queries: indices of the queries of the objects.
         found: the objects.
-        segmentations: for video panoptic, one per frame, with the query of every thing segment by its id.
+        segmentations: for video panoptic, one per frame, with the query of every thing segment by segment id.
     """
 
     frames: list[Frame]
@@ -173,7 +173,7 @@ class _Window:
 
 
 class _Reader:
-    """Windows of frames to the objects in them, and those to results."""
+    """Finds objects in windows of frames, and converts them to results."""
 
     def __init__(
         self,
@@ -257,7 +257,7 @@ class _Reader:
         order: Int64[np.ndarray, " M"],
         labels: Int64[np.ndarray, " M"],
     ) -> tuple[PanopticSegmentation, SparseMasks]:
-        """The panoptic result of a frame with ids that stay, and the masks of its things in the order of their ids."""
+        """The panoptic result of a frame with persistent ids, and the masks of its things in the order of their ids."""
         segmentation, query_of_segment = window.segmentations[index]
         row_of_query = {query: row for row, query in enumerate(window.queries.tolist())}
         label_of_row = dict(zip(order.tolist(), labels.tolist(), strict=True))
@@ -285,7 +285,7 @@ def _by_certainty(found: Candidates) -> Int64[np.ndarray, " N"]:
 def _means(
     found: Candidates, numbers: Int64[np.ndarray, " N"], linker: TrackLinker | None
 ) -> Float64[np.ndarray, "N K"]:
-    """Class probabilities of each object over all that was seen of it; without a follower, in this window alone."""
+    """Class probabilities of each object, averaged over all its windows; without a linker, in this window alone."""
     means = found.probabilities.astype(np.float64)
     for row, number in enumerate(numbers.tolist()):
         if linker is not None and number:

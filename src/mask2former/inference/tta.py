@@ -1,7 +1,8 @@
-"""Test-time augmentation: one image at several sizes, plain and mirrored, for one result.
+"""Test-time augmentation: one result from one image at several sizes, original and mirrored.
 
 Semantic segmentation adds up class scores, as published. Panoptic and instance segmentation have no published rule;
-ours (:func:`consensus`) finds the same query in all views and averages it. Knows no files and no metrics.
+ours (:func:`consensus`) matches queries across all views and averages them. The module reads no files and has no
+metrics.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ __all__ = ["AugmentedPredictor", "MultiScaleFlip", "View", "consensus", "through
 
 Size = tuple[int, int]
 
-# Parity: shorter sides and cap of the published configurations, by the (shorter side, cap) of their plain test size.
-# Those of COCO and Mapillary Vistas do not set any and so have their library's; for Mapillary Vistas the zoo's
-# multi-scale numbers were made with others, which are not published.
+# Parity: short edges and limit of the published configurations, by the (short edge, limit) of their plain test size.
+# Those of COCO and Mapillary Vistas do not set any, so the defaults of their library apply; for Mapillary Vistas the
+# zoo's multi-scale numbers were made with other values, which are not published.
 _LIBRARY_SIZES = (tuple(range(400, 1201, 100)), 4000)
 _PUBLISHED_SIZES = {
     (512, 2048): ((256, 384, 512, 640, 768, 896), 3584),  # ADE20K
@@ -45,13 +46,13 @@ _PUBLISHED_SIZES = {
     (800, 1333): _LIBRARY_SIZES,  # COCO
     (2048, 2048): _LIBRARY_SIZES,  # Mapillary Vistas
 }
-_FACTORS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # which the published lists amount to
+_FACTORS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # the ratios in the published lists
 _NO_CLIPS = "test-time augmentation is for images; use the plain predictor for clips"
-_SAME_OBJECT = 0.5  # IoU above which masks of two views can be one, as in panoptic quality
+_SAME_OBJECT = 0.5  # IoU above which masks of two views can be one object, as in panoptic quality
 
 
 class View(NamedTuple):
-    """One way to see an image: its size for the network, and whether it is mirrored."""
+    """One view of an image: its size for the network, and whether it is mirrored."""
 
     size_hw: Size
     mirrored: bool
@@ -59,24 +60,24 @@ class View(NamedTuple):
     def of(
         self, plain: UInt8[np.ndarray, "H W C"], resampling: Resampling = "antialiased"
     ) -> UInt8[np.ndarray, "h w C"]:
-        """The image, resized as the model expects it, then mirrored."""
+        """The image, resized for the model, then mirrored."""
         resized = resize_image(plain, self.size_hw, resampling)
         return np.ascontiguousarray(resized[:, ::-1]) if self.mirrored else resized
 
 
 @dataclass(frozen=True, slots=True)
 class MultiScaleFlip:
-    """Which views are taken: every size plain and, with ``flip``, mirrored (Mask2Former, Table 4: multi-scale).
+    """The choice of views: every size plain and, with ``flip``, mirrored (Mask2Former, Table 4: multi-scale).
 
     Args:
-        short_edges: shorter sides in pixels. By default, for semantic segmentation those published for the plain size
-            of the model, or for other models 0.5 to 1.75 times its plain size; for segments and instances the plain
-            size alone, because far sizes cost them more than they gave where it was measured.
-        long_edge: cap of the longer side in pixels; by default the published one, or none.
-        flip: also mirrored left and right.
+        short_edges: short edges in pixels. By default, for semantic segmentation those published for the plain size
+            of the model, or for other models 0.5 to 1.75 times its plain size; for segments and instances only the
+            plain size, because very different sizes reduced quality more than they improved it in our measurements.
+        long_edge: limit of the long edge in pixels; by default the published one, or none.
+        flip: also use horizontally mirrored views.
 
     Raises:
-        UserError: a size that is no positive number, twice the same, or no size at all.
+        UserError: a size is not positive or is repeated, or there is no size.
     """
 
     short_edges: tuple[int, ...] | None = None
@@ -91,9 +92,9 @@ class MultiScaleFlip:
             raise UserError(f"the cap of the longer side must be at least 1 pixel, got {self.long_edge}")
 
     def views(self, plain_hw: Size, settings: InferenceConfig, task: Task = "semantic") -> list[View]:
-        """The views of an image that the model would see at ``plain_hw``: the nearest size first, plain first.
+        """The views of an image that the model would see at ``plain_hw``: the nearest size first, plain views first.
 
-        Views that turn out equal, for instance through the cap, stay: each counts, as published.
+        Views that happen to be equal, for instance because of the limit, are kept: each counts, as published.
         """
         short, longest = min(plain_hw), None
         sizes = self.short_edges
@@ -112,7 +113,7 @@ class MultiScaleFlip:
 
 
 class AugmentedPredictor(Predictor):
-    """A predictor that sees every image several times; it is called like the one it is made from.
+    """A predictor that processes several views of every image; it is called like the predictor it is made from.
 
         predictor = AugmentedPredictor(Predictor.from_pretrained("cityscapes-semantic/swin-t"))
         result = predictor("street.jpg", "semantic")
@@ -121,14 +122,14 @@ class AugmentedPredictor(Predictor):
     for the six sizes of semantic segmentation. A single view at the plain size gives the plain result, bit for bit.
 
     Args:
-        predictor: whose network, device and settings are used.
+        predictor: predictor whose network, device and settings are used.
         augmentation: the views.
 
     Attributes:
         augmentation: the views.
     """
 
-    shares_batches: ClassVar[bool] = False  # an image is a batch of views
+    shares_batches: ClassVar[bool] = False  # each image already is a batch of views
 
     def __init__(self, predictor: Predictor, augmentation: MultiScaleFlip | None = None) -> None:
         super().__init__(
@@ -147,15 +148,15 @@ class AugmentedPredictor(Predictor):
         augmentation: MultiScaleFlip | None = None,
         **overrides: Any,
     ) -> AugmentedPredictor:
-        """As :meth:`Predictor.from_pretrained`, with views.
+        """Like :meth:`Predictor.from_pretrained`, with views.
 
         Raises:
-            UserError: likewise.
+            UserError: see :meth:`Predictor.from_pretrained`.
         """
         return cls(Predictor.from_pretrained(source, recipe, device, dtype, **overrides), augmentation)
 
     def clip(self, frames: Sequence[ImageSource], **overrides: Any) -> VideoInstances:
-        """Refused: there is no published rule for clips.
+        """Not supported: there is no published rule for clips.
 
         Raises:
             UserError: always.
@@ -165,7 +166,7 @@ class AugmentedPredictor(Predictor):
     def track_opened(
         self, frames: Frames, task: Task | None = None, **overrides: Any
     ) -> tuple[Iterator[TrackedFrame], dict[str, Any]]:
-        """Refused as :meth:`clip` is.
+        """Not supported, like :meth:`clip`.
 
         Raises:
             UserError: always.
@@ -177,7 +178,7 @@ class AugmentedPredictor(Predictor):
         return {**super().recorded_settings, "tta": asdict(self.augmentation)}
 
     def begin(self, images: Sequence[Shown], tasks: Sequence[Task]) -> list[ReadScores]:
-        """As :meth:`Predictor.begin`, each image through its views, one after the other."""
+        """Like :meth:`Predictor.begin`, with all views of each image, one image after the other."""
         return [self._through_views(shown, tasks) for shown in images]
 
     def _through_views(self, shown: Shown, tasks: Sequence[Task]) -> ReadScores:
@@ -223,18 +224,18 @@ def through_views(
     views: Mapping[Task, Sequence[View]],
     settings: InferenceConfig,
 ) -> tuple[dict[View, Prediction], Float[Tensor, "K H W"] | None]:
-    """What a network says about the views of an image, each of which it is shown once.
+    """Predictions of a network for the views of an image, each of which is processed once.
 
     Args:
-        predictions: of a network, see :meth:`Predictor.predictions`.
+        predictions: method of a network, see :meth:`Predictor.predictions`.
         plain: the image as it was resized for the network.
         output_size: height and width of class scores.
-        views: of each task.
-        settings: of which ``resampling`` and ``resize_masks_first`` count.
+        views: the views of each task.
+        settings: ``resampling`` and ``resize_masks_first`` are used.
 
     Returns:
-        The predictions that panoptic and instance segmentation need, by view; for semantic segmentation the mean class
-        scores of its views, mirrored back, at the output size.
+        The predictions that panoptic and instance segmentation need, by view; for semantic segmentation the class
+        scores averaged over its views, mirrored back, at the output size.
     """
     found: dict[View, Prediction] = {}
     scores: Float[Tensor, "K H W"] | None = None
@@ -253,10 +254,10 @@ def through_views(
 
 
 class _Found(NamedTuple):
-    """Queries that several views agree on.
+    """Queries that are matched across several views.
 
-    ``probabilities`` are means over all views, where one that lacks the query says "no object"; ``masks`` are mean
-    probabilities over the views that have it, of which there are ``seen``.
+    ``probabilities`` are means over all views, where a view without the query counts as "no object". ``masks`` are mean
+    probabilities over the views that have the query, of which there are ``seen``.
     """
 
     probabilities: Float[Tensor, "Q K1"]
@@ -266,23 +267,23 @@ class _Found(NamedTuple):
 
 
 def consensus(predictions: Sequence[Prediction], views: Sequence[View]) -> Prediction:
-    """What several views of one image say together, on the grid of the first.
+    """The merged prediction of several views of one image, on the grid of the first.
 
-    Query n of one view has nothing to do with query n of another, and their order means nothing. Hence the views are
+    Query n of one view is unrelated to query n of another, and their order is arbitrary. Hence the views are
     merged two at a time: their queries are paired one to one so that the sum of IoU times class similarity (the
     Bhattacharyya coefficient of the class probabilities, "no object" included) is largest, and a pair whose masks have
-    an IoU above 0.5 becomes one query. Its class probabilities and its mask probabilities are averaged, every view
-    counting once. A query without partner stays, but the other views count as having said "no object": one view alone
-    convinces nobody. First each size is merged with its mirror image, which makes the result of a mirrored image the
-    mirrored result (exactly so where there is no padding), then the sizes are merged in the order given.
+    an IoU above 0.5 becomes one query. Its class probabilities and its mask probabilities are averaged, with equal
+    weight for every view. A query without a partner is kept, but the other views count as "no object", so a single view
+    is not enough for a confident object. First each size is merged with its mirror image, which makes the result of a
+    mirrored image the mirrored result (exactly, if there is no padding), then the sizes are merged in the given order.
 
     Args:
-        predictions: of the views.
-        views: how each was made; a mirrored view follows the plain one of its size.
+        predictions: predictions for the views.
+        views: the views; a mirrored view follows the plain one of its size.
 
     Returns:
         At most twice as many queries, those with the most probable classes, best first, without query features; for a
-        single plain view its prediction as it is.
+        single plain view, its prediction without changes.
     """
     grid = predictions[0]
     if len(predictions) == 1 and not views[0].mirrored:
@@ -308,7 +309,7 @@ def consensus(predictions: Sequence[Prediction], views: Sequence[View]) -> Predi
 
 
 def _on_grid(prediction: Prediction, mirrored: bool, grid: Prediction) -> _Found:
-    """Probabilities of a view, its masks mirrored back and resampled to the mask cells of another."""
+    """Probabilities of a view, with its masks mirrored back and resampled to the grid of another."""
     masks = prediction.masks_of()[:, 0].to(grid.device, grid.dtype)
     rows, columns = (
         _resampling(_Side.of(prediction, axis), _Side.of(grid, axis), mirrored=mirrored and axis == 1)
@@ -334,7 +335,7 @@ class _Side(NamedTuple):
 def _resampling(side: _Side, grid: _Side, *, mirrored: bool) -> Float[Tensor, "grid cells"]:
     """Weights of linear interpolation from the cells of one side, padding included, to those of another.
 
-    Both sides show the same part of the image without padding.
+    Both sides show the same part of the image, apart from padding.
     """
     indices = (torch.arange(grid.cells, dtype=torch.float64) + 0.5) * grid.pixels_per_cell / grid.size  # > 1: padding
     if mirrored:
@@ -347,14 +348,14 @@ def _resampling(side: _Side, grid: _Side, *, mirrored: bool) -> Float[Tensor, "g
 
 
 def _merge(one: _Found, other: _Found, most: int) -> _Found:
-    """Both sides' queries, pairs as one; at most ``most``, those with the most probable classes."""
+    """The queries of both sides, with pairs merged; at most ``most``, those with the most probable classes."""
     ious = _ious(one.masks > 0.5, other.masks > 0.5)
     similarity = ious * (one.probabilities.sqrt() @ other.probabilities.sqrt().T)
     left, right = (torch.as_tensor(index) for index in linear_sum_assignment(-similarity.cpu().numpy()))
     same = (ious.cpu() > _SAME_OBJECT)[left, right]
     left, right = left[same].to(ious.device), right[same].to(ious.device)
 
-    # Both sides laid out alike: first the pairs, then those of one side, then those of the other.
+    # Both sides in the same order: first the pairs, then the rest of one side, then the rest of the other.
     alone_left, alone_right = (_others(index, len(side.seen)) for index, side in ((left, one), (right, other)))
     num_views = one.num_views + other.num_views
     probabilities = torch.cat(
@@ -387,7 +388,7 @@ def _others(chosen: Tensor, count: int) -> Tensor:
 
 
 def _diluted(probabilities: Float[Tensor, "Q K1"], share: float) -> Float[Tensor, "Q K1"]:
-    """The mean with views that say "no object", where ``share`` of all views do not."""
+    """The mean with views that predict "no object", where ``share`` is the share of the other views."""
     mean = probabilities * share
     mean[:, -1] += 1 - share
     return mean

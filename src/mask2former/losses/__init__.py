@@ -1,4 +1,4 @@
-"""Set prediction loss: match queries to targets, then classify and segment. Knows outputs and targets, no model."""
+"""Set prediction loss: match queries to targets, then classify and segment. It needs outputs and targets, no model."""
 
 from mask2former.losses.build import build_criterion
 from mask2former.losses.criterion import Criterion, Losses, LossTerm, MatchedDepth

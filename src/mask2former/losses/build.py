@@ -1,4 +1,4 @@
-"""The loss of a model, by what it predicts."""
+"""Choice of the loss by what a model predicts."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def build_criterion(
     of_pixels: bool = False,
     class_weights: Sequence[float] | None = None,
 ) -> nn.Module:
-    """A :class:`Criterion` with these settings; of a model that classifies pixels, a :class:`PixelCriterion`.
+    """A :class:`Criterion` with these settings, or a :class:`PixelCriterion` for a model that classifies pixels.
 
     Args:
         num_classes: K.
-        config: whose ``void`` says what targets tell the criterion, and is not for it.
-        of_pixels: whether the model has no queries.
-        class_weights: of each class, which ``config`` has by name.
+        config: settings of the loss. ``void`` is not used here; it affects how targets are made.
+        of_pixels: whether the model classifies pixels and has no queries.
+        class_weights: one weight per class in class order; ``config`` has them by class name.
     """
     if of_pixels:
         return PixelCriterion(num_classes, class_weights)

@@ -1,7 +1,7 @@
-"""The set criterion: a list of weighted terms, each of them computed at every decoder depth.
+"""The set criterion: a list of weighted terms, each computed at every decoder depth.
 
-The published ones (Mask2Former, Sec. 3.3) classify every query, and compare the masks of matched ones on sampled
-points. Random numbers come from the caller.
+The published terms (Mask2Former, Sec. 3.3) classify every query and compare the masks of matched queries at sampled
+points. The caller provides the random numbers.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ _DEFAULT = CriterionConfig()
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """Weighted total, and the unweighted terms by their names.
+    """Weighted total, and the unweighted terms by name.
 
-    ``loss_ce``, ``loss_mask``, ``loss_dice`` belong to the last layer, ``..._0`` to ``..._8`` to the auxiliary ones.
+    ``loss_ce``, ``loss_mask`` and ``loss_dice`` belong to the last layer, ``..._0`` to ``..._8`` to auxiliary outputs.
     """
 
     total: Float[Tensor, ""]
@@ -51,9 +51,9 @@ class Losses:
 
 
 class SampledMasks(NamedTuple):
-    """Matched masks at the points where they are compared; one row for each mask and frame.
+    """Matched masks at the points where they are compared, with one row for each mask and frame.
 
-    ``counts`` is 1 for points of known ground truth and 0 for the others; None: all of them are known.
+    ``counts`` is 1 at points with known ground truth and 0 at others. None means that it is known at all points.
     """
 
     logits: Float[Tensor, "N P"]
@@ -63,16 +63,16 @@ class SampledMasks(NamedTuple):
 
 @dataclass(frozen=True)
 class MatchedDepth:
-    """One decoder depth with the assignment of its queries: what a term of the loss sees.
+    """One decoder depth and the assignment of its queries: the input of a loss term.
 
     Attributes:
-        output: of this depth.
+        output: outputs of this depth.
         targets: one per clip.
-        masks: of the targets, at the padded size.
-        matches: of each clip, indices of queries and of their targets, on the device of the output.
+        masks: target masks of each clip, at the padded size.
+        matches: for each clip, indices of the matched queries and of their targets, on the device of the output.
         mask_logits: of the matched queries of all clips, one row for each frame.
-        num_masks: what sums over masks are divided by, at least 1; see :meth:`Criterion.forward`.
-        is_pilot: the queries are pilots, of which only those in ``matches`` count.
+        num_masks: normaliser of sums over masks, at least 1; see :meth:`Criterion.forward`.
+        is_pilot: whether the queries are pilots, of which only those in ``matches`` count.
     """
 
     output: MaskOutput
@@ -86,7 +86,7 @@ class MatchedDepth:
 
     @cached_property
     def sampled(self) -> SampledMasks:
-        """The matched masks at points where the prediction is uncertain, or at all pixels; once for all terms."""
+        """The matched masks at points where the prediction is uncertain, or at all pixels; shared by all terms."""
         return self._sample(self)
 
 
@@ -95,9 +95,9 @@ class LossTerm:
     """A term of the loss.
 
     Attributes:
-        name: for the log; for earlier layers their number is appended.
-        weight: in the total.
-        loss: one number for one depth, in at least float32.
+        name: its name in the log. Auxiliary outputs append their number.
+        weight: its weight in the total.
+        loss: returns one number for one depth, in at least float32.
     """
 
     name: str
@@ -109,22 +109,22 @@ class Criterion(nn.Module):
     """Loss of :class:`MaskOutput` against targets.
 
     Ignored pixels of a target are excluded from mask losses and matching costs: a point counts only if none of the
-    pixels that its ground truth is sampled from is ignored. The class loss is over queries, not pixels.
+    pixels from which its ground truth is sampled is ignored. The class loss is over queries, not pixels.
 
     Args:
-        num_classes: K; targets are in 0..K-1, K stands for "no object".
+        num_classes: K; targets are in 0..K-1, and K is "no object".
         class_weight, mask_weight, dice_weight: weights of the published terms and of the matching costs.
-        no_object_weight: weight in the class loss of queries without a target.
-        class_weights: weights in the class loss of queries with a target, by class; None: 1.
-        mask_loss: ``bce``, or ``focal``, in the loss and the matching costs.
-        match_on, loss_on: ``points``, or ``masks``, which means all pixels: costs compare every pixel of the predicted
-            masks, losses every pixel of the targets, to whose size predictions are resized.
-        num_points: sampled per mask.
+        no_object_weight: weight of queries without a target in the class loss.
+        class_weights: weights of queries with a target in the class loss, by class; None: 1.
+        mask_loss: ``bce`` or ``focal``, for both the loss and the matching costs.
+        match_on, loss_on: ``points``, or ``masks`` for all pixels: costs then compare every pixel of the predicted
+            masks, and losses every pixel of the targets, to whose size predictions are resized.
+        num_points: points sampled per mask.
         oversample_ratio, importance_sample_ratio: see :func:`uncertain_points`.
         terms: additional terms.
 
     Attributes:
-        terms: all of them, the published ones first.
+        terms: all terms, the published ones first.
 
     Raises:
         UserError: two terms have the same name, or a name ends in a number.
@@ -171,7 +171,7 @@ class Criterion(nn.Module):
 
     @property
     def weights(self) -> dict[str, float]:
-        """Of the terms, by name."""
+        """Weight of each loss term, by name."""
         return {term.name: term.weight for term in self.terms}
 
     def forward(
@@ -184,13 +184,13 @@ class Criterion(nn.Module):
         """Losses of all depths.
 
         Args:
-            output: of the model, with its auxiliary outputs.
-            targets: one per clip; masks have the padded size. They may be empty.
-            uniform: returns uniform random numbers of a shape, by default those of torch on the device of ``output``.
-                Called per depth (last layer first, then auxiliary ones): once with ``(1, P, 2)`` per clip, then for the
-                candidates and for the random share of all matched masks.
-            num_masks: normaliser of the mask losses, by default the number of targets here; at least 1. Training
-                passes the mean over ranks and accumulated batches.
+            output: output of the model, with its auxiliary outputs.
+            targets: one per clip, with masks at the padded size. A clip may have no objects.
+            uniform: returns uniform random numbers of a given shape; default: those of torch on the device of
+                ``output``. It is called for each depth, the last layer first and the auxiliary ones after it: once per
+                clip with ``(1, P, 2)``, and then twice for all matched masks, for candidates and for the random share.
+            num_masks: normaliser of the mask losses, at least 1; default: the number of targets here. Training passes
+                the mean over ranks and accumulated batches.
 
         Raises:
             UserError: the output has scores for another number of classes.
@@ -208,9 +208,10 @@ class Criterion(nn.Module):
         num_masks = max(num_masks, 1.0)
         depths = {"": output, **{f"_{index}": aux_outputs for index, aux_outputs in enumerate(output.aux_outputs)}}
         masks = [target.masks.bool() for target in targets]
-        clips = [depth.masks.clips() for depth in depths.values()]  # of each depth
+        clips = [depth.masks.clips() for depth in depths.values()]  # for each depth
 
-        # All draws first, in the published order; then one transfer to the host for all checks and assignments.
+        # All points are drawn first, in the published order; then one transfer to the host serves all checks and
+        # assignments.
         draws = [_Draws.make(self, depth, targets, uniform) for depth in depths.values()]
         costs = [
             self.matcher.cost(
@@ -257,7 +258,7 @@ class Criterion(nn.Module):
         num_masks: float,
         uniform: UniformPoints,
     ) -> MatchedDepth:
-        """The pilots of a depth with their objects, which are known; the points are drawn after all others."""
+        """The pilots of a depth with their known objects. Their points are drawn after all others."""
         clips = zip(pilots.output.masks.clips(), pilots.matches, strict=True)
         logits = torch.cat([clip.of_queries(queries) for clip, (queries, _) in clips]).flatten(0, 1)
         draw = _Draws([], _Draws.of_masks(self, len(logits), uniform))
@@ -286,7 +287,7 @@ class Criterion(nn.Module):
     def _sample(self, matched: MatchedDepth, draw: _Draws) -> SampledMasks:
         predicted, matches, targets = matched.mask_logits.unsqueeze(1), matched.matches, matched.targets
         if not len(predicted):
-            nothing = predicted.flatten(1)  # its sums have a gradient, which is zero
+            nothing = predicted.flatten(1)  # its sum still has a gradient, which is zero
             return SampledMasks(nothing, nothing.detach(), None)
         device = predicted.device
         if self.loss_on == "masks":
@@ -306,10 +307,10 @@ class Criterion(nn.Module):
 
 
 def checked_weights(class_weights: Sequence[float] | None, num_classes: int) -> tuple[float, ...] | None:
-    """As they were given.
+    """The weights as a tuple.
 
     Raises:
-        UserError: another number of them than of classes.
+        UserError: the number of weights is not the number of classes.
     """
     if class_weights is not None and len(class_weights) != num_classes:
         raise UserError(
@@ -324,7 +325,7 @@ def mask_loss(matched: MatchedDepth) -> Float[Tensor, ""]:
 
 
 def focal_loss(matched: MatchedDepth) -> Float[Tensor, ""]:
-    """Focal loss in the place of :func:`mask_loss` (MaskFormer, Sec. 4.2)."""
+    """Focal loss, which replaces :func:`mask_loss` (MaskFormer, Sec. 4.2)."""
     return focal(*matched.sampled).sum() / matched.num_masks
 
 
@@ -337,7 +338,7 @@ def dice_loss(matched: MatchedDepth) -> Float[Tensor, ""]:
 
 
 def _at_all_pixels(matched: MatchedDepth) -> SampledMasks:
-    """Every pixel of the targets, and what is predicted for it."""
+    """Every pixel of the targets, and the predictions for it."""
     chosen_masks = [clip[chosen] for clip, (_, chosen) in zip(matched.masks, matched.matches, strict=True)]
     targets = torch.cat(chosen_masks)  # (N, T, H, W)
     logits = resize_masks(matched.mask_logits, (targets.shape[2], targets.shape[3])).flatten(1)
@@ -352,7 +353,7 @@ def _at_all_pixels(matched: MatchedDepth) -> SampledMasks:
 
 
 def _known_points(targets: Sequence[Target], matches: Sequence[Match]) -> PointsCount:
-    """Which points of the matched masks, one frame after the other, have a known ground truth."""
+    """A function that returns which points of the matched masks, frame by frame, have known ground truth."""
 
     def known(points: Tensor) -> Tensor:
         pieces, start = [], 0
@@ -372,7 +373,7 @@ def _known_points(targets: Sequence[Target], matches: Sequence[Match]) -> Points
 
 @dataclass(frozen=True, slots=True)
 class _Draws:
-    """The points of one depth, drawn before anything is computed so that the order is fixed; none for all pixels."""
+    """The points of one depth, drawn before any computation to fix their order; empty where all pixels are used."""
 
     match: list[Tensor]
     masks: list[Tensor]
@@ -390,7 +391,7 @@ class _Draws:
 
     @staticmethod
     def of_masks(criterion: Criterion, pairs: int, uniform: UniformPoints) -> list[Tensor]:
-        """For so many masks and frames: candidates, then the random share."""
+        """Points for ``pairs`` masks and frames: the candidates, then the random share."""
         if criterion.loss_on == "masks":
             return []
         points = criterion.num_points
@@ -399,7 +400,7 @@ class _Draws:
         return [candidates, uniform((pairs, fresh, 2))]
 
     def replay(self) -> UniformPoints:
-        """A source that hands out the numbers for the mask losses."""
+        """A source that returns the numbers drawn for the mask losses."""
         remaining = iter(self.masks)
 
         def uniform(shape: tuple[int, ...]) -> Tensor:
@@ -413,7 +414,7 @@ class _Draws:
 def _matched_logits(
     clips: Sequence[Sequence[MaskLogits]], matches: Sequence[Sequence[Match]]
 ) -> list[Float[Tensor, "_N h w"]]:
-    """Of each depth, the mask logits of the matched queries of all clips, one row for each frame."""
+    """For each depth, the mask logits of the matched queries of all clips, one row for each frame."""
     of_clips = []
     for depths, matched in zip(zip(*clips, strict=True), zip(*matches, strict=True), strict=True):
         of_clips.append(masks_of_queries(depths, [queries for queries, _ in matched]))
@@ -421,8 +422,8 @@ def _matched_logits(
 
 
 def _finite(depths: dict[str, MaskOutput], costs: Sequence[Tensor]) -> tuple[list[str], Bool[Tensor, " N"]]:
-    """Names of what a step reads from the model, and whether all values of each are finite."""
-    finite_of: dict[int, Tensor] = {}  # tensors that depths share are read once
+    """Names of the model's outputs that a step reads, and whether all values of each are finite."""
+    finite_of: dict[int, Tensor] = {}  # tensors that depths share are checked once
     checks = {}
     for name, depth in depths.items():
         where = "the last layer" if not name else f"auxiliary output {name[1:]}"
@@ -437,14 +438,14 @@ def _finite(depths: dict[str, MaskOutput], costs: Sequence[Tensor]) -> tuple[lis
 
 
 def _on_host(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The same in main memory, after one transfer."""
+    """The tensors in main memory, after a single transfer."""
     flat = torch.cat([tensor.flatten() for tensor in tensors]).cpu()
     pieces = flat.split([tensor.numel() for tensor in tensors])
     return [piece.view(tensor.shape) for piece, tensor in zip(pieces, tensors, strict=True)]
 
 
 def _on_device(matches: Sequence[Match], device: torch.device) -> list[Match]:
-    """The same on a device, in one transfer that nobody waits for."""
+    """The matches on a device, in a single transfer that does not block."""
     if device.type == "cpu" or not matches:
         return list(matches)
     flat = torch.cat([index for match in matches for index in match]).pin_memory()
@@ -453,5 +454,5 @@ def _on_device(matches: Sequence[Match], device: torch.device) -> list[Match]:
 
 
 def _is_finite(values: Tensor) -> Tensor:
-    """Whether all values are: their sum is not, if one of them is not. No array of flags is made."""
+    """Whether all values are finite. If one is not, neither is their sum, so no array of flags is needed."""
     return values.detach().sum(dtype=torch.promote_types(values.dtype, torch.float32)).isfinite()

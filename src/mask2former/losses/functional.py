@@ -1,6 +1,6 @@
 """Mask losses on sampled points, element-wise for training and pairwise for matching (Mask2Former, Sec. 3.3).
 
-``counts`` is 1 for points that count and 0 for the others, which then change nothing; None: all of them do.
+``counts`` is 1 for points that count and 0 for points without effect. None means that all points count.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _FOCAL_WEIGHT, _FOCAL_EXPONENT = 0.25, 2  # as published
 def binary_cross_entropy(
     logits: Float[Tensor, "N P"], targets: Float[Tensor, "N P"], counts: Float[Tensor, "N P"] | None = None
 ) -> Float[Tensor, " N"]:
-    """Mean over the points that count, per mask; 0 where none does. Targets are in 0..1."""
+    """Mean over the points that count, per mask; 0 for a mask without such points. Targets are in 0..1."""
     losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     if counts is None:
         return losses.mean(1)
@@ -34,9 +34,9 @@ def binary_cross_entropy(
 def focal(
     logits: Float[Tensor, "N P"], targets: Float[Tensor, "N P"], counts: Float[Tensor, "N P"] | None = None
 ) -> Float[Tensor, " N"]:
-    """:func:`binary_cross_entropy` of which points that are right already have little (Focal Loss, Eq. 5).
+    """:func:`binary_cross_entropy` in which points that are already right count little (Focal Loss, Eq. 5).
 
-    With a of 0.25 for points on the mask and 0.75 for others, and an exponent of 2 (Lin et al., ICCV 2017).
+    Alpha is 0.25 for points on the mask and 0.75 for others, and the exponent is 2 (Lin et al., ICCV 2017).
     """
     losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     probabilities = logits.sigmoid()
@@ -83,7 +83,7 @@ def pairwise_dice(
 def pairwise_focal(
     logits: Float[Tensor, "Q P"], targets: Float[Tensor, "N P"], counts: Float[Tensor, " P"] | None = None
 ) -> Float[Tensor, "Q N"]:
-    """The cost of :func:`focal` for every query and every target; the same where targets are 0 or 1."""
+    """The cost of :func:`focal` of every query with every target; equal to it where targets are 0 or 1."""
     probabilities = logits.sigmoid()
     positive = F.softplus(-logits) * (1.0 - probabilities) ** _FOCAL_EXPONENT * _FOCAL_WEIGHT
     negative = F.softplus(logits) * probabilities**_FOCAL_EXPONENT * (1.0 - _FOCAL_WEIGHT)

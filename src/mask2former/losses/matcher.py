@@ -47,9 +47,9 @@ class HungarianMatcher:
         points: Float[Tensor, "1 P 2"],
         ignored: Bool[Tensor, "T H W"] | None = None,
     ) -> Float[Tensor, "Q N"]:
-        """Cost of giving a target to a query, in at least float32; the same points serve all masks and frames.
+        """Cost of each pair of query and target, in at least float32; all masks and frames use the same points.
 
-        Points count where their ground truth is known: where no pixel that it is read from is ``ignored``.
+        A point counts where its ground truth is known: where no pixel from which it is sampled is ``ignored``.
         """
         with torch.autocast(class_logits.device.type, enabled=False):
             wide = torch.promote_types(class_logits.dtype, torch.float32)
@@ -73,6 +73,6 @@ class HungarianMatcher:
 
     @staticmethod
     def assign(costs: Sequence[Float[Tensor, "Q _N"]]) -> list[Match]:
-        """The cheapest assignment of each cost matrix, both in main memory; ``min(Q, N)`` pairs each."""
+        """The cheapest assignment of each cost matrix, with ``min(Q, N)`` pairs; all tensors are in main memory."""
         pairs = [linear_sum_assignment(cost.numpy()) for cost in costs]
         return [(torch.as_tensor(queries), torch.as_tensor(targets)) for queries, targets in pairs]

@@ -1,4 +1,4 @@
-"""The loss of what classifies pixels: cross-entropy of every labelled pixel, at the size of the image."""
+"""Loss of models that classify pixels: cross-entropy of every labelled pixel, at the size of the image."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ _IGNORED = -100
 class PixelCriterion(nn.Module):
     """Loss of :class:`PixelOutput` against targets (MaskFormer, Sec. 4.2, per-pixel baselines).
 
-    The mean over the pixels that are on a mask, of all images of the batch; others, padding and ignored pixels among
-    them, are in no loss. Where masks overlap, the last one counts. Scores are resized to the size of the image first.
+    The loss is the mean over the pixels on a mask, of all images of the batch. Other pixels, such as padding and
+    ignored ones, do not count. Where masks overlap, the last one counts. Scores are first resized to the size of the
+    image.
 
     Args:
         num_classes: K; targets are in 0..K-1.
-        class_weights: of pixels, by their class; the mean is weighted then. None: 1.
+        class_weights: weights of pixels by class, for a weighted mean; None: 1.
     """
 
     def __init__(self, num_classes: int, class_weights: Sequence[float] | None = None) -> None:
@@ -43,12 +44,12 @@ class PixelCriterion(nn.Module):
         uniform: UniformPoints | None = None,
         num_masks: float | None = None,
     ) -> Losses:
-        """Losses of all depths: ``loss_sem_seg``, and ``loss_sem_seg_0``, ... of earlier layers, summed.
+        """Losses of all depths, and their sum: ``loss_sem_seg``, and ``loss_sem_seg_0``, ... for earlier layers.
 
         Args:
-            output: of the model, with its auxiliary outputs.
+            output: output of the model, with its auxiliary outputs.
             targets: one per clip, at the padded size.
-            uniform: not used; there are no points.
+            uniform: not used, since no points are sampled.
             num_masks: not used.
 
         Raises:
@@ -84,7 +85,7 @@ def _labels(target: Target) -> Int64[Tensor, "T H W"]:
 def _cross_entropy(
     output: PixelOutput, labels: Sequence[Int64[Tensor, "T H W"]], class_weights: Sequence[float] | None
 ) -> Float[Tensor, ""]:
-    """The mean over labelled pixels; 0 where there is none."""
+    """The mean over labelled pixels; 0 if there are none."""
     scores = output.class_scores
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     height, width = output.padded_size  # never smaller than an image; targets may have been padded further

@@ -1,8 +1,8 @@
-"""Average precision and recall of masks by COCO's rules (Lin et al., ECCV 2014): of images and of clips.
+"""Average precision and recall of masks by COCO's rules (Lin et al., ECCV 2014), for images and clips.
 
-An image is a clip of one frame. Each is matched when it is added; only scores and the outcome of the matching are kept,
-so that the state of a whole data set stays small. Nothing here knows how predictions are made or where ground truth is
-stored.
+An image is a clip of one frame. Each clip is matched when it is added, and only scores and the outcome of the matching
+are kept, so the state stays small even for a complete data set. This module does not depend on how predictions are made
+or where ground truth is stored.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ __all__ = [
 ]
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
-RECALLS = np.linspace(0.0, 1.0, 101)  # where precision is read
-SCORES = np.arange(1, 20) / 20  # thresholds that a user may choose from
-_LARGEST = 1e5**2  # pixels; COCO's own bound
+RECALLS = np.linspace(0.0, 1.0, 101)  # where precision is sampled
+SCORES = np.arange(1, 20) / 20  # thresholds that a user can choose from
+_LARGEST = 1e5**2  # pixels; COCO's bound
 _RANGES = ("", "s", "m", "l")  # suffixes of the metrics by range of areas
 _SHAPE = (len(_RANGES), len(IOU_THRESHOLDS))
 _AT_50, _AT_75 = 0, 5  # indices of the thresholds
 
-_Kind = Literal["", "boundary_"]  # whose IoU decides, as a prefix of the metrics
+_Kind = Literal["", "boundary_"]  # which IoU counts, as a prefix of the metrics
 
 
 class PrecisionRecall(NamedTuple):
-    """Precision over recall of one class, as COCO reads it: the best precision at this recall or a higher one; 0..1."""
+    """Precision over recall of one class as in COCO: the best precision at this recall or a higher one; 0..1."""
 
     recall: Float64[np.ndarray, " R"]
     at_50: Float64[np.ndarray, " R"]  # precision at IoU 0.5
@@ -53,46 +53,46 @@ class PrecisionRecall(NamedTuple):
 
 
 class OperatingPoints(NamedTuple):
-    """What predictions above a score are worth, objects of all classes and sizes together, at an IoU of 0.5; 0..1.
+    """Quality of the predictions above each score, over objects of all classes and sizes, at an IoU of 0.5; 0..1.
 
-    Precision is NaN where there is no prediction above the score.
+    Precision is NaN where no prediction has a higher score.
     """
 
     scores: Float64[np.ndarray, " S"]  # thresholds, rising
     precision: Float64[np.ndarray, " S"]
     recall: Float64[np.ndarray, " S"]
-    f1: Float64[np.ndarray, " S"]  # hits / (hits + half of what is false or missed)
+    f1: Float64[np.ndarray, " S"]  # hits / (hits + half of the false and missed ones)
 
     @property
     def best(self) -> int:
-        """Where F1 is highest; of equal ones the highest score."""
+        """Index of the highest F1; if several are equal, that of the highest score."""
         return len(self.f1) - 1 - int(np.argmax(self.f1[::-1]))
 
 
 class _Case(NamedTuple):
-    """What is left of the predictions of one image or clip, best first within each class."""
+    """What is kept of the predictions of one image or clip, best first within each class."""
 
-    position: int  # among those of the evaluator that saw it
+    position: int  # among the cases of the evaluator that added it
     labels: Int64[np.ndarray, " N"]
     scores: Float64[np.ndarray, " N"]
     ranks: Int64[np.ndarray, " N"]  # within the class, from 0
-    outcomes: Mapping[_Kind, tuple[Bool[np.ndarray, "N A T"], Bool[np.ndarray, "N A T"]]]  # is right, does not count
+    outcomes: Mapping[_Kind, tuple[Bool[np.ndarray, "N A T"], Bool[np.ndarray, "N A T"]]]  # is right, is excused
 
 
 class _Accumulated(NamedTuple):
-    """NaN for classes without a true object in the range of areas."""
+    """Precision and recall; NaN for classes without a true object in the range of areas."""
 
     precision: Float64[np.ndarray, "K A T R"]
     recall: Float64[np.ndarray, "K A T"]
-    limited_recall: dict[int, Float64[np.ndarray, "K T"]]  # by number of detections, all areas
+    limited_recall: dict[int, Float64[np.ndarray, "K T"]]  # by number of detections, over all areas
 
 
 class _Objects(NamedTuple):
-    """One side of an image or clip; predictions are in falling order of score."""
+    """The predictions or the true objects of an image or clip; predictions are in falling order of score."""
 
     frames: Sequence[SparseMasks]
     labels: Int64[np.ndarray, " N"]
-    areas: Float64[np.ndarray, " N"]  # that decide about small, medium and large
+    areas: Float64[np.ndarray, " N"]  # which decide between small, medium and large
 
 
 def match(
@@ -100,23 +100,23 @@ def match(
 ) -> tuple[Bool[np.ndarray, "D A T"], Bool[np.ndarray, "D A T"]]:
     """COCO's greedy matching of one class in one image, for all ranges of areas and IoU thresholds at once.
 
-    From the best to the worst, each prediction takes the true object of the highest IoU that is free; a crowd is always
-    free. Objects that are ignored (crowds and those outside the range of areas) are taken only where no other fits.
+    From best to worst, each prediction takes the free true object with the highest IoU; a crowd is always free.
+    Ignored objects (crowds, and objects outside the range of areas) are taken only where no other object fits.
 
     Args:
-        ious: predictions in falling order of score, by true objects.
-        is_crowd: these may be taken many times.
+        ious: predictions (rows, in falling order of score) by true objects (columns).
+        is_crowd: objects that may be taken many times.
         ignored: by range of areas; includes the crowds.
 
     Returns:
-        By prediction, range and threshold: has a partner, and that partner is an ignored one.
+        By prediction, range and threshold: whether it has a partner, and whether that partner is an ignored one.
     """
     shape = (len(ignored), len(IOU_THRESHOLDS))
     matched = np.zeros((len(ious), *shape), dtype=bool)
     excused = np.zeros((len(ious), *shape), dtype=bool)
     free = np.ones((*shape, ious.shape[1]), dtype=bool)
     ranges, thresholds = np.indices(shape)
-    # Parity: of equal candidates the last one is taken.
+    # Parity: among equal candidates the last one is taken.
     preferred = 2.0 * ~ignored[:, None, ::-1]
     for row in np.flatnonzero(ious.max(axis=1, initial=0.0) >= IOU_THRESHOLDS[0]):
         backwards = ious[row, ::-1]
@@ -131,17 +131,17 @@ def match(
 
 
 class _AveragePrecision:
-    """Matches images or clips one by one, whatever they are; :meth:`compute` gives percent.
+    """Matches images or clips one by one; :meth:`compute` returns percent.
 
     Args:
-        categories: the classes of the model. Without true objects a class does not enter the means.
-        max_detections: how many predictions per image or clip and class count, the most certain first.
-        area_limits: pixels where medium and large objects begin.
-        kinds: whose IoU is measured.
-        crowd_share: the IoU with a crowd is the share of the prediction that lies on it.
+        categories: the classes of the model. Classes without true objects are not part of the means.
+        max_detections: how many predictions count per image or clip and class, the most certain first.
+        area_limits: areas in pixels from which objects are medium and large.
+        kinds: which kinds of IoU are measured.
+        crowd_share: whether the IoU with a crowd is the share of the prediction that lies on it.
 
     Raises:
-        UserError: a limit that makes no sense.
+        UserError: a limit is invalid.
     """
 
     def __init__(
@@ -161,13 +161,13 @@ class _AveragePrecision:
         self.max_detections = max_detections
         self._kinds = kinds
         self._crowd_share = crowd_share
-        # Areas are compared with both ends included, and the first range holds everything.
+        # Areas are compared with both ends included, and the first range includes everything.
         medium, large = area_limits
         self._area_ranges = np.array([[0, _LARGEST], [0, medium], [medium, large], [large, _LARGEST]])
-        self._num_true = np.zeros((len(categories), len(self._area_ranges)), dtype=np.int64)  # that are to be found
+        self._num_true = np.zeros((len(categories), len(self._area_ranges)), dtype=np.int64)  # without ignored objects
         self.most_true = 0  # objects in one image or clip, for remarks
         self._cases: list[_Case] = []
-        self._accumulated: dict[_Kind, _Accumulated] = {}  # until the next one is added
+        self._accumulated: dict[_Kind, _Accumulated] = {}  # valid until the next case is added
 
     def _add(
         self, found: _Objects, scores: Float64[np.ndarray, " N"], true: _Objects, is_crowd: Bool[np.ndarray, " G"]
@@ -175,7 +175,7 @@ class _AveragePrecision:
         """Match the predictions that count, class by class, and count the true objects.
 
         Raises:
-            UserError: an area that is in no range.
+            UserError: an area is outside all ranges.
         """
         if len(wrong := true.areas[~((true.areas >= 0) & (true.areas <= _LARGEST))]):  # NaN too
             raise UserError(
@@ -196,7 +196,7 @@ class _AveragePrecision:
         outside = (areas[:, None] < self._area_ranges[:, 0]) | (areas[:, None] > self._area_ranges[:, 1])  # (N, A)
 
         right = {kind: np.zeros((len(chosen), *_SHAPE), dtype=bool) for kind in self._kinds}
-        # Without a partner, predictions outside the range of areas do not count.
+        # Predictions without a partner do not count if they are outside the range of areas.
         uncounted = {kind: np.broadcast_to(outside[..., None], right[kind].shape).copy() for kind in self._kinds}
         for label in np.intersect1d(labels, true.labels):
             rows, columns = np.flatnonzero(labels == label), np.flatnonzero(true.labels == label)
@@ -214,13 +214,13 @@ class _AveragePrecision:
         self._accumulated.clear()
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_accumulated": {}}  # which is larger than what it is made of
+        return self.__dict__ | {"_accumulated": {}}  # larger than what it is computed from
 
     def merge(self, other: _AveragePrecision) -> None:
-        """Add what another evaluator has seen, for instance of another process (evaluators can be pickled).
+        """Add the cases of another evaluator, for instance from another process (evaluators can be pickled).
 
-        Of equal scores that of the earlier image comes first, as published. Processes that took every n-th image give
-        the numbers of a single one when they are merged in their order.
+        Of equal scores, the one of the earlier image comes first, as published. If each of several processes took every
+        n-th image, merging them in their order gives the same numbers as a single process.
         """
         self._cases = self._cases + other._cases
         self._num_true = self._num_true + other._num_true
@@ -232,7 +232,7 @@ class _AveragePrecision:
 
         Returns:
             ``instance/AP`` (mean over IoU 0.5 to 0.95), ``AP50``, ``AP75``, ``APs``, ``APm``, ``APl``; ``AR`` with the
-            number of detections (1, 10, ``max_detections``, as far as that reaches), ``ARs``, ``ARm``, ``ARl``.
+            number of detections (1, 10 and ``max_detections``, if they do not exceed it), ``ARs``, ``ARm``, ``ARl``.
         """
         values = {}
         for kind in self._kinds:
@@ -257,7 +257,7 @@ class _AveragePrecision:
         }
 
     def curves(self) -> dict[str, PrecisionRecall]:
-        """Precision over recall by name of class, of objects of all sizes; only classes with true objects are there."""
+        """Precision over recall by class name, over objects of all sizes, for classes with true objects."""
         precision = self._accumulate("").precision[:, 0]
         return {
             self.categories[index].name: PrecisionRecall(
@@ -270,10 +270,10 @@ class _AveragePrecision:
         """Precision, recall and F1 by score threshold, from 0.05 to 0.95; None without true objects.
 
         Args:
-            label: of this class alone.
+            label: index of the only class to include; None: all classes.
 
-        Of each image or clip and class ``max_detections`` predictions count, crowds excuse what they cover, and classes
-        without true objects do not count.
+        The first ``max_detections`` predictions of each image or clip and class count, predictions covered by a crowd
+        are excused, and classes without true objects do not count.
         """
         num_true = int(self._num_true[:, 0].sum() if label is None else self._num_true[label, 0])
         if not num_true:
@@ -294,7 +294,7 @@ class _AveragePrecision:
         return OperatingPoints(SCORES, hits / predictions, hits / num_true, 2 * hits / (hits + errors + num_true))
 
     def num_true(self, label: int) -> int:
-        """True objects of a class, crowds not counted."""
+        """Number of true objects of a class, without crowds."""
         return int(self._num_true[label, 0])
 
     def _accumulate(self, kind: _Kind) -> _Accumulated:
@@ -321,7 +321,7 @@ class _AveragePrecision:
             np.concatenate([getattr(case, name) for case in cases]) for name in ("labels", "scores", "ranks")
         )
         right, uncounted = (np.concatenate([case.outcomes[kind][part] for case in cases]) for part in (0, 1))
-        # By class, best first; equal scores stay in the order of the images.
+        # By class, best first; equal scores keep the order of the images.
         order = np.lexsort((-scores, labels))
         borders = np.searchsorted(labels[order], np.arange(shape[0] + 1))
         for label in np.flatnonzero(np.diff(borders) * self._num_true[:, 0]):
@@ -339,20 +339,21 @@ class _AveragePrecision:
 class InstanceEvaluator(_AveragePrecision):
     """Mask and boundary average precision of images, as COCO counts them (Mask2Former, Table 2).
 
-    Of a panoptic model's instances this is AP^Th_pan of the paper: only classes with true objects count, which are
-    the things of the annotation.
+    For the instances of a panoptic model this is AP^Th_pan of the paper, since only classes with true objects count,
+    and those are the things of the annotation.
 
     Args:
-        categories: the classes of the model. Without true objects a class does not enter the means.
-        max_detections: how many instances per image and class count, the most certain first.
-        area_limits: pixels where medium and large objects begin.
-        boundary: also boundary average precision (Cheng et al., CVPR 2021), as ``instance/boundary_AP`` and so on: the
-            IoU of two masks is the lesser of that of the masks and that of their boundaries, which are 0.02 image
-            diagonals wide.
-        pooled_threshold: also the pooled average precision of :class:`PooledEvaluator`, for objects above this score.
+        categories: the classes of the model. Classes without true objects are not part of the means.
+        max_detections: how many instances count per image and class, the most certain first.
+        area_limits: areas in pixels from which objects are medium and large.
+        boundary: also measure boundary average precision (Cheng et al., CVPR 2021), as ``instance/boundary_AP`` etc.:
+            the IoU of two masks is then the lesser of the IoU of the masks and the IoU of their boundaries, which are
+            0.02 image diagonals wide.
+        pooled_threshold: also measure the pooled average precision of :class:`PooledEvaluator`, for objects above this
+            score.
 
     Raises:
-        UserError: a limit that makes no sense.
+        UserError: a limit is invalid.
     """
 
     def __init__(
@@ -378,7 +379,7 @@ class InstanceEvaluator(_AveragePrecision):
         """Add one image.
 
         Raises:
-            UserError: masks of different sizes, or lengths that do not fit.
+            UserError: masks have different sizes, or the numbers of masks, labels and crowd flags differ.
         """
         if not isinstance(ground_truth, InstanceGroundTruth):
             ground_truth = InstanceGroundTruth(*ground_truth)
@@ -408,7 +409,7 @@ class InstanceEvaluator(_AveragePrecision):
         return super().compute() | (self.pooled.compute() if self.pooled else {})
 
     def per_class(self) -> dict[str, dict[str, float]]:
-        """As for clips; with ``boundary_AP`` and ``pooled_AP`` where they were requested."""
+        """As for clips, plus ``boundary_AP`` and ``pooled_AP`` where they were requested."""
         rows = super().per_class()
         if self.boundary:
             precision = self._accumulate("boundary_").precision
@@ -422,18 +423,18 @@ class InstanceEvaluator(_AveragePrecision):
 
 
 class VideoInstanceEvaluator(_AveragePrecision):
-    """Average precision of tracks, as YouTube-VIS counts them (Yang et al., ICCV 2019); OVIS uses the same.
+    """Average precision of tracks, as YouTube-VIS counts them (Yang et al., ICCV 2019); OVIS uses the same rules.
 
-    The IoU of two tracks is the sum over frames of their intersections, divided by the sum of their unions, also for a
+    The IoU of two tracks is the sum over frames of their intersections, divided by the sum of their unions, even for a
     crowd (Mask2Former for Video Instance Segmentation, Tables 1 and 2).
 
     Args:
-        categories: the classes of the model. Without true tracks a class does not enter the means.
-        max_detections: how many tracks per clip and class count, the most certain first.
-        area_limits: mean pixels per frame where medium and large tracks begin.
+        categories: the classes of the model. Classes without true tracks are not part of the means.
+        max_detections: how many tracks count per clip and class, the most certain first.
+        area_limits: mean areas in pixels per frame from which tracks are medium and large.
 
     Raises:
-        UserError: a limit that makes no sense.
+        UserError: a limit is invalid.
     """
 
     def __init__(
@@ -449,7 +450,8 @@ class VideoInstanceEvaluator(_AveragePrecision):
         """Add one clip.
 
         Raises:
-            UserError: masks of different sizes or numbers of frames, or lengths that do not fit.
+            UserError: masks have different sizes or numbers of frames, or the numbers of tracks, labels and crowd flags
+                differ.
         """
         shape = (prediction.num_frames, *prediction.size_hw)
         if shape != ground_truth.masks.shape[1:]:
@@ -464,7 +466,7 @@ class VideoInstanceEvaluator(_AveragePrecision):
 
 
 def track_areas(frames: Sequence[SparseMasks]) -> Float64[np.ndarray, " N"]:
-    """Pixels per frame of each track, the mean over the frames where it is; 0 for a track that is nowhere."""
+    """Mean area of each track in pixels, over the frames in which it appears; 0 for a track that never appears."""
     pixels = np.stack([masks.areas for masks in frames], axis=1)
     return pixels.sum(axis=1) / np.maximum(np.count_nonzero(pixels, axis=1), 1)
 
@@ -472,7 +474,7 @@ def track_areas(frames: Sequence[SparseMasks]) -> Float64[np.ndarray, " N"]:
 def _true_objects(
     frames: Sequence[SparseMasks], ground_truth: InstanceGroundTruth | ClipGroundTruth, areas: np.ndarray, what: str
 ) -> tuple[_Objects, Bool[np.ndarray, " G"]]:
-    """Ground truth and its crowd flags, checked for lengths; ``what`` is a mask or a track."""
+    """The true objects and their crowd flags, checked for equal lengths; ``what`` is "mask" or "track"."""
     if not len(ground_truth.labels) == len(ground_truth.iscrowd) == len(areas) == len(ground_truth.masks):
         raise UserError(
             f"ground truth has {len(ground_truth.masks)} {what}s, but {len(ground_truth.labels)} labels, "
@@ -485,9 +487,9 @@ def _true_objects(
 def _lesser_ious(
     ious: Float64[np.ndarray, "D G"], found: SparseMasks, true: SparseMasks, is_crowd: Bool[np.ndarray, " G"]
 ) -> Float64[np.ndarray, "D G"]:
-    """The lesser of the IoU of the masks and that of their boundaries; crowds keep that of the masks.
+    """The lesser of the IoU of the masks and the IoU of their boundaries; crowds keep the IoU of the masks.
 
-    Pairs that match at no threshold anyway keep that of the masks too.
+    Pairs that match at no threshold anyway also keep the IoU of the masks.
     """
     width = boundary_width(true.size_hw)
     rows, columns = np.nonzero((ious >= IOU_THRESHOLDS[0]) & ~is_crowd)
@@ -502,11 +504,11 @@ def _lesser_ious(
 def _curve(
     hits: Bool[np.ndarray, "N T"], errors: Bool[np.ndarray, "N T"], num_true: int
 ) -> tuple[Float64[np.ndarray, "T R"], Float64[np.ndarray, " T"]]:
-    """Precision at each of the recalls, and the recall of all, by threshold; predictions are best first."""
+    """Precision at each of the recalls, and the final recall, by threshold; predictions are best first."""
     true_positives, false_positives = np.cumsum(hits, axis=0).T, np.cumsum(errors, axis=0).T
     recall = true_positives / num_true
     precision = true_positives / (true_positives + false_positives + np.spacing(1))  # Parity: the published epsilon
     precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    precision = np.pad(precision, ((0, 0), (0, 1)))  # what is never reached
+    precision = np.pad(precision, ((0, 0), (0, 1)))  # recalls that are never reached
     indices = [np.searchsorted(row, RECALLS, side="left") for row in recall]
     return np.stack([row[index] for row, index in zip(precision, indices, strict=True)]), recall[:, -1]

@@ -1,7 +1,7 @@
-"""Boundaries of masks (Cheng et al., CVPR 2021), which all boundary metrics share.
+"""Boundaries of masks (Cheng et al., CVPR 2021), shared by all boundary metrics.
 
-The boundary of a mask is what lies within a distance of its edge, the frame of the image being an edge too. Masks are
-cut to their pixels first, and the square neighbourhood is eroded one axis after the other. Nothing here knows classes.
+The boundary of a mask is the part within a certain distance of its edge; the border of the image counts as an edge,
+too. Masks are first cropped to their pixels, and the square neighbourhood is eroded one axis at a time.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ BOUNDARY_DILATION = 0.02  # width of the boundary, in image diagonals
 
 
 def boundary_width(size_hw: tuple[int, int]) -> int:
-    """Width of boundaries in an image of this size; pixels, at least one."""
+    """Width of boundaries in an image of this size, in pixels; at least 1."""
     return max(1, round(BOUNDARY_DILATION * math.hypot(*size_hw)))
 
 
 def eroded(values: UInt[np.ndarray, "H W"], distance: int) -> UInt[np.ndarray, "H W"]:
-    """The least value within ``distance`` pixels along both axes; it is 0 beyond the frame.
+    """The minimum within ``distance`` pixels along both axes; values outside the image count as 0.
 
-    The same as ``distance`` erosions with a 3x3 square. The window doubles, so the work grows with its logarithm.
+    Equal to ``distance`` erosions with a 3x3 square. The window doubles in each step, so there are only about
+    ``log2(distance)`` steps.
     """
     window = 2 * distance + 1
     for axis in (0, 1):
@@ -47,8 +48,8 @@ def _part(values: UInt[np.ndarray, "H W"], axis: int, start: int, length: int) -
 
 
 def boundary(mask: Patch, distance: int) -> Patch:
-    """The pixels of a mask within ``distance`` of its edge or of the frame, cut to a box."""
-    # Outside of its box a mask is empty, so the cut mask erodes as the whole one does.
+    """The pixels of a mask within ``distance`` of its edge or of the image border, cropped to a box."""
+    # A mask is empty outside its box, so the cropped mask erodes like the complete one.
     top, left, inner = tight(mask)
     inner = np.ascontiguousarray(inner)
     if min(inner.shape) <= 2 * distance:

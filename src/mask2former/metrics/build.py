@@ -1,4 +1,4 @@
-"""The evaluators of a set of tasks; the only place that knows them by the name of the task."""
+"""The evaluators of a set of tasks; the only place that maps tasks to evaluators."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ __all__ = ["Evaluator", "evaluators"]
 
 
 class Evaluator(Protocol):
-    """What all evaluators offer. They can be pickled, so processes can exchange and merge them."""
+    """The interface of all evaluators. They can be pickled, so processes can exchange and merge them."""
 
     def update(self, prediction: Any, ground_truth: Any) -> None:
-        """Add one image."""
+        """Add one image or clip."""
         ...
 
     def merge(self, other: Any) -> None:
-        """Add the images of another evaluator of the same kind."""
+        """Add the images or clips of another evaluator of the same kind."""
         ...
 
     def compute(self) -> dict[str, float]:
-        """Named numbers in percent, NaN where undefined."""
+        """Metrics by name in percent, NaN where undefined."""
         ...
 
     def per_class(self) -> dict[str, dict[str, float]]:
-        """Class name to named numbers in percent."""
+        """Metrics of each class by class name and metric, in percent."""
         ...
 
 
@@ -48,24 +48,24 @@ def evaluators(
     semantic_segments: bool = False,
     style: MetricStyle = "coco",
 ) -> dict[Task, Evaluator]:
-    """One fresh evaluator per task.
+    """One new evaluator per task.
 
     Args:
-        tasks: what is measured.
+        tasks: the tasks to measure.
         categories: the classes of the model.
-        max_detections: instances per image and class.
-        area_limits: pixels where medium and large instances begin; None: those of the style.
-        boundary: also the boundary variants.
-        pooled_threshold: also pooled average precision of instances, above this score.
-        semantic_segments: also panoptic quality of label maps.
-        style: whose rules count. ``cityscapes`` has its own metric of instances, without options, and its own of
-            pixels; both expect :class:`~mask2former.structures.ground_truth.CityscapesGroundTruth`. Panoptic quality
-            is the same.
-            ``youtube-vis`` is about clips: ``instance`` counts tracks, with the options ``max_detections`` and
-            ``area_limits`` alone; ``panoptic`` is video panoptic quality, without options.
+        max_detections: how many instances count per image and class.
+        area_limits: areas in pixels from which instances are medium and large; None: those of the style.
+        boundary: also measure the boundary variants.
+        pooled_threshold: also measure pooled average precision of instances, above this score.
+        semantic_segments: also measure panoptic quality of label maps.
+        style: whose rules apply. ``cityscapes`` has its own metrics for instances (without options) and for pixels;
+            both expect :class:`~mask2former.structures.ground_truth.CityscapesGroundTruth`. Panoptic quality is the
+            same.
+            ``youtube-vis`` is for clips: ``instance`` counts tracks, with only the options ``max_detections`` and
+            ``area_limits``; ``panoptic`` is video panoptic quality, without options.
 
     Raises:
-        UserError: an option that makes no sense, or classes that the style does not know.
+        UserError: an option is invalid, or the style does not know some of the classes.
     """
     kinds: dict[Task, Evaluator] = {}
     for task in tasks:

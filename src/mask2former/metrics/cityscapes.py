@@ -1,8 +1,8 @@
 """Cityscapes' own metrics (Cordts et al., CVPR 2016): average precision of instances, IoU and iIoU of pixels.
 
-Their rules differ from COCO's, and so do their numbers. Each image is matched when it is added; only outcomes are kept.
-Classes are told by their ids, which must be the label ids of the data set. Nothing here knows how predictions are made
-or where ground truth is stored.
+The rules differ from COCO's, and so do the numbers. Each image is matched when it is added, and only outcomes are kept.
+Classes are identified by their ids, which must be the label ids of the data set. This module does not depend on how
+predictions are made or where ground truth is stored.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from mask2former.structures.ground_truth import CityscapesGroundTruth, InstanceG
 
 __all__ = ["CityscapesInstanceEvaluator", "CityscapesPixelEvaluator", "plain_ground_truth"]
 
-OVERLAPS = np.arange(0.5, 1.0, 0.05)  # Parity: these very floating-point numbers
-MIN_REGION = 100  # pixels; smaller true objects are not looked for
-FIRST_OBJECT = 1000  # ids below are labels
+OVERLAPS = np.arange(0.5, 1.0, 0.05)  # Parity: exactly these floating-point numbers
+MIN_REGION = 100  # pixels; smaller true objects do not count
+FIRST_OBJECT = 1000  # smaller ids are labels
 
 # Label ids by group of classes; the metric calls groups categories.
 GROUPS = {
@@ -36,7 +36,7 @@ GROUPS = {
     "human": (24, 25),
     "vehicle": (26, 27, 28, 31, 32, 33),
 }
-# Mean pixels of an object in the training images by label id, as published with the metric.
+# Mean area in pixels of an object in the training images, by label id, as published with the metric.
 MEAN_SIZES = {
     24: 3462.4756337644,
     25: 3930.4788056518,
@@ -52,7 +52,7 @@ MEAN_SIZES = {
 class _Regions(NamedTuple):
     """The regions of one image: objects, groups, stuff and void."""
 
-    codes: Int64[np.ndarray, "H W"]  # index in the others
+    codes: Int64[np.ndarray, "H W"]  # index into the other fields
     ids: Int64[np.ndarray, " R"]
     labels: Int64[np.ndarray, " R"]  # label ids
     sizes: Int64[np.ndarray, " R"]  # pixels
@@ -81,17 +81,18 @@ def _regions(ground_truth: CityscapesGroundTruth, size_hw: tuple[int, int]) -> _
 def plain_ground_truth(
     ground_truth: CityscapesGroundTruth, task: Task, categories: Categories
 ) -> InstanceGroundTruth | SemanticGroundTruth:
-    """What is annotated with the class indices of ``categories``, as other data sets have it: to draw and to compare.
+    """The annotation with the class indices of ``categories``, in the form of other data sets, to draw and to compare.
 
-    Semantic: a label map, ``categories.ignore_label`` where the label is none of the classes. Instance: the objects;
-    groups that nobody told apart are crowd regions.
+    Semantic: a label map, with ``categories.ignore_label`` where the label is none of the classes. Instance: the
+        objects;
+    groups of objects that were not annotated one by one are crowd regions.
     """
     regions = _regions(ground_truth, ground_truth.instance_ids.shape)
     index_of_id = categories.index_of_id()
     labels = np.array([index_of_id.get(int(label), -1) for label in regions.labels], dtype=np.int64)
     if task == "semantic":
         return np.where(labels < 0, categories.ignore_label, labels)[regions.codes]
-    is_thing = np.array([*(item.is_thing for item in categories), False])  # the last one is for -1
+    is_thing = np.array([*(item.is_thing for item in categories), False])  # the last element is for -1
     shown = np.flatnonzero(is_thing[labels])
     masks = regions.codes == shown[:, None, None]
     return InstanceGroundTruth(masks, labels[shown], regions.ids[shown] < FIRST_OBJECT)
@@ -108,7 +109,7 @@ def _check(categories: Categories) -> None:
 
 
 class _Matched(NamedTuple):
-    """What is left of one image."""
+    """What is kept of one image."""
 
     labels: Int64[np.ndarray, " N"]  # class indices
     scores: Float64[np.ndarray, " N"]
@@ -116,18 +117,18 @@ class _Matched(NamedTuple):
 
 
 class CityscapesInstanceEvaluator:
-    """Matches instances image by image; :meth:`compute` gives percent (Mask2Former, Table 6).
+    """Matches instances image by image; :meth:`compute` returns percent (Mask2Former, Table 6).
 
-    A prediction and a true object of one class match when their IoU is greater than the overlap. Of several that match
-    one object the best is right and the others are wrong. A prediction that matches nothing is wrong, unless its share
-    on void, on groups and on objects below 100 pixels exceeds the overlap. Average precision is the area below the
-    steps of the precision-recall curve, not interpolated.
+    A prediction and a true object of the same class match when their IoU is greater than the overlap. If several match
+    one object, the best is right and the others are wrong. A prediction without a match is wrong, unless its share on
+    void, on groups and on objects below 100 pixels exceeds the overlap. Average precision is the area below the steps
+    of the precision-recall curve, without interpolation.
 
     Args:
         categories: the classes of the model, with label ids as ids; stuff is left out.
 
     Raises:
-        UserError: classes that are not of Cityscapes.
+        UserError: some classes are not classes of Cityscapes.
     """
 
     def __init__(self, categories: Categories) -> None:
@@ -141,7 +142,7 @@ class CityscapesInstanceEvaluator:
         """Add one image.
 
         Raises:
-            UserError: masks of different sizes, or ids out of range.
+            UserError: masks have different sizes, or ids are out of range.
         """
         regions = _regions(ground_truth, prediction.size_hw)
         label_ids = np.array([item.id for item in self.categories])
@@ -162,7 +163,7 @@ class CityscapesInstanceEvaluator:
         ious = np.where(same, common / (sizes[:, None] + regions.sizes - common), 0.0)
         above = ious[..., None] > OVERLAPS  # (N, R, T)
 
-        # Parity: what is both a group and small counts twice.
+        # Parity: objects that are both a group and small count twice.
         forgiven = (common * is_void).sum(axis=1) + (common * same * (1 * is_group + is_small)).sum(axis=1)
         wrong = (forgiven / np.maximum(sizes, 1))[:, None] <= OVERLAPS
         outcomes = np.where(~above.any(axis=1) & wrong, 0, -1).astype(np.int8)
@@ -178,13 +179,13 @@ class CityscapesInstanceEvaluator:
         self._images.append(_Matched(labels, scores, outcomes))
 
     def merge(self, other: CityscapesInstanceEvaluator) -> None:
-        """Add the images of another evaluator, for instance of another process (evaluators can be pickled)."""
+        """Add the images of another evaluator, for instance from another process (evaluators can be pickled)."""
         self._images = self._images + other._images
         self._num_true = self._num_true + other._num_true
         self._missed = self._missed + other._missed
 
     def compute(self) -> dict[str, float]:
-        """``instance/AP`` (mean over overlaps 0.5 to 0.95) and ``instance/AP50``; percent, NaN without objects."""
+        """``instance/AP`` (mean over overlaps 0.5 to 0.95) and ``instance/AP50``; percent, NaN without true objects."""
         precision = self._precision()
         present = ~np.isnan(precision).any(axis=1)
         if not present.any():
@@ -222,51 +223,52 @@ class CityscapesInstanceEvaluator:
 
 
 def _step_area(scores: Float64[np.ndarray, " N"], hits: Bool[np.ndarray, " N"], missed: int) -> float:
-    """Area below the steps of the precision-recall curve, from predictions in any order; 0 without any."""
+    """Area below the steps of the precision-recall curve, from predictions in any order; 0 without predictions."""
     if not len(scores):
         return 0.0
     order = np.argsort(-scores, kind="stable")
-    last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))  # equal scores come in at once
+    last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))  # equal scores are added in one step
     true_positives = np.cumsum(hits[order])[last]
     precision = np.concatenate([[1.0], true_positives / (last + 1)])
     recall = np.concatenate([[0.0], true_positives / max(int(true_positives[-1]) + missed, 1)])
-    # Each point stands for half of the step before it and half of the one behind.
+    # Each point accounts for half of the step before it and half of the step after it.
     ends = np.concatenate([[0.0], recall, recall[-1:]])
     return float(precision @ (ends[2:] - ends[:-2]) / 2)
 
 
 class CityscapesPixelEvaluator:
-    """IoU of classes and of groups of classes, and iIoU, where every object weighs the same; percent.
+    """IoU of classes and of groups of classes, and iIoU, in which every object has the same weight; percent.
 
-    Besides all that :class:`SemanticEvaluator` measures. In iIoU a true pixel weighs as much as the mean size of its
-    class over the size of its object; wrong pixels weigh 1. It is for classes that have objects.
+    It also measures everything that :class:`SemanticEvaluator` does. In iIoU the weight of a true pixel is the mean
+    size of its class divided by the size of its object; wrong pixels have weight 1. Only classes with objects have an
+    iIoU.
 
     Args:
         categories: the classes of the model, with label ids as ids.
-        boundary: as of :class:`SemanticEvaluator`.
-        segments: likewise.
+        boundary: as in :class:`SemanticEvaluator`.
+        segments: as in :class:`SemanticEvaluator`.
 
     Raises:
-        UserError: classes that are not of Cityscapes.
+        UserError: some classes are not classes of Cityscapes.
     """
 
     def __init__(self, categories: Categories, *, boundary: bool = False, segments: bool = False) -> None:
         _check(categories)
         self.categories = categories
         self._pixels = SemanticEvaluator(categories, boundary=boundary, segments=segments)
-        # Weighted pixels of objects by class index: all, those of the right class, and those of the right group.
+        # Weighted object pixels by class index: all, those with the right class, and those with the right group.
         self._weighted = np.zeros((3, len(categories)))
 
     @property
     def confusion(self) -> Int64[np.ndarray, "K1 K1"]:
-        """As :attr:`SemanticEvaluator.confusion`."""
+        """See :attr:`SemanticEvaluator.confusion`."""
         return self._pixels.confusion
 
     def update(self, prediction: SemanticSegmentation, ground_truth: CityscapesGroundTruth) -> None:
         """Add one image.
 
         Raises:
-            UserError: maps of different sizes, or ids out of range.
+            UserError: maps have different sizes, or ids are out of range.
         """
         regions = _regions(ground_truth, prediction.size_hw)
         index_of_id, rest = self.categories.index_of_id(), len(self.categories)
@@ -294,7 +296,7 @@ class CityscapesPixelEvaluator:
         return [index for index, item in enumerate(self.categories) if item.id in GROUPS[group]]
 
     def merge(self, other: CityscapesPixelEvaluator) -> None:
-        """Add the images of another evaluator, for instance of another process (evaluators can be pickled)."""
+        """Add the images of another evaluator, for instance from another process (evaluators can be pickled)."""
         self._pixels.merge(other._pixels)
         self._weighted = self._weighted + other._weighted
 
@@ -302,9 +304,9 @@ class CityscapesPixelEvaluator:
         """Means in percent, NaN where undefined.
 
         Returns:
-            ``semantic/IoU`` and ``iIoU`` over classes, ``IoU_sup`` and ``iIoU_sup`` over groups, and what
-            :meth:`SemanticEvaluator.compute` gives. ``IoU`` differs from ``mIoU`` in one thing: a class that is
-            predicted without ever being true counts as 0.
+            ``semantic/IoU`` and ``iIoU`` over classes, ``IoU_sup`` and ``iIoU_sup`` over groups, and the metrics of
+            :meth:`SemanticEvaluator.compute`. ``IoU`` differs from ``mIoU`` in one respect: a class that is predicted
+            but never true counts as 0.
         """
         ious, weighted_ious = self._class_scores()
         groups = np.array([self._group_scores(group) for group in GROUPS if self._members(group)])
@@ -312,7 +314,7 @@ class CityscapesPixelEvaluator:
         return self._pixels.compute() | {f"semantic/{name}": defined_mean(values) for name, values in means.items()}
 
     def per_class(self) -> dict[str, dict[str, float]]:
-        """As :meth:`SemanticEvaluator.per_class`, with ``IoU`` as of :meth:`compute` and with ``iIoU``; percent."""
+        """As in :meth:`SemanticEvaluator.per_class`, plus ``IoU`` as in :meth:`compute` and ``iIoU``; percent."""
         ious, weighted_ious = self._class_scores()
         return {
             name: row | {"IoU": float(ious[index]), "iIoU": float(weighted_ious[index])}
@@ -341,6 +343,6 @@ class CityscapesPixelEvaluator:
 
 
 def _share(parts: ArrayLike, wholes: ArrayLike) -> Float64[np.ndarray, "*shape"]:
-    """Percent; NaN of nothing."""
+    """Percentage; NaN if the total is 0."""
     some, whole = np.asarray(parts, dtype=np.float64), np.asarray(wholes, dtype=np.float64)
     return np.where(whole > 0, 100.0 * some / np.where(whole > 0, whole, 1), np.nan)

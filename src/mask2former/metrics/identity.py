@@ -1,6 +1,6 @@
 """Identity switches: how often a tracker changes the id of an object (CLEAR MOT, Bernardin and Stiefelhagen, 2008).
 
-Counts of one clip, which can be added up. Knows no scores.
+The counts of clips can be added up. Scores are not used.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _VALID_IOU = 0.5  # least mask IoU of a pair
 
 
 class IdentityCounts(NamedTuple):
-    """Of one clip or several.
+    """Counts of one clip or several.
 
     Attributes:
-        switches: how often a true object was found under another id than the last time that it was found.
-        found: true objects with a predicted mask, over all frames.
-        present: true objects with a pixel, over all frames.
+        switches: how often a true object was found under a different id than the last time it was found.
+        found: number of true objects with a predicted mask, over all frames.
+        present: number of true objects with at least one pixel, over all frames.
     """
 
     switches: int
@@ -37,12 +37,12 @@ class IdentityCounts(NamedTuple):
 
 
 def no_identities() -> IdentityCounts:
-    """Where adding up starts."""
+    """Counts of zero, to start a sum."""
     return IdentityCounts(0, 0, 0)
 
 
 def add_identities(one: IdentityCounts, other: IdentityCounts) -> IdentityCounts:
-    """The counts of both."""
+    """The sum of two counts."""
     return IdentityCounts(*(a + b for a, b in zip(one, other, strict=True)))
 
 
@@ -52,14 +52,14 @@ def count_identities(
 ) -> IdentityCounts:
     """Identity switches of one clip.
 
-    In each frame, true and predicted objects of the pairs of the frame before are paired again as long as their mask
-    IoU is at least 0.5, whatever else overlaps better; so two tracks that lie on one object do not take turns. All
-    others are then paired, each once, so that the sum of IoUs is the largest; pairs below 0.5 do not count. A pair
-    whose object had another id the last time that it was found, however long ago, is a switch.
+    Pairs of true and predicted objects from the previous frame are kept as long as their mask IoU is at least 0.5, even
+    if other pairs overlap more, so two tracks on one object do not take turns. All other objects are then paired one to
+    one so that the sum of IoUs is the largest; pairs below 0.5 do not count. A pair is a switch if its true object had
+    another id the last time it was found, however long ago.
 
     Args:
-        frames: ids, each at most once, and masks of every frame in the order of time.
-        ground_truth: of all frames.
+        frames: unique ids, and masks, of every frame in temporal order.
+        ground_truth: masks of the true objects in all frames.
     """
 
     def overlaps() -> Iterator[_Frame]:
@@ -75,13 +75,13 @@ def count_identities(
 def count_panoptic_identities(
     predictions: Iterable[PanopticSegmentation], ground_truths: Iterable[PanopticGroundTruth], things: Collection[int]
 ) -> IdentityCounts:
-    """Identity switches of the things of one clip, as :func:`count_identities`, whatever their classes.
+    """Identity switches of the things of one clip, as in :func:`count_identities`, regardless of class.
 
-    Crowd regions are no objects, and void is taken off the union, as in panoptic quality.
+    Crowd regions do not count as objects, and void is excluded from the union, as in panoptic quality.
 
     Args:
         predictions: of every frame, with ids that stay the same over time.
-        ground_truths: likewise, at the same size.
+        ground_truths: of every frame, at the same size.
         things: indices of the classes that are things.
     """
 
@@ -95,7 +95,7 @@ def count_panoptic_identities(
                 _codes(runs.second, found),
                 runs.lengths,
                 (len(true) + 2, len(found) + 1),
-            )[:-1]  # void and the true objects, by found objects and the rest
+            )[:-1]  # void and the true objects (rows), by found objects and the rest (columns)
             shared = pixels[1:, :-1]
             everything = np.array([np.count_nonzero(prediction.ids == number) for number in found], dtype=np.int64)
             unions = pixels[1:].sum(axis=1)[:, None] + everything - pixels[0, :-1] - shared
@@ -107,7 +107,7 @@ def count_panoptic_identities(
 
 
 class _Frame(NamedTuple):
-    """The true objects that have pixels, the predicted ones, and how they overlap."""
+    """The true objects that have pixels, the predicted objects, and their IoUs."""
 
     true: list[int]
     found: list[int]
@@ -115,15 +115,15 @@ class _Frame(NamedTuple):
 
 
 def _codes(values: Integer[np.ndarray, " R"], listed: list[int]) -> Int64[np.ndarray, " R"]:
-    """The index of every value in the list, and the length of the list for all others."""
+    """The index of every value in the list, or the length of the list for values that it lacks."""
     unique, inverse = np.unique(values, return_inverse=True)
     index_of = {number: index for index, number in enumerate(listed)}
     return np.array([index_of.get(number, len(listed)) for number in unique.tolist()], dtype=np.int64)[inverse]
 
 
 def _count(frames: Iterable[_Frame]) -> IdentityCounts:
-    last_id: dict[int, int] = {}  # of a true object, when it was found last
-    previous: dict[int, int] = {}  # the pairs of the frame before
+    last_id: dict[int, int] = {}  # by true object: its id when it was last found
+    previous: dict[int, int] = {}  # the pairs of the previous frame
     switches = found = present = 0
     for frame in frames:
         present += len(frame.true)
@@ -137,7 +137,7 @@ def _count(frames: Iterable[_Frame]) -> IdentityCounts:
             if true in row_of and number in column_of
         ]
         pairs = [pair for pair in pairs if ious[pair] > 0]
-        for row, column in pairs:  # they are taken
+        for row, column in pairs:  # these are no longer free
             ious[row], ious[:, column] = 0.0, 0.0
         rows, columns = linear_sum_assignment(ious, maximize=True)
         pairs += [pair for pair in zip(rows.tolist(), columns.tolist(), strict=True) if ious[pair] > 0]

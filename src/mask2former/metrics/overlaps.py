@@ -1,6 +1,6 @@
-"""What all metrics begin and end with: how often two maps have which pair of values, and means over classes.
+"""Steps shared by all metrics: counting which pairs of values two maps have, and means over classes.
 
-Knows nothing of what the values mean.
+The meaning of the values does not matter here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __all__ = ["Runs", "common_runs", "count_pairs", "defined_mean"]
 
 
 class Runs(NamedTuple):
-    """Stretches of pixels, row by row, in which neither of two maps changes."""
+    """Runs of pixels, row by row, within which both maps are constant."""
 
     lengths: Int64[np.ndarray, " R"]  # pixels
     first: Integer[np.ndarray, " R"]  # values of the first map
@@ -22,7 +22,7 @@ class Runs(NamedTuple):
 
 
 def common_runs(first: Integer[np.ndarray, "H W"], second: Integer[np.ndarray, "H W"]) -> Runs:
-    """The runs of two maps of one size. Regions are contiguous, so there are far fewer runs than pixels."""
+    """The runs of two maps of the same size. Regions are contiguous, so there are far fewer runs than pixels."""
     one, other = first.ravel(), second.ravel()
     changes = np.flatnonzero((one[1:] != one[:-1]) | (other[1:] != other[:-1])) + 1
     starts = np.concatenate([[0], changes]) if one.size else changes
@@ -35,15 +35,15 @@ def count_pairs(
     lengths: Int64[np.ndarray, " R"],
     shape: tuple[int, int],
 ) -> Int64[np.ndarray, "N M"]:
-    """Pixels by pair of values, which are dense: 0 up to what ``shape`` says."""
+    """Number of pixels by pair of values. Values are dense: from 0 up to the limits in ``shape``."""
     height, width = shape
     codes = rows.astype(np.int64) * width + columns
-    # Sums of integers far below 2**53, so float64 is exact.
+    # These are sums of integers far below 2**53, so float64 is exact.
     counts = np.bincount(codes, weights=lengths, minlength=height * width)
     return counts.astype(np.int64).reshape(shape)
 
 
 def defined_mean(values: Float64[np.ndarray, "*shape"]) -> float:
-    """The mean of what is not NaN; NaN where nothing is."""
+    """The mean of the values that are not NaN; NaN if all are."""
     defined = values[~np.isnan(values)]
     return float(defined.mean()) if defined.size else float("nan")

@@ -1,7 +1,8 @@
 """Panoptic quality (Kirillov et al., CVPR 2019) of id maps, with the published rules for void and crowd regions.
 
-Also boundary panoptic quality (Cheng et al., CVPR 2021). The core counts one image with a single pass over its pixels;
-the evaluator adds the counts up. Nothing here knows how predictions are made or where ground truth is stored.
+Boundary panoptic quality (Cheng et al., CVPR 2021) is included. The core counts one image in a single pass over its
+pixels, and the evaluator adds up the counts. This module does not depend on how predictions are made or where ground
+truth is stored.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ __all__ = [
 ]
 
 VOID = 0  # id of pixels that belong to no segment
-_MAX_ID = 1 << 24  # what the three bytes of the COCO encoding hold
+_MAX_ID = 1 << 24  # ids must fit into the three bytes of the COCO encoding
 
 
 class PanopticCounts(NamedTuple):
-    """What panoptic quality is made of, per class."""
+    """The counts behind panoptic quality, per class."""
 
     true_positives: Int64[np.ndarray, " K"]
     false_positives: Int64[np.ndarray, " K"]
@@ -43,12 +44,12 @@ class PanopticCounts(NamedTuple):
 
 
 class _Overlaps(NamedTuple):
-    """What the true (G) and the predicted (D) segments of one image share, in pixels."""
+    """Overlap of the true (G) and the predicted (D) segments of one image, in pixels."""
 
     pixels: Int64[np.ndarray, "G D"]
     on_void: Int64[np.ndarray, " D"]
     predicted_areas: Int64[np.ndarray, " D"]
-    ious: Float64[np.ndarray, "G D"]  # void taken off the union; 0 for pairs that can not match
+    ious: Float64[np.ndarray, "G D"]  # void excluded from the union; 0 for pairs that cannot match
     true_labels: Int64[np.ndarray, " G"]
     is_crowd: Bool[np.ndarray, " G"]
     predicted_labels: Int64[np.ndarray, " D"]
@@ -62,18 +63,18 @@ def count_matches(
 ) -> PanopticCounts:
     """Matches of one image.
 
-    A predicted and a true segment of one class match when their IoU, with void taken off the union, exceeds 0.5; there
-    is at most one such partner. Crowd regions match nothing and are not missed. An unmatched prediction is no error
-    when more than half of it lies on void or on the crowd region of its class.
+    A predicted and a true segment of the same class match when their IoU, with void excluded from the union, exceeds
+    0.5; there is at most one such partner. Crowd regions match nothing and are not counted as missed. A prediction
+    without a match is no error when more than half of it lies on void or on the crowd region of its class.
 
     Args:
-        predicted_ids: id map of the prediction, 0 being void.
+        predicted_ids: id map of the prediction, in which 0 is void.
         predicted_segments: ``(id, class index)`` of every predicted segment; each must have pixels.
         ground_truth: the ground truth, of the same size.
         num_classes: length of the counts.
 
     Raises:
-        UserError: sizes differ, or the ids of the predicted map and of its segments are not the same.
+        UserError: sizes differ, or the id map and the list of predicted segments have different ids.
     """
     found = _overlaps(predicted_ids, predicted_segments, ground_truth)
     return _count(found, found.ious, num_classes)
@@ -87,24 +88,24 @@ def count_boundary_matches(
 ) -> tuple[PanopticCounts, PanopticCounts]:
     """Matches of one image by the IoU of segments, and by the lesser of that and the IoU of their boundaries.
 
-    Pixels of the predicted boundary that lie on void do not count in the union of boundaries, as void does not in that
-    of segments. Boundaries are those of the whole segments, so an edge towards void is one. Whether an unmatched
-    prediction is forgiven is decided by whole segments, in both.
+    As void does not count in the union of segments, pixels of the predicted boundary on void do not count in the union
+    of boundaries. Boundaries are those of complete segments, so an edge towards void is a boundary, too. In both
+    counts, whether a prediction without a match is excused depends on the complete segments.
 
     Args:
-        predicted_ids: as in :func:`count_matches`, and so are the others.
-        predicted_segments: likewise.
-        ground_truth: likewise.
-        num_classes: likewise.
+        predicted_ids: see :func:`count_matches`.
+        predicted_segments: see :func:`count_matches`.
+        ground_truth: see :func:`count_matches`.
+        num_classes: see :func:`count_matches`.
 
     Raises:
-        UserError: as :func:`count_matches`.
+        UserError: see :func:`count_matches`.
     """
     found = _overlaps(predicted_ids, predicted_segments, ground_truth)
     lesser = found.ious.copy()
     is_void = ground_truth.ids == VOID
     width = boundary_width((predicted_ids.shape[0], predicted_ids.shape[1]))
-    for row, column in np.argwhere(found.ious > 0.5).tolist():  # others match in neither way
+    for row, column in np.argwhere(found.ious > 0.5).tolist():  # other pairs match in neither way
         mine = boundary(Patch(0, 0, predicted_ids == predicted_segments[column][0]), width)
         theirs = boundary(Patch(0, 0, ground_truth.ids == ground_truth.segments[row][0]), width)
         around = is_void[mine.top : mine.top + mine.mask.shape[0], mine.left : mine.left + mine.mask.shape[1]]
@@ -129,7 +130,7 @@ def _overlaps(
     true_codes = _codes(runs.first, [identifier for identifier, _, _ in true_segments])
     shape = len(true_segments) + 2, len(listed) + 2
     pixels = count_pairs(true_codes, _codes(runs.second, listed), runs.lengths, shape)
-    # Rows are void, ids that are not listed, and the true segments; columns the same for the prediction.
+    # Rows are void, ids that are not listed, and the true segments. Columns are the same for the prediction.
     predicted_areas = pixels.sum(axis=0)
     if true_areas is None:
         true_areas = pixels.sum(axis=1)[2:]
@@ -155,7 +156,7 @@ def _count(found: _Overlaps, ious: Float64[np.ndarray, "G D"], num_classes: int)
     missed = ~found.is_crowd
     missed[matched_true] = False
     ignored = found.on_void.copy()
-    # Parity: of several crowd regions of one class only the last one listed counts.
+    # Parity: if a class has several crowd regions, only the last one listed counts.
     crowd_of_class = {label: row for row, label in enumerate(true_labels.tolist()) if found.is_crowd[row]}
     for column, label in enumerate(predicted_labels.tolist()):
         if label in crowd_of_class:
@@ -188,11 +189,11 @@ def _codes(values: Integer[np.ndarray, " R"], ids: Sequence[int]) -> Int64[np.nd
 
 
 class PanopticEvaluator:
-    """Adds up the counts of images; :meth:`compute` gives percent (Mask2Former, Table 1).
+    """Adds up the counts of images; :meth:`compute` returns percent (Mask2Former, Table 1).
 
     Args:
         categories: the classes of the model.
-        boundary: also boundary panoptic quality, see :func:`count_boundary_matches`.
+        boundary: also measure boundary panoptic quality, see :func:`count_boundary_matches`.
     """
 
     def __init__(self, categories: Categories, *, boundary: bool = False) -> None:
@@ -208,7 +209,7 @@ class PanopticEvaluator:
         """Add one image.
 
         Raises:
-            UserError: as :func:`count_matches`.
+            UserError: see :func:`count_matches`.
         """
         segments = [(segment.id, segment.label) for segment in prediction.segments]
         if not isinstance(ground_truth, PanopticGroundTruth):
@@ -222,16 +223,16 @@ class PanopticEvaluator:
             self.boundary_counts = add_counts(self.boundary_counts, boundary_counts)
 
     def merge(self, other: PanopticEvaluator) -> None:
-        """Add the images of another evaluator, for instance of another process (evaluators can be pickled)."""
+        """Add the images of another evaluator, for instance from another process (evaluators can be pickled)."""
         self.counts = add_counts(self.counts, other.counts)
         if self.boundary_counts is not None:
             assert other.boundary_counts is not None
             self.boundary_counts = add_counts(self.boundary_counts, other.boundary_counts)
 
     def compute(self) -> dict[str, float]:
-        """``panoptic/PQ``, ``SQ``, ``RQ``, the same with ``_things`` and ``_stuff``; percent, NaN where undefined.
+        """``panoptic/PQ``, ``SQ``, ``RQ``, also with ``_things`` and ``_stuff``; percent, NaN where undefined.
 
-        With ``boundary`` all of them once more as ``panoptic/boundary_PQ`` and so on.
+        With ``boundary``, there are also ``panoptic/boundary_PQ`` and so on.
         """
         everything = range(len(self.categories))
         groups = {"": everything, "_things": self.categories.thing_indices, "_stuff": self.categories.stuff_indices}
@@ -244,7 +245,7 @@ class PanopticEvaluator:
     def per_class(self) -> dict[str, dict[str, float]]:
         """``PQ``, ``SQ`` and ``RQ`` of every class by name; percent, NaN for classes neither present nor predicted.
 
-        ``boundary_PQ`` and so on are there when they were requested.
+        ``boundary_PQ`` and so on are included if they were requested.
         """
         values = self._qualities()
         return {
@@ -260,13 +261,13 @@ class PanopticEvaluator:
 
 
 def no_counts(num_classes: int) -> PanopticCounts:
-    """Where adding starts."""
+    """Counts of zero, to start a sum."""
     zeros = np.zeros(num_classes, dtype=np.int64)
     return PanopticCounts(zeros, zeros, zeros, zeros.astype(np.float64))
 
 
 def add_counts(first: PanopticCounts, second: PanopticCounts) -> PanopticCounts:
-    """Those of the images of both."""
+    """The sum of two counts."""
     return PanopticCounts(*(mine + theirs for mine, theirs in zip(first, second, strict=True)))
 
 
@@ -274,7 +275,7 @@ def qualities(counts: PanopticCounts) -> dict[str, Float64[np.ndarray, " K"]]:
     """``PQ``, ``SQ`` and ``RQ`` of every class in percent; NaN for classes without any segment on either side."""
     matches, wrong, missed, iou_sums = counts
     weight = matches + 0.5 * wrong + 0.5 * missed
-    seen = np.where(weight > 0, 1.0, np.nan)  # the others do not enter means
+    seen = np.where(weight > 0, 1.0, np.nan)  # other classes are not part of means
     return {
         "PQ": 100.0 * seen * iou_sums / np.where(weight > 0, weight, 1),
         "SQ": 100.0 * seen * iou_sums / np.maximum(matches, 1),

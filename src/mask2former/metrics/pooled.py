@@ -1,7 +1,7 @@
 """Average precision pooled over images, as the Data Science Bowl 2018 counts nuclei: TP / (TP + FP + FN).
 
-The core counts one image with a single pass over two label maps; the evaluator adds the counts up. Nothing here knows
-how predictions are made or where ground truth is stored.
+The core counts one image in a single pass over two label maps, and the evaluator adds up the counts. This module does
+not depend on how predictions are made or where ground truth is stored.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ POOLED_THRESHOLDS = tuple(percent / 100 for percent in range(50, 95, 5))  # 0.5,
 
 
 class PooledCounts(NamedTuple):
-    """What the metric is made of, per threshold and class."""
+    """The counts behind the metric, per threshold and class."""
 
     true_positives: Int64[np.ndarray, "T K"]
     false_positives: Int64[np.ndarray, "T K"]
@@ -35,12 +35,13 @@ def count_pooled(
 ) -> PooledCounts:
     """Matches of one image.
 
-    Both sides become label maps without overlaps: the predictions painted in falling order of score, the true objects
-    in the order given and before crowd regions, each pixel staying with the first that covers it. What has no pixel
-    left takes no part. At each threshold t a prediction and a true object of one class match when their IoU exceeds
-    t. As nothing overlaps and t is at least 0.5, either has at most one such partner, so one-to-one matching needs no
-    order. A crowd region matches nothing and is not missed; an unmatched prediction is no error when more than half
-    of it lies on crowd regions of its class.
+    Both sides become label maps without overlaps: predictions in falling order of score; true objects in the given
+        order,
+    but before crowd regions. Each pixel belongs to the first mask that covers it, and masks without a pixel are left
+    out. At each threshold t, a prediction and a true object of the same class match when their IoU exceeds t. As
+    nothing overlaps and t is at least 0.5, each has at most one such partner, so the order of matching does not matter.
+    A crowd region matches nothing and is not counted as missed. A prediction without a match is no error when more than
+    half of it lies on crowd regions of its class.
 
     Args:
         masks: predicted masks, best first.
@@ -54,7 +55,7 @@ def count_pooled(
     runs = common_runs(true.numbered(), masks.numbered())
     overlaps = count_pairs(runs.first, runs.second, runs.lengths, (len(order) + 1, len(masks) + 1))
     true_areas, predicted_areas = (overlaps.sum(axis=axis)[1:] for axis in (1, 0))
-    # Only the pairs that touch are kept; dense scenes have hundreds of objects on either side.
+    # Only pairs that touch are kept, because dense scenes have hundreds of objects on both sides.
     overlaps = overlaps[1:, 1:]
     left, right = np.nonzero(overlaps)
     chosen = true_labels[left] == labels[right]
@@ -82,18 +83,18 @@ def count_pooled(
 
 
 class PooledEvaluator:
-    """Adds up TP, FP and FN over all images; the metric is TP / (TP + FP + FN) and its mean over nine thresholds.
+    """Adds up TP, FP and FN over all images; the metric is TP / (TP + FP + FN), averaged over nine thresholds.
 
     Unlike COCO's average precision it measures one operating point: only instances whose score exceeds
     ``score_threshold`` count, without overlaps (see :func:`count_pooled`). Images are pooled, so an image with
-    many objects weighs more. Classes with true objects are averaged; for one class there is nothing to average.
+    many objects has more weight. The result is the mean over classes with true objects.
 
     Args:
         categories: the classes of the model.
-        score_threshold: instances at or below it do not count, 0..1.
+        score_threshold: instances with this score or a lower one do not count, 0..1.
 
     Raises:
-        UserError: a threshold out of range.
+        UserError: the threshold is out of range.
     """
 
     def __init__(self, categories: Categories, score_threshold: float = 0.5) -> None:
@@ -105,7 +106,7 @@ class PooledEvaluator:
         self.counts = PooledCounts(*(np.zeros(shape, dtype=np.int64) for _ in PooledCounts._fields))
 
     def update(self, prediction: Instances, ground_truth: InstanceGroundTruth) -> None:
-        """Add one image; both sides have the same size."""
+        """Add one image. Prediction and ground truth have the same size."""
         found = prediction.above(self.score_threshold)
         self._add(count_pooled(found.sparse, found.labels, ground_truth, len(self.categories)))
 

@@ -1,6 +1,6 @@
-"""IoU and accuracy of label maps from one confusion matrix; also boundary IoU and panoptic quality of label maps.
+"""IoU and accuracy of label maps from one confusion matrix, with boundary IoU and panoptic quality of label maps.
 
-Counts are the whole state. Nothing here knows how predictions are made or where ground truth is stored.
+The state consists of counts. This module does not depend on how predictions are made or where ground truth is stored.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["SemanticEvaluator", "boundary_confusion", "confusion_matrix", "segme
 def confusion_matrix(
     predicted: Integer[np.ndarray, "H W"], ground_truth: Integer[np.ndarray, "H W"], num_classes: int
 ) -> Int64[np.ndarray, "K1 K1"]:
-    """Pixels per (predicted, true) class; the last row and column collect every value that is no class.
+    """Pixels by (predicted, true) class; the last row and column are for all values that are no class.
 
     Raises:
         UserError: the sizes differ.
@@ -45,14 +45,14 @@ def _with_rest(labels: Integer[np.ndarray, "*shape"], num_classes: int) -> Int64
 def boundary_confusion(
     predicted: Integer[np.ndarray, "H W"], ground_truth: Integer[np.ndarray, "H W"], num_classes: int
 ) -> Int64[np.ndarray, "K1 K1"]:
-    """The confusion matrix from which detectron2 takes boundary IoU.
+    """The confusion matrix from which detectron2 computes boundary IoU.
 
-    Not the boundaries of the masks of classes: the map of class indices is eroded as if they were grey values, and what
-    is compared are the differences to the map itself. So the numbers depend on the order of the classes, index 0 also
-    is all that lies inside, and they are for comparison with others of this kind only.
+    These are not the boundaries of class masks: the map of class indices is eroded as if it were a grey image, and the
+    differences to the original map are compared. Hence the numbers depend on the order of the classes, index 0 also
+    includes all interior pixels, and the numbers can only be compared with others of the same kind.
 
-    Up to 15 classes the numbers are those that detectron2 prints. From 16 on they are those of its formula without the
-    overflow that it has there: it codes a pair of indices in 8 bits, so that pixels are counted for other pairs.
+    Up to 15 classes, the numbers are those that detectron2 prints. From 16 classes on, they follow its formula without
+    its overflow: it encodes a pair of indices in 8 bits, which counts pixels for wrong pairs.
     """
     kind = np.uint8 if num_classes < 256 else np.uint16
     width = boundary_width((ground_truth.shape[0], ground_truth.shape[1]))
@@ -62,9 +62,9 @@ def boundary_confusion(
 
 
 def segment_counts(confusion: Int64[np.ndarray, "K1 K1"]) -> PanopticCounts:
-    """Matches of one image in which all pixels of a class are one segment, from its confusion matrix.
+    """Matches of one image in which all pixels of a class are one segment, computed from its confusion matrix.
 
-    The rules of :func:`~mask2former.metrics.panoptic.count_matches`; pixels that are no class are void.
+    The rules are those of :func:`~mask2former.metrics.panoptic.count_matches`; pixels that are no class are void.
     """
     common = np.diagonal(confusion)[:-1]
     predicted, true, on_void = confusion[:-1].sum(axis=1), confusion[:, :-1].sum(axis=0), confusion[:-1, -1]
@@ -77,22 +77,21 @@ def segment_counts(confusion: Int64[np.ndarray, "K1 K1"]) -> PanopticCounts:
 
 
 class SemanticEvaluator:
-    """Adds up a confusion matrix; :meth:`compute` gives percent (Mask2Former, Table 3).
+    """Adds up a confusion matrix; :meth:`compute` returns percent (Mask2Former, Table 3).
 
-    Pixels whose true label is no class (``categories.ignore_label``) are left out. A class without any true pixel
-    does not enter the means, also where it was predicted. Of a panoptic model's label maps this is mIoU_pan of the
-    paper.
+    Pixels whose true label is no class (``categories.ignore_label``) are left out. A class without true pixels is not
+    part of the means, even if it was predicted. For the label maps of a panoptic model this is mIoU_pan of the paper.
 
     Args:
         categories: the classes of the model.
-        boundary: also boundary IoU, see :func:`boundary_confusion`.
-        segments: also panoptic quality, all pixels of a class in an image being one segment of stuff.
+        boundary: also measure boundary IoU, see :func:`boundary_confusion`.
+        segments: also measure panoptic quality, with all pixels of a class in an image as one segment of stuff.
 
     Raises:
-        UserError: more classes than ``limits.MEASURED_CLASSES``.
+        UserError: there are more classes than ``limits.MEASURED_CLASSES``.
 
     Attributes:
-        confusion: pixels by predicted class (rows) and true class (columns); the last of each is no class.
+        confusion: pixels by predicted class (rows) and true class (columns); the last row and column are no class.
     """
 
     def __init__(self, categories: Categories, *, boundary: bool = False, segments: bool = False) -> None:
@@ -108,7 +107,7 @@ class SemanticEvaluator:
         """Add one image.
 
         Raises:
-            UserError: as :func:`confusion_matrix`.
+            UserError: see :func:`confusion_matrix`.
         """
         confusion = confusion_matrix(prediction.labels, ground_truth, len(self.categories))
         self.confusion = self.confusion + confusion
@@ -119,7 +118,7 @@ class SemanticEvaluator:
             self.segment_counts = add_counts(self.segment_counts, segment_counts(confusion))
 
     def merge(self, other: SemanticEvaluator) -> None:
-        """Add the images of another evaluator, for instance of another process (evaluators can be pickled)."""
+        """Add the images of another evaluator, for instance from another process (evaluators can be pickled)."""
         self.confusion = self.confusion + other.confusion
         if self.boundary_confusion is not None:
             assert other.boundary_confusion is not None
@@ -132,9 +131,9 @@ class SemanticEvaluator:
         """Means in percent, NaN without ground truth.
 
         Returns:
-            ``semantic/mIoU``, ``fwIoU`` (weighted by true pixels), ``mACC`` and ``pACC``; with ``boundary`` also
-            ``boundary_mIoU``; with ``segments`` also ``PQ``, ``SQ``, ``RQ`` and ``mIoU_seen``, whose mean is over all
-            classes that are true or predicted, those never true being 0.
+            ``semantic/mIoU``, ``fwIoU`` (weighted by true pixels), ``mACC`` and ``pACC``. With ``boundary`` also
+            ``boundary_mIoU``. With ``segments`` also ``PQ``, ``SQ``, ``RQ`` and ``mIoU_seen``, the mean over all
+            classes that are true or predicted, in which classes that are never true count as 0.
         """
         ious, accuracies, true_pixels = self._per_class()
         present = true_pixels > 0
@@ -152,8 +151,8 @@ class SemanticEvaluator:
     def per_class(self) -> dict[str, dict[str, float]]:
         """``IoU`` and ``ACC`` of every class by name; percent, NaN for classes without true pixels.
 
-        With ``boundary`` also ``boundary_IoU`` and ``lesser_IoU`` (the lesser of both), with ``segments`` also ``PQ``,
-        ``SQ`` and ``RQ``.
+        With ``boundary`` also ``boundary_IoU`` and ``lesser_IoU`` (the lesser of ``IoU`` and ``boundary_IoU``), with
+        ``segments`` also ``PQ``, ``SQ`` and ``RQ``.
         """
         ious, accuracies, _ = self._per_class()
         columns = {"IoU": ious, "ACC": accuracies}
@@ -168,10 +167,10 @@ class SemanticEvaluator:
         }
 
     def _per_class(self) -> tuple[Float64[np.ndarray, " K"], Float64[np.ndarray, " K"], Int64[np.ndarray, " K"]]:
-        """IoU and accuracy in percent, and true pixels."""
+        """IoU and accuracy in percent, and the number of true pixels."""
         labelled = self.confusion[:, :-1]  # without the ignored pixels
         hits = np.diagonal(labelled)
-        true_pixels = labelled.sum(axis=0)  # those predicted as no class are missed
+        true_pixels = labelled.sum(axis=0)  # includes pixels predicted as no class, which are missed
         predicted_pixels = labelled[:-1].sum(axis=1)
         present = np.where(true_pixels > 0, 100.0, np.nan)
         unions = true_pixels + predicted_pixels - hits
@@ -179,13 +178,13 @@ class SemanticEvaluator:
 
 
 def _boundary_ious(confusion: Int64[np.ndarray, "K1 K1"]) -> Float64[np.ndarray, " K"]:
-    """Percent; NaN for classes that are nowhere."""
+    """Boundary IoU in percent; NaN for classes that are neither true nor predicted."""
     hits = np.diagonal(confusion)[:-1]
     unions = confusion[:-1, :-1].sum(axis=0) + confusion[:-1, :-1].sum(axis=1) - hits
     return np.where(unions > 0, 100.0 * hits / np.maximum(unions, 1), np.nan)
 
 
 def _sum(values: Float64[np.ndarray, " N"]) -> float:
-    """Of the defined values; NaN where there are none."""
+    """The sum of the values that are not NaN; NaN if all are."""
     defined = values[~np.isnan(values)]
     return float(defined.sum()) if defined.size else float("nan")

@@ -1,6 +1,6 @@
 """Video panoptic quality (Kim et al., CVPR 2020): panoptic quality of tubes, over windows of several lengths.
 
-Nothing here knows how predictions are made or where ground truth is stored.
+This module does not depend on how predictions are made or where ground truth is stored.
 """
 
 from __future__ import annotations
@@ -30,18 +30,19 @@ def count_tubes(
 ) -> PanopticCounts:
     """Matches of tubes in all windows of ``length`` successive frames of one clip; a shorter clip is one window.
 
-    A tube is all pixels of one id and class in the window. Tubes of one class match when their IoU, over the pixels of
-    all frames together and with void taken off the union, exceeds 0.5. All rules are those of panoptic quality,
-    :func:`~mask2former.metrics.panoptic.count_matches`, for one image that is the frames below one another.
+    A tube is the set of all pixels of one id and class in the window. Tubes of the same class match when their IoU,
+    over the pixels of all frames and with void excluded from the union, exceeds 0.5. All rules are those of panoptic
+    quality, :func:`~mask2former.metrics.panoptic.count_matches`, for one image that consists of the frames stacked
+    vertically.
 
     Args:
         predictions: of every frame, with ids that stay the same over time.
-        ground_truths: likewise.
+        ground_truths: of every frame, with ids that stay the same over time.
         length: frames in a window.
         num_classes: length of the counts.
 
     Raises:
-        UserError: different numbers or sizes of frames, or ids that do not fit their lists.
+        UserError: the numbers or sizes of frames differ, or ids do not match their lists.
     """
     if len(predictions) != len(ground_truths) or not ground_truths:
         raise UserError(
@@ -62,7 +63,7 @@ def count_tubes(
 
 
 def _tubes(maps: Sequence[Integer[np.ndarray, "H W"]], lists: Sequence[Sequence[tuple[int, int, bool]]]) -> _Tubes:
-    """Frames with one number per tube, from 1, and all tubes: an id that changes its class is another tube."""
+    """Frames with one number per tube, from 1, and all tubes. An id that changes its class starts another tube."""
     sizes = {ids.shape for ids in maps}
     if len(sizes) != 1:
         raise UserError(f"frames of a clip have one size, got {sorted(sizes)}")
@@ -83,21 +84,21 @@ def _tubes(maps: Sequence[Integer[np.ndarray, "H W"]], lists: Sequence[Sequence[
 
 
 def _window(tubes: _Tubes, start: int, length: int) -> tuple[Int64[np.ndarray, "h W"], list[tuple[int, int, bool]]]:
-    """Some frames below one another, and the tubes that are seen in them."""
+    """Some frames stacked vertically, and the tubes that appear in them."""
     frames = tubes[0][start : start + length].reshape(-1, tubes[0].shape[2])
     seen = set(np.unique(frames).tolist())
     return frames, [tube for tube in tubes[1] if tube[0] in seen]
 
 
 class VideoPanopticEvaluator:
-    """Adds up the tubes of clips, and the identity switches of their things; :meth:`compute` gives percent.
+    """Adds up the tubes of clips, and the identity switches of their things; :meth:`compute` returns percent.
 
     Args:
         categories: the classes of the model.
-        lengths: frames of the windows; the paper's are 1 to 4 of the annotated frames.
+        lengths: lengths of the windows in frames; in the paper, 1 to 4 annotated frames.
 
     Raises:
-        UserError: no length, or one below 1.
+        UserError: there is no length, or one below 1.
     """
 
     def __init__(self, categories: Categories, *, lengths: Sequence[int] = (1, 2, 3, 4)) -> None:
@@ -111,7 +112,7 @@ class VideoPanopticEvaluator:
         """Add one clip, frame by frame.
 
         Raises:
-            UserError: as :func:`count_tubes`.
+            UserError: see :func:`count_tubes`.
         """
         for length, counts in self.counts.items():
             found = count_tubes(prediction, ground_truth, length, len(self.categories))
@@ -120,17 +121,17 @@ class VideoPanopticEvaluator:
         self.identities = add_identities(self.identities, switches)
 
     def merge(self, other: VideoPanopticEvaluator) -> None:
-        """Add the clips of another evaluator, for instance of another process (evaluators can be pickled)."""
+        """Add the clips of another evaluator, for instance from another process (evaluators can be pickled)."""
         assert self.counts.keys() == other.counts.keys()
         self.counts = {length: add_counts(counts, other.counts[length]) for length, counts in self.counts.items()}
         self.identities = add_identities(self.identities, other.identities)
 
     def compute(self) -> dict[str, float]:
-        """``panoptic/VPQ``, the mean over the lengths, and ``VPQ1`` and so on for each; also ``_things``, ``_stuff``.
+        """``panoptic/VPQ``, the mean over the lengths, and ``VPQ1`` etc. for each; also with ``_things``, ``_stuff``.
 
-        Percent; the mean over classes, NaN where there is none. Of things also ``panoptic/id_switches``, which is a
-        number, and ``panoptic/found``, the share of the true objects of all frames that have a prediction, see
-        :mod:`~mask2former.metrics.identity`.
+        They are percentages and means over classes, NaN where there are none. For things there are also
+        ``panoptic/id_switches``, a count, and ``panoptic/found``, the percentage of the true objects of all frames that
+        have a prediction, see :mod:`~mask2former.metrics.identity`.
         """
         everything = range(len(self.categories))
         groups = {"": everything, "_things": self.categories.thing_indices, "_stuff": self.categories.stuff_indices}

@@ -1,10 +1,10 @@
-"""From what a network says to results: ``(prediction, output_size, categories, settings) -> result``.
+"""From the outputs of a network to results: ``(prediction, output_size, categories, settings) -> result``.
 
-A function for each task (Mask2Former, Sec. 3 and 4.1) and one for clips. Nothing here knows which network made a
-prediction, how images were resized, or what happens to a result.
+There is a function for each task (Mask2Former, Sec. 3 and 4.1) and one for clips. They do not depend on which network
+made a prediction, how images were resized, or how a result is used.
 
-Masks at the output size are large (100 queries at 1024x2048 are 840 MB), so they never exist as a whole: every task
-walks over strips of output rows that fit the cache, and keeps only what it needs of each strip.
+Masks at the output size are large (100 queries at 1024x2048 are 840 MB), so they are never computed all at once: every
+task goes over strips of output rows that fit into the cache, and keeps only what it needs of each strip.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ def segmentation(
     settings: InferenceConfig,
     task: Task,
 ) -> Segmentation:
-    """The result of a task by its name.
+    """The result of a task, chosen by its name.
 
     Raises:
-        UserError: the prediction is one of pixels, and the task is not semantic.
+        UserError: the network classifies pixels, and the task is not semantic.
     """
     if task == "semantic":
         return semantic(prediction, output_size, categories, settings)
@@ -52,10 +52,10 @@ def segmentation(
 
 
 def of_queries(prediction: Prediction | PixelPrediction) -> Prediction:
-    """A prediction that has queries.
+    """The prediction, checked to have queries.
 
     Raises:
-        UserError: it is one of pixels, of which there are semantic results alone.
+        UserError: the network classifies pixels, so only semantic results are possible.
     """
     if isinstance(prediction, PixelPrediction):
         raise UserError("the network classifies pixels, and so finds no objects or segments; choose the task semantic")

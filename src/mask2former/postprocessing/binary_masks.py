@@ -12,13 +12,14 @@ from mask2former.postprocessing.resampling import Size
 
 __all__ = ["MaskBands"]
 
-_BAND_PIXELS = 2**28  # bytes of binary masks that exist as a whole; 200 of 1024x1024, which ordinary images stay below
+_BAND_PIXELS = 2**28  # bytes of dense binary masks in memory at a time; 200 of 1024x1024, more than most images need
 
 
 class MaskBands:
-    """Binary masks from strips of logits, cut to their boxes band by band, so that they never exist as a whole.
+    """Binary masks from strips of logits, cropped to their boxes band by band, so they are never dense all at once.
 
-    A band is as many rows as fit a buffer: all of an ordinary image, since cutting many small strips takes longer.
+    A band is as many rows as fit into a buffer: all rows of an ordinary image, since cropping many small strips is
+        slower.
     """
 
     def __init__(self, count: int, size_hw: Size, device: torch.device) -> None:
@@ -26,11 +27,11 @@ class MaskBands:
         height, width = size_hw
         rows = min(height, max(1, _BAND_PIXELS // max(1, count * width)))
         self._buffer = torch.empty((count, rows, width), dtype=torch.bool, device=device)
-        self._start, self._filled = 0, 0  # first row of the band in the image, rows that it has
+        self._start, self._filled = 0, 0  # first row of the band in the image, number of its rows so far
         self._patches: list[list[Patch]] = [[] for _ in range(count)]
 
     def add(self, rows: slice, logits: Float[Tensor, "rows C W"]) -> None:
-        """The next rows."""
+        """Add the next rows."""
         assert rows.start == self._start + self._filled
         while len(logits):
             room = self._buffer.shape[1] - self._filled
@@ -41,7 +42,7 @@ class MaskBands:
                 self._cut()
 
     def masks(self) -> SparseMasks:
-        """All of them, when every row was added."""
+        """All masks, once every row was added."""
         self._cut()
         return SparseMasks(map(merged, self._patches), self.size_hw)
 
@@ -49,5 +50,5 @@ class MaskBands:
         for patches, mask in zip(self._patches, self._buffer[:, : self._filled].cpu().numpy(), strict=True):
             top, left, part = tight(Patch(self._start, 0, mask))
             if part.size:
-                patches.append(Patch(top, left, part.copy()))  # the buffer is used again
+                patches.append(Patch(top, left, part.copy()))  # a copy, since the buffer is reused
         self._start, self._filled = self._start + self._filled, 0

@@ -23,15 +23,14 @@ def instance(prediction: Prediction, output_size: Size, categories: Categories, 
 
     A query can appear with several classes, and masks may overlap or be empty (score 0), unless ``non_overlapping`` is
     set. The score is the class probability times the mean probability inside the binary mask (logit above 0). Boxes are
-    the real boxes of the masks, (x1, y1, x2, y2) in pixels with x2 and y2 one past the last pixel.
+    the tight boxes of the masks, (x1, y1, x2, y2) in pixels with x2 and y2 one past the last pixel.
 
     Args:
-        prediction: of an image (T = 1).
+        prediction: prediction for an image (T = 1).
         output_size: height and width of the result.
         categories: the classes of the model.
-        settings: of which ``max_instances``, ``things_only``, ``things_first``, ``non_overlapping``,
-            ``instance_threshold`` and ``class_thresholds`` count; with a threshold of 0 all candidates are kept, as
-            published.
+        settings: ``max_instances``, ``things_only``, ``things_first``, ``non_overlapping``, ``instance_threshold`` and
+            ``class_thresholds`` are used; with a threshold of 0 all candidates are kept, as published.
     """
     assert prediction.num_frames == 1, f"an image has one frame, got {prediction.num_frames}"
     with torch.inference_mode(), full_precision(prediction):
@@ -54,7 +53,7 @@ def instance(prediction: Prediction, output_size: Size, categories: Categories, 
         inside_sum, areas = torch.cat(sums), torch.cat(areas)
         scores = scores * (inside_sum / (areas.to(inside_sum) + 1e-6))[mask_of_pair]
         order = torch.argsort(scores, descending=True, stable=True)
-    # A query with several classes has one mask, which is not copied.
+    # A query with several classes shares one mask, which is not copied.
     sparse = SparseMasks(patches, output_size).take(mask_of_pair[order].cpu().numpy())
     found = Instances(
         masks=sparse,
@@ -69,12 +68,12 @@ def instance(prediction: Prediction, output_size: Size, categories: Categories, 
 
 
 def remove_overlaps(instances: Instances, overlap_threshold: float) -> Instances:
-    """The instances without their overlaps, which is ours: every pixel goes to the best instance that covers it.
+    """The instances without overlaps, an addition to the paper: every pixel goes to the best instance that covers it.
 
     Args:
-        instances: that may overlap.
-        overlap_threshold: an instance that keeps a smaller share of its mask is dropped, 0..1, and takes no pixels from
-            later ones. Empty masks are dropped, too.
+        instances: instances that may overlap.
+        overlap_threshold: an instance that keeps a smaller share of its mask (0..1) is dropped, and takes no pixels
+            from later ones. Empty masks are dropped, too.
     """
     taken = PixelSet()
     kept: list[int] = []
@@ -102,10 +101,10 @@ def best_pairs(
     """Probability, query and class of the most likely (query, class) pairs, in falling order.
 
     Args:
-        probabilities: of the classes without "no object".
+        probabilities: class probabilities without "no object".
         categories: the classes.
-        settings: ``max_instances`` pairs are chosen; ``things_only`` drops stuff classes after that choice, hence fewer
-            may remain, or before it with ``things_first``, which is ours.
+        settings: ``max_instances`` pairs are chosen. ``things_only`` drops stuff classes after that choice, so fewer
+            pairs may remain, or before it with ``things_first``, an addition to the paper.
     """
     most = settings.max_instances
     is_thing = torch.tensor([category.is_thing for category in categories], device=probabilities.device)
@@ -116,7 +115,7 @@ def best_pairs(
     scores, pairs = probabilities.flatten().topk(min(most, probabilities.numel()))
     queries, labels = pairs // len(categories), pairs % len(categories)
     if settings.things_only:
-        # Parity: stuff takes places among the best pairs before it is dropped.
+        # Parity: stuff counts among the best pairs before it is dropped.
         chosen = is_thing[labels]
         scores, queries, labels = scores[chosen], queries[chosen], labels[chosen]
     return scores, queries, labels

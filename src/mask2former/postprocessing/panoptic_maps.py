@@ -16,15 +16,16 @@ def panoptic(
 ) -> PanopticSegmentation:
     """Non-overlapping segments: every pixel goes to the query with the largest class times mask probability.
 
-    A query is dropped when its class is "no object", when its class probability is not above ``score_threshold``, or
+    A query is dropped when its class is "no object", when its class probability does not exceed ``score_threshold``, or
     when it wins less than ``overlap_threshold`` of the pixels of its own mask (probability at least 0.5). All queries
-    of one stuff class share one segment, whose score is that of its most certain query. Pixels outside are 0.
+    of one stuff class share one segment, which has the score of its most certain query. Pixels outside all segments are
+    0.
 
     Args:
-        prediction: of an image (T = 1).
+        prediction: prediction for an image (T = 1).
         output_size: height and width of the result.
         categories: the classes of the model.
-        settings: of which the two thresholds count.
+        settings: the two thresholds are used.
     """
     return panoptic_with_queries(prediction, output_size, categories, settings)[0]
 
@@ -32,7 +33,7 @@ def panoptic(
 def panoptic_with_queries(
     prediction: Prediction, output_size: Size, categories: Categories, settings: InferenceConfig
 ) -> tuple[PanopticSegmentation, dict[int, int]]:
-    """Like :func:`panoptic`, with the query of every thing segment by the segment's id."""
+    """Like :func:`panoptic`, plus the query of every thing segment, by segment id."""
     assert prediction.num_frames == 1, f"an image has one frame, got {prediction.num_frames}"
     with torch.inference_mode(), full_precision(prediction):
         scores, labels = prediction.probabilities.max(dim=-1)
@@ -54,7 +55,7 @@ def panoptic_with_queries(
             original_areas += count(probabilities.ge_(0.5))
         areas = torch.bincount(codes.flatten(), minlength=2 * num_kept).view(num_kept, 2)
 
-        # The one transfer; the merging itself runs over a few small integers.
+        # The only transfer; the merging itself handles a few small integers.
         table = torch.stack([labels, areas.sum(dim=1), original_areas, areas[:, 1]], dim=1).tolist()
         segments, id_of_query = _merge(table, scores.tolist(), categories, settings.overlap_threshold)
         id_of_code = torch.zeros((num_kept, 2), dtype=torch.int32)
@@ -70,7 +71,7 @@ def _merge(
 ) -> tuple[tuple[Segment, ...], list[int]]:
     """Segments in query order, and the segment id of every query (0 where it was dropped).
 
-    ``table`` holds per query: label, pixels won, pixels of its mask, pixels that are both.
+    ``table`` has one row per query: label, pixels won, pixels of its mask, and pixels that are both.
     """
     found: dict[int, Segment] = {}  # by id, in order
     id_of_stuff: dict[int, int] = {}

@@ -15,21 +15,21 @@ __all__ = ["Size", "count", "first_argmax", "full_precision", "parts", "resize_l
 
 Size = tuple[int, int]
 
-# Values of one strip, over all of its maps. On a CPU a strip should stay in the second-level cache (2**19 to 2**21
-# are equally fast, the whole image at once is five times slower); an accelerator wants few, large kernels.
+# Number of values of one strip, over all its maps. On a CPU a strip should stay in the second-level cache (2**19 to
+# 2**21 are equally fast, the whole image at once is five times slower); an accelerator needs few, large kernels.
 _STRIP_VALUES_CPU = 2**20
 _STRIP_VALUES_ACCELERATOR = 2**27
 
-_PART_VALUES = 2**24  # of maps at the width of the result, the height of the network; 130 queries of ordinary images
+_PART_VALUES = 2**24  # of maps with the result's width and the network's height; 130 queries for ordinary images
 
 
 def full_precision(prediction: Prediction | PixelPrediction) -> torch.autocast:
-    """Thresholds follow: a surrounding autocast must not reach the matrix products here."""
+    """Thresholds are applied to these products, so a surrounding autocast must not affect them."""
     return torch.autocast(prediction.device.type, enabled=False)
 
 
 def resize_last(values: Float[Tensor, "N n"], padded: int, size: int, target: int) -> Float[Tensor, "N target"]:
-    """Bilinear resizing along one axis in the published three steps: to ``padded``, crop to ``size``, to ``target``."""
+    """Bilinear resizing along one axis in the three published steps: to ``padded``, crop to ``size``, to ``target``."""
     if values.shape[-1] != padded:
         values = F.interpolate(values[None], size=padded, mode="linear", align_corners=False)[0]
     values = values[:, :size]
@@ -44,10 +44,10 @@ def row_strips(
     """Resizing of rows as small matrix products.
 
     Yields:
-        Rows of the output, the rows of the source that they need, and the weights between the two: the resized unit
-        vectors, at most four of them not zero per output row.
+        Rows of the output, the source rows that they need, and the weights between the two: the resized unit vectors,
+        with at most four nonzero values per output row.
     """
-    # On the host, so that the source rows of a strip are known without asking the device.
+    # On the host, so that the source rows of a strip are known without waiting for the device.
     weights = resize_last(torch.eye(height, dtype=like.dtype), padded, size, target).T  # (target, height)
     used = (weights != 0).int()
     first = used.argmax(dim=1).tolist()
@@ -62,7 +62,7 @@ def row_strips(
 
 
 def parts(queries: Int64[Tensor, " N"], prediction: Prediction, output_size: Size) -> Sequence[Int64[Tensor, " _n"]]:
-    """So many queries at a time that what :func:`strips` holds of them stays small; none are one empty part."""
+    """Queries split into parts for which :func:`strips` needs little memory; without queries, one empty part."""
     return queries.split(max(1, _PART_VALUES // (prediction.masks.shape[2] * output_size[1])))
 
 
@@ -71,11 +71,11 @@ def strips(
 ) -> Iterator[tuple[slice, Float[Tensor, "rows C W"]]]:
     """Network maps at the output size, a strip of rows at a time: upsampled to the padded size, cropped, resized.
 
-    Bilinear resizing treats the axes one by one, so columns are done once, at the few rows of the network.
+    Bilinear resizing treats the axes one by one, so columns are resized once, at the few rows of the network.
 
     Args:
-        maps: that cover the padded input.
-        prediction: which says what that is.
+        maps: maps that cover the padded input.
+        prediction: its sizes are those of the input before and after padding.
         output_size: height and width in pixels.
 
     Yields:
@@ -95,7 +95,7 @@ def strips(
 
 
 def first_argmax(values: Float[Tensor, "rows C W"]) -> Int64[Tensor, "rows W"]:
-    """Index of the largest value along the middle axis, the first of equals; overwrites ``values``.
+    """Index of the largest value along the middle axis, the first if several are equal; overwrites ``values``.
 
     Two passes over floats are eight times faster than ``argmax`` over a strided axis on a CPU.
     """
@@ -108,5 +108,5 @@ def first_argmax(values: Float[Tensor, "rows C W"]) -> Int64[Tensor, "rows W"]:
 
 
 def count(zeros_and_ones: Float[Tensor, "rows C W"]) -> Int64[Tensor, " C"]:
-    """How many ones per map. Rows are summed as floats (exact, and fast on a CPU), their sums as integers."""
+    """Number of ones in each map. Rows are summed as floats (exact, and fast on a CPU), their sums as integers."""
     return zeros_and_ones.sum(dim=2).to(torch.int64).sum(dim=0)

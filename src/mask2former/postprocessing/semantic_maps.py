@@ -18,14 +18,14 @@ __all__ = ["semantic", "semantic_scores"]
 def semantic(
     prediction: Prediction | PixelPrediction, output_size: Size, categories: Categories, settings: InferenceConfig
 ) -> SemanticSegmentation:
-    """The class of every pixel: the argmax of :func:`semantic_scores`, which are never held as a whole.
+    """The class of every pixel: the argmax of :func:`semantic_scores`, computed without storing all scores.
 
     Args:
-        prediction: of an image (T = 1), of queries or of pixels.
+        prediction: prediction for an image (T = 1), for queries or for pixels.
         output_size: height and width of the result, usually those of the original image.
         categories: the classes of the model.
-        settings: of which ``resize_masks_first`` counts: mask logits are resized before the formula; False resizes the
-            class scores instead, as published for semantic-only models.
+        settings: ``resize_masks_first`` is used: if True, mask logits are resized before the scores are computed; if
+            False, the class scores are resized instead, as published for semantic-only models.
     """
     labels = torch.empty(output_size, dtype=torch.int32, device=prediction.device)
     with torch.inference_mode(), full_precision(prediction):
@@ -39,8 +39,8 @@ def semantic_scores(
 ) -> Float[Tensor, "K H W"]:
     """Class scores per pixel: the sum over queries of class probability times mask probability, not normalised.
 
-    Of a prediction without queries, its logits. On the device of the prediction, at least float32. Arguments as in
-    :func:`semantic`.
+    For a prediction without queries, its logits. Scores are on the device of the prediction, in at least float32.
+    Arguments are those of :func:`semantic`.
     """
     is_of_pixels = isinstance(prediction, PixelPrediction)
     num_classes = len(prediction.class_scores) if is_of_pixels else prediction.class_logits.shape[1] - 1
@@ -56,7 +56,7 @@ def _score_strips(
 ) -> Iterator[tuple[slice, Float[Tensor, "rows K W"]]]:
     """Semantic class scores at the output size, a strip of rows at a time."""
     assert prediction.num_frames == 1, f"an image has one frame, got {prediction.num_frames}"
-    if isinstance(prediction, PixelPrediction):  # whose scores are resized in any order, resizing being linear
+    if isinstance(prediction, PixelPrediction):  # resizing is linear, so the order does not matter
         yield from strips(prediction.class_scores[:, 0].detach().to(prediction.dtype), prediction, output_size)
         return
     masks = prediction.masks_of()[:, 0]
@@ -72,7 +72,7 @@ def _score_strips(
     scores = masks.new_empty((height, num_classes, width))
     for rows, strip in score_strips:
         scores[rows] = strip
-    # Rows first here: these maps are about as large as the result, and it must not exist as a whole.
+    # Rows first here: these maps are about as large as the result, which must not be in memory all at once.
     values_per_row = num_classes * max(width, output_width)
     for rows, source, weights in row_strips(height, height, height, output_height, values_per_row, masks):
         strip = (weights @ scores[source].flatten(1)).view(-1, width)  # (rows * K, w)

@@ -23,20 +23,20 @@ __all__ = ["frame_masks", "video_instance"]
 def video_instance(
     prediction: Prediction, output_size: Size, categories: Categories, settings: InferenceConfig
 ) -> VideoInstances:
-    """The most certain (query, class) pairs of a whole clip as tracks, sorted by falling score.
+    """The most certain (query, class) pairs of a complete clip as tracks, sorted by falling score.
 
-    As for images a query can appear with several classes, and masks may overlap or be empty. The score is the class
+    As for images, a query can appear with several classes, and masks may overlap or be empty. The score is the class
     probability alone (Mask2Former for Video Instance Segmentation, Sec. 3).
 
     Args:
-        prediction: of a clip.
+        prediction: prediction for a clip.
         output_size: height and width of the result.
         categories: the classes of the model.
-        settings: of which ``max_instances``, ``things_only``, ``things_first``, ``instance_threshold`` and
-            ``class_thresholds`` count; with a threshold of 0 all candidates are kept, as published.
+        settings: ``max_instances``, ``things_only``, ``things_first``, ``instance_threshold`` and ``class_thresholds``
+            are used; with a threshold of 0 all candidates are kept, as published.
 
     Raises:
-        UserError: the masks of all frames would not fit the memory, as far as those of the first frame tell.
+        UserError: the masks of all frames would not fit into memory, judging by those of the first frame.
     """
     with torch.inference_mode(), full_precision(prediction):
         scores, queries, labels = best_pairs(prediction.probabilities[:, :-1], categories, settings)
@@ -54,7 +54,7 @@ def video_instance(
                 sum(patch.mask.nbytes for patch in masks) * prediction.num_frames,
                 "use fewer frames or a smaller max_instances, or use track, which holds one window of frames",
             )
-        frames.append(masks.take(rows))  # a query with several classes has one mask, which is not copied
+        frames.append(masks.take(rows))  # a query with several classes shares one mask, which is not copied
     return VideoInstances(frames, classes[kept], certain[kept], categories)
 
 
@@ -62,9 +62,9 @@ def frame_masks(prediction: Prediction, output_size: Size, queries: Int64[Tensor
     """Binary masks of some queries in one frame, in the order of the queries.
 
     Args:
-        prediction: of an image, or of one frame of a clip.
+        prediction: prediction for an image, or for one frame of a clip.
         output_size: height and width of the masks.
-        queries: which ones.
+        queries: indices of the queries.
     """
     assert prediction.num_frames == 1, f"an image has one frame, got {prediction.num_frames}"
     patches: list[Patch] = []

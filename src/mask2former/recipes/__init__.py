@@ -1,6 +1,6 @@
-"""Runs and models by name: the published ones, by the names of the zoo, and our own.
+"""Runs and models by name: published ones, with the names of the zoo, and our own.
 
-Knows settings only: no weights, no class tables, no torch.
+The package contains only settings: no weights, no class tables, no torch.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ _OURS: dict[str, Callable[[], RunConfig]] = {
 def run_recipes() -> dict[str, Callable[[], RunConfig]]:
     """Complete training runs by name: our own, the published ones, then ablations and comparisons of the paper.
 
-    What a run of ours or an ablation gives is in its docstring; of a published one see :class:`Recipe`.
+    The docstring of one of our runs or of an ablation states its results; for published ones see :class:`Recipe`.
     """
     return _OURS | {name: _published(name) for name in recipe_names()} | ablation_recipes() | variant_recipes(recipe)
 

@@ -1,6 +1,6 @@
 """The ablations of the paper (Mask2Former, Tables 4, 5, XI and XII): a published training with some settings changed.
 
-Each row exists for the three models that the paper measures it with: ``ablation/coco-instance/attention-full``.
+Each row exists for the three models for which the paper reports it: ``ablation/coco-instance/attention-full``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ BASES: Mapping[str, tuple[str, float]] = {
     "coco-panoptic": ("PQ", 51.9),
     "ade20k-semantic": ("mIoU", 47.2),
 }
-"""Families whose model with R50 the rows change, the metric of each, and what the paper prints without a change."""
+"""Families whose R50 model the rows change, the metric of each, and its value in the paper without a change."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ class Ablation:
     """A row of a table.
 
     Attributes:
-        table: of the paper.
-        settings: what differs from the published training, by dotted names. A whole part takes its sizes from the part
-            that it replaces.
-        figures: what the paper prints, in percent, in the order of :data:`BASES`; none where it compares otherwise.
-        is_semantic: the models have no queries, so they exist for the task semantic alone.
+        table: number of the table in the paper.
+        settings: differences from the published training, by dotted names. A part that is replaced completely passes
+            its sizes on to its replacement.
+        figures: results in the paper in percent, in the order of :data:`BASES`; None if the paper has no such results.
+        is_semantic: whether the models have no queries, so they exist only for the task semantic.
     """
 
     table: str
@@ -58,7 +58,7 @@ class Ablation:
 
     @property
     def described(self) -> dict[str, Any]:
-        """The settings, ready for JSON: parts by their names."""
+        """The settings, ready for JSON, with parts replaced by their names."""
         return {
             setting: getattr(value, "name", "") if isinstance(value, Strict) else value
             for setting, value in self.settings.items()
@@ -66,7 +66,7 @@ class Ablation:
 
     @property
     def paper(self) -> dict[str, float]:
-        """What the paper prints, by metric."""
+        """Results in the paper, by metric."""
         return {metric: figure for (metric, _), figure in zip(BASES.values(), self.figures or (), strict=False)}
 
 
@@ -130,7 +130,7 @@ PARTS: Mapping[str, Ablation] = {
     "per-pixel": _per_pixel(PerPixelConfig()),
     "per-pixel-plus": _per_pixel(PerPixelPlusConfig(source="res5")),
 }
-"""Rows that replace whole parts, by the last part of their names."""
+"""Rows that replace complete parts, by the last part of their names."""
 
 _VIT, _SMALL = "vit_tiny_patch16_224", {"embed_dim": 192, "depth": 4, "num_heads": 3}
 
@@ -149,16 +149,16 @@ SINCE: Mapping[str, Ablation] = {
         None,
     ),
 }
-"""What came after the paper, at the size of the scenes and from random weights; no recipes, and only when named."""
+"""Later work, at the size of the scenes and from random weights; these are no recipes, and run only if named."""
 
 ROWS: Mapping[str, Ablation] = {**ABLATIONS, **PARTS, **SINCE}
 """All rows."""
 
-_QUERIES, _LAYERS = 100, 9  # of the models that the paper changes
+_QUERIES, _LAYERS = 100, 9  # of the models in the paper that rows change
 
 
 def ablation_recipes() -> dict[str, Callable[[], RunConfig]]:
-    """Complete training runs by name; what the paper reports of each is in its docstring."""
+    """Complete training runs by name; the docstring of each has the paper's results."""
     runs: dict[str, Callable[[], RunConfig]] = {}
     for index, (family, (metric, plain)) in enumerate(BASES.items()):
         for row, ablation in {**ABLATIONS, **PARTS}.items():
@@ -188,10 +188,10 @@ def _run(name: str, base: str, ablation: Ablation) -> RunConfig:
 
 
 def ablated(run: RunConfig, ablation: Ablation) -> RunConfig:
-    """A run with the settings of a row; numbers of queries and of decoder layers are for the 100 and 9 of the paper's.
+    """A run with the settings of a row; numbers of queries and layers are scaled from the paper's 100 and 9.
 
     Raises:
-        UserError: the decoder of the run is another than the one that rows change, or has a setting that excludes them.
+        UserError: the rows cannot change the decoder of the run, or one of its settings excludes them.
     """
     decoder = run.model.transformer_decoder
     if not isinstance(decoder, MaskedDecoderConfig):
@@ -213,7 +213,7 @@ def ablated(run: RunConfig, ablation: Ablation) -> RunConfig:
 
 
 def _sized(part: ConfigT, before: Strict, name: str = "", value: int = 0) -> ConfigT:
-    """A part as wide as the one before it; perhaps with one more setting of its own."""
+    """A part with the sizes of the one that it replaces, and optionally one more setting."""
     kept = [size for size in ("dim", "mask_dim", "num_queries", "num_heads", "feedforward_dim") if hasattr(part, size)]
     sizes = {size: getattr(before, size) for size in kept if hasattr(before, size)}
     return part.model_copy(update=sizes | ({name: value} if hasattr(part, name) else {}))

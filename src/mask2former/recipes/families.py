@@ -1,7 +1,7 @@
-"""What published models have in common, whoever trained them: a recipe, and the tables that recipes are made of.
+"""The common structure of published models, whoever trained them: a recipe, and the tables that recipes are made from.
 
-A table says what the configurations of a provider differ in; what all of them share are the defaults of ``config/``.
-Knows settings only: no weights, no class tables, no torch.
+A table has the settings in which the configurations of a provider differ; the settings that they share are the defaults
+of ``config/``. The module contains only settings: no weights, no class tables, no torch.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PROVIDERS: Mapping[Provider, str] = {
     "mmseg": "MMSegmentation",
     "ssseg": "SSSegmentation",
 }
-"""What each is called in a sentence."""
+"""The name of each provider in a sentence."""
 
 Norm = Literal["frozen", "sync"]
 ALL_TASKS: tuple[Task, ...] = ("panoptic", "instance", "semantic")
@@ -50,17 +50,17 @@ class Recipe:
     """One published model.
 
     Attributes:
-        slug: its name here; with the provider in front where that is not the authors of the method.
+        slug: its name in this library, prefixed with the provider unless that is the authors of the method.
         provider: who published it.
         model: architecture and inference settings.
         categories: name of a packaged class table.
-        only_things: whether the classes are the things of that table only.
+        only_things: whether the classes are only the things of that table.
         reproduces: path of the published configuration file.
         is_video: whether it was trained on clips.
-        init_weights: published file of the backbone that training started from, or the recipe for all weights.
-        num_gpus: how many the published training ran on, each with an equal part of the batch.
-        run: the training, complete.
-        deviations: what the provider does in another way that no setting here expresses, a sentence each.
+        init_weights: published file of the backbone from which training started, or the recipe for all weights.
+        num_gpus: number of GPUs of the published training, each with an equal part of the batch.
+        run: the complete training run.
+        deviations: differences of the provider's training that no setting can express, one sentence each.
     """
 
     slug: str
@@ -82,7 +82,7 @@ _SWIN = {
     "swin-b": SwinConfig(embed_dim=128, depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32), window_size=12),
     "swin-l": SwinConfig(embed_dim=192, depths=(2, 2, 18, 2), num_heads=(6, 12, 24, 48), window_size=12),
 }
-_SWIN["swin-b-in21k"] = _SWIN["swin-b"]  # differ in their pre-training only
+_SWIN["swin-b-in21k"] = _SWIN["swin-b"]  # differs only in pre-training
 _RESNET = {"r50": "resnet50", "r101": "resnet101"}
 
 
@@ -91,14 +91,14 @@ class Training:
     """How the models of a family were trained; every field is a column of the published configurations.
 
     Attributes:
-        augmentation: by the shorter test edge, which is also the base of the training sizes.
-        milestones: of the step schedule; none: a polynomial one.
+        augmentation: function of the shorter test edge, which is also the base of the training sizes.
+        milestones: of the step schedule; if empty, the schedule is polynomial.
         long: backbones trained twice as long.
-        monitor: the metric that the family is known for.
+        monitor: the main metric of the family.
         filter_empty: whether images without objects are left out.
-        group_by_aspect: whether the images of a batch are all wide or all tall.
-        evaluation_interval: steps; None: at the end only.
-        not_evaluated: tasks of the model that its data set has no official measure for.
+        group_by_aspect: whether the images of a batch are either all wide or all tall.
+        evaluation_interval: in steps; None: only at the end.
+        not_evaluated: tasks of the model for which its data set has no official metric.
     """
 
     dataset: DatasetConfig
@@ -122,34 +122,34 @@ class Family:
 
     categories: str
     tasks: tuple[Task, ...]
-    edges: tuple[int, int]  # test size: short edge, cap of the long edge
+    edges: tuple[int, int]  # test size: short edge, limit of the long edge
     files: Mapping[str, str]  # backbone to published configuration file
     only_things: bool = False
     norm: Norm = "frozen"
     score_threshold: float = 0.8
-    queries_large: int = 200  # queries of Swin-L; all others have 100
-    gpus_large: int = 16  # of Swin-L; all others were trained on 8
+    queries_large: int = 200  # queries of Swin-L; all other models have 100
+    gpus_large: int = 16  # for Swin-L; all other models were trained on 8
     is_video: bool = False
     exceptions: tuple[tuple[str, tuple[int, int]], ...] = ()  # backbones with another test size
     norm_exceptions: tuple[tuple[str, Norm], ...] = ()  # backbones with another norm
     provider: Provider = "official"
     resampling: Resampling = "antialiased"
-    init: Mapping[str, str] = field(kw_only=True)  # backbone to the file that training started from
+    init: Mapping[str, str] = field(kw_only=True)  # backbone to the file from which training started
     training: Training = field(kw_only=True)
     deviations: tuple[str, ...] = ()  # see Recipe
-    deviations_of: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # those of single backbones
+    deviations_of: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # additional ones of single backbones
 
 
 def short_edges(base: int) -> tuple[int, ...]:
-    """Half to double the base size in steps of a tenth, rounded down to pixels."""
+    """From half to double the base size in steps of a tenth, rounded down to pixels."""
     return tuple(int(tenths * 0.1 * base) for tenths in range(5, 21))
 
 
 def recipes_of(families: Mapping[str, Family]) -> Iterator[Recipe]:
-    """The recipes of tables, in their order.
+    """The recipes of all families, in the order of the tables.
 
     Args:
-        families: by what the names of their recipes begin with.
+        families: by the beginning of the names of their recipes.
     """
     for family_name, family in families.items():
         for name in family.files:
@@ -166,7 +166,7 @@ def _recipe(slug: str, name: str, family: Family) -> Recipe:
         resize_masks_first=family.tasks != ("semantic",),
         things_only="panoptic" in family.tasks,
         score_threshold=family.score_threshold,
-        instance_threshold=0.5,  # ours: the published results are all candidates
+        instance_threshold=0.5,  # our choice: the published results contain all candidates
         max_instances=10 if family.is_video else 100,
     )
     decoder = MaskedDecoderConfig(

@@ -26,19 +26,19 @@ def _maskformers() -> dict[str, Recipe]:
 
 
 def recipe_names(provider: Provider | None = None) -> tuple[str, ...]:
-    """Names of the published models: 59 of the authors, images first, then 27 of other toolboxes.
+    """Names of the published models: 59 by the authors, images first, then 27 from other toolboxes.
 
     Args:
-        provider: only those of this provider; None: all.
+        provider: only those of this provider; None: of all.
     """
     return tuple(slug for slug, entry in _by_slug().items() if provider in (None, entry.provider))
 
 
 def recipe(slug: str) -> Recipe:
-    """The published model of that name, or one of MaskFormer, which :func:`recipe_names` does not list.
+    """The published model with this name, or a MaskFormer model, which :func:`recipe_names` does not list.
 
     Raises:
-        UserError: there is none; the message names the closest ones.
+        UserError: there is no such recipe; the message names the closest ones.
     """
     known = _by_slug() | _maskformers()
     if slug in known:

@@ -1,4 +1,4 @@
-"""Our own recipes: those that trained the packaged models, and small trainings on real images."""
+"""Our own recipes: those that trained the packaged models, and short training runs on real images."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ __all__ = [
 def _tiny_model(
     num_queries: int, inference: InferenceConfig, init: str | None, *, partial: bool = False
 ) -> ModelConfig:
-    """The architecture of all of them: 3.7 million parameters, no pretrained weights."""
+    """The architecture of all our models: 3.7 million parameters, no pretrained weights."""
     return ModelConfig(
         backbone=TimmConfig(model="resnet10t", norm="batch", kwargs={"channels": [48, 96, 192, 320]}),
         pixel_decoder=MSDeformAttnConfig(dim=128, mask_dim=128, num_layers=3, num_heads=4, feedforward_dim=256),
@@ -54,7 +54,7 @@ def _tiny_model(
 
 
 def _scenes_run(size: int, output: str, init: str | None) -> RunConfig:
-    """What all parts of the packaged model's training share."""
+    """Settings shared by all parts of the training of the packaged model."""
     return RunConfig(
         model=_tiny_model(
             32,
@@ -165,7 +165,7 @@ def scene_clips() -> RunConfig:
 
 
 def _small_run(model: ModelConfig, data: DataConfig, output: str, max_steps: int) -> RunConfig:
-    """What both trainings on real images share: a schedule for two hours on one core."""
+    """Settings shared by the training runs on real images: a schedule for two hours on one core."""
     return RunConfig(
         model=model,
         criterion=CriterionConfig(num_points=2048),
@@ -186,7 +186,7 @@ def _nuclei_run(
     max_steps: int,
     interval: int,
 ) -> RunConfig:
-    """What all parts of the packaged model's training share.
+    """Settings shared by all parts of the training of the packaged model.
 
     Expects data in COCO's format in nuclei/ (docs/results.md describes the split); for other paths, edit data.dataset.
     """

@@ -34,7 +34,7 @@ _family = partial(Family, init=_INIT_WEIGHTS)
 
 
 def _crops(height: int, width: int, *, pad: bool) -> Callable[[int], AugmentationConfig]:
-    """Half to double the base size, then crops of this size."""
+    """Half to double the base size, followed by crops of this size."""
 
     def augmentation(base: int) -> AugmentationConfig:
         return ResizeCropFlipConfig(
@@ -201,7 +201,7 @@ FAMILIES = {
         ),
         training=_ade20k_training("panoptic", "panoptic/PQ"),
     ),
-    # The published files switch on all three outputs here, but the models were trained and measured for this one.
+    # The published files enable all three outputs here, but the models were trained and measured for this one.
     "ade20k-instance": _family(
         "ade20k_instance_100",
         ("instance",),
@@ -228,7 +228,7 @@ FAMILIES = {
             swin_l="swin/maskformer2_swin_large_IN21k_384_bs16_160k_res640",
         ),
         queries_large=100,
-        norm_exceptions=(("r101", "sync"),),  # Parity: the one ADE20K model with trained batch norms
+        norm_exceptions=(("r101", "sync"),),  # Parity: the only ADE20K model with trained batch norms
         exceptions=(("swin-b", (640, 2560)), ("swin-b-in21k", (640, 2560)), ("swin-l", (640, 2560))),
         training=_ade20k_training("semantic", "semantic/mIoU"),
     ),

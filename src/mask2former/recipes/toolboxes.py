@@ -1,7 +1,7 @@
-"""The models that three toolboxes trained themselves and published (``mmseg/ade20k-semantic/swin-t``).
+"""Models that three toolboxes trained and published themselves (``mmseg/ade20k-semantic/swin-t``).
 
-The tables say what their configuration files say; ``tests/data/toolbox_configs.json`` has these facts with their
-sources. What a toolbox does otherwise and no setting here expresses is in the deviations.
+The tables follow their configuration files; ``tests/data/toolbox_configs.json`` lists the same facts with their
+sources. Differences of a toolbox that no setting can express are in ``deviations``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mask2former.recipes.families import ALL_TASKS, Family, Training, short_edge
 
 __all__ = ["FAMILIES"]
 
-# Backbones to what the file of their ImageNet weights is called.
+# Backbones, and the name of the file with their ImageNet weights.
 _SWIN_FILES = {
     "swin-t": "swin_tiny_patch4_window7_224",
     "swin-s": "swin_small_patch4_window7_224",
@@ -31,7 +31,7 @@ _SWIN_FILES = {
     "swin-l": "swin_large_patch4_window12_384_22k",
 }
 _RESNET_FILES = {"r50": "torchvision://resnet50", "r101": "torchvision://resnet101"}
-_MMSEG_DATES = {  # and what MMSegmentation added to the names when it converted them
+_MMSEG_DATES = {  # with what MMSegmentation added to the names in its conversion
     "swin-t": "20220317-1cdeb081",
     "swin-s": "20220317-7ba6d6dd",
     "swin-b": "20220317-55b0104a",
@@ -54,7 +54,7 @@ _FIXED_AFFINE = "batch norms learn their statistics, but scale and shift are fix
 
 
 def _crops(base: int, crop: tuple[int, int]) -> AugmentationConfig:
-    """Half to double the base size, then crops in which no class has more than three quarters."""
+    """Half to double the base size, then crops in which no class covers more than three quarters."""
     return ResizeCropFlipConfig(
         short_edges=short_edges(base),
         long_edge=4 * base,
@@ -127,7 +127,7 @@ _of_mmseg = partial(Training, monitor="semantic/mIoU", group_by_aspect=False, pr
 
 # --- SSSegmentation --------------------------------------------------------------------------------------------------
 
-_ADE20K_IMAGES = 20_210  # of which an epoch is; the last ones that do not fill a batch of 16 are left out
+_ADE20K_IMAGES = 20_210  # per epoch; the last ones, which do not fill a batch of 16, are left out
 _EPOCHS = 130
 _EPOCH_STEPS = _ADE20K_IMAGES // 16
 _SSSEG_DEVIATIONS = (

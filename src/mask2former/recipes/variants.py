@@ -1,6 +1,6 @@
-"""MaskFormer as published, which Mask2Former is compared with.
+"""MaskFormer as published, for comparisons with Mask2Former.
 
-A MaskFormer recipe is also what names the classes and the inference settings of a published file of weights.
+A MaskFormer recipe also provides the class names and the inference settings for a published file of weights.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _LOSS = CriterionConfig(
 
 @dataclass(frozen=True)
 class _MaskFormer:
-    """What a published MaskFormer differs in from the Mask2Former of the same data."""
+    """The differences of a published MaskFormer model from the Mask2Former model for the same data."""
 
     base: str
     tasks: tuple[Task, ...]
@@ -68,7 +68,7 @@ _PUBLISHED = {
 
 
 def maskformer_recipes(base: Base) -> dict[str, Recipe]:
-    """Published MaskFormer models by name; ``base`` gives the Mask2Former recipes that they are told from."""
+    """Published MaskFormer models by name; ``base`` returns the Mask2Former recipes from which they differ."""
     return {slug: _maskformer(slug, facts, base(facts.base)) for slug, facts in _PUBLISHED.items()}
 
 
@@ -97,7 +97,7 @@ def _maskformer(slug: str, facts: _MaskFormer, base: Recipe) -> Recipe:
 
 
 def variant_recipes(base: Base) -> dict[str, Callable[[], RunConfig]]:
-    """Complete training runs by name; what is published of each is in its docstring."""
+    """Complete training runs by name; the docstring of each has its published results."""
     runs: dict[str, Callable[[], RunConfig]] = {}
     for slug, facts in _PUBLISHED.items():
         runs[slug] = run = partial(_run_of_maskformer, slug, base)

@@ -1,8 +1,8 @@
-"""Scenes: little procedural illustrations with exact panoptic ground truth, as images and as clips.
+"""Scenes: small procedural illustrations with exact panoptic ground truth, as images and as clips.
 
-A scene is composed in unit coordinates from a seed, then rendered at any size with analytic soft edges; what is too
-hidden or too small to be found is not painted, so the ground truth always agrees with the pixels. It knows the shared
-structures, numpy and Pillow, and nothing of models or training.
+A scene is composed in unit coordinates from a seed, then rendered at any size with analytic soft edges. Things that are
+too hidden or too small to be recognised are not painted, so the ground truth always agrees with the pixels. The package
+uses the shared structures, numpy and Pillow, and does not depend on models or training.
 """
 
 from mask2former.scenes.classes import SCENE_CATEGORIES

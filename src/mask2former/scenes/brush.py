@@ -1,7 +1,7 @@
-"""What all painting is done with: the pixel grid, noise, colours and distances to simple shapes.
+"""Basic tools for painting: the pixel grid, noise, colours and distances to simple shapes.
 
-Colours are float32 RGB in 0..1 and coverages are soft masks in 0..1, so borders look alike at every size. It knows
-neither classes nor scenes.
+Colours are float32 RGB in 0..1 and coverages are soft masks in 0..1, so borders look the same at every size. Classes
+and scenes are not known here.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Raster:
     height: int
     width: int
     unit: float
-    camera: float  # shift to the left, share of the width
+    camera: float  # shift to the left, as a share of the width
 
 
 # Noise and colour
@@ -65,7 +65,7 @@ def noise_sampler(
 ) -> Callable[[int, int], Array]:
     """Sampler of a noise tile over ``window`` (x0, y0, x1, y1), with ``scale`` tile pixels per unit of the window.
 
-    ``start`` in [0, 1) chooses the place in the tile. Sampling is area-averaged, hence looks alike at every size.
+    ``start`` in [0, 1) chooses the position in the tile. Sampling is area-averaged, so it looks the same at every size.
     """
     tile = _noise_tiles()[kind]
     spans = []
@@ -91,7 +91,7 @@ def any_color(a: float, b: float, c: float) -> Array:
 
 
 def mix(rgb: Array, color: Array, coverage: Array) -> None:
-    """Paint ``color`` over ``rgb`` (3, h, w) where ``coverage`` (h, w) says so, in place."""
+    """Paint ``color`` over ``rgb`` (3, h, w) with the opacity ``coverage`` (h, w), in place."""
     rgb += coverage * (color - rgb)
 
 
@@ -104,12 +104,12 @@ def disc(x: Array, y: Array, radius: float) -> Array:
 
 
 def ellipse(x: Array, y: Array, a: float, b: float) -> Array:
-    """Distance to an ellipse of half axes a and b, exact in sign and approximate in size."""
+    """Distance to an ellipse of half axes a and b, with exact sign and approximate size."""
     return (np.sqrt((x / a) ** 2 + (y / b) ** 2) - 1.0) * min(a, b)
 
 
 def box(x: Array, y: Array, half_width: float | Array, half_height: float) -> Array:
-    """Distance to an upright box; outside its corners it is the larger of the two axes' distances."""
+    """Distance to an upright box; beyond a corner, the larger of the distances along the two axes."""
     return np.maximum(np.abs(x) - half_width, np.abs(y) - half_height)
 
 

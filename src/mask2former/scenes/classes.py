@@ -1,6 +1,6 @@
 """The fourteen classes of the scenes: names, colours and class indices, things before stuff.
 
-Everything else in this package speaks of classes by these indices; how they are drawn is not known here.
+The rest of this package refers to classes by these indices; drawing is defined elsewhere.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What a scene consists of and how it is chosen from a seed, all in unit coordinates.
+"""The contents of a scene and how a seed determines them, all in unit coordinates.
 
-Positions are shares of the image's sides and sizes are in units of sqrt(H W), so one composition serves every size.
+Positions are shares of the image's sides, and sizes are in units of sqrt(H W), so one composition serves every size.
 Nothing is drawn here.
 """
 
@@ -17,18 +17,18 @@ from mask2former.scenes.things import KINDS
 
 __all__ = ["MIN_THINGS", "Layer", "Scene", "Thing", "compose"]
 
-MIN_THINGS = 3  # that can be seen, as far as the spare ones go
+MIN_THINGS = 3  # visible things, if there are enough spare ones
 _SPARE_PLACES = ((0.2, 0.75), (0.8, 0.3), (0.5, 0.55))
 _TRAVELLERS = (THINGS.index("car"), THINGS.index("fish"))
 
 
 @dataclass(frozen=True)
 class Thing:
-    """One thing: what it is, where it stands and how it moves."""
+    """One thing: its kind, its position and its motion."""
 
     kind: int
     x: float  # share of the width
-    y: float  # share of the height; of the foot where it stands on the ground
+    y: float  # share of the height; of the foot if it stands on the ground
     size: float  # half size, in units of sqrt(H W)
     angle: float
     flipped: bool
@@ -40,11 +40,11 @@ class Thing:
         """Position, size and angle at a frame (0 for a still image); all motions start from the composition."""
         m = self.motion
         x, y, angle = self.x, self.y, self.angle
-        if m[0] < 0.4:  # straight on, in again at the other side
+        if m[0] < 0.4:  # straight ahead, re-entering at the other side
             speed = (0.02 + 0.06 * m[2]) * (1.0 if m[1] < 0.5 else -1.0)
             margin = 0.15 + self.size
             x = (x + speed * frame + margin) % (1.0 + 2.0 * margin) - margin
-        elif m[0] < 0.7:  # to and fro, wide enough to leave the image
+        elif m[0] < 0.7:  # back and forth, far enough to leave the image
             swing = (0.2 + 0.4 * m[2]) * (1.0 if m[1] < 0.5 else -1.0)
             x += swing * math.sin((0.06 + 0.08 * m[3]) / abs(swing) * frame)
         elif m[0] < 0.85 and not self.grounded:  # up and down
@@ -59,7 +59,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Layer:
-    """A stuff region over those before it. ``form`` is ``all``, ``below`` (a line), ``strip`` or ``patch``."""
+    """A stuff region over the layers before it. ``form`` is ``all``, ``below`` (a line), ``strip`` or ``patch``."""
 
     label: int
     form: str
@@ -69,12 +69,12 @@ class Layer:
 
 @dataclass(frozen=True)
 class Scene:
-    """A whole composition, whatever size it is rendered at."""
+    """A complete composition, independent of the size at which it is rendered."""
 
     layers: list[Layer]
     styles: list[list[float]]  # random numbers of the six stuff textures
     things: list[Thing]  # back to front
-    spare: list[Thing]  # put in front where too few things can be seen
+    spare: list[Thing]  # added in front if too few things are visible
     look: list[float]
     horizon: float
     noise_seed: int
@@ -89,7 +89,7 @@ def _pick(weights: Sequence[tuple[int, float]], number: float) -> int:
 
 
 def compose(seed: int, stream: int) -> Scene:
-    """The scene of a seed; ``stream`` keeps the clips (1) apart from the images (0)."""
+    """The scene of a seed; ``stream`` separates clips (1) from images (0)."""
     rng = np.random.Generator(np.random.PCG64([seed, stream]))
     look = rng.random(24).tolist()
     styles = rng.random((len(STUFF), 16)).tolist()
@@ -104,7 +104,7 @@ def compose(seed: int, stream: int) -> Scene:
     }[back]
     front = _pick(ground, look[2])
     layers = [Layer(back, "all", lines[0])]
-    if look[3] < 0.4:  # something between back and ground
+    if look[3] < 0.4:  # another layer between back and front
         between = [k for k in (WALL, WATER, GRASS, SAND) if k not in (back, front)]
         label = between[int(look[4] * len(between))]
         layers.append(Layer(label, "below", lines[1], horizon - 0.1 - 0.1 * look[5]))
@@ -123,13 +123,13 @@ def compose(seed: int, stream: int) -> Scene:
     for index in range(count):
         q, kind = numbers[index], kinds[index]
         if index and q[24] < 0.15:
-            kind = things[-1].kind  # neighbours of one class must be told apart
+            kind = things[-1].kind  # neighbours of one class must be distinguished
         spec = KINDS[kind]
         size = 0.5 * 0.12 * (0.46 / 0.12) ** q[25] * spec.relative_size * crowd
         grounded = q[26] < spec.grounded
         x = -0.04 + 1.08 * q[27]
         y = horizon + 0.04 + (1.04 - horizon) * q[28] ** 0.8 if grounded else 0.02 + 0.9 * q[28]
-        if index and q[29] < 0.4:  # beside, before or behind another one
+        if index and q[29] < 0.4:  # beside, before or behind another thing
             other = things[int(q[30] * index)]
             x = other.x + (q[27] - 0.5) * 2.6 * max(other.size, size)
             if not grounded or other.grounded:
@@ -140,10 +140,10 @@ def compose(seed: int, stream: int) -> Scene:
         size = max(size, 0.048)
         angle = spec.turn * (2.0 * q[31] - 1.0)
         flipped = q[32] < 0.5
-        if kind in _TRAVELLERS and q[33] < 0.7:  # cars and fish look where they go
+        if kind in _TRAVELLERS and q[33] < 0.7:  # cars and fish face their direction of travel
             flipped = q[34] >= 0.5
         things.append(Thing(kind, x, y, size, angle, flipped, grounded, q[:24], q[33:40]))
-    # Nearer things stand lower; what floats goes anywhere in the order.
+    # Nearer things stand lower; floating things can have any depth.
     depth = [thing.y if thing.grounded else 0.3 + 0.8 * thing.p[23] for thing in things]
     things = [things[index] for index in sorted(range(count), key=depth.__getitem__)]
     spare = []

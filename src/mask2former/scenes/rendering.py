@@ -1,7 +1,7 @@
-"""From a composition to frames: which things can be found, light and shadow, and ground truth that agrees with it.
+"""From a composition to frames: which things are visible, light and shadow, and ground truth that agrees with them.
 
-What is too hidden or too small is not painted at all. Frames are numpy arrays; samples and data sets are not known
-here.
+Things that are too hidden or too small are not painted at all. Frames are numpy arrays; this module does not use
+samples or data sets.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mask2former.scenes.things import KINDS, Local
 
 __all__ = ["SceneFrame", "check_request", "draw_clip", "draw_scene"]
 
-# Nothing is painted that shows less than this share of the image (30 pixels of 128 x 128) or of itself.
+# Things that show less than this share of the image (30 pixels of 128 x 128) or of themselves are not painted.
 _MIN_IMAGE_SHARE = 30 / 128**2
 _MIN_VISIBLE_SHARE = 0.15
 _MIN_PIXELS = 4
@@ -38,7 +38,7 @@ class SceneFrame:
 
     ``image`` is uint8 RGB ``(H, W, 3)``; ``ids`` is int32 ``(H, W)``, the segment of every pixel, without void;
     ``segments`` lists ``(id, class index)`` for the ids 1..n. The frames of a clip share one list, so a segment that is
-    out of sight in a frame has no pixel there.
+    not visible in a frame has no pixels in it.
     """
 
     image: Array
@@ -47,7 +47,7 @@ class SceneFrame:
 
 
 class _Drawn(NamedTuple):
-    """A thing in one frame: where its box lies and how far each of its pixels is from its border."""
+    """A thing in one frame: the position of its box and the distance of each pixel from its border."""
 
     thing: int  # index in the scene
     rows: slice
@@ -57,7 +57,7 @@ class _Drawn(NamedTuple):
 
 
 def _outline(scene: Scene, index: int, grid: Raster, frame: float) -> tuple[_Drawn, float] | None:
-    """The thing within the image, with the share of its box that lies inside; None if it is outside."""
+    """The thing within the image, with the share of its box that lies inside; None if it is completely outside."""
     thing = scene.things[index]
     spec = KINDS[thing.kind]
     x, y, size, angle = thing.position(frame)
@@ -89,9 +89,9 @@ def _outline(scene: Scene, index: int, grid: Raster, frame: float) -> tuple[_Dra
 
 
 def _visible_things(scene: Scene, grid: Raster, frame: float) -> tuple[list[_Drawn], Array]:
-    """The things worth painting, front to back, and the map (H, W) of thing index + 1, 0 where stuff shows.
+    """The things to paint, front to back, and the map (H, W) of thing index + 1, with 0 where stuff is visible.
 
-    A thing's visibility depends only on those kept before it, so one pass from the front is exact.
+    The visibility of a thing depends only on the painted things in front of it, so one pass from the front is exact.
     """
     owner = np.zeros((grid.height, grid.width), np.int32)
     least = max(_MIN_IMAGE_SHARE * grid.height * grid.width, _MIN_PIXELS)
@@ -115,7 +115,7 @@ def _visible_things(scene: Scene, grid: Raster, frame: float) -> tuple[list[_Dra
 
 
 def _shadow(canvas: Array, scene: Scene, drawn: _Drawn, grid: Raster) -> None:
-    """Darkens what lies behind a thing: an ellipse at its foot, or its own outline thrown aside."""
+    """Darken the background behind a thing: an ellipse at its foot, or its own outline, shifted."""
     thing = scene.things[drawn.thing]
     strength = 0.25 + 0.3 * scene.look[11]
     radius = drawn.local.scale
@@ -189,7 +189,7 @@ def _render(scene: Scene, size_hw: tuple[int, int], frames: Sequence[int], movin
         for layer, pixels in zip(scene.layers, counts.tolist(), strict=True):
             stuff_pixels[layer.label] += pixels
         stage.append((frame, grid, things, owner, covers, layer_of))
-    # A sliver of stuff becomes part of the most common stuff, in texture as in ground truth.
+    # A sliver of stuff becomes part of the most common stuff, in both texture and ground truth.
     largest = int(stuff_pixels.argmax())
     few = _MIN_STUFF_SHARE * height * width * len(frames)
     labels = [layer.label if stuff_pixels[layer.label] >= few else largest for layer in scene.layers]
@@ -219,10 +219,10 @@ def _render(scene: Scene, size_hw: tuple[int, int], frames: Sequence[int], movin
 
 
 def check_request(seed: int, size_hw: tuple[int, int]) -> None:
-    """Refuses what no scene can be drawn for.
+    """Check that a scene can be drawn.
 
     Raises:
-        UserError: a negative seed or an impossible size.
+        UserError: the seed is negative or the size is impossible.
     """
     if seed < 0:
         raise UserError(f"the seed of a scene must not be negative, got {seed}")
@@ -231,14 +231,14 @@ def check_request(seed: int, size_hw: tuple[int, int]) -> None:
 
 
 def draw_scene(seed: int, size_hw: tuple[int, int]) -> SceneFrame:
-    """A scene: a pure function of the seed and the size; another size shows the same composition.
+    """A scene, as a pure function of the seed and the size; another size shows the same composition.
 
     Args:
-        seed: not negative.
+        seed: at least 0.
         size_hw: height and width in pixels, at least 8 each.
 
     Raises:
-        UserError: a negative seed or an impossible size.
+        UserError: the seed is negative or the size is impossible.
     """
     check_request(seed, size_hw)
     return _render(compose(seed, 0), size_hw, [0], moving_camera=False)[0]
@@ -248,13 +248,14 @@ def draw_clip(seed: int, size_hw: tuple[int, int], frames: int | Sequence[int]) 
     """A clip in which things move, cross, leave and return; every segment keeps its id over time.
 
     Args:
-        seed: not negative.
+        seed: at least 0.
         size_hw: height and width in pixels, at least 8 each.
-        frames: how many, from the first; or which ones, which are drawn alone. What is hidden or too small is judged
-            over the frames that are drawn, so a few of a clip can have other segments than all.
+        frames: number of frames, from the first; or indices of the only frames to draw. What is too hidden or too small
+            is determined over the frames that are drawn, so some frames of a clip can have other segments than all of
+            them.
 
     Raises:
-        UserError: a negative seed, an impossible size or less than one frame.
+        UserError: the seed is negative, the size is impossible or there is less than one frame.
     """
     check_request(seed, size_hw)
     chosen = range(frames) if isinstance(frames, int) else frames

@@ -1,6 +1,6 @@
-"""The stuff of a scene: the six textures, and the layers that they cover with soft borders.
+"""The stuff of a scene: the six textures, and the layers that they fill with soft borders.
 
-It turns the layers of a composition into the background of one frame and knows nothing of things.
+This module turns the layers of a composition into the background of one frame. Things are not known here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["coverage", "paint_stuff"]
 class _Field:
     """The rows of the image that one stuff texture covers."""
 
-    u: Array  # (1, w) share of the width, moved by the camera
+    u: Array  # (1, w) share of the width, shifted by the camera
     v: Array  # (h, 1) share of the height
     x: Array  # (1, w) and (h, 1) in units of sqrt(H W)
     y: Array
@@ -152,7 +152,7 @@ def coverage(layer: Layer, grid: Raster) -> Array:
 
 
 def _lane(rgb: Array, layer: Layer, grid: Raster, rows: slice, dashes: float) -> None:
-    """Dashed middle line of a road, in place on the texture rows."""
+    """Dashed centre line of a road, in place on the texture rows."""
     p = layer.p
     u = ((np.arange(grid.width, dtype=np.float32) + 0.5) / grid.width + grid.camera)[None]
     v = ((np.arange(grid.height, dtype=np.float32) + 0.5) / grid.height)[rows, None]
@@ -169,7 +169,7 @@ def _lane(rgb: Array, layer: Layer, grid: Raster, rows: slice, dashes: float) ->
 
 
 def paint_stuff(scene: Scene, grid: Raster, covers: list[Array], labels: list[int]) -> Array:
-    """Canvas (3, H, W) in 0..1 with the stuff layers, of which layer i has class ``labels[i]``."""
+    """Canvas (3, H, W) in 0..1 with the stuff layers, where layer i has class ``labels[i]``."""
     height, width = grid.height, grid.width
     u = (np.arange(width, dtype=np.float32) + 0.5) / width + grid.camera
     v = (np.arange(height, dtype=np.float32) + 0.5) / height
@@ -189,7 +189,7 @@ def paint_stuff(scene: Scene, grid: Raster, covers: list[Array], labels: list[in
         else:
             area = canvas[:, rows]
             if layer.form == "below" and layer.label not in (WATER, WALL):
-                # A little darker towards the far edge, so that layers read as depth.
+                # A little darker towards the far edge, so that layers suggest depth.
                 rgb *= 0.82 + 0.18 * np.clip((v[rows, None] - layer.top) * 3.0 + 0.3, 0.0, 1.0)
             mix(area, rgb, cover[rows])
     return canvas

@@ -1,7 +1,7 @@
-"""The eight kinds of things: for each its shape as a distance, its paint and how it likes to stand.
+"""The eight kinds of things: for each, its shape as a distance, its paint and its usual position.
 
-A kind sees only the pixels of its own box in its own frame and its own random numbers; where it stands in a scene and
-what hides it is decided elsewhere.
+A kind sees only the pixels of its own box, in its own coordinates, and its own random numbers. Its position in a scene
+and what hides it are determined elsewhere.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ __all__ = ["KINDS", "Kind", "Local"]
 
 @dataclass
 class Local:
-    """The pixels of one thing's bounding box in its own frame: x right, y down, half size 1."""
+    """The pixels of one thing's bounding box in its own coordinates: x right, y down, half size 1."""
 
     x: Array
     y: Array
     scale: float  # pixels per unit
-    light: tuple[float, float]  # from where the light comes, in this frame
+    light: tuple[float, float]  # direction of the light, in these coordinates
     p: list[float]  # the thing's own random numbers in [0, 1)
 
     def inside(self, distance: Array) -> Array:
@@ -88,7 +88,7 @@ def _crate_shape(at: Local) -> Array:
 def _crate_paint(at: Local) -> Array:
     p, x, y = at.p, at.x, at.y
     half = 0.72 + 0.26 * p[7]
-    if p[6] < 0.65:  # bare wood, else painted
+    if p[6] < 0.65:  # bare wood; otherwise painted
         wood = hsv(0.05 + 0.07 * p[0], 0.35 + 0.35 * p[1], 0.45 + 0.4 * p[2])
     else:
         wood = any_color(p[0], p[1] * 0.8, p[2])
@@ -214,7 +214,7 @@ def _car_paint(at: Local) -> Array:
 def _fish_parts(at: Local) -> tuple[Array, Array]:
     p, x, y = at.p, at.x, at.y
     body = ellipse(x - 0.2, y, 0.78, 0.36 + 0.18 * p[6])
-    reach = 0.36 + 0.2 * p[7]  # a tail that opens to the left, notched
+    reach = 0.36 + 0.2 * p[7]  # a notched tail that opens to the left
     tail = np.maximum(np.abs(y) - reach * (-0.3 - x) / 0.7 - 0.05, -x - 1.0 + 0.35 * np.maximum(reach - np.abs(y), 0.0))
     tail = np.maximum(tail, x + 0.1)
     fin = np.maximum(np.abs(x - 0.1 - 0.25 * y) - 0.28 - 0.3 * y, -y - 0.62 - 0.12 * p[8])
@@ -231,7 +231,7 @@ def _fish_paint(at: Local) -> Array:
     body, _ = _fish_parts(at)
     first, second = any_color(p[0], p[1], p[2]), any_color(p[3], p[4], p[5])
     rgb = at.plain(second * 0.8)
-    rgb *= 1.0 - 0.3 * np.clip(np.sin(12.0 * (x + 1.5 * np.abs(y))) * 2.0, 0.0, 1.0)  # rays of the fins
+    rgb *= 1.0 - 0.3 * np.clip(np.sin(12.0 * (x + 1.5 * np.abs(y))) * 2.0, 0.0, 1.0)  # fin rays
     skin = at.plain(first)
     pattern = int(p[9] * 3)
     if pattern == 0:
@@ -310,7 +310,7 @@ def _mug_paint(at: Local) -> Array:
 
 
 class Kind(NamedTuple):
-    """How one kind of thing looks and stands; sizes in units of its half size."""
+    """How one kind of thing looks and where it stands; sizes are in units of its half size."""
 
     shape: Callable[[Local], Array]
     paint: Callable[[Local], Array]
@@ -318,7 +318,7 @@ class Kind(NamedTuple):
     half_height: float
     relative_size: float
     turn: float  # largest tilt in radians
-    grounded: float  # how often it stands on the ground
+    grounded: float  # probability that it stands on the ground
 
 
 KINDS = (  # in the order of the thing classes

@@ -1,4 +1,4 @@
-"""Training on Lightning, which is imported only here; ``training.run.train`` is the door."""
+"""Training with Lightning, which is imported only in this package; the entry point is ``training.run.train``."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["need_lightning"]
 
 
 def need_lightning() -> None:
-    """Refuse where the extra ``train`` is missing, before anything is done.
+    """Check, before anything is done, that the extra ``train`` is installed.
 
     Raises:
-        MissingExtraError: with the ``pip install`` that brings it.
+        MissingExtraError: it is missing; the message has the ``pip install`` command for it.
     """
     if find_spec("lightning") is None:
         raise MissingExtraError("lightning", "train")

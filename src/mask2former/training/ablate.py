@@ -1,6 +1,6 @@
-"""The ablations of the paper on a run of one's own: a training for each row and seed, a table and an image of them.
+"""The paper's ablations on your own run: one training run for each row and seed, with a table and a figure of them.
 
-Each training is a run like any other; finished runs are read, and an interrupted one is resumed.
+Each one is an ordinary run; finished runs are read, and interrupted ones are resumed.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ __all__ = ["BASELINE", "METRICS", "AblationRow", "ablate", "draw", "scenes_base"
 
 BASELINE = "baseline"
 METRICS = {"PQ": "panoptic/PQ", "AP": "instance/AP", "mIoU": "semantic/mIoU"}
-"""Metrics of the paper, and their names here."""
+"""Metrics of the paper, and their names in this library."""
 
 
 @dataclass(frozen=True)
 class AblationRow:
-    """What the trainings of a row reached.
+    """Results of the training runs of a row.
 
     Attributes:
-        name: of the row; :data:`BASELINE` is the run without a change.
-        settings: what differs.
-        metrics: of each seed at the end of its training, percent.
-        paper: what the paper prints: AP, PQ and mIoU.
+        name: name of the row; :data:`BASELINE` is the run without a change.
+        settings: the settings that the row changes.
+        metrics: by seed, at the end of training, in percent.
+        paper: results in the paper: AP, PQ and mIoU.
     """
 
     name: str
@@ -47,12 +47,12 @@ class AblationRow:
     paper: dict[str, float]
 
     def spread(self, metric: str) -> tuple[float, float, float] | None:
-        """Mean, least and most of a metric over the seeds; None where it was not measured."""
+        """Mean, minimum and maximum of a metric over the seeds; None if it was not measured."""
         values = [measured[metric] for measured in self.metrics.values() if metric in measured]
         return (statistics.fmean(values), min(values), max(values)) if values else None
 
     def changes(self, metric: str, baseline: AblationRow) -> list[float]:
-        """What each seed gained on the baseline with the same seed; seeds that either has no figure of are left out."""
+        """Difference of each seed from the baseline with the same seed, for seeds that both have."""
         pairs = ((measured, baseline.metrics.get(seed, {})) for seed, measured in sorted(self.metrics.items()))
         return [measured[metric] - plain[metric] for measured, plain in pairs if metric in measured and metric in plain]
 
@@ -65,10 +65,10 @@ class AblationRow:
 
 
 def scenes_base(steps: int = 1000) -> RunConfig:
-    """The run that ``mask2former ablate scenes`` changes: that of ``scenes-tiny-start``, measured for all tasks.
+    """The base run of ``mask2former ablate scenes``: that of ``scenes-tiny-start``, measured for all tasks.
 
     Args:
-        steps: of each training, with a schedule of their own length.
+        steps: steps of each training run, whose schedule has this length.
     """
     run = recipes.scenes_tiny_start()
     return run.model_copy(
@@ -92,24 +92,24 @@ def ablate(
 ) -> list[AblationRow]:
     """Train the baseline and each row with the same steps and seeds.
 
-    All rows of a seed come before the next seed, so that there is a table early. ``ablations.json`` in ``output`` is
-    written after each training and keeps what earlier calls measured; a call with the same arguments resumes where one
-    was interrupted.
+    All rows are trained with one seed before the next seed, so there is a table early on. ``ablations.json`` in
+    ``output`` is written after each training run and keeps results of earlier calls; a call with the same arguments
+    resumes an interrupted one.
 
     Args:
-        base: the run that rows change; its ``seed`` and ``output`` are set here.
-        output: the folder of all; a training is in ``ROW/seed-N``.
-        rows: names of :data:`~mask2former.recipes.ROWS`; none: all of the paper that the tasks of the run can measure.
-        seeds: how many trainings of each row; they are 0, 1, ...
-        tell: is called before each training with its name, how many are done, and how many there are.
-        progress: of each training, as :func:`~mask2former.training.run.train` takes it.
+        base: the run that rows change; its ``seed`` and ``output`` are replaced.
+        output: folder for all training runs, each in ``ROW/seed-N``.
+        rows: names of :data:`~mask2former.recipes.ROWS`; if empty, all of the paper that the run's tasks can measure.
+        seeds: number of training runs of each row, with seeds 0, 1, ...
+        tell: called before each training run with its name, the number of finished runs, and the total number.
+        progress: progress of each training run, see :func:`~mask2former.training.run.train`.
 
     Returns:
-        The baseline, the rows of this call, and other rows that ``output`` has figures of, all with every seed there.
+        The baseline, the rows of this call, and other rows with results in ``output``, all with every available seed.
 
     Raises:
-        UserError: there is no such row, the run has no decoder that rows change, or the folder holds trainings with
-            other settings.
+        UserError: there is no such row, the run's decoder cannot be changed by rows, or the folder contains training
+            runs with other settings.
         MissingExtraError: Lightning is not installed.
     """
     if unknown := [name for name in rows if name not in ROWS]:
@@ -138,21 +138,21 @@ def ablate(
         tell(f"{name}, seed {seed}", done, len(jobs))
         run = runs[name].model_copy(update={"seed": seed, "output": str(place)})
         result = train(run, resume=(place / "checkpoints" / "last.ckpt").is_file(), progress=progress)
-        measured = {metric: value for metric, value in result.metrics.items() if "/" in metric}  # no losses
+        measured = {metric: value for metric, value in result.metrics.items() if "/" in metric}  # excludes losses
         table[name].metrics[seed] = measured
         _write(folder / "ablations.json", base, list(table.values()))
     return list(table.values())
 
 
 def draw(table: Sequence[AblationRow], path: Path) -> None:
-    """The changes of all rows from the baseline, beside those of the paper, as an image.
+    """Draw the changes of all rows from the baseline, beside those in the paper.
 
     Args:
         table: what :func:`ablate` returned; the baseline is first.
         path: PNG, SVG or PDF, by its suffix.
 
     Raises:
-        UserError: a file of another kind or at a path that cannot be written.
+        UserError: the path has another suffix, or cannot be written.
         MissingExtraError: matplotlib is not installed.
     """
     baseline, *rows = table
@@ -172,7 +172,7 @@ def draw(table: Sequence[AblationRow], path: Path) -> None:
 
 
 def _finished(path: Path, base: RunConfig) -> list[AblationRow]:
-    """Rows with figures of earlier calls; a folder of trainings with other settings is refused."""
+    """Rows with results of earlier calls; a folder of training runs with other settings is rejected."""
     if not path.exists():
         return []
     values = read_json(path, "table of ablations")

@@ -1,4 +1,4 @@
-"""``data.batch_size_per_device: auto``: as many images in one pass as the memory holds."""
+"""``data.batch_size_per_device: auto``: as many images in one pass as fit into memory."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from mask2former.training.resume import LastState
 __all__ = ["check_auto", "fitting", "with_batch_size"]
 
 _GIB = 2**30
-_MARGIN = 0.75  # of the memory; the rest is for what operators take while they run, and for larger images
+_MARGIN = 0.75  # share of the memory to use; the rest is for temporary data of operators, and for larger images
 _HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def check_auto(config: RunConfig, past: LastState | None) -> RunConfig:
-    """The settings; where a run goes on, with what was found when it began.
+    """The settings, with the batch size that was found when a resumed run began.
 
     Raises:
-        UserError: several processes would each find a number of their own.
+        UserError: there are several processes, each of which would find its own batch size.
     """
     if config.data.batch_size_per_device != "auto":
         return config
@@ -41,8 +41,8 @@ def with_batch_size(config: RunConfig, module: TrainingModule, batch: Batch) -> 
     """The settings with the number of images that fits, and a sentence about it.
 
     Args:
-        config: of a run of one process.
-        module: that will be trained; it is as before afterwards.
+        config: settings of a run with one process.
+        module: the module to be trained; its state does not change.
         batch: images of the usual size.
     """
     model, on_gpu = module.model, config.trainer.accelerator != "cpu" and torch.cuda.is_available()
@@ -62,12 +62,12 @@ def with_batch_size(config: RunConfig, module: TrainingModule, batch: Batch) -> 
 
 
 def fitting(estimate: MemoryEstimate, available: int, share: int) -> tuple[int, str]:
-    """How many images a device takes in one pass, and a sentence about it.
+    """The number of images that fits on a device in one pass, and a sentence about it.
 
     Args:
-        estimate: of one image.
-        available: bytes that the device has for all of the run.
-        share: images of a step on this device; the result divides it.
+        estimate: memory of one image.
+        available: bytes that the device has for the complete run.
+        share: images of a step on this device; a multiple of the result.
     """
     fit = max(0, int(_MARGIN * available) - estimate.state) // max(estimate.activations, 1)
     count = max(number for number in range(1, share + 1) if share % number == 0 and number <= max(fit, 1))

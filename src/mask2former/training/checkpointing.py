@@ -1,4 +1,4 @@
-"""Keeping ``last.ckpt`` and ``best.ckpt``: whole files or none, whatever interrupts the run."""
+"""Writes ``last.ckpt`` and ``best.ckpt``, which are always complete files, even if the run is interrupted."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ __all__ = [
     "put_in_place",
 ]
 
-_ASIDE = "best-before-step-"  # and the step at which a run went on with figures that cannot be compared
+_ASIDE = "best-before-step-"  # followed by the step of resuming after which metrics are not comparable
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ class Best:
     """The checkpoint of the best validation.
 
     Attributes:
-        path: of the file.
-        value, step: what was measured of its weights, and the steps they have seen.
-        start: the figure before the first step; None where there was none.
-        threshold: of the highest F1 in this validation; None where there was none.
+        path: path of the file.
+        value, step: monitor for its weights, and the number of steps they were trained for.
+        start: the monitor before the first step; None if it was not measured.
+        threshold: threshold of the highest F1 in this validation; None if there was none.
     """
 
     path: Path
@@ -61,15 +61,15 @@ class Best:
 
 @contextlib.contextmanager
 def loaded(path: Path, advice: str, *, device: str = "meta") -> Iterator[dict[str, Any]]:
-    """The content of a checkpoint, for a block that takes out of it what it should have.
+    """The content of a checkpoint, for a block that reads the expected entries from it.
 
     Args:
-        path: of the file.
-        advice: what to do where it is damaged.
-        device: for the tensors; ``meta`` reads none.
+        path: path of the file.
+        advice: what to do if it is damaged.
+        device: for the tensors; ``meta`` does not read them.
 
     Raises:
-        UserError: the file is empty, cut short, or not what the block expects.
+        UserError: the file is empty, truncated, or lacks entries that the block reads.
     """
     try:
         if check_regular(path, "checkpoint") == 0:
@@ -78,17 +78,17 @@ def loaded(path: Path, advice: str, *, device: str = "meta") -> Iterator[dict[st
         yield torch.load(path, map_location=device, weights_only=True)
     except UserError:
         raise
-    except Exception as error:  # what a damaged file raises is as varied as the damage
+    except Exception as error:  # a damaged file can raise anything
         reason = f"it has no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
         reason = printable(reason, 150)
         raise UserError(f"cannot resume: {path} is damaged ({reason}); {advice}") from error
 
 
 def figure(value: Any) -> float | None:
-    """A figure in a checkpoint, or None where it was not measured.
+    """A metric in a checkpoint, or None if it was not measured.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: it is not a number.
     """
     if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
         raise ValueError(f"{quoted(value)} was found where a figure was expected")
@@ -96,7 +96,7 @@ def figure(value: Any) -> float | None:
 
 
 def figures(value: Any) -> dict[str, float]:
-    """Figures by name in a checkpoint.
+    """Metrics by name in a checkpoint.
 
     Raises:
         ValueError: it is something else.
@@ -107,13 +107,13 @@ def figures(value: Any) -> dict[str, float]:
 
 
 def best_of(folder: Path, is_comparable: Callable[[dict[str, Any]], bool]) -> Best | None:
-    """The best of ``best.ckpt`` and of what was put aside before, among those that were measured as is wanted now.
+    """The best of ``best.ckpt`` and of files put aside earlier, among those measured as required now.
 
-    Its figure is read from the file that has the weights, so the two always belong together.
+    Its metric is read from the file that has the weights, so the two always belong together.
 
     Args:
-        folder: of the checkpoints.
-        is_comparable: whether the figures of a checkpoint can be compared, from its content (tensors on ``meta``).
+        folder: folder of the checkpoints.
+        is_comparable: whether the metrics of a checkpoint can be compared, given its content (tensors on ``meta``).
 
     Raises:
         UserError: a file is damaged.
@@ -128,19 +128,19 @@ def best_of(folder: Path, is_comparable: Callable[[dict[str, Any]], bool]) -> Be
             value, step, start = float(kept["best_value"]), int(state["global_step"]), figure(kept.get("start_value"))
             if is_comparable(state):
                 found.append(Best(path, value, step, start, figure(state.get("instance_threshold"))))
-    return max(found, key=lambda one: one.value, default=None)  # the first of equal ones: best.ckpt
+    return max(found, key=lambda one: one.value, default=None)  # among equal ones the first: best.ckpt
 
 
 def put_in_place(folder: Path, best: Best | None, step: int) -> Path | None:
     """Make ``best`` the file ``best.ckpt``; nothing is overwritten.
 
     Args:
-        folder: of the checkpoints.
-        best: as :func:`best_of` found it; None puts ``best.ckpt`` aside.
-        step: at which the run goes on.
+        folder: folder of the checkpoints.
+        best: result of :func:`best_of`; None puts ``best.ckpt`` aside.
+        step: step from which the run is resumed.
 
     Returns:
-        Where the ``best.ckpt`` that was there is now; None where it stayed or there was none.
+        The new path of the previous ``best.ckpt``; None if it stayed, or if there was none.
     """
     path, aside = folder / "best.ckpt", None
     if best is not None and best.path == path:
@@ -157,44 +157,47 @@ def put_in_place(folder: Path, best: Best | None, step: int) -> Path | None:
 
 
 class WholeFiles(TorchCheckpointIO):
-    """Writes checkpoints where it is told to, piece by piece.
+    """Writes checkpoints directly to their path, in pieces.
 
-    Lightning's own makes a copy in memory, and another in the folder for temporary files.
+    Lightning's own class creates a copy in memory, and another one in the folder for temporary files.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        # A file, because torch writes the names of paths into what it saves; buffered, for its pieces are small.
+        # An open file, because torch would write a path's name into the checkpoint; buffered, since its pieces are
+        # small.
         with open(path, "wb", buffering=1 << 20) as stream:
             try:
                 torch.save(checkpoint, stream)
-            except RuntimeError as error:  # what torch makes of the error of a file, for instance of a full disk
+            except RuntimeError as error:  # torch's version of a file error, for instance of a full disk
                 if isinstance(error.__context__, OSError):
                     raise error.__context__ from error
                 raise
 
 
 class KeepCheckpoints(lightning.Callback):
-    """Writes the newest state every few steps and the best one after each validation.
+    """Writes the latest state every few steps, and the best one after each validation.
 
-    ``last.ckpt`` is written when the row of its step is in the table: before the validation of this step, if there is
-    one, and again after it. The first says that the validation is due, so a run that is killed in it goes on with it.
+    ``last.ckpt`` is written once the row of its step is in the table: before the validation of this step, if there is
+    one, and again after it. The first version records that the validation is due, so a run that is killed during the
+    validation repeats it.
 
-    Lightning's own callback writes in place, so a kill while it writes leaves neither the old nor the new file.
+    Lightning's own callback writes in place, so if it is killed while writing, neither the old nor the new file is
+    left.
 
     Args:
-        folder: of both files.
+        folder: folder of both files.
         interval: steps between two writes of ``last.ckpt``.
-        monitor: name of the metric that decides what is best; larger is better.
-        table: of the run; checkpoints say how many rows it had.
-        best: where a run goes on, what is in ``best.ckpt``; the figures in ``last.ckpt`` may be of other weights.
-        start_value: where a run goes on, the figure before its first step.
-        step: where a run goes on, that of ``last.ckpt``.
-        is_due: whether the validation of this step is still to be done.
-        limit: of time, after which the run stops as if it was told to, with a checkpoint of the last step.
+        monitor: name of the metric that decides which is best; larger is better.
+        table: table of the run; checkpoints record its number of rows.
+        best: for a resumed run, what is in ``best.ckpt``; the metrics in ``last.ckpt`` may belong to other weights.
+        start_value: for a resumed run, the monitor before its first step.
+        step: for a resumed run, the step of ``last.ckpt``.
+        is_due: whether the validation of this step still has to be done.
+        limit: time limit, after which the run is stopped with a checkpoint of the last step.
 
     Attributes:
-        best_value, best_step: of the best validation so far, and the steps before it.
-        start_value: of the validation before the first step; None where there was none.
+        best_value, best_step: monitor of the best validation so far, and the number of steps before it.
+        start_value: monitor of the validation before the first step; None if there was none.
     """
 
     def __init__(
@@ -219,7 +222,7 @@ class KeepCheckpoints(lightning.Callback):
         self.start_value = start_value
         self.limit = limit
         self._is_due = is_due
-        self._written = -1 if is_due else step  # step of the last.ckpt to which nothing is to be added
+        self._written = -1 if is_due else step  # step of the last.ckpt that is complete
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -231,7 +234,7 @@ class KeepCheckpoints(lightning.Callback):
         }
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        # With a limit always: it may end the validation.
+        # Always if there is a time limit, which may end the validation.
         is_turn = self._is_turn(trainer) or (self.limit is not None and self._is_new(trainer))
         if trainer.state.fn == TrainerFn.FITTING and is_turn and not self._is_due:
             self._is_due = True
@@ -243,7 +246,7 @@ class KeepCheckpoints(lightning.Callback):
 
     def on_train_batch_start(self, trainer: lightning.Trainer, *args: Any, **kwargs: Any) -> None:
         is_over = self.limit is not None and self.limit.is_over(trainer)
-        if self._is_turn(trainer) or (is_over and self._is_new(trainer)):  # of the step before
+        if self._is_turn(trainer) or (is_over and self._is_new(trainer)):  # for the previous step
             self._write_last(trainer)
         if self.limit is not None and is_over:
             self.limit.stop(trainer)
@@ -278,13 +281,13 @@ class KeepCheckpoints(lightning.Callback):
             self.table.sync()
             write_whole(path, lambda file: trainer.save_checkpoint(file, weights_only=False), durable=True)
         else:
-            trainer.save_checkpoint(path, weights_only=False)  # takes part, but writes nothing
+            trainer.save_checkpoint(path, weights_only=False)  # this rank takes part, but writes nothing
 
 
 def at_step(loops: dict[str, Any], step: int) -> dict[str, Any]:
-    """Lightning's account of a run, as it is after ``step`` steps however often the run was interrupted.
+    """Lightning's loop state as it is after ``step`` steps, independent of interruptions.
 
-    It is the one from which Lightning goes on with the next step, and leaves the validation of this one to us.
+    With this state, Lightning resumes with the next step, and leaves the validation of this step to our code.
     """
     told = {
         "epoch_loop.batch_progress": {"ready": step, "started": step, "processed": step, "completed": max(step - 1, 0)},
@@ -313,9 +316,9 @@ def _is_count(value: Any) -> bool:
 
 
 def plain(value: Any) -> Any:
-    """Containers made anew and equal words one object, so that equal content is written as equal bytes.
+    """Copies containers and makes equal strings one object, so that equal content is written as equal bytes.
 
-    Pickle writes what is the same object once; what was read from a file is the same object elsewhere.
+    Pickle writes each object only once, and values read from a file are not the same objects.
     """
     if isinstance(value, dict):
         return {plain(key): plain(item) for key, item in value.items()}
@@ -325,14 +328,14 @@ def plain(value: Any) -> Any:
 
 
 class Patience(EarlyStopping):
-    """Stops after so many validations without a better monitor, also where a run goes on with another number.
+    """Stops after a number of validations without a better monitor; a resumed run may change that number.
 
-    Lightning's own takes the number that is in the checkpoint.
+    Lightning's own class uses the number in the checkpoint.
 
     Args:
         monitor: name of the metric; larger is better.
-        patience: the number.
-        starts_over: where a run goes on, count from here.
+        patience: the number of validations.
+        starts_over: for a resumed run, whether to count from here.
     """
 
     def __init__(self, monitor: str, patience: int, *, starts_over: bool = False) -> None:
@@ -341,16 +344,16 @@ class Patience(EarlyStopping):
 
     @property
     def state_key(self) -> str:
-        return super().state_key.replace(type(self).__name__, "EarlyStopping")  # as 0.1.0 wrote it
+        return super().state_key.replace(type(self).__name__, "EarlyStopping")  # the name written by 0.1.0
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if not self._starts_over:
             super().load_state_dict({**state_dict, "patience": self.patience})
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """A run that was killed after it had stopped takes no further step."""
+        """A run that was killed after it had stopped must not take another step."""
         trainer.should_stop = self.wait_count >= self.patience
 
     def begin_at(self, value: float) -> None:
-        """What the first validation has to pass."""
+        """Set the value that the first validation has to exceed."""
         self.best_score = torch.tensor(value)

@@ -1,4 +1,4 @@
-"""Weights of the classes in the class loss, from their names or from how often they are annotated."""
+"""Weights of the classes in the class loss, given by name or derived from their frequency in annotations."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from mask2former.text import listed, quoted
 
 __all__ = ["balanced", "class_weights"]
 
-_MOST_READ = 2000  # images or clips that objects are counted in
+_MOST_READ = 2000  # images or clips in which objects are counted
 _SHOWN = 12  # classes in a note
 
 
 def class_weights(
     wanted: str | Mapping[str, float] | None, samples: AnnotatedSet | ClipSet
 ) -> tuple[tuple[float, ...] | None, list[str]]:
-    """The weight of every class, in their order, and sentences for the user; None where all weigh the same.
+    """The weight of every class, in class order, and sentences for the user; None if all weights are equal.
 
     Args:
-        wanted: ``balanced``, or weights by name; classes that are not named weigh 1.
+        wanted: ``balanced``, or weights by name; classes that are not named have weight 1.
         samples: the training data.
 
     Raises:
-        UserError: a name that is no class.
+        UserError: a name is not a class.
     """
     names = samples.categories.names
     if wanted is None:
@@ -51,8 +51,8 @@ def class_weights(
 def balanced(counts: Int64[np.ndarray, " K"], *, is_whole: bool = True) -> Float64[np.ndarray, " K"]:
     """Weights that give all classes the same share of the loss: the mean count over the count of each.
 
-    The mean over all objects is 1. Classes without an object weigh 1 or, where only a part of the data was counted
-    (``is_whole`` false), as if there were one.
+    The mean over all objects is 1. Classes without an object have weight 1 or, if only a part of the data was counted
+    (``is_whole`` false), the weight for one object.
     """
     total, present = counts.sum(), np.count_nonzero(counts)
     if not total:
@@ -62,7 +62,7 @@ def balanced(counts: Int64[np.ndarray, " K"], *, is_whole: bool = True) -> Float
 
 
 def _counts(samples: AnnotatedSet | ClipSet) -> tuple[Int64[np.ndarray, " K"], int]:
-    """Training targets of each class in the data, or in a part that is spread evenly over it, and how large that is."""
+    """Training targets of each class in the data, or in an evenly spread part of it, and the size of that part."""
     indices = np.unique(np.linspace(0, len(samples) - 1, min(_MOST_READ, len(samples))).round().astype(int)).tolist()
     counts = np.zeros(len(samples.categories), dtype=np.int64)
     for index in indices:

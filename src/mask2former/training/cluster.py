@@ -1,7 +1,7 @@
-"""How the processes of a training were started, and which of them this one is; knows nothing of what they train.
+"""How the processes of a training run were started, and which of them this one is; independent of what they train.
 
-torchrun, srun and Lightning itself start processes that say in their environment how many there are. What does not fit
-the settings is refused: as many single runs in one directory would be the result.
+torchrun, srun and Lightning start processes whose environment states how many there are. Anything that contradicts the
+settings is rejected: otherwise there would be many single runs in one directory.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ from mask2former.text import quoted, terminal_line
 
 __all__ = ["TIMEOUT", "Rank", "is_first", "say_once"]
 
-TIMEOUT = timedelta(minutes=10)  # that ranks wait for one another: at the start, and where a machine went silent
+TIMEOUT = timedelta(minutes=10)  # for ranks to wait for each other, at the start and if a machine does not respond
 
 _BY_HAND = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
-_PLACE = ("SLURM_NODEID", "SLURM_LOCALID")  # of a task, which Lightning reads
-_LAST_STEP = 0xFFFF_FFF0  # of SLURM; above are the numbers of batch scripts and interactive shells, which are no tasks
-# What starts processes in ways of its own, and where it says how many. (Slurm's plugins for MPI set the last one.)
+_PLACE = ("SLURM_NODEID", "SLURM_LOCALID")  # of a task, read by Lightning
+_LAST_STEP = 0xFFFF_FFF0  # of SLURM; larger numbers are for batch scripts and interactive shells, which are not tasks
+# Launchers that are not supported, and their variables for the number of processes. (Slurm's MPI plugins set the last.)
 _OTHERS = {"OMPI_COMM_WORLD_SIZE": "mpirun", "JSM_NAMESPACE_SIZE": "jsrun", "PMI_SIZE": "mpirun"}
 _START = "start it with torchrun or srun (docs/clusters.md)"
 
 
 @dataclass(frozen=True)
 class Rank:
-    """One process of a training.
+    """One process of a training run.
 
     Attributes:
-        index: among all, from 0.
-        world_size: how many there are.
-        launcher: ``torchrun``, ``srun``, or empty where Lightning starts those of each machine.
+        index: its index among all processes, from 0.
+        world_size: number of processes.
+        launcher: ``torchrun``, ``srun``, or empty if Lightning starts the processes of each machine.
     """
 
     index: int = 0
@@ -53,11 +53,11 @@ class Rank:
 
     @classmethod
     def of(cls, trainer: TrainerConfig, environ: Mapping[str, str] = os.environ) -> Rank:
-        """Which one this process is, as its environment says.
+        """Determine the rank of this process from its environment.
 
         Raises:
-            UserError: processes were started that the settings do not speak of, or the other way round; the message
-                says what was found.
+            UserError: the processes that were started do not match the settings; the message has the values that were
+                found.
         """
         nodes, devices = trainer.num_nodes, trainer.devices
         if "RANK" in environ and "WORLD_SIZE" in environ:
@@ -136,19 +136,19 @@ class Rank:
 
     @property
     def is_first(self) -> bool:
-        """Whether this one writes what the run leaves."""
+        """Whether this process writes the files of the run."""
         return self.index == 0
 
     def environment(self) -> ClusterEnvironment:
-        """What tells Lightning the same."""
+        """The same information for Lightning."""
         if self.launcher == "srun":
-            return SLURMEnvironment(auto_requeue=False)  # its checkpoint would be one in the middle of a step
+            return SLURMEnvironment(auto_requeue=False)  # its checkpoint would be in the middle of a step
         if self.launcher:
             return TorchElasticEnvironment() if "LOCAL_RANK" in os.environ else KubeflowEnvironment()
         return LightningEnvironment()
 
     def take(self) -> None:
-        """Tell Lightning's functions for the first rank which one this is, before its trainer knows."""
+        """Tell Lightning's rank-zero functions which rank this is, before its trainer knows."""
         rank_zero_only.rank = self.index  # pyright: ignore[reportFunctionMemberAccess]  (as Lightning does)
 
     def __str__(self) -> str:
@@ -156,18 +156,18 @@ class Rank:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes and tells."""
+    """Whether this process is the one that writes files and messages."""
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
 def say_once(text: str) -> None:
-    """A line for the user, from the first rank alone."""
+    """Print a line for the user, only on the first rank."""
     if is_first():
         print(terminal_line(text))
 
 
 def _in_task_of_slurm(environ: Mapping[str, str]) -> bool:
-    """Whether srun has started this process among others; a batch script itself is no task, whatever it requests."""
+    """Whether srun started this process as one of several; a batch script itself is no task, whatever it requests."""
     if "SLURM_NTASKS" not in environ or "SLURM_PROCID" not in environ or "LOCAL_RANK" in environ:
         return False
     found = _numbers(environ, "SLURM_NTASKS", "SLURM_PROCID")
@@ -188,7 +188,7 @@ def _shown(found: Mapping[str, int]) -> str:
 
 
 def _check_below(found: Mapping[str, int], rank: str, size: str) -> None:
-    """That one of so many is one of them."""
+    """Check that a rank is below the number of ranks."""
     if found[rank] >= found[size]:
         raise UserError(
             f"{rank}={found[rank]} is not below {size}={found[size]}, though ranks count from 0, so all would wait for "
@@ -197,7 +197,7 @@ def _check_below(found: Mapping[str, int], rank: str, size: str) -> None:
 
 
 def _check(launcher: str, found: Mapping[str, int], size: int, per_node: int | None, trainer: TrainerConfig) -> None:
-    """That as many processes were started as the settings say, on as many machines."""
+    """Check that the number of processes and machines matches the settings."""
     nodes, devices = trainer.num_nodes, trainer.devices
     if size == nodes * devices and per_node in (None, devices):
         return

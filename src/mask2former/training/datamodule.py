@@ -1,6 +1,6 @@
-"""Data sets to loaders: accumulations of micro-batches for training, single cases for validation.
+"""From data sets to loaders: accumulations of micro-batches for training, single cases for validation.
 
-Annotation files are read once per run, however often a loader is made.
+Annotation files are read once per run, even if a loader is created several times.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ from mask2former.structures.samples import Batch
 __all__ = ["DataModule", "batch_size_per_device"]
 
 
-_OTHER_SCALE = 1.5  # between training and inference, from which on it is worth a word
+_OTHER_SCALE = 1.5  # ratio between the scales of training and inference from which a note is added
 
 
 class _Share(Dataset[Case | tuple[()]]):
-    """Cases by index; an empty one where there is none left for this rank."""
+    """Cases by index; an empty one if there is none left for this rank."""
 
     def __init__(self, cases: Cases) -> None:
         self.cases = cases
@@ -61,13 +61,13 @@ class DataModule(lightning.LightningDataModule):
     """Loaders of a run.
 
     Args:
-        config: the whole run.
-        training, validation, augmentation: instead of what ``config`` says.
+        config: settings of the complete run.
+        training, validation, augmentation: objects that replace those described by ``config``.
 
     Attributes:
-        num_queries: of the model; None where it does not say how many.
-        unit: with ``data.group_by_aspect``, how many images of one group come one after the other, see
-            :class:`StepSampler`: where a run goes on, as when it began, for else images would come twice.
+        num_queries: of the model; None if unknown.
+        unit: with ``data.group_by_aspect``, how many successive images belong to one group, see
+            :class:`StepSampler`. A resumed run keeps its original value; otherwise images would be used twice.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class DataModule(lightning.LightningDataModule):
         self._training, self._validation, self._augmentation = training, validation, augmentation
 
     def settle(self, config: RunConfig) -> None:
-        """Batch as these settings say."""
+        """Use the batch sizes of these settings."""
         self.config = config
         self.unit = batch_size_per_device(config) if config.data.group_by_aspect else None
 
@@ -100,12 +100,12 @@ class DataModule(lightning.LightningDataModule):
 
     @cached_property
     def validation_set(self) -> Cases:
-        """Images or clips with ground truth, class indices being those of the training set.
+        """Images or clips with ground truth, with the class indices of the training set.
 
-        Empty without annotations, and where all data are for training.
+        Empty without annotations, and if all data is for training.
 
         Raises:
-            UserError: the data have classes that the training set lacks, or no ground truth of a task.
+            UserError: the data has classes that the training set lacks, or lacks ground truth for a task.
         """
         tasks = self.config.evaluation.tasks
         reading = self.config.model.inference.reading
@@ -121,15 +121,15 @@ class DataModule(lightning.LightningDataModule):
         return Cases(samples, tasks, self.categories, self._class_map(samples.categories), limit)
 
     def _class_map(self, data: Categories) -> Int64[np.ndarray, " K"]:
-        """As ``evaluate`` matches the classes of a model with those of its data: by name, in any order."""
+        """Classes matched by name, in any order, as ``evaluate`` matches those of a model and its data."""
         things_only = all(item.is_thing for item in data)
         return match_classes(self.categories, data, things_only=things_only, notes=self.notes)
 
     def check(self) -> None:
-        """Refuse data and metrics that would waste the run; what else is to be said goes to :meth:`remarks`.
+        """Reject data and metrics that would waste the run; other findings are added to :meth:`remarks`.
 
         Raises:
-            UserError: what is wrong.
+            UserError: data or metrics are unusable.
         """
         cases = self.validation_set
         if self.is_measured:
@@ -154,7 +154,7 @@ class DataModule(lightning.LightningDataModule):
 
     @property
     def num_validation(self) -> int:
-        """Validation samples with ground truth."""
+        """Number of validation samples with ground truth."""
         return len(self.validation_set)
 
     @property
@@ -173,7 +173,7 @@ class DataModule(lightning.LightningDataModule):
         return text if accumulations == 1 else f"{text} x {accumulations} accumulated"
 
     def remarks(self) -> list[str]:
-        """What a user should know of the data before the first step; what is of validation says so."""
+        """What a user should know about the data before the first step; remarks about validation data say so."""
         samples = self.training_set.samples
         seen = notes_of_some(samples)
         remarks = [*samples.notes, *self.notes, *seen]
@@ -201,7 +201,7 @@ class DataModule(lightning.LightningDataModule):
             and inference.short_edge
             and not inference.tile
         ):
-            side = min(self.sample_batch().images.sizes[0])  # as it is trained on
+            side = min(self.sample_batch().images.sizes[0])  # as used in training
             if not 1 / _OTHER_SCALE < (ratio := inference.short_edge / side) < _OTHER_SCALE:
                 remarks.append(
                     f"training uses images at their own size (the first has a short edge of {side} pixels), but "
@@ -225,11 +225,11 @@ class DataModule(lightning.LightningDataModule):
         return training_loader(self.training_set, sampler, micro, num_workers=data.num_workers, pin_memory=is_cuda)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Training accumulations with their masks, which are made on the device; validation cases as they are."""
+        """Training accumulations, with their masks created on the device; validation cases are not changed."""
         return [part.unpack() for part in batch] if isinstance(batch, list) else batch
 
     def sample_batch(self) -> Batch:
-        """A training sample or two, as a batch: what memory is measured on."""
+        """A batch of one or two training samples, with which memory is measured."""
         return pack([self.training_set.packed(draw) for draw in self._sampler().draws(0)[:2]]).unpack()
 
     def _sampler(self, rank: int = 0, world_size: int = 1, first_step: int = 0) -> StepSampler:
@@ -251,11 +251,11 @@ class DataModule(lightning.LightningDataModule):
         cases = self.validation_set
         rank, ranks = self.trainer.global_rank, self.trainer.world_size
         share: list[int | None] = [*range(rank, len(cases), ranks)]
-        # One without a sample would leave out the validation, and the others would wait for it.
+        # A rank without a sample would skip the validation, and the others would wait for it.
         share += [None] * (-(-len(cases) // ranks) - len(share))
-        # Read in this process: the model takes longer than its images, and workers would copy them.
+        # Read in this process: the model takes longer than loading its images, and workers would copy them.
         return DataLoader(_Share(cases), batch_size=None, sampler=share, collate_fn=_as_it_is)  # pyright: ignore
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Validation cases stay where they are: the predictor moves what it takes."""
+        """Validation cases are not moved: the predictor moves what it needs."""
         return batch if isinstance(batch, Case) else super().transfer_batch_to_device(batch, device, dataloader_idx)

@@ -1,4 +1,4 @@
-"""The directory of a run when it begins or goes on: ``run.yaml`` says what is done, nothing of another run stays."""
+"""The directory of a new or resumed run: ``run.yaml`` records the run, and no files of another run remain."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ["prepare_directory"]
 
 
 def prepare_directory(config: RunConfig, objects: list[str], *, resume: bool) -> list[str]:
-    """Make the directory of a run, write ``run.yaml``, and remove what another run has left unless this one goes on.
+    """Create the directory of a run, write ``run.yaml``, and remove files of another run unless this one is resumed.
 
     Args:
-        config: the run; it says where.
-        objects: names of what was given in Python in place of settings.
-        resume: whether the run goes on.
+        config: the run, including its directory.
+        objects: names of objects that were passed in Python instead of settings.
+        resume: whether the run is resumed.
 
     Returns:
         Sentences for the user.
@@ -35,7 +35,7 @@ def prepare_directory(config: RunConfig, objects: list[str], *, resume: bool) ->
 
 
 def _clear(directory: Path, init: str | None) -> None:
-    """Nothing of another run may pass for a result of this one, should it be stopped; what it starts from stays."""
+    """Remove files of another run, which could pass for results of this one if it stops; its initial model is kept."""
     checkpoints_of_it = [directory / "checkpoints" / name for name in ("last.ckpt", "best.ckpt")]
     model = directory / "model.safetensors"
     is_start = init is not None and Path(init).resolve() == model.resolve()

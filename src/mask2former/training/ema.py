@@ -15,7 +15,7 @@ __all__ = ["MovingAverage"]
 class MovingAverage:
     """Averaged copies of all floating-point parameters and buffers of a model.
 
-    Early on the decay is ``(1 + n) / (10 + n)`` after n updates, so that the start is forgotten.
+    At first the decay is ``(1 + n) / (10 + n)`` after n updates, so that the initial weights are forgotten.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -29,7 +29,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Move the averages towards the model's present values."""
+        """Move the averages towards the current values of the model."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         current = self._entries(model)
@@ -41,18 +41,18 @@ class MovingAverage:
 
     @torch.no_grad()
     def begin(self, state: Mapping[str, Tensor]) -> None:
-        """Forget what was averaged and begin with these values."""
+        """Discard the averages and start from these values."""
         self.updates = 0
         for name, value in self.values.items():
             value.copy_(state[name])
 
     def shard_like(self, model: nn.Module) -> None:
-        """Keep this rank's share of each average, as it has of the parameters of the model."""
+        """Keep only this rank's share of each average, like its shares of the model's parameters."""
         self.values = {name: share_of(self.values[name], value) for name, value in self._entries(model).items()}
 
     @torch.no_grad()
     def copy_to(self, model: nn.Module) -> None:
-        """Give the averages to a model of the same architecture, which is whole; all ranks that share them do it."""
+        """Copy the averages into an unsharded model of the same architecture; all ranks with shares must call it."""
         for name, value in self._entries(model).items():
             value.copy_(whole(self.values[name]))
 

@@ -1,6 +1,6 @@
-"""A learning rate for a run: a short training whose rate rises, and the loss at each rate.
+"""A learning rate for a run: a short training run with a rising rate, and the loss at each rate.
 
-Lightning's own finder sets the rate through a scheduler and an automatic step, of which this training has neither.
+Lightning's own finder sets the rate through a scheduler and an automatic step, neither of which is used here.
 
 Reference: Smith, Cyclical Learning Rates for Training Neural Networks, WACV 2017.
 """
@@ -27,20 +27,20 @@ from mask2former.training import need_lightning
 __all__ = ["LEAST_STEPS", "SMOOTHING", "LearningRates", "check_output", "check_search", "find_lr"]
 
 SMOOTHING = 0.9
-"""Of the mean of the losses."""
+"""Weight of the past in the running mean of the losses."""
 LEAST_STEPS = 10
-"""Steps without which there is nothing to read off."""
+"""Steps that are needed to suggest a rate."""
 
 
 @dataclass(frozen=True)
 class LearningRates:
-    """What a rising learning rate did to the loss.
+    """The loss at rising learning rates.
 
     Attributes:
-        rates: of each step, rising.
-        losses: before the step was taken.
-        means: their running mean, of which the start is not too small.
-        suggested: where it falls most steeply; None where it does not fall.
+        rates: rate of each step, rising.
+        losses: loss before each step.
+        means: running mean of the losses, corrected for its start.
+        suggested: the rate at which it falls most steeply; None if it does not fall.
     """
 
     rates: tuple[float, ...]
@@ -50,10 +50,10 @@ class LearningRates:
 
     @classmethod
     def of(cls, rates: Sequence[float], losses: Sequence[float]) -> LearningRates:
-        """Read off what was measured.
+        """Find a rate in the measured losses.
 
         Raises:
-            UserError: it is too little.
+            UserError: there are too few steps.
         """
         means, mean = [], 0.0
         for count, loss in enumerate(losses, start=1):
@@ -67,7 +67,7 @@ class LearningRates:
         return cls(tuple(rates), tuple(losses), tuple(means), suggested)
 
     def save(self, path: Path) -> tuple[Path, Path]:
-        """Write a curve (PNG, SVG or PDF, by its suffix), and beside it the numbers as JSON; returns both paths."""
+        """Write a curve (PNG, SVG or PDF, by its suffix), and the numbers as JSON beside it; returns both paths."""
         numbers = path.with_suffix(".json")
         values = {name: getattr(self, name) for name in ("suggested", "rates", "losses", "means")}
         write_whole(numbers, lambda file: file.write_text(json.dumps(values, indent=1), encoding="utf-8"))
@@ -78,17 +78,17 @@ class LearningRates:
 def find_lr(
     config: RunConfig, *, lowest: float = 1e-7, highest: float = 1e-1, steps: int = 100, **objects: Any
 ) -> LearningRates:
-    """Train for some steps, each with a higher rate than the one before, and see where the loss falls most steeply.
+    """Train for some steps, each with a higher rate than the one before, and find where the loss falls most steeply.
 
-    It is the training of the run (data, batch, precision, clipping, frozen parts) without validation and without a
-    trace in its directory; ``optim.lr`` and the schedule do not matter.
+    Training is that of the run (data, batch, precision, clipping, frozen parts), but without validation and without
+    files in its directory; ``optim.lr`` and the schedule have no effect.
 
     Args:
-        config: the whole run.
+        config: settings of the complete run.
         lowest: rate of the first step.
-        highest: rate of the last step; those between are spread evenly over the logarithm.
-        steps: at most so many; fewer where the loss diverges.
-        **objects: as of :func:`~mask2former.training.run.train`; a model that is given is trained.
+        highest: rate of the last step; the rates between are evenly spaced on a logarithmic scale.
+        steps: maximum number of steps; fewer if the loss diverges.
+        **objects: see :func:`~mask2former.training.run.train`; a model that is passed is trained.
 
     Raises:
         UserError: as of :func:`check_search` and ``train``; or the loss diverged too soon.
@@ -105,7 +105,7 @@ def find_lr(
         probe = config.model_copy(
             update={"output": folder, "trainer": config.trainer.model_copy(update=trainer)}
         )  # stopped before its last step
-        with contextlib.suppress(FloatingPointError):  # it has diverged
+        with contextlib.suppress(FloatingPointError):  # the loss has diverged
             train(probe, callbacks=[rising], **objects)
     count = len(rising.losses)
     return LearningRates.of(rising.rates[:count], rising.losses)
@@ -130,10 +130,10 @@ def check_search(config: RunConfig, lowest: float, highest: float, steps: int) -
 
 
 def check_output(path: Path) -> None:
-    """That a curve and its numbers can be written there later.
+    """Check that a curve and its numbers can be written later.
 
     Raises:
-        UserError: a file of another kind, or at a path that cannot be written.
+        UserError: the path has another suffix, or cannot be written.
         MissingExtraError: matplotlib is not installed.
     """
     check_plot(path)

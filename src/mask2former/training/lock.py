@@ -1,4 +1,4 @@
-"""One training at a time in a directory. Knows nothing of what a training does there."""
+"""Allows one training run at a time in a directory, whatever it does there."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from mask2former.text import printable
 
 __all__ = ["LOCK", "check_links", "locked"]
 
-LOCK = ".training"  # in the directory of the run, as long as the run lasts
+LOCK = ".training"  # in the directory of the run, while it is running
 _WRITTEN = (LOCK, "*.yaml", "*.csv", "*.safetensors", "*.pt", "checkpoints/*.ckpt", "images/*")  # by training
-_IS_TAKEN = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)  # all others: the file system has no locks
+_IS_TAKEN = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)  # other errors: the file system has no locks
 _held: weakref.WeakSet[IO[str]] = weakref.WeakSet()
 
 
 def check_links(directory: Path) -> None:
-    """Refuse files of a run that are links to files elsewhere, which training would write over.
+    """Reject files of a run that are links to files elsewhere, which training would overwrite.
 
-    Run directories are shared, and archives keep links. Linked folders (``checkpoints`` on another disk) are fine.
+    Run directories are shared, and archives preserve links. Linked folders (``checkpoints`` on another disk) are fine.
 
     Raises:
-        UserError: there is one.
+        UserError: there is such a link.
     """
     for pattern in _WRITTEN:
         for path in sorted(directory.glob(pattern)):
@@ -47,19 +47,20 @@ def check_links(directory: Path) -> None:
 
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[list[str]]:
-    """Keep other trainings out of a directory while the block runs.
+    """Keep other training runs out of a directory for the duration of the block.
 
-    The lock is one of the kernel's (``flock``): it ends with the process, whatever ends that. The file says who holds
-    it. Of several ranks only the first locks. The directory is made; if the block leaves nothing in it, it goes again.
+    It is a lock of the kernel (``flock``), which ends with the process in any case. The file records its owner. If
+    there are several ranks, only the first one locks. The directory is created, and removed again if the block leaves
+    it empty.
 
     Args:
-        directory: of the run.
+        directory: directory of the run.
 
     Returns:
         Sentences for the user: whose lock was taken over.
 
     Raises:
-        UserError: another training holds it; the message names its process.
+        UserError: another training run holds the lock; the message names its process.
     """
     if getattr(rank_zero_only, "rank", 0) != 0:
         yield []
@@ -68,7 +69,7 @@ def locked(directory: Path) -> Iterator[list[str]]:
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / LOCK
     stream = _taken(path)
-    if stream is None:  # a path that cannot be written can be read, for instance by a run that is finished
+    if stream is None:  # a read-only path is still useful, for instance for a finished run
         yield []
         return
     _held.add(stream)
@@ -91,7 +92,7 @@ def locked(directory: Path) -> Iterator[list[str]]:
 
 
 def _taken(path: Path) -> IO[str] | None:
-    """The open file, locked; None where it cannot be written."""
+    """The open file, locked; None if it cannot be written."""
     while True:
         try:
             stream = path.open("a+", encoding="utf-8")
@@ -112,14 +113,14 @@ def _taken(path: Path) -> IO[str] | None:
                     f"{path.parent} is in use by another training run{who}; wait until it ends, stop it, or "
                     "choose another output directory"
                 ) from error
-            if owner:  # a file system without locks: only the file says that somebody is there
+            if owner:  # a file system without locks: only the file shows that there is an owner
                 stream.close()
                 raise UserError(
                     f"{path.parent} is in use by another training run ({owner}), or was when that run was killed; "
                     f"if it is no longer running, delete {path}"
                 ) from error
             return stream
-        stream.close()  # its last holder has just removed it
+        stream.close()  # the previous owner has just removed the file
 
 
 def _lock(stream: IO[str]) -> None:
@@ -128,7 +129,7 @@ def _lock(stream: IO[str]) -> None:
     except ImportError:  # Windows
         import msvcrt
 
-        stream.seek(1 << 30)  # far behind the text, which others want to read
+        stream.seek(1 << 30)  # far behind the text, which other processes read
         msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)  # pyright: ignore[reportAttributeAccessIssue]
     else:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -140,7 +141,7 @@ def _myself() -> dict[str, Any]:
 
 
 def _owner(stream: IO[str]) -> str:
-    """Who has written the file, in words; empty where nobody has."""
+    """Description of the process that wrote the file; empty if there is none."""
     stream.seek(0)
     try:
         holder = json.loads(stream.read(4096) or "null")
@@ -150,10 +151,10 @@ def _owner(stream: IO[str]) -> str:
 
 
 def _leave_to_parent() -> None:
-    """Processes that read samples inherit the file, and would keep the lock of a parent that was killed."""
+    """Processes that read samples inherit the file, and would keep the lock after their parent was killed."""
     for stream in list(_held):
         with contextlib.suppress(OSError), open(os.devnull, "rb") as nothing:
-            os.dup2(nothing.fileno(), stream.fileno(), inheritable=False)  # the number stays taken: it is still known
+            os.dup2(nothing.fileno(), stream.fileno(), inheritable=False)  # the descriptor is still in use
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,4 +1,4 @@
-"""Where the metrics of a run are sent beside ``metrics.csv``: Lightning's own loggers, by name."""
+"""Further destinations for the metrics of a run besides ``metrics.csv``: Lightning's own loggers, by name."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _PROJECT = "mask2former"
 
 
 class Loggers:
-    """The loggers that the settings of a run ask for.
+    """The loggers in the settings of a run.
 
-    A run that goes on goes on in the same record of a service: ``loggers.json`` in its directory says which it is.
+    A resumed run continues its records in a service, whose ids are in ``loggers.json`` in its directory.
 
     Args:
-        config: the whole run.
-        resume: whether it goes on.
+        config: settings of the complete run.
+        resume: whether it is resumed.
 
     Raises:
-        MissingExtraError: a package is not there.
+        MissingExtraError: a package is not installed.
     """
 
     def __init__(self, config: RunConfig, *, resume: bool) -> None:
@@ -47,10 +47,10 @@ class Loggers:
         yield from self._by_name.values()
 
     def begin(self, settings: Mapping[str, Any]) -> None:
-        """Open the records, with the settings of a run that begins; on the first rank, in the directory of the run.
+        """Open the records, with the settings of a new run; called on the first rank, in the directory of the run.
 
         Raises:
-            UserError: a service refuses or cannot be reached.
+            UserError: a service rejects the run or cannot be reached.
         """
         services = {name: logger for name, logger in self._by_name.items() if name != "tensorboard"}
         for name, logger in services.items():
@@ -58,7 +58,7 @@ class Loggers:
                 if name not in self._known:
                     logger.log_hyperparams({key: str(value) for key, value in settings.items()})
                 self._known[name] = str(logger.version)
-            except Exception as error:  # somebody else's service, which may fail in any way
+            except Exception as error:  # an external service can fail in any way
                 raise UserError(
                     f"trainer.loggers: {name} cannot record this run ({printable(str(error), 200)}); "
                     + ("WANDB_MODE=offline" if name == "wandb" else "MLFLOW_TRACKING_URI=sqlite:///FILE.db")
@@ -66,12 +66,12 @@ class Loggers:
                 ) from error
         if self._known:
             write_whole(self._file, lambda file: file.write_text(json.dumps(self._known), encoding="utf-8"))
-        else:  # of a run that was overwritten
+        else:  # it belongs to a run that was overwritten
             self._file.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def closing(self) -> Iterator[None]:
-        """Records end with the block, so that another run in this process has one of its own."""
+        """Close the records after the block, so that another run in this process gets its own."""
         try:
             yield
         finally:
@@ -100,7 +100,7 @@ def _tensorboard(directory: Path, version: str | None) -> Logger:
 
 
 def _wandb(directory: Path, version: str | None) -> Logger:
-    """Weights & Biases: the project is ``WANDB_PROJECT``; all other variables of wandb count, too."""
+    """Weights & Biases: the project is ``WANDB_PROJECT``; all other variables of wandb apply, too."""
     try:
         import wandb  # noqa: F401  # pyright: ignore[reportMissingImports]  (an extra)
     except ImportError as error:
@@ -112,7 +112,7 @@ def _wandb(directory: Path, version: str | None) -> Logger:
 
 
 def _mlflow(directory: Path, version: str | None) -> Logger:
-    """MLflow: the address is ``MLFLOW_TRACKING_URI``, else a file of the run; ``MLFLOW_EXPERIMENT_NAME``."""
+    """MLflow: the address is ``MLFLOW_TRACKING_URI``, or a file of the run; ``MLFLOW_EXPERIMENT_NAME`` applies."""
     try:
         import mlflow  # noqa: F401  # pyright: ignore[reportMissingImports]  (an extra)
     except ImportError as error:

@@ -1,6 +1,6 @@
-"""When all ranks of a run have met: whether they were started alike in one directory, and who then prepares it.
+"""The first meeting of all ranks of a run: whether they were started consistently, and who prepares the directory.
 
-Until then every rank has only read, so all of them have read the same; from then on only the first one writes.
+Before the meeting, all ranks only read, so they all read the same; afterwards only the first one writes.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ __all__ = ["Joining", "Meeting", "RankFacts", "check_alike"]
 
 _logger = logging.getLogger(__name__)
 
-_STOPPED = 130  # exit code of a process that a signal has ended
+_STOPPED = 130  # exit code of a process that was ended by a signal
 
-_PATIENCE = 10.0  # seconds until a file of another machine must be seen
+_PATIENCE = 10.0  # seconds until a file of another machine must be visible
 
 
 class RankFacts(NamedTuple):
-    """What a rank says of itself."""
+    """Facts that a rank reports about itself."""
 
     host: str
     sees_directory: bool
@@ -41,9 +41,9 @@ class RankFacts(NamedTuple):
 
 
 class Joining(DDPStrategy):
-    """A strategy of several ranks in which a signal also ends a rank that waits for others to be started.
+    """A strategy for several ranks in which a signal also ends a rank that is waiting for others to start.
 
-    That wait is compiled code, in which Ctrl-C would have no effect before the timeout.
+    The wait is in compiled code, in which Ctrl-C would have no effect before the timeout.
     """
 
     def setup_environment(self) -> None:
@@ -52,11 +52,11 @@ class Joining(DDPStrategy):
 
 
 class Meeting(lightning.Callback):
-    """Lets the first rank prepare the directory of the run once all ranks are there and were started alike.
+    """Lets the first rank prepare the directory of the run once all ranks are present and were started consistently.
 
     Args:
-        directory: of the run.
-        facts: what must be the same on all ranks, by name, of plain values.
+        directory: directory of the run.
+        facts: plain values by name that must be equal on all ranks.
         prepare: changes the directory; called on the first rank.
     """
 
@@ -75,7 +75,7 @@ class Meeting(lightning.Callback):
         trainer.strategy.barrier("prepared")
 
     def _compare(self, trainer: lightning.Trainer) -> None:
-        file = self._directory / f"{TEMPORARY}{secrets.token_hex(4)}"  # a name that nobody has looked up and cached
+        file = self._directory / f"{TEMPORARY}{secrets.token_hex(4)}"  # a name that no file system has cached
         try:
             if trainer.is_global_zero:
                 file.touch()
@@ -90,10 +90,10 @@ class Meeting(lightning.Callback):
 
 
 def check_alike(directory: Path, ranks: list[RankFacts]) -> None:
-    """That all ranks see one directory and were started with the same settings, on the same data.
+    """Check that all ranks see one directory and were started with the same settings, on the same data.
 
     Raises:
-        UserError: naming what differs, and on which machines; the same on all ranks.
+        UserError: they differ; the message, the same on all ranks, names what differs and on which machines.
     """
     first = ranks[0]
     blind: dict[str, list[str]] = {}
@@ -120,7 +120,7 @@ def check_alike(directory: Path, ranks: list[RankFacts]) -> None:
 
 
 def _is_seen(file: Path) -> bool:
-    """Whether a file is there, or appears soon: file systems of networks take a moment."""
+    """Whether a file exists or appears soon: network file systems need a moment."""
     deadline = time.monotonic() + _PATIENCE
     while not file.exists():
         if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""How much memory a run will take, said before its first step."""
+"""Estimates the memory that a run will need, before its first step."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class MemoryEstimate:
     Attributes:
         state: weights, gradients, the two moments of AdamW, and the average if there is one.
         activations: what the forward pass and the loss keep for the backward pass, for all images of a pass.
-        images: how many these are.
-        validation: a copy of the weights and what the prediction of one image or clip takes at its peak; 0 where
-            nothing is measured.
+        images: number of images of a pass.
+        validation: a copy of the weights, and the peak memory of the prediction for one image or clip; 0 if there is
+            no validation.
     """
 
     state: int
@@ -54,16 +54,16 @@ def estimate_memory(
     optim: OptimConfig,
     validate: Callable[[], object] | None = None,
 ) -> MemoryEstimate:
-    """Run one forward pass and loss on ``batch``, count what is kept for the backward pass, and scale it up.
+    """Run one forward pass and loss on ``batch``, measure what is kept for the backward pass, and scale it up.
 
-    The model and the random state are left as they were.
+    The model and the random state do not change.
 
     Args:
         model: on its device, in training mode.
         criterion: its loss.
         batch: a few images of the usual size, on the device.
-        images: of a pass in the run.
-        optim: tells whether weights are averaged.
+        images: number of images of a pass in the run.
+        optim: settings that determine whether weights are averaged.
         validate: predicts one image or clip of the validation data with a copy of the model.
     """
     trained = sum(local(parameter).nbytes for parameter in model.parameters() if parameter.requires_grad)
@@ -71,7 +71,7 @@ def estimate_memory(
     own: set[int] = set()
 
     def remember_own(module: nn.Module, _: object) -> None:
-        """When it is called: weights of which ranks have shares are gathered then."""
+        """Called before each module, when weights of which ranks have shares are gathered."""
         own.update(local(value).untyped_storage().data_ptr() for value in module.parameters(recurse=False))
 
     kept: dict[int, int] = {}

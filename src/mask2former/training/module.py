@@ -1,4 +1,4 @@
-"""The LightningModule: forward, loss, backward and step of accumulated batches. It only calls; it knows no masks."""
+"""The LightningModule: forward, loss, backward and step for accumulated batches. It delegates all work on masks."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ from mask2former.visualization import contact_sheet
 
 __all__ = ["LOGGED_STEP", "TrainingModule"]
 
-LOGGED_STEP = "step"  # the metric whose value Lightning gives to loggers as the step; its own count is one less
+LOGGED_STEP = "step"  # the metric that Lightning passes to loggers as the step; its own count is lower by one
 
 _OF_EARLIER_LAYERS = re.compile(r"_\d+$")  # names of loss terms
-_SMALLEST_SCALE = 2.0**-10  # of the loss; where gradients overflow even so, it is not for want of range
+_SMALLEST_SCALE = 2.0**-10  # of the loss; if gradients overflow even with it, the cause is not the range of float16
 
 
 class TrainingModule(lightning.LightningModule):
@@ -54,9 +54,9 @@ class TrainingModule(lightning.LightningModule):
     that the number of targets is known before the first backward pass.
 
     Attributes:
-        record: what checkpoints carry of the run, of plain values alone.
-        stored_optim: where a run goes on, the settings that its optimizer was stored with.
-        validation_due: where a run goes on, whether the validation of the step that it goes on from was interrupted.
+        record: information about the run in checkpoints, with plain values only.
+        stored_optim: for a resumed run, the settings with which its optimizer was stored.
+        validation_due: for a resumed run, whether the validation of its last step was interrupted.
     """
 
     record: dict[str, Any] | None = None
@@ -82,11 +82,11 @@ class TrainingModule(lightning.LightningModule):
         )
         self.frozen = Frozen(model, config.optim.freeze)
         self.average = MovingAverage(model, config.optim.ema_decay) if config.optim.ema_decay else None
-        self.class_thresholds: dict[str, float] = {}  # alike, of each class, where they are wanted
-        self.instance_threshold: float | None = None  # of the highest F1 in the last validation, if one was measured
-        self._whole: tuple[Mask2Former, ...] = ()  # where ranks share the weights: a copy for them (no part of this)
+        self.class_thresholds: dict[str, float] = {}  # likewise for each class, if requested
+        self.instance_threshold: float | None = None  # of the highest F1 in the last validation, if it was measured
+        self._whole: tuple[Mask2Former, ...] = ()  # if ranks share the weights: a full copy (in a tuple to hide it)
         self._predictor: Predictor | None = None
-        self.measured: dict[str, float] = {}  # in the last validation; what is not a number is left out
+        self.measured: dict[str, float] = {}  # metrics of the last validation, without NaN
         self._evaluation: Evaluation | None = None
         self._rows: list[list[Image.Image]] = []
 
@@ -94,11 +94,11 @@ class TrainingModule(lightning.LightningModule):
         return build_optimizer(self.model, self.config.optim)
 
     def on_train_start(self) -> None:
-        self.frozen.eval()  # not before: Lightning would warn; after a validation it brings the modes back
+        self.frozen.eval()  # not earlier: Lightning would warn; it restores modes after a validation
         data = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]  (Lightning sets it)
         batch, images = data.sample_batch().to(self.device), batch_size_per_device(self.config)
-        validate = self._validate_first if data.is_measured else None  # a fault of it is seen now, not after hours
-        # On every rank: synchronised norms wait for the others in each forward pass.
+        validate = self._validate_first if data.is_measured else None  # shows errors now, not after hours
+        # On every rank: synchronised norms wait for the other ranks in each forward pass.
         memory = estimate_memory(self.model, self.criterion, batch, images, self.config.optim, validate)
         if self.trainer.is_global_zero:
             print(terminal_line(data.batching()))
@@ -109,7 +109,7 @@ class TrainingModule(lightning.LightningModule):
             self._repeat_validation()
 
     def _repeat_validation(self) -> None:
-        """The one before the next step; it is logged as that of the step before, as it was to be."""
+        """Repeat an interrupted validation before the next step; it is logged for the previous step, as planned."""
         loop = self.trainer.fit_loop.epoch_loop.val_loop
         loop.restarting = False
         self.trainer.validating = True
@@ -122,7 +122,7 @@ class TrainingModule(lightning.LightningModule):
         optimizer = self.optimizers(use_pl_optimizer=True)
         assert not isinstance(optimizer, list)
         step = self.global_step
-        torch.manual_seed(self._step_seed(step))  # stochastic depth and dropout, so that resuming needs no state
+        torch.manual_seed(self._step_seed(step))  # for stochastic depth and dropout, so that resuming needs no state
         length = self.config.optim.schedule_steps or self.config.trainer.max_steps
         factor = learning_rate_factor(step, length, self.config.optim)
         if isinstance(self.model.transformer_decoder, FollowsTraining):
@@ -156,7 +156,7 @@ class TrainingModule(lightning.LightningModule):
         if not finite and (scaler is None or scaler.get_scale() < _SMALLEST_SCALE):
             kept = self._keep(accumulation[0], step + 1)
             raise FloatingPointError(f"step {step + 1}: gradients are not finite; see {kept}")
-        optimizer.step()  # with scaling: nothing is changed where a gradient is not finite, but the scale
+        optimizer.step()  # with scaling: if a gradient is not finite, only the scale changes
         if self.average is not None and finite:
             self.average.update(self.model)
         self.log(LOGGED_STEP, float(step + 1))
@@ -167,11 +167,11 @@ class TrainingModule(lightning.LightningModule):
 
     @property
     def _scaler(self) -> torch.amp.GradScaler | None:
-        """Of the loss, in half precision."""
+        """Scaler of the loss, for half precision."""
         return getattr(self.trainer.precision_plugin, "scaler", None)
 
     def _sent_later(self) -> contextlib.AbstractContextManager[None]:
-        """Gradients stay on this rank until the last backward pass of the step, which sends the sum of all."""
+        """Gradients remain on this rank until the last backward pass of the step, which sends their sum."""
         strategy = self.trainer.strategy
         return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else contextlib.nullcontext()
 
@@ -184,7 +184,7 @@ class TrainingModule(lightning.LightningModule):
         return float(count) / len(accumulation)
 
     def _points(self, step: int) -> Any:
-        """Uniform numbers that depend on seed, step and rank only."""
+        """Uniform random numbers that depend only on seed, step and rank."""
         generator = torch.Generator(self.device)
         generator.manual_seed(self._step_seed(step))
         return lambda shape: torch.rand(shape, generator=generator, device=self.device)
@@ -205,7 +205,7 @@ class TrainingModule(lightning.LightningModule):
     # --- validation: the predictor that users get, with averaged weights when there are some ---
 
     def shard(self, mesh: DeviceMesh) -> None:
-        """Leave this rank its share of the weights, and of their average; called when training begins."""
+        """Keep only this rank's share of the weights and of their average; called when training begins."""
         self._whole = (copy.deepcopy(self.model).cpu(),)
         shard(self.model, mesh)
         if self.average is not None:
@@ -213,7 +213,7 @@ class TrainingModule(lightning.LightningModule):
 
     @torch.no_grad()
     def whole_model(self) -> Mask2Former:
-        """The model with all its weights; a copy where ranks share them, and then all of them take part."""
+        """The model with all weights; a copy if ranks share them, in which case all ranks must call it."""
         for model in self._whole:
             own = model.state_dict()
             for name, value in self.model.state_dict().items():
@@ -222,23 +222,23 @@ class TrainingModule(lightning.LightningModule):
         return self.model
 
     def predictor(self) -> Predictor:
-        """The model as it would be saved now: a copy, so that training finds its own as it left it."""
+        """A predictor for the model as it would be saved now: a copy, so that the trained model is not changed."""
         model = copy.deepcopy(self.whole_model())
         if self.average is not None:
             self.average.copy_to(model)
         return Predictor(model, device=self.device)
 
     def _validate_first(self) -> None:
-        """The first case of the validation data, to see what it takes; shared weights are not gathered for it."""
+        """Predict the first validation case to measure its memory; shared weights are not gathered for it."""
         own = [Predictor(copy.deepcopy(model), device=self.device) for model in self._whole] or [self.predictor()]
         self._predicted(own[0], self._cases[0])
 
     def _predicted(self, predictor: Predictor, case: Case) -> Predictions:
-        with torch.autocast(self.device.type, enabled=False):  # training may be in half precision, predictors are not
+        with torch.autocast(self.device.type, enabled=False):  # training may use half precision, predictors do not
             return predict_case(predictor, case, self.config.evaluation.tasks)
 
     def on_validation_epoch_start(self) -> None:
-        torch.manual_seed(self._step_seed(self.global_step))  # whether it comes after a step or where a run goes on
+        torch.manual_seed(self._step_seed(self.global_step))  # the same after a step and in a resumed run
         evaluation, cases = self.config.evaluation, self._cases
         self._predictor = self.predictor()
         self._evaluation = Evaluation(evaluation.tasks, self._predictor.categories, evaluation, cases.style)
@@ -249,7 +249,7 @@ class TrainingModule(lightning.LightningModule):
 
     def validation_step(self, batch: Case | tuple[()], batch_idx: int) -> None:
         if not isinstance(batch, Case):
-            return  # there are fewer samples than ranks, or some left over
+            return  # there are fewer samples than ranks, or some ranks have one sample less
         assert self._evaluation is not None
         assert self._predictor is not None
         predictions = self._predicted(self._predictor, batch)
@@ -266,7 +266,7 @@ class TrainingModule(lightning.LightningModule):
         if self.trainer.world_size > 1:  # each rank has seen its share of the samples
             parts: list[Any] = [None] * self.trainer.world_size
             torch.distributed.all_gather_object(parts, self._evaluation)
-            self._evaluation, *others = parts  # in the same order everywhere, since the order of equal scores counts
+            self._evaluation, *others = parts  # the same order on all ranks, since it affects equal scores
             assert self._evaluation is not None
             for part in others:
                 self._evaluation.merge(part)
@@ -274,7 +274,7 @@ class TrainingModule(lightning.LightningModule):
         self.instance_threshold = self._evaluation.best_threshold()
         if self.config.evaluation.choose_threshold == "per-class":
             self.class_thresholds = self._evaluation.class_thresholds()
-        # Every rank has the same numbers now; "sync" keeps Lightning from warning that they might differ.
+        # All ranks have the same numbers now; "sync" avoids Lightning's warning that they might differ.
         self.measured = {name: value for name, value in metrics.items() if value == value}
         if self.measured:
             self.log_dict({LOGGED_STEP: float(self.global_step), **self.measured}, sync_dist=True)
@@ -299,7 +299,7 @@ class TrainingModule(lightning.LightningModule):
             checkpoint["class_thresholds"] = plain(self.class_thresholds)
         if self.average is not None:
             checkpoint["average"] = gathered(self.average.state_dict(), keep=self.trainer.is_global_zero)
-        checkpoint["epoch"] = 0  # the only one; Lightning counts another when the run ends
+        checkpoint["epoch"] = 0  # the only one; Lightning counts another at the end of the run
         checkpoint["loops"] = at_step(checkpoint["loops"], self.global_step)
         for name in ("loops", "callbacks", "optimizer_states", "run"):
             if name in checkpoint:
@@ -315,5 +315,5 @@ class TrainingModule(lightning.LightningModule):
             ]
         if self.average is not None and "average" in checkpoint:
             self.average.load_state_dict(checkpoint["average"])
-        elif self.average is not None:  # switched on where a run goes on: from the weights that it has
+        elif self.average is not None:  # enabled when resuming: starts from the current weights
             self.average.begin({name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()})

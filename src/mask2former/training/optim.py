@@ -23,14 +23,15 @@ _UNDECAYED_NAMES = ("relative_position_bias_table", "absolute_pos_embed")
 def parameter_groups(model: nn.Module, config: OptimConfig, frozen_now: Container[str] = ()) -> list[dict[str, Any]]:
     """Parameters with equal settings share a group.
 
-    The backbone learns at ``backbone_multiplier`` times the rate. Norms, embeddings and relative position tables do
-    not decay; everything else does, biases included. Frozen parts are in no group. Parts of the model can choose
-    further (:class:`ChoosesDecay`, :class:`ChoosesRates`). Each group also holds ``lr_multiplier`` and ``names``.
+    The backbone learns at ``backbone_multiplier`` times the rate. Norms, embeddings and relative position tables have
+    no weight decay; all other parameters do, biases included. Frozen parts are in no group. Parts of the model can make
+    their own choices (:class:`ChoosesDecay`, :class:`ChoosesRates`). Each group also has ``lr_multiplier`` and
+    ``names``.
 
     Args:
         model: the model.
         config: the settings.
-        frozen_now: names of parameters that learn, but for what is frozen at present.
+        frozen_now: names of parameters that would be trained if they were not currently frozen.
 
     Reference: Mask2Former, Sec. 4.1, and the values of the published optimizer.
     """
@@ -88,13 +89,13 @@ def regrouped(
 ) -> dict[str, Any]:
     """A stored state of :func:`build_optimizer` for other settings: moments by parameter, everything else as ``now``.
 
-    By itself a stored state brings its decay, betas and multipliers along, and groups that fit no others.
+    Without this, a stored state would restore its old decay, betas and multipliers, and groups that do not match.
 
     Args:
         state: ``optimizer.state_dict()`` of a model of the same architecture.
         model: the model.
-        before: the settings that the state was stored with.
-        now: those that are wanted.
+        before: the settings with which the state was stored.
+        now: the new settings.
         frozen_now: names of the parameters that ``now`` freezes.
     """
     old = [name for group in parameter_groups(model, before, frozen_now) for name in group["names"]]
@@ -105,10 +106,10 @@ def regrouped(
 
 
 def learning_rate_factor(step: int, max_steps: int, config: OptimConfig) -> float:
-    """What the base rate is multiplied by after ``step`` steps.
+    """The factor of the base learning rate after ``step`` steps.
 
-    ``step``: times ``gamma`` from each milestone on. ``poly``: ``(1 - step / max_steps) ** poly_power``. During
-    warm-up a factor rises linearly from ``warmup_factor`` to 1.
+    ``step``: multiplied by ``gamma`` at each milestone. ``poly``: ``(1 - step / max_steps) ** poly_power``. During
+    warm-up, an additional factor rises linearly from ``warmup_factor`` to 1.
     """
     if config.schedule == "step":
         factor = config.gamma ** sum(step >= milestone for milestone in config.steps)
@@ -121,7 +122,7 @@ def learning_rate_factor(step: int, max_steps: int, config: OptimConfig) -> floa
 
 
 def dead_steps(config: RunConfig) -> str | None:
-    """A sentence where the learning rate of a run is 0 before its end."""
+    """A warning if the learning rate of a run reaches 0 before its end."""
     length, steps = config.optim.schedule_steps, config.trainer.max_steps
     if config.optim.schedule != "poly" or length is None or length >= steps:
         return None

@@ -1,7 +1,7 @@
-"""Going on with a run: what its last checkpoint was made with, compared with what is wanted now.
+"""Resuming a run: the settings of its last checkpoint, compared with the new ones.
 
-Every setting either takes effect from the step at which the run goes on, or must be what it was; a setting that is in
-neither list counts as one that must not change. Reads files, changes none.
+Every setting either takes effect from the step at which the run is resumed, or must not change. A setting that is in
+neither list counts as one that must not change. Files are read, but not changed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def _settings(groups: Mapping[str, str]) -> frozenset[str]:
     return frozenset(f"{group}.{name}" for group, names in groups.items() for name in names.split())
 
 
-# What the weights in the checkpoint are the weights of.
+# Settings on which the weights in the checkpoint depend.
 FIXED = _settings(
     {
         "model.backbone": "name model norm kwargs pyramid joint_blocks embed_dim depths num_heads window_size",
@@ -44,12 +44,12 @@ FIXED = _settings(
         "attention scales order query_init pre_norm pilots "
         "project_inputs num_encoder_layers source project_source",
         "model": "init init_partial init_backbone init_classes init_channels pixel_mean pixel_std",
-        "data": "validation",  # with another one, what was learned from would be measured on
+        "data": "validation",  # with another split, training data of earlier steps would be used for validation
     }
 )
 
-# What takes effect at once. The data set and the augmentation count as one setting each: they are built anew, and
-# nothing of them is in the checkpoint but the classes and the number of samples, which are compared.
+# Settings that take effect at once. The data set and the augmentation count as one setting each: they are rebuilt, and
+# the checkpoint only has their classes and number of samples, which are compared.
 FREE = _settings(
     {
         "model.backbone": "drop_path_rate",
@@ -72,37 +72,36 @@ FREE = _settings(
 ) | {"output", "seed"}
 _WHOLE = ("data.dataset", "data.augmentation", "data.validation")
 
-# What figures depend on: with another value, those before and after cannot be compared.
+# Settings on which metrics depend: if they change, metrics before and after cannot be compared.
 _MEASURE = re.compile(
     r"model\.inference\.(?!instance_threshold|class_thresholds)|data\.dataset\."
     r"|evaluation\.(monitor|max_detections|area_limits|pooled_threshold)$"
 )
-_ORDER = {"seed", "data.batch_size", "data.filter_empty", "data.group_by_aspect"}  # what the order of samples is of
+_ORDER = {"seed", "data.batch_size", "data.filter_empty", "data.group_by_aspect"}  # define the order of samples
 _SHOWN = 6  # reasons in a note, classes in a message
 
 
 @dataclass(frozen=True)
 class LastState:
-    """What ``last.ckpt`` says of the run that wrote it, apart from its tensors.
+    """The information in ``last.ckpt`` about its run, apart from tensors.
 
     Attributes:
-        path: of the checkpoint.
-        step: optimizer steps that it has seen.
-        config: the settings it was written with.
+        path: path of the checkpoint.
+        step: number of optimizer steps before it.
+        config: the settings at that time.
         num_classes: of its class head.
         categories: its classes; None in checkpoints of 0.1.0.
         num_samples: of the training and the validation data; None in checkpoints of 0.1.0.
-        license: of its weights, if it is known.
-        waited: validations without a better monitor, where patience was set.
+        license: of its weights, if known.
+        waited: validations without a better monitor, if patience was set.
         notes: sentences for the user.
-        validation: what :func:`digest_of` says of its validation data; None in checkpoints of 0.1.0.
-        start: the monitor before the first step; None where it was not measured.
+        validation: digest of its validation data, see :func:`digest_of`; None in checkpoints of 0.1.0.
+        start: the monitor before the first step; None if it was not measured.
         has_best: whether there was a best validation.
         validation_due: whether the validation of this step was still to be done; also False in checkpoints of 0.1.0.
         num_rows: of the table of metrics; None in checkpoints of 0.1.0.
-        objects: names of what was given in Python in place of settings.
-        unit: images of one group that come one after the other, see :class:`StepSampler`; None where they are not
-            grouped.
+        objects: names of objects that were passed in Python instead of settings.
+        unit: number of successive images of one group, see :class:`StepSampler`; None if they are not grouped.
     """
 
     path: Path
@@ -124,7 +123,7 @@ class LastState:
 
     @classmethod
     def read(cls, path: Path) -> LastState:
-        """From a checkpoint; one of 0.1.0 has no record of its settings, and ``run.yaml`` stands in for it.
+        """Read a checkpoint; one of 0.1.0 has no record of its settings, so ``run.yaml`` is used instead.
 
         Raises:
             UserError: the file is damaged, or there is no record of the settings.
@@ -184,12 +183,12 @@ class LastState:
     def is_comparable(
         self, state: Mapping[str, Any], config: RunConfig, num_validation: int | None, validation: str | None
     ) -> bool:
-        """Whether figures in another checkpoint of this run can be compared with those measured now.
+        """Whether metrics in another checkpoint of this run can be compared with those measured now.
 
         Args:
-            state: the content of the checkpoint; without a record (0.1.0), it was measured as this one.
-            config: the settings that are wanted.
-            num_validation: samples of the validation data as they are now.
+            state: the content of the checkpoint; without a record (0.1.0), it was measured like this one.
+            config: the new settings.
+            num_validation: current number of samples of the validation data.
             validation: their digest.
         """
         record = state.get("run")
@@ -208,7 +207,7 @@ def _whole(value: Any) -> int:
 
 
 def _unit(value: Any, config: RunConfig) -> int | None:
-    """As it was written, or as it was before it was written."""
+    """The value as written, or for earlier checkpoints the value that was used then."""
     if not config.data.group_by_aspect:
         return None
     unit = batch_size_per_device(config) if value is None else _whole(value)
@@ -224,7 +223,7 @@ def _text(value: Any) -> str | None:
 
 
 def digest_of(cases: Cases) -> str:
-    """Tells validation data from others: names, ids and numbers of objects, but not where the files are."""
+    """Identifies validation data by names, ids and numbers of objects, but not by the location of files."""
     indices, counts = range(len(cases)), cases.samples.num_objects
     names = [cases.samples.image_id(index) for index in indices]
     files = [cases.samples.file(index).name for index in indices] if isinstance(cases.samples, Reader) else []
@@ -241,7 +240,7 @@ def record_of(
     objects: Sequence[str] = (),
     unit: int | None = None,
 ) -> dict[str, Any]:
-    """What a checkpoint carries of its run, of plain values alone; :meth:`LastState.read` reads it back."""
+    """Information about a run for its checkpoints, with plain values only; :meth:`LastState.read` reads it."""
     given = {"objects": list(objects)} if objects else {}
     units = {} if unit is None else {"unit": unit}
     return {
@@ -256,10 +255,10 @@ def record_of(
 
 
 def check_objects(last: LastState, objects: Sequence[str]) -> None:
-    """A run that had objects in place of settings goes on with them.
+    """Check that a run with objects instead of settings is resumed with the same objects.
 
     Raises:
-        UserError: one was not given again, or was not given before.
+        UserError: an object was not passed again, or was not passed before.
     """
     if list(last.objects) == list(objects):
         return
@@ -278,13 +277,13 @@ def setting_of(leaf: str) -> str:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is different now.
+    """Differences between the settings before and now.
 
     Attributes:
         notes: sentences for the user.
-        changes: settings with the value before and now, all of them.
-        measured_otherwise: why figures of validations before and after cannot be compared; empty where they can.
-        drawn_anew: whether samples come in another order from here on.
+        changes: all changed settings, with their values before and now.
+        measured_otherwise: why metrics of validations before and after cannot be compared; empty if they can.
+        drawn_anew: whether samples have another order from here on.
     """
 
     notes: tuple[str, ...]
@@ -294,7 +293,7 @@ class Comparison:
 
     @property
     def measured_anew(self) -> bool:
-        """Whether figures of validations before and after cannot be compared."""
+        """Whether metrics of validations before and after cannot be compared."""
         return bool(self.measured_otherwise)
 
 
@@ -305,17 +304,17 @@ def compare(
     num_samples: tuple[int, int],
     validation: str | None = None,
 ) -> Comparison:
-    """What changes where a run goes on with ``config``.
+    """What changes if a run is resumed with ``config``.
 
     Args:
-        last: the state that it goes on from.
-        config: the settings that are wanted, complete.
-        categories: the classes of the training data as they are now.
-        num_samples: of the training and the validation data as they are now.
-        validation: digest of the validation data as they are now, see :func:`digest_of`.
+        last: the state from which it is resumed.
+        config: the new settings, complete.
+        categories: the current classes of the training data.
+        num_samples: current numbers of samples of the training and the validation data.
+        validation: digest of the current validation data, see :func:`digest_of`.
 
     Raises:
-        UserError: something that must not change is different; one message names all of it.
+        UserError: something that must not change is different; the message lists all differences.
     """
     different = _different(last.config, config)
     faults = [
@@ -378,7 +377,7 @@ def _measured_otherwise(
     count: int | None,
     digest: str | None,
 ) -> list[str]:
-    """Why figures of two checkpoints cannot be compared: settings, or the validation data."""
+    """Why metrics of two checkpoints cannot be compared: settings, or the validation data."""
     reasons = [name for name, pair in _different(before, now).items() if _MEASURE.match(name) and _counts(name, pair)]
     if count_before is not None and count is not None and count != count_before:
         reasons.append(f"{count} validation samples instead of {count_before}")
@@ -390,7 +389,7 @@ def _measured_otherwise(
 
 
 def _counts(name: str, pair: tuple[Any, Any]) -> bool:
-    """Of a data set only what is no path or word: the same data may have moved."""
+    """For a data set, only values that are no paths or words count: the same data may have moved."""
     if not name.startswith("data.dataset."):
         return True
     flat = [item for value in pair for item in (value if isinstance(value, list) else [value])]
@@ -428,7 +427,7 @@ def _check_classes(last: LastState, categories: Categories) -> None:
 
 
 def _about_rate(last: LastState, config: RunConfig) -> list[str]:
-    """What other settings of the schedule do to the rate at this step."""
+    """The effect of changed settings of the schedule on the learning rate at this step."""
     old, new = (
         run.optim.lr * learning_rate_factor(last.step, run.optim.schedule_steps or run.trainer.max_steps, run.optim)
         for run in (last.config, config)

@@ -1,4 +1,4 @@
-"""One training run from its configuration: data, model, Lightning trainer, and what is left on disk at the end."""
+"""One training run from its configuration: data, model, Lightning trainer, and the files at the end."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def train(
     and ``model.safetensors``: the averaged weights if they are on, else those of the best validation.
 
     Args:
-        config: the whole run.
+        config: settings of the complete run.
         model: trained in place, instead of a newly built one. At the end it has the weights of the file (except with
             ``trainer.strategy`` fsdp, which leaves a share of them in it). Inference settings come from
             ``config.model.inference``; those that it leaves out, from ``model.info.inference``.
@@ -79,15 +79,15 @@ def train(
         loggers: of Lightning, in addition to ours.
         resume: continue from ``checkpoints/last.ckpt``.
         overwrite: use a directory that holds another run.
-        progress: told of every step, with the losses every ``trainer.log_interval``; None: these are printed as lines.
+        progress: receives every step, with the losses every ``trainer.log_interval``; None: these are printed.
 
     Raises:
         UserError: the settings contradict each other or the directory, or the initial weights do not fit.
         MissingExtraError: the package of a logger is not installed.
         FloatingPointError: a logit or gradient was not finite; the batch is saved and named.
-        KeyboardInterrupt: the user, or SIGTERM, stopped the run; the last checkpoint stays as it was. Or
+        KeyboardInterrupt: the user, or SIGTERM, stopped the run; the last checkpoint has not changed. Or
             ``trainer.max_hours`` have passed; then the last checkpoint is that of the last step.
-        MemoryError: the device or the machine has too little memory; the message names the settings that help.
+        MemoryError: the device or the machine has too little memory; the message names settings that help.
         ChildProcessError: a process that reads samples died for another reason, or another rank of the run has ended.
         OSError: a file cannot be written, for instance on a full disk; the message names it.
     """
@@ -179,7 +179,7 @@ def train(
         logs = [table, *ours_by_name, *loggers]
         trainer = build_trainer(config, point, rank, [*ours, *callbacks], logs, is_measured=data.is_measured)
         with explained(trainer, config, last if resume else None, rank), module.frozen.held(), ours_by_name.closing():
-            if is_measurable and data.is_measured and not resume:  # the figure that training has to beat
+            if is_measurable and data.is_measured and not resume:  # the metric that training has to improve
                 with isolate_rng():
                     trainer.validate(module, data, verbose=False)
                 if patience is not None and keep.start_value is not None:
@@ -189,7 +189,7 @@ def train(
 
 
 def _facts(config: RunConfig, num_samples: tuple[int, int], validation: str) -> dict[str, Any]:
-    """What must be the same on all ranks; the directory may have several names."""
+    """Values that must be equal on all ranks, except for the directory, which may have several names."""
     settings = {name: value for name, value in leaves(config).items() if name != "output"}
     data = {"the number of training samples": num_samples[0], "the digest of the validation data": validation}
     return {**settings, **data, "the version of torch": torch.__version__}
@@ -205,7 +205,7 @@ def _patience(config: RunConfig, point: ResumePoint) -> Patience | None:
 
 
 def _saved(trainer: lightning.Trainer, module: TrainingModule, keep: KeepCheckpoints) -> TrainingResult:
-    """Write the model of a training that has ended, with the best weights or the averaged ones."""
+    """Write the model of a finished training run, with the best or the averaged weights."""
     config, model, path = module.config, module.whole_model(), Path(module.config.output) / "model.safetensors"
     if module.average is not None:
         module.average.copy_to(model)

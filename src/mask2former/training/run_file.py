@@ -1,4 +1,4 @@
-"""Run files: reading one with overrides, and writing that of a recipe with what it reproduces and what to expect."""
+"""Run files: reading one with overrides, and writing that of a recipe with comments on its source and results."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ __all__ = ["read_run", "run_file"]
 
 
 def read_run(path: Path, overrides: Sequence[str] = (), *, resume: Path | None = None) -> RunConfig:
-    """The run of a file; some settings make sense only with those of its initial model, which is read for these alone.
+    """The run in a file. The settings of its initial model are read as well if it is only valid together with them.
 
     Args:
-        path: of the run file.
+        path: path of the run file.
         overrides: ``key.sub=value``, which replace settings of the file.
-        resume: the directory of a run that goes on, which is where this one writes.
+        resume: directory of a run to be resumed, to which this run writes.
 
     Raises:
         UserError: the file or an override is wrong, or sets another output than the run that goes on has, or the
@@ -43,7 +43,7 @@ def read_run(path: Path, overrides: Sequence[str] = (), *, resume: Path | None =
         if not isinstance(model, dict) or not isinstance(model.get("init"), str):
             raise
     need_lightning()
-    from mask2former.training.start import completed  # brings torch and Lightning
+    from mask2former.training.start import completed  # imports torch and Lightning
 
     return parse(RunConfig, completed(values, resume), str(path), overrides)
 
@@ -64,7 +64,7 @@ def _check_output(path: Path, values: dict[str, Any], overrides: Sequence[str], 
 
 
 class _Dumper(yaml.SafeDumper):
-    """Lists on one line."""
+    """Writes lists on one line."""
 
 
 _Dumper.add_representer(
@@ -73,7 +73,7 @@ _Dumper.add_representer(
 
 
 def run_file(name: str) -> str:
-    """What ``mask2former train`` reads, for one of :func:`mask2former.recipes.run_recipes`.
+    """The run file of one of :func:`mask2former.recipes.run_recipes`, as input of ``mask2former train``.
 
     Raises:
         UserError: there is no such recipe.
@@ -93,7 +93,7 @@ def run_file(name: str) -> str:
 
 
 def _published(name: str) -> Iterator[str]:
-    from mask2former.checkpoints.zoo import packaged_zoo  # brings torch
+    from mask2former.checkpoints.zoo import packaged_zoo  # imports torch
 
     recipe, published = recipes.recipe(name), packaged_zoo().get(name)
     data, code = recipe.run.data, recipes.PROVIDERS[recipe.provider]

@@ -1,8 +1,8 @@
-"""``trainer.strategy: fsdp``: weights, gradients, moments and averages in shares, one for each rank (FSDP2 of torch).
+"""``trainer.strategy: fsdp``: weights, gradients, moments and averages are sharded over the ranks (FSDP2 of torch).
 
-What leaves a rank is whole: checkpoints have the same content under either strategy, so a run can go on under the other
-one and on any number of ranks. Lightning's own two strategies for this store the optimizer in a layout of their own, or
-need a GPU to be tested at all.
+Everything that leaves a rank is unsharded: checkpoints have the same content with both strategies, so a run can be
+resumed with the other one and on any number of ranks. Lightning's own two strategies for this store the optimizer in
+layouts of their own, or cannot be tested without a GPU.
 
 Reference: Zhao et al., PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel, VLDB 2023.
 """
@@ -26,39 +26,39 @@ from mask2former.training.meeting import Joining
 
 __all__ = ["LEAST", "Sharded", "check_gradients", "gathered", "local", "shard", "share_of", "whole"]
 
-LEAST = 2**18  # parameters of a block that is gathered by itself; what is smaller is gathered with the rest
+LEAST = 2**18  # parameters of a block that is gathered on its own; smaller blocks are gathered with the rest
 
 
 def shard(model: nn.Module, mesh: DeviceMesh) -> None:
-    """Leave every rank its share of all parameters, which forward and backward passes gather as they need them.
+    """Keep on every rank its share of all parameters, which forward and backward passes gather when they need them.
 
-    The blocks of the backbone, where the weights are, are gathered one after the other; everything else, of which parts
-    read the weights of others, for the whole pass.
+    The blocks of the backbone, which has most of the weights, are gathered one after the other. Everything else, where
+    some parts read the weights of others, is gathered for the complete pass.
 
     Args:
-        model: on the device of the mesh; has a part ``backbone`` whose maps need gradients: they tell when the backward
-            pass comes, which the output of the model, no tensor, does not.
+        model: on the device of the mesh; has a part ``backbone`` whose maps need gradients. These maps signal the start
+            of the backward pass, which the output of the model cannot, as it is no tensor.
         mesh: the ranks.
     """
-    # Nobody changes the output of the model in place.
+    # No code changes the output of the model in place.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     backbone = model.get_submodule("backbone")
     for group in [module for module in backbone.modules() if isinstance(module, nn.ModuleList | nn.Sequential)]:
         for block in group:
-            # Of what holds blocks itself, a stage for one, parts are called without it.
+            # Modules that contain blocks, such as stages, are not called themselves: only their parts are.
             is_inner = not any(isinstance(module, nn.ModuleList | nn.Sequential) for module in block.modules())
             if is_inner and sum(value.numel() for value in block.parameters()) >= LEAST:
                 fully_shard(block, mesh=mesh)
-    # One that hands on its last blocks and norm is needed for as long as they are.
+    # A backbone that passes on its last blocks and norm is needed for as long as they are.
     fully_shard(backbone, mesh=mesh, reshard_after_forward=not getattr(backbone, "joint_blocks", 0))
     fully_shard(model, mesh=mesh)
 
 
 def check_gradients(model: nn.Module) -> None:
-    """After the backward passes of a step: gradients were summed over the ranks.
+    """Check, after the backward passes of a step, that gradients were summed over the ranks.
 
     Raises:
-        UserError: naming a parameter that got none.
+        UserError: a parameter has no gradient; the message names it.
     """
     for name, value in model.named_parameters():
         if value.requires_grad and not (isinstance(value, DTensor) and value.grad is not None):
@@ -70,21 +70,21 @@ def check_gradients(model: nn.Module) -> None:
 
 
 def whole(value: Tensor) -> Tensor:
-    """All of a tensor of which ranks may have shares; all of them take part."""
+    """The unsharded tensor; if ranks have shares of it, all of them must call this."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def local(value: Tensor) -> Tensor:
-    """What this rank has of a tensor, sharing its memory."""
+    """This rank's share of a tensor, using the same memory."""
     return value.to_local() if isinstance(value, DTensor) else value
 
 
 def gathered(values: Any, *, keep: bool) -> Any:
-    """Containers with whole tensors, in the memory of the machine, in place of shares; all ranks take part.
+    """Containers with complete tensors, in main memory, instead of shares; all ranks must call this.
 
     Args:
-        values: tensors, in mappings or not; anything else stays.
-        keep: whether this rank needs them.
+        values: tensors, in mappings or not; other values are not changed.
+        keep: whether this rank needs the result.
     """
     if isinstance(values, Mapping):
         return type(values)((name, gathered(value, keep=keep)) for name, value in values.items())  # pyright: ignore[reportCallIssue]
@@ -95,7 +95,7 @@ def gathered(values: Any, *, keep: bool) -> Any:
 
 
 def share_of(value: Tensor, like: Tensor) -> Tensor:
-    """This rank's share of a tensor that all ranks have, parted as another one is; itself where that is whole."""
+    """This rank's share of a tensor that all ranks have, split like ``like``; the tensor itself if ``like`` is not."""
     if not isinstance(like, DTensor):
         return value
     value = value.to(like.device)
@@ -103,19 +103,19 @@ def share_of(value: Tensor, like: Tensor) -> Tensor:
 
 
 class Sharded(Joining):
-    """Starts and joins ranks as DDP does, but shards the model when training begins.
+    """Starts and connects ranks like DDP, but shards the model when training begins.
 
-    Weights are loaded before that, and the optimizer, which is made after it, takes its share of what is loaded.
+    Weights are loaded before that, and the optimizer, which is created afterwards, takes its share of the loaded state.
     """
 
     def configure_ddp(self) -> None:
         module: Any = self.lightning_module
-        for value in module.model.state_dict().values():  # as DDP does: what the first rank has counts
+        for value in module.model.state_dict().values():  # like DDP: the values of the first rank are used
             torch.distributed.broadcast(value, 0)
         module.shard(init_device_mesh(self.root_device.type, (self.world_size,)))
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
-        """As under DDP, running statistics are those of the first rank."""
+        """As with DDP, running statistics are those of the first rank."""
         assert self.lightning_module is not None
         for norm in self.lightning_module.modules():
             if isinstance(norm, _BatchNorm) and not isinstance(norm, nn.SyncBatchNorm):
@@ -144,7 +144,7 @@ class Sharded(Joining):
             optimizer.load_state_dict({**state, "state": moments})
 
     def teardown(self) -> None:
-        """Shares stay on their devices, where they are gathered from at the end."""
+        """Keep shares on their devices, from which they are gathered at the end."""
         assert self.cluster_environment is not None
         assert self.accelerator is not None
         self.cluster_environment.teardown()

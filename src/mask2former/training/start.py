@@ -1,4 +1,4 @@
-"""What a run starts from: its settings with those of the initial model, and the model with its first weights."""
+"""Where a run starts: its settings, completed with those of the initial model, and the model with its first weights."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ __all__ = ["completed", "initial_model", "with_start"]
 
 
 def completed(values: dict[str, Any], resume: Path | None = None) -> dict[str, Any]:
-    """The settings of a run file with those of the model that it starts from, where it leaves some out.
+    """The settings of a run file, completed with those of its initial model.
 
-    :func:`~mask2former.training.run.train` does this by itself; it is for settings that contradict themselves without
-    the others, for instance a diameter where the tiles are those of the initial model.
+    :func:`~mask2former.training.run.train` does this by itself. It is only needed for settings that are inconsistent
+    without the others, for instance a diameter where the tiles are those of the initial model.
 
     Args:
-        values: as they stand in the file.
-        resume: the directory of a run that goes on: its settings are taken then.
+        values: the settings as in the file.
+        resume: directory of a run to be resumed, whose settings are used then.
 
     Raises:
         UserError: the initial model, or the last checkpoint, cannot be read.
@@ -59,7 +59,7 @@ def completed(values: dict[str, Any], resume: Path | None = None) -> dict[str, A
 
 
 def _named_backbone(model: dict[str, Any]) -> TimmConfig | None:
-    """The model of timm that settings name, if they do; they are not known to make sense yet."""
+    """The timm model that the settings name, if any; the settings have not been validated yet."""
     values = model.get("backbone")
     if not isinstance(values, dict) or "model" not in values or values.get("name", "timm") != "timm":
         return None
@@ -69,18 +69,18 @@ def _named_backbone(model: dict[str, Any]) -> TimmConfig | None:
 def with_start(
     config: RunConfig, given: Mask2Former | None, past: LastState | None
 ) -> tuple[RunConfig, Initial]:
-    """The run with what it leaves to the initial model or backbone, and that.
+    """The run, completed with settings of the initial model or backbone, and what training starts from.
 
     Args:
-        config: the whole run.
-        given: a model that is trained instead of one that is built.
-        past: the state that the run goes on from, which holds the settings of the initial model, too.
+        config: settings of the complete run.
+        given: a model that is trained instead of a newly built one.
+        past: the state from which the run is resumed, which includes the settings of the initial model.
 
     Returns:
-        The settings, and what training starts from; nothing for random weights and for a checkpoint of the run.
+        The settings, and what training starts from, which is empty for random weights and for a checkpoint of the run.
 
     Raises:
-        UserError: the initial model cannot be read, or the run contradicts it.
+        UserError: the initial model cannot be read, or contradicts the run.
     """
     if given is not None:
         config = _with_model(config, given)
@@ -110,7 +110,7 @@ def _of_own_parts(start: Initial, given: Mask2Former) -> Initial:
 
 
 def _begins(past: LastState | None) -> bool:
-    """Whether the initial model is read: without a record of the run it tells the license."""
+    """Whether the initial model is read; without a record of the run, it is needed for its license."""
     return past is None or past.categories is None
 
 
@@ -137,7 +137,7 @@ def _opened(init: str, init_backbone: str | None, backbone: TimmConfig | None) -
 
 
 def _with_model(config: RunConfig, given: Mask2Former) -> RunConfig:
-    """The run of a model that was given: its architecture, and its inference settings where the run sets none."""
+    """The run of a model that was passed: its architecture, and its inference settings unless the run sets them."""
     model, info = config.model, given.info
     settings = filled_in(
         {"inference": model.inference.model_dump(exclude_unset=True)}, replace(info, architecture=None)
@@ -155,14 +155,14 @@ def initial_model(
     start: Initial,
     past: LastState | None,
 ) -> tuple[Mask2Former, bool]:
-    """The model of a run, and whether it is whole already, so that validation before the first step says something.
+    """The model of a run, and whether it is complete, so that validation before the first step makes sense.
 
     Args:
-        config: the whole run, with the settings of the initial model.
-        given: is taken instead of one that is built.
+        config: the complete run, with the settings of the initial model.
+        given: a model that is used instead of a newly built one.
         categories: of the training data.
         start: what it starts from.
-        past: the state that brings its weights, where the run goes on.
+        past: the state that has its weights, if the run is resumed.
 
     Raises:
         UserError: the classes, or the initial weights, do not fit.
@@ -172,7 +172,7 @@ def initial_model(
     set_depthwise_precision(model)
     model.set_gradient_checkpointing(config.trainer.gradient_checkpointing)
     if config.trainer.channels_last:
-        model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (no overload has it)
+        model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (missing overload)
     if past is not None and past.license is not None:
         model.info = replace(model.info, license=past.license)
     return model, is_whole
@@ -198,7 +198,7 @@ def _with_weights(
         given.train()
     model.info = replace(model.info, inference=config.model.inference, categories=categories, metrics={})
     init = config.model.init
-    if init is None or not begins:  # a checkpoint brings the weights
+    if init is None or not begins:  # the weights come from a checkpoint
         return model, is_whole
     source, repeat = start.source, config.model.init_channels == "repeat"
     assert source is not None, "a run that begins has read what it begins with"

@@ -1,4 +1,4 @@
-"""How a training ends before its time: by Ctrl-C, by SIGTERM, or because one of its processes has died."""
+"""How training ends early: by Ctrl-C, by SIGTERM, or because one of its processes has died."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from mask2former.training.cluster import Rank
 __all__ = ["STOPPING", "Stopping", "died_reading", "explained", "is_lost_connection"]
 
 
-# The last one is what SLURM sends before the end where it was told to (--signal=USR1@120); it would kill the process.
+# SLURM sends the last one before the end if requested (--signal=USR1@120); by default it would kill the process.
 STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
 
 class Stopping(lightning.Callback):
-    """Makes one thing of all ways to stop: the first signal raises ``KeyboardInterrupt``, later ones change nothing.
+    """Handles all ways to stop alike: the first signal raises ``KeyboardInterrupt``, later ones have no effect.
 
-    Lightning waits for the end of a step at SIGTERM, and ranks for each other. What an interrupt raises elsewhere on
-    its way (a data loader whose processes got the signal, too) does not count, and where it was swallowed, in a
-    destructor for instance, the next batch raises it again.
+    At SIGTERM, Lightning waits for the end of a step, and ranks wait for each other. Errors that an interrupt causes
+    elsewhere (such as in a data loader whose processes also got the signal) are ignored. If an interrupt was lost, for
+    instance in a destructor, the next batch raises it again.
     """
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class Stopping(lightning.Callback):
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Handle the signals as long as the block runs; those that are ignored stay so."""
+        """Handle the signals during the block; signals that are ignored remain ignored."""
         if threading.current_thread() is threading.main_thread():
             handlers = {number: signal.getsignal(number) for number in STOPPING}
             self._before = {number: old for number, old in handlers.items() if old not in (signal.SIG_IGN, None)}
@@ -72,7 +72,7 @@ class Stopping(lightning.Callback):
         raise KeyboardInterrupt
 
     def on_train_start(self, *args: Any, **kwargs: Any) -> None:
-        self._listen()  # Lightning has set its own
+        self._listen()  # replaces handlers set by Lightning
 
     def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
         if self.is_wanted:
@@ -90,23 +90,23 @@ class Stopping(lightning.Callback):
 def explained(
     trainer: lightning.Trainer, config: RunConfig, last: Path | None, rank: Rank | None = None
 ) -> Iterator[None]:
-    """What ends a training in the block is raised as an error that says why, and what helps.
+    """Exceptions that end training in the block are replaced by errors that state the cause and a remedy.
 
     Args:
-        trainer: which runs in the block.
-        config: the whole run.
-        last: the checkpoint that it goes on from.
-        rank: which process of the run this is.
+        trainer: runs in the block.
+        config: settings of the complete run.
+        last: the checkpoint from which the run is resumed.
+        rank: the rank of this process.
 
     Raises:
-        UserError: the weights in the checkpoint are not those of the model.
-        KeyboardInterrupt: somebody stopped it.
-        MemoryError: the device or the machine is too small.
-        ChildProcessError: a process that reads samples died of another cause, or another rank is gone.
+        UserError: the weights in the checkpoint do not match the model.
+        KeyboardInterrupt: the run was stopped.
+        MemoryError: the device or the machine has too little memory.
+        ChildProcessError: a process that reads samples died of another cause, or another rank has ended.
     """
     try:
         yield
-    except SystemExit as stop:  # Lightning turns Ctrl-C into an exit, and ignores the next one until Stopping ends
+    except SystemExit as stop:  # Lightning turns Ctrl-C into an exit, and ignores further ones until Stopping ends
         if not trainer.interrupted:
             raise
         raise KeyboardInterrupt from stop
@@ -134,12 +134,12 @@ def explained(
 
 
 def is_lost_connection(error: BaseException) -> bool:
-    """Whether an error is one of the connections between ranks; those of gloo have no type of their own."""
+    """Whether an error is about the connections between ranks; the errors of gloo have no type of their own."""
     return isinstance(error, torch.distributed.DistError) or bool(re.search(r"\bgloo[/:]", str(error)))
 
 
 def died_reading(error: BaseException) -> str | None:
-    """By which signal a process that reads samples was ended, as torch words it; None for any other error."""
+    """The signal that ended a process that reads samples, in torch's words; None for other errors."""
     found = re.match(
         r"DataLoader worker \(pid.*?\) (?:is killed by signal: (\w[\w ]*)|exited unexpectedly(?! with))", str(error)
     )
@@ -147,9 +147,9 @@ def died_reading(error: BaseException) -> str | None:
 
 
 def _death(how: str) -> BaseException:
-    """What it means that a process that reads samples was ended by a signal."""
+    """The meaning of a signal that ended a process that reads samples."""
     if how == "Terminated":
-        return KeyboardInterrupt()  # whoever stops the run has found this process first
+        return KeyboardInterrupt()  # the request to stop reached this process first
     if how == "Killed":
         return MemoryError(
             "a data loading process was killed, most likely because the machine ran out of memory; try a "

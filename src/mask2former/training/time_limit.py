@@ -1,4 +1,4 @@
-"""``trainer.max_hours``: a run ends by itself, before whoever lends the machine ends it."""
+"""``trainer.max_hours``: a run ends by itself, before the machine is taken away."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["TimeLimit"]
 
 
 class TimeLimit:
-    """Tells when the time of this start of a run is over.
+    """Checks whether the time of this start of a run is over.
 
     Args:
-        hours: from now on.
+        hours: time limit, from now on.
     """
 
     def __init__(self, hours: float) -> None:
@@ -24,10 +24,10 @@ class TimeLimit:
         self._end = time.monotonic() + hours * 3600
 
     def is_over(self, trainer: lightning.Trainer) -> bool:
-        """Whether it is; all ranks are told what the first one finds, so all of them call it."""
+        """Whether it is over, as decided by the first rank; all ranks must call this."""
         return bool(trainer.strategy.broadcast(time.monotonic() >= self._end))
 
     def stop(self, trainer: lightning.Trainer) -> NoReturn:
-        """End the run as if somebody had stopped it."""
+        """End the run as if a user had stopped it."""
         say_once(f"trainer.max_hours {self.hours:g} reached after {trainer.global_step} steps")
         raise KeyboardInterrupt

@@ -29,7 +29,7 @@ __all__ = ["build_trainer", "quiet"]
 
 _OF_LIGHTNING = (
     r".*isinstance\(treespec, LeafSpec\)",  # a function of torch that it calls is deprecated
-    ".*does not have many workers",  # data.num_workers says how many, of training alone
+    ".*does not have many workers",  # data.num_workers is set by the user, and only for training
 )
 
 
@@ -42,18 +42,18 @@ def build_trainer(
     *,
     is_measured: bool,
 ) -> lightning.Trainer:
-    """Lightning's trainer; checkpoints and progress are our callbacks.
+    """Lightning's trainer; checkpoints and progress are handled by our callbacks.
 
     Args:
-        config: the whole run.
-        point: where it goes on.
-        rank: which process of the run this is.
-        callbacks: all of them.
-        loggers: all of them.
-        is_measured: whether there is anything to validate on.
+        config: settings of the complete run.
+        point: where the run is resumed.
+        rank: the rank of this process.
+        callbacks: all callbacks.
+        loggers: all loggers.
+        is_measured: whether there is validation data.
 
     Raises:
-        UserError: this process sees fewer devices than there should be on a machine.
+        UserError: this process sees fewer devices than the settings require on a machine.
     """
     _check_devices(config.trainer)
     return lightning.Trainer(
@@ -62,7 +62,7 @@ def build_trainer(
         num_nodes=config.trainer.num_nodes,
         strategy=_strategy(config.trainer, rank),
         plugins=[_precision(config), WholeFiles(), rank.environment()],
-        max_steps=max(config.trainer.max_steps, point.step + point.is_due),  # else Lightning would not validate
+        max_steps=max(config.trainer.max_steps, point.step + point.is_due),  # otherwise Lightning would not validate
         val_check_interval=min(config.evaluation.interval, config.trainer.max_steps),
         check_val_every_n_epoch=None,
         limit_val_batches=None if is_measured else 0,
@@ -78,10 +78,10 @@ def build_trainer(
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Leave out Lightning's tips and lists of devices, which would bury our messages, as long as the block runs.
+    """During the block, suppress Lightning's tips and lists of devices, which would hide our messages.
 
-    Levels that somebody has chosen stay: Lightning itself sets ``INFO``. Of its warnings those are left out about which
-    nobody who trains can do anything.
+    Levels set by the user are kept; Lightning itself sets ``INFO``. Only those of its warnings are suppressed that a
+    user cannot act on.
     """
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     talking = [logger for logger in loggers if logger.level == logging.INFO]
@@ -98,7 +98,7 @@ def quiet() -> Iterator[None]:
 
 
 def _strategy(trainer: TrainerConfig, rank: Rank) -> Strategy | Literal["auto"]:
-    """Of several ranks, one that does not wait for ever; in a notebook, where Lightning forks, its own choice."""
+    """For several ranks, a strategy that does not wait forever; in a notebook, where Lightning forks, its own."""
     if trainer.strategy == "fsdp":
         return Sharded(timeout=TIMEOUT)
     return "auto" if rank.world_size == 1 or hasattr(sys, "ps1") else Joining(timeout=TIMEOUT)
@@ -117,7 +117,7 @@ def _check_devices(trainer: TrainerConfig) -> None:
 
 
 def _precision(config: RunConfig) -> Precision:
-    """What Lightning calls a precision plugin, made here because by itself it turns fp16 on a CPU into bf16."""
+    """Lightning's precision plugin, created here because Lightning itself would turn fp16 on a CPU into bf16."""
     wanted = config.trainer.precision
     if wanted == "fp32":
         return Precision()

@@ -1,9 +1,9 @@
 """Images of segmentations: overlays with outlines and labels, and contact sheets. numpy, SciPy and Pillow only.
 
-Takes arrays, colours and names; knows nothing of result types, categories or tasks. Every function returns a new
-image and is a pure function of its arguments: the same result always looks the same.
+The functions take arrays, colours and names, and do not depend on result types, categories or tasks. Each returns a new
+image and is a pure function of its arguments, so the same result always looks the same.
 
-Beside it: :mod:`.regions` (what is drawn), :mod:`.colors`, :mod:`.labels` (names and counts), :mod:`.fonts`,
+Other modules: :mod:`.regions` (what is drawn), :mod:`.colors`, :mod:`.labels` (names and counts), :mod:`.fonts`,
 :mod:`.sheets`.
 """
 
@@ -42,14 +42,14 @@ __all__ = [
     "rgb_of",
 ]
 
-# What was segmented, shown as it was read: whatever mask2former.media.images.read_image takes, for instance a path, a
+# The segmented image as it was read: anything that mask2former.media.images.read_image accepts, for instance a path, a
 # Pillow image or an array.
 ImageLike = Any
 
 THING_ALPHA = 0.50
 STUFF_ALPHA = 0.52
 CASING_ALPHA = 0.85
-_READABLE = 768  # pixels that the longer side may have when a small image is enlarged
+_READABLE = 768  # pixels that the longer side may have after a small image is enlarged
 _LARGEST_SCALE = 16
 
 
@@ -67,14 +67,14 @@ def overlay_panoptic(
 ) -> Image.Image:
     """``image`` with every segment of an id map: stuff flat, things tinted and outlined, names where they fit.
 
-    Where all things are of one class, and in crowds of small ones, a plate counts them instead of naming each.
+    Where all things are of one class, and in crowds of small things, a plate counts them instead of naming each.
 
     Args:
         image: the image that was segmented.
         ids: segment id per pixel.
         numbers: the id of each region; pixels with other ids stay as they are.
         regions: how each segment is shown.
-        scale: enlarges image and map first, for small images; None: as :func:`readable_scale` has it.
+        scale: factor by which image and map are first enlarged, for small images; None: :func:`readable_scale`.
         labels: whether names are written.
 
     Raises:
@@ -91,7 +91,7 @@ def overlay_semantic(
     scale: int | None = 1,
     labels: bool = True,
 ) -> Image.Image:
-    """``image`` with a class map, all classes flat; ``regions[k]`` shows class k, other values stay as they are.
+    """``image`` with a class map, all classes flat; ``regions[k]`` shows class k, pixels of other values do not change.
 
     Raises:
         UserError: image and map differ in size.
@@ -110,7 +110,7 @@ def overlay_instances(
     scale: int | None = 1,
     labels: bool = True,
 ) -> Image.Image:
-    """``image`` with objects that may overlap: small ones lie on large ones; named or counted as segments are.
+    """``image`` with objects that may overlap, small ones on top of large ones; names and counts as for segments.
 
     Raises:
         UserError: image and masks differ in size.
@@ -133,7 +133,7 @@ def overlay_instances(
 
 
 def readable_scale(size_hw: Sequence[int]) -> int:
-    """How many times an image is enlarged so that outlines and names have room: 1 from 385 pixels on, at most 16."""
+    """Factor that enlarges an image so that outlines and names have room: 1 from 385 pixels on, at most 16."""
     return min(_LARGEST_SCALE, max(1, _READABLE // max(1, *size_hw)))
 
 
@@ -145,7 +145,7 @@ def _overlay_map(
     labels: bool,
 ) -> Image.Image:
     """``image`` with an index map (-1: nothing)."""
-    from scipy import ndimage  # half a second, for those who draw
+    from scipy import ndimage  # takes half a second, so it is imported only to draw
 
     scale = readable_scale(index_map.shape) if scale is None else scale
     canvas = _canvas(image, (index_map.shape[0], index_map.shape[1]), scale)
@@ -157,8 +157,8 @@ def _overlay_map(
             mask = index_map[window] == index
             crops.append(Crop(index, window, mask, int(np.count_nonzero(mask))))
     colors = spread_colors(regions, crops, canvas)
-    # The last row of the tables is that of index -1: nothing is painted there.
-    rows = index_map.astype(np.intp)  # what numpy indexes with: converted once, and taken twice as fast
+    # The last row of the tables is for index -1, where nothing is painted.
+    rows = index_map.astype(np.intp)  # numpy's index type: a single conversion, and indexing twice as fast
     rows[rows < 0] = len(regions)
     palette = np.zeros((len(regions) + 1, 3), dtype=np.uint8)
     alpha = np.zeros(len(regions) + 1, dtype=np.uint8)
@@ -185,7 +185,7 @@ def _overlay_map(
 
 
 def _crop(index: int, patch: Patch, scale: int) -> Crop:
-    """A mask that is not empty on the enlarged canvas."""
+    """A nonempty mask on the enlarged canvas."""
     top, left, cut = patch
     if scale > 1:
         cut = cut.repeat(scale, axis=0).repeat(scale, axis=1)
@@ -207,18 +207,18 @@ def _index_map(ids: Int[np.ndarray, "H W"], numbers: Sequence[int]) -> Int[np.nd
 def rgb_of(
     image: ImageLike, size_hw: tuple[int, int], value_range: ValueRange | None = None, bands: Bands | None = None
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """An image as RGB in 0..255, of the size that its result has: the same pixels that the network saw.
+    """An image as RGB in 0..255, with the size of its result: the same pixels that the network saw.
 
-    Of other bands than red, green and blue, see :func:`~mask2former.pixels.displayed`.
+    For bands other than red, green and blue, see :func:`~mask2former.pixels.displayed`.
 
     Args:
-        image: what :func:`mask2former.media.images.read_image` takes, or an array of any number of bands.
-        size_hw: of the result.
-        value_range: as it was segmented with; see there.
-        bands: likewise.
+        image: an input of :func:`mask2former.media.images.read_image`, or an array with any number of bands.
+        size_hw: size of the result.
+        value_range: as used for the segmentation; see :func:`~mask2former.media.images.read_image`.
+        bands: as used for the segmentation; see :func:`~mask2former.media.images.read_image`.
 
     Raises:
-        UserError: it has another size, or is no image.
+        UserError: the image has another size, or is not an image.
     """
     if isinstance(image, np.ndarray):
         value_range = checked_range(value_range)
@@ -230,7 +230,7 @@ def rgb_of(
             else displayed(bands_of_array(image, bands, value_range=value_range))
         )
     else:
-        from mask2former.media.images import read_image  # with torch, for whoever draws on more than arrays
+        from mask2former.media.images import read_image  # needs torch; not imported for plain arrays
 
         pixels = displayed(read_image(image, value_range=value_range, bands=bands))
     if pixels.shape[:2] != tuple(size_hw):
@@ -242,7 +242,7 @@ def rgb_of(
 
 
 def _canvas(image: ImageLike, size_hw: tuple[int, int], scale: int) -> UInt8[np.ndarray, "H W 3"]:
-    """A fresh RGB array of the image, enlarged ``scale`` times."""
+    """A new RGB array of the image, enlarged ``scale`` times."""
     assert scale >= 1, scale
     upright = Image.fromarray(rgb_of(image, size_hw))
     if scale > 1:
@@ -257,14 +257,14 @@ def _line_width(size_hw: tuple[int, ...]) -> float:
 
 
 def _draw_outline(canvas: UInt8[np.ndarray, "H W 3"], crop: Crop, color: Color, scale: int) -> None:
-    """A smooth light line along the edge of a mask with a dark casing outside; none where the image ends.
+    """A smooth light line along the edge of a mask with a dark casing outside; no line at the border of the image.
 
-    Whatever the ground, one of the two stands out from it. The blurred mask passes through one half at the edge, so
-    its distance from there gives antialiased lines.
+    One of the two stands out from any background. The blurred mask is one half at the edge, so its difference from one
+    half gives antialiased lines.
     """
     shorter = min(crop.mask.shape)
-    sigma = min(_line_width(canvas.shape), max(0.75, shorter / 18))  # the line must not be all that is seen
-    sigma = max(sigma, 0.5 * scale)  # enlarged pixels leave steps to smooth
+    sigma = min(_line_width(canvas.shape), max(0.75, shorter / 18))  # the line must not cover the whole object
+    sigma = max(sigma, 0.5 * scale)  # smooths the steps of enlarged pixels
     if shorter < 4:
         sigma = 0.5
     margin = int(3 * sigma + 2)
@@ -282,13 +282,13 @@ def _draw_outline(canvas: UInt8[np.ndarray, "H W 3"], crop: Crop, color: Color, 
 
 @lru_cache(maxsize=1024)
 def _inks(color: Color) -> Float32[np.ndarray, "256 3"]:
-    """What line and casing add at each level of the blurred mask, and one half to round."""
+    """What line and casing add at each level of the blurred mask, plus one half for rounding."""
     dark, light = (np.asarray(ink, dtype=np.float32) for ink in (INK, line_color(color)))
     return (dark + (light - dark) * _LIGHT[:, None]) * _STRENGTH[:, None] + np.float32(0.5)
 
 
-# From the blurred mask (0..255) to the opacity of line and casing together, and to the share of the line in them. The
-# line reaches from half a deviation outside to one and a half inside, the casing from there to two deviations.
+# From the blurred mask (0..255) to the opacity of line and casing together, and to the share of the line in it. The
+# line reaches from half a deviation outside to one and a half inside, the casing from there to two deviations outside.
 _LEVELS: Float32[np.ndarray, 256] = np.arange(256, dtype=np.float32) / 255
 _LIGHT: Float32[np.ndarray, 256] = np.clip((_LEVELS - 0.24) / 0.16, 0, 1)
 _STRENGTH: Float32[np.ndarray, 256] = np.clip((_LEVELS - 0.02) / 0.08, 0, CASING_ALPHA + 0.15 * _LIGHT) * np.clip(
@@ -297,7 +297,7 @@ _STRENGTH: Float32[np.ndarray, 256] = np.clip((_LEVELS - 0.02) / 0.08, 0, CASING
 
 
 def _draw_seams(canvas: UInt8[np.ndarray, "H W 3"], index_map: Int[np.ndarray, "H W"]) -> None:
-    """A faint light line where the index changes, so that flat neighbours of like colour stay apart."""
+    """A faint light line where the index changes, so that flat neighbours of similar colours remain distinct."""
     seam = np.zeros(index_map.shape, dtype=bool)
     seam[:, 1:] |= index_map[:, 1:] != index_map[:, :-1]
     seam[1:] |= index_map[1:] != index_map[:-1]
@@ -311,7 +311,7 @@ def _mix(pixels: UInt8[np.ndarray, "P 3"], color: Color, alpha: float) -> UInt8[
 
 def _interior_points(index_map: Int[np.ndarray, "H W"], count: int) -> dict[int, tuple[int, int]]:
     """Row and column of the deepest pixel of each index, by one distance transform of the whole map."""
-    from scipy import ndimage  # half a second, for those who draw
+    from scipy import ndimage  # takes half a second, so it is imported only to draw
 
     step = 1 + max(index_map.shape) // 400
     coarse = index_map[step // 2 :: step, step // 2 :: step]

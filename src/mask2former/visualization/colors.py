@@ -1,6 +1,6 @@
-"""Colours: members of a class apart from their neighbours, lines that can be seen on any ground.
+"""Colours: objects of a class that differ from their neighbours, and lines that are visible on any background.
 
-Deterministic, and stable: an object's colour depends on it and on those before it, not on those after it.
+Deterministic and stable: the colour of an object depends on itself and on previous objects, not on later ones.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mask2former.visualization.regions import Color, Crop, Region
 __all__ = ["Palette", "identity_color", "line_color", "luminance", "perceived", "recolored", "spread_colors"]
 
 Palette = Literal["classes", "colorblind"]
-"""Colours of classes as the data set has them, or eight that colour-blind people tell apart (Okabe and Ito, 2008)."""
+"""Colours of classes as in the data set, or eight that colour-blind people can distinguish (Okabe and Ito, 2008)."""
 
 _SAFE: tuple[Color, ...] = (
     (230, 159, 0),
@@ -30,14 +30,14 @@ _SAFE: tuple[Color, ...] = (
     (0, 114, 178),
     (213, 94, 0),
     (204, 121, 167),
-    (220, 220, 220),  # in place of black, which would be a hole in the image
+    (220, 220, 220),  # replaces black, which would look like a hole in the image
 )
 _SHADES = ((1, 0.0), (1, 0.35), (0, 0.35))  # mixed with white or black, and by how much
-NEIGHBOURS = 8  # that an object's colour is compared with
+NEIGHBOURS = 8  # with which the colour of an object is compared
 _ONE_CLASS = 18  # colours over all hues
 _OF_A_CLASS = 9  # colours around that of a class
-_LINE_LUMINANCE = 0.45  # with casings near black, one of the two has a contrast of 3:1 on any ground
-_ENOUGH = 60.0  # differences of colours beyond this are all the same
+_LINE_LUMINANCE = 0.45  # with casings near black, one of the two has a contrast of 3:1 on any background
+_ENOUGH = 60.0  # larger differences of colours count the same
 
 
 def recolored(regions: Sequence[Region], palette: Palette) -> list[Region]:
@@ -52,7 +52,7 @@ def recolored(regions: Sequence[Region], palette: Palette) -> list[Region]:
         raise UserError(f"palette is classes or colorblind, got {palette!r}")
     chosen: dict[int, int] = {}
     for group in sorted({region.group for region in regions}):
-        place = group % len(_SAFE)  # the same in every image, unless another class has it
+        place = group % len(_SAFE)  # the same in every image, unless another class already uses it
         while place in chosen.values() and len(set(chosen.values())) < len(_SAFE):
             place = (place + 1) % len(_SAFE)
         chosen[group] = place
@@ -62,11 +62,11 @@ def recolored(regions: Sequence[Region], palette: Palette) -> list[Region]:
 def spread_colors(
     regions: Sequence[Region], crops: Sequence[Crop] = (), ground: UInt8[np.ndarray, "H W 3"] | None = None
 ) -> list[Color]:
-    """Colour of each region: that of its class, for further things of a class varied so that neighbours differ.
+    """Colour of each region: that of its class, but varied among things of a class so that neighbours differ.
 
-    Things of the only class that is drawn vary over all hues, those of one among several keep near its colour.
-    ``crops`` say where the regions are; without one the first colour of the class is taken. Where all hues can be
-    chosen, those of the ``ground`` below are avoided.
+    If all regions are things of one class, they vary over all hues; otherwise they stay close to the colour of their
+    class. ``crops`` give the positions of the regions; a region without a crop has the first colour of its class. Where
+    all hues are allowed, those similar to the ``ground`` below are avoided.
     """
     things = [region for region in regions if region.is_thing and region.identity is None]
     one_class = len(things) == len(regions) and len({region.group for region in things}) == 1
@@ -86,7 +86,7 @@ def spread_colors(
     avoided = None
     if one_class and ground is not None and placed:
         avoided = perceived(np.stack([_mean(ground, crop) for crop in placed]))
-    worn: dict[tuple[int, Color], np.ndarray] = {}  # how often each colour of a palette was used
+    worn: dict[tuple[int, Color], np.ndarray] = {}  # how often each colour of a palette has been used
     known = np.empty((len(placed), 3), dtype=np.float32)
     for row, crop in enumerate(placed):
         region = regions[crop.index]
@@ -96,13 +96,13 @@ def spread_colors(
         palette = _palette(region.color, one_class, region.is_safe)
         seen = _perceived_palette(region.color, one_class, region.is_safe)
         difference = np.full(len(palette), _ENOUGH, dtype=np.float32)
-        before = near[row] < row  # those that have their colour already
+        before = near[row] < row  # neighbours that already have a colour
         if before.any():
             apart = _differences(seen[:, None], known[near[row][before]]) * (1 + gaps[row][before])
             difference = np.minimum(difference, apart.min(axis=1))
         if avoided is not None:
             difference = np.minimum(difference, _differences(seen, avoided[row]))
-        # Of colours that differ enough the one that was used least, in the order of the palette.
+        # Of the colours that differ enough, take the least used one, in the order of the palette.
         wear = worn.setdefault((region.group, region.color), np.zeros(len(palette), dtype=np.int64))
         choice = int(np.where(difference >= 0.75 * difference.max(), wear, np.iinfo(np.int64).max).argmin())
         colors[crop.index], known[row] = palette[choice], seen[choice]
@@ -111,7 +111,7 @@ def spread_colors(
 
 
 def _differences(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """How different colours of :func:`perceived` look."""
+    """Perceived differences between colours of :func:`perceived`."""
     return np.sqrt(np.square(one - other).sum(axis=-1))
 
 
@@ -133,14 +133,14 @@ def _neighbours(crops: Sequence[Crop]) -> tuple[Int64[np.ndarray, "N K"], Float3
     usual = float(np.median(np.maximum(rows[:, 1] - rows[:, 0], columns[:, 1] - columns[:, 0])))
     near = np.empty((len(crops), count), dtype=np.int64)
     gaps = np.empty((len(crops), count), dtype=np.float32)
-    for start in range(0, len(crops), 256):  # pairs of all with all would not fit for tens of thousands
+    for start in range(0, len(crops), 256):  # all pairs at once would not fit into memory for tens of thousands
         part = slice(start, start + 256)
         gap, middle = np.zeros((2, len(rows[part]), len(crops)), dtype=np.float32)
         for axis in (rows, columns):
             low, high = axis[part, :1], axis[part, 1:]
             gap += np.maximum(np.maximum(low - axis[:, 1], axis[:, 0] - high), 0)
             middle += np.abs((low + high) - (axis[:, 0] + axis[:, 1]))
-        ranking = gap + 0.01 * middle  # among those that touch, the ones whose middles are near
+        ranking = gap + 0.01 * middle  # among crops that touch, those with the nearest centres
         own = np.arange(len(ranking))
         ranking[own, own + start] = np.inf
         nearest = np.argpartition(ranking, count - 1, axis=1)[:, :count]
@@ -156,10 +156,10 @@ def identity_color(number: int) -> Color:
 
 @lru_cache(maxsize=512)
 def _palette(color: Color, all_hues: bool, is_safe: bool = False) -> tuple[Color, ...]:
-    """Colours that differ as much as they can, the first like ``color`` but strong enough for a tint."""
+    """Colours that differ as much as possible; the first is like ``color`` but strong enough for a tint."""
     if is_safe and all_hues:
         return (color, *(other for other in _SAFE if other != color))
-    if is_safe:  # lightness alone, which everybody sees
+    if is_safe:  # varies only the lightness, which everybody sees
         red, green, blue = (channel / 255 for channel in color)
         mixed = [[channel + (white - channel) * share for channel in (red, green, blue)] for white, share in _SHADES]
         return tuple(_to_bytes((one, two, three)) for one, two, three in mixed)
@@ -195,7 +195,7 @@ def _perceived_palette(color: Color, all_hues: bool, is_safe: bool) -> Float32[n
 
 @lru_cache(maxsize=1024)
 def line_color(color: Color) -> Color:
-    """``color`` mixed with white until it is light enough for a line that dark casings can frame."""
+    """``color`` mixed with white until it is light enough for a line between dark casings."""
     light = _linear(np.array(color, dtype=np.float32))
     own = float(luminance(np.array(color, dtype=np.float32)))
     light = light + (1 - light) * (max(0.0, _LINE_LUMINANCE - own) / max(1 - own, _LINE_LUMINANCE))
@@ -204,12 +204,12 @@ def line_color(color: Color) -> Color:
 
 
 def luminance(rgb: np.ndarray) -> np.ndarray:
-    """Relative luminance in 0..1 of sRGB colours ``(..., 3)`` in 0..255, as contrast is measured (WCAG)."""
+    """Relative luminance in 0..1 of sRGB colours ``(..., 3)`` in 0..255, as used for contrast (WCAG)."""
     return _linear(rgb) @ np.array([0.2126, 0.7152, 0.0722], dtype=np.float32)
 
 
 def perceived(rgb: np.ndarray) -> np.ndarray:
-    """CIE L*a*b* of sRGB colours ``(..., 3)`` in 0..255; distances there are differences as seen."""
+    """CIE L*a*b* of sRGB colours ``(..., 3)`` in 0..255; distances correspond to perceived differences."""
     to_xyz = np.array(
         [[0.4339, 0.3762, 0.1899], [0.2126, 0.7152, 0.0722], [0.0178, 0.1095, 0.8727]]
     )  # white is 1, 1, 1

@@ -1,7 +1,7 @@
-"""Writing text with whatever font has its glyphs: Pillow's own, the packaged subsets, then those of the system.
+"""Text in any font that has its glyphs: Pillow's own, then the packaged subsets, then the system's fonts.
 
-A character that no font has is never drawn as an empty box: :func:`readable` puts the number of the class in place of
-its name and says so once.
+A character that no font has is never drawn as an empty box: :func:`readable` replaces the name of the class with its
+number, and logs this once.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ __all__ = ["Lettering", "has_glyph", "own_fonts", "readable", "runs"]
 
 _logger = logging.getLogger(__name__)
 
-_LONGEST = 200  # characters of a name that are read; labels show fewer
-_PILLOW = ""  # names Pillow's own font among the paths
+_LONGEST = 200  # characters of a name that are used; labels show fewer
+_PILLOW = ""  # the path that stands for Pillow's own font
 _PACKAGED = ("DejaVuSans", "NotoSansDevanagari", "NotoSansThai", "DroidSansFallback")
 _SUFFIXES = (".ttf", ".otf", ".ttc")
-_UNASSIGNED = "\U0010fffe"  # a noncharacter: fonts answer with the glyph of what they lack
-# Scripts whose letters change shape or order with their neighbours, beside those written from right to left.
+_UNASSIGNED = "\U0010fffe"  # a noncharacter: fonts return their glyph for missing characters
+# Scripts whose letters change shape or order next to others, in addition to those written from right to left.
 _SHAPED = {"DEVANAGARI", "BENGALI", "GURMUKHI", "GUJARATI", "ORIYA", "TAMIL", "TELUGU", "KANNADA", "MALAYALAM"} | {
     "SINHALA",
     "TIBETAN",
@@ -63,10 +63,9 @@ class Lettering:
 
 
 def readable(names: Sequence[tuple[str, int]]) -> list[str]:
-    """Each class name as it can be written here, in one line; ``#12`` for class 12 whose name no font has.
+    """Each class name as it can be drawn here, in one line; ``#12`` for class 12 if no font has the glyphs of its name.
 
-    Pictographs without a glyph are left out of a name that says something without them. What is replaced is logged
-    once.
+    Pictographs without a glyph are removed from names that contain other text. Replacements are logged once.
     """
     shown, replaced = [], {}
     for name, number in names:
@@ -104,13 +103,13 @@ def _report(replaced: dict[str, str]) -> None:
 
 @lru_cache(maxsize=4096)
 def _one_line(name: str) -> str:
-    """``name`` without line breaks and without what has no glyph of its own: control characters, selectors, joiners."""
+    """``name`` without line breaks and characters that have no own glyph: control characters, selectors, joiners."""
     joined = any(map(_needs_shaping, name))
     shown = (
         char
         for char in name
         if char.isspace()
-        or (joined and char in "\u200c\u200d")  # letters are shaped by them
+        or (joined and char in "\u200c\u200d")  # these affect the shape of letters
         or not (unicodedata.category(char) in ("Cc", "Cf") or 0xFE00 <= ord(char) <= 0xFE0F)
     )
     return " ".join("".join(shown).split())
@@ -118,13 +117,13 @@ def _one_line(name: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _lacking(text: str) -> frozenset[str]:
-    """The characters of a line that cannot be written here."""
+    """The characters of a line that cannot be drawn here."""
     return frozenset(char for char in text if (_needs_shaping(char) and not _can_shape()) or _path_for(char) is None)
 
 
 @lru_cache(maxsize=4096)
 def runs(text: str) -> tuple[tuple[str, str], ...]:
-    """Parts of a line with the path of the font of each: one font for all where one has all the glyphs."""
+    """Parts of a line, each with the path of its font; a single part if one font has all glyphs."""
     text = "".join(" " if unicodedata.category(char) == "Cc" else char for char in text)
     for path in own_fonts():
         if all(has_glyph(path, char) for char in text):
@@ -135,7 +134,7 @@ def runs(text: str) -> tuple[tuple[str, str], ...]:
             parts[-1] = (parts[-1][0] + char, parts[-1][1])
         else:
             path = _path_for(char)
-            parts.append((char, path) if path is not None else ("?", _PILLOW))  # of titles; names are readable
+            parts.append((char, path) if path is not None else ("?", _PILLOW))  # only in titles; names are readable
     return tuple(parts)
 
 
@@ -161,19 +160,19 @@ def _font(path: str, size: int) -> ImageFont.FreeTypeFont:
     if path:
         return ImageFont.truetype(path, size)
     font = ImageFont.load_default(size=size)
-    if not isinstance(font, ImageFont.FreeTypeFont):  # a Pillow built without FreeType gives a bitmap font
+    if not isinstance(font, ImageFont.FreeTypeFont):  # without FreeType, Pillow returns a bitmap font
         raise UserError("this Pillow was built without FreeType, which labels need; install the wheel from PyPI")
     return font
 
 
 @lru_cache(maxsize=16)
 def _probe(path: str) -> tuple[ImageFont.FreeTypeFont, bytes] | None:
-    """A font for single glyphs, and what it draws for a character that it lacks; None: it cannot be used."""
+    """A font for single glyphs, and what it draws for missing characters; None: it cannot be used."""
     try:
         font = _font(_PILLOW, 24) if not path else ImageFont.truetype(path, 24)
-        font = font.font_variant(layout_engine=ImageFont.Layout.BASIC)  # nothing is added to single marks
+        font = font.font_variant(layout_engine=ImageFont.Layout.BASIC)  # which adds nothing to single marks
         return font, _drawn(font, _UNASSIGNED)
-    except (OSError, ValueError):  # not a font, or one of coloured bitmaps of a single size
+    except (OSError, ValueError):  # not a font, or one with coloured bitmaps of a single size
         return None
 
 
@@ -185,7 +184,7 @@ def _drawn(font: ImageFont.FreeTypeFont, char: str) -> bytes:
 
 @lru_cache(maxsize=16384)
 def has_glyph(path: str, char: str) -> bool:
-    """Whether a font has a glyph of its own for a character; what is invisible everywhere needs none."""
+    """Whether a font has its own glyph for a character; characters that are always invisible need none."""
     if unicodedata.category(char) == "Cf":
         return True
     probe = _probe(path)
@@ -200,24 +199,24 @@ def has_glyph(path: str, char: str) -> bool:
 
 @cache
 def own_fonts() -> tuple[str, ...]:
-    """Paths of Pillow's font, which is the empty one, and of the packaged fonts."""
+    """Paths of Pillow's font, which is the empty path, and of the packaged fonts."""
     folder = Path(str(resources.files("mask2former"))) / "assets" / "fonts"
     packaged = (folder / f"{name}-subset.ttf" for name in _PACKAGED)
     return (_PILLOW, *(str(path) for path in packaged if path.is_file()))
 
 
-_chosen: dict[str, str | None] = {}  # per script, the font of the system that was found last; None: no font has it
+_chosen: dict[str, str | None] = {}  # by script, the system font that was found last; None: no font has it
 
 
 @lru_cache(maxsize=16384)
 def _path_for(char: str) -> str | None:
-    """The first font with a glyph for ``char``; None where there is none."""
+    """The first font with a glyph for ``char``; None if there is none."""
     for path in own_fonts():
         if has_glyph(path, char):
             return path
     script = _script(char)
     before = _chosen.get(script, "")
-    if before is None:  # a search through all fonts is not repeated for each letter of a script
+    if before is None:  # avoids a search of all fonts for each letter of a script
         return None
     if before and has_glyph(before, char):
         return before

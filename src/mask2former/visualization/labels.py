@@ -1,7 +1,7 @@
 """Names and counts on overlays: tags on objects, or a small plate in a corner that counts them.
 
-Where everything drawn is of one class a name on each object would say nothing and hide what it names, so the plate
-says it once.
+If everything drawn is of one class, a name on each object would add no information and hide the object, so the plate
+names the class once.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from mask2former.visualization.regions import Color, Crop, Region
 
 __all__ = ["INK", "Anchor", "Plate", "counts", "distance", "draw_labels", "rounded"]
 
-LABELS_PER_NAME = 8  # of one class; a crowd reads as a crowd after a few
-MANY_REGIONS = 15  # from here on, small regions go without a label
+LABELS_PER_NAME = 8  # per class; more do not help to read a crowd
+MANY_REGIONS = 15  # from this number on, small regions have no label
 INK = (24, 24, 28)
 _PLATE_ROWS = 8
-_LEGEND_SHARE = 1 / 12  # of the image, that a legend may hide
+_LEGEND_SHARE = 1 / 12  # of the image; a legend may not hide more
 
 _Box = tuple[int, int, int, int]  # left, top, right, bottom
-_Row = tuple[str, tuple[Region, int]]  # name, one of the regions, and how many there are
+_Row = tuple[str, tuple[Region, int]]  # name, one of the regions, and their number
 
 
 @dataclass(frozen=True, slots=True)
 class Anchor:
-    """What a label belongs to, and where its mask is deepest (row, column); None: not known yet."""
+    """The region of a label, and where its mask is deepest (row, column); None: not known yet."""
 
     region: Region
     color: Color
@@ -43,7 +43,7 @@ class Anchor:
 
 def distance(inside: Bool[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w"]:
     """How far each pixel of a mask is from its edge."""
-    from scipy import ndimage  # half a second, for those who draw
+    from scipy import ndimage  # takes half a second, so it is imported only to draw
 
     distance = ndimage.distance_transform_edt(inside)
     assert isinstance(distance, np.ndarray)
@@ -59,15 +59,15 @@ def _deepest(crop: Crop) -> tuple[int, int]:
 
 
 def draw_labels(canvas: UInt8[np.ndarray, "H W 3"], anchors: Sequence[Anchor], regions: Sequence[Region]) -> None:
-    """Names on the most important regions: never two over one another, none on crumbs in a crowded image.
+    """Names on the most important regions. They never overlap, and tiny regions in a crowded image have none.
 
-    Things that :func:`counts` counts have no names; a plate where it hides least says how many they are. ``regions``
-    are counted, also those without a pixel on a reduced image and hence without an anchor; of the tracks of a clip,
-    which have a variant, those in sight.
+    Things that :func:`counts` counts have no names; a plate, placed where it hides least, shows their number. The
+    counts are over ``regions``, including those without a pixel on a reduced image and hence without an anchor; of the
+    tracks of a clip, which have a variant, only visible ones count.
     """
     height, width = canvas.shape[:2]
     side = (height * width) ** 0.5
-    # Large images are seen smaller than they are, where text of the usual size would be dust.
+    # Large images are displayed reduced, so text of the usual size would not be legible.
     font = Lettering(round(max(11, min(side / 36, max(30, side / 60)))))
     probe = _Tag("Ag", None, (0, 0, 0), font)
     if not anchors or width < 3 * probe.size[0] or height < 2 * probe.size[1]:
@@ -87,7 +87,7 @@ def draw_labels(canvas: UInt8[np.ndarray, "H W 3"], anchors: Sequence[Anchor], r
         _paste_plate(canvas, list(zip(names[len(named) :], counted, strict=True)), font, anchors, taken)
 
     room = max(3, height * width // (10 * probe.size[1] ** 2 * 4)) + len(taken)
-    # The least area of a labelled region, in areas of its label. In a crowd of one class labels say nothing new.
+    # The least area of a labelled region, in areas of its label. In a crowd of one class, labels add no information.
     least = 0.05 if len(named) < MANY_REGIONS else 0.6 if len({a.region.name for a in named}) > 1 else 1.5
     per_name: dict[str, int] = {}
     order = sorted(zip(named, names, strict=False), key=lambda item: -item[0].crop.area * (item[0].region.score or 1.0))
@@ -109,7 +109,7 @@ def draw_labels(canvas: UInt8[np.ndarray, "H W 3"], anchors: Sequence[Anchor], r
                 taken.append(box)
                 per_name[name] = per_name.get(name, 0) + 1
                 break
-    # A legend of the classes for whose names there was no room anywhere.
+    # A legend of the classes whose names had no room anywhere.
     without = Counter(_class_of(anchor.region) for anchor, name in order if name and name not in per_name)
     first = {_class_of(anchor.region): (name, anchor.region) for anchor, name in reversed(order)}
     legend = [(first[key][0], (first[key][1], number)) for key, number in without.most_common()]
@@ -128,7 +128,7 @@ def _paste_plate(
 ) -> None:
     """A plate where it hides the fewest things and no label, with as many rows as there is room for.
 
-    One name is there at least, else there is no plate; a legend hides a twelfth of the image at most.
+    It is drawn only if there is room for one name. A legend hides at most a twelfth of the image.
     """
     height, width = canvas.shape[:2]
     for most in range(min(len(rows), _PLATE_ROWS), min(len(rows), 2) - 1, -1):
@@ -146,10 +146,10 @@ def _paste_plate(
 
 
 def counts(regions: Sequence[Region], most: int = 1) -> list[tuple[Region, int]]:
-    """One thing of each class and how many there are, the most frequent first; empty with more than ``most`` classes.
+    """One thing of each class and the number of them, the most frequent first; empty for more than ``most`` classes.
 
-    Names that tell single objects apart, as those of tracks do, are not counted. Among stuff, whose names are written,
-    a single thing has a name too.
+    Names of single objects, such as tracks, are not counted. A single thing among stuff, whose names are drawn, is
+    named, too, instead of counted.
     """
     things = [region for region in regions if region.is_thing]
     numbers = Counter(_class_of(region) for region in things)
@@ -166,7 +166,7 @@ def _class_of(region: Region) -> tuple[int, str]:
 
 
 def _is_crowd(anchors: Sequence[Anchor], tag_size: tuple[int, int]) -> bool:
-    """Whether there are so many things of several classes, and so small, that names would hide most of them."""
+    """Whether there are so many and such small things of several classes that names would hide most of them."""
     areas = [anchor.crop.area for anchor in anchors if anchor.region.is_thing]
     return len(areas) >= MANY_REGIONS and float(np.median(areas)) < 3 * tag_size[0] * tag_size[1]
 
@@ -174,9 +174,9 @@ def _is_crowd(anchors: Sequence[Anchor], tag_size: tuple[int, int]) -> bool:
 def _emptiest(
     size: tuple[int, int], anchors: Sequence[Anchor], limits_hw: tuple[int, int], taken: Sequence[_Box]
 ) -> tuple[int, int] | None:
-    """Where (left, top) along the border a plate hides the fewest pixels of things: in a corner if that is as good.
+    """Position (left, top) along the border where a plate hides the fewest pixels of things, preferably in a corner.
 
-    None where it has no room beside what is ``taken``.
+    None if there is no room beside ``taken``.
     """
     width, height = size
     gap = max(2, height // 6)
@@ -207,13 +207,13 @@ def _emptiest(
         for left, top in [*corners, *along]
         if not any(_touch((left, top, left + width, top + height), other) for other in taken)
     ]
-    return min(free, key=hidden, default=None)  # of equals the first
+    return min(free, key=hidden, default=None)  # the first of equal positions
 
 
 class Plate:
-    """Lines of a class and its number, with ``dots`` in the colours of classes.
+    """A line for each class with its number, with ``dots`` in the colours of classes.
 
-    Of more than ``most`` rows the last one counts the rest.
+    If there are more than ``most`` rows, the last one counts the rest.
     """
 
     def __init__(self, rows: Sequence[_Row], font: Lettering, most: int = _PLATE_ROWS, *, dots: bool = True) -> None:
@@ -248,7 +248,7 @@ class Plate:
 
 
 def _positions(anchor: Anchor, size: tuple[int, int], limits_hw: tuple[int, int]) -> Iterable[tuple[int, int]]:
-    """Positions (left, top) for a label, best first: the deepest point and above and below it; beside small things."""
+    """Positions (left, top) for a label, best first: the deepest point, above and below it; beside small things."""
     label_width, label_height = size
     crop = anchor.crop
     rows, columns = crop.window
@@ -319,7 +319,7 @@ def _shortened(name: str) -> str:
 def _dark_box(
     canvas: UInt8[np.ndarray, "H W 3"], corner: tuple[int, int], size: tuple[int, int], radius: int
 ) -> Image.Image:
-    """A part of the canvas under a dark rounded box, as an image to write on."""
+    """A part of the canvas below a dark rounded box, as an image to draw on."""
     window = canvas[corner[1] : corner[1] + size[1], corner[0] : corner[0] + size[0]]
     box = np.asarray(rounded(*size, radius), dtype=np.float32)[..., None] / 255 * 0.80
     return Image.fromarray((window * (1 - box) + np.asarray(INK, dtype=np.float32) * box + 0.5).astype(np.uint8))

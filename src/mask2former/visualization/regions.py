@@ -1,4 +1,4 @@
-"""What overlays are made of: how a region is shown, and its mask cut to its box."""
+"""The elements of overlays: how a region is shown, and its mask cropped to its box."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Window = tuple[slice, slice]  # rows, columns
 class Region:
     """How one mask is shown.
 
-    ``group`` (the class) keeps colours of a class together: its members vary a little around ``color``, or over all
-    hues where nothing else is in the image, so that neighbours differ. ``score`` in 0..1 is printed when given. Stuff
-    (``is_thing`` False) is filled flat, without an outline. A thing with an ``identity``, the number of a track, has
-    the colour of that number instead, whatever else is in the image; one with a ``variant``, its number among the
-    tracks of its class in a clip, has the colour of that number wherever it lies, and is counted where it is seen.
-    ``is_safe`` keeps to colours that colour-blind people can tell apart.
+    ``group`` (the class) keeps the colours of a class together: its members vary a little around ``color``, or over all
+    hues if there is no other class in the image, so that neighbours differ. ``score`` in 0..1 is printed if given.
+    Stuff (``is_thing`` False) is filled flat, without an outline. A thing with an ``identity``, the number of a track,
+    has the colour of that number instead, whatever else is in the image. A thing with a ``variant``, its number among
+    the tracks of its class in a clip, has the colour of that number wherever it is, and is counted only where it is
+    visible. ``is_safe`` restricts the choice to colours that colour-blind people can distinguish.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class Crop:
-    """A mask cut to its box: ``mask`` lies at ``window`` of the canvas; ``index`` is that of its region."""
+    """A mask cropped to its box: ``mask`` is located at ``window`` of the canvas; ``index`` is that of its region."""
 
     index: int
     window: Window
@@ -48,7 +48,7 @@ class Crop:
 
 
 def ranks(groups: Iterable[int]) -> list[int]:
-    """The number of each among those of its group, from 0: its :attr:`Region.variant`."""
+    """The number of each item within its group, from 0; used as :attr:`Region.variant`."""
     seen, found = Counter[int](), []
     for group in groups:
         found.append(seen[group])

@@ -27,8 +27,8 @@ def contact_sheet(
 ) -> Image.Image:
     """Images in rows and columns on white, with titles and an optional legend of named colours.
 
-    Cells have one width (``cell_width``, by default that of the widest image, 160 to 480); a row is as high as its
-    highest image. Rows may be shorter than others.
+    All cells have the same width (``cell_width``, by default that of the widest image, within 160 to 480). A row is as
+    high as its highest image. Rows may have different lengths.
     """
     assert any(rows), "a contact sheet needs at least one image"
     columns = max(len(row) for row in rows)

@@ -1,7 +1,7 @@
-"""Models that were exported, as networks of a predictor: ``Predictor.from_pretrained("model.onnx")``.
+"""Exported models as networks of a predictor: ``Predictor.from_pretrained("model.onnx")``.
 
-``info`` is what such a file says of itself, ``network`` the network over any runtime; each runtime is one module and
-the only one that imports its library. Must not know how files are exported.
+``info`` has the metadata of such a file, and ``network`` a network for any runtime. Each runtime is one module, the
+only one that imports its library. This package must not depend on how files are exported.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ SUFFIXES: Mapping[str, Format] = {
     ".onnx": "onnx",
     ".xml": "openvino",
     ".pt2": "pt2",
-}  # of files, and the runtime that runs them
+}  # suffixes of files, and the runtimes that run them
 
 _TRUST = "MASK2FORMER_TRUST_CODE"
 
 
 def is_exported(source: str | Path) -> bool:
-    """Whether this names an exported file, there or not."""
+    """Whether this is the name of an exported file, existing or not."""
     return Path(source).suffix.lower() in SUFFIXES
 
 
@@ -50,10 +50,10 @@ def open_exported(
     *,
     trust_code: bool = False,
 ) -> ExportedNetwork:
-    """An exported model as a network; arguments as of :func:`open_runtime`.
+    """An exported model as a network; arguments are those of :func:`open_runtime`.
 
     Raises:
-        UserError: as there, or the file gives results, not logits.
+        UserError: see :func:`open_runtime`; or the file returns results instead of logits.
     """
     runtime = open_runtime(path, device, dtype, trust_code=trust_code)
     if runtime.info.task is not None:
@@ -71,18 +71,18 @@ def open_runtime(
     *,
     trust_code: bool = False,
 ) -> Runtime:
-    """An exported file, to be called with arrays.
+    """An exported file that can be called with arrays.
 
     Args:
         path: ``.onnx`` is run by onnxruntime, ``.xml`` (with the ``.bin`` beside it) by OpenVINO, ``.pt2`` by PyTorch.
-        device: where it runs; None: a CUDA device if the runtime has one, else the CPU.
-        dtype: what OpenVINO computes in: float32 (the default) or bfloat16.
-        trust_code: whether the code in a ``.pt2`` file may run; also if ``MASK2FORMER_TRUST_CODE`` is 1 in the
-            environment. The other formats hold none.
+        device: device to run on; None: a CUDA device if the runtime has one, else the CPU.
+        dtype: precision of OpenVINO: float32 (the default) or bfloat16.
+        trust_code: whether the code in a ``.pt2`` file may run; also enabled by ``MASK2FORMER_TRUST_CODE=1`` in the
+            environment. Files of the other formats contain no code.
 
     Raises:
-        UserError: the file cannot be read or is no export of this package, the runtime is not installed or lacks the
-            device, the file is of another precision, or its code must not run.
+        UserError: the file cannot be read or was not exported by this package, the runtime is not installed or lacks
+            the device, the file has another precision, or its code is not trusted.
     """
     path = Path(path)
     if not path.is_file():

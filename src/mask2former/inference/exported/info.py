@@ -1,4 +1,4 @@
-"""What an exported file says of itself: the model that it was, and the inputs that it takes."""
+"""The metadata of an exported file: the model in it, and the inputs that it accepts."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from mask2former.text import printable, quoted
 
 __all__ = ["INPUTS", "KEY", "LOGITS", "ExportedInfo"]
 
-KEY = "mask2former"  # of the entry in the metadata of a file that holds it, as JSON
+KEY = "mask2former"  # name of the entry in a file's metadata that contains it, as JSON
 INPUTS = ("images", "sizes")
-LOGITS = ("class_logits", "mask_logits", "query_features")  # what files give that a predictor runs
-_RESULTS: Mapping[Task, tuple[str, ...]] = {  # what others give, by the task of their results
+LOGITS = ("class_logits", "mask_logits", "query_features")  # outputs of files for a predictor
+_RESULTS: Mapping[Task, tuple[str, ...]] = {  # outputs of other files, by the task of their results
     "panoptic": ("ids", "segment_ids", "labels", "scores"),
     "instance": ("masks", "labels", "scores", "boxes"),
     "semantic": ("labels",),
@@ -29,16 +29,16 @@ _SIDES = ("height", "width", "batch", "frames")
 
 @dataclass(frozen=True)
 class ExportedInfo:
-    """What stands in the metadata of an exported file.
+    """The metadata of an exported file.
 
     Attributes:
         model: classes, inference settings, license and metrics of the model.
         height, width: of images in pixels; None: any.
-        batch: images in one call; None: any number.
-        frames: of clips; None: the file takes images, without a frame axis.
-        size_divisibility: the file pads heights and widths to its multiples.
-        version: of this package, which exported it.
-        task: whose results the file gives, for programs without this package; None: logits.
+        batch: images per call; None: any number.
+        frames: frames per clip; None: the file takes images, without a frame axis.
+        size_divisibility: the file pads heights and widths to multiples of it.
+        version: version of this package that exported it.
+        task: task whose results the file returns, for programs without this package; None: logits.
         weights: how they are stored, for instance ``int8``.
     """
 
@@ -54,11 +54,11 @@ class ExportedInfo:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """The names of what the file gives, in order."""
+        """The names of the file's outputs, in order."""
         return LOGITS if self.task is None else _RESULTS[self.task]
 
     def to_json(self) -> str:
-        """As it stands in files; :meth:`from_json` reads it back."""
+        """The form in files; :meth:`from_json` reads it."""
         sides = {name: getattr(self, name) for name in _SIDES}
         values = {"format": _FORMAT, "version": self.version, "size_divisibility": self.size_divisibility, **sides}
         values |= {"task": self.task, "weights": self.weights}
@@ -66,14 +66,14 @@ class ExportedInfo:
 
     @classmethod
     def from_json(cls, text: str | None, source: str) -> ExportedInfo:
-        """What :meth:`to_json` made.
+        """Read the output of :meth:`to_json`.
 
         Args:
-            text: the entry :data:`KEY`; None where the file has none.
-            source: named in messages.
+            text: the entry :data:`KEY`; None if the file has none.
+            source: name for messages.
 
         Raises:
-            UserError: it is missing, or something else.
+            UserError: the entry is missing or invalid.
         """
         if text is None:
             raise UserError(
@@ -98,7 +98,7 @@ class ExportedInfo:
             size_divisibility=divisibility,
             version=printable(str(values.get("version")), 40),
             task=task,
-            weights=printable(str(values.get("weights", "float32")), 40),  # which earlier files do not tell
+            weights=printable(str(values.get("weights", "float32")), 40),  # missing in earlier files
         )
 
 

@@ -1,4 +1,4 @@
-"""An exported model as a network: images into the arrays that the file takes, and its logits into predictions."""
+"""An exported model as a network: from images to the file's input arrays, and from its logits to predictions."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from mask2former.structures import Prediction
 
 __all__ = ["SMALLEST", "ExportedNetwork", "Runtime", "file_inputs"]
 
-SMALLEST = 33  # pixels of a side; the graphs of dynamic files hold for coarsest maps of two pixels and more
-_BLOCK = 1 << 20  # bytes that are hashed at a time
+SMALLEST = 33  # pixels of a side; the graphs of dynamic files need coarsest maps of at least two pixels
+_BLOCK = 1 << 20  # bytes to hash at a time
 
 
 class Runtime(Protocol):
     """A library that runs files.
 
     Attributes:
-        name: how it is called in messages and hashes.
-        info: what the file says of itself.
-        dtype: what is computed in.
+        name: its name in messages and hashes.
+        info: the metadata of the file.
+        dtype: the precision of the computation.
     """
 
     name: str
@@ -38,42 +38,42 @@ class Runtime(Protocol):
     def __call__(
         self, images: UInt8[np.ndarray, "B *T C H W"], sizes: Int64[np.ndarray, "B 2"], /
     ) -> Sequence[np.ndarray]:
-        """What ``info.outputs`` names; new arrays at every call."""
+        """The outputs named in ``info.outputs``, as new arrays at every call."""
         ...
 
 
 def file_inputs(
     clips: Sequence[UInt8[Tensor, "T C h w"]], size_hw: tuple[int, int], info: ExportedInfo
 ) -> tuple[UInt8[np.ndarray, "B *T C H W"], Int64[np.ndarray, "B 2"]]:
-    """Clips, or images as clips of one frame, as a file takes them: at the top left of arrays of one size.
+    """Clips, or images as clips of one frame, in the input format of a file: at the top left of arrays of equal size.
 
     Args:
-        clips: as many as the file takes in one call, or fewer.
-        size_hw: of the arrays, into which all fit.
-        info: of the file.
+        clips: at most as many as the file accepts per call.
+        size_hw: size of the arrays, into which all clips fit.
+        info: metadata of the file.
     """
     count = info.batch or len(clips)
     pixels = np.zeros((count, *clips[0].shape[:2], *size_hw), np.uint8)
     for index, clip in enumerate(clips):
         pixels[index, ..., : clip.shape[2], : clip.shape[3]] = clip.cpu().numpy()
     sizes = [(clip.shape[2], clip.shape[3]) for clip in clips]
-    given = np.array([*sizes, *[(1, 1)] * (count - len(clips))], np.int64)  # a batch that is not full sees black
+    given = np.array([*sizes, *[(1, 1)] * (count - len(clips))], np.int64)  # an incomplete batch is filled with black
     return pixels if info.frames else pixels[:, 0], given
 
 
 class ExportedNetwork:
-    """A file that was exported, as a network of a predictor.
+    """An exported file as a network of a predictor.
 
-    Images smaller than what a file takes are padded as the file pads: with zeros after they were normalised. A file of
-    one size pads every image to it, and padding changes what a model predicts, so results differ a little from those of
-    the model itself, which pads to multiples of 32 only.
+    Images smaller than the file's inputs are padded as the file itself pads: with zeros after normalisation. A file for
+    one size pads every image to it, and padding changes predictions, so results differ a little from those of the model
+    itself, which only pads to multiples of 32.
 
     Args:
         path: the file.
-        runtime: what runs it.
+        runtime: the runtime that runs it.
 
     Attributes:
-        info: what the file says of itself.
+        info: the metadata of the file.
     """
 
     def __init__(self, path: Path, runtime: Runtime) -> None:
@@ -92,7 +92,7 @@ class ExportedNetwork:
 
     @property
     def num_bytes(self) -> int:
-        """Of the file, and of the weights beside it."""
+        """Size of the file, including the weights beside it."""
         return sum(path.stat().st_size for path in self._files())
 
     def _files(self) -> list[Path]:
@@ -101,7 +101,7 @@ class ExportedNetwork:
 
     @property
     def window(self) -> int:
-        """Frames that it is meant to see at once."""
+        """Number of frames that it is meant to see at once."""
         return self.info.frames or 1
 
     @property
@@ -110,11 +110,11 @@ class ExportedNetwork:
 
     @property
     def largest_input(self) -> tuple[int, int] | None:
-        """(height, width) that images must fit into, in pixels; None: any size."""
+        """(height, width) into which images must fit, in pixels; None: any size."""
         return None if self.info.height is None or self.info.width is None else (self.info.height, self.info.width)
 
     def weights_sha256(self) -> str:
-        """A hash of the file and of what runs it, since other runtimes round otherwise."""
+        """A hash of the file and its runtime, because runtimes round differently."""
         if self._sha256 is None:
             digest = hashlib.sha256(f"{self._runtime.name} {self.dtype} ".encode())
             for path in self._files():
@@ -128,7 +128,7 @@ class ExportedNetwork:
         """See :class:`~mask2former.inference.network.Network`.
 
         Raises:
-            UserError: images are larger than the file takes, or clips have another number of frames.
+            UserError: images are larger than the file accepts, or clips have another number of frames.
         """
         predictions: list[Prediction] = []
         step = self.info.batch or len(images)

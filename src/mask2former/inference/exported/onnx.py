@@ -15,18 +15,18 @@ from mask2former.text import printable
 
 __all__ = ["OnnxRuntime"]
 
-_ERRORS_ONLY = 3  # severity of messages; what else it has to say is about its own optimisations
+_ERRORS_ONLY = 3  # severity of messages; others are about its own optimisations
 
 
 class OnnxRuntime:
-    """A session of onnxruntime; as many threads as torch has.
+    """A session of onnxruntime, with as many threads as torch has.
 
     Args:
         path: the file.
         device: the CPU or a CUDA device; None: CUDA if onnxruntime has it.
 
     Raises:
-        UserError: onnxruntime is missing, lacks the device, or does not read the file; or it is no export of ours.
+        UserError: onnxruntime is missing, lacks the device, or cannot read the file; or it is no export of ours.
     """
 
     name = "onnxruntime"
@@ -54,7 +54,7 @@ class OnnxRuntime:
             self._session = onnxruntime.InferenceSession(
                 str(path), options, providers=[*providers, "CPUExecutionProvider"]
             )
-        except Exception as error:  # its errors share no base of their own
+        except Exception as error:  # its exceptions have no common base class
             reason = printable(str(error), 300)
             raise UserError(f"{path}: onnxruntime does not read it ({reason}); export the model again") from error
         metadata = self._session.get_modelmeta().custom_metadata_map

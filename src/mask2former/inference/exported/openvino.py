@@ -18,17 +18,17 @@ _PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
 
 class OpenVinoRuntime:
-    """A compiled model of OpenVINO on the CPU; as many threads as torch has.
+    """A compiled model of OpenVINO on the CPU, with as many threads as torch has.
 
     Args:
         path: the ``.xml`` file.
         device: must be the CPU, or None.
-        dtype: float32 or bfloat16; None is float32. It is always set, because OpenVINO by itself takes bfloat16 on
-            some processors, and results then depend on the machine.
+        dtype: float32 or bfloat16; None is float32. It is always set, because OpenVINO itself chooses bfloat16 on
+            some processors, so results would depend on the machine.
 
     Raises:
-        UserError: OpenVINO is missing, or does not read the file; another device or precision; or it is no export of
-            ours.
+        UserError: OpenVINO is missing, or cannot read the file; the device or precision is not supported; or it is no
+            export of ours.
     """
 
     name = "openvino"

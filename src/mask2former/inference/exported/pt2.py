@@ -1,6 +1,6 @@
 """PyTorch packages (``.pt2``): compiled code and weights, which PyTorch loads without the classes of the model.
 
-Loading one runs its code. What it says of itself, on the other hand, is read as text.
+Loading a package runs its code, but its metadata is read as text.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from mask2former.text import printable
 __all__ = ["CompiledRuntime", "add_info"]
 
 _CPU_INFO = Path("/proc/cpuinfo")
-_EXTENSIONS = ("amx", "avx", "bmi", "f16c", "fma", "sse", "sve", "asimd", "bf16", "i8mm")  # what compilers make use of
+_EXTENSIONS = ("amx", "avx", "bmi", "f16c", "fma", "sse", "sve", "asimd", "bf16", "i8mm")  # that compilers use
 
 
 class CompiledRuntime:
-    """A compiled package on the CPU; as many threads as torch has.
+    """A compiled package on the CPU, with as many threads as torch has.
 
     Args:
         path: the file.
@@ -35,7 +35,8 @@ class CompiledRuntime:
         trust_code: whether the code of the file may run.
 
     Raises:
-        UserError: that is not allowed; another device; or it is no export of ours, or not for this processor.
+        UserError: the code is not trusted; the device is not supported; or it is no export of ours, or not for this
+            processor.
     """
 
     name = "aotinductor"
@@ -60,7 +61,7 @@ class CompiledRuntime:
 
         try:
             self._run = aoti_load_package(str(path))
-        except Exception as error:  # of the loader, which raises what it likes
+        except Exception as error:  # the loader can raise anything
             reason = printable(str(error), 300)
             raise UserError(f"{path}: PyTorch does not load it ({reason}); export the model again") from error
 
@@ -70,7 +71,7 @@ class CompiledRuntime:
 
 
 def add_info(path: Path, info: ExportedInfo) -> None:
-    """Put into a package what it is, and which processor it was compiled for: this one."""
+    """Add its metadata to a package, with the processor for which it was compiled: this one."""
     with zipfile.ZipFile(path, "a") as package:
         root = package.namelist()[0].split("/")[0]
         package.writestr(f"{root}/extra/{KEY}.json", info.to_json())
@@ -78,7 +79,7 @@ def add_info(path: Path, info: ExportedInfo) -> None:
 
 
 def _read_info(path: Path) -> tuple[ExportedInfo, frozenset[str]]:
-    """What :func:`add_info` put there; runs nothing.
+    """The metadata that :func:`add_info` added; no code runs.
 
     Raises:
         UserError: the file is no such package.
@@ -101,7 +102,7 @@ def _read_info(path: Path) -> tuple[ExportedInfo, frozenset[str]]:
 
 
 def _processor() -> frozenset[str]:
-    """The instruction sets of this processor that matter to compiled code; empty where the system does not tell."""
+    """The instruction sets of this processor that matter to compiled code; empty if the system does not list them."""
     if not _CPU_INFO.exists():
         return frozenset()
     lines = [line for line in _CPU_INFO.read_text().splitlines() if line.startswith(("flags", "Features"))]
