@@ -91,7 +91,7 @@ def open_replacement(init: str, source: Checkpoint | Backbone, name: str, backbo
     if isinstance(found, Checkpoint):
         raise UserError(
             f"model.init_backbone: {name} is a complete model; expected a backbone, such as timm/NAME.TAG or a file of "
-            "docs/training.md, \"Starting from a backbone\""
+            'docs/training.md, "Starting from a backbone"'
         )
     return found
 

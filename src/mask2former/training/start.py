@@ -66,9 +66,7 @@ def _named_backbone(model: dict[str, Any]) -> TimmConfig | None:
     return parse(TimmConfig, values, "model.backbone")
 
 
-def with_start(
-    config: RunConfig, given: Mask2Former | None, past: LastState | None
-) -> tuple[RunConfig, Initial]:
+def with_start(config: RunConfig, given: Mask2Former | None, past: LastState | None) -> tuple[RunConfig, Initial]:
     """The run, completed with settings of the initial model or backbone, and what training starts from.
 
     Args:
