@@ -64,7 +64,7 @@ def test_torchvision_gives_the_same_maps(resnet18: Any, tmp_path: Path) -> None:
     done = convert(tmp_path / "resnet18.pth", tmp_path / "backbone.safetensors")
     assert done.source == "ResNet of torchvision or timm, resnet18, a backbone alone"
     model = small_model(TimmConfig(model="resnet18"))
-    assert start(model, done.path) == ["all but the backbone is newly initialised"]
+    assert start(model, done.path) == ["everything except the backbone is newly initialised"]
     images = torch.randn((1, 3, 64, 96), generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         maps = model.backbone(images)
@@ -101,7 +101,7 @@ def test_self_supervised_files(resnet18: Any, tmp_path: Path, wrap: str) -> None
 def test_a_detector_is_no_pretraining(resnet18: Any, tmp_path: Path) -> None:
     state = {f"backbone.{name}": value for name, value in resnet18.state_dict().items()}
     torch.save({**state, "neck.fpn.weight": torch.zeros(1)}, tmp_path / "detector.pth")
-    with pytest.raises(UserError, match="none of the layouts"):
+    with pytest.raises(UserError, match="none of the known layouts"):
         read(tmp_path / "detector.pth")
 
 
@@ -237,7 +237,7 @@ def test_swin_is_taken_over(swin_file: Path) -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     notes = start(model, swin_file)
     assert notes == [
-        "all but the backbone is newly initialised",
+        "everything except the backbone is newly initialised",
         "the norms of the backbone's outputs are newly initialised",
     ]
     for name, value in model.state_dict().items():
@@ -266,7 +266,7 @@ def test_a_swin_of_timm_is_told(tmp_path: Path) -> None:
     state = {name.replace("layers.0.downsample", "layers.9.downsample"): value
              for name, value in original_swin(small_model()).items()}  # fmt: skip
     torch.save(state, tmp_path / "swin.pth")
-    with pytest.raises(UserError, match="none of the layouts"):
+    with pytest.raises(UserError, match="none of the known layouts"):
         read(tmp_path / "swin.pth")
 
 
