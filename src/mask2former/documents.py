@@ -78,7 +78,7 @@ def read_bytes(file: Readable, what: str, most: int, *, hint: str = "check the p
         UserError: see :func:`check_regular`; or it is larger, or cannot be read.
     """
     size = check_regular(file, what, hint=hint) if isinstance(file, Path) else getattr(file, "num_bytes", 0)
-    limits.check_limit(f"the {what} '{file}' has bytes:", size, most, "is it the right file?")
+    limits.check_limit(f"the {what} '{file}' has too many bytes:", size, most, "is it the right file?")
     try:
         return file.read_bytes()
     except OSError as error:
@@ -181,7 +181,7 @@ def parse_yaml(text: str, source: str, *, loader: type[yaml.SafeLoader] | None =
     """
     import yaml
 
-    limits.check_limit(f"{source} has characters:", len(text), limits.YAML_BYTES, "is it the right file?")
+    limits.check_limit(f"{source} has too many characters:", len(text), limits.YAML_BYTES, "is it the right file?")
     try:
         reader = (loader or yaml.SafeLoader)(text)
         _bound_nodes(reader, source)

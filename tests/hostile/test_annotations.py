@@ -267,10 +267,19 @@ def names_of(count: int, *, twice: bool = True) -> list[dict[str, Any]]:
 
 LARGE: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     "a category twice": (lambda: coco(categories=names_of(MANY)), "category ids must be unique"),
-    "too many categories": (lambda: coco(categories=names_of(100_000, twice=False)), "class list has classes: 100,000"),
-    "a name of 1 MB": (lambda: coco(categories=[{"id": 1, "name": "n" * (1 << 20)}]), "has characters: 1,048,576"),
+    "too many categories": (
+        lambda: coco(categories=names_of(100_000, twice=False)),
+        "class list has too many classes: 100,000",
+    ),
+    "a name of 1 MB": (
+        lambda: coco(categories=[{"id": 1, "name": "n" * (1 << 20)}]),
+        "has too many characters: 1,048,576",
+    ),
     "half a character": (lambda: coco(categories=[{"id": 1, "name": "\ud800"}]), "surrogate"),
-    "a category of 4000 digits": (lambda: coco(categories=[{"id": 10**4000, "name": "a"}]), "no whole number as id"),
+    "a category of 4000 digits": (
+        lambda: coco(categories=[{"id": 10**4000, "name": "a"}]),
+        "no whole number as its 'id'",
+    ),
     "a colour of 200,000": (
         lambda: coco(categories=[{"id": 1, "name": "a", "color": [1] * 200_000}]),
         "not a class table",
@@ -285,11 +294,11 @@ LARGE: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     "an image name of 1 MB": (lambda: coco(images=[{"id": 1, "file_name": "n" * (1 << 20)}]), "'file_name'"),
     "a height of 10^9": (
         lambda: coco(images=[{"id": 1, "file_name": "a.png", "height": 10**9, "width": 1}]),
-        "too large ones",
+        "are too large",
     ),
     "an area of 10^12": (
         lambda: coco(images=[{"id": 1, "file_name": "a.png", "height": 10**6, "width": 10**6}]),
-        "too large ones",
+        "are too large",
     ),
     "far corners": (lambda: coco(annotations=objects(1, segmentation=[far(40)])), "outlines of annotations 1"),
     "farther corners": (lambda: coco(annotations=objects(1, segmentation=[[10**9] * 80])), "got 1e\\+09 among them"),
@@ -299,7 +308,7 @@ LARGE: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     ),
     "a mask of 2^40 pixels": (
         lambda: coco(annotations=objects(1, segmentation={"size": [1 << 20, 1 << 20], "counts": [0, 1 << 40]})),
-        "run-length encoding is .* and has pixels: 1,099,511,627,776",
+        "run-length encoding is .* and has too many pixels: 1,099,511,627,776",
     ),
     "a mask of 2^40 pixels, compressed": (
         lambda: coco(annotations=objects(1, segmentation={"size": [1 << 20, 1 << 20], "counts": "0" * 10})),
@@ -307,7 +316,7 @@ LARGE: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     ),
     "a million runs": (
         lambda: coco(annotations=objects(1, segmentation={"size": [8, 8], "counts": [0] * 1_000_000 + [64]})),
-        "run-length encoding has runs: 1,000,001",
+        "run-length encoding has too many runs: 1,000,001",
     ),
     "negative sizes": (
         lambda: coco(annotations=objects(1, segmentation={"size": [-8, -8], "counts": [64]})),
@@ -343,10 +352,10 @@ def test_a_file_of_large_numbers_that_mean_no_harm_is_read(data: Path) -> None:
 
 
 VIDEOS: dict[str, tuple[dict[str, Any], str]] = {
-    "frames": ({"file_names": ["a.mp4"], "length": 10**9}, "has frames: 1,000,000,000"),
-    "height": ({"file_names": ["a.png"], "height": 10**9}, "more than any frame has"),
-    "area": ({"file_names": ["a.png"], "height": 1 << 20, "width": 1 << 20}, "more than any frame has"),
-    "digits": ({"file_names": ["a.png"], "length": 10**4000}, "says it has <a number"),
+    "frames": ({"file_names": ["a.mp4"], "length": 10**9}, "has too many frames: 1,000,000,000"),
+    "height": ({"file_names": ["a.png"], "height": 10**9}, "larger than any frame"),
+    "area": ({"file_names": ["a.png"], "height": 1 << 20, "width": 1 << 20}, "larger than any frame"),
+    "digits": ({"file_names": ["a.png"], "length": 10**4000}, "declares <a number"),
     "name": ({"file_names": ["n" * (1 << 20)]}, "needs an 'id' and the list"),
 }
 
@@ -369,7 +378,7 @@ def test_names_files_with_many_names_are_read_in_one_pass(tmp_path: Path, limite
     path = write(tmp_path / "n.txt", "\n".join([*names, *names[: MANY // 2]]))
     outcome = limited(lambda: read_names(path), seconds=SECONDS)
     assert outcome.kind == "UserError"
-    assert f"names must be unique, {MANY // 2} (" in outcome.message
+    assert f"names must be unique, but {MANY // 2} (" in outcome.message
 
 
 @pytest.mark.parametrize("gap", [" ", "\t", " \t", ":", "1", " 1", "a ", "(", "_", "-"])
@@ -389,7 +398,7 @@ def test_dense_masks_are_bounded_before_they_are_made(limited: Limited) -> None:
     rle = {"size": [1 << 15, 1 << 15], "counts": [1 << 30]}
     outcome = limited(lambda: mask_ops.decode([rle] * 100), seconds=SECONDS)
     assert outcome.kind == "UserError"
-    assert "have values: 107,374,182,400" in outcome.message
+    assert "have too many values: 107,374,182,400" in outcome.message
 
 
 def test_label_maps_of_too_many_classes_are_not_measured(limited: Limited) -> None:

@@ -124,10 +124,10 @@ def test_a_model_of_five_channels_is_trained_saved_and_used(
         assert capsys.readouterr().err.startswith(f"error: --bands is '{wrong}'; expected up to 32 numbers of bands, ")
     Image.fromarray(draw_scene(1, (SIDE, SIDE)).image).save(tmp_path / "rgb.png")
     assert main(["predict", str(tmp_path / "rgb.png"), "-m", weights, "-o", str(tmp_path / "no")]) == 2
-    assert "has 3 bands, and the model takes 5" in "".join(capsys.readouterr())
-    with pytest.raises(UserError, match="takes images of 5 channels, got 3"):
+    assert "has 3 bands, but the model expects 5" in "".join(capsys.readouterr())
+    with pytest.raises(UserError, match="expects images of 5 channels, got 3"):
         predictor.network([torch.zeros(3, 64, 64, dtype=torch.uint8)])
-    with pytest.raises(UserError, match=r"no layout but ours can say which"):
+    with pytest.raises(UserError, match=r"only our own format can store"):
         checkpoints.write_original(loaded, tmp_path / "a.pth")
 
 
@@ -182,7 +182,7 @@ def test_each_band_may_have_a_range_from_check_data_to_predictions(
     for wrong, message in (
         (
             ["--band-ranges", "0:1,2:3"],
-            "value_range has 2 ranges, one for each band, and bands stand for 5; give as many",
+            "value_range has 2 ranges, one per band, but bands stand for 5; give the same number",
         ),
         (["--band-ranges", "0:1,3:2"], "--band-ranges is '0:1,3:2'; expected two rising numbers for each band"),
         (
@@ -217,7 +217,7 @@ def test_drawn_scenes_are_no_images_of_a_model_that_chose_bands(
     inference = tiny_config.inference.model_copy(update={"bands": bands})
     model = build_model(tiny_config.model_copy(update={"inference": inference}), len(SCENE_CATEGORIES))
     model.categories = SCENE_CATEGORIES
-    refused = r"drawn scenes have only red, green and blue, but the model takes bands of images \(bands "
+    refused = r"drawn scenes have only red, green and blue, but the model expects image bands \(bands "
     for data in ("scenes", Scenes((SIDE, SIDE), length=1), "scene-clips", SceneClips(SIDE, 2, length=1)):
         with pytest.raises(UserError, match=refused):
             evaluate(model, data)
@@ -270,7 +270,7 @@ def test_what_training_measured_is_measured_again_and_exported(data: Path, tmp_p
 def test_weights_of_three_channels_are_a_start_for_five(data: Path, tmp_path: Path) -> None:
     three = trained(data, tmp_path / "three", {"inference": {"bands": [3, 2, 1], "value_range": [0, 4095]}})
     start = {**FIVE, "init": str(three.folder / "model.safetensors")}
-    with pytest.raises(UserError, match=r"takes images of 3 channels and the run has 5 .*init_channels=repeat"):
+    with pytest.raises(UserError, match=r"expects images of 3 channels but the run has 5 .*init_channels=repeat"):
         trained(data, tmp_path / "refused", start)
     assert (
         "weights of 3 input channels repeated for 5"

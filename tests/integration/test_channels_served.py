@@ -91,7 +91,7 @@ def test_the_service_reads_bands_as_the_predictor_does(predictor: Predictor, ima
             assert Image.open(io.BytesIO(reply.content)).size == (W, H)
         refused = await client.post("/v1/predict", content=grey.read_bytes(), headers={"content-type": "image/png"})
         assert refused.status_code == 422
-        assert "has 1 band, and band 3 is to be read" in refused.json()["error"]["message"]
+        assert "has 1 band, but band 3 is requested" in refused.json()["error"]["message"]
 
     sent(predictor, test)
 
@@ -110,7 +110,7 @@ def test_the_page_shows_bands_as_the_predictor_does(predictor: Predictor, image:
     assert len(seen["rows"]) == len(found) > 0
     for kind in ("json", "png", "csv"):
         assert visit.download(kind)[1]
-    with pytest.raises(UserError, match=r"^'grey.png' has 1 band, and band 3 is to be read"):
+    with pytest.raises(UserError, match=r"^'grey.png' has 1 band, but band 3 is requested"):
         visits.open("a", grey, "tiny")
 
 
@@ -143,7 +143,7 @@ def test_shards_read_bands_as_the_predictor_does(predictor: Predictor, image: Pa
     report = ShardWriter(predictor, "panoptic", store, {"task": "panoptic"}, batch_size=2)(0, names)
     [(name, reason)] = report.failed
     assert (name, report.notes) == (str(grey), [])
-    assert "has 1 band, and band 3 is to be read" in reason
+    assert "has 1 band, but band 3 is requested" in reason
     found = predictor(image, "panoptic")
     first, _, last = read_records(tmp_path)
     for record in (first, last):

@@ -209,7 +209,7 @@ def test_many_broken_files_are_counted(tmp_path: Path) -> None:
     finding = report_of(root).findings[0]
     assert finding.broken
     assert (finding.count, len(finding.offenders)) == (30, 20)
-    assert "has the numbers 1 (9)" in finding.offenders[0]
+    assert "contains the numbers 1 (9)" in finding.offenders[0]
     assert finding.sentence().endswith("; and 10 more")
 
 
@@ -573,14 +573,14 @@ def test_names_that_lead_outside_are_allowed_by_a_flag_that_the_proposal_keeps(
     assert yaml.safe_load(proposal.read_text("utf-8"))["data"]["dataset"]["allow_outside"] is True
     capsys.readouterr()
     assert main(["check-data", str(label_folder(tmp_path / "maps")), "--allow-outside"]) == 2
-    assert "--allow-outside is for annotations" in capsys.readouterr().err
+    assert "--allow-outside applies to annotations" in capsys.readouterr().err
     words = ["evaluate", "nuclei", "--annotations", str(file), "--images", str(tmp_path / "train")]
     assert main(words) == 2
     assert "allow_outside=true" in capsys.readouterr().err
     assert main([*words, "--allow-outside"]) == 2  # which reads them, and comes to the classes
     assert "the classes of the model (1) and of the data" in capsys.readouterr().err
     assert main(["evaluate", "nuclei", "--allow-outside"]) == 2
-    assert "--allow-outside is for annotations" in capsys.readouterr().err
+    assert "--allow-outside applies to annotations" in capsys.readouterr().err
 
 
 def test_where_nothing_can_be_proposed_the_faults_are_summed_up(

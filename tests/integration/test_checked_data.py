@@ -189,7 +189,7 @@ REFUSED: dict[str, tuple[Callable[[Path], dict[str, Any]], dict[str, Any], str]]
     "nothing to measure": (lambda root: coco(root, val=empty), {}, "nothing is annotated"),
     "an empty split": (lambda root: coco(root, val=no_images), {}, "has no images"),
     "an empty folder": (lambda root: yolo(root, "empty"), {}, "has no images"),
-    "0 and 255": (lambda root: labels(root, 0, 255), {}, "if 255 is 'cell'"),
+    "0 and 255": (lambda root: labels(root, 0, 255), {}, "if 255 means 'cell'"),
     "a task without ground truth": (
         coco,
         {
@@ -232,7 +232,7 @@ def test_several_files_that_number_their_images_alike(tmp_path: Path, capsys: py
     dataset["validation"] += [{"annotations": str(tmp_path / "more/val.json"), "images": str(tmp_path / "more/val")}]
     path, results = run_file(tmp_path, dataset), tmp_path / "results.json"
     assert main(["check-data", str(path), "--workers", "0", "--sheet", str(tmp_path / "sheet.png")]) == 0
-    assert "several images have one id, as where" in " ".join(capsys.readouterr().out.split())
+    assert "several images have the same id, for instance" in " ".join(capsys.readouterr().out.split())
     command = ["evaluate", "scenes-tiny", "--data", str(path), "--device", "cpu", "--results", str(results)]
     assert main(command) == 2
     said = capsys.readouterr().err

@@ -113,4 +113,4 @@ def test_predictions_that_nobody_submitted_are_refused(tmp_path: Path, capsys: p
     tasks = [{"data": {"image": "a.png"}, "predictions": [{"result": []}]}]
     (tmp_path / "tasks.json").write_text(json.dumps(tasks))
     assert main(["check-data", str(tmp_path / "tasks.json")]) == 2
-    assert "predictions that nobody has submitted" in capsys.readouterr().err
+    assert "predictions that were never submitted" in capsys.readouterr().err

@@ -95,13 +95,13 @@ def test_every_command_runs(
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--data", "kitti"], "no data set 'kitti'; there are scenes, ade20k, ade20k-full, cityscapes, coco"),
+        (["--data", "kitti"], "no data set 'kitti'; expected scenes, ade20k, ade20k-full, cityscapes, coco"),
         (["--data", "coco:depth"], "'dataset.task' is 'depth'; expected panoptic"),
         (["--data", "mapillary-vistas:instance"], "expected panoptic or semantic"),
         (["--data", "ade20k-full:panoptic"], "ade20k-full has labels for the task semantic only, not for panoptic"),
         (["--data", "coco:panoptic"], "COCO: there is no folder"),
         (["--data", "none.yaml"], "there is no run file 'none.yaml'"),
-        (["--data", "{root}/run.yaml", "--data-root", "."], "--data-root applies to published data sets by name"),
+        (["--data", "{root}/run.yaml", "--data-root", "."], "--data-root applies to published data sets given by name"),
         (["--data", "coco", "--size", "64"], "--size applies to scenes, not to coco"),
         (["--data", "cityscapes", "--data-root", "{root}"], "the classes of the model"),
         (

@@ -453,7 +453,7 @@ def test_groups_of_images_are_measured_as_if_they_were_alone(
     assert "neither a number nor text" in capsys.readouterr().err
 
     assert main([*args, "--annotations", str(file), "--by", "place"]) == 2
-    assert "4 of 4 images have no 'place'" in capsys.readouterr().err
+    assert "4 of 4 images have no name or number under 'place'" in capsys.readouterr().err
     assert main(["evaluate", str(tiny_file), "--by", "camera"]) == 2
     assert "--annotations" in capsys.readouterr().err
 

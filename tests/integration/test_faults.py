@@ -152,7 +152,7 @@ FAULTS: dict[str, tuple[Callable[[Files], list[str]], str]] = {
     "image: absurd size": (lambda p: p.predict(p.file("x.png", _huge_png())), "x.png"),
     "image: array file": (lambda p: p.predict(p.file("x.npy", b"\x93NUMPY\x01\0v\0{}")), "not an image"),
     "image: all broken": (lambda p: p.predict(p.file("x.png", b""), p.file("y.png", b"")), "no image could be"),
-    "image: folder without any": (lambda p: p.predict(_folder(p, "bare")), "holds no images"),
+    "image: folder without any": (lambda p: p.predict(_folder(p, "bare")), "contains no images"),
     # checkpoints
     "checkpoint: missing": (lambda p: p.load(str(p.folder / "none.safetensors")), "none.safetensors"),
     "checkpoint: empty file": (lambda p: p.load(p.file("x.safetensors", b"")), "empty"),
@@ -213,7 +213,7 @@ FAULTS: dict[str, tuple[Callable[[Files], list[str]], str]] = {
     "checkpoint: misspelt published name": (lambda p: p.load("coco-panoptic/r5O"), "did you mean coco-panoptic/r50"),
     "checkpoint: on the hub, without a network": (
         lambda p: p.load("me/pets"),
-        "'me/pets' is not a file or folder here",
+        "'me/pets' is not an existing file or folder",
     ),
     "checkpoint: misspelt recipe": (lambda p: p.load(_attack(p), recipe="coco-panoptic/r5O"), "coco-panoptic/r50"),
     "checkpoint: recipe with a file of ours": (lambda p: p.load(p.model, recipe="coco-panoptic/r50"), "recipe"),

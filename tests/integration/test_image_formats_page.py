@@ -64,7 +64,7 @@ def test_one_image_in_many_forms_gives_one_result(
 
     assert predict(str(folder), "-o", str(plain / "all"), "--page", "all") == 0
     told = " ".join(capsys.readouterr().err.split())
-    assert "skipped: .nd2 (formats of microscopes: export them as TIFF) (1)" in told
+    assert "skipped: .nd2 (microscope formats: export them as TIFF) (1)" in told
     assert "only the first is read" not in told
     for stem in ("planes", "floats", "pages_page2"):
         np.testing.assert_array_equal(labels(plain / "all" / f"{stem}_labels.png"), expected)

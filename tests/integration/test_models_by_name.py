@@ -236,7 +236,7 @@ def test_training_starts_from_a_name(
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(values))
     command = ["train", str(tmp_path / "run.yaml"), "model.init=lab/tiny"]
     assert main(command) == 2
-    assert "num_queries is 12 in the run and 10 in the weights" in capsys.readouterr().err
+    assert "num_queries is 12 in the run but 10 in the weights" in capsys.readouterr().err
     assert main([*command, "model.init_partial=true"]) == 0
     assert (
         "Starting from lab/tiny with all weights that fit: 10 queries, and 2 newly initialised ones"

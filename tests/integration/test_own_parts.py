@@ -134,7 +134,7 @@ def test_its_file_says_that_it_has_parts_of_its_own(finished: Path, tmp_path: Pa
     file = finished / "model.safetensors"
     with safe_open(file, framework="pt") as stream:
         assert '"architecture": null' in stream.metadata()["config"]
-    with pytest.raises(ValueError, match=r"model with parts of its own, which the file does not describe; make the"):
+    with pytest.raises(ValueError, match=r"model with custom parts, which the file does not describe; build the"):
         Mask2Former.from_pretrained(file)
     model = Mask2Former.from_pretrained(file, model=own_model(3))
     assert model.info.architecture is None
@@ -144,7 +144,7 @@ def test_its_file_says_that_it_has_parts_of_its_own(finished: Path, tmp_path: Pa
     assert (tmp_path / "again.safetensors").read_bytes() == file.read_bytes()
     model.save_pretrained(tmp_path / "folder")
     assert "model=model" in (tmp_path / "folder" / "README.md").read_text()
-    assert describe_checkpoint(file)["architecture"].startswith("parts of its own")
+    assert describe_checkpoint(file)["architecture"].startswith("your own parts")
     for name in ("model.pkl", "model.pth"):
         with pytest.raises(ValueError, match="no configuration describes"):
             checkpoints.save_pretrained(model, tmp_path / name)

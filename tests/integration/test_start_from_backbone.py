@@ -43,7 +43,7 @@ def test_training_starts_from_a_backbone(tmp_path: Path, capsys: pytest.CaptureF
     del values["model"]["backbone"]
     values["model"]["init"] = str(path)
     result = train(parse(RunConfig, values, "test"))
-    assert f"Starting from {path}: all but the backbone is newly initialised" in capsys.readouterr().out
+    assert f"Starting from {path}: everything except the backbone is newly initialised" in capsys.readouterr().out
     trained = Mask2Former.from_pretrained(result.model)
     name = "layer3.0.conv2.weight"
     torch.testing.assert_close(trained.state_dict()[f"backbone.body.{name}"], source[name])
@@ -67,7 +67,7 @@ def test_what_the_backbone_does_not_say_is_set_in_the_run_file(tmp_path: Path) -
     model = read_run(file).model
     assert model.backbone == TimmConfig(model="resnet10t", norm="batch", kwargs={"channels": [8, 16, 16, 16]})
     assert model.pixel_std == (127.5, 127.5, 127.5)
-    with pytest.raises(UserError, match=r"of timm's resnet10t, and model\.backbone\.model is resnet18; leave"):
+    with pytest.raises(UserError, match=r"for timm's resnet10t, but model\.backbone\.model is resnet18; leave"):
         train(read_run(file, ["model.backbone={name: timm, model: resnet18}", f"output={tmp_path / 'run'}"]))
 
 

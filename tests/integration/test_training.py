@@ -195,7 +195,7 @@ def test_another_class_list_and_query_count(
     values = run_values(tmp_path / "second", trainer=ONE_STEP, optim={"lr": 1e-12})
     values["model"]["init"] = str(first.model)
     values["model"]["transformer_decoder"] |= {"num_queries": 24, "feedforward_dim": 16}
-    with pytest.raises(UserError, match=r"num_queries is 24 in the run and 20 in the weights; .*feedforward_dim is 16"):
+    with pytest.raises(UserError, match=r"num_queries is 24 in the run but 20 in the weights; .*feedforward_dim is 16"):
         train(parse(RunConfig, values, "test"))
     values["model"]["init_partial"] = True
     second = train(parse(RunConfig, values, "test"))
@@ -431,17 +431,17 @@ def test_checkpoints_of_a_run_load_as_models(finished_run: Finished, tmp_path: P
     with collect_notes() as notes:
         assert_same(Mask2Former.from_pretrained(tmp_path / "last.ckpt").state_dict(), plain | average)
     assert [note.message for note in notes] == [
-        "the averaged weights of the training are taken; the others are its set 'state_dict'"
+        "the averaged weights of the training are used; the others are its set 'state_dict'"
     ]
     assert_same(Mask2Former.from_pretrained(tmp_path / "last.ckpt", weights="state_dict").state_dict(), plain)
     with pytest.raises(UserError, match="there is no such set; sets of weights are average, state_dict"):
         Mask2Former.from_pretrained(tmp_path / "last.ckpt", weights="model_ema")
-    with pytest.raises(UserError, match="carries its own configuration; leave out the tasks"):
+    with pytest.raises(UserError, match="includes its own configuration; leave out the tasks"):
         Mask2Former.from_pretrained(tmp_path / "last.ckpt", tasks="instance")
 
     state["run"]["objects"] = ["model"]  # of one that was made in Python
     torch.save(state, tmp_path / "own.ckpt")
-    with pytest.raises(UserError, match=r"own\.ckpt: the weights of a model with parts of its own"):
+    with pytest.raises(UserError, match=r"own\.ckpt: the weights are for a model with custom parts"):
         Mask2Former.from_pretrained(tmp_path / "own.ckpt")
     assert_same(Mask2Former.from_pretrained(tmp_path / "own.ckpt", model=best).state_dict(), plain)
     del state["run"]  # as 0.1.0 wrote it at first

@@ -189,7 +189,7 @@ def test_other_logits_are_noticed_and_leave_nothing(tmp_path: Path, monkeypatch:
     convert(tmp_path / "ours.safetensors", tmp_path / "folder", "huggingface", verify=False)
     with torch.no_grad():
         model.get_parameter("transformer_decoder.class_head.bias")[1] += 1e-3
-    with pytest.raises(UserError, match="gives other logits"):
+    with pytest.raises(UserError, match="gives different logits"):
         compare_with_transformers(model, tmp_path / "folder")
 
     def refuse(*_: Any) -> None:

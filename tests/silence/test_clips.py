@@ -135,7 +135,7 @@ REFUSED = {
     "no pixel": Row(
         each(lambda entry: entry.update(segmentations=[{"size": [H, W], "counts": [H * W]}] * FRAMES)),
         ("train",),
-        ("nothing is annotated", "masks without a pixel"),
+        ("nothing is annotated", "masks without pixels"),
     ),
     "no annotations to train on": Row(lambda c, f: c.pop("annotations"), ("train",), ("have no 'annotations'",)),
     "shares of the sides": Row(each(shares), ("train",), ("polygons have coordinates from 0 to 1",)),
@@ -147,7 +147,7 @@ REFUSED = {
     "class of validation alone": Row(
         lambda c, f: c["categories"].append({"id": 9, "name": "dust"}), ("validation",), ("only the data has 'dust'",)
     ),
-    "NaN": Row(first_mask([[float("nan"), 1, 5, 5, 9, 1]], 0, 2), (), ("got nan among them; 1 more are broken, too",)),
+    "NaN": Row(first_mask([[float("nan"), 1, 5, 5, 9, 1]], 0, 2), (), ("got nan among them; 1 more annotations",)),
     "far away": Row(first_mask([[1e30, 1, 5, 5, 9, 1]]), (), ("annotation 1 is broken: expected pixels", "got 1e+30")),
     "no number": Row(first_mask([["1", 1, 5, 5, 9, 1]]), (), ("annotation 1 is broken: expected pixels", "got '1'")),
     "unknown video": Row(
@@ -195,10 +195,10 @@ NOTED = {
         first_mask([box(5, 5, 25, 20), [1, 1, 5, 5]]), ("train",), ("left out parts of masks that have no area",)
     ),
     "some shares": Row(
-        lambda c, f: shares(c["annotations"][0]), ("train",), ("polygons in 0..1, which may be shares",)
+        lambda c, f: shares(c["annotations"][0]), ("train",), ("polygons in 0..1, which may be fractions",)
     ),
     "some outside": Row(
-        lambda c, f: moved(c["annotations"][0]), ("train",), ("so that nothing of them is seen: annotations 3",)
+        lambda c, f: moved(c["annotations"][0]), ("train",), ("so that nothing of them is visible: annotations 3",)
     ),
     "mostly outside": Row(
         lambda c, f: moved(c["annotations"][1], 15), ("train",), ("polygons lie mostly outside their image",)
@@ -298,4 +298,4 @@ def test_check_data_reads_folders_of_id_maps(tmp_path: Path) -> None:
     image(tmp_path / "images" / "b" / "1.png", 1, size=(H, W - 8))
     Image.fromarray(np.ones((H, W - 8), np.uint8)).save(tmp_path / "masks" / "b" / "1.png")
     assert "frames that cannot be used (1)" in checked(run)[1]
-    assert "all must be of one size" in checked(run)[1]
+    assert "all frames must have the same size" in checked(run)[1]

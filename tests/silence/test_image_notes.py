@@ -182,7 +182,7 @@ def test_yolo_notes_other_formats_and_exif(tmp_path: Path) -> None:
     report = check_dataset(parse(YoloConfig, {"data": str(path)}, "test"))
     found = "\n".join(finding.sentence() for finding in report.findings)
     assert re.search(SKIPPED, found), found
-    assert re.search(r"EXIF mirrors or turns.*exif=ignore.*\(1\): '.*plain\.png' \(orientation 8\)", found), found
+    assert re.search(r"EXIF mirrors or rotates.*exif=ignore.*\(1\): '.*plain\.png' \(orientation 8\)", found), found
     ignoring = build_images(parse(YoloConfig, {"data": str(path), "exif": "ignore"}, "test"), "train")
     assert {ignoring.image(index).shape for index in range(4)} == {(H, W, 3)}
 

@@ -190,7 +190,7 @@ ROWS: dict[str, Row] = {
     "one outlier in 0..1": Row(with_one(spread(1), 7.5), refused="expected 0..1 or 0..255.*value_range"),
     "high dynamic range": Row(spread(1) ** 8 * 90, refused="value_range"),
     "up to 1.7": Row(spread(1.7), refused="floats from 0 to 1.7.*value_range"),
-    "a tenth above 1": Row(spread(1.1), note="beyond 0..1, cut off .*9"),
+    "a tenth above 1": Row(spread(1.1), note="beyond 0..1, clipped .*9"),
     "a third above 1": Row(1.1 * RAMP**0.1, refused="value_range"),
     "normalised": Row(spread(4) - 2, refused="not normalised"),
     "-1..1": Row(spread(2) - 1, refused="value_range"),
@@ -218,7 +218,7 @@ ROWS: dict[str, Row] = {
     "sBIT of raw values": Row(significant(12, whole(1023)), BYTES // 4),
     "sBIT of shifted values": Row(significant(12, whole(4095) << 4), BYTES),
     "its range": Row(save(whole(1023), "a.tif"), BYTES // 4, settings={"value_range": (0, 4095)}),
-    "too small a range": Row(whole(4095), note="cut off", settings={"value_range": (0, 1000)}),
+    "too small a range": Row(whole(4095), note="clipped", settings={"value_range": (0, 1000)}),
     "range in the wrong order": Row(whole(9), refused="two rising numbers", settings={"value_range": (9, 0)}),
     "one bright pixel": Row(with_one(whole(3000), 60000), note="nearly black"),
     "black": Row(np.zeros((H, W), np.uint16), np.zeros((H, W), np.uint8)),
@@ -244,14 +244,14 @@ ROWS: dict[str, Row] = {
     "8 in 16 with their range": Row(png_16(bands(*[whole(255)] * 3)), BYTES, settings={"value_range": (0, 255)}),
     "a range of lower bits": Row(png_16(bands(*[300 + whole(200)] * 3)), BYTES, settings={"value_range": (300, 500)}),
     "a range of lower bits, CMYK": Row(
-        tiff(bands(*[whole(65535)] * 3, 0), 5), refused="the same all over", settings={"value_range": (300, 500)}
+        tiff(bands(*[whole(65535)] * 3, 0), 5), refused="the same everywhere over", settings={"value_range": (300, 500)}
     ),
     "16-bit colours with their range": Row(
         png_16(bands(*[whole(65535)] * 3)), BYTES, settings={"value_range": (0, 65535)}
     ),
     "16-bit colours cut off": Row(
         png_16(bands(*[whole(65535)] * 3)),
-        note="outside value_range, which are cut off",
+        note="outside value_range, which are clipped",
         settings={"value_range": (0, 32767)},
     ),
     "12 in 16 with transparency": Row(
@@ -380,7 +380,7 @@ ROWS: dict[str, Row] = {
     "one page, described": Row(save(BYTES, "a.tif", tiffinfo=tags(description=f'{{"shape": [{H}, {W}]}}')), BYTES),
     "band first, array": Row(np.zeros((3, H, W), np.uint8), refused="channels come last"),
     "five bands": Row(
-        tiff(bands(*[BYTES] * 5, kind=np.uint8), 2), BYTES, note=r"more bands than are read .*\(3 of 5\)"
+        tiff(bands(*[BYTES] * 5, kind=np.uint8), 2), BYTES, note=r"more bands than are used .*\(3 of 5\)"
     ),
     "alpha": Row(save(alpha(np.where(RAMP < 0.5, 0, 255)), "a.png"), note="blended onto white.*50 % .*hide other"),
     "alpha, opaque": Row(save(alpha(np.full((H, W), 255)), "a.png"), BYTES),
@@ -404,7 +404,7 @@ ROWS: dict[str, Row] = {
     "alpha of floats": Row(bands(*[spread(1)] * 3, 1, kind=np.float32), BYTES),
     "alpha of 0..255": Row(bands(*[spread(255)] * 3, 255, kind=np.float32), BYTES),
     "alpha of 0..1 beside 0..255": Row(
-        bands(*[spread(255)] * 3, 1, kind=np.float32), BYTES, note="taken as opaque at 1"
+        bands(*[spread(255)] * 3, 1, kind=np.float32), BYTES, note="read as opaque at 1"
     ),
     "alpha of 4095, range": Row(
         bands(*[spread(4095)] * 3, 4095, kind=np.float32), BYTES, settings={"value_range": (0, 4095)}
@@ -467,7 +467,7 @@ def test_a_page_that_the_caller_chose_is_no_loss(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (b"II*\0\x08\0\0\0" + bytes(60), "TIFF of an unusual kind"),
-        (b"\0\0\0\x18ftypheic" + bytes(60), "is HEIC, whatever its name says|cannot be decoded"),
+        (b"\0\0\0\x18ftypheic" + bytes(60), "is HEIC, whatever its name suggests|cannot be decoded"),
         (b"GARBAGE" * 20, "expected JPEG, PNG"),
     ],
 )
@@ -588,11 +588,11 @@ def test_one_setting_decides_about_exif(tmp_path: Path, name: str, orientation: 
         (3, (H, W), "ignore", ""),
         (6, (W, H), "apply", ""),
         (6, None, "apply", "noted"),
-        (6, (H, W), "apply", "EXIF turns the image .*exif=ignore"),
+        (6, (H, W), "apply", "EXIF rotates the image .*exif=ignore"),
         (6, (H, W), "ignore", ""),
         (8, (W, H), "ignore", "exif=apply"),
-        (1, (W, H), "apply", "exchanged there .the image has no EXIF orientation"),
-        (3, (W, H), "apply", "exchanged there"),
+        (1, (W, H), "apply", "swapped there .the image has no EXIF orientation"),
+        (3, (W, H), "apply", "swapped there"),
         (1, (H, W + 1), "apply", "belong together"),
         (6, (H, W + 1), "apply", "belong together"),
     ],
@@ -661,7 +661,7 @@ LABEL_ROWS: dict[str, Row] = {
         np.rot90(LABELS, -1),  # as that of images
     ),
     "EXIF": Row(lambda folder: turned_label(folder), LABELS, note="EXIF orientation, which is not applied"),
-    "negative": Row(save(LABELS.astype(np.int32) - 1, "a.tif"), refused="has the number -1"),
+    "negative": Row(save(LABELS.astype(np.int32) - 1, "a.tif"), refused="contains the number -1"),
     "floats": Row(save(LABELS.astype(np.float32), "a.tif"), refused="mode F"),
 }
 
@@ -727,7 +727,7 @@ def test_what_a_folder_holds_besides_is_noted(tmp_path: Path) -> None:
 
 def test_a_folder_of_other_formats_alone_says_so(tmp_path: Path) -> None:
     Image.fromarray(BYTES).save(tmp_path / "a.gif")
-    with pytest.raises(UserError, match=r"holds no images .*skipped: .*a\.gif"):
+    with pytest.raises(UserError, match=r"contains no images .*skipped: .*a\.gif"):
         list_images([tmp_path])
 
 

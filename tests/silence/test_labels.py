@@ -94,35 +94,38 @@ HALF[:, W // 2 :] = 1
 REFUSED: dict[str, tuple[Callable[[Path], LabelFolderConfig], str]] = {
     "0 and 255, and a stray pixel of the class": (
         lambda root: folder(root, [stray(mask(0, 255))] * 3),
-        r"'background' is the only class with pixels but for stray ones \('nucleus' has 3\), 255, .* 255 is 'nuc",
+        r"'background' is the only class with pixels apart from stray ones \('nucleus' has 3\), 255, .* 255 is 'nuc",
     ),
     "three classes, one of them but for a stray pixel 255": (
         lambda root: folder(root, [stray(border(HALF), 2)], "road\ncar\nsky\n"),
-        r"without any pixel but for stray ones \('sky' has 1\) \(1 \(sky\)\), while 255",
+        r"without any pixel apart from stray ones \('sky' has 1\) \(1 \(sky\)\), while 255",
     ),
     "binary masks of 0 and 255": (
         lambda root: folder(root, [mask(0, 255)]),
-        r"'background' is the only class with pixels, 255, which is ignored, covers 18.8 % of the pixels; if 255 is "
-        r"'nucleus', give it that number in the names file \(its lines may be '0 background', '255 nucleus'\)",
+        r"'background' is the only class with pixels, 255, which is ignored, covers 18.8 % of the pixels; if 255 "
+        r"means 'nucleus', give the class that number in the names file \(its lines may be '0 background', '255 nuc",
     ),
     "the same, ignored in so many words": (
         lambda root: folder(root, [mask(0, 255)], ignore=[255]),
-        "if 255 is 'nucleus'",
+        "if 255 means 'nucleus'",
     ),
     "a thin crack of 255": (
         lambda root: folder(root, [mask(0, 255, where=np.eye(H, W, dtype=bool))]),
-        r"covers 2.5 % of the pixels; if 255 is 'nucleus'",
+        r"covers 2.5 % of the pixels; if 255 means 'nucleus'",
     ),
-    "only some maps are 0 and 255": (lambda root: folder(root, [mask(0, 0), mask(0, 255)]), "if 255 is 'nucleus'"),
-    "as a palette": (lambda root: folder(root, [palette(mask(0, 255), *[BLACK] * 255, WHITE)]), "if 255 is 'nucleus'"),
-    "the background is 255": (lambda root: folder(root, [mask(255, 1)]), "if 255 is 'background'"),
+    "only some maps are 0 and 255": (lambda root: folder(root, [mask(0, 0), mask(0, 255)]), "if 255 means 'nucleus'"),
+    "as a palette": (
+        lambda root: folder(root, [palette(mask(0, 255), *[BLACK] * 255, WHITE)]),
+        "if 255 means 'nucleus'",
+    ),
+    "the background is 255": (lambda root: folder(root, [mask(255, 1)]), "if 255 means 'background'"),
     "three classes, the third is 255": (
         lambda root: folder(root, [border(HALF)], "road\ncar\nsky\n"),
         r"classes without any pixel \(1 \(sky\)\), while 255, .* covers 10.9 % .*unseen_classes=keep",
     ),
     "one class and the rest ignored": (
         lambda root: folder(root, [mask(0, 1)], "1 nucleus\n", ignore=[0]),
-        r"'nucleus' is the only class with pixels, 0, .*there is nothing to tell it from; name the rest, too \('0 back",
+        r"'nucleus' is the only class with pixels, 0, .*; name the rest, too \('0 back",
     ),
     "the background is ignored": (
         lambda root: folder(root, [mask(0, 1)], "background\nnucleus\n", ignore=[0]),
@@ -134,7 +137,7 @@ REFUSED: dict[str, tuple[Callable[[Path], LabelFolderConfig], str]] = {
     ),
     "only the background is ever painted": (
         lambda root: folder(root, [mask(0, 0)]),
-        "'background' is the only class with pixels: there is nothing to tell it from",
+        "'background' is the only class with pixels: there is no other class to distinguish it from",
     ),
     "0, 128 and 255": (
         lambda root: folder(root, [border(mask(0, 128))]),
@@ -155,11 +158,11 @@ REFUSED: dict[str, tuple[Callable[[Path], LabelFolderConfig], str]] = {
     "smoothed edges": (lambda root: folder(root, [smooth(mask(0, 99))], "0 background\n99 nucleus\n"), "not classes"),
     "palettes sorted by file": (
         lambda root: folder(root, [palette(HALF, BLACK, RED), palette(HALF, RED, BLACK)]),
-        r"whose palettes differ.*in '1.png' 0 is \(200, 0, 0\), in '0.png' \(0, 0, 0\)",
+        r"whose palettes differ.*0 is \(200, 0, 0\) in '1.png', but \(0, 0, 0\) in '0.png'",
     ),
     "palettes with other colours": (
         lambda root: folder(root, [palette(HALF, BLACK, RED), palette(HALF, BLACK, GREEN)]),
-        r"in '1.png' 1 is \(0, 200, 0\), in '0.png' \(200, 0, 0\)",
+        r"1 is \(0, 200, 0\) in '1.png', but \(200, 0, 0\) in '0.png'",
     ),
     "one colour has two numbers": (
         lambda root: folder(
@@ -167,7 +170,7 @@ REFUSED: dict[str, tuple[Callable[[Path], LabelFolderConfig], str]] = {
             [palette(HALF, BLACK, RED), palette(2 * HALF, BLACK, GREEN, RED)],
             "background\nnucleus\nborder\n",
         ),
-        r"in '1.png' \(200, 0, 0\) is 2, in '0.png' 1",
+        r"\(200, 0, 0\) is 2 in '1.png', but 1 in '0.png'",
     ),
 }
 
@@ -203,8 +206,8 @@ ACCEPTED: dict[str, tuple[Callable[[Path], LabelFolderConfig], list[int], str]] 
     "background and 255 in some, all classes in others": (
         lambda root: folder(root, [mask(0, 255), mask(0, 1)]),
         [2080, 240],
-        "with 255, which is ignored, and without 'nucleus' (1), which only maps without 255 have (1 of them); if 255 "
-        "is 'nucleus' there, write 1 instead (1): 0.png",
+        "that contain 255, which is ignored, but not 'nucleus' (1), which occurs only on maps without 255 (1 of them); "
+        "if 255 means 'nucleus' there, write 1 instead (1): 0.png",
     ),
     "sixteen bits by number": (
         lambda root: folder(root, [mask(0, 65535, np.uint16)], "0 background\n65535 nucleus\n"),
@@ -273,8 +276,8 @@ def test_what_follows_from_a_fault_is_no_fault_of_its_own(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("val", "words"),
     [
-        (palette(1 - HALF, RED, BLACK), r"in '0\S* 0 is \(200, 0, 0\), in train's '0\S* \(0, 0, 0\)"),
-        (palette(HALF, BLACK, GREEN), r"in '0\S* 1 is \(0, 200, 0\), in train's '0\S* \(200, 0, 0\)"),
+        (palette(1 - HALF, RED, BLACK), r"0 is \(200, 0, 0\) in '0\S*, but \(0, 0, 0\) in train's '0"),
+        (palette(HALF, BLACK, GREEN), r"1 is \(0, 200, 0\) in '0\S*, but \(200, 0, 0\) in train's '0"),
         (palette(HALF, BLACK, RED, GREEN), None),
     ],
 )
@@ -341,7 +344,7 @@ def test_the_commands_say_it(
     assert main(["check-data", str(tmp_path), "--workers", "0"]) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert "if 255 is 'nucleus', give it that number in the names file" in error
+    assert "if 255 means 'nucleus', give the class that number in the names file" in error
 
 
 # --- names files -----------------------------------------------------------------------------------------------------
@@ -402,7 +405,11 @@ def test_the_colours_of_a_label_map_file_are_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("n.txt", "road\n# bus\ncar\n", r"line 2 is a comment \('# bus'\), so the numbers .*number all lines"),
+        (
+            "n.txt",
+            "road\n# bus\ncar\n",
+            r"line 2 is a comment \('# bus'\), not a name, so the numbers .*number all lines",
+        ),
         ("n.txt", "road\n\ncar\n", "line 2 is empty, .*number all lines"),
         ("n.txt", "classes\nroad\ncar\n", "line 1, 'classes', looks like a heading"),
         ("n.txt", "# c\nid name\n0 road\n1 car\n", "line 2, 'id name', looks like a heading"),
@@ -415,10 +422,10 @@ def test_the_colours_of_a_label_map_file_are_kept(tmp_path: Path) -> None:
         ("n.txt", "// classes\nbg\ncell\n", "line 1, '// classes', does not look like a name"),
         ("n.txt", "; classes\nbg\n", "line 1, '; classes', does not look like a name"),
         ("n.txt", '["bg", "cell"]\n', "does not look like a name"),
-        ("n.txt", "0 road\ncar\n2 sky\n", "line 2, 'car', has no number and others have"),
+        ("n.txt", "0 road\ncar\n2 sky\n", "line 2, 'car', has no number but others do"),
         ("n.txt", "0 road\n0 car\n", "more than once"),
         ("n.txt", "road\ncar\nroad\n", "names must be unique"),
-        ("n.txt", "road\nca\u200br\n", "characters that cannot be seen"),
+        ("n.txt", "road\nca\u200br\n", "contains invisible characters"),
         ("n.txt", "# nothing\n", "at least one category"),
         ("n.json", '{"0": "road", "0": "car"}', "more than once"),
         ("n.json", '[{"id": 1.5, "name": "road"}]', "not a class number"),
@@ -426,7 +433,7 @@ def test_the_colours_of_a_label_map_file_are_kept(tmp_path: Path) -> None:
         ("n.json", '{"road": [0, 0, 0], "car": [1, 1, 1]}', "'road' is not a class number"),
         ("n.json", '["road", null]', "None is not a name"),
         ("n.yaml", "0: road\n0: car\n", "more than once"),
-        ("n.csv", "0,128,64,128,road\n1,0,0,142,car\n", "second column has numbers"),
+        ("n.csv", "0,128,64,128,road\n1,0,0,142,car\n", "second column contains numbers"),
         ("n.csv", "name,r,g,b\nroad,1,2,3\n", "gives no class numbers; add them"),
         ("n.csv", "0;road\n1;car\n", "not 'id' and 'name'"),
     ],
@@ -467,13 +474,13 @@ def clip(root: Path, maps: list[Any]) -> MaskFolders:
 @pytest.mark.parametrize(
     ("swapped", "words"),
     [
-        (palette(HALF + 1, BLACK, GREEN, RED), r"in '\d.png' 1 is \(0, 200, 0\), in '0.png' \(200, 0, 0\)"),
-        (palette(2 * HALF, BLACK, GREEN, RED), r"in '\d.png' \(200, 0, 0\) is 2, in '0.png' 1"),
+        (palette(HALF + 1, BLACK, GREEN, RED), r"1 is \(0, 200, 0\) in '\d.png', but \(200, 0, 0\) in '0.png'"),
+        (palette(2 * HALF, BLACK, GREEN, RED), r"\(200, 0, 0\) is 2 in '\d.png', but 1 in '0.png'"),
     ],
 )
 def test_id_maps_of_a_clip_whose_palettes_differ_are_refused(tmp_path: Path, swapped: Image.Image, words: str) -> None:
     first = palette(HALF, BLACK, RED, GREEN)
-    with pytest.raises(UserError, match=rf"id maps in '.*a' differ, .*{words}; write all id maps"):
+    with pytest.raises(UserError, match=rf"id maps in '.*a' differ, .*{words}; save all id maps"):
         clip(tmp_path / "last", [first, first, swapped])
     clips = clip(tmp_path / "between", [first, swapped, first, first])  # which is not looked at beforehand
     assert clips.annotated(0, [0, 2]).annotated.tolist() == [[True, True]]
@@ -487,7 +494,7 @@ def test_id_maps_of_a_clip_whose_palettes_differ_are_refused(tmp_path: Path, swa
     [
         (
             [border(HALF), HALF, border(2 * HALF)],
-            r"255 is on 2 of 3 id maps .*\(clips 1 \(a\)\), whose other ids end at 2",
+            r"255 occurs on 2 of 3 id maps .*\(clips 1 \(a\)\), whose other ids end at 2",
         ),
         ([mask(0, 255)] * 2, None),  # an object, as in binary masks
         ([border(mask(0, 200))], None),  # one of many

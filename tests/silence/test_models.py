@@ -43,13 +43,13 @@ def train(folder: Path, **changes: Any) -> int:
     ("backbone", "words"),
     [
         (TIMM | {"model": "swin_tiny_patch4_window7_224", "kwargs": SWIN}, "kwargs={strict_img_size: false}"),
-        (TIMM | {"model": "test_coatnet"}, "'test_coatnet' does not take images of any size"),
-        (TIMM | {"model": "mobilevitv2_050"}, "'mobilevitv2_050' gives maps of"),
-        (TIMM | {"model": "test_vit"}, "maps of strides [4, 8, 16, 32] are needed"),
+        (TIMM | {"model": "test_coatnet"}, "'test_coatnet' does not accept images of arbitrary size"),
+        (TIMM | {"model": "mobilevitv2_050"}, "'mobilevitv2_050' returns maps of"),
+        (TIMM | {"model": "test_vit"}, "expected maps of strides [4, 8, 16, 32]"),
         (TIMM | {"model": "hf_hub:owner/name"}, "expected the name of an architecture"),
-        (RESNET | {"kwargs": {"pretrained": True}}, "named by model.init (model.init=timm/test_resnet.TAG, or a file)"),
-        (RESNET | {"kwargs": {"in_chans": 4}}, "images have as many channels as model"),
-        (RESNET | {"kwargs": {"nonsense": 1}}, "timm could not make it"),
+        (RESNET | {"kwargs": {"pretrained": True}}, "set by model.init (model.init=timm/test_resnet.TAG, or a file)"),
+        (RESNET | {"kwargs": {"in_chans": 4}}, "the number of image channels is the length of model"),
+        (RESNET | {"kwargs": {"nonsense": 1}}, "timm could not create it"),
         ({"name": "swin", "embed_dim": 10, "num_heads": [1, 3, 4, 8]}, "must be a multiple of its num_heads 3"),
     ],
     ids=lambda value: str(value)[:60],
@@ -66,7 +66,7 @@ def test_one_value_for_a_batch_norm(tmp_path: Path, capsys: pytest.CaptureFixtur
     data = {"dataset": {"name": "scenes", "image_size": [32, 32], "num_training": 2, "num_validation": 1},
             "batch_size": 1, "num_workers": 0}  # fmt: skip
     assert train(tmp_path, data=data, model__backbone=RESNET | {"norm": "batch"}) == 2
-    assert "a batch norm has one value per channel" in capsys.readouterr().err
+    assert "a batch norm has only one value per channel" in capsys.readouterr().err
 
 
 def test_channels_that_are_last_train_and_come_back(tmp_path: Path) -> None:
@@ -153,11 +153,11 @@ PREPROCESSOR, CONFIG = "preprocessor_config.json", "config.json"
 @pytest.mark.parametrize(
     ("file", "changes", "words"),
     [
-        (PREPROCESSOR, {"size": {"height": 384, "width": 384}}, "note: images were stretched to 384x384 there"),
+        (PREPROCESSOR, {"size": {"height": 384, "width": 384}}, "note: images were stretched to 384x384 originally"),
         (PREPROCESSOR, {"size_divisor": 32}, "note: images were stretched to multiples of 32 pixels"),
         (PREPROCESSOR, {"resample": 3}, "note: images were resized with Pillow's filter 3"),
-        (PREPROCESSOR, {"num_labels": 80}, "note: preprocessor_config.json speaks of 80 classes"),
-        (PREPROCESSOR, {"ignore_index": 0}, "note: label maps had 0 for no class; here it is 255"),
+        (PREPROCESSOR, {"num_labels": 80}, "note: preprocessor_config.json mentions 80 classes"),
+        (PREPROCESSOR, {"ignore_index": 0}, "note: label maps used 0 for pixels without a class; here it is 255"),
         (PREPROCESSOR, {"do_normalize": False}, "note: images are normalised with mean [0.0, 0.0, 0.0]"),
         (PREPROCESSOR, {"do_rescale": False}, "error: "),
         (PREPROCESSOR, {"image_std": [0, 1, 1]}, "error: "),

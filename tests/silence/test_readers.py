@@ -938,13 +938,13 @@ _GOOD, _FAR, _TINY = _rectangle(3, 3, 20, 20), _rectangle(500, 500, 520, 520), _
         (_polygons_of_all(_GOOD, sizes=False), (), ()),
         (
             _polygons_of_all(_GOOD, _TINY),
-            ("no pixel; these count as missed, as in the official tool (3): ", "a.png' (1 of 2 objects)"),
-            ("no pixel, and so no mask to learn (3): ",),
+            ("no pixels; these objects count as missed, as in the official tool (3): ", "a.png' (1 of 2 objects)"),
+            ("no pixels, and therefore no mask to learn (3): ",),
         ),
         (
             _polygons_of_all(_GOOD, _FAR, sizes=False),
-            ("no pixel; these count as missed", "mostly outside", "a.png' (1 of 2 objects; it is 40x64"),
-            ("no pixel, and so no mask to learn (3): ", "mostly outside", "y 520, x 520"),
+            ("no pixels; these objects count as missed", "mostly outside", "a.png' (1 of 2 objects; it is 40x64"),
+            ("no pixels, and therefore no mask to learn (3): ", "mostly outside", "y 520, x 520"),
         ),
         # As when images were shrunk after they were annotated: partly inside.
         (
@@ -1049,10 +1049,10 @@ def _each_segment(**changes: Any) -> Callable[[Json], None]:
         (_each_segment(bbox=[math.nan, 0, 1, 1]), ""),
         (_each_segment(bbox=None), ""),
         (_each_segment(area=None), ""),
-        (_each_segment(area=0), r"5 segments in 2 images .*says no number above 0 and has 400"),
-        (_each_segment(area=-5), r"5 segments in 2 images .*says no number above 0 and has 400"),
-        (_each_segment(area="300"), r"5 segments in 2 images .*says no number above 0 and has 400"),
-        (_each_segment(area=300), r"5 segments in 2 images .*says 300 and has 400"),
+        (_each_segment(area=0), r"5 segments in 2 images .*no number above 0 in the file, 400 pixels"),
+        (_each_segment(area=-5), r"5 segments in 2 images .*no number above 0 in the file, 400 pixels"),
+        (_each_segment(area="300"), r"5 segments in 2 images .*no number above 0 in the file, 400 pixels"),
+        (_each_segment(area=300), r"5 segments in 2 images .*300 in the file, 400 pixels"),
     ],
 )
 def test_what_a_panoptic_file_says_beside_its_png(
@@ -1080,8 +1080,8 @@ def test_a_panoptic_file_with_another_size_is_refused(panoptic_images: Path) -> 
 @pytest.mark.parametrize(
     ("encode", "expected"),
     [
-        (lambda ids: ids.astype(np.uint8), "all of it is grey; expected colours"),
-        (lambda ids: np.where(ids, ids + 250, 0).astype(np.uint8), "all of it is grey; expected colours"),  # cut off
+        (lambda ids: ids.astype(np.uint8), "it is entirely grey; expected colours"),
+        (lambda ids: np.where(ids, ids + 250, 0).astype(np.uint8), "it is entirely grey; expected colours"),  # cut off
         (lambda ids: colors_of_ids(ids)[..., ::-1], "its colours are in the order B, G, R; expected"),
         (lambda ids: colors_of_ids(ids + 1), "list them, or paint them black"),
     ],
@@ -1113,13 +1113,13 @@ _POSE = "0 0.5 0.5 0.4 0.6 0.4 0.3 0.6 0.7 0.5 0.5\n"
 @pytest.mark.parametrize(
     ("lines", "refused", "note"),
     [
-        (_line(True, *_THREE) * 2 + _line(True, *_FOUR), r"begin with a box .*: 3 \(.*take the box out", ""),
+        (_line(True, *_THREE) * 2 + _line(True, *_FOUR), r"begin with a box .*: 3 \(.*remove the box", ""),
         (_line(True, 0.078123, 0.10417, 0.46875, 0.10417, 0.3, 0.41667) * 4, r"begin with a box .*: 4 \(", ""),
         (_line(True, *_FOUR) * 4, r"begin with a box .*: 4 \(", ""),
-        (_line(True, *_FOUR) + _line(False, *_FOUR) + _line(False, *_THREE), "", r"a box .*take the box out: 1 \("),
+        (_line(True, *_FOUR) + _line(False, *_FOUR) + _line(False, *_THREE), "", r"a box .*remove the box: 1 \("),
         (_line(False, *_FOUR) + _line(False, *_THREE) * 2, "", ""),
         ("0 0.5 0.5 0.52 0.5 0.52 0.52 0.5 0.52\n" * 3 + _line(False, *_THREE), "", ""),  # the second corner as size
-        (_POSE * 3 + _POSE.replace("\n", " 0.6 0.6\n"), "", r"4 of 4 lines have a box .*keypoints"),
+        (_POSE * 3 + _POSE.replace("\n", " 0.6 0.6\n"), "", r"4 of 4 lines have, .* a box .*keypoints"),
         ("0 0.501 0.501 0.503 0.501 0.503 0.503\n" + _line(False, *_FOUR), "", r"no pixel"),
     ],
 )

@@ -353,8 +353,8 @@ def test_validation_at_the_start_changes_no_step(
 @pytest.mark.parametrize(
     ("model", "names", "words"),
     [
-        ({"transformer_decoder": {"num_queries": 24}}, CLASSES, "num_queries is 24 in the run and 20 in the weights"),
-        ({"backbone": {"name": "swin"}}, CLASSES, "model.backbone.name is swin in the run and timm in the weights"),
+        ({"transformer_decoder": {"num_queries": 24}}, CLASSES, "num_queries is 24 in the run but 20 in the weights"),
+        ({"backbone": {"name": "swin"}}, CLASSES, "model.backbone.name is swin in the run but timm in the weights"),
         ({}, ("cell", "dirt"), "its classes are not those of the training data"),
         ({}, ("dirt", "cell", "foam"), "its classes are not those of the training data"),
     ],

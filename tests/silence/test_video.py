@@ -116,7 +116,7 @@ def test_a_clock_that_is_set_back_goes_on(stream: Path) -> None:
     seconds, shown, notes = shown_by(twice)
     assert seconds == pytest.approx([k / 25 for k in range(2 * FRAMES)])
     assert shown == pytest.approx([*range(FRAMES), *range(FRAMES)], abs=0.6)
-    assert "is set back after 1.88 s (1 times in all); its times go on from there" in notes
+    assert "is set back after 1.88 s (1 times in total); its times continue from there" in notes
 
 
 def overwrite_the_middle(path: Path) -> None:
@@ -217,7 +217,7 @@ def test_what_is_no_video_is_refused(case: str, tmp_path: Path) -> None:
 def test_frames_of_annotations_are_not_counted_in_what_is_damaged(stream: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is damaged \(\d of \d+ packets\), so its frames cannot be counted"):
         VideoFile(without(stream, 350, 5)).read([40])
-    with pytest.raises(UserError, match="have no times of their own"):
+    with pytest.raises(UserError, match="have no distinct times"):
         VideoFile(write(tmp_path / "a.h264")).read([3])
 
 

@@ -34,7 +34,7 @@ NOT_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "pipe": (os.mkfifo, "is a pipe; expected a regular file"),
     "device": (lambda path: path.symlink_to("/dev/zero"), "is a device; expected a regular file"),
     "circle": (_circle, "cannot be read: Too many levels of symbolic links"),
-    "too large": (_huge, "has bytes: .*; at most .* are supported"),
+    "too large": (_huge, "has too many bytes: .*; at most .* are supported"),
     "below a file": (lambda path: None, "there is no run file"),
     "zero byte": (lambda path: None, "there is no run file"),
     "no UTF-8": (lambda path: path.write_bytes(b"\xff\xfd"), "UTF-8|is not JSON"),
@@ -124,7 +124,7 @@ YAML = {
     "hexadecimal": ("a: 0x" + "f" * 100_000, "a number has"),
     "control characters": ("a: \x01", "not valid YAML"),
     "two documents": ("a: 1\n---\nb: 2", "not valid YAML"),
-    "too long": ("a" * (limits.YAML_BYTES + 1), "has characters"),
+    "too long": ("a" * (limits.YAML_BYTES + 1), "has too many characters"),
     "unknown alias": ("a: *b", "not valid YAML"),
 }
 

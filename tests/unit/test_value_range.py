@@ -87,7 +87,5 @@ def test_each_band_has_a_range_or_all_have_one() -> None:
     assert InferenceConfig.model_validate_json(settings.model_dump_json()) == settings
     assert parse(InferenceConfig, {**values, "bands": 2}, "file").value_range == settings.value_range
     for bands, words in (([1, 2, 3], "stand for 3"), (1, "stand for 1"), (None, "are not set")):
-        with pytest.raises(
-            UserError, match=f"value_range has 2 ranges, one for each band, and bands {words}; give as m"
-        ):
+        with pytest.raises(UserError, match=f"value_range has 2 ranges, one per band, but bands {words}; give the s"):
             parse(InferenceConfig, {**values, "bands": bands}, "file")

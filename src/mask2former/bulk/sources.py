@@ -58,7 +58,7 @@ def list_sources(sources: Sequence[str | os.PathLike[str]], *, column: str | Non
             _check_utf8(name)
             names[name] = None
             count += 1
-            check_limit("the sources name images:", len(names), limits.LISTED_IMAGES, "run them in parts")
+            check_limit("the sources name too many images:", len(names), limits.LISTED_IMAGES, "run them in parts")
         if is_list and not count:
             raise UserError(f"the list '{source}' names no images; expected a row for each below the names of columns")
         num_again += before + count - len(names)
@@ -83,7 +83,7 @@ def fetch(name: str) -> NamedBytes:
         content = files.cat_file(path, start=0, end=limits.IMAGE_BYTES + 1)  # one request
     except FileNotFoundError as error:
         raise UserError(f"there is no image '{name}'; check the URL") from error
-    check_limit(f"the image '{name}' has bytes:", len(content), limits.IMAGE_BYTES, "is it the right file?")
+    check_limit(f"the image '{name}' has too many bytes:", len(content), limits.IMAGE_BYTES, "is it the right file?")
     return NamedBytes(name, content)
 
 
@@ -101,7 +101,7 @@ def _of_path(source: str) -> Iterable[str]:
     if path.is_dir():
         found = images_below(path)
         if not found:
-            raise UserError(f"the folder '{source}' holds no images")
+            raise UserError(f"the folder '{source}' contains no images")
         return map(str, found)
     if _MAGIC.search(source) and not path.exists():
         found = sorted(name for name in glob.glob(str(path), recursive=True) if os.path.isfile(name))

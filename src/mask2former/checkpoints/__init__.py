@@ -1,17 +1,18 @@
-"""From a name or file to a model, and back.
+"""Loading a model from a name or file, and saving it.
 
-:func:`from_pretrained` and :func:`save_pretrained` are the doors of ``Mask2Former``. Knows nothing of tasks, training
-or drawing. What lies where:
+:func:`from_pretrained` and :func:`save_pretrained` are the entry points of ``Mask2Former``. Knows nothing of tasks,
+training or drawing. Where to find what:
 
 - where a file comes from: ``zoo`` (the table of published models), ``download`` (one file from the web), ``hub``
   (Hugging Face), ``card`` (a model's page there);
-- what is in it: ``load`` (the one way from a file of any code base to a ``checkpoint``), in three steps: ``raw`` (the
-  file as stored), ``layouts`` (whose names these are), ``purpose`` (settings and classes). They stand on ``unwrap``
-  (where the weights are in a file), ``safetensors_files`` and ``restricted_pickle`` (reading without running anything),
-  ``formats`` (one module for each code base) and ``rules`` (tables of names, read both ways);
-- what becomes of it: ``instantiate`` (a model, after its claims were checked), ``initial`` and ``transfer`` (the start
-  of a training), ``save`` (our format and the original one), ``targets`` (any layout), ``convert`` (from one to
-  another), ``compare_transformers`` (whether a conversion computes the same).
+- what a file contains: ``load`` (the only way from a file of any code base to a ``checkpoint``), in three steps:
+    ``raw`` (the file as stored), ``layouts`` (which code base uses these names), ``purpose`` (settings and classes).
+    They build on ``unwrap`` (where the weights are in a file), ``safetensors_files`` and ``restricted_pickle`` (reading
+    without executing anything), ``formats`` (one module per code base) and ``rules`` (tables of names, read in both
+    directions);
+- what it is used for: ``instantiate`` (a model, after its claims have been checked), ``initial`` and ``transfer`` (the
+    start of a training), ``save`` (our format and the original one), ``targets`` (any layout), ``convert`` (from one to
+    another), ``compare_transformers`` (whether a conversion computes the same).
 """
 
 from __future__ import annotations
@@ -76,22 +77,22 @@ def open_checkpoint(
 
     A ``str`` is, in this order: a packaged model (``scenes-tiny``); a published one (``coco-panoptic/r50``,
     ``mmdet/coco-panoptic/r50``), which is downloaded once; ``hf://owner/name`` on the Hugging Face hub; a file or
-    folder; and if there is none of that name, ``owner/name`` on the hub. Write ``./NAME`` for a file or folder that has
+    folder; and if none of that name exists, ``owner/name`` on the hub. Write ``./NAME`` for a file or folder that has
     the name of a model.
 
-    Files and folders are those of this library, a checkpoint of its trainings, or of the original code, transformers,
-    mmdetection, mmsegmentation or sssegmentation. What was concluded or assumed of them is told as notes.
+    Files and folders may come from this library (also checkpoints of its trainings), the original code, transformers,
+    mmdetection, mmsegmentation or sssegmentation. What was inferred or assumed about them is reported as notes.
 
     Args:
         source: one of these; a ``Path`` is always a file or folder.
-        recipe: the published model that a file without configuration is or is made like: ``coco-panoptic/r50``.
-        tasks: in its place, what the model was trained for, where it has classes of its own.
+        recipe: the published model that a file without configuration contains or is made like: ``coco-panoptic/r50``.
+        tasks: instead of a recipe, what the model was trained for, if it has its own classes.
         weights: which of several sets of weights in a file, by the name of its entry, for instance ``model_ema``; None:
-            the trained ones, and of a training of this library those of its result.
+            the trained ones, and for a training of this library those of its result.
 
     Raises:
-        UserError: nothing of that name, it cannot be downloaded, or the file does not do; the message says what was
-            expected.
+        UserError: the name does not exist, it cannot be downloaded, or the file is unsuitable; the message says what
+            was expected.
     """
     found = find(source, recipe, tasks, weights)
     is_named = isinstance(source, str) and (source in packaged_names() or source in current_zoo())
@@ -104,10 +105,10 @@ def find(
     tasks: Task | Sequence[Task] = (),
     weights: str | None = None,
 ) -> Found:
-    """As :func:`open_checkpoint`, of backbones too, and with nothing told.
+    """Like :func:`open_checkpoint`, but also accepts backbones and emits no notes.
 
     Raises:
-        UserError: as :func:`open_checkpoint`.
+        UserError: as for :func:`open_checkpoint`.
     """
     if isinstance(source, str):
         if source in packaged_names():
@@ -128,14 +129,14 @@ def find(
 
 
 def fetch(source: str | Path, progress: Progress | None = None) -> None:
-    """Bring the file of a published model into the cache; does nothing for anything else.
+    """Download the file of a published model into the cache; does nothing for anything else.
 
     Args:
         source: as of :func:`open_checkpoint`.
-        progress: called with the bytes so far and the bytes in all (None if the server does not say).
+        progress: called with the bytes so far and the total (None if the server does not say).
 
     Raises:
-        UserError: the file cannot be had; the message says what to do.
+        UserError: the file cannot be obtained; the message says what to do.
     """
     if isinstance(source, str) and source not in packaged_names() and source in (zoo := current_zoo()):
         zoo[source].fetch(progress)
@@ -144,7 +145,7 @@ def fetch(source: str | Path, progress: Progress | None = None) -> None:
 def _check_nothing_given(name: str, recipe: str | None, tasks: Task | Sequence[Task]) -> None:
     if recipe not in (None, name) or tasks:
         given = "the tasks" if tasks else f"recipe '{recipe}'"
-        raise UserError(f"'{name}' carries its own configuration; leave out {given}")
+        raise UserError(f"'{name}' includes its own configuration; leave out {given}")
 
 
 def _find_published(model: ZooModel, weights: str | None) -> Found:
@@ -153,8 +154,10 @@ def _find_published(model: ZooModel, weights: str | None) -> Found:
     recipe = model.name if model.name in recipes.recipe_names() else None
     try:
         found = read(file, recipe, weights=weights)
-    except UserError as error:  # the hash was right when it was downloaded, but files can be put there by hand
-        raise UserError(f"{error}; if it is not {model.url}, delete it and it is downloaded again") from error
+    except UserError as error:  # the hash was right when it was downloaded, but files may be put there by hand
+        raise UserError(
+            f"{error}; if it is not the file from {model.url}, delete it and it is downloaded again"
+        ) from error
     if not isinstance(found.content, Checkpoint):
         return found
     info = replace(found.content.info, license=model.license.name)
@@ -179,16 +182,16 @@ def _find_on_hub(
     except UserError as error:
         if source.startswith("hf://"):
             raise
-        raise UserError(f"'{source}' is not a file or folder here, and {error}{_hint(source)}") from error
+        raise UserError(f"'{source}' is not an existing file or folder, and {error}{_hint(source)}") from error
     known = None if recipe is not None or tasks else published_recipe(name[0])
     found = read(folder, recipe or known, tasks, weights, source)
     if known is None:
         return found
-    return replace(found, notes=(f"settings and classes are those of {known}, as its name says", *found.notes))
+    return replace(found, notes=(f"settings and classes are those of {known}, to judge by its name", *found.notes))
 
 
 def _is_meant_as_published(name: str) -> bool:
-    """Whether a name is one of a recipe, or begins like that of a published model."""
+    """Whether a name is that of a recipe, or begins like that of a published model."""
     family = name.partition("/")[0]
     return any(known.partition("/")[0] == family for known in (*current_zoo(), *recipes.recipe_names()))
 
@@ -197,7 +200,7 @@ def _unknown(source: str) -> str:
     some = ", ".join([*packaged_names(), *current_zoo()][:3])
     return (
         f"'{source}' is neither a file, a folder nor a known model{_hint(source) or ';'} 'mask2former models' lists "
-        f"the known ones ({some}, ...); those of the Hugging Face hub are hf://owner/name"
+        f"the known ones ({some}, ...); models on the Hugging Face hub are hf://owner/name"
     )
 
 
@@ -206,7 +209,7 @@ def _hint(source: str) -> str:
 
 
 def close_names(source: str) -> list[str]:
-    """Models that somebody may have meant, whoever published them: the provider may be missing or another."""
+    """Models that may have been meant, from any publisher: the provider may be missing or wrong."""
     named: dict[str, list[str]] = {name: [name] for name in packaged_names()}
     for model in current_zoo().values():
         named.setdefault(model.short_name, []).append(model.name)
@@ -224,29 +227,29 @@ def from_pretrained(
     tasks: Task | Sequence[Task] = (),
     weights: str | None = None,
 ) -> Mask2Former:
-    """A model in evaluation mode on the CPU, float32, that knows what it is (``model.info``).
+    """A model in evaluation mode on the CPU, float32, with its description (``model.info``).
 
-    This library is MIT; published weights have licenses of their own (``model.info.license``), those of the official
-    zoo CC BY-NC 4.0.
+    This library is MIT-licensed; published weights have their own licenses (``model.info.license``), those of the
+    official zoo CC BY-NC 4.0.
 
     Args:
         source: as of :func:`open_checkpoint`.
         recipe: as of :func:`open_checkpoint`.
-        model: gets the weights, where it is, instead of one that is built; for models with parts of one's own.
+        model: an existing model that receives the weights instead of a newly built one; for models with your own parts.
         tasks: as of :func:`open_checkpoint`.
         weights: as of :func:`open_checkpoint`.
 
     Raises:
-        UserError: as :func:`open_checkpoint`, or the weights do not fit the configuration or ``model``.
+        UserError: as for :func:`open_checkpoint`, or the weights do not fit the configuration or ``model``.
     """
     return instantiate(open_checkpoint(source, recipe, tasks, weights), model)
 
 
 def save_pretrained(model: Mask2Former, path: str | Path) -> None:
-    """Write the model: ``.safetensors`` is one file of ours, ``.pkl`` and ``.pth`` the original layout, else a folder.
+    """Write the model: ``.safetensors`` is one file in our format, ``.pkl`` and ``.pth`` are original, else a folder.
 
     Raises:
-        UserError: another suffix, a model without facts, or the place cannot be written.
+        UserError: another suffix, a model without its description, or a location that cannot be written.
     """
     path = Path(path)
     if path.suffix == ".safetensors":
@@ -270,7 +273,7 @@ def push_to_hub(
     """Upload a model with its card to the Hugging Face hub; see :meth:`Mask2Former.push_to_hub`.
 
     Raises:
-        UserError: the model lacks its facts, or the hub does not take it.
+        UserError: the model lacks its description, or the hub refuses it.
     """
     with tempfile.TemporaryDirectory() as folder:
         save_folder(model, folder, metrics=metrics, address=repo_id)

@@ -1,7 +1,7 @@
-"""The mean of trainings that started from the same weights: one model, as fast as each (Wortsman et al., ICML 2022).
+"""The mean of trainings from the same weights: one model, as fast as each of them (Wortsman et al., ICML 2022).
 
-Trainings of one start, with other seeds or rates, end in the same valley, and the middle of it is often better than its
-rim.
+Trainings from one start with different seeds or rates end in the same valley of the loss, whose centre is often better
+than its edge.
 """
 
 from __future__ import annotations
@@ -34,16 +34,17 @@ def average_files(
     Args:
         sources: names, files or folders of at least two models.
         path: a ``.safetensors`` file or a folder to write; must not exist yet.
-        recipe: the published model whose architecture they have, if the files do not say.
-        tasks: what they were trained for, if neither the files nor a recipe says.
+        recipe: the published model whose architecture they have, if the files do not say so.
+        tasks: what they were trained for, if neither the files nor a recipe say so.
 
     Returns:
-        The :func:`least_cosine` of the weights of two of them; below 0.9, they hardly started from the same weights.
+        The :func:`least_cosine` of the weights of any two of them; below 0.9, they are unlikely to have started from
+        the same weights.
 
     Raises:
         UserError: as for :func:`average`; or a model cannot be loaded, or the path cannot be written.
     """
-    if isinstance(sources, str | Path):  # a path would be read by its letters
+    if isinstance(sources, str | Path):  # a path would be iterated by its letters
         raise UserError(f"average needs at least two models, got one name, '{sources}'; pass a list")
     check_place(Path(path), "ours")
     models, names = [from_pretrained(source, recipe, tasks=tasks) for source in sources], list(map(str, sources))
@@ -54,17 +55,17 @@ def average_files(
 
 
 def average(models: Sequence[Mask2Former], names: Sequence[str]) -> Mask2Former:
-    """Fill the first model with the mean of the weights of all, each counting once, and return it.
+    """Fill the first model with the mean of the weights of all models, each counting once, and return it.
 
-    Means are taken in float64 and rounded to the types of the first model. Whole numbers, such as counters of norms,
-    and inference settings stay those of the first.
+    Means are computed in float64 and rounded to the types of the first model. Whole numbers, such as counters of norms,
+    and inference settings remain those of the first.
 
     Args:
-        models: at least two, of one architecture and one list of classes.
+        models: at least two, with the same architecture and the same list of classes.
         names: what they are called in messages.
 
     Raises:
-        UserError: fewer models, others than described, weights that are not finite, or licenses that differ.
+        UserError: fewer models, models other than described, weights that are not finite, or different licenses.
     """
     check(models, names)
     first = models[0]
@@ -86,10 +87,10 @@ def average(models: Sequence[Mask2Former], names: Sequence[str]) -> Mask2Former:
 
 
 def check(models: Sequence[Mask2Former], names: Sequence[str]) -> None:
-    """Refuse what :func:`average` refuses, values and licenses excepted.
+    """Refuse what :func:`average` refuses, except for values and licenses.
 
     Raises:
-        UserError: fewer than two models, or models of several architectures or lists of classes.
+        UserError: fewer than two models, or models with different architectures or lists of classes.
     """
     if len(models) < 2:
         raise UserError(f"an average needs at least two models, got {len(models)}")
@@ -97,22 +98,22 @@ def check(models: Sequence[Mask2Former], names: Sequence[str]) -> None:
     for model, name in zip(models[1:], names[1:], strict=True):
         if _architecture(model) != _architecture(first):
             raise UserError(
-                f"{name} has another architecture than {names[0]} (mask2former inspect shows both); only trainings of "
-                "one model from the same weights have a mean"
+                f"{name} has a different architecture from {names[0]} (mask2former inspect shows both); only "
+                "trainings of one model from the same weights have a mean"
             )
         if _normalisation(model) != _normalisation(first):
             raise UserError(
-                f"{name} normalises images in another way than {names[0]} (pixel_mean, pixel_std); only trainings of "
-                "one model from the same weights have a mean"
+                f"{name} normalises images differently from {names[0]} (pixel_mean, pixel_std); only trainings of one "
+                "model from the same weights have a mean"
             )
         if model.categories != first.categories:
-            raise UserError(f"{name} has other classes than {names[0]}; only trainings of one model have a mean")
+            raise UserError(f"{name} has different classes from {names[0]}; only trainings of one model have a mean")
 
 
 def least_cosine(models: Sequence[Mask2Former]) -> float:
     """The smallest cosine between the kernels and matrices of two of the models, which :func:`check` accepts.
 
-    1 is the same direction. Where it was measured, trainings of one start were above 0.98, of different starts below
+    1 means the same direction. In measurements, trainings from one start were above 0.98, from different starts below
     0.8.
     """
     vectors = [_kernels(model) for model in models]
@@ -120,14 +121,14 @@ def least_cosine(models: Sequence[Mask2Former]) -> float:
 
 
 def _kernels(model: Mask2Former) -> Float64[Tensor, " P"]:
-    """All weights of more than one dimension, of length 1 together."""
+    """All weights with more than one dimension, scaled to length 1 together."""
     kernels = [weight.detach().to(torch.float64).flatten() for weight in model.parameters() if weight.ndim > 1]
     together = torch.cat(kernels)
     return together / together.norm()
 
 
 def _architecture(model: Mask2Former) -> dict[str, object]:
-    """What has to be equal: the configuration, or the shapes, for parts that it does not describe."""
+    """What must be equal: the configuration, or the shapes, for parts that it does not describe."""
     if model.info.architecture is None:
         return {name: value.shape for name, value in model.state_dict().items()}
     return model.info.architecture.model_dump(exclude={"pixel_mean", "pixel_std"})

@@ -1,4 +1,4 @@
-"""The page of a model on a hub, from the model's own facts. Knows no files and no network."""
+"""The page of a model on a hub, from its own description. Knows no files and no network."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from mask2former.text import printable
 
 __all__ = ["model_card"]
 
-_HUB_LICENSES = {  # our name to that of the hub's metadata
+_HUB_LICENSES = {  # our names to those in the hub's metadata
     "Apache-2.0": "apache-2.0",
     "CC BY-NC 4.0": "cc-by-nc-4.0",
     "MIT": "mit",
     NO_LICENSE: "unknown",
 }
 _SHOWN = 20  # class names
-_LETTERS = 200  # of one name
+_LETTERS = 200  # characters of one name
 
 
 def model_card(info: ModelInfo, num_parameters: int, address: str) -> str:
@@ -27,7 +27,7 @@ def model_card(info: ModelInfo, num_parameters: int, address: str) -> str:
     Args:
         info: what the model is, with its classes.
         num_parameters: of the model.
-        address: what the model is loaded by.
+        address: the name or path that the model is loaded by.
     """
     settings, categories = info.inference, info.known_categories
     things, stuff = len(categories.thing_indices), len(categories.stuff_indices)
@@ -48,7 +48,7 @@ def model_card(info: ModelInfo, num_parameters: int, address: str) -> str:
     address = printable(address)
     license_line = f"license: {_HUB_LICENSES[info.license]}\n" if info.license in _HUB_LICENSES else ""
     own = "" if info.architecture is not None else ", model=model"
-    needed = "  # model: made by the code that it was trained with" if own else ""
+    needed = "  # model: built by the code that it was trained with" if own else ""
     return f"""---
 library_name: mask2former
 pipeline_tag: image-segmentation
@@ -102,5 +102,5 @@ def _license_note(license: str | None) -> str:
 
 
 def _plain(words: str) -> str:
-    """Words from a file as text of one line in a cell of a table: no links, images, code or HTML."""
+    """Text from a file as one line in a table cell: no links, images, code or HTML."""
     return re.sub(r"([\\`*\[\]<>|!#&])", r"\\\1", printable(words, _LETTERS))

@@ -1,4 +1,4 @@
-"""What a file of weights holds, and a model that is filled with it.
+"""What a file of weights contains, and how a model is filled with it.
 
 Must not know how files are read or written, nor where they come from.
 """
@@ -21,21 +21,21 @@ __all__ = ["FORMAT_VERSION", "OURS", "WEIGHTS", "Checkpoint", "check_finite", "l
 FORMAT_VERSION = 2
 WEIGHTS = "model.safetensors"  # inside a folder
 OURS = "ours"  # the layout of what this library writes
-_SHOWN = 10  # entries of each kind in a report
+_SHOWN = 10  # entries of each kind in a message
 _FIRST = 3  # entries with values that are not finite
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file held.
+    """The content of a file.
 
     Attributes:
         info: what the model is, classes included.
-        state: our names to tensors; half precision already promoted to float32.
+        state: tensors by our names; half precision already promoted to float32.
         source: where it came from, for messages.
         run: settings of the training run, if the file has them.
         layout: how the file names its entries: ``ours``, ``original``, or the key of a layout of another code base.
-        spellings: our names to those of the file, for messages, where they differ.
+        spellings: names in the file by our names, for messages, where they differ.
     """
 
     info: ModelInfo
@@ -59,18 +59,18 @@ def load_into(
     drop_misshaped: bool = False,
     spellings: Mapping[str, str] | None = None,
 ) -> list[str]:
-    """Fill ``model`` with ``state``, all of it.
+    """Fill ``model`` completely with ``state``.
 
     Args:
         model: any of ours.
-        state: our names to tensors.
+        state: tensors by our names.
         source: named in messages.
-        drop_misshaped: leave entries of another shape as they are in the model, for instance a class head when
+        drop_misshaped: keep the model's own values for entries of a different shape, for instance a class head when
             training starts from another data set.
-        spellings: our names to those that messages use.
+        spellings: names for messages by our names.
 
     Returns:
-        Names of the entries that were left out, sorted; empty unless asked for.
+        Names of the entries that were left out, sorted; empty unless ``drop_misshaped``.
 
     Raises:
         UserError: entries are missing, unexpected or mis-shaped, or values are not finite; one message lists them
@@ -96,7 +96,7 @@ def load_into(
     ]
     if faults:
         raise UserError(f"{source}: the weights do not fit the model; " + "; ".join(faults))
-    if not any(value.is_meta for value in own.values()):  # else of shapes alone; the real model comes later
+    if not any(value.is_meta for value in own.values()):  # else only shapes are checked; the real model comes later
         check_finite(state, source)
         _check_variances(model, state, source)
     with torch.no_grad():
@@ -107,7 +107,7 @@ def load_into(
 
 
 def check_finite(state: Mapping[str, Tensor], source: str) -> None:
-    """Refuse weights that are NaN or infinite, from which results would come that look like results.
+    """Refuse weights that are NaN or infinite, which would yield results that look plausible.
 
     Raises:
         UserError: some are; the message counts the entries and names the first.
@@ -116,13 +116,13 @@ def check_finite(state: Mapping[str, Tensor], source: str) -> None:
     if broken:
         raise UserError(
             f"{source}: {len(broken)} of {len(state)} entries have values that are NaN or infinite "
-            f"({listed(broken, _FIRST)}); its training diverged, or the file is damaged: take an earlier "
-            "checkpoint, or fetch it again"
+            f"({listed(broken, _FIRST)}); its training diverged, or the file is damaged: use an earlier checkpoint, "
+            "or fetch it again"
         )
 
 
 def _check_variances(model: torch.nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Refuse statistics of norms from which NaN would come; 0 is fine, and what a frozen norm has less its epsilon."""
+    """Refuse statistics of norms that would yield NaN: variances that are not above minus the norm's epsilon."""
     broken = [
         name
         for path, module in model.named_modules()
@@ -131,14 +131,14 @@ def _check_variances(model: torch.nn.Module, state: Mapping[str, Tensor], source
     ]
     if broken:
         raise UserError(
-            f"{source}: {len(broken)} norms have a negative variance ({listed(broken, _FIRST)}), from which NaN would "
-            "come; the file is damaged or was converted wrongly: fetch it again"
+            f"{source}: {len(broken)} norms have a negative variance ({listed(broken, _FIRST)}), which would yield "
+            "NaN; the file is damaged or was converted wrongly: fetch it again"
         )
 
 
 def _is_finite(value: Tensor) -> bool:
     if not value.is_floating_point() or value.is_meta or not value.numel():
         return True
-    value = value.detach().float() if value.dtype.itemsize == 1 else value.detach()  # few operations know eight bits
-    low, high = torch.aminmax(value)  # a sixth of the time of isfinite().all(), and NaN passes through
+    value = value.detach().float() if value.dtype.itemsize == 1 else value.detach()  # few operations support eight bits
+    low, high = torch.aminmax(value)  # takes a sixth of the time of isfinite().all(), and NaN propagates
     return bool(low.isfinite() and high.isfinite())

@@ -1,7 +1,7 @@
-"""The same image through our model and through the one of ``transformers``, where that is installed.
+"""The same image through our model and the one in ``transformers``, where that is installed.
 
-The only module that imports ``transformers``, which is optional. It never sees the folder, whose configuration
-could make it fetch or run something else: it gets tensors and those settings that the comparison is about.
+The only module that imports ``transformers``, which is optional. ``transformers`` never sees the folder, whose
+configuration could make it fetch or run something else: it gets tensors and the settings that the comparison is about.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _BACKBONE_SETTINGS = {
 
 
 def compare_with_transformers(model: Mask2Former, folder: Path) -> str | None:
-    """Hold the logits of ``model`` against those of the model that ``transformers`` reads from ``folder``.
+    """Compare the logits of ``model`` with those of the model that ``transformers`` reads from ``folder``.
 
     Both compute in float64, so that only rounding may differ; that takes 16 bytes of memory for each parameter.
 
@@ -45,7 +45,7 @@ def compare_with_transformers(model: Mask2Former, folder: Path) -> str | None:
         the backbone (those of timm).
 
     Raises:
-        UserError: it makes no model of the folder, or the logits differ.
+        UserError: ``transformers`` cannot create a model from the folder, or the logits differ.
     """
     if find_spec("transformers") is None:
         return None
@@ -64,7 +64,7 @@ def compare_with_transformers(model: Mask2Former, folder: Path) -> str | None:
         made = transformers.Mask2FormerConfig.from_dict(settings | {"num_labels": len(model.categories or ())})
         options = {"dtype": torch.float64, "local_files_only": True}
         other = kind.from_pretrained(None, config=made, state_dict=state, **options).eval()
-    except Exception as error:  # whatever another library makes of the folder
+    except Exception as error:  # whatever another library does with the folder
         raise UserError(
             f"transformers {transformers.__version__} cannot read {folder}: {printable(str(error), 200)}"
         ) from error
@@ -87,18 +87,18 @@ def compare_with_transformers(model: Mask2Former, folder: Path) -> str | None:
     )
     shapes = [(tuple(one.shape), tuple(another.shape)) for one, another in pairs]
     if any(one != another for one, another in shapes):
-        raise UserError(f"transformers gives logits of other shapes: {shapes}; do not use this conversion")
+        raise UserError(f"transformers gives logits with different shapes: {shapes}; do not use this conversion")
     worst = max(float((one - another).abs().max() / another.abs().max().clamp(min=1)) for one, another in pairs)
     if not worst < _TOLERANCE:
         raise UserError(
-            f"transformers {transformers.__version__} gives other logits (relative difference {worst:.1e}); do not use "
-            "this conversion, and report it with the file"
+            f"transformers {transformers.__version__} gives different logits (relative difference {worst:.1e}); do "
+            "not use this conversion, and report it with the file"
         )
     return f"the logits of transformers {transformers.__version__} agree to {worst:.0e}"
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What decides about the logits; None if the backbone is one that is looked up by its name."""
+    """The settings that determine the logits; None if the backbone is looked up by name."""
     chosen = {key: config[key] for key in _SETTINGS if key in config}
     backbone = config.get("backbone_config")
     if config.get("backbone") is not None or not isinstance(backbone, dict):

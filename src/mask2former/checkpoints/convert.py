@@ -1,7 +1,7 @@
-"""Checkpoints of other code bases to ours and back: recognised by their names, converted by tables, verified.
+"""Conversion of checkpoints between other code bases and ours: recognised by names, converted by tables, verified.
 
-Each code base is one module of ``formats`` with a table of names; ``rules`` reads the tables both ways, with the
-original names in the middle.
+Each code base is one module in ``formats`` with a table of names; ``rules`` reads the tables in both directions, with
+the original names in between.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ __all__ = ["TARGETS", "Conversion", "Found", "Target", "convert", "read"]
 
 @dataclass(frozen=True)
 class Conversion:
-    """What was done.
+    """The result of a conversion.
 
     Attributes:
-        source: what the source turned out to be.
+        source: what the source was recognised as.
         path: what was written.
         notes: what a user should know, one phrase each.
         checks: what was verified, one phrase each.
@@ -55,8 +55,8 @@ def convert(
         source: a file or folder of any supported code base, or a name as in ``Mask2Former.from_pretrained``.
         path: the file or folder to write; must not exist yet.
         to: the layout.
-        recipe: the published model it holds, if the file does not say.
-        tasks: what it was trained for, if neither the file nor a recipe says.
+        recipe: the published model that it contains, if the file does not say so.
+        tasks: what it was trained for, if neither the file nor a recipe says so.
         weights: which of several sets of weights in a file, by the name of its entry.
         verify: whether to run both implementations if the other one is installed.
 

@@ -24,10 +24,10 @@ from mask2former.text import listed, printable
 
 __all__ = ["describe_checkpoint", "describe_model", "known_models"]
 
-# Of the packaged models, those that started from drawn scenes.
+# The packaged models that were started from drawn scenes.
 _LEARNED_FROM = {"nuclei": "nuclei, DSB 2018", "scene-clips": "clips of drawn scenes"}
 
-_OWN = "parts of its own, made in Python: from_pretrained(..., model=model)"
+_OWN = "your own parts, made in Python: from_pretrained(..., model=model)"
 
 
 def describe_checkpoint(
@@ -88,7 +88,9 @@ def describe_checkpoint(
         **(
             {"trained with": f"recipes {', '.join(recipes.packaged_recipes(str(source)))} (see: mask2former recipe)"}
             if packaged
-            else {"recipes that fit": ", ".join(fitting) or "none; an architecture or class list of its own"}
+            else {
+                "recipes that fit": ", ".join(fitting) or "none; its architecture or class list is not a published one"
+            }
         ),
         **_origin(opened),
     }
@@ -96,14 +98,14 @@ def describe_checkpoint(
 
 
 def _origin(opened: checkpoints.Checkpoint) -> dict[str, str]:
-    """What only some files say."""
+    """What only some files contain."""
     measured = ", ".join(f"{printable(name, 40)} {value:.1f}" for name, value in opened.info.metrics.items())
     summary = {"measured": measured, "license of the weights": opened.info.license or ""}
     return {name: value for name, value in summary.items() if value}
 
 
 def _undecided_facts(error: UndecidedError) -> dict[str, str]:
-    """What is known of a file that several recipes fit."""
+    """What is known about a file that several recipes fit."""
     fitting = error.recipes
     config, num_classes = recipes.recipe(fitting[0]).model, len(original.recipe_categories(fitting[0]))
     return {
@@ -139,7 +141,7 @@ def _architecture(config: ArchitectureConfig) -> dict[str, str]:
 
 
 def _in_words(part: PixelDecoderConfig | TransformerDecoderConfig) -> str:
-    """A decoder: its kind, its layers of attention and its width, as far as it has them."""
+    """A decoder: its kind, number of layers, kind of attention and width, as far as it has them."""
     layers, dim = getattr(part, "num_layers", None), getattr(part, "dim", None)
     words = [part.name, "" if layers is None else f"{layers} layers", "" if dim is None else f"width {dim}"]
     stages = getattr(part, "stages", None)
@@ -155,7 +157,7 @@ def _sizes(model: Mask2Former) -> dict[str, str]:
 
 
 def _sizes_of(state: Mapping[str, Tensor]) -> dict[str, str]:
-    """Of a model that cannot be made here; buffers count, too."""
+    """Parameter count of a model that cannot be built here; buffers are counted, too."""
     parts: Counter[str] = Counter()
     for name, value in state.items():
         parts[name.partition(".")[0]] += value.numel()
@@ -191,11 +193,11 @@ def known_models(
     """Descriptions of the models that can be loaded by name: packaged ones first, then published ones; ready for JSON.
 
     Args:
-        task: only those trained for it; ``video`` counts as one.
-        dataset: only those trained on it, for instance ``coco``.
-        provider: only those published by it: ``official``, ``mmdet``, ``mmseg``, ``ssseg``, or ``packaged``.
-        commercial: only those whose license permits commercial use.
-        cached: only those that need no download.
+        task: only models trained for it; ``video`` counts as one.
+        dataset: only models trained on it, for instance ``coco``.
+        provider: only models published by it: ``official``, ``mmdet``, ``mmseg``, ``ssseg``, or ``packaged``.
+        commercial: only models whose license permits commercial use.
+        cached: only models that need no download.
         data: the former name of ``dataset``.
 
     Returns:
@@ -205,7 +207,7 @@ def known_models(
         machine, else of its arrays), ``path`` (None if it is not), ``url`` and ``checksum``.
 
     Raises:
-        UserError: no model was trained on such data, or comes from such a provider.
+        UserError: no model was trained on such data, or comes from this provider.
     """
     if dataset is not None and data is not None:
         raise UserError("'data' is the former name of 'dataset'; give only one of them")
@@ -228,13 +230,13 @@ def known_models(
 
 
 def describe_model(name: str) -> dict[str, Any]:
-    """All that is known of one model that loads by name, without downloading it; ready for JSON.
+    """Everything that is known about one model that can be loaded by name, without downloading it; ready for JSON.
 
     Returns:
-        As :func:`known_models` for it, and ``published_by``, ``note`` (on the metrics), ``settings`` (inference
-        settings in which it differs from the official model of the same data set, task and backbone, each as
-        ``[its own, official]``; None where there is no such model) and ``deviations`` (what its provider does in
-        another way that no setting expresses, a sentence each).
+        The entry of :func:`known_models` for it, and ``published_by``, ``note`` (on the metrics), ``settings``
+        (inference settings in which it differs from the official model of the same data set, task and backbone, each as
+        ``[its own, official]``; None where there is no such model) and ``deviations`` (what its provider does
+        differently that no setting expresses, a sentence each).
 
     Raises:
         UserError: no model has that name.
@@ -274,7 +276,7 @@ def _family(entry: dict[str, Any]) -> str:
 
 
 def _packaged() -> list[dict[str, Any]]:
-    """Facts of the models that come with the package, under its own license."""
+    """Descriptions of the models that come with the package, under its own license."""
     rows = []
     for name in checkpoints.packaged_names():
         opened = checkpoints.open_checkpoint(name)

@@ -1,7 +1,7 @@
-"""One file from the web, whole and checked: goes on where a broken download stopped, and never shows half a file.
+"""One file from the web, complete and verified: resumes broken downloads, and never leaves an incomplete file.
 
-Knows addresses, hashes and folders; not what the files are. Only the standard library speaks to the network. Nothing
-that a server says or leaves out makes it wait for ever, write more than is expected or fail without a sentence.
+Knows addresses, hashes and folders, not what the files are. Only the standard library accesses the network. Nothing
+that a server sends or omits can make it wait forever, write more than expected or fail without a message.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from mask2former.text import printable
 
 __all__ = ["CHECKSUM", "Patience", "Progress", "cache_folder", "check_address", "download", "is_offline"]
 
-Progress = Callable[[int, int | None], object]  # bytes so far, bytes in all if the server says
+Progress = Callable[[int, int | None], object]  # bytes so far, total bytes if the server says
 
 CHECKSUM = re.compile(r"(md5|sha256):((?<=md5:)[0-9a-f]{6,32}|(?<=sha256:)[0-9a-f]{8,64})")  # hash, its first digits
 
@@ -45,21 +45,21 @@ _logger = logging.getLogger(__name__)
 
 _TITLES = {"md5": "MD5", "sha256": "SHA-256"}
 _CHUNK = 1 << 18
-_LONGEST_RECORD = 500  # bytes that are read of it
+_LONGEST_RECORD = 500  # bytes of it that are read
 _VALIDATOR = re.compile(r"[\x20-\x7e]{1,500}")  # an entity tag or a date
-_LATER = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)  # and everything from 500 on
+_LATER = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)  # and all from 500 on
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to hope for a server.
+    """How long to wait for a server.
 
     Attributes:
-        timeout: seconds without a sign of life, when connecting and between bytes.
-        attempts: how many in a row may bring nothing new, or too little.
-        pause: seconds before the second attempt; doubles from one to the next, up to ``longest_pause``.
-        longest_pause: seconds between two attempts at most, whatever the server asks for.
-        least_rate: bytes per second, on the average of each ``window``; slower connections are given up. 0: any.
+        timeout: seconds without any data, when connecting and between bytes.
+        attempts: how many in a row may gain nothing, or too little.
+        pause: seconds before the second attempt; doubles each time, up to ``longest_pause``.
+        longest_pause: maximum seconds between two attempts, whatever the server asks for.
+        least_rate: bytes per second, averaged over each ``window``; slower connections are closed. 0: any.
         window: seconds.
     """
 
@@ -72,10 +72,10 @@ class Patience:
 
     @classmethod
     def from_environment(cls) -> Patience:
-        """With ``least_rate`` of ``MASK2FORMER_DOWNLOAD_RATE`` and ``longest_pause`` of ``MASK2FORMER_DOWNLOAD_PAUSE``.
+        """With the rate ``MASK2FORMER_DOWNLOAD_RATE`` and the longest pause ``MASK2FORMER_DOWNLOAD_PAUSE``, if set.
 
         Raises:
-            UserError: one of them is no such number.
+            UserError: one of them is not a valid number.
         """
         rate = _from_environment("MASK2FORMER_DOWNLOAD_RATE", "bytes per second", cls.least_rate)
         return cls(
@@ -91,12 +91,14 @@ def _from_environment(name: str, unit: str, default: float) -> float:
     except ValueError:
         value = math.nan
     if not 0 <= value < 1e9:
-        raise UserError(f"{name}={printable(text, 40)}: expected {unit}, a number from 0 to a billion; unset it")
+        raise UserError(
+            f"{name}={printable(text, 40)}: expected {unit}, a number from 0 to a billion; correct or unset it"
+        )
     return value
 
 
 def cache_folder() -> Path:
-    """Where downloaded weights lie: ``MASK2FORMER_CACHE``, else ``mask2former`` in the user's cache folder.
+    """The folder of downloaded weights: ``MASK2FORMER_CACHE``, else ``mask2former`` in the user's cache folder.
 
     Raises:
         UserError: the user has no home folder.
@@ -106,9 +108,9 @@ def cache_folder() -> Path:
         if chosen:
             return Path(chosen).expanduser()
         return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mask2former"
-    except RuntimeError as error:  # containers whose user is only a number
+    except RuntimeError as error:  # containers whose user has only a number
         raise UserError(
-            "there is no home folder to keep weights in; name a folder for them with MASK2FORMER_CACHE"
+            "there is no home folder to keep weights in; set MASK2FORMER_CACHE to a folder for them"
         ) from error
 
 
@@ -129,25 +131,26 @@ def download(
 ) -> Path:
     """The file at ``path``, fetched from ``url`` if it is not there.
 
-    What is written is ``NAME.part``, which gets its name after its hash was found right. A part that an earlier call
-    left is continued where the server allows it. Several processes may ask at once: one fetches, the others wait.
+    The download is written to ``NAME.part``, which is renamed once its hash has been verified. A part left by an
+    earlier call is continued where the server allows it. Several processes may call this at once: one downloads, the
+    others wait.
 
     Args:
         url: address, http or https.
-        path: where the file shall be.
+        path: where to put the file.
         checksum: what verifies it, of the form :data:`CHECKSUM`: a hash and its first hexadecimal digits. None where
-            nothing is known beforehand: the SHA-256 of the first download is logged and kept in ``NAME.sha256`` (as
-            ``sha256sum`` writes it), and compared in each later call, whether the file is there or is fetched again.
-        progress: called with the bytes so far and the bytes in all.
-        patience: by default as :meth:`Patience.from_environment` says.
-        most: bytes; a server that announces or sends more has another file.
+            none is known: the SHA-256 of the first download is logged and recorded in ``NAME.sha256`` (in the format of
+            ``sha256sum``), and compared in each later call, whether the file exists or is downloaded again.
+        progress: called with the bytes so far and the total bytes.
+        patience: by default from :meth:`Patience.from_environment`.
+        most: bytes; if a server announces or sends more, it is another file.
 
     Returns:
         ``path``.
 
     Raises:
-        UserError: no network or offline mode, a server that refuses, a file that is not the one expected, or no
-            room; the message says what to do, by hand if need be.
+        UserError: no network or offline mode, a server that refuses, a file other than expected, or no room; the
+            message says what to do, by hand if necessary.
     """
     if path.is_file():
         if checksum is None:
@@ -160,7 +163,7 @@ def download(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _alone(path):
-            if not path.is_file():  # another process may have brought it meanwhile
+            if not path.is_file():  # another process may have downloaded it meanwhile
                 part = path.with_name(f"{path.name}.part")
                 expected = _parsed(checksum) or _recorded(path)
                 source = _Source(path.name, url, expected, by_hand, min(most, limits.DOWNLOAD_BYTES))
@@ -178,7 +181,7 @@ def download(
 
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """No other process is at it meanwhile; says so when there is one to wait for."""
+    """Ensures that no other process works on it meanwhile; logs when there is one to wait for."""
     lock = FileLock(path.with_name(f"{path.name}.lock"))
     try:
         lock.acquire(timeout=1)
@@ -193,7 +196,7 @@ def _alone(path: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Checksum:
-    """The first digits of a hash, and where they are from, for messages."""
+    """The first digits of a hash, and their source, for messages."""
 
     algorithm: str
     digits: str = ""
@@ -227,10 +230,10 @@ def _record_of(path: Path) -> Path:
 
 
 def _recorded(path: Path) -> _Checksum | None:
-    """What an earlier download of this file had.
+    """The hash recorded when this file was first downloaded.
 
     Raises:
-        UserError: what stands there is no such record.
+        UserError: the record file does not contain one.
     """
     record = _record_of(path)
     if not record.is_file():
@@ -238,7 +241,7 @@ def _recorded(path: Path) -> _Checksum | None:
     with record.open("rb") as stream:
         found = re.match(rb"[0-9a-f]{64}(?=\s|$)", stream.read(_LONGEST_RECORD))
     if found is None:
-        raise UserError(f"'{record}' holds no SHA-256; delete it, and the sum of {path.name} is recorded anew")
+        raise UserError(f"'{record}' contains no SHA-256; delete it, and the hash of {path.name} is recorded again")
     origin = f", as '{record}' recorded at the first download (delete it if the authors have replaced the file)"
     return _Checksum("sha256", found[0].decode("ascii"), origin)
 
@@ -246,12 +249,12 @@ def _recorded(path: Path) -> _Checksum | None:
 def _check_recorded(path: Path) -> None:
     expected = _recorded(path)
     found = _SHA256.of(path)
-    if expected is None:  # put there by hand, or the record was deleted
+    if expected is None:  # the file was put there by hand, or the record was deleted
         _record(path, found)
     elif found != expected.digits:
         raise UserError(
             f"'{path}' has the SHA-256 {found}, but {expected.digits} was recorded at its first download: it was "
-            "changed or damaged. Delete it, and it is downloaded again; if it is meant to be another, delete "
+            "changed or damaged. Delete it, and it is downloaded again; if the change is intended, delete "
             f"'{_record_of(path).name}' beside it"
         )
 
@@ -261,7 +264,7 @@ def _record(path: Path, digits: str) -> None:
     try:
         write_whole(record, lambda temporary: temporary.write_text(f"{digits}  {path.name}\n", encoding="ascii"))
         kept = f"is recorded in {record} and compared whenever the file is used"
-    except (UserError, OSError) as error:  # a shared cache, or a full disk; the file can be used all the same
+    except (UserError, OSError) as error:  # a shared cache, or a full disk; the file can still be used
         kept = f"cannot be recorded: {error}"
     _logger.warning("nothing published verifies %s; its SHA-256 %s %s", path.name, digits, kept)
 
@@ -271,12 +274,12 @@ class _Source:
     name: str
     url: str
     expected: _Checksum | None  # None: nothing is known
-    by_hand: str  # the way out, for messages
+    by_hand: str  # how to get the file by hand, for messages
     most: int  # bytes
 
 
 class _BrokenOffError(Exception):
-    """This attempt brought no more; another one may. Carries the reason and the pause the server asks for."""
+    """This attempt gained nothing more; another one may. Has the reason and the pause that the server asks for."""
 
     def __init__(self, reason: object, pause: float = 0.0) -> None:
         super().__init__(printable(str(reason), 200))
@@ -284,9 +287,9 @@ class _BrokenOffError(Exception):
 
 
 class _Guard:
-    """Cuts a connection that brings too few bytes in a window, from its first byte on: also one that never gets on.
+    """Closes a connection that delivers too few bytes within a window, also one that never delivers any.
 
-    Timeouts of sockets are about silence; a server may send one byte, of the head or the body, before each ends.
+    Socket timeouts only detect silence; a server may send one byte, of the head or the body, before each expires.
     """
 
     def __init__(self, patience: Patience) -> None:
@@ -306,11 +309,11 @@ class _Guard:
         self._ended.set()
 
     def watch(self, connection: socket.socket) -> None:
-        """Also this one, for instance after a redirection."""
+        """Watch this connection too, for instance after a redirection."""
         self._sockets.append(connection)
 
     def count(self, number: int) -> None:
-        """So many bytes of the body have come."""
+        """Report how many bytes of the body have arrived."""
         self._got += number
         if self._got >= self._least:
             self._got, self._deadline = 0, time.monotonic() + self._window
@@ -326,7 +329,7 @@ class _Guard:
 
 
 def _opener(guard: _Guard) -> urllib.request.OpenerDirector:
-    """Opens addresses of the web, follows redirections to such, and shows all connections to ``guard``."""
+    """Opens web addresses, follows redirections to other web addresses, and reports all connections to ``guard``."""
 
     class Connection(http.client.HTTPConnection):
         def connect(self) -> None:
@@ -356,7 +359,7 @@ def _opener(guard: _Guard) -> urllib.request.OpenerDirector:
         def http_error_302(self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any) -> Any:
             try:
                 return super().http_error_302(req, fp, code, msg, headers)
-            except ValueError:  # no address, or one that is not followed
+            except ValueError:  # not an address, or one that is not followed
                 fp.close()
                 raise
 
@@ -366,7 +369,7 @@ def _opener(guard: _Guard) -> urllib.request.OpenerDirector:
 
 
 def check_address(url: str, *, is_secure: bool = False) -> None:
-    """Refuse what is no address of the web; ``is_secure``: also what is not encrypted.
+    """Refuse anything but web addresses; with ``is_secure``, also unencrypted ones.
 
     Raises:
         UserError: it is refused.
@@ -375,23 +378,23 @@ def check_address(url: str, *, is_secure: bool = False) -> None:
     allowed = ("https",) if is_secure else ("http", "https")
     if scheme not in allowed:
         raise UserError(
-            f"'{printable(url, 200)}' is not an address to download from here; expected one that begins with "
+            f"'{printable(url, 200)}' is not an allowed download address; expected one that begins with "
             f"{' or '.join(allowed)}"
         )
 
 
 def _fetch(source: _Source, part: Path, progress: Progress | None, patience: Patience) -> None:
-    """Fill ``part`` with the right bytes."""
+    """Fill ``part`` with the correct bytes."""
     if part.is_symlink() or (part.exists() and not part.is_file()):
         raise UserError(f"'{part}' is not a regular file; remove it, or choose another folder with MASK2FORMER_CACHE")
-    idle, most = 0, _size(part)  # attempts without gain; the furthest that any has come
+    idle, most = 0, _size(part)  # consecutive attempts without gain; the furthest that any has got
     since = time.monotonic()  # when it was
     is_second = False
     while True:
         try:
             _attempt(source, part, progress, patience)
         except _BrokenOffError as broken:
-            # A server that ends each connection after a few bytes brings nothing either.
+            # A server that closes each connection after a few bytes gains nothing either.
             gain, now = _size(part) - most, time.monotonic()
             if gain > max(0.0, patience.least_rate * (now - since)):
                 idle, since = 0, now
@@ -401,7 +404,7 @@ def _fetch(source: _Source, part: Path, progress: Progress | None, patience: Pat
             if idle >= patience.attempts:
                 kept = _size(part)
                 if kept and source.expected is not None and source.expected.fits(part):
-                    break  # the length that the server announces is wrong, the file is right
+                    break  # the length announced by the server is wrong, the file is right
                 raise UserError(
                     f"cannot download {source.name} ({broken}, {idle} times in a row); {kept // 1_000_000} MB are "
                     f"kept: try again when the network is back, or {source.by_hand}"
@@ -416,18 +419,18 @@ def _fetch(source: _Source, part: Path, progress: Progress | None, patience: Pat
         found = expected.of(part)
         size = _size(part)
         _discard(part)
-        if is_second:  # the first may have been pasted from two versions
+        if is_second:  # the first may have been assembled from two versions
             raise UserError(
-                f"what comes as {source.name} is another file: {size} bytes with {expected.title} {found}, expected "
-                f"one that begins with {expected.digits}{expected.origin}; nothing was kept. A proxy or a login page "
-                f"may be in between; {source.by_hand}"
+                f"what was received as {source.name} is another file: {size} bytes with {expected.title} {found}, "
+                f"expected one that begins with {expected.digits}{expected.origin}; nothing was kept. A proxy or a "
+                f"login page may have interfered; {source.by_hand}"
             )
         is_second, most, since = True, 0, time.monotonic()
     _forget(_validator_of(part))
 
 
 def _attempt(source: _Source, part: Path, progress: Progress | None, patience: Patience) -> None:
-    """One request. Returns only when the server has sent all it announced, and raises :class:`_BrokenOffError` else."""
+    """Make one request. Returns only when all that the server announced has arrived, else raises _BrokenOffError."""
     with _Guard(patience) as guard:
         try:
             _request(source, part, progress, patience.timeout, guard)
@@ -444,7 +447,7 @@ def _request(source: _Source, part: Path, progress: Progress | None, timeout: fl
     validator = _validator_of(part)
     kept = _kept_validator(validator)
     if kept is None and source.expected is None:
-        _discard(part)  # nothing would tell a file that is pasted from two versions
+        _discard(part)  # a file assembled from two versions could not be detected
     there = _size(part)
     headers = {"User-Agent": "mask2former", "Accept-Encoding": "identity"}
     if there:
@@ -460,16 +463,16 @@ def _request(source: _Source, part: Path, progress: Progress | None, timeout: fl
         with error:
             if error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and there:
                 if _announced(error.headers.get("Content-Range")) == there:
-                    return  # it was all there
+                    return  # the part was already complete
                 _discard(part)
-                raise _BrokenOffError("the server has another file than before") from error
+                raise _BrokenOffError("the file on the server has changed") from error
             if error.code not in _LATER and error.code < 500:
                 raise UserError(
                     f"cannot download {source.name}: the server answers {error.code} "
                     f"{printable(str(error.reason), 100)}; {source.by_hand}"
                 ) from error
             raise _BrokenOffError(f"the server answers {error.code} {error.reason}", _pause(error.headers)) from error
-    except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: redirections to no address
+    except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: redirections to invalid addresses
         reason = getattr(error, "reason", error)
         if isinstance(reason, ssl.SSLCertVerificationError):
             raise UserError(f"cannot download {source.name}: {reason.verify_message}; {source.by_hand}") from error
@@ -479,22 +482,22 @@ def _request(source: _Source, part: Path, progress: Progress | None, timeout: fl
             content_range = response.headers.get("Content-Range") or ""
             if not content_range.startswith(f"bytes {there}-"):
                 _discard(part)
-                raise _BrokenOffError("the server sent another part than the one asked for")
+                raise _BrokenOffError("the server sent a different range than requested")
             total = _announced(content_range)
-        else:  # all of it: a first request, a server without ranges, or a file that has changed
+        else:  # the complete file: a first request, a server without ranges, or a file that has changed
             _discard(part)
             _keep_validator(validator, response.headers)
             total = _number(response.headers.get("Content-Length"))
             if total is None and source.expected is None:
                 raise UserError(
-                    f"the server does not say how large {source.name} is, and nothing published verifies it, so half "
-                    f"of it could not be told from all; {source.by_hand}"
+                    f"the server does not give the size of {source.name}, and no published hash verifies it, so an "
+                    f"incomplete file could not be detected; {source.by_hand}"
                 )
         _receive(response, part, total, progress, source.most, guard)
 
 
 def _receive(response: Any, part: Path, total: int | None, progress: Progress | None, most: int, guard: _Guard) -> None:
-    """Append what comes; raises :class:`_BrokenOffError` if that is not all of it."""
+    """Append what arrives; raises :class:`_BrokenOffError` if that is not everything."""
     done = _size(part)
     if total is not None and total > most:
         _discard(part)
@@ -525,18 +528,18 @@ def _receive(response: Any, part: Path, total: int | None, progress: Progress | 
 
 
 def _announced(content_range: str | None) -> int | None:
-    """The size of the whole file, of ``bytes 0-9/10`` or ``bytes */10``."""
+    """The size of the complete file, from ``bytes 0-9/10`` or ``bytes */10``."""
     return _number((content_range or "").rpartition("/")[2])
 
 
 def _number(text: str | None) -> int | None:
-    """A number of bytes; None for everything else, also for one of thousands of digits, which Python would refuse."""
+    """A number of bytes; None for everything else, including thousands of digits, which Python would refuse."""
     text = (text or "").strip()
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else None
 
 
 def _pause(headers: Any) -> float:
-    """Seconds that the server asks to wait, as a number or until a date; 0 where it says nothing that can be read."""
+    """Seconds that the server asks to wait, given as a number or a date; 0 where it gives nothing that can be read."""
     value = (headers.get("Retry-After") or "").strip()
     try:
         seconds = float(value)
@@ -559,7 +562,7 @@ def _size(path: Path) -> int:
 
 
 def _validator_of(part: Path) -> Path:
-    """The file that remembers which version of the source a part is of."""
+    """The file that records which version of the source a part belongs to."""
     return part.with_name(f"{part.name}.etag")
 
 
@@ -567,12 +570,12 @@ def _keep_validator(validator: Path, headers: Any) -> None:
     etag = headers.get("ETag") or ""
     value = etag if etag and not etag.startswith("W/") else headers.get("Last-Modified")  # If-Range takes no weak tags
     if value and _VALIDATOR.fullmatch(value):
-        with contextlib.suppress(IsADirectoryError, PermissionError):  # without it the hash tells two versions apart
+        with contextlib.suppress(IsADirectoryError, PermissionError):  # without it the hash distinguishes versions
             validator.write_text(value, encoding="ascii")
 
 
 def _kept_validator(validator: Path) -> str | None:
-    """What an earlier attempt kept; what is no validator, for instance of a crashed disk, is forgotten."""
+    """What an earlier attempt recorded; what is not a validator, for instance after a disk crash, is discarded."""
     try:
         if validator.is_file() and validator.stat().st_size <= 500:
             value = validator.read_bytes().decode("ascii")
@@ -585,7 +588,7 @@ def _kept_validator(validator: Path) -> str | None:
 
 
 def _forget(validator: Path) -> None:
-    with contextlib.suppress(IsADirectoryError, PermissionError):  # a folder in its place harms nobody
+    with contextlib.suppress(IsADirectoryError, PermissionError):  # a folder in its place does no harm
         validator.unlink(missing_ok=True)
 
 

@@ -1,4 +1,4 @@
-"""What every file of weights is held to, whatever its format: how many entries, under which names, of which numbers."""
+"""Limits for every file of weights, whatever its format: the number of entries, their names and their numbers."""
 
 from __future__ import annotations
 
@@ -18,18 +18,21 @@ def check_entry_count(count: int) -> None:
     Raises:
         UserError: there are more than ``limits.CHECKPOINT_ENTRIES``.
     """
-    limits.check_limit("its entries are", count, limits.CHECKPOINT_ENTRIES, "is it the right file?")
+    limits.check_limit("it has too many entries:", count, limits.CHECKPOINT_ENTRIES, "is it the right file?")
 
 
 def check_entry(name: str, value: Tensor) -> None:
-    """Refuse what is no entry of a model here.
+    """Refuse what cannot be an entry of a model here.
 
     Raises:
-        UserError: its name is longer than ``limits.ENTRY_NAME``, or its numbers are absent or of a type that no
+        UserError: its name is longer than ``limits.ENTRY_NAME``, or it has no numbers or numbers of a type that no
             layer computes with.
     """
     limits.check_limit(
-        f"the name of entry {quoted(name, 40)} has characters:", len(name), limits.ENTRY_NAME, "is it the right file?"
+        f"the name of entry {quoted(name, 40)} has too many characters:",
+        len(name),
+        limits.ENTRY_NAME,
+        "is it the right file?",
     )
     if value.is_meta:
         raise UserError(f"entry {quoted(name)} has a shape but no values (device meta); save real weights")

@@ -1,6 +1,6 @@
 """Models from and to the Hugging Face hub. The only place that knows ``huggingface_hub``, imported when first needed.
 
-Must not know what the files hold: it brings a folder, and takes one away.
+Must not know what the files contain: it fetches and uploads folders.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ HubName = tuple[str, str | None]  # owner/name, revision
 _PREFIX = "hf://"
 _REPOSITORY = r"\w[\w.-]*/\w[\w.-]*"
 _SETTINGS = ("config.json", "preprocessor_config.json")
-_WEIGHTS = {  # what a folder may hold, best first: formats that run code only if there are no others
+_WEIGHTS = {  # what a folder may contain, best first: formats that execute code only if there are no others
     ".safetensors": ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json"),
     ".bin": ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json"),
 }
@@ -33,12 +33,13 @@ _FILE_SUFFIXES = (".bin", ".ckpt", ".npz", ".pkl", ".pt", ".pth", ".safetensors"
 
 
 def parse_hub_name(source: str) -> HubName | None:
-    """``hf://owner/name`` or ``owner/name``, each with ``@revision`` or without; None for everything else.
+    """``hf://owner/name`` or ``owner/name``, with or without ``@revision``; None for everything else.
 
-    Without the prefix, what ends like a file of weights or lies in an existing folder is a path that does not exist.
+    Without the prefix, a name that ends like a file of weights or lies in an existing folder is a path that does not
+    exist.
 
     Raises:
-        UserError: behind the prefix is something else.
+        UserError: the prefix is followed by something else.
     """
     match = re.fullmatch(rf"({_REPOSITORY})(?:@([\w./-]+))?", source.removeprefix(_PREFIX))
     if source.startswith(_PREFIX):
@@ -51,7 +52,7 @@ def parse_hub_name(source: str) -> HubName | None:
 
 
 def published_recipe(repo_id: str) -> str | None:
-    """The published model that is on the hub under this name, which says what its files do not: the task."""
+    """The published model that is on the hub under this name, which supplies what its files do not say: the task."""
     match = _OFFICIAL.fullmatch(repo_id)
     if match is None:
         return None
@@ -63,10 +64,10 @@ def published_recipe(repo_id: str) -> str | None:
 def fetch_folder(repo_id: str, revision: str | None = None) -> Path:
     """A folder with the newest files of a model, or those of ``revision``, in the cache of ``huggingface_hub``.
 
-    Offline, or when the hub does not answer, what was fetched before.
+    Offline, or when the hub does not respond, the files that were fetched earlier.
 
     Raises:
-        UserError: no such model or revision, no permission, or no network and nothing in the cache.
+        UserError: the model or revision does not exist, no permission, or no network and nothing in the cache.
     """
     folder = Path()
     with _errors(repo_id, revision):
@@ -78,7 +79,7 @@ def fetch_folder(repo_id: str, revision: str | None = None) -> Path:
                     repo_id,
                     revision=revision,
                     allow_patterns=[*_SETTINGS, *names],
-                    ignore_patterns=["*/*"],  # training states in subfolders
+                    ignore_patterns=["*/*"],  # training states are in subfolders
                     local_files_only=is_offline(),
                 )
             )
@@ -88,10 +89,10 @@ def fetch_folder(repo_id: str, revision: str | None = None) -> Path:
 
 
 def push_folder(folder: Path, repo_id: str, *, private: bool, message: str) -> str:
-    """Upload all files of ``folder`` into the model ``repo_id``, which is made if need be; returns its page.
+    """Upload all files of ``folder`` to the model ``repo_id``, which is created if needed; returns its page.
 
     Raises:
-        UserError: another name, no network, no such owner, or not logged in.
+        UserError: an invalid name, no network, no such owner, or not logged in.
     """
     if not re.fullmatch(_REPOSITORY, repo_id):
         raise UserError(f"'{repo_id}' is not a model on the hub; expected owner/name")
@@ -108,12 +109,12 @@ def push_folder(folder: Path, repo_id: str, *, private: bool, message: str) -> s
 
 @contextlib.contextmanager
 def _errors(repo_id: str, revision: str | None) -> Iterator[None]:
-    """What the hub's library raises, in one sentence."""
+    """Turn what the hub's library raises into one sentence."""
     try:
         from huggingface_hub import errors
     except (ValueError, RuntimeError) as error:  # RuntimeError: there is no home folder
         raise UserError(
-            f"the library of the Hugging Face hub does not start: {printable(str(error), 200)}; check the environment "
+            f"the library of the Hugging Face hub cannot start: {printable(str(error), 200)}; check the environment "
             "variables that begin with HF_"
         ) from error
     try:
@@ -124,8 +125,8 @@ def _errors(repo_id: str, revision: str | None) -> Iterator[None]:
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise UserError(
-            f"there is no '{repo_id}' on the hub for you; check the name, and if it is private log in with: "
-            "hf auth login"
+            f"there is no '{repo_id}' on the hub that you can access; check the name, and if it is private log in "
+            "with: hf auth login"
         ) from error
     except errors.RevisionNotFoundError as error:
         raise UserError(f"'{repo_id}' on the hub has no revision '{revision}'") from error
@@ -137,10 +138,10 @@ def _errors(repo_id: str, revision: str | None) -> Iterator[None]:
         ) from error
     except errors.HfHubHTTPError as error:
         status = error.response.status_code
-        hint = "; log in with a token that may write: hf auth login" if status in (401, 403) else ""
+        hint = "; log in with a token that has write access: hf auth login" if status in (401, 403) else ""
         raise UserError(
             f"the hub refuses '{repo_id}': {printable(error.server_message or f'status {status}', 200)}{hint}"
         ) from error
     except (errors.HTTPError, errors.HFValidationError, OSError, ValueError, LookupError, TypeError) as error:
-        # The last three: what comes from there is not what a hub would send.
+        # The last three: the reply is not one that a hub would send.
         raise UserError(f"'{repo_id}' on the hub: {printable(str(error), 200)}") from error

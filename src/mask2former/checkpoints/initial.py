@@ -1,6 +1,7 @@
-"""Opens what ``model.init`` and ``model.init_backbone`` name, and completes the settings of a run from it.
+"""Opens what ``model.init`` and ``model.init_backbone`` name, and completes a run's settings from it.
 
-Its weights are fitted to the model of the run by ``transfer`` (whole models) and ``formats.backbones`` (backbones).
+Its weights are transferred to the model of the run by ``transfer`` (complete models) and ``formats.backbones``
+(backbones).
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Initial(NamedTuple):
 
 
 def named_backbone(model: ModelConfig) -> TimmConfig | None:
-    """The model of timm that a run names as its backbone, if it does."""
+    """The timm model that a run sets as its backbone, if it does."""
     backbone, is_set = model.backbone, "backbone" in model.model_fields_set
     if is_set and isinstance(backbone, TimmConfig) and "model" in backbone.model_fields_set:
         return backbone
@@ -49,16 +50,16 @@ def named_backbone(model: ModelConfig) -> TimmConfig | None:
 
 
 def open_initial(source: str, backbone: TimmConfig | None = None) -> Checkpoint | Backbone:
-    """A model, as of ``open_checkpoint``, or a backbone alone.
+    """A model, as from ``open_checkpoint``, or a backbone alone.
 
     Args:
-        source: as of ``open_checkpoint``; ``timm/convnext_tiny.fb_in22k``, that model of timm from the hub; or a file
-            or folder with a backbone of any layout that ``convert`` reads.
-        backbone: that of the run, if it names one: files with weights of timm alone do not say of which model.
+        source: as for ``open_checkpoint``; ``timm/convnext_tiny.fb_in22k``, that timm model from the hub; or a file or
+            folder with a backbone in any layout that ``convert`` reads.
+        backbone: that of the run, if it is set: files with only timm weights do not say which model they are for.
 
     Raises:
-        UserError: nothing of that name, it cannot be fetched, or the file does not do; the message says what was
-            expected. Of what only options could say, it names the command that has them.
+        UserError: the name does not exist, it cannot be fetched, or the file is unsuitable; the message says what was
+            expected. If only options could resolve it, the message names the command that has them.
     """
     try:
         return _opened(source, backbone)
@@ -112,12 +113,13 @@ def _opened(source: str, backbone: TimmConfig | None) -> Checkpoint | Backbone:
 
 def _fetched(source: str) -> Path:
     name = parse_hub_name(source if source.startswith(_HUB) else _HUB + source)
-    assert name is not None, "the prefix leaves no other form"
+    assert name is not None, "the prefix allows no other source"
     repository, revision = name
     model, _, tag = repository.removeprefix(_TIMM).partition(".")
     if repository.startswith(_TIMM) and not tag and (known := timm_models.published_names(model)):
         raise UserError(
-            f"'{source}' does not say which weights; timm has for it: {listed([_TIMM + one for one in known])}"
+            f"'{source}' does not say which weights are meant; timm has for it: "
+            f"{listed([_TIMM + one for one in known])}"
         )
     try:
         return fetch_folder(repository, revision)
@@ -128,16 +130,16 @@ def _fetched(source: str) -> Path:
 def completed_model(
     values: Mapping[str, Any], source: Checkpoint | Backbone, name: str, backbone: Backbone | None = None
 ) -> dict[str, Any]:
-    """Settings of a model as a run file has them, with those of what it starts from where they leave some out.
+    """Model settings as in a run file, completed with those of the model or backbone that it starts from.
 
     Args:
-        values: as they stand in the file.
-        source: what it starts from.
-        name: what that is called in messages.
-        backbone: replaces the one of ``source``; ``values`` name it as ``init_backbone``.
+        values: as in the file.
+        source: the model or backbone that it starts from.
+        name: what ``source`` is called in messages.
+        backbone: replaces the backbone of ``source``; ``values`` name it as ``init_backbone``.
 
     Raises:
-        UserError: nothing says how images are normalised.
+        UserError: it is not known how images are normalised.
     """
     if backbone is not None:
         values = completed_model(values, backbone, str(values["init_backbone"]))
@@ -148,9 +150,9 @@ def completed_model(
         return {**source.normalisations[0].settings, **result}
     if not IMAGENET.settings.keys() <= values.keys():
         raise UserError(
-            f"{name}: nothing says how images were normalised for these weights of {source} (timm has some with "
-            f"{' and some with '.join(map(str, source.normalisations))}); set model.pixel_mean and model.pixel_std, or "
-            "put the config.json of timm beside them"
+            f"{name}: it is not known how images were normalised for these weights of {source} (timm has some with "
+            f"{' and some with '.join(map(str, source.normalisations))}); set model.pixel_mean and model.pixel_std, "
+            "or put the config.json of timm beside them"
         )
     return result
 
@@ -158,29 +160,29 @@ def completed_model(
 def with_initial(
     model: ModelConfig, source: Checkpoint | Backbone, name: str, backbone: Backbone | None = None
 ) -> ModelConfig:
-    """The settings of a model that starts from another, or from a backbone: its own where it sets them, else those.
+    """The settings of a model that starts from another, or from a backbone: its own where set, else the source's.
 
     Args:
-        model: what was set; what was left out is not in ``model_fields_set``.
-        source: what it starts from.
-        name: what that is called in messages.
-        backbone: replaces the one of ``source``.
+        model: what was set; settings that were left out are not in ``model_fields_set``.
+        source: the model or backbone that it starts from.
+        name: what ``source`` is called in messages.
+        backbone: replaces the backbone of ``source``.
 
     Raises:
-        UserError: the two together contradict themselves.
+        UserError: the two contradict each other.
     """
     if isinstance(source, Checkpoint) and backbone is None:
         return with_settings_of(model, source.info, name)
     values = completed_model(explicit_settings(model), source, name, backbone)
-    result = parse(ModelConfig, values, f"the run with what {name} sets, model")
+    result = parse(ModelConfig, values, f"the run with the settings of {name}, model")
     if backbone is not None:
         source, name = backbone, str(model.init_backbone)
-    assert isinstance(source, Backbone), "whole models have returned"
+    assert isinstance(source, Backbone), "models without another backbone have returned"
     if result.channels != 3 and result.init_channels == "repeat":
         return result
     if source.says_normalisation and (own := Normalisation.of(result)) != source.normalisations[0]:
         raise UserError(
-            f"{name} does not fit: images are normalised with {own} in the run and with {source.normalisations[0]} for "
-            f"the weights; leave model.pixel_mean and model.pixel_std out, and they come from {name}"
+            f"{name} does not fit: images are normalised with {own} in the run, but with {source.normalisations[0]} "
+            f"for the weights; leave model.pixel_mean and model.pixel_std out, and they are taken from {name}"
         )
     return result

@@ -1,7 +1,7 @@
-"""From a checkpoint that was read to a model, without trusting what its configuration claims.
+"""Creates a model from a checkpoint that was read, without trusting what its configuration claims.
 
-A configuration of some bytes could ask for a model that fills the memory, or for timm to fetch and read other files; a
-skeleton of it is counted and held to the weights first. Must not know where checkpoints come from.
+A configuration of a few bytes could request a model that fills the memory, or make timm fetch and read other files; a
+skeleton of it is counted and compared with the weights first. Must not know where checkpoints come from.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ def instantiate(checkpoint: Checkpoint, model: Mask2Former | None = None) -> Mas
     """The model with its weights and its info, in evaluation mode on the CPU.
 
     Args:
-        checkpoint: that was read.
-        model: gets the weights where it is, instead of one that is built.
+        checkpoint: as read.
+        model: an existing model that receives the weights, instead of a newly built one.
 
     Raises:
-        UserError: the weights do not fit the configuration, or it asks for what no checkpoint may; or the model has
-            parts of its own and was not given.
+        UserError: the weights do not fit the configuration, or it requests what no checkpoint may; or the model has
+            custom parts and was not given.
     """
     source = checkpoint.source
     if model is not None:
@@ -43,7 +43,7 @@ def instantiate(checkpoint: Checkpoint, model: Mask2Former | None = None) -> Mas
         skeleton = build_skeleton(config, num_classes)
     if skeleton is not None:
         load_into(skeleton, checkpoint.state, source, spellings=checkpoint.spellings)
-    with _naming(source), torch.random.fork_rng(devices=[]):  # initial values are overwritten, the caller's state not
+    with _naming(source), torch.random.fork_rng(devices=[]):  # initial values are overwritten, the random state is not
         model = build_checked(config, num_classes)
     load_into(model, checkpoint.state, source, spellings=checkpoint.spellings)
     model.info = checkpoint.info
@@ -51,10 +51,10 @@ def instantiate(checkpoint: Checkpoint, model: Mask2Former | None = None) -> Mas
 
 
 def skeleton_of(checkpoint: Checkpoint) -> Mask2Former:
-    """The model without memory, or, where timm's cannot be made so, with initial values.
+    """The model without memory or, where timm's cannot be created that way, with initial values.
 
     Raises:
-        UserError: the configuration makes no model, or one larger than any, or reads a backbone from elsewhere.
+        UserError: the configuration does not yield a model, or an oversized one, or reads a backbone from elsewhere.
     """
     config, num_classes = _architecture(checkpoint), len(checkpoint.categories)
     with _naming(checkpoint.source):
@@ -66,23 +66,23 @@ def _check_normalisation(checkpoint: Checkpoint, model: Mask2Former) -> None:
     if stored is not None and (stored.pixel_mean, stored.pixel_std) != (model.mean, model.std):
         raise UserError(
             f"{checkpoint.source}: its images were normalised with mean {list(stored.pixel_mean)} and deviation "
-            f"{list(stored.pixel_std)}, but the model that was given has {list(model.mean)} and {list(model.std)}; "
-            "make it with mean and std of the file"
+            f"{list(stored.pixel_std)}, but the given model has {list(model.mean)} and {list(model.std)}; build it "
+            "with the mean and std of the file"
         )
 
 
 def _architecture(checkpoint: Checkpoint) -> ArchitectureConfig:
     if checkpoint.info.architecture is None:
         raise UserError(
-            f"{checkpoint.source}: the weights of a model with parts of its own, which the file does not describe; "
-            "make the model in Python and give it: from_pretrained(..., model=model)"
+            f"{checkpoint.source}: the weights are for a model with custom parts, which the file does not describe; "
+            "build the model in Python and pass it: from_pretrained(..., model=model)"
         )
     return checkpoint.info.architecture
 
 
 @contextlib.contextmanager
 def _naming(source: str) -> Iterator[None]:
-    """What is refused of a model is refused of the file that describes it."""
+    """Turn a refusal of a model into a refusal of the file that describes it."""
     try:
         yield
     except UserError as error:

@@ -1,4 +1,4 @@
-"""The layouts of all code bases that are read, and whether names are those of one of them."""
+"""The layouts of all code bases that can be read, and whether names belong to one of them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from mask2former.checkpoints.unwrap import unwrapped
 __all__ = ["MODELS", "has_layout", "is_known"]
 
 MODELS = (HUGGINGFACE, MMDET, MMDET_2, MMSEG, MMSEG_2, SSSEG)
-"""Of whole models, beside ours and the original one."""
+"""Layouts of complete models, beside ours and the original one."""
 
 
 def has_layout(names: Mapping[str, object]) -> bool:
-    """Whether these are the names of a whole model of another code base, or of a backbone."""
+    """Whether these are the names of a complete model of another code base, or of a backbone."""
     return original.is_original(names) or any(layout.fits(names) for layout in (*MODELS, *BACKBONES))
 
 

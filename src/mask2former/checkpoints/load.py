@@ -1,7 +1,7 @@
-"""The one way from a file of any code base to a checkpoint: what it is, told by its names, and what its model is.
+"""The only way from a file of any code base to a checkpoint: what it is, judging by its names, and what its model is.
 
-Nothing is guessed: names that are unknown or missing, and settings that a file does not carry and no recipe gives, end
-in a message that says so. Must not know how checkpoints are written.
+Nothing is guessed: names that are unknown or missing, and settings that neither the file nor a recipe gives, end in a
+message that says so. Must not know how checkpoints are written.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ _OUR_ENTRY = "transformer_decoder.class_head.weight"
 
 @dataclass(frozen=True)
 class Found:
-    """What a file or folder turned out to be.
+    """What a file or folder was recognised as.
 
     Attributes:
         kind: the code base.
-        content: a whole model, or a backbone alone.
+        content: a complete model, or only a backbone.
         notes: what a user should know, one phrase each.
     """
 
@@ -76,32 +76,32 @@ class Found:
 def load(
     path: str | Path, recipe: str | None = None, tasks: Task | Sequence[Task] = (), weights: str | None = None
 ) -> Checkpoint:
-    """The model in a file or folder of any code base that we know; what should be known of it is told as notes.
+    """The model in a file or folder of any known code base; what to know about it is reported as notes.
 
-    Weights of the official zoo are licensed CC BY-NC 4.0; this library is MIT.
+    Weights of the official zoo are licensed CC BY-NC 4.0; this library is MIT-licensed.
 
     Args:
-        path: as of :func:`read`.
-        recipe: as of :func:`read`.
-        tasks: as of :func:`read`.
-        weights: as of :func:`read`.
+        path: as for :func:`read`.
+        recipe: as for :func:`read`.
+        tasks: as for :func:`read`.
+        weights: as for :func:`read`.
 
     Raises:
-        UserError: as :func:`read`, or it is a backbone alone.
+        UserError: as for :func:`read`, or it contains only a backbone.
     """
     return checkpoint_of(read(Path(path), recipe, tasks, weights), str(path))
 
 
 def checkpoint_of(found: Found, source: str, *, is_named: bool = False) -> Checkpoint:
-    """The model that was found, with what should be known of it told as notes.
+    """The model that was found, with what to know about it reported as notes.
 
     Args:
         found: in a file or folder.
-        source: what that is called.
-        is_named: it is a published model, and what it is goes without saying.
+        source: what that file or folder is called.
+        is_named: it is a published model, so what it is need not be reported.
 
     Raises:
-        UserError: it is a backbone alone.
+        UserError: it contains only a backbone.
     """
     if isinstance(found.content, Backbone):
         raise UserError(f"{source}: {found.title}; train a model from it: model.init={source}")
@@ -120,24 +120,25 @@ def read(
     weights: str | None = None,
     source: str | None = None,
 ) -> Found:
-    """Read a file or folder of any code base that we know: open it, recognise it, rename, settle what it is for.
+    """Read a file or folder of any known code base: open it, recognise it, rename entries, determine its purpose.
 
     Args:
-        path: of ours, original, of transformers, mmdetection, mmsegmentation or sssegmentation; or a backbone.
-        recipe: the published model that it is, or is made like: gives settings and classes.
-        tasks: what the model was trained for, where neither the file nor a recipe says it.
-        weights: which of several sets of weights in the file, by the name of its entry; None: the trained ones, or
-            the average that a training of ours would give out.
+        path: in our format, original, of transformers, mmdetection, mmsegmentation or sssegmentation; or a backbone.
+        recipe: the published model that it contains or is made like: supplies settings and classes.
+        tasks: what the model was trained for, if neither the file nor a recipe says so.
+        weights: which of several sets of weights in the file, by the name of its entry; None: the trained ones, or the
+            average that a training of ours returns.
         source: what it is called in messages; None: the path.
 
     Raises:
-        UserError: it cannot be read, is none of these, is incomplete, or does not say enough; the message tells.
+        UserError: it cannot be read, is none of these, is incomplete, or does not contain enough information; the
+            message says so.
     """
     wanted_tasks = (tasks,) if isinstance(tasks, str) else tuple(tasks)
     if recipe is not None:
-        recipes.recipe(recipe)  # a misspelt name before reading gigabytes
+        recipes.recipe(recipe)  # report a misspelt name before reading gigabytes
         if wanted_tasks:
-            raise UserError(f"recipe '{recipe}' says what the model is for; leave out either it or the tasks")
+            raise UserError(f"recipe '{recipe}' already determines the tasks; leave out either it or the tasks")
     if unknown := [task for task in wanted_tasks if task not in _TASKS]:
         raise OptionError(lambda name: f"{name('tasks')} {unknown[0]}: no such task; expected {', '.join(_TASKS)}")
     request = Request(source or str(path), recipe, [task for task in _TASKS if task in wanted_tasks], weights)
@@ -150,14 +151,14 @@ def read(
 
 
 def read_backbone_alone(path: Path, backbone: TimmConfig | None = None) -> Backbone | None:
-    """The backbone of a file or folder that holds nothing else; None if it holds a whole model.
+    """The backbone in a file or folder that contains nothing else; None if it contains a complete model.
 
     Args:
-        path: of any layout that is known.
-        backbone: of timm, for files that hold its weights without saying so.
+        path: in any known layout.
+        backbone: timm backbone, for files that contain its weights without saying so.
 
     Raises:
-        UserError: it cannot be read, is nothing that we know, or is incomplete.
+        UserError: it cannot be read, is not of a known kind, or is incomplete.
     """
     request = Request(str(path), backbone=backbone)
     raw = open_raw(path, request)
@@ -176,17 +177,17 @@ def read_backbone_alone(path: Path, backbone: TimmConfig | None = None) -> Backb
 
 
 def published_state(path: Path) -> dict[str, Tensor]:
-    """The entries of a whole model of another code base under their original names, as stored.
+    """The entries of a complete model of another code base under their original names, as stored.
 
     Raises:
-        UserError: it cannot be read, or is nothing of that kind.
+        UserError: it cannot be read, or is not of this kind.
     """
     state = _unwrapped(open_raw(path, Request(str(path))))[0]
     if original.is_original(state):
         return original.current_spelling(state)
     layout = next((layout for layout in MODELS if layout.fits(state)), None)
     if layout is None:
-        raise UserError(f"{path}: no model of another code base that we know")
+        raise UserError(f"{path}: not a model of a known code base")
     return to_original(layout, state)
 
 
@@ -206,10 +207,10 @@ def folder_of_transformers(path: Path) -> tuple[dict[str, Any], dict[str, Tensor
 
 
 def recognised(raw: Raw, request: Request) -> Found:
-    """What was opened, told by its names.
+    """What was opened, recognised by its names.
 
     Raises:
-        UserError: as of :func:`read`.
+        UserError: as for :func:`read`.
     """
     if raw.metadata is not None:
         return Found("mask2former", _ours(raw, raw.metadata))
@@ -224,7 +225,7 @@ def recognised(raw: Raw, request: Request) -> Found:
         _check_alone(raw)
     if layout is not None:
         return _whole(raw, layout, to_original(layout, state, known_only=False), prefix, request)
-    if _is_of_ours(state):  # a whole model, also where a backbone would do
+    if _is_of_ours(state):  # a complete model, even where a backbone would suffice
         raise UserError(_unknown(state))
     backbone = recognised_backbone(state, raw.config, request.backbone)
     if backbone is None:
@@ -235,7 +236,7 @@ def recognised(raw: Raw, request: Request) -> Found:
 
 
 def _check_alone(raw: Raw) -> None:
-    """Refuse a file of weights beside its configuration, without which heads and classes would be guessed."""
+    """Refuse a file of weights whose configuration is beside it: without it, heads and classes would be guessed."""
     folder = raw.path.parent
     if raw.config is None and raw.path.is_file() and (folder / "config.json").is_file():
         raise UserError(
@@ -254,13 +255,13 @@ def _is_of_ours(state: Mapping[str, Tensor]) -> bool:
 def _unknown(state: Mapping[str, Tensor]) -> str:
     if _is_of_ours(state):
         return (
-            "weights of a model of this library without its settings and classes; expected a file of save_pretrained, "
-            "or the model.safetensors of a training (also if it is a checkpoint of version 0.1.0)"
+            "weights of a model of this library without its settings and classes; expected a file from "
+            "save_pretrained, or the model.safetensors of a training (also if it is a checkpoint of version 0.1.0)"
         )
     known = ", ".join(["ours", "original", *(layout.title for layout in (*MODELS, *BACKBONES))])
     return (
-        f"none of the layouts that we know ({known}); it has {len(state)} entries such as {listed(state, 3)}. "
-        "Weights of a timm model are read from a folder with its config.json, or by a training that names the model: "
+        f"none of the known layouts ({known}); it has {len(state)} entries such as {listed(state, 3)}. Weights of a "
+        "timm model are read from a folder with its config.json, or by a training that names the model: "
         "model.init=FILE model.backbone={name: timm, model: NAME}"
     )
 
@@ -321,7 +322,9 @@ def _whole(raw: Raw, layout: Layout | None, published: dict[str, Tensor], prefix
         names = huggingface.label_names(raw.config, found.num_classes)
         preparation = huggingface.preparation_of(raw.preprocessor, found.num_classes)
     if names is not None and len(names) != found.num_classes:
-        notes.append(f"the file names {len(names)} classes for {found.num_classes} rows of the class head; not used")
+        notes.append(
+            f"the file has {len(names)} class names for {found.num_classes} rows of the class head; they are not used"
+        )
         names = None
     own = None if raw.config is None else huggingface.own_facts(raw.config)
     key = "original" if layout is None else layout.key
@@ -330,7 +333,7 @@ def _whole(raw: Raw, layout: Layout | None, published: dict[str, Tensor], prefix
     if preparation.normalisation is not None:
         config = config.model_copy(update=preparation.normalisation.settings)
     if config.own_normalisation:
-        notes.append(f"images are normalised with {Normalisation.of(config)}, as the file says")
+        notes.append(f"images are normalised with {Normalisation.of(config)}, as specified in the file")
     notes += notes_on_settings(config, categories, preparation, names, own is not None, request)
     pairs = original.original_names(config)
     for name, ours in pairs:

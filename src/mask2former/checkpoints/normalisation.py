@@ -1,6 +1,6 @@
-"""How files of other code bases say that images are normalised, as the settings of our models have it.
+"""How files of other code bases specify the normalisation of images, converted to the settings of our models.
 
-Must not know where a code base says it.
+Must not know where a code base specifies it.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from mask2former.text import quoted
 
 __all__ = ["IMAGENET", "Normalisation"]
 
-_CLOSE = 0.03  # of 255: what is so close to ImageNet's constants is them, rounded
-_DIGITS = 6  # after the point that are kept of a product
+_CLOSE = 0.03  # of 255: values this close to ImageNet's constants are those constants, rounded
+_DIGITS = 6  # decimal places that are kept of a product
 
 
 @dataclass(frozen=True)
 class Normalisation:
-    """Of R, G and B, or of other channels, in 0..255: the mean is subtracted, then divided by the deviation."""
+    """For R, G and B, or other channels, in 0..255: the mean is subtracted, the result divided by the deviation."""
 
     pixel_mean: tuple[float, ...]
     pixel_std: tuple[float, ...]
@@ -29,21 +29,21 @@ class Normalisation:
 
     @classmethod
     def of(cls, config: ArchitectureConfig) -> Normalisation:
-        """That of a model."""
+        """The normalisation of a model."""
         return cls(config.pixel_mean, config.pixel_std)
 
     @classmethod
     def read(cls, mean: object, std: object, where: str, *, factor: float = 1.0) -> Normalisation:
-        """What a file says.
+        """The normalisation given in a file.
 
         Args:
-            mean: of R, G, B.
-            std: the same, deviations.
-            where: the file, or what it is in, for messages.
-            factor: values of 0..255 are multiplied by it before.
+            mean: for R, G, B.
+            std: deviations for R, G, B.
+            where: the file, or the part of it, for messages.
+            factor: values of 0..255 are multiplied by it first.
 
         Raises:
-            UserError: these are not three numbers each that can be meant, or those of B, G, R.
+            UserError: these are not three plausible numbers each, or they are in the order B, G, R.
         """
         said = f"{where}: images are normalised with mean {quoted(mean, 60)} and deviation {quoted(std, 60)}"
         if abs(factor - 1) > 1e-9:
@@ -67,8 +67,8 @@ class Normalisation:
         found = cls.of(config)
         if _are_close(found.pixel_mean, IMAGENET.pixel_mean[::-1]):
             raise UserError(
-                f"{said}, which is ImageNet's mean of B, G, R; our models take R, G, B, and one that was trained on "
-                "B, G, R cannot be used here"
+                f"{said}, which is ImageNet's mean in the order B, G, R; our models expect R, G, B, and one that was "
+                "trained on B, G, R cannot be used here"
             )
         same = _are_close(found.pixel_mean, IMAGENET.pixel_mean) and _are_close(found.pixel_std, IMAGENET.pixel_std)
         return IMAGENET if same else found

@@ -1,6 +1,6 @@
-"""What a model is for: settings and classes from a recipe, from the file, from the tasks, or by exclusion.
+"""The purpose of a model: settings and classes from a recipe, from the file, from the tasks, or by exclusion.
 
-Nothing is guessed: what a file does not carry and nobody says ends in a message, and what was concluded in a note.
+Nothing is guessed: what neither the file nor the user specifies ends in a message, and what was inferred in a note.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from mask2former.text import listed, printable
 
 __all__ = ["UndecidedError", "notes_on_settings", "settled"]
 
-_POINTS = 4  # of deformable attention, everywhere
+_POINTS = 4  # of deformable attention, in all code bases
 _TABLES = ("coco_panoptic", "coco_instance", "ade20k_150", "ade20k_instance_100", "cityscapes", "mapillary_vistas_v1.2",
            "coco_stuff_10k_171", "ade20k_full_847", "ytvis_2019", "ytvis_2021")  # fmt: skip
 
 
 class UndecidedError(OptionError):
-    """A file holds a model, but does not say which of several it is.
+    """A file contains a model, but does not say which of several it is.
 
     Attributes:
-        recipes: the published models that fit; none of them if empty.
+        recipes: the published models that match; empty if none does.
         layout: the key of the code base.
     """
 
@@ -51,9 +51,9 @@ def settled(
     own: tuple[Any, Any] | None,
     request: Request,
 ) -> tuple[ModelConfig, Categories, str]:
-    """Configuration and classes: from the recipe, from what we wrote there, from the tasks, or by exclusion.
+    """Configuration and classes: from the recipe, from what this library wrote there, from the tasks, or by exclusion.
 
-    The third is a phrase about what was concluded; empty where it was said.
+    The third item is a phrase about what was inferred; empty where it was specified.
     """
     norms_are_open = layout is not None
     providers: list[Provider] = ["official"] if layout is None else list(dict.fromkeys([layout.provider, "official"]))
@@ -71,17 +71,19 @@ def settled(
         config = parse(ModelConfig, own[0], "config.json: mask2former.config")
         categories = Categories.from_dict(own[1])
         if not Architecture(config, len(categories)).fits(found, norms_are_open):
-            raise UserError(f"config.json: 'mask2former' is of another model than the weights ({found})")
+            raise UserError(f"config.json: 'mask2former' describes a model other than the weights ({found})")
         return config, categories, ""
     if tasks:
         pixels = found.model.pixel_decoder
         if isinstance(pixels, MSDeformAttnConfig) and pixels.num_points != _POINTS:
             raise UserError(
-                f"holds {found} but does not say how many attention heads its decoders have, and its weights do not "
-                f"fit the usual {pixels.num_heads}; only models with that many can be read"
+                f"contains {found} but does not say how many attention heads its decoders have, and its weights do "
+                f"not fit the usual {pixels.num_heads}; only models with that number can be read"
             )
         if found.model.transformer_decoder.queries is None and tuple(tasks) != ("semantic",):
-            raise UserError(f"holds {found}, which classifies pixels; give the task semantic, not {', '.join(tasks)}")
+            raise UserError(
+                f"contains {found}, which classifies pixels; give the task semantic, not {', '.join(tasks)}"
+            )
         categories = _categories(names, found.num_classes)
         if preparation.ignore_label is not None and preparation.ignore_label >= len(categories):
             categories = replace(categories, ignore_label=preparation.ignore_label)
@@ -118,7 +120,7 @@ def _undecided(found: Architecture, fitting: Sequence[str], layout: str, request
     def sentence(name: Callable[[str], str]) -> str:
         ways = [f"give {name('recipe')} with one of them"] if fitting else []
         ways.append(f"{'' if fitting else 'give '}{name('tasks')} ({known})")
-        what = f"holds {found} but does not say what it was trained for, and {which}"
+        what = f"contains {found} but does not say what it was trained for, and {which}"
         return f"{request.source}: {what}; {', or '.join(ways)}"
 
     return UndecidedError(sentence, fitting, layout)
@@ -132,10 +134,10 @@ def notes_on_settings(
     is_own: bool,
     request: Request,
 ) -> list[str]:
-    """Where the settings are others than those that the source was used with, or nothing said them.
+    """Settings that differ from those that the source was used with, or that were not specified.
 
     Raises:
-        UserError: a folder that we wrote has other class names now.
+        UserError: a folder written by this library has other class names now.
     """
     notes: list[str] = []
     from_tasks = bool(request.tasks)
@@ -144,36 +146,37 @@ def notes_on_settings(
         ours = "no other size"
     edges = preparation.edges
     if from_tasks and names is None:
-        notes.append(
-            f"nothing says what the classes are called: they are {listed(categories.names, 2)}, all of them things"
-        )
+        notes.append(f"class names are not given: they are {listed(categories.names, 2)}, all of them things")
     if from_tasks and edges is None:
-        notes.append(f"nothing says to what size images were resized: {ours} is assumed")
+        notes.append(f"the size to which images were resized is not given: {ours} is assumed")
     elif preparation.stretched_to is not None:
         size = "x".join(map(str, preparation.stretched_to))
-        notes.append(f"images were stretched to {size} there; here they keep their proportions and get {ours}")
+        notes.append(f"images were stretched to {size} originally; here they keep their proportions and get {ours}")
     elif edges is not None and edges != (config.inference.short_edge, config.inference.long_edge):
         if edges[0]:
-            notes.append(f"images got a short edge of {edges[0]}, at most {edges[1]}, there; here they get {ours}")
+            notes.append(f"images originally got a short edge of {edges[0]}, at most {edges[1]}; here they get {ours}")
         elif config.inference.short_edge:
-            notes.append(f"images were not resized there; here they get {ours}")
+            notes.append(f"images were not resized originally; here they get {ours}")
     if from_tasks:
         notes += preparation.notes
     if names is not None and request.recipe is not None and not _same_names(categories.names, names):
-        notes.append(f"the file has other names of classes ({listed(names, 3)}) than the recipe")
+        notes.append(f"the file has other class names ({listed(names, 3)}) than the recipe")
     if names is not None and is_own and request.recipe is None and names != categories.names:
         raise OptionError(
             lambda name: (
-                f"{request.source}: config.json: 'id2label' names other classes ({listed(names, 3)}) than "
-                f"'mask2former' ({listed(categories.names, 3)}), so the model was trained further; take "
-                f"'mask2former' out of config.json and give {name('tasks')}"
+                f"{request.source}: config.json: 'id2label' lists other classes ({listed(names, 3)}) than "
+                f"'mask2former' ({listed(categories.names, 3)}), so the model was trained further; remove "
+                f"'mask2former' from config.json and give {name('tasks')}"
             )
         )
     if preparation.ignore_label not in (None, categories.ignore_label):
-        notes.append(f"label maps had {preparation.ignore_label} for no class; here it is {categories.ignore_label}")
+        notes.append(
+            f"label maps used {preparation.ignore_label} for pixels without a class; here it is "
+            f"{categories.ignore_label}"
+        )
     twice = sorted(name for name, count in Counter(categories.names).items() if count > 1)
     if twice:
-        notes.append(f"several classes are called '{printable(twice[0], 80)}'; evaluate needs names of their own")
+        notes.append(f"several classes are called '{printable(twice[0], 80)}'; evaluate needs unique names")
     return notes
 
 
@@ -187,7 +190,7 @@ def _plain(name: str) -> str:
 
 
 def _categories(names: tuple[str, ...] | None, num_classes: int) -> Categories:
-    """A packaged table if it has these names, else the names, all of them things."""
+    """A packaged table if it has these names, else these names, all of them things."""
     if names is None:
         return Categories.from_names([f"class {index}" for index in range(num_classes)])
     for table in map(Categories.load, _TABLES):

@@ -1,6 +1,6 @@
-"""What lies in a file or folder of weights, as stored: names, tensors, and what lies beside them.
+"""The content of a file or folder of weights, as stored: names, tensors, and accompanying files.
 
-The content decides how it is read, never the name of the file. Must not know what models are.
+The content decides how it is read, never the file name. Must not know what models are.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ __all__ = ["Raw", "Request", "open_raw", "read_json_mapping"]
 
 @dataclass
 class Raw:
-    """Names and tensors as stored, and what lies beside them.
+    """Names and tensors as stored, and what accompanies them.
 
     Attributes:
         path: the file that was read, or the folder.
         state: the entries.
-        metadata: of the header, where it is a file of ours.
-        run: of a checkpoint of a training of ours, all but its weights.
+        metadata: of the header, for a file in our format.
+        run: for a checkpoint of a training of ours, everything but its weights.
         class_names: as OpenMMLab stores them.
         text: configuration as text, as OpenMMLab stores it.
         config: ``config.json`` of a folder.
         preprocessor: ``preprocessor_config.json`` of a folder.
-        notes: what should be known of how it was read.
+        notes: what to know about how it was read.
     """
 
     path: Path
@@ -57,14 +57,14 @@ class Raw:
 
 @dataclass(frozen=True)
 class Request:
-    """What somebody wants to read.
+    """What the user wants to read.
 
     Attributes:
         source: the file or folder, for messages.
-        recipe: the published model that it is, or is made like.
+        recipe: the published model that it contains or is made like.
         tasks: what the model was trained for.
-        weights: which of several sets of weights in a file: the entry that holds it, for instance ``model_ema``.
-        backbone: of timm, for files that hold its weights without saying so.
+        weights: which of several sets of weights in a file: the entry that contains it, for instance ``model_ema``.
+        backbone: timm backbone, for files that contain its weights without saying so.
     """
 
     source: str
@@ -75,10 +75,10 @@ class Request:
 
 
 def open_raw(path: Path, request: Request) -> Raw:
-    """What lies there.
+    """The content of the file or folder.
 
     Raises:
-        UserError: nothing, no weights, or a file that is damaged, incomplete or too large.
+        UserError: it does not exist, has no weights, or is damaged, incomplete or too large.
     """
     if os.path.isdir(path):
         if (path / "config.json").is_file() and not _is_ours(path / WEIGHTS):
@@ -86,7 +86,9 @@ def open_raw(path: Path, request: Request) -> Raw:
             return _opened_folder(path)
         if not (path / WEIGHTS).is_file():
             found = listed(sorted(os.listdir(path)), 5) or "nothing"
-            raise UserError(f"{path}: a folder must hold {WEIGHTS}, or config.json beside weights; it holds {found}")
+            raise UserError(
+                f"{path}: a folder must contain {WEIGHTS}, or config.json beside weights; it contains {found}"
+            )
         path = path / WEIGHTS
     head = _head_of(path)
     if not is_safetensors(head, path.stat().st_size):
@@ -104,7 +106,7 @@ def open_raw(path: Path, request: Request) -> Raw:
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether it is a safetensors file that we wrote."""
+    """Whether it is a safetensors file written by this library."""
     if not path.is_file():
         return False
     head = _head_of(path)
@@ -119,7 +121,7 @@ def _is_our_format(metadata: Mapping[str, str]) -> bool:
 
 
 def _head_of(path: Path) -> bytes:
-    """The first bytes, after refusing what certainly is no checkpoint."""
+    """The first bytes, after refusing what is certainly not a checkpoint."""
     check_regular(path, "checkpoint")
     try:
         with path.open("rb") as stream:
@@ -141,7 +143,7 @@ def _head_of(path: Path) -> bytes:
 
 
 def _is_exported(head: bytes) -> bool:
-    """Whether a file begins as those of OpenVINO or of ONNX, which no pickle does."""
+    """Whether a file begins like those of OpenVINO or ONNX, as no pickle does."""
     return re.match(rb"\s*<\?xml[^>]*>\s*<net\s|\x08[\x01-\x20][\x12\x1a\x22\x28\x32\x3a\x42]", head) is not None
 
 
@@ -151,26 +153,26 @@ def _check_format(path: Path, metadata: Mapping[str, str]) -> None:
     version = metadata.get("format_version", "")
     if not version.isdecimal() or len(version) > 9 or int(version) > FORMAT_VERSION:
         raise UserError(
-            f"{path}: format version {quoted(version, 20)}; this library reads up to {FORMAT_VERSION}, so install a "
-            "newer one"
+            f"{path}: format version is {quoted(version, 20)}; this library reads up to {FORMAT_VERSION}, so install "
+            "a newer one"
         )
 
 
 def _check_nothing_given(request: Request) -> None:
     given = "the tasks" if request.tasks else None if request.recipe is None else f"recipe '{request.recipe}'"
     if given is not None:
-        raise UserError(f"carries its own configuration; leave out {given}")
+        raise UserError(f"includes its own configuration; leave out {given}")
 
 
 def _check_one_set(request: Request) -> None:
     if request.weights is not None:
-        raise OptionError(lambda name: f"holds one set of weights; leave out {name('weights')}")
+        raise OptionError(lambda name: f"contains one set of weights; leave out {name('weights')}")
 
 
 def _select(payload: Any, raw: Raw, request: Request) -> dict[Any, Any]:
-    """The mapping of names to arrays, wherever a code base puts it; what lies beside it is left in ``raw``."""
+    """The mapping of names to arrays, wherever a code base puts it; what accompanies it is stored in ``raw``."""
     if not isinstance(payload, dict):
-        raise UserError(f"holds a {type(payload).__name__}; expected a mapping of names to arrays")
+        raise UserError(f"contains a {type(payload).__name__}; expected a mapping of names to arrays")
     run = payload.get("run")
     if isinstance(run, dict) and isinstance(payload.get("state_dict"), dict):
         _check_nothing_given(request)
@@ -190,7 +192,7 @@ def _select(payload: Any, raw: Raw, request: Request) -> dict[Any, Any]:
 
 
 def _select_of_run(payload: dict[Any, Any], raw: Raw, request: Request) -> dict[Any, Any]:
-    """The weights in a checkpoint of a training of ours: averaged ones where there are some, as its result holds."""
+    """The weights in a checkpoint of a training of ours: averaged ones if there are any, like those of its result."""
     plain = {str(name).removeprefix("model."): value for name, value in payload["state_dict"].items()}
     average = payload.get("average")
     values = average.get("values") if isinstance(average, dict) else None
@@ -198,7 +200,7 @@ def _select_of_run(payload: dict[Any, Any], raw: Raw, request: Request) -> dict[
     if request.weights is not None:
         return wanted(sets, request.weights)
     if len(sets) > 1:
-        raw.notes.append("the averaged weights of the training are taken; the others are its set 'state_dict'")
+        raw.notes.append("the averaged weights of the training are used; the others are its set 'state_dict'")
     return next(iter(sets.values()))
 
 
@@ -212,7 +214,7 @@ def _opened_folder(path: Path) -> Raw:
             raise UserError(f"{part}: no such file; the folder is incomplete, fetch it again")
         found = _entries(part) if part.suffix == ".safetensors" else restricted_pickle.read_state(part)
         if twice := state.keys() & found.keys():
-            raise UserError(f"{part}: {quoted(min(twice))} is in another file of the folder too")
+            raise UserError(f"{part}: {quoted(min(twice))} is also in another file of the folder")
         state.update(found)
     return Raw(
         path, state, config=config, preprocessor=read_json_mapping(preprocessor) if preprocessor.is_file() else {}
@@ -243,14 +245,14 @@ def _weight_files(path: Path) -> list[Path]:
 
 
 def read_json_mapping(path: Path) -> dict[str, Any]:
-    """A file of JSON in a folder of weights.
+    """A JSON file in a folder of weights.
 
     Raises:
-        UserError: it cannot be read, or holds something else than a mapping.
+        UserError: it cannot be read, or contains something other than a mapping.
     """
     values = parse_json(
         read_bytes(path, "configuration", limits.CONFIG_BYTES, hint="fetch the folder again"), str(path)
     )
     if not isinstance(values, dict):
-        raise UserError(f"{path}: holds a {type(values).__name__}; expected a mapping")
+        raise UserError(f"{path}: contains a {type(values).__name__}; expected a mapping")
     return values

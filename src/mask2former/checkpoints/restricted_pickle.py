@@ -1,8 +1,9 @@
-"""Weights out of pickle files without running anything that the file asks for.
+"""Reads weights from pickle files without executing anything that the file requests.
 
-Reads plain pickles (``.pkl``) and PyTorch's two formats (``.pth``, ``.pt``) through the one unpickler, to which it adds
-tensors. What that makes is bounded by the size of the file and by ``limits.PICKLE_STEPS``; torch's ``weights_only``
-knows no numpy arrays of the published files, and no bounds. Must not know what the entries mean.
+Reads plain pickles (``.pkl``) and PyTorch's two formats (``.pth``, ``.pt``) through the one restricted unpickler, to
+which it adds tensors. What the unpickler creates is bounded by the size of the file and by ``limits.PICKLE_STEPS``;
+torch's ``weights_only`` supports neither the numpy arrays of the published files nor such bounds. Must not know what
+the entries mean.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ _STORAGES = {
 
 
 class _Storage:
-    """A flat tensor that is read when first asked for."""
+    """A flat tensor that is read on first use."""
 
     def __init__(self, read: Callable[[], torch.Tensor]) -> None:
         self._read = read
@@ -95,7 +96,7 @@ def _parameter(data: Any, *_: Any) -> Any:
 
 
 def _known() -> Iterator[tuple[str, str, Any]]:
-    """Module, name and stand-in of what a file may ask for beside arrays and plain containers."""
+    """Module, name and stand-in of what a file may refer to beside arrays and plain containers."""
     yield "torch._utils", "_rebuild_tensor", Door(_tensor)
     yield "torch._utils", "_rebuild_tensor_v2", Door(_tensor)
     yield "torch._utils", "_rebuild_parameter", Door(_parameter)
@@ -111,7 +112,7 @@ _KNOWN = {(module, name): value for module, name, value in _known()}
 
 
 class _Unpickler(Unpickler):
-    """Also knows tensors, whose numbers lie in storages."""
+    """Also knows tensors, whose numbers are in storages."""
 
     def __init__(
         self,
@@ -124,7 +125,7 @@ class _Unpickler(Unpickler):
     ) -> None:
         super().__init__(stream, size, budget)
         self._storage = storage
-        self._is_inside = is_inside  # a storage in a pickle holds a file of its own, but none that holds another
+        self._is_inside = is_inside  # a storage in a pickle owns a file, and never contains another storage
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("torch.storage", "_load_from_bytes") and not self._is_inside:
@@ -134,7 +135,7 @@ class _Unpickler(Unpickler):
     def _storage_from_bytes(self, data: Any) -> _Storage:
         storage = _read_legacy(io.BytesIO(bytes_of(data)), len(data), self.budget, is_inside=True)
         if not isinstance(storage, _Storage):
-            raise PickleRefused("a storage that holds something else")
+            raise PickleRefused("a storage that contains something else")
         return storage
 
     def persistent_load(self, pid: Any) -> _Storage:
@@ -150,26 +151,28 @@ def _flat(data: bytearray, dtype: torch.dtype, big_endian: bool = False) -> torc
     if not data:
         return torch.empty(0, dtype=dtype)
     if big_endian != (sys.byteorder == "big"):
-        raise pickle.UnpicklingError("tensors in the byte order of another processor")
+        raise pickle.UnpicklingError("tensors in a byte order of another processor")
     return torch.frombuffer(data, dtype=dtype)
 
 
 def _check_directory(stream: IO[bytes]) -> None:
-    """Refuse a zip archive of millions of entries before all of them are listed."""
+    """Refuse a zip archive with millions of entries before all of them are listed."""
     record: Any = zipfile._EndRecData(stream)  # pyright: ignore[reportAttributeAccessIssue]
     length = record[5] if record else 0
-    limits.check_limit("its zip directory has bytes:", length, limits.ZIP_DIRECTORY_BYTES, "expected weights only")
+    limits.check_limit(
+        "its zip directory has too many bytes:", length, limits.ZIP_DIRECTORY_BYTES, "expected weights only"
+    )
     stream.seek(0)
 
 
 def _read_zip(archive: zipfile.ZipFile, size: int, budget: Budget | None = None) -> Any:
-    """The object of ``torch.save`` since 1.6; storages are read when a tensor is asked for."""
+    """The object saved by ``torch.save`` since 1.6; storages are read when a tensor is requested."""
     entries = archive.infolist()
     sizes = {entry.filename: entry.file_size for entry in entries}
     if any(entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size for entry in entries):
         raise pickle.UnpicklingError("compressed entries, which PyTorch never writes")
     if sum(sizes.values()) > size:
-        raise pickle.UnpicklingError("entries that are larger than the file, or lie in each other")
+        raise pickle.UnpicklingError("entries that are larger than the file, or that overlap")
     roots = [name.removesuffix("data.pkl") for name in sizes if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(roots) != 1:
         raise pickle.UnpicklingError("a zip archive without PyTorch's data.pkl")
@@ -180,7 +183,7 @@ def _read_zip(archive: zipfile.ZipFile, size: int, budget: Budget | None = None)
     def storage(dtype: torch.dtype, key: str, count: int) -> _Storage:
         name = f"{root}data/{key}"
         if sizes.get(name) != count * dtype.itemsize:
-            raise pickle.UnpicklingError(f"a storage {quoted(key, 40)} that is absent or of another size")
+            raise pickle.UnpicklingError(f"a storage {quoted(key, 40)} that is absent or of a different size")
 
         def read() -> torch.Tensor:
             return _flat(bytearray(archive.read(name)), dtype, big_endian)
@@ -192,7 +195,7 @@ def _read_zip(archive: zipfile.ZipFile, size: int, budget: Budget | None = None)
 
 
 def _read_legacy(stream: IO[bytes], size: int, budget: Budget, *, is_inside: bool = False) -> Any:
-    """The object of ``torch.save`` before 1.6: four pickles, then the bytes of the storages in a row."""
+    """The object saved by ``torch.save`` before 1.6: four pickles, then the bytes of the storages in a row."""
     if stream.read(len(TORCH_LEGACY_MAGIC)) != TORCH_LEGACY_MAGIC:
         raise pickle.UnpicklingError("a tensor in an unknown format")
 
@@ -216,7 +219,7 @@ def _read_legacy(stream: IO[bytes], size: int, budget: Budget, *, is_inside: boo
         (stored,) = struct.unpack("<q", stream.read(8))
         length = count * dtype.itemsize
         if stored != count or not 0 <= length <= size:
-            raise pickle.UnpicklingError(f"a storage {quoted(key, 40)} of another size")
+            raise pickle.UnpicklingError(f"a storage {quoted(key, 40)} of a different size")
         data = bytearray(stream.read(length))
         if len(data) != length:
             raise EOFError
@@ -225,7 +228,7 @@ def _read_legacy(stream: IO[bytes], size: int, budget: Budget, *, is_inside: boo
 
 
 def _as_tensor(value: Any) -> torch.Tensor | None:
-    """A tensor that owns its numbers, or None for something that is neither tensor nor numeric array."""
+    """A tensor that owns its numbers, or None for something that is neither a tensor nor a numeric array."""
     if isinstance(value, Array):
         value = value.array
     if isinstance(value, _Tensor):
@@ -239,28 +242,28 @@ def _as_tensor(value: Any) -> torch.Tensor | None:
 
 
 def _select(payload: Any) -> dict[Any, Any]:
-    """The mapping of names to arrays: the whole file, or its entry ``model``."""
+    """The mapping of names to arrays: the complete file, or its entry ``model``."""
     if isinstance(payload, dict) and isinstance(payload.get("model"), dict):
         return payload["model"]
     if not isinstance(payload, dict):
-        raise UserError(f"holds a {type(payload).__name__}; expected a mapping of names to arrays")
+        raise UserError(f"contains a {type(payload).__name__}; expected a mapping of names to arrays")
     return payload
 
 
 def read_state(path: Path, select: Callable[[Any], dict[Any, Any]] | None = None) -> dict[str, torch.Tensor]:
-    """Names and tensors of a pickle or PyTorch file, in the order of the file, dtypes as stored.
+    """Names and tensors of a pickle or PyTorch file, in file order, dtypes as stored.
 
-    The file holds either the mapping itself or ``{"model": mapping, ...}``; what else is in there (optimizer,
-    iteration) is skipped, in PyTorch's zip format even without being read.
+    The file contains either the mapping itself or ``{"model": mapping, ...}``; anything else in it (optimizer,
+    iteration) is skipped, in PyTorch's zip format without even being read.
 
     Args:
         path: an existing file.
-        select: given all that the file holds, containers of plain values and of stand-ins for arrays, returns the
-            mapping of names to arrays; may raise UserError.
+        select: given everything that the file contains, containers of plain values and of stand-ins for arrays, returns
+            the mapping of names to arrays; may raise UserError.
 
     Raises:
-        UserError: the file cannot be read, asks for anything but arrays, tensors and plain containers (the message
-            names it), or holds something else than named arrays.
+        UserError: the file cannot be read, refers to anything but arrays, tensors and plain containers (the message
+            names it), or contains something other than named arrays.
     """
     select = select or _select
     size = check_regular(path, "checkpoint")
@@ -277,8 +280,8 @@ def read_state(path: Path, select: Callable[[Any], dict[Any, Any]] | None = None
             return _tensors(select(_Unpickler(stream, size, Budget(size)).load()), size)
     except PickleRefused as refused:
         raise UserError(
-            f"{path}: the pickle asks for {refused}, which is not an array, tensor or plain container; nothing was "
-            "executed. Expected a file of weights only"
+            f"{path}: the pickle refers to {refused}, which is not an array, tensor or plain container; nothing was "
+            "executed. Expected a file with weights only"
         ) from None
     except UserError as error:
         raise prefixed(path, error) from None
@@ -293,14 +296,14 @@ def read_state(path: Path, select: Callable[[Any], dict[Any, Any]] | None = None
 
 
 def check_archive(path: Path) -> None:
-    """Look through the checkpoint of a training before torch reads it, whose ``weights_only`` has no bounds.
+    """Examine the checkpoint of a training before torch reads it, whose ``weights_only`` has no bounds.
 
     Args:
-        path: of a file that ``torch.save`` wrote; no tensor is read.
+        path: of a file written by ``torch.save``; no tensor is read.
 
     Raises:
-        ValueError: it is none, asks for anything but tensors and plain containers, or for more of these than a training
-            has.
+        ValueError: it is not such a file, refers to anything but tensors and plain containers, or contains more of
+            these than a training has.
     """
     size = path.stat().st_size
     with path.open("rb") as stream:
@@ -311,9 +314,9 @@ def check_archive(path: Path) -> None:
             with zipfile.ZipFile(stream) as archive:
                 _read_zip(archive, size, budget)
         except zipfile.BadZipFile as error:
-            raise ValueError(f"it is cut short, or not written by torch.save: {error}") from error
+            raise ValueError(f"it is incomplete, or not written by torch.save: {error}") from error
         except PickleRefused as refused:
-            raise ValueError(f"it asks for {refused}, which is not a tensor or plain container") from None
+            raise ValueError(f"it refers to {refused}, which is not a tensor or plain container") from None
 
 
 def _tensors(values: dict[Any, Any], file_size: int) -> dict[str, torch.Tensor]:
@@ -329,9 +332,9 @@ def _tensors(values: dict[Any, Any], file_size: int) -> dict[str, torch.Tensor]:
         room -= tensor.nbytes
         if room < 0:
             raise UserError(
-                f"unfolds to over {limits.PICKLE_SHARING} times its size; expected entries with their own numbers"
+                f"expands to over {limits.PICKLE_SHARING} times its size; expected entries with their own numbers"
             )
         state[name] = tensor
     if not state:
-        raise UserError("holds no entries; expected named numeric arrays")
+        raise UserError("contains no entries; expected named numeric arrays")
     return state

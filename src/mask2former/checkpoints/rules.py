@@ -1,4 +1,4 @@
-"""Names of one code base next to the original ones, as data, and the one interpreter that reads the data both ways.
+"""Names in one code base beside the original ones, as data, and the interpreter that reads it in both directions.
 
 A layout is a list of rules between two spellings of a name; some rules also split rows or permute channels. Must not
 know any particular code base, nor how files are stored.
@@ -24,7 +24,7 @@ __all__ = ["Change", "Layout", "Rule", "from_original", "rules", "their_name", "
 
 @dataclass(frozen=True)
 class Change:
-    """A permutation of values, both ways; shapes stay."""
+    """A permutation of values, in both directions; shapes stay the same."""
 
     to_original: Callable[[Tensor], Tensor]
     from_original: Callable[[Tensor], Tensor]
@@ -38,7 +38,7 @@ class Rule:
     order on both sides.
 
     Attributes:
-        theirs: their name; several if they store row blocks of the original entry separately, in this order.
+        theirs: their name; several if row blocks of the original entry are stored separately, in this order.
         original: the published name.
         change: what else differs.
     """
@@ -48,22 +48,22 @@ class Rule:
     change: Change | None = None
 
 
-@dataclass(frozen=True, eq=False)  # two layouts are never the same, and names are looked up by them
+@dataclass(frozen=True, eq=False)  # two layouts are never equal, and names are looked up by layout
 class Layout:
     """How a code base names the entries of a model.
 
     Attributes:
         key: its name on the command line.
         title: its name in messages.
-        signature: templates that all have an entry in a file of this layout, and in no other.
-        rules: the table; the first line that fits counts, both ways.
+        signature: templates that all have an entry in a file of this layout, and in no other layout.
+        rules: the table; the first matching line counts, in both directions.
         also_read: further spellings that files of this layout have; never written.
-        unused: entries that mean nothing here, or that are made anew; skipped when reading.
+        unused: entries that have no meaning here, or that are regenerated; skipped when reading.
         not_written: original entries that this layout does not have.
-        provider: whose published models files of this layout are taken for, before those of the authors.
-        is_backbone: a backbone alone.
-        has_counters: its batch norms are ordinary ones. Their counters say nothing about whether the norms were
-            trained, so they are taken off when reading and put back (as zeros) when writing.
+        provider: whose published models are preferred over those of the authors for files of this layout.
+        is_backbone: it is a backbone alone.
+        has_counters: its batch norms are ordinary ones. Their counters do not show whether the norms were trained, so
+            they are removed when reading and added (as zeros) when writing.
     """
 
     key: str
@@ -143,7 +143,8 @@ def to_original(layout: Layout, state: Mapping[str, Tensor], *, known_only: bool
     Args:
         layout: of the file.
         state: its entries.
-        known_only: refuse names that the layout does not have; else they are kept, for a report of all that is wrong.
+        known_only: refuse names that the layout does not have; else they are kept, for a report of everything that is
+            wrong.
 
     Raises:
         UserError: names that the layout does not have, two that mean the same, or parts that do not fit together;
@@ -174,7 +175,9 @@ def to_original(layout: Layout, state: Mapping[str, Tensor], *, known_only: bool
     for original, (rule, values) in parts.items():
         renamed[original] = _joined(layout, original, len(rule.theirs), values)
     if twice := renamed.keys() & unknown.keys():
-        raise UserError(f"{quoted(min(twice))} is what {layout.title} calls {quoted(their_name(layout, min(twice)))}")
+        raise UserError(
+            f"{quoted(min(twice))} is the name in {layout.title} for {quoted(their_name(layout, min(twice)))}"
+        )
     return renamed | unknown
 
 
@@ -183,7 +186,7 @@ def _changed(rule: Rule, value: Tensor, name: str) -> Tensor:
         return value
     try:
         return rule.change.to_original(value)
-    except RuntimeError as error:  # a shape that cannot be permuted so
+    except RuntimeError as error:  # a shape that cannot be permuted this way
         raise UserError(f"entry {quoted(name)} has an unexpected shape {tuple(value.shape)}") from error
 
 
@@ -200,10 +203,10 @@ def _joined(layout: Layout, original: str, count: int, values: Mapping[int, Tens
 
 
 def from_original(layout: Layout, state: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:
-    """The entries of an original model as this layout names them, in the published order.
+    """The entries of an original model under the names of this layout, in the published order.
 
     Raises:
-        UserError: an entry has no place in the layout.
+        UserError: the layout has no place for an entry.
     """
     renamed: OrderedDict[str, Tensor] = OrderedDict()
     homeless = []

@@ -1,4 +1,4 @@
-"""Safetensors files: read within limits, and written so that equal content is equal byte for byte.
+"""Safetensors files: read within limits, and written so that equal content gives equal bytes.
 
 Must not know what the entries and the metadata mean.
 """
@@ -25,10 +25,10 @@ __all__ = ["entries_of", "is_safetensors", "metadata_value", "open_safetensors",
 
 
 def is_safetensors(head: bytes, size: int) -> bool:
-    """Whether a file is meant as one: eight bytes of header length, then JSON.
+    """Whether a file seems to be one: eight bytes of header length, then JSON.
 
     Args:
-        head: at least its first nine bytes, if it has as many.
+        head: its first nine bytes at least, if it has as many.
         size: of the file, in bytes.
     """
     return size >= 10 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 40
@@ -36,23 +36,25 @@ def is_safetensors(head: bytes, size: int) -> bool:
 
 @contextlib.contextmanager
 def open_safetensors(path: Path) -> Iterator[Any]:
-    """The open file, of which nothing but the header was read.
+    """The open file, of which only the header has been read.
 
     Raises:
-        UserError: it is no regular file, or damaged, or its header is larger than ``limits.HEADER_BYTES``.
+        UserError: it is not a regular file, is damaged, or its header is larger than ``limits.HEADER_BYTES``.
     """
     size = check_regular(path, "checkpoint")
     try:
         with path.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
-        if length < size:  # else it is damaged
-            limits.check_limit(f"{path}: its header has bytes:", length, limits.HEADER_BYTES, "is it the right file?")
+        if length < size:  # otherwise it is damaged
+            limits.check_limit(
+                f"{path}: its header has too many bytes:", length, limits.HEADER_BYTES, "is it the right file?"
+            )
         with safe_open(path, framework="pt", device="cpu") as file:
             yield file
     except UserError:
         raise
     except (SafetensorError, OSError, AttributeError, TypeError, RuntimeError, MemoryError, OverflowError) as error:
-        # The others: numbers of types that only newer versions of torch have, and sizes that fit no memory.
+        # The others: numbers of types that only newer versions of torch support, and sizes that fit no memory.
         reason = printable(str(error), 200) or type(error).__name__
         raise UserError(
             f"{path}: damaged safetensors file ({reason}); it may be incomplete, fetch or save it again"
@@ -63,7 +65,7 @@ def entries_of(file: Any, path: Path) -> dict[str, Tensor]:
     """All entries of an open file, types as stored.
 
     Raises:
-        UserError: there are too many, or some that no model has; see :func:`check_entry`.
+        UserError: there are too many, or some that no model can have; see :func:`check_entry`.
     """
     try:
         names = list(file.keys())
@@ -78,7 +80,7 @@ def entries_of(file: Any, path: Path) -> dict[str, Tensor]:
 
 
 def metadata_value(metadata: Mapping[str, str], key: str, path: Path) -> Any:
-    """The value of JSON in the metadata of a file.
+    """The JSON value in the metadata of a file.
 
     Raises:
         UserError: there is none, or it is damaged or longer than ``limits.METADATA_BYTES``.
@@ -87,7 +89,7 @@ def metadata_value(metadata: Mapping[str, str], key: str, path: Path) -> Any:
         raise UserError(f"{path}: the '{key}' of its header is missing; save the model again")
     text = metadata[key]
     what = f"{path}: the '{key}' of its header"
-    limits.check_limit(f"{what} has characters:", len(text), limits.METADATA_BYTES, "save the model again")
+    limits.check_limit(f"{what} has too many characters:", len(text), limits.METADATA_BYTES, "save the model again")
     try:
         return parse_json(text, what)
     except UserError as error:
@@ -95,7 +97,7 @@ def metadata_value(metadata: Mapping[str, str], key: str, path: Path) -> Any:
 
 
 def write_safetensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
-    """Write a file; the library's own writer orders the entries, but leaves the order of ``metadata`` to chance."""
+    """Write a file; the writer of the safetensors library orders the entries, but not ``metadata``."""
     save_file(dict(tensors), path, dict(metadata))
     with path.open("r+b") as stream:
         _sort_metadata(stream)
@@ -108,4 +110,4 @@ def _sort_metadata(stream: IO[bytes]) -> None:
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     assert len(text) <= length, "the header grew"
     stream.seek(8)
-    stream.write(text.ljust(length))  # spaces are allowed there, and what is behind it stays where it is
+    stream.write(text.ljust(length))  # spaces are allowed there, and what follows stays in place

@@ -1,6 +1,6 @@
 """Writing checkpoint files: ours, and those of the original layout.
 
-Ours is one safetensors file that carries weights, configuration and categories. Must not know how files are read, nor
+Our format is one safetensors file with weights, configuration and categories. Must not know how files are read, nor
 where they come from (names, downloads).
 """
 
@@ -31,7 +31,7 @@ __all__ = ["dump_original", "format_version", "save", "save_folder", "save_torch
 
 
 def format_version(info: ModelInfo) -> int:
-    """That of the file of such a model: 0.1.0 reads the first, and knows neither other parts nor normalisations."""
+    """The format version for such a model: 0.1.0 reads the first, and knows neither other parts nor normalisations."""
     return 1 if info.architecture is not None and info.architecture.is_of_0_1 else FORMAT_VERSION
 
 
@@ -46,9 +46,9 @@ def _metadata_of(info: ModelInfo) -> dict[str, str]:
 
 
 def _check(model: Mask2Former) -> None:
-    """Refuse to write what could not be read, or not as it was."""
+    """Refuse to write what could not be read back unchanged."""
     _ = model.info.known_categories
-    if model.info.architecture is not None:  # else who loads it makes the model
+    if model.info.architecture is not None:  # otherwise whoever loads it builds the model
         _check_preparation(model)
     state = model.state_dict()
     for name, value in state.items():
@@ -57,7 +57,7 @@ def _check(model: Mask2Former) -> None:
 
 
 def _check_preparation(model: Mask2Former) -> None:
-    """Refuse what no checkpoint carries, and a model that is loaded would not have."""
+    """Refuse what no checkpoint stores, and a loaded model would not have."""
     architecture = model.info.known_architecture
     stored = {
         "mean": architecture.pixel_mean,
@@ -68,8 +68,8 @@ def _check_preparation(model: Mask2Former) -> None:
         value = getattr(model, name)
         if value != expected:
             raise UserError(
-                f"the model has {name} {value}, which a checkpoint does not carry (models that are loaded have "
-                f"{expected}); build it with pixel_mean and pixel_std of a ModelConfig, or keep the state_dict yourself"
+                f"the model has {name} {value}, which a checkpoint does not store (loaded models have {expected}); "
+                "build it with pixel_mean and pixel_std of a ModelConfig, or keep the state_dict yourself"
             )
 
 
@@ -80,18 +80,18 @@ def save(
     run: RunConfig | None = None,
     metrics: Mapping[str, float] | None = None,
 ) -> None:
-    """Write one safetensors file of ours.
+    """Write one safetensors file in our format.
 
     Args:
         model: with its classes.
         path: the file.
         dtype: storage type of floating-point entries, for instance ``torch.float16``; None keeps theirs.
-        run: settings of the training run, stored along.
-        metrics: measured numbers of these weights in percent, stored along; None: those of ``model.info``.
+        run: settings of the training run, stored as well.
+        metrics: measured values of these weights in percent, stored as well; None: those of ``model.info``.
 
     Raises:
-        UserError: the model has no classes, or a mean, deviation or divisibility that no file carries; a value is
-            not finite or does not fit ``dtype``; or the file cannot be written.
+        UserError: the model has no classes, or a mean, deviation or divisibility that no file stores; a value is not
+            finite or does not fit ``dtype``; or the file cannot be written.
     """
     path = Path(path)
     _check(model)
@@ -124,7 +124,7 @@ def save_folder(
         path: the folder.
         dtype: as of :func:`save`.
         metrics: as of :func:`save`; also listed in the model card.
-        address: what the card says the model is loaded by; by default the folder.
+        address: the name or path to load the model by, for the card; by default the folder.
 
     Raises:
         UserError: as :func:`save`.
@@ -141,7 +141,7 @@ def write_original(model: Mask2Former, path: str | Path) -> None:
     """Write the layout of the published files: ``.pkl`` (arrays) or ``.pth`` (tensors).
 
     Raises:
-        UserError: another suffix, the model has no place in that layout, or the file cannot be written.
+        UserError: another suffix, that layout has no place for the model, or the file cannot be written.
     """
     path = Path(path)
     if path.suffix not in (".pkl", ".pth"):
@@ -154,7 +154,7 @@ def write_original(model: Mask2Former, path: str | Path) -> None:
 
 
 def dump_original(state: Mapping[str, Tensor], path: Path, suffix: str) -> None:
-    """Write entries under original names into ``path``, as a file that will end in ``suffix`` is written."""
+    """Write entries under original names to ``path``, as for a file that ends in ``suffix``."""
     values = {name: value.cpu() for name, value in state.items()}
     if suffix == ".pth":
         save_torch({"model": values}, path)
@@ -165,6 +165,6 @@ def dump_original(state: Mapping[str, Tensor], path: Path, suffix: str) -> None:
 
 
 def save_torch(payload: object, path: Path) -> None:
-    """``torch.save``, without the name of the file in the file, so that equal content is equal byte for byte."""
+    """``torch.save`` without the file name in the file, so that equal content gives equal bytes."""
     with path.open("wb") as stream:
         torch.save(payload, stream)

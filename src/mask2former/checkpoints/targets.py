@@ -1,4 +1,4 @@
-"""A model of ours into the layout of another code base: whole or not at all, and read back before it is there."""
+"""Writes a model in the layout of another code base: completely or not at all, and read back before it appears."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ _HEADS = 8  # of both decoders in all published models
 
 
 def check_place(path: Path, target: Target) -> None:
-    """Refuse a place that cannot be written as this layout, before anything is read.
+    """Refuse a path that cannot be written in this layout, before anything is read.
 
     Raises:
-        UserError: another suffix than the layout has, or something is there already.
+        UserError: the suffix is not one of the layout, or the path already exists.
     """
     suffixes = _SUFFIXES[target]
     is_folder = path.is_dir() or not path.suffix[1:].isalpha()
@@ -61,17 +61,17 @@ def check_place(path: Path, target: Target) -> None:
 
 
 def unsaid(info: ModelInfo, target: Target) -> list[str]:
-    """What matters for the results of a model and a layout does not store, one phrase each; for notes."""
+    """What affects the results of a model but a layout does not store, one phrase each; for notes."""
     architecture = info.architecture
     if architecture is None or target in ("ours", "huggingface"):
         return []
     parts = (architecture.pixel_decoder, architecture.transformer_decoder)
-    heads = tuple(getattr(part, "num_heads", _HEADS) for part in parts)  # without attention, it does not matter
+    heads = tuple(getattr(part, "num_heads", _HEADS) for part in parts)  # irrelevant without attention
     if heads == (_HEADS, _HEADS):
         return []
     return [
-        f"files of this layout do not say how many attention heads the decoders have, and whoever reads them, this "
-        f"library included, takes {_HEADS}; this model has {heads[0]} (pixel decoder) and {heads[1]} (transformer "
+        "files of this layout do not store the number of attention heads of the decoders, and every reader, this "
+        f"library included, assumes {_HEADS}; this model has {heads[0]} (pixel decoder) and {heads[1]} (transformer "
         "decoder)"
     ]
 
@@ -81,12 +81,12 @@ def write(model: Mask2Former, path: Path, target: Target, check: Callable[[Path]
 
     Args:
         model: on the CPU.
-        path: a file or folder, as ``target`` has it.
+        path: a file or folder, depending on ``target``.
         target: the layout.
-        check: is called with what was written under another name; what it raises leaves nothing behind.
+        check: called with what was written under a temporary name; if it raises, nothing is left behind.
 
     Raises:
-        UserError: the model has no place in the layout, or it cannot be written.
+        UserError: the layout cannot store the model, or it cannot be written.
     """
     check_place(path, target)
     if target != "ours":
@@ -117,10 +117,10 @@ def write(model: Mask2Former, path: Path, target: Target, check: Callable[[Path]
 
 
 def _check_parts(architecture: ArchitectureConfig, target: Target) -> None:
-    """Refuse what a layout has no place for, or would not say.
+    """Refuse what a layout cannot store, or would omit.
 
     Raises:
-        UserError: naming it.
+        UserError: the message names it.
     """
     pixels, decoder = architecture.pixel_decoder, architecture.transformer_decoder
     if isinstance(decoder, EncoderOnlyConfig):
@@ -133,7 +133,7 @@ def _check_parts(architecture: ArchitectureConfig, target: Target) -> None:
     usual = isinstance(decoder, MaskedDecoderConfig) and not decoder.project_inputs
     if target != "original" and not (usual and isinstance(pixels, MSDeformAttnConfig)):
         raise UserError(
-            f"{target} has no place for a model with the pixel decoder {pixels.name} and the transformer decoder "
+            f"{target} cannot store a model with the pixel decoder {pixels.name} and the transformer decoder "
             f"{decoder.name}; choose ours or original"
         )
 
@@ -147,7 +147,7 @@ def _payload(model: Mask2Former, target: Target) -> dict[str, Any]:
     if target == "ssseg":
         if architecture.own_normalisation:
             raise UserError(
-                f"files of sssegmentation do not say how images are normalised, and this model has "
+                "files of sssegmentation do not store how images are normalised, but this model has "
                 f"{Normalisation.of(architecture)}; choose ours, or another layout"
             )
         return {"model": _renamed(model, SSSEG)}
@@ -191,7 +191,7 @@ def _write_huggingface(model: Mask2Former, folder: Path) -> None:
 
 
 def _read_back(model: Mask2Former, path: Path) -> None:
-    """What was written says the same: names, types and values."""
+    """Check that what was written is the same: names, types and values."""
     stored = published_state(path)
     for name, value in original.to_original(model).items():
         if name in stored:

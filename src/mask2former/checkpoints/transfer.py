@@ -1,4 +1,4 @@
-"""Training starts from another model: what is taken over, what is fitted, and what is newly initialised.
+"""Training that starts from another model: what is copied, what is adapted, and what is newly initialised.
 
 For official weights on your own classes. Must not know where the other model came from.
 """
@@ -44,13 +44,13 @@ _CLASS_QUERIES = "transformer_decoder.transformer.query_positions."
 _PILOTS = "transformer_decoder.pilot_classes."
 _BACKBONE = "backbone."
 _QUERIES = ("transformer_decoder.query_features.weight", "transformer_decoder.query_positions.weight")
-_NAMED = 6  # classes in a message
+_NAMED = 6  # classes listed in a message
 _TABLE = "relative_position_bias_table"
 
 _PARTS = ("backbone", "pixel_decoder", "transformer_decoder")
 _NORMALISATION = ("pixel_mean", "pixel_std")
-# What a model may have otherwise than its weights had it: no weights depend on it (norm, attention and query_init may
-# bring entries of their own, and then loading says so).
+# Settings that may differ from those of the weights: no weights depend on them (norm, attention and query_init may add
+# entries of their own, which loading then reports).
 _WITHOUT_WEIGHTS = frozenset(
     {
         "drop_path_rate",
@@ -65,31 +65,31 @@ _WITHOUT_WEIGHTS = frozenset(
         "pilot_noise",
     }
 )
-# What changes shapes alone, so that a partial start can take the rest.
+# Settings that change only shapes, so that a partial start can copy the rest.
 _SHAPES = frozenset(
     {"kwargs", "dim", "embed_dim", "feedforward_dim", "mask_dim", "num_points", "num_queries", "window_size"}
 )
 
 
 def with_settings_of(model: ModelConfig, source: ModelInfo, name: str) -> ModelConfig:
-    """The settings of a model that starts from another: its own where it sets them, else those of the other.
+    """The settings of a model that starts from another: its own where they are set, else those of the other.
 
-    The inference settings are taken over if the tasks are the same; otherwise only the sizes are.
+    The inference settings are copied if the tasks are the same; otherwise only the sizes are.
 
     Args:
-        model: what was set; what was left out is not in ``model_fields_set``.
-        source: what the other model is.
-        name: what the other is called in messages.
+        model: what was set; settings that were left out are not in ``model_fields_set``.
+        source: the description of the other model.
+        name: what ``source`` is called in messages.
 
     Raises:
-        UserError: the two together contradict themselves.
+        UserError: the two contradict each other.
     """
     values = explicit_settings(model)
-    return parse(ModelConfig, filled_in(values, source), f"the run with what {name} sets, model")
+    return parse(ModelConfig, filled_in(values, source), f"the run with the settings of {name}, model")
 
 
 def explicit_settings(model: ModelConfig) -> dict[str, Any]:
-    """What was set of a model, as a run file has it."""
+    """The settings of a model that were set, as in a run file."""
     values: dict[str, Any] = {name: getattr(model, name) for name in model.model_fields_set}
     for part in _PARTS:
         if explicit := _explicit(model, part):
@@ -99,7 +99,7 @@ def explicit_settings(model: ModelConfig) -> dict[str, Any]:
 
 
 def with_backbone(values: Mapping[str, Any], backbone: BackboneConfig) -> dict[str, Any]:
-    """Settings as a run file has them, with those of a backbone where they leave some out."""
+    """Settings as in a run file, completed with those of a backbone."""
     return dict(values) | _filled_part(values, "backbone", backbone.model_dump())
 
 
@@ -109,7 +109,7 @@ def _filled_part(values: Mapping[str, Any], part: str, theirs: dict[str, Any]) -
 
 
 def filled_in(values: Mapping[str, Any], source: ModelInfo) -> dict[str, Any]:
-    """As :func:`with_settings_of`, for settings as a run file has them, which may make sense only with the others."""
+    """Like :func:`with_settings_of`, for settings as in a run file, which may be valid only with the others."""
     result = dict(values)
     for part in _PARTS if source.architecture is not None else ():
         result |= _filled_part(values, part, getattr(source.architecture, part).model_dump())
@@ -121,15 +121,15 @@ def filled_in(values: Mapping[str, Any], source: ModelInfo) -> dict[str, Any]:
         if not isinstance(tasks, list | tuple) or set(tasks) != set(theirs["tasks"]):
             theirs = {key: theirs[key] for key in ("short_edge", "long_edge", "bands", "value_range")}
         elif own.get("tile") == 0:
-            theirs["diameter"] = 0.0  # it is for tiles alone
+            theirs["diameter"] = 0.0  # it applies to tiles only
         if "score_threshold" in own and "panoptic" not in tasks:
-            theirs.pop("instance_threshold", None)  # which is what run files of 0.1.0 mean there
-        theirs.pop("class_thresholds", None)  # chosen on other data, and the names may be others
+            theirs.pop("instance_threshold", None)  # which is what run files of 0.1.0 mean
+        theirs.pop("class_thresholds", None)  # tuned on other data, and the names may differ
         if len(result.get("pixel_mean", ())) not in (0, source.inference.channels):
             theirs.pop("bands")  # of images with other channels
             if ranges_of_bands(theirs.get("value_range")) is not None:
                 theirs.pop("value_range")
-        theirs.pop("resampling", None)  # as in the run: its training images are resized as the run says, too
+        theirs.pop("resampling", None)  # as in the run, which also resizes its training images
         result["inference"] = theirs | own
     return result
 
@@ -137,17 +137,17 @@ def filled_in(values: Mapping[str, Any], source: ModelInfo) -> dict[str, Any]:
 def check_settings(
     model: ModelConfig, source: ModelInfo, name: str, *, partial: bool, other_backbone: bool = False
 ) -> None:
-    """Refuse settings that the weights of another model contradict; loading them would list entries instead.
+    """Refuse settings that contradict the weights of another model; loading would report entries instead.
 
     Args:
-        model: what was set, as of :func:`with_settings_of`.
-        source: the model that the weights are of; nothing is known of the settings of parts of its own.
+        model: what was set, as for :func:`with_settings_of`.
+        source: the model that the weights are for; settings of custom parts are not known.
         name: what they are called in messages.
-        partial: other numbers of queries, channels and windows are allowed.
+        partial: the numbers of queries, channels and windows may differ.
         other_backbone: the backbone and the normalisation of images are not those of the other model.
 
     Raises:
-        UserError: with each of these settings.
+        UserError: naming each of these settings.
     """
     allowed = _WITHOUT_WEIGHTS | _SHAPES if partial else _WITHOUT_WEIGHTS
     faults = []
@@ -158,7 +158,7 @@ def check_settings(
         if explicit and type(own) is not type(theirs):
             explicit = {"name": own.name}
         faults += [
-            f"model.{part}.{key} is {value} in the run and {getattr(theirs, key)} in the weights"
+            f"model.{part}.{key} is {value} in the run but {getattr(theirs, key)} in the weights"
             for key, value in explicit.items()
             if key not in allowed and value != getattr(theirs, key)
         ]
@@ -167,7 +167,8 @@ def check_settings(
     if faults:
         partly = "" if partial else "; with model.init_partial=true other queries and sizes are newly initialised"
         raise UserError(
-            f"{name} does not fit: {'; '.join(faults)}; leave these settings out, and they come from {name}{partly}"
+            f"{name} does not fit: {'; '.join(faults)}; leave these settings out, and they are taken from "
+            f"{name}{partly}"
         )
 
 
@@ -179,7 +180,7 @@ def _normalisation_faults(model: ModelConfig, source: ModelInfo, name: str) -> l
     if source.architecture is None or has_others:
         return []
     return [
-        f"model.{key} is {list(getattr(model, key))} in the run and {list(getattr(source.architecture, key))} in the "
+        f"model.{key} is {list(getattr(model, key))} in the run but {list(getattr(source.architecture, key))} in the "
         "weights"
         for key in _NORMALISATION
         if key in model.model_fields_set and getattr(model, key) != getattr(source.architecture, key)
@@ -193,10 +194,10 @@ def _explicit(model: ModelConfig, part: str) -> dict[str, Any]:
 
 
 def takes_class_head(own: Categories, theirs: Categories, *, partial: bool, by_name: bool = False) -> bool:
-    """Whether a model with classes ``own`` gets all of their rows from one with ``theirs``; if not, some are new.
+    """Whether a model with classes ``own`` can copy all of their rows from one with ``theirs``; otherwise some are new.
 
-    It does with the same names, with one class each and, unless the start is ``partial``, by position; ``by_name``,
-    where all of its names are among the others.
+    It can if the names are equal, if both have a single class and, unless the start is ``partial``, by position; with
+    ``by_name``, if all of its names are among the others.
     """
     if by_name:
         return set(own.names) <= _unique(theirs.names) and len(_unique(own.names)) == len(own)
@@ -205,7 +206,7 @@ def takes_class_head(own: Categories, theirs: Categories, *, partial: bool, by_n
 
 
 def _fits_by_position(here: tuple[str, ...], there: tuple[str, ...]) -> bool:
-    """As many classes, none of which is known by the same name at another index."""
+    """Whether both have the same number of classes, none of which has its name at another index."""
     moved = any(one in there and there.index(one) != index for index, one in enumerate(here))
     return len(here) == len(there) and not moved
 
@@ -227,22 +228,22 @@ def start_from(
     """Fill ``model`` with the weights of another one.
 
     Args:
-        model: freshly initialised, with its classes; gets the weights and the license.
+        model: freshly initialised, with its classes; receives the weights and the license.
         source: the trained one.
         name: what ``source`` is called in messages.
-        partial: without it, all must fit. With it, the first queries are taken over; position biases of Swin are
-            resized to another window; and the class head, if the class names differ, and what else has another shape
-            are newly initialised.
-        by_name: other classes are allowed: those of the same name keep their rows of the class head, as "no object"
-            does, and the others are newly initialised.
-        repeat_channels: the images may have another number of channels, see :func:`with_own_channels`.
+        partial: without it, everything must fit. With it, the first queries are copied; position biases of Swin are
+            resized to another window; and the class head, if the class names differ, and whatever else has another
+            shape are newly initialised.
+        by_name: the classes may differ: those of the same name keep their rows of the class head, as "no object" does,
+            and the others are newly initialised.
+        repeat_channels: the images may have a different number of channels, see :func:`with_own_channels`.
         other_backbone: ``model`` keeps its backbone, which has its weights already.
 
     Returns:
-        One phrase for each thing that was not simply taken over; empty if everything was.
+        One phrase for each thing that was not simply copied; empty if everything was.
 
     Raises:
-        UserError: the weights do not fit; the message lists what.
+        UserError: the weights do not fit; the message lists why.
     """
     own, state = model.state_dict(), dict(source.state)
     pilots = [name for name in own if name.startswith(_PILOTS) and name not in state]
@@ -283,7 +284,7 @@ def _with_own_classes(
     here, there = model.info.known_categories.names, source.categories.names
     if here == there:
         return []
-    # Of the baseline with a query for each class, the queries are its classes.
+    # In the baseline with one query per class, the queries are its classes.
     of_classes = (
         (_CLASS_HEAD, _CLASS_QUERIES)
         if isinstance(model.transformer_decoder, PerPixelPlusHead)
@@ -297,13 +298,13 @@ def _with_own_classes(
         return _with_classes_by_name(own, state, of_classes, here, there)
     if len(here) == len(there) == 1:
         return [f"its only class, {quoted(there[0])}, becomes {quoted(here[0])}"]
-    if not partial and _fits_by_position(here, there):  # the user says that they are the same
+    if not partial and _fits_by_position(here, there):  # the user declares them to be the same
         renamed = [f"{quoted(old)} is {quoted(new)}" for old, new in zip(there, here, strict=True) if old != new]
         return [f"classes by position: {listed(renamed, 4)} here"]
     if not partial:
         raise UserError(
             f"{name}: its classes are not those of the training data ({_some(there)} there, {_some(here)} here); with "
-            "model.init_classes=by-name those of the same name keep what they have learned, with "
+            "model.init_classes=by-name classes of the same name keep what they have learned, with "
             "model.init_partial=true the class head is newly initialised"
         )
     state.update({key: value for key, value in own.items() if key.startswith(of_classes)})
@@ -317,7 +318,7 @@ def _with_classes_by_name(
     here: tuple[str, ...],
     there: tuple[str, ...],
 ) -> list[str]:
-    """The class head with the rows of the classes that both have, and of "no object", which is last."""
+    """The class head with the rows of the classes that both have, and that of "no object", which is last."""
     entries = [key for key in state if key.startswith(of_classes) and key in own]
     with_nothing = {key: len(own[key]) > len(here) for key in entries}
     both = [one for one in here if one in _unique(here) & _unique(there)]
@@ -345,7 +346,7 @@ def _some(names: tuple[str, ...]) -> str:
 
 
 def _with_own_queries(own: dict[str, Tensor], state: dict[str, Tensor]) -> list[str]:
-    both = [name for name in _QUERIES if name in own and name in state]  # those that start from zero have positions
+    both = [name for name in _QUERIES if name in own and name in state]  # queries that start from zero have positions
     if not both or any(own[name].shape[1:] != state[name].shape[1:] for name in both):
         return []
     there, here = (len(values[both[0]]) for values in (state, own))
@@ -361,22 +362,22 @@ def _with_own_queries(own: dict[str, Tensor], state: dict[str, Tensor]) -> list[
 def with_own_channels(
     own: Mapping[str, Tensor], state: dict[str, Tensor], there: int, here: int, name: str, *, repeat: bool
 ) -> list[str]:
-    """Fit the first convolution in ``state`` to images of another number of channels, in place; a phrase, if it was.
+    """Adapt the first convolution in ``state`` to another number of image channels, in place; a phrase, if it was.
 
-    Its weights are repeated from channel to channel and multiplied by ``there / here``, or, for one channel, summed.
-    What it computes of channels with equal values stays what it was where ``here`` is 1 or a multiple of ``there``, and
-    about that otherwise.
+    Its weights are repeated from channel to channel and multiplied by ``there / here`` or, for one channel, summed. For
+    channels with equal values, its output is unchanged where ``here`` is 1 or a multiple of ``there``, and nearly
+    unchanged otherwise.
 
     Args:
         own: the entries of the model.
         state: the weights that it starts from.
-        there: channels that they are for.
-        here: channels of the model.
+        there: number of channels that they are for.
+        here: number of channels of the model.
         name: what the weights are called in messages.
-        repeat: whether that is wanted.
+        repeat: whether this is permitted.
 
     Raises:
-        UserError: it is not, or no convolution is found that the channels go into.
+        UserError: it is not permitted, or no convolution takes the channels as its input.
     """
     if there == here:
         return []
@@ -391,14 +392,14 @@ def with_own_channels(
             state[key] = weight.sum(dim=1, keepdim=True) if here == 1 else repeated
             fitted.append(key)
     if not fitted:
-        raise UserError(f"{name}: no convolution of its backbone takes {there} channels, so none can be repeated")
+        raise UserError(f"{name}: no convolution of its backbone has {there} input channels, so none can be repeated")
     how = "summed for one channel" if here == 1 else f"repeated for {here} channels"
     return [f"weights of {there} input channel{'s' * (there > 1)} {how} ({listed(sorted(fitted))})"]
 
 
 def _other_channels(name: str, there: int, here: int) -> str:
     return (
-        f"{name} takes images of {there} channel{'s' * (there > 1)} and the run has {here} (pixel_mean); set "
+        f"{name} expects images of {there} channel{'s' * (there > 1)} but the run has {here} (pixel_mean); set "
         "model.init_channels=repeat to repeat the weights of its first convolution, or leave model.init out"
     )
 
@@ -407,7 +408,7 @@ def with_own_windows(own: Mapping[str, Tensor], state: dict[str, Tensor]) -> lis
     """Resize the position biases in ``state`` to the windows of ``own``, in place; a phrase for each size.
 
     Raises:
-        UserError: a table of ``state`` fits no window.
+        UserError: a table in ``state`` fits no window.
     """
     windows: set[tuple[int, int]] = set()
     for name in own.keys() & state.keys():
@@ -426,10 +427,10 @@ def _window(table: Tensor) -> int:
 
 
 def resized_bias_table(table: Float[Tensor, "n M"], window: int) -> Float[Tensor, "N M"]:
-    """A relative position bias table for windows of another size, bicubic between the offsets it was trained for.
+    """A relative position bias table for windows of another size, interpolated bicubically between the trained offsets.
 
     Args:
-        table: ``(2w - 1)**2`` rows, one for each offset in a window of side w, row-major; one column for each head.
+        table: ``(2w - 1)**2`` rows, one per offset in a window of side w, row-major; one column per head.
         window: the side of the new windows.
 
     Reference: Swin Transformer (Liu et al., ICCV 2021), Sec. 3.2, "Relative position bias".

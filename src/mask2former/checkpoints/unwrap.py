@@ -1,7 +1,7 @@
-"""Where the weights are in what trainings save: in which of its mappings, and behind which names of wrappers.
+"""Finding the weights in what trainings save: in which mapping they are, and behind which wrapper names.
 
-Trainings save much beside weights, and sometimes two sets of them. Knows names alone: what they mean is told by whoever
-asks, and which numbers they name is never looked at.
+Trainings save much more than weights, and sometimes two sets of them. Knows only names: the caller knows what they
+mean, and the numbers behind them are never examined.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ _COUNTERS = ("n_averaged", "steps")  # beside the wrapped model in averages of t
 _PLAIN = ("model", "state_dict", "blobs")
 _AVERAGED = ("teacher", "model_ema", "ema_model", "ema", "state_dict_ema", "ema_state_dict", "averaged_model")
 _DEPTH = 4  # of mappings in mappings that may hold weights
-_MAPPINGS = 1000  # that are looked into
-_NAMES = 2 * limits.CHECKPOINT_ENTRIES  # that are compared with known ones, in all of them
+_MAPPINGS = 1000  # that are searched
+_NAMES = 2 * limits.CHECKPOINT_ENTRIES  # that are compared with known ones, in total
 
 
 def unwrapped(state: Mapping[str, T], is_known: _Known) -> tuple[dict[str, T], str]:
-    """The entries without what wrappers put before all of their names, and that; as they are if nothing is known then.
+    """The entries without the prefix that wrappers add to all names, and it; unchanged if that leaves unknown names.
 
     Args:
         state: names to anything.
-        is_known: whether names are those of weights.
+        is_known: whether names belong to weights.
 
     Raises:
-        UserError: two names are the same without it.
+        UserError: two names become equal without it.
     """
     names, removed = {name: name for name in state}, ""
     for _ in range(_WRAPPERS):
@@ -71,21 +71,21 @@ def _check_different(names: Mapping[str, str]) -> None:
 
 
 def weights_of(payload: dict[Any, Any], is_known: _Known, weights: str | None = None) -> tuple[dict[Any, Any], str]:
-    """The mapping of a file that holds the weights, and a note where it holds several.
+    """The mapping in a file that contains the weights, and a note if it contains several.
 
-    Weights that were trained come before averages of them, which came before what stands under any other name.
+    Trained weights come before averages of them, which come before weights under any other name.
 
     Args:
-        payload: all that the file holds.
-        is_known: whether names are those of weights, in any wrapping.
-        weights: the entry that is wanted, with its parents before it and dots between.
+        payload: everything that the file contains.
+        is_known: whether names belong to weights, in any wrapping.
+        weights: the entry to use, preceded by its parents and dots.
 
     Returns:
-        The mapping, and one phrase, empty where there was no choice. Without any known weights, the mapping that would
-        hold them, for messages.
+        The mapping, and one phrase, empty if there was no choice. If there are no known weights, the mapping that would
+        contain them, for messages.
 
     Raises:
-        UserError: several have the same standing, or there is none of the wanted name.
+        UserError: several are equally eligible, or none has the given name.
     """
     found: dict[str, dict[Any, Any]] = {}
     left = _NAMES
@@ -102,27 +102,29 @@ def weights_of(payload: dict[Any, Any], is_known: _Known, weights: str | None = 
     first = [name for name in found if _standing(name) == best]
     if len(first) > 1:
         raise OptionError(
-            lambda name: f"holds several sets of weights: {listed(first, show=printable)}; say which: {name('weights')}"
+            lambda name: (
+                f"contains several sets of weights: {listed(first, show=printable)}; specify one: {name('weights')}"
+            )
         )
     others = [name for name in found if name != first[0]]
     if not others:
         return found[first[0]], ""
     return found[first[0]], (
-        f"it holds several sets of weights: {printable(first[0])} is taken, {listed(others, show=printable)} "
+        f"it contains several sets of weights: {printable(first[0])} is used, {listed(others, show=printable)} "
         f"{'are' if len(others) > 1 else 'is'} not"
     )
 
 
 def wanted(found: Mapping[str, dict[Any, Any]], weights: str) -> dict[Any, Any]:
-    """The set of weights of this name.
+    """The set of weights with this name.
 
     Raises:
         UserError: there is none; the message lists the others.
     """
     if weights not in found or not weights:
         known = listed([name for name in found if name], show=printable)
-        alone = "one set of weights, so leave it out" if found else "no weights that we know by their names"
-        have = f"sets of weights are {known}" if known else f"the file holds {alone}"
+        alone = "one set of weights, so leave it out" if found else "no weights with known names"
+        have = f"sets of weights are {known}" if known else f"the file contains {alone}"
         raise OptionError(lambda name: f"{name('weights')} {quoted(weights)}: there is no such set; {have}")
     return found[weights]
 
@@ -134,7 +136,7 @@ def _standing(path: str) -> tuple[int, int]:
 
 
 def _mappings_of(payload: dict[Any, Any]) -> Iterator[tuple[tuple[str, ...], dict[Any, Any]]]:
-    """Mappings in mappings with the names that lead there, the outer ones first, each once, and never too many."""
+    """Nested mappings with the names that lead to them, outer ones first, each once, and a limited number of them."""
     waiting: deque[tuple[tuple[str, ...], dict[Any, Any]]] = deque([((), payload)])
     seen = {id(payload)}
     while waiting:

@@ -1,7 +1,7 @@
-"""The table of published models: what each is, who published it, what it scored, where its file is, which license.
+"""The table of published models: what each is, who published it, its metrics, where its file is, and its license.
 
-Settings and classes of a model are in the recipe of the same name; here are only facts about its file. The packaged
-table can be replaced, for instance by that of a mirror. Must not know how files are read.
+Settings and classes of a model are in the recipe of the same name; this table contains only facts about its file. The
+packaged table can be replaced, for instance by that of a mirror. Must not know how files are read.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ def packaged_names() -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class License:
-    """Under what weights may be used.
+    """The terms for the use of weights.
 
     Attributes:
-        name: as it is called, for instance ``Apache-2.0``; ``not stated`` where nobody says.
-        url: where it can be read, or where one would ask.
-        commercial: whether commercial use is permitted; None where nobody says, which permits nothing.
+        name: for instance ``Apache-2.0``; ``not stated`` if none is given.
+        url: where it can be read, or where to ask.
+        commercial: whether commercial use is permitted; None if not stated, which permits nothing.
     """
 
     name: str
@@ -59,9 +59,9 @@ class Provider:
     """Who published a model.
 
     Attributes:
-        name: with which the names of its models begin, ``official`` excepted.
+        name: prefix of the names of its models, except for ``official``.
         title: the project.
-        source: the page where the numbers stand.
+        source: the page with the metrics.
         note: what to know when reading them; may be empty.
     """
 
@@ -71,7 +71,7 @@ class Provider:
     note: str = ""
 
 
-_OWN = Provider("own", "a table of your own", None)  # where rows name nobody, as tables of 0.1.0
+_OWN = Provider("own", "a table of your own", None)  # where rows name no provider, as in tables of 0.1.0
 
 
 @dataclass(frozen=True)
@@ -79,19 +79,20 @@ class ZooModel:
     """One published model.
 
     Attributes:
-        name: what it is loaded by, and the name of its recipe; begins with the provider, ``official`` excepted.
+        name: the name that it is loaded by, and that of its recipe; begins with the provider, except for ``official``.
         provider: who published it.
         task: as published: panoptic, instance, semantic or video instance.
         dataset: what it was trained on.
         backbone: in the words of the published table.
-        pretraining: what its backbone (for video: all of it) was trained on before.
-        queries: how many segments it can find at most.
-        metrics: published numbers on the validation set, percent, as printed; what was not printed is missing. AP is of
+        pretraining: what its backbone (for video: all of it) was pre-trained on.
+        queries: the maximum number of segments.
+        metrics: published values on the validation set, percent, as printed; unpublished ones are missing. AP is of
             masks. In panoptic models AP is of things and mIoU of the panoptic result.
-        url, file: where its weights are, and their name in the cache, which holds the digits of ``checksum``.
-        checksum: what verifies the file, as ``md5:94dc52`` or ``sha256:54df384a``: first digits of a hash. None where
-            nothing was published: its SHA-256 is recorded at the first download and compared later.
-        num_bytes: of its arrays; the file is a little larger.
+        url, file: where its weights are, and their name in the cache, which contains the digits of ``checksum``.
+        checksum: what verifies the file, as ``md5:94dc52`` or ``sha256:54df384a``: the first digits of a hash. None
+            where
+            none was published: its SHA-256 is recorded at the first download and compared later.
+        num_bytes: of its arrays; the file is slightly larger.
         license: of its weights.
     """
 
@@ -111,7 +112,7 @@ class ZooModel:
 
     @property
     def short_name(self) -> str:
-        """Without the provider: data set, task and backbone, which models of several providers may share."""
+        """The name without the provider: data set, task and backbone, which models of several providers may share."""
         return self.name.removeprefix(f"{self.provider.name}/")
 
     @property
@@ -120,19 +121,19 @@ class ZooModel:
         return cache_folder() / self.file
 
     def fetch(self, progress: Progress | None = None) -> Path:
-        """Its file, downloaded if it is not in the cache, and checked.
+        """Its file, downloaded if it is not in the cache, and verified.
 
         Raises:
             UserError: as :func:`mask2former.checkpoints.download.download`.
         """
         if not self.path.is_file() and not is_offline():
             _logger.warning("downloading %s (%.0f MB) to %s", self.name, self.num_bytes / 1e6, self.path.parent)
-        most = 4 * self.num_bytes + limits.ZOO_SPARE_BYTES  # room for optimizers and averages, which some files hold
+        most = 4 * self.num_bytes + limits.ZOO_SPARE_BYTES  # room for optimizers and averages, which some files include
         return download(self.url, self.path, self.checksum, progress, most=most)
 
 
 class Zoo(Mapping[str, ZooModel]):
-    """Published models by name, in the order of the table."""
+    """Published models by name, in table order."""
 
     def __init__(self, models: Mapping[str, ZooModel]) -> None:
         self._models = dict(models)
@@ -148,7 +149,7 @@ class Zoo(Mapping[str, ZooModel]):
 
     @classmethod
     def load(cls, path: Path) -> Zoo:
-        """A table of the form of the packaged ``assets/zoo.json``, or of that of 0.1.0.
+        """A table in the form of the packaged ``assets/zoo.json``, or that of 0.1.0.
 
         Raises:
             UserError: the file cannot be read or has another form.
@@ -212,12 +213,12 @@ def _model(entry: dict[str, Any], licenses: dict[str, License], providers: dict[
         raise ValueError(f"'{model.name}' is the name of a model that comes with this package; choose another")
     if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", model.name):
         raise ValueError(
-            f"{quoted(model.name)} is not a name of a model; expected words of letters and digits between '/'"
+            f"{quoted(model.name)} is not a valid model name; expected words of letters and digits between '/'"
         )
     if not all(isinstance(value, int | float) and abs(value) <= 1e6 for value in model.metrics.values()):
         raise ValueError(f"metrics of '{model.name}' must be numbers")
     if not (0 <= model.num_bytes <= limits.ZOO_BYTES and 0 <= model.queries <= limits.ZOO_QUERIES):
-        raise ValueError(f"num_bytes or queries of '{model.name}' is not a size of a model")
+        raise ValueError(f"num_bytes or queries of '{model.name}' is not a valid size")
     _check_address(model.url, f"'{model.name}'")
     if model.checksum is not None:
         found = CHECKSUM.fullmatch(model.checksum)
@@ -242,13 +243,13 @@ def _check_kinds(entry: Provider | ZooModel, what: str) -> None:
     for field in fields(entry):
         value, kind = getattr(entry, field.name), kinds[field.name]
         right = isinstance(value, kind if isinstance(kind, UnionType) else get_origin(kind) or kind)
-        if not right or (isinstance(value, bool) and kind is not bool):  # which is a number to Python
+        if not right or (isinstance(value, bool) and kind is not bool):  # which Python treats as a number
             raise ValueError(f"'{field.name}' of {what} is {quoted(value)}; expected {kind}")
 
 
 def _check_address(url: str, what: str) -> None:
     if not re.fullmatch(r"https?://[^\s]+", url):
-        raise ValueError(f"{what} has no address of the web: {quoted(url)}")
+        raise ValueError(f"{what} has {quoted(url)} as its address; expected a web address")
 
 
 def current_zoo() -> Zoo:
@@ -265,6 +266,6 @@ def current_zoo() -> Zoo:
 
 @cache
 def packaged_zoo() -> Zoo:
-    """The published table, whatever stands in for it: what the models scored when they were published."""
+    """The published table, whatever replaces it: the metrics of the models when they were published."""
     with resources.as_file(resources.files("mask2former").joinpath("assets", "zoo.json")) as file:
         return Zoo.load(file)

@@ -153,8 +153,8 @@ class InferenceConfig(Strict):
         if ranges is not None and (self.bands is None or len(ranges) != self.channels):
             stand = "are not set" if self.bands is None else f"stand for {self.channels}"
             raise ValueError(
-                f"value_range has {len(ranges)} range{'s' * (len(ranges) != 1)}, one for each band, and bands {stand}; "
-                "give as many of both, in the same order, or one range for all"
+                f"value_range has {len(ranges)} range{'s' * (len(ranges) != 1)}, one per band, but bands {stand}; "
+                "give the same number of both, in the same order, or one range for all"
             )
         return self
 

@@ -63,7 +63,7 @@ class Annotated:
     def __post_init__(self) -> None:
         """Refuse more objects than can be read each time in reasonable time and memory."""
         count = 0 if self.semantic else len(self.labels)
-        check_limit(f"'{self.name}' has objects:", count, limits.OBJECTS, "cut the image into tiles")
+        check_limit(f"'{self.name}' has too many objects:", count, limits.OBJECTS, "cut the image into tiles")
 
     @property
     def size_hw(self) -> tuple[int, int]:

@@ -28,21 +28,21 @@ ARRAY_SUFFIX = ".npy"
 _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
-    (3, 0): np.lib.format.read_array_header_2_0,  # which differs in names of fields alone, and maps have none
+    (3, 0): np.lib.format.read_array_header_2_0,  # differs only in the names of fields, which maps do not have
 }
 
 
 def is_array_file(file: ImageFile) -> bool:
-    """Whether a file is called as numpy calls its own."""
+    """Whether a file has the suffix of NumPy's own format."""
     return file.name.lower().endswith(ARRAY_SUFFIX)
 
 
 def read_array(file: ImageFile) -> Int32[np.ndarray, "H W"]:
-    """The numbers of a map: the array in the file, or ``masks`` of a file that Cellpose saved.
+    """The numbers of a map: the array in the file, or ``masks`` in a file that Cellpose saved.
 
     Raises:
-        UserError: the file is missing, damaged, asks for anything but arrays and plain containers, or holds something
-            else than one map of whole numbers from 0 to 2**31 - 1.
+        UserError: the file is missing or damaged, refers to anything but arrays and plain containers, or contains
+            something other than one map of whole numbers from 0 to 2**31 - 1.
     """
     assert not isinstance(file, ImagePage)
     content = read_bytes(file, "array file", limits.IMAGE_BYTES)
@@ -50,19 +50,19 @@ def read_array(file: ImageFile) -> Int32[np.ndarray, "H W"]:
         values = _values(content)
     except PickleRefused as refused:
         raise UserError(
-            f"'{file}' asks for {refused}, which is not an array or plain container; nothing was executed. Export "
-            "masks as PNG or TIFF (in Cellpose: File, 'Save masks as PNG/tif')"
+            f"'{file}' is a pickle that refers to {refused}, which is neither an array nor a plain container; "
+            "nothing was executed. Export the masks as PNG or TIFF (in Cellpose: File, 'Save masks as PNG/tif')"
         ) from None
     except UserError as error:
         raise UserError(f"'{file}': {error}") from error
     except Exception as error:  # a damaged header or pickle can raise anything
         reason = printable(str(error), 120) or type(error).__name__
-        raise UserError(f"'{file}' is damaged, or no array of numpy: {reason}; save it again") from error
+        raise UserError(f"'{file}' is damaged or not a NumPy array: {reason}; save it again") from error
     return _map_of(values, file)
 
 
 def _values(content: bytes) -> Any:
-    """What a file holds: an array, or the one object in it."""
+    """What a file contains: an array, or the one object in it."""
     stream = io.BytesIO(content)
     version = np.lib.format.read_magic(stream)
     if version not in _HEADERS:
@@ -73,11 +73,11 @@ def _values(content: bytes) -> Any:
         values = Unpickler(stream, len(content), Budget(len(content))).load()
         objects = values.array if isinstance(values, Array) else None
         if shape or not isinstance(objects, list) or len(objects) != 1:
-            raise UserError("it holds an array of objects; expected one number for each pixel")
+            raise UserError("it contains an array of objects; expected one number per pixel")
         return objects[0]
     count = math.prod(shape)
     if len(shape) > limits.ARRAY_DIMENSIONS or count * dtype.itemsize != len(content) - stream.tell():
-        raise UserError(f"it has {len(content):,} bytes, which are not those of {shape} values; save it again")
+        raise UserError(f"it has {len(content):,} bytes, which does not match an array of shape {shape}; save it again")
     array = np.frombuffer(content, dtype, offset=stream.tell()) if count else np.empty(0, dtype)
     return array.reshape(shape, order="F" if is_fortran else "C")
 
@@ -86,19 +86,21 @@ def _map_of(values: Any, file: ImageFile) -> Int32[np.ndarray, "H W"]:
     if isinstance(values, dict):
         if "masks" not in values:
             raise UserError(
-                f"'{file}' holds {listed(list(values)) or 'nothing'}; expected 'masks', as in Cellpose's _seg.npy"
+                f"'{file}' contains {listed(list(values)) or 'nothing'}; expected 'masks', as in Cellpose's _seg.npy"
             )
         values = values["masks"]
         values = values.array if isinstance(values, Array) else values
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "bui":
-        kind = f"numbers of the type {values.dtype}" if isinstance(values, np.ndarray) else f"a {type(values).__name__}"
-        raise UserError(f"'{file}' holds {kind}; expected one whole number for each pixel")
+        kind = f"values of type {values.dtype}" if isinstance(values, np.ndarray) else f"a {type(values).__name__}"
+        raise UserError(f"'{file}' contains {kind}; expected one whole number per pixel")
     if values.ndim == 3 and len(values) == 1:
         values = values[0]
     if values.ndim != 2 or not values.size:
-        raise UserError(f"'{file}' holds masks of shape {values.shape}; expected (height, width): one map an image")
-    limits.check_limit(f"the map '{file}' has pixels:", values.size, limits.INPUT_PIXELS, "cut it into parts")
+        raise UserError(f"'{file}' contains masks of shape {values.shape}; expected (height, width): one map per image")
+    limits.check_limit(f"the map '{file}' has too many pixels:", values.size, limits.INPUT_PIXELS, "cut it into parts")
     low, high = int(values.min()), int(values.max())
     if low < 0 or high >= 2**31:
-        raise UserError(f"'{file}' has the number {low if low < 0 else high}; expected numbers from 0 to {2**31 - 1}")
+        raise UserError(
+            f"'{file}' contains the number {low if low < 0 else high}; expected numbers from 0 to {2**31 - 1}"
+        )
     return values.astype(np.int32)

@@ -1,4 +1,4 @@
-"""Configuration to data sets: the only place that knows them by name."""
+"""Data sets from their configuration: the only module that knows them by name."""
 
 from __future__ import annotations
 
@@ -73,21 +73,22 @@ __all__ = [
 def build_samples(
     config: DatasetConfig, split: Split, *, filter_empty: bool = False, **reading: Unpack[Reading]
 ) -> AnnotatedSet | ClipSet:
-    """A data set of images or clips, by index, as they are.
+    """A data set of images or clips, by index, without augmentation.
 
     Args:
-        config: which one, and where it is.
-        split: the part of it.
+        config: which data set, and where it is.
+        split: which part of it.
         filter_empty: leaves out images and clips without objects (scenes and label maps always have some).
-        reading: of the model (``value_range``, ``bands``), see :func:`~mask2former.media.images.read_image`.
+        reading: how the model reads images (``value_range``, ``bands``), see
+            :func:`~mask2former.media.images.read_image`.
 
     Raises:
         UserError: files that are missing or broken, or no validation data.
     """
     if split == "validation" and getattr(config, "validation", None) == ():
         raise UserError(
-            f"the data set '{config.name}' has no validation data (data.dataset.validation is []); name some to "
-            "measure on (evaluate: --annotations and --images, or --split train)"
+            f"the data set '{config.name}' has no validation data (data.dataset.validation is []); give data to "
+            "evaluate on (evaluate: --annotations and --images, or --split train)"
         )
     with collect_notes() as found:
         samples = _OPENERS[type(config)](config, split, filter_empty)
@@ -101,27 +102,27 @@ def build_samples(
 
 
 def read_as(samples: object, reading: Reading) -> None:
-    """Have a data set read its images as a model does; samples of your own are taken as they are.
+    """Make a data set read its images as the model expects; your own samples are used as they are.
 
     Raises:
-        UserError: the model takes bands, and the data set is drawn in colours.
+        UserError: the model expects image bands, but the data set draws its images in colour.
     """
     if isinstance(samples, ImageReader):
         samples.reading = reading
     elif isinstance(samples, Scenes | SceneClips) and (bands := reading.get("bands")) is not None:
         raise UserError(
-            "drawn scenes have only red, green and blue, but the model takes bands of images (bands "
-            f"{bands}); choose data in files"
+            "drawn scenes have only red, green and blue channels, but the model expects image bands (bands "
+            f"{bands}); use data that is read from files"
         )
 
 
 def build_split(
     config: DataConfig, split: Split, *, filter_empty: bool = False, **reading: Unpack[Reading]
 ) -> AnnotatedSet | ClipSet:
-    """:func:`build_samples` for the data of a run, which may hold a part of the training data back for validation.
+    """:func:`build_samples` for the data of a run, which may hold back a part of the training data for validation.
 
     Raises:
-        UserError: as there, or a part that would be empty.
+        UserError: as for :func:`build_samples`, or a part would be empty.
     """
     if config.validation is None:
         return build_samples(config.dataset, split, filter_empty=filter_empty, **reading)
@@ -135,7 +136,7 @@ def build_images(
     """:func:`build_samples` where images are expected.
 
     Raises:
-        UserError: as there, or a data set of clips.
+        UserError: as for :func:`build_samples`, or the data set has clips.
     """
     if isinstance(config, ClipSampling):
         raise UserError(f"the data set '{config.name}' has clips; expected one of images")  # pyright: ignore
@@ -154,7 +155,7 @@ def build_clips(
     """:func:`build_samples` where clips are expected.
 
     Raises:
-        UserError: as there.
+        UserError: as for :func:`build_samples`.
     """
     samples = build_samples(config, split, filter_empty=filter_empty, **reading)
     assert isinstance(samples, ClipSet)
@@ -216,8 +217,8 @@ def _id_maps(config: IdMapsConfig, split: Split, filter_empty: bool) -> Annotate
     has_classes = {entry.classes is not None for entry in entries}
     if len(has_classes) > 1 or (config.names is not None) != has_classes.pop():
         raise UserError(
-            "data set id-maps: maps of classes (classes: DIR, for each pair of folders) and the file of their names "
-            "(names: FILE) go together; give both, or neither for objects of one class"
+            "data set id-maps: class maps (classes: DIR, for each pair of folders) and the file of class names "
+            "(names: FILE) belong together; give both, or neither if all objects are of one class"
         )
     colors = None
     if config.names is None:
@@ -281,7 +282,8 @@ def _mask_folders(config: MaskFoldersConfig, split: Split, filter_empty: bool) -
     return MaskFolders(folders.images, folders.masks, folders.clips, allow_outside=config.allow_outside)
 
 
-# What opens a data set: from its configuration, the split, and whether to leave out images and clips without objects.
+# The function that opens a data set, given its configuration, the split, and whether to leave out images and clips
+# without objects.
 _OPENERS: dict[type, Callable[[Any, Split, bool], AnnotatedSet | ClipSet]] = {
     ScenesConfig: _scenes,
     CocoInstanceConfig: _coco_instances,
@@ -346,17 +348,17 @@ def build_training_set(
     with_ignored: bool = False,
     **reading: Unpack[Reading],
 ) -> TrainingSet:
-    """What a run is trained on.
+    """The training samples of a run.
 
     Args:
         config: the data of the run.
-        samples: instead of the data set in ``config``.
-        augmentation: instead of the one in ``config``.
-        with_ignored: whether targets say where the ground truth is not known.
-        reading: of the model, see :func:`~mask2former.media.images.read_image`.
+        samples: used instead of the data set in ``config``.
+        augmentation: used instead of the one in ``config``.
+        with_ignored: whether targets say where the ground truth is unknown.
+        reading: how the model reads images, see :func:`~mask2former.media.images.read_image`.
 
     Raises:
-        UserError: files that are missing or broken, or that have no annotations; or as of :func:`read_as`.
+        UserError: files are missing or broken, or have no annotations; or as for :func:`read_as`.
     """
     found = samples
     if found is None:
@@ -364,10 +366,10 @@ def build_training_set(
     else:
         read_as(found, reading)
     if isinstance(found, ClipSet) and not found.has_ground_truth:
-        raise UserError("the training clips have no 'annotations'; the public test sets cannot be trained on")
+        raise UserError("the training clips have no 'annotations'; the public test sets cannot be used for training")
     sampling = config.dataset if isinstance(config.dataset, ClipSampling) else None
     augmentation = augmentation or build_augmentation(config.augmentation)
     if config.copy_paste and (isinstance(found, ClipSet) or "instance" not in found.tasks):
         what = "clips" if isinstance(found, ClipSet) else f"for the task {', '.join(found.tasks)}"
-        raise UserError(f"data.copy_paste is for images with objects, and the training data are {what}; set it to 0")
+        raise UserError(f"data.copy_paste requires images with objects, but the training data are {what}; set it to 0")
     return TrainingSet(found, augmentation, sampling=sampling, with_ignored=with_ignored, copy_paste=config.copy_paste)

@@ -1,7 +1,7 @@
-"""What a data set must be like so that training learns and an evaluation measures what was meant.
+"""What a data set must be like for training to learn, and evaluation to measure, what is intended.
 
-One list for ``check-data``, ``train`` and ``evaluate``: the first reads all images, the others check what can be told
-without reading them, and at some label maps. Reads no images. Clips are checked as images are.
+One list for ``check-data``, ``train`` and ``evaluate``: the first reads all images; the others check what can be
+checked without reading them, and some label maps. Reads no images itself. Clips are checked like images.
 """
 
 from __future__ import annotations
@@ -44,25 +44,25 @@ __all__ = [
 ]
 
 Split = Literal["train", "validation"]
-Named = tuple[str, LabelCounts]  # a label map and what is on it
+Named = tuple[str, LabelCounts]  # a label map and what it contains
 
 _NAMED = 20  # offenders that are listed; more are counted
-_MUCH = 0.05  # share of pixels from which an ignored number may well be a class that is missed
-_SAMPLED_MAPS = 100  # label maps at most, where not all are read
+_MUCH = 0.05  # share of pixels from which an ignored number may well be a missing class
+_SAMPLED_MAPS = 100  # at most this many label maps where not all are read
 _PIXELS = 50_000_000  # of them
-_STRAY = 0.01  # of the pixels of an ignored number; a class of fewer, all of them single, may be a slip
-_THIN = 50  # pixels; a class of fewer may be nothing but edges
+_STRAY = 0.01  # of the pixels of an ignored number; a class with fewer, all of them isolated, may be a slip
+_THIN = 50  # pixels; a class with fewer may consist of edges only
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One kind of thing to know about a split, or about a run file.
+    """One finding about a split or a run file.
 
     Attributes:
-        broken: whether training or evaluation would fail on it or lose it unseen.
-        message: what it is, as a phrase.
-        offenders: some of those it is about.
-        count: all of them; 0 where it is about the split as a whole.
+        broken: whether training or evaluation would fail because of it, or silently lose data.
+        message: the finding, as a phrase.
+        offenders: some of the items that it is about.
+        count: the number of all of them; 0 where it is about the split as a whole.
     """
 
     split: Split | Literal["run"]
@@ -80,7 +80,7 @@ class Finding:
 
 
 def require(findings: Sequence[Finding]) -> list[str]:
-    """The notes among them, as sentences.
+    """The notes among the findings, as sentences.
 
     Raises:
         UserError: something is broken.
@@ -92,48 +92,48 @@ def require(findings: Sequence[Finding]) -> list[str]:
 
 
 def split_findings(samples: DataSet, split: Split, *, measured_only: bool = False) -> list[Finding]:
-    """What can be told of a split without reading it: classes, objects, and some of its label maps.
+    """What can be checked in a split without reading it: classes, objects, and some of its label maps.
 
     Args:
-        samples: its images or clips; those of test sets, which have no annotations, need no objects.
-        split: which it is.
-        measured_only: no model is trained: data without objects have no metrics, but may have results.
+        samples: its images or clips; those of test sets, which have no annotations, need not have objects.
+        split: which split it is.
+        measured_only: no model is trained: data without objects yield no metrics, but may yield results.
 
     Raises:
-        UserError: one of these label maps is missing or broken.
+        UserError: one of the label maps that are read is missing or broken.
     """
     findings = class_findings(samples.categories, split)
     counts = samples.num_objects if samples.has_ground_truth else None
     if counts is not None and not counts.sum():
-        message = "; ".join(["nothing is annotated", *samples.notes])  # what was left out may be the reason
+        message = "; ".join(["nothing is annotated", *samples.notes])  # objects that were left out may be the reason
         findings.append(Finding(split, not measured_only, message))
     if isinstance(samples, LabelFolder):
         maps = _some_maps(samples, split)
         findings += _unknown_findings(maps, samples, split)
-        # What a sample does not show is no news.
+        # Sample notes say nothing new about what no sample shows.
         findings += [finding for finding in label_findings(maps, samples, split) if finding.broken]
         findings += _never_beside_findings(maps, samples, split)
     return findings
 
 
 def class_findings(categories: Categories, split: Split) -> list[Finding]:
-    """Names that more than one class has: metrics and models are matched by names."""
+    """Names that several classes share: metrics and models match classes by name."""
     twice = [name for name, count in Counter(categories.names).items() if count > 1]
     if not twice:
         return []
-    message = "several classes have the same name, rename them"
+    message = "several classes have the same name; rename them"
     return [Finding(split, True, message, tuple(f"'{name}'" for name in twice[:_NAMED]), len(twice))]
 
 
 def id_findings(samples: AnnotatedSet, split: Split, limit: int | None = None) -> list[Finding]:
-    """Images of one id, as of several files that all number theirs from 1: a file of results cannot tell them apart."""
+    """Images that share an id, as when several files number them from 1: result files cannot tell them apart."""
     images = Counter(samples.image_id(index) for index in range(len(samples))[:limit])
     twice = [str(image_id) for image_id, count in images.items() if count > 1]
     if not twice:
         return []
     message = (
-        "several images have one id, as where several annotation files number theirs from 1; evaluate --results "
-        "refuses them"
+        "several images have the same id, for instance because several annotation files number their images from 1; "
+        "evaluate --results refuses them"
     )
     return [Finding(split, False, message, tuple(twice[:_NAMED]), len(twice))]
 
@@ -142,11 +142,11 @@ def id_findings(samples: AnnotatedSet, split: Split, limit: int | None = None) -
 
 
 def label_findings(maps: Sequence[Named], samples: LabelFolder, split: Split) -> list[Finding]:
-    """What the numbers on label maps say together.
+    """What the numbers on several label maps show together.
 
     Args:
-        maps: what is on them; all are expected where a class is said to be without a pixel.
-        samples: their data set.
+        maps: their contents; all maps are expected before a class is reported as having no pixels.
+        samples: the data set.
         split: which of its splits.
     """
     if not maps:
@@ -189,41 +189,41 @@ def _unseen_findings(maps: Sequence[Named], samples: LabelFolder, split: Split) 
         message = f"nothing is annotated: {_ignored(ignored)}; check dataset.ignore"
         return [Finding(split, True, message)] if ignored else []
     share, number = max(ignored, default=(0.0, -1))
-    # Single stray pixels must not pass for a class where far more is ignored.
+    # Isolated stray pixels must not pass for a class where far more pixels are ignored.
     inner = _inner(maps)
     stray = {index for index in seen if not inner[painted[index]] and pixels[painted[index]] < _STRAY * pixels[number]}
     seen = seen - stray or seen
     unseen = [item.name for index, item in enumerate(categories) if index not in seen]
     if samples.unseen_classes == "error":
         but = [f"'{categories[index].name}' has {pixels[painted[index]]}" for index in sorted(stray - seen)]
-        apart = f" but for stray ones ({', '.join(but[:3])})" if but else ""
+        apart = f" apart from stray ones ({', '.join(but[:3])})" if but else ""
         only = f"'{categories[min(seen)].name}' is the only class with pixels{apart}"
         wrong = None
         if len(seen) == 1 and ignored and unseen:
             wrong = f"{only}, {_ignored(ignored)}; {_number_it(samples, unseen, number)}"
         elif len(seen) == 1 and ignored:
             wrong = (
-                f"{only}, {_ignored(ignored)}: there is nothing to tell it from; name the rest, too ('{number} "
-                f"background' in the names file), and take {number} out of dataset.ignore"
+                f"{only}, {_ignored(ignored)}: there is no other class to distinguish it from; name the rest, too "
+                f"('{number} background' in the names file), and remove {number} from dataset.ignore"
             )
         elif len(seen) == 1 and split == "train":
-            wrong = f"{only}: there is nothing to tell it from; check the label maps and the names file"
-        elif unseen and share >= _MUCH and split == "train":  # validation may lack what is rare
+            wrong = f"{only}: there is no other class to distinguish it from; check the label maps and the names file"
+        elif unseen and share >= _MUCH and split == "train":  # validation may lack rare classes
             wrong = (
                 f"classes without any pixel{apart} ({some(unseen)}), while {_ignored(ignored)}; "
                 f"{_number_it(samples, unseen, number)}"
             )
         if wrong is not None:
-            keep = "; if all is as it should be, set dataset.unseen_classes=keep" if unseen else ""
+            keep = "; if this is intended, set dataset.unseen_classes=keep" if unseen else ""
             return [Finding(split, True, wrong + keep)]
     message = "classes without any pixel" + (f" ({_ignored(ignored)})" if ignored else "")
     return [Finding(split, False, message, tuple(absent[:_NAMED]), len(absent))] if absent else []
 
 
 def _never_beside_findings(maps: Sequence[Named], samples: LabelFolder, split: Split) -> list[Finding]:
-    """Of two classes, one that is never on a map with an ignored number: some maps may have that number instead of it.
+    """For two classes, one that never occurs on a map with an ignored number: some maps may use that number instead.
 
-    What is void, as borders and doubtful regions, is beside what is annotated.
+    True void, such as borders and doubtful regions, occurs beside annotated classes.
     """
     if len(samples.categories) != 2 or samples.unseen_classes == "keep":
         return []
@@ -236,8 +236,9 @@ def _never_beside_findings(maps: Sequence[Named], samples: LabelFolder, split: S
             if indices and others and all(void not in counts.pixels for counts in others):
                 name = samples.categories[index].name
                 message = (
-                    f"label maps with {void}, which is ignored, and without '{name}' ({number}), which only maps "
-                    f"without {void} have ({len(others)} of them); if {void} is '{name}' there, write {number} instead"
+                    f"label maps that contain {void}, which is ignored, but not '{name}' ({number}), which occurs "
+                    f"only on maps without {void} ({len(others)} of them); if {void} means '{name}' there, write "
+                    f"{number} instead"
                 )
                 findings.append(Finding(split, False, message, tuple(indices[:_NAMED]), len(indices)))
     return findings
@@ -252,7 +253,7 @@ def _ignored(ignored: Sequence[tuple[float, int]]) -> str:
 
 
 def _number_it(samples: LabelFolder, unseen: Sequence[str], number: int) -> str:
-    """How to say that an ignored number is a class."""
+    """How to declare an ignored number as a class."""
     known = {index: value for value, index in samples.class_of.items()}
     lines = [
         f"{number if item.name == unseen[0] else known.get(index, index)} {item.name}"
@@ -261,18 +262,19 @@ def _number_it(samples: LabelFolder, unseen: Sequence[str], number: int) -> str:
     shown = lines if len(lines) < 4 else [line for line in lines if line == f"{number} {unseen[0]}"]
     listed = ", ".join(f"'{line}'" for line in shown)
     return (
-        f"if {number} is '{unseen[0]}', give it that number in the names file (its lines may be {listed}) and take "
-        f"{number} out of dataset.ignore"
+        f"if {number} means '{unseen[0]}', give the class that number in the names file (its lines may be {listed}) "
+        f"and remove {number} from dataset.ignore"
     )
 
 
 def palette_findings(maps: Sequence[Named], split: Split, training: Sequence[Named] = ()) -> list[Finding]:
-    """Numbers that have another colour from file to file: they are other classes there.
+    """Numbers whose colour differs from file to file: they mean different classes there.
 
     Args:
-        maps: what is on the label maps of a split.
-        split: which it is.
-        training: of validation, those that are trained on: the two are compared, unless one differs within itself.
+        maps: the contents of the label maps of a split.
+        split: which split it is.
+        training: for validation, the maps of the training split; the two are compared, unless one differs within
+            itself.
     """
     palettes = Palettes()
     if any([palettes.add(f"train's '{name}'", counts.colors) for name, counts in training]):
@@ -281,9 +283,8 @@ def palette_findings(maps: Sequence[Named], split: Split, training: Sequence[Nam
     if not offenders or (training and palette_findings(maps, split)):
         return []
     message = (
-        f"label maps whose palettes differ{' from those of train' if training else ''}, so that one number may be "
-        "several classes; write the class numbers with one palette for all, or as grey PNG if they are right as they "
-        "are"
+        f"label maps whose palettes differ{' from those of train' if training else ''}, so that one number may mean "
+        "several classes; save all label maps with the same palette, or as grey PNG if the numbers are right"
     )
     return [Finding(split, True, message, tuple(offenders[:_NAMED]), len(offenders))]
 
@@ -296,7 +297,7 @@ def _thin_findings(maps: Sequence[Named], samples: LabelFolder, split: Split) ->
         if index < len(samples.categories) and pixels[number] >= _THIN and not inner[number]
     ]
     message = (
-        "classes that are nowhere wider than two pixels, as edges are where label maps were resized with smoothing"
+        "classes that are nowhere wider than two pixels, like the edges of label maps that were resized with smoothing"
     )
     return [Finding(split, False, message, tuple(thin[:_NAMED]), len(thin))] if thin else []
 
@@ -312,7 +313,7 @@ def _unknown_findings(maps: Sequence[Named], samples: LabelFolder, split: Split)
 
 
 def _some_maps(samples: LabelFolder, split: Split) -> list[Named]:
-    """Some label maps of a split; all, up to those that tell, where they look as if a class were missed."""
+    """Some label maps of a split; all of them, up to those that decide, where a class seems to be missing."""
     maps = [_read_map(samples, 0)]
     count = min(_SAMPLED_MAPS, max(2, _PIXELS // sum(maps[0][1].pixels.values())))
     chosen = _spread(samples, count)
@@ -325,7 +326,7 @@ def _some_maps(samples: LabelFolder, split: Split) -> list[Named]:
 
 
 def _spread(samples: LabelFolder, most: int) -> list[int]:
-    """Indices of up to ``most`` samples from all over a data set."""
+    """Indices of up to ``most`` samples, spread over the whole data set."""
     return np.unique(np.linspace(0, len(samples) - 1, min(most, len(samples))).round().astype(int)).tolist()
 
 
@@ -337,7 +338,7 @@ def _read_map(samples: LabelFolder, index: int) -> Named:
 
 
 def between_findings(training: AnnotatedSet | ClipSet, validation: AnnotatedSet | ClipSet) -> list[Finding]:
-    """What can be told of both splits together without reading them but for some label maps.
+    """What can be checked in both splits together without reading them, apart from some label maps.
 
     Raises:
         UserError: one of these is missing or broken.
@@ -352,7 +353,7 @@ def between_findings(training: AnnotatedSet | ClipSet, validation: AnnotatedSet 
 
 
 def _leak_findings(training: AnnotatedSet | ClipSet, validation: AnnotatedSet | ClipSet) -> list[Finding]:
-    """Files that are both trained on and measured on; copies under other names are found by ``check-data`` alone."""
+    """Files that are both trained and evaluated on; only ``check-data`` finds copies under other names."""
     used = set(_files(training))
     both = [name for name in _files(validation) if name in used]
     message = f"{'frames' if isinstance(validation, ClipSet) else 'images'} that are also training data"
@@ -360,7 +361,7 @@ def _leak_findings(training: AnnotatedSet | ClipSet, validation: AnnotatedSet | 
 
 
 def _files(samples: AnnotatedSet | ClipSet) -> list[str]:
-    """The files that are read, of images and of frames; none where they are drawn."""
+    """The image or frame files that are read; none where they are drawn."""
     if isinstance(samples, Reader):
         return [str(samples.file(index)) for index in range(len(samples))]
     if isinstance(samples, (YouTubeVIS, MaskFolders)):
@@ -369,9 +370,9 @@ def _files(samples: AnnotatedSet | ClipSet) -> list[str]:
 
 
 def unlisted_findings(splits: Mapping[Split, AnnotatedSet | ClipSet]) -> list[Finding]:
-    """Images beside those of a COCO file that no file lists, and that nothing is learned of.
+    """Images beside those of a COCO file that no file lists, and that are not used.
 
-    Folders that both splits have images in may hold those of a third, so nothing is said about them.
+    Folders that contain images of both splits may contain those of a third, so nothing is reported for them.
     """
     listed: dict[Split, set[Path]] = {
         split: {Path(os.path.abspath(path)) for path in samples.listed if isinstance(path, Path)}
@@ -389,6 +390,6 @@ def unlisted_findings(splits: Mapping[Split, AnnotatedSet | ClipSet]) -> list[Fi
             if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path not in paths
         )
         if beside:
-            message = "images that the annotation file does not list, and that are not used"
+            message = "images that the annotation file does not list and that are therefore not used"
             findings.append(Finding(split, False, message, tuple(beside[:_NAMED]), len(beside)))
     return findings

@@ -1,6 +1,6 @@
 """From annotated frames to training clips: which frames are taken, one augmentation for all of them, and the targets.
 
-Clips are what videos, folders of frames and drawn scenes have in common; their files are not known here.
+Clips are what videos, folders of frames and drawn scenes have in common; their file formats are not known here.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ LabelsFrom = Literal["last-frame", "any-frame"]
 
 @dataclass(frozen=True, slots=True)
 class AnnotatedClip:
-    """Some frames of a clip; an object has the same number in all of them, and its true class as label.
+    """Some frames of a clip; an object has the same number in all of them, and its true class as its label.
 
     Attributes:
-        frames: in the order of time, all of one size. Where an object is not annotated its frame has no form of it.
-        annotated: whether an object is annotated in a frame; its mask may be empty all the same.
+        frames: in temporal order, all of the same size. Where an object is not annotated, its frame has no form of it.
+        annotated: whether an object is annotated in a frame; its mask may still be empty.
     """
 
     frames: Sequence[Annotated]
@@ -37,7 +37,7 @@ class AnnotatedClip:
 
 @runtime_checkable
 class MeasuredClips(DataSet, Protocol):
-    """What a data set of clips offers for an evaluation; ground truths are of all frames of a clip."""
+    """What a data set of clips provides for evaluation; ground truths cover all frames of a clip."""
 
     def images(self, index: int) -> list[UInt8[np.ndarray, "H W C"]]:
         """All frames of a clip, RGB.
@@ -50,20 +50,20 @@ class MeasuredClips(DataSet, Protocol):
 
 @runtime_checkable
 class ClipSet(MeasuredClips, Protocol):
-    """What every data set of clips offers that is learned from, whatever its files."""
+    """What every data set of clips that can be trained on provides, whatever its file format."""
 
     def wide(self) -> Bool[np.ndarray, " I"]:
         """Which clips are wider than high, for batches of one shape; from annotations or headers of frames."""
         ...
 
     def clip_length(self, index: int) -> int:
-        """How many frames a clip has."""
+        """The number of frames of a clip."""
         ...
 
     def annotated(self, index: int, indices: Sequence[int], *, with_ignored: bool = False) -> AnnotatedClip:
-        """The frames at these indices with the objects that are to be learned, without crowds.
+        """The frames at these indices with the objects to be learned, without crowds.
 
-        ``with_ignored`` asks where the ground truth is not known: crowds, for instance.
+        With ``with_ignored``, the result says where the ground truth is unknown: crowds, for instance.
 
         Raises:
             UserError: a file that is missing or broken, or frames of different sizes.
@@ -72,10 +72,10 @@ class ClipSet(MeasuredClips, Protocol):
 
 
 def draw_frames(length: int, num_frames: int, frame_range: int, rng: np.random.Generator) -> list[int]:
-    """Indices of ``num_frames`` frames out of ``length``, rising (published training, ``SAMPLING_FRAME_*``).
+    """Indices of ``num_frames`` frames out of ``length``, ascending (published training, ``SAMPLING_FRAME_*``).
 
-    One is drawn from all, the others from those within ``frame_range`` of it, itself excluded; they may repeat one
-    another. A clip of a single frame gives that frame every time.
+    One is drawn from all frames, the others from those within ``frame_range`` of it, excluding itself; the others may
+    repeat. A clip with a single frame yields that frame every time.
     """
     first = int(rng.integers(length))
     near = [
@@ -89,14 +89,14 @@ def draw_frames(length: int, num_frames: int, frame_range: int, rng: np.random.G
 def assemble_clip(
     frames: Sequence[Sample], annotated: Bool[np.ndarray, "N T"], num_classes: int, labels_from: LabelsFrom
 ) -> Sample:
-    """One sample of several; objects without a pixel in any frame are left out.
+    """One sample from several; objects without a pixel in any frame are left out.
 
     Args:
-        frames: of one size, with the same objects in the same order.
+        frames: of the same size, with the same objects in the same order.
         annotated: see :class:`AnnotatedClip`.
         num_classes: K, which is the label for "no object".
-        labels_from: ``last-frame`` gives an object that is not annotated there the label K, although its masks in other
-            frames are learned; ``any-frame`` gives it its class.
+        labels_from: ``last-frame`` gives an object that is not annotated in the last frame the label K, although its
+            masks in other frames are learned; ``any-frame`` gives it its class.
     """
     targets = [frame.target for frame in frames if frame.target is not None]
     assert len(targets) == len(frames)
@@ -115,7 +115,7 @@ def assemble_clip(
 
 
 def whole_clip(samples: ClipSet, index: int) -> Sample:
-    """All frames at their own size with the true classes, as validation takes them."""
+    """All frames at their original size with the true classes, as validation uses them."""
     clip = samples.annotated(index, range(samples.clip_length(index)))
     plan = Plan(Geometry(clip.frames[0].size_hw))
     sample = assemble_clip([plan(frame) for frame in clip.frames], clip.annotated, len(samples.categories), "any-frame")

@@ -17,8 +17,8 @@ __all__ = ["ColorJitter", "draw_color_jitter"]
 class ColorJitter:
     """The changes of one draw; ``None`` leaves a property alone.
 
-    Images of other channels than three have no saturation and hue: of these, brightness and contrast alone change, of
-    all channels alike.
+    Images with other than three channels have no saturation and hue: only brightness and contrast change, equally for
+    all channels.
 
     Attributes:
         brightness: added, in -32..32.
@@ -35,7 +35,7 @@ class ColorJitter:
     hue: int | None = None
 
     def __call__(self, image: UInt8[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "H W C"]:
-        """The changed image; the given one stays as it is."""
+        """The changed image; the input stays unchanged."""
         if self.brightness is not None:
             image = _affine(image, 1.0, self.brightness)
         if self.contrast is not None and self.contrast_first:

@@ -1,6 +1,6 @@
-"""Faults of a data set: one ends training, but whoever checks a data set wants to know them all.
+"""Faults of a data set: a single one stops training, but checking a data set should report all of them.
 
-A reader calls :func:`fault` where the rest of its files can be read without what is wrong.
+A reader calls :func:`fault` where it can read the rest of its files without the faulty part.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["Fault", "collected_faults", "fault"]
 
 
 class Fault(NamedTuple):
-    """What is wrong, and with how many entries of a file."""
+    """What is wrong, and how many entries of a file are affected."""
 
     message: str
     entries: int = 1
@@ -26,7 +26,7 @@ _collected: ContextVar[list[Fault] | None] = ContextVar("faults", default=None)
 
 
 def fault(message: str, entries: int = 1) -> None:
-    """Tell what is wrong with so many entries; the caller then goes on without them, should this return.
+    """Report a fault of this many entries; if this returns, the caller continues without them.
 
     Raises:
         UserError: with the message, unless faults are collected.
@@ -39,7 +39,7 @@ def fault(message: str, entries: int = 1) -> None:
 
 @contextlib.contextmanager
 def collected_faults() -> Iterator[list[Fault]]:
-    """Inside, faults gather in the list; what makes reading on impossible is raised all the same."""
+    """Inside, faults are collected in the list; whatever makes further reading impossible is still raised."""
     faults: list[Fault] = []
     token = _collected.set(faults)
     try:

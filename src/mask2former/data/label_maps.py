@@ -36,13 +36,13 @@ __all__ = [
 
 Colors = dict[int, tuple[int, int, int]]  # RGB by number
 
-_NUMBERS = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")  # modes of Pillow
+_NUMBERS = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")  # Pillow modes
 _LOSSY = ("JPEG", "MPO", "WEBP")
 
 
 class _Decoded(NamedTuple):
     image: Image.Image
-    packing: str  # how the file holds its pixels, in Pillow's words
+    packing: str  # how the file stores its pixels, in Pillow's terms
     has_pages: bool
 
 
@@ -55,7 +55,7 @@ def _decoded(file: ImageFile, modes: tuple[str, ...], expected: str) -> _Decoded
     with open_image(file) as image:
         if image.format in _LOSSY:
             raise UserError(
-                f"'{file}' is a {image.format} file, which changes the numbers of its pixels; export it again as PNG"
+                f"'{file}' is a {image.format} file, a format that changes pixel values; export it again as PNG"
             )
         if image.mode not in modes:
             raise UserError(f"'{file}' is an image of mode {image.mode}; expected {expected}")
@@ -70,23 +70,23 @@ def _decoded(file: ImageFile, modes: tuple[str, ...], expected: str) -> _Decoded
 
 
 def read_label_map(file: ImageFile) -> Int32[np.ndarray, "H W"]:
-    """The numbers of an image of 1 to 32 bits or with a palette (PNG, TIFF); of a palette the indices, not colours.
+    """The numbers of an image of 1 to 32 bits or with a palette (PNG, TIFF): for a palette, its indices.
 
-    Of several pages the first counts, which is noted.
+    Of several pages the first is read, which is noted.
 
     Raises:
-        UserError: the file is missing or damaged, holds colours instead of numbers, or numbers below 0 (those from
+        UserError: the file is missing or damaged, contains colours instead of numbers, or numbers below 0 (numbers from
             2**31 on are read as such).
     """
     return read_with_palette(file)[0]
 
 
 class ColorTable:
-    """Numbers by colour, of label maps whose pixels are colours.
+    """Numbers by colour, for label maps whose pixels are colours.
 
     Args:
         numbers: by RGB.
-        source: the file that says so, for messages.
+        source: the file that defines them, for messages.
     """
 
     def __init__(self, numbers: Mapping[tuple[int, int, int], int], source: str) -> None:
@@ -94,7 +94,7 @@ class ColorTable:
         self.number_of = {red | green << 8 | blue << 16: number for (red, green, blue), number in numbers.items()}
 
     def read(self, file: ImageFile) -> Int32[np.ndarray, "H W"]:
-        """The numbers on an image of these colours, RGB or with a palette; of alpha nothing is read, which is noted.
+        """The numbers of an image in these colours, RGB or with a palette; alpha is not read, which is noted.
 
         Raises:
             UserError: the file is missing or damaged, or has other colours.
@@ -108,18 +108,19 @@ class ColorTable:
             order = np.argsort(-np.where(known, 0, pixels), kind="stable")[: np.count_nonzero(~known)]
             named = [f"{rgb_text(int(values[index]))} in {pixels[index]:.0f} pixels" for index in order[:5]]
             share = 100 * pixels[~known].sum() / colors.size
-            smoothed = " (as where a label map was resized or saved with smoothing)" if len(order) > 5 else ""
+            smoothed = " (as if the label map had been resized or saved with smoothing)" if len(order) > 5 else ""
             raise UserError(
-                f"'{file}' has colours that '{self.source}' does not have, in {share:.3g} % of its pixels{smoothed}: "
-                f"{len(order)} ({'; '.join(named)}{', ...' if len(order) > 5 else ''}); add them, with a name such as "
-                "void whose number dataset.ignore lists if they are not to be learned"
+                f"'{file}' contains colours that '{self.source}' does not have, in {share:.3g} % of its "
+                f"pixels{smoothed}: {len(order)} ({'; '.join(named)}{', ...' if len(order) > 5 else ''}); add them, "
+                "or if they are not to be learned, add them under a name such as void whose number is listed in "
+                "dataset.ignore"
             )
         numbers = np.array([self.number_of[value] for value in values.tolist()], dtype=np.int32)
         return np.repeat(numbers[of_run], lengths).reshape(colors.shape)
 
 
 def rgb_text(packed: int) -> str:
-    """A colour, R + 256 G + 65536 B, for people."""
+    """A colour, R + 256 G + 65536 B, for messages."""
     return f"{packed & 255} {packed >> 8 & 255} {packed >> 16}"
 
 
@@ -130,18 +131,18 @@ def _read_colors(file: ImageFile, expected: str) -> Int32[np.ndarray, "H W"]:
 
 def _packed(file: ImageFile, decoded: _Decoded, expected: str) -> Int32[np.ndarray, "H W"]:
     image, packing, _ = decoded
-    if ";16" in packing:  # of which only the upper halves were read
+    if ";16" in packing:  # of which only the upper bytes were read
         raise UserError(f"'{file}' has 16 bits per colour; expected 8 ({expected})")
     if is_collecting() and image.mode == "RGBA" and image.getchannel("A").getextrema() != (255, 255):
-        note("label maps with transparent pixels, whose colours count all the same", f"'{file}'")
+        note("label maps with transparent pixels, whose colours are read all the same", f"'{file}'")
     rgb = image if image.mode == "RGB" else image.convert("RGB")
-    # Four bytes per pixel, as Pillow stores them, are the id and a byte to mask: several times faster than sums.
+    # Four bytes per pixel, as Pillow stores them, are the id and one byte to mask out: several times faster than sums.
     packed = np.frombuffer(rgb.tobytes("raw", "RGBX"), dtype="<i4")
     return (packed & 0xFFFFFF).reshape(rgb.height, rgb.width).astype(np.int32, copy=False)
 
 
 def read_ids(file: ImageFile) -> tuple[Int32[np.ndarray, "H W"], bool]:
-    """Objects by number: the numbers of :func:`read_label_map`, or where the image has colours, one for each.
+    """Objects by number: the numbers of :func:`read_label_map` or, where the image is in colour, one number per colour.
 
     Returns:
         The numbers, and whether they are colours: R + 256 G + 65536 B, so that black is 0.
@@ -158,7 +159,7 @@ def read_ids(file: ImageFile) -> tuple[Int32[np.ndarray, "H W"], bool]:
 
 
 def read_with_palette(file: ImageFile) -> tuple[Int32[np.ndarray, "H W"], Colors]:
-    """The numbers of a label map, as :func:`read_label_map` gives them, and the colours of its palette, if it has one.
+    """The numbers of a label map, as from :func:`read_label_map`, and the colours of its palette, if it has one.
 
     Raises:
         UserError: as :func:`read_label_map`.
@@ -166,8 +167,9 @@ def read_with_palette(file: ImageFile) -> tuple[Int32[np.ndarray, "H W"], Colors
     if is_array_file(file):
         return read_array(file), {}
     expected = (
-        "one number per pixel: 8-bit or 16-bit grey, or a palette (write the class numbers instead of colours, without "
-        "anti-aliasing; or name a file of classes with their colours and set dataset.encoding: colors)"
+        "one number per pixel: 8-bit or 16-bit grey, or a palette (write the class numbers instead of colours, "
+        "without anti-aliasing; or give a names file with the colours of the classes and set dataset.encoding: "
+        "colors)"
     )
     decoded = _decoded(file, _NUMBERS, expected)
     image = decoded.image
@@ -183,22 +185,22 @@ def _numbers(file: ImageFile, decoded: _Decoded) -> Int32[np.ndarray, "H W"]:
     if has_pages and (numbers == numbers[0, 0]).all():
         note("label maps whose first page, the one that is read, is empty", f"'{file}'")
     if image.mode == "I" and (low := int(numbers.min())) < 0:
-        raise UserError(f"'{file}' has the number {low}; expected numbers from 0 to {2**31 - 1}")
+        raise UserError(f"'{file}' contains the number {low}; expected numbers from 0 to {2**31 - 1}")
     return numbers
 
 
 class Palettes:
-    """The palettes of label maps that belong together: is one number one colour in all of them, and the reverse?"""
+    """The palettes of label maps that belong together: whether numbers and colours correspond in all of them."""
 
     def __init__(self) -> None:
         self._color_of: dict[int, tuple[tuple[int, int, int], str]] = {}
         self._number_of: dict[tuple[int, int, int], tuple[int, str]] = {}
 
     def add(self, name: str, colors: Colors) -> str | None:
-        """How a label map contradicts those before it, as a phrase; None if it does not.
+        """How a label map contradicts the earlier ones, as a phrase; None if it does not.
 
         Args:
-            name: of the label map, for people.
+            name: of the label map, for messages.
             colors: of the numbers that occur on it.
         """
         conflict = None
@@ -206,20 +208,22 @@ class Palettes:
         for number, color in colors.items():
             first, where = self._color_of.setdefault(number, (color, name))
             if first != color:
-                conflict = conflict or f"in {name} {number} is {color}, in {where} {first}"
-            elif of_file[color] == 1:  # two numbers of one colour, as beyond the end of a palette, say nothing
+                conflict = conflict or f"{number} is {color} in {name}, but {first} in {where}"
+            elif (
+                of_file[color] == 1
+            ):  # two numbers of one colour, such as those beyond the end of a palette, are no contradiction
                 other, where = self._number_of.setdefault(color, (number, name))
                 if other != number:
-                    conflict = conflict or f"in {name} {color} is {number}, in {where} {other}"
+                    conflict = conflict or f"{color} is {number} in {name}, but {other} in {where}"
         return conflict
 
 
 class LabelCounts(NamedTuple):
-    """What is on one label map.
+    """The content of one label map.
 
     Attributes:
-        pixels: of every number that occurs.
-        inner: those of them that have the same number above, below, left and right.
+        pixels: count of every number that occurs.
+        inner: count of those pixels whose four neighbours (above, below, left, right) have the same number.
         colors: RGB of every number that occurs, where the file has a palette.
     """
 
@@ -229,11 +233,11 @@ class LabelCounts(NamedTuple):
 
 
 def count_labels(file: File, colors: ColorTable | None = None) -> LabelCounts:
-    """Counts of the numbers on a label map, and what its palette shows them as.
+    """Counts of the numbers on a label map, and the palette colours that show them.
 
     Args:
         file: the label map.
-        colors: where its pixels are colours, the numbers of these; then nothing is said of palettes.
+        colors: where its pixels are colours, the numbers of these; palettes are then not reported.
 
     Raises:
         UserError: as :func:`read_label_map`, or :meth:`ColorTable.read`.
@@ -263,7 +267,7 @@ def read_id_colors(file: ImageFile) -> Int32[np.ndarray, "H W"]:
 
 
 def colors_of_ids(ids: Int[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
-    """The panoptic encoding of ids from 0 to 2**24 - 1; :func:`read_id_colors` of a file of it gives them back."""
+    """The panoptic encoding of ids from 0 to 2**24 - 1; :func:`read_id_colors` reverses it."""
     return np.stack([ids & 255, ids >> 8 & 255, ids >> 16 & 255], axis=-1).astype(np.uint8)
 
 

@@ -1,4 +1,4 @@
-"""One function over many jobs in several processes, in order and stoppable. Knows nothing of what the jobs are."""
+"""Runs one function over many jobs in several processes, in order and stoppable. Knows nothing about the jobs."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ __all__ = ["map_in_processes", "num_processors"]
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
-_LARGEST_CHUNK = 16  # jobs that travel together; more would make progress jump
-_FEW = 40  # jobs that are done sooner than processes have started
+_LARGEST_CHUNK = 16  # jobs that are sent together; more would make progress jumpy
+_FEW = 40  # with fewer jobs, they are done before processes have started
 
 
 def num_processors() -> int:
@@ -29,13 +29,13 @@ def num_processors() -> int:
 def map_in_processes(
     work: Callable[[Job], Result], jobs: Sequence[Job], num_workers: int
 ) -> Generator[Result, None, None]:
-    """``work(job)`` for each job, in the order of the jobs, as they are done.
+    """``work(job)`` for each job, in the order of the jobs, as results become available.
 
-    Ctrl-C and closing the iterator end it after the jobs that are under way. Workers are fresh processes (no fork: the
-    caller has threads), so ``work`` must be importable, or a ``partial`` of something that is. They end with this
-    process, also where that is killed.
+    Ctrl-C and closing the iterator end it after the jobs in progress. Workers are fresh processes (no fork: the caller
+    has threads), so ``work`` must be importable, or a ``partial`` of an importable function. They end with this
+    process, even if it is killed.
 
-    With ``num_workers`` up to 1, or few jobs, all is done in this process.
+    With ``num_workers`` up to 1, or few jobs, everything runs in this process.
     """
     if num_workers <= 1 or len(jobs) <= _FEW:
         yield from map(work, jobs)
@@ -47,17 +47,18 @@ def map_in_processes(
         with _interrupts_held_back():
             results = pool.map(work, jobs, chunksize=chunk)
         yield from results
-    finally:  # also of a Ctrl-C that was held back, which comes before anybody reads results
-        # Once: leaving the pool as a context would shut it down again, and take the cancelling back.
+    finally:  # also for a Ctrl-C that was held back, which arrives before anybody reads results
+        # Once: leaving the pool as a context would shut it down again and undo the cancelling.
         pool.shutdown(cancel_futures=True)
 
 
 @contextlib.contextmanager
 def _interrupts_held_back() -> Generator[None, None, None]:
-    """Ctrl-C comes afterwards, and never to processes that are started meanwhile.
+    """Delay Ctrl-C until afterwards, and never deliver it to processes that are started inside.
 
-    They inherit that this thread gets none. Before :func:`_begin_worker` they import for a second, and would die with a
-    traceback. Here another thread may get it, upon which Python calls the handler in the main one; so that waits, too.
+    They inherit that this thread blocks it. Before :func:`_begin_worker` they spend about a second importing, and would
+    die with a traceback. In this process another thread may receive the signal, in which case Python calls the handler
+    in the main thread; that is delayed, too.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
@@ -79,13 +80,13 @@ def _interrupts_held_back() -> Generator[None, None, None]:
 
 
 def _begin_worker() -> None:
-    """Leave stopping to the parent, and leave when the parent is gone, in the middle of a job if need be."""
+    """Leave stopping to the parent, and exit when the parent is gone, in the middle of a job if necessary."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
 
     def leave() -> None:
-        parent.join()  # waits for the pipe that the parent holds open as long as it lives
-        os._exit(1)  # files appear whole or not at all, so there is nothing to clean up
+        parent.join()  # waits for the pipe that the parent keeps open as long as it lives
+        os._exit(1)  # files appear completely or not at all, so there is nothing to clean up
 
     threading.Thread(target=leave, name="leave with the parent", daemon=True).start()

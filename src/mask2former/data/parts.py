@@ -1,4 +1,4 @@
-"""Training data with a part held back for validation: which images or clips it has, and both parts as data sets."""
+"""Training data with a part held back for validation: what it contains, and both parts as data sets."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["Part", "PartOfClips", "is_held_back", "part_of"]
 
 
 def is_held_back(key: str, split: ValidationSplitConfig) -> bool:
-    """Whether what has this name is for validation: by its name and the seed alone, whatever else there is."""
+    """Whether the item with this name is for validation: decided by its name and the seed alone."""
     digest = hashlib.sha256(f"{split.seed}\0{key}".encode("utf-8", "surrogatepass")).digest()
     position = int.from_bytes(digest[:6], "big") / 2**48  # uniform in [0, 1), exact
     if split.share is not None:
@@ -38,10 +38,12 @@ def part_of(whole: AnnotatedSet | ClipSet, wanted: ValidationSplitConfig, split:
     """The training or the validation part of the training data.
 
     Raises:
-        UserError: it is drawn, not read; it would be empty; or a name does not have the pattern of groups.
+        UserError: the data is drawn, not read; a part would be empty; or a name does not match the pattern of groups.
     """
     if not isinstance(whole, Reader | ClipReader):
-        raise UserError("data.validation divides images or clips in files; drawn scenes have num_validation")
+        raise UserError(
+            "data.validation splits images or clips that are read from files; for drawn scenes set num_validation"
+        )
     held = np.array([is_held_back(key, wanted) for key in _keys(whole, wanted.groups)], dtype=bool)
     indices = np.flatnonzero(held if split == "validation" else ~held)
     if not len(indices):
@@ -54,7 +56,7 @@ def part_of(whole: AnnotatedSet | ClipSet, wanted: ValidationSplitConfig, split:
 
 
 def _keys(whole: Reader | ClipReader, groups: str | None) -> list[str]:
-    """What decides of each image or clip: the name of its group, or its own, without the folder that it lies in."""
+    """The key that decides for each image or clip: the name of its group, or its own name without its folder."""
     ids = [str(whole.image_id(index)) for index in range(len(whole))]  # pyright: ignore[reportAttributeAccessIssue]
     files = (
         [os.path.abspath(str(whole.file(index))) for index in range(len(whole))] if isinstance(whole, Reader) else ids
@@ -66,8 +68,9 @@ def _keys(whole: Reader | ClipReader, groups: str | None) -> list[str]:
     found = [re.search(groups, name) for name in names]
     if lacking := [name for name, match in zip(names, found, strict=True) if match is None]:
         raise UserError(
-            f"data.validation.groups {quoted(groups)} is not in the names of {len(lacking)} of {len(names)} "
-            f"{whole.counted}s ({listed(lacking, 3, show=quoted)}); expected a pattern that finds the group in each"
+            f"data.validation.groups {quoted(groups)} does not match the names of {len(lacking)} of {len(names)} "
+            f"{whole.counted}s ({listed(lacking, 3, show=quoted)}); expected a pattern that matches the group in "
+            "each name"
         )
     return [match[match.re.groups and 1] or "" for match in found if match is not None]
 
@@ -76,8 +79,8 @@ class _Some:
     """Some images or clips of a data set.
 
     Args:
-        whole: the data set.
-        indices: of its images or clips.
+        whole: the complete data set.
+        indices: of its images or clips to include.
     """
 
     def __init__(self, whole: Any, indices: Int64[np.ndarray, " I"]) -> None:
@@ -91,7 +94,7 @@ class _Some:
 
     @property
     def reading(self) -> Reading:
-        """How the images of the whole are read."""
+        """How the images of the complete data set are read."""
         return self.whole.reading
 
     @reading.setter

@@ -1,4 +1,4 @@
-"""Your own data set: a small class whose items are samples, as a reader that trains and measures.
+"""Your own data set: a small class whose items are samples, as a reader for training and evaluation.
 
 Knows no files.
 """
@@ -26,7 +26,7 @@ __all__ = ["SampleSet", "as_reader"]
 
 
 class SampleSet(Protocol):
-    """What your own data set must be: samples by index from 0, always the same sample for the same index.
+    """What your own data set must provide: samples by index from 0, always the same sample for the same index.
 
     A sample is a clip of T frames; an image has T = 1. ``image`` is RGB, uint8 ``(T, 3, H, W)`` (for models of other
     images, with their channels); ``target.labels`` are indices of ``categories``, int64 ``(N,)``; ``target.masks`` are
@@ -59,10 +59,10 @@ def as_reader(
 ) -> AnnotatedSet | MeasuredClips:
     """Your own data set as training and evaluation read it; a reader is returned as it is.
 
-    Whether it has images or clips is told by its first sample: one frame, or several.
+    Whether it contains images or clips is decided by its first sample: one frame, or several.
 
     Raises:
-        UserError: no length, samples or classes, none at all, or a first sample that is none.
+        UserError: it has no length, samples or classes, is empty, or its first item is not a valid sample.
     """
     if isinstance(samples, MeasuredClips) or hasattr(samples, "annotated"):
         return samples  # pyright: ignore[reportReturnType]  (it is no mere set of samples)
@@ -70,7 +70,7 @@ def as_reader(
     if lacking or not isinstance(samples.categories, Categories):
         what = f"no {' and no '.join(lacking)}" if lacking else f"{type(samples.categories).__name__} as categories"
         raise UserError(
-            f"a data set has a length, a Sample for every index and Categories; {type(samples).__name__} has {what}"
+            f"a data set needs a length, a Sample for every index and Categories; {type(samples).__name__} has {what}"
         )
     if not len(samples):
         raise UserError(f"the data set {type(samples).__name__} is empty; expected at least one sample")
@@ -83,7 +83,7 @@ class _Samples(SampleSequence):
 
     has_ground_truth = True
     metric_style: MetricStyle = "coco"
-    num_objects = None  # reading all of them would tell
+    num_objects = None  # known only after reading all of them
     tasks: tuple[Task, ...] = ("panoptic", "instance", "semantic")
     num_frames: int | None = None  # of every sample; None: any number
 
@@ -96,7 +96,7 @@ class _Samples(SampleSequence):
         self.tasks = tuple(task for task in self.tasks if task in getattr(samples, "tasks", self.tasks))
         if not self.tasks:
             raise UserError(
-                f"the data set {type(samples).__name__} has the tasks {list(samples.tasks)}; expected some of "  # pyright: ignore
+                f"the data set {type(samples).__name__} has the tasks {list(samples.tasks)}; expected some of "
                 f"{list(type(self).tasks)}"
             )
 
@@ -111,7 +111,7 @@ class _Samples(SampleSequence):
         return self._last[1]
 
     def _check(self, sample: Sample, subject: str) -> None:
-        """Refuse what would fail later, or train something else.
+        """Refuse what would fail later, or train something other than intended.
 
         Raises:
             UserError: naming the sample.
@@ -122,24 +122,25 @@ class _Samples(SampleSequence):
         if image.dtype != torch.uint8 or image.ndim != 4 or 0 in image.shape:
             raise UserError(
                 f"the image of {subject} is {_described(image)}; expected uint8 (frames, channels, height, width): "
-                "red, green and blue, or the channels of a model of other images, an image being a clip of one frame"
+                "red, green and blue, or the channels that the model expects; an image is a clip of one frame"
             )
         self._channels = self._channels or image.shape[1]
         if image.shape[1] != self._channels:
             raise UserError(
-                f"the image of {subject} has {image.shape[1]} channels and that of another sample {self._channels}; "
-                "expected as many in each"
+                f"the image of {subject} has {image.shape[1]} channels, but that of another sample has "
+                f"{self._channels}; expected the same number in each"
             )
         if self.num_frames not in (None, image.shape[0]):
             raise UserError(
-                f"{subject} has {image.shape[0]} frames, and the first sample has one; a data set has images or clips"
+                f"{subject} has {image.shape[0]} frames, but the first sample has one; a data set contains either "
+                "images or clips"
             )
         if target is None:
-            raise UserError(f"{subject} has no target, so that nothing can be learned from it or measured on it")
+            raise UserError(f"{subject} has no target, so it can be used neither for training nor for evaluation")
         count, size = len(target.labels), (image.shape[0], *image.shape[2:])
         if target.masks.dtype != torch.bool or target.masks.shape != (count, *size):
             raise UserError(
-                f"the masks of {subject} are {_described(target.masks)}; expected bool {(count, *size)}: its labels, "
+                f"the masks of {subject} are {_described(target.masks)}; expected bool {(count, *size)}: labels, "
                 "frames, height and width"
             )
         if target.labels.dtype != torch.int64 or not bool(
@@ -186,7 +187,7 @@ class _Samples(SampleSequence):
         """Height and width, without reading the sample.
 
         Raises:
-            UserError: the data set does not tell.
+            UserError: the data set does not provide it.
         """
         if not hasattr(self.samples, "size"):
             raise UserError(
@@ -218,7 +219,9 @@ class _Clips(_Samples):
     metric_style: MetricStyle = "youtube-vis"
     tasks: tuple[Task, ...] = ("instance", "panoptic")
 
-    def images(self, index: int) -> list[UInt8[np.ndarray, "H W C"]]:  # by which clips are told from images
+    def images(
+        self, index: int
+    ) -> list[UInt8[np.ndarray, "H W C"]]:  # the first sample decides whether it has clips or images
         return self.frames(index)
 
     def clip_length(self, index: int) -> int:

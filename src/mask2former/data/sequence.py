@@ -1,4 +1,4 @@
-"""Samples by index: what data sets of images, of scenes and of your own have in common."""
+"""Samples by index: what data sets of images, of scenes and your own have in common."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ __all__ = ["SampleSequence"]
 
 
 class SampleSequence(Sequence[Sample]):
-    """Samples by index or slice, negative ones counted from the end; a subclass has ``__len__`` and ``sample``."""
+    """Samples by index or slice, also negative; a subclass implements ``__len__`` and ``sample``."""
 
-    counted: ClassVar[str] = "sample"  # what an index out of range is called
+    counted: ClassVar[str] = "sample"  # what an item is called in the error for an index out of range
 
     @overload
     def __getitem__(self, index: int) -> Sample: ...
@@ -30,4 +30,4 @@ class SampleSequence(Sequence[Sample]):
 
     @abstractmethod
     def sample(self, position: int) -> Sample:
-        """The sample at ``position``, from 0 to the length excluded."""
+        """The sample at ``position``, from 0 to the length, exclusive."""

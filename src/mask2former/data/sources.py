@@ -1,4 +1,4 @@
-"""Data by what a user calls them: the name of a data set, a run file, or your own annotations and images."""
+"""Data as users refer to it: the name of a data set, a run file, or your own annotations and images."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ class OpenedData:
 
     Attributes:
         samples: the data set.
-        record: what it is, for files of metrics and results.
-        evaluation: how its run file measures it, if it has one.
-        as_drawn: images that models take at the size they have.
+        record: what the data is, for metrics and result files.
+        evaluation: the evaluation settings of its run file, if any.
+        as_drawn: images that models process at their original size.
     """
 
     samples: AnnotatedSet | MeasuredClips
@@ -61,7 +61,7 @@ class OpenedData:
 
 @dataclass(frozen=True)
 class DataSource:
-    """The images or clips to use: those of ``annotations`` if it is given, else those of ``data``.
+    """The images or clips to use: those of ``annotations`` if given, else those of ``data``.
 
         DataSource("cityscapes:panoptic")
         DataSource(annotations="val.json", images="val", by="modality")
@@ -76,7 +76,7 @@ class DataSource:
         split: which part of the data.
         seed: of the first scene.
         size: side of scenes in pixels.
-        limit: use only this many images or clips, from the first.
+        limit: use only this many images or clips, from the start.
         allow_outside: also read images that annotations or lists name outside the image folder.
         by: a key of the images of ``annotations`` whose values form groups, for instance ``modality``.
     """
@@ -117,7 +117,7 @@ class DataSource:
             if getattr(self, other) is not None and self.annotations is not None:
                 raise OptionError(
                     lambda name, other=other: (
-                        f"{name(other)} and {name('annotations')} name different data; give one of the two"
+                        f"{name(other)} and {name('annotations')} name different data; give only one of them"
                     )
                 )
         is_drawn = self.annotations is None and self.data in (None, "scenes", "scene-clips")
@@ -132,7 +132,7 @@ class DataSource:
         if self.allow_outside and not names_files:
             raise OptionError(
                 lambda name: (
-                    f"{name('allow_outside')} is for annotations that name files; {subject or 'scenes'} has none"
+                    f"{name('allow_outside')} applies to annotations that name files; {subject or 'scenes'} has none"
                 )
             )
 
@@ -145,10 +145,10 @@ class DataSource:
         """Open the data, and read as much as its length requires.
 
         Args:
-            default_task: gives the task if a published data set has several tasks and none is named.
+            default_task: supplies the task if a published data set has several tasks and none is given.
 
         Raises:
-            UserError: there is no such data, files are missing or broken, or arguments contradict each other.
+            UserError: the data does not exist, files are missing or broken, or arguments contradict each other.
         """
         self.check()
         if self.annotations is not None and self.images is not None:
@@ -184,7 +184,7 @@ class DataSource:
         """The group of every image by its id, if there are groups.
 
         Raises:
-            UserError: the file cannot be read, or its images have no such key.
+            UserError: the file cannot be read, or its images do not have the key.
         """
         if self.by is None or self.annotations is None:
             return None
@@ -237,11 +237,11 @@ def dataset_by_name(name: str, root: Path | None, default_task: Callable[[], Tas
 
     Args:
         name: of a published data set of images, or a run file.
-        root: the folder of the published data sets, if it was given.
-        default_task: gives the task if none is named and the data set has several.
+        root: the folder of the published data sets, if given.
+        default_task: supplies the task if none is given and the data set has several.
 
     Raises:
-        UserError: no such name or run file, or a task that the data set does not have.
+        UserError: the name or run file does not exist, or the data set does not have the task.
     """
     if _is_run_file(name):
         _refuse_root(name, root)
@@ -251,7 +251,9 @@ def dataset_by_name(name: str, root: Path | None, default_task: Callable[[], Tas
     typed, _, task = name.partition(":")
     if typed not in kinds:
         known = ", ".join(sorted(kinds))
-        raise UserError(f"no data set '{typed}'; there are scenes, {known}, and the data of a run file (RUN.yaml)")
+        raise UserError(
+            f"there is no data set '{typed}'; expected scenes, {known}, or the data of a run file (RUN.yaml)"
+        )
     values: dict[str, Any] = {"name": typed, "root": None if root is None else str(root)}
     if "task" in kinds[typed].model_fields:
         values["task"] = task or default_task()
@@ -261,7 +263,7 @@ def dataset_by_name(name: str, root: Path | None, default_task: Callable[[], Tas
 
 
 def reading_outside(dataset: ConfigT, source: str) -> ConfigT:
-    """The data set whose files may name others outside of its folders.
+    """The data set, allowing its files to name others outside their folders.
 
     Raises:
         UserError: nothing in it names files.
@@ -273,14 +275,16 @@ def reading_outside(dataset: ConfigT, source: str) -> ConfigT:
 
 def _no_names_of_files(source: str) -> OptionError:
     return OptionError(
-        lambda name: f"{name('allow_outside')} is for annotations and lists that name files; {source} has none"
+        lambda name: f"{name('allow_outside')} applies to annotations and lists that name files; {source} has none"
     )
 
 
 def _refuse_root(name: str, root: Path | None) -> None:
     if root is not None:
         raise OptionError(
-            lambda named: f"{named('root')} applies to published data sets by name; '{name}' says where its data is"
+            lambda named: (
+                f"{named('root')} applies to published data sets given by name; '{name}' specifies where its data is"
+            )
         )
 
 

@@ -57,7 +57,8 @@ Areas = Int64[np.ndarray, " N"]
 Indices = Int64[np.ndarray, " _"]
 Nearest = Literal["centre", "floor"]
 """How ids are resized: by pixel centres, as Pillow resizes the bytes of panoptic maps and decoded masks, or by rounding
-down ``index * old / new``, as the published semantic training does (a tensor library resizes its label maps)."""
+``index * old / new`` down, as the published semantic training does (a tensor library resizes its label maps).
+"""
 
 
 def shortest_edge_size(size_hw: tuple[int, int], short_edge: int, long_edge: int) -> tuple[int, int]:
@@ -83,10 +84,10 @@ def shortest_edge_size(size_hw: tuple[int, int], short_edge: int, long_edge: int
 
 
 def _checked(size_hw: Size) -> Size:
-    """A size of images to make.
+    """Check a size of images to be made.
 
     Raises:
-        UserError: that many pixels are beyond all use, and would fill the memory.
+        UserError: so many pixels serve no purpose and would fill the memory.
     """
     height, width = size_hw
     what = f"images would be resized or padded to {height}x{width} (height x width); their pixels are:"
@@ -103,11 +104,11 @@ def resize_image(
     if resampling == "bilinear":
         planes = torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1)[None]
         resized = F.interpolate(planes, size=tuple(size_hw), mode="bilinear", align_corners=False)
-        # Halves are rounded up as OpenCV does. It is less exact (5.0: an eighth of the values are one level lower).
+        # Halves are rounded up as in OpenCV, which is less exact (5.0: an eighth of the values are one level lower).
         return resized.add_(0.5).to(torch.uint8).permute(0, 2, 3, 1)[0].contiguous().numpy()
     # Parity: Pillow's bilinear filter (antialiased when shrinking) on uint8, rounding to uint8 again.
     height, width = size_hw
-    if image.shape[2] != 3:  # band by band: of four, Pillow would take the last for alpha
+    if image.shape[2] != 3:  # band by band: with four, Pillow would treat the last as alpha
         bands = [Image.fromarray(np.ascontiguousarray(image[..., band])) for band in range(image.shape[2])]
         return np.dstack([np.asarray(band.resize((width, height), Image.Resampling.BILINEAR)) for band in bands])
     return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
@@ -125,19 +126,19 @@ def frame_size(frames: Sequence[UInt8[np.ndarray, "H W C"]]) -> Size:
     """The one size of all frames of a clip.
 
     Raises:
-        UserError: no frames, or of different sizes.
+        UserError: there are no frames, or they differ in size.
     """
     sizes = sorted({frame.shape[:2] for frame in frames})
     if len(sizes) != 1:
         found = f"{sizes[0]} and {sizes[-1]} (height, width)" if sizes else "none"
-        raise UserError(f"a clip is one frame or more, all of one size; got {found}")
+        raise UserError(f"a clip must have at least one frame, and all its frames must have the same size; got {found}")
     return sizes[0]
 
 
 def resize_clip(
     frames: Sequence[UInt8[np.ndarray, "H W C"]], size_hw: Size, resampling: Resampling = "antialiased"
 ) -> UInt8[Tensor, "T C h w"]:
-    """Frames as the model takes them, each resized as images are."""
+    """Frames as the model expects them, each resized like an image."""
     resized = [resize_image(frame, size_hw, resampling) for frame in frames]
     return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2)
 
@@ -159,11 +160,11 @@ class Flip:
         return torch.from_numpy(image).flip(1 if self.axis == "horizontal" else 0).numpy()
 
     def sources(self, rows: Indices, columns: Indices, nearest: Nearest) -> tuple[Indices, Indices]:
-        """Rows and columns of the first image that each row and column shows after this step too."""
+        """Rows and columns of the original image that each row and column shows after this step too."""
         return (rows, columns[::-1]) if self.axis == "horizontal" else (rows[::-1], columns)
 
     def scale_and_offset(self, size_hw: Size) -> tuple[Float64[np.ndarray, " 2"], Float64[np.ndarray, " 2"]]:
-        """What corners (x, y) are multiplied with, and what is added then."""
+        """What corners (x, y) are multiplied by, and what is added afterwards."""
         height, width = size_hw
         if self.axis == "horizontal":
             return np.array([-1.0, 1.0]), np.array([float(width), 0.0])
@@ -172,7 +173,7 @@ class Flip:
 
 @dataclass(frozen=True, slots=True)
 class Resize:
-    """To a height and width: bilinear for images, antialiased or not, the nearest pixel for ids."""
+    """Resize to a height and width: bilinear for images, antialiased or not, the nearest pixel for ids."""
 
     size_hw: Size
     resampling: Resampling = "antialiased"
@@ -193,27 +194,27 @@ class Resize:
         return resized.permute(0, 2, 3, 1)[0].contiguous().numpy()
 
     def sources(self, rows: Indices, columns: Indices, nearest: Nearest) -> tuple[Indices, Indices]:
-        """Rows and columns of the first image that each row and column shows after this step too."""
+        """Rows and columns of the original image that each row and column shows after this step too."""
         height, width = self.size_hw
         return rows[_nearest(len(rows), height, nearest)], columns[_nearest(len(columns), width, nearest)]
 
     def scale_and_offset(self, size_hw: Size) -> tuple[Float64[np.ndarray, " 2"], Float64[np.ndarray, " 2"]]:
-        """What corners (x, y) are multiplied with, and what is added then."""
+        """What corners (x, y) are multiplied by, and what is added afterwards."""
         return np.array([self.size_hw[1] / size_hw[1], self.size_hw[0] / size_hw[0]]), np.zeros(2)
 
 
 def _nearest(old: int, new: int, rule: Nearest) -> Indices:
-    """Which of ``old`` pixels in a row each of ``new`` ones shows."""
+    """Which of ``old`` pixels in a row each of the ``new`` pixels shows."""
     if rule == "floor":
         return np.arange(new) * old // new
     steps = np.full(new, old / new)
     steps[0] /= 2
-    return np.minimum(np.add.accumulate(steps).astype(np.int64), old - 1)  # Parity: summed up, as Pillow does
+    return np.minimum(np.add.accumulate(steps).astype(np.int64), old - 1)  # Parity: accumulated, as Pillow does
 
 
 @dataclass(frozen=True, slots=True)
 class Crop:
-    """Cut a window that lies within the image."""
+    """Crop a window that lies within the image."""
 
     top: int
     left: int
@@ -228,26 +229,26 @@ class Crop:
         return image[self.top : self.top + self.size_hw[0], self.left : self.left + self.size_hw[1]]
 
     def sources(self, rows: Indices, columns: Indices, nearest: Nearest) -> tuple[Indices, Indices]:
-        """Rows and columns of the first image that each row and column shows after this step too."""
+        """Rows and columns of the original image that each row and column shows after this step too."""
         height, width = self.size_hw
         return rows[self.top : self.top + height], columns[self.left : self.left + width]
 
     def scale_and_offset(self, size_hw: Size) -> tuple[Float64[np.ndarray, " 2"], Float64[np.ndarray, " 2"]]:
-        """What corners (x, y) are multiplied with, and what is added then."""
+        """What corners (x, y) are multiplied by, and what is added afterwards."""
         return np.ones(2), np.array([-float(self.left), -float(self.top)])
 
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """Steps in order for images of one size, then a canvas onto which the result is laid at the top left.
+    """Steps in order for images of one size, then a canvas onto which the result is placed at the top left.
 
-    What the canvas does not hold is cut, what it has more is padding: 128 for images, 0 for ids and masks. Padding is
-    not ignored: that nothing is there is known.
+    What exceeds the canvas is cut off, what the canvas has beyond it is padding: 128 for images, 0 for ids and masks.
+    Padding is not ignored: it is known to be empty.
 
     Attributes:
-        size_hw: of the images that it is for.
-        canvas_hw: of the results; None: as large as the steps leave them.
-        transposed: rows and columns are exchanged before the first step. With flips, this gives quarter turns.
+        size_hw: size of the images that it applies to.
+        canvas_hw: size of the results; None: as large as the steps leave them.
+        transposed: whether rows and columns are exchanged before the first step, which gives quarter turns with flips.
     """
 
     size_hw: Size
@@ -272,7 +273,7 @@ class Geometry:
         return self.canvas_hw or self.stepped_hw
 
     def image(self, image: UInt8[np.ndarray, "H W C"], color: ColorJitter | None = None) -> UInt8[Tensor, "C h w"]:
-        """The image on its canvas, with its colours changed before it is padded."""
+        """The image on its canvas, with colour changes applied before padding."""
         if self.transposed:
             image = np.ascontiguousarray(image.swapaxes(0, 1))
         for step in self.steps:
@@ -296,13 +297,13 @@ class Geometry:
         for step in self.steps:
             rows, columns = step.sources(rows, columns, nearest)
         rows, columns = rows[: self.output_hw[0]], columns[: self.output_hw[1]]
-        # Columns of the smaller image: rows are copied whole, which costs next to nothing.
+        # Columns of the smaller image: rows are copied as a whole, which costs next to nothing.
         if len(rows) < ids.shape[0]:
             return ids.take(rows, axis=0).take(columns, axis=1)
         return ids.take(columns, axis=1).take(rows, axis=0)
 
     def polygons(self, polygons: Polygons) -> list[Float64[np.ndarray, "P 2"]]:
-        """Corners moved as coordinates, and the polygons clipped to what the steps and the canvas leave.
+        """Corners transformed as coordinates, and the polygons clipped to what the steps and the canvas leave.
 
         Polygons that are lost are left out. Without steps and canvas nothing is moved or clipped.
         """
@@ -363,8 +364,8 @@ class Plan:
 
     Attributes:
         color: changes of colour, after the steps and before padding.
-        keep_lost: whether objects that were cut away stay as empty masks. Otherwise those without a polygon (or,
-            given as pixels, without a pixel) are left out. A polygon too small for any pixel is not lost.
+        keep_lost: whether objects that were cut off stay as empty masks. Otherwise objects without a polygon (or, given
+            as pixels, without a pixel) are left out. A polygon too small for any pixel is not lost.
     """
 
     geometry: Geometry
@@ -436,7 +437,7 @@ def class_map(annotated: Annotated) -> ClassMap:
 
 
 def object_areas(annotated: Annotated) -> Areas:
-    """Pixels of every object, in the order of its label."""
+    """Number of pixels of every object, in the order of its labels."""
     count = len(annotated.labels)
     planes = Plan(Geometry(annotated.size_hw)).target(replace(annotated, ignored=None)).planes
     areas = np.zeros(count + 1, dtype=np.int64)
@@ -455,10 +456,10 @@ class Augmentation(Protocol):
         classes: Callable[[], ClassMap] | None = None,
         areas: Callable[[], Areas] | None = None,
     ) -> Plan:
-        """What happens to an image, or to all frames of a clip, of this height and width.
+        """The plan for an image, or all frames of a clip, of this height and width.
 
-        ``classes`` gives the :func:`class_map` of the image, for recipes that choose windows by it, and ``areas`` the
-        :func:`object_areas`, for those that choose the size by them.
+        ``classes`` returns the :func:`class_map` of the image, for recipes that choose windows by it, and ``areas`` the
+        :func:`object_areas`, for recipes that choose the size by them.
         """
         ...
 
@@ -519,7 +520,7 @@ class LargeScaleJitter:
         turned = _turned(size_hw, transposed)
         ratio = min(scale * box / side for box, side in zip(self.image_size, turned, strict=True))
         height, width = (max(1, round(side * ratio)) for side in turned)  # round() is half to even, as published
-        # Parity: one number places the window on both axes.
+        # Parity: the same number places the window on both axes.
         top, left = (
             round(index * max(0, side - box)) for side, box in zip((height, width), self.image_size, strict=True)
         )

@@ -115,7 +115,7 @@ def plot_runs(runs: Sequence[Path], path: Path, over: Axis = "steps") -> None:
     if over == "hours":
         found = {name: _over_hours(run, series) for run, (name, series) in zip(runs, found.items(), strict=True)}
     panels = _panels(found)
-    limits.check_limit("the runs have kinds of values:", len(panels), limits.PANELS, "are they training runs?")
+    limits.check_limit("the runs have too many kinds of values:", len(panels), limits.PANELS, "are they training runs?")
     plot_series(found, panels, path, label="hours" if over == "hours" else "step")
 
 

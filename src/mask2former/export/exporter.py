@@ -210,7 +210,7 @@ def _check_inputs(size: tuple[int, int] | None, batch: int | None, frames: int |
     if size is not None:
         if not all(1 <= side <= limits.SIDE for side in size):
             raise UserError(f"size {size[0]}x{size[1]}: expected height and width, each 1 to {limits.SIDE:,} pixels")
-        what = f"size {size[0]}x{size[1]} has pixels:"
+        what = f"size {size[0]}x{size[1]} has too many pixels:"
         limits.check_limit(what, size[0] * size[1], limits.INPUT_PIXELS, "choose a smaller one")
     for name, value in (("batch", batch), ("frames", frames)):
         if value is not None and not 1 <= value <= limits.BATCH:

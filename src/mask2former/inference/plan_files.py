@@ -102,7 +102,7 @@ def _pages(file: ImageFile, stem: Path, page: int | Literal["all"] | None) -> li
         with contextlib.suppress(UserError):  # a file that cannot be read fails later, on its own
             file = in_memory(file)
             count = num_pages(file)
-            check_limit(f"'{file}' has pages:", count, limits.IMAGE_PAGES - 1, "name one with page")
+            check_limit(f"'{file}' has too many pages:", count, limits.IMAGE_PAGES - 1, "name one with page")
             numbers = range(1, count + 1) if count > 1 else numbers
     elif not isinstance(page, int) or isinstance(page, bool):
         raise UserError(f"page must be a number from 1, or all, got {page!r}")

@@ -1,7 +1,7 @@
-"""Files and folders that may lie in a zip archive: as if each archive were unpacked where it lies.
+"""Files and folders that may be in a zip archive: as if each archive were unpacked at its location.
 
-Nothing is ever unpacked to disk. An archive opens its file once per process, so objects of this module may be pickled
-and may be inherited by forked workers. Knows nothing of images or annotations.
+Nothing is ever unpacked to disk. An archive opens its file once per process, so objects of this module can be pickled
+and inherited by forked workers. Knows nothing of images or annotations.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from mask2former.text import printable, quoted
 __all__ = ["Archive", "ArchivedFile", "File", "Folder", "find_file", "find_folder", "leads_outside", "open_folder"]
 
 _OUTSIDE = re.compile(r"[/\\]|[A-Za-z]:[/\\]")
-# Control characters, separators of lines, marks that turn the direction of writing, and halves of pairs.
+# Control characters, line separators, marks that change the writing direction, and unpaired surrogates.
 _UNSHOWN = re.compile("[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-_ENTRY = b"PK\1\2"  # starts what a directory says of a file
+_ENTRY = b"PK\1\2"  # begins an entry of the directory
 
 
 class _Zip(zipfile.ZipFile):
-    """A zip file whose directory is looked at before it becomes objects, of which a hostile one makes gigabytes."""
+    """A zip file whose directory is examined before it becomes objects: for a hostile one, gigabytes of them."""
 
     def __init__(self, path: Path) -> None:
         self._name = path
@@ -50,7 +50,7 @@ class _Zip(zipfile.ZipFile):
 
 
 class _Bounded(io.BufferedReader):
-    """An archive's file. Until it is open whatever is read at once is its directory, at most."""
+    """The file of an archive. Until it is open, whatever is read at once is at most its directory."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(io.FileIO(path))
@@ -61,9 +61,9 @@ class _Bounded(io.BufferedReader):
             return super().read(size)
         subject, advice = f"the archive '{self.name_of_archive}' has", "unpack it"
         if size is not None:
-            check_limit(f"{subject} bytes of directory:", size, limits.ARCHIVE_DIRECTORY_BYTES, advice)
+            check_limit(f"{subject} too many bytes of directory:", size, limits.ARCHIVE_DIRECTORY_BYTES, advice)
         content = super().read(size)
-        check_limit(f"{subject} files:", content.count(_ENTRY), limits.ARCHIVE_FILES, advice)
+        check_limit(f"{subject} too many files:", content.count(_ENTRY), limits.ARCHIVE_FILES, advice)
         return content
 
 
@@ -71,7 +71,7 @@ class Archive:
     """A zip file, by the names of the files in it.
 
     Raises:
-        UserError: it is missing, damaged or no zip file.
+        UserError: it is missing, damaged or not a zip file.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -85,14 +85,14 @@ class Archive:
         return str(self.path)
 
     def _zip(self) -> _Zip:
-        """Opened in this process: one that a fork inherits would share its place in the file with the parent."""
+        """Opened in this process: one inherited through a fork would share its file position with the parent."""
         if self._opened is None or self._opened[0] != os.getpid():
             check_regular(self.path, "archive")
             try:
                 self._opened = os.getpid(), _Zip(self.path)
             except UserError:
                 raise
-            except Exception as error:  # of a hostile directory: also of other kinds than BadZipFile
+            except Exception as error:  # a hostile directory also raises errors other than BadZipFile
                 reason = printable(str(error), 200)
                 raise UserError(f"the archive '{self.path}' cannot be read: {reason}") from error
         return self._opened[1]
@@ -101,19 +101,22 @@ class Archive:
     def names(self) -> frozenset[str]:
         """Files in it, with ``/`` between folders.
 
-        Names that lead out of the folder that it would be unpacked to, and those that cannot be shown or cannot be a
-        path, are no files of a data set: they are skipped, which is noted.
+        Names that lead out of the folder that it would be unpacked to, and names that cannot be displayed or are not
+        valid paths, do not belong to a data set: they are skipped, which is noted.
         """
         names = [name for name in self._zip().namelist() if not name.endswith("/")]
         kept = frozenset(name for name in names if _is_inside(name))
         if len(kept) < len(names) and (left := [name for name in names if name not in kept]):
             example = f"'{self.path}' ({len(left)}, for instance '{printable(left[0], 80)}')"
-            note("archives with files whose names lead out of them or cannot be shown, skipped", example)
+            note(
+                "archives with file names that lead out of them or cannot be displayed; these files are skipped",
+                example,
+            )
         return kept
 
     @cached_property
     def folders(self) -> frozenset[str]:
-        """Folders in it, also those without an entry of their own; ``""`` is the archive itself."""
+        """Folders in it, including those without their own entry; ``""`` is the archive itself."""
         found = {""}
         for name in self.names:
             parent = name.rpartition("/")[0]
@@ -126,15 +129,17 @@ class Archive:
         """The content of one file.
 
         Raises:
-            UserError: it is not there, damaged, encrypted or much too large, or grows suspiciously much.
+            UserError: it does not exist, is damaged, encrypted or much too large, or expands suspiciously.
         """
         entry = self._entry(name)
-        check_limit(f"'{self.path}/{name}' has bytes:", entry.file_size, limits.ARCHIVED_BYTES, "is it the right file?")
+        check_limit(
+            f"'{self.path}/{name}' has too many bytes:", entry.file_size, limits.ARCHIVED_BYTES, "is it the right file?"
+        )
         if entry.file_size > limits.ARCHIVED_BYTES_UNCHECKED:
             growth = entry.file_size // max(1, entry.compress_size)
             check_limit(
-                f"'{self.path}/{name}' would be unpacked to {entry.file_size:,} bytes, which is times "
-                f"the {entry.compress_size:,} that it takes in its archive:",
+                f"'{self.path}/{name}' would be unpacked to {entry.file_size:,} bytes, which as a multiple of the "
+                f"{entry.compress_size:,} that it takes in its archive is:",
                 growth,
                 limits.ARCHIVE_GROWTH,
                 "unpack it if you trust it",
@@ -143,7 +148,7 @@ class Archive:
             return self._zip().read(entry)
         except MemoryError as error:
             raise UserError(
-                f"'{self.path}/{name}', of {entry.file_size:,} bytes, does not fit the memory of this machine"
+                f"'{self.path}/{name}', of {entry.file_size:,} bytes, does not fit into the memory of this machine"
             ) from error
         except (
             Exception
@@ -152,10 +157,10 @@ class Archive:
             raise UserError(f"'{self.path}/{name}' cannot be read from its archive: {reason}") from error
 
     def num_bytes(self, name: str) -> int:
-        """How large a file is, as the directory says, which reading never exceeds.
+        """The size of a file as given in the directory, which reading never exceeds.
 
         Raises:
-            UserError: it is not there.
+            UserError: it does not exist.
         """
         return self._entry(name).file_size
 
@@ -167,7 +172,7 @@ class Archive:
 
 
 def _is_inside(name: str) -> bool:
-    """Whether a name in an archive is a path below the folder that it is unpacked to, and can be shown."""
+    """Whether a name in an archive is a displayable path below the folder that it is unpacked to."""
     if ".." in name and ".." in name.replace("\\", "/").split("/"):
         return False
     return _OUTSIDE.match(name) is None and _UNSHOWN.search(name) is None
@@ -179,7 +184,7 @@ def _archive(path: Path, modified: int, size: int) -> Archive:
 
 
 def _open_archive(path: Path) -> Archive:
-    """The archive at a path; one object however often it is asked for, until the file changes."""
+    """The archive at a path; the same object for every call, until the file changes."""
     try:
         status = path.stat()
     except OSError as error:
@@ -189,7 +194,7 @@ def _open_archive(path: Path) -> Archive:
 
 @dataclass(frozen=True, slots=True)
 class ArchivedFile:
-    """A file in an archive; what readers use of it is spelled as for a :class:`pathlib.Path`."""
+    """A file in an archive; its methods that readers use are named as in :class:`pathlib.Path`."""
 
     archive: Archive
     inner: str
@@ -220,14 +225,14 @@ File = Path | ArchivedFile
 
 
 def leads_outside(name: str, folder: str | os.PathLike[str]) -> bool:
-    """Whether a name that a file of annotations gives leads out of the folder that it is relative to.
+    """Whether a name given in an annotation file leads out of the folder that it is relative to.
 
-    Absolute names do, unless they lead into the folder, and so do those with more ``..`` than folders before them.
-    Links count as what they are called: who put them into the folder decides what they lead to. Where the folder itself
-    is reached through links, absolute names may say what it is called or where it is.
+    Absolute names do, unless they lead into the folder, and so do names with more ``..`` than folders before them.
+    Links count as their own names: whoever put them into the folder decides where they lead. Where the folder itself is
+    reached through links, absolute names may use its name or its real location.
     """
     if not (".." in name or ":" in name or name.startswith(("/", "\\"))):
-        return False  # most names; asking for the folder of the process takes longer than all else
+        return False  # most names; asking for the working directory takes longer than everything else
     top = os.path.abspath(folder)
     target = os.path.normpath(os.path.join(top, name))
     if target.startswith(os.path.join(top, "")):
@@ -241,8 +246,8 @@ class Folder:
     """A folder on disk or, with an archive, the folder ``inner`` of that.
 
     Attributes:
-        allow_outside: names may lead out of it. Otherwise what they lead to is as if it were not there, and asking for
-            it is an error.
+        allow_outside: names may lead out of it. Otherwise the files that they lead to count as missing, and reading
+            them is an error.
     """
 
     path: Path
@@ -266,7 +271,7 @@ class Folder:
         return not self.allow_outside and leads_outside(name, self.path)
 
     def exists(self, name: str) -> bool:
-        """Whether a file is there; each folder is listed once, which is much faster than asking file by file."""
+        """Whether a file exists; each folder is listed once, which is much faster than checking files one by one."""
         if self.leads_outside(name):
             return False
         if self.archive is not None:
@@ -277,11 +282,11 @@ class Folder:
                 self._listed[parent] = frozenset(os.listdir(parent))
             except (OSError, ValueError):  # ValueError: characters that no file name can have
                 self._listed[parent] = frozenset()
-        # Some file systems take names in another spelling (case, accents), so only "yes" is final.
+        # Some file systems accept other spellings of names (case, accents), so only "yes" is final.
         return leaf in self._listed[parent] or os.path.isfile(os.path.join(parent, leaf))
 
     def names(self, suffixes: Sequence[str]) -> list[str]:
-        """Files below it at any depth that end so, sorted, with ``/`` between folders; hidden ones are skipped."""
+        """Files below it at any depth with these suffixes, sorted, with ``/`` between folders; no hidden ones."""
         return sorted(
             name
             for name in self._all()
@@ -293,7 +298,7 @@ class Folder:
             start = f"{self.inner}/" if self.inner else ""
             yield from (name[len(start) :] for name in self.archive.names if name.startswith(start))
             return
-        # Where each folder really is, after those that lead to it from the top.
+        # The real path of each folder, after those that lead to it from the top.
         real: dict[str, tuple[str, ...]] = {str(self.path): (os.path.realpath(self.path),)}
         through_links = 0
         for parent, folders, leaves in walk_folder(self.path, follow_links=True):
@@ -304,9 +309,9 @@ class Folder:
                     target = os.path.realpath(target)
                     if target in above:  # it leads back
                         continue
-                    # Links to folders of links multiply: thirty folders with two each have a thousand million paths.
+                    # Links to folders of links multiply: thirty folders with two each yield a thousand million paths.
                     through_links += 1
-                    what, advice = f"'{self.path}' has links to folders:", "name the folders meant"
+                    what, advice = f"'{self.path}' has too many links to folders:", "name the intended folders directly"
                     check_limit(what, through_links, limits.LINKED_FOLDERS, advice)
                 real[os.path.join(parent, name)] = (*above, target)
                 inner.append(name)
@@ -316,7 +321,7 @@ class Folder:
 
 
 def _archives_beside(path: Path, root: Path | None) -> Iterator[tuple[Archive, str]]:
-    """Archives in which a path may lie, nearest first, with the name it would have there."""
+    """Archives that may contain a path, nearest first, with its name in them."""
     for parent in path.parents:
         inner = path.relative_to(parent).as_posix()
         if parent.suffix.lower() == ".zip" and parent.is_file():
@@ -330,7 +335,7 @@ def _archives_beside(path: Path, root: Path | None) -> Iterator[tuple[Archive, s
 
 
 def find_folder(path: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> Folder | None:
-    """The folder, also if it lies in an archive that would make it when unpacked where it is.
+    """The folder, even if it is in an archive that would create it when unpacked at its location.
 
     Args:
         path: of the folder; ``photos.zip`` and ``photos.zip/train`` are folders in an archive.
@@ -351,7 +356,7 @@ def find_folder(path: str | os.PathLike[str], root: str | os.PathLike[str] | Non
 
 
 def find_file(path: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> File | None:
-    """The file, also if it lies in an archive; see :func:`find_folder`."""
+    """The file, even if it is in an archive; see :func:`find_folder`."""
     given = Path(path)
     if given.is_file():
         return given
@@ -367,7 +372,7 @@ def open_folder(
     """The folder at a path; names in it may lead out of it only with ``allow_outside``.
 
     Raises:
-        UserError: there is none, and no archive that would make it.
+        UserError: the folder does not exist, and no archive would create it.
     """
     found = path if isinstance(path, Folder) else find_folder(path)
     if found is None:

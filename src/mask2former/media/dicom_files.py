@@ -1,6 +1,6 @@
-"""DICOM files by pydicom: rescaled values with the window that the file names; frames are pages.
+"""DICOM files, read with pydicom: rescaled values with the window given in the file; frames are pages.
 
-Sizes are checked by the header before pixels are decoded.
+Sizes are checked in the header before pixels are decoded.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ EXTRA = "dicom"
 DICOM_SUFFIXES = (".dcm",)
 
 _DEFLATED = b"1.2.840.10008.1.2.1.99\0"[:22]  # the whole file is compressed, which only unpacking bounds
-_SLIDES = "1.2.840.10008.5.1.4.1.1.77.1.6"  # the class of images of whole slides
+_SLIDES = "1.2.840.10008.5.1.4.1.1.77.1.6"  # class of whole-slide images
 _TOTAL_ROWS = (
-    0x00480007  # the last tag that tells of a slide; behind it, in front of the pixels, are those of each frame
+    0x00480007  # the last tag needed to identify a slide; after it, before the pixels, come the tags of each frame
 )
 _GREY, _COLOR = ("MONOCHROME1", "MONOCHROME2"), ("RGB", "PALETTE COLOR")
 
@@ -60,8 +60,8 @@ def open_dicom(content: Path | io.BytesIO, name: str, page: int | None = None) -
         page: the frame, counted from 0; None: the first, and a note if there are more.
 
     Raises:
-        UserError: it has no pixels, no such frame, or pixels of a kind that is not read, or more than
-            :mod:`mask2former.limits` or Pillow allow.
+        UserError: it has no pixels, lacks the frame, has unsupported pixels, or more than :mod:`mask2former.limits` or
+            Pillow allow.
         MissingExtraError: without pydicom.
         Exception: whatever pydicom raises for damaged files.
     """
@@ -73,7 +73,7 @@ def open_dicom(content: Path | io.BytesIO, name: str, page: int | None = None) -
         stream = stack.enter_context(content.open("rb")) if isinstance(content, Path) else content
         stream.seek(0)
         if _DEFLATED in stream.read(1 << 12):
-            raise UserError(f"'{name}' is a DICOM file that is compressed as a whole; save it uncompressed")
+            raise UserError(f"'{name}' is a DICOM file that is compressed as a whole; save it without this compression")
         stream.seek(0)
         header = dcmread(stream, stop_before_pixels=True)
         frames = _check(header, name)
@@ -81,8 +81,8 @@ def open_dicom(content: Path | io.BytesIO, name: str, page: int | None = None) -
             height, width = slide.size_hw
             raise UserError(
                 f"'{name}' is a whole slide of {width}x{height} pixels (width x height), whose frames are tiles of "
-                f"{header.Columns}x{header.Rows}; predict reads it by parts, from a disk, if tile is set, or choose a "
-                "frame with page"
+                f"{header.Columns}x{header.Rows}; predict can read it in parts from a disk if tile is set; otherwise "
+                "choose a frame with page"
             )
         if (page or 0) >= frames:
             raise UserError(f"'{name}' has no page {(page or 0) + 1}; it has {frames}")
@@ -95,16 +95,16 @@ def open_dicom(content: Path | io.BytesIO, name: str, page: int | None = None) -
 
 
 def slide_size(path: Path) -> tuple[int, int] | None:
-    """Height and width of the slide whose tiles a DICOM file holds, whatever its name.
+    """Height and width of the slide whose tiles are in a DICOM file, whatever its name.
 
-    None: it holds something else or cannot be read.
+    None: it contains something else or cannot be read.
     """
     slide = _slide_in(path)
     return slide.size_hw if slide is not None and slide.is_tiled else None
 
 
 def parts_of_slides(paths: Sequence[Path]) -> set[Path]:
-    """Those files that hold less of a slide than another one beside them: reduced resolutions, labels, overviews."""
+    """Files that contain less of a slide than another file beside them: reduced resolutions, labels, overviews."""
     slides: dict[tuple[Path, str], dict[Path, _Slide]] = {}
     for path in paths:
         if (slide := _slide_in(path)) is not None:
@@ -117,13 +117,13 @@ def parts_of_slides(paths: Sequence[Path]) -> set[Path]:
 
 
 class _Slide(NamedTuple):
-    """What a DICOM file says of its part in a slide.
+    """What a DICOM file states about its part in a slide.
 
     Attributes:
-        series: the same of all files of the slide.
+        series: equal for all files of the slide.
         size_hw: height and width of the slide at the resolution of the file.
-        is_volume: it shows what was scanned, and no label or overview.
-        is_tiled: in frames that are tiles; labels, overviews and slides in one frame are images.
+        is_volume: it shows what was scanned, not a label or overview.
+        is_tiled: its frames are tiles; labels, overviews and slides in a single frame are images.
     """
 
     series: str
@@ -138,7 +138,7 @@ class _Slide(NamedTuple):
 
 
 def _slide_in(path: Path) -> _Slide | None:
-    """What there is to know of a slide before its pixels; None: no slide, or a file that cannot be read."""
+    """What to know about a slide before its pixels; None: not a slide, or a file that cannot be read."""
     try:
         if not (path.is_file() and can_read_dicom()):
             return None
@@ -150,7 +150,7 @@ def _slide_in(path: Path) -> _Slide | None:
 
             stream.seek(0)
             return _slide_of(read_partial(stream, stop_when=lambda tag, *_: tag > _TOTAL_ROWS))
-    except Exception:  # pydicom has no common one; who reads the file says what is wrong
+    except Exception:  # pydicom has no common exception; the reader of the file reports the fault
         return None
 
 
@@ -164,17 +164,20 @@ def _slide_of(header: Dataset) -> _Slide | None:
 
 
 def _check(header: Dataset, name: str) -> int:
-    """How many frames there are; refuses what is not read, and what would take too much."""
+    """The number of frames; refuses what is not supported, or would take too much."""
     if not header.get("Rows") or not header.get("Columns") or "BitsAllocated" not in header:
         raise UserError(f"'{name}' is a DICOM file without an image (a report, a plan or a directory); name an image")
     height, width, samples = int(header.Rows), int(header.Columns), int(header.get("SamplesPerPixel", 1))
     kind = str(header.get("PhotometricInterpretation", "MONOCHROME2"))
     if samples not in (1, 3) or not (kind in _GREY + _COLOR or kind.startswith("YBR_")):
-        raise UserError(f"'{name}' is a DICOM file of {samples} samples ({kind}), which is not read; save it as RGB")
+        raise UserError(
+            f"'{name}' is a DICOM file with {samples} samples per pixel ({kind}), which is not supported; save it as "
+            "RGB"
+        )
     if Image.MAX_IMAGE_PIXELS and height * width > Image.MAX_IMAGE_PIXELS:
-        raise Image.DecompressionBombError  # whose sentence is that of Pillow's own files
+        raise Image.DecompressionBombError  # the same message as for Pillow's own files
     size = height * width * samples * int(header.BitsAllocated) // 8
-    check_limit(f"'{name}' has bytes in a frame:", size, limits.IMAGE_BYTES, "cut it into parts")
+    check_limit(f"'{name}' has too many bytes in a frame:", size, limits.IMAGE_BYTES, "cut it into parts")
     return max(1, int(header.get("NumberOfFrames") or 1))
 
 
@@ -205,7 +208,7 @@ def _read(stream: Any, header: Dataset, frames: int, page: int | None, name: str
 
 
 def _of_frame(header: Dataset, group: str, frame: int) -> Dataset:
-    """Where the values of a group are: with the frame, with all frames, or (most files) in the file itself."""
+    """Where the values of a group are: with the frame, with all frames, or (in most files) in the file itself."""
     for sequence, index in (("PerFrameFunctionalGroupsSequence", frame), ("SharedFunctionalGroupsSequence", 0)):
         items = header.get(sequence) or ()
         if index < len(items) and (inner := items[index].get(group)):
@@ -214,7 +217,7 @@ def _of_frame(header: Dataset, group: str, frame: int) -> Dataset:
 
 
 def _rescaled(values: np.ndarray, header: Dataset, frame: int) -> tuple[np.ndarray, tuple[float, float]]:
-    """The values in their unit, for instance Hounsfield units, and the least and largest that there could be."""
+    """The values in their unit, for instance Hounsfield units, and the smallest and largest possible value."""
     from pydicom import pixels
 
     bits, is_signed = int(header.get("BitsStored", header.BitsAllocated)), int(header.get("PixelRepresentation", 0))
@@ -231,16 +234,16 @@ def _rescaled(values: np.ndarray, header: Dataset, frame: int) -> tuple[np.ndarr
 
 
 def _window(header: Dataset, frame: int, name: str) -> tuple[float, float] | None:
-    """The first window, as DICOM part 3, C.11.2.1.2, has it: the values that become black and white."""
+    """The first window, as in DICOM part 3, C.11.2.1.2: the values that become black and white."""
     place = _of_frame(header, "FrameVOILUTSequence", frame)
     center, width = (_first(place.get(key)) for key in ("WindowCenter", "WindowWidth"))
     function = str(place.get("VOILUTFunction") or "LINEAR")
     if place.get("VOILUTSequence") or function == "SIGMOID":
-        note("DICOM files with a table or a curve for their display, which is not applied", f"'{name}'")
+        note("DICOM files with a display table or curve, which is not applied", f"'{name}'")
     if center is None or width is None or width <= 1 - (function == "LINEAR_EXACT"):
         return None
     note(
-        "DICOM images shown through the window that their file names, which cuts off values (value_range sets another)",
+        "DICOM images shown through the window in their file, which clips values (value_range sets another range)",
         f"'{name}' (centre {center:g}, width {width:g})",
     )
     if function == "LINEAR_EXACT":

@@ -1,6 +1,6 @@
-"""What lies in a folder, where nothing is left out without a word: one that cannot be read is refused, or noted.
+"""The content of folders without silent omissions: a folder that cannot be read is refused, or noted.
 
-``Path.glob``, ``Path.rglob`` and ``os.walk`` pass over such folders in silence, and half a data set is then taken for
+``Path.glob``, ``Path.rglob`` and ``os.walk`` silently pass over such folders, so that half a data set is mistaken for
 all of it. Knows nothing of archives or images.
 """
 
@@ -22,8 +22,8 @@ def list_folder(folder: Path, *, skip_unreadable: bool = False) -> list[Path]:
     """What is in a folder, sorted.
 
     Args:
-        folder: there must be one.
-        skip_unreadable: note a folder that cannot be read, and list nothing.
+        folder: must exist.
+        skip_unreadable: note a folder that cannot be read, and return nothing.
 
     Raises:
         UserError: it is missing or cannot be read.
@@ -38,14 +38,14 @@ def list_folder(folder: Path, *, skip_unreadable: bool = False) -> list[Path]:
 def walk_folder(
     folder: Path, *, follow_links: bool = False, skip_unreadable: bool = False
 ) -> Iterator[tuple[str, list[str], list[str]]]:
-    """A folder and the folders below it, as ``os.walk`` tells them: the path, the names of folders and of files.
+    """A folder and the folders below it, as from ``os.walk``: the path, the names of folders and of files.
 
-    Hidden folders are not entered. The caller may take more names out of the list of folders.
+    Hidden folders are not entered. The caller may remove further names from the list of folders.
 
     Args:
         folder: where to start.
-        follow_links: enter links to folders; who asks for this leaves out those that lead back.
-        skip_unreadable: note folders that cannot be read, and go on.
+        follow_links: enter links to folders; the caller must exclude those that lead back.
+        skip_unreadable: note folders that cannot be read, and continue.
 
     Raises:
         UserError: one of the folders cannot be read.
@@ -57,7 +57,7 @@ def walk_folder(
 
 
 def is_passed_over(name: str) -> bool:
-    """Whether a folder holds no data by its name: hidden ones, and what file systems keep at their top."""
+    """Whether a folder contains no data, judging by its name: hidden ones, and what file systems keep at their top."""
     return name.startswith(".") or name == "lost+found"
 
 
@@ -69,12 +69,12 @@ def _refuse(error: OSError) -> None:
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         raise UserError(f"there is no folder '{error.filename}'; check the path") from error
     raise UserError(
-        f"the folder '{error.filename}' cannot be read ({error.strerror}), so that files would be left out; make it "
+        f"the folder '{error.filename}' cannot be read ({error.strerror}), so files in it would be missed; make it "
         "readable, or move it elsewhere"
     ) from error
 
 
 def data_root(root: str | None) -> Path:
-    """``root``, else what the environment names (``MASK2FORMER_DATA``, ``DETECTRON2_DATASETS``), else ``datasets``."""
+    """``root``, else the environment variable ``MASK2FORMER_DATA`` or ``DETECTRON2_DATASETS``, else ``datasets``."""
     given = root or next((value for name in _VARIABLES if (value := os.environ.get(name))), "datasets")
     return Path(given).expanduser()

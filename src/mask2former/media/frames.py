@@ -1,4 +1,4 @@
-"""Frames in the order of time, whatever they come from: a video, a folder of images, a camera or an iterator.
+"""Frames in temporal order, whatever their source: a video, a folder of images, a camera or an iterator.
 
 One frame is in memory at a time. Knows nothing of models or annotations.
 """
@@ -31,7 +31,7 @@ __all__ = ["Frame", "FrameSource", "Frames", "open_frames"]
 
 FrameSource = str | os.PathLike[str] | int | Iterable[ImageSource]
 
-_RATE = 30.0  # frames per second where nothing says it
+_RATE = 30.0  # frames per second where not given
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Frame:
 
 
 class _Timed(Protocol):
-    """Images with their times, once; what :class:`~mask2former.media.video.VideoStream` offers too."""
+    """Images with their times, once; :class:`~mask2former.media.video.VideoStream` has the same interface."""
 
     name: str
     rate: float
@@ -57,12 +57,12 @@ class _Timed(Protocol):
 
 
 class Frames:
-    """Frames of one size, once.
+    """Frames of one size, iterated once.
 
     Attributes:
-        name: what they come from, for messages.
+        name: their source, for messages.
         rate: frames per second, the mean where it varies.
-        num_frames: about how many there are, None where it is not known.
+        num_frames: approximate number of frames, None where unknown.
     """
 
     def __init__(self, source: _Timed) -> None:
@@ -74,7 +74,7 @@ class Frames:
         """How images among the frames are read, see :func:`~mask2former.media.images.read_image`; videos have bytes.
 
         Raises:
-            UserError: set to choose bands, of a video or camera, which has red, green and blue.
+            UserError: set to choose bands of a video or camera, which has red, green and blue.
         """
         return self._source.reading if isinstance(self._source, _Images) else {}
 
@@ -84,32 +84,32 @@ class Frames:
             self._source.reading = reading
         elif reading.get("bands") is not None:
             raise UserError(
-                f"{self.name} has red, green and blue, and the model takes bands of image files "
-                f"({reading.get('bands')}); give it a folder of frames with these bands, or a stack"
+                f"{self.name} has red, green and blue channels, but the model expects bands of image files "
+                f"({reading.get('bands')}); use a folder of frames with these bands, or a stack"
             )
 
     @property
     def notes(self) -> list[str]:
-        """What went wrong on the way, as sentences; complete when the frames have ended."""
+        """Problems found while reading, as sentences; complete when the frames have ended."""
         return self._source.notes
 
     def __iter__(self) -> Iterator[Frame]:
         """The frames.
 
         Raises:
-            UserError: one cannot be read or has another size than the first, or there is none.
+            UserError: a frame cannot be read or differs in size from the first, or there are none.
         """
         size = None
         for index, (image, seconds) in enumerate(self._source):
             size = size or image.shape
             if image.shape != size:
                 raise UserError(
-                    f"frame {index} of {self.name} has {image.shape[0]}x{image.shape[1]} pixels and the first "
-                    f"{size[0]}x{size[1]} (height x width); frames of a clip have one size"
+                    f"frame {index} of {self.name} is {image.shape[0]}x{image.shape[1]} but the first is "
+                    f"{size[0]}x{size[1]} (height x width); all frames of a clip must have the same size"
                 )
             yield Frame(image, index, seconds)
         if size is None:
-            raise UserError(f"{self.name} has no frame; expected at least one")
+            raise UserError(f"{self.name} has no frames; expected at least one")
 
 
 class _Images:
@@ -154,29 +154,29 @@ def open_frames(
     """The frames of a source.
 
     Args:
-        source: a video file, a folder of images (in the order of the numbers in their names), an image file of several
-            pages (a stack, an animation), the number of a camera, or images of any kind that
-            :func:`~mask2former.media.images.read_image` takes, one after the other.
-        start: seconds that are left out; also a video is searched, not read, up to there.
-        end: seconds, excluded; None: all that follow.
-        rate: frames per second of what is no video, 30 by default; videos and cameras have their own.
+        source: a video file, a folder of images (in the order of the numbers in their names), an image file with
+            several pages (a stack, an animation), a camera number, or images of any kind that
+            :func:`~mask2former.media.images.read_image` accepts, one after the other.
+        start: seconds to skip; videos are searched, not read, up to there.
+        end: seconds, exclusive; None: to the end.
+        rate: frames per second of sources other than videos, 30 by default; videos and cameras have their own.
 
     Raises:
-        UserError: there is no such file, folder or camera, it holds no frames, or the times make no sense.
+        UserError: the file, folder or camera does not exist, it contains no frames, or the times are invalid.
         MissingExtraError: a video or a camera without PyAV.
     """
     if not 0 <= start < np.inf or (end is not None and not start < end):
-        raise UserError(f"the times must be 0 <= start < end in seconds, got start {start} and end {end}")
+        raise UserError(f"the times must satisfy 0 <= start < end in seconds, got start {start} and end {end}")
     if rate is not None and not 0 < rate <= 1000:
         raise UserError(f"the rate must be above 0 and at most 1000 frames per second, got {rate}")
     if isinstance(source, int):
         if source < 0:
-            raise UserError(f"cameras are counted from 0, got {source}")
+            raise UserError(f"camera numbers start at 0, got {source}")
         return Frames(camera_stream(source))
     if not isinstance(source, str | os.PathLike):
-        if not isinstance(source, Iterable) or getattr(source, "ndim", 4) != 4:  # of an array, all frames at once
+        if not isinstance(source, Iterable) or getattr(source, "ndim", 4) != 4:  # an array: all frames at once
             raise UserError(
-                "expected a video, a folder, the number of a camera or frames one after the other, got one image "
+                "expected a video, a folder, a camera number or a sequence of frames, got one image "
                 f"({type(source).__name__}); pass [image] or predict it"
             )
         return Frames(_Images(source, "the sequence of frames", rate, start, end))
@@ -192,12 +192,12 @@ def open_frames(
 
 
 def _images_of(folder: Path) -> list[ImageSource]:
-    """The images of a folder: frame 2 before frame 10."""
+    """The images in a folder: frame 2 before frame 10."""
     names = [entry.name for entry in list_folder(folder) if entry.suffix.lower() in IMAGE_SUFFIXES and entry.is_file()]
     if not names:
         inside = [entry.name for entry in list_folder(folder) if entry.is_dir()]
-        hint = f"; it has folders, give one of them ('{inside[0]}')" if inside else ""
-        raise UserError(f"the folder '{folder}' holds no images{hint or '; expected the frames of a clip'}")
+        hint = f"; it contains folders: give one of them ('{inside[0]}')" if inside else ""
+        raise UserError(f"the folder '{folder}' contains no images{hint or '; expected the frames of a clip'}")
     return [folder / name for name in sorted(names, key=by_number)]
 
 
@@ -206,11 +206,11 @@ def _pages_of(path: Path) -> list[ImageSource]:
     count = num_pages(path)
     if count == 1:
         raise UserError(f"'{path}' is an image; expected a video, a stack or a folder of frames (images: predict)")
-    check_limit(f"'{path}' has pages:", count, limits.IMAGE_PAGES - 1, "save them as single files in a folder")
+    check_limit(f"'{path}' has too many pages:", count, limits.IMAGE_PAGES - 1, "save them as single files in a folder")
     return [ImagePage(path, number) for number in range(1, count + 1)]
 
 
 def by_number(name: str) -> list[tuple[int, int, str]]:
-    """What to sort names of frames by: 2.jpg comes before 10.jpg."""
+    """Sort key for names of frames: 2.jpg comes before 10.jpg."""
     parts = re.split(r"(\d+)", name)
     return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts]

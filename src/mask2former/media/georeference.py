@@ -1,4 +1,4 @@
-"""Where on the Earth the pixels of a GeoTIFF lie, read from its tags (OGC 19-008r4), and written back as they were."""
+"""Where on the Earth the pixels of a GeoTIFF are, read from its tags (OGC 19-008r4) and written back unchanged."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _MOST = 10_000  # numbers in a tag
 
 @dataclass(frozen=True)
 class GeoReference:
-    """An affine map from pixels to coordinates of the world.
+    """An affine map from pixels to world coordinates.
 
     Attributes:
         transform: (a, b, c, d, e, f) with x = a column + b row + c and y = d column + e row + f, in the unit of the
             reference system. The upper left corner of the upper left pixel is column 0, row 0.
-        epsg: number of the reference system; None: the file describes one of its own, or none.
+        epsg: number of the reference system; None: the file describes its own, or none.
         tags: of the file, by number.
     """
 
@@ -51,7 +51,7 @@ class GeoReference:
         return None if self.epsg is None else f"urn:ogc:def:crs:EPSG::{self.epsg}"
 
     def to_world(self, points: Float[np.ndarray, "N 2"]) -> Float[np.ndarray, "N 2"]:
-        """Points (column, row) in pixels as (x, y) of the world; for instance corners of polygons."""
+        """Points (column, row) in pixels as (x, y) in the world; for instance corners of polygons."""
         a, b, c, d, e, f = self.transform
         columns, rows = np.asarray(points, np.float64).T
         return np.stack([a * columns + b * rows + c, d * columns + e * rows + f], axis=1)
@@ -66,10 +66,10 @@ class GeoReference:
 
 
 def georeference(source: ImageSource) -> GeoReference | None:
-    """Where the pixels of an image lie; None: it is no GeoTIFF, or one without an affine map (noted).
+    """Where the pixels of an image are; None: it is not a GeoTIFF, or one without an affine map (noted).
 
     Args:
-        source: an image file as :func:`~mask2former.media.images.read_image` takes it; pixels have no such tags.
+        source: an image file that :func:`~mask2former.media.images.read_image` accepts; pixels have no such tags.
 
     Raises:
         UserError: the file cannot be read.
@@ -83,17 +83,15 @@ def georeference(source: ImageSource) -> GeoReference | None:
     if not tags.keys() & {_SCALE, _TIEPOINTS, _TRANSFORM}:
         return None
     if tags.pop(274, 1) != 1:
-        note("GeoTIFF files that are turned, whose coordinates are not read", f"'{file}'")
+        note("rotated GeoTIFF files, whose coordinates are not read", f"'{file}'")
         return None
     keys = _keys(tags.get(_KEYS, ()))
     transform = _affine(tags)
     if transform is None or not np.isfinite(transform).all():
-        note(
-            "GeoTIFF files without an affine map from pixels to coordinates (ground control points alone)", f"'{file}'"
-        )
+        note("GeoTIFF files without an affine map from pixels to coordinates (only ground control points)", f"'{file}'")
         return None
     a, b, c, d, e, f = transform
-    if keys.get(_RASTER_TYPE) == _IS_POINT:  # the tags are about the centres of pixels
+    if keys.get(_RASTER_TYPE) == _IS_POINT:  # the tags refer to the centres of pixels
         c, f = c - (a + b) / 2, f - (d + e) / 2
     system = keys.get(_PROJECTED) or keys.get(_GEOGRAPHIC)
     known = system if system and system < _USER_DEFINED else None
@@ -101,14 +99,14 @@ def georeference(source: ImageSource) -> GeoReference | None:
 
 
 def _tags(file: ImageFile) -> dict[int, Any]:
-    """The tags of the first page that matter; none of a file that is no TIFF, or a damaged one."""
+    """The relevant tags of the first page; none for a file that is not a TIFF, or a damaged one."""
     with contextlib.ExitStack() as stack:
         if isinstance(file, Path):
             check_regular(file, "image")
             stream: BinaryIO = stack.enter_context(file.open("rb"))
         else:
             stream = io.BytesIO(read_bytes(file, "image", limits.IMAGE_BYTES))  # pyright: ignore[reportArgumentType]
-        # of a directory that is damaged, in whatever way: decoding says it
+        # of a directory that is damaged in any way: decoding reports it
         with without_warnings(), contextlib.suppress(Exception):
             start = stream.read(16)
             directory = ImageFileDirectory_v2(start if start[2:3] == b"+" or start[3:4] == b"+" else start[:8])
@@ -124,7 +122,7 @@ def _is_short(value: Any) -> bool:
 
 
 def _keys(directory: tuple[int, ...]) -> dict[int, int]:
-    """The keys that are numbers and stand in the directory itself."""
+    """The keys that are numbers and are stored in the directory itself."""
     entries = [directory[start : start + 4] for start in range(4, len(directory) - 3, 4)]
     return {key: value for key, place, _, value in entries if place == 0}
 

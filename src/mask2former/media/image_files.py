@@ -1,7 +1,7 @@
-"""The one way to open an image file: only formats that are read, only sizes that are taken, one sentence for the rest.
+"""The only way to open an image file: only supported formats and permitted sizes, and one message for everything else.
 
 Pillow knows some forty formats, and goes by the content of a file, whatever its name: a ``.png`` that is PostScript
-would start Ghostscript. Imports no torch, so that the processes of ``mask2former prepare`` stay small.
+would start Ghostscript. Does not import torch, so that the processes of ``mask2former prepare`` stay small.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ __all__ = [
     "why_left_out",
 ]
 
-# Those of photographs, microscopes and annotation tools whose decoders run no programs and read no other files.
+# Formats of photographs, microscopes and annotation tools whose decoders run no programs and read no other files.
 _ALWAYS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000", "SGI")  # JPEG includes MPO
 FORMATS = (*_ALWAYS, *(("AVIF",) if features.check("avif") else ()))
 _HEIC = ("HEIC", "HEIX", "HEIM", "HEIS", "HEVC", "HEVX", "MIF1", "MSF1")  # brands
@@ -62,25 +62,25 @@ IMAGE_SUFFIXES = (
     *((".heic", ".heif") if importlib.util.find_spec("pillow_heif") else ()),
     *(DICOM_SUFFIXES if can_read_dicom() else ()),
 )
-"""Names of images in folders end so; those of optional packages where they are installed."""
+"""Suffixes of images in folders; those of optional packages where they are installed."""
 
 _WHEN_NAMED = "read only when the file itself is named"
-_LEFT_OUT = {  # why images of other kinds are left out of folders, by the endings of their names
+_LEFT_OUT = {  # why images of other kinds are left out of folders, by suffix
     "avif": "which need a Pillow with AVIF",
     "heic heif": f"which need: pip install 'mask2former[{_HEIC_EXTRA}]'",
     "dcm": f"which need: pip install 'mask2former[{DICOM_EXTRA}]'",
     "apng btf dib gif j2k jfif jp2 jpe lsm pbm pgm pnm ppm stk": _WHEN_NAMED,
     "bif mrxs ndpi scn svs svslide vms vmu": "slides: name them one by one, for a model with tiles or with --tile",
     "vsi": "slides: export regions of them as TIFF",
-    "czi ims lif nd2 oib oif": "formats of microscopes: export them as TIFF",
-    "arw cr2 cr3 dng nef": "raw files of cameras: develop them to TIFF or JPEG",
-    "exr fits hdr ico jxl pcx psd tga": "not read: convert them to PNG or TIFF",
+    "czi ims lif nd2 oib oif": "microscope formats: export them as TIFF",
+    "arw cr2 cr3 dng nef": "camera raw files: develop them to TIFF or JPEG",
+    "exr fits hdr ico jxl pcx psd tga": "not supported: convert them to PNG or TIFF",
     "avi m4v mkv mov mp4 webm": "videos: mask2former track reads them",
 }
 
 
 def why_left_out(name: str) -> str | None:
-    """Why an image or video with such a name is left out of a folder; None: it is neither, or it is not left out."""
+    """Why an image or video with this name is left out of a folder; None: it is neither, or is not left out."""
     ending = name.lower().rpartition(".")[2] if "." in name else ""
     if f".{ending}" in IMAGE_SUFFIXES:
         return None
@@ -90,7 +90,7 @@ def why_left_out(name: str) -> str | None:
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
-logging.getLogger("PIL").addHandler(logging.NullHandler())  # what matters is said in errors
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # problems are reported in errors
 
 
 class PixelLimitError(UserError):
@@ -102,7 +102,7 @@ class NamedBytes:
     """The content of an image file that is in memory already, such as an upload.
 
     Attributes:
-        name: what messages call it; given by whoever sent it, so made fit to be shown.
+        name: what messages call it; chosen by the sender, so made safe to display.
         content: the bytes of the file.
     """
 
@@ -134,7 +134,7 @@ class ImagePage:
 
     def __post_init__(self) -> None:
         if not 1 <= self.number <= limits.IMAGE_PAGES:
-            raise UserError(f"pages have numbers from 1 to {limits.IMAGE_PAGES}, got {self.number}")
+            raise UserError(f"page numbers go from 1 to {limits.IMAGE_PAGES}, got {self.number}")
 
     def __str__(self) -> str:
         return f"{self.file} (page {self.number})"
@@ -148,14 +148,14 @@ ImageFile = File | NamedBytes | WebImage | ImagePage
 
 
 def path_of(file: ImageFile) -> Path | None:
-    """The path of an image file, also of a page; None: it is not a file of this machine, or lies in an archive."""
+    """The path of an image file, or of a page's file; None: it is not a file on this machine, or is in an archive."""
     if isinstance(file, ImagePage):
         return path_of(file.file)
     return file if isinstance(file, Path) else None
 
 
 def in_memory(file: ImageFile) -> ImageFile:
-    """The same; what lies behind an address is fetched, so that it can be read several times."""
+    """The same; the content behind an address is fetched, so that it can be read several times."""
     if isinstance(file, ImagePage):
         inner = in_memory(file.file)
         assert not isinstance(inner, ImagePage)
@@ -165,10 +165,10 @@ def in_memory(file: ImageFile) -> ImageFile:
 
 @contextlib.contextmanager
 def open_image(file: ImageFile) -> Iterator[Image.Image]:
-    """An image file that Pillow reads, not decoded yet; whatever is wrong with it while it is open is one sentence.
+    """An image file that Pillow reads, not decoded yet; any fault while it is open ends in one message.
 
     Raises:
-        UserError: the file is missing, no regular file, empty, cut short, in a format that is not read, larger than
+        UserError: the file is missing, not a regular file, empty, incomplete, in an unsupported format, larger than
             Pillow's safety limit (:class:`PixelLimitError`) or than the limits of :mod:`mask2former.limits`.
     """
     with _opened(file, pillow_alone=True) as image:
@@ -178,11 +178,11 @@ def open_image(file: ImageFile) -> Iterator[Image.Image]:
 
 @contextlib.contextmanager
 def open_file(file: ImageFile, bands: Bands | None = None) -> Iterator[Image.Image | StoredImage]:
-    """Like :func:`open_image`, also by the readers of optional packages.
+    """Like :func:`open_image`, also with the readers of optional packages.
 
     Args:
         file: the image.
-        bands: that are wanted of it, so that a reader is chosen that gives them all.
+        bands: the bands to read, so that a reader is chosen that provides all of them.
 
     Raises:
         UserError: see :func:`open_image`; or the package that reads it is not installed.
@@ -192,7 +192,7 @@ def open_file(file: ImageFile, bands: Bands | None = None) -> Iterator[Image.Ima
 
 
 def num_pages(file: ImageFile) -> int:
-    """How many pages, frames or planes a file has, counted up to ``limits.IMAGE_PAGES``; of one page: 1.
+    """The number of pages, frames or planes of a file, counted up to ``limits.IMAGE_PAGES``; 1 for a single page.
 
     Raises:
         UserError: see :func:`open_file`.
@@ -210,7 +210,7 @@ def _opened(file: ImageFile, *, pillow_alone: bool, bands: Bands | None = None) 
         file, page = file.file, file.number - 1
     if isinstance(file, Path):
         size = check_regular(file, "image")
-        check_limit(f"the image '{file}' has bytes:", size, limits.IMAGE_BYTES, "is it the right file?")
+        check_limit(f"the image '{file}' has too many bytes:", size, limits.IMAGE_BYTES, "is it the right file?")
         content = file
     else:
         stored = read_bytes(file, "image", limits.IMAGE_BYTES)
@@ -220,7 +220,7 @@ def _opened(file: ImageFile, *, pillow_alone: bool, bands: Bands | None = None) 
     _check_png(str(file), _start_of(content), size)
     _check_pnm(str(file), _start_of(content, limits.PNM_HEADER_BYTES))
     try:
-        with without_warnings():  # what matters is checked here; damaged metadata does not
+        with without_warnings():  # problems are checked here; damaged metadata is no problem
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with contextlib.ExitStack() as stack:
                 image = None if pillow_alone else _of_other_reader(stack, content, str(file), page, bands)
@@ -228,7 +228,12 @@ def _opened(file: ImageFile, *, pillow_alone: bool, bands: Bands | None = None) 
                     image = stack.enter_context(_of_pillow(content))
                     if page is not None:
                         _seek(image, page, str(file))
-                check_limit(f"'{file}' has a side of pixels:", max(image.size), limits.IMAGE_SIDE, "cut it into parts")
+                check_limit(
+                    f"'{file}' has a side with too many pixels:",
+                    max(image.size),
+                    limits.IMAGE_SIDE,
+                    "cut it into parts",
+                )
                 yield image
     except UserError:
         raise
@@ -236,14 +241,14 @@ def _opened(file: ImageFile, *, pillow_alone: bool, bands: Bands | None = None) 
         raise UserError(f"'{file}' is not an image that can be read; {_expected(content)}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PixelLimitError(
-            f"'{file}' has more than {Image.MAX_IMAGE_PIXELS} pixels, the safety limit; make it smaller, or "
-            "raise PIL.Image.MAX_IMAGE_PIXELS if you trust it; a TIFF can be predicted in tiles (--tile)"
+            f"'{file}' has more than {Image.MAX_IMAGE_PIXELS} pixels, the safety limit; make it smaller, or raise "
+            "PIL.Image.MAX_IMAGE_PIXELS if you trust it; a TIFF can be predicted in tiles (--tile)"
         ) from error
     except PermissionError as error:
-        raise UserError(f"'{file}' may not be read; check its permissions") from error
+        raise UserError(f"'{file}' cannot be read for lack of permission; check its permissions") from error
     except MemoryError as error:
-        raise UserError(f"'{file}' does not fit the memory of this machine; make it smaller") from error
-    # Decoders report damage in many ways: OSError (cut short), SyntaxError (PNG), ValueError, struct.error, ...
+        raise UserError(f"'{file}' does not fit into the memory of this machine; make it smaller") from error
+    # Decoders report damage in many ways: OSError (incomplete), SyntaxError (PNG), ValueError, struct.error, ...
     except Exception as error:
         reason = printable(str(error), 200)
         raise UserError(f"'{file}' is damaged or cut short and cannot be decoded: {reason}") from error
@@ -261,7 +266,7 @@ def can_read_heic() -> bool:
 
 @functools.cache
 def _knows_heic() -> bool:
-    """Teach Pillow to open HEIC, if the package is installed."""
+    """Register HEIC with Pillow, if the package is installed."""
     if not can_read_heic():
         return False
     import pillow_heif
@@ -271,14 +276,14 @@ def _knows_heic() -> bool:
 
 
 def _brand(start: bytes) -> str:
-    """The kind of HEIC, AVIF and MP4 files, which begin alike; empty of all others."""
+    """The kind of HEIC, AVIF and MP4 files, which begin alike; empty for all others."""
     return printable(start[8:12].decode("latin-1").strip().upper()) if start[4:8] == b"ftyp" else ""
 
 
 def _of_other_reader(
     stack: contextlib.ExitStack, content: Path | io.BytesIO, name: str, page: int | None, bands: Bands | None
 ) -> StoredImage | None:
-    """The image by the reader of an optional package; None where Pillow reads it as well, or tifffile is missing."""
+    """The image read by an optional package; None where Pillow reads it as well, or tifffile is missing."""
     if is_deep_png(_start_of(content, 26)) and not page:
         return stored_png(stack.enter_context(_of_pillow(content)), content, name, page)
     if is_dicom(_start_of(content, 132)):
@@ -289,7 +294,7 @@ def _of_other_reader(
 
 
 def _is_for_pillow(content: Path | io.BytesIO, page: int | None, bands: Bands | None) -> bool:
-    """Whether Pillow reads this page of a TIFF, and all of it, or all bands that are wanted, as they are."""
+    """Whether Pillow reads this page of a TIFF completely, or all requested bands, unchanged."""
     try:
         with _of_pillow(content) as image:
             if page:
@@ -297,7 +302,7 @@ def _is_for_pillow(content: Path | io.BytesIO, page: int | None, bands: Bands | 
             return not is_for_tifffile(image, bands)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         return True  # and says so
-    except Exception:  # of whatever kind: tifffile tells what is damaged
+    except Exception:  # of any kind: tifffile reports the damage
         return False
 
 
@@ -306,14 +311,14 @@ def _seek(image: Image.Image, page: int, name: str) -> None:
         image.seek(page)
     except EOFError as error:
         count = count_pages(image)
-        if page < count:  # of planes behind a page
+        if page < count:  # of planes after a page
             raise MissingExtraError("tifffile", TIFF_EXTRA) from error
         raise UserError(f"'{name}' has no page {page + 1}; it has {count}") from error
     image.info[CHOSEN_PAGE] = page
 
 
 def _start_of(content: Path | io.BytesIO, count: int = 24) -> bytes:
-    """The first bytes of a file; none of one that cannot be read, which opening it says better."""
+    """The first bytes of a file; none for one that cannot be read, which opening reports better."""
     if isinstance(content, io.BytesIO):
         return content.getvalue()[:count]
     try:
@@ -324,31 +329,33 @@ def _start_of(content: Path | io.BytesIO, count: int = 24) -> bytes:
 
 
 def _check_png(name: str, start: bytes, size: int) -> None:
-    """Refuse a PNG of millions of chunks that are no pixels: reading them takes minutes, and nobody writes such."""
+    """Refuse a PNG with millions of chunks that are not pixels: reading them takes minutes, and no tool writes such."""
     if start.startswith(b"\x89PNG\r\n\x1a\n") and len(start) == 24:
         width, height = struct.unpack(">II", start[16:24])
         most = limits.PNG_EXTRA_BYTES + 16 * width * height
-        check_limit(f"'{name}', of {width}x{height} pixels (width x height), has bytes:", size, most, "save it anew")
+        check_limit(
+            f"'{name}', of {width}x{height} pixels (width x height), has too many bytes:", size, most, "save it again"
+        )
 
 
 def _check_pnm(name: str, start: bytes) -> None:
-    """Refuse a PPM, PGM or PBM with comments without end, which Pillow reads byte by byte."""
+    """Refuse a PPM, PGM or PBM with endless comments, which Pillow reads byte by byte."""
     if re.match(rb"P[1-7fFyY][\s#]", start) and len(start) == limits.PNM_HEADER_BYTES:
         numbers = re.sub(rb"#[^\n\r]*", b"", start[2:]).split(None, 2)
-        if len(numbers) < (2 if start[1:2] in b"14" else 3):  # bitmaps have no number of levels
+        if len(numbers) < (2 if start[1:2] in b"14" else 3):  # bitmaps do not give a number of levels
             raise UserError(f"'{name}' has comments of more than {len(start):,} bytes; save it without them")
 
 
 def _expected(content: Path | io.BytesIO) -> str:
-    """What to do about a file that is not opened, by its first bytes."""
+    """Advice for a file that is not opened, by its first bytes."""
     start = _start_of(content)
     if start[:4] in _TIFF:
-        help = "" if can_read_tiff() else f", or pip install 'mask2former[{TIFF_EXTRA}]', which reads more"
+        help = "" if can_read_tiff() else f", or pip install 'mask2former[{TIFF_EXTRA}]', which supports more"
         kind = "it is a TIFF of an unusual kind (bands, bits or compression)"
         return f"{kind}; save it as 8-bit or 16-bit grey, or RGB{help}"
     if kind := _brand(start):
         help = f", or pip install 'mask2former[{_HEIC_EXTRA}]'" if kind in _HEIC and not can_read_heic() else ""
-        return f"it is {kind}, whatever its name says; convert it to JPEG or PNG{help}"
+        return f"it is {kind}, whatever its name suggests; convert it to JPEG or PNG{help}"
     if start.startswith((b"%!PS", b"\xc5\xd0\xd3\xc6", b"%PDF")):
-        return "it is PostScript or PDF, which are programs and not read; convert it to PNG"
+        return "it is PostScript or PDF, which are programs and therefore not read; convert it to PNG"
     return "expected JPEG, PNG, WebP, BMP or TIFF"

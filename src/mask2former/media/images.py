@@ -1,4 +1,4 @@
-"""Images of any kind, read as (H, W, 3) uint8 RGB, and the images that paths and folders hold.
+"""Images of any kind, read as (H, W, 3) uint8 RGB, and the images at paths and in folders.
 
 Every fault of an image ends in one :class:`UserError` that names it. Knows nothing of models or resizing.
 """
@@ -87,54 +87,56 @@ def read_image(
 ) -> UInt8[np.ndarray, "H W C"]:
     """The image as RGB in 0..255, contiguous. The one way in: training, evaluation, prediction and drawing use it.
 
-    Files and Pillow images: the EXIF orientation is applied; of several pages or frames the first is taken; grey,
+    Files and Pillow images: the EXIF orientation is applied; of several pages or frames the first is read; grey,
     palette, 1-bit and CMYK are converted. Transparent pixels are blended onto white; an image whose alpha is opaque
     everywhere is simply read as RGB. Arrays (channels last) and tensors (channels first): a fourth channel is alpha;
     one channel is grey. The order of the channels is RGB. Values are rounded to the nearest.
 
     Which values are black and white:
 
-    * ``value_range``, where two numbers are given: these become 0 and 255, what lies beyond is cut off. Bytes stay.
-      With ``bands``, it may be a list of such pairs, one for each of them, in their order.
-    * ``full``: the smallest and largest value of the type, or of as many bits as the file says. Not for floats.
+    * ``value_range``, where two numbers are given: these become 0 and 255, values beyond are clipped. Bytes are
+        unchanged. With ``bands``, it may be a list of such pairs, one per band, in their order.
+    * ``full``: the smallest and largest value of the type, or of the bit depth given in the file. Not for floats.
     * ``percentile``: 0.5 % and 99.5 % of the values of each image, of all colours together (noted).
-    * ``auto``, as without ``value_range``: what follows.
+    * ``auto``, as without ``value_range``: the following rules.
     * Bytes are 0..255.
-    * Integers of up to 16 bits in wider files and uint16 arrays: 0 to the largest value of as many bits as the file
-      says (12-bit TIFF, ``MaxSampleValue``, OME's ``SignificantBits``, PNG's ``sBIT``). Where it says nothing, of the
-      fewest bits among 8, 10, 12, 14 and 16 that hold the largest value; fewer than 16 are noted, as inferred. Signed
-      files end at 15 bits, or 7.
+    * Integers of up to 16 bits in wider files and uint16 arrays: 0 to the largest value of the bit depth given in the
+        file (12-bit TIFF, ``MaxSampleValue``, OME's ``SignificantBits``, PNG's ``sBIT``). Where none is given, of the
+        smallest depth among 8, 10, 12, 14 and 16 that covers the largest value; fewer than 16 are noted, as inferred.
+        Signed files end at 15 bits, or 7.
     * 16-bit colour in PNG files, and with the extra ``microscopy`` in TIFF files: as grey. In others, the upper 8 bits,
-      stretched where they hold less than their range (noted).
-    * Pixels that a TIFF says have no value (GDAL's nodata, in all colours) are black and not among the values (noted).
+        stretched where they cover less than their range (noted).
+    * Pixels that a TIFF declares as having no value (GDAL's nodata, in all colours) are black and do not count as
+        values (noted).
     * Alpha has the range of its type; in a float array, 0..1 or that of the colours.
     * Floats are 0..1 if all values lie there, else 0..255 if all lie there and are either whole or mostly (zeros aside)
-      above 1. What resampling and rounding add is cut off: at most a tenth of the range, in at most 15 % of the values
+      above 1. The excess from resampling and rounding is clipped: at most a tenth of the range, in at most 15 % of the
+          values
       (above 1 %, it is noted). All other floats are refused.
 
     With ``bands``, for models of other channels, nothing is made grey, blended or left out: the bands of an image are
-    its channels, alpha like any other; of a TIFF of one band also its pages, where more than one band is wanted (noted,
-    unless the file calls them channels). They have one range of values in common, unless
-    ``value_range`` has one for each; ``percentile`` is of each band. A band of 0 and the largest value of its type
-    alone, such as alpha without soft edges, has no part in what is inferred; bands whose values stay in the lowest
-    quarter of an inferred range are noted.
+    its channels, alpha like any other; for a TIFF with one band also its pages, where more than one band is requested
+    (noted, unless the file calls them channels). They share one range of values, unless ``value_range`` has one for
+    each; ``percentile`` applies to each band. A band with only 0 and the largest value of its type, such as alpha
+    without soft edges, does not take part in what is inferred; bands whose values stay in the lowest quarter of an
+    inferred range are noted.
 
-    What is read in part or by inference (pages, bands, transparency, depth) is noted, see
+    What is read only in part or by inference (pages, bands, transparency, depth) is noted, see
     :func:`mask2former.notes.collect_notes`.
 
     Args:
-        source: a path, an http(s) address, bytes, an open file (read from where it is), a page of a file
+        source: a path, an http(s) address, bytes, an open file (read from its position), a page of a file
             (:class:`ImagePage`), a Pillow image, an array or a tensor.
         value_range: the values that become 0 and 255, or the name of a rule.
-        bands: in place of R, G and B, these bands, by their numbers from 1, in this order; or, as a number, all bands
-            of the image, which must be so many.
-        exif: ``ignore`` takes the pixels as they are stored.
+        bands: instead of R, G and B, these bands, by their numbers from 1, in this order; or, as a number, all bands of
+            the image, which must have this many.
+        exif: ``ignore`` reads the pixels as stored.
 
     Raises:
-        UserError: the file is missing, a folder, empty, cut short, larger than Pillow's safety limit or no
-            image; the array has another rank, channel count or type, no pixel, masked values, or values that are not
-            finite or that no rule covers; 16-bit colour whose upper bits cannot show ``value_range``, or that lies in
-            separate planes; a tensor without values; a Pillow image that was closed before it was decoded.
+        UserError: the file is missing, a folder, empty, incomplete, larger than Pillow's safety limit or not an image;
+            the array has another rank, channel count or type, no pixels, masked values, or values that are not finite
+            or that no rule covers; 16-bit colour whose upper bits cannot show ``value_range``, or that is in separate
+            planes; a tensor without values; a Pillow image that was closed before it was decoded.
     """
     value_range = checked_range(value_range)
     if isinstance(source, torch.Tensor):
@@ -167,10 +169,10 @@ def _from_open(
 
 
 def as_file(source: Any) -> Any:
-    """Paths, http(s) addresses, bytes and open files as image files; all else is given back as it is.
+    """Paths, http(s) addresses, bytes and open files as image files; everything else is returned unchanged.
 
     Raises:
-        UserError: an open file gives no bytes, cannot be read, or has more than ``limits.IMAGE_BYTES``.
+        UserError: an open file yields no bytes, cannot be read, or has more than ``limits.IMAGE_BYTES``.
     """
     if is_address(source):
         return WebImage(source)
@@ -187,13 +189,15 @@ def as_file(source: Any) -> Any:
     except (OSError, ValueError) as error:  # ValueError: it is closed
         raise UserError(f"'{printable(name, 200)}' cannot be read: {printable(str(error), 120)}") from error
     if not isinstance(content, bytes):
-        raise UserError(f"'{printable(name, 200)}' gives {type(content).__name__}; open it with mode 'rb'")
-    check_limit(f"'{printable(name, 200)}' has bytes:", len(content), limits.IMAGE_BYTES, "is it the right file?")
+        raise UserError(f"'{printable(name, 200)}' yields {type(content).__name__}; open it with mode 'rb'")
+    check_limit(
+        f"'{printable(name, 200)}' has too many bytes:", len(content), limits.IMAGE_BYTES, "is it the right file?"
+    )
     return NamedBytes(name, content)
 
 
 def is_one_image(sources: object) -> bool:
-    """Whether something is an image and not several: a path would be read by its letters, an array by its rows."""
+    """Whether something is one image and not several: a path would be iterated by its letters, an array by its rows."""
     if isinstance(sources, np.ndarray | torch.Tensor):
         return sources.ndim < 4
     if isinstance(sources, str | os.PathLike | bytes | bytearray | memoryview) or hasattr(sources, "read"):
@@ -202,7 +206,7 @@ def is_one_image(sources: object) -> bool:
 
 
 def unshared(source: ImageSource) -> ImageSource:
-    """The same, also when whoever gave it writes into it."""
+    """A copy that does not change when the caller writes into the original."""
     if isinstance(source, np.ndarray):
         return source.copy()
     if isinstance(source, bytearray | memoryview):
@@ -211,10 +215,10 @@ def unshared(source: ImageSource) -> ImageSource:
 
 
 def standard_input() -> NamedBytes:
-    """The image file that another program sends.
+    """The image file from standard input.
 
     Raises:
-        UserError: nothing comes, or too much; or a terminal is in its place, which would wait for keys.
+        UserError: there is no input, or too much; or it is a terminal, which would wait for keys.
     """
     if sys.stdin is None or sys.stdin.isatty():
         raise UserError(
@@ -228,14 +232,14 @@ def standard_input() -> NamedBytes:
 
 
 def image_size(file: ImageFile, *, exif: Exif = "apply") -> tuple[int, int]:
-    """(height, width) of an image file as :func:`read_image` shows it, from its header.
+    """(height, width) of an image file as returned by :func:`read_image`, from its header.
 
     Raises:
         UserError: as :func:`open_image`.
     """
     with open_file(file) as image:
         width, height = image.size
-        # Pillow gives the size of TIFF files turned already, and that of others as they are stored.
+        # Pillow gives the size of TIFF files already rotated, and that of others as stored.
         turned = orientation(image) >= 5 and (exif == "apply") != (image.format == "TIFF")
         return (width, height) if turned else (height, width)
 
@@ -243,16 +247,16 @@ def image_size(file: ImageFile, *, exif: Exif = "apply") -> tuple[int, int]:
 def check_size(
     file: File, size_hw: Sequence[int], expected_hw: Sequence[int] | None, what: str, *, exif: Exif = "apply"
 ) -> None:
-    """Refuse annotations of another size than their image, and note where no size tells whether EXIF applies to them.
+    """Refuse annotations whose size differs from that of their image, and note where sizes do not show if EXIF applies.
 
-    Orientations 5 to 8 exchange height and width, so sizes tell what the annotations were made on; 2 to 4 do not.
+    Orientations 5 to 8 swap height and width, so sizes show what the annotations were made on; 2 to 4 do not.
 
     Args:
         file: the image.
-        size_hw: (height, width) of it as it is read.
-        expected_hw: what the annotations say; None: nothing.
+        size_hw: its (height, width) as read.
+        expected_hw: the size according to the annotations; None: they give none.
         what: subject and verb of the expected size, for instance ``its label map is``.
-        exif: how it is read.
+        exif: how the image is read.
 
     Raises:
         UserError: the sizes differ.
@@ -262,22 +266,23 @@ def check_size(
         settled = expected is not None and expected != expected[::-1]  # whether 5 to 8 would show
         if exif == "apply" and is_collecting() and 1 < (turn := _orientation_of(file)) < (5 if settled else 9):
             note(
-                "images that EXIF mirrors or turns, where no size tells whether their annotations are turned, too "
-                "(they are taken to be; if they were made on the stored pixels, set exif=ignore in the data set)",
+                "images that EXIF mirrors or rotates, and whose size does not show whether their annotations are "
+                "rotated, too (they are assumed to be; if they were made on the stored pixels, set exif=ignore in "
+                "the data set)",
                 f"'{file}' (orientation {turn})",
             )
         return
     if size != expected[::-1]:
         hint = "; use the images and annotations that belong together"
     elif (turn := _orientation_of(file)) < 5:
-        hint = "; height and width are exchanged there (the image has no EXIF orientation that would explain it)"
+        hint = "; height and width are swapped there (the image has no EXIF orientation that would explain it)"
     elif exif == "apply":
         hint = (
-            f"; EXIF turns the image (orientation {turn}), and the annotations seem to be made on the stored pixels: "
-            "if so, set exif=ignore in the data set"
+            f"; EXIF rotates the image (orientation {turn}), but the annotations seem to be made on the stored "
+            "pixels: if so, set exif=ignore in the data set"
         )
     else:
-        hint = f"; EXIF would turn the image (orientation {turn}), which exif=ignore prevents: set exif=apply"
+        hint = f"; EXIF would rotate the image (orientation {turn}), which exif=ignore prevents: set exif=apply"
     raise UserError(f"'{file}' is {size[0]}x{size[1]} (height x width), but {what} {expected[0]}x{expected[1]}{hint}")
 
 
@@ -305,7 +310,7 @@ def _from_tensor(
         array = host.permute(1, 2, 0).numpy()
     except (TypeError, RuntimeError) as error:  # NotImplementedError is one of the latter
         raise UserError(
-            f"a tensor of type {tensor.dtype} is not an image: {_TENSOR_HELP}, of uint8, uint16, bool or float"
+            f"a tensor of type {tensor.dtype} is not an image: {_TENSOR_HELP}, of type uint8, uint16, bool or float"
         ) from error
     if bands is not None:
         return bands_of_array(array, bands, "tensor (channels last)", value_range=value_range)
@@ -318,22 +323,22 @@ def _from_tensor(
 def list_images(
     sources: Sequence[str | os.PathLike[str]], skip: Callable[[Path], bool] = lambda path: False
 ) -> list[tuple[Path, Path]]:
-    """Images of files and folders (searched to any depth, sorted), each with the stem of its results.
+    """Images from files and folders (searched at any depth, sorted), each with the stem of its results.
 
     The stem is relative to the output folder: it keeps the folders below a source folder and drops the suffix. Where
-    two images would share a stem, each keeps its suffix (``a/X.jpg`` gives ``a/X.jpg``, so results are
-    ``a/X.jpg.png`` and so on). An image reached twice is listed once. A file given by name is taken whatever its
-    suffix; hidden files and folders are skipped, and so is what ``skip`` says of an image file. What else is
-    skipped is noted: images in other formats, links to folders, links to an image that is listed already, folders
-    that cannot be read.
+    two images would share a stem, each keeps its suffix (``a/X.jpg`` gives ``a/X.jpg``, so results are ``a/X.jpg.png``
+    and so on). An image that is reached twice is listed once. A file given by name is read whatever its suffix; hidden
+    files and folders are skipped, and so are image files for which ``skip`` returns a reason. What else is skipped is
+    noted: images in other formats, links to folders, links to an image that is already listed, folders that cannot be
+    read.
 
     Raises:
-        UserError: no sources, a source that does not exist, a folder without images, or two images whose
-            results would have one name.
+        UserError: no sources, a source that does not exist, a folder without images, or two images whose results would
+            have the same name.
     """
     found: dict[Path, tuple[Path, Path]] = {}  # by resolved path: as given, and relative with suffix
     if not sources:
-        raise UserError("no images given; name files or folders")
+        raise UserError("no images given; give files or folders")
     for entry in sources:
         source = Path(os.fspath(entry))
         if source.is_dir():
@@ -341,7 +346,7 @@ def list_images(
                 images = images_below(source)
             if not images:
                 others = "".join(f"; {line}" for line in sentences(notes))
-                raise UserError(f"the folder '{source}' holds no images ({' '.join(IMAGE_SUFFIXES)}){others}")
+                raise UserError(f"the folder '{source}' contains no images ({' '.join(IMAGE_SUFFIXES)}){others}")
             for message, example in notes:
                 note(message, example)
             for path in images:
@@ -349,13 +354,13 @@ def list_images(
                     continue
                 first, _ = found.setdefault(path.resolve(), (path, path.relative_to(source)))
                 if os.path.abspath(first) != os.path.abspath(path):
-                    note("links to an image that is listed already, which get no results", f"'{path}' is '{first}'")
+                    note("links to an image that is already listed, which get no results", f"'{path}' is '{first}'")
         else:
             check_regular(source, "image or folder of images")
             if not skip(source):
                 found.setdefault(source.resolve(), (source, Path(source.name)))
 
-    # Compared without case, since two names that differ in case only are one file on some systems.
+    # Compared without case, since two names that differ only in case are the same file on some systems.
     sharing: dict[str, int] = {}
     for _, relative in found.values():
         key = str(relative.with_suffix("")).casefold()
@@ -368,15 +373,15 @@ def list_images(
             stem = relative
         owner = owners.setdefault(str(stem).casefold(), path)
         if owner is not path:
-            raise UserError(f"the results of '{owner}' and '{path}' would have one name; run them separately")
+            raise UserError(f"the results of '{owner}' and '{path}' would have the same name; run them separately")
         result.append((path, stem))
     return result
 
 
 def images_below(folder: Path) -> list[Path]:
-    """Images in a folder and its folders, sorted by path; hidden names are skipped.
+    """Images in a folder and its subfolders, sorted by path; hidden names are skipped.
 
-    Of a slide in several DICOM files that is the one of its full resolution.
+    Of a slide in several DICOM files, the one with its full resolution.
     """
     images = []
     for parent, folders, leaves in walk_folder(folder, skip_unreadable=True):
@@ -392,26 +397,26 @@ def images_below(folder: Path) -> list[Path]:
             elif path.is_file():
                 images.append(path)
             elif path.exists():
-                note("pipes, devices and folders with the names of images", f"'{path}'")
+                note("pipes, devices and folders with image names", f"'{path}'")
             else:
-                note("links to files that are not there", f"'{path}'")
+                note("broken links", f"'{path}'")
     lesser = parts_of_slides([path for path in images if path.suffix.lower() in DICOM_SUFFIXES])
     for path in sorted(lesser):
         note(
-            "files of DICOM slides at reduced resolutions, or of their labels and overviews, skipped beside the "
-            "file of the full one",
+            "files of DICOM slides with reduced resolutions, labels or overviews, skipped beside the file with the "
+            "full resolution",
             f"'{path}'",
         )
     return sorted((path for path in images if path not in lesser), key=lambda path: path.relative_to(folder).parts)
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file in a folder is taken as an image."""
+    """Whether a file in a folder is read as an image."""
     return name.lower().endswith(IMAGE_SUFFIXES)
 
 
 def note_passed_over(folder: Folder, names: Iterable[str] | None = None) -> None:
-    """Note what a data set's folder holds of other formats, by name, with the reason; None: all names below it."""
+    """Note files of other formats in the folder of a data set, by name, with the reason; None: all names below it."""
     for name in folder.names(("",)) if names is None else names:
         if not is_image_name(name):
             _note_other_image(folder / name, name)
@@ -422,7 +427,7 @@ def _note_other_image(file: File, name: str) -> None:
     if (reason := why_left_out(name)) is not None:
         note(f"files of other formats, skipped: {suffix} ({reason})", f"'{file}'")
     elif (not suffix or suffix[1:].isdigit()) and isinstance(file, Path) and _is_image(file):  # DICOM: 1.2.840.113
-        note("images without a suffix in their name, skipped (name each of them to read it)", f"'{file}'")
+        note("images without a suffix, skipped (give each of them by name to read it)", f"'{file}'")
 
 
 def _is_image(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""PNG files of 16-bit colour, by torchvision: Pillow keeps the upper 8 bits of each value."""
+"""PNG files with 16-bit colour, read with torchvision: Pillow keeps only the upper 8 bits of each value."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DEEP = b"\x02\x04\x06"  # kinds of colour: RGB, grey with alpha, RGB with alpha
 
 
 def is_deep_png(start: bytes) -> bool:
-    """Whether a file with these first 26 bytes is a PNG of 16-bit colours, or of grey with alpha."""
+    """Whether a file with these first 26 bytes is a PNG with 16-bit colours, or with grey and alpha."""
     return start.startswith(b"\x89PNG\r\n\x1a\n") and start[24:25] == b"\x10" and start[25] in _DEEP
 
 
@@ -26,7 +26,7 @@ def stored_png(image: Image.Image, content: Path | io.BytesIO, name: str, page: 
     """The first page of such a PNG.
 
     Args:
-        image: as Pillow opened it, which has checked its size.
+        image: as opened by Pillow, which has checked its size.
         content: of the file.
         name: of the file, for messages.
         page: 0: the caller chose the first; None: further frames are noted.
@@ -37,7 +37,7 @@ def stored_png(image: Image.Image, content: Path | io.BytesIO, name: str, page: 
         if page is None:
             note_pages(image, name)
         if "transparency" in image.info:
-            note("16-bit images with one transparent colour, which is read like the others", f"'{name}'")
+            note("16-bit images with one transparent colour, which is read like any other", f"'{name}'")
         stored = content.getvalue() if isinstance(content, io.BytesIO) else content.read_bytes()
         return _decoded(stored, bits, name)
 
@@ -50,10 +50,10 @@ def _decoded(content: bytes, bits: int | None, name: str) -> Stored:
 
     try:
         decoded = decode_png(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.UNCHANGED)
-    except RuntimeError as error:  # whose text names lines of its source
+    except RuntimeError as error:  # whose text contains source lines
         raise UserError(f"'{name}' is damaged or cut short and cannot be decoded") from error
     values = np.ascontiguousarray(decoded.permute(1, 2, 0).numpy())
     has_alpha = values.shape[2] in (2, 4)
     if bits is not None and not (values & (2 ** (16 - bits) - 1)).any():
-        bits = None  # the values were moved to the upper end of 16 bits, as PNG asks for
+        bits = None  # the values were shifted to the upper end of 16 bits, as PNG requires
     return Stored(values, bits, has_alpha)

@@ -1,4 +1,4 @@
-"""Images that are read a part at a time, for images larger than the memory."""
+"""Images that are read one part at a time, for images larger than memory."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ __all__ = [
     "reduced",
 ]
 
-LARGE_PIXELS = 1 << 26  # above which a file is read by parts: 8192 x 8192, a little less than Pillow's limit
+LARGE_PIXELS = 1 << 26  # above which a file is read in parts: 8192 x 8192, slightly less than Pillow's limit
 _TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8")
-STRIP_PIXELS = 1 << 21  # that are read at once to reduce an image
+STRIP_PIXELS = 1 << 21  # that are read at once when reducing an image
 
 
 class RegionsPart(NamedTuple):
@@ -45,10 +45,10 @@ class RegionsPart(NamedTuple):
 
 
 def is_large(file: Path | NamedBytes) -> bool:
-    """Whether an image file is read by parts: a slide, or a TIFF of more than ``LARGE_PIXELS`` pixels or 2 GiB.
+    """Whether an image file is read in parts: a slide, or a TIFF with more than ``LARGE_PIXELS`` pixels or 2 GiB.
 
-    TIFF files, also BigTIFF, and the formats of slide scanners that OpenSlide reads can be read by parts. Slides are so
-    whatever their size; those of DICOM are files of several tiles, whatever their name.
+    TIFF files, also BigTIFF, and the slide scanner formats that OpenSlide supports can be read in parts. Slides always
+    are, whatever their size; DICOM slides are files with several tiles, whatever their name.
 
     Raises:
         UserError: a TIFF file whose header cannot be read.
@@ -72,42 +72,44 @@ def _suffix(file: Path | NamedBytes) -> str:
 
 
 def open_large(file: Path | NamedBytes, value_range: ValueRange | None = None, bands: Bands | None = None) -> Regions:
-    """An image file that :func:`is_large`, to be read by parts.
+    """An image file that :func:`is_large`, to be read in parts.
 
     Args:
-        file: the image; slides must lie on a disk.
+        file: the image; slides must be on a disk.
         value_range: see :class:`TiffRegions`.
-        bands: likewise; slides have colours alone.
+        bands: likewise; slides have only colours.
 
     Raises:
-        UserError: it is damaged, or of a kind that is not read by parts.
+        UserError: it is damaged, or of a kind that cannot be read in parts.
         MissingExtraError: the package that reads it is not installed.
     """
-    if value_range == "percentile":  # which takes all values of an image
+    if value_range == "percentile":  # which needs all values of an image
         raise UserError(
-            f"'{file}' is read by parts, for which value_range cannot be percentile; give two numbers, or full"
+            f"'{file}' is read in parts, for which value_range cannot be percentile; give two numbers, or full"
         )
-    size = slide_size(file) if isinstance(file, Path) else None  # of DICOM, at the resolution of the file
+    size = slide_size(file) if isinstance(file, Path) else None  # for DICOM, at the resolution of the file
     if size is None and _suffix(file) not in SLIDE_SUFFIXES:
         return TiffRegions(file, value_range, bands)
     if bands is not None:
         raise UserError(
-            f"'{file}' is a slide, which is read as red, green and blue, and the model takes bands: {bands}"
+            f"'{file}' is a slide, which is read as red, green and blue, but the model expects bands: {bands}"
         )
     if not isinstance(file, Path):
-        raise UserError(f"'{file}' is a slide, which is read by parts from a disk; copy it there, and name the copy")
+        raise UserError(
+            f"'{file}' is a slide, which can be read in parts only from a disk; copy it there, and give the copy"
+        )
     slide = SlideRegions(file)
-    if size not in (None, slide.size_hw):  # OpenSlide opens all resolutions that lie beside it
+    if size not in (None, slide.size_hw):  # OpenSlide opens all resolutions in the same folder
         height, width = slide.size_hw
         raise UserError(
-            f"'{file}' is a slide at {size[1]}x{size[0]} pixels, reduced from {width}x{height} (width x height); name "
-            "the file beside it that has these"
+            f"'{file}' is a slide at {size[1]}x{size[0]} pixels, reduced from {width}x{height} (width x height); give "
+            "the file beside it that has the full size"
         )
     return slide
 
 
 def reduced(image: Regions, step: int) -> UInt8[np.ndarray, "_h _w C"]:
-    """An image made smaller by a whole number: means over squares of ``step`` pixels, read strip by strip."""
+    """An image reduced by a whole number: means over squares of ``step`` pixels, read strip by strip."""
     height, width = image.size_hw
     rows = max(1, STRIP_PIXELS // width // step) * step
     strips = []

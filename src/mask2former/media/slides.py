@@ -1,4 +1,4 @@
-"""Whole slides of microscopes through OpenSlide, at their full resolution."""
+"""Whole-slide microscope images through OpenSlide, at full resolution."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from mask2former.text import printable
 
 __all__ = ["SLIDE_SUFFIXES", "SlideRegions"]
 
-# Of formats that OpenSlide alone reads; slides in TIFF files are read as such where they can be.
+# Formats that only OpenSlide reads; slides in TIFF files are read as TIFF where possible.
 SLIDE_SUFFIXES = (".svs", ".ndpi", ".vms", ".vmu", ".scn", ".mrxs", ".svslide", ".bif")
 
 
 class SlideRegions:
-    """A whole slide; what was not scanned is white.
+    """A whole slide; unscanned areas are white.
 
     Args:
         path: the file.
@@ -28,7 +28,7 @@ class SlideRegions:
         size_hw: height and width in pixels, at full resolution.
 
     Raises:
-        UserError: it is damaged, or no slide.
+        UserError: it is damaged, or not a slide.
         MissingExtraError: OpenSlide is not installed.
     """
 
@@ -42,7 +42,7 @@ class SlideRegions:
         try:
             self._slide = openslide.OpenSlide(path)
         except self._errors as error:
-            raise UserError(f"'{path}' is not a slide that can be read: {printable(str(error), 200)}") from error
+            raise UserError(f"'{path}' is not a readable slide: {printable(str(error), 200)}") from error
         width, height = self._slide.dimensions
         self.size_hw = (height, width)
 

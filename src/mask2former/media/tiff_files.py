@@ -1,7 +1,7 @@
 """TIFF files that Pillow cannot read, or only in part: planes, bands, floats, 16-bit colour, more compressions.
 
-What decoding takes is known from the tags before it begins: sizes are checked, and codecs whose output may be of
-another size than the tags say are left out, or looked into first. Pillow reads all other TIFF files.
+What decoding takes is known from the tags before it begins: sizes are checked, and codecs whose output may have a size
+other than in the tags are left out, or examined first. Pillow reads all other TIFF files.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ __all__ = ["EXTRA", "PLAIN_CODECS", "can_read_tiff", "is_for_tifffile", "open_ti
 EXTRA = "microscopy"
 """The optional dependencies that this module needs."""
 
-# Compressions whose decoders are told how many bytes there may be: LZW, Deflate, PackBits, LZMA, Zstandard.
+# Compressions whose decoders are told the maximum number of bytes: LZW, Deflate, PackBits, LZMA, Zstandard.
 PLAIN_CODECS = {5, 8, 32946, 32773, 34925, 50000, 34926}
-# Those whose data have a size of their own, which is checked before: JPEG 2000, WebP, PNG, LERC.
+# Those whose data include their own size, which is checked first: JPEG 2000, WebP, PNG, LERC.
 _IMAGE_CODECS = {33003, 33004, 33005, 34712, 50001, 34927, 34933}
 _LERC, _JPEG = 34887, 7
-_WITHOUT_CODEC = {8, 16, 32, 64}  # bits of values that numpy reads as they are
+_WITHOUT_CODEC = {8, 16, 32, 64}  # bit depths that numpy reads directly
 _WHITE_IS_0, _BLACK_IS_0, _RGB = 0, 1, 2
-_SAMPLE_TYPES = "buif"  # numpy's kinds of values that are read
+_SAMPLE_TYPES = "buif"  # numpy's kinds of values that are supported
 
-logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what matters is said in errors
+logging.getLogger("tifffile").addHandler(logging.NullHandler())  # problems are reported in errors
 
 
 def can_read_tiff() -> bool:
@@ -63,13 +63,13 @@ def can_read_tiff() -> bool:
 
 
 def is_for_tifffile(image: Image.Image, bands: Bands | None = None) -> bool:
-    """Whether Pillow, which opened a TIFF, would read less than it holds: more than 8 bits of colour, or WebP.
+    """Whether Pillow, which opened a TIFF, would read less than it contains: more than 8 bits of colour, or WebP.
 
-    Also grey of more than 8 bits with a value that stands for none.
+    Also grey with more than 8 bits and a nodata value.
 
     Args:
         image: not decoded yet.
-        bands: that are wanted, if any: Pillow shows some of them, multiplies by alpha, or has them in pages.
+        bands: requested bands, if any: Pillow returns some of them, multiplies by alpha, or has them in pages.
     """
     tags: Any = getattr(image, "tag_v2", {})
     bits, compression = tags.get(258, (1,)), tags.get(259, 1)
@@ -79,7 +79,7 @@ def is_for_tifffile(image: Image.Image, bands: Bands | None = None) -> bool:
     if compression in _IMAGE_CODECS:
         return True
     is_deep = (len(bits) > 1 and max(bits) > 8) or lacks_values
-    multiplied = 1 in tags.get(338, ())  # alpha that colours are multiplied by, which Pillow undoes
+    multiplied = 1 in tags.get(338, ())  # colours premultiplied by alpha, which Pillow undoes
     known = compression == 1 or compression in PLAIN_CODECS
     return is_deep and known and not multiplied and tags.get(262) in (_BLACK_IS_0, _RGB)
 
@@ -94,7 +94,7 @@ def open_tiff(content: Path | io.BytesIO, name: str, page: int | None = None) ->
         page: counted from 0; None: the first, and a note if there are more.
 
     Raises:
-        UserError: it has no such page, a kind of pixels or a compression that is not read, or its pixels or their
+        UserError: it does not have the page, has an unsupported kind of pixels or compression, or its pixels or their
             bytes are above the limits of :mod:`mask2former.limits` or Pillow's.
         MissingExtraError: without tifffile or imagecodecs.
         Exception: whatever tifffile raises for damaged files.
@@ -124,13 +124,13 @@ def open_tiff(content: Path | io.BytesIO, name: str, page: int | None = None) ->
 
 
 def _tag(page: tifffile.TiffPage, number: int) -> Any:
-    """The value of a tag, the first of several; None where there is none."""
+    """The value of a tag, the first of several; None if it is absent."""
     value = page.tags.valueof(number)
     return value[0] if isinstance(value, tuple) and value else value
 
 
 def _page(file: tifffile.TiffFile, index: int, planes: int, name: str) -> tifffile.TiffPage | None:
-    """A page; None where the first one has planes behind it, without pages of their own."""
+    """A page; None where the first one is followed by planes without pages of their own."""
     import tifffile
 
     try:
@@ -144,7 +144,7 @@ def _page(file: tifffile.TiffFile, index: int, planes: int, name: str) -> tifffi
 
 
 def _count_pages(file: tifffile.TiffFile, planes: int) -> int:
-    """How many pages there are; each is found through the one before, perhaps in a circle."""
+    """The number of pages; each is found through the previous one, possibly in a circle."""
     count = 1
     with contextlib.suppress(IndexError):
         while count < limits.IMAGE_PAGES:
@@ -154,38 +154,39 @@ def _count_pages(file: tifffile.TiffFile, planes: int) -> int:
 
 
 def _are_overviews(file: tifffile.TiffFile, count: int) -> bool:
-    """Whether all further pages say that they are smaller copies of the first."""
+    """Whether all further pages are marked as smaller copies of the first."""
     with contextlib.suppress(IndexError):  # of planes without pages
         return all(int(getattr(file.pages[index], "subfiletype", 0)) & 1 for index in range(1, count))
     return False
 
 
 def _check(page: tifffile.TiffPage, size: int, name: str) -> None:
-    """Refuse what is not read, and what would take too much, by the tags and the size of the file alone."""
+    """Refuse what is not supported, and what would take too much, judging by the tags and the size of the file."""
     height, width, bands = page.imagelength, page.imagewidth, page.samplesperpixel
     if min(height, width, bands) < 1 or page.dtype is None or not page.shape:
         raise UserError(f"'{name}' is a TIFF of an unusual kind ({_kind(page)}); save it as 8-bit or 16-bit RGB")
     if page.imagedepth > 1 or page.dtype.kind not in _SAMPLE_TYPES or page.photometric not in (0, 1, 2):
         raise UserError(
-            f"'{name}' is a TIFF of a kind that is not read ({_kind(page)}); save it as grey or RGB, of integers or "
-            "floats"
+            f"'{name}' is a TIFF of an unsupported kind ({_kind(page)}); save it as grey or RGB, of integers or floats"
         )
     codec = int(page.compression)
     if codec != 1 and codec not in PLAIN_CODECS | _IMAGE_CODECS | {_LERC}:
         raise UserError(
-            f"'{name}' has the TIFF compression {_word(page.compression)}, which is not read; save it with Deflate, "
-            "LZW or Zstandard"
+            f"'{name}' has the TIFF compression {_word(page.compression)}, which is not supported; save it with "
+            "Deflate, LZW or Zstandard"
         )
     if Image.MAX_IMAGE_PIXELS and height * width > Image.MAX_IMAGE_PIXELS:
-        raise Image.DecompressionBombError  # whose sentence is that of Pillow's own files
+        raise Image.DecompressionBombError  # the same message as for Pillow's own files
     part = page.tilewidth * page.tilelength or width * min(height, page.rowsperstrip)
     of_values = page.dtype.itemsize * bands
     for what, pixels in (("has", height * width), ("has tiles or strips of", part)):
-        check_limit(f"'{name}' {what} bytes of pixels:", pixels * of_values, limits.IMAGE_BYTES, "cut it into parts")
+        check_limit(
+            f"'{name}' {what} too many bytes of pixels:", pixels * of_values, limits.IMAGE_BYTES, "cut it into parts"
+        )
     expected, parts = math.prod(page.chunked), list(zip(page.dataoffsets, page.databytecounts, strict=False))
-    check_limit(f"'{name}' has tiles or strips:", len(parts), expected, "save it anew")
+    check_limit(f"'{name}' has too many tiles or strips:", len(parts), expected, "save it again")
     if len(parts) < expected or any(start + count > size for start, count in parts):
-        raise UserError(f"'{name}' is damaged or cut short: not all of its {expected} tiles or strips are there")
+        raise UserError(f"'{name}' is damaged or cut short: some of its {expected} tiles or strips are missing")
 
 
 def _kind(page: tifffile.TiffPage) -> str:
@@ -205,13 +206,13 @@ def _read(
     count: Callable[[], int] | None,
     bands: Bands | None,
 ) -> Stored:
-    """The values of a page, or of a plane behind it; with ``count`` other pages are noted, or are bands."""
+    """The values of a page, or of a plane after it; with ``count`` other pages are noted, or are bands."""
     if count is not None and (total := count()) > 1 and not _are_overviews(file, total):
         if bands is not None and page.samplesperpixel == 1 and _last_band(bands) > 1:
             return _pages_as_bands(file, page, total, name, bands)
         note("images with several pages, frames or planes, of which only the first is read", f"'{name}' ({total})")
     if absent := sum(not size for size in page.databytecounts):
-        note("TIFF files with tiles that are not stored, which are empty", f"'{name}' ({absent})")
+        note("TIFF files with tiles that are not stored, which are read as empty", f"'{name}' ({absent})")
     if bands is not None:  # others are refused before they are decoded
         chosen_bands(np.empty((1, 1, page.samplesperpixel), np.bool_), bands, f"'{name}'")
     if plane:
@@ -239,11 +240,11 @@ def _last_band(bands: Bands) -> int:
 
 
 def _pages_as_bands(file: tifffile.TiffFile, first: tifffile.TiffPage, total: int, name: str, bands: Bands) -> Stored:
-    """The values of pages of one band each, as far as they are wanted, as the bands of one image."""
+    """The values of pages with one band each, as far as requested, as the bands of one image."""
     chosen_bands(np.empty((1, 1, total), np.bool_), bands, f"'{name}'")  # refuses others before they are read
     wanted = _last_band(bands)
     check_limit(
-        f"'{name}' has bytes of pixels in its pages:",
+        f"'{name}' has too many bytes of pixels in its pages:",
         math.prod(first.shape) * wanted * (1 if first.dtype is None else first.dtype.itemsize),
         limits.IMAGE_BYTES,
         "cut it into parts",
@@ -256,13 +257,13 @@ def _pages_as_bands(file: tifffile.TiffFile, first: tifffile.TiffPage, total: in
             _check(page, file.filehandle.size, name)
             if page.shape != first.shape or page.dtype != first.dtype or page.photometric != first.photometric:
                 raise UserError(
-                    f"'{name}' has one band, and page {index + 1} of another kind than the first ({_kind(page)}), so "
-                    "that pages are not bands of it; save it with its bands in one page"
+                    f"'{name}' has one band, but page {index + 1} is of another kind than the first ({_kind(page)}), "
+                    "so that pages are not bands of one image; save it with all bands in one page"
                 )
             found.append(_read(file, page, plane, name, None, 1))
     if _stated_channels(first.description) != total:
         note(
-            "TIFF files of one band whose pages are taken as bands, since the model takes several",
+            "TIFF files with one band whose pages are read as bands, since the model expects several",
             f"'{name}' ({total} pages)",
         )
     missing = [one.missing for one in found if one.missing is not None]
@@ -274,25 +275,25 @@ def _pages_as_bands(file: tifffile.TiffFile, first: tifffile.TiffPage, total: in
 
 
 def _stated_channels(description: str) -> int | None:
-    """How many channels ImageJ or OME say that there are. tifffile would open other files, which OME may name."""
+    """The number of channels according to ImageJ or OME. tifffile would open other files, which OME may name."""
     pattern = r"^channels=(\d{1,4})$" if description.startswith("ImageJ=") else r'SizeC="(\d{1,4})"'
     found = re.search(pattern, description, re.MULTILINE)
     return None if found is None else int(found[1])
 
 
 def _plane(file: tifffile.TiffFile, page: tifffile.TiffPage, plane: int, name: str) -> np.ndarray:
-    """Planes behind a page follow each other without gaps, uncompressed."""
+    """Planes after a page follow each other without gaps, uncompressed."""
     assert page.dtype is not None
     count = math.prod(page.shape)
     start = page.dataoffsets[0] + plane * count * page.dtype.itemsize
     if not page.is_contiguous or start + count * page.dtype.itemsize > file.filehandle.size:
-        raise UserError(f"'{name}' is cut short: it has no page {plane + 1}, as its description says")
+        raise UserError(f"'{name}' is cut short: it has no page {plane + 1}, which its description mentions")
     values = file.filehandle.read_array(page.dtype.newbyteorder(file.byteorder), count, start)
     return values.astype(page.dtype).reshape(page.shape)
 
 
 def _colors(values: np.ndarray, page: tifffile.TiffPage, name: str) -> tuple[np.ndarray, bool]:
-    """The bands that are shown, and whether the last one is alpha."""
+    """The bands that are used, and whether the last one is alpha."""
     if values.ndim == 2:
         return values, False
     bands, extra = values.shape[2], page.extrasamples
@@ -300,10 +301,10 @@ def _colors(values: np.ndarray, page: tifffile.TiffPage, name: str) -> tuple[np.
     has_alpha = len(extra) > 0 and extra[0] == 2 and bands > colors
     shown = colors + has_alpha
     if shown < bands:
-        note("images with more bands than are read", f"'{name}' ({shown} of {bands})")
+        note("images with more bands than are used", f"'{name}' ({shown} of {bands})")
     if colors == 3 and page.photometric != _RGB:
         note(
-            "images with bands that are not said to be colours, of which the first three are taken as red, green and "
+            "images with bands that are not declared as colours, of which the first three are read as red, green and "
             "blue",
             f"'{name}' ({bands})",
         )
@@ -313,7 +314,7 @@ def _colors(values: np.ndarray, page: tifffile.TiffPage, name: str) -> tuple[np.
 def _missing(
     values: np.ndarray, page: tifffile.TiffPage, *, has_alpha: bool, by_band: bool = False
 ) -> np.ndarray | None:
-    """Where GDAL's tag says that there is no value: in a band, or in all colours."""
+    """Where GDAL's tag declares that there is no value: in a band, or in all colours."""
     if (nodata := stated_nodata(functools.partial(_tag, page))) is None:
         return None
     return missing_values(values[..., :-1] if has_alpha else values, nodata, by_band=by_band)
@@ -323,7 +324,7 @@ def _missing(
 
 
 def _check_parts(file: tifffile.TiffFile, page: tifffile.TiffPage, name: str) -> None:
-    """Refuse tiles and strips that would be decoded to more than the tags say."""
+    """Refuse tiles and strips that would decode to more than the tags say."""
     width, height = page.tilewidth or page.imagewidth, page.tilelength or min(page.imagelength, page.rowsperstrip)
     most = (width, height, max(4, page.samplesperpixel))
     size_of = _lerc_size if int(page.compression) == _LERC else _image_size
@@ -333,10 +334,11 @@ def _check_parts(file: tifffile.TiffFile, page: tifffile.TiffPage, name: str) ->
         file.filehandle.seek(start)
         found = size_of(file.filehandle.read(min(count, 1 << 12)))
         if found is None:
-            raise UserError(f"'{name}' has a tile or strip without the header of its compression; save it anew")
+            raise UserError(f"'{name}' has a tile or strip without the header of its compression; save it again")
         if any(got > limit for got, limit in zip(found, most, strict=True)):
             raise UserError(
-                f"'{name}' has a tile or strip of {found} (width, height, bands), and its tags say {most}; save it anew"
+                f"'{name}' has a tile or strip of {found} (width, height, bands), but its tags say {most}; save it "
+                "again"
             )
 
 

@@ -1,4 +1,4 @@
-"""TIFF files through tifffile: parts of large ones, tile by tile or strip by strip."""
+"""TIFF files through tifffile: parts of large files, tile by tile or strip by strip."""
 
 from __future__ import annotations
 
@@ -36,52 +36,52 @@ __all__ = ["TiffRegions"]
 
 _JPEG = 7
 _GREY, _RGB, _YCBCR = 1, 2, 6
-# Channels, photometric interpretation, whether compressed as JPEG, whose decoder gives RGB.
+# Channels, photometric interpretation, and whether compressed as JPEG, whose decoder returns RGB.
 _KINDS = {(1, _GREY, False), (1, _GREY, True), (3, _RGB, False), (3, _RGB, True), (3, _YCBCR, True), (4, _RGB, False)}
 _KINDS_OF_BANDS = {(_GREY, False), (_GREY, True), (_RGB, False), (_RGB, True)}  # any number of channels
-_KEPT_BYTES = 128 << 20  # decoded tiles or strips of the file that stay in memory: 512 rows of 80,000 pixels
+_KEPT_BYTES = 128 << 20  # decoded tiles or strips that are kept in memory: 512 rows of 80,000 pixels
 
 
 def _why_not(page: Any, value_range: ValueRange | None, bands: Bands | None) -> str | None:
-    """Why a page cannot be read by parts, as the end of a sentence; None: it can."""
+    """Why a page cannot be read in parts, as the end of a sentence; None: it can."""
     channels, kind = page.samplesperpixel, (int(page.photometric), int(page.compression) == _JPEG)
     if page.imagedepth != 1:
-        return f"and it is {page.imagedepth} pixels deep; save it as an image of one plane"
+        return f"because it is {page.imagedepth} pixels deep; save it as an image of one plane"
     if page.planarconfig != 1:
-        return "and its channels lie in separate planes; save it with interleaved channels"
+        return "because its channels are in separate planes; save it with interleaved channels"
     if page.dtype not in (np.uint8, np.uint16):
-        return f"and holds values of the type {page.dtype}; save it with 8 or 16 bits (unsigned)"
+        return f"because it contains values of type {page.dtype}; save it with 8 or 16 bits (unsigned)"
     if page.bitspersample < 8:
-        return f"and holds values of {page.bitspersample} bits; save it with 8 or 16 bits"
+        return f"because it contains values of {page.bitspersample} bits; save it with 8 or 16 bits"
     if (kind not in _KINDS_OF_BANDS) if bands is not None else ((channels, *kind) not in _KINDS):
         name = getattr(page.photometric, "name", str(page.photometric)).lower()
         return (
-            f"and has {channels} channel{'s' * (channels != 1)} of the photometric kind {name}; save it as grey or RGB"
-            f"{' (minisblack)' if bands is not None else ''}"
+            f"because it has {channels} channel{'s' * (channels != 1)} of the photometric kind {name}; save it as "
+            f"grey or RGB{' (minisblack)' if bands is not None else ''}"
         )
     if page.dtype == np.uint16 and value_range in (None, "auto"):
         return (
-            "and has 16 bits; give the values of black and white (--value-range BLACK WHITE, in Python value_range), "
-            "or take all of their range (--value-rule full)"
+            "because it has 16 bits; give the values of black and white (--value-range BLACK WHITE, in Python "
+            "value_range), or use their full range (--value-rule full)"
         )
     return None
 
 
 class TiffRegions:
-    """The first image of a TIFF or BigTIFF file, of which the tiles or strips that are needed are decoded.
+    """The first image of a TIFF or BigTIFF file, of which only the required tiles or strips are decoded.
 
     Further pages of its size are noted; smaller ones are overviews and labels.
 
     Args:
         path: the file, on a disk or in memory.
-        value_range: the values that become 0 and 255 where they are not bytes, which must be given there.
-        bands: in place of colours, see :func:`~mask2former.media.images.read_image`.
+        value_range: the values that become 0 and 255; required unless values are bytes.
+        bands: instead of colours, see :func:`~mask2former.media.images.read_image`.
 
     Attributes:
         size_hw: height and width in pixels.
 
     Raises:
-        UserError: it is damaged, or of a kind that is not read by parts.
+        UserError: it is damaged, or of a kind that cannot be read in parts.
         MissingExtraError: tifffile is not installed.
     """
 
@@ -105,19 +105,19 @@ class TiffRegions:
         self._nodata, self._told = stated_nodata(self._tag), set[str]()
         channels, depth = page.samplesperpixel, page.dtype
         if (reason := _why_not(page, value_range, bands)) is not None:
-            raise UserError(f"'{path}' is so large that it is read by parts, {reason}")
+            raise UserError(f"'{path}' is so large that it must be read in parts, which is not possible {reason}")
         if bands is not None:
             chosen_bands(np.empty((1, 1, channels), np.bool_), bands, f"'{path}'")  # refuses others
         if depth == np.uint16 and value_range == "full" and (bits := stated_bits(self._tag)) is not None:
             self._value_range = (0, 2**bits - 1)
-        # As where it is read whole, a fourth band is alpha only if the file says so.
+        # As for files read at once, a fourth band is alpha only if the file says so.
         self._num_read = (
             3 if bands is None and channels == 4 and page.extrasamples[:1] not in ((1,), (2,)) else channels
         )
         if self._num_read < channels:
-            note("images with more bands than are read", f"'{path}' ({self._num_read} of {channels})")
+            note("images with more bands than are used", f"'{path}' ({self._num_read} of {channels})")
         if (turn := page.tags.get("Orientation")) is not None and turn.value != 1:
-            raise UserError(f"'{path}' is turned (orientation {int(turn.value)}), and large images are read as stored")
+            raise UserError(f"'{path}' is rotated (orientation {int(turn.value)}), but large images are read as stored")
         self.size_hw = (int(page.imagelength), int(page.imagewidth))
         tiled = page.is_tiled
         self._segment_hw = (
@@ -127,10 +127,10 @@ class TiffRegions:
         size = math.prod(self._segment_hw) * channels * depth.itemsize
         if size > _KEPT_BYTES:
             raise UserError(
-                f"'{path}' is stored in pieces of {self._segment_hw[0]}x{self._segment_hw[1]} pixels (height x width), "
-                "which are too large to be read by parts; save it as a tiled TIFF, for instance of 512x512"
+                f"'{path}' is stored in pieces of {self._segment_hw[0]}x{self._segment_hw[1]} pixels (height x "
+                "width), which are too large for reading in parts; save it as a tiled TIFF, for instance of 512x512"
             )
-        # A cache for each file: one of a method would keep files open.
+        # A cache per file: one on a method would keep files open.
         self._segment = functools.lru_cache(maxsize=max(1, _KEPT_BYTES // size))(self._decoded)
         self._note_pages()
 
@@ -175,9 +175,9 @@ class TiffRegions:
         return value[0] if isinstance(value, tuple) and value else value
 
     def _note_pages(self) -> None:
-        """Note what lies behind the image that is read."""
+        """Note what follows the image that is read."""
         size_hw, pages = self.size_hw, 1
-        with contextlib.suppress(Exception):  # of damage there, which harms nothing that is read
+        with contextlib.suppress(Exception):  # of damage there, which does not affect what is read
             pages = described_planes(self._page.description, math.prod(size_hw) * self._page.samplesperpixel)
             every: Any = self._file.pages
             further = (every[number] for number in range(1, min(len(every), limits.IMAGE_PAGES)))
@@ -195,9 +195,9 @@ class TiffRegions:
         try:
             stream = self._file.filehandle
             stream.seek(page.dataoffsets[index])
-            stored = stream.read(page.databytecounts[index]) or None  # nothing: left out, as all zeros
+            stored = stream.read(page.databytecounts[index]) or None  # nothing: omitted, because all zeros
             segment = page.decode(stored, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)[0]
-        except Exception as error:  # damage shows in many ways, and decoders raise what they like
+        except Exception as error:  # damage shows in many ways, and decoders raise arbitrary errors
             raise UserError(f"'{self._path}' is damaged and cannot be decoded: {printable(str(error), 200)}") from error
         if segment is None:
             return np.zeros((height, width, page.samplesperpixel), page.dtype)

@@ -1,6 +1,6 @@
-"""Frames of video files and cameras, by number or one after the other, through PyAV (extra ``video``).
+"""Frames of video files and cameras, by number or in sequence, through PyAV (extra ``video``).
 
-Frames are counted in the order in which they are shown, whatever their rate. Knows no annotations.
+Frames are counted in display order, whatever their rate. Knows no annotations.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ __all__ = ["VIDEO_SUFFIXES", "VideoFile", "VideoStream", "camera_stream"]
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 
-_DEPTH = 8  # frames that wait for earlier ones; decoders need that many only beside a hole
-_HOLE = 2.5  # times the usual interval: where less lies between two frames, the rate merely varies
-# What FFmpeg may take a file for. Playlists, lists of files and descriptions of streams would read other files, or the
-# network, whatever the name of the file is.
+_DEPTH = 8  # frames that wait for earlier ones; decoders need that many only next to a gap
+_HOLE = 2.5  # times the usual interval: with smaller gaps between frames, the rate merely varies
+# Formats that FFmpeg may recognise a file as. Playlists, lists of files and stream descriptions would read other files,
+# or the network, whatever the file's name.
 _FORMATS = (
     *("mov", "matroska", "avi", "mpegts", "mpeg", "mpegvideo", "flv", "asf", "ogg", "mxf", "dv", "nut", "rm", "gif"),
     *("apng", "h264", "hevc", "m4v", "mjpeg", "ivf", "obu", "yuv4mpegpipe"),
 )
 _OF_FILES = {"protocol_whitelist": "file", "format_whitelist": ",".join(_FORMATS)}
 _ATTACHED_IMAGE = 0x400  # of FFmpeg's dispositions
-_RATE = 30.0  # frames per second where a file does not say it
+_RATE = 30.0  # frames per second where not given in the file
 _HDR = {16: "PQ", 18: "HLG"}  # transfer functions, by their numbers in H.273
 
 
@@ -51,18 +51,18 @@ def _av() -> Any:
 
 
 def _open(address: str, options: dict[str, Any], name: str) -> tuple[Any, Any, list[str]]:
-    """The container, its first video stream, and what is to be said about the others.
+    """The container, its first video stream, and remarks about the others.
 
     Raises:
         UserError: it cannot be opened, or has no frames.
     """
     av = _av()
     try:
-        # Of damaged metadata nothing is used. Options that a container does not know are those of its streams.
+        # Damaged metadata is not used. Options that a container does not know are passed to its streams.
         container = av.open(address, metadata_errors="replace", **options)
     except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
         reason = printable(str(getattr(error, "strerror", None) or error), 200)
-        hint = "" if options.get("format") else "; expected MP4, MOV, MKV, WebM, AVI or the like (no playlist)"
+        hint = "" if options.get("format") else "; expected MP4, MOV, MKV, WebM, AVI or similar (not a playlist)"
         raise UserError(f"{name} cannot be opened: {reason}{hint}") from error
     streams = [stream for stream in container.streams.video if not _is_cover(stream)]
     if not streams:
@@ -88,7 +88,7 @@ def _open(address: str, options: dict[str, Any], name: str) -> tuple[Any, Any, l
 
 
 def _is_cover(stream: Any) -> bool:
-    """Whether it is the image that music comes with; the first versions of PyAV 14 do not know."""
+    """Whether it is the cover image of a music file; the first versions of PyAV 14 cannot tell."""
     return bool(getattr(getattr(stream, "disposition", None), "value", 0) & _ATTACHED_IMAGE)
 
 
@@ -99,7 +99,7 @@ class VideoFile:
         path: of the file.
 
     Raises:
-        UserError: it is missing, or no video that can be decoded.
+        UserError: it is missing, or not a video that can be decoded.
         MissingExtraError: PyAV is not installed.
     """
 
@@ -119,11 +119,11 @@ class VideoFile:
         """The frames at these indices, RGB and upright, in their order.
 
         Decoding starts at the key frame before the first of them. Frames are counted without decoding the others, so a
-        file of which frames are lost, or have no times, is refused: annotations would move to other frames. So is one
+        file with lost frames, or frames without times, is refused: annotations would shift to other frames. So is one
         with fewer than ``length`` frames.
 
         Raises:
-            UserError: the file is no video, is damaged, or has fewer frames.
+            UserError: the file is not a video, is damaged, or has fewer frames.
         """
         av = _av()
         name = f"the video '{self.path}'"
@@ -141,18 +141,18 @@ class VideoFile:
                 times.sort()
                 if broken:
                     raise UserError(
-                        f"{name} is damaged ({broken} of {count} packets), so its frames cannot be counted; "
-                        "re-encode what is left of it and annotate that"
+                        f"{name} is damaged ({broken} of {count} packets), so its frames cannot be counted; re-encode "
+                        "what remains of it and annotate that"
                     )
                 if len(set(times)) < count:
                     raise UserError(
-                        f"the frames of {name} have no times of their own ({len(set(times))} times for {count} "
-                        "frames), so they cannot be told apart; convert it to .mp4 or to a folder of frames"
+                        f"the frames of {name} have no distinct times ({len(set(times))} times for {count} frames), "
+                        "so they cannot be told apart; convert it to .mp4 or to a folder of frames"
                     )
                 if length is not None and len(times) < length:
                     raise UserError(
-                        f"'{self.path}' has {len(times)} frames, but its annotations say {length}; it is cut short, or "
-                        "not the video that was annotated"
+                        f"'{self.path}' has {len(times)} frames, but its annotations say {length}; it is incomplete, "
+                        "or not the video that was annotated"
                     )
                 if indices and max(indices) >= len(times):
                     raise UserError(f"'{self.path}' has {len(times)} frames; frame {max(indices)} was requested")
@@ -172,26 +172,26 @@ class VideoFile:
         return [found[index] for index in indices]
 
     def stream(self, start: float = 0.0, end: float | None = None) -> VideoStream:
-        """The frames shown from ``start`` up to ``end`` (excluded), in seconds; None: all that follow.
+        """The frames shown from ``start`` up to ``end`` (exclusive), in seconds; None: to the end.
 
         Raises:
-            UserError: the file is no video.
+            UserError: the file is not a video.
         """
         address, options = _of_file(self.path)
         return VideoStream(address, f"the video '{self.path}'", options, start, end)
 
 
 def _of_file(path: Path) -> tuple[str, dict[str, Any]]:
-    """What PyAV opens for a file, which can neither be taken for an address nor for a list of others."""
-    # Checked by decoders as well, since frames may be larger than what the container says.
+    """What PyAV opens for a file, in a form that cannot be mistaken for an address or a list of files."""
+    # Also checked by decoders, since frames may be larger than stated in the container.
     return os.path.abspath(path), {"options": {**_OF_FILES, "max_pixels": str(limits.VIDEO_PIXELS)}}
 
 
 def camera_stream(number: int) -> VideoStream:
-    """What a camera shows, until it is stopped.
+    """The frames of a camera, until it is stopped.
 
     Raises:
-        UserError: there is no such camera, or none can be opened on this system.
+        UserError: the camera does not exist, or cameras cannot be opened on this system.
         MissingExtraError: PyAV is not installed.
     """
     _av()
@@ -200,27 +200,27 @@ def camera_stream(number: int) -> VideoStream:
         options = {"format": "avfoundation", "options": {"framerate": "30"}}
         return VideoStream(str(number), name, options, live=True)
     if not sys.platform.startswith("linux"):
-        raise UserError("cameras are read on Linux and macOS only; pass an iterator of frames")
+        raise UserError("cameras are supported only on Linux and macOS; pass an iterator of frames")
     return VideoStream(f"/dev/video{number}", name, {"format": "v4l2"}, live=True)
 
 
 class VideoStream:
-    """Frames in the order of time, RGB and upright, each with its time in seconds.
+    """Frames in temporal order, RGB and upright, each with its time in seconds.
 
-    Of a file some decoded frames wait until it is certain that no earlier one comes, as decoders give them beside a
-    hole. What is missing, may show something else or had no time is told by :attr:`notes`.
+    For a file, some decoded frames wait until it is certain that no earlier one follows, as decoders deliver them next
+    to a gap. Frames that are missing, may be corrupted or had no time are reported by :attr:`notes`.
 
     Args:
         address: what PyAV opens.
         name: for messages.
         options: for PyAV's ``open``.
         start: seconds.
-        end: seconds, excluded; None: all that follow.
-        live: of a camera: frames are given as they come, and pauses are none of the file.
+        end: seconds, exclusive; None: to the end.
+        live: from a camera: frames are delivered as they arrive, and pauses are not gaps in a file.
 
     Attributes:
         rate: frames per second, the mean where it varies.
-        num_frames: about how many there are, None where it is not known.
+        num_frames: approximate number of frames, None where unknown.
         notes: what a user should know, as sentences; complete when the frames have ended.
 
     Raises:
@@ -240,15 +240,15 @@ class VideoStream:
         self.name, self.start, self.end, self.live = name, start, end, live
         self._container, self._stream, self.notes = _open(address, options, name)
         stream = self._stream
-        # Threads by frame would be faster, but what they make of damaged data differs from run to run.
+        # Frame threading would be faster, but its output for damaged data differs from run to run.
         stream.thread_type = "SLICE"
         stream.codec_context.options = {"max_pixels": str(limits.VIDEO_PIXELS)}
         self.rate = float(stream.average_rate or _RATE)
         if not 0 < self.rate <= limits.VIDEO_RATE:
-            self.notes.append(f"{name} claims {self.rate:g} frames per second; {_RATE:g} are taken for its length")
+            self.notes.append(f"{name} claims {self.rate:g} frames per second; {_RATE:g} is assumed for its length")
             self.rate = _RATE
         self._unit = float(stream.time_base or 1)
-        # Containers count all their streams, and sound may go on when the frames have ended.
+        # Containers count all their streams, and sound may continue after the last frame.
         self._exact = bool(stream.duration)
         self._seconds = stream.duration * self._unit if self._exact else (self._container.duration or 0) / 1_000_000
         last = self._seconds if end is None else min(end, self._seconds)
@@ -262,7 +262,7 @@ class VideoStream:
         """The frames and their times; only once.
 
         Raises:
-            UserError: not a single frame, or one that is to be shown neither turned by quarters nor mirrored.
+            UserError: there is not a single frame, or its display matrix is more than quarter turns and mirrors.
         """
         times: list[float] = []
         doubtful: list[float] = []
@@ -289,22 +289,22 @@ class VideoStream:
                 kinds["interlaced"] += bool(frame.interlaced_frame)
                 yield _upright(frame, self.name), seconds
         if not times:
-            reason = "there is none in the requested time"
+            reason = "there are none in the requested time"
             if self._broken or self.start < self._seconds:
                 reason = f"it is damaged: {self._reasons() or 'nothing in it can be decoded'}"
-            raise UserError(f"{self.name} gives no frame; {reason}")
+            raise UserError(f"{self.name} yields no frames; {reason}")
         if kinds["interlaced"]:
             self.notes.append(
-                f"{self.name} is interlaced ({kinds['interlaced']} of {len(times)} frames): every other line shows "
-                "another moment, so moving outlines are combed; deinterlace it first"
+                f"{self.name} is interlaced ({kinds['interlaced']} of {len(times)} frames): every other line shows a "
+                "different moment, so moving outlines look combed; deinterlace it first"
             )
         if not self.live:
             self._say_what_is_missing(times, doubtful, times[-1] + max(length, 1 / self.rate))
 
     def _decoded(self) -> Iterator[tuple[Any, bool]]:
-        """Frames as the decoder gives them, and whether what they show can be trusted.
+        """Frames in decoder order, and whether their content can be trusted.
 
-        It cannot from a damaged packet on until the next whole key frame, since frames are changes of earlier ones.
+        It cannot from a damaged packet up to the next intact key frame, since frames encode changes to earlier ones.
         """
         av = _av()
         packets = self._container.demux(self._stream)
@@ -325,7 +325,7 @@ class VideoStream:
                     damaged_times.add(packet.pts)
             try:
                 frames = self._stream.codec_context.decode(None) if packet is None else packet.decode()
-            except EOFError:  # the demuxer's last packet has emptied the decoder
+            except EOFError:  # the demuxer's last packet has flushed the decoder
                 pass
             except av.FFmpegError as error:
                 self._broken[str(error.strerror or error)] += 1
@@ -339,7 +339,7 @@ class VideoStream:
                 return
 
     def _in_order(self) -> Iterator[tuple[float, Any, bool]]:
-        """Frames with rising times."""
+        """Frames with ascending times."""
         zero, interval = self._stream.start_time or 0, 1 / self.rate
         depth = 0 if self.live else _DEPTH
         waiting: list[Any] = []  # time, number, frame, whether it can be trusted
@@ -357,7 +357,7 @@ class VideoStream:
                 late.append((seconds, number, frame, certain))
                 if len(late) <= _DEPTH:
                     continue
-                # So many frames are no stragglers: the clock of the recording was set back.
+                # This many frames are not late: the clock of the recording was set back.
                 while waiting:
                     last, _, shown, trusted = heapq.heappop(waiting)
                     yield last, shown, trusted
@@ -379,17 +379,17 @@ class VideoStream:
             yield last, shown, trusted
 
     def _say_how_it_is_shown(self, frame: Any) -> None:
-        """What players do with the frames and this reader does not."""
+        """What players do with the frames but this reader does not."""
         ratio = self._stream.sample_aspect_ratio
         if ratio and ratio != 1:
             self.notes.append(
                 f"{self.name} has pixels that are not square ({ratio.numerator}:{ratio.denominator}); the frames are "
-                "used as they are stored, so what players show as a circle is an ellipse"
+                "used as stored, so what players show as a circle is an ellipse"
             )
         if curve := _HDR.get(int(getattr(frame, "color_trc", 0) or 0)):
             self.notes.append(
-                f"{self.name} is HDR ({curve}); its brightness is read as that of ordinary video, so the frames look "
-                "pale: convert it to SDR first if the model was trained on that"
+                f"{self.name} is HDR ({curve}); its brightness is read like that of ordinary video, so the frames "
+                "look pale: convert it to SDR first if the model was trained on that"
             )
 
     def _reasons(self) -> str:
@@ -402,8 +402,8 @@ class VideoStream:
         slack = 3 / self.rate if self._exact else 0.1 * self._seconds + 2 / self.rate
         if self.end is None and ended + slack < self._seconds:
             self.notes.append(
-                f"{self.name} is damaged after {times[-1]:.2f} s (it ends early, {self._seconds:.2f} s were to come); "
-                "the frames before are used"
+                f"{self.name} is damaged after {times[-1]:.2f} s (it ends early, {self._seconds:.2f} s were "
+                "expected); the frames before are used"
             )
         if self._broken:
             self.notes.append(f"{self.name} is damaged: {self._reasons()}")
@@ -412,7 +412,7 @@ class VideoStream:
             self.notes.append(f"{self.name} is damaged: {len(doubtful)} frames {span} may show something else")
         if self.start == 0 and times[0] > _HOLE * usual:
             self.notes.append(f"{self.name} has no frame that can be decoded before {times[0]:.2f} s")
-        # Where many intervals are long, the rate varies, and nothing is missing.
+        # If many intervals are long, the rate varies, and nothing is missing.
         if len(holes) and (self._broken or len(holes) <= max(1, 0.1 * len(intervals))):
             shown = ", ".join(f"{times[index]:.2f} to {times[index + 1]:.2f} s" for index in holes[:3])
             more = f" and {len(holes) - 3} more" if len(holes) > 3 else ""
@@ -425,20 +425,22 @@ class VideoStream:
                 f"1/{self.rate:g} s after the one before"
             )
         if self._late:
-            self.notes.append(f"{self.name} gave {self._late} frames too late to be put in order; they are left out")
+            self.notes.append(
+                f"{self.name} delivered {self._late} frames too late to be put in order; they are left out"
+            )
         if self._restarts:
             shown = ", ".join(f"{seconds:.2f} s" for seconds in self._restarts[:3])
             self.notes.append(
-                f"the clock of {self.name} is set back after {shown} ({len(self._restarts)} times in all); its times "
-                "go on from there"
+                f"the clock of {self.name} is set back after {shown} ({len(self._restarts)} times in total); its "
+                "times continue from there"
             )
 
 
 def _upright(frame: Any, name: str) -> UInt8[np.ndarray, "H W 3"]:
-    """The frame as players show it, and tools that annotate it: turned and mirrored by its display matrix.
+    """The frame as shown by players and annotation tools: rotated and mirrored by its display matrix.
 
     Raises:
-        UserError: the matrix is neither of quarter turns nor mirrors.
+        UserError: the matrix is not a combination of quarter turns and mirrors.
     """
     try:
         image = frame.to_ndarray(format="rgb24")
@@ -449,15 +451,16 @@ def _upright(frame: Any, name: str) -> UInt8[np.ndarray, "H W 3"]:
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is not None:
         a, b, u, c, d, v, *_ = struct.unpack("=9i", bytes(matrix)[:36])
-        # Pixel (x, y) is shown at (a x + c y, b x + d y). A matrix of zeros says nothing, as players have it.
+        # Pixel (x, y) is shown at (a x + c y, b x + d y). A matrix of zeros is ignored, as in players.
         pairs = ((a, b), (c, d))
         signs = [round(value / max(abs(a), abs(b), 1)) for value in pairs[0]]
         signs += [round(value / max(abs(c), abs(d), 1)) for value in pairs[1]]
         is_oblique = any(min(map(abs, pair)) > 0.01 * max(map(abs, pair)) for pair in pairs)
         if is_oblique or u or v or [abs(sign) for sign in signs] not in ([1, 0, 0, 1], [0, 1, 1, 0], [0, 0, 0, 0]):
             raise UserError(
-                f"{name} is to be shown by the display matrix {[round(value / 65536, 3) for value in (a, b, c, d)]}; "
-                "expected quarter turns and mirrors: re-encode it as it is shown, for instance with ffmpeg"
+                f"{name} has the display matrix {[round(value / 65536, 3) for value in (a, b, c, d)]}; expected "
+                "quarter turns and mirrors: re-encode it in the orientation in which it is shown, for instance with "
+                "ffmpeg"
             )
         if signs[1]:
             image = image.swapaxes(0, 1)

@@ -1,6 +1,6 @@
-"""Images behind http and https addresses: fetched whole, within limits of bytes and time, and nothing else is followed.
+"""Images at http and https addresses: fetched as a whole, within limits of size and time; nothing else is followed.
 
-Only for addresses that the caller of the library or the command line names. The service and the web page take bytes
+Only for addresses given by the caller of the library or on the command line. The service and the web page accept bytes
 and never an address.
 """
 
@@ -27,13 +27,13 @@ _CHUNK = 1 << 16
 
 
 def is_address(source: object) -> bool:
-    """Whether a source is an address that is fetched."""
+    """Whether a source is an address to fetch."""
     return isinstance(source, str) and re.match(r"https?://", source, re.IGNORECASE) is not None
 
 
 @dataclass(frozen=True, slots=True)
 class WebImage:
-    """An image file behind an address; it is fetched whenever it is read.
+    """An image file at a web address; it is fetched each time it is read.
 
     Attributes:
         url: begins with ``http://`` or ``https://``.
@@ -48,16 +48,16 @@ class WebImage:
         except ValueError:
             known = False
         if not known:
-            raise UserError(f"'{printable(self.url, 200)}' is not an address; expected http(s)://host/image")
+            raise UserError(f"'{printable(self.url, 200)}' is not a web address; expected http(s)://host/image")
 
     def __str__(self) -> str:
-        """The address without a password, and without what follows ``?``, which often is one."""
+        """The address without a password, and without what follows ``?``, which often contains one."""
         parts = urlsplit(self.url)
         return printable(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}", 200)
 
     @property
     def name(self) -> str:
-        """The last part of the path, else the host, as a name that files can have."""
+        """The last part of the path, else the host, as a valid file name."""
         parts = urlsplit(self.url)
         name = re.sub(r"[^\w.-]+", "_", PurePosixPath(unquote(parts.path)).name).strip(".")
         return name[:100] or parts.hostname or "image"
@@ -66,7 +66,7 @@ class WebImage:
         """The file.
 
         Raises:
-            UserError: it cannot be fetched, or has more bytes, or takes longer, than :mod:`mask2former.limits` says.
+            UserError: it cannot be fetched, or exceeds the limits of :mod:`mask2former.limits` on bytes or time.
         """
         end = time.monotonic() + limits.WEB_SECONDS
         try:
@@ -76,8 +76,8 @@ class WebImage:
         except urllib.error.HTTPError as error:
             error.close()
             reason = printable(str(error.reason), 80)
-            raise UserError(f"'{self}' cannot be fetched: the server says {error.code} ({reason})") from error
-        except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: no address after all
+            raise UserError(f"'{self}' cannot be fetched: the server replies {error.code} ({reason})") from error
+        except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: not a valid address
             if isinstance(error, UserError):
                 raise
             reason = printable(str(getattr(error, "reason", error)), 120)
@@ -87,21 +87,24 @@ class WebImage:
         chunks, size = [], 0
         announced = response.headers.get("Content-Length", "")
         limits.check_limit(
-            f"'{self}' has bytes:", int(announced) if announced.isdecimal() else 0, limits.WEB_BYTES, "download it"
+            f"'{self}' has too many bytes:",
+            int(announced) if announced.isdecimal() else 0,
+            limits.WEB_BYTES,
+            "download it",
         )
         while chunk := response.read1(_CHUNK):
             chunks.append(chunk)
             size += len(chunk)
-            limits.check_limit(f"'{self}' has more bytes than it may:", size, limits.WEB_BYTES, "download it")
+            limits.check_limit(f"'{self}' has more bytes than are allowed:", size, limits.WEB_BYTES, "download it")
             if time.monotonic() > end:
-                raise UserError(f"'{self}' was not there after {limits.WEB_SECONDS} s; download it")
+                raise UserError(f"'{self}' did not arrive within {limits.WEB_SECONDS} s; download it")
         if announced.isdecimal() and size < int(announced):
             raise UserError(f"'{self}' ended after {size:,} of {int(announced):,} bytes; try again")
         return b"".join(chunks)
 
 
 class _Redirections(urllib.request.HTTPRedirectHandler):
-    """Followed to http and https alone, and not from https to http."""
+    """Follows only http and https, and not from https to http."""
 
     max_redirections = 5
 
@@ -110,12 +113,12 @@ class _Redirections(urllib.request.HTTPRedirectHandler):
     ) -> urllib.request.Request | None:
         scheme = urlsplit(newurl).scheme.lower()
         if scheme not in _SCHEMES or (req.type == "https" and scheme == "http"):
-            raise UserError(f"'{WebImage(req.full_url)}' leads to {printable(scheme, 20)}, which is not followed")
+            raise UserError(f"'{WebImage(req.full_url)}' redirects to {printable(scheme, 20)}, which is not followed")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def _opener() -> urllib.request.OpenerDirector:
-    """For http and https alone: the usual one also opens files, data and ftp."""
+    """For http and https only: the usual opener also opens files, data and ftp."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),

@@ -1,1 +1,1 @@
-"""The network: backbones, pixel decoders, transformer decoders, and how they are put together."""
+"""The network: backbones, pixel decoders, transformer decoders, and how they are combined."""

@@ -1,4 +1,4 @@
-"""Configuration to modules: the only place that knows kinds by their names."""
+"""Modules from their configuration: the only place that knows the kinds by name."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ __all__ = ["build_checked", "build_model", "build_skeleton", "size_divisibility"
 
 
 def _settings(config: TimmConfig | SwinConfig | PixelDecoderConfig | TransformerDecoderConfig) -> dict:
-    """Constructor arguments: the fields of a configuration without its kind."""
+    """Constructor arguments: the fields of a configuration except its kind."""
     return {name: getattr(config, name) for name in type(config).model_fields if name != "name"}
 
 
@@ -81,13 +81,13 @@ _TRANSFORMER_DECODERS: dict[str, type[nn.Module]] = {
 def build_model(config: ArchitectureConfig, num_classes: int) -> Mask2Former:
     """A freshly initialised model; ``num_classes`` is the length of the class list.
 
-    A :class:`~mask2former.config.ModelConfig` also sets how the model is used (``model.info.inference``).
+    A :class:`~mask2former.config.ModelConfig` also determines how the model is used (``model.info.inference``).
 
     Sizes are checked on a skeleton first, so that a configuration of a few bytes cannot fill the memory.
 
     Raises:
-        UserError: the backbone does not exist or is not suitable, or the model is larger than ``limits.PARAMETERS``,
-            the memory, or what torch can index.
+        UserError: the backbone does not exist or is not suitable, or the model exceeds ``limits.PARAMETERS``, the
+            memory, or what torch can index.
     """
     if torch.get_default_device().type == "meta":
         with _Unfilled(), _counted(limits.PARAMETERS):
@@ -97,29 +97,29 @@ def build_model(config: ArchitectureConfig, num_classes: int) -> Mask2Former:
 
 
 def build_skeleton(config: ArchitectureConfig, num_classes: int, most: int = limits.PARAMETERS) -> Mask2Former | None:
-    """The model without memory, on the ``meta`` device: names and shapes.
+    """The model without memory, on the ``meta`` device: only names and shapes.
 
     Returns:
-        None where timm's model cannot be made without memory, or not at all; it is counted while it is made.
+        None where timm's model cannot be created without memory, or not at all; it is then counted while it is created.
 
     Raises:
-        UserError: it has more than ``most`` numbers or too many layers, or its configuration makes no model.
+        UserError: it has more than ``most`` numbers or too many layers, or its configuration does not yield a model.
     """
     try:
         with torch.device("meta"), _Unfilled(), _counted(most):
             return _build(config, num_classes)
     except _TooLargeError:
         raise
-    except Exception as error:  # what arises from odd sizes is as varied as they are
+    except Exception as error:  # impossible sizes raise many different errors
         if isinstance(config.backbone, TimmConfig):
             return None
         if isinstance(error, UserError):
             raise
-        raise UserError(f"the configuration makes no model ({printable(str(error), 150)})") from error
+        raise UserError(f"the configuration does not yield a model ({printable(str(error), 150)})") from error
 
 
 def build_checked(config: ArchitectureConfig, num_classes: int) -> Mask2Former:
-    """As :func:`build_model`, of a configuration of which :func:`build_skeleton` was made.
+    """Like :func:`build_model`, for a configuration whose :func:`build_skeleton` was already made.
 
     Raises:
         UserError: as :func:`build_model`.
@@ -137,9 +137,9 @@ def build_checked(config: ArchitectureConfig, num_classes: int) -> Mask2Former:
 
 
 class _Unfilled(TorchFunctionMode):
-    """No initial values: a skeleton has none, and torch would compute their shapes in Python.
+    """Skip initial values: a skeleton has none, and torch would compute their shapes in Python.
 
-    That brings ``torch._dynamo``, which takes two of the four seconds from a command to a loaded model.
+    That would import ``torch._dynamo``, which takes two of the four seconds from a command to a loaded model.
     """
 
     _FILLING = frozenset(
@@ -170,18 +170,18 @@ class _Unfilled(TorchFunctionMode):
 
 
 class _TooLargeError(UserError):
-    """Whatever else may be wrong with it."""
+    """Checked before anything else that may be wrong."""
 
 
 def _memory() -> int:
-    """How many float32 numbers a model may have where memory is what it is now."""
+    """How many float32 numbers a model may have given the current memory."""
     available = available_memory()
     return limits.PARAMETERS if available is None else min(limits.PARAMETERS, available // 4)
 
 
 @contextlib.contextmanager
 def _counted(most: int) -> Iterator[None]:
-    """Refuse a model as soon as its parameters and buffers are too many, in the middle of making it."""
+    """Refuse a model as soon as it has too many parameters and buffers, while it is being created."""
     thread, entries, numbers = threading.get_ident(), 0, 0
 
     def count(module: nn.Module, name: str, value: torch.Tensor | None) -> None:
@@ -192,13 +192,13 @@ def _counted(most: int) -> Iterator[None]:
         numbers += value.numel()
         if numbers > most:
             raise _TooLargeError(
-                f"a model of this configuration has more than {most:,} numbers, which is more than "
+                f"a model with this configuration has more than {most:,} numbers, which is more than "
                 f"{'any known' if most == limits.PARAMETERS else 'fits the memory'}; reduce its sizes (backbone, dim, "
                 "num_queries, feedforward_dim, window_size)"
             )
         if entries > limits.PARAMETER_ENTRIES:
             raise _TooLargeError(
-                f"a model of this configuration has more than {limits.PARAMETER_ENTRIES:,} parameters and buffers, "
+                f"a model with this configuration has more than {limits.PARAMETER_ENTRIES:,} parameters and buffers, "
                 "which is more than any known; reduce its numbers of layers"
             )
 
@@ -247,9 +247,9 @@ def _pixel_decoder(config: PixelDecoderConfig, backbone: nn.Module) -> nn.Module
 
 
 def size_divisibility(config: ArchitectureConfig) -> int:
-    """Of the multiples that images are padded to.
+    """The multiples that image sides are padded to.
 
-    Parity: the published per-pixel baselines pad nothing with ResNets, whose maps have sides that are rounded up.
+    Parity: the published per-pixel baselines with ResNets do not pad; sides of their maps are rounded up.
     """
     is_per_pixel = isinstance(config.transformer_decoder, PerPixelConfig | PerPixelPlusConfig)
     is_resnet = isinstance(config.backbone, TimmConfig) and config.backbone.model.startswith("resnet")
@@ -259,7 +259,7 @@ def size_divisibility(config: ArchitectureConfig) -> int:
 def _decoder_settings(config: ArchitectureConfig, channels: Sequence[int]) -> dict:
     """Constructor arguments of the transformer decoder; ``channels`` are those of the backbone."""
     decoder, pixels = config.transformer_decoder, config.pixel_decoder
-    if isinstance(decoder, EncoderOnlyConfig) or isinstance(pixels, NoPixelDecoderConfig):  # one goes with the other
+    if isinstance(decoder, EncoderOnlyConfig) or isinstance(pixels, NoPixelDecoderConfig):  # the two are set together
         blocks = getattr(config.backbone, "joint_blocks", 0)
         return {**_settings(decoder), "dim": channels[0], "num_blocks": blocks}
     settings = {**_settings(decoder), "mask_dim": pixels.mask_dim}

@@ -40,7 +40,7 @@ class MultiHeadAttention(nn.Module):
         blocked: Bool[Tensor, "B Q S"] | None = None,
         prior: Float[Tensor, "B heads Q S"] | None = None,
     ) -> Float[Tensor, "B Q C"]:
-        """``blocked``: True where a query must not attend, the same for all heads. ``prior``: added to the scores."""
+        """``blocked``: True where a query must not attend, for all heads. ``prior``: added to the scores."""
         weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
         q, k, v = (
             F.linear(x, weight, bias).unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, tokens, C/heads)
@@ -59,7 +59,7 @@ class MultiHeadAttention(nn.Module):
         blocked: Bool[Tensor, "B Q S"] | None = None,
         prior: Float[Tensor, "B heads Q S"] | None = None,
     ) -> Float[Tensor, "B heads Q S"]:
-        """How much each key counts, which a call never writes down; they sum to 1 over S. Arguments as in a call."""
+        """The weight of each key, which a call never materialises; weights sum to 1 over S. Arguments as in a call."""
         weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
         q, k = (
             F.linear(x, weight, bias).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
@@ -72,7 +72,7 @@ class MultiHeadAttention(nn.Module):
 
 
 def xavier_matrices(module: nn.Module) -> None:
-    """Xavier-uniform for every parameter of two or more axes; the others are left."""
+    """Xavier-uniform for every parameter with at least two axes; the others are unchanged."""
     for parameter in module.parameters():
         if parameter.dim() > 1:
             nn.init.xavier_uniform_(parameter)

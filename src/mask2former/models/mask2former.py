@@ -1,6 +1,6 @@
 """The model: normalise, backbone, pixel decoder, transformer decoder (Mask2Former, Fig. 2).
 
-Knows no task, loss or result; those take its :class:`MaskOutput`.
+Knows no task, loss or result; those use its :class:`MaskOutput`.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ _DEFAULT = ArchitectureConfig()
 class Mask2Former(nn.Module):
     """Masked-attention mask transformer for images and clips.
 
-    The parts are plain modules, so you can replace any of them with your own; ``models/parts.py`` defines what they
-    take and return.
+    The parts are plain modules, so you can replace any of them with your own; ``models/parts.py`` defines their inputs
+    and outputs.
 
     Args:
         backbone: images to four maps.
-        pixel_decoder: these to :class:`PixelFeatures`.
-        transformer_decoder: these to :class:`MaskOutput`.
+        pixel_decoder: four maps to :class:`PixelFeatures`.
+        transformer_decoder: :class:`PixelFeatures` to :class:`MaskOutput`.
         size_divisibility: heights and widths are padded to multiples of it.
         mean, std: of R, G, B, or of the channels of other images, in 0..255; inputs are normalised with them here and
             nowhere else.
-        info: what the model is; stored in checkpoints. By default that of a model with your own parts.
+        info: description of the model; stored in checkpoints. By default that of a model with your own parts.
 
     Attributes:
         info: as above; see :class:`ModelInfo`.
@@ -67,11 +67,11 @@ class Mask2Former(nn.Module):
         self.size_divisibility = size_divisibility
         if len(mean) != len(std):
             raise UserError(
-                f"the mean has {len(mean)} numbers and the deviation {len(std)}; expected one each a channel"
+                f"the mean has {len(mean)} numbers and the deviation {len(std)}; expected one of each per channel"
             )
         info = info or ModelInfo()
         self.info = replace(info, inference=info.inference.for_channels(len(mean)))
-        # Numbers and not buffers: a float64 model shall not see values that were once rounded to float32.
+        # Numbers, not buffers: a float64 model must not see values that were once rounded to float32.
         self.mean = tuple(mean)
         self.std = tuple(std)
 
@@ -111,13 +111,13 @@ class Mask2Former(nn.Module):
                 models of other images, with as many channels as ``mean`` has numbers. All clips of a call have the same
                 number of frames.
             aux_outputs: whether to keep the predictions of the earlier layers (the loss needs them).
-            targets: in training, for a transformer decoder that takes them (``TakesTargets``); one per image or clip,
+            targets: in training, for a transformer decoder that accepts them (``TakesTargets``); one per image or clip,
                 at the padded size.
 
         Returns:
-            Mask logits at a quarter of the padded size, always with a frame axis. Padding is attended to, as in the
+            Mask logits have a quarter of the padded size, and always a frame axis. Padding is attended to, as in the
             published model, so results depend on how an image was padded. A model without queries returns class scores
-            for pixels instead.
+            per pixel instead.
 
         Raises:
             UserError: one of your own parts returns something other than ``models/parts.py`` requires.
@@ -131,7 +131,7 @@ class Mask2Former(nn.Module):
         aux_outputs: bool = True,
         targets: Sequence[Target] | None = None,
     ) -> MaskOutput | PixelOutput:
-        """Like a call, for the output of :meth:`normalize`: heights, widths are multiples of ``size_divisibility``."""
+        """Like a call, for the output of :meth:`normalize`; sides are multiples of ``size_divisibility``."""
         features = self.pixel_decoder(self.backbone(pixels.flatten(0, 1)))
         if not isinstance(features, PixelFeatures | TokenFeatures):
             raise UserError(f"the pixel decoder returned a {type(features).__name__}; expected PixelFeatures")
@@ -145,7 +145,7 @@ class Mask2Former(nn.Module):
         """Subtract mean, divide by deviation, then pad with zeros bottom and right to a common size.
 
         Raises:
-            UserError: the images have other channels than the model.
+            UserError: the images have a different number of channels than the model expects.
         """
         if isinstance(images, ImageBatch):
             clips = [clip[..., :h, :w] for clip, (h, w) in zip(images.pixels, images.sizes, strict=True)]
@@ -153,8 +153,8 @@ class Mask2Former(nn.Module):
             clips = [image if image.dim() == 4 else image.unsqueeze(0) for image in images]
         if others := [clip.shape[1] for clip in clips if clip.shape[1] != self.channels]:
             raise UserError(
-                f"the model takes images of {self.channels} channel{'s' * (self.channels > 1)}, got {others[0]}; give "
-                "it such as it was trained on"
+                f"the model expects images of {self.channels} channel{'s' * (self.channels > 1)}, got {others[0]}; "
+                "use images like those it was trained on"
             )
         step = self.size_divisibility
         height = -(-max(clip.shape[2] for clip in clips) // step) * step
@@ -189,7 +189,7 @@ class Mask2Former(nn.Module):
             return self
         prepared = copy.copy(self)
         prepared._modules = dict(self._modules)
-        with torch.inference_mode(False), torch.no_grad():  # so that what is made here can be used anywhere
+        with torch.inference_mode(False), torch.no_grad():  # so that the result can be used anywhere
             for name in ("backbone", "pixel_decoder", "transformer_decoder"):
                 setattr(prepared, name, for_inference(getattr(self, name)))
         return prepared
@@ -204,13 +204,14 @@ class Mask2Former(nn.Module):
         weights: str | None = None,
         model: Mask2Former | None = None,
     ) -> Mask2Former:
-        """A model by its name in the zoo, from a file or folder of any known code base, or from the Hugging Face hub.
+        """Load a model by its zoo name, from a file or folder of any known code base, or from the Hugging Face hub.
 
         Args:
             source: ``scenes-tiny`` (packaged), ``coco-panoptic/r50`` (published; downloaded once), our
                 ``.safetensors``, a checkpoint of a training, a file of the original code, mmdetection, mmsegmentation
                 or sssegmentation, a folder of ours or of transformers, or ``hf://owner/name`` (hub).
-            recipe: for a file without configuration, the published model it holds, for instance ``coco-panoptic/r50``.
+            recipe: for a file without configuration, the published model that it contains, for instance
+                ``coco-panoptic/r50``.
             tasks: instead of ``recipe``, what the model was trained for: ``panoptic``, ``instance``, ``semantic``.
             weights: which of several sets of weights in a file, by the name of its entry, for instance ``model_ema``.
             model: receives the weights, instead of a newly built model; for models with your own parts, which files do

@@ -1,7 +1,7 @@
-"""What a model is made of: three parts that it needs, and abilities that a part may have.
+"""The parts of a model: three required ones, and optional abilities of a part.
 
-Any ``nn.Module`` of these shapes is a part; nothing has to be derived from here. A setting that needs an ability which
-a part lacks is refused in a sentence.
+Any ``nn.Module`` with these inputs and outputs is a part; nothing needs to be derived from here. A setting that
+requires an ability that a part lacks is refused with a message.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Backbone(Protocol):
 
 
 class PixelDecoder(Protocol):
-    """Four maps to embeddings of pixels and three maps of one width."""
+    """Four maps to pixel embeddings and three maps of the same width."""
 
     def __call__(self, features: Sequence[Float[Tensor, "N _C_l _H_l _W_l"]], /) -> PixelFeatures: ...
 
@@ -59,7 +59,7 @@ class TransformerDecoder(Protocol):
     ) -> MaskOutput | PixelOutput:
         """Frames are folded clip-major into the first axis of ``features``; an image is a clip of one frame.
 
-        With ``aux_outputs`` the output also holds the predictions of earlier layers, if there are some. What classifies
+        With ``aux_outputs`` the output also contains the predictions of earlier layers, if any. A part that classifies
         pixels instead of masks returns a ``PixelOutput``.
         """
         ...
@@ -67,7 +67,7 @@ class TransformerDecoder(Protocol):
 
 @runtime_checkable
 class GradientCheckpointing(Protocol):
-    """A part that can compute its activations again in the backward pass (``trainer.gradient_checkpointing``)."""
+    """A part that can recompute its activations in the backward pass (``trainer.gradient_checkpointing``)."""
 
     def set_gradient_checkpointing(self, enable: bool) -> None: ...
 
@@ -81,21 +81,21 @@ class Precision(Protocol):
 
 @runtime_checkable
 class PreparesForInference(Protocol):
-    """A part with a faster form for inference, for the device and the dtype that it has now."""
+    """A part with a faster form for inference on its current device and in its current dtype."""
 
     def for_inference(self) -> nn.Module:
-        """A module with the results of this one in evaluation, within rounding; or the part itself.
+        """A module with the same results as this one in evaluation mode, within rounding; or the part itself.
 
-        The part stays as it is. Parameters that the form takes as they are, it shares with the part; what it folds,
-        merges or packs is its own, and is not changed with them: a predictor asks for a new form then.
-        The form is called without gradients, and hands everything else on to the part.
+        The part is not changed. The form shares the parameters that it uses unchanged with the part; what it folds,
+        merges or packs is its own copy, which does not follow later changes: a predictor requests a new form then. The
+        form is called without gradients, and passes everything else on to the part.
         """
         ...
 
 
 @runtime_checkable
 class ChoosesDecay(Protocol):
-    """A part with parameters that do not decay, beside those of norms and embeddings."""
+    """A part with parameters that have no weight decay, beside those of norms and embeddings."""
 
     def no_weight_decay(self) -> Collection[str]:
         """Their names within the part."""
@@ -104,48 +104,48 @@ class ChoosesDecay(Protocol):
 
 @runtime_checkable
 class ChoosesRates(Protocol):
-    """A part with parameters that learn faster or slower than the rest of it."""
+    """A part with parameters whose learning rate is higher or lower than that of the rest."""
 
     def learning_rate_multipliers(self) -> Mapping[str, float]:
-        """By name within the part, or by the beginning of names; of several that fit, the longest counts."""
+        """Multipliers by name within the part, or by the start of names; if several match, the longest counts."""
         ...
 
 
 @runtime_checkable
 class StartsFromBackbone(Protocol):
-    """A backbone that takes weights of a backbone alone (``model.init``) under other names than its own."""
+    """A backbone that loads the weights of a backbone alone (``model.init``) under names other than its own."""
 
     def start_from_backbone(self, state: Mapping[str, Tensor]) -> Sequence[str]:
-        """Take what fits from entries named as in our backbones; a phrase for each thing that does not."""
+        """Load what fits from entries named as in our backbones; a phrase for each thing that does not fit."""
         ...
 
 
 @runtime_checkable
 class TakesTargets(Protocol):
-    """A transformer decoder whose call takes ``targets`` in training, if it says so."""
+    """A transformer decoder whose call accepts ``targets`` in training, if it says so."""
 
     takes_targets: bool
 
 
 @runtime_checkable
 class FollowsTraining(Protocol):
-    """A transformer decoder whose training changes in its course."""
+    """A transformer decoder that changes in the course of training."""
 
     def set_progress(self, share: float) -> None:
-        """Before each step: how much of the training is done, 0..1."""
+        """Called before each step with the completed share of the training, 0..1."""
         ...
 
 
 def targets_for(part: nn.Module, targets: Sequence[Target]) -> dict[str, Sequence[Target]]:
-    """What a model whose transformer decoder is ``part`` is given in training beside the images."""
+    """What a model with the transformer decoder ``part`` receives in training beside the images."""
     return {"targets": targets} if isinstance(part, TakesTargets) and part.takes_targets else {}
 
 
 def for_inference(part: nn.Module) -> nn.Module:
-    """The form of a part for inference; the part itself where it has none.
+    """The inference form of a part; the part itself where it has none.
 
-    Also where the part, or a module within it, is in training mode or was altered, since what a user attached to
-    it (hooks, another ``forward``) would not be called.
+    Also the part itself where it, or a module within it, is in training mode or was modified, since what a user
+    attached to it (hooks, another ``forward``) would not be called.
     """
     if not isinstance(part, PreparesForInference) or any(map(_is_altered, part.modules())):
         return part
@@ -153,7 +153,7 @@ def for_inference(part: nn.Module) -> nn.Module:
 
 
 def _is_altered(module: nn.Module) -> bool:
-    hooks = module._forward_hooks or module._forward_pre_hooks  # what register_forward_hook and its like add to
+    hooks = module._forward_hooks or module._forward_pre_hooks  # what register_forward_hook and similar methods add to
     return module.training or bool(hooks) or "forward" in vars(module)
 
 
@@ -161,7 +161,7 @@ def set_gradient_checkpointing(name: str, part: nn.Module, enable: bool) -> None
     """Switch it on or off.
 
     Raises:
-        UserError: it is to be on, and the part cannot.
+        UserError: it is to be switched on, but the part does not support it.
     """
     if isinstance(part, GradientCheckpointing):
         part.set_gradient_checkpointing(enable)
@@ -173,10 +173,10 @@ def set_gradient_checkpointing(name: str, part: nn.Module, enable: bool) -> None
 
 
 def set_precision(part: nn.Module, *, full: bool) -> None:
-    """Whether a pixel decoder computes in float32 under autocast, if it can choose.
+    """Sets whether a pixel decoder computes in float32 under autocast, if it supports the choice.
 
     Raises:
-        UserError: it is to be in half precision on purpose, and the part has no choice.
+        UserError: half precision is requested, but the part does not support the choice.
     """
     if isinstance(part, Precision):
         part.full_precision = full

@@ -1,4 +1,4 @@
-"""Sine position codes of image rows, columns and clip frames (spec of DETR, 3-D form of the video model)."""
+"""Sine position codes of image rows, columns and clip frames (as in DETR, and the 3-D form of the video model)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The transformer encoder of DETR over the pixels of one map, for the decoders that have one.
+"""The transformer encoder of DETR over the pixels of one map, for the decoders that use one.
 
-MaskFormer (Sec. 4.2) puts it into its pixel decoder, or in front of its transformer decoder.
+MaskFormer (Sec. 4.2) uses it in its pixel decoder, or before its transformer decoder.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class _EncoderLayer(nn.Module):
 
 
 class TransformerEncoder(nn.Module):
-    """Layers over the tokens of a map; a last norm only with ``pre_norm``, whose layers end without one."""
+    """Layers over the tokens of a map; with ``pre_norm``, whose layers end without a norm, a final one follows."""
 
     def __init__(
         self, dim: int, num_layers: int, num_heads: int, feedforward_dim: int, dropout: float, *, pre_norm: bool
@@ -63,7 +63,7 @@ class TransformerEncoder(nn.Module):
 
 
 def position_of(feature: Float[Tensor, "N _C H W"], dim: int, num_frames: int = 1) -> Float[Tensor, "S dim"]:
-    """The code of every pixel of a map, of ``num_frames`` equal frames, in its precision."""
+    """The code of every pixel of a map, for ``num_frames`` equal frames, in the precision of the map."""
     height, width = feature.shape[2:]
     code = sine_encoding(num_frames, height, width, dim, temporal=False, dtype=feature.dtype, device=feature.device)
     return code.flatten(0, 2).to(feature.dtype)

@@ -93,7 +93,7 @@ def check_dense_size(count: int, size: Sequence[int], what: str = "the masks") -
     """
     shape = "x".join(map(str, (count, *size)))
     advice = "cut the image into tiles or the clip into parts, or take objects out"
-    limits.check_limit(f"{what} ({shape}) have values:", count * math.prod(size), limits.MASK_VALUES, advice)
+    limits.check_limit(f"{what} ({shape}) have too many values:", count * math.prod(size), limits.MASK_VALUES, advice)
 
 
 def _compressed(rle: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,12 +104,15 @@ def _compressed(rle: Mapping[str, Any]) -> dict[str, Any]:
         if min(height, width) < 1:
             raise ValueError("empty size")
         # The decoder counts pixels in 32 bits.
-        sides, most = f"a run-length encoding is {quoted([height, width])} and has pixels:", limits.IMAGE_PIXELS
+        sides, most = (
+            f"a run-length encoding is {quoted([height, width])} and has too many pixels:",
+            limits.IMAGE_PIXELS,
+        )
         limits.check_limit(sides, height * width, most, "is it 'size': [height, width]?")
         if isinstance(counts, (str, bytes)):
             return {"size": [height, width], "counts": counts}
         limits.check_limit(
-            "a run-length encoding has runs:",
+            "a run-length encoding has too many runs:",
             len(counts),
             2 * height * width + 1,
             "these are two for each of its pixels",
@@ -350,7 +353,7 @@ def check_outline(length: float) -> None:
         UserError: it is longer than ``limits.OUTLINE``.
     """
     advice = "are the coordinates in pixels of the image?"
-    limits.check_limit("the outline of an object has pixels:", round(length), limits.OUTLINE, advice)
+    limits.check_limit("the outline of an object has too many pixels:", round(length), limits.OUTLINE, advice)
 
 
 def boxes_xyxy(masks: Bool[np.ndarray, "N H W"]) -> Float64[np.ndarray, "N 4"]:

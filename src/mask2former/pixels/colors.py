@@ -12,7 +12,7 @@ __all__ = ["displayed", "grey_to_rgb", "on_white"]
 
 
 def on_white(layers: Image.Image, name: str) -> UInt8[np.ndarray, "H W 3"]:
-    """An RGBA image blended onto white; as it is where it is opaque."""
+    """An RGBA image blended onto white; unchanged where it is opaque."""
     alpha = np.asarray(layers.getchannel("A"))
     share = np.count_nonzero(alpha < 255) / alpha.size
     if not share:
@@ -21,7 +21,8 @@ def on_white(layers: Image.Image, name: str) -> UInt8[np.ndarray, "H W 3"]:
     covers = len(hidden) and (hidden != hidden[0]).any()
     faint = "" if (most := int(alpha.max())) == 255 else f", alpha is {percent(most / 255)} at most"
     note(
-        "images with an alpha channel, blended onto white (if a fourth band such as infrared is meant, remove it)",
+        "images with an alpha channel, blended onto white (if the fourth band is something else, such as infrared, "
+        "remove it)",
         f"'{name}' ({percent(share)} of the pixels{faint}{', which hide other values' if covers else ''})",
     )
     backdrop = Image.new("RGBA", layers.size, (255, 255, 255, 255))
@@ -34,7 +35,7 @@ def grey_to_rgb(grey: UInt8[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def displayed(image: UInt8[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "H W 3"]:
-    """What a model saw, as it is drawn: the first three bands as red, green and blue; the first of one or two, grey."""
+    """What a model was given, for drawing: the first three bands as RGB; of one or two bands, the first as grey."""
     if image.shape[2] == 3:
         return image
     return grey_to_rgb(image[..., 0]) if image.shape[2] < 3 else np.ascontiguousarray(image[..., :3])

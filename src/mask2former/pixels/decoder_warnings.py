@@ -1,4 +1,4 @@
-"""Warnings of decoders, kept from the user."""
+"""Keeps warnings of decoders from the user."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 __all__ = ["without_warnings"]
 
-_FILTERS = threading.RLock()  # filters of warnings are the process's: one thread at a time may change them
+_FILTERS = threading.RLock()  # warning filters belong to the process: one thread at a time may change them
 if hasattr(os, "register_at_fork"):
-    # A child has the lock as it was, and not the thread that would release it.
+    # A forked child inherits the lock as it was, but not the thread that would release it.
     os.register_at_fork(before=_FILTERS.acquire, after_in_parent=_FILTERS.release, after_in_child=_FILTERS.release)
 
 

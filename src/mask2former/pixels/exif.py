@@ -50,7 +50,7 @@ def orientation(image: Image.Image | StoredImage) -> int:
 
 def turned(image: Image.Image, turn: int, exif: Exif) -> Image.Image:
     """A decoded image upright, or as it is stored."""
-    if image.format == "TIFF":  # which decoding has turned upright already
+    if image.format == "TIFF":  # decoding has already turned it upright
         return image if exif == "apply" or turn == 1 else image.transpose(_BACK[turn])
     return _upright(image) if exif == "apply" else image
 
@@ -58,7 +58,7 @@ def turned(image: Image.Image, turn: int, exif: Exif) -> Image.Image:
 def _upright(image: Image.Image) -> Image.Image:
     """The image with its EXIF orientation applied."""
     if orientation(image) == 1:
-        return image  # of which exif_transpose would make a copy
+        return image  # which exif_transpose would copy
     with without_warnings():
         try:
             return ImageOps.exif_transpose(image)

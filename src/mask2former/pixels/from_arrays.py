@@ -40,18 +40,18 @@ def rgb_of_array(
 
     Args:
         array: the values.
-        name: what it is, for messages.
+        name: what the array is called in messages.
         expected: the shapes that are accepted, for messages.
-        value_range: what becomes 0 and 255 unless the values are bytes.
-        example: how notes call it.
+        value_range: the values that become 0 and 255, for values that are not bytes.
+        example: what the array is called in notes.
 
     Raises:
-        UserError: another shape or type, no pixel, masked values, or values that no rule covers.
+        UserError: another shape or type, no pixels, masked values, or values that no rule covers.
     """
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
         hint = ""
         if array.ndim == 3 and array.shape[0] in (1, 3, 4):
-            hint = "; channels come last in an array, transpose it with (1, 2, 0)"
+            hint = "; channels come last in an array: transpose it with (1, 2, 0)"
         raise UserError(f"an {name} of shape {array.shape} is not an image: {expected}{hint}")
     array = _checked(array, name)
     common, opaque = common_range(value_range), None
@@ -83,7 +83,7 @@ def bands_of_array(
     """Bands of channels-last values in 0..255; see :func:`rgb_of_array`.
 
     Raises:
-        UserError: as there, or it has other bands.
+        UserError: as for :func:`rgb_of_array`, or it has other bands.
     """
     check_ranges(value_range, bands)
     if array.ndim not in (2, 3):
@@ -96,15 +96,17 @@ def bands_of_array(
 
 
 def _checked(array: np.ndarray, name: str) -> np.ndarray:
-    """An image as a plain array; refuses those without or with too many pixels, or with masked values."""
-    check_limit(f"the {name} has pixels:", array.shape[0] * array.shape[1], limits.ARRAY_PIXELS, "cut it into parts")
+    """An image as a plain array; refuses images without pixels, with too many pixels, or with masked values."""
+    check_limit(
+        f"the {name} has too many pixels:", array.shape[0] * array.shape[1], limits.ARRAY_PIXELS, "cut it into parts"
+    )
     if not array.size:
         raise UserError(f"an {name} of shape {array.shape} has no pixels")
     if isinstance(array, np.ma.MaskedArray):
         if hidden := np.ma.count_masked(array):
             raise UserError(
-                f"the {name} is a masked array with {hidden} of {array.size} values masked; expected a value for every "
-                "pixel, which array.filled(value) gives"
+                f"the {name} is a masked array with {hidden} of {array.size} values masked; expected a value for "
+                "every pixel, which array.filled(value) provides"
             )
         return array.data
     return array

@@ -1,4 +1,4 @@
-"""What other readers than Pillow give as bytes: red, green and blue, or bands."""
+"""What readers other than Pillow return, as bytes: red, green and blue, or bands."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def rgb_of_stored(
     """The image as RGB in 0..255, upright and contiguous; see :func:`mask2former.media.images.read_image`.
 
     Raises:
-        UserError: it is damaged, or holds values that no rule covers; the message names it.
+        UserError: it is damaged, or contains values that no rule covers; the message names it.
     """
     common = common_range(value_range)
     stored = image.read(None)
@@ -45,7 +45,7 @@ def rgb_of_stored(
     common = common_range(known)
     if stored.has_alpha:
         hidden = values[..., -1] == 0
-        if hidden.any() and not hidden.all():  # what nobody sees must not decide how many bits there are
+        if hidden.any() and not hidden.all():  # invisible pixels must not decide how many bits there are
             most = values[~hidden][:, :-1].max()
             values = np.where(hidden[..., None], np.minimum(values, most), values)
         colors = np.broadcast_to(values[..., :-1], (*values.shape[:2], 3))
@@ -70,7 +70,7 @@ def bands_of_stored(
     """Bands of the image in 0..255, upright and contiguous; see :func:`mask2former.media.images.read_image`.
 
     Raises:
-        UserError: it is damaged, has other bands, or holds values that no rule covers; the message names it.
+        UserError: it is damaged, has other bands, or contains values that no rule covers; the message names it.
     """
     check_ranges(value_range, bands)
     stored = image.read(bands)
@@ -94,7 +94,7 @@ def bands_of_stored(
 
 
 def _known_values(stored: Stored, name: str, value_range: ValueRange | None) -> tuple[np.ndarray, ValueRange | None]:
-    """The values, with others in place of what is missing, and what becomes 0 and 255, as far as that is known now."""
+    """The values, with missing ones replaced, and the values that become 0 and 255, as far as known at this point."""
     values, missing = stored.values, stored.missing
     if value_range in (None, "auto") and stored.value_range is not None:
         value_range = stored.value_range
@@ -112,7 +112,7 @@ def _known_values(stored: Stored, name: str, value_range: ValueRange | None) -> 
 
 
 def _filled(values: np.ndarray, missing: np.ndarray, black: float | None) -> np.ndarray:
-    """The least value of each band, of those that are not cut off, in place of those that are missing there."""
+    """Missing values replaced by the smallest value of each band that is not clipped."""
     if values.ndim == 3:
         bands = range(values.shape[2])
         return np.stack([_filled(values[..., band], missing[..., band], black) for band in bands], axis=2)
@@ -124,7 +124,7 @@ def _filled(values: np.ndarray, missing: np.ndarray, black: float | None) -> np.
 def _to_bytes(
     values: np.ndarray, bits: int | None, name: str, value_range: CommonRange | None
 ) -> UInt8[np.ndarray, ...]:
-    """Values as bytes; integers of a file may have any type, and the bits that it states."""
+    """Values as bytes; integers of a file may have any type, and the number of bits that the file gives."""
     if values.dtype.kind in "iu" and values.dtype != np.uint8:
         return from_integers(values, f"'{name}'", value_range, name, bits, bits)
     return to_bytes(values, f"'{name}'", value_range, name)

@@ -1,4 +1,4 @@
-"""Pixels of which a file says that they have no value: which they are, and that they are shown black."""
+"""Pixels that a file declares as having no value: which they are, and that they are shown black."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from mask2former.notes import note, percent
 
 __all__ = ["blackened", "missing_values", "note_missing", "stated_nodata"]
 
-_NODATA = 42113  # the tag of GDAL
+_NODATA = 42113  # GDAL's tag
 
 
 def stated_nodata(tag: Callable[[int], Any]) -> float | None:
-    """The value that a TIFF says stands for none, perhaps NaN; None: it names no such value.
+    """The value that a TIFF declares as no value, perhaps NaN; None: it declares none.
 
-    Integers of up to 20 digits stay such, since floats do not tell all of them apart.
+    Integers of up to 20 digits stay integers, since floats cannot represent all of them.
 
     Args:
-        tag: gives the value of a tag by its number, the first of several.
+        tag: returns the value of a tag by its number, the first of several.
     """
     text = str(tag(_NODATA) or "").strip("\0 ")
     try:
@@ -33,15 +33,15 @@ def stated_nodata(tag: Callable[[int], Any]) -> float | None:
 
 
 def missing_values(values: np.ndarray, nodata: float, *, by_band: bool = False) -> Bool[np.ndarray, ...]:
-    """Where there is no value: (H, W), in all colours; or with ``by_band`` (H, W, C) of such values.
+    """Where there is no value: (H, W), in all colours; or with ``by_band`` (H, W, C), for each band.
 
-    Floats are compared as their type holds ``nodata``. What is beyond that type may be stored as infinity or as its
+    Floats are compared as their type represents ``nodata``. Values beyond that type may be stored as infinity or as its
     last finite value.
 
     Args:
-        values: (H, W) or (H, W, C), as they are stored.
-        nodata: what stands for none.
-        by_band: whether each band may lack values by itself.
+        values: (H, W) or (H, W, C), as stored.
+        nodata: the value that means no value.
+        by_band: whether values may be missing in single bands.
     """
     if values.dtype.kind != "f" or math.isnan(nodata):
         found = np.asarray(np.isnan(values) if math.isnan(nodata) else values == nodata)
@@ -55,7 +55,7 @@ def missing_values(values: np.ndarray, nodata: float, *, by_band: bool = False) 
 
 
 def note_missing(missing: Bool[np.ndarray, ...], name: str) -> None:
-    """Note pixels, or values of bands, that are shown black since there is no value, if there are any.
+    """Note pixels, or values of bands, that are shown black because they have no value, if there are any.
 
     Args:
         missing: where there is none.
@@ -63,7 +63,7 @@ def note_missing(missing: Bool[np.ndarray, ...], name: str) -> None:
     """
     if missing.any():
         share = percent(np.count_nonzero(missing) / missing.size)
-        note("images with pixels that have no value, as the file says, shown black", f"'{name}' ({share})")
+        note("images with pixels declared in the file as having no value, shown black", f"'{name}' ({share})")
 
 
 def blackened(pixels: UInt8[np.ndarray, "H W C"], missing: Bool[np.ndarray, ...] | None) -> UInt8[np.ndarray, "H W C"]:

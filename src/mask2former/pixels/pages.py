@@ -15,12 +15,12 @@ from mask2former.pixels.tags import BAND_TAG, DESCRIPTION, SUBFILE, tag_of
 
 __all__ = ["CHOSEN_PAGE", "count_pages", "described_planes", "note_pages"]
 
-CHOSEN_PAGE = "mask2former.page"  # in Pillow's info: that the caller chose the page, if only the first
+CHOSEN_PAGE = "mask2former.page"  # in Pillow's info: that the caller chose the page, even if it is the first
 
 
 def note_pages(image: Image.Image, name: str, what: str = "images") -> bool:
-    """Note pages and frames behind the one that is read, and tell whether there are; none if the caller went to one."""
-    with without_warnings(), contextlib.suppress(Exception):  # decoding tells what is damaged
+    """Note pages and frames after the one that is read; returns whether there are any, unless the caller chose it."""
+    with without_warnings(), contextlib.suppress(Exception):  # decoding reports damage
         # MPO: photographs with a preview or a depth map
         if image.format == "MPO" or image.tell() or CHOSEN_PAGE in image.info:
             return False
@@ -36,7 +36,7 @@ def note_pages(image: Image.Image, name: str, what: str = "images") -> bool:
 
 
 def count_pages(image: Image.Image) -> int:
-    """How many pages or frames an image has that is not decoded yet, counted up to ``limits.IMAGE_PAGES``."""
+    """The number of pages or frames of an image that is not decoded yet, counted up to ``limits.IMAGE_PAGES``."""
     if image.format == "GIF":
         return min(getattr(image, "n_frames", 1), limits.IMAGE_PAGES)
     if image.format == "MPO":
@@ -45,9 +45,9 @@ def count_pages(image: Image.Image) -> int:
 
 
 def _count_pages(image: Image.Image) -> tuple[int, bool]:
-    """How many pages or frames there are, and whether these are all.
+    """The number of pages or frames, and whether these are all.
 
-    Each page of a TIFF is found through the one before, in time that grows with their number, and those of a GIF by
+    Each page of a TIFF is found through the previous one, in time that grows with their number, and those of a GIF by
     reading all of it.
     """
     if image.format == "GIF":
@@ -67,7 +67,7 @@ def _count_pages(image: Image.Image) -> tuple[int, bool]:
 
 
 def described_planes(description: str, num_values: int) -> int:
-    """Planes that lie behind a single TIFF page without pages of their own, as ImageJ and tifffile write them.
+    """Planes that follow a single TIFF page without pages of their own, as ImageJ and tifffile write them.
 
     Args:
         description: the text of the tag ``ImageDescription``.
@@ -86,7 +86,7 @@ def _described_pages(image: Image.Image) -> int:
 
 
 def _are_overviews(image: Image.Image, pages: int) -> bool:
-    """Whether all further pages of a TIFF say that they are smaller copies of the first."""
+    """Whether all further pages of a TIFF are marked as smaller copies of the first."""
     if getattr(image, "tag_v2", None) is None or pages < 2:
         return False
     try:

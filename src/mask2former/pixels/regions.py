@@ -1,4 +1,4 @@
-"""Images of which parts are read: in memory, or larger than that."""
+"""Images that are read in parts: in memory, or too large for it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["ArrayRegions", "Regions"]
 
 
 class Regions(Protocol):
-    """An image of which any part can be read: an array, a file with a way to its parts, or an object of yours.
+    """An image of which any part can be read: an array, a file with access to parts, or an object of yours.
 
     Attributes:
         size_hw: height and width in pixels.
@@ -21,7 +21,7 @@ class Regions(Protocol):
     def size_hw(self) -> tuple[int, int]: ...
 
     def read(self, top: int, left: int, bottom: int, right: int) -> UInt8[np.ndarray, "_h _w C"]:
-        """The part from (top, left) to (bottom, right), excluded, as RGB; it lies within the image."""
+        """The part from (top, left) to (bottom, right), exclusive, as RGB; it lies within the image."""
         ...
 
 

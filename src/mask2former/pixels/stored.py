@@ -1,4 +1,4 @@
-"""What other readers than Pillow give of an image file."""
+"""What readers other than Pillow return for an image file."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ __all__ = ["Stored", "StoredImage"]
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """The values of an image file, as another reader than Pillow gives them.
+    """The values of an image file, as read by a reader other than Pillow.
 
     Attributes:
-        values: (H, W) or (H, W, C), not turned yet; C is 1 or 3, or with alpha 2 or 4.
-        bits: how many the file says that the values have; None: as many as their type.
-        has_alpha: the last channel is alpha, of colours that are not multiplied by it.
+        values: (H, W) or (H, W, C), not rotated yet; C is 1 or 3, or with alpha 2 or 4.
+        bits: number of bits that the file gives for the values; None: as many as their type.
+        has_alpha: the last channel is alpha, and colours are not premultiplied by it.
         white_is_0: the smallest value is white.
-        missing: (H, W), true where the file says that there is no value.
-        value_range: what the file says is black and white, for values that no range is set for.
-        full: the least and largest value that there could be; None: those of ``bits`` or of the type.
+        missing: (H, W), true where the file declares that there is no value.
+        value_range: what the file declares as black and white, for values without a configured range.
+        full: the smallest and largest possible value; None: those of ``bits`` or of the type.
     """
 
     values: np.ndarray
@@ -39,15 +39,15 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class StoredImage:
-    """An open image file of another reader than Pillow, not decoded yet.
+    """An open image file of a reader other than Pillow, not decoded yet.
 
     Attributes:
-        size: width and height of what is stored, as Pillow gives them.
+        size: width and height as stored, as in Pillow.
         orientation: as EXIF counts them, 1 to 8.
         num_pages: counts the pages, up to :data:`mask2former.limits.IMAGE_PAGES`.
-        read: decodes the page that was opened: as colours, or, where bands are wanted, with all of its bands.
+        read: decodes the page that was opened: as colours or, where bands are requested, with all of its bands.
         format: of the file.
-        info: texts of the file, which are not read; as Pillow has them.
+        info: texts in the file, which are not interpreted; as in Pillow.
     """
 
     size: tuple[int, int]

@@ -1,4 +1,4 @@
-"""What the files of images that Pillow opened say of their values."""
+"""What the files of images opened by Pillow state about their values."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ __all__ = [
 
 BAND_TAG, PHOTOMETRIC, SUBFILE, DESCRIPTION, BITS, _MAXIMUM = 277, 262, 254, 270, 258, (341, 281)
 SAMPLE_FORMAT = 339
-_KEPT = "mask2former.bits"  # in Pillow's info: bits per channel in the file, so that reading an image twice is the same
+_KEPT = "mask2former.bits"  # in Pillow's info: bits per channel in the file, so that a second reading gives the same
 
 
 def tag_of(image: Image.Image, number: int) -> Any:
     """The value of a TIFF tag, the first of several; None where there is none."""
     try:
         value = getattr(image, "tag_v2", {}).get(number)
-    except Exception:  # a broken tag says nothing
+    except Exception:  # a broken tag carries no information
         return None
     return value[0] if isinstance(value, tuple) and value else value
 
 
 def packing_of(image: Image.Image) -> str:
-    """How the file of an image that is not decoded yet holds its pixels, as Pillow's decoders call it."""
+    """How the file of an image that is not decoded yet stores its pixels, in Pillow's terms."""
     return " ".join(str(tile[3]) for tile in getattr(image, "tile", ())[:1])
 
 
 def is_deep_color(image: Image.Image) -> bool:
-    """Whether the file of a colour image has 16 bits per channel; kept with the image, whose decoding forgets it."""
+    """Whether the file of a colour image has 16 bits per channel; kept with the image, since decoding loses it."""
     codec = next((tile[0] for tile in getattr(image, "tile", ())), "")
     if ";16" in packing_of(image) or codec == "SGI16" or tag_of(image, BITS) == 16:
         image.info[_KEPT] = 16
@@ -53,17 +53,17 @@ def is_deep_color(image: Image.Image) -> bool:
 
 
 def stated_bits_of(image: Image.Image) -> int | None:
-    """How many bits the file of an image that is not decoded yet says that its values have, if fewer than 16."""
+    """The number of bits that the file of an image that is not decoded yet gives for its values, if fewer than 16."""
     if image.format == "PNG":
         return significant_bits(image)
     return stated_bits(functools.partial(tag_of, image))
 
 
 def stated_bits(tag: Callable[[int], Any]) -> int | None:
-    """How many bits a TIFF says that its values have, if fewer than 16; what it says is checked by the reader.
+    """The number of bits that a TIFF gives for its values, if fewer than 16; the reader checks it.
 
     Args:
-        tag: gives the value of a tag by its number, the first of several.
+        tag: returns the value of a tag by its number, the first of several.
     """
     for number in (BITS, *_MAXIMUM):
         value = tag(number)
@@ -91,7 +91,7 @@ def significant_bits(image: Image.Image) -> int | None:
                     image.info[_KEPT] = bits
                     return bits
                 return None
-    except (OSError, ValueError, IndexError, struct.error):  # decoding tells what is damaged
+    except (OSError, ValueError, IndexError, struct.error):  # decoding reports damage
         return None
     finally:
         file.seek(position)

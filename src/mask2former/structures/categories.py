@@ -59,7 +59,7 @@ def check_count(count: int) -> None:
     Raises:
         UserError: more than ``limits.CLASSES``.
     """
-    limits.check_limit("the class list has classes:", count, limits.CLASSES, "is it the right file?")
+    limits.check_limit("the class list has too many classes:", count, limits.CLASSES, "is it the right file?")
 
 
 def _name(value: Any) -> str:
@@ -72,7 +72,7 @@ def _name(value: Any) -> str:
     if not name.strip():
         raise ValueError(f"{quoted(value)} is not a name of a class")
     limits.check_limit(
-        f"the class name {quoted(name, 40)} has characters:", len(name), limits.NAME_CHARACTERS, "shorten it"
+        f"the class name {quoted(name, 40)} has too many characters:", len(name), limits.NAME_CHARACTERS, "shorten it"
     )
     try:
         name.encode()

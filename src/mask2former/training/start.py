@@ -202,7 +202,7 @@ def _with_weights(
     assert source is not None, "a run that begins has read what it begins with"
     if isinstance(source, Backbone):
         said = start_from_backbone(model, source, init, repeat_channels=repeat)
-        say_once(f"Starting from {init}: {'; '.join(['all but the backbone is newly initialised', *said])}")
+        say_once(f"Starting from {init}: {'; '.join(['everything except the backbone is newly initialised', *said])}")
         return model, False
     if start.backbone is not None:
         name = str(config.model.init_backbone)

@@ -302,7 +302,9 @@ class Visits:
 
     def _predict(self, visit: Visit) -> None:
         height, width = image_size(visit.source)
-        check_limit("the image has pixels:", height * width, limits.PAGE_PIXELS, "make it smaller, or use predict")
+        check_limit(
+            "the image has too many pixels:", height * width, limits.PAGE_PIXELS, "make it smaller, or use predict"
+        )
         with collect_notes() as found:
             shown = visit.predictor.prepare(visit.source)
         with self._network[visit.model]:
@@ -312,7 +314,7 @@ class Visits:
     def _track(self, visit: Visit, progress: Progress) -> None:
         frames = open_frames(visit.source)
         advice = "cut it, or use the command 'mask2former track'"
-        check_limit("the clip has frames:", frames.num_frames or 0, self.clip_frames, advice)
+        check_limit("the clip has too many frames:", frames.num_frames or 0, self.clip_frames, advice)
         with tempfile.TemporaryDirectory(prefix="mask2former-clip-") as folder, self._network[visit.model]:
             table = _Table(self.clip_frames, advice)
             try:
@@ -356,7 +358,7 @@ class _Table:
         return self
 
     def add(self, frame: TrackedFrame) -> None:
-        check_limit("the clip has frames:", frame.index + 1, self._most, self._advice)
+        check_limit("the clip has too many frames:", frame.index + 1, self._most, self._advice)
         self.rows += frame.rows()
 
     def __exit__(

@@ -134,7 +134,7 @@ def test_large_files_are_read_by_parts_and_have_the_results_that_they_have_as_a_
         assert record | {"image": "", "map_png": None} == whole | {"image": "", "map_png": None}
         if task == "panoptic":
             np.testing.assert_array_equal(id_map(record), id_map(whole))
-    assert "read by parts from a disk; copy it there" in slide["error"]
+    assert "read in parts only from a disk; copy it there" in slide["error"]
     assert [message for message, _ in report.notes] == [
         "slides, and images of more than 67 megapixels, read by parts"
     ] * 2

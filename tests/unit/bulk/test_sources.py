@@ -151,7 +151,7 @@ def test_what_is_not_there_is_refused(tmp_path: Path, photos: Path, bucket: str)
     with pytest.raises(UserError, match="no images given"):
         list_sources([])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"the folder '.*empty' holds no images"):
+    with pytest.raises(UserError, match=r"the folder '.*empty' contains no images"):
         list_sources([tmp_path / "empty"])
     with pytest.raises(UserError, match="column applies to lists"):
         list_sources([photos], column="image")
@@ -175,7 +175,7 @@ def test_more_than_the_limit_is_refused(photos: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("mask2former.limits.IMAGE_BYTES", 3)
     for name in (str(photos / "b.jpg"), "memory://large.jpg"):
         fsspec.filesystem("memory").pipe("/large.jpg", b"large")
-        with pytest.raises(UserError, match="has bytes: "):
+        with pytest.raises(UserError, match="has too many bytes: "):
             fetch(name)
 
 

@@ -66,15 +66,15 @@ def test_what_has_no_mean_is_refused(tiny_model: Mask2Former) -> None:
     architecture = deeper.info.known_architecture
     decoder = architecture.transformer_decoder.model_copy(update={"num_queries": 3})
     deeper.info = replace(deeper.info, architecture=architecture.model_copy(update={"transformer_decoder": decoder}))
-    refused(deeper, r"b\.safetensors has another architecture than a\.safetensors")
+    refused(deeper, r"b\.safetensors has a different architecture from a\.safetensors")
     darker = moved(tiny_model, 1, 0.1)
     values = architecture.model_copy(update={"pixel_mean": (0.0, 0.0, 0.0)})
     darker.info = replace(darker.info, architecture=values)
-    refused(darker, r"b\.safetensors normalises images in another way than a\.safetensors")
+    refused(darker, r"b\.safetensors normalises images differently from a\.safetensors")
     assert tiny_model.categories is not None
     renamed = moved(tiny_model, 1, 0.1)
     renamed.categories = Categories.from_names([f"{name}s" for name in tiny_model.categories.names])
-    refused(renamed, r"b\.safetensors has other classes than a\.safetensors")
+    refused(renamed, r"b\.safetensors has different classes from a\.safetensors")
     broken = moved(tiny_model, 1, 0.1)
     with torch.no_grad():
         next(broken.parameters()).fill_(float("nan"))
@@ -105,7 +105,7 @@ def test_the_command(tiny_model: Mask2Former, tmp_path: Path, capsys: pytest.Cap
     assert "have little in common (cosine 0." in capsys.readouterr().out
     for words, message in (
         ([paths[0], "-o", str(tmp_path / "x.safetensors")], "at least two models, got 1"),
-        ([paths[0], "scenes-tiny", "-o", str(tmp_path / "x.safetensors")], "scenes-tiny has another architecture"),
+        ([paths[0], "scenes-tiny", "-o", str(tmp_path / "x.safetensors")], "scenes-tiny has a different architecture"),
         ([paths[0], paths[1], "-o", str(out)], "already exists"),
         ([paths[0], str(tmp_path / "none.safetensors"), "-o", str(tmp_path / "x.safetensors")], "none.safetensors"),
         ([paths[0], paths[1], "-o", str(tmp_path / "x.pth")], "expected .safetensors or a folder"),

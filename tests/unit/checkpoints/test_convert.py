@@ -252,17 +252,20 @@ def test_weights_in_other_files(model: Mask2Former, folder: Path, kind: str) -> 
     ("changes", "message"),
     [
         ({"model_type": "maskformer"}, "model_type is 'maskformer'; expected 'mask2former'"),
-        ({"num_queries": 7}, "'num_queries' is 7, the weights say 6"),
-        ({"decoder_layers": 4}, "'decoder_layers' is 4, the weights say 5"),
+        ({"num_queries": 7}, "'num_queries' is 7, but the weights have 6"),
+        ({"decoder_layers": 4}, "'decoder_layers' is 4, but the weights have 5"),
         ({"num_attention_heads": 4}, "'num_attention_heads' is 4, which the weights of the pixel decoder do not fit"),
         ({"num_attention_heads": 10**30}, "'num_attention_heads' is 1000.*expected a number"),
         ({"num_attention_heads": True}, "'num_attention_heads' is True"),
-        ({"pre_norm": True}, "'pre_norm' is True, only False is known here"),
+        ({"pre_norm": True}, "'pre_norm' is True; only False is supported"),
         ({"activation_function": "gelu"}, "'activation_function' is 'gelu'"),
         ({"backbone_config": {"window_size": 4}}, "backbone_config 'window_size' is 4, expected 3"),
         ({"id2label": {"0": "sky"}}, "'id2label' has 1 entries, and none for class 1, 2; expected names of 3"),
         ({"mask2former": {"config": {"backbone": 3}}}, "mask2former.config: 'backbone"),
-        ({"mask2former": {"config": {}, "categories": {"categories": [{"id": 1, "name": "a"}]}}}, "of another model"),
+        (
+            {"mask2former": {"config": {}, "categories": {"categories": [{"id": 1, "name": "a"}]}}},
+            "describes a model other than the weights",
+        ),
     ],
 )
 def test_odd_configurations_are_told(folder: Path, changes: dict[str, Any], message: str) -> None:
@@ -277,7 +280,7 @@ def test_odd_configurations_are_told(folder: Path, changes: dict[str, Any], mess
     [
         (
             {"image_mean": [0.406, 0.456, 0.485]},
-            r"mean \[0.406, .*which is ImageNet's mean of B, G, R",
+            r"mean \[0.406, .*which is ImageNet's mean in the order B, G, R",
         ),
         ({"image_std": "none"}, "deviation 'none', after multiplying them by 0.00392157; expected three numbers each"),
         ({"image_std": [1, float("nan"), 1]}, r"deviation \[1, nan, 1\].*expected three numbers each"),
@@ -315,16 +318,16 @@ MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
         (
             {"size": {"height": 384, "width": 384}},
             (384, 1333),
-            ("images were stretched to 384x384 there; here they keep their proportions and get a short edge of 384",),
+            ("images were stretched to 384x384 originally; here they keep their proportions and get a short",),
         ),
         ({"size_divisor": 32}, None, ("images were stretched to multiples of 32 pixels; here they are padded to 32",)),
         ({"size_divisor": 0}, None, ()),
         ({"resample": 3}, None, ("images were resized with Pillow's filter 3; here it is bilinear",)),
         ({"do_reduce_labels": True}, None, ("its label maps counted classes from 1 (do_reduce_labels)",)),
-        ({"num_labels": 150}, None, ("preprocessor_config.json speaks of 150 classes, the weights have 3",)),
-        ({"ignore_index": 1}, None, ("label maps had 1 for no class; here it is 255",)),
+        ({"num_labels": 150}, None, ("preprocessor_config.json mentions 150 classes, but the weights have 3",)),
+        ({"ignore_index": 1}, None, ("label maps used 1 for pixels without a class; here it is 255",)),
         ({"pad_size": {"height": 640, "width": 640}}, None, ("images were padded to ",)),
-        ({"size": None}, (800, 1333), ("nothing says to what size images were resized: a short edge of 800",)),
+        ({"size": None}, (800, 1333), ("the size to which images were resized is not given: a short edge of 800",)),
     ],
     ids=str,
 )
@@ -351,7 +354,7 @@ def test_folders_without_preprocessor_say_what_is_assumed(folder: Path) -> None:
     (folder / "preprocessor_config.json").unlink()
     found = read(folder, tasks=("semantic",))
     assert found.notes == (
-        "nothing says to what size images were resized: a short edge of 800, at most 1333 is assumed",
+        "the size to which images were resized is not given: a short edge of 800, at most 1333 is assumed",
     )
 
 
@@ -359,10 +362,10 @@ def test_folders_of_ours_that_were_trained_further_are_noticed(folder: Path) -> 
     """transformers hands our entry on, with other classes and sizes beside it."""
     rewrite(folder / "preprocessor_config.json", size={"shortest_edge": 64, "longest_edge": 160})
     assert read(folder).notes == (
-        "images got a short edge of 64, at most 160, there; here they get a short edge of 96, at most 160",
+        "images originally got a short edge of 64, at most 160; here they get a short edge of 96, at most 160",
     )
     rewrite(folder / "config.json", id2label={"0": "sky", "1": "cow", "2": "dog"})
-    with pytest.raises(UserError, match=r"'id2label' names other classes \(sky, cow, dog\) than 'mask2former'"):
+    with pytest.raises(UserError, match=r"'id2label' lists other classes \(sky, cow, dog\) than 'mask2former'"):
         read(folder)
 
 
@@ -381,9 +384,7 @@ def test_class_names_with_gaps_are_refused(folder: Path, labels: dict[str, str],
 
 def test_class_names_given_twice_are_noted(folder: Path) -> None:
     rewrite(folder / "config.json", mask2former=None, id2label={"0": "sky", "1": "cat", "2": "cat"})
-    assert read(folder, tasks=("semantic",)).notes == (
-        "several classes are called 'cat'; evaluate needs names of their own",
-    )
+    assert read(folder, tasks=("semantic",)).notes == ("several classes are called 'cat'; evaluate needs unique names",)
 
 
 CONFIGURATION = """
@@ -412,15 +413,15 @@ def test_the_configuration_in_files_of_openmmlab_is_heeded(model: Mask2Former, t
             r"deviation \[58.395, 57.12, 0\]; expected means",
         ),
         (CONFIGURATION + "other = dict(type='Normalize', mean=[0, 0, 0], std=[1, 1, 1])", "in one place and with mean"),
-        (CONFIGURATION.replace("bgr_to_rgb=True", "bgr_to_rgb=False"), "bgr_to_rgb=False: the model takes BGR"),
+        (CONFIGURATION.replace("bgr_to_rgb=True", "bgr_to_rgb=False"), "bgr_to_rgb=False: the model expects BGR"),
     ):
         with pytest.raises(UserError, match=message):
             found(fault)
     for text in ("", "no Python (", CONFIGURATION.replace("keep_ratio=True", "keep_ratio=False")):
         assert found(text).notes == (
             "images are resized without antialiasing, as in mmdet 3.x",
-            "nothing says what the classes are called: they are class 0, class 1 and 1 more, all of them things",
-            "nothing says to what size images were resized: a short edge of 800, at most 1333 is assumed",
+            "class names are not given: they are class 0, class 1 and 1 more, all of them things",
+            "the size to which images were resized is not given: a short edge of 800, at most 1333 is assumed",
         )
 
 
@@ -431,7 +432,9 @@ def test_pixel_means_that_mean_bgr_are_refused(model: Mask2Former, tmp_path: Pat
     torch.save({"model": {**state, "pixel_mean": mean, "pixel_std": torch.tensor([58.395, 57.120, 57.375])}}, path)
     read(path, tasks=("instance",))
     torch.save({"model": {**state, "pixel_mean": mean.flip(0)}}, path)
-    with pytest.raises(UserError, match=r"mean \[103.53, 116.28, 123.675\] .*which is ImageNet's mean of B, G, R"):
+    with pytest.raises(
+        UserError, match=r"mean \[103.53, 116.28, 123.675\] .*which is ImageNet's mean in the order B, G, R"
+    ):
         read(path, tasks=("instance",))
 
 
@@ -453,7 +456,11 @@ def test_normalisation_of_a_folder_is_carried_over(
     found = read(folder)
     assert whole(found).info.known_architecture.pixel_mean == tuple(mean)
     assert whole(found).info.known_architecture.pixel_std == tuple(std)
-    notes = () if mean == MEAN else (f"images are normalised with mean {mean} and deviation {std}, as the file says",)
+    notes = (
+        ()
+        if mean == MEAN
+        else (f"images are normalised with mean {mean} and deviation {std}, as specified in the file",)
+    )
     assert found.notes == notes
 
 
@@ -465,7 +472,9 @@ def test_normalisation_goes_to_every_layout_that_can_say_it_and_back(tmp_path: P
     model.mean, model.std = own.values()
     path = tmp_path / FILES[target]
     if target == "ssseg":
-        with pytest.raises(UserError, match=r"do not say how images are normalised, and this model has mean \[122.77"):
+        with pytest.raises(
+            UserError, match=r"do not store how images are normalised, but this model has mean \[122.77"
+        ):
             write(model, path, target)
         return
     write(model, path, target)
@@ -504,7 +513,7 @@ def test_incomplete_folders_are_told(folder: Path) -> None:
         read(folder)
     (folder / "config.json").unlink()
     with pytest.raises(
-        UserError, match=r"must hold model\.safetensors, or config\.json beside weights; it holds preprocessor"
+        UserError, match=r"must contain model\.safetensors, or config\.json beside weights; it contains preprocessor"
     ):
         read(folder)
 
@@ -573,7 +582,7 @@ def test_a_recipe_that_is_given_decides(published: Any) -> None:
     raw = shapes_of(published, "coco-panoptic/r50", MMDET, with_names=True)
     raw.class_names = tuple(f"class {index}" for index in range(133))
     found = recognised(raw, Request("file", "coco-panoptic/r50"))
-    assert "the file has other names of classes (class 0, class 1, class 2 and 130 more) than the recipe" in found.notes
+    assert "the file has other class names (class 0, class 1, class 2 and 130 more) than the recipe" in found.notes
 
 
 def test_heads_are_not_guessed(tiny_model: Mask2Former, tmp_path: Path) -> None:
@@ -602,7 +611,7 @@ def test_missing_entries_are_listed_as_the_file_spells_them(model: Mask2Former, 
 
 def test_unknown_files_are_told(tmp_path: Path) -> None:
     torch.save({"encoder.weight": torch.zeros(2)}, tmp_path / "other.pth")
-    with pytest.raises(UserError, match=r"none of the layouts that we know.*sssegmentation.*such as encoder.weight"):
+    with pytest.raises(UserError, match=r"none of the known layouts.*sssegmentation.*such as encoder.weight"):
         read(tmp_path / "other.pth")
 
 
@@ -649,7 +658,7 @@ def test_models_without_a_place_are_told(tmp_path: Path) -> None:
     architecture = clips.info.known_architecture
     decoder = architecture.transformer_decoder.model_copy(update={"position_encoding": "3d"})
     clips.info = replace(clips.info, architecture=architecture.model_copy(update={"transformer_decoder": decoder}))
-    with pytest.raises(UserError, match="transformers has image models only"):
+    with pytest.raises(UserError, match="transformers supports image models only"):
         targets.write(clips, tmp_path / "clips", "huggingface")
     deep = small_model(TimmConfig(model="resnet50s"))
     with pytest.raises(UserError, match="not backbone 'resnet50s'"):
@@ -665,7 +674,7 @@ def test_heads_that_a_layout_does_not_store_are_told(model: Mask2Former) -> None
     odd = replace(model.info, architecture=architecture.model_copy(update={"transformer_decoder": decoder}))
     assert targets.unsaid(model.info, "mmdet") == targets.unsaid(odd, "ours") == []
     [phrase] = targets.unsaid(odd, "original")
-    assert "takes 8; this model has 8 (pixel decoder) and 4 (transformer decoder)" in phrase
+    assert "assumes 8; this model has 8 (pixel decoder) and 4 (transformer decoder)" in phrase
 
 
 def test_command(ours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -223,7 +223,7 @@ def test_a_model_of_transformers_loads_from_the_hub(
             ("read as Hugging Face transformers, ", f"'{name}'")
         ]
         assert all(torch.equal(value, again.state_dict()[key]) for key, value in small.state_dict().items())
-    with pytest.raises(UserError, match=r"^me/animals: holds .* no published model fits; give tasks"):
+    with pytest.raises(UserError, match=r"^me/animals: contains .* no published model fits; give tasks"):
         Mask2Former.from_pretrained("me/animals")
     converted = convert("me/animals", tmp_path / "mine.safetensors", tasks="instance", verify=False)
     assert Mask2Former.from_pretrained(converted.path).info == again.info
@@ -263,7 +263,7 @@ def test_refusals_of_the_hub_are_one_sentence(
     fake.repositories |= {"me/empty": {"README.md": b"hello"}, "me/secret": {}}
     fake.denied.add("me/secret")
     messages = {
-        "me/nothing": "there is no 'me/nothing' on the hub for you.*hf auth login",
+        "me/nothing": "there is no 'me/nothing' on the hub that you can access.*hf auth login",
         "me/secret": "'me/secret' on the hub asks for consent",
         "me/empty": "'me/empty' on the hub has no weights",
         "hf://me/empty@v9": "'me/empty' on the hub has no revision 'v9'",
@@ -273,7 +273,9 @@ def test_refusals_of_the_hub_are_one_sentence(
             Mask2Former.from_pretrained(name)
         assert "\n" not in str(caught.value)
     monkeypatch.setenv("HF_TOKEN", "hf_reader")
-    with pytest.raises(UserError, match=r"refuses 'me/pets': .*hf auth login|no 'me/pets' on the hub for you"):
+    with pytest.raises(
+        UserError, match=r"refuses 'me/pets': .*hf auth login|no 'me/pets' on the hub that you can access"
+    ):
         tiny_model.push_to_hub("me/pets")
     with pytest.raises(UserError, match="'pets' is not a model on the hub; expected owner/name"):
         tiny_model.push_to_hub("pets")

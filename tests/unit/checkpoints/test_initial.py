@@ -70,7 +70,9 @@ def test_a_model_of_timm_is_fetched_by_its_name(hub: list[object], source: str, 
 
 
 def test_a_name_without_its_training_is_told_which_there_are(hub: list[object]) -> None:
-    with pytest.raises(UserError, match=r"does not say which weights; timm has for it: timm/resnet18\.\w+, timm/resn"):
+    with pytest.raises(
+        UserError, match=r"does not say which weights are meant; timm has for it: timm/resnet18\.\w+, timm/resn"
+    ):
         open_initial("timm/resnet18")
     assert not hub
 
@@ -86,7 +88,7 @@ def test_a_file_alone_needs_the_name_of_its_model(folder: Path, tmp_path: Path) 
     file = tmp_path / "weights.safetensors"
     file.write_bytes((folder / "model.safetensors").read_bytes())
     save_file({"a.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(UserError, match=r"none of the layouts.*init=FILE model\.backbone=\{name: timm, model: N"):
+    with pytest.raises(UserError, match=r"none of the known layouts.*init=FILE model\.backbone=\{name: timm, model: N"):
         open_initial(str(tmp_path / "other.safetensors"))
     assert opened(file, CONFIG).says_normalisation  # timm knows one alone for this model
     assert opened(folder / "model.safetensors").normalisations == (HALF,)  # config.json lies beside it
@@ -131,10 +133,10 @@ def test_backbone_and_normalisation_follow_from_it(folder: Path, own: dict[str, 
 
 def test_what_the_run_says_otherwise_is_refused(folder: Path) -> None:
     with pytest.raises(
-        UserError, match=r"it does not fit: images are normalised with mean \[0.0, .* in the run and with"
+        UserError, match=r"it does not fit: images are normalised with mean \[0.0, .* in the run, but with"
     ):
         with_initial(ModelConfig(pixel_mean=(0.0, 0.0, 0.0)), opened(folder), "it")
-    with pytest.raises(UserError, match=r"of timm's resnet10t, and model\.backbone\.model is resnet18; leave"):
+    with pytest.raises(UserError, match=r"for timm's resnet10t, but model\.backbone\.model is resnet18; leave"):
         open_initial(str(folder), TimmConfig(model="resnet18"))
     swin = with_initial(ModelConfig(backbone=SwinConfig()), opened(folder), "it")
     assert swin.backbone == SwinConfig()  # and loading says that it does not fit

@@ -51,7 +51,7 @@ def test_what_was_saved_is_made() -> None:
         ("backbone", {"depths": (1, 2, 10**9, 1)}, "backbone.depths of the model is 1000000004; at most 500"),
         ("transformer_decoder", {"num_queries": 10**15}, "more than 2,147,483,648 numbers"),
         ("backbone", {"embed_dim": 1 << 40}, "more than 2,147,483,648 numbers"),
-        ("pixel_decoder", {"feedforward_dim": 10**30}, "the configuration makes no model"),
+        ("pixel_decoder", {"feedforward_dim": 10**30}, "the configuration does not yield a model"),
         ("backbone", {"window_size": 3000}, "more than 2,147,483,648 numbers"),
     ],
 )
@@ -83,7 +83,7 @@ def test_a_checkpoint_cannot_make_timm_read_other_files(backbone: TimmConfig, mo
 
     checkpoint = checkpoint_of()
     monkeypatch.setattr(timm, "create_model", asked)
-    with pytest.raises(UserError, match=r"file: backbone '.*(expected the name of an architecture|out of its kwargs)"):
+    with pytest.raises(UserError, match=r"file: backbone '.*(expected the name of an architecture|from its kwargs)"):
         checkpoints.instantiate(with_part(checkpoint, "backbone", backbone))
 
 

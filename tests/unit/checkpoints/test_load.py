@@ -68,7 +68,7 @@ def test_normalisation_returns_in_a_file_that_0_1_0_refuses(tiny_model: Mask2For
     assert "normalised with mean [127.0, 127.0, 127.0]" in describe_checkpoint(path)["backbone"]
 
     given = build_model(info.known_architecture, 3)
-    with pytest.raises(UserError, match=r"normalised with mean \[127.*but the model that was given has \[123.675"):
+    with pytest.raises(UserError, match=r"normalised with mean \[127.*but the given model has \[123.675"):
         Mask2Former.from_pretrained(path, model=given)
     given.mean, given.std = own.values()
     assert Mask2Former.from_pretrained(path, model=given) is given
@@ -223,10 +223,10 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "half a header": (shorter(0.001), "damaged safetensors file"),
     "garbage header": (lambda path: path.write_bytes((90).to_bytes(8, "little") + b"{garbage" + bytes(200)), "damaged"),
     "huge header": (lambda path: path.write_bytes((1 << 39).to_bytes(8, "little") + b"{" + bytes(200)), "damaged"),
-    "other safetensors": (lambda path: save_file({"a": torch.zeros(2)}, path, {"format": "pt"}), "none of the lay"),
-    "no metadata": (lambda path: save_file({"a": torch.zeros(2)}, path), "none of the layouts"),
-    "newer": (changed("format_version", "99"), "format version '99'; this library reads up to 2"),
-    "no version": (changed("format_version", None), "format version ''"),
+    "other safetensors": (lambda path: save_file({"a": torch.zeros(2)}, path, {"format": "pt"}), "none of the known"),
+    "no metadata": (lambda path: save_file({"a": torch.zeros(2)}, path), "none of the known layouts"),
+    "newer": (changed("format_version", "99"), "format version is '99'; this library reads up to 2"),
+    "no version": (changed("format_version", None), "format version is ''"),
     "no config": (changed("config", None), "the 'config' of its header is missing"),
     "broken config": (changed("config", "{"), "the 'config' of its header is damaged"),
     "unknown key": (changed("config", '{"wings": 2}'), "config: unknown key 'wings'"),
@@ -239,9 +239,12 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "other model": (changed("config", "{}"), r"weights do not fit the model; \d+ missing: .* unexpected: "),
     "missing entry": (without_entry, r"1 missing: transformer_decoder\.norm\.bias$"),
-    "folder": (as_folder, r"a folder must hold model\.safetensors, or config\.json beside weights; it holds weig"),
-    "pickle of a list": (lambda path: path.write_bytes(pickle.dumps([1])), "holds a list"),
-    "pickle of code": (lambda path: path.write_bytes(b"cos\nsystem\n(S'true'\ntR."), r"asks for os\.system"),
+    "folder": (
+        as_folder,
+        r"a folder must contain model\.safetensors, or config\.json beside weights; it contains weig",
+    ),
+    "pickle of a list": (lambda path: path.write_bytes(pickle.dumps([1])), "contains a list"),
+    "pickle of code": (lambda path: path.write_bytes(b"cos\nsystem\n(S'true'\ntR."), r"refers to os\.system"),
     "gone": (lambda path: path.unlink(), "neither a file, a folder nor a known model"),
 }
 
@@ -260,7 +263,7 @@ def test_faults_get_one_sentence(tiny_model: Mask2Former, tmp_path: Path, fault:
 
 def test_recipe_with_our_file_is_refused(tiny_model: Mask2Former, tmp_path: Path) -> None:
     tiny_model.save_pretrained(tmp_path / "m.safetensors")
-    with pytest.raises(UserError, match="carries its own configuration; leave out recipe"):
+    with pytest.raises(UserError, match="includes its own configuration; leave out recipe"):
         Mask2Former.from_pretrained(tmp_path / "m.safetensors", recipe="coco-panoptic/r50")
 
 
@@ -333,7 +336,7 @@ def test_facts_that_a_file_does_not_carry_are_not_lost_silently(
     tiny_model: Mask2Former, tmp_path: Path, name: str, fact: str, value: Any
 ) -> None:
     setattr(tiny_model, fact, value)
-    with pytest.raises(UserError, match=rf"the model has {fact} .*, which a checkpoint does not carry"):
+    with pytest.raises(UserError, match=rf"the model has {fact} .*, which a checkpoint does not store"):
         tiny_model.save_pretrained(tmp_path / name)
     assert not list(tmp_path.iterdir())
 
@@ -376,7 +379,7 @@ def test_every_layout_loads_as_it_is(
         f"read as {'original' if layout is None else layout.title}, {SMALL}",
         f"'{tmp_path / 'theirs.pth'}'",
     )
-    assert any("nothing says what the classes are called" in note.message for note in notes)
+    assert any("class names are not given" in note.message for note in notes)
     assert model.info.tasks == ("panoptic", "semantic")
     for name, value in small.state_dict().items():
         assert torch.equal(model.state_dict()[name], value.to(dtype).to(value.dtype)), name
@@ -413,7 +416,7 @@ def test_one_of_several_sets_of_weights_is_taken_and_said(
     torch.save({"model": state, "model_ema": others}, path)
     with collect_notes() as notes:
         assert equal(Mask2Former.from_pretrained(path, tasks="semantic"), small)
-    assert "several sets of weights: model is taken, model_ema is not" in str(notes)
+    assert "several sets of weights: model is used, model_ema is not" in str(notes)
     other = Mask2Former.from_pretrained(path, tasks="semantic", weights="model_ema").state_dict()
     assert all(torch.equal(value + 1, other[name]) for name, value in small.state_dict().items())
     torch.save({"first": state, "second": others}, path)
@@ -429,14 +432,14 @@ def test_one_of_several_sets_of_weights_is_taken_and_said(
 
 def test_a_set_of_weights_is_not_looked_for_among_none(tmp_path: Path) -> None:
     torch.save({"model": {"a": torch.zeros(1)}, "model_ema": {"a": torch.zeros(1)}}, tmp_path / "m.pth")
-    with pytest.raises(UserError, match="weights 'model': there is no such set; the file holds no weights that"):
+    with pytest.raises(UserError, match="weights 'model': there is no such set; the file contains no weights with"):
         Mask2Former.from_pretrained(tmp_path / "m.pth", weights="model")
 
 
 def test_files_with_one_set_of_weights_say_so(tiny_model: Mask2Former, tmp_path: Path) -> None:
     tiny_model.save_pretrained(tmp_path / "m.safetensors")
     for source in (tmp_path / "m.safetensors", "scenes-tiny"):
-        with pytest.raises(UserError, match=r"holds one set of weights; leave out weights$"):
+        with pytest.raises(UserError, match=r"contains one set of weights; leave out weights$"):
             Mask2Former.from_pretrained(source, weights="model")
 
 

@@ -191,11 +191,11 @@ def test_allowed_functions_cannot_be_changed(tmp_path: Path) -> None:
         ({"a": np.array(["text"])}, "entry 'a' is a ndarray; expected named numeric arrays"),
         ({"a": [1, 2]}, "entry 'a' is a list"),
         ({3: np.zeros(2)}, "entry 3 is a ndarray"),
-        ([np.zeros(2)], "holds a list; expected a mapping"),
-        ({}, "holds no entries"),
-        ({"model": {}}, "holds no entries"),
+        ([np.zeros(2)], "contains a list; expected a mapping"),
+        ({}, "contains no entries"),
+        ({"model": {}}, "contains no entries"),
         ({"state_dict": {}}, "entry 'state_dict' is a dict"),
-        (Path("x"), "holds a str; expected a mapping"),  # what it says, as text
+        (Path("x"), "contains a str; expected a mapping"),  # what it says, as text
         (datetime.timedelta(1), r"datetime\.timedelta"),
         (Evil(__import__("_codecs").encode, "a", "rot13"), "the encoding 'rot13'"),
     ],
@@ -257,7 +257,7 @@ def test_one_storage_for_very_many_entries_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     shared = torch.zeros(1 << 18)
     torch.save({f"entry {index}": shared for index in range(100)}, path)
-    with pytest.raises(UserError, match="unfolds to over 8 times its size"):
+    with pytest.raises(UserError, match="expands to over 8 times its size"):
         read_state(path)
     torch.save({f"entry {index}": shared for index in range(5)}, path)
     assert len(read_state(path)) == 5  # tied weights
@@ -276,7 +276,7 @@ def test_objects_of_mmengine_keep_nothing(tmp_path: Path) -> None:
     changed = b"\x80\x02" + skipped + b"}X\x08\x00\x00\x00__call__K\x01sb."
     refused(tmp_path / "weights.pkl", changed, "a change of a type")
     method = b"\x80\x02cbuiltins\ngetattr\n" + skipped + b"X\x09\x00\x00\x00__class__\x86R."
-    refused(tmp_path / "weights.pkl", method, "holds a NoneType")
+    refused(tmp_path / "weights.pkl", method, "contains a NoneType")
 
 
 def test_noise_is_no_pickle(tmp_path: Path) -> None:

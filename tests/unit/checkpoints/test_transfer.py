@@ -209,9 +209,9 @@ def test_settings_that_make_sense_only_with_the_others() -> None:
 @pytest.mark.parametrize(
     ("own", "words", "fits_partly"),
     [
-        ({"backbone": {"name": "swin"}}, "model.backbone.name is swin in the run and timm in the weights", False),
+        ({"backbone": {"name": "swin"}}, "model.backbone.name is swin in the run but timm in the weights", False),
         ({"backbone": {"name": "timm", "model": "resnet18"}}, "model.backbone.model is resnet18", False),
-        ({"transformer_decoder": {"num_queries": 100}}, "num_queries is 100 in the run and 30 in the weights", True),
+        ({"transformer_decoder": {"num_queries": 100}}, "num_queries is 100 in the run but 30 in the weights", True),
         (
             {"transformer_decoder": {"num_heads": 8}},
             "transformer_decoder.num_heads is 8",
@@ -220,7 +220,7 @@ def test_settings_that_make_sense_only_with_the_others() -> None:
         ({"pixel_decoder": {"num_layers": 2}}, "model.pixel_decoder.num_layers is 2", False),
         (
             {"pixel_std": [255, 255, 255]},
-            r"model.pixel_std is \[255.0, 255.0, 255.0\] in the run and \[58.395, 57.12, 57.375\] in the weights",
+            r"model.pixel_std is \[255.0, 255.0, 255.0\] in the run but \[58.395, 57.12, 57.375\] in the weights",
             False,
         ),
         ({"pixel_decoder": {"feedforward_dim": 64}}, "model.pixel_decoder.feedforward_dim is 64", True),
@@ -228,7 +228,7 @@ def test_settings_that_make_sense_only_with_the_others() -> None:
 )
 def test_a_setting_that_the_weights_contradict_is_named(own: dict[str, Any], words: str, fits_partly: bool) -> None:
     model = ModelConfig.model_validate(own)
-    with pytest.raises(UserError, match=rf"^cells does not fit: .*{words}.*, and they come from cells; with"):
+    with pytest.raises(UserError, match=rf"^cells does not fit: .*{words}.*, and they are taken from cells; with"):
         check_settings(model, SOURCE, "cells", partial=False)
     if fits_partly:
         check_settings(model, SOURCE, "cells", partial=True)
@@ -337,7 +337,7 @@ def of_channels(model: Mask2Former, channels: int) -> Mask2Former:
 @pytest.mark.parametrize("channels", [1, 2, 5])
 def test_weights_of_input_channels_are_repeated_where_that_is_wanted(tiny_model: Mask2Former, channels: int) -> None:
     model, source = of_channels(tiny_model, channels), read(tiny_model)
-    with pytest.raises(UserError, match=f"source takes images of 3 channels and the run has {channels} .*=repeat"):
+    with pytest.raises(UserError, match=f"source expects images of 3 channels but the run has {channels} .*=repeat"):
         checkpoints.start_from(model, source, "source", partial=True)
     (said,) = checkpoints.start_from(model, source, "source", partial=False, repeat_channels=True)
     assert said.startswith(f"weights of 3 input channels {'summed' if channels == 1 else 'repeated'} for")
@@ -370,5 +370,5 @@ def test_the_bands_of_a_source_go_with_its_channels() -> None:
     assert with_settings_of(own, source, "it").inference.reading == {"bands": 1, "value_range": None}
     check_settings(own, source, "it", partial=False)
     check_settings(ModelConfig(), source, "it", partial=False)  # which says nothing of channels
-    with pytest.raises(UserError, match="it takes images of 5 channels and the run has 1"):
+    with pytest.raises(UserError, match="it expects images of 5 channels but the run has 1"):
         check_settings(own.model_copy(update={"init_channels": "same"}), source, "it", partial=True)

@@ -71,10 +71,10 @@ NO_WEIGHTS = {"state": {0: {"exp_avg": 0}}, "param_groups": []}
         (
             {"model": WEIGHTS, "model_ema": AVERAGE},
             WEIGHTS,
-            "model is taken, model_ema is not",
+            "model is used, model_ema is not",
         ),
-        ({"ema_state_dict": AVERAGE, "state_dict": WEIGHTS}, WEIGHTS, "state_dict is taken, ema_state_dict is not"),
-        ({"student": OTHER, "teacher": AVERAGE}, AVERAGE, "teacher is taken, student is not"),
+        ({"ema_state_dict": AVERAGE, "state_dict": WEIGHTS}, WEIGHTS, "state_dict is used, ema_state_dict is not"),
+        ({"student": OTHER, "teacher": AVERAGE}, AVERAGE, "teacher is used, student is not"),
         (
             {"callbacks": {"EMA": {"state_dict_ema": AVERAGE}}, "state_dict": WEIGHTS},
             WEIGHTS,
@@ -98,13 +98,13 @@ def test_one_of_several_can_be_chosen() -> None:
         assert weights_of(payload, holds, name) == (expected, "")
     with pytest.raises(UserError, match="weights 'ema': there is no such set; sets of weights are model, model_"):
         weights_of(payload, holds, "ema")
-    with pytest.raises(UserError, match="weights '': there is no such set; the file holds one set"):
+    with pytest.raises(UserError, match="weights '': there is no such set; the file contains one set"):
         weights_of(WEIGHTS, holds, "")
 
 
 @pytest.mark.parametrize("names", [("model", "state_dict"), ("model_ema", "teacher"), ("first", "second")])
 def test_two_of_equal_standing_are_named(names: tuple[str, str]) -> None:
-    with pytest.raises(UserError, match=rf"several sets of weights: {', '.join(names)}; say which: weights"):
+    with pytest.raises(UserError, match=rf"several sets of weights: {', '.join(names)}; specify one: weights"):
         weights_of(dict(zip(names, (WEIGHTS, AVERAGE), strict=True)), holds)
 
 

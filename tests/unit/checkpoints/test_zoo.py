@@ -235,10 +235,10 @@ FAULTS: dict[str, tuple[list[dict[str, Any]], str]] = {
     "metrics that are not numbers": ([row(metrics={"PQ": "good"})], "metrics of 'lab/pets' must be numbers"),
     "an unknown license": ([row(license="GPL")], "names 'GPL', which is not among the licenses"),
     "a license that is not a name": ([row(license=["MIT"])], r"names \['MIT'\], which is not among the licenses"),
-    "a name of the hub": ([row(name="hf://lab/pets")], "'hf://lab/pets' is not a name of a model"),
-    "no name": ([row(name="")], "'' is not a name of a model"),
-    "a name that moves the cursor": ([row(name="lab/\x1b[2Jpets")], "is not a name of a model"),
-    "a local address": ([row(url="file:///etc/passwd")], "no address of the web"),
+    "a name of the hub": ([row(name="hf://lab/pets")], "'hf://lab/pets' is not a valid model name"),
+    "no name": ([row(name="")], "'' is not a valid model name"),
+    "a name that moves the cursor": ([row(name="lab/\x1b[2Jpets")], "is not a valid model name"),
+    "a local address": ([row(url="file:///etc/passwd")], "expected a web address"),
     "a path as a file name": ([row(file="../pets_0123ab.pkl")], "not a plain file name"),
     "a name without the hash": ([row(file="pets.pkl")], "that the file's name contains"),
     "a short hash": ([row(checksum="md5:01")], "6 to 32 digits"),
@@ -269,7 +269,7 @@ def test_providers_of_a_table_are_checked(tmp_path: Path) -> None:
     path = write_zoo(tmp_path / "zoo.json", row(provider="lab", name="lab/pets"))
     values = json.loads(path.read_text())
     for entry, message in (
-        ({"title": "Lab", "source": "file:///etc"}, "no address"),
+        ({"title": "Lab", "source": "file:///etc"}, "expected a web address"),
         ({"title": 1, "source": None}, "1"),
     ):
         path.write_text(json.dumps({**values, "providers": {"lab": entry}}))
@@ -337,7 +337,7 @@ def test_a_folder_wins_over_the_hub(tiny_model: Mask2Former, tmp_path: Path, mon
         ("coco-panoptic/swin-xl", "did you mean coco-panoptic/swin-l"),
         (
             "coco-panoptik/r50",
-            r"not a file or folder here, and 'coco-panoptik/r50' is not in the hub's cache.* mean coco-pa",
+            r"not an existing file or folder, and 'coco-panoptik/r50' is not in the hub's cache.* mean coco-pa",
         ),
         ("scenes-tinny", "did you mean scenes-tiny"),
         ("coco-instance/swin-x", "coco-instance/swin-t or mmdet/coco-instance/swin-t or "),

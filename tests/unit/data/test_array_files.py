@@ -68,17 +68,17 @@ class _Program:
 
 
 REFUSED: dict[str, tuple[Any, str]] = {
-    "fractions": (np.zeros((2, 2)), "numbers of the type float64; expected one whole number for each pixel"),
+    "fractions": (np.zeros((2, 2)), "values of type float64; expected one whole number per pixel"),
     "colours": (np.zeros((2, 2, 3), np.uint8), r"masks of shape \(2, 2, 3\); expected \(height, width\)"),
-    "a stack": (as_object({"masks": np.zeros((5, 2, 2), np.uint16)}), "one map an image"),
+    "a stack": (as_object({"masks": np.zeros((5, 2, 2), np.uint16)}), "one map per image"),
     "no pixels": (np.zeros((0, 4), np.uint8), "shape"),
     "below 0": (np.array([[-1]]), "the number -1; expected numbers from 0"),
     "beyond 32 bits": (np.array([[1 << 40]]), "expected numbers from 0 to 2147483647"),
-    "other things": (as_object({"flows": 1, "img": 2}), "holds flows, img; expected 'masks'"),
-    "no mapping": (as_object([1, 2]), "holds a list"),
-    "masks that are no array": (as_object({"masks": [[1]]}), "holds a list"),
-    "objects": (np.array([[{}, None]], dtype=object), "it holds an array of objects"),
-    "a program": (as_object({"masks": IDS, "filename": _Program()}), "asks for posix.system.*nothing was executed"),
+    "other things": (as_object({"flows": 1, "img": 2}), "contains flows, img; expected 'masks'"),
+    "no mapping": (as_object([1, 2]), "contains a list"),
+    "masks that are no array": (as_object({"masks": [[1]]}), "contains a list"),
+    "objects": (np.array([[{}, None]], dtype=object), "it contains an array of objects"),
+    "a program": (as_object({"masks": IDS, "filename": _Program()}), "refers to posix.system.*nothing was executed"),
     "records": (np.zeros(3, [("a", "<i4"), ("b", "<f4")]), "type"),
 }
 

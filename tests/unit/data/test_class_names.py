@@ -43,7 +43,7 @@ def test_names_files(tmp_path: Path, name: str, text: str) -> None:
         ("n.json", '{"zero": "road"}', "zero"),
         ("n.json", '{"0": "road", "1": "road"}', "names must be unique"),
         ("n.json", '[{"id": 4, "name": "a"}, {"id": 4, "name": "b"}]', "more than once"),
-        ("n.json", "3", "it holds int"),
+        ("n.json", "3", "it contains int"),
         ("n.yaml", "a: [", "not valid YAML"),
         ("n.csv", "number,label\n0,road\n", "'id' and 'name'"),
         ("n.csv", "0,road\n1\n", "too few columns"),

@@ -114,7 +114,7 @@ def test_every_kind_of_segmentation(tmp_path: Path) -> None:
     assert samples.categories[1].color == (1, 2, 3)
     assert all(category.is_thing for category in samples.categories)
     assert len(samples.notes) == 1
-    assert "'area' is not that of the mask" in samples.notes[0]
+    assert "'area' differs from the area of the mask" in samples.notes[0]
     assert "annotations 1 (1)" in samples.notes[0]
 
     first = samples[0]
@@ -332,7 +332,7 @@ def test_flags_are_read_as_they_are_meant(tmp_path: Path, crowd: Any) -> None:
 def test_several_broken_segmentations_are_counted(tmp_path: Path) -> None:
     values = content()
     values["annotations"] += [annotation(number, "c", 3, [[1, 2, "x"]]) for number in range(20, 30)]
-    with pytest.raises(UserError, match=r"annotation 20 is broken: .*'x'.*of 9 more are broken, too: .*\(21, 22,"):
+    with pytest.raises(UserError, match=r"annotation 20 is broken: .*'x'.*; 9 more .* have broken .*\(21, 22,"):
         CocoInstances([write(tmp_path, values)])
 
 
@@ -364,7 +364,7 @@ def test_boxes_that_are_rounded_clipped_or_absent_are_no_matter(tmp_path: Path) 
     [
         (lambda x1, y1, x2, y2: [x1, y1, x2, y2], "'bbox' is x1, y1, x2, y2"),
         (lambda x1, y1, x2, y2: [(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1], "'bbox' is centre x"),
-        (lambda x1, y1, x2, y2: [x1 / W, y1 / H, (x2 - x1) / W, (y2 - y1) / H], "'bbox' is shares"),
+        (lambda x1, y1, x2, y2: [x1 / W, y1 / H, (x2 - x1) / W, (y2 - y1) / H], "'bbox' is fractions"),
     ],
 )
 def test_boxes_of_another_convention_are_noted(tmp_path: Path, boxes: Any, note: str) -> None:
@@ -380,15 +380,15 @@ def test_single_masks_beside_their_boxes_are_noted(tmp_path: Path) -> None:
     values["annotations"][7]["segmentation"] = compressed(box_mask(30, 1, 40, 5))
     notes = CocoInstances([write(tmp_path, values)]).notes
     assert len(notes) == 1
-    assert "masks do not lie in their 'bbox' (IoU below 0.5) and are used as they are: annotations 2 (4, 8)" in notes[0]
+    assert "masks do not match their 'bbox' (IoU below 0.5) and are used as they are: annotations 2 (4, 8)" in notes[0]
 
 
 @pytest.mark.parametrize(
     ("change_corners", "message"),
     [
         (lambda x, y: (y, x), "x and y swapped.*annotations 20 "),
-        (lambda x, y: (x / W, y / H), "coordinates from 0 to 1, as shares.*annotations 20 "),
-        (lambda x, y: (x * 3, y * 3), "do not lie in their 'bbox'.*annotations"),
+        (lambda x, y: (x / W, y / H), "coordinates from 0 to 1, as fractions.*annotations 20 "),
+        (lambda x, y: (x * 3, y * 3), "do not match their 'bbox'.*annotations"),
     ],
 )
 def test_files_whose_masks_are_nearly_all_elsewhere_are_refused(
@@ -403,7 +403,7 @@ def test_files_whose_masks_are_nearly_all_elsewhere_are_refused(
         CocoInstances([write(tmp_path, values)])
     for entry in values["annotations"]:
         del entry["bbox"]
-    if "shares" not in message:
+    if "fractions" not in message:
         assert int(CocoInstances([write(tmp_path, values)]).num_objects.sum()) == 20
 
 
@@ -413,7 +413,7 @@ def test_polygons_beyond_the_image_are_noted_or_refused(tmp_path: Path) -> None:
     values["annotations"][5]["segmentation"] = [rectangle(W - 5, 2, W + 15, 9)]
     notes = CocoInstances([write(tmp_path, values)]).notes
     assert len(notes) == 2
-    assert "nothing of them is seen: annotations 1 (5)" in notes[0]
+    assert "nothing of them is visible: annotations 1 (5)" in notes[0]
     assert "mostly outside their image: annotations 1 (6)" in notes[1]
     for entry in values["annotations"]:
         entry["segmentation"] = [[value + 1000 for value in entry["segmentation"][0]]]
@@ -430,8 +430,8 @@ def test_polygons_beyond_the_image_are_noted_or_refused(tmp_path: Path) -> None:
         (0, True, "pixels are counted instead"),
         ("100", True, "pixels are counted instead"),
         (True, True, "pixels are counted instead"),
-        (1, False, "'area' is not that of the mask"),
-        (900, False, "'area' is not that of the mask"),
+        (1, False, "'area' differs from the area of the mask"),
+        (900, False, "'area' differs from the area of the mask"),
         (121, False, None),  # of the box, the last pixel counted
         (None, True, None),
     ],
@@ -454,7 +454,7 @@ def test_names_that_end_alike_are_told_apart_in_any_order(tmp_path: Path, order:
     values["images"][1]["file_name"] = "left/a.png"
     values["images"][::order] = list(values["images"])
     file.write_text(json.dumps(values))
-    with pytest.raises(UserError, match=r"names '.*a.png' and '.*a.png', but .* has only 'a.png'"):
+    with pytest.raises(UserError, match=r"lists '.*a.png' and '.*a.png', but .* contains only 'a.png'"):
         CocoInstances([(file, images)])
 
 
@@ -462,7 +462,7 @@ def test_an_image_under_two_ids_is_noted(tmp_path: Path) -> None:
     values = content()
     values["images"][2]["file_name"] = "a.png"
     notes = CocoInstances([write(tmp_path, values)]).notes
-    assert any("listed again under other ids" in note and "1 (a.png (id c))" in note for note in notes)
+    assert any("listed more than once under different ids" in note and "1 (a.png (id c))" in note for note in notes)
 
 
 def test_a_image_of_another_size_is_refused(tmp_path: Path) -> None:
@@ -508,19 +508,19 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "categories no list": (change("categories", {}), "not in COCO's instance format"),
     "entry no object": (change("images.1", 5), r"images\[1\] is 5"),
     "no categories": (change("categories", []), "at least one category"),
-    "category without id": (change("categories.0.id", ...), "no whole number as id"),
+    "category without id": (change("categories.0.id", ...), "no whole number as its 'id'"),
     "category without name": (change("categories.0.name", ...), "not a class table"),
     "category twice": (change("categories.0.id", 3), r"category ids must be unique.*\[3\]"),
-    "category id text": (change("categories.0.id", "x"), "no whole number as id"),
+    "category id text": (change("categories.0.id", "x"), "no whole number as its 'id'"),
     "image twice": (change("images.0.id", 7), r"image ids must be unique.*1 \(7\)"),
     "image id list": (change("images.0.id", [7]), "neither a number nor text"),
     "image without name": (change("images.0.file_name", ...), "needs an 'id' and a 'file_name'"),
     "image without id": (change("images.0.id", ...), "needs an 'id' and a 'file_name'"),
-    "height no number": (change("images.0.height", "40"), "whole numbers as 'height'"),
-    "height negative": (change("images.0.height", -40), "whole numbers as 'height'"),
-    "height of no image": (change("images.0.height", 2**63), "whole numbers as 'height'"),
-    "height beyond numbers": (change("images.0.height", 10**400), "whole numbers as 'height'"),
-    "height NaN": (change("images.0.height", float("nan")), "whole numbers as 'height'"),
+    "height no number": (change("images.0.height", "40"), "'height' and 'width' of .* are not whole"),
+    "height negative": (change("images.0.height", -40), "'height' and 'width' of .* are not whole"),
+    "height of no image": (change("images.0.height", 2**63), "'height' and 'width' of .* are not whole"),
+    "height beyond numbers": (change("images.0.height", 10**400), "'height' and 'width' of .* are not whole"),
+    "height NaN": (change("images.0.height", float("nan")), "'height' and 'width' of .* are not whole"),
     "image id null": (change("images.0.id", None), "needs an 'id' and a 'file_name'"),
     "name with a zero byte": (change("images.0.file_name", "a\0/b.jpg"), "lacks images"),
     "name of no letters": (change("images.0.file_name", "\ud800/b.jpg"), "lacks images"),

@@ -226,7 +226,10 @@ def _segment(values: dict[str, Any]) -> dict[str, Any]:
         (_with(lambda v: v["annotations"].append(v["annotations"][0])), "ids must be unique"),
         (_with(lambda v: v["annotations"][0].pop("segments_info")), "a list 'segments_info'"),
         (_with(lambda v: v["annotations"][0].update(image_id=2)), "image 2 of 'a.png' is not listed"),
-        (_with(lambda v: v["images"][0].update(height="x")), "no whole numbers as 'height'"),
+        (
+            _with(lambda v: v["images"][0].update(height="x")),
+            "'height' and 'width' of the image .* are not whole numbers",
+        ),
         (_with(lambda v: _segment(v).update(id=0)), "'id' from 1 to 16777215"),
         (_with(lambda v: _segment(v).update(id=1 << 24)), "'id' from 1 to 16777215"),
         (_with(lambda v: _segment(v).update(id="1")), "'id' from 1 to 16777215"),
@@ -292,7 +295,7 @@ def test_what_is_left_out_or_taken_for_something_else_is_noted(tmp_path: Path) -
     values["images"].append({"id": 2, "file_name": "b.jpg", "height": H, "width": W})
     notes = CocoPanoptic([write(tmp_path, values)]).notes
     assert any("images without an annotation: 1 (b.jpg)" in note for note in notes)
-    assert any("by the names of their PNGs" in note and "1 (a.jpg for 'old/name.jpg')" in note for note in notes)
+    assert any("with the names of their PNGs" in note and "1 (a.jpg for 'old/name.jpg')" in note for note in notes)
     values["annotations"].append({**values["annotations"][0], "image_id": 2})
     with pytest.raises(UserError, match=r"'a\.png' is the PNG of two annotations"):
         CocoPanoptic([write(tmp_path, values)])

@@ -110,5 +110,5 @@ def test_samples_depend_on_their_draw_and_are_as_before_without_it() -> None:
 
 def test_only_images_with_objects() -> None:
     data = parse(DataConfig, {"dataset": {"name": "scene-clips"}, "copy_paste": 0.5}, "test")
-    with pytest.raises(UserError, match=r"copy_paste is for images with objects, and the training data are clips"):
+    with pytest.raises(UserError, match=r"copy_paste requires images with objects, but the training data are clips"):
         build_training_set(data)

@@ -130,5 +130,5 @@ def test_cvat_painted_masks_are_regions_unless_told_otherwise(tmp_path: Path) ->
 def test_two_images_that_only_their_lost_folders_tell_apart_are_refused(tmp_path: Path) -> None:
     image(tmp_path / "photos" / "a.png")
     images = [{"id": number, "width": 12, "height": 10, "file_name": f"upload/{number}/a.png"} for number in (1, 2)]
-    with pytest.raises(UserError, match=r"'upload/1/a\.png' and 'upload/2/a\.png', but .* has only 'a\.png'"):
+    with pytest.raises(UserError, match=r"'upload/1/a\.png' and 'upload/2/a\.png', but .* contains only 'a\.png'"):
         CocoInstances([(write(tmp_path, images, []), tmp_path / "photos")])

@@ -122,7 +122,7 @@ def test_many_classes_leave_255_to_a_class(tmp_path: Path) -> None:
 
 def test_an_undeclared_number_is_named_with_its_file(folders: tuple[Path, Path]) -> None:
     samples = LabelFolder([folders], CLASSES, ignore=[])
-    with pytest.raises(UserError, match=r"two\.png' has the numbers 1 \(255\), which are not classes"):
+    with pytest.raises(UserError, match=r"two\.png' contains the numbers 1 \(255\), which are not classes"):
         samples.ground_truths(0, ["semantic"])
     with pytest.raises(UserError, match=r"are classes \(car, road\) and also ignored"):
         LabelFolder([folders], CLASSES, ignore=[10, 3])
@@ -138,7 +138,7 @@ def test_other_sizes_are_refused(folders: tuple[Path, Path]) -> None:
     save(folders[1] / "one.png", np.full((6, 4), 10, dtype=np.uint8))
     samples = LabelFolder([folders], CLASSES)
     for read in (samples.annotated, lambda index: samples.ground_truths(index, ["semantic"])):
-        with pytest.raises(UserError, match="height and width are exchanged"):
+        with pytest.raises(UserError, match="height and width are swapped"):
             read(1)
 
 
@@ -189,7 +189,7 @@ def test_files_without_the_suffix_of_label_maps_are_told(tmp_path: Path) -> None
     save(tmp_path / "y" / "a_depth.png", label_map())
     samples = LabelFolder([(tmp_path / "x", tmp_path / "y")], CLASSES, files=Names(label="{stem}_mask"))
     assert len(samples) == 1
-    assert any("names are not {stem}_mask: 1 (a_depth.png)" in note for note in samples.notes)
+    assert any("names do not match {stem}_mask: 1 (a_depth.png)" in note for note in samples.notes)
 
 
 def test_255_is_ignored_unless_it_is_a_class(tmp_path: Path) -> None:
@@ -206,8 +206,8 @@ def test_255_is_ignored_unless_it_is_a_class(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("numbers", "words"),
     [
-        ([[10000, 10001], [3002, 10000]], "1000 times the class plus the number of an object: keep the class alone"),
-        ([[11, 12], [13, 14]], "only on edges, as where a label map was resized or saved with smoothing"),
+        ([[10000, 10001], [3002, 10000]], "1000 times the class plus an object number: keep only the class"),
+        ([[11, 12], [13, 14]], "only on edges, as if the label map had been resized or saved with smoothing"),
         ([[9, 9], [9, 9]], r"\(dataset.ignore\)$"),
     ],
 )

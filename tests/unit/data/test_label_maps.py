@@ -93,5 +93,5 @@ def test_counts_of_the_smallest_label_maps(tmp_path: Path, size: tuple[int, int]
 def test_formats_that_change_numbers_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((8, 8), dtype=np.uint8)).save(tmp_path / "a.jpg")
     (tmp_path / "a.jpg").rename(tmp_path / "a.png")
-    with pytest.raises(UserError, match=r"a\.png' is a JPEG file, which changes the numbers"):
+    with pytest.raises(UserError, match=r"a\.png' is a JPEG file, a format that changes pixel values"):
         read_label_map(tmp_path / "a.png")

@@ -64,9 +64,9 @@ def test_a_list_has_one_clip_in_a_line_and_repeated_ones_are_read_once(davis: Pa
     (davis / "train.txt").write_text("b\na\nb\n")
     clips = MaskFolders(davis / "images", davis / "masks", davis / "train.txt")
     assert len(clips) == 2
-    assert clips.notes[0] == f"clips of '{davis / 'train.txt'}' are listed more than once, and read once: 1 (b)"
+    assert clips.notes[0] == f"clips of '{davis / 'train.txt'}' are listed more than once, but read once: 1 (b)"
     (davis / "train.txt").write_text("a b\n")  # one clip, not two
-    with pytest.raises(UserError, match=r"there is no folder '.*a b' for a clip of this name"):
+    with pytest.raises(UserError, match=r"there is no folder '.*a b' for the clip of this name"):
         MaskFolders(davis / "images", davis / "masks", davis / "train.txt")
 
 
@@ -82,7 +82,7 @@ def test_a_list_of_clips_and_images_without_maps(davis: Path) -> None:
 def test_faults_are_one_sentence(davis: Path) -> None:
     with pytest.raises(UserError, match=r"there is no folder .*nowhere"):
         MaskFolders(davis / "images", davis / "nowhere")
-    with pytest.raises(UserError, match="names no clips"):
+    with pytest.raises(UserError, match="contains no clips"):
         MaskFolders(davis / "images", davis / "masks" / "a")
     (davis / "images" / "a" / "00002.jpg").unlink()
     with pytest.raises(UserError, match=r"no image for the id map '00002\.png'"):

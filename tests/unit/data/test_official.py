@@ -232,5 +232,5 @@ def test_a_missing_label_file_of_cityscapes_is_named(tmp_path: Path) -> None:
     LAYOUTS["cityscapes"](tmp_path)
     missing = tmp_path / "cityscapes" / "gtFine" / "val" / "bochum"
     shutil.rmtree(missing)
-    with pytest.raises(UserError, match=r"gtFine/val' lacks files of Cityscapes: 1 \(bochum/.*instanceIds.png\)"):
+    with pytest.raises(UserError, match=r"gtFine/val' lacks Cityscapes files: 1 \(bochum/.*instanceIds.png\)"):
         build_images(config_of("cityscapes", "semantic", tmp_path), "validation")

@@ -112,10 +112,10 @@ def test_parts_that_would_be_empty_and_names_without_a_group(folder: Path, tmp_p
     with pytest.raises(UserError, match=r"leaves nothing for validation, of 24 images in 1 groups; set another"):
         build_split(data_of(folder, share=1e-9, groups="slide"), "validation")
     with pytest.raises(
-        UserError, match=r"groups 'slide0' is not in the names of 16 of 24 images \('patient0/slide1.png'"
+        UserError, match=r"groups 'slide0' does not match the names of 16 of 24 images \('patient0/slide1.png'"
     ):
         build_split(data_of(folder, share=0.5, groups="slide0"), "validation")
-    with pytest.raises(UserError, match="drawn scenes have num_validation"):
+    with pytest.raises(UserError, match="for drawn scenes set num_validation"):
         build_split(parse(DataConfig, {"validation": {"share": 0.5}}, "test"), "train")
 
 

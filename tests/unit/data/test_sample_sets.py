@@ -157,7 +157,7 @@ def test_data_sets_that_are_none_are_refused() -> None:
     with pytest.raises(UserError, match="Own is empty"):
         as_reader(Own())
     mixed: Any = as_reader(Own(sample(), sample(2)))
-    with pytest.raises(UserError, match="sample 1 of Own has 2 frames, and the first sample has one"):
+    with pytest.raises(UserError, match="sample 1 of Own has 2 frames, but the first sample has one"):
         mixed[1]
 
 

@@ -19,7 +19,7 @@ from mask2former.errors import OptionError, UserError
         (DataSource("coco", annotations="a.json", images="a"), "data and annotations name different data"),
         (DataSource(root="x", annotations="a.json", images="a"), "root and annotations name different data"),
         (DataSource(annotations="a.json", images="a", size=64), "size applies to scenes, not to a.json"),
-        (DataSource("run.yaml", root="x"), "root applies to published data sets by name"),
+        (DataSource("run.yaml", root="x"), "root applies to published data sets given by name"),
         (DataSource("youtube-vis:2020"), "data youtube-vis:2020: expected youtube-vis:2019"),
     ],
 )

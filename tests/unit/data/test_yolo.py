@@ -100,8 +100,8 @@ def test_broken_data_files_are_named(tmp_path: Path, data: str, message: str) ->
         ("0 0.5 0.5 0.2 0.2", r"boxes, not polygons: 1 .*a\.txt', line 2.*YOLO segmentation.*missing_masks=skip"),
         ("2 0.1 0.1 0.2 0.1 0.2 0.2", "line 2: class 2 is not among the 2 names"),
         ("0.5 0.1 0.1 0.2 0.1 0.2 0.2", "class 0.5"),
-        ("0 0.1 0.1 0.2 0.1 0.2 0.2 0.3", "7 coordinates, which are not pairs"),
-        ("0 10 10 20 10 20 20", "from 10 to 20; expected shares"),
+        ("0 0.1 0.1 0.2 0.1 0.2 0.2 0.3", "7 coordinates, which do not form pairs"),
+        ("0 10 10 20 10 20 20", "from 10 to 20; expected fractions"),
         ("cell 0.1 0.1 0.2 0.1 0.2 0.2", "expected a class number"),
         ("0 nan 0.1 0.2 0.1 0.2 0.2", "expected a class number"),
         ("0", "expected a class number"),
@@ -117,7 +117,7 @@ def test_boxes_can_be_left_out_and_flat_polygons_are(tmp_path: Path) -> None:
     write(tmp_path, f"{SQUARE}0 0.5 0.5 0.2 0.2\n0 0.1 0.1 0.5 0.1 0.9 0.1\n\n")
     samples = samples_of(tmp_path, missing_masks="skip")
     assert samples.num_objects.tolist() == [1, 0]
-    assert any("box only: 1" in note for note in samples.notes)
+    assert any("only a box: 1" in note for note in samples.notes)
     assert any("without any area: 1" in note for note in samples.notes)
 
 
@@ -139,7 +139,9 @@ def test_more_objects_than_can_be_read_in_time_are_refused(tmp_path: Path, monke
     write(tmp_path, SQUARE * 2)
     assert len(samples_of(tmp_path).annotated(0).labels) == 2
     write(tmp_path, SQUARE * 3)
-    with pytest.raises(UserError, match=r"'a\.jpg' has objects: 3; at most 2 are supported; cut the image into tiles"):
+    with pytest.raises(
+        UserError, match=r"'a\.jpg' has too many objects: 3; at most 2 are supported; cut the image into tiles"
+    ):
         samples_of(tmp_path).annotated(0)
 
 
@@ -187,7 +189,7 @@ def test_data_files_of_keypoints_are_refused(tmp_path: Path, shape: str) -> None
 @pytest.mark.parametrize(
     ("lines", "note"),
     [
-        (POSE_2 * 3, r"3 of 3 lines have a box around the others as their first four numbers after the class"),
+        (POSE_2 * 3, r"3 of 3 lines have, as the first four numbers after the class, a box around the others"),
         (QUAD * 3, r"all 3 lines have 8 numbers after the class and are read as polygons of four corners"),
         (QUAD * 2 + POSE_2, None),
         (QUAD, None),
@@ -237,9 +239,9 @@ def test_files_that_do_not_pair_are_named(tmp_path: Path) -> None:
     samples = samples_of(tmp_path)
     notes = "; ".join(samples.notes)
     assert len(samples) == 2
-    assert re.search(r"images are listed more than once, and read once: 1 \(.*a\.jpg\)", notes)
+    assert re.search(r"images are listed more than once, but read once: 1 \(.*a\.jpg\)", notes)
     assert re.search(r"text files without an image in this split: 1 \(.*c\.txt\)", notes)
     write(tmp_path)
     Image.new("RGB", (40, 20)).save(tmp_path / "images" / "train" / "a.png")
-    with pytest.raises(UserError, match=r"a\.jpg' and '.*a\.png' have one text file"):
+    with pytest.raises(UserError, match=r"a\.jpg' and '.*a\.png' share one text file"):
         samples_of(tmp_path)

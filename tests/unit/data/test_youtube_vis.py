@@ -158,7 +158,7 @@ def test_test_sets_have_no_annotations(tmp_path: Path) -> None:
     assert not clips.has_ground_truth
     assert [len(clips.images(index)) for index in range(2)] == [2, 1]
     entry = {"annotations": str(file), "frames": str(frames)}
-    with pytest.raises(UserError, match="cannot be trained on"):
+    with pytest.raises(UserError, match="cannot be used for training"):
         build_training_set(DataConfig(dataset=ClipsConfig(train=(entry,), validation=(entry,))))  # pyright: ignore[reportArgumentType]
 
 
@@ -234,7 +234,7 @@ def broken(change: str) -> dict[str, Any]:
         ("mask", "annotation 1 is broken"),
         ("video", r"the videos of annotations 1 \(1\) are not listed in 'videos'"),
         ("category", "annotation 1 needs a 'video_id' and a 'category_id'"),
-        ("length", "video 1 has 2 files, but says it has 7 frames"),
+        ("length", "video 1 has 2 files, but declares 7 frames"),
         ("height", "video 1 needs whole numbers"),
         ("names", "video 1 needs an 'id' and the list 'file_names'"),
         ("missing", r"lacks frames .* 1 \(a/9\.png\)"),
@@ -292,7 +292,7 @@ def test_areas_that_cannot_be_are_counted(tmp_path: Path, area: Any) -> None:
 
 def test_masks_and_boxes_that_do_not_go_together_are_noted(tmp_path: Path) -> None:
     _, notes = noted(tmp_path, lambda entries: entries[0]["bboxes"].__setitem__(1, [20, 14, 10, 8]))
-    assert notes.count("do not lie in their 'bbox' (IoU below 0.5) and are used as they are: annotations 1 (1 in") == 1
+    assert notes.count("do not match their 'bbox' (IoU below 0.5) and are used as they are: annotations 1 (1 in") == 1
     clips, notes = noted(tmp_path, lambda entries: entries[0]["segmentations"].__setitem__(1, None))
     assert "left out boxes without a mask: annotations 1 (1 in frame 1)" in notes
     assert clips.num_objects.tolist() == [2, 0]
@@ -306,7 +306,7 @@ def test_tracks_without_masks_and_frames_that_repeat_are_noted(tmp_path: Path) -
 
     _, notes = noted(tmp_path, change)
     assert "tracks without any mask: annotations 1 (2)" in notes
-    assert "masks without a pixel, for which the object counts as not seen: annotations 1 (3 in frame 1)" in notes
+    assert "masks without pixels, where the object counts as not visible: annotations 1 (3 in frame 1)" in notes
     values = content()
     values["videos"][1]["file_names"][1] = "a/0.png"
     assert any("listed more than once: 1 (a/0.png)" in one for one in YouTubeVIS([write(tmp_path, values)]).notes)

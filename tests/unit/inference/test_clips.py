@@ -84,7 +84,7 @@ def test_sources_of_frames_are_those_of_images(predictor: Predictor, frames: lis
 
 
 def test_wrong_clips_are_refused(predictor: Predictor, frames: list[np.ndarray], tiny_model: Mask2Former) -> None:
-    with pytest.raises(UserError, match="one frame or more, all of one size; got none"):
+    with pytest.raises(UserError, match="at least one frame, and all its frames must have the same size; got none"):
         predictor.clip([])
     with pytest.raises(UserError, match=r"got \(40, 84\) and \(50, 84\)"):
         predictor.clip([frames[0], frames[1][:40]])

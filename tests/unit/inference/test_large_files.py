@@ -119,7 +119,10 @@ def test_what_is_not_read_by_parts_is_refused_with_what_to_do(
     monkeypatch.setattr(regions, "LARGE_PIXELS", 10_000)
     outcome = run(predictor, tmp_path / "a.tif", tmp_path / "out", "panoptic")
     assert outcome.status == "refused"
-    assert "is so large that it is read by parts, and holds values of the type float32; save it with" in outcome.reason
+    assert (
+        "read in parts, which is not possible because it contains values of type float32; save it with"
+        in outcome.reason
+    )
 
 
 def test_tables_and_cutouts_of_a_large_file_are_those_of_the_whole(

@@ -153,7 +153,7 @@ def test_wrong_requests_are_refused_at_once(
         other.track(frames)
     with pytest.raises(UserError, match="has no frame"):
         list(predictor.track([]))
-    with pytest.raises(UserError, match="frame 1 of the sequence of frames has 40x84 pixels and the first 50x84"):
+    with pytest.raises(UserError, match="frame 1 of the sequence of frames is 40x84 but the first is 50x84"):
         list(predictor.track([frames[0], frames[1][:40]]))
 
 

@@ -69,14 +69,14 @@ def test_pages_are_bands_where_several_are_wanted_and_that_is_noted(tmp_path: Pa
     path = written(tmp_path, FIVE.transpose(2, 0, 1), photometric="minisblack")
     found, notes = shown(path, bands=5)
     np.testing.assert_array_equal(found, FIVE)
-    assert "whose pages are taken as bands" in notes
+    assert "whose pages are read as bands" in notes
     first, notes = shown(path, bands=1)  # which every page has
     np.testing.assert_array_equal(first, FIVE[..., :1])
     assert "only the first is read" in notes
     np.testing.assert_array_equal(read_image(ImagePage(path, 3), bands=1), FIVE[..., 2:3])
-    with pytest.raises(UserError, match=r"a\.tif.* has 1 band, and the model takes 5"):
+    with pytest.raises(UserError, match=r"a\.tif.* has 1 band, but the model expects 5"):
         read_image(ImagePage(path, 3), bands=5)
-    with pytest.raises(UserError, match="has 5 bands, and the model takes 4; choose 4 by their numbers"):
+    with pytest.raises(UserError, match="has 5 bands, but the model expects 4; choose 4 by their numbers"):
         read_image(path, bands=4)
     with tifffile.TiffWriter(tmp_path / "mixed.tif") as writer:
         for size in (H, H + 1):
@@ -88,10 +88,10 @@ def test_pages_are_bands_where_several_are_wanted_and_that_is_noted(tmp_path: Pa
 @pytest.mark.parametrize(
     ("bands", "message"),
     [
-        (4, "'.*a.tif' has 5 bands, and the model takes 4; choose 4 by their numbers .*bands"),
-        (1, "has 5 bands, and the model takes 1"),
-        (7, "has 5 bands, and the model takes 7; give it images with as many"),
-        ((1, 6), r"has 5 bands, and band 6 is to be read; name bands that it has \(--bands"),
+        (4, "'.*a.tif' has 5 bands, but the model expects 4; choose 4 by their numbers .*bands"),
+        (1, "has 5 bands, but the model expects 1"),
+        (7, "has 5 bands, but the model expects 7; use images with as many"),
+        ((1, 6), r"has 5 bands, but band 6 is requested; choose bands that it has \(--bands"),
     ],
 )
 def test_other_bands_than_a_file_or_an_array_has_are_refused(tmp_path: Path, bands: Any, message: str) -> None:
@@ -103,7 +103,9 @@ def test_other_bands_than_a_file_or_an_array_has_are_refused(tmp_path: Path, ban
 
 @pytest.mark.parametrize("bands", [(0, 1), (-1,), (1.5,), (), "1", 0, True])
 def test_what_is_no_number_of_a_band_is_refused(bands: Any) -> None:
-    with pytest.raises(UserError, match=r"bands must be numbers of bands, from 1, or how many bands images have, got "):
+    with pytest.raises(
+        UserError, match=r"bands must be band numbers, from 1, or the number of bands of the images, got "
+    ):
         read_image(FIVE, bands=bands)
 
 
@@ -132,7 +134,7 @@ def test_values_of_all_bands_have_one_range_and_percentiles_are_of_each(tmp_path
     assert found.reshape(-1, 2).max(axis=0).tolist() == [255, 2]
     found, notes = shown(path, bands=2, value_range="percentile")
     assert found.reshape(-1, 2).max(axis=0).tolist() == [255, 255]
-    assert "of each band are taken as black and white" in notes
+    assert "of each band are used as black and white" in notes
     np.testing.assert_array_equal(read_image(deep.astype(np.uint16), bands=2, value_range="percentile"), found)
     with pytest.raises(UserError, match="floats from 0 to 4095"):
         read_image(deep, bands=2)
@@ -164,9 +166,9 @@ def test_each_band_may_have_a_range_of_its_own(tmp_path: Path) -> None:
     np.testing.assert_array_equal(rgb_of(values, (H, W), RANGES, 3), expected)
     np.testing.assert_array_equal(read_image(values.astype(np.uint8), bands=3, value_range=RANGES), values % 256)
     notes = shown(values, bands=3, value_range=(*RANGES[:2], (0, 30000)))[1]
-    assert "cut off (1): 'array, band 3 of those that are read' (" in notes
+    assert "clipped (1): 'array, band 3 of those that are used' (" in notes
     notes = shown(values, bands=3, value_range=(RANGES[0], (0, 40), (0, 30000)))[1]
-    assert "cut off (1): 'array, band 2 of those that are read' (" in notes
+    assert "clipped (1): 'array, band 2 of those that are used' (" in notes
     assert "%), 'array, band 3 of those that are read' (" in notes
     Image.fromarray(values[..., 0]).save(tmp_path / "grey.png")
     twice = read_image(tmp_path / "grey.png", bands=(1, 1), value_range=((0, 4095), (0, 8190)))
@@ -180,18 +182,20 @@ def test_missing_values_count_in_no_range(tmp_path: Path) -> None:
     path = written(tmp_path, values, **CONTIG, extratags=[(42113, "s", 0, "-9999", True)])
     found, notes = shown(path, bands=2, value_range=((0, 100), (400, 600)))
     assert (found[0, 0].tolist(), found[9, 0].tolist()) == ([130, 0], [130, 130])
-    assert "cut off" not in notes
+    assert "clipped" not in notes
 
 
 @pytest.mark.parametrize("value_range", [RANGES[:2], (*RANGES, (0, 1))])
 def test_as_many_ranges_as_bands_are_needed(tmp_path: Path, value_range: Any) -> None:
-    many = f"value_range has {len(value_range)} ranges, one for each band, and "
+    many = f"value_range has {len(value_range)} ranges, one per band, but "
     for source in (FIVE.astype(np.uint16), written(tmp_path, FIVE, **CONTIG), Image.fromarray(FIVE[..., :3])):
         for bands in ((3, 2, 1), 3):
-            with pytest.raises(UserError, match=f"^{many}3 bands are read; give as many of both"):
+            with pytest.raises(UserError, match=f"^{many}3 bands are read; give the same number of both"):
                 read_image(source, bands=bands, value_range=value_range)
     for source in (FIVE[..., :3], written(tmp_path, FIVE.astype(np.uint16), **CONTIG), Image.fromarray(FIVE[..., :3])):
-        with pytest.raises(UserError, match=f"^{many}the image is read as red, green and blue; set bands to as many"):
+        with pytest.raises(
+            UserError, match=f"^{many}the image is read as red, green and blue; set bands to the same number"
+        ):
             read_image(source, value_range=value_range)
     with pytest.raises(UserError, match="two rising numbers"):
         rgb_of(FIVE, (H, W), "no rule", 3)  # pyright: ignore[reportArgumentType]
@@ -204,7 +208,7 @@ def test_what_a_band_says_has_no_value_is_black_there_alone(tmp_path: Path) -> N
     for value_range in ((0, 255), "percentile"):
         found, notes = shown(path, bands=2, value_range=value_range)
         assert found[0, 0, 1] == 0
-        assert "have no value, as the file says, shown black" in notes
+        assert "pixels declared in the file as having no value, shown black" in notes
         assert f"{100 / (H * W * 2):.3g} %" in notes
     found = read_image(path, bands=2, value_range=(0, 255))
     assert (found[0, 0].tolist(), found[0, 1].tolist()) == ([100, 0], [100, 100])
@@ -255,7 +259,7 @@ def test_alpha_and_colours_of_pillow_are_bands_like_any_other(tmp_path: Path) ->
     Image.fromarray(deep).save(tmp_path / "deep.png")
     np.testing.assert_array_equal(read_image(tmp_path / "deep.png", bands=1), FIVE[..., :1])
     layers.convert("RGB").save(tmp_path / "a.jpg")
-    with pytest.raises(UserError, match=r"a\.jpg' has 3 bands, and the model takes 1"):
+    with pytest.raises(UserError, match=r"a\.jpg' has 3 bands, but the model expects 1"):
         read_image(tmp_path / "a.jpg", bands=1)
 
 
@@ -297,7 +301,7 @@ def test_parts_of_large_files_have_the_same_bands(tmp_path: Path, monkeypatch: p
     path = written(tmp_path, FIVE, **CONTIG, tile=(16, 16))
     regions = TiffRegions(path, bands=(4, 2))
     np.testing.assert_array_equal(regions.read(3, 5, 20, 33), FIVE[3:20, 5:33, [3, 1]])
-    with pytest.raises(UserError, match="has 5 bands, and the model takes 3"):
+    with pytest.raises(UserError, match="has 5 bands, but the model expects 3"):
         TiffRegions(path, bands=3)
     monkeypatch.setattr("mask2former.media.regions.LARGE_PIXELS", 100)
     large = open_large(path, bands=5)

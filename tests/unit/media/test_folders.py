@@ -66,7 +66,7 @@ def test_no_reader_leaves_out_a_folder_that_cannot_be_read(tmp_path: Path, lock:
         lambda: open_frames(locked),
     )
     for read in readers:
-        with pytest.raises(UserError, match=r"the folder '.*more' cannot be read \(Permission denied\), so that"):
+        with pytest.raises(UserError, match=r"the folder '.*more' cannot be read \(Permission denied\), so"):
             read()
     (tmp_path / "data.yaml").unlink()
     with pytest.raises(UserError, match=r"the folder '.*(deep|more)' cannot be read"):

@@ -127,17 +127,17 @@ def test_what_is_no_clip_is_refused(tmp_path: Path) -> None:
     for source, message in (
         (tmp_path / "none.mp4", "there is no video or folder"),
         (tmp_path / "text.mp4", "cannot be opened"),
-        (tmp_path / "empty", "holds no images; expected the frames"),
-        (tmp_path / "clips", r"holds no images; it has folders, give one of them \('one'\)"),
+        (tmp_path / "empty", "contains no images; expected the frames"),
+        (tmp_path / "clips", r"contains no images; it contains folders: give one of them \('one'\)"),
         (tmp_path / "a.png", "is an image; expected a video, a stack or a folder"),
-        (-1, "cameras are counted from 0"),
+        (-1, "camera numbers start at 0"),
         (np.zeros((8, 8, 3), np.uint8), r"got one image \(ndarray\)"),
         (Image.new("RGB", (8, 8)), r"got one image \(Image\)"),
     ):
         with pytest.raises(UserError, match=message):
             open_frames(source)  # pyright: ignore[reportArgumentType]
     video = write_video(tmp_path / "clip.mp4", STEADY)
-    with pytest.raises(UserError, match="gives no frame; there is none in the requested time"):
+    with pytest.raises(UserError, match="yields no frames; there are none in the requested time"):
         list(open_frames(video, start=50))
     with pytest.raises(UserError, match="0 <= start < end"):
         open_frames(video, start=2, end=1)

@@ -63,8 +63,8 @@ def test_what_is_left_out_of_a_folder_is_said_by_ending_and_reason(tmp_path: Pat
     for line in (
         r"skipped: \.gif \(read only when the file itself is named\) \(2\): ",
         r"skipped: \.svs \(slides: .*\) \(1\)",
-        r"skipped: \.nd2 \(formats of microscopes: ",
-        r"skipped: \.cr2 \(raw files of cameras: ",
+        r"skipped: \.nd2 \(microscope formats: ",
+        r"skipped: \.cr2 \(camera raw files: ",
         r"skipped: \.psd \(not read: ",
         r"skipped: \.mp4 \(videos: mask2former track reads them\) \(1\)",
     ):

@@ -331,7 +331,7 @@ def test_dots_in_names_are_kept(tmp_path: Path) -> None:
 def test_wrong_sources_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no images given"):
         list_images([])
-    with pytest.raises(UserError, match="holds no images"):
+    with pytest.raises(UserError, match="contains no images"):
         list_images([tmp_path])
     with pytest.raises(UserError, match="no image or folder of images"):
         list_images([tmp_path / "missing"])
@@ -394,5 +394,5 @@ def test_bytes_and_open_files_are_read_as_their_file_is(tmp_path: Path) -> None:
             read_image(file)
     with pytest.raises(UserError, match=r"a\.png' cannot be read: "):
         read_image(file)
-    with path.open(encoding="latin-1") as text, pytest.raises(UserError, match="gives str; open it with mode 'rb'"):
+    with path.open(encoding="latin-1") as text, pytest.raises(UserError, match="yields str; open it with mode 'rb'"):
         read_image(text)  # pyright: ignore[reportArgumentType]

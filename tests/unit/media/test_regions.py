@@ -103,7 +103,7 @@ def test_what_has_no_value_is_black_in_parts_too(tmp_path: Path, image: np.ndarr
         assert not second[:10].any()
         assert second[10:].any()
         assert len(notes) == 1
-        assert "have no value, as the file says, shown black" in notes[0].message
+        assert "pixels declared in the file as having no value, shown black" in notes[0].message
 
 
 @pytest.mark.parametrize("bands", [None, 3])
@@ -115,7 +115,7 @@ def test_parts_of_an_image_are_not_counted_as_images(tmp_path: Path, image: np.n
         for top in range(0, 190, 10):
             opened.read(top, 0, top + 10, 270)
     ((message, examples),) = counted(notes).items()
-    assert message == "images with values outside value_range, which are cut off"
+    assert message == "images with values outside value_range, which are clipped"
     (example,) = examples
     assert example.count("a.tif") == (1 if bands is None else 2)  # in the first and the third band
     assert example.endswith(" %) in the first part concerned")
@@ -145,8 +145,12 @@ def test_parts_of_a_slide_are_not_counted_as_images(
 @pytest.mark.parametrize(
     ("values", "options", "message"),
     [
-        (np.zeros((40, 40), np.uint16), {}, r"read by parts, and has 16 bits; give the values of black .*value_range"),
-        (np.zeros((40, 40), np.float32), {}, "and holds values of the type float32; save it with 8 or 16 bits"),
+        (
+            np.zeros((40, 40), np.uint16),
+            {},
+            r"read in parts, .* because it has 16 bits; give the values of black .*value_range",
+        ),
+        (np.zeros((40, 40), np.float32), {}, "because it contains values of type float32; save it with 8 or 16 bits"),
         (np.zeros((40, 40), np.uint32), {}, "type uint32"),
         (np.zeros((3, 40, 40), np.uint8), {"photometric": "rgb", "planarconfig": "separate"}, "interleaved"),
         (
@@ -155,7 +159,7 @@ def test_parts_of_a_slide_are_not_counted_as_images(
             "4 channels of the photometric kind separated; save",
         ),
         (np.zeros((40, 40), np.uint8), {"photometric": "miniswhite"}, "1 channel of the photometric kind miniswhite"),
-        (np.zeros((40, 40, 3), np.uint8), {"photometric": "rgb", "extratags": [(274, 3, 1, 6, False)]}, "is turned"),
+        (np.zeros((40, 40, 3), np.uint8), {"photometric": "rgb", "extratags": [(274, 3, 1, 6, False)]}, "is rotated"),
     ],
 )
 def test_what_is_not_read_by_parts_says_why(
@@ -178,7 +182,7 @@ def test_damage_is_one_sentence(tmp_path: Path, image: np.ndarray, monkeypatch: 
     with pytest.raises(UserError, match="is damaged"):
         TiffRegions(path)
     path.write_text("no slide")
-    with pytest.raises(UserError, match="is not a slide"):
+    with pytest.raises(UserError, match="is not a readable slide"):
         SlideRegions(path)
     monkeypatch.setitem(sys.modules, "tifffile", None)
     with pytest.raises(MissingExtraError, match=r"mask2former\[microscopy\]"):
@@ -213,7 +217,9 @@ def test_a_tiff_in_memory_is_read_by_parts_and_a_slide_must_lie_on_a_disk(
     monkeypatch.setattr(regions, "LARGE_PIXELS", 1000)
     assert is_large(file)
     assert np.array_equal(open_large(file).read(3, 4, 105, 206), image[3:105, 4:206])
-    with pytest.raises(UserError, match=r"'s3://bucket/a.svs' is a slide, which is read by parts from a disk; copy it"):
+    with pytest.raises(
+        UserError, match=r"'s3://bucket/a.svs' is a slide, which can be read in parts only from a disk; copy it"
+    ):
         open_large(NamedBytes("s3://bucket/a.svs", b"slide"))
 
 
@@ -278,7 +284,7 @@ def test_a_slide_of_dicom_is_no_tile_of_it() -> None:
     with pytest.raises(UserError, match=r"half.dcm' is a slide at 40x30 pixels, reduced from 80x60"):
         open_large(SLIDE / "half.dcm")
     with pytest.raises(
-        UserError, match=r"a whole slide of 80x60 pixels .* tiles of 32x32; predict reads it by parts, from"
+        UserError, match=r"a whole slide of 80x60 pixels .* tiles of 32x32; predict can read it in parts from"
     ):
         read_image(SLIDE / "whole.dcm")
     assert read_image(ImagePage(SLIDE / "whole.dcm", 2)).shape == (32, 32, 3)
@@ -332,7 +338,7 @@ def test_the_full_range_has_the_bits_that_the_file_states(
 
 def test_values_of_a_few_bits_are_refused(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((32, 32), np.uint8), bitspersample=4)
-    with pytest.raises(UserError, match="holds values of 4 bits; save it with 8 or 16"):
+    with pytest.raises(UserError, match="contains values of 4 bits; save it with 8 or 16"):
         TiffRegions(tmp_path / "a.tif")
 
 

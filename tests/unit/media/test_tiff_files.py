@@ -84,7 +84,7 @@ def test_grey_of_other_types(tmp_path: Path) -> None:
         np.testing.assert_array_equal(pixels[..., 1], BYTES)
         assert not notes
     wide = written(tmp_path, DEEP.astype(np.int64) * 1000, **GREY)
-    with pytest.raises(UserError, match=r"a\.tif' holds integers with values 0\.\.65535000; .*value_range"):
+    with pytest.raises(UserError, match=r"a\.tif' contains integers with values 0\.\.65535000; .*value_range"):
         read_image(wide)
     np.testing.assert_array_equal(shown(wide, value_range=(0, 65535000))[0][..., 0], BYTES)
 
@@ -106,9 +106,9 @@ def test_bands_without_colours_are_said(tmp_path: Path) -> None:
         values = bands if options.get("planarconfig") == "separate" else np.moveaxis(bands, 0, 2)
         pixels, notes = shown(written(tmp_path, values, **options))
         np.testing.assert_array_equal(pixels, np.moveaxis(COLORS, 0, 2) // 257)
-        assert "more bands than are read (1): " in notes
+        assert "more bands than are used (1): " in notes
         assert "(3 of 9)" in notes
-        assert "the first three are taken as red, green and blue" in notes
+        assert "the first three are read as red, green and blue" in notes
 
 
 def test_alpha_is_blended_and_two_bands_are_not_colours(tmp_path: Path) -> None:
@@ -143,9 +143,9 @@ def test_values_that_the_file_calls_missing_are_black_and_do_not_count(tmp_path:
         pixels, notes = shown(path, value_range="percentile")
         assert not pixels[:5].any()
         assert pixels[5:].max() == 255
-        assert "no value, as the file says, shown black" in notes
+        assert "declared in the file as having no value, shown black" in notes
         assert "10.4 %" in notes
-        assert "cut off" not in notes
+        assert "clipped" not in notes
         assert abs(pixels[5:, :, 0].astype(float) - BYTES[5:]).max() <= 5
 
 
@@ -216,7 +216,7 @@ def test_what_has_no_value_is_black_whoever_reads_it(
         pixels, notes = shown(path, value_range=(0, 255), bands=bands)
         assert (pixels[:8, ..., :3] > 90).all()
         assert not pixels[-8:, ..., :3].any()
-        assert "no value, as the file says, shown black" in notes
+        assert "declared in the file as having no value, shown black" in notes
 
 
 def test_where_no_value_cannot_be_told_from_others_that_is_noted(
@@ -224,7 +224,7 @@ def test_where_no_value_cannot_be_told_from_others_that_is_noted(
 ) -> None:
     path = written(tmp_path, BYTES.astype(np.uint16), extratags=WITHOUT, **GREY)
     monkeypatch.setattr("mask2former.media.image_files.can_read_tiff", lambda: False)
-    assert "(GDAL's nodata), which are read like the others" in shown(path, value_range=(0, 255))[1]
+    assert "(GDAL's nodata), which is read like any other" in shown(path, value_range=(0, 255))[1]
 
 
 # --- pages -----------------------------------------------------------------------------------------------------------
@@ -291,8 +291,8 @@ def in_memory(values: np.ndarray, **options: Any) -> bytes:
 
 def test_what_is_not_read_is_named() -> None:
     for options, message in (
-        ({"compression": "jpegxl"}, "TIFF compression JPEGXL, which is not read; save it with"),
-        ({"photometric": "cielab"}, "kind that is not read .CIELAB"),
+        ({"compression": "jpegxl"}, "TIFF compression JPEGXL, which is not supported; save it with"),
+        ({"photometric": "cielab"}, "unsupported kind .CIELAB"),
     ):
         values = np.moveaxis(COLORS, 0, 2).astype(np.float32) / 65535
         content = in_memory(values, **{**RGB, **options})
@@ -307,14 +307,14 @@ def test_sizes_are_checked_before_pixels_are_decoded() -> None:
     zeros = np.zeros((64, 64), np.float64)
     content = in_memory(zeros, compression="deflate", tile=(64, 64), **GREY)
     tall = patched(patched(content, 257, 9_000), 256, 9_000)  # one tile of 20,000
-    with pytest.raises(UserError, match="not all of its 19881 tiles or strips are there"):
+    with pytest.raises(UserError, match="some of its 19881 tiles or strips are missing"):
         read_image(NamedBytes("a.tif", tall))
     with pytest.raises(PixelLimitError, match="safety limit"):
         read_image(NamedBytes("a.tif", patched(patched(content, 257, 90_000), 256, 90_000)))
     with pytest.raises(UserError, match="tiles or strips of bytes of pixels: "):
         read_image(NamedBytes("a.tif", patched(patched(content, 322, 1 << 16), 323, 1 << 16)))
     many = in_memory(zeros, compression="deflate", tile=(16, 16), **GREY)
-    with pytest.raises(UserError, match="has tiles or strips: 16; at most 1 "):
+    with pytest.raises(UserError, match="has too many tiles or strips: 16; at most 1 "):
         read_image(NamedBytes("a.tif", patched(patched(many, 257, 16), 256, 16)))
 
 

@@ -84,12 +84,12 @@ def test_what_cannot_be_fetched_is_one_sentence(host: str, tmp_path: Path, monke
     (tmp_path / "a.png").write_bytes(png())
     monkeypatch.setattr(limits, "WEB_BYTES", 1 << 20)
     for path, message in (
-        ("/gone.png", r"gone\.png' cannot be fetched: the server says 404"),
+        ("/gone.png", r"gone\.png' cannot be fetched: the server replies 404"),
         ("/cut.png", "ended after .* bytes; try again"),
-        ("/announced.png", r"has bytes: 1,048,577; at most 1,048,576"),
-        ("/endless.png", "has more bytes than it may"),
-        (f"/to/file://{tmp_path}/a.png", "cannot be fetched: the server says 302"),
-        ("/to/ftp://127.0.0.1/a.png", "leads to ftp, which is not followed"),
+        ("/announced.png", r"has too many bytes: 1,048,577; at most 1,048,576"),
+        ("/endless.png", "has more bytes than are allowed"),
+        (f"/to/file://{tmp_path}/a.png", "cannot be fetched: the server replies 302"),
+        ("/to/ftp://127.0.0.1/a.png", "redirects to ftp, which is not followed"),
         ("/to//to//to//to//to//to//to/a.png", "cannot be fetched"),
     ):
         with pytest.raises(UserError, match=message) as caught:
@@ -105,7 +105,7 @@ def test_what_cannot_be_fetched_is_one_sentence(host: str, tmp_path: Path, monke
 
 def test_time_is_limited(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "WEB_SECONDS", 0)
-    with pytest.raises(UserError, match="was not there after 0 s"):
+    with pytest.raises(UserError, match="did not arrive within 0 s"):
         read_image(f"{host}/endless.png")
 
 

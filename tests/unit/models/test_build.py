@@ -61,7 +61,7 @@ def test_swin_has_whole_heads() -> None:
 def test_models_beyond_any_memory(config: ModelConfig) -> None:
     small = config.model_copy(update={"backbone": TimmConfig(model="test_resnet")})
     chosen = config if isinstance(config.backbone, SwinConfig) else small
-    with pytest.raises(UserError, match=r"a model of this configuration has more than .* numbers"):
+    with pytest.raises(UserError, match=r"a model with this configuration has more than .* numbers"):
         build_model(chosen, 3)
 
 
@@ -77,7 +77,7 @@ def test_an_image_that_leaves_one_value_per_group(dim: int) -> None:
     images = [torch.zeros(3, 5, 7)]
     with torch.inference_mode():
         if dim == 32:
-            with pytest.raises(UserError, match=r"at most 32x32 pixels is too little .*, or dim 64"):
+            with pytest.raises(UserError, match=r"at most 32x32 pixels is too small .*, or dim 64"):
                 model(images)
             images *= 2
         assert model(images).mask_logits.shape == (len(images), 5, 1, 8, 8)

@@ -342,16 +342,16 @@ def test_parts_that_do_not_go_together_are_refused(changes: dict[str, Any], mess
 @pytest.mark.parametrize(
     ("model", "kwargs", "message"),
     [
-        ("resnet18", {}, "joint_blocks are for plain vision transformers|is not a plain vision transformer"),
-        ("beit_base_patch16_224", {}, "joint_blocks are for plain vision|is not a plain vision transformer"),
-        ("vit_tiny_patch16_224", TINY | {"dynamic_img_size": False}, "leave 'dynamic_img_size' and"),
+        ("resnet18", {}, "joint_blocks require a plain vision transformer|is not a plain vision transformer"),
+        ("beit_base_patch16_224", {}, "joint_blocks require a plain vision|is not a plain vision transformer"),
+        ("vit_tiny_patch16_224", TINY | {"dynamic_img_size": False}, "remove 'dynamic_img_size' and"),
         ("vit_tiny_patch16_224", TINY | {"patch_drop_rate": 0.5}, "and all patches are needed"),
         (
             "vit_tiny_patch16_224",
             TINY | {"patch_size": [16, 8]},
-            "has patches of .*joint_blocks are for square",
+            "has patches of .*joint_blocks require square",
         ),
-        ("vit_tiny_patch16_224", TINY | {"depth": 2}, "has 2 blocks, and model.backbone.joint_blocks is 2"),
+        ("vit_tiny_patch16_224", TINY | {"depth": 2}, "has 2 blocks, but model.backbone.joint_blocks is 2"),
     ],
 )
 def test_backbones_that_cannot_are_refused(model: str, kwargs: dict[str, Any], message: str) -> None:

@@ -63,7 +63,7 @@ def test_a_model_takes_as_many_channels_as_its_mean_has_numbers(backbone: str, c
         others = model([image.flip(0)], aux_outputs=False)
     torch.testing.assert_close(prepared.class_logits, plain.class_logits, atol=1e-4, rtol=1e-4)
     assert torch.equal(others.class_logits, plain.class_logits) == (channels == 1)
-    with pytest.raises(UserError, match=rf"takes images of {channels} channels?, got 3; give it such"):
+    with pytest.raises(UserError, match=rf"expects images of {channels} channels?, got 3; use images like"):
         model([random_image(33, 70)])
 
 

@@ -75,7 +75,7 @@ def test_they_compute_in_full_precision_under_autocast(kind: str) -> None:
 
 def test_a_map_of_one_pixel_is_refused() -> None:
     maps = [one[:1] for one in maps_of(32, 32)]
-    with pytest.raises(UserError, match="one image of at most 32x32 pixels is too little"):
+    with pytest.raises(UserError, match="one image of at most 32x32 pixels is too small"):
         decoder_of("bifpn")(maps)
 
 

@@ -88,7 +88,7 @@ def test_dropout_is_for_training_alone() -> None:
 def test_a_map_that_is_not_handed_on_is_told() -> None:
     bare = PixelFeatures(torch.randn(1, 20, 16, 24), [])
     for source, width in (("res5", 24), ("encoder", 32)):
-        with pytest.raises(UserError, match=f"does not hand on the map .* \\({source}\\)"):
+        with pytest.raises(UserError, match=f"does not provide the map .* \\({source}\\)"):
             decoder_of("standard", channels=width, source=source, **SMALL)(bare, 1)
 
 

@@ -150,7 +150,7 @@ def test_a_task_that_clips_do_not_have_gives_way(clip: Path, visits: Visits) -> 
 
 def test_long_clips_are_refused_in_words(predictor: Predictor, clip: Path) -> None:
     visits = Visits({"tiny": predictor}, clip_frames=5)
-    with pytest.raises(UserError, match=r"the clip has frames: 6; at most 5 are supported; cut it") as caught:
+    with pytest.raises(UserError, match=r"the clip has too many frames: 6; at most 5 are supported; cut it") as caught:
         visits.open("a", clip, "tiny")
     assert str(clip.parent) not in str(caught.value)
 
@@ -172,7 +172,7 @@ def test_large_images_are_refused_before_they_are_decoded(
 ) -> None:
     monkeypatch.setattr(limits, "PAGE_PIXELS", 99)
     Image.fromarray(np.zeros((10, 10, 3), np.uint8)).save(tmp_path / "large.png")
-    with pytest.raises(UserError, match="the image has pixels: 100; at most 99"):
+    with pytest.raises(UserError, match="the image has too many pixels: 100; at most 99"):
         visits.open("a", tmp_path / "large.png", "tiny")
 
 

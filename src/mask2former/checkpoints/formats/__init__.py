@@ -1,1 +1,1 @@
-"""Names that code bases give the entries of a model, next to the original ones; one module each."""
+"""The names that code bases use for the entries of a model, compared with the original ones; one module each."""

@@ -1,7 +1,7 @@
-"""Files that hold a backbone alone: any model of timm; ResNets of torchvision, MoCo, DINO, detectron2; original Swin.
+"""Files that contain only a backbone: any model of timm; ResNets of torchvision, MoCo, DINO, detectron2; original Swin.
 
-Training starts from them (``model.init=FILE``), as they are or converted to a safetensors file that says all that has
-to be known of them. Must not know the other parts of a model.
+Training starts from them (``model.init=FILE``), as they are or converted to a safetensors file with everything that
+must be known about them. Must not know the other parts of a model.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ __all__ = [
 
 _FORMAT = "mask2former-backbone"
 _COUNTER = "num_batches_tracked"
-_PYRAMID = "backbone.pyramid."  # over a plain vision transformer; no published weights have it
+_PYRAMID = "backbone.pyramid."  # on top of a plain vision transformer; no published weights include it
 _LICENSE = 200  # characters
 
 _SWIN_BLOCK = "layers.{}.blocks.{}"
@@ -141,14 +141,14 @@ BACKBONES = (SWIN, RESNET, DEEP_RESNET, DETECTRON2, CAFFE2, EFFICIENTNET_LITE0)
 
 @dataclass(frozen=True)
 class _Wrapping:
-    """Names that a pre-training put before those of its encoder, and what else it may have beside it."""
+    """Names that a pre-training prepends to those of its encoder, and what other entries it may have."""
 
     title: str
     prefix: str
     beside: tuple[str, ...]
 
 
-# The first whose prefix occurs is taken, so the network that is meant to be used comes before its twin.
+# The first matching prefix is used, so the network that is meant to be used precedes its twin.
 _WRAPPINGS = (
     _Wrapping("MoCo, query encoder", "module.encoder_q.", ("module.encoder_k.", "module.queue")),
     _Wrapping("MoCo v3, base encoder", "module.base_encoder.", ("module.momentum_encoder.", "module.predictor.")),
@@ -158,7 +158,7 @@ _WRAPPINGS = (
 
 
 def without_wrapping(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
-    """The entries of the encoder of a self-supervised pre-training, and which it is; as they are for other files."""
+    """The entries of the encoder of a self-supervised pre-training, and which one it is; unchanged for other files."""
     for wrapping in _WRAPPINGS:
         if not all(name.startswith((wrapping.prefix, *wrapping.beside)) for name in state):
             continue
@@ -176,12 +176,12 @@ class Backbone:
 
     Attributes:
         config: its architecture.
-        state: our names, as in a whole model, to tensors.
+        state: tensors by our names, as in a complete model.
         notes: what a user should know about these weights.
-        normalisations: how images were normalised; more than one where the file does not say it and it cannot be
-            told. Files that never say it mean ImageNet's.
-        says_normalisation: whether it is certain, so that a run must not say another.
-        license: of the weights, if it is known.
+        normalisations: how images were normalised; more than one where the file does not say and it cannot be
+            determined. Files that never say it mean ImageNet's.
+        says_normalisation: whether it is certain, so that a run must not specify another.
+        license: of the weights, if known.
     """
 
     config: BackboneConfig
@@ -198,16 +198,16 @@ class Backbone:
 def recognised_backbone(
     state: Mapping[str, Tensor], config: Mapping[str, Any] | None = None, wanted: TimmConfig | None = None
 ) -> tuple[str, Backbone] | None:
-    """What a file of a backbone turns out to be, and the backbone; None if it is none that is known.
+    """What a backbone file was recognised as, and the backbone; None if it is not a known one.
 
     Args:
         state: as stored.
         config: of a ``config.json`` beside it.
-        wanted: the model of timm that is to start from it. It decides where nothing else does.
+        wanted: the timm model that is to start from it. It decides where nothing else does.
 
     Raises:
-        UserError: it is one, but entries are unknown, missing or of other shapes, or it is of another model than
-            ``wanted``.
+        UserError: it is a backbone file, but entries are unknown, missing or have other shapes, or it is for another
+            model than ``wanted``.
     """
     weights = timm_models.in_folder(config)
     if weights is not None:
@@ -232,11 +232,11 @@ def _of_timm(
     model, config = weights.config.model.partition(".")[0], wanted or weights.config
     if config.model.partition(".")[0] != model:
         raise UserError(
-            f"these weights are of timm's {printable(model, 80)}, and model.backbone.model is "
-            f"{printable(config.model, 80)}; leave model.backbone.model out, and it follows from the weights"
+            f"these weights are for timm's {printable(model, 80)}, but model.backbone.model is "
+            f"{printable(config.model, 80)}; leave model.backbone.model out, and it is taken from the weights"
         )
     taken, left_out = timm_models.fitted(state, config, spelled)
-    notes = [f"left out, since a backbone does without: {listed(left_out, 6)}"] if left_out else []
+    notes = [f"left out, since a backbone does not need them: {listed(left_out, 6)}"] if left_out else []
     if weights.license is not None:
         notes.append(f"the weights are licensed {weights.license}")
     says_normalisation = len(weights.normalisations) == 1
@@ -244,7 +244,7 @@ def _of_timm(
 
 
 def read_backbone(layout: Layout, state: Mapping[str, Tensor]) -> Backbone:
-    """A backbone from the entries of a file of ``layout``, of ResNets or Swin.
+    """A backbone from the entries of a file with ``layout``, for ResNets or Swin.
 
     Batch counters are left out: whether the norms are trained is a setting of the model that starts from it.
 
@@ -257,8 +257,8 @@ def read_backbone(layout: Layout, state: Mapping[str, Tensor]) -> Backbone:
     published = {name: value for name, value in to_original(layout, state).items() if not name.endswith(_COUNTER)}
     if layout is CAFFE2:
         published = _as_rgb(published)
-        notes.append("channels of the stem were turned from BGR to RGB, and its scale fitted to our normalisation")
-        notes.append("it was trained with strides in the 1x1 convolutions, which are in the 3x3 here")
+        notes.append("channels of the stem were turned from BGR to RGB, and its scale adapted to our normalisation")
+        notes.append("it was trained with strides in the 1x1 convolutions, but here they are in the 3x3 convolutions")
     config = original.infer_backbone(
         published, spelled=lambda name: their_name(layout, name), layout=f"a {layout.title} file"
     )
@@ -279,7 +279,7 @@ def _may_miss(name: str) -> bool:
 
 
 def _without_leftovers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without what training left, and without the stem's bias if it is zero; else that is reported as unknown."""
+    """Entries without training leftovers, and without the stem's bias if it is zero; else it is reported as unknown."""
     return {
         name: value
         for name, value in state.items()
@@ -288,7 +288,7 @@ def _without_leftovers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _as_rgb(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The caffe2 models take BGR of deviation 1, and their norms have no statistics."""
+    """The caffe2 models expect BGR with deviation 1, and their norms have no statistics."""
     result: dict[str, Tensor] = {}
     for name, value in state.items():
         if name == "backbone.stem.conv1.weight" and value.dim() == 4 and value.shape[1] == 3:
@@ -297,7 +297,7 @@ def _as_rgb(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         stem, _, leaf = name.rpartition(".")
         if leaf == "bias" and stem.endswith(".norm") and f"{stem}.running_mean" not in state:
             result[f"{stem}.running_mean"] = torch.zeros_like(value)
-            # As a frozen norm of this library that changes nothing: 1 after the norm's epsilon was added.
+            # As a frozen norm of this library that changes nothing: 1 once the norm's epsilon is added.
             result[f"{stem}.running_var"] = torch.ones_like(value) - 1e-5
     return result
 
@@ -318,10 +318,10 @@ def save_backbone(backbone: Backbone, path: Path) -> None:
     if backbone.says_normalisation:
         metadata["normalisation"] = json.dumps(backbone.normalisations[0].settings)
         if backbone.normalisations[0] != IMAGENET:
-            metadata["format_version"] = "2"  # which earlier ones do not read, since they would not heed it
+            metadata["format_version"] = "2"  # earlier versions do not read it, since they would ignore it
     elif len(backbone.normalisations) > 1:
         raise UserError(
-            f"nothing says how images were normalised for these weights of {backbone} (timm has some with "
+            f"it is not known how images were normalised for these weights of {backbone} (timm has some with "
             f"{' and some with '.join(map(str, backbone.normalisations))}); put the config.json of timm beside them"
         )
     tensors = {name: value.contiguous() for name, value in backbone.state.items()}
@@ -329,7 +329,7 @@ def save_backbone(backbone: Backbone, path: Path) -> None:
 
 
 def is_backbone_file(source: str | Path) -> bool:
-    """Whether it is a file of :func:`save_backbone`; False for whatever else, also for names and nothing at all."""
+    """Whether it is a file of :func:`save_backbone`; False for anything else, including names and nonexistent paths."""
     path = Path(source)
     try:
         if not path.is_file():
@@ -354,13 +354,13 @@ def load_backbone(path: Path) -> Backbone:
         with open_safetensors(path) as file:
             metadata: dict[str, str] = file.metadata() or {}
             if metadata.get("format") != _FORMAT or metadata.get("format_version") not in ("1", "2"):
-                raise UserError("no backbone file that this version reads")
+                raise UserError("not a backbone file that this version can read")
             state = entries_of(file, path)
         values = {"backbone": metadata_value(metadata, "backbone", path)}
         says_normalisation = "normalisation" in metadata
         stated = metadata_value(metadata, "normalisation", path) if says_normalisation else {}
         if not isinstance(stated, dict) or stated.keys() - IMAGENET.settings.keys():
-            raise UserError("its header has another 'normalisation' than pixel_mean and pixel_std")
+            raise UserError("its header has a 'normalisation' that differs from pixel_mean and pixel_std")
     except UserError as error:
         reason = str(error).removeprefix(f"{path}: ").partition(";")[0]
         raise UserError(f"{path}: {reason}; convert the original again") from error
@@ -375,27 +375,27 @@ def start_from_backbone(
 ) -> list[str]:
     """Fill the backbone of ``model``.
 
-    Position biases of Swin are resized where the window is another one; everything else has to fit.
+    Position biases of Swin are resized if the window differs; everything else must fit.
 
     Args:
-        model: freshly initialised; its other parts stay so. Gets the license.
-        backbone: that was read.
+        model: freshly initialised; its other parts stay so. Receives the license.
+        backbone: the backbone that was read.
         path: where it was read from, for messages.
-        repeat_channels: the images may have another number of channels than three, see
+        repeat_channels: the images may have a number of channels other than three, see
             :func:`~mask2former.checkpoints.transfer.with_own_channels`.
 
     Returns:
-        One phrase for each thing that was not simply taken over.
+        One phrase for each thing that was not simply copied.
 
     Raises:
-        UserError: it is another backbone, or images are normalised otherwise; the message says which.
+        UserError: it is another backbone, or images are normalised differently; the message says which.
     """
     stated = backbone.normalisations[0]
     is_other = (stated.pixel_mean, stated.pixel_std) != (model.mean, model.std)
     if backbone.says_normalisation and is_other and model.channels == len(stated.pixel_mean):
         raise UserError(
             f"{path}: images were normalised with {stated}, but the model has mean {list(model.mean)} and deviation "
-            f"{list(model.std)}; make it with mean and std of the weights"
+            f"{list(model.std)}; build it with the mean and std of the weights"
         )
     if backbone.license is not None:
         model.info = replace(model.info, license=backbone.license)
@@ -424,8 +424,6 @@ def start_from_backbone(
     except UserError as error:
         way_out = "set model.backbone to that, or leave model.backbone out of the run file"
         if model.info.architecture is None:
-            way_out = (
-                f"a backbone of one's own ({type(model.backbone).__name__}) needs a method start_from_backbone(state)"
-            )
+            way_out = f"your own backbone ({type(model.backbone).__name__}) needs a method start_from_backbone(state)"
         raise UserError(f"{error}. The file is of {backbone}; {way_out}") from error
     return notes

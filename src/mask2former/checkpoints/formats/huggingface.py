@@ -1,6 +1,7 @@
-"""Names and ``config.json`` of the Mask2Former in Hugging Face's ``transformers``, with Swin or ResNet.
+"""Names and ``config.json`` of Mask2Former in Hugging Face's ``transformers``, with Swin or ResNet.
 
-Written are the names of the files on its hub, which every version reads; read are those of its modules in memory too.
+Files are written with the names used on its hub, which every version reads; the names of its modules in memory are also
+read.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def _in_files() -> dict[str | tuple[str, ...], str]:
 
 
 def _in_memory() -> dict[str | tuple[str, ...], str]:
-    """What versions 5.x call the same parts while they run."""
+    """What versions 5.x call the same parts at run time."""
     return {
         tuple(f"{_SWIN_BLOCK}.attention.{part}_proj.*" for part in "qkv"): f"{_OUR_BLOCK}.attn.qkv.*",
         f"{_SWIN_BLOCK}.attention.o_proj.*": f"{_OUR_BLOCK}.attn.proj.*",
@@ -149,7 +150,7 @@ HUGGINGFACE = Layout(
     also_read=(
         *rules(_ENCODER, "backbone.", _in_memory()),
         *rules(f"{_ENCODER}swin.", "backbone.", _in_files() | _in_memory()),
-        *rules(f"{_ENCODER}_backbone.", "backbone.", STEM | BLOCKS),  # their wrapper around timm
+        *rules(f"{_ENCODER}_backbone.", "backbone.", STEM | BLOCKS),  # its wrapper around timm
     ),
     unused=tuple(f"{_ENCODER}{part}layernorm.*" for part in ("", "swin.")),
     not_written=("backbone.layers.{}.blocks.{}.attn.relative_position_index",),
@@ -164,11 +165,11 @@ _RESNETS: dict[str, dict[str, Any]] = {
     "resnet152": {"layer_type": "bottleneck", "depths": [3, 8, 36, 3], "hidden_sizes": [256, 512, 1024, 2048]},
 }
 _STAGES = [f"stage{number}" for number in (1, 2, 3, 4)]
-_POINTS = 4  # of deformable attention, fixed there
-_RESCALED = 1 / 255  # what they multiply pixels by, unless told otherwise
+_POINTS = 4  # of deformable attention, fixed in transformers
+_RESCALED = 1 / 255  # the factor for pixels, unless specified
 _BILINEAR = 2  # of Pillow's filters
-_LONG_EDGE = 1333  # pixels, theirs and ours where nothing is said
-_OURS = "mask2former"  # of config.json: what it has no other place for
+_LONG_EDGE = 1333  # pixels, in transformers and here, where nothing is specified
+_OURS = "mask2former"  # key in config.json for what has no other place there
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
@@ -178,20 +179,20 @@ def config_of(info: ModelInfo) -> dict[str, Any]:
     """``config.json`` for a model of ours.
 
     Raises:
-        UserError: the model has something that ``transformers`` cannot do; the message names it.
+        UserError: the model has something that ``transformers`` does not support; the message names it.
     """
     architecture, categories, facts = info.known_architecture, info.known_categories, info.to_dict()
     pixel, decoder = architecture.pixel_decoder, architecture.transformer_decoder
     if not isinstance(pixel, MSDeformAttnConfig) or not isinstance(decoder, MaskedDecoderConfig):
         raise UserError(
-            f"transformers has no place for the pixel decoder {pixel.name} with the transformer decoder {decoder.name} "
-            "in its Mask2Former; choose another layout"
+            f"Mask2Former in transformers does not support the pixel decoder {pixel.name} with the transformer "
+            f"decoder {decoder.name}; choose another layout"
         )
     if decoder.position_encoding != "2d":
-        raise UserError("transformers has image models only, and this one is for clips; choose another layout")
+        raise UserError("transformers supports image models only, but this model is for clips; choose another layout")
     if pixel.num_heads != decoder.num_heads or pixel.num_points != _POINTS:
         raise UserError(
-            f"transformers has one number of heads and {_POINTS} points; this model has {pixel.num_heads} and "
+            f"transformers supports one number of heads and {_POINTS} points; this model has {pixel.num_heads} and "
             f"{decoder.num_heads} heads and {pixel.num_points} points. Choose another layout"
         )
     names = {str(index): name for index, name in enumerate(categories.names)}
@@ -204,7 +205,7 @@ def config_of(info: ModelInfo) -> dict[str, Any]:
         "hidden_dim": decoder.dim,
         "encoder_layers": pixel.num_layers,
         "encoder_feedforward_dim": pixel.feedforward_dim,
-        "decoder_layers": decoder.num_layers + 1,  # counts the prediction before the first layer
+        "decoder_layers": decoder.num_layers + 1,  # includes the prediction before the first layer
         "dim_feedforward": decoder.feedforward_dim,
         "num_attention_heads": decoder.num_heads,
         "num_queries": decoder.num_queries,
@@ -242,8 +243,8 @@ def _backbone_config(backbone: SwinConfig | TimmConfig) -> dict[str, Any]:
     sizes = _RESNETS.get(backbone.model.split(".")[0])
     if sizes is None or backbone.kwargs:
         raise UserError(
-            f"transformers' Mask2Former has Swin and ResNets with a plain stem, not backbone '{backbone.model}'; "
-            "choose another layout"
+            "Mask2Former in transformers supports Swin and ResNets with a plain stem, not backbone "
+            f"'{backbone.model}'; choose another layout"
         )
     return {"model_type": "resnet", "embedding_size": 64, "hidden_act": "relu", "out_features": _STAGES, **sizes}
 
@@ -251,7 +252,7 @@ def _backbone_config(backbone: SwinConfig | TimmConfig) -> dict[str, Any]:
 def preprocessor_of(
     inference: InferenceConfig, ignore_label: int, normalisation: Normalisation = IMAGENET
 ) -> dict[str, Any]:
-    """``preprocessor_config.json``: sizes of images, mean and deviation."""
+    """``preprocessor_config.json``: image sizes, mean and deviation."""
     mean, std = normalisation.scaled(_RESCALED)
     return {
         "image_processor_type": "Mask2FormerImageProcessor",
@@ -291,13 +292,13 @@ def num_heads_of(config: Mapping[str, Any]) -> int:
 
 
 def check_config(config: Mapping[str, Any], found: Architecture) -> None:
-    """Hold ``config.json`` to what the weights are, and refuse what our model does not compute.
+    """Compare ``config.json`` with the weights, and refuse what our model does not compute.
 
     Raises:
-        UserError: a number differs, or a setting asks for something else.
+        UserError: a number differs, or a setting requires something else.
     """
     pixel, decoder, backbone = found.model.pixel_decoder, found.model.transformer_decoder, found.model.backbone
-    assert isinstance(pixel, MSDeformAttnConfig)  # the names of transformers lead to no others
+    assert isinstance(pixel, MSDeformAttnConfig)  # the names of transformers lead to no other decoders
     assert isinstance(decoder, MaskedDecoderConfig)
     expected: dict[str, int] = {
         "feature_size": pixel.dim,
@@ -314,9 +315,9 @@ def check_config(config: Mapping[str, Any], found: Architecture) -> None:
         "pre_norm": False, "activation_function": "relu", "enforce_input_projection": False, "common_stride": 4,
         "feature_strides": [4, 8, 16, 32],
     }  # fmt: skip
-    faults = [f"'{key}' is {quoted(config[key], 60)}, the weights say {value}" for key, value in expected.items()
+    faults = [f"'{key}' is {quoted(config[key], 60)}, but the weights have {value}" for key, value in expected.items()
               if key in config and config[key] != value]  # fmt: skip
-    faults += [f"'{key}' is {quoted(config[key], 60)}, only {value!r} is known here" for key, value in fixed.items()
+    faults += [f"'{key}' is {quoted(config[key], 60)}; only {value!r} is supported" for key, value in fixed.items()
                if key in config and config[key] != value]  # fmt: skip
     if pixel.num_points != _POINTS:
         faults.append(f"'num_attention_heads' is {pixel.num_heads}, which the weights of the pixel decoder do not fit")
@@ -336,13 +337,15 @@ def check_config(config: Mapping[str, Any], found: Architecture) -> None:
     if isinstance(inner, dict) and isinstance(backbone, TimmConfig) and inner.get("hidden_act", "relu") != "relu":
         faults.append(f"backbone_config 'hidden_act' is {quoted(inner['hidden_act'], 60)}, expected 'relu'")
     if isinstance(inner, dict) and isinstance(backbone, TimmConfig) and inner.get("downsample_in_bottleneck"):
-        faults.append("backbone_config 'downsample_in_bottleneck' is on: the stride is in the 3x3 convolutions here")
+        faults.append(
+            "backbone_config 'downsample_in_bottleneck' is on, but the stride is in the 3x3 convolutions here"
+        )
     if faults:
         raise UserError(f"config.json: {'; '.join(faults)}")
 
 
 def label_names(config: Mapping[str, Any], num_classes: int) -> tuple[str, ...] | None:
-    """Names of the classes in their order, or None if the configuration has none of its own.
+    """Names of the classes in order, or None if the configuration has none of its own.
 
     Raises:
         UserError: there are names, but not one for each class.
@@ -364,7 +367,7 @@ def label_names(config: Mapping[str, Any], num_classes: int) -> tuple[str, ...] 
 
 
 def own_facts(config: Mapping[str, Any]) -> tuple[Any, Any] | None:
-    """Configuration and categories, not yet checked, if the folder was written by us."""
+    """Configuration and categories, not yet checked, if this library wrote the folder."""
     values = config.get(_OURS)
     return (values.get("config"), values.get("categories")) if isinstance(values, dict) else None
 
@@ -374,11 +377,11 @@ class Preparation:
     """What ``preprocessor_config.json`` says about images, as far as our inference settings can express it.
 
     Attributes:
-        edges: short and long edge in pixels; None if it does not say them.
-        stretched_to: height and width of all images, which ours do not get: their edges are what comes next to it.
-        ignore_label: of label maps; None if it does not say one.
-        normalisation: mean and deviation; None if nothing says them.
-        notes: what is done otherwise here, one phrase each.
+        edges: short and long edge in pixels; None if not given.
+        stretched_to: height and width of all images, which we do not reproduce: their edges are the closest equivalent.
+        ignore_label: of label maps; None if not given.
+        normalisation: mean and deviation; None if not given.
+        notes: what is done differently here, one phrase each.
     """
 
     edges: tuple[int, int] | None = None
@@ -389,10 +392,10 @@ class Preparation:
 
 
 def preparation_of(preprocessor: Mapping[str, Any], num_classes: int) -> Preparation:
-    """What ``preprocessor_config.json`` asks for; empty: there is no such file.
+    """The settings in ``preprocessor_config.json``; empty if the file does not exist.
 
     Raises:
-        UserError: a normalisation or sizes that are none.
+        UserError: an invalid normalisation or invalid sizes.
     """
     if not preprocessor:
         return Preparation()
@@ -407,12 +410,12 @@ def preparation_of(preprocessor: Mapping[str, Any], num_classes: int) -> Prepara
     if preprocessor.get("pad_size"):
         notes.append(f"images were padded to {quoted(preprocessor['pad_size'], 60)}; here to multiples of 32")
     if preprocessor.get("do_center_crop"):
-        notes.append("images were cropped in their middle (do_center_crop); here they are whole")
+        notes.append("images were centre-cropped (do_center_crop); here they are not cropped")
     if preprocessor.get("do_reduce_labels") or preprocessor.get("reduce_labels"):
         notes.append("its label maps counted classes from 1 (do_reduce_labels); here they count from 0")
     named = preprocessor.get("num_labels")
-    if isinstance(named, int) and named not in (num_classes, num_classes + 1):  # some count "no object"
-        notes.append(f"preprocessor_config.json speaks of {named} classes, the weights have {num_classes}")
+    if isinstance(named, int) and named not in (num_classes, num_classes + 1):  # some count "no object" as a class
+        notes.append(f"preprocessor_config.json mentions {named} classes, but the weights have {num_classes}")
     label = preprocessor.get("ignore_index")
     if label is not None and (isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < 1 << 16):
         raise UserError(
@@ -427,7 +430,7 @@ def _normalisation(preprocessor: Mapping[str, Any]) -> Normalisation:
         raise UserError(
             f"preprocessor_config.json: 'rescale_factor' is {quoted(factor, 60)}; expected a positive number"
         )
-    usual_mean, usual_std = IMAGENET.scaled(_RESCALED)  # of its processor where nothing is said
+    usual_mean, usual_std = IMAGENET.scaled(_RESCALED)  # the defaults of its processor
     mean, std = preprocessor.get("image_mean", usual_mean), preprocessor.get("image_std", usual_std)
     if preprocessor.get("do_normalize") is False:
         mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
@@ -440,7 +443,7 @@ def _edges(preprocessor: Mapping[str, Any]) -> tuple[tuple[int, int] | None, tup
     if preprocessor.get("do_resize") is False:
         return (0, _LONG_EDGE), None
     size = preprocessor.get("size")
-    if isinstance(size, int):  # of old files: the short edge, and the long one beside it
+    if isinstance(size, int):  # in old files: the short edge, with the long edge beside it
         size = {"shortest_edge": size, "longest_edge": preprocessor.get("max_size") or _LONG_EDGE}
     if not isinstance(size, dict):
         return None, None

@@ -1,7 +1,7 @@
 """Names of mmdetection 2.x and 3.x and of mmsegmentation.
 
-Their Swin counts the channels of a 2x2 block in another order when it merges patches; everything else is names.
-mmdetection calls the head ``panoptic_head``, mmsegmentation ``decode_head``.
+Their Swin orders the channels of a 2x2 block differently when it merges patches; everything else is names. mmdetection
+calls the head ``panoptic_head``, mmsegmentation ``decode_head``.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def swin_rules(prefix: str) -> tuple[Rule, ...]:
 
 
 def _head(prefix: str, encoder: dict[str, str], decoder: dict[str, str]) -> tuple[Rule, ...]:
-    """``encoder`` and ``decoder`` say what differs between the generations, within a layer."""
+    """``encoder`` and ``decoder`` contain what differs between the generations, within a layer."""
     pixel = rules(
         f"{prefix}.pixel_decoder.",
         "sem_seg_head.pixel_decoder.",
@@ -151,7 +151,8 @@ def _layout(key: str, title: str, provider: Provider, generation: int) -> Layout
         title=title,
         signature=(f"{prefix}.transformer_decoder.layers.0.{decoding}.in_proj_weight",),
         rules=backbone + _head(prefix, encoder, decoder),
-        # Which generation spells the pixel decoder's layers how is certain for the decoder only; either is read.
+        # Which generation uses which spelling for the pixel decoder's layers is certain only for the decoder; both are
+        # read.
         also_read=_head(prefix, other_encoder, other_decoder),
         not_written=("criterion.empty_weight",),
         provider=provider,
@@ -172,19 +173,21 @@ _PREPROCESSORS = {"mmdet": "DetDataPreprocessor", "mmseg": "SegDataPreProcessor"
 
 
 def configuration_of(layout: Layout, normalisation: Normalisation) -> str:
-    """What a checkpoint has to say of a model whose images are normalised so."""
+    """What a checkpoint must contain for a model whose images are normalised this way."""
     mean, std = list(normalisation.pixel_mean), list(normalisation.pixel_std)
     preprocessor = f"dict(type={_PREPROCESSORS[layout.key]!r}, mean={mean}, std={std}, bgr_to_rgb=True)"
     return f"model = dict(data_preprocessor={preprocessor})\n"
 
 
 def _parsed(text: str) -> ast.Module:
-    """A configuration written as Python, of which nothing runs; empty if it is no such text.
+    """A configuration written as Python, none of which is executed; empty if it is not such a text.
 
     Raises:
         UserError: it is too long to be a configuration.
     """
-    limits.check_limit("its configuration has characters:", len(text), limits.CONFIG_TEXT, "is it the right file?")
+    limits.check_limit(
+        "its configuration has too many characters:", len(text), limits.CONFIG_TEXT, "is it the right file?"
+    )
     try:
         return ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -192,10 +195,10 @@ def _parsed(text: str) -> ast.Module:
 
 
 def normalisation_of(text: str) -> Normalisation | None:
-    """Mean and deviation of images, from a configuration written as Python; None if it says none.
+    """Mean and deviation of images, from a configuration written as Python; None if it gives none.
 
     Raises:
-        UserError: they are none, images are not turned into R, G, B, or two places say different things.
+        UserError: they are invalid, images are not converted to R, G, B, or two places contradict each other.
     """
     found: list[Normalisation] = []
     for values in _mappings(_parsed(text)):
@@ -203,13 +206,13 @@ def normalisation_of(text: str) -> Normalisation | None:
             continue
         for key in ("bgr_to_rgb", "to_rgb"):
             if values.get(key) is False:
-                raise UserError(f"its configuration has {key}=False: the model takes BGR, and ours take RGB")
+                raise UserError(f"its configuration has {key}=False: the model expects BGR, but ours expect RGB")
         if values.keys() & {"mean", "std"}:
             found.append(Normalisation.read(values.get("mean"), values.get("std"), "its configuration"))
     if len(set(found)) > 1:
         raise UserError(
             f"its configuration normalises images with {found[0]} in one place and with "
-            f"{next(one for one in found if one != found[0])} in another; leave one of them in"
+            f"{next(one for one in found if one != found[0])} in another; keep only one of them"
         )
     return found[0] if found else None
 
@@ -218,7 +221,7 @@ def edges_of(text: str) -> tuple[int, int] | None:
     """Short and long edge in pixels of images at test time, from a configuration written as Python.
 
     Returns:
-        None if it says none that keeps proportions, or is no such text.
+        None if it gives none that keep proportions, or is not such a text.
 
     Raises:
         UserError: it is too long to be a configuration.
@@ -253,7 +256,7 @@ def _mappings(tree: ast.AST) -> Iterator[dict[str, Any]]:
         values: dict[str, Any] = {}
         for key, value in pairs:
             try:
-                if not _is_nested(value):  # else every level of it would be evaluated once more in each around it
+                if not _is_nested(value):  # otherwise each level would be evaluated once more for every level around it
                     values[key] = ast.literal_eval(value)
             except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
                 continue

@@ -1,7 +1,7 @@
-"""The layout of the published checkpoints: their names in their order, next to ours, both ways.
+"""The layout of the published checkpoints: their names in order, beside ours, in both directions.
 
-One function enumerates the names; reading, writing and recognising files all go through it. Must not know how files
-are stored.
+One function enumerates the names; reading, writing and recognising files all use it. Must not know how files are
+stored.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ _RESNETS = {  # timm's name: blocks per stage, convolutions per block
 _SWINS = {(96, 6): "Swin-T", (96, 18): "Swin-S", (128, 18): "Swin-B", (192, 18): "Swin-L"}  # width, blocks of stage 3
 
 _USUAL = ("msdeformattn", "masked")
-_CLASS_ROWS = {  # the entry with a row for each class, its axes, and how many more rows it has
+_CLASS_ROWS = {  # the entry with one row per class, its axes, and how many additional rows it has
     "masked": ("class_embed.weight", 2, 1),
     "standard": ("class_embed.weight", 2, 1),
     "per-pixel": ("weight", 4, 0),
@@ -101,26 +101,26 @@ _Count = Callable[[str], int]
 def original_names(config: ArchitectureConfig) -> list[Pair]:
     """``(original name, our name)`` of every entry, in the published order.
 
-    Our name is None for what we regenerate: window indices and the class weights of the loss.
+    Our name is None for what is regenerated: window indices and the class weights of the loss.
 
     Raises:
-        UserError: the backbone has no place in the original layout.
+        UserError: the original layout does not support the backbone.
     """
     pairs = backbone_names(config.backbone)
     pixels, decoder = config.pixel_decoder, config.transformer_decoder
-    assert not isinstance(decoder, EncoderOnlyConfig)  # whose backbones have none
+    assert not isinstance(decoder, EncoderOnlyConfig)  # their backbones have none
     pairs += _pixel_decoder_names(pixels.num_layers) if isinstance(pixels, MSDeformAttnConfig) else pixel_names(pixels)
     if isinstance(decoder, MaskedDecoderConfig):
         pairs += _predictor_names(decoder)
     else:
         pairs += decoder_names(decoder, is_projected=_is_projected(config))
-    if not isinstance(decoder, PerPixelConfig | PerPixelPlusConfig):  # where no class is weighed
+    if not isinstance(decoder, PerPixelConfig | PerPixelPlusConfig):  # where classes have no weights
         pairs.append((_EMPTY_WEIGHT, None))
     return pairs
 
 
 def _is_projected(config: ArchitectureConfig) -> bool:
-    """Whether there is a convolution between the map that the decoder of MaskFormer attends to and the decoder."""
+    """Whether there is a convolution between the decoder of MaskFormer and the map that it attends to."""
     decoder, pixels = config.transformer_decoder, config.pixel_decoder
     if isinstance(decoder, MaskedDecoderConfig | PerPixelConfig | EncoderOnlyConfig):
         return False
@@ -131,7 +131,7 @@ def _is_projected(config: ArchitectureConfig) -> bool:
 
 
 def _channels(backbone: SwinConfig | TimmConfig) -> list[int]:
-    """Of the four maps of a backbone that has a place in this layout."""
+    """Channels of the four maps of a backbone that this layout supports."""
     if isinstance(backbone, SwinConfig):
         return [backbone.embed_dim * 2**stage for stage in range(4)]
     convolutions = _RESNETS[backbone.model.split(".")[0].removesuffix("s")][1]
@@ -139,10 +139,10 @@ def _channels(backbone: SwinConfig | TimmConfig) -> list[int]:
 
 
 def backbone_names(backbone: SwinConfig | TimmConfig) -> list[Pair]:
-    """The part of :func:`original_names` that a backbone alone has.
+    """The part of :func:`original_names` for a backbone alone.
 
     Raises:
-        UserError: it has no place in the original layout.
+        UserError: the original layout does not support it.
     """
     return list(_swin_names(backbone) if isinstance(backbone, SwinConfig) else _resnet_names(backbone))
 
@@ -158,8 +158,8 @@ def _resnet_names(config: TimmConfig) -> Iterator[Pair]:
     if not is_resnet(name) or config.kwargs:
         known = ", ".join(_RESNETS)
         raise UserError(
-            f"backbone '{config.model}' exists in our own format only; other layouts know Swin and {known} (and their "
-            "deep stems, with an s), without kwargs. Save as .safetensors instead"
+            f"backbone '{config.model}' exists in our own format only; other layouts support Swin and {known} (and "
+            "their deep stems, with an s), without kwargs. Save as .safetensors instead"
         )
     blocks, convolutions = _RESNETS[name.removesuffix("s")]
     leaves = ("weight", "bias", "running_mean", "running_var")
@@ -188,7 +188,7 @@ def _resnet_names(config: TimmConfig) -> Iterator[Pair]:
 
 
 def is_resnet(model: str) -> bool:
-    """Whether a model of timm is a ResNet of the original layout, of which several code bases have weights."""
+    """Whether a timm model is a ResNet of the original layout, for which several code bases have weights."""
     return model.partition(".")[0].removesuffix("s") in _RESNETS
 
 
@@ -273,19 +273,19 @@ def _predictor_names(config: MaskedDecoderConfig) -> Iterator[Pair]:
 
 
 def is_original(names: Mapping[str, object]) -> bool:
-    """Whether the names are those of a full model in the original layout, in any of its spellings."""
+    """Whether the names are those of a complete model in the original layout, in any of its spellings."""
     return any(name.startswith(_HEAD) for name in names)
 
 
 def current_spelling(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The same entries under the newest original names.
 
-    Undone are: the pixel decoder directly below the head, or below itself twice (files saved again after a wrong
+    This undoes: the pixel decoder directly below the head, or below itself twice (files saved again after a wrong
     conversion); ``static_query``. The keys decide, not a version number, because that is lost whenever a mapping is
     copied. Pixel mean and deviation are dropped: :func:`normalisation_of` reads them.
 
     Raises:
-        UserError: two entries end up with one name.
+        UserError: two entries would get the same name.
     """
     is_old = not any(name.startswith(_PIXEL) for name in state)
     renamed: dict[str, Tensor] = {}
@@ -306,23 +306,23 @@ def current_spelling(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def normalisation_of(state: Mapping[str, Tensor]) -> Normalisation | None:
-    """Mean and deviation of images, where the entries of a checkpoint have them.
+    """Mean and deviation of images, if the entries of a checkpoint include them.
 
     Raises:
-        UserError: they are none, or those of a model that takes BGR.
+        UserError: they are invalid, or those of a model that expects BGR.
     """
     found = {name: value for name, value in state.items() if name in _PIXELS}
     if not found or any(value.is_meta for value in found.values()):
         return None
     values: dict[str, object] = {**IMAGENET.settings}
     for name, value in found.items():
-        digits = 16 if value.dtype == torch.float64 else 7  # that its type holds
+        digits = 16 if value.dtype == torch.float64 else 7  # that its type can represent
         values[name] = [float(f"{number:.{digits}g}") for number in value.flatten()[:6].tolist()]
     return Normalisation.read(values["pixel_mean"], values["pixel_std"], "'pixel_mean' and 'pixel_std'")
 
 
 def from_original(state: Mapping[str, Tensor], config: ArchitectureConfig | None = None) -> dict[str, Tensor]:
-    """Entries of an original checkpoint under our names, values untouched.
+    """Entries of an original checkpoint under our names, with unchanged values.
 
     Entries that the architecture does not know keep their original names, so that loading reports them.
 
@@ -351,7 +351,7 @@ def backbone_title(backbone: SwinConfig | TimmConfig) -> str:
 
 @dataclass(frozen=True)
 class Architecture:
-    """What names and shapes tell about a model; inference settings of ``model`` are defaults."""
+    """What names and shapes reveal about a model; inference settings of ``model`` are defaults."""
 
     model: ArchitectureConfig
     num_classes: int
@@ -366,7 +366,7 @@ class Architecture:
         return f"{', '.join([text, *kinds])}, {queries}{self.num_classes} classes"
 
     def shape_summary(self) -> tuple[object, ...]:
-        """What a state dict can show: equal facts mean equal names and shapes."""
+        """What a state dict reveals: equal facts mean equal names and shapes."""
         backbone = self.model.backbone
         if isinstance(backbone, SwinConfig):
             seen: tuple[object, ...] = (
@@ -385,13 +385,13 @@ class Architecture:
         )
 
     def fits(self, other: Architecture, norms_are_open: bool = False) -> bool:
-        """Whether names and shapes agree; with open norms, whether they were trained does not count."""
+        """Whether names and shapes agree; with open norms, it does not matter whether they were trained."""
         one, other = (_with_frozen_norms(each) if norms_are_open else each for each in (self, other))
         return one.shape_summary() == other.shape_summary()
 
 
 def _seen_of_pixels(config: PixelDecoderConfig) -> tuple[object, ...]:
-    """What names and shapes show of a pixel decoder."""
+    """What names and shapes reveal about a pixel decoder."""
     if isinstance(config, MSDeformAttnConfig):
         offsets = config.num_heads * config.num_points
         return config.dim, config.mask_dim, config.num_layers, offsets, config.feedforward_dim
@@ -400,7 +400,7 @@ def _seen_of_pixels(config: PixelDecoderConfig) -> tuple[object, ...]:
 
 
 def _seen_of_decoder(config: TransformerDecoderConfig) -> tuple[object, ...]:
-    """What names and shapes show of a transformer decoder, but for the map that it attends to."""
+    """What names and shapes reveal about a transformer decoder, except for the map that it attends to."""
     if isinstance(config, MaskedDecoderConfig):
         return config.dim, config.num_queries, config.num_layers, config.feedforward_dim, config.project_inputs
     seen = config.model_dump(exclude={"num_heads", "dropout", "source", "project_source"})
@@ -431,7 +431,7 @@ def infer_architecture(
     Args:
         state: in any of the original spellings.
         num_heads: of both decoders, which is not visible either.
-        spelled: how the user's file names an entry, for messages.
+        spelled: how the user's file spells an entry, for messages.
         layout: what the user's file is, for messages.
 
     Raises:
@@ -474,13 +474,13 @@ def infer_architecture(
         num_classes = shape(f"{_PREDICTOR}{head}", dims)[0] - other
     except UserError:
         raise
-    except ValueError as error:  # pydantic: sizes that fit no model
+    except ValueError as error:  # pydantic: impossible sizes of a model
         raise UserError(f"names and shapes that fit no Mask2Former model: {printable(str(error), 200)}") from error
     return Architecture(model, num_classes)
 
 
 def _looks(names: Mapping[str, Tensor], spelled: Callable[[str], str], layout: str) -> tuple[_Shape, _Count]:
-    """Two ways to look at a state dict: the shape of an entry, and how many there are of a numbered one."""
+    """Two ways to examine a state dict: the shape of an entry, and the count of a numbered one."""
 
     def shape(name: str, dims: int) -> tuple[int, ...]:
         if name not in names:
@@ -512,7 +512,7 @@ def infer_backbone(
     """The backbone, from the entries below ``backbone.``; arguments as of :func:`infer_architecture`.
 
     Raises:
-        UserError: it is none that we know; the message names what is missing.
+        UserError: it is not a known one; the message names what is missing.
     """
     shape, count = _looks(state, spelled, layout)
     try:
@@ -521,7 +521,7 @@ def infer_backbone(
         return _infer_resnet(shape, count, state)
     except UserError:
         raise
-    except ValueError as error:  # pydantic: sizes that fit no backbone
+    except ValueError as error:  # pydantic: impossible sizes of a backbone
         raise UserError(f"names and shapes that fit no backbone: {printable(str(error), 200)}") from error
 
 
@@ -561,21 +561,21 @@ def recipe_categories(slug: str) -> Categories:
 
 
 def recipe_architecture(slug: str) -> Architecture:
-    """A published model in the terms of :func:`infer_architecture`."""
+    """A published model as :func:`infer_architecture` describes it."""
     return Architecture(recipes.recipe(slug).model, len(recipe_categories(slug)))
 
 
 def matching_recipes(
     found: Architecture, provider: Provider = "official", *, norms_are_open: bool = False
 ) -> list[str]:
-    """Recipes of one provider whose names and shapes are those of a model.
+    """Recipes of one provider whose names and shapes match those of a model.
 
-    Those that differ in their pre-training only are all listed.
+    Recipes that differ only in their pre-training are all listed.
 
     Args:
-        found: what names and shapes tell.
+        found: what names and shapes reveal.
         provider: who published the models.
-        norms_are_open: they do not tell whether the norms were trained, so that either fits.
+        norms_are_open: they do not reveal whether the norms were trained, so that either matches.
     """
     return [slug for slug in recipes.recipe_names(provider) if recipe_architecture(slug).fits(found, norms_are_open)]
 
@@ -597,15 +597,15 @@ def to_original(model: Mask2Former, no_object_weight: float = 0.1) -> OrderedDic
 
     Args:
         model: as built from a configuration.
-        no_object_weight: last of the class weights; the only one that is not 1.
+        no_object_weight: the last of the class weights, and the only one that is not 1.
 
     Raises:
-        UserError: the model was built by hand, or its backbone has no place in the original layout.
+        UserError: the model was built by hand, or the original layout does not support its backbone.
     """
     config = model.info.known_architecture
     if model.info.inference.bands is not None:
         raise UserError(
-            "the model takes bands of images (inference.bands), of which no layout but ours can say which; save it as "
+            "the model takes bands of images (inference.bands), which only our own format can store; save it as "
             ".safetensors instead"
         )
     values = model.state_dict()
@@ -629,12 +629,12 @@ def to_original(model: Mask2Former, no_object_weight: float = 0.1) -> OrderedDic
 
 
 def file_entries(model: Mask2Former) -> OrderedDict[str, Tensor]:
-    """:func:`to_original`, and mean and deviation where they are not those that every published file means.
+    """:func:`to_original`, plus mean and deviation where they differ from those that every published file implies.
 
     Raises:
         UserError: as :func:`to_original`.
     """
     state = to_original(model)
     for name, values in model.info.known_architecture.own_normalisation.items():
-        state[name] = torch.tensor(values, dtype=torch.float64).view(-1, 1, 1)  # of float32, others would be read
+        state[name] = torch.tensor(values, dtype=torch.float64).view(-1, 1, 1)  # of float32; other types would be read
     return state

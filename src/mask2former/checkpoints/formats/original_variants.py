@@ -1,6 +1,6 @@
-"""Published names of what MaskFormer has in place of the parts of Mask2Former, and those parts from names and shapes.
+"""Published names of the MaskFormer parts that replace those of Mask2Former, and these parts from names and shapes.
 
-As ``original.py``, which calls it, for its pixel decoders, its transformer decoder and the per-pixel baselines.
+Like ``original.py``, which calls it, for its pixel decoders, its transformer decoder and the per-pixel baselines.
 """
 
 from __future__ import annotations
@@ -48,19 +48,19 @@ def pixel_names(config: PixelDecoderConfig) -> Iterator[Pair]:
     """``(original name, our name)`` of a feature pyramid, in the published order.
 
     Raises:
-        UserError: it has no place in the original layout.
+        UserError: the original layout does not support it.
     """
     if not isinstance(config, FPNConfig | TransformerFPNConfig):
         raise UserError(
-            f"pixel decoder '{config.name}' exists in our own format only; other layouts know msdeformattn, fpn and "
-            "transformer-fpn. Save as .safetensors instead"
+            f"pixel decoder '{config.name}' exists in our own format only; other layouts support msdeformattn, fpn "
+            "and transformer-fpn. Save as .safetensors instead"
         )
 
     def convolution(original: str, ours: str) -> Iterator[Pair]:
         yield f"{_PIXEL}{original}.weight", f"pixel_decoder.{ours}.0.weight"
         yield from _both(f"{_PIXEL}{original}.norm", f"pixel_decoder.{ours}.1")
 
-    for level in (1, 2, 3):  # theirs count from the finest, ours from the coarsest
+    for level in (1, 2, 3):  # theirs are counted from the finest, ours from the coarsest
         yield from convolution(f"adapter_{level}", f"laterals.{3 - level}")
         yield from convolution(f"layer_{level}", f"outputs.{4 - level}")
     coarsest = convolution("layer_4", "outputs.0")
@@ -86,11 +86,11 @@ def _encoder(original: str, ours: str, num_layers: int, pre_norm: bool) -> Itera
 def decoder_names(
     config: StandardDecoderConfig | PerPixelConfig | PerPixelPlusConfig, *, is_projected: bool
 ) -> Iterator[Pair]:
-    """``(original name, our name)`` of what makes predictions of pixel features, in the published order.
+    """``(original name, our name)`` of the module that predicts from pixel features, in the published order.
 
     Args:
-        config: of it.
-        is_projected: whether the map that it attends to goes through a convolution first.
+        config: its configuration.
+        is_projected: whether the map that it attends to passes through a convolution first.
     """
     if isinstance(config, PerPixelConfig):
         yield from _both(_PREDICTOR.removesuffix("."), "transformer_decoder.class_head")
@@ -117,7 +117,7 @@ def decoder_names(
         yield from _both(f"{_PREDICTOR}input_proj", f"{ours}.input_projection")
     if isinstance(config, StandardDecoderConfig):
         yield from _both(f"{_PREDICTOR}class_embed", "transformer_decoder.class_head")
-    for index in range(3):  # ours have the activations between them
+    for index in range(3):  # ours include the activations between them
         yield from _both(f"{_PREDICTOR}mask_embed.layers.{index}", f"transformer_decoder.mask_head.{2 * index}")
 
 
@@ -125,14 +125,14 @@ def decoder_names(
 
 
 def pixel_kind(names: Mapping[str, object]) -> str:
-    """Which pixel decoder has these names; that of Mask2Former where none of the others does."""
+    """The kind of pixel decoder with these names; that of Mask2Former if no other matches."""
     if f"{_PIXEL}input_proj.weight" in names:
         return "transformer-fpn"
     return "fpn" if f"{_PIXEL}layer_4.weight" in names else "msdeformattn"
 
 
 def decoder_kind(names: Mapping[str, object]) -> str:
-    """Which transformer decoder, or what stands in its place, has these names; as :func:`pixel_kind`."""
+    """The kind of transformer decoder, or of the module in its place, with these names; as :func:`pixel_kind`."""
     if f"{_PREDICTOR}weight" in names:
         return "per-pixel"
     if not any(name.startswith(f"{_PREDICTOR}transformer.decoder.") for name in names):
@@ -143,7 +143,7 @@ def decoder_kind(names: Mapping[str, object]) -> str:
 def infer_pixel_decoder(
     names: Mapping[str, object], shape: _Shape, count: _Count, kind: str, num_heads: int
 ) -> FPNConfig | TransformerFPNConfig:
-    """The feature pyramid in a file with these names; ``shape`` and ``count`` look at its entries."""
+    """The feature pyramid in a file with these names; ``shape`` and ``count`` examine its entries."""
     dim, mask_dim = shape(f"{_PIXEL}layer_4.weight", 4)[0], shape(f"{_PIXEL}mask_features.weight", 4)[0]
     if kind == "fpn":
         return FPNConfig(dim=dim, mask_dim=mask_dim)
@@ -166,19 +166,19 @@ def infer_decoder(
     has_encoder: bool,
     num_heads: int,
 ) -> StandardDecoderConfig | PerPixelConfig | PerPixelPlusConfig:
-    """What makes predictions in a file.
+    """The module in a file that makes the predictions.
 
-    Where the map that it attends to has as many channels as itself, nothing shows which one that is: the map of the
-    encoder is taken where there is one, else the embeddings of pixels.
+    Where the map that it attends to has as many channels as the decoder, nothing reveals which map it is: the map of
+    the encoder is assumed if there is one, else the pixel embeddings.
 
     Args:
         names: of the entries.
-        shape: looks at one of them.
-        count: says how many there are of one with a number.
+        shape: returns the shape of one of them.
+        count: returns how many there are of a numbered one.
         kind: as of :func:`decoder_kind`.
         channels: of the four maps of the backbone.
         has_encoder: whether the pixel decoder has an encoder.
-        num_heads: of its attention, which does not show.
+        num_heads: of its attention, which is not visible.
     """
     if kind == "per-pixel":
         return PerPixelConfig()

@@ -1,4 +1,4 @@
-"""How torchvision names the entries of a ResNet; timm, mmdet, mmsegmentation and many pre-trainings do as well."""
+"""How torchvision names the entries of a ResNet, as do timm, mmdet, mmsegmentation and many pre-trainings."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ __all__ = ["BLOCKS", "DEEP_STEM", "STEM"]
 
 STEM: dict[str | tuple[str, ...], str] = {"conv1.*": "stem.conv1.*", "bn1.*": "stem.conv1.norm.*"}
 
-# Three convolutions in a row; the last norm kept the name of the plain stem's.
+# Three convolutions in a row; the last norm kept the name that it has in the plain stem.
 DEEP_STEM: dict[str | tuple[str, ...], str] = {
     "conv1.0.*": "stem.conv1.*",
     "conv1.1.*": "stem.conv1.norm.*",

@@ -1,4 +1,4 @@
-"""Names of sssegmentation, which has semantic models with Swin: that of mmsegmentation, and nearly original heads."""
+"""Names in sssegmentation, which has semantic models with Swin: those of mmsegmentation, and nearly original heads."""
 
 from __future__ import annotations
 

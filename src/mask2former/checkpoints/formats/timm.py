@@ -1,7 +1,7 @@
-"""Weights of any model of timm, as a backbone: fitted entry by entry to the maps that timm makes of that model.
+"""Weights of any timm model as a backbone: matched entry by entry to the maps that timm builds for that model.
 
-What the weights do not say, which model they are of, comes from the ``config.json`` beside them or from the settings of
-who reads them. timm gives names, shapes and constants, never weights.
+Which model the weights are for is not in the weights: it comes from the ``config.json`` beside them or from the
+reader's settings. timm provides names, shapes and constants, never weights.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ _LICENSE = 200  # characters
 
 @dataclass(frozen=True)
 class TimmWeights:
-    """Which model entries are of, and how its images were normalised.
+    """The model that entries are for, and how its images were normalised.
 
     Attributes:
         config: the model.
-        normalisations: one if it is known, several if it depends on the training, which nothing tells.
-        license: of the weights, as timm spells it, if it is known.
+        normalisations: one if it is known, several if it depends on the training, which is not recorded.
+        license: of the weights, as timm spells it, if known.
     """
 
     config: TimmConfig
@@ -54,10 +54,10 @@ class TimmWeights:
 
 
 def in_folder(config: Mapping[str, Any] | None) -> TimmWeights | None:
-    """What ``config.json`` beside the weights says; None if it is not one of timm's.
+    """The content of ``config.json`` beside the weights; None if it is not one of timm's.
 
     Raises:
-        UserError: it is, but what it says makes no model, or no normalisation.
+        UserError: it is, but its content yields no model or no normalisation.
     """
     if config is None or not isinstance(config.get("architecture"), str):
         return None
@@ -79,9 +79,9 @@ def in_folder(config: Mapping[str, Any] | None) -> TimmWeights | None:
 
 
 def known_normalisations(model: str, tag: object = None) -> tuple[Normalisation, ...]:
-    """Those that timm knows for weights of a model, sorted; of one tag if it is given or is part of the name.
+    """The normalisations that timm knows for weights of a model, sorted; for one tag only, if given or in the name.
 
-    Those of ImageNet alone for a model that was never published with weights.
+    Only that of ImageNet for a model that was never published with weights.
     """
     from timm.models import get_pretrained_cfg, list_pretrained
 
@@ -96,7 +96,7 @@ def known_normalisations(model: str, tag: object = None) -> tuple[Normalisation,
 
 
 def published_names(model: str) -> list[str]:
-    """Names of a model with each of its trainings, as its weights have them on the hub; empty if it is not known."""
+    """Names of a model with each of its trainings, as on the hub; empty if it is not known."""
     from timm.models import list_pretrained
 
     return list_pretrained(f"{model}.*")
@@ -108,22 +108,22 @@ def published_names(model: str) -> list[str]:
 def fitted(
     state: Mapping[str, Tensor], config: TimmConfig, spelled: Callable[[str], str] = str
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Entries of a whole timm model under the names that its backbone has in our models.
+    """Entries of a complete timm model under the names that its backbone has in our models.
 
-    timm keeps the names, writes a level less where it takes the model apart (``stages.0`` becomes ``stages_0``), or
-    puts ``model.`` before them; an entry has to fit in exactly one of these ways, in name and in shape. Counters of
-    norms are left out: whether norms are trained is a setting.
+    timm keeps the names, writes one level less where it takes the model apart (``stages.0`` becomes ``stages_0``), or
+    prepends ``model.``; an entry must fit in exactly one of these ways, in name and in shape. Counters of norms are
+    left out: whether norms are trained is a setting.
 
     Args:
-        state: timm's names to tensors.
+        state: tensors by timm's names.
         config: the model.
-        spelled: how the user's file names an entry, for messages.
+        spelled: how the user's file spells an entry, for messages.
 
     Returns:
-        The entries, and the names of those that a backbone has no use for: the classifier and what leads to it.
+        The entries, and the names of those that a backbone does not need: the classifier and the layers before it.
 
     Raises:
-        UserError: timm cannot make the model; or entries are unknown to it, missing, or have other shapes.
+        UserError: timm cannot create the model; or entries are unknown to it, missing, or have other shapes.
     """
     own, whole = _shapes_of(config)
     theirs = {found: name for name in whole if (found := _own_name(name, own)) is not None}
@@ -147,8 +147,8 @@ def fitted(
     groups = (("missing", missing), ("unexpected", unexpected), ("mis-shaped", misshaped))
     if faults := [f"{len(names)} {kind}: {listed(names, 5)}" for kind, names in groups if names]:
         raise UserError(
-            f"the weights do not fit timm's {printable(config.model, 80)}; {'; '.join(faults)}; name the model that "
-            "they are of (model.backbone)"
+            f"the weights do not fit timm's {printable(config.model, 80)}; {'; '.join(faults)}; set model.backbone to "
+            "the model that they are for"
         )
     return taken, left_out
 
@@ -159,14 +159,14 @@ def _own_name(name: str, own: Mapping[str, object]) -> str | None:
 
 
 def _shapes_of(config: TimmConfig) -> tuple[dict[str, torch.Size], set[str]]:
-    """Entries of the backbone without counters, and all names of the whole model, also of what it does not store.
+    """Entries of the backbone without counters, and all names of the complete model, including unstored ones.
 
     Raises:
-        UserError: timm cannot make it.
+        UserError: timm cannot create it.
     """
     import timm
 
-    for device in ("meta", "cpu"):  # some of timm's models cannot be made without memory
+    for device in ("meta", "cpu"):  # some timm models cannot be created without memory
         try:
             with torch.device(device), torch.random.fork_rng(devices=[]):
                 backbone = TimmBackbone(config.model, "batch", config.kwargs, config.pyramid, config.joint_blocks)
@@ -174,10 +174,10 @@ def _shapes_of(config: TimmConfig) -> tuple[dict[str, torch.Size], set[str]]:
         except UserError:
             if device == "cpu":
                 raise
-        except Exception as error:  # what timm's models make of arguments is as varied as they are
+        except Exception as error:  # timm models handle arguments in many different ways
             if device == "cpu":
                 raise UserError(
-                    f"backbone '{config.model}': timm could not make it: {printable(str(error), 150)}"
+                    f"backbone '{config.model}': timm could not create it: {printable(str(error), 150)}"
                 ) from error
         else:
             own = {name: value.shape for name, value in backbone.body.state_dict().items()
@@ -191,7 +191,7 @@ def _shapes_of(config: TimmConfig) -> tuple[dict[str, torch.Size], set[str]]:
 
 
 def _lite0() -> dict[str | tuple[str, ...], str]:
-    """Blocks are numbered through there, and by stage in timm; the first does not widen."""
+    """Blocks are numbered consecutively there, and by stage in timm; the first does not widen."""
     table: dict[str | tuple[str, ...], str] = {
         "_conv_stem.*": "conv_stem.*",
         "_bn0.*": "bn1.*",
@@ -209,8 +209,8 @@ def _lite0() -> dict[str | tuple[str, ...], str]:
     return table
 
 
-# The weights of TensorFlow in PyTorch; here the originals, of which all norms have an epsilon of 1e-3 (as timm's tf_
-# models do) and whose images were (x - 127) / 128.
+# The weights of TensorFlow in PyTorch; here the originals, all of whose norms have an epsilon of 1e-3 (like timm's tf_
+# models) and whose images were (x - 127) / 128.
 EFFICIENTNET_LITE0 = Layout(
     key="efficientnet-lite0",
     title="EfficientNet-Lite0 with the names of efficientnet_pytorch",

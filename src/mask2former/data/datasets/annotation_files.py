@@ -76,7 +76,9 @@ def _without_repeats(file: File) -> Callable[[list[tuple[str, Any]]], dict[str, 
         found = dict(pairs)
         if len(found) < len(pairs):
             twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-            raise UserError(f"'{file}' has the key {quoted(twice)} twice in one object, and only one would be read")
+            raise UserError(
+                f"'{file}' has the key {quoted(twice)} twice in one object, of which only one would be read; remove one"
+            )
         return found
 
     return of
@@ -97,7 +99,7 @@ def categories_in(content: dict[str, Any], file: File) -> Categories:
 
 def _category(entry: dict[str, Any]) -> dict[str, Any]:
     if isinstance(entry.get("id"), bool) or not isinstance(entry.get("id"), int) or entry_id(entry["id"]) is None:
-        raise UserError(f"category {quoted(entry)} has no whole number as id")
+        raise UserError(f"category {quoted(entry)} has no whole number as its 'id'")
     if "name" in entry:
         name = entry["name"]
         if not is_name(name):
@@ -120,8 +122,8 @@ def is_name(value: Any) -> bool:
 def stuff_remark(stuff: Sequence[str], file: object) -> str:
     """What a user should know about classes with ``isthing`` 0 where objects are annotated."""
     return (
-        f"'{file}': categories {some(stuff)} have 'isthing' 0: objects of them are learned, but instances of stuff are "
-        "neither predicted nor measured; set it to 1, or take it out"
+        f"'{file}': categories {some(stuff)} have 'isthing' 0: their objects are learned, but instances of stuff are "
+        "neither predicted nor measured; set it to 1, or remove it"
     )
 
 
@@ -143,7 +145,7 @@ def same_categories(expected: Categories, got: Categories, first: object, file: 
 
 
 def check_unique(ids: Iterable[Any], kind: str, file: File) -> None:
-    """Refuse ids that are given twice, or that are neither numbers nor text."""
+    """Refuse ids that occur twice, or that are neither numbers nor text."""
     try:
         twice = [number for number, count in Counter(ids).items() if count > 1]
     except TypeError as error:
@@ -153,9 +155,10 @@ def check_unique(ids: Iterable[Any], kind: str, file: File) -> None:
 
 
 def entry_id(value: Any) -> int | str | None:
-    """The id of an image, a video or an object, also one that a tool wrote as 7.0; None for anything else.
+    """The id of an image, a video or an object, including one that a tool wrote as 7.0; None for anything else.
 
-    Ids go into results and their file names: text that is no UTF-8, and what is longer than any id, is none.
+    Ids become part of results and their file names, so text that is not valid UTF-8 or is longer than any real id is
+    refused.
     """
     if isinstance(value, float) and value.is_integer():
         value = int(value)
@@ -186,9 +189,9 @@ def number(value: Any) -> float | None:
 
 
 def flag(value: Any) -> bool | None:
-    """A yes or no of JSON (``iscrowd``, ``isthing``): 0, 1, true or false, also as text; no where there is nothing.
+    """A yes or no in JSON (``iscrowd``, ``isthing``): 0, 1, true or false, also as text; no if the value is absent.
 
-    None for anything else: any other text would be true for Python, "no" included.
+    None for anything else: Python treats any other text as true, including "no".
     """
     if value is None:
         return False
@@ -200,7 +203,7 @@ def flag(value: Any) -> bool | None:
 def polygons_of(segmentation: list[Any]) -> tuple[list[list[float]], bool]:
     """The polygons of a segmentation as x, y, x, y, ..., and whether some were lists of pairs [x, y].
 
-    One polygon may stand without a list around it.
+    A single polygon need not be in a list.
 
     Raises:
         UserError: something else, or coordinates that are NaN or farther away than any pixel.
@@ -246,12 +249,12 @@ def sides(entry: Mapping[str, Any]) -> tuple[int, int] | None:
 
 
 def some(offenders: Sequence[Any]) -> str:
-    """``3 (a, b, c)``: how many and the first of them."""
+    """``3 (a, b, c)``: the count and the first few."""
     return f"{len(offenders)} ({listed(offenders, _NAMED)})"
 
 
 def groups_in(file: File, key: str) -> dict[int | str, str]:
-    """What the images of an annotation file have under ``key``, by image id: the modality, the place, the camera.
+    """The values of the images of an annotation file under ``key``, by image id: the modality, the site, the camera.
 
     Raises:
         UserError: as :func:`read_annotations`, or an image has no such key.
@@ -265,7 +268,7 @@ def groups_in(file: File, key: str) -> dict[int | str, str]:
     if without:
         names = sorted({name for entry in images for name in entry} - {"id", "file_name", "height", "width", key})
         raise UserError(
-            f"'{file}': {len(without)} of {len(images)} images have no '{key}' that is a name or a number; "
-            f"their other keys: {listed(names, 20) or 'none'}"
+            f"'{file}': {len(without)} of {len(images)} images have no name or number under '{key}'; their other "
+            f"keys: {listed(names, 20) or 'none'}"
         )
     return {number: str(entry[key]) for number, entry in zip(ids, images, strict=True) if number is not None}

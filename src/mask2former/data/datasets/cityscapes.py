@@ -1,7 +1,7 @@
-"""Cityscapes fine annotations (Cordts et al., CVPR 2016), straight from the files of the download.
+"""Cityscapes fine annotations (Cordts et al., CVPR 2016), read directly from the downloaded files.
 
 Everything is in the PNGs ``*_gtFine_instanceIds.png``: label ids of stuff, void and groups, and label id * 1000 +
-number of objects. Neither panoptic files nor label maps of training ids have to be made first.
+object number. Neither panoptic files nor label maps of training ids have to be created first.
 """
 
 from __future__ import annotations
@@ -30,18 +30,17 @@ _FIRST_OBJECT = 1000  # label id times this; smaller values are label ids
 class Cityscapes(SegmentReader):
     """Images of one split, sorted by city and name; image ids are the first three parts of the file name.
 
-    Objects are the pixels that their PNG has, which is what the data set's own tools measure against: the polygons of
-    the JSON files painted in their order, later ones over earlier ones. Regions of several objects ("group") are crowd
-    regions.
+    Objects are the pixels in their PNG, which the data set's own tools measure against: the polygons of the JSON files
+    painted in order, later ones over earlier ones. Regions of several objects ("group") are crowd regions.
 
     Args:
         images: ``leftImg8bit/SPLIT``.
         labels: ``gtFine/SPLIT``.
         task: what targets are made for, see :class:`SegmentReader`.
-        filter_empty: leaves out images without targets, for which every PNG is read once.
+        filter_empty: leaves out images without targets; every PNG is read once for this.
 
     Raises:
-        UserError: images without annotation, the other way round, or none at all.
+        UserError: images without annotations, annotations without images, or none at all.
     """
 
     metric_style: MetricStyle = "cityscapes"
@@ -55,12 +54,12 @@ class Cityscapes(SegmentReader):
         for index, alone, suffix in ((labels, image_files - maps, _LABELS), (images, maps - image_files, _IMAGE)):
             if alone:
                 missing = some([name + suffix for name in sorted(alone)])
-                raise UserError(f"'{index}' lacks files of Cityscapes: {missing}; unpack both archives completely")
+                raise UserError(f"'{index}' lacks Cityscapes files: {missing}; unpack both archives completely")
         self._names = sorted(image_files)
         if filter_empty:
             self._names = [name for index, name in enumerate(self._names) if self._has_targets(index)]
         if not self._names:
-            raise UserError(f"'{images}' has no images of Cityscapes (CITY/X{_IMAGE})")
+            raise UserError(f"'{images}' contains no Cityscapes images (CITY/X{_IMAGE})")
 
     def _has_targets(self, index: int) -> bool:
         _, classes, crowds = self.segments(index, "training")
@@ -77,7 +76,7 @@ class Cityscapes(SegmentReader):
         return self._names[index].rpartition("/")[2]
 
     def ground_truths(self, index: int, tasks: Sequence[Task]) -> dict[Task, GroundTruth]:
-        """What is true about the image; instances and pixels have a metric of their own here, with its own form."""
+        """The ground truth of the image; instances and pixels have their own metrics here, each with its own form."""
         ground_truths = super().ground_truths(index, [task for task in tasks if task == "panoptic"])
         own: list[Task] = [task for task in tasks if task != "panoptic"]
         if own:
@@ -89,7 +88,7 @@ class Cityscapes(SegmentReader):
     def segments(
         self, index: int, purpose: Literal["training", "evaluation"]
     ) -> tuple[Int32[np.ndarray, "H W"], Int64[np.ndarray, " N"], Bool[np.ndarray, " N"]]:
-        """The map, on which segment k is the value k + 1, and class and crowd flag of every segment."""
+        """The map, on which segment k has the value k + 1, and the class and crowd flag of every segment."""
         values = self._values(index)
         present = np.unique(runs_of(values)[0]).tolist()
         listed = [(value, value if value < _FIRST_OBJECT else value // _FIRST_OBJECT) for value in present]

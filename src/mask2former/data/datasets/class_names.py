@@ -1,7 +1,7 @@
-"""Names files: the classes of label maps and the numbers that they have there, in the forms in which people write them.
+"""Names files: the classes of label maps and their numbers on the maps, in the forms in which people write them.
 
-A class that is lost or shifted here is learned wrongly without a word, so whatever could be read in two ways is refused
-with the way to write it.
+A class that is lost or shifted here would be learned wrongly without any sign of it, so whatever could be read in two
+ways is refused, with advice on how to write it.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ __all__ = ["read_color_table", "read_names"]
 
 _LARGEST = 65535
 _NUMBERED = re.compile(r"(\d+)(?:\s*[:=,;]\s*|[.)]?\s+)(\S.*)")
-# Spaces are looked at from their first one on only: from each of a thousand would take a million steps.
+# Only the first of several spaces is examined: examining each of a thousand would take a million steps.
 _NUMBERED_BEHIND = re.compile(r"(\S.*?)(?<=\S)(\s*[:=,;]\s*|\s+)(\d+)")
 _BULLET = re.compile(r"[-*+\u2022]\s+(?=\S)")
-_OTHER_COMMENT = re.compile(r"//|/\*|;|%|--|\[|\{|<!")  # of other languages, or the beginning of other formats
+_OTHER_COMMENT = re.compile(r"//|/\*|;|%|--|\[|\{|<!")  # of other languages, or the start of other formats
 _BEHIND = re.compile(r"\s(#(?!\d)|//)")
 _COLOURED = re.compile(
     r"([^:]+):((?:\d+,\d+,\d+)?):([^:]*):([^:]*)"
@@ -47,10 +47,10 @@ _LISTS = ("names", "classes", "categories", "labels", "id2label")
 
 
 def read_color_table(path: str | os.PathLike[str]) -> ColorTable:
-    """The numbers of classes by the colours that a names file gives them, for label maps that are drawn in these.
+    """Class numbers by the colours that a names file gives the classes, for label maps that are drawn in these colours.
 
     Raises:
-        UserError: as :func:`read_names`; a class has no colour, or two have one.
+        UserError: as :func:`read_names`; a class has no colour, or two share one.
     """
     if _packaged(path) is not None:
         classes = read_names(path, by_color=True)
@@ -58,13 +58,15 @@ def read_color_table(path: str | os.PathLike[str]) -> ColorTable:
     entries = _read_entries(Path(path), [])
     if without := [entry["name"] for entry in entries if entry.get("color") is None]:
         raise UserError(
-            f"'{path}' gives no colour to the classes {some(without)}, and the label maps are read by colour; write "
-            "for instance CSV with the columns name, r, g, b"
+            f"'{path}' gives no colour for the classes {some(without)}, but the label maps are read by colour; use, "
+            "for instance, CSV with the columns name, r, g, b"
         )
     numbers: dict[tuple[int, int, int], int] = {}
     for category in _categories(entries, Path(path), by_color=True):
         if numbers.setdefault(category.color, category.id) != category.id:
-            raise UserError(f"'{path}' gives the colour {quoted(category.color)} to two classes; give each its own")
+            raise UserError(
+                f"'{path}' gives the colour {quoted(category.color)} to two classes; give each class a different one"
+            )
     return ColorTable(numbers, os.fspath(path))
 
 
@@ -73,21 +75,22 @@ def _packaged(path: str | os.PathLike[str]) -> str | None:
 
 
 def read_names(path: str | os.PathLike[str], notes: list[str] | None = None, *, by_color: bool = False) -> Categories:
-    """The classes of a names file, in its order; the id of a class is its number on the label maps.
+    """The classes of a names file, in file order; the id of a class is its number on the label maps.
 
-    Text (``.txt``): a name per line, numbered from 0, or number and name on every line (``0 road`` or ``road: 0``);
+    Text (``.txt``): one name per line, numbered from 0, or number and name on every line (``0 road`` or ``road: 0``);
     lines that begin with ``#`` are comments; ``labelmap.txt`` of CVAT. JSON and YAML: a list of names, a mapping of
-    number to name (or the other way round), or a list of mappings with ``id``, ``name`` and perhaps ``color``. CSV: two
-    columns, number and name, or columns called ``id`` and ``name``, and perhaps ``r``, ``g``
-    and ``b``. Text may also have colour and name on every line (``64 128 64 Animal``, as CamVid).
+    number to name (or the reverse), or a list of mappings with ``id``, ``name`` and optionally ``color``. CSV: two
+    columns, number and name, or columns named ``id`` and ``name``, and optionally ``r``, ``g`` and ``b``. Text may also
+    have colour and name on every line (``64 128 64 Animal``, as CamVid).
 
     Args:
-        path: the file; or ``pascal_voc``, the 21 classes of VOC, of which 0 is the background.
-        notes: gets a sentence about what was skipped.
+        path: the file; or ``pascal_voc``, the 21 classes of VOC, where 0 is the background.
+        notes: receives a sentence about what was skipped.
         by_color: the label maps are drawn in colours, so classes without numbers are counted from 0.
 
     Raises:
-        UserError: the file is missing, in no such form, gives a number or a name twice, or can be read in two ways.
+        UserError: the file is missing, has none of these forms, gives a number or a name twice, or can be read in two
+            ways.
     """
     if (table := _packaged(path)) is not None:
         return Categories.load(table)
@@ -103,7 +106,7 @@ def read_names(path: str | os.PathLike[str], notes: list[str] | None = None, *, 
 
 
 def _read_entries(file: Path, skipped: list[str]) -> list[dict[str, Any]]:
-    """Mappings with ``id`` and ``name``, and perhaps ``color``."""
+    """Mappings with ``id`` and ``name``, and optionally ``color``."""
     text = read_text(file, "names file", limits.YAML_BYTES, hint="check the path")
     with _one_sentence(file):
         return _entries(text, file.suffix.lower(), skipped)
@@ -122,7 +125,7 @@ def _categories(entries: list[dict[str, Any]], file: Path, *, by_color: bool) ->
             raise ValueError(f"class numbers must be 0 to {_LARGEST}")
         counts = Counter(entry["name"] for entry in entries)
         if twice := [name for name, count in counts.items() if count > 1]:
-            raise ValueError(f"names must be unique, {some(sorted(twice))} are not")
+            raise ValueError(f"names must be unique, but {some(sorted(twice))} are not")
         ignore = 255 if len(entries) <= 255 else _LARGEST
         return Categories.from_dict({"categories": entries, "ignore_label": ignore})
 
@@ -133,8 +136,8 @@ def _one_sentence(file: Path) -> Iterator[None]:
         yield
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise UserError(
-            f"'{file}' is not a list of class names: {printable(str(error), 400)}; expected a name per line (.txt), or "
-            "number and name (.txt, .json, .yaml, .csv)"
+            f"'{file}' is not a list of class names: {printable(str(error), 400)}; expected one name per line "
+            "(.txt), or number and name (.txt, .json, .yaml, .csv)"
         ) from error
 
 
@@ -163,17 +166,18 @@ def _entries(text: str, suffix: str, skipped: list[str]) -> list[dict[str, Any]]
 
 
 def _names_in(given: list[tuple[int, str]]) -> list[tuple[int, str]]:
-    """Lines without the bullets of a list.
+    """Lines without list bullets.
 
     Raises:
-        ValueError: a line has what is hardly part of a name, and would be learned as a class, or as its name.
+        ValueError: a line contains something that is hardly part of a name, and would be learned as a class or as its
+            name.
     """
     bare = [(number, _BULLET.sub("", line, count=1)) for number, line in given]
     has_bullet = [line != name for (_, line), (_, name) in zip(given, bare, strict=True)]
     if any(has_bullet) and not all(has_bullet):
         number, line = given[has_bullet.index(True)]
         raise ValueError(
-            f"its line {number}, {quoted(line)}, begins with a bullet and others do not; take all bullets out"
+            f"its line {number}, {quoted(line)}, begins with a bullet but others do not; remove all bullets"
         )
     for number, line in bare:
         if _OTHER_COMMENT.match(line):
@@ -192,14 +196,14 @@ def _coloured(number: int, match: re.Match[str]) -> dict[str, Any]:
 
 
 def _from_lines(lines: Iterable[tuple[int, str]], given: list[tuple[int, str]]) -> list[tuple[int, str]]:
-    """Number and name of each class: as the lines say, or else as they are counted."""
+    """Number and name of each class: as written on the lines, or else in counting order."""
     numbered = [match for _, line in given if (match := _NUMBERED.fullmatch(line))]
     if given and len(numbered) == len(given):
         return [(int(match[1]), match[2]) for match in numbered]
     behind = [match for _, line in given if (match := _NUMBERED_BEHIND.fullmatch(line))]
     if given and len(behind) == len(given):
-        # Names that differ in their numbers alone ('grade 1', 'grade 2') are names; all others are not told apart by
-        # these.
+        # Names that differ only in their numbers ('grade 1', 'grade 2') are names; other names do not need such numbers
+        # to be distinct.
         if all(match[2].strip() or "\t" in match[2] for match in behind):
             return [(int(match[3]), match[1]) for match in behind]
         if len({match[1] for match in behind}) == len(behind):
@@ -216,13 +220,13 @@ def _from_lines(lines: Iterable[tuple[int, str]], given: list[tuple[int, str]]) 
         )
     if 2 * len(numbered) > len(given):
         number, line = next((number, line) for number, line in given if not _NUMBERED.fullmatch(line))
-        raise ValueError(f"its line {number}, {quoted(line)}, has no number and others have; number all lines or none")
-    # Among lines that are counted, whether one that holds no name counts would be a guess.
+        raise ValueError(f"its line {number}, {quoted(line)}, has no number but others do; number all lines or none")
+    # Among unnumbered lines, whether a line without a name counts would be a guess.
     for number, line in lines:
         if given and given[0][0] < number < given[-1][0] and (not line or line.startswith("#")):
             what = f"a comment ({quoted(line)})" if line else "empty"
             raise ValueError(
-                f"its line {number} is {what}, so the numbers of the classes below are not clear: it is not a name; "
+                f"its line {number} is {what}, not a name, so the numbers of the classes below it are ambiguous; "
                 "delete it, or number all lines ('0 road')"
             )
     return list(enumerate(line for _, line in given))
@@ -235,11 +239,11 @@ def _content(text: str, suffix: str) -> Any:
 
 
 def _unique(pairs: Iterable[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
-    """Parsers of JSON and YAML would keep the last of two entries with one key."""
+    """JSON and YAML parsers would keep only the last of two entries with the same key."""
     found, seen = list(pairs), set[Hashable]()
     for key, _ in found:
         if isinstance(key, Hashable) and key in seen:
-            raise ValueError(f"it has {quoted(key)} more than once")
+            raise ValueError(f"it contains {quoted(key)} more than once")
         seen.add(key)
     return found
 
@@ -272,7 +276,7 @@ def _from_content(content: Any) -> list[dict[str, Any]]:
     elif isinstance(content, list):
         pairs = list(enumerate(content))
     else:
-        raise ValueError(f"it holds {type(content).__name__}")
+        raise ValueError(f"it contains {type(content).__name__}")
     return [{"id": number, "name": _name(name), "isthing": 0} for number, name in pairs]
 
 
@@ -294,7 +298,7 @@ def _name(value: Any) -> str:
         raise ValueError(f"{quoted(value)} is not a name")
     name = str(value).strip()
     if not name.isprintable():
-        raise ValueError(f"the name {quoted(name)} has characters that cannot be seen; type it again")
+        raise ValueError(f"the name {quoted(name)} contains invisible characters; type it again")
     return name
 
 
@@ -314,7 +318,7 @@ def _from_csv(text: str) -> list[dict[str, Any]]:
     if any(len(row) <= max(number, name, *color) for row in rows):
         raise ValueError("a row has too few columns")
     if not has_header and len(rows[0]) > 2 and all(_is_number(row[name]) for row in rows):
-        raise ValueError("its second column has numbers, not names; give it a first line that says 'id' and 'name'")
+        raise ValueError("its second column contains numbers, not names; add a header line with 'id' and 'name'")
     return [
         {
             "id": int(row[number]) if number >= 0 else None,

@@ -1,8 +1,8 @@
-"""Objects in COCO's instance format (Lin et al., ECCV 2014), official or anybody's own.
+"""Objects in COCO's instance format (Lin et al., ECCV 2014), official or your own.
 
-The files are read once into flat arrays; polygons and run-length encodings stay as they are until an image is
-read. Everything that is wrong with a file ends in one :class:`UserError` that names the file. Knows no augmentation
-but the forms that survive it.
+The files are read once into flat arrays; polygons and run-length encodings are kept until an image is read. Every fault
+of a file ends in a single :class:`UserError` that names the file. Knows nothing of augmentation but the forms that
+survive it.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ Source = tuple[str | os.PathLike[str] | File, str | os.PathLike[str] | Folder]
 _HUNDREDTHS = 100  # official coordinates have two decimals
 _KEYS = ("images", "annotations", "categories")
 _FORM = "COCO's instance"
-_MISSED = "images with objects that have no pixel; these count as missed, as in the official tool"
+_MISSED = "images with objects that have no pixels; these objects count as missed, as in the official tool"
 
 
 # --- the file --------------------------------------------------------------------------------------------------------
 
 
 def _found(path: str | os.PathLike[str] | File) -> File:
-    """A path as a file, which may lie in an archive; one that is not there is reported when it is read."""
+    """A path as a file, which may be in an archive; a missing file is reported when it is read."""
     if isinstance(path, (str, os.PathLike)):
         return find_file(path) or Path(path)
     return path
@@ -76,21 +76,21 @@ _POLYGONS, _RLE = 0, 1
 
 
 class _Growing:
-    """Flat numbers of one split while its files are read."""
+    """Flat arrays of one split, while its files are read."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
         self.folders: list[Folder] = []
         self.image_ids: list[int | str] = []
-        self.heights, self.widths = array("q"), array("q")  # 0: the file does not say
+        self.heights, self.widths = array("q"), array("q")  # 0: not given in the file
         self.rows = array("q")  # image of each annotation
         self.labels = array("i")
         self.crowds = array("b")
-        self.areas = array("d")  # NaN: the file does not say
+        self.areas = array("d")  # NaN: not given in the file
         self.kinds = array("b")
         self.first = array("q")  # first polygon, or number of the encoding
         self.parts = array("q")  # polygons
-        self.polygon_ends = array("q", [0])  # in numbers, two to a corner
+        self.polygon_ends = array("q", [0])  # in numbers, two per corner
         self.corners = array("d")  # x, y, x, y, ...
         self.rle_ends = array("q", [0])  # in bytes
         self.rle_bytes = bytearray()
@@ -129,7 +129,7 @@ class _Index:
 
 
 class _Reader:
-    """Reads the files of one split; what is to be told about them gathers in ``notes``."""
+    """Reads the files of one split; remarks are collected in ``notes``."""
 
     def __init__(
         self,
@@ -151,8 +151,8 @@ class _Reader:
     def add(self, content: dict[str, Any], file: File, folder: Folder) -> None:
         row_of_id = self._images(content["images"], file, folder)
         check_unique((entry["id"] for entry in content["annotations"] if "id" in entry), "annotation", file)
-        of: dict[str, list[Any]] = defaultdict(list)  # annotations by what there is to say of them
-        broken = ""  # what is wrong with the first segmentation of these
+        of: dict[str, list[Any]] = defaultdict(list)  # annotations by the remark that applies to them
+        broken = ""  # the fault of the first of these segmentations
         names: list[Any] = []  # of the annotations that are used
         boxes, wrong_areas = array("d"), array("b")
         before = len(self.out.rows), len(self.out.polygon_ends) - 1
@@ -205,29 +205,29 @@ class _Reader:
         self._compare(before, boxes, wrong_areas, names, file)
 
     def _refuse(self, of: dict[str, list[Any]], broken: str, file: File) -> None:
-        """Tell what is wrong with the annotations of a file, if anything is; they have been left out."""
+        """Report the faults of the annotations of a file, if there are any; these annotations have been left out."""
         if of["unknown images"]:
             fault(
                 f"'{file}': the images of annotations {some(of['unknown images'])} are not listed in 'images'; ids "
-                "must be equal, a text is not a number",
+                "must match exactly, and text does not match a number",
                 len(of["unknown images"]),
             )
         if of["unknown classes"]:
             fault(
                 f"'{file}': the categories of annotations {some(of['unknown classes'])} are not listed in "
-                "'categories'; ids must be equal, a text is not a number",
+                "'categories'; ids must match exactly, and text does not match a number",
                 len(of["unknown classes"]),
             )
         if of["flags"]:
             names, flags = zip(*of["flags"], strict=True)
             fault(
-                f"'{file}': annotations {some(names)} have {quoted(flags[0], 40)} as 'iscrowd'; expected 0 "
-                "(an object) or 1 (a region of many)",
+                f"'{file}': annotations {some(names)} have {quoted(flags[0], 40)} as 'iscrowd'; expected 0 (an "
+                "object) or 1 (a region of many objects)",
                 len(of["flags"]),
             )
         if of["broken"]:
             first, *more = of["broken"]
-            also = f"; the segmentations of {len(more)} more are broken, too: annotations {some(more)}" if more else ""
+            also = f"; {len(more)} more annotations have broken segmentations: {some(more)}" if more else ""
             fault(
                 f"'{file}': the segmentation of annotation {shown(first)} is broken: {broken}{also}", len(of["broken"])
             )
@@ -241,9 +241,9 @@ class _Reader:
     def _compare(
         self, before: tuple[int, int], boxes: array[float], wrong_areas: array[int], names: list[Any], file: File
     ) -> None:
-        """Check the annotations of a file, which are those after the first of ``before``, against one another.
+        """Compare the annotations of a file, which are those after the first of ``before``, with one another.
 
-        Polygons without an inside are marked; what else the file says of a mask is compared with it.
+        Polygons without an interior are marked; masks are compared with what else the file says about them.
         """
         out, (start, first) = self.out, before
         if not names:
@@ -265,7 +265,7 @@ class _Reader:
         long = np.zeros(len(names), dtype=bool)
         if len(polygons.flat):
             at = firsts[is_polygon] - first
-            # Those without an inside are as if they were not there.
+            # Polygons without an interior are treated as absent.
             low = np.where(polygons.flat[:, None], np.inf, polygons.extents[:, :2])
             high = np.where(polygons.flat[:, None], -np.inf, polygons.extents[:, 2:])
             extents[is_polygon, :2] = np.minimum.reduceat(low, at)
@@ -307,11 +307,11 @@ class _Reader:
         self.empty.append(empty)
 
     def _images(self, entries: list[dict[str, Any]], file: File, folder: Folder) -> dict[Hashable, int | None]:
-        """Row of each image by id; None for those that are skipped."""
+        """Row of each image by id; None for images that are skipped."""
         check_unique((entry.get("id") for entry in entries), "image", file)
         rows: dict[Hashable, int | None] = {}
         missing, outside, again, renamed = [], [], [], []
-        taken: dict[str, str] = {}  # declared names by the names that were found
+        taken: dict[str, str] = {}  # declared names, by the names under which images were found
         for entry in entries:
             name = entry.get("file_name")
             image_id = entry_id(entry.get("id"))
@@ -321,8 +321,8 @@ class _Reader:
             size = sides(entry)
             if size is None:
                 fault(
-                    f"'{file}': the image {quoted(name)} has no whole numbers as 'height' and 'width', or too large "
-                    "ones"
+                    f"'{file}': 'height' and 'width' of the image {quoted(name)} are not whole numbers, or are too "
+                    "large"
                 )
                 rows[image_id] = None
                 continue
@@ -333,8 +333,8 @@ class _Reader:
                 continue
             if taken.get(found, name) != name:
                 raise UserError(
-                    f"'{file}' names {quoted(taken[found])} and {quoted(name)}, but '{folder}' has only "
-                    f"{quoted(found)}; keep the folders that tell them apart"
+                    f"'{file}' lists {quoted(taken[found])} and {quoted(name)}, but '{folder}' contains only "
+                    f"{quoted(found)}; keep the folders that distinguish them"
                 )
             if found in taken:
                 again.append(f"{found} (id {image_id})")
@@ -358,12 +358,13 @@ class _Reader:
             self.notes.append(f"'{file}': left out images that '{folder}' lacks: {some(missing)}")
         if renamed:
             self.notes.append(
-                f"'{file}': images are not in '{folder}' under the names of the file and were found there under "
-                f"others: {some(renamed)}; check that it is their folder"
+                f"'{file}': images were not found in '{folder}' under the names in the file, but under others: "
+                f"{some(renamed)}; check that this is the right folder"
             )
         if again:
             self.notes.append(
-                f"'{file}': images are listed again under other ids, each with the objects of its own id: {some(again)}"
+                f"'{file}': images are listed more than once under different ids, each with the objects of its own "
+                f"id: {some(again)}"
             )
         return rows
 
@@ -374,7 +375,7 @@ class _Reader:
             counts, size = mask_ops.compress(segmentation)
             declared = (out.heights[row], out.widths[row])
             if all(declared) and size != declared:
-                raise UserError(f"its size is {list(size)} (height, width), that of its image {list(declared)}")
+                raise UserError(f"its size is {list(size)} (height, width), but that of its image is {list(declared)}")
             pixels, extent = mask_ops.encoded_extent({"size": size, "counts": counts})
             out.kinds.append(_RLE)
             out.first.append(len(out.rle_ends) - 1)
@@ -384,7 +385,7 @@ class _Reader:
             out.rle_sizes.extend(size)
             out.rle_extents.extend((pixels, *extent))
             return False
-        polygons, in_pairs = polygons_of(segmentation)  # refused before anything is added: reading may go on
+        polygons, in_pairs = polygons_of(segmentation)  # refused before anything is added, so that reading may go on
         out.kinds.append(_POLYGONS)
         out.first.append(len(out.polygon_ends) - 1)
         out.parts.append(len(polygons))
@@ -394,7 +395,7 @@ class _Reader:
         return in_pairs
 
     def index(self) -> _Index:
-        """What was read, but for what has no area."""
+        """What was read, without objects that have no area."""
         out = self.out
         rows, labels, crowds, areas, kinds, first, parts, polygon_ends, rle_ends, rle_sizes = map(
             np.array,
@@ -413,7 +414,7 @@ class _Reader:
         )
         nothing = np.zeros(0, dtype=bool)
         kept = np.flatnonzero(~np.concatenate([*self.empty, nothing]))
-        order = kept[np.argsort(rows[kept], kind="stable")]  # the order of the file within an image
+        order = kept[np.argsort(rows[kept], kind="stable")]  # file order within an image
         corners = np.array(out.corners).reshape(-1, 2)
         lengths = np.diff(polygon_ends) // 2
         solid = ~np.concatenate([*self.flat, nothing])
@@ -448,21 +449,21 @@ class _Reader:
 
 
 class CocoInstances(Reader):
-    """Images with their objects, in the order of the files, by index at their own size.
+    """Images with their objects, in file order, by index and at their original size.
 
-    Targets of training are the objects that are no crowd regions; true instances are both, objects first, with the
-    areas that the file gives.
+    Training targets are the objects that are not crowd regions; the ground truth has both, objects first, with the
+    areas given in the file.
 
     Args:
         sources: pairs of annotation file and image folder, all with the same categories.
-        categories: the class list, if it is known; the files may have no other ids. None: that of the first file.
+        categories: the class list, if known; the files may have no other ids. None: the classes of the first file.
         filter_empty: leaves out images without objects other than crowd regions.
-        missing_images: what to do about images that are listed but not there.
-        missing_masks: what to do about objects that have a box only.
-        crowds: what an annotation with ``iscrowd`` 1 is: a region of many objects, neither learned nor missed, or an
-            object like any other (CVAT sets the flag on masks that were painted).
-        allow_outside: whether the names of files may lead out of their folders.
-        read: what gives the content of a file, in COCO's form, where that is not what it holds.
+        missing_images: how to treat images that are listed but do not exist.
+        missing_masks: how to treat objects that have only a box.
+        crowds: how to read annotations with ``iscrowd`` 1: as a region of many objects, neither learned nor counted as
+            missed, or as an object like any other (CVAT sets the flag on painted masks).
+        allow_outside: whether file names may lead out of their folders.
+        read: a function that returns the content of a file in COCO's form, for files of another form.
 
     Attributes:
         notes: sentences about what was left out.
@@ -486,7 +487,7 @@ class CocoInstances(Reader):
         read: Callable[[File], dict[str, Any]] | None = None,
     ) -> None:
         if not sources:
-            raise UserError("no annotation files given; name at least one with its image folder")
+            raise UserError("no annotation files given; give at least one with its image folder")
         reader: _Reader | None = None
         first: Categories | None = None
         for path, images in sources:
@@ -525,7 +526,7 @@ class CocoInstances(Reader):
         if not objects[-1] and self._index.crowds.any():
             reader.notes.append(
                 f"'{sources[0][0]}': all {len(self._index.crowds)} annotations are marked as crowd regions, so there "
-                "is not an object to learn; if they are single objects (CVAT and Datumaro mark painted masks), set "
+                "are no objects to learn; if they are single objects (CVAT and Datumaro mark painted masks), set "
                 "crowds=objects"
             )
         self.notes = reader.notes
@@ -540,17 +541,17 @@ class CocoInstances(Reader):
 
     @property
     def listed(self) -> list[File]:
-        """Every image of the annotation files, also those that ``filter_empty`` leaves out."""
+        """Every image in the annotation files, including those that ``filter_empty`` leaves out."""
         return [self._file(row) for row in range(len(self._names))]
 
     @property
     def num_crowds(self) -> int:
-        """Annotations that are crowd regions, which are not learned."""
+        """The number of annotations that are crowd regions, which are not learned."""
         return int(self._index.crowds.sum())
 
     @property
     def num_objects(self) -> Int64[np.ndarray, " I"]:
-        """Objects of every image, crowd regions not counted."""
+        """The objects of every image, not counting crowd regions."""
         return self._counts
 
     @cached_property
@@ -568,7 +569,7 @@ class CocoInstances(Reader):
         """The image and its objects before anything is rasterised; crowd regions are left out, or ignored.
 
         Raises:
-            UserError: the image cannot be read or has another size than the file says, or an encoding is broken.
+            UserError: the image cannot be read or its size differs from that in the file, or an encoding is broken.
         """
         row = int(self._rows[index])
         image = self.read(self._file(row))
@@ -604,7 +605,7 @@ class CocoInstances(Reader):
         annotations = np.concatenate(kinds)
         masks = SparseMasks((self._patch(row, annotation, size) for annotation in annotations.tolist()), size)
         pixels = masks.areas
-        # Parity: the official tool counts objects that have no pixel as missed, too.
+        # Parity: the official tool also counts objects without pixels as missed.
         if lost := np.count_nonzero(pixels[: len(kinds[0])] == 0):
             note(_MISSED, f"'{self._file(row)}' ({lost} of {len(kinds[0])} objects)")
         areas = self._index.areas[annotations].copy()
@@ -629,7 +630,7 @@ class CocoInstances(Reader):
         size = tuple(self._index.rle_sizes[self._index.first[annotation]].tolist())
         if size != size_hw:
             raise UserError(
-                f"'{self._file(row)}' is {size_hw[0]}x{size_hw[1]} (height x width), but a mask of it is "
+                f"'{self._file(row)}' is {size_hw[0]}x{size_hw[1]} (height x width), but one of its masks is "
                 f"{size[0]}x{size[1]}"
             )
         return self._index.patch(annotation)
@@ -640,7 +641,7 @@ class CocoInstances(Reader):
         check_size(self._file(row), size_hw, expected, "its annotation file says", exif=self.exif)
 
     def _check_extents(self, row: int, size_hw: tuple[int, int]) -> None:
-        """Note polygons beyond an image whose size the file does not say; otherwise that was seen when it was read."""
+        """Note polygons outside an image whose size the file does not give; for others this was noted on reading."""
         if self._sizes[row].all() or not is_collecting():
             return
         annotations = range(*self._index.starts[row : row + 2].tolist())
@@ -652,8 +653,8 @@ class CocoInstances(Reader):
         extents = np.array([[*corners.min(axis=0), *corners.max(axis=0)] for corners in outlines])
         if outside := np.count_nonzero(lies_outside(extents, np.array(size_hw))):
             note(
-                "images with objects that lie wholly or mostly outside; their file declares no 'height' and "
-                "'width', so check that they still have the size at which they were annotated",
+                "images with objects that lie wholly or mostly outside them; the annotation file gives no 'height' "
+                "and 'width', so check that the images still have the size at which they were annotated",
                 f"'{self._file(row)}' ({outside} of {len(outlines)} objects; it is {size_hw[0]}x{size_hw[1]}, height x "
                 f"width, and polygons reach to y {extents[:, 3].max():g}, x {extents[:, 2].max():g})",
             )

@@ -1,6 +1,6 @@
-"""Segments in COCO's panoptic format (Kirillov et al., CVPR 2019): a JSON file and a folder of PNGs, anybody's.
+"""Segments in COCO's panoptic format (Kirillov et al., CVPR 2019), official or your own: a JSON file and PNGs.
 
-The JSON is read once into flat arrays, PNGs when an image is read. What is wrong with a file ends in one
+The JSON is read once into flat arrays, the PNGs when an image is read. Every fault of a file ends in a single
 :class:`UserError` that names it.
 """
 
@@ -47,7 +47,7 @@ __all__ = ["CocoPanoptic", "PanopticFiles"]
 
 _KEYS = ("annotations", "categories")
 _FORM = "COCO's panoptic"
-_MAX_ID = 1 << 24  # what three bytes hold
+_MAX_ID = 1 << 24  # the largest value of three bytes
 _MAX_AREA = 1 << 40  # pixels
 _GREY = 0x010101  # of value 1
 
@@ -68,7 +68,7 @@ class _Image(NamedTuple):
     name: str
     maps: Folder
     map_name: str
-    size_hw: tuple[int, int]  # 0 where the file does not say
+    size_hw: tuple[int, int]  # 0 where the file does not say so
 
 
 def _found(path: Location | File) -> File:
@@ -81,19 +81,19 @@ def _found(path: Location | File) -> File:
 
 
 class CocoPanoptic(SegmentReader):
-    """Images with their segments, in the order of the annotations.
+    """Images with their segments, in annotation order.
 
     Args:
         sources: files of one data set, all with the same categories.
-        task: what targets are made for, see :class:`SegmentReader`.
-        categories: the class list, if it is known; the files may have no other ids. None: that of the first file.
+        task: the task that targets are made for, see :class:`SegmentReader`.
+        categories: the class list, if known; the files may have no other ids. None: the classes of the first file.
         ground_truths_from: see :class:`SegmentReader`.
         filter_empty: leaves out images without targets.
-        missing_images: what to do about images that are annotated but not there.
-        areas_from_file: the ground truth has the areas of the file, where they are larger than what is seen of a
-            segment, and a segment without pixels is one that is missed, as the official tool has it. Otherwise pixels
-            are counted, and such a segment is an error.
-        allow_outside: whether the names of files may lead out of their folders.
+        missing_images: how to treat images that are annotated but do not exist.
+        areas_from_file: the ground truth uses the areas in the file where they are larger than the visible part of a
+            segment, and a segment without pixels counts as missed, as in the official tool. Otherwise pixels are
+            counted, and such a segment is an error.
+        allow_outside: whether file names may lead out of their folders.
 
     Attributes:
         notes: sentences about what was left out; reading may add some.
@@ -115,17 +115,18 @@ class CocoPanoptic(SegmentReader):
         allow_outside: bool = False,
     ) -> None:
         if not sources:
-            raise UserError("no annotation files given; name at least one with its folders of PNGs and images")
+            raise UserError("no annotation files given; give at least one with its folders of PNGs and images")
         left_out: list[str] = []
         self._missing_images = missing_images
         self._areas_from_file = areas_from_file
-        self._odd_areas: dict[int, int] = {}  # rows and how many segments
+        self._odd_areas: dict[int, int] = {}  # rows and number of segments
         self._area_example: str | None = None
         self._area_note = ""
         self._images: list[_Image] = []
-        # Ids, classes, crowds, areas (NaN: the file does not say; 0: it says what is none), ends.
+        # Ids, classes, crowds, areas (NaN: not given in the file; 0: the file gives something that is not an area),
+        # ends.
         self._growing = array("q"), array("i"), array("b"), array("d"), array("q", [0])
-        boxes = self._boxes = array("f")  # x, y, width, height; NaN where the file does not say
+        boxes = self._boxes = array("f")  # x, y, width, height; NaN where not given in the file
         first: Categories | None = None
         for source in sources:
             file = _found(source.annotations)
@@ -212,7 +213,7 @@ class CocoPanoptic(SegmentReader):
             if image in taken:
                 again.append(f"{image} (id {image_id})")
             if name in maps:
-                fault(f"'{file}': {quoted(name)} is the PNG of two annotations; expected one of each image")
+                fault(f"'{file}': {quoted(name)} is the PNG of two annotations; expected one PNG per image")
                 continue
             taken.add(image)
             maps.add(name)
@@ -222,8 +223,8 @@ class CocoPanoptic(SegmentReader):
             size = sides(record)
             if size is None:
                 fault(
-                    f"'{file}': the image {quoted(image)} has no whole numbers as 'height' and 'width', or too "
-                    "large ones"
+                    f"'{file}': 'height' and 'width' of the image {quoted(image)} are not whole numbers, or are too "
+                    "large"
                 )
                 continue
             if self._add_segments(infos, name, file, class_of_id):
@@ -238,7 +239,7 @@ class CocoPanoptic(SegmentReader):
                 "missing_images=skip",
                 len(missing),
             )
-            missing = []  # said already
+            missing = []  # already reported
         annotated = {entry_id(entry.get("image_id")) for entry in content["annotations"]}
         left_out = [entry.get("file_name", number) for number, entry in by_id.items() if number not in annotated]
         return [
@@ -246,14 +247,14 @@ class CocoPanoptic(SegmentReader):
             for message, offenders in (
                 (f"left out images that '{images}' lacks", missing),
                 ("left out images without an annotation", left_out),
-                ("took images by the names of their PNGs, since those of the file are not there", renamed),
-                ("images are listed again under other ids", again),
+                ("took images with the names of their PNGs, since the names in the file do not exist", renamed),
+                ("images are listed more than once under different ids", again),
             )
             if offenders
         ]
 
     def _add_segments(self, infos: list[Any], name: str, file: File, class_of_id: Mapping[Any, int]) -> bool:
-        """Add the segments of one image, all or none; returns whether they are right."""
+        """Add the segments of one image, all or none; returns whether they are valid."""
         rows: list[tuple[int, int, bool, float]] = []
         seen: set[int] = set()
         boxes = array("f")
@@ -275,8 +276,8 @@ class CocoPanoptic(SegmentReader):
                 continue
             if crowd is None:
                 fault(
-                    f"'{file}': segment {identifier} of {quoted(name)} has {quoted(info['iscrowd'], 40)} as 'iscrowd'; "
-                    "expected 0 (an object) or 1 (a region of many)"
+                    f"'{file}': segment {identifier} of {quoted(name)} has {quoted(info['iscrowd'], 40)} as "
+                    "'iscrowd'; expected 0 (an object) or 1 (a region of many objects)"
                 )
                 continue
             area = number(info.get("area"))
@@ -327,12 +328,12 @@ class CocoPanoptic(SegmentReader):
         return self._images[int(self._rows[index])].image_id
 
     def segment_ids(self, index: int) -> Int32[np.ndarray, " N"]:
-        """The ids that the file gives the segments of an image, in the order of :meth:`segments`."""
+        """The ids of the segments of an image in the file, in the order of :meth:`segments`."""
         row = int(self._rows[index])
         return self._ids[self._ends[row] : self._ends[row + 1]]
 
     def _compare_areas(self, row: int, seen: Int64[np.ndarray, " N"]) -> None:
-        """Say that the file has other areas than its PNGs, once, with the count so far."""
+        """Note, once and with the count so far, that areas in the file differ from those in its PNGs."""
         said = self._areas[self._ends[row] : self._ends[row + 1]]
         differing = np.flatnonzero(~np.isnan(said) & (said != seen))
         if not len(differing) or row in self._odd_areas:
@@ -342,18 +343,18 @@ class CocoPanoptic(SegmentReader):
             index = differing[0]
             segment, name = self._ids[self._ends[row] + index], self._images[row].map_name
             says = f"{said[index]:.0f}" if said[index] > 0 else "no number above 0"
-            self._area_example = f"segment {segment} of '{name}' says {says} and has {seen[index]}"
+            self._area_example = f"segment {segment} of '{name}': {says} in the file, {seen[index]} pixels"
         elif self._area_note in self.notes:
             self.notes.remove(self._area_note)
         self._area_note = (
-            f"{sum(self._odd_areas.values())} segments in {len(self._odd_areas)} images have another 'area' in the "
-            f"file than pixels in their PNG ({self._area_example}); pixels are counted here, but the official tool of "
-            "panoptic quality takes the areas of the file, so its numbers may differ"
+            f"{sum(self._odd_areas.values())} segments in {len(self._odd_areas)} images have an 'area' in the file "
+            f"that differs from their number of pixels in the PNG ({self._area_example}); pixels are counted here, "
+            "but the official tool for panoptic quality uses the areas in the file, so its numbers may differ"
         )
         self.notes.append(self._area_note)
 
     def _compare_boxes(self, row: int, ids: Int32[np.ndarray, "H W"]) -> None:
-        """Note segments that are not in the box that the file gives them."""
+        """Note segments that do not match the box that the file gives them."""
         start, stop = self._ends[row : row + 2].tolist()
         windows = ndimage.find_objects(ids, max_label=stop - start) if stop > start else []
         at = [index for index, window in enumerate(windows) if window is not None]
@@ -365,8 +366,8 @@ class CocoPanoptic(SegmentReader):
         if off.any():
             example = self._ids[start + at[int(np.argmax(off))]]
             note(
-                "PNGs whose segments do not lie in their 'bbox' (IoU below 0.5), which is not used: expected x, y, "
-                "width, height of each; check that the PNGs are those of their images",
+                "PNGs with segments that do not match their 'bbox' (IoU below 0.5), which is not used: expected x, "
+                "y, width, height; check that the PNGs belong to their images",
                 f"'{self._images[row].map_name}' ({np.count_nonzero(off)} of {len(at)} segments, such as {example})",
             )
 
@@ -395,10 +396,10 @@ class CocoPanoptic(SegmentReader):
     def segments(
         self, index: int, purpose: Literal["training", "evaluation"]
     ) -> tuple[Int32[np.ndarray, "H W"], Int64[np.ndarray, " N"], Bool[np.ndarray, " N"]]:
-        """The map, on which segment k is the value k + 1, and class and crowd flag of every segment.
+        """The map, on which segment k has the value k + 1, and the class and crowd flag of every segment.
 
         Raises:
-            UserError: ids on the map that the JSON does not have, or, for an evaluation, the other way round.
+            UserError: ids on the map that the JSON does not list, or, for an evaluation, the reverse.
         """
         row = int(self._rows[index])
         image = self._images[row]
@@ -417,8 +418,8 @@ class CocoPanoptic(SegmentReader):
         lost = np.setdiff1d(listed, on_map)
         if purpose == "evaluation" and len(lost) and not self._areas_from_file:
             raise UserError(
-                f"'{file}' lacks segments that its 'segments_info' lists: {some(lost.tolist())}; nothing "
-                "can be measured on them, take them out of the list"
+                f"'{file}' lacks segments that its 'segments_info' lists: {some(lost.tolist())}; nothing can be "
+                "measured on them: remove them from the list"
             )
         index_of = {identifier: position for position, identifier in enumerate(listed.tolist(), start=1)}
         dense = np.array([index_of.get(identifier, 0) for identifier in on_map.tolist()], dtype=np.int32)
@@ -429,19 +430,20 @@ class CocoPanoptic(SegmentReader):
 
 
 def _other_colors(on_map: Int32[np.ndarray, " N"], listed: Int32[np.ndarray, " M"]) -> str:
-    """What the colours of a PNG are instead, if its ids are listed ones in another encoding."""
+    """The encoding that the colours of a PNG use, if decoding them in it gives listed ids."""
     colors = on_map[on_map > 0]
     if not (colors % _GREY).any():
         return (
-            "all of it is grey; expected colours (id = R + 256 G + 65536 B), not ids as grey values, of which 255 fit"
+            "it is entirely grey; expected colours (id = R + 256 G + 65536 B), not ids as grey values, which allow "
+            "only 255"
         )
     if np.isin((colors & 255) << 16 | colors & 0xFF00 | colors >> 16, listed).all():
-        return "its colours are in the order B, G, R; expected id = R + 256 G + 65536 B: exchange red and blue"
+        return "its colours are in the order B, G, R; expected id = R + 256 G + 65536 B: swap red and blue"
     return ""
 
 
 def _check_kinds(categories: list[dict[str, Any]], file: File) -> None:
-    """Refuse a class list that does not say what is a thing; files of instances need not, but these have both."""
+    """Refuse a class list that does not mark things; instance files may omit this, panoptic files may not."""
     silent = [entry["name"] for entry in categories if entry.get("isthing", entry.get("is_thing")) is None]
     if silent:
         raise UserError(
@@ -451,7 +453,7 @@ def _check_kinds(categories: list[dict[str, Any]], file: File) -> None:
 
 
 def _image_name(declared: Any, segments: str, images: Folder) -> str | None:
-    """The image of a PNG: as the file declares it, else of the same name with a suffix of images."""
+    """The image of a PNG: as declared in the file, else one of the same name with an image suffix."""
     if is_file_name(declared) and images.exists(declared):
         return declared
     stem = str(PurePosixPath(segments).with_suffix("")) if PurePosixPath(segments).name else segments

@@ -1,4 +1,4 @@
-"""Where the images of an exported annotation file are, although it names them as another machine had them."""
+"""Finding the images of an exported annotation file that names them by paths of another machine."""
 
 from __future__ import annotations
 
@@ -35,28 +35,28 @@ def find_name(declared: str, folder: Folder) -> str | None:
 
 
 def is_file_name(value: Any) -> TypeGuard[str]:
-    """Whether a value can be the name of a file, perhaps in folders."""
+    """Whether a value can be a file name, with or without folders."""
     return isinstance(value, str) and 0 < len(value) <= limits.ID_CHARACTERS
 
 
 def leads_to_file(name: str, folder: Folder) -> bool:
-    """Whether a name is refused because it leads out of the folder, although there is such a file."""
+    """Whether a name is refused because it leads out of the folder, although the file exists."""
     return folder.archive is None and folder.leads_outside(name) and os.path.isfile(os.path.join(folder.path, name))
 
 
 def tell_outside(names: Sequence[str], folder: Folder, file: object) -> None:
-    """Refuse the files of names in ``file`` that lead out of the folder."""
+    """Refuse names in ``file`` that lead out of the folder."""
     if names:
         fault(
-            f"'{file}' names files that are not in its folder '{folder}': {some(names)}; move them into it or, if you "
-            "trust who made the annotations, set allow_outside=true in 'dataset' of the run file (for check-data "
-            "and evaluate: --allow-outside)",
+            f"'{file}' names files that are not in its folder '{folder}': {some(names)}; move them into it or, if "
+            "you trust the author of the annotations, set allow_outside=true in 'dataset' of the run file (for "
+            "check-data and evaluate: --allow-outside)",
             len(names),
         )
 
 
 def _others(declared: str) -> Iterator[str]:
-    """Other names of the image, the closest first; none leaves the folder."""
+    """Other names for the image, the closest first; none leads out of the folder."""
     plain = _LOCAL_FILES.sub("", _DRIVE.sub("", declared.replace("\\", "/")))
     for text in dict.fromkeys((plain, unquote(plain))):
         parts = [part for part in text.split("/") if part not in ("", ".", "..")]

@@ -1,6 +1,7 @@
-"""Images with maps of objects, anybody's: every number, or every colour, is one object, and 0, or black, is none.
+"""Your own images with maps of objects: every number, or every colour, is one object, and 0, or black, is none.
 
-What Cellpose, StarDist and Fiji save, and VOC's SegmentationObject, whose classes lie in SegmentationClass beside it.
+The format that Cellpose, StarDist and Fiji save, and that of VOC's SegmentationObject, with the classes in
+SegmentationClass beside it.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from mask2former.structures.categories import Categories
 
 __all__ = ["IdMapFolders", "IdMaps", "object_categories", "things_beside_background"]
 
-_BACKGROUND = 0  # the first class, which is no thing
+_BACKGROUND = 0  # the first class, which is not a thing
 
 
 class IdMapFolders(NamedTuple):
-    """Where images, id maps and perhaps maps of classes are, and a list of those that count; None: all."""
+    """Where images, id maps and, optionally, class maps are, and a list of the images to use; None: all."""
 
     images: Location | Folder
     labels: Location | Folder
@@ -44,14 +45,16 @@ def object_categories(name: str) -> Categories:
 
 
 def things_beside_background(classes: Categories, source: str) -> Categories:
-    """The classes of a names file, the first of which is the background and all others are things.
+    """The classes of a names file; the first is the background, all others are things.
 
     Raises:
-        UserError: there is no other.
+        UserError: there are no others.
     """
     background, *things = classes
     if not things:
-        raise UserError(f"'{source}' has one class, which is the background; expected those of the objects behind it")
+        raise UserError(
+            f"'{source}' has only one class, which is the background; expected the classes of the objects after it"
+        )
     kinds = (replace(background, is_thing=False), *(replace(thing, is_thing=True) for thing in things))
     return Categories(kinds, classes.ignore_label)
 
@@ -65,18 +68,18 @@ class _Files(NamedTuple):
 
 
 class IdMaps(SegmentReader):
-    """Images with their objects, sorted by path; the background is known to have none.
+    """Images with their objects, sorted by path; the background is known to contain no objects.
 
     Args:
         sources: folders of one data set.
         categories: the background first; all others are things.
-        files: how images and id maps are named, and what to do about those without the other.
-        ignore: numbers on id maps and on maps of classes where nothing is known.
-        colors: the numbers of the colours on the maps of classes, where these are drawn in colours.
+        files: how images and id maps are named, and how to treat images without a map and the reverse.
+        ignore: numbers on id maps and class maps that mark pixels where the ground truth is unknown.
+        colors: the numbers of the colours on the class maps, where these are drawn in colours.
         filter_empty: leaves out images without objects, for which all maps are read.
 
     Raises:
-        UserError: no such folders, or nothing in them that belongs together.
+        UserError: the folders do not exist, or contain no matching images and id maps.
     """
 
     def __init__(
@@ -97,9 +100,9 @@ class IdMaps(SegmentReader):
         for source in sources:
             images, labels = open_folder(source.images), open_folder(source.labels, "folder of id maps")
             pairs = pair_files(images, labels, files, source.split, self.notes, "id map")
-            classes = None if source.classes is None else open_folder(source.classes, "folder of maps of classes")
+            classes = None if source.classes is None else open_folder(source.classes, "folder of class maps")
             if classes is not None and (without := [label for _, label in pairs if not classes.exists(label)]):
-                raise UserError(f"'{classes}' has no maps of classes for the id maps {some(without)}")
+                raise UserError(f"'{classes}' has no class maps for the id maps {some(without)}")
             self._files += [
                 _Files(images, image, labels, label, None if classes is None else classes / label)
                 for image, label in pairs
@@ -130,13 +133,13 @@ class IdMaps(SegmentReader):
         """The background as the first segment, then the objects by their numbers.
 
         Raises:
-            UserError: a map is missing or broken, the two differ in size, or do not say one class for each object.
+            UserError: a map is missing or broken, the two differ in size, or do not give one class for each object.
         """
         files = self._files[index]
         label_file = files.labels / files.label
         numbers, is_colored = read_ids(label_file)
         if is_colored:
-            note("id maps in colours, of which each is read as one object, and black as none", f"'{label_file}'")
+            note("id maps in colours; each colour is read as one object, and black as none", f"'{label_file}'")
         values, of_pixel = np.unique(numbers, return_inverse=True)
         is_object = (values != 0) & ~np.isin(values, self._ignore)
         segment = np.where(values == 0, 1, np.where(is_object, 1 + np.cumsum(is_object), 0))
@@ -151,18 +154,18 @@ class IdMaps(SegmentReader):
     def _classes(
         self, file: File, label_file: File, ids: Int32[np.ndarray, "H W"], names: Sequence[str]
     ) -> tuple[Int32[np.ndarray, "H W"], Int64[np.ndarray, " N"]]:
-        """The ids without what the map of classes ignores, and the class of every object, as they are called."""
+        """The ids without those that the class map ignores, and the class of every object."""
         numbers = read_label_map(file) if self._colors is None else self._colors.read(file)
         if numbers.shape != ids.shape:
             raise UserError(
                 f"'{file}' is {numbers.shape[1]}x{numbers.shape[0]} and '{label_file}' {ids.shape[1]}x{ids.shape[0]} "
-                "(width x height); expected maps of one size"
+                "(width x height); expected maps of the same size"
             )
         unknown = sorted(set(np.unique(numbers).tolist()) - self._class_of.keys() - set(self._ignore))
         if unknown:
             raise UserError(
-                f"'{file}' has the numbers {some(unknown)}, which are not classes; name them in the names file, or "
-                "ignore them (dataset.ignore)"
+                f"'{file}' contains the numbers {some(unknown)}, which are not classes; name them in the names file, "
+                "or ignore them (dataset.ignore)"
             )
         of_pixel = remap(numbers, self._class_of, -1)
         pairs, pixels = np.unique(np.stack([ids.ravel(), of_pixel.ravel()]), axis=1, return_counts=True)
@@ -174,13 +177,13 @@ class IdMaps(SegmentReader):
             if len(wrong):
                 found = [names[segment - 2] for segment in np.unique(wrong).tolist()]
                 raise UserError(
-                    f"objects of '{label_file}' {what} in '{file}': {some(found)}; expected each object in the pixels "
-                    "of one class"
+                    f"objects of '{label_file}' {what} in '{file}': {some(found)}; expected all pixels of an object "
+                    "to be of one class"
                 )
         alone = pixels[(pairs[0] == 1) & (pairs[1] > _BACKGROUND)].sum()
         if alone:
             raise UserError(
-                f"{alone} pixels of '{file}' have a class but belong to no object of '{label_file}'; paint "
-                "them in both, or learn classes only (label-folder)"
+                f"{alone} pixels of '{file}' have a class but belong to no object of '{label_file}'; paint them in "
+                "both maps, or train on classes only (label-folder)"
             )
         return np.where(of_pixel < 0, 0, ids).astype(np.int32), classes.astype(np.int64)

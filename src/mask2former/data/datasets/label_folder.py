@@ -1,7 +1,7 @@
-"""Label maps beside images, anybody's: two trees of folders and a file with the names of the classes.
+"""Your own images with label maps: two folder trees and a file with the names of the classes.
 
 A label map is a PNG (or TIFF, BMP) whose pixels are class numbers; that of ``a/X.jpg`` is ``a/X.png``. Every number is
-a class of the names file or is declared as ignored; any other is an error, so nothing is lost unseen.
+either a class in the names file or declared as ignored; any other is an error, so nothing is lost silently.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Location = str | os.PathLike[str]
 
 
 class LabelFolders(NamedTuple):
-    """Where images and label maps are, and a list of those that count; None: all."""
+    """Where images and label maps are, and a list of the images to use; None: all."""
 
     images: Location | Folder
     labels: Location | Folder
@@ -45,21 +45,21 @@ class LabelFolder(Reader):
     """Images with label maps, sorted by path; ``Sample.name`` is the path below the image folder.
 
     Args:
-        sources: image folder and folder of label maps, and perhaps a list, see :class:`LabelFolders`.
+        sources: image folder, folder of label maps and, optionally, a list, see :class:`LabelFolders`.
         categories: the classes, see :func:`read_names`.
         class_of: class indices of the numbers on the maps; None: these are the ids of the classes.
         ignore: numbers that are neither learned nor measured; None: 255, unless it is the number of a class.
-        files: how images and label maps are named, and what to do about those without the other.
+        files: how images and label maps are named, and how to treat images without a map and the reverse.
         colors: the numbers of the colours on the maps, where these are drawn in colours.
-        unseen_classes: what :mod:`~mask2former.data.checks` says about classes without a pixel beside an ignored number
-            that covers much: that the number is probably the class, or nothing.
+        unseen_classes: how :mod:`~mask2former.data.checks` reports classes without pixels while an ignored number
+            covers much of the images: as probably being that class, or not at all.
         notes: sentences about the classes, to begin with.
 
     Attributes:
         notes: sentences about what was left out.
 
     Raises:
-        UserError: no such folders, nothing in them that belongs together, or a number that is a class and ignored.
+        UserError: the folders do not exist or contain no matching files, or a number is both a class and ignored.
     """
 
     tasks: tuple[Task, ...] = ("semantic",)
@@ -86,9 +86,9 @@ class LabelFolder(Reader):
         if both := sorted(set(ignore) & set(numbers)):
             names = [categories[numbers[number]].name for number in both]
             raise UserError(
-                f"the label numbers {quoted(both)} are classes ({listed(names, 5)}) and also ignored; remove "
-                "them from one of the two (dataset.ignore, or the names file, whose lines may say number and "
-                f"name: {quoted(f'{both[0] + 1} {names[0]}')})"
+                f"the label numbers {quoted(both)} are classes ({listed(names, 5)}) and also ignored; remove them "
+                "from one of the two (dataset.ignore, or the names file, whose lines may be number and name: "
+                f"{quoted(f'{both[0] + 1} {names[0]}')})"
             )
         self.class_of: dict[int, int] = {**numbers, **dict.fromkeys(ignore, categories.ignore_label)}
         self._pairs: list[tuple[Folder, str, Folder, str]] = []
@@ -130,29 +130,32 @@ class LabelFolder(Reader):
         """Class indices, and the ignore label of the categories.
 
         Raises:
-            UserError: the file is broken, or has numbers that are neither a class nor ignored.
+            UserError: the file is broken, or contains numbers that are neither a class nor ignored.
         """
         file = self.label_file(index)
         numbers = read_label_map(file) if self._colors is None else self._colors.read(file)
         if unknown := sorted(set(np.unique(runs_of(numbers)[0]).tolist()) - self.class_of.keys()):
             raise UserError(
-                f"'{file}' has the numbers {some(unknown)}, which are not classes; name them in the names file, or "
-                f"ignore them (dataset.ignore){self._hint(numbers, unknown)}"
+                f"'{file}' contains the numbers {some(unknown)}, which are not classes; name them in the names file, "
+                f"or ignore them (dataset.ignore){self._hint(numbers, unknown)}"
             )
         return remap(numbers, self.class_of, self.categories.ignore_label)
 
     def _hint(self, numbers: Int32[np.ndarray, "H W"], unknown: Sequence[int]) -> str:
-        """What numbers that are no classes look like."""
+        """A hint at what numbers that are not classes look like."""
         if min(unknown) >= 1000 and all(number // 1000 in self.class_of for number in unknown):
-            return "; they look like 1000 times the class plus the number of an object: keep the class alone"
+            return "; they look like 1000 times the class plus an object number: keep only the class"
         strange = np.isin(numbers, unknown)
         has_inner = (strange[1:-1] & (numbers[1:-1] == numbers[2:]) & (numbers[1:-1] == numbers[:-2])).any()
         if len(unknown) > 2 and not has_inner:
-            return "; they are only on edges, as where a label map was resized or saved with smoothing: make it without"
+            return (
+                "; they occur only on edges, as if the label map had been resized or saved with smoothing: create "
+                "it without smoothing"
+            )
         return ""
 
     def counts(self, index: int) -> LabelCounts:
-        """What is on the label map.
+        """What the label map contains.
 
         Raises:
             UserError: the file is missing or broken.

@@ -1,4 +1,4 @@
-"""Tasks of Label Studio as records.
+"""Label Studio tasks as records.
 
 Sources: its export formats and ``label_studio_sdk.converter.brush``. Reads no image files.
 """
@@ -35,29 +35,29 @@ __all__ = ["is_label_studio", "parse_label_studio"]
 
 
 def parse_label_studio(source: Source) -> Iterator[Record]:
-    """The tasks that somebody has annotated, as records; others are noted.
+    """The tasks that have been annotated, as records; the others are noted.
 
     Raises:
-        UserError: an export that says too little, a task of several images, or a choice that is not read.
-        DamagedError: something is not as Label Studio writes it.
+        UserError: the export lacks information, a task has several images, or a choice cannot be read.
+        DamagedError: something differs from what Label Studio writes.
     """
     for position, task in enumerate(source.content, start=1):
         if "annotations" not in task and "completions" not in task:
             if "predictions" in task:
                 raise UserError(
-                    "its tasks hold predictions that nobody has submitted; correct and submit them in Label Studio and "
-                    "export 'JSON' (predictions as they are: predict --also coco-dataset)"
+                    "its tasks contain predictions that were never submitted; correct and submit them in Label "
+                    "Studio and export 'JSON' (for predictions as they are: predict --also coco-dataset)"
                 )
-            raise UserError("it is JSON-MIN of Label Studio, which says too little; export 'JSON'")
+            raise UserError("it is a JSON-MIN export of Label Studio, which lacks required information; export 'JSON'")
         with within(f"task {quoted(task.get('id', position), 40)}"):
             image = _task_image(task["data"])
         done = [entry for entry in task.get("annotations", task.get("completions")) if not entry.get("was_cancelled")]
-        if not done:  # nobody said that it has no objects
-            note("tasks of Label Studio that were skipped or that nobody annotated, left out", f"'{image}'")
+        if not done:  # an unannotated task is not known to have no objects
+            note("Label Studio tasks that were skipped or not annotated, left out", f"'{image}'")
             continue
         if len(done) > 1:
             note(
-                "images with several annotations of Label Studio, of which the first is read",
+                "images with several Label Studio annotations, of which only the first is read",
                 f"'{image}' ({len(done)})",
             )
         with within(f"task {quoted(task.get('id', position), 40)}"):
@@ -82,8 +82,8 @@ def _task_image(data: dict[str, Any]) -> str:
 
 def _several_images(keys: Sequence[Any]) -> UserError:
     return UserError(
-        f"it has several images ({quoted(keys, 80)}); expected one image in a task: make a task of each image with its "
-        "own annotations, or export COCO"
+        f"it has several images ({quoted(keys, 80)}); expected one image per task: create one task per image with "
+        "its own annotations, or export COCO"
     )
 
 
@@ -125,7 +125,7 @@ def _task_shapes(results: Sequence[dict[str, Any]], image: str) -> tuple[tuple[i
             kinds[key] = result.get("type")
         if not _is_region(value):
             if given is None:
-                note("results of Label Studio that are not regions (choices, relations, ...)", f"'{image}'")
+                note("Label Studio results that are not regions (choices, relations, ...)", f"'{image}'")
             continue
         geometry = {name: value[name] for name in _GEOMETRY if name in value}
         with within(f"result {quoted(key, 40)}"):
@@ -133,7 +133,7 @@ def _task_shapes(results: Sequence[dict[str, Any]], image: str) -> tuple[tuple[i
             if size not in ((0, 0), stated):
                 raise ValueError(f"its image has {stated} pixels (height, width), but {size} in the results before it")
             if regions.setdefault(key, geometry) != geometry:
-                raise ValueError("another region has the same id; expected an id of its own for each")
+                raise ValueError("another region has the same id; expected a different id for each region")
         size = stated
         if result.get("image_rotation"):
             raise UserError(f"{quoted(image)} was rotated in Label Studio; annotate it without rotation")
@@ -142,7 +142,7 @@ def _task_shapes(results: Sequence[dict[str, Any]], image: str) -> tuple[tuple[i
         chosen = labels.get(key) or [None]
         with within(f"region {quoted(key, 40)} of {quoted(image, 60)}"):
             if len(chosen) != 1:
-                raise UserError(f"it has the labels {quoted(chosen)}; expected one class for each")
+                raise UserError(f"it has the labels {quoted(chosen)}; expected one class per region")
             shape = _region(regions[key], size) if key in regions else (None, str(kinds[key])[:40])
             shapes.append(Shape(label_of(chosen[0]), *shape))
     return size, shapes
@@ -152,17 +152,17 @@ def _region(value: dict[str, Any], size_hw: tuple[int, int]) -> tuple[Any, str]:
     """Its segmentation, and what it is; coordinates are percent of width and height."""
     height, width = size_hw
     if "rle" in value:
-        if not isinstance(value["rle"], list):  # of a number, bytes() would be as many zeros
+        if not isinstance(value["rle"], list):  # given a number, bytes() would return that many zeros
             raise ValueError(f"'rle' is {quoted(value['rle'], 40)}; expected a list of numbers")
         mask = _decoded_brush(bytes(value["rle"]), size_hw)
         return run_lengths(Patch(0, 0, mask), size_hw), "brush"
     if "imageDataURL" in value:
         head, _, png = value["imageDataURL"].partition("base64,")
         if not head.startswith("data:image/"):
-            raise ValueError(f"its image is {quoted(value['imageDataURL'], 40)}, no 'data:image/png;base64,...'")
+            raise ValueError(f"its image is {quoted(value['imageDataURL'], 40)}; expected 'data:image/png;base64,...'")
         mask = mask_of_image("bitmask", base64.b64decode(png, validate=True))
         if mask.shape != size_hw:
-            raise ValueError(f"its mask has {mask.shape} pixels, but its image {size_hw} (height, width)")
+            raise ValueError(f"its mask has {mask.shape} pixels, but its image has {size_hw} (height, width)")
         return run_lengths(Patch(0, 0, mask), size_hw), "bitmask"
     if "points" in value:
         flat(value["points"])
@@ -186,7 +186,7 @@ class _Bits:
         stop = self._position + count
         last = -(-stop // 8)
         if last > len(self._content):
-            raise ValueError("the run lengths of a brush are cut short")
+            raise ValueError("the run lengths of a brush mask are incomplete")
         whole = int.from_bytes(self._content[self._position // 8 : last], "big")
         self._position = stop
         return whole >> (8 * last - stop) & ((1 << count) - 1)
@@ -199,7 +199,9 @@ def _decoded_brush(content: bytes, size_hw: tuple[int, int]) -> Bool[np.ndarray,
     bits_of_run = [bits.read(4) + 1 for _ in range(4)]
     check_pixels(*size_hw)
     if count != 4 * size_hw[0] * size_hw[1]:
-        raise ValueError(f"the run lengths of a brush are of {count} values, not 4 for each of {size_hw} pixels")
+        raise ValueError(
+            f"the run lengths of a brush mask cover {count} values; expected 4 for each of {size_hw} pixels"
+        )
     alpha = np.zeros(count // 4, dtype=bool)
     position = 0
     while position < count:
@@ -216,7 +218,7 @@ def _decoded_brush(content: bytes, size_hw: tuple[int, int]) -> Bool[np.ndarray,
 
 
 def is_label_studio(content: Any) -> bool:
-    """Whether the content of a JSON file is an export of Label Studio."""
+    """Whether the content of a JSON file is a Label Studio export."""
     if not isinstance(content, list) or not content or not isinstance(content[0], dict):
         return False
     return isinstance(content[0].get("data"), dict) or "label" in content[0] or "annotation_id" in content[0]

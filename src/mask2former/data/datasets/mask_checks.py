@@ -1,7 +1,7 @@
-"""Masks against what else their file says of them: the box, the area and the size of the image. Knows no files.
+"""Comparison of masks with their box, area and image size in the same file. Knows no files.
 
-A mask is the annotation; box and area are copies of it that the tool made. Where they differ something was converted
-wrongly, and the copies tell what.
+The mask is the annotation; box and area are copies that the tool derived from it. Where they differ, something was
+converted wrongly, and the copies show what.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ __all__ = [
     "lies_outside",
 ]
 
-_SLACK = 2.0  # pixels; tools round boxes, and count the last pixel or do not
-_SAME_BOX = 0.5  # IoU from which two boxes are about one object; people draw boxes loosely
-_NEARLY_ALL = 0.9  # share from which it is no slip of single annotations but the way the file was written
-_FEW = 3  # annotations, below which nothing is concluded about the file
+_SLACK = 2.0  # pixels; tools round boxes, and may or may not count the last pixel
+_SAME_BOX = 0.5  # IoU from which two boxes belong to the same object; people draw boxes loosely
+_NEARLY_ALL = 0.9  # share from which it is not a slip in single annotations but the way in which the file was written
+_FEW = 3  # annotations; with fewer, nothing is concluded about the file
 _SHARE = 1.02  # the largest coordinate that may be a share of width or height
-_LARGEST_AREA = 1e10  # pixels; COCO's evaluation counts no object above
+_LARGEST_AREA = 1e10  # pixels; COCO's evaluation ignores objects above this size
 _NO_BOX = (np.nan,) * 4
 _NUMBERS = frozenset((int, float))
 
 
 class Remark(NamedTuple):
-    """A phrase, and the indices of the masks it is about."""
+    """A phrase, and the indices of the masks that it applies to."""
 
     message: str
     masks: Int64[np.ndarray, " M"]
@@ -46,12 +46,12 @@ class Remark(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What came out.
+    """The result of the comparison.
 
     Attributes:
-        areas: in pixels, as the file has them; NaN where it has none, or nothing that an area can be.
-        remarks: what should be known about the masks, which are used as they are.
-        refusal: why the masks of the file as a whole cannot be what it says.
+        areas: in pixels, as given in the file; NaN where it gives none, or something that cannot be an area.
+        remarks: what to know about the masks, which are used as they are.
+        refusal: why the masks of the file as a whole cannot be what the file says.
     """
 
     areas: Float64[np.ndarray, " M"]
@@ -59,7 +59,7 @@ class Findings:
     refusal: Remark | None
 
     def notes(self, names: Sequence[Any], file: object) -> list[str]:
-        """The remarks as sentences; ``names`` are those of the masks.
+        """The remarks as sentences; ``names`` are the names of the masks.
 
         Raises:
             UserError: there is a refusal.
@@ -78,12 +78,12 @@ class MaskSummary:
     """What a file says about its masks.
 
     Attributes:
-        extents: x1, y1, x2, y2 around each mask in pixels; of polygons as they are written, not clipped.
+        extents: x1, y1, x2, y2 around each mask in pixels; for polygons as written, not clipped.
         is_polygon: whether a mask is given by polygons.
-        pixels: area of each mask; of polygons the area inside them, so that it may be off by their rim.
-        boxes: x, y, width, height as the file gives them; NaN where it does not.
-        areas: as the file gives them; NaN where it does not.
-        wrong_areas: where it gives something that is no number.
+        pixels: area of each mask; for polygons the area inside them, which may be off by their boundary.
+        boxes: x, y, width, height as given in the file; NaN where not given.
+        areas: as given in the file.
+        wrong_areas: where the file gives something that is not a number.
         sizes_hw: of the image of each mask; 0 where the file does not say.
     """
 
@@ -99,14 +99,14 @@ class MaskSummary:
 class PolygonFigures(NamedTuple):
     """Figures of some polygons, each computed for all at once."""
 
-    flat: Bool[np.ndarray, " P"]  # no inside: less than three corners, or all on one line
+    flat: Bool[np.ndarray, " P"]  # no interior: fewer than three corners, or all on one line
     extents: Float64[np.ndarray, "P 4"]  # x1, y1, x2, y2
     areas: Float64[np.ndarray, " P"]
     lengths: Float64[np.ndarray, " P"]  # of the outlines in pixels, as the rasteriser walks them
 
     @classmethod
     def of(cls, corners: Float64[np.ndarray, "C 2"], counts: Int64[np.ndarray, " P"]) -> PolygonFigures:
-        """Of polygons one after the other, with so many corners each, one at least."""
+        """For polygons one after the other, with this many corners each, at least one."""
         if not len(counts):
             return cls(np.zeros(0, bool), np.zeros((0, 4)), np.zeros(0), np.zeros(0))
         starts = np.cumsum(counts) - counts
@@ -127,7 +127,7 @@ class PolygonFigures(NamedTuple):
 
 
 def box_of(value: Any) -> Sequence[float]:
-    """Four numbers of JSON, NaN for anything else: boxes are compared and not used, so a broken one does no harm."""
+    """Four numbers of JSON, NaN for anything else: boxes are only compared, so a broken one does no harm."""
     if not isinstance(value, list) or len(value) != 4 or not _NUMBERS.issuperset(map(type, value)):
         return _NO_BOX
     try:
@@ -150,24 +150,26 @@ def _are_nearly_all(part: Bool[np.ndarray, " M"], of: Bool[np.ndarray, " M"]) ->
 
 
 def _shares(summary: MaskSummary, remarks: list[Remark]) -> tuple[Bool[np.ndarray, " M"], Remark | None]:
-    """Polygons in 0..1, which are a pixel at most."""
+    """Polygons in 0..1, which are at most one pixel."""
     low, high = summary.extents[:, :2], summary.extents[:, 2:]
     small = ((low >= 1 - _SHARE) & (high <= _SHARE)).all(axis=1) & (summary.extents % 1 != 0).any(axis=1)
     found = summary.is_polygon & small & ((summary.sizes_hw == 0) | (summary.sizes_hw > 2)).all(axis=1)
     where = np.flatnonzero(found)
     if _are_nearly_all(found, summary.is_polygon):
         what = (
-            "polygons have coordinates from 0 to 1, as shares of width and height; expected pixels: multiply x by the "
-            "width of the image and y by its height"
+            "polygons have coordinates from 0 to 1, as fractions of width and height; expected pixels: multiply x "
+            "by the width of the image and y by its height"
         )
         return found, Remark(what, where)
     if len(where):
-        remarks.append(Remark("polygons in 0..1, which may be shares of width and height, are read as pixels", where))
+        remarks.append(
+            Remark("polygons in 0..1, which may be fractions of width and height, are read as pixels", where)
+        )
     return found, None
 
 
 def _boxes(summary: MaskSummary, shares: Bool[np.ndarray, " M"], remarks: list[Remark]) -> Remark | None:
-    """Masks that do not lie in their boxes."""
+    """Masks that do not match their boxes."""
     x, y, width, height = summary.boxes.T
     # Copies of one object agree in what is inside the image.
     high = np.where(summary.sizes_hw > 0, summary.sizes_hw, np.inf)[:, [1, 0, 1, 0]].astype(np.float64)
@@ -184,7 +186,7 @@ def _boxes(summary: MaskSummary, shares: Bool[np.ndarray, " M"], remarks: list[R
         "centre x, centre y, width, height": np.stack(
             [x - width / 2, y - height / 2, x + width / 2, y + height / 2], axis=1
         ),
-        "shares of width and height": np.stack([x, y, x + width, y + height], axis=1) * scale,
+        "fractions of width and height": np.stack([x, y, x + width, y + height], axis=1) * scale,
     }
     for name, boxes in others.items():
         if _are_nearly_all(off & boxes_agree(extents, boxes), off):
@@ -193,24 +195,23 @@ def _boxes(summary: MaskSummary, shares: Bool[np.ndarray, " M"], remarks: list[R
     swapped = np.stack([y, x, y + height, x + width], axis=1)
     if _are_nearly_all(off & boxes_agree(summary.extents, swapped), off) and _are_nearly_all(off, is_box):
         what = (
-            "masks fit their 'bbox' with x and y swapped; expected x, y, x, y, ... in polygons and x, y, width, height "
-            "in boxes: swap them, or if the boxes are wrong take 'bbox' out of the file"
+            "masks fit their 'bbox' with x and y swapped; expected x, y, x, y, ... in polygons and x, y, width, "
+            "height in boxes: swap them, or if the boxes are wrong remove 'bbox' from the file"
         )
         return Remark(what, where)
     if _are_nearly_all(off, is_box):
         what = (
-            f"masks do not lie in their 'bbox' (IoU below {_SAME_BOX:g}), which are nearly all that have one; expected "
-            "polygons in pixels of the image, x before y: correct them, or if the boxes are wrong take 'bbox' out of "
-            "the file"
+            f"masks do not match their 'bbox' (IoU below {_SAME_BOX:g}), nearly all that have one; expected polygons "
+            "in pixels of the image, x before y: correct them, or if the boxes are wrong remove 'bbox' from the file"
         )
         return Remark(what, where)
-    what = f"masks do not lie in their 'bbox' (IoU below {_SAME_BOX:g}) and are used as they are"
+    what = f"masks do not match their 'bbox' (IoU below {_SAME_BOX:g}) and are used as they are"
     remarks.append(Remark(what, where))
     return None
 
 
 def boxes_agree(found: Float64[np.ndarray, "M 4"], given: Float64[np.ndarray, "M 4"]) -> Bool[np.ndarray, " M"]:
-    """Whether boxes x1, y1, x2, y2 are about the same object."""
+    """Whether boxes x1, y1, x2, y2 belong to the same object."""
     with np.errstate(invalid="ignore", over="ignore"):
         low, high = np.maximum(found[:, :2], given[:, :2]), np.minimum(found[:, 2:], given[:, 2:])
         common = np.clip(high - low, 0, None).prod(axis=1)
@@ -220,14 +221,14 @@ def boxes_agree(found: Float64[np.ndarray, "M 4"], given: Float64[np.ndarray, "M
 
 
 def _outside(summary: MaskSummary, shares: Bool[np.ndarray, " M"], remarks: list[Remark]) -> Remark | None:
-    """Polygons beyond their image."""
+    """Polygons outside their image."""
     known = summary.is_polygon & (summary.sizes_hw > 0).all(axis=1)
     gone = known & ~shares & (_seen(summary.extents, summary.sizes_hw) == 0)
     if _are_nearly_all(gone, known):
         what = "polygons lie outside their image; expected pixels of the image, x before y, from its top left corner"
         return Remark(what, np.flatnonzero(gone))
     for where, message in (
-        (gone, "polygons lie outside their image, so that nothing of them is seen"),
+        (gone, "polygons lie outside their image, so that nothing of them is visible"),
         (
             known & ~gone & lies_outside(summary.extents, summary.sizes_hw),
             "polygons lie mostly outside their image",
@@ -245,24 +246,24 @@ def _seen(extents: Float64[np.ndarray, "M 4"], sizes_hw: Int64[np.ndarray, "*M 2
 
 
 def lies_outside(extents: Float64[np.ndarray, "M 4"], sizes_hw: Int64[np.ndarray, "*M 2"]) -> Bool[np.ndarray, " M"]:
-    """Whether boxes x1, y1, x2, y2 in pixels lie outside their image, which may be one for all, for the most."""
+    """Whether boxes x1, y1, x2, y2 in pixels lie mostly outside their image, which may be one image for all."""
     return _seen(extents, sizes_hw) < (extents[:, 2:] - extents[:, :2]).prod(axis=1) / 2
 
 
 def _areas(summary: MaskSummary, remarks: list[Remark]) -> Float64[np.ndarray, " M"]:
-    """The areas of the file that can be areas; those decide what is small, medium and large, as published."""
+    """The areas in the file that are plausible; they decide what is small, medium and large, as published."""
     whole = summary.sizes_hw.prod(axis=1)
     most = np.where(whole > 0, whole, _LARGEST_AREA)
     given = ~np.isnan(summary.areas)
     wrong = summary.wrong_areas | (given & ~((summary.areas > 0) & (summary.areas <= most)))
-    # Polygons may reach beyond the image.
+    # Polygons may extend beyond the image.
     wrong &= ~(given & (summary.areas <= 2 * summary.pixels) & (summary.areas > 0))
     if wrong.any():
-        what = "'area' is not a number above 0 that the image has room for; pixels are counted instead"
+        what = "'area' is not a positive number that fits into the image; pixels are counted instead"
         remarks.append(Remark(what, np.flatnonzero(wrong)))
     box = (summary.extents[:, 2:] - summary.extents[:, :2]).prod(axis=1)
     off = given & ~wrong & ((summary.areas > 1.1 * box + 16) | (summary.areas < summary.pixels / 2 - 16))
     if off.any():
-        what = "'area' is not that of the mask; it decides all the same what counts as small, medium and large"
+        what = "'area' differs from the area of the mask; it still decides what counts as small, medium and large"
         remarks.append(Remark(what, np.flatnonzero(off)))
     return np.where(wrong, np.nan, summary.areas)

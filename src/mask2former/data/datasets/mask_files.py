@@ -1,4 +1,4 @@
-"""Images with one mask file for each object (Data Science Bowl 2018); what is not black is the object."""
+"""Images with one mask file for each object (Data Science Bowl 2018); every pixel that is not black is the object."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ class MaskFolder(NamedTuple):
 
     Attributes:
         images: images, at any depth.
-        masks: has a folder ``X`` for each image ``X.png``; None: the masks of ``a/images/X.png`` lie in ``a/masks``.
+        masks: contains a folder ``X`` for each image ``X.png``; None: the masks of ``a/images/X.png`` are in
+            ``a/masks``.
     """
 
     images: Location | Folder
@@ -75,7 +76,7 @@ class MaskFiles(Reader):
         if not self._counts.any():
             raise UserError(
                 f"no image of '{sources[0].images}' has mask files; expected the masks of 'a/images/X.png' in "
-                "'a/masks', or with 'masks', the masks of X.png in the folder X of that"
+                "'a/masks' or, if 'masks' is set, the masks of X.png in its folder X"
             )
 
     def _add(self, images: Folder, masks: Folder | None) -> None:
@@ -90,14 +91,14 @@ class MaskFiles(Reader):
             assert folder is not None
             if taken.setdefault(folder, name) != name:
                 raise UserError(
-                    f"'{images}': the masks in '{folder}' would belong to '{taken[folder]}' and '{name}'; expected one "
-                    "image beside a folder of masks"
+                    f"'{images}': the masks in '{folder}' would belong to '{taken[folder]}' and '{name}'; expected "
+                    "one image per folder of masks"
                 )
             self._images.append(_Image(images, name, masks or images, by_folder.get(folder, ())))
         if masks is not None and (alone := sorted(by_folder.keys() - taken.keys())):
             self.notes.append(f"'{masks}': left out folders of masks without an image: {some(alone)}")
         if empty := [image.name for image in self._images if not image.mask_names]:
-            self.notes.append(f"'{images}': took images without mask files as empty: {some(empty)}")
+            self.notes.append(f"'{images}': treated images without mask files as empty: {some(empty)}")
 
     def __len__(self) -> int:
         return len(self._images)
@@ -114,7 +115,7 @@ class MaskFiles(Reader):
         return self._images[index].name.rpartition(".")[0]
 
     def annotated(self, index: int, *, with_ignored: bool = False) -> Annotated:
-        """The image and its objects; the format knows nothing that is ignored."""
+        """The image and its objects; the format has no ignored pixels."""
         image = self.image(index)
         size = (image.shape[0], image.shape[1])
         ids, masks = place_patches(dict(enumerate(self._patches(index, size))), size)
@@ -138,7 +139,7 @@ class MaskFiles(Reader):
             self.check_size(index, numbers.shape, size_hw, f"its mask '{file}' is")
             mask = numbers > 0
             if (numbers[mask] != numbers.max()).any():
-                what = "mask files with several values, of which all but 0 are the object"
+                what = "mask files with several values; all but 0 are read as the object"
                 note(what, f"'{file}' (up to {numbers.max()})")
             patches.append(tight(Patch(0, 0, mask)))
         return patches

@@ -1,7 +1,7 @@
-"""Clips as two trees of folders: an image and an id map per frame (DAVIS, YouTube-VOS, MOSE and alike).
+"""Clips as two folder trees: an image and an id map per frame (DAVIS, YouTube-VOS, MOSE and similar data sets).
 
-Every value of an id map but 0 is one object, the same through the whole clip; there is one class for all of them.
-Knows no sampling and no augmentation.
+Every value of an id map except 0 is one object, which keeps its value throughout the clip; there is one class for all
+objects. Knows no sampling and no augmentation.
 """
 
 from __future__ import annotations
@@ -34,35 +34,35 @@ from mask2former.text import quoted
 
 __all__ = ["MaskFolders"]
 
-_SAMPLED_CLIPS = 20  # clips of which some id maps are read at once
-_VOID = 255  # what some data sets have where nothing is annotated; far above the ids of the objects
+_SAMPLED_CLIPS = 20  # number of clips of which some id maps are read at the start
+_VOID = 255  # what some data sets use where nothing is annotated; far above the object ids
 _FAR_BELOW = 128
 
 
 class MaskFolders(ClipReader):
-    """Clips by name; a sample is a whole clip at its own size.
+    """Clips by name; a sample is a complete clip at its original size.
 
-    Frames are told by their names: ``images/CLIP/00000.jpg`` belongs to ``masks/CLIP/00000.png``. Images without an
-    id map are left out.
+    Frames are matched by name: ``images/CLIP/00000.jpg`` belongs to ``masks/CLIP/00000.png``. Images without an id map
+    are left out.
 
-    Id maps of one clip whose palettes differ are refused: one id may be several objects there.
+    Id maps of one clip whose palettes differ are refused: one id may mean several objects there.
 
     Args:
         images: folder with one folder of images per clip, as ``DAVIS/JPEGImages/480p``.
         masks: folder with one folder of id maps (8-bit, 16-bit or palette PNG) per clip, as ``DAVIS/Annotations/480p``.
-        clips: a text file with the names of the clips, one in a line, as ``DAVIS/ImageSets/2017/train.txt``; by default
+        clips: a text file with the names of the clips, one per line, as ``DAVIS/ImageSets/2017/train.txt``; by default
             all folders of ``masks``.
         allow_outside: whether these names may lead out of the folders.
 
     Attributes:
-        notes: which images were left out, and whether 255 looks like the mark of what is not annotated.
+        notes: which images were left out, and whether 255 seems to mark regions that are not annotated.
 
     Raises:
-        UserError: something is missing, or one of some id maps that are read is broken.
+        UserError: something is missing, or one of the id maps that are read at the start is broken.
     """
 
     categories = Categories.from_names([UNNAMED_CLASS])
-    num_objects = None  # only reading all id maps would tell
+    num_objects = None  # known only after reading all id maps
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class MaskFolders(ClipReader):
         self._frames: list[list[tuple[Path, Path]]] = []  # image and id map
         self._names = _clip_names(Path(masks), clips)
         if again := [name for name, count in Counter(self._names).items() if count > 1]:
-            self.notes.append(f"clips of '{clips}' are listed more than once, and read once: {some(again)}")
+            self.notes.append(f"clips of '{clips}' are listed more than once, but read once: {some(again)}")
             self._names = list(dict.fromkeys(self._names))
         if not allow_outside and clips is not None:
             outside = {name for name in self._names if leads_outside(name, masks) or leads_outside(name, images)}
@@ -98,7 +98,7 @@ class MaskFolders(ClipReader):
         self._check_some()
 
     def _check_some(self) -> None:
-        """Read a few id maps of some clips, to refuse or to note at the start what all of them have."""
+        """Read a few id maps of some clips, to refuse or note at the start what applies to all of them."""
         marked, num_read, highest = [], 0, 0
         for index in np.unique(
             np.linspace(0, len(self) - 1, min(_SAMPLED_CLIPS, len(self))).round().astype(int)
@@ -115,9 +115,9 @@ class MaskFolders(ClipReader):
                 highest = max(highest, below)
         if marked:
             self.notes.append(
-                f"{_VOID} is on {len(marked)} of {num_read} id maps that were read (clips "
+                f"{_VOID} occurs on {len(marked)} of {num_read} id maps that were read (clips "
                 f"{some(list(dict.fromkeys(marked)))}), whose other ids end at {highest}; it is read as one more "
-                "object: where it marks what is not annotated, write 0 instead"
+                "object: where it marks regions that are not annotated, write 0 instead"
             )
 
     def __len__(self) -> int:
@@ -133,7 +133,7 @@ class MaskFolders(ClipReader):
         return self._names[index]
 
     def files(self, index: int) -> list[str]:
-        """Where the frames are."""
+        """The paths of the frames."""
         return [str(image) for image, _ in self._frames[index]]
 
     def images(self, index: int) -> list[UInt8[np.ndarray, "H W C"]]:
@@ -141,7 +141,7 @@ class MaskFolders(ClipReader):
         return [self.read(image) for image, _ in self._frames[index]]
 
     def annotated(self, index: int, indices: Sequence[int], *, with_ignored: bool = False) -> AnnotatedClip:
-        """Some frames of a clip with the objects that are in one of them at least, by rising id; 0 is background."""
+        """Some frames of a clip with the objects in at least one of them, by ascending id; 0 is background."""
         images, maps = self._read(index, indices)
         present = [np.setdiff1d(ids, 0) for ids in maps]
         numbers = np.unique(np.concatenate(present))
@@ -174,8 +174,8 @@ class MaskFolders(ClipReader):
             check_size(image_file, image.shape[:2], ids.shape, "its id map is", exif=self.exif)
             if images and image.shape != images[0].shape:
                 raise UserError(
-                    f"'{image_file}' is {image.shape[0]}x{image.shape[1]} (height x width), and the first frame of its "
-                    f"clip {images[0].shape[0]}x{images[0].shape[1]}; all must be of one size"
+                    f"'{image_file}' is {image.shape[0]}x{image.shape[1]} (height x width), but the first frame of "
+                    f"its clip is {images[0].shape[0]}x{images[0].shape[1]}; all frames must have the same size"
                 )
             images.append(image)
             maps.append(ids)
@@ -183,15 +183,15 @@ class MaskFolders(ClipReader):
 
 
 def _read_ids(path: Path, palettes: Palettes) -> Int32[np.ndarray, "H W"]:
-    """An id map, whose palette must agree with those of its clip that were read before."""
+    """An id map, whose palette must agree with those of its clip that were read earlier."""
     ids, palette = read_with_palette(path)
     if palette:
         present = np.flatnonzero(np.bincount(ids.ravel())).tolist()
         conflict = palettes.add(f"'{path.name}'", {number: palette[number] for number in present if number in palette})
         if conflict is not None:
             raise UserError(
-                f"the palettes of the id maps in '{path.parent}' differ, so that one id may be several objects: "
-                f"{conflict}; write all id maps of a clip with one palette, or as grey PNG if the ids are right"
+                f"the palettes of the id maps in '{path.parent}' differ, so that one id may mean several objects: "
+                f"{conflict}; save all id maps of a clip with the same palette, or as grey PNG if the ids are right"
             )
     return ids
 
@@ -202,7 +202,7 @@ def _clip_names(masks: Path, clips: str | os.PathLike[str] | None) -> list[str]:
     else:
         names = [line.strip() for line in read_text(Path(clips), "list of clips").splitlines() if line.strip()]
     if not names:
-        raise UserError(f"'{clips or masks}' names no clips; expected one folder per clip")
+        raise UserError(f"'{clips or masks}' contains no clips; expected one folder per clip")
     return names
 
 
@@ -210,9 +210,9 @@ def _files(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     """The files of a folder by name without suffix."""
     try:
         paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes)
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         raise UserError(
-            f"there is no folder {quoted(str(folder), 300)} for a clip of this name; check the path"
+            f"there is no folder {quoted(str(folder), 300)} for the clip of this name; check the path"
         ) from error
     files = {path.stem: path for path in paths if not path.name.startswith(".")}
     alike = [path.name for path in paths if files.get(path.stem, path) != path]

@@ -1,7 +1,7 @@
-"""The published data sets as their downloads lie on disk, below one root; the only module that knows their layouts.
+"""The published data sets as downloaded, below one root folder; the only module that knows their layouts.
 
-Each function gives a reader for one split. Folders may lie in zip archives where these were downloaded to. What
-``mask2former prepare`` makes is read where it exists; where it is not needed the original files are read.
+Each function returns a reader for one split. Folders may be in zip archives at the download location. The output of
+``mask2former prepare`` is read where it exists; where it is not needed, the original files are read.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ class _Layout:
         where = " or ".join(f"'{self.root / name}'" for name in names)
         advice = f"; {hint}" if hint else ""
         return UserError(
-            f"{self.name}: there is no {kind} {where}, nor a zip archive with it{advice}; is '{self.root}' the folder "
-            "of the data sets? Name it with --data-root, data.dataset.root or MASK2FORMER_DATA"
+            f"{self.name}: there is no {kind} {where}, nor a zip archive with it{advice}; is '{self.root}' the "
+            "folder of the data sets? Set it with --data-root, data.dataset.root or MASK2FORMER_DATA"
         )
 
 
@@ -84,14 +84,14 @@ class _Layout:
 
 
 def coco(root: str | None, split: Split, task: Task, *, filter_empty: bool = False) -> Reader:
-    """COCO 2017; semantic labels are those of the panoptic annotation, crowd regions included."""
+    """COCO 2017; semantic labels are those of the panoptic annotations, crowd regions included."""
     if task == "instance":
         return _coco_objects(root, split, filter_empty=filter_empty)
     layout, part = _Layout("COCO", root), _COCO_PARTS[split]
     maps = layout.folder(
         f"coco/panoptic_{part}",
         f"coco/annotations/panoptic_{part}",
-        hint="unpack panoptic_annotations_trainval2017.zip once, the archives within it are read as they are",
+        hint="unpack panoptic_annotations_trainval2017.zip once; the archives in it are read as they are",
     )
     file, images = layout.file(f"coco/annotations/panoptic_{part}.json"), layout.folder(f"coco/{part}")
     objects = f"coco/annotations/instances_{part}.json"
@@ -106,7 +106,7 @@ def coco(root: str | None, split: Split, task: Task, *, filter_empty: bool = Fal
         filter_empty=filter_empty,
     )
     if task == "panoptic" and not ground_truths_from:
-        reader.notes.append(f"there is no {objects}, so the segments of things are the true instances")
+        reader.notes.append(f"there is no {objects}, so the segments of things are used as the ground-truth instances")
     return reader
 
 
@@ -120,13 +120,13 @@ def _coco_objects(root: str | None, split: Split, *, filter_empty: bool = False)
 
 
 def coco_stuff_10k(root: str | None, split: Split) -> Reader:
-    """COCO-Stuff 10k, version 1.0, as prepared; things and stuff in one label map."""
+    """COCO-Stuff 10k, version 1.0, as prepared; things and stuff on one label map."""
     layout = _Layout("COCO-Stuff 10k", root)
     part, base = "train" if split == "train" else "test", "coco/coco_stuff_10k"
-    hint = "mask2former prepare coco-stuff-10k makes it from the download"
+    hint = "mask2former prepare coco-stuff-10k creates it from the download"
     categories = Categories.load("coco_stuff_10k_171")
     folders = [layout.folder(f"{base}/{kind}_detectron2/{part}", hint=hint) for kind in ("images", "annotations")]
-    # 254 is what the published preparation makes of unlabelled 0, 255 of 1.
+    # The published preparation turns the unlabelled 0 into 254, and 1 into 255.
     return _labels(folders[0], folders[1], categories, range(len(categories)), (254, 255))
 
 
@@ -146,7 +146,7 @@ def ade20k(root: str | None, split: Split, task: Task, *, filter_empty: bool = F
         layout.folder(name, hint=_PREPARE_ADE20K),
         layout.folder(f"ADEChallengeData2016/images/{part}"),
     )
-    # Things that only the label maps have are void in the panoptic ones.
+    # Things that occur only on the label maps are void in the panoptic ones.
     ground_truths_from: dict[Task, Callable[[], Reader]] = {
         "semantic": partial(_ade20k_labels, root, split),
         "instance": partial(_ade20k_objects, root, split),
@@ -162,7 +162,7 @@ def ade20k(root: str | None, split: Split, task: Task, *, filter_empty: bool = F
 
 
 _ADE20K_PARTS = {"train": ("training", "train"), "validation": ("validation", "val")}
-_PREPARE_ADE20K = "mask2former prepare ade20k makes it from annotations_instance"
+_PREPARE_ADE20K = "mask2former prepare ade20k creates it from annotations_instance"
 
 
 def _ade20k_labels(root: str | None, split: Split) -> LabelFolder:
@@ -187,7 +187,7 @@ def ade20k_full(root: str | None, split: Split) -> Reader:
     """ADE20K, release of 2021 with 847 classes, as prepared (16-bit TIFF)."""
     layout = _Layout("ADE20K (847 classes)", root)
     part = "training" if split == "train" else "validation"
-    hint = "mask2former prepare ade20k-full makes it from the download"
+    hint = "mask2former prepare ade20k-full creates it from the download"
     categories = Categories.load("ade20k_full_847")
     images, labels = (
         layout.folder(f"ADE20K_2021_17_01/{kind}_detectron2/{part}", hint=hint) for kind in ("images", "annotations")
@@ -209,7 +209,7 @@ def cityscapes(root: str | None, split: Split, task: Task, *, filter_empty: bool
 def mapillary_vistas(
     root: str | None, split: Split, task: Literal["panoptic", "semantic"], *, filter_empty: bool = False
 ) -> Reader:
-    """Mapillary Vistas 1.2, as downloaded. There is no official instance metric of it."""
+    """Mapillary Vistas 1.2, as downloaded. There is no official instance metric for it."""
     if task == "semantic":
         return _vistas_labels(root, split)
     layout, base = _Layout("Mapillary Vistas", root), _VISTAS_PARTS[split]
@@ -238,7 +238,7 @@ def _vistas_labels(root: str | None, split: Split) -> LabelFolder:
 def _labels(
     images: Folder, labels: Folder, categories: Categories, numbers: Sequence[int], ignore: Sequence[int]
 ) -> LabelFolder:
-    """Label maps on which the classes have these numbers, in order."""
+    """Label maps whose numbers are the classes, in order."""
     class_of = {number: index for index, number in enumerate(numbers)}
     return LabelFolder([(images, labels)], categories, class_of=class_of, ignore=ignore, files=Names(unpaired="skip"))
 
@@ -247,7 +247,7 @@ def _labels(
 
 
 def youtube_vis(root: str | None, split: Split, year: int, *, filter_empty: bool = False) -> YouTubeVIS:
-    """YouTube-VIS 2019 or 2021; the official validation file has no annotations, which their server keeps."""
+    """YouTube-VIS 2019 or 2021; the official validation file has no annotations."""
     layout = _Layout(f"YouTube-VIS {year}", root)
     base = f"ytvis_{year}"
     part = "train" if split == "train" else "valid"

@@ -1,4 +1,4 @@
-"""Which label map belongs to which image, by their names alone, and split lists (VOC's ImageSets). Reads no images."""
+"""Matching of label maps to images by their names alone, and split lists (VOC's ImageSets). Reads no images."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Names:
     """How files are paired.
 
     Attributes:
-        image: name of an image without its ending; ``{stem}`` is what an image and its label map have in common.
-        label: the same of a label map.
-        unpaired: what to do about images without a label map, and the other way round.
+        image: name of an image without its suffix; ``{stem}`` is the part that an image and its label map share.
+        label: the same for label maps.
+        unpaired: how to treat images without a label map, and the reverse.
     """
 
     image: str = STEM
@@ -43,23 +43,24 @@ class Names:
 def pair_files(
     images: Folder, labels: Folder, names: Names, split_list: Path | None, notes: list[str], what: str = "label map"
 ) -> list[tuple[str, str]]:
-    """Images and their label maps, sorted by path; the label map of ``a/X.jpg`` is ``a/X.png``, or as ``names`` has it.
+    """Images and their label maps, sorted by path; that of ``a/X.jpg`` is ``a/X.png``, or as specified by ``names``.
 
     Args:
-        images: searched to any depth.
+        images: folder, searched at any depth.
         labels: the same; may be the same folder.
         names: how they are paired.
-        split_list: a file with the stems that are wanted, see :func:`read_list`.
-        notes: gets sentences about what was left out.
-        what: the second of a pair is, for messages.
+        split_list: a file with the stems to use, see :func:`read_list`.
+        notes: receives sentences about what was left out.
+        what: what the second file of a pair is called in messages.
 
     Raises:
-        UserError: nothing belongs together; two files of one stem; and as ``names`` has it, files without another.
+        UserError: nothing matches; two files have the same stem; or, depending on ``names``, files without a
+            counterpart.
     """
     note_passed_over(images)
     is_one = str(images) == str(labels)
     maps = map_files(labels, names.label, notes if not is_one else None)
-    # X.jpg and X.png, or X_mask.png, may lie side by side.
+    # X.jpg and X.png, or X_mask.png, may be in the same folder.
     taken = set(maps.values()) if is_one else ()
     image_files = _by_stem(images, IMAGE_SUFFIXES, names.image, notes if not is_one else None, taken)
     if split_list is not None:
@@ -71,14 +72,14 @@ def pair_files(
         lossy = labels.names(_LOSSY_SUFFIXES)
         if lossy and not labels.names(LABEL_SUFFIXES) and not is_one:
             raise UserError(
-                f"the {what}s in '{labels}' are {PurePosixPath(lossy[0]).suffix} files (such as {lossy[0]}), "
-                "which changes the numbers of their pixels; export them again as PNG"
+                f"the {what}s in '{labels}' are {PurePosixPath(lossy[0]).suffix} files (such as {lossy[0]}), a "
+                "format that changes pixel values; export them again as PNG"
             )
         found = [next(iter(files.values()), "nothing") for files in (image_files, maps)]
         raise UserError(
-            f"no image of '{images}' (such as {found[0]}) has a {what} in '{labels}' (such as {found[1]}); "
-            "they must have one name but for the ending, or set image_name and label_name, such as "
-            "label_name: '{stem}_mask'"
+            f"no image of '{images}' (such as {found[0]}) has a {what} in '{labels}' (such as {found[1]}); their "
+            "names must be equal except for the suffix, or set image_name and label_name, such as label_name: "
+            "'{stem}_mask'"
         )
     for folder, files, others, message in (
         (images, image_files, maps, f"images without a {what}"),
@@ -93,14 +94,14 @@ def pair_files(
 
 
 def read_list(path: Path) -> list[str]:
-    """Every line, as VOC's ``ImageSets/Segmentation/train.txt`` has stems.
+    """Every line of a list of stems, such as VOC's ``ImageSets/Segmentation/train.txt``.
 
     Raises:
-        UserError: there is no such file, or nothing in it.
+        UserError: the file does not exist or is empty.
     """
     entries = [line.strip() for line in read_text(path, "split list").splitlines() if line.strip()]
     if not entries:
-        raise UserError(f"the split list '{path}' is empty; expected a name of an image per line")
+        raise UserError(f"the split list '{path}' is empty; expected one image name per line")
     return entries
 
 
@@ -114,10 +115,10 @@ def _listed(
     skip: bool,
     notes: list[str],
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Those of a split list; names in it may have folders of another machine before them, and endings behind.
+    """The pairs of a split list; names in it may be preceded by folders of another machine, and followed by suffixes.
 
-    A line is a name, which may have blanks and be in quotes, as CVAT writes it. Where no line is the name of an image
-    and all end with -1, 0 or 1, as VOC's lists of one class do, that is taken off.
+    A line is a name, which may contain blanks and be quoted, as CVAT writes it. Where no line is the name of an image
+    and all end with -1, 0 or 1, as VOC's lists for one class do, that number is removed.
     """
     entries = read_list(path)
     depth = 1 + max((stem.count("/") for stem in image_files), default=0)
@@ -132,11 +133,11 @@ def _listed(
     counts = Counter(stem for stem in found if stem is not None)
     stems = dict.fromkeys(counts)
     if again := [image_files[stem] for stem, count in counts.items() if count > 1]:
-        notes.append(f"images of the split list '{path}' are listed more than once, and read once: {some(again)}")
+        notes.append(f"images of the split list '{path}' are listed more than once, but read once: {some(again)}")
     if missing:
         fault(
-            f"'{images}' lacks images of the split list '{path}': {some(missing)}; check both (a line is one name; "
-            "only where all lines end with -1, 0 or 1, as VOC's do, that is not part of it)",
+            f"'{images}' lacks images of the split list '{path}': {some(missing)}; check both (each line is one "
+            "name; a final -1, 0 or 1 is removed only if all lines have one, as in VOC's lists)",
             len(missing),
         )
     without = [image_files[stem] for stem in stems if stem not in maps]
@@ -162,7 +163,7 @@ def _find(name: str, stems: Collection[str], depth: int) -> str | None:
 
 
 def _stems_of(name: str, depth: int) -> Iterator[str]:
-    """What a name may be called below a folder: with ever fewer of its last ``depth`` parts, and without its ending."""
+    """What a name may be called below a folder: with fewer and fewer of its last ``depth`` parts, without suffix."""
     parts = name.lstrip("/").rsplit("/", depth)[-depth:]
     options = ["/".join(parts[start:]) for start in range(len(parts))]
     yield from options
@@ -170,12 +171,12 @@ def _stems_of(name: str, depth: int) -> Iterator[str]:
 
 
 def map_files(folder: Folder, pattern: str = STEM, notes: list[str] | None = None) -> dict[str, str]:
-    """Maps by path with the stem in place of the name: images or, where none is called so, arrays (``.npy``).
+    """Maps by path with the stem in place of the name: images or, if no image matches, arrays (``.npy``).
 
     Args:
-        folder: searched to any depth.
+        folder: searched at any depth.
         pattern: of their names, with ``{stem}``.
-        notes: gets a sentence about files of other names.
+        notes: receives a sentence about files with other names.
 
     Raises:
         UserError: two files of one stem, or a pattern without a stem.
@@ -194,8 +195,8 @@ def _by_stem(
     before, mark, behind = pattern.partition(STEM)
     if not mark or STEM in behind or "/" in pattern:
         raise UserError(
-            f"the name {quoted(pattern)} has no '{STEM}', or has it twice; expected such as '{STEM}_leftImg8bit', "
-            "without folders and ending"
+            f"the pattern {quoted(pattern)} must contain '{STEM}' exactly once; expected, for instance, "
+            f"'{STEM}_leftImg8bit', without folders and suffix"
         )
     found: dict[str, str] = {}
     others = []
@@ -210,8 +211,10 @@ def _by_stem(
         stem = stem[len(before) : len(stem) - len(behind)]
         stem = f"{parent}/{stem}" if parent else stem
         if stem in found:
-            raise UserError(f"'{folder}' has '{found[stem]}' and '{name}'; which of them is meant is not clear")
+            raise UserError(
+                f"'{folder}' contains both '{found[stem]}' and '{name}', which is ambiguous; keep one of them"
+            )
         found[stem] = name
     if others and notes is not None:
-        notes.append(f"'{folder}': skipped files whose names are not {pattern}: {some(others)}")
+        notes.append(f"'{folder}': skipped files whose names do not match {pattern}: {some(others)}")
     return found

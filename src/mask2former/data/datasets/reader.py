@@ -1,7 +1,7 @@
-"""What all readers share: indices in a sequence, samples made of annotated images, and what follows from segments.
+"""What all readers share: indexing, samples made from annotated images, and what follows from segments.
 
-A reader of one format says where an image is and what its segments or labels are; the forms in which training and
-evaluation want that are made here. Knows no file format.
+A reader of one format says where an image is and what its segments or labels are; the forms that training and
+evaluation need are made here. Knows no file format.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ __all__ = ["ClipReader", "ImageReader", "Reader", "SegmentReader", "annotated_la
 
 
 class ImageReader:
-    """How the images of a data set are read; set after it was opened.
+    """How the images of a data set are read; set after the data set has been opened.
 
     Attributes:
-        exif: ``ignore`` takes images as they are stored, for annotations that were made on those.
-        reading: what the model makes of values and bands; see :func:`~mask2former.media.images.read_image`.
+        exif: ``ignore`` reads images as they are stored, for annotations that were made on those.
+        reading: how the model reads values and bands; see :func:`~mask2former.media.images.read_image`.
     """
 
     exif: Exif = "apply"
@@ -58,8 +58,8 @@ class ImageReader:
 class Reader(ImageReader, SampleSequence):
     """Images by index; see :class:`~mask2former.data.annotated.AnnotatedSet`.
 
-    A subclass sets the attributes and has ``__len__``, ``annotated``, ``ground_truths``, ``image_id`` and ``file``,
-    which all take an index from 0.
+    A subclass sets the attributes and implements ``__len__``, ``annotated``, ``ground_truths``, ``image_id`` and
+    ``file``, which all take an index from 0.
     """
 
     categories: Categories
@@ -69,7 +69,7 @@ class Reader(ImageReader, SampleSequence):
     notes: list[str]
 
     def file(self, index: int) -> File:
-        """Where the image is."""
+        """The path of the image."""
         raise NotImplementedError
 
     def image_id(self, index: int) -> int | str:
@@ -83,7 +83,7 @@ class Reader(ImageReader, SampleSequence):
 
     @property
     def num_objects(self) -> Int64[np.ndarray, " I"] | None:
-        """Training targets of every image; None where only reading all label maps would tell."""
+        """The number of training targets of every image; None where this is known only after reading all label maps."""
         return None
 
     def wide(self) -> Bool[np.ndarray, " I"]:
@@ -107,7 +107,7 @@ class Reader(ImageReader, SampleSequence):
     def check_size(
         self, index: int, labels_hw: Sequence[int] | None, image_hw: Sequence[int] | None = None, what: str = ""
     ) -> None:
-        """Refuse labels that are not as large as their image; None: the annotations do not say how large it is.
+        """Refuse labels whose size differs from that of their image; None: the annotations do not give the size.
 
         Raises:
             UserError: the sizes differ.
@@ -120,7 +120,7 @@ class Reader(ImageReader, SampleSequence):
 class ClipReader(ImageReader, SampleSequence):
     """Clips by index; see :class:`~mask2former.data.clips.ClipSet`.
 
-    A subclass sets the attributes and has ``__len__``, ``clip_length``, ``clip_size``, ``image_id``, ``images``,
+    A subclass sets the attributes and implements ``__len__``, ``clip_length``, ``clip_size``, ``image_id``, ``images``,
     ``annotated`` and ``ground_truths``, which all take an index from 0.
     """
 
@@ -146,9 +146,9 @@ class ClipReader(ImageReader, SampleSequence):
 
 
 def notes_of_some(samples: object, most: int = 32) -> list[str]:
-    """What is noticed where some images of a data set, at even distances, are read with their annotations.
+    """What is noted when some images of a data set, at even distances, are read with their annotations.
 
-    For training, which cannot read all of them before it starts; whatever is broken is left to it.
+    For training, which cannot read all of them before it starts; faults are left for training to report.
     """
     if not isinstance(samples, ImageReader) or not isinstance(samples, Sequence):
         return []
@@ -159,7 +159,7 @@ def notes_of_some(samples: object, most: int = 32) -> list[str]:
                 if isinstance(samples, Reader):
                     annotated = samples.annotated(index)
                     if lost := num_without_pixel(annotated):
-                        message = "images with objects that have no pixel, and so no mask to learn"
+                        message = "images with objects that have no pixels, and therefore no mask to learn"
                         note(message, f"'{samples.file(index)}' ({lost} of {len(annotated.labels)} objects)")
                 else:  # of a clip, the first frame
                     samples.annotated(index, [0])  # pyright: ignore[reportAttributeAccessIssue]
@@ -175,7 +175,7 @@ def annotated_labels(
     *,
     with_ignored: bool = False,
 ) -> Annotated:
-    """One object per class that is present, ascending; values that are no class belong to none and are ignored."""
+    """One object per class that is present, ascending; values that are not a class are ignored."""
     runs, lengths = runs_of(classes)
     values, indices = np.unique(runs, return_inverse=True)
     is_class = (values >= 0) & (values < num_classes)
@@ -198,16 +198,16 @@ class _Other(NamedTuple):
 class SegmentReader(Reader):
     """Images with a map of segments, for any of the three tasks.
 
-    For ``panoptic`` every segment but crowd regions is a target, in the order of the annotation, also one without
-    pixels; for ``instance`` those of things, and the classes are the things; for ``semantic`` everything of one class
-    is one target, crowd regions included. Void is ignored, and crowd regions that are no target; stuff is background
+    For ``panoptic`` every segment except crowd regions is a target, in annotation order, even without pixels; for
+    ``instance`` those of things, and the classes are the things; for ``semantic`` everything of one class is one
+    target, crowd regions included. Void is ignored, and so are crowd regions that are not targets; stuff is background
     for ``instance``.
 
     Args:
         categories: of the segments.
-        task: what targets are made for.
-        ground_truths_from: data sets of the same images, found by image id, that have the ground truth of a task;
-            opened when it is needed. Where one lacks images, the segments are the ground truth, and ``notes`` say so.
+        task: the task that targets are made for.
+        ground_truths_from: data sets of the same images, matched by image id, that have the ground truth of a task;
+            opened when needed. Where one lacks images, the segments are the ground truth, and ``notes`` say so.
     """
 
     def __init__(
@@ -231,7 +231,7 @@ class SegmentReader(Reader):
     def segments(
         self, index: int, purpose: Literal["training", "evaluation"]
     ) -> tuple[Int32[np.ndarray, "H W"], Int64[np.ndarray, " N"], Bool[np.ndarray, " N"]]:
-        """The map, on which segment k is the value k + 1 and void is 0, and class and crowd flag of every segment."""
+        """The map, segment k having the value k + 1 and void 0, and the class and crowd flag of every segment."""
         raise NotImplementedError
 
     def annotated(self, index: int, *, with_ignored: bool = False) -> Annotated:
@@ -276,7 +276,7 @@ class SegmentReader(Reader):
                 if lacking:
                     self.notes.append(
                         f"the {task} annotations lack {len(lacking)} of the images, such as {quoted(lacking[0])}: "
-                        "the panoptic ones are the ground truth instead"
+                        "the panoptic annotations are used as the ground truth instead"
                     )
                 else:
                     own = self.categories.index_of_id()

@@ -1,6 +1,6 @@
 """Scenes and clips of scenes as map-style data sets of samples, drawn on demand.
 
-Here frames become tensors with one mask per segment; how a frame is drawn is not known here.
+Frames become tensors with one mask per segment here; drawing them happens elsewhere.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _sample(frames: Sequence[SceneFrame], name: str) -> Sample:
 
 
 class _Drawings(SampleSequence):
-    """Samples made on demand; sample i has the seed ``seed + i``."""
+    """Samples created on demand; sample i has the seed ``seed + i``."""
 
     categories = SCENE_CATEGORIES
     has_ground_truth = True
@@ -71,14 +71,14 @@ class _Drawings(SampleSequence):
         return np.full(len(self), self.size_hw[1] > self.size_hw[0])
 
     def ground_truths(self, index: int, tasks: Sequence[Task]) -> dict[Task, Any]:
-        """Every pixel belongs to a segment, whose id in a clip stays the same; there are no crowds."""
+        """Every pixel belongs to a segment, whose id stays the same throughout a clip; there are no crowds."""
         target = self[index].target
         assert target is not None
         return ground_truths_of_target(target, tasks, self.categories, is_clip=self.is_clip)
 
 
 class Scenes(_Drawings):
-    """Endless images, as a map-style data set of ``length`` samples named ``scene-{seed + index}``.
+    """Endless images, as a map-style data set with ``length`` samples named ``scene-{seed + index}``.
 
     Args:
         image_size: side in pixels, or (height, width).
@@ -101,7 +101,7 @@ class Scenes(_Drawings):
         return index
 
     def annotated(self, index: int, *, with_ignored: bool = False) -> Annotated:
-        """The image and its segments as one id map; every pixel is of a segment, so nothing is ignored."""
+        """The image and its segments as one id map; every pixel belongs to a segment, so nothing is ignored."""
         frame = draw_scene(self.seed + index, self.size_hw)
         ids = remap(frame.ids, {number: position for position, (number, _) in enumerate(frame.segments, start=1)}, 0)
         labels = np.array([label for _, label in frame.segments], dtype=np.int64)
@@ -109,7 +109,7 @@ class Scenes(_Drawings):
 
 
 class SceneClips(_Drawings):
-    """Like :class:`Scenes`, with ``num_frames`` frames each; a thing out of sight has an empty mask in that frame.
+    """Like :class:`Scenes`, with ``num_frames`` frames each; the mask of a thing is empty where it is out of view.
 
     Also a :class:`~mask2former.data.clips.ClipSet`, with stuff among the objects that are learned but not among the
     tracks of the ground truth.
@@ -144,7 +144,7 @@ class SceneClips(_Drawings):
     def annotated(self, index: int, indices: Sequence[int], *, with_ignored: bool = False) -> AnnotatedClip:
         """Some frames of a clip, drawn alone, with nothing to ignore.
 
-        Every segment counts as annotated where it has a pixel.
+        Every segment counts as annotated where it has pixels.
         """
         frames = draw_clip(self.image_id(index), self.size_hw, indices)
         numbers = np.array([number for number, _ in frames[0].segments])

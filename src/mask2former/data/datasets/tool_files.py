@@ -1,7 +1,7 @@
-"""Objects as annotation tools save or export them in formats of their own: records of these, made into COCO's form.
+"""Objects in the native formats of annotation tools: records of these, converted to COCO's form.
 
-A parser of :mod:`~mask2former.data.datasets.tool_formats` says what a file holds; the classes, the ids and all checks
-are the same for each, and the reader is :class:`~mask2former.data.datasets.coco.CocoInstances`.
+A parser of :mod:`~mask2former.data.datasets.tool_formats` reads the content of a file; classes, ids and all checks are
+the same for each format, and the reader is :class:`~mask2former.data.datasets.coco.CocoInstances`.
 """
 
 from __future__ import annotations
@@ -39,21 +39,21 @@ def open_tool_files(
     missing_masks: Literal["error", "skip"] = "error",
     allow_outside: bool = False,
 ) -> CocoInstances:
-    """Images with their objects, in the order of the files.
+    """Images with their objects, in file order.
 
     Args:
-        tool: whose format it is.
-        sources: pairs of annotations (a file, or a folder with a file for each image) and image folder.
+        tool: the tool whose format it is.
+        sources: pairs of annotations (a file, or a folder with one file per image) and image folder.
         names: the classes; None: those that occur, sorted.
         class_attribute: of VIA, see :class:`~mask2former.config.ToolFilesConfig`.
         filter_empty: leaves out images without objects.
-        missing_images: what to do about images that are annotated but not there.
-        missing_masks: what to do about boxes, points and lines.
-        allow_outside: whether names of images may lead out of their folders.
+        missing_images: how to treat images that are annotated but do not exist.
+        missing_masks: how to treat boxes, points and lines.
+        allow_outside: whether image names may lead out of their folders.
 
     Raises:
-        UserError: a file that is missing, broken or of another format, classes that are not among ``names``, or what
-            :class:`CocoInstances` refuses.
+        UserError: a file is missing, broken or in another format, has classes that are not among ``names``, or is
+            refused by :class:`CocoInstances`.
     """
     with collect_notes() as notes:
         found = {
@@ -95,7 +95,7 @@ def open_tool_files(
 
 
 def _files(path: Path, tool: ToolName) -> list[tuple[File, str]]:
-    """Annotation files and their paths below the folder, sorted; or the file, and nothing."""
+    """Annotation files and their paths below the folder, sorted; or the single file and an empty path."""
     suffixes = FORMATS[tool].suffixes
     folder: Folder | None = None if path.is_file() else find_folder(path)
     if folder is None:
@@ -107,7 +107,7 @@ def _files(path: Path, tool: ToolName) -> list[tuple[File, str]]:
 
 
 def _coco(records: Sequence[Record], classes: Categories) -> dict[str, Any]:
-    """Records in COCO's form, with ids that name the object for people."""
+    """Records in COCO's form, with ids that identify the object for readers of messages."""
     id_of = {item.name: item.id for item in classes}
     images, annotations = [], []
     for record in records:

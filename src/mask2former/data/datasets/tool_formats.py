@@ -1,6 +1,6 @@
-"""Files of annotation tools as records: an image, its size, and shapes with a class. One small parser for each format.
+"""Files of annotation tools as records: an image, its size, and shapes with a class. One small parser per format.
 
-Label Studio's is in ``label_studio.py``, and what all parsers share in ``tool_records.py``.
+The parser for Label Studio is in ``label_studio.py``, and what all parsers share in ``tool_records.py``.
 
 Sources: the formats' own descriptions (LabelMe's and Supervisely's documentation, VIA's user guide, "CVAT for images
 1.1"). Reads no image files.
@@ -58,11 +58,11 @@ class Format(NamedTuple):
     """One format.
 
     Attributes:
-        title: for people.
+        title: name for messages.
         suffixes: of its files.
-        parse: makes records; whatever is not as it should be is an error of Python.
-        is_one: whether content is of this format.
-        others: files of a folder that are no annotations.
+        parse: creates records; unexpected content raises an ordinary Python error.
+        is_one: whether content is in this format.
+        others: files in a folder that are not annotations.
     """
 
     title: str
@@ -73,12 +73,12 @@ class Format(NamedTuple):
 
 
 def records_of(tool: ToolName, file: tuple[File, str], class_attribute: str | None = None) -> list[Record]:
-    """What an annotation file holds.
+    """The content of an annotation file.
 
     Args:
-        tool: whose format it is in.
-        file: the file, and its path below the folder of annotations, if there is one.
-        class_attribute: of VIA, where regions have several attributes: the one that is the class.
+        tool: the tool whose format it is in.
+        file: the file, and its path below the folder of annotations, if any.
+        class_attribute: for VIA, where regions have several attributes: the one that is the class.
 
     Raises:
         UserError: the file is missing, broken, or of another format.
@@ -90,21 +90,21 @@ def records_of(tool: ToolName, file: tuple[File, str], class_attribute: str | No
         other = looks_like(content)
         hint = f"; it looks like {FORMATS[other].title} ({other})" if other else ""
         raise UserError(
-            f"'{path}' is not in the format of {kind.title}{hint}; check the file and 'name' of the data set"
+            f"'{path}' is not in the format of {kind.title}{hint}; check the file and the 'name' of the data set"
         )
     try:
         with within(""):
             return list(kind.parse(Source(content, name, class_attribute)))
     except DamagedError as error:
         raise UserError(
-            f"'{path}' is not as {kind.title} writes it: {error}; export it again, or export COCO"
+            f"'{path}' is not a valid file of {kind.title}: {error}; export it again, or export COCO"
         ) from error
     except UserError as error:
         raise UserError(f"'{path}': {error}") from error
 
 
 def looks_like(content: Any) -> ToolName | None:
-    """The format of what is in a JSON or XML file, if it is one of these."""
+    """The format of the content of a JSON or XML file, if it is one of these."""
     return next((name for name, kind in FORMATS.items() if kind.is_one(content)), None)
 
 
@@ -122,8 +122,8 @@ def _labelme(source: Source) -> Iterator[Record]:
     size = side_of(content.get("imageHeight")), side_of(content.get("imageWidth"))
     if content["shapes"] is None:
         raise UserError(
-            "'shapes' is null; expected the list of objects, which is [] where there are none: open the image in "
-            "LabelMe and save it again, or write []"
+            "'shapes' is null; expected a list of objects, [] if there are none: open the image in LabelMe and save "
+            "it again, or write []"
         )
     shapes = []
     for position, entry in enumerate(content["shapes"], start=1):
@@ -132,19 +132,19 @@ def _labelme(source: Source) -> Iterator[Record]:
     image = content.get("imagePath")
     if not isinstance(image, str) or not image:
         raise ValueError(f"'imagePath' is {quoted(image, 60)}; expected the name of the image")
-    # It is relative to the file.
+    # The path is relative to the file.
     folder = posixpath.dirname(source.name)
     image = posixpath.normpath(posixpath.join(folder, image.replace("\\", "/")))
     yield Record(image, size, united(shapes, size), source.name or image)
 
 
 def _labelme_shape(entry: dict[str, Any], size: tuple[int, int]) -> tuple[Any, Shape]:
-    """A shape, after its group."""
+    """A shape, preceded by its group."""
     kind, points = entry.get("shape_type") or "polygon", entry["points"]
     segmentation: Any = None
     if kind == "polygon":
         segmentation = [flat(points)]
-    elif kind == "circle":  # the centre, and a point on it
+    elif kind == "circle":  # the centre, and a point on the circle
         (x, y), (other_x, other_y) = points
         radius = math.hypot(other_x - x, other_y - y)
         segmentation = ellipse(x, y, radius, radius)
@@ -194,11 +194,11 @@ def _via_shape(region: dict[str, Any], attribute: str | None) -> Shape:
 
 def _regions(entry: Any) -> list[Any]:
     regions = entry.get("regions") or []
-    return list(regions.values()) if isinstance(regions, dict) else list(regions)  # VIA 1 has a mapping
+    return list(regions.values()) if isinstance(regions, dict) else list(regions)  # VIA 1 uses a mapping
 
 
 def _class_attribute(regions: Sequence[Any]) -> str | None:
-    """The attribute that all regions' classes are in.
+    """The attribute that holds the classes of all regions.
 
     Raises:
         UserError: there are several.
@@ -206,12 +206,12 @@ def _class_attribute(regions: Sequence[Any]) -> str | None:
     keys = sorted({key for region in regions for key in region.get("region_attributes") or ()})
     if len(keys) > 1:
         raise UserError(
-            f"regions have the attributes {quoted(keys)}; say which one is the class (class_attribute: {keys[0]} in "
-            "'dataset' of the run file)"
+            f"regions have the attributes {quoted(keys)}; specify which one is the class (class_attribute: {keys[0]} "
+            "in 'dataset' of the run file)"
         )
     if not keys and regions:
         note(
-            "VIA files whose regions have no attributes, so all belong to one class, 'object'",
+            "VIA files whose regions have no attributes, so that all belong to one class, 'object'",
             f"{len(regions)} regions",
         )
     return keys[0] if keys else None
@@ -222,9 +222,7 @@ def _via_label(value: Any, attribute: str) -> str:
         chosen = [name for name, is_chosen in value.items() if is_chosen]
         value = chosen[0] if len(chosen) == 1 else None
     if not is_name(value):
-        raise UserError(
-            f"it has {quoted(value, 40)} as '{printable(attribute, 40)}'; expected one class for each region"
-        )
+        raise UserError(f"it has {quoted(value, 40)} as '{printable(attribute, 40)}'; expected one class per region")
     return str(value).strip()
 
 
@@ -251,7 +249,7 @@ def _cvat(source: Source) -> Iterator[Record]:
         with within(f"image {quoted(name, 60)}"):
             size = side_of(float(entry.get("height", "0"))), side_of(float(entry.get("width", "0")))
         if entry.find("tag") is not None:
-            note("images with classes of the whole image (tags), which are not objects", f"'{name}'")
+            note("images with image-level classes (tags), which are not objects", f"'{name}'")
         shapes = []
         for position, element in enumerate((element for element in entry if element.tag != "tag"), start=1):
             with within_object(position, name):
@@ -260,7 +258,7 @@ def _cvat(source: Source) -> Iterator[Record]:
 
 
 def _cvat_shape(element: Element, size: tuple[int, int]) -> tuple[str | None, Shape]:
-    """A shape, after its group."""
+    """A shape, preceded by its group."""
     kind = element.tag
     segmentation: Any = None
     if kind == "polygon":

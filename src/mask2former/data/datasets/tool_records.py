@@ -1,4 +1,4 @@
-"""What parsers of annotation tools make: records of images, their shapes in COCO's form, errors that name the part."""
+"""What parsers of annotation tools produce: records of images, shapes in COCO's form, errors that name the part."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ __all__ = [
     "without",
 ]
 
-_DEVIATION = 0.05  # pixels that a polygon lies off the ellipse it stands for
+_DEVIATION = 0.05  # pixels by which a polygon may deviate from the ellipse that it replaces
 
 
 class Shape(NamedTuple):
@@ -46,7 +46,7 @@ class Shape(NamedTuple):
 
     Attributes:
         label: its class.
-        segmentation: polygons or run lengths in COCO's form, not checked yet; None: a shape that is no mask.
+        segmentation: polygons or run lengths in COCO's form, not checked yet; None: a shape that is not a mask.
         what: what the tool calls the shape.
     """
 
@@ -56,7 +56,7 @@ class Shape(NamedTuple):
 
 
 class Record(NamedTuple):
-    """One image as a file describes it; a side is 0 where it does not say."""
+    """One image as described in a file; a side is 0 where the file does not give it."""
 
     image: str
     size_hw: tuple[int, int]
@@ -68,9 +68,9 @@ class Source(NamedTuple):
     """A file that was read.
 
     Attributes:
-        content: of JSON the value, of XML the root.
-        name: what it is called below the folder of annotations; nothing where it was named itself.
-        class_attribute: the choice of the user.
+        content: for JSON the value, for XML the root.
+        name: its path below the folder of annotations; empty where the file itself was given.
+        class_attribute: as chosen by the user.
     """
 
     content: Any
@@ -79,7 +79,7 @@ class Source(NamedTuple):
 
 
 class DamagedError(Exception):
-    """What is not as the tool writes it, in words; a mistake of the tool or of a hand, not of the user's choice."""
+    """What differs from the format of the tool, in words; not a fault of the user's settings."""
 
 
 _DAMAGE = (TypeError, AttributeError, IndexError, ArithmeticError, RecursionError)
@@ -87,7 +87,7 @@ _DAMAGE = (TypeError, AttributeError, IndexError, ArithmeticError, RecursionErro
 
 @contextlib.contextmanager
 def within(what: str) -> Iterator[None]:
-    """Whatever goes wrong inside is said of one part of the file."""
+    """Attribute errors inside to one part of the file."""
     before = f"{what}: " if what else ""
     try:
         yield
@@ -97,20 +97,20 @@ def within(what: str) -> Iterator[None]:
         raise prefixed(what, error) if what else error from error
     except KeyError as error:
         raise DamagedError(f"{before}it has no '{printable(str(error.args[0]), 60)}'") from error
-    except ValueError as error:  # those of this module are sentences
+    except ValueError as error:  # errors of this module are already sentences
         raise DamagedError(f"{before}{printable(str(error), 200)}") from error
     except _DAMAGE as error:
         reason = f"{type(error).__name__}: {printable(str(error), 200)}"
-        raise DamagedError(f"{before}something in it has an unexpected type ({reason})") from error
+        raise DamagedError(f"{before}a value in it has an unexpected type ({reason})") from error
 
 
 def within_object(number: int, image: object = None) -> contextlib.AbstractContextManager[None]:
-    """One object of a file, or of an image in it, counted from 1 in the order of the file."""
+    """One object of a file, or of an image in it, counted from 1 in file order."""
     return within(f"object {number}" if image is None else f"object {number} of {quoted(image, 60)}")
 
 
 def ellipse(x: float, y: float, across: float, down: float, degrees: float = 0.0) -> list[list[float]]:
-    """A polygon that lies a twentieth of a pixel off an ellipse, at most."""
+    """A polygon that deviates from an ellipse by at most a twentieth of a pixel."""
     longest = max(abs(across), abs(down), _DEVIATION)
     count = min(720, max(12, math.ceil(math.pi / math.acos(max(0.0, 1 - _DEVIATION / longest)))))
     angles = np.linspace(0, 2 * np.pi, count, endpoint=False)
@@ -124,7 +124,7 @@ def run_lengths(patch: Patch, size_hw: tuple[int, int]) -> dict[str, Any]:
     """A mask in COCO's form.
 
     Raises:
-        ValueError: it does not lie in its image.
+        ValueError: it does not lie within its image.
     """
     top, left, mask = patch
     if not (0 <= top <= size_hw[0] - mask.shape[0] and 0 <= left <= size_hw[1] - mask.shape[1]):
@@ -143,7 +143,7 @@ def patch_of(segmentation: Any, size_hw: tuple[int, int]) -> Patch:
 
 
 def without(patch: Patch, other: Patch) -> Patch:
-    """The pixels of a mask that another one does not have."""
+    """The pixels of a mask that are not in another one."""
     top, left, mask = patch
     kept = mask.copy()
     rows = slice(max(other.top - top, 0), max(other.top + other.mask.shape[0] - top, 0))
@@ -155,12 +155,14 @@ def without(patch: Patch, other: Patch) -> Patch:
 
 
 def check_pixels(height: int, width: int) -> None:
-    """Refuse a mask that no image that is read could have, before it is unpacked."""
-    limits.check_limit("a mask has pixels:", height * width, limits.INPUT_PIXELS, "annotate the image in tiles")
+    """Refuse a mask larger than any image that can be read, before it is unpacked."""
+    limits.check_limit(
+        "a mask has too many pixels:", height * width, limits.INPUT_PIXELS, "annotate the image in tiles"
+    )
 
 
 def united(shapes: Sequence[tuple[Any, Shape]], size_hw: tuple[int, int]) -> list[Shape]:
-    """Shapes with their groups, those of one class and group (not None) as one object, as COCO's exports have them."""
+    """Shapes with their groups; those with the same class and group (not None) become one object."""
     groups: dict[Any, list[Shape]] = defaultdict(list)
     for position, (group, shape) in enumerate(shapes):
         has_mask = shape.segmentation is not None
@@ -181,7 +183,7 @@ def label_of(value: Any) -> str:
     """The class of a shape.
 
     Raises:
-        ValueError: it is no text.
+        ValueError: it is not text.
     """
     if not is_name(value):
         raise ValueError(f"it has {quoted(value, 40)} as its class; expected text")
@@ -189,16 +191,16 @@ def label_of(value: Any) -> str:
 
 
 def side_of(value: Any) -> int:
-    """A side of an image in pixels; 0 where the file says none that could be."""
+    """A side of an image in pixels; 0 where the file gives none, or an impossible one."""
     side = number(value) or 0.0
     return int(side) if 0 <= side <= limits.SIDE else 0
 
 
 def stated_side(entry: dict[str, Any], key: str) -> int:
-    """A side of the image that shapes are computed with.
+    """A side of the image that the coordinates of shapes refer to.
 
     Raises:
-        ValueError: it is no number of pixels.
+        ValueError: it is not a number of pixels.
     """
     side = side_of(entry[key])
     if not side:
@@ -207,10 +209,10 @@ def stated_side(entry: dict[str, Any], key: str) -> int:
 
 
 def flat(corners: Sequence[Any]) -> list[Any]:
-    """Corners as COCO has them: x, y, x, y, ...
+    """Corners in COCO's form: x, y, x, y, ...
 
     Raises:
-        ValueError: one has another number of values, which would move all that come after it.
+        ValueError: a corner does not have two values, which would shift all that follow.
     """
     for corner in corners:
         if not isinstance(corner, list) or len(corner) != 2:
@@ -219,7 +221,7 @@ def flat(corners: Sequence[Any]) -> list[Any]:
 
 
 def mask_of_image(name: str, content: bytes) -> Bool[np.ndarray, "h w"]:
-    """The mask of an image file: what is opaque, or where there is no alpha, what is not black."""
+    """The mask of an image file: the opaque pixels or, without alpha, those that are not black."""
     with open_image(NamedBytes(name, content)) as image:
         pixels = np.asarray(image)
     if pixels.ndim == 2:

@@ -1,6 +1,6 @@
 """Clips with panoptic ground truth in VIPSeg's format (Miao et al., CVPR 2022): a JSON file and a PNG for every frame.
 
-An id is one segment of the whole clip, on all of its PNGs. Each frame is read as an image of COCO's panoptic format,
+An id is one segment throughout the clip, on all of its PNGs. Each frame is read as an image in COCO's panoptic format,
 by :class:`~mask2former.data.datasets.coco_panoptic.CocoPanoptic`, which checks it.
 """
 
@@ -35,7 +35,7 @@ def is_video_panoptic(path: str | os.PathLike[str]) -> bool:
 
 
 class _Frames:
-    """All frames of an annotation file as if they were images of COCO's panoptic format: a file in memory."""
+    """All frames of an annotation file as if they were images in COCO's panoptic format: a file in memory."""
 
     def __init__(self, file: File, content: Mapping[str, Any]) -> None:
         self._name = str(file)
@@ -49,7 +49,7 @@ class _Frames:
 
 
 class VideoPanoptic:
-    """Clips with a map of segments per frame, in the order of the file.
+    """Clips with a map of segments per frame, in file order.
 
     The file has ``videos`` (``video_id`` and its ``images``: ``id``, ``file_name``, ``height``, ``width``),
     ``annotations`` (``video_id`` and its own ``annotations``: ``image_id``, ``file_name``, ``segments_info`` with
@@ -130,8 +130,8 @@ class VideoPanoptic:
                     continue
                 if (size := sides(image)) is None:
                     raise UserError(
-                        f"'{file}': frame {quoted(image_id)} of video {quoted(video_id)} has no whole numbers as "
-                        "'height' and 'width', or too large ones"
+                        f"'{file}': 'height' and 'width' of frame {quoted(image_id)} of video {quoted(video_id)} are "
+                        "not whole numbers, or are too large"
                     )
                 sizes.add(size)
                 name = f"{video_id}/{image_id}"
@@ -179,10 +179,10 @@ class VideoPanoptic:
         return [self._frames.image(row) for row in self._rows(index)]
 
     def ground_truths(self, index: int, tasks: Sequence[Task]) -> dict[Task, list[PanopticGroundTruth]]:
-        """What is true about every frame, with the ids of the file, which are those of the clip.
+        """The ground truth of every frame, with the ids of the file, which identify objects throughout the clip.
 
         Raises:
-            UserError: a file that is missing or broken, or of another size than its image.
+            UserError: a file is missing or broken, or its size differs from that of its image.
         """
         ground_truths = []
         for row in self._rows(index):
@@ -195,7 +195,7 @@ class VideoPanoptic:
         return {"panoptic": ground_truths}
 
     def _check_ids(self, index: int, ground_truths: Sequence[PanopticGroundTruth]) -> None:
-        """Say where ids are not those of a whole clip."""
+        """Note ids that do not identify one object throughout a clip."""
         label_of: dict[int, set[int]] = {}
         things = []
         for ground_truth in ground_truths:
@@ -206,14 +206,14 @@ class VideoPanoptic:
         if several:
             names = " and ".join(self.categories[label].name for label in sorted(label_of[several[0]]))
             self._remark(
-                f"in clip {quoted(self._ids[index])} the ids {some(several)} have other classes in other frames "
-                f"({several[0]}: {names}); they count as one object of each class"
+                f"in clip {quoted(self._ids[index])}, the ids {some(several)} have different classes in different "
+                f"frames ({several[0]}: {names}); they count as one object of each class"
             )
         shown = [numbers for numbers in things if numbers]
         if len(shown) > 1 and sum(map(len, shown)) == len(set().union(*shown)):
             self._remark(
-                f"in clip {quoted(self._ids[index])} no object has the same id in 2 of its {len(ground_truths)} frames"
-                "; ids must stay the same over time, or every frame counts as new objects"
+                f"in clip {quoted(self._ids[index])}, no object has the same id in 2 of its {len(ground_truths)} "
+                "frames; ids must stay the same over time, otherwise every frame counts as new objects"
             )
 
     def _remark(self, sentence: str) -> None:
@@ -223,7 +223,7 @@ class VideoPanoptic:
 
 
 def _inside(folder: Folder, video_id: int | str, name: Any) -> Any:
-    """A name in the folder of its video, if it is there, else as the file has it."""
+    """A name in the folder of its video, if it exists there, else as given in the file."""
     beside = f"{video_id}/{name}"
     if isinstance(name, str) and not folder.exists(name):
         return beside

@@ -1,7 +1,7 @@
-"""Polygons in YOLO's segmentation format: a ``data.yaml``, images in ``images``, a text file of each in ``labels``.
+"""Polygons in YOLO's segmentation format: a ``data.yaml``, images in ``images``, text files in ``labels``.
 
-A line of a text file is one object: its class number and the corners of one polygon, as shares of width and height of
-the upright image. Knows no model of that name.
+A line of a text file is one object: its class number and the corners of one polygon, as fractions of width and height
+of the upright image. Has nothing to do with the YOLO models.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ from mask2former.text import printable, quoted
 __all__ = ["YoloPolygons", "YoloSet", "read_yolo"]
 
 Location = str | os.PathLike[str]
-_TOLERANCE = 0.02  # tools write corners a little outside the image
-_SAME_SIDE = 2e-3  # of a side: what tools round off
-_ROUNDING = 1e-4  # of a side: no pixel, so that nothing need be said
-_NEARLY_ALL = 0.9  # share of lines from which they tell what the files are
-_FEW = 3  # lines, below which nothing is concluded about all
+_TOLERANCE = 0.02  # tools may write corners slightly outside the image
+_SAME_SIDE = 2e-3  # of a side: what rounding by tools explains
+_ROUNDING = 1e-4  # of a side: less than a pixel, so that no note is needed
+_NEARLY_ALL = 0.9  # share of lines from which something is concluded about the files
+_FEW = 3  # lines; with fewer, nothing is concluded about the files
 _EXPORT = "masks cannot be learned from it: export polygons ('YOLO segmentation')"
-_MOST = 10  # broken lines that are told at once
+_MOST = 10  # broken lines that are reported at once
 
 
 @dataclass(frozen=True, slots=True)
 class YoloSet:
-    """What a ``data.yaml`` says: the classes, and the folders, lists or files of images of both splits.
+    """The content of a ``data.yaml``: the classes, and the folders, lists or files of images of both splits.
 
-    It is a file of settings, so its folders may be anywhere. What its lists name lies below one of the ``roots`` (the
+    It is a settings file, so its folders may be anywhere. What its lists name must be below one of the ``roots`` (the
     folder of the file, and its ``path``) or below the list itself.
     """
 
@@ -65,8 +65,8 @@ class YoloSet:
 def read_yolo(path: Location) -> YoloSet:
     """Read a ``data.yaml``.
 
-    Its ``path``, if any, is looked for beside the file and in the working directory; if it is nowhere (the file was
-    written on another machine), the folder of the file takes its place.
+    Its ``path``, if any, is looked for beside the file and in the working directory; if it does not exist (the file was
+    written on another machine), the folder of the file is used instead.
 
     Raises:
         UserError: the file is missing, has no ``names`` or no ``train``, or images are not where it says.
@@ -133,7 +133,7 @@ def _paths(value: Any, roots: Sequence[Path], file: Path) -> tuple[Path, ...]:
 
 
 def _images(listed: Path, roots: Sequence[Path], *, allow_outside: bool) -> list[Path]:
-    """Of a folder, sorted, hidden ones skipped; or as a text file lists them, relative to itself."""
+    """The images of a folder, sorted, without hidden ones; or those listed in a text file, relative to it."""
     if listed.is_dir():
         folder = Folder(listed)
         note_passed_over(folder)
@@ -148,12 +148,12 @@ def _images(listed: Path, roots: Sequence[Path], *, allow_outside: bool) -> list
 
 
 def _is_outside(name: str, folder: Path, roots: Sequence[Path]) -> bool:
-    """Whether the entry of a list, relative to its folder, lies neither below that nor below the data set."""
+    """Whether a list entry, relative to the list's folder, lies outside that folder and the data set."""
     return leads_outside(name, folder) and all(leads_outside(os.path.abspath(folder / name), root) for root in roots)
 
 
 def _label_file(image: Path) -> Path:
-    """``labels`` in place of the last folder called ``images``."""
+    """The path with ``labels`` in place of the last folder called ``images``."""
     parts = list(image.parts)
     for index in range(len(parts) - 2, -1, -1):
         if parts[index] == "images":
@@ -169,14 +169,14 @@ class YoloPolygons(Reader):
         dataset: what :func:`read_yolo` read.
         split: which of its splits.
         filter_empty: leaves out images without objects.
-        missing_masks: what to do about lines that hold a box.
+        missing_masks: how to treat lines that contain a box.
         allow_outside: whether lists may name images that are not in the data set, see :class:`YoloSet`.
 
     Attributes:
         notes: sentences about what was left out.
 
     Raises:
-        UserError: no images, or text files with something else in them; the message has file and line.
+        UserError: no images, or text files with other content; the message gives file and line.
     """
 
     tasks: tuple[Task, ...] = ("instance",)
@@ -206,7 +206,7 @@ class YoloPolygons(Reader):
         self.notes += _strays(listed, images, files)
         if len(lines.without_file) == len(images):
             raise UserError(
-                f"none of the {len(images)} images has a text file, for instance there is no "
+                f"none of the {len(images)} images has a text file; for instance, there is no "
                 f"'{lines.without_file[0]}'; expected folders 'images' and 'labels' side by side"
             )
         self._labels = np.array(lines.labels, dtype=np.int64)
@@ -218,7 +218,7 @@ class YoloPolygons(Reader):
         if not len(rows):
             raise UserError(f"'{sources[0]}' has no images with objects; set filter_empty: false")
         self._rows, self._counts, self._images = rows, counts[rows], images
-        # Names may repeat from folder to folder, but files of results tell images apart by their ids.
+        # Names may repeat across folders, but result files distinguish images by their ids.
         self._ids = [path.stem for path in images]
         if len(set(self._ids)) < len(images):
             whole = [Path(os.path.abspath(path)) for path in images]
@@ -233,8 +233,8 @@ class YoloPolygons(Reader):
         tight = lines.with_tight_box
         if len(tight) >= max(_FEW, _NEARLY_ALL * len(lines.objects)):
             raise UserError(
-                f"lines begin with a box (centre, width and height) that just fits around their other points: "
-                f"{some(tight)}; expected the class and the corners of one polygon: take the box out, or if the points "
+                "lines begin with a box (centre, width and height) that just fits around their other points: "
+                f"{some(tight)}; expected the class and the corners of one polygon: remove the box, or if the points "
                 f"are keypoints, {_EXPORT}"
             )
         if lines.broken:
@@ -249,15 +249,15 @@ class YoloPolygons(Reader):
             )
             boxes = []
         for offenders, what in (
-            (boxes, "left out objects with a box only"),
+            (boxes, "left out objects with only a box"),
             (lines.flat, "left out objects without any area"),
             (
                 tight,
-                "read lines as polygons whose first four numbers are a box (centre, width and height) that just fits "
-                "around the others; take the box out",
+                "read lines as polygons whose first four numbers are a box (centre, width and height) that just "
+                "fits around the others; remove the box",
             ),
-            (lines.clipped, "moved corners beyond the image, by 2 % of its side at most, to its rim"),
-            (lines.without_file, "took images without a text file as empty"),
+            (lines.clipped, "moved corners beyond the image, by at most 2 % of its side, to its border"),
+            (lines.without_file, "treated images without a text file as empty"),
         ):
             if offenders:
                 self.notes.append(f"{what}: {some(offenders)}")
@@ -278,7 +278,7 @@ class YoloPolygons(Reader):
         return self._ids[int(self._rows[index])]
 
     def annotated(self, index: int, *, with_ignored: bool = False) -> Annotated:
-        """The image and its objects; the format knows nothing that is ignored."""
+        """The image and its objects; the format has no ignored pixels."""
         image = self.image(index)
         self.check_size(index, None, image.shape[:2])
         size = np.array([image.shape[1], image.shape[0]], dtype=np.float64)
@@ -295,13 +295,13 @@ class YoloPolygons(Reader):
         target = self[index].target
         assert target is not None
         if lost := int((~target.masks.flatten(1).any(dim=1)).sum()):
-            message = "images with objects that have no pixel; these are not measured"
+            message = "images with objects that have no pixels; these are not measured"
             note(message, f"'{self.file(index)}' ({lost} of {len(target.labels)} objects)")
         return ground_truths_of_target(target, [task for task in tasks if task in self.tasks], self.categories)
 
 
 class _Lines:
-    """The objects of all text files, and what is wrong with them, as ``file, line``."""
+    """The objects of all text files, and their faults, as ``file, line``."""
 
     def __init__(self, class_of_id: dict[int, int]) -> None:
         self.class_of_id = class_of_id
@@ -315,8 +315,10 @@ class _Lines:
         self.flat: list[str] = []
         self.without_file: list[str] = []
         self.clipped: list[str] = []
-        self.with_box: list[str] = []  # whose first four numbers are a box that the other points lie in and spread over
-        self.with_tight_box: list[str] = []  # and just fit into
+        self.with_box: list[
+            str
+        ] = []  # whose first four numbers are a box that contains the other points and is filled by them
+        self.with_tight_box: list[str] = []  # and fits them tightly
 
     def add(self, file: Path) -> None:
         """The objects of one image."""
@@ -353,11 +355,11 @@ class _Lines:
                 f"{line}: class {printable(words[0], 40)} is not among the {len(self.class_of_id)} names of data.yaml"
             )
         elif len(corners) % 2:
-            self.broken.append(f"{line}: {len(corners)} coordinates, which are not pairs")
+            self.broken.append(f"{line}: {len(corners)} coordinates, which do not form pairs")
         elif corners.min() < -_TOLERANCE or corners.max() > 1 + _TOLERANCE:
             self.broken.append(
-                f"{line}: coordinates from {corners.min():.6g} to {corners.max():.6g}; expected shares of width and "
-                "height, 0 to 1"
+                f"{line}: coordinates from {corners.min():.6g} to {corners.max():.6g}; expected fractions of width "
+                "and height, 0 to 1"
             )
         elif len(corners) == 4:
             self.boxes.append(line)
@@ -368,7 +370,7 @@ class _Lines:
             points = corners[4:].reshape(-1, 2)
             if _is_box_of(corners[:4], points):
                 spans = _spans(points)
-                # The second corner of a small polygon is a box around it, too, but one of several times its size.
+                # The second corner of a small polygon is also a box around it, but one several times its size.
                 if (spans >= corners[2:4] / 2).any():
                     self.with_box.append(line)
                 if len(points) >= 3 and np.abs(spans - corners[2:4]).max() < _SAME_SIDE:
@@ -391,27 +393,27 @@ class _Lines:
         self.ends = array("q", np.concatenate([[0], np.cumsum(counts[~flat])]).tolist())
 
     def remarks(self) -> list[str]:
-        """What all lines together look like but a polygon of each, which other lines of this kind cannot tell."""
+        """What all lines together suggest they are instead of polygons, where no other lines show it."""
         count = len(self.objects)
         if count < _FEW:
             return []
         if len(self.with_box) >= max(_FEW, _NEARLY_ALL * count):
             return [
-                f"{len(self.with_box)} of {count} lines have a box around the others as their first four numbers after "
-                f"the class: if these are keypoints (pose) and no polygons, {_EXPORT}; if they are a box and a "
-                "polygon, take the box out"
+                f"{len(self.with_box)} of {count} lines have, as the first four numbers after the class, a box "
+                f"around the others: if these are keypoints (pose) and not polygons, {_EXPORT}; if they are a box "
+                "and a polygon, remove the box"
             ]
         if set(np.diff(np.array(self.ends)).tolist()) == {4}:
             return [
                 f"all {len(self.labels)} lines have 8 numbers after the class and are read as polygons of four "
-                "corners; if these are oriented boxes, the masks that are learned are boxes, not outlines: export "
-                "polygons ('YOLO segmentation')"
+                "corners; if these are oriented boxes, the learned masks are boxes, not outlines: export polygons "
+                "('YOLO segmentation')"
             ]
         return []
 
 
 def _is_box_of(box: Float64[np.ndarray, " 4"], points: Float64[np.ndarray, "P 2"]) -> bool:
-    """Whether points lie in a box of centre and size; keypoints that are not annotated are 0, 0."""
+    """Whether points lie within a box given by centre and size; keypoints that are not annotated are 0, 0."""
     inside = np.abs(points - box[:2]) <= box[2:] / 2 + _SAME_SIDE
     return bool((inside.all(axis=1) | ~points.any(axis=1)).all())
 
@@ -423,7 +425,7 @@ def _spans(points: Float64[np.ndarray, "P 2"]) -> Float64[np.ndarray, " 2"]:
 
 
 def _has_visibility(values: Float64[np.ndarray, " N"]) -> bool:
-    """Whether numbers are a box and keypoints x, y, v with v of 0, 1 and 2; corners of an image are no such lines."""
+    """Whether numbers are a box and keypoints x, y, v with v of 0, 1 and 2; corners of an image are not."""
     if len(values) < 7 or (len(values) - 4) % 3:
         return False
     points = values[4:].reshape(-1, 3)
@@ -431,7 +433,7 @@ def _has_visibility(values: Float64[np.ndarray, " N"]) -> bool:
 
 
 def _strays(listed: Sequence[Path], image_files: Sequence[Path], files: Sequence[Path]) -> list[str]:
-    """What the lists of images and text files say that does not fit together.
+    """Inconsistencies between the lists of images and the text files.
 
     Raises:
         UserError: several images that have one text file.
@@ -439,7 +441,7 @@ def _strays(listed: Sequence[Path], image_files: Sequence[Path], files: Sequence
     images: dict[Path, Path] = {}
     for image, file in zip(image_files, files, strict=True):
         if images.setdefault(file, image) != image:
-            raise UserError(f"'{images[file]}' and '{image}' have one text file, '{file}'; keep one of them")
+            raise UserError(f"'{images[file]}' and '{image}' share one text file, '{file}'; keep one of them")
     again = [str(image) for image, count in Counter(listed).items() if count > 1]
     beside = sorted(
         str(path)
@@ -451,7 +453,7 @@ def _strays(listed: Sequence[Path], image_files: Sequence[Path], files: Sequence
     return [
         f"{what}: {some(offenders)}"
         for offenders, what in (
-            (again, "images are listed more than once, and read once"),
+            (again, "images are listed more than once, but read once"),
             (beside, "left out text files without an image in this split"),
         )
         if offenders

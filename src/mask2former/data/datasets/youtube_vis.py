@@ -1,7 +1,7 @@
-"""Clips in YouTube-VIS format (Yang et al., ICCV 2019), official, OVIS, or anybody's own: one JSON, frames or videos.
+"""Clips in YouTube-VIS format (Yang et al., ICCV 2019), official, OVIS or your own: one JSON file, frames or videos.
 
-The file is read once; masks stay run-length encoded until a frame is asked for. Everything that is wrong with a file
-ends in one :class:`UserError` that names the file. Knows no sampling and no augmentation.
+The file is read once; masks stay run-length encoded until a frame is read. Every fault of a file ends in a single
+:class:`UserError` that names the file. Knows no sampling and no augmentation.
 """
 
 from __future__ import annotations
@@ -90,20 +90,20 @@ def _read(file: File) -> dict[str, Any]:
 
 
 def _found(path: str | os.PathLike[str] | File) -> File:
-    """A path as a file, which may lie in an archive; one that is not there is reported when it is read."""
+    """A path as a file, which may be in an archive; a missing file is reported when it is read."""
     if isinstance(path, (str, os.PathLike)):
         return find_file(path) or Path(path)
     return path
 
 
 def is_youtube_vis(path: str | os.PathLike[str]) -> bool:
-    """Whether a file seems to be about videos: it names them. It is searched, not parsed, and may be of any size."""
+    """Whether a file seems to describe videos: it lists them. It is searched, not parsed, and may be of any size."""
     return mentions(path, '"videos"')
 
 
 def _categories(content: dict[str, Any], file: File) -> Categories:
     read = categories_in(content, file)
-    # Parity: class indices follow the ids, whatever the order of the file.
+    # Parity: class indices follow the ids, whatever their order in the file.
     return Categories(tuple(sorted(read, key=lambda item: item.id)), read.ignore_label)
 
 
@@ -122,25 +122,25 @@ def _video(entry: Mapping[str, Any], file: File, folder: Folder) -> _Video:
         raise UserError(f"{where} needs whole numbers as 'height' and 'width'")
     if sides(entry) is None:
         raise UserError(
-            f"{where} is {quoted(entry['height'], 40)}x{quoted(entry['width'], 40)} pixels (height x width), more than "
-            f"any frame has; correct them"
+            f"{where} is {quoted(entry['height'], 40)}x{quoted(entry['width'], 40)} pixels (height x width), which "
+            "is larger than any frame; correct the values"
         )
     length = entry.get("length", len(files))
     in_one_file = len(files) == 1 and VideoFile.suits(files[0])
     if not _whole(length) or (length != len(files) and not in_one_file):
-        raise UserError(f"{where} has {len(files)} files, but says it has {quoted(length, 40)} frames")
+        raise UserError(f"{where} has {len(files)} files, but declares {quoted(length, 40)} frames")
     if in_one_file and "length" not in entry:
         raise UserError(f"{where} is a video file and needs its number of frames as 'length'")
-    limits.check_limit(f"{where} has frames:", length, limits.FRAMES, "cut it into clips")
+    limits.check_limit(f"{where} has too many frames:", length, limits.FRAMES, "cut it into clips")
     return _Video(video_id, (entry["height"], entry["width"]), length, files, folder)
 
 
 class _Masks:
-    """What a file says about the masks of all frames, to be compared, and what is left out."""
+    """What a file says about the masks of all frames, for comparison, and what is left out."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
-        # x1, y1, x2, y2, polygon or not, area inside, pixels, box (4), area, whether that is no number, height, width
+        # x1, y1, x2, y2, polygon or not, inner area, pixels, box (4), area, whether that is not a number, height, width
         self.figures = array("d")
         self.left_out: dict[str, list[str]] = defaultdict(list)
 
@@ -152,10 +152,10 @@ class _Masks:
         self.figures.extend((*figures, math.nan if known is None else known, wrong, *size_hw))
 
     def areas(self, file: File) -> tuple[Float64[np.ndarray, " M"], list[str]]:
-        """The areas of all masks, those of the file as far as they can be, and sentences.
+        """The areas of all masks, from the file where plausible, and sentences.
 
         Raises:
-            UserError: nearly no mask lies in its box, or nearly no polygon can be in pixels of its video.
+            UserError: nearly no mask matches its box, or nearly no polygon can be in pixels of its video.
         """
         table = np.array(self.figures, dtype=np.float64).reshape(-1, 15)
         summary = MaskSummary(
@@ -173,7 +173,7 @@ class _Masks:
 
 
 class _Shape(NamedTuple):
-    """The mask of one frame; extent and area of polygons are those that are written, whatever the image shows."""
+    """The mask of one frame; extent and area of polygons are as written, whatever part of them is in the image."""
 
     counts: bytes
     is_polygon: bool
@@ -183,7 +183,7 @@ class _Shape(NamedTuple):
 
 
 def _polygon_shape(polygons: Sequence[Sequence[float]], size_hw: tuple[int, int], masks: _Masks, where: str) -> _Shape:
-    """Polygons as an encoding, without those that have no inside; no bytes where none has."""
+    """Polygons as an encoding, without those that have no interior; empty bytes if none has one."""
     corners = [np.array(polygon, dtype=np.float64).reshape(-1, 2) for polygon in polygons if polygon]
     counts = np.array([len(one) for one in corners], dtype=np.int64)
     figures = PolygonFigures.of(np.concatenate([*corners, np.zeros((0, 2))]), counts)
@@ -203,10 +203,10 @@ def _polygon_shape(polygons: Sequence[Sequence[float]], size_hw: tuple[int, int]
 
 
 def _track(entry: Mapping[str, Any], video: _Video, label: int, masks: _Masks, name: str) -> _Track:
-    """The encodings of one annotation; its area is that of the masks that are added to ``masks``, and set later.
+    """The encodings of one annotation; its area is the area of the masks that are added to ``masks``, and is set later.
 
     Raises:
-        UserError: lists of another length than the video, or something that is no mask.
+        UserError: lists that differ in length from the video, or something that is not a mask.
     """
     segmentations, boxes, areas = (entry.get(key) for key in ("segmentations", "bboxes", "areas"))
     for key, values in (("segmentations", segmentations), ("bboxes", boxes), ("areas", areas)):
@@ -217,12 +217,14 @@ def _track(entry: Mapping[str, Any], video: _Video, label: int, masks: _Masks, n
     assert segmentations is not None
     crowd = flag(entry.get("iscrowd"))
     if crowd is None:
-        raise UserError(f"'iscrowd' is {quoted(entry['iscrowd'], 40)}; expected 0 (an object) or 1 (a region of many)")
+        raise UserError(
+            f"'iscrowd' is {quoted(entry['iscrowd'], 40)}; expected 0 (an object) or 1 (a region of many objects)"
+        )
     pieces, seen = [], False
     for index, segmentation in enumerate(segmentations):
         where = f"{name} in frame {index}"
         box = boxes[index] if boxes is not None else None
-        # Parity: a frame counts where both the box and the mask are given.
+        # Parity: a frame counts only if both the box and the mask are given.
         if not segmentation or (boxes is not None and not box):
             if segmentation or box:
                 masks.left_out[f"left out {'masks without a box' if segmentation else 'boxes without a mask'}"].append(
@@ -238,8 +240,10 @@ def _track(entry: Mapping[str, Any], video: _Video, label: int, masks: _Masks, n
         elif isinstance(segmentation, dict):
             counts, size = mask_ops.compress(segmentation)
             if size != video.size_hw:
-                raise UserError(f"the mask of frame {index} is {size} (height, width), its video {video.size_hw}")
-            # Broken ones are found before training.
+                raise UserError(
+                    f"the mask of frame {index} is {size} (height, width), but its video is {video.size_hw}"
+                )
+            # Broken masks are found before training.
             pixels, extent = mask_ops.encoded_extent({"size": size, "counts": counts})
             shape = _Shape(counts, False, extent, pixels, pixels)
         else:
@@ -251,7 +255,7 @@ def _track(entry: Mapping[str, Any], video: _Video, label: int, masks: _Masks, n
         if not shape.counts:
             continue
         if not shape.pixels:
-            masks.left_out["masks without a pixel, for which the object counts as not seen"].append(where)
+            masks.left_out["masks without pixels, where the object counts as not visible"].append(where)
         masks.add(where, shape, box, areas[index] if areas is not None else None, video.size_hw)
     if not any(pieces):
         masks.left_out["tracks without any mask"].append(name)
@@ -259,19 +263,20 @@ def _track(entry: Mapping[str, Any], video: _Video, label: int, masks: _Masks, n
 
 
 class YouTubeVIS(ClipReader):
-    """Videos with their tracks, by rising id as published; a sample is a whole clip at its own size.
+    """Videos with their tracks, by ascending id as published; a sample is a complete clip at its original size.
 
     A video is a list of images in ``file_names``, or one video file (``file_name``, needs the extra ``video``).
 
     Args:
-        sources: pairs of annotation file and the folder that its file names are relative to; same categories.
-        categories: the class table of a published data set; by default the classes of the first file, by rising id.
+        sources: pairs of annotation file and the folder that its file names are relative to; all with the same
+            categories.
+        categories: the class table of a published data set; by default the classes of the first file, by ascending id.
         filter_empty: leaves out videos without tracks other than crowds.
-        allow_outside: whether the names of files may lead out of their folders.
+        allow_outside: whether file names may lead out of their folders.
 
     Attributes:
         has_ground_truth: whether the files have annotations; those of official test sets have none.
-        notes: sentences about what was left out, or contradicts itself.
+        notes: sentences about what was left out or is contradictory.
 
     Raises:
         UserError: a file that is missing or broken, or files with different categories.
@@ -299,20 +304,20 @@ class YouTubeVIS(ClipReader):
             if not table:
                 same_categories(categories, own, sources[0][0], file)
             elif unknown := sorted({item.id for item in own} - {item.id for item in categories}):
-                raise UserError(f"'{file}': there are no such categories in this data set: {some(unknown)}")
+                raise UserError(f"'{file}': these categories do not exist in this data set: {some(unknown)}")
             by_id = _videos(content["videos"], file, folder)
             videos = [video for video in by_id.values() if video is not None]
             ground_truths.append(content.get("annotations") is not None)
             if not ground_truths[-1]:
                 self.notes.append(
-                    f"'{file}' has no 'annotations': nothing can be learned from its clips or measured on them"
+                    f"'{file}' has no 'annotations': its clips can be used neither for training nor for evaluation"
                 )
             if not table and (stuff := [item.name for item in own if not item.is_thing]):
                 self.notes.append(stuff_remark(stuff, file))
             self.notes += _add_tracks(content.get("annotations") or [], by_id, categories.index_of_id(), file)
             self.notes += _video_notes(videos, file)
             self._videos += sorted(videos, key=lambda video: (isinstance(video.id, str), video.id))
-            del content  # many times the memory of what is kept
+            del content  # many times the size of the data that is kept
         if filter_empty:
             self._videos = [video for video in self._videos if any(not track.crowd for track in video.tracks)]
         if categories is None or not self._videos:
@@ -335,13 +340,13 @@ class YouTubeVIS(ClipReader):
         return self._videos[index].id
 
     def files(self, index: int) -> list[str]:
-        """Where the frames are, or the one video."""
+        """The paths of the frames, or of the one video."""
         video = self._videos[index]
         return [str(video.folder / name) for name in video.files]
 
     @property
     def num_objects(self) -> Int64[np.ndarray, " V"]:
-        """Tracks of every video that are seen in some frame, crowds not counted."""
+        """Tracks of every video that are visible in some frame, not counting crowds."""
         return np.array(
             [sum(track.seen and not track.crowd for track in video.tracks) for video in self._videos], dtype=np.int64
         )
@@ -351,7 +356,7 @@ class YouTubeVIS(ClipReader):
         return self._images(self._videos[index], range(self._videos[index].length))
 
     def annotated(self, index: int, indices: Sequence[int], *, with_ignored: bool = False) -> AnnotatedClip:
-        """Some frames of a video with their objects, crowds left out, or ignored."""
+        """Some frames of a video with their objects; crowds are left out, or ignored."""
         video = self._videos[index]
         tracks = [track for track in video.tracks if not track.crowd]
         labels = np.array([track.label for track in tracks], dtype=np.int64)
@@ -396,7 +401,10 @@ class YouTubeVIS(ClipReader):
         in_one_file = VideoFile.suits(video.files[0])
         if in_one_file:
             if self.reading.get("bands") is not None:
-                raise UserError(f"'{video.files[0]}' is a video, of red, green and blue, and the model takes bands")
+                raise UserError(
+                    f"'{video.files[0]}' is a video, which has red, green and blue channels, but the model expects "
+                    "image bands"
+                )
             images = VideoFile(video.folder / video.files[0]).read(indices, video.length)
         else:
             images = [self.read(video.folder / video.files[index]) for index in indices]
@@ -414,7 +422,7 @@ class YouTubeVIS(ClipReader):
 
 
 def _videos(entries: Sequence[Mapping[str, Any]], file: File, folder: Folder) -> dict[int | str, _Video | None]:
-    """The videos of a file by id; None for those whose frames are not there."""
+    """The videos of a file by id; None for those whose frames do not exist."""
     check_unique((entry.get("id") for entry in entries), "video", file)
     videos: dict[int | str, _Video | None] = {}
     lacking: list[str] = []
@@ -439,15 +447,15 @@ def _videos(entries: Sequence[Mapping[str, Any]], file: File, folder: Folder) ->
 
 
 def _video_notes(videos: Sequence[_Video], file: File) -> list[str]:
-    """What the lists of frames have that is seldom meant."""
+    """Properties of the frame lists that are rarely intended."""
     notes = []
     names = Counter(name for video in videos for name in video.files)
     if again := [name for name, count in names.items() if count > 1]:
         notes.append(f"'{file}': frames are listed more than once: {some(again)}")
     if unordered := [video.id for video in videos if list(video.files) != sorted(video.files, key=by_number)]:
         notes.append(
-            f"'{file}': the frames of videos {some(unordered)} are not listed in the order of their numbers; they are "
-            "taken in the order of the list"
+            f"'{file}': the frames of videos {some(unordered)} are not listed in the order of their numbers; they "
+            "are read in the listed order"
         )
     return notes
 
@@ -458,11 +466,11 @@ def _add_tracks(
     class_of_id: Mapping[int, int],
     file: File,
 ) -> list[str]:
-    """Add the annotations of a file to its videos; returns what there is to say of them."""
+    """Add the annotations of a file to its videos; returns remarks about them."""
     check_unique((entry["id"] for entry in entries if "id" in entry), "annotation", file)
     masks, tracks = _Masks(), []
-    of: dict[str, list[str]] = defaultdict(list)  # annotations by what is wrong with them
-    broken = ""  # what is wrong with the first of these
+    of: dict[str, list[str]] = defaultdict(list)  # annotations by fault
+    broken = ""  # the fault of the first of these
     for index, entry in enumerate(entries):
         name = shown(entry.get("id", f"number {index + 1}"))
         video_id, category_id = entry_id(entry.get("video_id")), entry_id(entry.get("category_id"))
@@ -477,7 +485,7 @@ def _add_tracks(
             of["unknown videos"].append(name)
         elif label is None:
             of["unknown classes"].append(name)
-        elif (video := videos[video_id]) is not None:  # None: a fault that is told already
+        elif (video := videos[video_id]) is not None:  # None: a fault that has already been reported
             try:
                 track = _track(entry, video, label, masks, name)
             except (UserError, TypeError, ValueError, OverflowError) as error:
@@ -501,16 +509,16 @@ def _add_tracks(
 
 
 def _refuse(of: Mapping[str, list[str]], broken: str, file: File) -> None:
-    """Tell what is wrong with the annotations of a file, if anything is; they have been left out."""
+    """Report the faults of the annotations of a file, if there are any; these annotations have been left out."""
     for kind, listed, key in (("unknown videos", "videos", "videos"), ("unknown classes", "categories", "categories")):
         if names := of.get(kind):
             fault(
-                f"'{file}': the {listed} of annotations {some(names)} are not listed in '{key}'; ids must be equal, a "
-                "text is not a number",
+                f"'{file}': the {listed} of annotations {some(names)} are not listed in '{key}'; ids must match "
+                "exactly, and text does not match a number",
                 len(names),
             )
     if names := of.get("broken"):
-        also = f"; {len(names) - 1} more are broken, too: annotations {some(names[1:])}" if len(names) > 1 else ""
+        also = f"; {len(names) - 1} more annotations are broken: {some(names[1:])}" if len(names) > 1 else ""
         fault(f"'{file}': annotation {shown(names[0])} is broken: {broken}{also}", len(names))
 
 

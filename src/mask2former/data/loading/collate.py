@@ -1,6 +1,6 @@
-"""Samples to padded batches; sizes are remembered, targets are padded alike.
+"""Collates samples into padded batches; original sizes are kept, and targets are padded like images.
 
-A batch is packed for the way from a loader's process to the device, where :meth:`PackedBatch.unpack` makes its masks.
+A batch is packed for its way from a loader process to the device, where :meth:`PackedBatch.unpack` creates its masks.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ __all__ = ["PackedBatch", "pack"]
 class PackedBatch:
     """A :class:`Batch` before its masks are expanded.
 
-    Two tensors, because each one that goes from process to process costs a file of shared memory; the rest is small.
+    Two tensors, because each one that is passed between processes costs a shared-memory file; the rest is small.
 
     Attributes:
         pixels: padded, RGB in 0..255.
         planes: of all samples, unpadded, one after the other.
         sizes: height and width of every sample before padding.
-        num_planes: of every sample.
+        num_planes: number of planes of every sample.
         labels: class indices of the objects of every sample.
         layers: plane of every object, by sample.
-        values: what the object is in its plane.
-        ignored: what ignored pixels are in the first plane, by sample; None: there are none.
+        values: the value of the object in its plane.
+        ignored: value of ignored pixels in the first plane, by sample; None: there are none.
         names: of the samples.
     """
 
@@ -74,8 +74,8 @@ class PackedBatch:
 def pack(samples: Sequence[Sample | PackedSample], size_divisibility: int = 32) -> PackedBatch:
     """Samples padded at the bottom and right to the largest height and width, rounded up to ``size_divisibility``.
 
-    Masks and ignored pixels are padded with False: that nothing is in the padding is known. All samples have a target
-    and the same number of frames; :meth:`PackedBatch.unpack` gives what the model and the criterion take.
+    Masks and ignored pixels are padded with False: the padding is known to be empty. All samples have a target and the
+    same number of frames; :meth:`PackedBatch.unpack` returns what the model and the criterion expect.
     """
     ready = [sample if isinstance(sample, PackedSample) else pack_sample(sample) for sample in samples]
     sizes = tuple((sample.image.shape[2], sample.image.shape[3]) for sample in ready)
@@ -83,7 +83,9 @@ def pack(samples: Sequence[Sample | PackedSample], size_divisibility: int = 32) 
     height, width = (-(-max(lengths) // size_divisibility) * size_divisibility for lengths in zip(*sizes, strict=True))
     pixels = torch.zeros((len(ready), frames, ready[0].image.shape[1], height, width), dtype=ready[0].image.dtype)
     for canvas, sample, (rows, columns) in zip(pixels, ready, sizes, strict=True):
-        assert sample.image.shape[1] == pixels.shape[2], "samples of one data set have one number of channels"
+        assert sample.image.shape[1] == pixels.shape[2], (
+            "all samples of a data set must have the same number of channels"
+        )
         canvas[..., :rows, :columns] = sample.image
     planes = [plane.ravel() for sample in ready for plane in sample.target.planes]
     return PackedBatch(

@@ -1,7 +1,7 @@
-"""Training samples to accumulations of batches: what one optimizer step sees, read by several processes.
+"""From training samples to accumulations of batches: what one optimizer step processes, read by several processes.
 
 An accumulation is a list of micro-batches, fetched together so that the number of targets is known before the first
-backward pass; where nothing is accumulated it has one.
+backward pass; without accumulation it contains one.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ def training_loader(
     num_workers: int = 0,
     pin_memory: bool = False,
 ) -> DataLoader[list[PackedBatch]]:
-    """Accumulations without end; ``batch.to(device).unpack()`` makes of each of its parts what the loss takes.
+    """Endless accumulations; ``batch.to(device).unpack()`` turns each of their parts into the input of the loss.
 
     Args:
         samples: images or clips.
-        sampler: says which of them a step sees.
+        sampler: decides which of them a step processes.
         batch_size: of a micro-batch.
-        num_workers: processes that read; 0: this one.
-        pin_memory: for a faster way to a CUDA device.
+        num_workers: number of reading processes; 0: this process.
+        pin_memory: for faster transfers to a CUDA device.
     """
     return DataLoader(  # pyright: ignore[reportReturnType]  (of what the function for accumulations makes of samples)
         _Packed(samples),

@@ -1,6 +1,6 @@
-"""Training samples as they travel between processes: masks as a few id maps, expanded where they are used.
+"""Training samples as they are passed between processes: masks as a few id maps, expanded where they are used.
 
-A sample of a dozen objects at 1024 pixels is 12 MiB as masks and one or two as id maps. Knows no files and no
+A sample with a dozen objects at 1024 pixels takes 12 MiB as masks and one or two as id maps. Knows no files and no
 augmentation.
 """
 
@@ -34,9 +34,9 @@ Plane = np.ndarray  # (T, H, W) of bytes or wider whole numbers; 0 is no object
 
 @dataclass(frozen=True, slots=True)
 class PackedTarget:
-    """The :class:`Target` of one image or clip: object k is where ``planes[layers[k]]`` is ``values[k]``.
+    """The :class:`Target` of one image or clip: object k is where ``planes[layers[k]]`` equals ``values[k]``.
 
-    Objects that overlap lie in different planes; one without any pixel has a value that is nowhere. There is at least
+    Objects that overlap lie in different planes; one without pixels has a value that occurs nowhere. There is at least
     one plane. ``ignored`` is the value of ignored pixels in the first plane; None: there are none.
     """
 
@@ -69,7 +69,7 @@ class PackedSample:
     info: dict[str, Any] = field(default_factory=dict)
 
     def unpack(self) -> Sample:
-        """The same with dense masks."""
+        """The same sample with dense masks."""
         return Sample(self.image, self.target.unpack(), self.name, dict(self.info))
 
 
@@ -86,7 +86,7 @@ def expand(
     on_cpu = planes.device.type == "cpu"
     for mask, layer, value in zip(masks, layers, values, strict=True):
         window, plane = mask[:, :height, :width], planes[layer]
-        if on_cpu:  # ten times faster there than torch's comparison
+        if on_cpu:  # ten times faster there than the comparison of torch
             np.equal(plane.numpy(), plane.numpy().dtype.type(value), out=window.numpy())
         else:
             torch.eq(plane, value, out=window)
@@ -96,7 +96,7 @@ def expand(
 def expand_ignored(
     planes: UInt8[Tensor, "L T h w"] | Int[Tensor, "L T h w"], value: int | None, size_hw: tuple[int, int]
 ) -> Bool[Tensor, "T H W"] | None:
-    """Ignored pixels, padded with False as :func:`expand` does; None where there are none."""
+    """Ignored pixels, padded with False as in :func:`expand`; None where there are none."""
     return None if value is None else expand(planes, (0,), (value,), size_hw)[0]
 
 
@@ -116,7 +116,7 @@ def paint(patches: Mapping[int, Patch], first: Plane) -> tuple[list[Plane], dict
 
     Args:
         patches: masks by object.
-        first: the first plane, with the objects that are in it already; it is drawn on.
+        first: the first plane, with the objects that are already in it; it is modified.
     """
     planes = [first]
     layers = {
@@ -136,7 +136,7 @@ def paint_ignored(planes: Sequence[Plane], ignored: Bool[np.ndarray, "T H W"], v
 
 
 def _place(planes: list[Plane], window: tuple[Any, ...], mask: Bool[np.ndarray, "*_"], value: int) -> int:
-    """Draw a mask into the first plane where it covers nothing else, a new one if need be; returns which it was."""
+    """Draw a mask into the first plane where it covers nothing else, adding a plane if needed; returns its index."""
     layer = next((k for k, plane in enumerate(planes) if not (plane[window].astype(bool) & mask).any()), len(planes))
     if layer == len(planes):
         planes.append(np.zeros_like(planes[0]))
@@ -145,5 +145,5 @@ def _place(planes: list[Plane], window: tuple[Any, ...], mask: Bool[np.ndarray, 
 
 
 def plane_type(count: int) -> type[np.uint8 | np.int16 | np.int32]:
-    """The narrowest numbers for so many objects."""
+    """The narrowest type for this many objects."""
     return np.uint8 if count < 2**8 else np.int16 if count < 2**15 else np.int32

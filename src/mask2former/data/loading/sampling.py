@@ -1,4 +1,4 @@
-"""Which sample is seen when: a pure function of seed and step, so that resuming needs no state."""
+"""Which sample is used when: a pure function of seed and step, so that resuming needs no state."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ class Draw:
 
 
 class StepSampler:
-    """Endless draws for one rank, a list per optimizer step.
+    """Endless draws for one rank, one list per optimizer step.
 
     Every epoch is a fresh permutation shared by all ranks; rank r takes every world-size-th draw.
 
-    With ``groups`` the draws come in units of samples of one group, the micro-batches of a step: each group
-    runs through permutations of its own, and the units of an epoch are those that are full by its end, in random order.
-    What is left of a group begins its next unit, so every sample comes once while its group goes round once. Rank r
-    takes every world-size-th unit.
+    With ``groups``, samples are drawn in units from one group, the micro-batches of a step: each group runs through its
+    own permutations, and the units of an epoch are those that are full by its end, in random order. The remainder of a
+    group begins its next unit, so every sample is used once per pass over its group. Rank r takes every world-size-th
+    unit.
 
-    What a step draws depends on neither ranks nor ``micro``, only on ``unit``: a run that goes on with other ones keeps
-    it. Then a micro-batch is a part of a unit, or several, which may be of both groups.
+    What a step draws depends on neither ranks nor ``micro``, only on ``unit``: a run that is resumed with other values
+    keeps it. A micro-batch is then a part of a unit, or several units, which may be of both groups.
 
     Args:
         length: of the data set.
         batch_size: draws per step over all ranks.
-        first_step: where to begin, when resuming.
+        first_step: where to start when resuming.
         groups: of every sample, for instance which images are wider than high; None: no grouping.
         micro: samples per micro-batch; divides ``batch_size`` over the ranks.
         unit: samples per unit; divides ``batch_size``. None: ``micro``.
@@ -93,14 +93,14 @@ class StepSampler:
         return int(members[self._order(len(members), epoch, kind)[index]])
 
     def _unit(self, unit: int, members: list[Int64[np.ndarray, " _"]]) -> tuple[int, int]:
-        """Group and index in it of one unit of the run."""
+        """Group, and index within it, of one unit of the run."""
 
         def full(epochs: int) -> list[int]:
-            """Units of each group that are full after so many epochs."""
+            """Number of units of each group that are full after this many epochs."""
             return [epochs * len(group) // self.unit for group in members]
 
         epoch = unit * self.unit // self.length
-        while sum(full(epoch + 1)) <= unit:  # what is left over makes an epoch a little late
+        while sum(full(epoch + 1)) <= unit:  # the remainder makes an epoch end slightly late
             epoch += 1
         begin, end = full(epoch), full(epoch + 1)
         order = self._order(sum(end) - sum(begin), epoch, len(members))

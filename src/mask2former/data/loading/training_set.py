@@ -1,4 +1,4 @@
-"""From a data set to training samples: images or clips, drawn and changed at random, the same for the same draw."""
+"""From a data set to training samples: images or clips, drawn and augmented at random, reproducibly for each draw."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ __all__ = ["TrainingSet"]
 
 
 class TrainingSet:
-    """Samples by :class:`Draw`: the same index and seed give the same sample, whoever asks and when.
+    """Samples by :class:`Draw`: the same index and seed give the same sample in any process and at any time.
 
     Args:
-        samples: images, of which a sample has one, or clips, of which it has some frames, changed alike.
-        augmentation: drawn once for a sample; None: images and frames as they are.
+        samples: images, of which a sample has one, or clips, of which it has some frames, augmented alike.
+        augmentation: drawn once per sample; None: images and frames are not changed.
         sampling: how frames are taken from clips.
-        with_ignored: whether targets say where the ground truth is not known.
-        copy_paste: how often things of another image, any of the data set, are pasted onto an image; 0..1.
+        with_ignored: whether targets say where the ground truth is unknown.
+        copy_paste: how often things from another image, any of the data set, are pasted into an image; 0..1.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class TrainingSet:
 
     @property
     def categories(self) -> Categories:
-        """The classes, as already read."""
+        """The classes, already read."""
         return self.samples.categories
 
     def wide(self) -> Bool[np.ndarray, " I"]:

@@ -75,7 +75,7 @@ def _read_labels(path: Path) -> UInt8[np.ndarray, "H W"]:
     from scipy.io import loadmat
 
     size = check_regular(path, "matrix", hint="is the download complete?")
-    check_limit(f"'{path}' has bytes:", size, limits.MATRIX_BYTES, "is it the right file?")
+    check_limit(f"'{path}' has too many bytes:", size, limits.MATRIX_BYTES, "is it the right file?")
     try:
         labels = loadmat(path, variable_names=["S"])["S"]
     except NotImplementedError:  # MATLAB's newer format is HDF5
@@ -102,7 +102,9 @@ def _read_hdf5(path: Path) -> np.ndarray:
             if not isinstance(file.get("S", getlink=True), h5py.HardLink) or matrix.external or matrix.is_virtual:
                 raise UserError(f"'{path}': S lies in another file, which is not read; expected the matrix itself")
             values = math.prod(matrix.shape or ())
-            check_limit(f"the matrix S of '{path}' has values:", values, limits.MATRIX_BYTES, "is it the right file?")
+            check_limit(
+                f"the matrix S of '{path}' has too many values:", values, limits.MATRIX_BYTES, "is it the right file?"
+            )
             return np.asarray(matrix).T  # columns come first in these files
     except UserError:
         raise

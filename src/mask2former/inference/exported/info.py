@@ -80,7 +80,9 @@ class ExportedInfo:
                 f"{source}: no model that was exported by this package: its metadata have no '{KEY}'; write it with "
                 "mask2former export, or pass Predictor a function that calls it (docs/extend/network.md)"
             )
-        limits.check_limit(f"{source}: its metadata have bytes:", len(text), limits.CONFIG_BYTES, "export it again")
+        limits.check_limit(
+            f"{source}: its metadata have too many bytes:", len(text), limits.CONFIG_BYTES, "export it again"
+        )
         values = parse_json(text.encode(), f"the metadata of {source}")
         if not isinstance(values, dict) or values.get("format") != _FORMAT:
             found = quoted(values.get("format")) if isinstance(values, Mapping) else "none"

@@ -1,4 +1,4 @@
-"""A pyramid of four strides over the one map of a plain vision transformer.
+"""A pyramid of four strides from the single map of a plain vision transformer.
 
 Reference: ViTDet (Li et al., Exploring Plain Vision Transformer Backbones for Object Detection, ECCV 2022), Sec. 3.
 """
@@ -14,12 +14,12 @@ __all__ = ["ChannelNorm", "SimpleFeaturePyramid"]
 class ChannelNorm(nn.LayerNorm):
     """Layer norm over the channels of each pixel."""
 
-    def forward(self, input: Float[Tensor, "N C h w"]) -> Float[Tensor, "N C h w"]:  # named as in torch
+    def forward(self, input: Float[Tensor, "N C h w"]) -> Float[Tensor, "N C h w"]:  # names as in torch
         return super().forward(input.movedim(1, 3)).movedim(3, 1)
 
 
 class SimpleFeaturePyramid(nn.Module):
-    """The map of stride 16 at strides 4, 8, 16 and 32, all made of this one map, without connections between them.
+    """The map of stride 16 at strides 4, 8, 16 and 32, all computed from it alone, without connections between them.
 
     Transposed convolutions for the finer maps, pooling for the coarser one, then for each a 1x1 and a 3x3 convolution
     with norms over channels.

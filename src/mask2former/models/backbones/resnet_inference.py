@@ -1,4 +1,4 @@
-"""ResNets of timm for inference on a CPU: norms folded into convolutions, activations and sums computed inside them."""
+"""ResNets of timm for inference on a CPU: norms folded into convolutions, activations and sums fused into them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ __all__ = ["FoldedResNet"]
 
 
 class _UnknownError(Exception):
-    """A module that is not known here, or not foldable as it is."""
+    """A module that is unknown here, or cannot be folded."""
 
 
 class FoldedResNet(nn.Module):
-    """What a backbone computes whose body :meth:`of` recognised.
+    """The computation of a backbone whose body :meth:`of` recognised.
 
     Attributes:
-        plain: the backbone; computes what needs gradients, is compiled, or is not finite.
+        plain: the backbone itself; used where gradients are needed, under compilation, or for values that are not
+            finite.
     """
 
     def __init__(self, plain: nn.Module, body: Any, chosen: Sequence[int]) -> None:
@@ -40,14 +41,14 @@ class FoldedResNet(nn.Module):
 
     @classmethod
     def of(cls, plain: nn.Module, body: nn.Module, chosen: Sequence[int]) -> FoldedResNet | None:
-        """The form of a backbone, if its body is a ResNet with basic or bottleneck blocks and nothing else in it.
+        """The prepared form of a backbone, if its body is a ResNet with only basic or bottleneck blocks.
 
         Its norms have fixed statistics, and its weights are finite.
 
         Args:
-            plain: the whole backbone.
-            body: of timm, with the list of maps as result.
-            chosen: which of these maps are wanted, finest first.
+            plain: the complete backbone.
+            body: of timm, returning the list of maps.
+            chosen: which of these maps are needed, finest first.
         """
         from timm.models._features import FeatureListNet
 
@@ -70,16 +71,16 @@ class FoldedResNet(nn.Module):
         for name, blocks in self.stages.items():
             assert isinstance(blocks, nn.ModuleList)
             for index, block in enumerate(blocks):
-                # The first block of a stage must not overwrite what may be a result.
+                # The first block of a stage must not overwrite a map that may be returned.
                 x = block(x, sums, overwrite=index > 0)
             maps[name] = x
-        if not torch.stack(sums).isfinite().all():  # what follows them turns NaN into 0
+        if not torch.stack(sums).isfinite().all():  # what follows turns NaN into 0
             return self.plain(images)
         return [maps[name] for name in self._chosen]
 
 
 class _Convolution(nn.Module):
-    """A convolution, with the norm after it folded in and the activation that follows."""
+    """A convolution with the following norm folded in, and the activation after it."""
 
     weight: Tensor
     bias: Tensor
@@ -97,7 +98,7 @@ class _Convolution(nn.Module):
         self.activation: Literal["none", "relu"] = "none"
 
     def fold(self, norm: Any) -> None:
-        """Take a norm in; in float64, and rounded once."""
+        """Fold a norm in; computed in float64 and rounded once."""
         count = len(self.bias)
         one = torch.ones(count, dtype=torch.float64, device="cpu")
         zero = torch.zeros_like(one)
@@ -145,7 +146,7 @@ class _Block(nn.Module):
         self.downsample = _fold([] if block.downsample is None else [block.downsample])
 
     def forward(self, x: Tensor, sums: list[Tensor], *, overwrite: bool) -> Tensor:
-        """``sums`` gets one that is finite if everything before the last convolution is."""
+        """``sums`` receives a sum that is finite if everything before the last convolution is."""
         inner = self.branch(x)
         sums.append(inner.sum())
         shortcut = self.downsample(x)
@@ -153,10 +154,10 @@ class _Block(nn.Module):
 
 
 def _fold(modules: Iterable[nn.Module]) -> nn.Sequential:
-    """Modules that are computed one after the other, as few as they can be.
+    """Modules that are run one after the other, as few as possible.
 
     Raises:
-        _UnknownError: one is not known here.
+        _UnknownError: one is unknown here.
     """
     steps: list[nn.Module] = []
     for module in _flat(modules):

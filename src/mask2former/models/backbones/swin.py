@@ -1,7 +1,7 @@
 """Swin Transformer (Liu et al., ICCV 2021) as the published Mask2Former models use it.
 
-Ours and not timm's, because the published models pad to the window first and roll then, shift also where the grid is
-a single window, and norm each stage's output; timm's numbers differ wherever the grid is no multiple of the window.
+Our own rather than timm's, because the published models pad to the window before rolling, also shift where the grid is
+a single window, and norm each stage's output; timm's numbers differ wherever the grid is not a multiple of the window.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ __all__ = [
 
 _DEFAULT = SwinConfig()
 _PATCH = 4
-_BLOCKED = -100.0  # added to attention logits between regions that the shift brought together
+_BLOCKED = -100.0  # added to attention logits between regions that only the shift made adjacent
 
 
 def _pair_index(window: int) -> Int64[Tensor, "N N"]:
     """Row of the bias table for each pair of positions in a window."""
-    if torch.get_default_device().type == "meta":  # whose arithmetic is Python's, and brings torch._dynamo, 2 s
+    if torch.get_default_device().type == "meta":  # arithmetic in plain Python, and imports torch._dynamo, 2 s
         return torch.empty(window**2, window**2, dtype=torch.int64)
     axis = torch.arange(window)
     y, x = (grid.flatten() for grid in torch.meshgrid(axis, axis, indexing="ij"))
@@ -104,10 +104,10 @@ class _Mlp(nn.Module):
 
 
 class _DropPath(nn.Module):
-    """Leaves a whole branch out of some images of a batch in training (stochastic depth, Huang et al., ECCV 2016).
+    """Drops a complete branch for some images of a batch in training (stochastic depth, Huang et al., ECCV 2016).
 
     Args:
-        probability: of leaving it out; what stays is divided by the probability of staying.
+        probability: of dropping it; what is kept is divided by the probability of keeping it.
     """
 
     def __init__(self, probability: float) -> None:
@@ -153,7 +153,7 @@ class SwinBlock(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """2x2 neighbours to one token of twice the channels."""
+    """Merges 2x2 neighbours into one token with twice the channels."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -242,13 +242,13 @@ class SwinTransformer(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(channel) for channel in self.channels)
 
     def set_gradient_checkpointing(self, enable: bool) -> None:
-        """Whether blocks are computed again in the backward pass instead of being remembered."""
+        """Whether blocks are recomputed in the backward pass instead of being stored."""
         for stage in self.layers:
             assert isinstance(stage, _Stage)
             stage.checkpointing = enable
 
     def for_inference(self) -> nn.Module:
-        """On a CPU, a form that gathers windows by an index; with modules of your own inside, or elsewhere, itself."""
+        """On a CPU, a form that gathers windows by an index; elsewhere, or with your own modules, the module itself."""
         known = type(self) is SwinTransformer and all(map(_is_known, self.layers))
         on_cpu = next(self.parameters()).device.type == "cpu"
         return _GatheredSwin(self) if known and on_cpu else self
@@ -267,7 +267,7 @@ class SwinTransformer(nn.Module):
 
 
 def _is_known(stage: nn.Module) -> bool:
-    """Whether it consists of what :class:`_GatheredSwin` computes in its place."""
+    """Whether it consists of the modules that :class:`_GatheredSwin` can replace."""
     return type(stage) is _Stage and all(
         type(block) is SwinBlock
         and type(block.attn) is WindowAttention
@@ -279,10 +279,11 @@ def _is_known(stage: nn.Module) -> bool:
 
 
 class _GatheredSwin(nn.Module):
-    """A Swin for inference on a CPU. All parameters are those of ``plain``, which computes what is no inference.
+    """A Swin for inference on a CPU. All parameters belong to ``plain``, which is called for anything but inference.
 
-    An index takes tokens to windows and back, instead of padding, rolling and two permutations. It puts windows of one
-    mask side by side, so that masks and biases of one window serve all, whatever the size of the image and the batch.
+    An index moves tokens into windows and back, instead of padding, rolling and two permutations. It places windows
+    with the same mask side by side, so that the masks and biases of one window serve all, whatever the size of the
+    image and the batch.
     """
 
     def __init__(self, plain: SwinTransformer) -> None:
@@ -315,7 +316,7 @@ class _Windows:
 
     Attributes:
         gather: the token of each position of each window.
-        holes: positions that have none, since they are padding.
+        holes: positions without a token, since they are padding.
         scatter: the position of each token.
         counts: how many windows have each mask.
         masks: added to attention logits; None: none.
@@ -329,7 +330,7 @@ class _Windows:
 
     @classmethod
     def of(cls, grid: Float[Tensor, "B H W C"], window: int, shift: int) -> _Windows:
-        """Those of the padded grid that was rolled by ``shift`` against both axes."""
+        """The masks of the padded grid after it has been rolled by ``-shift`` along both axes."""
         batch, height, width = grid.shape[:3]
         tokens = torch.arange(1, batch * height * width + 1, device=grid.device).view(batch, height, width, 1)
         padded = F.pad(tokens, (0, 0, 0, -width % window, 0, -height % window))  # 0: no token
@@ -337,11 +338,9 @@ class _Windows:
             padded = padded.roll((-shift, -shift), (1, 2))
         rows, columns = padded.shape[1] // window, padded.shape[2] // window
         tiles = to_windows(padded, window).view(batch, rows, columns, window**2)
-        if shift:  # only the last row and column of windows hold more than one region
+        if shift:  # only the last row and column of windows contain more than one region
             kinds = [tiles[:, :-1, :-1], tiles[:, -1:, :-1], tiles[:, :-1, -1:], tiles[:, -1:, -1:]]
-            of_one = shift_mask(
-                2 * window, 2 * window, window, shift, tokens.device
-            )  # of windows of each kind, in rows
+            of_one = shift_mask(2 * window, 2 * window, window, shift, tokens.device)  # windows of each kind, in rows
             masks = [None, of_one[2], of_one[1], of_one[3]]
         else:
             kinds, masks = [tiles], [None]
@@ -354,7 +353,7 @@ class _Windows:
 
 
 def _compute(block: SwinBlock, grid: Float[Tensor, "B H W C"], windows: _Windows) -> Float[Tensor, "B H W C"]:
-    """What the block does, in evaluation."""
+    """The computation of the block in evaluation mode."""
     attention, mlp = block.attn, block.mlp
     channels, positions = grid.shape[3], block.window**2
     tiles = block.norm1(grid).view(-1, channels).index_select(0, windows.gather)

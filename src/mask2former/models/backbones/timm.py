@@ -1,6 +1,7 @@
 """Any timm model as a backbone, with its batch norms frozen, synchronised or plain.
 
-timm is imported when the first such backbone is made: it takes seconds, which models with other backbones are spared.
+timm is imported when the first such backbone is created: it takes seconds, which models with other backbones are
+spared.
 """
 
 from __future__ import annotations
@@ -26,22 +27,23 @@ __all__ = ["RESERVED_ARGUMENTS", "TimmBackbone", "check_arguments"]
 
 _DEFAULT = TimmConfig()
 _STRIDES = (4, 8, 16, 32)
-_ONE_STRIDE = 16  # of the map that a pyramid is made of
-_PYRAMID_RATE = 10.0  # the published backbone_multiplier is a tenth, for what was trained before
-_LAYER_DECAY = 0.8  # of the learning rate, from each block of an encoder-only model to the one before
-_PROBE = (32, 1056)  # height, width: the least height, no grid is square, and wider than what tables are made for
-# What lets some of timm's models take images of any size.
+_ONE_STRIDE = 16  # of the map that a pyramid is computed from
+_PYRAMID_RATE = 10.0  # the published backbone_multiplier is a tenth, for pre-trained parameters
+_LAYER_DECAY = 0.8  # of the learning rate, from each block of an encoder-only model to the previous one
+_PROBE = (32, 1056)  # height, width: small, not a square grid, and wider than positional tables are built for
+# Arguments that make some timm models accept images of any size.
 _ANY_SIZE: tuple[dict[str, Any], ...] = ({"strict_img_size": False}, {"dynamic_img_size": True})
 
-_DEPTH = 4  # of arguments in arguments
+_DEPTH = 4  # of nested arguments
 
-_WEIGHTS = "the weights that training starts from are named by model.init (model.init=timm/{model}.TAG, or a file)"
-_FEATURES = f"the maps of strides {list(_STRIDES)} are chosen here"
-_CHANNELS = "images have as many channels as model.pixel_mean has numbers"
+_WEIGHTS = "the weights that training starts from are set by model.init (model.init=timm/{model}.TAG, or a file)"
+_FEATURES = f"the maps of strides {list(_STRIDES)} are selected here"
+_CHANNELS = "the number of image channels is the length of model.pixel_mean"
 _HEAD = "a backbone has no classifier"
-_LOADING = "how the model is made is not part of its architecture"
-# Arguments of timm that a run or a checkpoint must not pass, and why ({model} is its name). The first group would fetch
-# weights, or read files with a loader that can run code; what a checkpoint then lacks could not be made again from it.
+_LOADING = "how the model is created is not part of its architecture"
+# timm arguments that a run or a checkpoint must not pass, and why ({model} is the name of the model). The first group
+# would fetch weights, or read files with a loader that can execute code; the model could not be rebuilt from a
+# checkpoint then.
 RESERVED_ARGUMENTS: Mapping[str, str] = {
     **dict.fromkeys(
         ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict", "pretrained_filter_fn",
@@ -55,33 +57,33 @@ RESERVED_ARGUMENTS: Mapping[str, str] = {
 
 
 def check_arguments(model: str, kwargs: Mapping[str, Any]) -> None:
-    """Refuse names and arguments with which timm would reach beyond the architecture; runs and checkpoints alike.
+    """Refuse names and arguments with which timm would reach beyond the architecture, in runs and checkpoints alike.
 
-    What is left is plain: numbers, and words that name a layer. No address, path or function is among them, whatever
-    arguments other versions of timm have.
+    Only plain values are allowed: numbers, and words that name a layer. No address, path or function is among them,
+    whatever arguments other versions of timm have.
 
     Raises:
-        UserError: the name has a source (``hf_hub:...``), an argument is one of ``RESERVED_ARGUMENTS``, also inside
-            of another, or its value is not plain, or beyond ``limits.ARGUMENT``.
+        UserError: the name has a source (``hf_hub:...``), an argument is one of ``RESERVED_ARGUMENTS``, even if nested,
+            or its value is not plain, or beyond ``limits.ARGUMENT``.
     """
     shown = f"backbone '{printable(model, 80)}'"
     if not re.fullmatch(r"[\w.+-]{1,100}", model):
         raise UserError(
-            f"{shown} would be read from elsewhere; expected the name of an architecture, as timm.list_models() has "
-            "them"
+            f"{shown} would be read from elsewhere; expected the name of an architecture, as listed by "
+            "timm.list_models()"
         )
     waiting: list[tuple[Any, Any, int]] = [(name, value, 0) for name, value in kwargs.items()]
     count = 0
     while waiting:
         name, value, depth = waiting.pop()
         count += 1
-        limits.check_limit(f"{shown} has kwargs:", count, limits.ARGUMENTS, "leave some out")
+        limits.check_limit(f"{shown} has too many kwargs:", count, limits.ARGUMENTS, "leave some out")
         where = f"{shown}: argument {quoted(name, 40)}"
         if not isinstance(name, str):
-            raise UserError(f"{where} is not a name; expected one of timm's")
+            raise UserError(f"{where} is not a name; expected an argument name of timm")
         if name in RESERVED_ARGUMENTS:
             reason = RESERVED_ARGUMENTS[name].format(model=model.partition(".")[0])
-            raise UserError(f"{shown}: leave '{name}' out of its kwargs: {reason}")
+            raise UserError(f"{shown}: remove '{name}' from its kwargs: {reason}")
         if isinstance(value, dict | list | tuple):
             if depth == _DEPTH:
                 raise UserError(f"{where} is nested more than {_DEPTH} times; expected numbers, words, or lists")
@@ -89,7 +91,9 @@ def check_arguments(model: str, kwargs: Mapping[str, Any]) -> None:
             waiting.extend((key, part, depth + 1) for key, part in inner)
         elif isinstance(value, str):
             if not re.fullmatch(r"[\w+-]{0,60}", value):
-                raise UserError(f"{where} is {quoted(value)}; expected a word of timm's, without dots and slashes")
+                raise UserError(
+                    f"{where} is {quoted(value)}; expected a word that timm knows, without dots and slashes"
+                )
         elif isinstance(value, int | float):
             if not abs(value) <= limits.ARGUMENT:
                 raise UserError(f"{where} is {quoted(value)}; expected a number of at most {limits.ARGUMENT:,}")
@@ -101,27 +105,27 @@ class TimmBackbone(nn.Module):
     """``timm.create_model(model, features_only=True)`` reduced to the maps of strides 4, 8, 16 and 32.
 
     timm's ResNets have the published layout (stride in the 3x3 convolution); names ending in ``s`` have the deep stem
-    with 128 channels. Models that keep channels last (``swin_*``, ``mambaout_*``) are permuted. Other models than plain
-    ResNets see one small image first, unless they are made on the ``meta`` device, and those that do not give the maps
-    of the four strides for images of any size are refused.
+    with 128 channels. Models that keep channels last (``swin_*``, ``mambaout_*``) are permuted. Models other than plain
+    ResNets process one small image first, unless they are created on the ``meta`` device, and those that do not return
+    maps of the four strides for images of any size are refused.
 
-    With ``pyramid`` the model is a plain vision transformer, whose last map becomes maps of four strides. Its tokens
-    are at stride 16 whatever its patches: images are resized for it, by 14/16 for patches of 14 pixels, so that its
-    weights stay what they were trained to be.
+    With ``pyramid`` the model is a plain vision transformer, whose last map is turned into maps of four strides. Its
+    tokens are at stride 16 whatever its patch size: images are resized for it, by 14/16 for patches of 14 pixels, so
+    that its weights keep the patch size that they were trained with.
 
     Args:
         model: timm's name, for instance ``resnet50``.
-        norm: what becomes of batch norms. ``frozen``: fixed scale and shift, no training; ``sync``: statistics over
-            all ranks; ``batch``: as timm made them.
-        kwargs: more keyword arguments of ``timm.create_model``; see :func:`check_arguments`.
-        pyramid: channels of the maps of a :class:`SimpleFeaturePyramid`; 0: the model has maps of its own.
-        joint_blocks: how many of the last blocks of a plain vision transformer are left to who reads its
-            :class:`TokenFeatures`, which it gives instead of maps.
+        norm: how batch norms are treated. ``frozen``: fixed scale and shift, no training; ``sync``: statistics over all
+            ranks; ``batch``: as created by timm.
+        kwargs: further keyword arguments for ``timm.create_model``; see :func:`check_arguments`.
+        pyramid: channels of the maps of a :class:`SimpleFeaturePyramid`; 0: the model has its own maps.
+        joint_blocks: how many of the last blocks of a plain vision transformer are left to the reader of its
+            :class:`TokenFeatures`, which it returns instead of maps.
         in_channels: of the images.
 
     Raises:
-        UserError: timm does not know the model or an argument, or it does not give the four strides for images of
-            any size.
+        UserError: timm does not know the model or an argument, or the model does not return the four strides for images
+            of any size.
     """
 
     def __init__(
@@ -145,7 +149,7 @@ class TimmBackbone(nn.Module):
             "channels",
             "zero_init_last",
             "in_chans",
-        }  # spares published models the probe
+        }  # spares published models the test image
         if is_resnet:
             # With frozen norms timm's default would silence every residual branch for good.
             options.setdefault("zero_init_last", False)
@@ -180,10 +184,10 @@ class TimmBackbone(nn.Module):
             raise UserError(f"backbone '{model}' {error}; {_way_out(model, options, in_channels)}") from error
 
     def set_gradient_checkpointing(self, enable: bool) -> None:
-        """Whether stages are computed again in the backward pass.
+        """Whether stages are recomputed in the backward pass.
 
         Raises:
-            UserError: the timm model cannot.
+            UserError: the timm model does not support it.
         """
         body: Any = self.body if hasattr(self.body, "set_grad_checkpointing") else getattr(self.body, "model", None)
         try:
@@ -191,12 +195,12 @@ class TimmBackbone(nn.Module):
         except (AttributeError, AssertionError, NotImplementedError) as error:
             if enable:
                 raise UserError(
-                    f"backbone '{self._model}' of timm has no gradient checkpointing; leave it out "
+                    f"backbone '{self._model}' of timm does not support gradient checkpointing; switch it off "
                     "(trainer.gradient_checkpointing=false)"
                 ) from error
 
     def for_inference(self) -> nn.Module:
-        """On a CPU, plain ResNets with norms of fixed statistics folded; any other model as it is."""
+        """On a CPU, plain ResNets with statistics of norms folded; any other model unchanged."""
         weight = next(self.parameters())
         is_mine = type(self) is TimmBackbone and self.pyramid is None and not self.joint_blocks
         if not is_mine or weight.device.type != "cpu" or weight.dtype == torch.float16:
@@ -211,7 +215,7 @@ class TimmBackbone(nn.Module):
         return [name for name, _ in self.named_parameters() if name.endswith(ending)]
 
     def learning_rate_multipliers(self) -> Mapping[str, float]:
-        """Of the pyramid, which no weights exist of; of an encoder-only model, less from block to block."""
+        """Multipliers for the pyramid, which is not pre-trained; for an encoder-only model, decreasing by block."""
         if self.joint_blocks:
             alone = len(self.body.blocks) - self.joint_blocks
             blocks = {f"body.blocks.{index}.": _LAYER_DECAY ** max(0, alone - index) for index in range(alone)}
@@ -222,7 +226,7 @@ class TimmBackbone(nn.Module):
         """Maps of ``channels`` at ``strides``, finest first, or tokens; ``images`` are normalised.
 
         Raises:
-            UserError: in training, a batch norm has one value per channel.
+            UserError: in training, a batch norm has only one value per channel.
         """
         if self.joint_blocks:
             return self._tokens(self._at_stride_16(images))
@@ -235,15 +239,15 @@ class TimmBackbone(nn.Module):
                 raise
             count, _, height, width = images.shape
             raise UserError(
-                f"backbone '{self._model}': a batch norm has one value per channel to take statistics of, with {count} "
-                f"image of {height}x{width} pixels; train with larger crops or more images at a time "
+                f"backbone '{self._model}': a batch norm has only one value per channel to take statistics of, with "
+                f"{count} image of {height}x{width} pixels; train with larger crops or more images at a time "
                 "(data.batch_size_per_device), or set model.backbone.norm=frozen"
             ) from error
         chosen = [maps[index] for index in self._chosen]
         return [level.permute(0, 3, 1, 2).contiguous() for level in chosen] if self._channels_last else chosen
 
     def _at_stride_16(self, images: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C _H _W"]:
-        """Images at the size at which patches are so many as pixels of a map of stride 16."""
+        """Images at the size at which there are as many patches as pixels in a map of stride 16."""
         if self._patch == _ONE_STRIDE:
             return images
         size = [side // _ONE_STRIDE * self._patch for side in images.shape[2:]]
@@ -272,7 +276,7 @@ class TimmBackbone(nn.Module):
 
 
 class _UnfitError(Exception):
-    """Why a model cannot serve, as the end of a sentence that begins with its name."""
+    """Why a model is unsuitable, as the end of a sentence that begins with its name."""
 
 
 def _with_norms(body: Any, norm: Literal["frozen", "sync", "batch"]) -> Any:
@@ -281,7 +285,7 @@ def _with_norms(body: Any, norm: Literal["frozen", "sync", "batch"]) -> Any:
     from torchvision.ops import FrozenBatchNorm2d
 
     if norm == "sync":
-        return convert_sync_batchnorm(body)  # unlike torch's it keeps the activation that some norms contain
+        return convert_sync_batchnorm(body)  # unlike torch's, it keeps the activation that some norms include
     if norm == "frozen":
         body = freeze_batch_norm_2d(body)
         for module in body.modules():
@@ -298,10 +302,10 @@ def _body(model: str, options: Mapping[str, Any]) -> Any:
 
     try:
         return timm.create_model(model, features_only=True, **options)
-    except UserError:  # of who counts the parameters
+    except UserError:  # of the function that counts parameters
         raise
-    except Exception as error:  # what timm's models make of arguments is as varied as they are
-        raise UserError(f"backbone '{model}': timm could not make it: {_reason(error)}") from error
+    except Exception as error:  # timm models handle arguments in many different ways
+        raise UserError(f"backbone '{model}': timm could not create it: {_reason(error)}") from error
 
 
 def _maps(model: str, body: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -311,42 +315,42 @@ def _maps(model: str, body: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     if missing:
         plain = "; for a plain vision transformer set model.backbone.pyramid=256" if len(set(reductions)) == 1 else ""
         raise UserError(
-            f"backbone '{model}' has maps of strides {reductions}; maps of strides {list(_STRIDES)} are needed{plain}"
+            f"backbone '{model}' has maps of strides {reductions}; expected maps of strides {list(_STRIDES)}{plain}"
         )
     chosen = tuple(len(reductions) - 1 - reductions[::-1].index(stride) for stride in _STRIDES)
     return chosen, tuple(channels[index] for index in chosen)
 
 
 def _one_map(model: str, body: Any, in_channels: int) -> tuple[int, int]:
-    """The stride and the channels of the last map of a plain vision transformer, which takes images of any size.
+    """The stride and channels of the last map of a plain vision transformer that accepts images of any size.
 
     Raises:
-        UserError: it has maps of several strides, or takes images of one size alone.
+        UserError: it has maps of several strides, or accepts only one image size.
     """
     reductions, channels = body.feature_info.reduction(), body.feature_info.channels()
     if len(set(reductions)) > 1:
         raise UserError(
-            f"backbone '{model}' has maps of strides {reductions}, and a pyramid is for models with maps of one; leave "
-            "model.backbone.pyramid out"
+            f"backbone '{model}' has maps of strides {reductions}, but a pyramid requires a model with maps of one "
+            "stride; leave model.backbone.pyramid out"
         )
     patch, weight = int(reductions[-1]), next(body.parameters())
-    if weight.is_meta:  # a model of shapes alone
+    if weight.is_meta:  # a model with shapes only
         return patch, channels[-1]
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             found = tuple(body(weight.new_zeros(1, in_channels, 2 * patch, 6 * patch))[-1].shape)
-    except Exception as error:  # of timm's models, which are as varied as they are many
-        raise UserError(f"backbone '{model}' does not take images of any size ({_reason(error)})") from error
+    except Exception as error:  # timm models raise many different errors
+        raise UserError(f"backbone '{model}' does not accept images of arbitrary size ({_reason(error)})") from error
     if found != (1, channels[-1], 2, 6):
-        raise UserError(f"backbone '{model}' gives a map of {_listed([found])} for an image of 2x6 patches")
+        raise UserError(f"backbone '{model}' returns a map of {_listed([found])} for an image of 2x6 patches")
     return patch, channels[-1]
 
 
 def _transformer(model: str, options: Mapping[str, Any], joint_blocks: int) -> Any:
-    """A plain vision transformer with all its blocks and its last norm, which takes images of any size.
+    """A plain vision transformer with all its blocks and its last norm, which accepts images of any size.
 
     Raises:
-        UserError: it is none, or has too few blocks.
+        UserError: it is not one, or has too few blocks.
     """
     import timm
     from timm.models.eva import Eva
@@ -354,46 +358,46 @@ def _transformer(model: str, options: Mapping[str, Any], joint_blocks: int) -> A
 
     if not options.get("dynamic_img_size", True) or options.get("patch_drop_rate"):
         raise UserError(
-            f"backbone '{model}': leave 'dynamic_img_size' and 'patch_drop_rate' out of its kwargs: with joint_blocks "
-            "images have any size, and all patches are needed"
+            f"backbone '{model}': remove 'dynamic_img_size' and 'patch_drop_rate' from its kwargs: with joint_blocks "
+            "images may have any size, and all patches are needed"
         )
     try:
         body: Any = timm.create_model(
             model, **{"dynamic_img_size": True, **options}, num_classes=0, global_pool="token"
         )
-    except UserError:  # of who counts the parameters
+    except UserError:  # of the function that counts parameters
         raise
-    except Exception as error:  # what timm's models make of arguments is as varied as they are
+    except Exception as error:  # timm models handle arguments in many different ways
         raise UserError(
-            f"backbone '{model}': timm could not make it: {_reason(error)}; joint_blocks are for plain vision "
-            "transformers"
+            f"backbone '{model}': timm could not create it: {_reason(error)}; joint_blocks require a plain vision "
+            "transformer"
         ) from error
     if not isinstance(body, VisionTransformer | Eva):
         raise UserError(
-            f"backbone '{model}' is not a plain vision transformer whose blocks take masks, which joint_blocks are "
-            "for; choose vit_*, deit3_* or eva02_*"
+            f"backbone '{model}' is not a plain vision transformer with blocks that accept masks, which joint_blocks "
+            "require; choose vit_*, deit3_* or eva02_*"
         )
     if len(set(body.patch_embed.patch_size)) > 1:
         raise UserError(
-            f"backbone '{model}' has patches of {list(body.patch_embed.patch_size)} pixels; joint_blocks are for "
-            "square ones"
+            f"backbone '{model}' has patches of {list(body.patch_embed.patch_size)} pixels; joint_blocks require "
+            "square patches"
         )
     if joint_blocks >= len(body.blocks):
         raise UserError(
-            f"backbone '{model}' has {len(body.blocks)} blocks, and model.backbone.joint_blocks is {joint_blocks}; "
-            "leave one or more without queries"
+            f"backbone '{model}' has {len(body.blocks)} blocks, but model.backbone.joint_blocks is {joint_blocks}; "
+            "leave at least one block without queries"
         )
     return body
 
 
 def _probe(body: nn.Module, chosen: tuple[int, ...], channels: tuple[int, ...], in_channels: int) -> bool:
-    """Whether channels are last in the maps of a small image; nothing is changed by looking.
+    """Whether the maps of a small image have channels last; the model is not changed.
 
     Raises:
-        _UnfitError: there are no such maps, or their grids or channels are not those of the strides.
+        _UnfitError: it returns no maps, or their grids or channels do not match the strides.
     """
     weight = next(body.parameters())
-    if weight.is_meta:  # a model of shapes alone
+    if weight.is_meta:  # a model with shapes only
         return False
     was_training = body.training
     try:
@@ -402,7 +406,9 @@ def _probe(body: nn.Module, chosen: tuple[int, ...], channels: tuple[int, ...], 
         shapes = [tuple(found[index].shape[1:]) for index in chosen]
     except Exception as error:
         height, width = _PROBE
-        raise _UnfitError(f"does not take images of any size (of {height}x{width}: {_reason(error)})") from error
+        raise _UnfitError(
+            f"does not accept images of arbitrary size (of {height}x{width}: {_reason(error)})"
+        ) from error
     finally:
         body.train(was_training)
     grids = [(_PROBE[0] // stride, _PROBE[1] // stride) for stride in _STRIDES]
@@ -411,11 +417,11 @@ def _probe(body: nn.Module, chosen: tuple[int, ...], channels: tuple[int, ...], 
     if shapes == [(*grid, count) for count, grid in zip(channels, grids, strict=True)]:
         return True
     size = "x".join(map(str, _PROBE))
-    raise _UnfitError(f"gives maps of {_listed(shapes)} for an image of {size}, not of {_listed(grids)}")
+    raise _UnfitError(f"returns maps of {_listed(shapes)} for an image of {size}, not of {_listed(grids)}")
 
 
 def _way_out(model: str, options: Mapping[str, Any], in_channels: int) -> str:
-    """What to do about a model that cannot serve: an argument with which it does, tried, or another model."""
+    """Advice for a model that is unsuitable: an argument with which it works, tried out, or another model."""
     for more in _ANY_SIZE:
         if more.keys() & options.keys():
             continue

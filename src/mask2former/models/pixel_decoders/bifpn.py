@@ -1,7 +1,7 @@
 """BiFPN as a pixel decoder (Tan et al., EfficientDet, CVPR 2020, Sec. 3): pyramids down and up, several times.
 
 Inputs of a node are weighted by learned numbers that are kept positive and divided by their sum ("fast normalized
-fusion"), and convolutions are separable. Norms are of groups, as in the other pixel decoders here, not of the batch.
+fusion"), and convolutions are separable. Norms are group norms, as in the other pixel decoders here, not batch norms.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Fusion(nn.Module):
         self.norm = nn.GroupNorm(NORM_GROUPS, dim)
 
     def forward(self, first: Tensor, *others: Tensor) -> Tensor:
-        """``others`` are resized to the first: the nearest pixels upwards, maxima downwards."""
+        """``others`` are resized to the first: nearest neighbour when upsampling, maximum pooling when downsampling."""
         weights = F.relu(self.weights)
         weights = weights / (weights.sum() + _EPSILON)
         size = first.shape[2:]
@@ -49,7 +49,7 @@ class Fusion(nn.Module):
 
 
 class _Layer(nn.Module):
-    """One way down and one way up (EfficientDet, Fig. 2 d)."""
+    """One top-down and one bottom-up pass (EfficientDet, Fig. 2 d)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class _Layer(nn.Module):
         self.up = nn.ModuleList(Fusion(dim, inputs) for inputs in (3, 3, 2))  # strides 8, 16 and 32
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """``maps``: coarsest first, four of them; the same of the results."""
+        """``maps``: four, coarsest first; so are the results."""
         down = [maps[0]]
         for fusion, one in zip(self.down, maps[1:], strict=True):
             down.append(fusion(one, down[-1]))
@@ -75,7 +75,7 @@ class BiFPNPixelDecoder(PrecisionDecoder):
         channels: of the four backbone maps, finest first.
         dim: channels of all maps.
         mask_dim: channels of the per-pixel embeddings.
-        num_layers: how often it goes down and up.
+        num_layers: number of passes down and up.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What pixel decoders of convolutions share: a convolution with its group norm, and the precision they compute in."""
+"""What convolutional pixel decoders share: a convolution with its group norm, and the precision of computation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NORM_GROUPS = 32
 
 
 def conv_norm(in_channels: int, out_channels: int, kernel: int, *, activate: bool = False) -> nn.Sequential:
-    """A convolution without bias that keeps the size, its group norm and, where wanted, ReLU."""
+    """A convolution without bias that preserves the size, with group norm and, optionally, ReLU."""
     convolution = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False)
     parts = [conv_kaiming(convolution), nn.GroupNorm(NORM_GROUPS, out_channels)]
     return nn.Sequential(*parts, nn.ReLU()) if activate else nn.Sequential(*parts)
@@ -27,14 +27,14 @@ def conv_norm(in_channels: int, out_channels: int, kernel: int, *, activate: boo
 class PrecisionDecoder(nn.Module):
     """A pixel decoder that computes in at least float32, also under autocast, as published.
 
-    A subclass has ``_decode``, from the four maps to the result, and the convolution ``mask_projection``.
+    A subclass implements ``_decode``, from the four maps to the result, and has the convolution ``mask_projection``.
 
     Args:
         dim: channels of the group norms.
         mask_dim: channels of the per-pixel embeddings.
 
     Attributes:
-        full_precision: False: it computes in the precision of the run.
+        full_precision: if False, it computes in the precision of the run.
     """
 
     mask_projection: nn.Conv2d
@@ -49,7 +49,7 @@ class PrecisionDecoder(nn.Module):
         """``features``: four maps, finest first.
 
         Raises:
-            UserError: the norm of the coarsest map has a single value to take statistics of.
+            UserError: the norm of the coarsest map has only a single value to take statistics of.
         """
         return self.in_its_precision(self._decode, features)
 
@@ -59,15 +59,15 @@ class PrecisionDecoder(nn.Module):
     def in_its_precision(
         self, decode: Callable[[Sequence[Tensor]], PixelFeatures], features: Sequence[Tensor]
     ) -> PixelFeatures:
-        """``decode(features)``, without autocast and in the type of the parameters if it is to have full precision.
+        """``decode(features)``, with full precision without autocast and in the type of the parameters.
 
         Raises:
-            UserError: as :meth:`forward`.
+            UserError: as for :meth:`forward`.
         """
         count, _, height, width = features[3].shape
         if self.dim // NORM_GROUPS * count * height * width == 1:
             raise UserError(
-                f"one image of at most 32x32 pixels is too little for a pixel decoder of dim {self.dim}, whose group "
+                f"one image of at most 32x32 pixels is too small for a pixel decoder of dim {self.dim}, whose group "
                 f"norms have one value each there; use larger images, or dim {2 * self.dim}"
             )
         if not self.full_precision:

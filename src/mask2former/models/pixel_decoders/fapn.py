@@ -1,7 +1,7 @@
 """FaPN as a pixel decoder (Huang et al., Feature-Aligned Pyramid Network, ICCV 2021, Sec. 3).
 
-A feature pyramid whose laterals select channels, and which moves the pixels of the coarser map onto the finer one
-before both are summed: a modulated deformable convolution whose offsets are read from both maps.
+A feature pyramid whose lateral connections select channels, and which aligns the coarser map with the finer one before
+both are summed: a modulated deformable convolution whose offsets are computed from both maps.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _TAPS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
 
 
 class FeatureSelection(nn.Module):
-    """A lateral: channels weighted by what the whole map has of each, then a 1x1 convolution (FaPN, Eq. 5)."""
+    """A lateral connection: channels weighted by their content over the map, then a 1x1 convolution (FaPN, Eq. 5)."""
 
     def __init__(self, channels: int, dim: int) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class FeatureSelection(nn.Module):
 
 
 class DeformableConvolution(nn.Module):
-    """A 3x3 convolution that reads where it is told to (Deformable ConvNets v2, Eq. 1): every tap moved and weighted.
+    """A 3x3 convolution with learned, weighted sampling positions (Deformable ConvNets v2, Eq. 1).
 
     Args:
         dim: channels, in and out.
@@ -58,7 +58,7 @@ class DeformableConvolution(nn.Module):
         nn.init.kaiming_uniform_(self.weight, a=1)
 
     def forward(self, feature: Float[Tensor, "N C H W"], guide: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C H W"]:
-        """``feature`` at the pixels that ``guide`` says, in offsets of pixels; outside of the map are zeros."""
+        """``feature`` sampled at the positions given by ``guide``, as offsets in pixels; outside the map are zeros."""
         count, _, height, width = feature.shape
         read = self.offsets(guide).unflatten(1, (self.num_groups, len(_TAPS), 3))  # dy, dx, weight
         rows = torch.arange(height, dtype=feature.dtype, device=feature.device)[:, None]
@@ -76,7 +76,7 @@ class DeformableConvolution(nn.Module):
 
 
 class _Alignment(nn.Module):
-    """The coarser map, upsampled and moved onto the selected features of the finer one (FaPN, Eq. 3 and 4)."""
+    """The coarser map, upsampled and aligned with the selected features of the finer one (FaPN, Eq. 3 and 4)."""
 
     def __init__(self, channels: int, dim: int, num_groups: int) -> None:
         super().__init__()

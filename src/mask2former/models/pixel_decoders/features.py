@@ -1,4 +1,4 @@
-"""What pixel decoders return and transformer decoders take."""
+"""The output of pixel decoders and input of transformer decoders."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class PixelFeatures:
     """Per-pixel embeddings at stride 4 and feature maps of strides 32, 16 and 8 (in this order).
 
     N counts images, or frames of all clips (clip-major). The last two are for the decoder of MaskFormer, which may
-    attend to one of them: the map of an encoder at stride 32, and the four maps of the backbone, finest first. They
-    are None where the pixel decoder does not hand them on.
+    attend to one of them: the map of an encoder at stride 32, and the four maps of the backbone, finest first. They are
+    None where the pixel decoder does not provide them.
     """
 
     mask_features: Float[Tensor, "N C_mask h w"]
@@ -28,7 +28,7 @@ class PixelFeatures:
 
 
 class TokenFeatures(NamedTuple):
-    """Tokens of a plain vision transformer before its last blocks, and what is left to be done (EoMT).
+    """Tokens of a plain vision transformer before its last blocks, and what remains to be computed (EoMT).
 
     N counts images, or frames of all clips (clip-major).
 
@@ -36,11 +36,11 @@ class TokenFeatures(NamedTuple):
         prefix: class and register tokens, P of them or none.
         patches: the map of stride 16, row by row.
         grid: its height and width.
-        blocks: the last blocks, which take tokens and ``attn_mask``, and ``rope`` where there is one.
-        ropes: rotary positions of the patches, of each of these blocks; None where positions are in the tokens. The
-            first P tokens have none.
-        norm: after the last block.
-        checkpointing: whether blocks are computed again in the backward pass.
+        blocks: the last blocks, which accept tokens, ``attn_mask`` and, where used, ``rope``.
+        ropes: rotary positions of the patches for each of these blocks; None where positions are included in the
+            tokens. The first P tokens have none.
+        norm: applied after the last block.
+        checkpointing: whether blocks are recomputed in the backward pass.
     """
 
     prefix: Float[Tensor, "N P C"]

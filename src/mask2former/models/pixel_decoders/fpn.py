@@ -1,7 +1,8 @@
 """Feature pyramids as pixel decoders, plain (FPN) and with a transformer encoder over the coarsest map.
 
-The first is a row of Table 4e of Mask2Former, and what MaskFormer has in semantic segmentation and with Swin; the
-second is what it has in panoptic segmentation with ResNets (Sec. 4.2 there). Frames of clips are independent here.
+The first is a row of Table 4e of Mask2Former, and is used by MaskFormer for semantic segmentation and with Swin; the
+second is used by MaskFormer for panoptic segmentation with ResNets (Sec. 4.2 there). Frames of clips are independent
+here.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ _DEFAULT, _ENCODER = FPNConfig(), TransformerFPNConfig()
 class FPNPixelDecoder(PrecisionDecoder):
     """Backbone maps of strides 4, 8, 16, 32 to :class:`PixelFeatures`.
 
-    From the coarsest map to the finest: the map before, at the nearest pixels, plus a 1x1 convolution of the backbone's
-    map, then a 3x3 convolution; each with a group norm.
+    From the coarsest map to the finest: the previous map, upsampled to the nearest pixels, plus a 1x1 convolution of
+    the backbone's map, then a 3x3 convolution; each with a group norm.
 
     Args:
         channels: of the four backbone maps, finest first.
@@ -43,7 +44,7 @@ class FPNPixelDecoder(PrecisionDecoder):
         self.mask_projection = conv_kaiming(nn.Conv2d(dim, mask_dim, 3, padding=1))
 
     def _coarsest(self, feature: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What the pyramid starts from, and the map of an encoder, if there is one."""
+        """The input of the pyramid and the map of an encoder, if there is one."""
         return feature, None
 
     def _decode(self, features: Sequence[Tensor]) -> PixelFeatures:

@@ -41,7 +41,7 @@ class DeformableAttention(nn.Module):
         self.output_projection = nn.Linear(dim, dim)
 
     def reset_parameters(self) -> None:
-        """Head h points in direction h (of the heads spread over a circle), point p at p + 1 pixels."""
+        """Head h points in direction h (heads are spread over a circle), point p lies at p + 1 pixels."""
         heads, levels, points = self.shape
         nn.init.zeros_(self.sampling_offsets.weight)
         nn.init.zeros_(self.attention_weights.weight)
@@ -50,7 +50,7 @@ class DeformableAttention(nn.Module):
             nn.init.xavier_uniform_(projection.weight)
             nn.init.zeros_(projection.bias)
         bias = self.sampling_offsets.bias
-        if bias.is_meta:  # whose arithmetic is Python's, and brings torch._dynamo, 2 s
+        if bias.is_meta:  # arithmetic in plain Python, and imports torch._dynamo, 2 s
             return
         angle = torch.arange(heads, dtype=torch.float32) * (2.0 * math.pi / heads)
         direction = torch.stack((angle.cos(), angle.sin()), dim=1)
@@ -63,14 +63,14 @@ class DeformableAttention(nn.Module):
     def forward(
         self, query: Float[Tensor, "N S C"], value: Float[Tensor, "N S C"], shapes: Sequence[tuple[int, int]]
     ) -> Float[Tensor, "N S C"]:
-        """Queries and values are of the same pixels; ``shapes`` are the (height, width) of each level."""
+        """Queries and values belong to the same pixels; ``shapes`` are the (height, width) of each level."""
         values = self.value_projection(value).unflatten(2, (self.shape[0], -1))
         projected = torch.cat((self.sampling_offsets(query), self.attention_weights(query)), dim=2)
         return self.output_projection(deformable_self_attention(values, shapes, projected))
 
 
 class _EncoderLayer(nn.Module):
-    """Deformable self-attention and feed-forward, norm after each."""
+    """Deformable self-attention and feed-forward, each followed by a norm."""
 
     def __init__(
         self,
@@ -103,8 +103,9 @@ class MSDeformAttnPixelDecoder(PrecisionDecoder):
         channels: of the four backbone maps, finest first.
         dim: channels of the multi-scale features.
         mask_dim: channels of the per-pixel embeddings.
-        stages: how many layers see the tokens of stride 32 alone, then those of 32 and 16, then all; the tokens of a
-            later stage stay as they are until then. None: all layers see all.
+        stages: how many layers process the tokens of stride 32 alone, then those of 32 and 16, then all; the tokens of
+            a
+            later stage stay unchanged until then. None: all layers process all tokens.
     """
 
     def __init__(
@@ -122,7 +123,7 @@ class MSDeformAttnPixelDecoder(PrecisionDecoder):
         super().__init__(dim, mask_dim)
         self.checkpointing = False
         levels = [level for level, count in enumerate(stages or (0, 0, num_layers), start=1) for _ in range(count)]
-        self.levels = tuple(levels)  # that each layer sees, from the coarsest
+        self.levels = tuple(levels)  # that each layer processes, from the coarsest
         coarse_first = [channels[3], channels[2], channels[1]]
         self.input_projections = nn.ModuleList(
             nn.Sequential(nn.Conv2d(channel, dim, 1), nn.GroupNorm(NORM_GROUPS, dim)) for channel in coarse_first
@@ -151,11 +152,11 @@ class MSDeformAttnPixelDecoder(PrecisionDecoder):
         nn.init.normal_(self.level_embedding)
 
     def set_gradient_checkpointing(self, enable: bool) -> None:
-        """Whether encoder layers are computed again in the backward pass instead of being remembered."""
+        """Whether encoder layers are recomputed in the backward pass instead of being stored."""
         self.checkpointing = enable
 
     def for_inference(self) -> nn.Module:
-        """On a CPU, see :class:`_PreparedDecoder`; elsewhere, or with a user's own modules inside, this decoder."""
+        """On a CPU, see :class:`_PreparedDecoder`; elsewhere, or with your own modules inside, this decoder."""
         known = type(self) is MSDeformAttnPixelDecoder and set(self.levels) == {_NUM_LEVELS}
         known = known and all(type(module) in _KNOWN for module in self.modules())
         known = (
@@ -167,7 +168,7 @@ class MSDeformAttnPixelDecoder(PrecisionDecoder):
         source, position, shapes = self._tokens(features)
         for layer, levels in zip(self.layers, self.levels, strict=True):
             later = None
-            if levels < _NUM_LEVELS:  # coarse tokens are first
+            if levels < _NUM_LEVELS:  # coarse tokens come first
                 seen = sum(height * width for height, width in shapes[:levels])
                 source, later = source[:, :seen], source[:, seen:]
             inputs = source, position[: source.shape[1]], shapes[:levels]
@@ -187,7 +188,7 @@ class MSDeformAttnPixelDecoder(PrecisionDecoder):
     def _tokens(
         self, features: Sequence[Tensor]
     ) -> tuple[Float[Tensor, "N S C"], Float[Tensor, "S C"], list[tuple[int, int]]]:
-        """The pixels of the three coarse maps, projected; their position codes; and the sizes of the maps."""
+        """The projected pixels of the three coarse maps, their position codes, and the sizes of the maps."""
         coarse_first = (features[3], features[2], features[1])
         shapes = [(feature.shape[2], feature.shape[3]) for feature in coarse_first]
         projected, positions = [], []
@@ -200,7 +201,7 @@ class MSDeformAttnPixelDecoder(PrecisionDecoder):
         return torch.cat(projected, dim=1), torch.cat(positions), shapes
 
 
-# Others, also subclasses and wrappers of these, have a forward of their own, which the form below would not call.
+# Others, including subclasses and wrappers, have their own forward, which the form below would not call.
 _KNOWN = frozenset((MSDeformAttnPixelDecoder, _EncoderLayer, DeformableAttention, nn.ModuleList, nn.Sequential)) | {
     nn.Linear,
     nn.LayerNorm,
@@ -212,7 +213,7 @@ _KNOWN = frozenset((MSDeformAttnPixelDecoder, _EncoderLayer, DeformableAttention
 
 
 class _PreparedLayer(nn.Module):
-    """An encoder layer with one product for offsets and logits, fused activations, and sums in place."""
+    """An encoder layer with a single product for offsets and logits, fused activations, and in-place sums."""
 
     projection: Tensor
     projection_bias: Tensor
@@ -235,9 +236,9 @@ class _PreparedLayer(nn.Module):
 
 
 class _PreparedDecoder(nn.Module):
-    """A decoder for inference on a CPU: :class:`_PreparedLayer`, and maps whose channels come last throughout.
+    """A decoder for inference on a CPU: :class:`_PreparedLayer`, and channels-last maps throughout.
 
-    Tokens (N, H*W, C) are such maps without a copy. What has gradients, or is in half precision under autocast, goes to
+    Tokens (N, H*W, C) are such maps without a copy. Inputs with gradients, or in half precision under autocast, go to
     the plain decoder.
     """
 
@@ -247,7 +248,7 @@ class _PreparedDecoder(nn.Module):
         self.layers = nn.ModuleList(_PreparedLayer(layer) for layer in plain.layers if isinstance(layer, _EncoderLayer))
 
     def forward(self, features: Sequence[Float[Tensor, "N _C_l _H_l _W_l"]]) -> PixelFeatures:
-        """As the plain decoder."""
+        """Like the plain decoder."""
         half = not self.plain.full_precision and torch.is_autocast_enabled(features[0].device.type)
         if torch.is_grad_enabled() or half:
             return self.plain(features)
@@ -260,7 +261,7 @@ class _PreparedDecoder(nn.Module):
         for layer in self.layers:
             source = layer(source, position, shapes)
         # Not transpose(1, 2).unflatten(2, shape), which for one image gives the first axis the stride of a pixel:
-        # interpolate goes by strides, and would copy and return the other layout, five times as slowly.
+        # interpolate relies on strides, and would copy and return the other layout, five times as slowly.
         maps = [
             tokens.unflatten(1, shape).permute(0, 3, 1, 2)
             for tokens, shape in zip(source.split([h * w for h, w in shapes], dim=1), shapes, strict=True)

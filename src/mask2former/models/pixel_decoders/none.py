@@ -10,11 +10,11 @@ __all__ = ["NoPixelDecoder"]
 
 
 class NoPixelDecoder(nn.Module):
-    """Hands on what the backbone gives."""
+    """Passes on the output of the backbone."""
 
     def set_gradient_checkpointing(self, enable: bool) -> None:
-        """There is nothing to compute again."""
+        """There is nothing to recompute."""
 
     def forward(self, features: TokenFeatures) -> TokenFeatures:
-        """The same."""
+        """The features, unchanged."""
         return features

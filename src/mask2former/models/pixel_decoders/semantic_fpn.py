@@ -1,6 +1,7 @@
 """Semantic FPN as a pixel decoder (Kirillov et al., Panoptic Feature Pyramid Networks, CVPR 2019, Sec. 3 and Fig. 3).
 
-Every map of a feature pyramid is brought to stride 4 by convolutions and upsampling by two in turn, and all are summed.
+Every map of a feature pyramid is brought to stride 4 by alternating convolutions and upsampling by two, and all are
+summed.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _DEFAULT = SemanticFPNConfig()
 
 
 class SemanticFPNPixelDecoder(FPNPixelDecoder):
-    """Backbone maps of strides 4, 8, 16, 32 to :class:`PixelFeatures`, whose embeddings see all strides.
+    """Backbone maps of strides 4, 8, 16, 32 to :class:`PixelFeatures`, whose embeddings combine all strides.
 
     Args:
         channels: of the four backbone maps, finest first.
@@ -37,7 +38,7 @@ class SemanticFPNPixelDecoder(FPNPixelDecoder):
 
     def _decode(self, features: Sequence[Tensor]) -> PixelFeatures:
         maps, encoded = self._pyramid(features)
-        # The sizes on the way, from the coarsest; an odd side has no exact half, so each is that of a map.
+        # The intermediate sizes, from the coarsest; an odd side has no exact half, so each is that of a map.
         sizes = [one.shape[2:] for one in maps]
         summed = []
         for level, (one, branch) in enumerate(zip(maps, self.branches, strict=True)):

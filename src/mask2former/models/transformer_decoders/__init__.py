@@ -1,6 +1,6 @@
 """Transformer decoders: pixel features in, class and mask logits per query out; one file each.
 
-Those of ``per_pixel.py`` stand in their place and give scores of classes per pixel.
+The decoders in ``per_pixel.py`` replace them and return class scores per pixel.
 """
 
 from mask2former.models.transformer_decoders.encoder_only import EncoderOnlyDecoder

@@ -1,6 +1,6 @@
-"""Where queries look in an image: the kinds of cross-attention that the paper compares (Mask2Former, Table 4c).
+"""Where queries attend in an image: the kinds of cross-attention that the paper compares (Mask2Former, Table 4c).
 
-A kind is a module for each layer, and a guide: what that module gets to know of the masks as they are before the layer.
+A kind consists of a module for each layer and a guide: what that module receives about the masks before the layer.
 """
 
 from __future__ import annotations
@@ -31,12 +31,13 @@ Grid = tuple[int, int, int]
 
 
 class AttentionKind(NamedTuple):
-    """A way to look at an image.
+    """A kind of attention to an image.
 
     Attributes:
-        module: of dim, number of heads and dropout; is called with queries ``(B, Q, C)``, keys and values
+        module: created from dim, number of heads and dropout; is called with queries ``(B, Q, C)``, keys and values
             ``(B, S, C)``, and the guide.
-        guide: of the masks at the tokens of a layer, and of the grids of these tokens, one after the other.
+        guide: computed from the masks at the tokens of a layer, and from the grids of these tokens, one after the
+            other.
         reads_masks: whether the guide depends on the masks.
     """
 
@@ -46,7 +47,7 @@ class AttentionKind(NamedTuple):
 
 
 def blocked_attention(masks: MaskLogits) -> Bool[Tensor, "B Q S"]:
-    """Where each query must not attend: outside its mask (probability below 0.5), unless that is all (Eq. 3)."""
+    """Where each query must not attend: outside its mask (probability below 0.5), unless that is everywhere (Eq. 3)."""
     blocked = (masks.all().sigmoid() < 0.5).flatten(2)
     return blocked & ~blocked.all(dim=2, keepdim=True)
 
@@ -58,24 +59,24 @@ def token_positions(grids: Sequence[Grid], like: Tensor) -> Float[Tensor, "S 2"]
 
 
 class SpatiallyModulatedAttention(MultiHeadAttention):
-    """Attention everywhere, more around a centre.
+    """Attention to all pixels, stronger around a centre.
 
     Each query predicts its centre and, for each head, an offset from it and a width. The weights are multiplied by a
     Gaussian of the distance, whose logarithm is added to the scores. Lengths are in 1/32 of the image, about one token
-    at stride 32. All frames of a clip have one centre.
+    at stride 32. All frames of a clip share one centre.
 
     Reference: SMCA (Gao et al., ICCV 2021), Sec. 3.2.
     """
 
     _UNITS = 32.0
     _BANDWIDTH = 8.0
-    _LEAST = -1e4  # half precision holds it
+    _LEAST = -1e4  # fits into half precision
     _WIDTHS = 5.0  # the largest logarithm of a width, and the negative of the smallest
 
     def __init__(self, dim: int, num_heads: int, dropout: float = 0.0) -> None:
         super().__init__(dim, num_heads, dropout)
         self.center = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 2))
-        self.spread = nn.Linear(dim, 4 * num_heads)  # of each head, offset and logarithm of the width, both (x, y)
+        self.spread = nn.Linear(dim, 4 * num_heads)  # for each head, offset and logarithm of the width, both (x, y)
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]  (another guide)
         self,
@@ -93,17 +94,17 @@ class SpatiallyModulatedAttention(MultiHeadAttention):
         key: Float[Tensor, "B S C"],
         positions: Float[Tensor, "S 2"] | None = None,
     ) -> Float[Tensor, "B heads Q S"]:
-        """As of :class:`MultiHeadAttention`; without ``positions`` without the Gaussian."""
+        """Arguments as in :class:`MultiHeadAttention`; without ``positions`` the Gaussian is omitted."""
         return super().weights(query, key, prior=None if positions is None else self.prior(query, positions))
 
     def prior(self, query: Float[Tensor, "B Q C"], positions: Float[Tensor, "S 2"]) -> Float[Tensor, "B heads Q S"]:
         """What is added to the scores: 0 for the pixel nearest to the centre of a head, in widths, less for others."""
         centers, widths = (values.to(positions.dtype).unsqueeze(3).unbind(4) for values in self.centers(query))
-        x, y = (  # one axis at a time, since the pixels of all queries and heads are many
+        x, y = (  # one axis at a time, since there are many pixels of all queries and heads
             (positions[:, axis] - centers[axis]) * (self._UNITS / widths[axis]) for axis in range(2)
         )
         scores = (x.square() + y.square()) / -self._BANDWIDTH
-        # Softmax takes no notice of the difference, and half precision has no room for it.
+        # Softmax ignores the difference, and half precision has no room for it.
         return (scores - scores.detach().amax(3, keepdim=True)).clamp(min=self._LEAST)
 
     def centers(
@@ -117,14 +118,14 @@ class SpatiallyModulatedAttention(MultiHeadAttention):
 
 
 class MaskPooling(nn.Module):
-    """In place of attention the mean inside the mask, projected: every pixel of it counts the same, whatever it shows.
+    """Replaces attention by the mean inside the mask, projected: every pixel of it counts equally, whatever it shows.
 
     Reference: K-Net (Zhang et al., NeurIPS 2021), Sec. 3.2; in the decoder: Mask2Former, Table 4c.
     """
 
     def __init__(self, dim: int, num_heads: int, dropout: float = 0.0) -> None:
         super().__init__()
-        del num_heads, dropout  # there are no weights of attention
+        del num_heads, dropout  # there are no attention weights
         self.out_proj = nn.Linear(dim, dim)
 
     def forward(
@@ -134,7 +135,7 @@ class MaskPooling(nn.Module):
         value: Float[Tensor, "B S C"],
         blocked: Bool[Tensor, "B Q S"],
     ) -> Float[Tensor, "B Q C"]:
-        """``blocked``: True outside of the mask of a query, which has at least one pixel."""
+        """``blocked``: True outside the mask of a query, which contains at least one pixel."""
         shares = self.weights(query, key, blocked).squeeze(1).to(value.dtype)  # (B, Q, S)
         return self.out_proj(shares @ value)
 
@@ -144,7 +145,7 @@ class MaskPooling(nn.Module):
         key: Float[Tensor, "B S C"],
         blocked: Bool[Tensor, "B Q S"] | None = None,
     ) -> Float[Tensor, "B 1 Q S"]:
-        """How much each key counts, in at least float32; without ``blocked`` all count the same."""
+        """The weight of each key, in at least float32; without ``blocked`` all weights are equal."""
         if blocked is None:
             blocked = torch.zeros((*query.shape[:2], key.shape[1]), dtype=torch.bool, device=key.device)
         inside = (~blocked).to(torch.promote_types(key.dtype, torch.float32))
@@ -169,4 +170,4 @@ KINDS: Mapping[str, AttentionKind] = {
     "smca": AttentionKind(SpatiallyModulatedAttention, _positions, reads_masks=False),
     "mask_pool": AttentionKind(MaskPooling, _mask, reads_masks=True),
 }
-"""By the values of ``transformer_decoder.attention``."""
+"""The kinds by the values of ``transformer_decoder.attention``."""

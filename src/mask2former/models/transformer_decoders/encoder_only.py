@@ -1,13 +1,13 @@
 """Queries among the tokens of a plain vision transformer: a mask transformer without a decoder (EoMT).
 
-The last blocks of the backbone take the queries beside its own tokens. Before each of them, in training, and after the
-last the same head reads classes and masks. In training queries attend to patches inside the masks read before a block
-alone, for a share of the queries that falls from all to none, block after block; so in inference there are no masks to
-attend by, and nothing is read but the last prediction.
+The last blocks of the backbone process the queries together with its own tokens. Before each of them, in training, and
+after the last, the same head predicts classes and masks. In training, a share of the queries attends only to patches
+inside the masks predicted before a block; the share falls from all to none, block after block. So inference needs no
+masks for attention, and only the last prediction is computed.
 
-Reference: EoMT (Kerssies et al., Your ViT is Secretly an Image Segmentation Model, CVPR 2025), Sec. 3. That shares
-are drawn for each query, that a query whose mask is empty attends everywhere, and what a clip is, is ours;
-``docs/variants.md`` has the list.
+Reference: EoMT (Kerssies et al., Your ViT is Secretly an Image Segmentation Model, CVPR 2025), Sec. 3. Our additions:
+shares are drawn for each query, a query whose mask is empty attends everywhere, and clips; ``docs/variants.md`` has the
+list.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ _HALVINGS = 2  # of the stride, from 16 to 4
 
 
 def masked_shares(progress: float, num_blocks: int) -> list[float]:
-    """Of how many queries each block masks the attention.
+    """The share of queries whose attention each block masks.
 
-    Training has a period before the first share falls, one for each block, and one after the last has fallen. In its
-    own a share is ``(1 - passed) ** 0.9``.
+    Training has a period before the first share falls, one for each block, and one after the last has fallen. During
+    its own period a share is ``(1 - passed) ** 0.9``.
 
     Args:
-        progress: how much of the training is done, 0..1.
-        num_blocks: that take queries.
+        progress: completed share of the training, 0..1.
+        num_blocks: number of blocks that process queries.
     """
     passed = [progress * (num_blocks + 2) - 1 - block for block in range(num_blocks)]
     return [(1 - min(1.0, max(0.0, share))) ** _POWER for share in passed]
@@ -52,14 +52,14 @@ def masked_shares(progress: float, num_blocks: int) -> list[float]:
 class EncoderOnlyDecoder(nn.Module):
     """:class:`TokenFeatures` to :class:`MaskOutput`.
 
-    Frames of a clip are one sequence, without a code of time; a token of a frame counts 1/T in attention, so a clip
-    that stands still is its frame.
+    Frames of a clip form one sequence, without a temporal code; a token of a frame counts 1/T in attention, so a static
+    clip is equivalent to its frame.
 
     Args:
         num_classes: K; the head has one more row for "no object".
         dim: of the tokens.
         num_queries: Q.
-        num_blocks: of the backbone that take queries.
+        num_blocks: blocks of the backbone that process queries.
         mask_annealing: whether attention is masked in training; see :meth:`set_progress`.
     """
 
@@ -87,9 +87,9 @@ class EncoderOnlyDecoder(nn.Module):
         self.register_buffer("masked", torch.zeros(num_blocks), persistent=False)
 
     def set_progress(self, share: float) -> None:
-        """How much of the training is done, 0..1, of which :func:`masked_shares` follow.
+        """Completed share of the training, 0..1, which determines :func:`masked_shares`.
 
-        A model that was never told masks nothing, neither in training nor in inference.
+        A model for which this was never called masks nothing, neither in training nor in inference.
         """
         self.masked.copy_(torch.tensor(masked_shares(share, len(self.masked))))
 
@@ -119,7 +119,7 @@ class EncoderOnlyDecoder(nn.Module):
                     scores = self._masked(output, features.grid, tokens, bias, count, self.masked[index])
             given: dict[str, Any] = {"attn_mask": scores}
             if features.ropes is not None:
-                unturned = start - features.prefix.shape[1]  # which the block turns with the patches
+                unturned = start - features.prefix.shape[1]  # which the block rotates with the patches
                 given["rope"] = _with_unturned(features.ropes[index], unturned, num_frames)
             if features.checkpointing and self.training:
                 tokens = checkpoint(block, tokens, use_reentrant=False, **given)
@@ -139,7 +139,7 @@ class EncoderOnlyDecoder(nn.Module):
         return MaskOutput(self.class_head(queries), MaskProduct(self.mask_head(queries), pixels), queries)
 
     def _bias(self, tokens: Float[Tensor, "B N C"], count: int, num_frames: int) -> Float[Tensor, "1 1 1 N"] | None:
-        """What is added to the scores of attention, so that T frames count as one."""
+        """The term added to attention scores so that T frames count as one."""
         if num_frames == 1:
             return None
         bias = tokens.new_full((1, 1, 1, tokens.shape[1]), -math.log(num_frames))
@@ -155,7 +155,7 @@ class EncoderOnlyDecoder(nn.Module):
         count: int,
         share: Float[Tensor, ""],
     ) -> Float[Tensor, "B 1 N N"]:
-        """The same, with masked attention of queries to patches, for a share of the queries."""
+        """Like the above, with masked attention of queries to patches for a share of the queries."""
         masks = output.masks
         assert isinstance(masks, MaskProduct)
         embeddings, pixels = (factor.detach() for factor in masks.factors)
@@ -171,7 +171,7 @@ class EncoderOnlyDecoder(nn.Module):
 
 
 class _Upscaling(nn.Sequential):
-    """Twice as high and wide."""
+    """Doubles height and width."""
 
     def __init__(self, dim: int) -> None:
         super().__init__(
@@ -183,7 +183,7 @@ class _Upscaling(nn.Sequential):
 
 
 def _with_unturned(rope: Float[Tensor, "*heads S D"], count: int, num_frames: int) -> Float[Tensor, "*heads _N D"]:
-    """Rotary positions of the patches of all frames, after those of ``count`` tokens that are not turned.
+    """Rotary positions of the patches of all frames, after those of ``count`` tokens that are not rotated.
 
     timm's are the sines of all channels, then the cosines.
     """

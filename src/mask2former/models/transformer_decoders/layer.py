@@ -1,4 +1,4 @@
-"""One layer of the masked decoder: to the pixels, to the other queries, feed-forward."""
+"""One layer of the masked decoder: attention to the pixels, to the other queries, feed-forward."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class DecoderLayer(nn.Module):
     """Cross-attention, self-attention, feed-forward; residual and norm after each (Sec. 3.2.1, Fig. 2).
 
     Args:
-        dropout: of attention weights, of the hidden units, and of what each step adds.
-        cross_attention: makes that of a kind of attention, see ``attention.py``.
+        dropout: of attention weights, hidden units, and the output of each step.
+        cross_attention: creates the cross-attention module, see ``attention.py``.
         self_first: self-attention before cross-attention.
         pre_norm: a norm before each step instead of after it.
     """
@@ -54,7 +54,7 @@ class DecoderLayer(nn.Module):
         guide: Tensor | None,
         apart: Tensor | None = None,
     ) -> Tensor:
-        """``guide``: what the kind of cross-attention gets, for instance where a query must not attend.
+        """``guide``: input of the cross-attention, for instance where a query must not attend.
 
         ``apart``: True where queries must not attend to each other.
         """

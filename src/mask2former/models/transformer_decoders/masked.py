@@ -1,8 +1,8 @@
 """Masked-attention transformer decoder (Mask2Former, Sec. 3.2), for clips; an image is a clip of one frame.
 
-Queries attend to one resolution per layer (strides 32, 16, 8, round robin), each only where the previous prediction
-put its mask. The same head reads classes and masks before the first and after every layer. What the paper compares
-that with is a switch each; kinds of attention are in ``attention.py``.
+Queries attend to one resolution per layer (strides 32, 16, 8, round robin), each only within the mask of the previous
+prediction. The same head predicts classes and masks before the first and after every layer. Each alternative in the
+paper's comparisons is a switch; kinds of attention are in ``attention.py``.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ _SCALES = {"efficient": ((0,), (1,), (2,)), "naive": ((0, 1, 2),), "s32": ((0,),
 
 
 class Scale(NamedTuple):
-    """What a layer attends to: the tokens of a level, or of several one after the other, S in all."""
+    """What a layer attends to: the tokens of a level, or of several levels one after the other, S in all."""
 
     keys: Float[Tensor, "B S C"]
     values: Float[Tensor, "B S C"]
-    pixels: Float[Tensor, "B T C_mask h w"]  # embeddings of the S pixels, for masks
+    pixels: Float[Tensor, "B T C_mask h w"]  # pixel embeddings of the S pixels, for masks
     grids: list[Grid]
 
 
@@ -53,11 +53,11 @@ class MaskedTransformerDecoder(nn.Module):
         num_layers: decoder layers; the published ``DEC_LAYERS`` is one larger.
         temporal: whether positions include the frame index (3-D code of the video model).
         attention, scales, order, query_init, dropout, pre_norm: see :class:`~mask2former.config.MaskedDecoderConfig`.
-        project_inputs: a projection also where ``channels`` is ``dim``.
-        pilots, pilot_noise: of mask-piloted training; see ``pilots.py``.
+        project_inputs: add a projection even where ``channels`` is ``dim``.
+        pilots, pilot_noise: for mask-piloted training; see ``pilots.py``.
 
     Attributes:
-        takes_targets: whether a call in training is given the ground truth.
+        takes_targets: whether a call in training receives the ground truth.
     """
 
     def __init__(
@@ -121,10 +121,10 @@ class MaskedTransformerDecoder(nn.Module):
     ) -> MaskOutput:
         """Predictions for clips of ``num_frames`` frames, folded clip-major into the first axis of ``features``.
 
-        With ``aux_outputs=False`` only the last prediction is kept. ``targets`` are for training with pilots, one for
-        each clip; predictions of queries do not depend on them.
+        With ``aux_outputs=False`` only the last prediction is kept. ``targets`` are for training with pilots, one per
+        clip; predictions of queries do not depend on them.
         """
-        # Pixels are read one by one, so the channels of each lie together.
+        # Pixels are read one by one, so the channels of each are contiguous.
         mask_features = features.mask_features.contiguous(memory_format=torch.channels_last)
         mask_features = mask_features.unflatten(0, (-1, num_frames))  # (B, T, C_mask, h, w)
         kind = mask_features.device.type
@@ -139,7 +139,7 @@ class MaskedTransformerDecoder(nn.Module):
         if self.pilot_classes is not None and targets is not None:
             pilots = make_pilots(targets, self.num_pilots, self.pilot_classes.num_embeddings, self.pilot_noise)
             if pilots is None:
-                queries = queries + 0 * self.pilot_classes.weight.sum()  # ranks share gradients of all parameters
+                queries = queries + 0 * self.pilot_classes.weight.sum()  # ranks exchange gradients of all parameters
             else:
                 apart = pilots.apart(self.num_queries)
                 queries = torch.cat((queries, self.pilot_classes(pilots.labels)), dim=1)
@@ -168,7 +168,7 @@ class MaskedTransformerDecoder(nn.Module):
         *,
         is_start: bool = False,
     ) -> MaskOutput:
-        """What the queries predict and, after the first layer, their pilots."""
+        """What the queries predict and, after the first layer, also their pilots."""
         scores = self.class_head(normed)
         if pilots is None:
             return MaskOutput(scores, MaskProduct(embeddings, mask_features), normed, outputs)
@@ -196,13 +196,13 @@ class MaskedTransformerDecoder(nn.Module):
             num_frames, height, width, self.dim, temporal=self.temporal, dtype=feature.dtype, device=feature.device
         )
         key = value + position.flatten(0, 2).to(value.dtype)
-        # Attention reads masks at the size of the level. Resizing is linear, so the pixel embeddings are resized
+        # Attention needs masks at the size of the level. Resizing is linear, so the pixel embeddings are resized
         # instead, once for all queries and layers.
         frames = F.interpolate(mask_features.flatten(0, 1), size=(height, width), mode="bilinear", align_corners=False)
         return Scale(key, value, frames.unflatten(0, (-1, num_frames)), [(num_frames, height, width)])
 
     def _read(self, queries: Tensor) -> tuple[Float[Tensor, "B Q C"], Float[Tensor, "B Q C_mask"]]:
-        """Queries after the shared norm, and what the shared head makes of them to multiply with pixel embeddings."""
+        """Queries after the shared norm, and the mask embeddings that the shared head computes from them."""
         normed = self.norm(queries)
         embeddings = normed
         for layer in self.mask_head[:-1]:
@@ -211,7 +211,7 @@ class MaskedTransformerDecoder(nn.Module):
 
 
 def _joined(levels: list[Scale]) -> Scale:
-    """The tokens of several levels one after the other, their pixels as one row."""
+    """The tokens of several levels one after the other, with their pixels as one row."""
     if len(levels) == 1:
         return levels[0]
     keys, values, pixels, grids = zip(*levels, strict=True)

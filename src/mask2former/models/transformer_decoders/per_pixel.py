@@ -1,7 +1,7 @@
-"""What MaskFormer is compared with (Table 3 there): classes of pixels instead of classes of masks.
+"""The baselines of MaskFormer (Table 3 there): classifying pixels instead of masks.
 
 ``PerPixelHead`` is a convolution. ``PerPixelPlusHead`` has the transformer and the mask embeddings of MaskFormer, with
-a query for each class whose mask logits are the scores of the class.
+one query per class, whose mask logits are the scores of the class.
 """
 
 from __future__ import annotations

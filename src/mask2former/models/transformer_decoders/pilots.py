@@ -1,11 +1,11 @@
-"""Mask-piloted training: beside its queries the decoder gets ground truth, and learns to keep it (MP-Former).
+"""Mask-piloted training: the decoder also receives ground truth, and learns to keep it (MP-Former).
 
 A pilot is a query that starts from the class of an object, attends inside the mask of that object in every layer, and
-is trained to predict both, without matching. So layers learn what to do with a good mask before the masks of the layers
-before are good. Pilots exist in training alone.
+is trained to predict both, without matching. So layers learn how to use a good mask before earlier layers predict good
+ones. Pilots exist only in training.
 
-Reference: MP-Former (Zhang et al., CVPR 2023), Sec. 3. How many tokens outside the mask the noise adds, and that pilots
-have no positions, is ours.
+Reference: MP-Former (Zhang et al., CVPR 2023), Sec. 3. Our additions: how many tokens outside the mask the noise adds,
+and that pilots have no positions.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ Grid = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Pilots:
-    """The pilots of a batch: the objects of each clip, several times, as groups that do not see each other.
+    """The pilots of a batch: the objects of each clip, several times, as groups that do not attend to each other.
 
     Attributes:
         labels: class of each pilot, some of them wrong on purpose; 0 where there is none.
-        chosen: of each clip, the target of each of its pilots, which are the first so many of P.
-        masks: of the targets of each clip, one for each pilot, at the padded size.
-        groups: how often each object is there.
+        chosen: for each clip, the target of each of its pilots, which are the first ones of the P.
+        masks: of the targets of each clip, one per pilot, at the padded size.
+        groups: how often each object is repeated.
         noise: the share of a mask that is wrong.
     """
 
@@ -44,23 +44,23 @@ class Pilots:
     noise: float
 
     def apart(self, num_queries: int) -> Bool[Tensor, "B N N"]:
-        """Where queries, then pilots, must not attend to each other: queries see no pilots, pilots no other groups."""
+        """Where queries, then pilots, must not attend: queries not to pilots, pilots not to other groups."""
         batch, count = self.labels.shape
         size = count // self.groups
         device = self.labels.device
         group = torch.cat((torch.full((num_queries,), -1, device=device), torch.arange(count, device=device) // size))
         sees = (group[:, None] == group[None, :]) | (group[None, :] == -1)
         blocked = (~sees).expand(batch, -1, -1).clone()
-        for clip, chosen in enumerate(self.chosen):  # of each group the first are there
+        for clip, chosen in enumerate(self.chosen):  # in each group the first ones are used
             there = torch.zeros((self.groups, size), dtype=torch.bool, device=device)
             there[:, : len(chosen) // self.groups] = True
             absent = torch.cat((torch.zeros(num_queries, dtype=torch.bool, device=device), ~there.flatten()))
             blocked[clip] |= absent
-        blocked.diagonal(dim1=1, dim2=2).fill_(False)  # everyone sees itself
+        blocked.diagonal(dim1=1, dim2=2).fill_(False)  # everyone attends to itself
         return blocked
 
     def blocked(self, grids: Sequence[Grid]) -> Bool[Tensor, "B P S"]:
-        """Where each pilot must not attend: outside its mask, with noise of its own in every layer."""
+        """Where each pilot must not attend: outside its mask, with different noise in every layer."""
         batch, count = self.labels.shape
         total = sum(frames * height * width for frames, height, width in grids)
         blocked = torch.zeros((batch, count, total), dtype=torch.bool, device=self.labels.device)
@@ -87,10 +87,10 @@ def make_pilots(targets: Sequence[Target], most: int, num_classes: int, noise: f
     """Pilots of the objects of a batch; None if there are none.
 
     Args:
-        targets: one per clip; those labelled "no object", as of clips in which an object is not seen, get no pilots.
-        most: how many pilots a clip has at most; of more objects some are chosen at random.
-        num_classes: of which wrong classes are drawn, for the share ``noise`` of pilots.
-        noise: the share of a mask that is wrong, and of classes.
+        targets: one per clip; those labelled "no object", as in clips where an object is not visible, get no pilots.
+        most: maximum number of pilots per clip; if there are more objects, some are chosen at random.
+        num_classes: number of classes from which wrong ones are drawn, for the share ``noise`` of pilots.
+        noise: the share of wrong pixels in a mask, and of wrong classes.
     """
     there = [(target.labels < num_classes).nonzero().flatten() for target in targets]
     sizes = [min(len(objects), most) for objects in there]

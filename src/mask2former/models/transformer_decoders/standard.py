@@ -1,7 +1,7 @@
 """The transformer decoder of MaskFormer (Sec. 3.3 and 4.2), which attends to all pixels of one map.
 
-Queries start from zero and are told apart by their position alone. A layer is self-attention, cross-attention and
-feed-forward, as in DETR; the same head reads classes and masks after every layer.
+Queries start from zero and differ only in their positions. A layer is self-attention, cross-attention and feed-forward,
+as in DETR; the same head predicts classes and masks after every layer.
 """
 
 from __future__ import annotations
@@ -57,15 +57,16 @@ class _DecoderLayer(nn.Module):
 
 
 class OneMapTransformer(nn.Module):
-    """A map and learned query positions to the states of the queries after every layer.
+    """From a map and learned query positions to the states of the queries after every layer.
 
     Args:
         channels: of the map.
-        num_queries: how many.
+        num_queries: number of queries.
         num_layers: of the decoder.
         num_encoder_layers: over the map, before it.
         source: which map; see :class:`~mask2former.config.StandardDecoderConfig`.
-        project_source: also where ``channels`` is ``dim``; otherwise a convolution makes them so anyway.
+        project_source: add a convolution even where ``channels`` is ``dim``; otherwise one is added only where they
+            differ.
     """
 
     def __init__(
@@ -104,7 +105,7 @@ class OneMapTransformer(nn.Module):
         """The states after every layer, normed; keys of a clip are the pixels of all its frames.
 
         Raises:
-            UserError: the pixel decoder does not hand the map on.
+            UserError: the pixel decoder does not provide the map.
         """
         feature = self.input_projection(self._map(features))
         tokens = feature.flatten(2).transpose(1, 2).unflatten(0, (-1, num_frames)).flatten(1, 2)  # (B, T*H*W, C)
@@ -112,7 +113,7 @@ class OneMapTransformer(nn.Module):
         if self.encoder is not None:
             tokens = self.encoder(tokens, position)
         placed = tokens + position
-        query_positions = self.query_positions.weight.expand(tokens.shape[0], -1, -1)  # len() fixes it in exports
+        query_positions = self.query_positions.weight.expand(tokens.shape[0], -1, -1)  # len() would be fixed in exports
         queries = torch.zeros_like(query_positions)
         states = []
         for layer in self.layers:
@@ -128,14 +129,14 @@ class OneMapTransformer(nn.Module):
             found = None if features.backbone is None else features.backbone[_MAPS.index(self.source)]
         if found is None:
             raise UserError(
-                f"the pixel decoder does not hand on the map that the transformer decoder attends to ({self.source}); "
+                f"the pixel decoder does not provide the map that the transformer decoder attends to ({self.source}); "
                 "expected PixelFeatures with encoded, for encoder, or with backbone, for res2 to res5"
             )
         return found
 
 
 def mask_embeddings(dim: int, mask_dim: int) -> nn.Sequential:
-    """What makes of a query the embedding to multiply with those of pixels: three layers."""
+    """Three layers that turn a query into the embedding to multiply with those of pixels."""
     linear = (nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, mask_dim))
     return nn.Sequential(linear[0], nn.ReLU(), linear[1], nn.ReLU(), linear[2])
 
@@ -147,7 +148,7 @@ class StandardTransformerDecoder(nn.Module):
         num_classes: K; the head has one more row for "no object".
         channels: of the map that it attends to.
         mask_dim: channels of the per-pixel embeddings.
-        num_layers: of the decoder; predictions are read after each of them.
+        num_layers: of the decoder; predictions are made after each of them.
         others: see :class:`OneMapTransformer`.
     """
 

@@ -101,7 +101,7 @@ def test_self_supervised_files(resnet18: Any, tmp_path: Path, wrap: str) -> None
 def test_a_detector_is_no_pretraining(resnet18: Any, tmp_path: Path) -> None:
     state = {f"backbone.{name}": value for name, value in resnet18.state_dict().items()}
     torch.save({**state, "neck.fpn.weight": torch.zeros(1)}, tmp_path / "detector.pth")
-    with pytest.raises(UserError, match="none of the layouts"):
+    with pytest.raises(UserError, match="none of the known layouts"):
         read(tmp_path / "detector.pth")
 
 
@@ -263,7 +263,7 @@ def test_a_swin_of_timm_is_told(tmp_path: Path) -> None:
     state = {name.replace("layers.0.downsample", "layers.9.downsample"): value
              for name, value in original_swin(small_model()).items()}  # fmt: skip
     torch.save(state, tmp_path / "swin.pth")
-    with pytest.raises(UserError, match="none of the layouts"):
+    with pytest.raises(UserError, match="none of the known layouts"):
         read(tmp_path / "swin.pth")
 
 

@@ -248,7 +248,7 @@ def test_unreadable_architectures_are_named(published: Any, change: dict[str, An
 def test_weights_of_another_model_are_told(tmp_path: Path) -> None:
     path = tmp_path / "backbone.pkl"
     path.write_bytes(pickle.dumps({"model": {"stem.conv1.weight": np.zeros(3)}, "matching_heuristics": True}))
-    with pytest.raises(UserError, match=r"none of the layouts that we know.*such as stem\.conv1\.weight"):
+    with pytest.raises(UserError, match=r"none of the known layouts.*such as stem\.conv1\.weight"):
         checkpoints.load(path)
 
 

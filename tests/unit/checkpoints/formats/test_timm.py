@@ -116,7 +116,10 @@ def test_what_timm_once_stored_and_makes_anew_is_left_out() -> None:
     [
         ({"stages.1.blocks.0.gamma": None}, r"1 missing: stages\.1\.blocks\.0\.gamma"),
         ({"stages.4.blocks.0.gamma": torch.zeros(1)}, r"1 unexpected: stages\.4\.blocks\.0\.gamma"),
-        ({"stem.0.bias": torch.zeros(9)}, r"1 mis-shaped: stem\.0\.bias \(9,\) instead of \(8,\); name the model that"),
+        (
+            {"stem.0.bias": torch.zeros(9)},
+            r"1 mis-shaped: stem\.0\.bias \(9,\) instead of \(8,\); set model.backbone to",
+        ),
         ({"stem_0.bias": torch.zeros(8)}, "'stem.0.bias' and 'stem_0.bias' mean the same"),
     ],
     ids=["missing", "unexpected", "shape", "twice"],
@@ -131,10 +134,10 @@ def test_weights_of_another_model_are_told(change: dict[str, Tensor | None], mes
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"architecture": "no_such_model"}, "backbone 'no_such_model': timm could not make it"),
+        ({"architecture": "no_such_model"}, "backbone 'no_such_model': timm could not create it"),
         ({"architecture": "hf_hub:x/y"}, "backbone 'hf_hub:x/y' would be read from elsewhere"),
         ({"model_args": [1]}, r"'model_args' is \[1\]; expected arguments by name"),
-        ({"model_args": {"dims": "/etc"}}, "argument 'dims' is '/etc'; expected a word of timm's"),
+        ({"model_args": {"dims": "/etc"}}, "argument 'dims' is '/etc'; expected a word that timm knows"),
         ({"pretrained_cfg": {"mean": [0, 0, 0], "std": [0, 1, 1]}}, "expected means of 0 to 255 and deviations of 1"),
         ({"pretrained_cfg": {"mean": [0, 0, 0]}}, "deviation None.*; expected three numbers each"),
     ],
@@ -164,7 +167,7 @@ def test_the_training_decides_where_timm_knows_several_normalisations() -> None:
 
 def test_weights_of_another_name_are_refused_though_all_shapes_fit() -> None:
     """efficientnet_lite0 pads otherwise and has another epsilon."""
-    with pytest.raises(UserError, match=r"of timm's tf_efficientnet_lite0, and model\.backbone\.model is efficientn"):
+    with pytest.raises(UserError, match=r"for timm's tf_efficientnet_lite0, but model\.backbone\.model is efficientn"):
         recognised_backbone(lite0_entries(), wanted=TimmConfig(model="efficientnet_lite0"))
 
 

@@ -48,7 +48,7 @@ def task_of(data: dict[str, str], *results: dict[str, Any]) -> list[dict[str, An
 
 
 TWO_IMAGES = {"img1": "/data/upload/1/0a1b2c3d-a.png", "img2": "/data/upload/1/0a1b2c3d-b.png"}
-SEVERAL = r"task 1: it has several images \(.*\); expected one image in a task: make a task of each"
+SEVERAL = r"task 1: it has several images \(.*\); expected one image per task: create one task per"
 
 READ: dict[str, tuple[Any, list[np.ndarray]]] = {
     "brush": (
@@ -145,11 +145,11 @@ BROKEN: dict[str, tuple[Any, str]] = {
                 },
             }
         ),
-        r"its mask has \(3, 4\) pixels, but its image \(40, 60\)",
+        r"its mask has \(3, 4\) pixels, but its image has \(40, 60\)",
     ),
     "a bitmask elsewhere": (
         task({"type": "bitmasklabels", "value": {"imageDataURL": "https://host/m.png", "bitmasklabels": ["cell"]}}),
-        "its image is 'https://host/m.png', no 'data:image/png;base64,...'",
+        "its image is 'https://host/m.png'; expected 'data:image/png;base64,...'",
     ),
     "JSON-MIN": ([{"image": "a.png", "id": 1, "label": []}], "JSON-MIN"),
     "two images": (
@@ -191,7 +191,7 @@ BROKEN: dict[str, tuple[Any, str]] = {
     ),
     "two labels of one id": (
         task(region(SQUARE, id="x"), {"id": "x", "type": "labels", "value": {"labels": ["dirt"]}}),
-        "region 'x' of .*: it has the labels .*; expected one class for each",
+        "region 'x' of .*: it has the labels .*; expected one class per region",
     ),
     "a number as a brush": (
         task({"value": {"rle": 10_000_000_000_000, "brushlabels": ["cell"]}}),
@@ -203,7 +203,7 @@ BROKEN: dict[str, tuple[Any, str]] = {
     ),
     "two labels": (
         task({"type": "polygonlabels", "value": {"points": [[1, 1]], "polygonlabels": ["cell", "dirt"]}}),
-        r"task 1: region '\w+' of .*: it has the labels .*; expected one class for each",
+        r"task 1: region '\w+' of .*: it has the labels .*; expected one class per region",
     ),
     "a rotated image": (
         task({"image_rotation": 90, "value": {"points": [[1, 1]], "polygonlabels": ["cell"]}}),
@@ -211,11 +211,11 @@ BROKEN: dict[str, tuple[Any, str]] = {
     ),
     "a brush that is cut short": (
         task({"value": {"rle": packed(ALONE)[:-2], "brushlabels": ["cell"]}}),
-        "cut short",
+        "incomplete",
     ),
     "a brush of another image": (
         task({"value": {"rle": packed(np.ones((2, 2), bool)), "brushlabels": ["cell"]}}),
-        "of a brush are of 16 values",
+        "of a brush mask cover 16 values",
     ),
 }
 
@@ -232,5 +232,5 @@ def test_what_is_not_read_is_noted(tmp_path: Path) -> None:
     twice[0]["annotations"].append({"result": []})
     found, notes = read(tmp_path, "label-studio", twice)
     assert len(found) == 1
-    assert any("several annotations of Label Studio, of which the first is read" in note for note in notes)
+    assert any("several Label Studio annotations, of which only the first is read" in note for note in notes)
     assert any("are not regions" in note for note in notes)

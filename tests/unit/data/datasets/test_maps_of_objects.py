@@ -53,7 +53,7 @@ def test_names_on_both_sides_and_a_split_list(tmp_path: Path) -> None:
     images, labels = Folder(tmp_path / "x"), Folder(tmp_path / "y")
     found = pair_files(images, labels, names, None, notes)
     assert found == [(f"deep/{name}_rgb.jpg", f"deep/gt_{name}_ids.png") for name in "abc"]
-    assert notes == [f"'{images}': skipped files whose names are not {{stem}}_rgb: 1 (other.jpg)"]
+    assert notes == [f"'{images}': skipped files whose names do not match {{stem}}_rgb: 1 (other.jpg)"]
     (tmp_path / "list.txt").write_text("deep/b 1\n\n/home/me/x/deep/c -1\n")
     assert [pair[0] for pair in pair_files(images, labels, names, tmp_path / "list.txt", notes)] == [
         "deep/b_rgb.jpg",
@@ -101,7 +101,7 @@ def listed(root: Path, text: str, *names: str) -> tuple[list[str], list[str]]:
     ],
 )
 def test_a_missing_image_of_a_split_list_is_never_another_one(tmp_path: Path, text: str, missing: str) -> None:
-    with pytest.raises(UserError, match=re.escape(f": 1 ({missing}); check both (a line is one name; only where all")):
+    with pytest.raises(UserError, match=re.escape(f": 1 ({missing}); check both (each line is one name; a final")):
         listed(tmp_path, text, "cell", "cell 1")
 
 
@@ -113,7 +113,7 @@ def test_lines_of_voc_and_repeated_lines_of_a_split_list(tmp_path: Path) -> None
     found, notes = listed(tmp_path, "2007_1\n2007_2\nold/2007_1.jpg\n2007_1\n")
     assert found == ["2007_1", "2007_2"]
     path = tmp_path / "list.txt"
-    assert notes == [f"images of the split list '{path}' are listed more than once, and read once: 1 (2007_1.jpg)"]
+    assert notes == [f"images of the split list '{path}' are listed more than once, but read once: 1 (2007_1.jpg)"]
 
 
 def test_a_deep_line_of_a_split_list_costs_no_more_than_its_length(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_a_deep_line_of_a_split_list_costs_no_more_than_its_length(tmp_path: Pat
 @pytest.mark.parametrize("pattern", ["mask", "{stem}{stem}", "a/{stem}"])
 def test_names_without_one_stem_are_refused(tmp_path: Path, pattern: str) -> None:
     image(tmp_path / "a.jpg")
-    with pytest.raises(UserError, match=r"has no '\{stem\}', or has it twice"):
+    with pytest.raises(UserError, match=r"must contain '\{stem\}' exactly once"):
         pair_files(Folder(tmp_path), Folder(tmp_path), Names(label=pattern), None, [])
 
 
@@ -170,7 +170,7 @@ def test_tables_of_colours_in_the_forms_of_their_tools(tmp_path: Path, name: str
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("id,name\n0,sky\n", "gives no colour to the classes 1"),
+        ("id,name\n0,sky\n", "gives no colour for the classes 1"),
         ("name,r,g,b\nsky,0,0,0\nroad,0,0,0\n", "to two classes"),
         ("name,r,g,b\nsky,0,0,256\n", "is not within 0..255"),
         ("name,r,g,b\nsky,0,0\n", "too few columns"),
@@ -224,7 +224,7 @@ def test_objects_have_the_classes_of_the_map_beside(tmp_path: Path) -> None:
         (numbers(1, 1), numbers(0), r"have no class in .*: 1 \(1\)"),
         (numbers(1), numbers(1, 2), "1 pixels of .* have a class but belong to no object"),
         (numbers(1), numbers(9), r"numbers 1 \(9\), which are not classes"),
-        (numbers(1), np.zeros((4, 5), np.uint8), "expected maps of one size"),
+        (numbers(1), np.zeros((4, 5), np.uint8), "expected maps of the same size"),
     ],
 )
 def test_maps_that_do_not_agree_are_refused(tmp_path: Path, ids: np.ndarray, classes: np.ndarray, words: str) -> None:
@@ -285,7 +285,7 @@ def test_what_is_odd_about_mask_files_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"its mask '.*3.png' is"):
         MaskFiles([MaskFolder(tmp_path)]).annotated(0)
     image(tmp_path / "a" / "images" / "second.png")
-    with pytest.raises(UserError, match="expected one image beside a folder of masks"):
+    with pytest.raises(UserError, match="expected one image per folder of masks"):
         MaskFiles([MaskFolder(tmp_path)])
     with pytest.raises(UserError, match="has mask files; expected the masks"):
         MaskFiles([MaskFolder(tmp_path / "b")])

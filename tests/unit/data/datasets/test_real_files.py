@@ -61,7 +61,7 @@ def test_label_studio_gives_back_our_predictions_and_its_own_masks(images: Path)
     name, ellipse = found["deep/b c#1.png"][3]
     assert (name, found["empty.png"]) == ("cell", [])
     assert abs(int(ellipse.sum()) - np.pi * 36) < 3
-    assert any("skipped or that nobody annotated, left out (2)" in text for text in samples.notes)
+    assert any("skipped or not annotated, left out (2)" in text for text in samples.notes)
 
 
 def test_labelme_gives_back_what_was_drawn(images: Path) -> None:

@@ -176,7 +176,7 @@ BROKEN: dict[str, tuple[ToolName, Any, str]] = {
     "no points": (
         "labelme",
         labelme({"points": 3}),
-        r"writes it: object 1: something in it has an unexpected type \(TypeError",
+        r"valid file of .*: object 1: a value in it has an unexpected type \(TypeError",
     ),
     "no points at all": ("labelme", labelme({"points": SQUARE}, {"label": "cell"}), "object 2: it has no 'points'"),
     "null as shapes": ("labelme", {**labelme({}), "shapes": None}, r"'shapes' is null; expected .* or write \[\]"),
@@ -207,12 +207,12 @@ BROKEN: dict[str, tuple[ToolName, Any, str]] = {
     "two attributes": (
         "via",
         via(({"name": "point"}, {"kind": "cell", "state": "good"})),
-        "say which one is the class",
+        "specify which one is the class",
     ),
     "two checkboxes": (
         "via",
         via(({"name": "point"}, {"kind": {"cell": True, "dirt": True}})),
-        r"object \d of 'a.png': .* expected one class for each region",
+        r"object \d of 'a.png': .* expected one class per region",
     ),
     "a document type": ("cvat", f"<!DOCTYPE a []>{cvat('')}", "declares a document type"),
     "no XML": ("cvat", "<annotations>", "is not XML, or is cut short"),
@@ -225,7 +225,7 @@ BROKEN: dict[str, tuple[ToolName, Any, str]] = {
     "a mask without end": (
         "cvat",
         cvat('<mask label="cell" rle="0,4" left="5" top="6" width="1000000" height="1000000"/>'),
-        "a mask has pixels: 1,000,000,000,000; at most",
+        "a mask has too many pixels: 1,000,000,000,000; at most",
     ),
     "a corner of three numbers": (
         "labelme",

@@ -142,5 +142,5 @@ def test_models_that_do_not_go_with_it_are_refused() -> None:
         TimmBackbone("resnet18", pyramid=16)
     with pytest.raises(UserError, match=r"for a plain vision transformer set model.backbone.pyramid=256"):
         TimmBackbone(PLAIN[0], kwargs=PLAIN[1] | {"depth": 3})
-    with pytest.raises(UserError, match="does not take images of any size"):
+    with pytest.raises(UserError, match="does not accept images of arbitrary size"):
         TimmBackbone(PLAIN[0], kwargs=PLAIN[1] | {"dynamic_img_size": False}, pyramid=16)

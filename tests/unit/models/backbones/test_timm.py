@@ -171,14 +171,18 @@ def test_arguments_reach_timm() -> None:
 @pytest.mark.parametrize(
     ("model", "kwargs", "message"),
     [
-        ("resnet5o", {}, "backbone 'resnet5o': timm could not make it"),
+        ("resnet5o", {}, "backbone 'resnet5o': timm could not create it"),
         (
             "vit_tiny_patch16_224",
             {},
-            r"patch16_224' has maps of strides .*\[4, 8, 16, 32\] are needed",
+            r"patch16_224' has maps of strides .*expected maps of strides \[4, 8, 16, 32\]",
         ),
-        ("resnet18", {"output_stride": 16}, r"has maps of strides \[2, 4, 8, 16, 16\]; .*\[4, 8, 16, 32\] are needed"),
-        ("resnet18", {"width": 3}, "backbone 'resnet18': timm could not make it: .*width"),
+        (
+            "resnet18",
+            {"output_stride": 16},
+            r"has maps of strides \[2, 4, 8, 16, 16\]; expected maps of strides \[4, 8, 16, 32\]",
+        ),
+        ("resnet18", {"width": 3}, "backbone 'resnet18': timm could not create it: .*width"),
     ],
 )
 def test_what_cannot_serve_is_refused(model: str, kwargs: dict[str, Any], message: str) -> None:
@@ -215,15 +219,23 @@ def test_maps_with_channels_last_are_permuted(model: str, kwargs: dict[str, Any]
     ("model", "kwargs", "message"),
     [
         ("swin_tiny_patch4_window7_224", SWIN, r"any size .* set model.backbone.kwargs=\{strict_img_size: false\}$"),
-        ("test_coatnet", {}, r"^backbone 'test_coatnet' does not take images of any size .*; choose another model$"),
-        ("efficientformer_l1", {}, r"'efficientformer_l1' does not take images of any size .*; choose another model$"),
+        (
+            "test_coatnet",
+            {},
+            r"^backbone 'test_coatnet' does not accept images of arbitrary size .*; choose another model$",
+        ),
+        (
+            "efficientformer_l1",
+            {},
+            r"'efficientformer_l1' does not accept images of arbitrary size .*; choose another model$",
+        ),
         (
             "mobilevitv2_050",
             {},
-            r"'mobilevitv2_050' gives maps of .*256x2x34 .* not of 8x264, .*, 1x33; choose another",
+            r"'mobilevitv2_050' returns maps of .*256x2x34 .* not of 8x264, .*, 1x33; choose another",
         ),
         # Its position biases are made for 224 pixels, and it fails beyond twice that alone.
-        ("mvitv2_tiny", {}, r"'mvitv2_tiny' does not take images of any size \(of 32x1056"),
+        ("mvitv2_tiny", {}, r"'mvitv2_tiny' does not accept images of arbitrary size \(of 32x1056"),
     ],
 )
 def test_models_that_need_one_size_or_have_other_grids_are_refused(
@@ -261,15 +273,15 @@ def test_published_models_are_not_probed(monkeypatch: pytest.MonkeyPatch) -> Non
     [
         (
             {"pretrained": True},
-            "leave 'pretrained' out of its kwargs: the weights that training starts from",
+            "remove 'pretrained' from its kwargs: the weights that training starts from",
         ),
-        ({"checkpoint_path": "x.pth"}, "leave 'checkpoint_path' out of its kwargs"),
-        ({"pretrained_cfg": {"file": "x.pth"}}, "leave 'pretrained_cfg' out of its kwargs"),
-        ({"in_chans": 4}, "leave 'in_chans' out of its kwargs: images have as many channels as model"),
-        ({"num_classes": 10}, "leave 'num_classes' out of its kwargs"),
-        ({"features_only": False}, "leave 'features_only' out of its kwargs"),
-        ({"out_indices": [1, 2, 3, 4]}, "leave 'out_indices' out of its kwargs"),
-        ({"channels": [3, 4]}, "timm could not make it: list index out of range"),
+        ({"checkpoint_path": "x.pth"}, "remove 'checkpoint_path' from its kwargs"),
+        ({"pretrained_cfg": {"file": "x.pth"}}, "remove 'pretrained_cfg' from its kwargs"),
+        ({"in_chans": 4}, "remove 'in_chans' from its kwargs: the number of image channels is the length of model"),
+        ({"num_classes": 10}, "remove 'num_classes' from its kwargs"),
+        ({"features_only": False}, "remove 'features_only' from its kwargs"),
+        ({"out_indices": [1, 2, 3, 4]}, "remove 'out_indices' from its kwargs"),
+        ({"channels": [3, 4]}, "timm could not create it: list index out of range"),
     ],
     ids=str,
 )
@@ -298,5 +310,5 @@ def test_a_batch_norm_with_one_value_says_what_helps() -> None:
 def test_gradient_checkpointing_that_a_model_lacks_is_refused_when_requested() -> None:
     backbone = TimmBackbone("hrnet_w18_small")
     backbone.set_gradient_checkpointing(False)
-    with pytest.raises(UserError, match="'hrnet_w18_small' of timm has no gradient checkpointing"):
+    with pytest.raises(UserError, match="'hrnet_w18_small' of timm does not support gradient checkpointing"):
         backbone.set_gradient_checkpointing(True)
