@@ -1,7 +1,7 @@
 """Builds the CPU kernel of deformable sampling as a plain shared library; everything else is in pyproject.toml.
 
 The library has a C interface and is loaded through ctypes: no Python or torch headers, no ABI tag. It is optional:
-where nothing compiles, the installation goes on and says so in one line, and torch operators do the work.
+if it cannot be compiled, the installation continues with a one-line message, and torch operators do the work.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SOURCES = "src/mask2former/ops/deform_attn/csrc"
 
 
 class BuildSharedLibrary(build_ext):
-    """Calls the C compiler once, on the one source file."""
+    """Calls the C compiler once, for the only source file."""
 
     def get_ext_filename(self, fullname: str) -> str:
         return str(Path(*fullname.split("."))) + ".so"
@@ -52,7 +52,7 @@ class BuildSharedLibrary(build_ext):
 
     @staticmethod
     def _failure(command: list[str]) -> str:
-        """Why the command did not work; empty when it did."""
+        """Why the command failed; empty if it succeeded."""
         try:
             run = subprocess.run(command, capture_output=True, text=True, check=False)
         except OSError as error:
@@ -61,7 +61,7 @@ class BuildSharedLibrary(build_ext):
 
 
 class WheelForAnyPython(bdist_wheel):
-    """One wheel for each platform: the library knows nothing of Python, so it fits every version of it."""
+    """One wheel per platform: the library does not depend on Python, so it fits every version of it."""
 
     def get_tag(self) -> tuple[str, str, str]:
         return "py3", "none", super().get_tag()[2]

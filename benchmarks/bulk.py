@@ -1,9 +1,9 @@
-"""Images per second with one and two actors of Ray Data, beside ``predict`` in one process.
+"""Images per second with one and two actors of Ray Data, compared with ``predict`` in one process.
 
-``scenes-tiny`` segments the same drawn scenes each time, without overlays, one image at a time; the ways take turns, so
-a machine that slows down slows all of them down. For each way: seconds of the whole call (which for actors includes the
-start of Ray, and loading the model), and images per second once all actors work: from the moment at which as many
-shards are done as there are actors, to the end. Beside it, bytes of results per image on the disk.
+``scenes-tiny`` segments the same drawn scenes each time, without overlays, one image at a time. The methods alternate,
+so a slow phase of the machine affects all of them. For each: seconds of the complete call (for actors including the
+start of Ray and loading the model), and images per second once all actors are working: from the moment at which as many
+shards are done as there are actors, to the end. Also the bytes of results per image on the disk.
 
     python benchmarks/bulk.py --output benchmarks/results/bulk.json
 """
@@ -33,7 +33,7 @@ SIZE, TASK, MODEL = (240, 320), "panoptic", "scenes-tiny"
 
 
 def in_one_process(images: Path, output: Path, shard_size: int) -> tuple[float, float]:
-    """Seconds, and images per second after the first ones, by ``predict_files``."""
+    """Seconds, and images per second after the first ones, of ``predict_files``."""
     start = time.perf_counter()
     done: list[float] = []
     predictor = Predictor.from_pretrained(MODEL, device="cpu", quiet=True)
@@ -45,7 +45,7 @@ def in_one_process(images: Path, output: Path, shard_size: int) -> tuple[float, 
 
 
 def by_actors(images: Path, output: Path, shard_size: int, actors: int) -> tuple[float, float]:
-    """The same by ``predict_bulk``."""
+    """The same for ``predict_bulk``."""
     start = time.perf_counter()
     done: list[tuple[float, int]] = []
 

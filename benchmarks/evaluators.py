@@ -1,19 +1,19 @@
-"""Images per second of the evaluators beside reference code, and peak memory of evaluating a whole data set.
+"""Images per second of the evaluators and of reference code, and peak memory of evaluating a complete data set.
 
-Synthetic images of COCO's size with blobs as segments; both sides get the same id maps and masks in memory, if not
-said otherwise. Passes over all images alternate in one process, so a machine that slows down slows both.
-All run on one thread and times are seconds of it, so other programs count for neither. The first pass is not counted,
+The images are synthetic, of COCO's size, with blobs as segments. Both sides get the same id maps and masks in memory,
+unless stated otherwise. Passes over all images alternate in one process, so a slow phase of the machine affects both.
+All run on one thread, and its seconds are measured, so other programs affect neither. The first pass is not counted,
 and both sides must give the same numbers.
 
-- Average precision: pycocotools, the official code, from the same masks, which it wants run-length encoded.
-- Panoptic quality: the official tool of Cityscapes, whose rules are those of COCO, on PNG files that both sides read,
-  and on the same files decoded beforehand. COCO's own, panopticapi, is on no package index. So that the metric is also
-  seen without files, ``reference_panoptic_quality`` below is a plain reading of the definition (one dictionary entry
-  per pair of segments, ``numpy.unique`` per image), written here; it is not an official program.
-- Boundary average precision: faster-coco-eval, which calculates the same; the official code is on no package index.
+- Average precision: pycocotools, the official code, with the same masks, which it needs run-length encoded.
+- Panoptic quality: the official tool of Cityscapes, whose rules are those of COCO, with PNG files that both sides read,
+  and with the same files decoded beforehand. COCO's own, panopticapi, is on no package index. To measure the metric
+  without files, ``reference_panoptic_quality`` below is a literal implementation of the definition (one dictionary
+  entry per pair of segments, ``numpy.unique`` per image), written here; it is not an official program.
+- Boundary average precision: faster-coco-eval, which computes the same; the official code is on no package index.
 
-Memory is that of a run of its own (``--memory``) with all tasks and all options. It goes round a few images, which
-stay in memory, until as many have been added as asked for; what evaluators keep of an image does not depend on that.
+Memory is that of a separate run (``--memory``) with all tasks and all options. It cycles through a few images, which
+stay in memory, until the requested number has been added; what evaluators keep of an image does not depend on that.
 
     python benchmarks/evaluators.py --output benchmarks/results/evaluators.json
     python benchmarks/evaluators.py --memory 5000 --output benchmarks/results/evaluators_memory.json
@@ -48,13 +48,13 @@ from mask2former.structures import Categories, Instances, PanopticSegmentation, 
 from mask2former.structures.ground_truth import InstanceGroundTruth, PanopticGroundTruth
 
 SIZE = (480, 640)
-OBJECTS, DETECTIONS = 7, 100  # per image; COCO has 7.3 objects, and AP looks at 100 detections
+OBJECTS, DETECTIONS = 7, 100  # per image; COCO has 7.3 objects, and AP uses 100 detections
 CATEGORIES = Categories.load("coco_panoptic")
 THINGS, STUFF = CATEGORIES.thing_indices, CATEGORIES.stuff_indices
 
 
 class ImageLike(NamedTuple):
-    """Truths and results of one image for all tasks."""
+    """Ground truth and results of one image for all tasks."""
 
     panoptic: tuple[PanopticSegmentation, PanopticGroundTruth]
     instance: tuple[Instances, InstanceGroundTruth]
@@ -130,7 +130,7 @@ def image(seed: int) -> ImageLike:
 
 
 def reference_panoptic_quality(images: list[ImageLike]) -> dict[str, float]:
-    """PQ over all classes in percent, read from the definition; not the official program."""
+    """PQ over all classes in percent, computed from the definition; not the official program."""
     sums = {index: [0.0, 0, 0, 0] for index in range(len(CATEGORIES))}  # IoU, TP, FP, FN
     for result, ground_truth in (entry.panoptic for entry in images):
         true = {identifier: (label, crowd) for identifier, label, crowd in ground_truth.segments}
@@ -168,7 +168,7 @@ def reference_panoptic_quality(images: list[ImageLike]) -> dict[str, float]:
 
 
 def write_panoptic(images: list[ImageLike], folder: Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """PNG files of ground truths and results below ``folder``, and their annotations; not part of what is timed."""
+    """PNG files of ground truth and results in ``folder``, and their annotations; not part of the timing."""
     annotations = []
     for number, entry in enumerate(images):
         result, ground_truth = entry.panoptic
@@ -198,7 +198,7 @@ def official_panoptic_quality(
     folder: Path,
     colors: dict[str, np.ndarray] | None = None,
 ) -> dict[str, float]:
-    """PQ over all classes in percent, of files or of their decoded ``colors``; one process."""
+    """PQ over all classes in percent, from files or from their decoded ``colors``; one process."""
     from cityscapesscripts.evaluation import evalPanopticSemanticLabeling as tool  # noqa: N813
 
     categories = {index: {"isthing": int(item.is_thing)} for index, item in enumerate(CATEGORIES)}
@@ -209,7 +209,7 @@ def official_panoptic_quality(
 
 
 def coco_annotations(images: list[ImageLike]) -> dict[str, Any]:
-    """The annotation file of the images, which the official code reads; not part of what is timed."""
+    """The annotation file of the images for the official code; not part of the timing."""
     annotations = []
     for number, entry in enumerate(images, start=1):
         ground_truth = entry.instance[1]
@@ -281,7 +281,7 @@ def faster_coco_eval_boundary(images: list[ImageLike], annotations: dict[str, An
 
 
 def our_panoptic_quality(images: list[ImageLike]) -> dict[str, float]:
-    """Adding all images and the final numbers."""
+    """Add all images and compute the final numbers."""
     evaluator = PanopticEvaluator(CATEGORIES)
     for entry in images:
         evaluator.update(*entry.panoptic)
@@ -310,7 +310,7 @@ def ids_of(colors: np.ndarray) -> np.ndarray:
 
 
 def our_average_precision(images: list[ImageLike]) -> dict[str, float]:
-    """Adding all images and the final numbers."""
+    """Add all images and compute the final numbers."""
     evaluator = InstanceEvaluator(CATEGORIES)
     for entry in images:
         evaluator.update(*entry.instance)
@@ -334,7 +334,7 @@ def compare(
     theirs: Callable[[], dict[str, float]],
     repeats: int,
 ) -> dict[str, Any]:
-    """Alternating passes over all images; also the parts of the time that the reference tells."""
+    """Alternating passes over all images, with parts of the time that the reference reports."""
     sides = {"ours": ours, "reference": theirs}
     times: dict[str, list[float]] = {side: [] for side in sides}
     scoring: list[float] = []
@@ -367,7 +367,7 @@ def compare(
 
 
 def everything(count: int, distinct: int) -> dict[str, Any]:
-    """All tasks with all options over ``count`` images; peak memory of this process."""
+    """All tasks with all options for ``count`` images; peak memory of this process."""
     built = evaluators(
         ("panoptic", "instance", "semantic"), CATEGORIES, boundary=True, pooled_threshold=0.5, semantic_segments=True
     )

@@ -1,8 +1,8 @@
-"""Exported files beside their model: CPU seconds of the network, megabytes, and what the metric loses, in one run.
+"""Exported files compared with their model: CPU seconds of the network, megabytes, and loss of the metric, in one run.
 
-The network alone is timed, on one drawn scene at the size that the model takes it, one thread, calls alternating; CPU
-seconds, so that other work on the machine counts little. Metrics are those of drawn scenes, for which the packaged
-model ``scenes-tiny`` was trained. The files are written before, for instance
+Only the network is timed, on one drawn scene at the model's input size, on one thread, with alternating calls; CPU
+seconds are used, so other work on the machine matters little. Metrics are those of drawn scenes, for which the packaged
+model ``scenes-tiny`` was trained. The files are written beforehand, for instance
 
     mask2former export scenes-tiny scenes.onnx
     mask2former export scenes-tiny scenes-int8.onnx --dtype int8 --calibration FOLDER

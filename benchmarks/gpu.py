@@ -1,9 +1,9 @@
-"""Parity, kernels, memory and speed on a GPU, beside the Mask2Former of ``transformers``, in at most eight minutes.
+"""Parity, kernels, memory and speed on a GPU, compared with the Mask2Former of ``transformers``, within eight minutes.
 
-Every part is a process of its own with a time limit, so a fault of the device, a hang or a lack of memory costs that
-part only. Figures are written as soon as they are measured; what failed says why. Both sides hold the same random
-weights, see the same images and take turns. Memory is what torch holds at most (``max_memory_allocated``), the weights
-and inputs of both sides included where they take turns.
+Every part is a separate process with a time limit, so a fault of the device, a hang or a lack of memory affects only
+that part. Figures are written as soon as they are measured; failed ones have a reason. Both sides have the same random
+weights, process the same images and alternate. Memory is torch's peak (``max_memory_allocated``), which includes the
+weights and inputs of both sides where they alternate.
 
     kernels   deformable sampling, forward and backward: largest error against the reference in float64, time, memory
     parity    logits of a small model and of ResNet-50 on the device against float64 on the CPU
@@ -40,30 +40,30 @@ import sampling_kernel
 import torch
 from torch import Tensor
 
-# Seconds that a part may take, in the order of running; together less than eight minutes with the preparation.
+# Seconds that each part may take, in order; together less than eight minutes including the preparation.
 LIMITS = {"kernels": 45, "parity": 60, "r50": 60, "training": 100, "swin-t": 50, "swin-l": 70, "fixed": 70}
 TINY = ("kernels", "parity", "r50", "training", "fixed")
 TOTAL = 470
 RECIPES = {"r50": "coco-panoptic/r50", "swin-t": "coco-panoptic/swin-t", "swin-l": "coco-panoptic/swin-l"}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-CALLS = 20  # of a measurement, at most; fewer where SECONDS are over
+CALLS = 20  # maximum number per measurement; fewer after SECONDS
 SECONDS = 4.0
 GIB = 2**30
 Step = Callable[[], Any]
 
 
 class Figures:
-    """What a part has measured so far, in a file that is written with every figure."""
+    """The measurements of a part so far, in a file that is rewritten with every figure."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.values: dict[str, Any] = {}
 
     def measure(self, name: str, step: Callable[[], Any]) -> Any:
-        """The figure of ``step``, or None and why there is none: the others go on."""
+        """The result of ``step``, or None with a reason if it fails; other figures are still measured."""
         try:
             value = step()
-        except Exception as error:  # whatever a device, a driver or a compiler raises
+        except Exception as error:  # a device, driver or compiler can raise anything
             self.values[name] = reason(error)
             value = None
         else:
@@ -89,20 +89,20 @@ def timed(step: Callable[[], Any], device: torch.device) -> float:
 
 
 def reason(error: Exception) -> dict[str, str]:
-    """What stands in the place of a figure that could not be measured."""
+    """The reason, which replaces a figure that could not be measured."""
     return {"failed": f"{type(error).__name__}: {error}"[:500]}
 
 
 def taking_turns(
     makers: dict[str, Callable[[], Step]], device: torch.device, tiny: bool, batch: int = 1
 ) -> dict[str, Any]:
-    """Seconds of the first call, median seconds, images a second and peak GiB of each; warm calls alone count.
+    """Seconds of the first call, median seconds, images per second and peak GiB of each; medians of warm calls only.
 
     Args:
-        makers: of what is measured, by name; what cannot be made or fails leaves the others their turns.
-        device: that they run on.
+        makers: by name, functions that create a step to measure; if one fails, the others are still measured.
+        device: device to run on.
         tiny: whether two calls of each are enough.
-        batch: images of a call.
+        batch: images per call.
     """
     steps: dict[str, Step] = {}
     found: dict[str, dict[str, Any]] = {name: {} for name in makers}
@@ -111,7 +111,7 @@ def taking_turns(
     def guarded(name: str, step: Callable[[], Any]) -> Any:
         try:
             return step()
-        except Exception as error:  # as in Figures.measure
+        except Exception as error:  # see Figures.measure
             found[name] = reason(error)
             steps.pop(name, None)
             if device.type == "cuda":
@@ -153,7 +153,7 @@ def taking_turns(
 
 
 def model_config(name: str, tiny: bool) -> Any:
-    """The architecture of a published model, or a small one in its stead."""
+    """The architecture of a published model, or a small one instead."""
     from mask2former import recipes
     from mask2former.config import MaskedDecoderConfig, ModelConfig, MSDeformAttnConfig, SwinConfig
 
@@ -167,7 +167,7 @@ def model_config(name: str, tiny: bool) -> Any:
 
 
 def write_model(folder: Path, name: str, tiny: bool) -> None:
-    """One model of random weights in both layouts."""
+    """One model with random weights in both layouts."""
     from mask2former.checkpoints.targets import write
     from mask2former.config import InferenceConfig
     from mask2former.models.build import build_model
@@ -232,7 +232,7 @@ def kernels(figures: Figures, device: torch.device, tiny: bool, folder: Path) ->
 
 
 def parity(figures: Figures, device: torch.device, tiny: bool, folder: Path) -> None:
-    """Differences of logits from float64 on the CPU: with float32 proper, with TF32 convolutions, and in bfloat16."""
+    """Differences of logits from float64 on the CPU: with float32, with TF32 convolutions, and in bfloat16."""
     from mask2former import checkpoints
 
     pixels = torch.from_numpy(prediction.image()).permute(2, 0, 1)[:, :: 4 if tiny else 1, :: 4 if tiny else 1]
@@ -271,7 +271,7 @@ def predictions(name: str) -> Callable[[Figures, torch.device, bool, Path], None
     """The part that measures one model."""
 
     def part(figures: Figures, device: torch.device, tiny: bool, folder: Path) -> None:
-        """From images to panoptic results, both sides in turns."""
+        """From images to panoptic results, both sides alternating."""
         image = prediction.image()
         image = image[::4, ::4].copy() if tiny else image
         for batch in (1, 2 if tiny else 8):
@@ -288,7 +288,7 @@ def predictions(name: str) -> Callable[[Figures, torch.device, bool, Path], None
 
 
 def ours(folder: Path, device: torch.device, dtype: str, images: list[Any]) -> Callable[[], Any]:
-    """A call of this library: all images at once through the network."""
+    """A call of this library: all images in one pass of the network."""
     from mask2former import Predictor
 
     path = folder / "ours.safetensors"
@@ -304,7 +304,7 @@ def ours(folder: Path, device: torch.device, dtype: str, images: list[Any]) -> C
 
 
 def theirs(folder: Path, device: torch.device, dtype: str, images: list[Any]) -> Callable[[], Any]:
-    """A call of ``transformers``: all images at once."""
+    """A call of ``transformers``: all images in one pass."""
     from transformers import AutoImageProcessor, Mask2FormerForUniversalSegmentation
 
     model = Mask2FormerForUniversalSegmentation.from_pretrained(folder / "theirs", dtype=DTYPES[dtype])
@@ -322,12 +322,12 @@ def theirs(folder: Path, device: torch.device, dtype: str, images: list[Any]) ->
 
 
 def training(figures: Figures, device: torch.device, tiny: bool, folder: Path) -> None:
-    """Seconds and peak memory of a step, forward to optimizer; how often the host waits for the device in ours."""
+    """Seconds and peak memory of a step, forward to optimizer; and how often our host waits for the device."""
     size, batches = (64, (2,)) if tiny else (1024, (16, 4))
     for batch in batches:
         for label in ("bfloat16", "float32"):
             for side, make in (("ours", our_step), ("transformers", their_step)):
-                # One after the other, because both together would not fit.
+                # One after the other, because both together would not fit into memory.
                 maker = partial(make, device, label, batch, size, tiny)
                 name = f"{side}, {label}, batch {batch}"
                 result = figures.measure(name, partial(taking_turns, {side: maker}, device, tiny, batch))
@@ -354,7 +354,7 @@ def waits(step: Callable[[], Any]) -> int:
 
 
 def our_step(device: torch.device, dtype: str, batch: int, size: int, tiny: bool) -> Callable[[], Any]:
-    """A step of this library; in bfloat16 under autocast, as ``half_pixel_decoder`` and ``channels_last`` do it."""
+    """A step of this library; in bfloat16 with autocast, ``half_pixel_decoder`` and ``channels_last``."""
     from mask2former.config import OptimConfig
     from mask2former.losses import Criterion
     from mask2former.models.build import build_model
@@ -412,7 +412,7 @@ def their_step(device: torch.device, dtype: str, batch: int, size: int, tiny: bo
 
 
 def fixed(figures: Figures, device: torch.device, tiny: bool, folder: Path) -> None:
-    """A forward pass of one image of a size that does not change: as it is, and compiled (with CUDA graphs)."""
+    """A forward pass for one image of a constant size: plain, and compiled (with CUDA graphs)."""
     from mask2former import checkpoints
 
     pixels = torch.zeros(3, *((96, 128) if tiny else (800, 1088)), dtype=torch.uint8, device=device)
@@ -441,7 +441,7 @@ PARTS: dict[str, Callable[[Figures, torch.device, bool, Path], None]] = {
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What was measured on."""
+    """Description of the machine."""
     found: dict[str, Any] = {"host": platform.machine(), "python": platform.python_version()}
     found["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     found["cuda"] = torch.version.cuda
@@ -456,7 +456,7 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def run_part(name: str, arguments: argparse.Namespace, folder: Path, limit: float) -> dict[str, Any]:
-    """The figures of a part, whole or as far as it came."""
+    """The figures of a part, all or as many as were measured."""
     path = folder / f"{name}.json"
     command = [sys.executable, __file__, "--part", name, "--folder", str(folder), "--device", arguments.device]
     begin = time.perf_counter()

@@ -1,13 +1,13 @@
-"""How time and memory of a prediction grow with pixels, queries, frames, classes and objects, each with its slope.
+"""How time and memory of a prediction grow with pixels, queries, frames, classes and objects, with a slope for each.
 
-One thing grows, the others stay. Every point is a process of its own on the CPU (of Linux): seconds are the median of
-at most three calls from the image to the result, memory is what the process holds at most beyond what it held before
-the call. The slope is that of a straight line through the points in logarithms: 1 is proportional growth, 0 none.
-Beside it is the slope between the last two points, where what does not grow counts least.
+One quantity grows, and the others are constant. Every point is a separate process on the CPU (on Linux): seconds are
+the median of at most three calls from the image to the result, memory is the peak of the process beyond its memory
+before the call. The slope is that of a straight line through the points in logarithms: 1 is proportional growth, 0 is
+none. The slope between the last two points is also given, as constant parts matter least there.
 
-The model is of the size of ``scenes-tiny`` (or ``--model r50``), with random weights and thresholds of 0, so every
-query is a result. Objects are those of a network that predicts as many discs as are wanted. It takes about eight
-minutes on two cores; ``--limit`` says how long each of the five may take.
+The model has the size of ``scenes-tiny`` (or ``--model r50``), with random weights and thresholds of 0, so every
+query is a result. Objects come from a network that predicts any number of discs. It takes about eight minutes on two
+cores; ``--limit`` sets how long each of the five quantities may take.
 
     python benchmarks/growth.py --output benchmarks/results/growth.json --image docs/images/growth.png
     python benchmarks/growth.py --axes queries --points 50 100        # one axis, two points
@@ -40,7 +40,7 @@ AXES: dict[str, tuple[float, ...]] = {
     "classes": (1, 20, 133, 847),
     "objects": (1, 20, 200, 2000),
 }
-CONDITIONS = {  # what does not grow, and what the result is
+CONDITIONS = {  # what is constant, and what the result is
     "megapixels": "panoptic, shown at its own size",
     "queries": "panoptic, 512x512",
     "frames": "tracks of a clip of 192x256",
@@ -55,9 +55,9 @@ REASONS = {
     "classes": "scores per class and pixel are added up for semantic maps; the class head is small",
     "objects": "masks are resized a part at a time and kept as the bits inside their boxes",
 }
-LIMIT = 90.0  # seconds of an axis; points that are expected to end later are left out
+LIMIT = 90.0  # seconds of an axis; points that would probably exceed it are left out
 CALLS = 3
-ENOUGH = 4.0  # seconds; a call that takes longer is not repeated
+ENOUGH = 4.0  # seconds; longer calls are not repeated
 INK, SOFT, LINE, COLOR = "#17171a", "#5d5d66", "#dddcd6", "#2a6fc9"
 
 
@@ -65,7 +65,7 @@ INK, SOFT, LINE, COLOR = "#17171a", "#5d5d66", "#dddcd6", "#2a6fc9"
 
 
 def predictor(model: str, queries: int | None = None, classes: int = 14) -> Any:
-    """Of random weights, with thresholds of 0."""
+    """A predictor with random weights and thresholds of 0."""
     import torch
 
     from mask2former import Predictor, recipes
@@ -95,7 +95,7 @@ def image(height: int, width: int) -> np.ndarray:
 
 
 def discs(count: int) -> Any:
-    """A predictor whose network sees ``count`` discs in a square, in a grid, each of a tenth of a cell and more."""
+    """A predictor whose network predicts ``count`` discs on a grid in a square, each a tenth of a cell or more."""
     import torch
 
     from mask2former import Predictor
@@ -119,7 +119,7 @@ def discs(count: int) -> Any:
 
 
 def call_of(axis: str, value: float, model: str) -> Callable[[], Any]:
-    """What is measured at a point."""
+    """The call to measure at a point."""
     if axis == "megapixels":
         height = 32 * round(math.sqrt(value * 1e6 * 3 / 4) / 32)
         seen, segment = image(height, round(height * 4 / 3)), predictor(model)
@@ -143,10 +143,10 @@ def memory(name: str) -> int:
 
 
 def measure(axis: str, value: float, model: str) -> dict[str, float]:
-    """Seconds and bytes of a point; the first call says how much memory, and is not timed if another one is."""
+    """Seconds and bytes of a point; memory is from the first call, which is only timed if there is no other."""
     call = call_of(axis, value, model)
-    predictor(model)(image(64, 64), "panoptic")  # what the first call of all loads is nobody's
-    # What making the inputs has freed goes back first, or the call would use it and seem to need nothing.
+    predictor(model)(image(64, 64), "panoptic")  # loads what any first call loads
+    # Memory freed by creating the inputs is returned first; otherwise the call would reuse it and seem to need none.
     getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: 0)(0)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
     before = memory("VmRSS")
@@ -167,12 +167,12 @@ def measure(axis: str, value: float, model: str) -> dict[str, float]:
 
 
 def slope(xs: list[float], ys: list[float]) -> float:
-    """Of the straight line through the logarithms."""
+    """Slope of the straight line through the logarithms."""
     return round(float(np.polyfit(np.log(xs), np.log(np.maximum(ys, 1e-3)), 1)[0]), 2)
 
 
 def grow(axis: str, points: list[float], arguments: argparse.Namespace) -> dict[str, Any]:
-    """All points of an axis, as far as the time goes."""
+    """All points of an axis, as far as time permits."""
     rows: list[dict[str, float]] = []
     left_out: dict[str, str] = {}
     begin = time.perf_counter()
@@ -204,7 +204,7 @@ def grow(axis: str, points: list[float], arguments: argparse.Namespace) -> dict[
 
 
 def table(result: dict[str, Any]) -> str:
-    """The table of the docs."""
+    """The table for the docs."""
     lines = ["| grows | from to | seconds | slope | MiB | slope | why |", "|---|---|---|---|---|---|---|"]
     for axis, found in result["axes"].items():
         points = found["points"]
@@ -226,7 +226,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """Seconds above, memory below, one column for each axis, both in logarithms."""
+    """Seconds above, memory below, one column per axis, both on logarithmic scales."""
     import matplotlib as mpl
 
     mpl.use("agg")

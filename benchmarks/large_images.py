@@ -1,18 +1,18 @@
-"""Images in tiles: quality against each part on its own, objects that seams double, and memory.
+"""Images in tiles: quality compared with separate parts, objects that are duplicated at seams, and memory.
 
-No large image with ground truth is at hand that these small models can segment, so large ones are composed of parts
-whose own results are known: drawn scenes, and (``--nuclei``) microscope images of one kind. Tiles lie across the parts.
+No large image with ground truth that these small models can segment is available, so large ones are composed of parts
+with known results: drawn scenes, and (``--nuclei``) microscope images of one kind. Tiles lie across the parts.
 
-- ``panoptic quality`` against the ground truth of four ways: each part on its own, pasted together; the whole image at
-  once; tiles that are pasted, each up to the middle of what it shares with its neighbours; tiles that are joined. Stuff
+- ``panoptic quality`` against the ground truth, for four methods: separate parts, pasted together; the complete image
+  at once; tiles that are pasted, each up to the middle of its overlap with neighbours; tiles that are joined. Stuff
   of one class is one segment in all of them, as in the ground truth.
-- ``doubled``: pairs of predicted things of one class that touch (at most one pixel lies between them), each more than
-  half on one and the same true object. ``at seams``: those that touch where two tiles show the same pixels.
-- ``memory`` (``--memory``): peak resident memory of a process of its own that predicts a TIFF file, beyond what it had
+- ``doubled``: pairs of predicted things of one class that touch (with at most one pixel between them), each more than
+  half on the same true object. ``at seams``: pairs that touch where two tiles show the same pixels.
+- ``memory`` (``--memory``): peak resident memory of a separate process that predicts a TIFF file, beyond its memory
   after an image of one tile.
-- ``objects`` (``--objects``): the same of 105 megapixels with so many round objects. No network is run: each tile has
-  the objects that it shows, and 80 candidates that are none, as ``nuclei`` gives them (60 to 80 % of its 100 queries
-  have a score below 0.05 on fluorescence, with 8 kB of masks in a tile).
+- ``objects`` (``--objects``): the same for 105 megapixels with various numbers of round objects. No network runs: each
+  tile has the objects that it shows, and 80 candidates that are none, as many as ``nuclei`` predicts (60 to 80 % of its
+  100 queries have a score below 0.05 on fluorescence, with 8 kB of masks per tile).
 
     python benchmarks/large_images.py --output benchmarks/results/large_images.json
     python benchmarks/large_images.py --output benchmarks/results/large_images.json --nuclei FOLDER
@@ -52,11 +52,11 @@ from mask2former.scenes import SCENE_CATEGORIES, draw_scene
 from mask2former.structures import Categories, Instances, PanopticSegmentation, Segment
 from mask2former.structures.ground_truth import PanopticGroundTruth
 
-FIRST_SEED = 1_000_000  # of scenes that no training has seen
+FIRST_SEED = 1_000_000  # of scenes that are not used in training
 
 
 class Composed(NamedTuple):
-    """An image of parts with its ground truth."""
+    """An image composed of parts, with its ground truth."""
 
     image: np.ndarray
     truth: PanopticGroundTruth
@@ -64,7 +64,7 @@ class Composed(NamedTuple):
 
 
 def composed_scenes(number: int, side: int, part: int) -> Composed:
-    """Scenes beside and below one another; stuff of one class is one segment."""
+    """Scenes in rows and columns; stuff of one class is one segment."""
     image, ids = np.empty((side, side, 3), np.uint8), np.empty((side, side), np.int32)
     segments: dict[int, int] = {}
     count = side // part
@@ -82,7 +82,7 @@ def composed_scenes(number: int, side: int, part: int) -> Composed:
 
 
 def composed_nuclei(folder: Path, side: int, part: int, modality: str) -> list[Composed]:
-    """Images of one kind and size beside and below one another, as many as there are, each once."""
+    """Images of one kind and size in rows and columns; as many as possible, each used once."""
     files: list[tuple[Path, list[Any]]] = []
     for split in ("val", "train"):
         document = json.loads((folder / "annotations" / f"instances_{split}.json").read_text())
@@ -109,7 +109,7 @@ def composed_nuclei(folder: Path, side: int, part: int, modality: str) -> list[C
 
 
 def as_panoptic(result: PanopticSegmentation | Instances, overlap_threshold: float) -> PanopticSegmentation:
-    """Instances as segments: those above the threshold, without overlaps."""
+    """Instances as segments: those above the threshold, with overlaps removed."""
     if isinstance(result, PanopticSegmentation):
         return result
     alone = remove_overlaps(result, overlap_threshold)
@@ -122,7 +122,7 @@ def as_panoptic(result: PanopticSegmentation | Instances, overlap_threshold: flo
 def pasted(
     size: tuple[int, int], pieces: Sequence[tuple[Tile, Tile, PanopticSegmentation]], categories: Categories
 ) -> PanopticSegmentation:
-    """Results of tiles, each cut to a part of its tile; things are not joined, stuff of one class is one segment."""
+    """Results of tiles, each cropped to a part of its tile; things are not joined; stuff of a class is one segment."""
     ids, found = np.zeros(size, np.int32), dict[int, tuple[int, float]]()
     for tile, core, result in pieces:
         id_of = np.zeros(max((segment.id for segment in result.segments), default=0) + 1, np.int32)
@@ -141,7 +141,7 @@ def pasted(
 
 
 def middles(starts: Sequence[int], side: int, length: int) -> dict[int, tuple[int, int]]:
-    """By the start of a tile, the part along one axis that lies nearer to its middle than to any other's."""
+    """By the start of a tile, the part along one axis that is nearer to its centre than to any other's."""
     ends = [(after + before + side) // 2 for before, after in itertools.pairwise(starts)]
     return dict(zip(starts, zip([0, *ends], [*ends, length], strict=True), strict=True))
 
@@ -149,7 +149,7 @@ def middles(starts: Sequence[int], side: int, length: int) -> dict[int, tuple[in
 def tiled_both_ways(
     predictor: Predictor, image: np.ndarray, settings: dict[str, Any]
 ) -> tuple[PanopticSegmentation, PanopticSegmentation, Grid]:
-    """Results through tiles, joined and pasted, from the same predictions."""
+    """Results with tiles, joined and pasted, from the same predictions."""
     task = predictor.choose_tasks()[0]
     seen: list[PanopticSegmentation] = []
     predict = predictor.predict_tiles
@@ -185,7 +185,7 @@ def tiled_both_ways(
 
 
 def parts_alone(predictor: Predictor, item: Composed, settings: dict[str, Any]) -> PanopticSegmentation:
-    """Each part by itself, pasted together."""
+    """Results of separate parts, pasted together."""
     task, part, size = predictor.choose_tasks()[0], item.part, (item.image.shape[0], item.image.shape[1])
     pieces = []
     for top in range(0, size[0], part):
@@ -198,7 +198,7 @@ def parts_alone(predictor: Predictor, item: Composed, settings: dict[str, Any]) 
 
 
 def shared_pixels(grid: Grid) -> np.ndarray:
-    """The pixels that two tiles show."""
+    """The pixels that two tiles share."""
     axes = []
     for starts, side, length in zip((grid.tops, grid.lefts), grid.tile_hw, grid.size_hw, strict=True):
         times = np.zeros(length, int)
@@ -235,7 +235,7 @@ def doubled(result: PanopticSegmentation, truth: PanopticGroundTruth, shared: np
 def quality(
     predictor: Predictor, items: Iterable[Composed], tiled: dict[str, Any], alone: dict[str, Any], whole: dict[str, Any]
 ) -> dict[str, Any]:
-    """The figures of several images, together."""
+    """The figures of several images together."""
     evaluators: dict[str, PanopticEvaluator] = {}
     counts: dict[str, int] = {}
     seconds: dict[str, float] = {}
@@ -280,13 +280,13 @@ def quality(
 
 # --- memory ----------------------------------------------------------------------------------------------------------
 
-PICTURED = 205  # the number of an image of four scenes
-MEMORY_SIDES = (1024, 2048, 4096, 8448, 10_240, 14_336)  # the last three are read by parts: 71, 105 and 206 megapixels
+PICTURED = 205  # number of the image of four scenes in the figure
+MEMORY_SIDES = (1024, 2048, 4096, 8448, 10_240, 14_336)  # the last three are read in parts: 71, 105 and 206 megapixels
 MEMORY_PART = 1024  # pixels: side of the scenes of such an image, and of its tiles
 
 
 def write_tiff(path: Path, side: int) -> None:
-    """A tiled TIFF of scenes, which is made as it is written."""
+    """A tiled TIFF of scenes, which are drawn while it is written."""
     import tifffile
 
     scenes = [draw_scene(FIRST_SEED + index, (MEMORY_PART, MEMORY_PART)).image for index in range(16)]
@@ -303,7 +303,7 @@ def write_tiff(path: Path, side: int) -> None:
 
 
 def of_file(path: Path, task: Any) -> dict[str, float]:
-    """Peak memory of this process while it predicts a file, beyond that of one tile."""
+    """Peak memory of this process while it predicts a file, beyond that for one tile."""
     from mask2former.inference.predict_files import predict_files
 
     settings = {"tile": MEMORY_PART, "device": "cpu"}
@@ -327,7 +327,7 @@ def of_file(path: Path, task: Any) -> dict[str, float]:
 
 
 def memory(sides: Sequence[int], tasks: Sequence[str]) -> dict[str, Any]:
-    """The figures of :func:`of_file` in processes of their own."""
+    """The figures of :func:`of_file` in separate processes."""
     found: dict[str, Any] = {}
     for side in sides:
         with tempfile.TemporaryDirectory() as folder:
@@ -346,7 +346,7 @@ def memory(sides: Sequence[int], tasks: Sequence[str]) -> dict[str, Any]:
 OBJECTS = (1_000, 40_000)
 OBJECTS_SIDE, OBJECTS_TILE, OBJECTS_OVERLAP = 10_240, 256, 64  # pixels
 DIAMETER = 24  # pixels
-NO_OBJECTS = 80  # candidates of a tile with scores below 0.05, of 8 to 16 pixels
+NO_OBJECTS = 80  # false candidates of a tile with scores below 0.05, of 8 to 16 pixels
 
 
 def disc(diameter: int) -> np.ndarray:
@@ -356,10 +356,10 @@ def disc(diameter: int) -> np.ndarray:
 
 
 class KnownObjects:
-    """In place of :meth:`Predictor.predict_tiles`: objects on a grid, of which each tile has what it shows.
+    """Replaces :meth:`Predictor.predict_tiles`: objects on a grid, of which each tile has those that it shows.
 
     Args:
-        count: objects in the image.
+        count: number of objects in the image.
     """
 
     def __init__(self, count: int) -> None:
@@ -381,7 +381,7 @@ class KnownObjects:
         ]
 
     def of_tile(self, tile: Tile, task: Task, settings: InferenceConfig) -> Instances | PanopticSegmentation:
-        """What a network would say of a tile."""
+        """The output of a network for a tile."""
         height, width = tile.bottom - tile.top, tile.right - tile.left
         top, left = self.corners[0] - tile.top, self.corners[1] - tile.left
         shown = np.flatnonzero((top > -DIAMETER) & (left > -DIAMETER) & (top < height) & (left < width))
@@ -408,7 +408,7 @@ OF_OBJECTS = Categories.from_names(["nucleus"])
 
 
 def of_objects(count: int, task: Any) -> dict[str, float]:
-    """Peak memory of this process while it predicts a file with so many objects, beyond what it had before."""
+    """Peak memory of this process while it predicts a file with ``count`` objects, beyond its memory before."""
     import tifffile
 
     from mask2former.inference.plan_files import plan
@@ -445,7 +445,7 @@ def of_objects(count: int, task: Any) -> dict[str, float]:
 
 
 def objects(counts: Sequence[int]) -> dict[str, Any]:
-    """The figures of :func:`of_objects` in processes of their own."""
+    """The figures of :func:`of_objects` in separate processes."""
     found: dict[str, Any] = {}
     for task, count in itertools.product(("instance", "panoptic"), counts):
         command = [sys.executable, __file__, "--count", str(count), "--task", task, "--output", "-"]
@@ -478,7 +478,7 @@ def picture(path: Path) -> None:
 
 
 def main() -> None:
-    """Measure what is asked for, and add it to the output."""
+    """Measure the requested parts, and add them to the output."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", default="benchmarks/results/large_images.json")
     parser.add_argument("--side", type=int, default=4096, help="of the scenes")
@@ -516,7 +516,7 @@ def main() -> None:
 
 
 def of_scenes(side: int, images: int) -> dict[str, Any]:
-    """Scenes as large as the image, which tiles of five sixths cut, and images of 64 scenes."""
+    """Scenes as large as the image, cut by tiles of five sixths of it, and images of 64 scenes."""
     predictor = Predictor.from_pretrained("scenes-tiny", device="cpu", quiet=True)
     whole = predictor.settings.short_edge
     tile, part = side * 5 // 6, side // 8

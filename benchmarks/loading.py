@@ -1,9 +1,9 @@
-"""Training samples per second for each published kind, and where the time goes.
+"""Training samples per second for each published kind, and how the time is divided.
 
-Loaders hand over packed samples (id maps, expanded in the main process); with 0, 1 and 2 worker processes of one
-thread. All of them take turns, so a machine that slows down slows all of them down, and figures are medians over the
-turns. With the environment variable MASK2FORMER_SHARED images of COCO and ADE20K are read from its ``data`` folder;
-without it, and for Cityscapes' size always, drawn scenes are written to a folder first.
+Loaders pass on packed samples (id maps, expanded in the main process), with 0, 1 and 2 worker processes of one
+thread. All of them alternate, so a slow phase of the machine affects all of them, and figures are medians over the
+rounds. If the environment variable MASK2FORMER_SHARED is set, images of COCO and ADE20K are read from its ``data``
+folder; otherwise, and always for Cityscapes' size, drawn scenes are written to a folder first.
 
     python benchmarks/loading.py --rounds 5 --output benchmarks/results/loading.json
 """
@@ -38,7 +38,7 @@ from mask2former.ops.masks import encode
 from mask2former.scenes import SCENE_CATEGORIES
 from mask2former.structures import Batch
 
-BATCH, SKIPPED = 4, 4  # images per step; steps of an iterator that are not counted: they were made ahead
+BATCH, SKIPPED = 4, 4  # images per step; first steps of an iterator, prepared ahead, that are not counted
 WORKERS = (0, 1, 2)
 RECIPES = {
     "LSJ panoptic, 1024x1024": "coco-panoptic/r50",
@@ -89,7 +89,7 @@ def _twice(name: str, files: dict[str, str], **settings: object) -> dict[str, An
 
 
 def datasets(shared: Path | None, scratch: Path) -> dict[str, tuple[str, dict[str, Any]]]:
-    """For each kind what is read, in words and as settings."""
+    """For each kind, the data as a description and as settings."""
     write_scenes(scratch / "large", (1024, 2048), ".png")
     labels = {"images": str(scratch / "large" / "images"), "labels": str(scratch / "large" / "labels")}
     large = _twice("label-folder", labels, names=str(scratch / "large" / "names.json"))
@@ -119,7 +119,7 @@ def datasets(shared: Path | None, scratch: Path) -> dict[str, tuple[str, dict[st
 
 
 def training_set(kind: str, dataset: dict[str, Any]) -> TrainingSet:
-    """With the augmentation of the published recipe."""
+    """A training set with the augmentation of the published recipe."""
     run = recipes.recipe(RECIPES[kind]).run
     settings = {"augmentation": run.data.augmentation.model_dump(), "filter_empty": run.data.filter_empty}
     samples = build_training_set(parse(DataConfig, {"dataset": dataset, **settings}, kind))
@@ -141,7 +141,7 @@ class Samples(Dataset[Any]):
 
 
 def batches(samples: TrainingSet, workers: int, seed: int) -> Iterator[Batch]:
-    """Endless batches as the criterion takes them."""
+    """Endless batches in the form for the criterion."""
     sampler: Any = StepSampler(len(samples), BATCH, seed)
     loader = DataLoader(Samples(samples), batch_sampler=sampler, collate_fn=pack, num_workers=workers)
     for batch in loader:
@@ -149,7 +149,7 @@ def batches(samples: TrainingSet, workers: int, seed: int) -> Iterator[Batch]:
 
 
 def samples_per_second(samples: TrainingSet, workers: int, steps: int, seed: int) -> float:
-    """Of one iterator, without its start."""
+    """Samples per second of one iterator, without its start."""
     iterator = batches(samples, workers, seed)
     for _ in range(SKIPPED):
         next(iterator)
@@ -160,12 +160,12 @@ def samples_per_second(samples: TrainingSet, workers: int, steps: int, seed: int
 
 
 def breakdown(samples: TrainingSet, count: int, seed: int) -> dict[str, float]:
-    """Milliseconds of processor time per sample of each part, in one process: the mean over ``count`` draws."""
+    """Milliseconds of processor time per sample for each part, in one process, averaged over ``count`` draws."""
     parts = ("read and decode", "geometry", "colour jitter", "masks", "pack", "expand")
     spent: dict[str, float] = dict.fromkeys(parts, 0.0)
 
     def timed(part: str, action: Callable[..., Any], *arguments: Any) -> Any:
-        begin = time.process_time()  # other processes do not count
+        begin = time.process_time()  # excludes other processes
         result = action(*arguments)
         spent[part] += time.process_time() - begin
         return result
@@ -177,7 +177,7 @@ def breakdown(samples: TrainingSet, count: int, seed: int) -> dict[str, float]:
         plan = samples.augmentation.draw(annotated.size_hw, np.random.default_rng(draw.seed))
         image = timed("geometry", plan.geometry.image, annotated.image)
         if plan.color is not None:
-            # The jitter comes before the padding, so it sees what the steps leave.
+            # The jitter comes before the padding, so its input has the size after the other steps.
             height, width = (min(a, b) for a, b in zip(plan.geometry.stepped_hw, plan.geometry.output_hw, strict=True))
             pixels = np.ascontiguousarray(image[:, :height, :width].permute(1, 2, 0).numpy())
             timed("colour jitter", plan.color, pixels)

@@ -1,17 +1,17 @@
-"""StarDist and Cellpose on the nuclei of docs/results.md: same images, same core-hours, one script that measures all.
+"""StarDist and Cellpose on the nuclei of docs/results.md: same images, same core-hours, and one script for all.
 
-Each is trained from random weights on one thread for a budget of CPU time, as its documentation trains it:
+Each is trained from random weights on one thread for a budget of CPU time, as documented by its authors:
 
 - StarDist (``stardist==0.9.2``, ``tensorflow-cpu``): the notebook of its documentation (32 rays, grid 2, batches of 4
   patches of 256x256, Adam at 0.0003, flips, turns, brightness, noise), stopped when the budget is used up; weights of
   the best validation loss; both thresholds by ``optimize_thresholds``.
 - Cellpose (``cellpose==3.1.1.3``, the last version that trains from scratch): SGD at 0.1 with a weight decay of
-  0.0001, batches of 8 patches of 224x224, as many epochs of 32 images as fit the budget (measured on the first five),
-  so that its schedule of the rate ends within it; a size model from 96 images; the threshold of the cell probability is
-  chosen. ``finish cellpose`` does what follows a training that was stopped after it.
+  0.0001, batches of 8 patches of 224x224, as many epochs of 32 images as fit the budget (estimated from the first
+  five), so that its learning rate schedule ends within it; a size model from 96 images; the threshold of the cell
+  probability is chosen. ``finish cellpose`` does the remaining steps if it was stopped after training.
 
-A seventh of the training images (whole groups of tiles) is held back for what they choose. Validation images are used
-by ``predict`` alone. ``measure`` needs numpy, scipy and pycocotools, and reads results in COCO's format of anybody.
+A seventh of the training images (complete groups of tiles) is held back for these choices. Validation images are used
+only by ``predict``. ``measure`` needs numpy, scipy and pycocotools, and reads any results in COCO's format.
 
     pip install 'stardist==0.9.2' tensorflow-cpu 'cellpose==3.1.1.3' pycocotools
     python benchmarks/peers_nuclei.py train stardist nuclei runs/stardist --hours 1.4
@@ -41,12 +41,12 @@ from pycocotools.cocoeval import COCOeval
 from scipy.optimize import linear_sum_assignment
 
 MAX_DETECTIONS = 400
-HELD_BACK = 7  # every so many-th group of tiles
+HELD_BACK = 7  # one group of tiles in this many
 CELL_PROBABILITIES = (-2.0, -1.0, 0.0, 1.0, 2.0)
 
 
 class Sample(NamedTuple):
-    """An image, RGB, with its instances as a map of numbers from 1."""
+    """An RGB image with its instances as a map of numbers from 1."""
 
     name: str
     image: np.ndarray
@@ -64,7 +64,7 @@ Segment = Callable[[np.ndarray], Prediction]
 
 
 def samples(data: Path, part: str, *, groups: Callable[[int], bool] = lambda _: True) -> list[Sample]:
-    """The images of ``part`` whose group of tiles is wanted."""
+    """The images of ``part`` in the selected groups of tiles."""
     coco = COCO(str(data / "annotations" / f"instances_{part}.json"))
     found = []
     for entry in coco.dataset["images"]:
@@ -79,7 +79,7 @@ def samples(data: Path, part: str, *, groups: Callable[[int], bool] = lambda _: 
 
 
 def parts_of_training(data: Path) -> tuple[list[Sample], list[Sample]]:
-    """Images to learn from, and those held back to choose with."""
+    """Images for training, and those held back for choices."""
     learnt = samples(data, "train", groups=lambda group: group % HELD_BACK != 0)
     held_back = samples(data, "train", groups=lambda group: group % HELD_BACK == 0)
     print(f"{len(learnt)} images to learn from, {len(held_back)} held back", flush=True)
@@ -119,7 +119,7 @@ def train_stardist(data: Path, output: Path, seconds: float) -> dict[str, Any]:
     start = time.process_time()
 
     class Budget(tf.keras.callbacks.Callback):
-        """Ends training where the CPU time is used up."""
+        """Ends training when the CPU time is used up."""
 
         epochs = 0
 
@@ -154,8 +154,8 @@ def stardist(output: Path) -> Segment:
     model = StarDist2D(None, name=output.name, basedir=str(output.parent))
 
     def segment(image: np.ndarray) -> Prediction:
-        # The average precision reads uncertain instances as well. Suppression is by falling probability, so they take
-        # nothing from the certain ones, and those are drawn above them.
+        # Average precision also needs uncertain instances. Suppression is by falling probability, so they take nothing
+        # from the certain ones, which are drawn above them.
         labels, details = model.predict_instances(_stardist_image(image), prob_thresh=0.1)
         return Prediction(labels, np.asarray(details["prob"]))
 
@@ -180,7 +180,7 @@ def train_cellpose(data: Path, output: Path, seconds: float) -> dict[str, Any]:
 
     def fit(epochs: int) -> None:
         torch.manual_seed(0)
-        model = models.CellposeModel(gpu=False, pretrained_model="", diam_mean=17.0)  # of its model for nuclei
+        model = models.CellposeModel(gpu=False, pretrained_model="", diam_mean=17.0)  # value of its model for nuclei
         train.train_seg(
             model.net,
             train_data=images,
@@ -214,7 +214,7 @@ def train_cellpose(data: Path, output: Path, seconds: float) -> dict[str, Any]:
 
 
 def finish_cellpose(data: Path, output: Path) -> dict[str, Any]:
-    """The size model of a trained model, and the threshold; not counted in its hours, as choices of others are not."""
+    """The size model of a trained model, and the threshold; not counted in its hours, as for the other methods."""
     import torch
     from cellpose import models, train
 
@@ -250,7 +250,7 @@ Masks = Callable[[float], np.ndarray]
 
 
 def _cellpose_flows(output: Path) -> Callable[[np.ndarray], tuple[Masks, np.ndarray]]:
-    """The network's part: what gives instances above a threshold, and the probability of cells in each pixel."""
+    """The network's part: a function from a threshold to instances, and the cell probability of each pixel."""
     import torch
     from cellpose import dynamics, models
 
@@ -263,7 +263,7 @@ def _cellpose_flows(output: Path) -> Callable[[np.ndarray], tuple[Masks, np.ndar
         diameter, _ = sizes.eval(image, channels=[0, 0])
         _, flows, _ = model.eval(image, channels=[0, 0], diameter=diameter, compute_masks=False)
 
-        def masks(value: float) -> np.ndarray:  # as eval() does it after its network
+        def masks(value: float) -> np.ndarray:  # same steps as in eval() after its network
             steps = int(200 * diameter / model.diam_mean)
             return dynamics.resize_and_compute_masks(
                 flows[1], flows[2], niter=steps, cellprob_threshold=value, device=model.device
@@ -293,7 +293,7 @@ def cellpose(output: Path) -> Segment:
 
 
 def predict(segment: Segment, data: Path) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """Results in COCO's format, and seconds an image (median, and mean of CPU time)."""
+    """Results in COCO's format, and seconds per image (median, and mean of CPU time)."""
     coco = COCO(str(data / "annotations" / "instances_val.json"))
     ids = {entry["file_name"]: entry["id"] for entry in coco.dataset["images"]}
     results, walls = [], []
@@ -317,7 +317,7 @@ def predict(segment: Segment, data: Path) -> tuple[list[dict[str, Any]], dict[st
 
 
 def matched(overlaps: np.ndarray, least: float) -> int:
-    """The largest number of pairs with an IoU of ``least`` or more, each instance in one pair at most."""
+    """The largest number of pairs with an IoU of at least ``least``, with each instance in at most one pair."""
     allowed = overlaps >= least
     if not allowed.any():
         return 0
@@ -326,7 +326,7 @@ def matched(overlaps: np.ndarray, least: float) -> int:
 
 
 def pooled(pairs: Sequence[tuple[np.ndarray, np.ndarray]], least: float) -> float:
-    """TP / (TP + FP + FN) over all images of maps of numbers, predicted and true."""
+    """TP / (TP + FP + FN) over all images, from maps of numbers, predicted and true."""
     true_positives = total = 0
     for predicted, truth in pairs:
         columns = int(truth.max()) + 1
@@ -340,7 +340,7 @@ def pooled(pairs: Sequence[tuple[np.ndarray, np.ndarray]], least: float) -> floa
 
 
 def measure(data: Path, results: list[dict[str, Any]], score: float) -> dict[str, Any]:
-    """COCO's AP with 400 detections an image, and TP / (TP + FP + FN) above ``score``: pooled and mean of images."""
+    """COCO's AP with 400 detections per image, and TP / (TP + FP + FN) above ``score``: pooled, and mean of images."""
     coco = COCO(str(data / "annotations" / "instances_val.json"))
     evaluated = COCOeval(coco, coco.loadRes(results), "segm")
     evaluated.params.maxDets = [1, 100, MAX_DETECTIONS]
@@ -391,7 +391,7 @@ def _arguments() -> argparse.Namespace:
         sub.add_argument("data", type=Path)
         sub.add_argument("run", type=Path)
         if verb == "finish":
-            continue  # of Cellpose, where the training was done and what follows was not
+            continue  # an option of Cellpose, for runs that were stopped after training
         if verb == "train":
             sub.add_argument("--hours", type=float, default=1.4, help="CPU time of training")
         else:
@@ -411,7 +411,7 @@ def _sizes(run: Path) -> Iterator[tuple[str, int]]:
 
 
 def main() -> None:
-    """Run the verb that the command line names."""
+    """Run the command that was given."""
     arguments = _arguments()
     if arguments.verb == "train":
         train = {"stardist": train_stardist, "cellpose": train_cellpose}[arguments.peer]

@@ -1,13 +1,13 @@
-"""Seconds and peak memory from an image to its result beside the Mask2Former of ``transformers``, in one run.
+"""Seconds and peak memory from an image to its result, compared with the Mask2Former of ``transformers``, in one run.
 
-Both hold the same random weights (ours, converted), ResNet-50 or Swin-T, 100 queries, 133 classes, and see the same
-drawn image of 480x640, which both enlarge to 800x1067, in float32 or bfloat16. Measured from the pixels to what
-users hold: for us the result of ``mask2former.Predictor``, for them that of the image processor's ``post_process_*``.
-Thresholds are 0 on both sides, because random weights are sure of nothing: all queries are results, more than in
-practice. Calls alternate, so a machine that slows down slows both down. Memory is measured in processes of their own.
-With bfloat16 the other side is measured in float32, too.
+Both have the same random weights (ours, converted), ResNet-50 or Swin-T, 100 queries, 133 classes, and process the same
+drawn image of 480x640, which both enlarge to 800x1067, in float32 or bfloat16. Measured from the pixels to the
+user's result: for us that of ``mask2former.Predictor``, for them that of the image processor's ``post_process_*``.
+Thresholds are 0 on both sides, because random weights have low scores: all queries are results, more than in
+practice. Calls alternate, so a slow phase of the machine affects both. Memory is measured in separate processes.
+With bfloat16 the other side is also measured in float32.
 
-How far the same artefact is the same: the largest difference between the logits of both, on the same pixels.
+The agreement of both models is given as the largest difference between their logits, for the same pixels.
 
     python benchmarks/prediction.py --calls 7 --output benchmarks/results/prediction.json
     python benchmarks/prediction.py --backbone swin-t --output benchmarks/results/prediction_swin_t.json
@@ -40,7 +40,7 @@ Call = Callable[[str], Any]
 
 
 def image() -> np.ndarray:
-    """A drawn scene, RGB bytes."""
+    """A drawn scene as RGB bytes."""
     from PIL import Image
 
     from mask2former.data.datasets.scenes import Scenes
@@ -50,7 +50,7 @@ def image() -> np.ndarray:
 
 
 def prepare(folder: Path, backbone: str) -> None:
-    """Write one model of random weights in both layouts."""
+    """Write one model with random weights in both layouts."""
     from mask2former import recipes
     from mask2former.checkpoints.targets import write
     from mask2former.models.build import build_model
@@ -99,14 +99,14 @@ SIDES = {"ours": ours, "transformers": theirs}
 
 
 def processor() -> str:
-    """Its name, where the system says it."""
+    """Name of the processor, if the system reports it."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
 
 
 def largest_difference(folder: Path) -> dict[str, float]:
-    """Between the logits of both, on pixels that are the same; with the size of what differs."""
+    """Largest difference between the logits of both, for the same pixels, and the size of the logits."""
     from transformers import Mask2FormerForUniversalSegmentation
 
     from mask2former import checkpoints
@@ -128,7 +128,7 @@ def largest_difference(folder: Path) -> dict[str, float]:
 
 
 def peak_gib(side: str, folder: Path, arguments: argparse.Namespace) -> float:
-    """Largest resident memory of a process that answers one image for all tasks."""
+    """Peak resident memory of a process that predicts one image for all tasks."""
     command = [sys.executable, __file__, "--peak", side, "--folder", str(folder), "--dtype", arguments.dtype]
     command += ["--threads", str(arguments.threads), "--tasks", *arguments.tasks]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
@@ -160,7 +160,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        # In a process of its own, as before anything large is here: a child's peak starts from its parent's.
+        # In a separate process, before this one is large: a child's peak starts from its parent's.
         command = [sys.executable, __file__, "--prepare", "--folder", name, "--backbone", arguments.backbone]
         subprocess.run(command, check=True)
         peaks = {side: round(peak_gib(side, folder, arguments), 2) for side in SIDES}

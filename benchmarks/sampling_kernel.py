@@ -1,8 +1,8 @@
-"""The deformable sampling kernel beside ``grid_sample`` and the portable path, forward and backward, in one run.
+"""The deformable sampling kernel compared with ``grid_sample`` and the portable path, forward and backward, in one run.
 
 The size is that of the pixel decoder for an 800x1216 image: 19,950 queries, 8 heads, 3 levels, 4 points. Kernels
-take turns, so a machine that slows down slows all of them down. The largest difference from the reference, as
-a share of its largest value, stands beside every time. Then the same for self-attention in inference, from
+alternate, so a slow phase of the machine affects all of them. Every time comes with the largest difference from the
+reference, as a share of its largest value. Then the same for self-attention in inference, from
 projections on, in float32 and bfloat16: in one pass, and in the steps of its readable form around the same kernel.
 
     python benchmarks/sampling_kernel.py --rounds 9 --output benchmarks/results/sampling_kernel.json
@@ -31,7 +31,7 @@ KERNELS: tuple[Kernel, ...] = ("native", "portable", "reference")
 
 
 def inputs(shapes: Sequence[tuple[int, int]] = SHAPES) -> list[Tensor]:
-    """Values, locations near the queries' own places, and weights that sum to 1."""
+    """Values, locations near the queries' own positions, and weights that sum to 1."""
     generator = torch.Generator().manual_seed(0)
     queries = sum(height * width for height, width in shapes)
     value = torch.randn((1, queries, HEADS, CHANNELS), generator=generator)
@@ -52,7 +52,7 @@ def run(kernel: Kernel, leaves: list[Tensor], upstream: Tensor) -> tuple[float, 
 
 
 def self_attention(rounds: int) -> dict[str, dict[str, object]]:
-    """Of each dtype the milliseconds of both ways, the median ratio, and how far apart their results are."""
+    """For each dtype, milliseconds of both methods, the median ratio, and the difference of their results."""
     generator = torch.Generator().manual_seed(2)
     queries = sum(height * width for height, width in SHAPES)
     wide = torch.randn((1, queries, HEADS, CHANNELS), generator=generator)

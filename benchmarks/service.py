@@ -1,12 +1,12 @@
-"""``mask2former serve`` under load, on this machine alone: images per second, how long each takes, and what is lost.
+"""``mask2former serve`` under load, on a single machine: images per second, time of each, and what is lost.
 
-Two services take turns, one with batches (``--batch-size 8``) and one that sends every image alone through the network
-(``--batch-size 1``). Each is asked one image at a time, then by 16 clients at once, which tells how many images per
-second it can give (its capacity), then at a steady rate of 1, 2 and 4 times the capacity of the second. Every result is
-compared with what a predictor gives for its own image, pixel by pixel: that of another image differs in most pixels.
+Two services alternate, one with batches (``--batch-size 8``) and one that sends every image alone through the network
+(``--batch-size 1``). Each gets one image at a time, then requests from 16 clients at once, which shows how many images
+per second it can process (its capacity), then a steady rate of 1, 2 and 4 times the capacity of the second. Every
+result is compared pixel by pixel with a predictor's result for its image: that of another image differs in most pixels.
 
-Then the resident memory of a service during 2,000 requests. What happens to requests when a replica on Ray Serve is
-killed is shown by ``pytest -m slow tests/integration/test_serve.py``.
+Then the resident memory of a service during 2,000 requests is measured. ``pytest -m slow
+tests/integration/test_serve.py`` shows what happens to requests when a replica on Ray Serve is killed.
 
     python benchmarks/service.py --output benchmarks/results/service.json
 """
@@ -46,19 +46,19 @@ CLIENTS = 16
 NUM_SCENES = 12
 QUEUE = 32
 ANOTHER = 0.02  # share of pixels above which a result counts as that of another image
-WINDOW = 250  # requests of a figure of memory
+WINDOW = 250  # requests between two measurements of memory
 
 
 @dataclass(frozen=True)
 class Scene:
-    """An image to send, and the id map that a predictor gives for it."""
+    """An image to send, and a predictor's id map for it."""
 
     content: bytes
     ids: np.ndarray
 
 
 def make_scenes(model: str, count: int, size_hw: tuple[int, int], **settings: Any) -> list[Scene]:
-    """Different images, with the results that they should give."""
+    """Different images, with their expected results."""
     predictor = Predictor.from_pretrained(model, device="cpu", quiet=True, **settings)
     scenes = []
     for number in range(count):
@@ -72,7 +72,7 @@ def make_scenes(model: str, count: int, size_hw: tuple[int, int], **settings: An
 
 @dataclass
 class Tally:
-    """What became of requests."""
+    """Outcomes of requests."""
 
     sent: int = 0
     statuses: collections.Counter[int] = field(default_factory=collections.Counter)
@@ -95,13 +95,13 @@ class Tally:
 
 
 async def ask(client: httpx.AsyncClient, scene: Scene, tally: Tally) -> None:
-    """One request; its result is compared with what its image should give."""
+    """Send one request, and compare its result with the expected one."""
     tally.sent += 1
     began = time.perf_counter()
     try:
         reply = await client.post(QUERY, content=scene.content, headers={"Content-Type": "image/jpeg"})
     except httpx.TransportError:
-        tally.statuses[0] += 1  # the connection broke, which the client knows
+        tally.statuses[0] += 1  # the connection broke, which the client notices
         return
     tally.statuses[reply.status_code] += 1
     if reply.status_code == 200:
@@ -113,7 +113,7 @@ async def ask(client: httpx.AsyncClient, scene: Scene, tally: Tally) -> None:
 
 
 async def by_clients(url: str, scenes: Sequence[Scene], count: int, clients: int) -> Tally:
-    """So many clients, each of which sends its next image when it has the last result."""
+    """Requests by ``clients`` clients, each of which sends its next image when it has the last result."""
     tally, turns = Tally(), iter(range(count))
 
     async def work(client: httpx.AsyncClient) -> None:
@@ -128,7 +128,7 @@ async def by_clients(url: str, scenes: Sequence[Scene], count: int, clients: int
 
 
 async def at_rate(url: str, scenes: Sequence[Scene], count: int, per_second: float) -> Tally:
-    """Requests that come whether or not others are finished."""
+    """Requests at a steady rate, whether or not earlier ones are finished."""
     tally = Tally()
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=2 * QUEUE)
     began = time.perf_counter()
@@ -142,7 +142,7 @@ async def at_rate(url: str, scenes: Sequence[Scene], count: int, per_second: flo
 
 @contextlib.contextmanager
 def served(model: str, *options: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """A service in a process of its own, and its address."""
+    """A service in a separate process, and its address."""
     command = [sys.executable, "-m", "mask2former", "serve", model, "--port", "0", "--device", "cpu", *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert process.stdout is not None
@@ -168,9 +168,9 @@ def resident(pid: int) -> float:
 
 
 async def under_load(urls: dict[str, str], scenes: Sequence[Scene], count: int) -> dict[str, Any]:
-    """Each way of asking, of each service in turn."""
+    """Each kind of load, for each service in turn."""
     found: dict[str, Any] = {name: {} for name in urls}
-    for url in urls.values():  # the first requests of a service take longer
+    for url in urls.values():  # the first requests to a service are slower
         await by_clients(url, scenes, 2 * CLIENTS, CLIENTS)
     for name, url in urls.items():
         found[name]["one at a time"] = (await by_clients(url, scenes, count, 1)).figures()
@@ -185,7 +185,7 @@ async def under_load(urls: dict[str, str], scenes: Sequence[Scene], count: int) 
 
 
 async def memory(url: str, pid: int, scenes: Sequence[Scene], count: int) -> dict[str, Any]:
-    """Resident memory after every so many requests."""
+    """Resident memory after every :data:`WINDOW` requests."""
     marks = []
     tally = Tally()
     while tally.sent < count:
@@ -199,7 +199,7 @@ async def memory(url: str, pid: int, scenes: Sequence[Scene], count: int) -> dic
 
 
 def main() -> None:
-    """All parts that were chosen."""
+    """Run all selected parts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="JSON with all figures")
     parser.add_argument("--model", default="scenes-tiny")
@@ -213,7 +213,7 @@ def main() -> None:
         "machine": {"processor": platform.processor(), "cores": os.cpu_count(), "torch": torch.__version__},
         "model": arguments.model,
         "size_hw": arguments.size,
-        "scenes_differ_percent": round(100 * min(apart), 1),  # what a result of another image would show
+        "scenes_differ_percent": round(100 * min(apart), 1),  # difference of the result of another image
     }
     if arguments.requests:
         options = ("--queue", str(QUEUE), "--max-images", "8", "--batch-size")

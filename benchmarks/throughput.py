@@ -1,15 +1,15 @@
-"""Images per second of a folder, to files: one step after the other, in overlapping stages, and in batches.
+"""Images per second from a folder to files: one step after the other, in overlapping stages, and in batches.
 
-``scenes-tiny`` segments drawn scenes, with and without overlays. The ways take turns over parts of the folder, so a
-machine that slows down slows all of them down; figures are medians over the turns, per second of the clock and of all
+``scenes-tiny`` segments drawn scenes, with and without overlays. The methods alternate over parts of the folder, so a
+slow phase of the machine affects all of them; figures are medians over the parts, per second of elapsed time and of all
 cores together.
 
-- ``in a row``: read, predict and ``save`` each image, as a loop over a predictor does.
-- ``stages``: what ``mask2former predict`` does, with reading ahead and encoding and writing behind in threads.
+- ``in a row``: read, predict and ``save`` each image, like a loop with a predictor.
+- ``stages``: like ``mask2former predict``, with reading ahead and encoding and writing behind in threads.
 - ``batches of N``: the same with ``--batch-size N``.
 - ``compiled``: ``stages`` with ``--compile`` (only with the flag of this script, since compiling takes a minute).
 
-Beside it, what an overlay costs as a PNG file: time of one core and size for some settings of the encoder.
+Also the cost of an overlay as a PNG file: time on one core and size for some settings of the encoder.
 
     python benchmarks/throughput.py --output benchmarks/results/throughput.json
 """
@@ -49,7 +49,7 @@ Way = Callable[[list[Job], bool], None]
 
 
 def in_a_row(predictor: Predictor) -> Way:
-    """One image after the other, as before there were stages."""
+    """One image after the other, without stages."""
 
     def work(jobs: list[Job], overlay: bool) -> None:
         for job in jobs:
@@ -60,7 +60,7 @@ def in_a_row(predictor: Predictor) -> Way:
 
 
 def in_stages(predictor: Predictor, batch_size: int) -> Way:
-    """What the command does."""
+    """Like the command."""
 
     def work(jobs: list[Job], overlay: bool) -> None:
         options = {"overlay": overlay, "overwrite": True, "batch_size": batch_size}
@@ -71,7 +71,7 @@ def in_stages(predictor: Predictor, batch_size: int) -> Way:
 
 
 def encoders(predictor: Predictor, jobs: list[Job]) -> dict[str, dict[str, float]]:
-    """Milliseconds of one core and kilobytes of an overlay."""
+    """Milliseconds on one core and kilobytes of an overlay."""
     overlays = []
     for job in jobs[:6]:
         image = read_image(job.source)

@@ -1,12 +1,12 @@
-"""How well objects are followed: clips of moving scenes that no model has seen, several ways to link their frames.
+"""Quality of tracking: clips of moving scenes that no model has seen, with several methods to link their frames.
 
     python benchmarks/tracking.py --clips 30 --out benchmarks/results/tracking.json
     python benchmarks/tracking.py --clips 40 --frames 36 --model scene-clips.safetensors --out ...
     python benchmarks/tracking.py --memory --out benchmarks/results/tracking_memory.json
 
-The clips are 120 frames of 128 x 128 pixels in which things cross, leave and return. Every way sees the same frames
-through the same model. Video panoptic quality is measured for models of panoptic segmentation. With ``--memory``, the
-peak memory of a process that tracks 50 and 2,000 frames instead.
+The clips are 120 frames of 128 x 128 pixels in which things cross, leave and return. Every method sees the same frames
+through the same model. Video panoptic quality is measured for models of panoptic segmentation. ``--memory`` measures
+the peak memory of a process that tracks 50 and 2,000 frames instead.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ from mask2former.structures.ground_truth import ClipGroundTruth, PanopticGroundT
 from mask2former.structures.tracks import TrackedFrame
 
 SIDE, FIRST_SEED = 128, 8_000_000
-NAIVE_IOU = 0.3  # more would break more tracks: things move by up to a third of their size in a frame
-MOST = 30  # tracks per clip that are measured
+NAIVE_IOU = 0.3  # a higher one would break more tracks: things move by up to a third of their size in a frame
+MOST = 30  # measured tracks per clip
 
 
 class Remembering:
-    """A network that says the same about the same pixels without the model: several ways are measured in one pass."""
+    """A network that remembers its outputs for the same pixels, so that several methods are measured with one pass."""
 
     def __init__(self, network: Network) -> None:
         self.network = network
@@ -62,7 +62,7 @@ class Remembering:
 
 
 def naive(frames: list[TrackedFrame]) -> Iterator[TrackedFrame]:
-    """The same objects of every frame, linked to the frame before by the overlap of masks alone."""
+    """The same objects of every frame, linked to the previous frame only by the overlap of masks."""
     previous: TrackedFrame | None = None
     following = 1
     for frame in frames:
@@ -91,7 +91,7 @@ def naive(frames: list[TrackedFrame]) -> Iterator[TrackedFrame]:
 
 
 class Score:
-    """What is measured of one way."""
+    """The measurements of one method."""
 
     def __init__(self) -> None:
         self.tracks = VideoInstanceEvaluator(SCENE_CATEGORIES)
@@ -130,7 +130,7 @@ def panoptic_pair(
 
 
 def measure(model: str, num_clips: int, num_frames: int, out: Path | None) -> None:
-    """Every way on every clip; what is known so far is written after each."""
+    """Every method on every clip; intermediate results are written after each clip."""
     predictor = Predictor.from_pretrained(model, device="cpu")
     network = predictor.network = Remembering(predictor.network)
     clips = SceneClips(SIDE, num_frames=num_frames, seed=FIRST_SEED, length=num_clips)
@@ -179,14 +179,14 @@ def measure(model: str, num_clips: int, num_frames: int, out: Path | None) -> No
 
 
 def changing_scenes(num_frames: int) -> Iterator[np.ndarray]:
-    """Another scene after every fourth frame, so that ever new things are followed and lost."""
+    """A different scene after every fourth frame, so that new things appear and are lost all the time."""
     for start in range(0, num_frames, 4):
         image = draw_scene(FIRST_SEED + start, (SIDE, SIDE)).image
         yield from [image] * min(4, num_frames - start)
 
 
 def track_and_tell(model: str, num_frames: int, window: int) -> None:
-    """What a process of its own does for the measurement of memory."""
+    """Work of the separate process for the measurement of memory."""
     predictor = Predictor.from_pretrained(model, device="cpu")
     found = 0
     for frame in predictor.track(changing_scenes(num_frames), "instance", short_edge=0, window=window):

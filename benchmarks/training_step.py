@@ -1,8 +1,8 @@
-"""Training steps per second and peak memory beside the Mask2Former of ``transformers``, in one run.
+"""Training steps per second and peak memory, compared with the Mask2Former of ``transformers``, in one run.
 
 Both train ResNet-50, 100 queries, 133 classes, on one 512x512 or 1024x1024 image with ten objects per step, each with
-its own loss and AdamW, from random weights, in float32 or under bfloat16 autocast. Steps alternate, so a machine that
-slows down slows both down. Memory is measured in processes of their own.
+its own loss and AdamW, from random weights, in float32 or with bfloat16 autocast. Steps alternate, so a slow phase of
+the machine affects both. Memory is measured in separate processes.
 
     python benchmarks/training_step.py --steps 10 --output benchmarks/results/training_step.json
     python benchmarks/training_step.py --precision bf16 --output benchmarks/results/training_step_bf16.json
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from prediction import processor  # beside this file
+from prediction import processor  # another script in this folder
 
 OBJECTS, CLASSES = 10, 133
 Step = Callable[[], float]
@@ -42,7 +42,7 @@ def scene(size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 def ours(precision: Precision, size: int) -> Step:
-    """A step of this library; with bf16 as ``half_pixel_decoder`` and ``channels_last`` do it."""
+    """A step of this library; for bf16 with ``half_pixel_decoder`` and ``channels_last``."""
     from mask2former.config import ModelConfig, OptimConfig
     from mask2former.losses import Criterion
     from mask2former.models.build import build_model
@@ -99,7 +99,7 @@ SIDES = {"ours": ours, "transformers": theirs}
 
 
 def peak_gib(side: str, precision: Precision, size: int) -> float:
-    """Largest resident memory of a process that takes two steps."""
+    """Peak resident memory of a process that takes two steps."""
     command = [sys.executable, __file__, "--peak", side, "--threads", str(torch.get_num_threads())]
     command += ["--precision", precision, "--size", str(size)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
@@ -123,7 +123,7 @@ def main() -> None:
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
         return
 
-    # Before anything large is here: a child's peak starts from its parent's.
+    # Before this process is large: a child's peak starts from its parent's.
     peaks = {side: round(peak_gib(side, arguments.precision, arguments.size), 2) for side in SIDES}
     steps = {side: make(arguments.precision, arguments.size) for side, make in SIDES.items()}
     times: dict[str, list[float]] = {side: [] for side in SIDES}

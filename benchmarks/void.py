@@ -1,8 +1,8 @@
-"""What ``criterion.void: ignored`` changes: panoptic quality after short trainings on ground truth with holes.
+"""The effect of ``criterion.void: ignored``: panoptic quality after short training on ground truth with holes.
 
 Scenes are written in COCO's panoptic format. On 30 % of every training image, in random blobs, the ground
-truth is painted over as void; validation scenes are complete. Each seed trains the same small model three times,
-with the same weights, images and random points: on the complete ground truth, and on the one with holes with either
+truth is replaced by void; validation scenes are complete. Each seed trains the same small model three times,
+with the same weights, images and random points: on the complete ground truth, and on the one with holes with each
 setting.
 
     python benchmarks/void.py --steps 500 --seeds 2 --output benchmarks/results/void.json
@@ -27,7 +27,7 @@ from mask2former.data.label_maps import colors_of_ids
 from mask2former.scenes import SCENE_CATEGORIES
 from mask2former.training.run import train
 
-SHARE = 0.3  # of every training image that is void
+SHARE = 0.3  # share of every training image that is void
 VARIANTS = {
     "complete ground truth": ("complete", "background"),
     "void as background": ("holes", "background"),
@@ -43,7 +43,7 @@ def holes(size: int, seed: int) -> np.ndarray:
 
 
 def write(folder: Path, scenes: Scenes, *, with_holes: bool) -> dict[str, str]:
-    """Scenes as files; returns how a run file names them. Segments that lie in a hole wholly are not listed."""
+    """Scenes as files; returns their paths for a run file. Segments that lie completely in a hole are not listed."""
     for name in ("images", "segments"):
         (folder / name).mkdir(parents=True)
     images, annotations = [], []

@@ -13,7 +13,7 @@ sys.path.insert(0, str(LocalPath(__file__).parents[1] / "src"))
 
 from mask2former import Predictor as Segmenter
 
-DEFAULT_MODEL = "scenes-tiny"  # packaged; mmdet/coco-panoptic/swin-t is one for photographs
+DEFAULT_MODEL = "scenes-tiny"  # packaged; for photographs, for instance mmdet/coco-panoptic/swin-t
 
 
 class Predictor(BasePredictor):
@@ -25,7 +25,7 @@ class Predictor(BasePredictor):
 
     def predict(
         self,
-        image: Path = Input(description="JPEG, PNG, WebP, BMP or TIFF."),  # noqa: B008  (as Cog reads it)
+        image: Path = Input(description="JPEG, PNG, WebP, BMP or TIFF."),  # noqa: B008  (required by Cog)
         task: str = Input(
             description="What to predict.", choices=["default", "panoptic", "instance", "semantic"], default="default"
         ),

@@ -1,4 +1,4 @@
-"""The web page as a hub space, which starts this file and shows what listens on the port."""
+"""The web page as a space on the hub, which starts this file and shows what listens on the port."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What holds for all tests: where every package must be there, a test that misses one fails; output is UTF-8.
+"""Setup for all tests: where every package must be installed, a test that lacks one fails; output is UTF-8.
 
 ``pytest --hypothesis-profile=many`` tries ten times as many examples of each property.
 """
@@ -14,17 +14,17 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: processes that share cores wait for one another
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported, since processes that share cores would contend
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 settings.register_profile("few", max_examples=60, deadline=None, derandomize=True, database=None)
 settings.register_profile("many", settings.get_profile("few"), max_examples=600)
-settings.load_profile("few")  # --hypothesis-profile comes later
+settings.load_profile("few")  # --hypothesis-profile is applied later
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Without a search for garbage, then or later, among the million objects that stay: a sixth of this time."""
+    """Turn garbage collection off during collection, and freeze the million remaining objects: saves a sixth."""
     gc.disable()
     try:
         return (yield)
@@ -35,15 +35,15 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 def pytest_unconfigure() -> None:
-    """What was frozen is collected in the end, or libraries report it as leaked."""
+    """Unfreeze and collect frozen objects at the end; otherwise libraries would report them as leaked."""
     gc.unfreeze()
 
 
 @pytest.fixture
 def default_signals() -> Iterator[None]:
-    """Signals have their usual effect, here and in what is started from here.
+    """Signals have their default effect, in this process and in processes started from it.
 
-    A shell ignores SIGINT for what it starts in the background, and ``nohup`` SIGHUP, and their processes inherit it.
+    A shell ignores SIGINT for background processes, ``nohup`` ignores SIGHUP, and their processes inherit this.
     """
     usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
     if hasattr(signal, "SIGHUP"):
@@ -58,7 +58,7 @@ def default_signals() -> Iterator[None]:
 def small_overlays() -> Iterator[None]:
     """Small images are drawn at their own size: enlarged 16 times, each takes ten times as long as its prediction.
 
-    For files that predict dozens of times and do not look at what is drawn.
+    This is for files that predict dozens of times and do not check drawings.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mask2former.visualization.readable_scale", lambda size_hw: 1)
@@ -67,20 +67,20 @@ def small_overlays() -> Iterator[None]:
 
 @pytest.fixture
 def unpredicted_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs predict no memory, which takes as long as a step or two.
+    """Runs do not estimate memory, which takes as long as a step or two.
 
-    For tests that train and whose claims are about something else.
+    This is for tests that train but are not about memory.
     """
     from mask2former.training.memory import MemoryEstimate
 
     monkeypatch.setattr("mask2former.training.module.estimate_memory", lambda *_: MemoryEstimate(0, 0, 1))
 
 
-COMPLETE = "MASK2FORMER_ALL_PACKAGES"  # set where everything is installed, as in .ci/run
+COMPLETE = "MASK2FORMER_ALL_PACKAGES"  # set if everything is installed, as in .ci/run
 
 
 def _fail_for_want_of_a_package(call: pytest.CallInfo[Any], report: pytest.TestReport | pytest.CollectReport) -> None:
-    """Make a failure of a skip by ``pytest.importorskip``, which nobody would see among hundreds of dots."""
+    """Turn a skip by ``pytest.importorskip``, which nobody would notice among hundreds of dots, into a failure."""
     if COMPLETE not in os.environ or not report.skipped or call.excinfo is None:
         return
     if any(entry.name == "importorskip" for entry in call.excinfo.traceback):
@@ -94,7 +94,7 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     _fail_for_want_of_a_package(call, report)
-    # What tests print of odd file names; processes of pytest-xdist send UTF-8 to one another.
+    # Output of tests may contain odd file names, and processes of pytest-xdist exchange UTF-8.
     report.sections = [
         (name, text.encode("utf-8", "backslashreplace").decode("utf-8")) for name, text in report.sections
     ]

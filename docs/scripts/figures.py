@@ -1,8 +1,8 @@
-"""Draws the images of ``docs/how-it-works.md`` from what the packaged model does to one drawn scene.
+"""Draws the images of ``docs/how-it-works.md`` from a pass of the packaged model over one drawn scene.
 
     python docs/scripts/figures.py docs/images
 
-The attention masks are those that the layers get, caught at their calls; nothing is recomputed.
+The attention masks are the inputs of the layers, captured at their calls; nothing is recomputed.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ plt.rcParams.update({"font.size": 9, "axes.titlesize": 9})
 
 @dataclass
 class Pass:
-    """One pass of the network: what its parts were given and gave."""
+    """One pass of the network: inputs and outputs of its parts."""
 
     image: np.ndarray  # (H, W, 3)
     features: PixelFeatures
-    blocked: list[np.ndarray]  # of each layer: (Q, h, w), where a query does not attend
+    blocked: list[np.ndarray]  # of each layer: (Q, h, w), where a query must not attend
     prediction: Prediction
     result: PanopticSegmentation
 
 
 def one_pass() -> Pass:
-    """Segment the scene and keep what happens on the way."""
+    """Segment the scene and record intermediate values."""
     image = Scenes(SIZE, seed=SCENE, length=1).image(0)
     model = Mask2Former.from_pretrained("scenes-tiny").eval()
     caught: dict[str, PixelFeatures] = {}
@@ -63,7 +63,7 @@ def one_pass() -> Pass:
 
 
 def queries_of(seen: Pass, things: int, stuff: int) -> list[tuple[int, str, float]]:
-    """Query, class and probability of the most certain segments, each another object of some size."""
+    """Query, class and probability of the most certain segments, each a different object of sufficient size."""
     masks = seen.prediction.masks_of()[:, 0] > 0
     scores, labels = seen.prediction.probabilities[:, :-1].max(1)
     found: dict[bool, list[tuple[int, str, float]]] = {True: [], False: []}
@@ -77,13 +77,13 @@ def queries_of(seen: Pass, things: int, stuff: int) -> list[tuple[int, str, floa
 
 
 def enlarged(values: np.ndarray) -> np.ndarray:
-    """A map at the size of the image, each of its pixels a square."""
+    """A map enlarged to the size of the image, with each of its pixels as a square."""
     factor = SIZE[0] // values.shape[0]
     return values.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def colors_of(features: torch.Tensor) -> np.ndarray:
-    """Channels as colours: the three main directions of a map ``(C, h, w)``, each stretched to 0..1."""
+    """Channels as colours: the three principal components of a map ``(C, h, w)``, each stretched to 0..1."""
     rows = features.flatten(1).T  # (h*w, C)
     rows = rows - rows.mean(0)
     _, _, directions = torch.linalg.svd(rows, full_matrices=False)
@@ -93,7 +93,7 @@ def colors_of(features: torch.Tensor) -> np.ndarray:
 
 
 def grid(rows: int, columns: int, width: float) -> tuple[Figure, np.ndarray]:
-    """Axes without ticks, of the shape of the image."""
+    """Axes without ticks, with the proportions of the image."""
     height = width / columns * SIZE[0] / SIZE[1]
     figure, axes = plt.subplots(
         rows, columns, figsize=(width, rows * height + 0.35), squeeze=False, layout="constrained"
@@ -106,7 +106,7 @@ def grid(rows: int, columns: int, width: float) -> tuple[Figure, np.ndarray]:
 
 
 def draw_pixel_decoder(seen: Pass) -> Figure:
-    """The image, the three maps that queries attend to, and the pixel embeddings."""
+    """The image, the three maps to which queries attend, and the pixel embeddings."""
     figure, axes = grid(1, 5, 11)
     maps = [*seen.features.multi_scale, seen.features.mask_features]
     titles = ["stride 32", "stride 16", "stride 8", "embeddings, stride 4"]
@@ -119,7 +119,7 @@ def draw_pixel_decoder(seen: Pass) -> Figure:
 
 
 def draw_attention(seen: Pass) -> Figure:
-    """For some queries, where each layer lets them attend: the rest of the image is dark."""
+    """For some queries, where each layer lets them attend; the rest of the image is dark."""
     chosen = queries_of(seen, things=3, stuff=1)
     layers = len(seen.blocked)
     figure, axes = grid(len(chosen), layers + 1, 9)
@@ -137,7 +137,7 @@ def draw_attention(seen: Pass) -> Figure:
 
 
 def draw_masks(seen: Pass) -> Figure:
-    """What queries become: mask probabilities and class, and the panoptic result of all of them."""
+    """The outputs of queries: mask probabilities and class, and the panoptic result of all of them."""
     chosen = queries_of(seen, things=2, stuff=1)
     figure, axes = grid(1, 5, 11)
     axes[0, 0].imshow(seen.image)
@@ -152,7 +152,7 @@ def draw_masks(seen: Pass) -> Figure:
 
 
 def main() -> None:
-    """Write all figures into the folder that is named."""
+    """Write all figures into the given folder."""
     folder = Path(sys.argv[1])
     seen = one_pass()
     for name, draw in (("pixel-decoder", draw_pixel_decoder), ("attention", draw_attention), ("queries", draw_masks)):

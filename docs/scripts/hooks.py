@@ -1,6 +1,6 @@
-"""What mkdocs does here besides its own: pages of commands and recipes, links into the repository, ``llms.txt``.
+"""Additions to mkdocs: pages of commands and recipes, links into the repository, ``llms.txt``.
 
-Named in ``mkdocs.yml``. Whatever is wrong ends the build with a sentence.
+The file is listed in ``mkdocs.yml``. Any error ends the build with a sentence.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ _CANONICAL = re.compile(r"<link\b[^>]*rel=[\"']?canonical[^>]*>")
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
-    """Add the pages that are made of what is installed: commands and recipes."""
+    """Add the pages that are generated from the installed package: commands and recipes."""
     for name, page in zip(GENERATED, (commands_page(), recipes_page()), strict=True):
         files.append(File.generated(config, name, content=page))
     return files
 
 
 def commands_page() -> str:
-    """Every command with its arguments and options, as typer's own tool writes them.
+    """Every command with its arguments and options, as written by typer's own tool.
 
     Raises:
         PluginError: the command line cannot be imported.
@@ -54,7 +54,7 @@ def commands_page() -> str:
 
 
 def recipes_page() -> str:
-    """Every recipe, with what tells a published training from another."""
+    """Every recipe, with the differences between the published trainings."""
     lines = [
         "# Recipes\n",
         "Complete runs by name: `mask2former recipe NAME > run.yaml` writes one as a [run file](training.md#recipes).",
@@ -82,18 +82,18 @@ def recipes_page() -> str:
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Point links to files outside ``docs`` at the repository, where one is named; plain names otherwise."""
+    """Point links to files outside ``docs`` to the repository, if there is one; else replace them with plain names."""
     repository = str(config.extra.get("repository") or "").rstrip("/")
-    parts = _FENCE.split(markdown)  # every other one is a block of code
+    parts = _FENCE.split(markdown)  # every other part is a block of code
     parts[::2] = [_LINK.sub(lambda link: _resolved(link, page.file.src_uri, repository), part) for part in parts[::2]]
     return "".join(parts)
 
 
 def _resolved(link: re.Match[str], source: str, repository: str) -> str:
-    """A link as the site has it.
+    """A link as used on the site.
 
     Raises:
-        PluginError: it leads out of ``docs`` to nothing.
+        PluginError: it leads out of ``docs`` to a file that does not exist.
     """
     path = posixpath.normpath(posixpath.join("docs", posixpath.dirname(source), link["target"]))
     if path.startswith("docs/"):
@@ -106,12 +106,12 @@ def _resolved(link: re.Match[str], source: str, repository: str) -> str:
 
 
 def on_page_content(html: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Show what docstrings refer to (``:class:`~mask2former.Predictor```) by its name alone."""
+    """Show references in docstrings (``:class:`~mask2former.Predictor```) as their name only."""
     return _ROLE.sub(lambda role: f"<code>{role[1].removeprefix('~mask2former.').lstrip('~')}</code>", html)
 
 
 def on_post_page(output: str, *, page: Page, config: MkDocsConfig) -> str:
-    """Refuse a page that would fetch something from elsewhere when it is read."""
+    """Reject a page that would load something from another server when it is read."""
     if fetched := _FETCHED.search(_CANONICAL.sub("", output)):
         raise PluginError(f"docs/{page.file.src_uri} would fetch {fetched[1]} when it is read")
     return output
@@ -124,9 +124,9 @@ def on_nav(nav: Navigation, *, config: MkDocsConfig, files: Files) -> Navigation
 
 
 def on_post_build(*, config: MkDocsConfig) -> None:
-    """Write ``llms.txt``, and beside each page its Markdown, to which it points.
+    """Write ``llms.txt``, and beside each page its Markdown, to which it links.
 
-    Pages of the reference are built from docstrings, so their Markdown is nothing to read.
+    Pages of the reference are built from docstrings, so their Markdown has nothing to read.
     """
     site, lines = Path(config.site_dir), [f"# {config.site_name}", "", f"> {config.site_description}", ""]
     section: Any = None
@@ -145,7 +145,7 @@ def on_post_build(*, config: MkDocsConfig) -> None:
 
 
 def _first_sentence(text: str) -> str:
-    """Of the first paragraph of prose, without marks; empty where a page has none."""
+    """The first sentence of the first paragraph of prose, without markup; empty if a page has none."""
     for block in re.split(r"\n\s*\n", _FENCE.sub("", text)):
         if not re.match(r"\s*(#|\||<|!\[|:::|-|\d+\.|\*\*Usage)", block) and block.strip():
             words = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", " ".join(block.split()))

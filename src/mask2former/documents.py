@@ -194,8 +194,7 @@ def parse_yaml(text: str, source: str, *, loader: type[yaml.SafeLoader] | None =
     except RecursionError as error:
         raise UserError(f"{source} is nested too deeply to be read; is it the right file?") from error
     except (yaml.YAMLError, ValueError, OverflowError, TypeError, AttributeError, KeyError) as error:
-        # Other errors: dates, numbers and tags that are well-formed but have no value, like ``2024-13-45`` or ``!!int
-        # x``.
+        # Other errors: well-formed dates, numbers and tags without a value (``2024-13-45``, ``!!int x``).
         mark = getattr(error, "problem_mark", None)
         line = f" at line {mark.line + 1}" if mark else ""
         reason = printable(str(getattr(error, "problem", None) or error), 200)

@@ -65,7 +65,7 @@ def whole_file(path: Path, *, suffix: str = ".tmp", durable: bool = False) -> It
     Args:
         path: the final path.
         suffix: of the temporary name, for writers that depend on it, such as torch.
-        durable: whether the file also survives a power failure: its bytes are on the disk before its name is. Takes
+        durable: whether the file also survives a power failure: its bytes reach the disk before its name. Takes
             milliseconds.
 
     Raises:

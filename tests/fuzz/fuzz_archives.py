@@ -1,4 +1,4 @@
-"""Atheris on archives of data: whatever bytes come, files within limits or one UserError.
+"""Atheris on archives of data: any bytes give files within limits or one UserError.
 
 pip install atheris
 python tests/fuzz/fuzz_archives.py -max_total_time=300 -rss_limit_mb=3000 NEW_DIR tests/fuzz/corpus/archives

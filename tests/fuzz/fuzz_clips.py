@@ -1,5 +1,5 @@
 # pyright: reportMissingImports=false, reportMissingModuleSource=false, reportAttributeAccessIssue=false
-"""Clips in YouTube-VIS and VIPSeg format: read, and every clip with its targets and ground truth."""
+"""Clips in YouTube-VIS and VIPSeg format: read, together with the targets and ground truth of every clip."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # pyright: reportMissingImports=false, reportMissingModuleSource=false, reportAttributeAccessIssue=false
-"""COCO files of instances: read, and every image with its targets and ground truth."""
+"""COCO files of instances: read, together with the targets and ground truth of every image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Atheris on images, label maps and id PNGs: whatever bytes come, pixels or one UserError.
+"""Atheris on images, label maps and id PNGs: any bytes give pixels or one UserError.
 
 pip install atheris
 python tests/fuzz/fuzz_images.py -max_total_time=300 -rss_limit_mb=3000 -timeout=20 NEW_DIR tests/fuzz/corpus/images

@@ -1,5 +1,5 @@
 # pyright: reportMissingImports=false, reportMissingModuleSource=false, reportAttributeAccessIssue=false
-"""COCO files of panoptic segments: read, and every image with its targets and ground truth of all tasks."""
+"""COCO files of panoptic segments: read, together with the targets and ground truth of every image for all tasks."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # pyright: reportMissingImports=false, reportMissingModuleSource=false, reportAttributeAccessIssue=false
-"""Run-length encodings: all readers agree about one, or all refuse it; and what is encoded is decoded."""
+"""Run-length encodings: all readers agree on one or all reject it, and encoding is undone by decoding."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false
-"""Zip archives of torch and safetensors files: the input is what changes in a file that is otherwise well-formed.
+"""Zip archives of torch and safetensors files: the input defines changes to an otherwise well-formed file.
 
-Random bytes would end at the first checksum or bracket. So the header of a safetensors file is made of JSON values that
-are chosen by the input, and an archive gets its pickle, names, sizes and offsets from it.
+Random bytes would fail at the first checksum or bracket. So the header of a safetensors file is composed of JSON values
+selected by the input, and an archive gets its pickle, names, sizes and offsets from it.
 
     python tests/fuzz/fuzz_weight_archives.py -max_total_time=300
 """

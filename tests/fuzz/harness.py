@@ -1,5 +1,5 @@
 # pyright: reportMissingImports=false, reportMissingModuleSource=false, reportAttributeAccessIssue=false
-"""What the fuzz targets share: documents that are changed at random, and what counts as a finding.
+"""Shared by the fuzz targets: documents that are changed at random, and the definition of a finding.
 
 Run targets, not this file; see README.md.
 """

@@ -1,5 +1,5 @@
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false
-"""What the fuzz targets of weights share: small files to begin with, every way of reading them, what is a finding."""
+"""Shared by the fuzz targets of weights: small initial files, every way to read them, the definition of a finding."""
 
 from __future__ import annotations
 

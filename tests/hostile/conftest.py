@@ -1,4 +1,4 @@
-"""Attacks run in a process of their own, under limits of time and memory, so that one that succeeds harms nothing."""
+"""Attacks run in separate processes with limits of time and memory, so that a successful one does no harm."""
 
 from __future__ import annotations
 

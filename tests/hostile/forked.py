@@ -1,4 +1,4 @@
-"""Commands that are started to be killed: forks of this process, since imports take longer than what is measured."""
+"""Commands that are started to be killed: forks of this process, since imports take longer than the measured part."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hostile annotation files: nothing outside of the data is read, and no number in them fills memory or the day."""
+"""Hostile annotation files: nothing outside the data is read, and no number in them exhausts memory or time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hostile archives and folders of data: nothing is unpacked beyond limits, and no name leads out of them."""
+"""Hostile archives and folders of data: nothing is unpacked beyond limits, and no name leads outside."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line against hostile words, streams and signals: a sentence and an exit code, never a traceback."""
+"""The command line with hostile words, streams and signals: a one-sentence error and exit code, never a traceback."""
 
 from __future__ import annotations
 

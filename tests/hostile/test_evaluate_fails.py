@@ -1,4 +1,4 @@
-"""An image that fails makes the metrics incomplete: the evaluation ends in one sentence that names it."""
+"""An image that fails would make metrics incomplete, so the evaluation ends with one sentence that names it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hostile images: no program runs, claims are checked before the work, and one sentence says what is wrong."""
+"""Hostile images: no code runs, sizes are checked before the work, and errors are one sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands that are killed at random moments, again and again, leave what an uninterrupted run does.
+"""Commands that are killed repeatedly at random moments leave the same results as an uninterrupted run.
 
 ``pytest -m slow -s`` of this file prints the figures.
 """

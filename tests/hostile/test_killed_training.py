@@ -1,4 +1,4 @@
-"""Trainings that are killed at random moments, again and again, leave what an uninterrupted one does."""
+"""Training runs that are killed repeatedly at random moments leave the same results as an uninterrupted one."""
 
 from __future__ import annotations
 

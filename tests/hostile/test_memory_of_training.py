@@ -1,4 +1,4 @@
-"""A long training keeps its memory; ``pytest -m slow -s`` of this file prints the figures."""
+"""The memory of long training does not grow; ``pytest -m slow -s`` of this file prints the figures."""
 
 from __future__ import annotations
 

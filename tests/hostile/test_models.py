@@ -1,4 +1,4 @@
-"""Claims of run files and checkpoints about models: no code, no other file, no network, no memory that is not there."""
+"""Run files and checkpoints with false claims about models: no code, no other file, no network, no excessive memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pickles and archives of weights that want to run code, fill the memory or never end: one sentence, soon."""
+"""Pickles and archives of weights that try to run code, exhaust memory or never end: one error, and soon."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run directories and data sets of strangers: they run nothing, fill nothing, and nothing is written elsewhere."""
+"""Untrusted run directories and data sets: they run no code, exhaust nothing, and nothing is written elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finished frames of ``track`` can be read at any moment: after a kill, on a full disk, at a limit of file sizes."""
+"""Finished frames of ``track`` can be read at any time: after a kill, on a full disk, at a file size limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hostile videos: no other file is read, and what a file claims is checked before the work."""
+"""Hostile videos: no other file is read, and the claims of a file are checked before the work."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Small data sets in the formats that people bring, as their tools write them: three images, two for training.
+"""Small data sets in the formats of common tools, as these tools write them: three images, two for training.
 
-Every image has the objects of :func:`objects`; what a format cannot say is left out.
+Every image has the objects of :func:`objects`, except those that a format cannot represent.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Miniatures of the published data sets: their official layouts, two images per split, written by the tests."""
+"""Miniatures of the published data sets in their official layouts, with two images per split, written by the tests."""
 
 from __future__ import annotations
 

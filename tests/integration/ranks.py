@@ -1,4 +1,4 @@
-"""What the ranks of a distributed test run; a module of its own, because the processes import it by name."""
+"""Functions for the ranks of a distributed test, in a separate module because the processes import it by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small training runs for the tests of this folder."""
+"""Small training runs for the tests in this folder."""
 
 from __future__ import annotations
 

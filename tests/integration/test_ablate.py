@@ -1,4 +1,4 @@
-"""The ablations of the paper as trainings of one's own: the same steps and seeds, resumable, one table."""
+"""The paper's ablations on a custom run: equal steps and seeds, resumable, and one table."""
 
 from __future__ import annotations
 

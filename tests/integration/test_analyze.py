@@ -1,4 +1,4 @@
-"""The analyses of the packaged model on drawn scenes, through their commands: a drawing and its figures."""
+"""The analyses of the packaged model on drawn scenes through their commands: a drawing and its figures."""
 
 from __future__ import annotations
 

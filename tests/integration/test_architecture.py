@@ -1,4 +1,4 @@
-"""The architecture is a test: who may import whom, and where each outside package has its one place."""
+"""Rules of the architecture: which modules may import which, and the only place of each external package."""
 
 from __future__ import annotations
 

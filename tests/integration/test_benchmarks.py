@@ -1,4 +1,4 @@
-"""Benchmarks that are made for other machines run here on small sizes; behind the slow mark."""
+"""Benchmarks for other machines, run here with small sizes; behind the slow mark."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Bulk prediction with Ray itself, as its users start it; behind the slow mark: a start takes some 15 CPU seconds.
+"""Bulk prediction with real Ray, started as users start it; slow, since a start takes some 15 CPU seconds.
 
-The same without Ray: tests/unit/bulk.
+Tests without Ray are in tests/unit/bulk.
 """
 
 from __future__ import annotations

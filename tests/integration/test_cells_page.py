@@ -1,4 +1,4 @@
-"""The page "your own cells" is executed as it stands, on drawn cells, with fewer steps."""
+"""The code on the page "your own cells" runs unchanged, on drawn cells, with fewer steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images of other channels than red, green and blue, as a user has them: files, training, the commands, exported."""
+"""Images with channels other than red, green and blue, from the user's view: files, training, commands, export."""
 
 from __future__ import annotations
 

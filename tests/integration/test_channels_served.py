@@ -1,4 +1,4 @@
-"""Models of one or two channels behind the service, the web page and bulk prediction: results, and what is refused."""
+"""Models of one or two channels in the service, the web page and bulk prediction: results and errors."""
 
 from __future__ import annotations
 

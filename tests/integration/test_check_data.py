@@ -1,4 +1,4 @@
-"""``mask2former check-data``: every format it knows, every fault by name, and proposals that train."""
+"""``mask2former check-data``: every format that it supports, every fault by name, and suggestions that train."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What check-data passes, training and evaluation accept; what they refuse, check-data calls broken, and in advance."""
+"""Data that passes check-data is accepted by training and evaluation; data that they reject fails check-data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clips from end to end: training, validation, evaluation from the command line."""
+"""Clips from end to end: training, validation, and evaluation on the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files of ``docker/`` and ``cog.yaml``: no engine runs here, so they are linted and their RUN lines executed."""
+"""The files of ``docker/`` and ``cog.yaml``, linted and with their RUN lines executed, since no engine runs here."""
 
 from __future__ import annotations
 

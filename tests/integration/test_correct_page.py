@@ -1,4 +1,4 @@
-"""The page "predict, correct, train again" is executed as it stands; the test corrects what a person would."""
+"""The code on the page "predict, correct, train again" runs unchanged; the test makes a person's corrections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page on published data sets: every command of it, on miniatures, with models that fit a test."""
+"""Every command on the page about published data sets, on miniatures, with models small enough for a test."""
 
 from __future__ import annotations
 

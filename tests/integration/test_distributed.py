@@ -1,4 +1,4 @@
-"""Trainings on two ranks, from the settings to the stored model; those of two machines have a file of their own."""
+"""Training on two ranks, from the settings to the stored model; a separate file tests two machines."""
 
 from __future__ import annotations
 

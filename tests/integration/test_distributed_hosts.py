@@ -1,6 +1,6 @@
-"""Trainings on two machines: four ranks in two network namespaces, each with an address and a host name of its own.
+"""Training on two machines: four ranks in two network namespaces, each with its own address and host name.
 
-As root, on Linux: ``pytest -m slow tests/integration/test_distributed_hosts.py`` (some minutes on two cores).
+Run as root on Linux: ``pytest -m slow tests/integration/test_distributed_hosts.py`` (some minutes on two cores).
 """
 
 from __future__ import annotations

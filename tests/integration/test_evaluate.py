@@ -1,4 +1,4 @@
-"""The evaluation loop and the command on top of it."""
+"""The evaluation loop and its command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models as files of other runtimes: written, compared, and run by the same predictor."""
+"""Models as files for other runtimes: written, compared, and run by the same predictor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The programs of ``docs/export.md`` in Python, JavaScript and C++ are executed as they stand, on one file."""
+"""The programs in Python, JavaScript and C++ on the page ``docs/export.md`` run unchanged, on one file."""
 
 from __future__ import annotations
 

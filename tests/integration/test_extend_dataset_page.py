@@ -1,4 +1,4 @@
-"""The page on a data set of one's own runs as it is, with fewer steps and samples."""
+"""The code on the page about custom data sets runs unchanged, with fewer steps and samples."""
 
 from __future__ import annotations
 

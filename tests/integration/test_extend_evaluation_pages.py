@@ -1,4 +1,4 @@
-"""The pages of ``docs/extend`` that are about evaluation run as they are, and are a screen at most."""
+"""The code on the pages of ``docs/extend`` about evaluation runs unchanged, and each page is at most a screen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pages on parts of one's own are executed as they stand, with fewer steps and smaller images."""
+"""The code on the pages about custom parts runs unchanged, with fewer steps and smaller images."""
 
 from __future__ import annotations
 

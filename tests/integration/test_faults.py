@@ -1,4 +1,4 @@
-"""Wrong requests, format by format: one line on standard error, the right exit code, and nothing left behind."""
+"""Wrong requests for every format: one line on standard error, the right exit code, and no files left behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that version 0.1.0 wrote are read by this one: models, runs, results. The files are never made anew."""
+"""Files of version 0.1.0 can still be read: models, runs, results. The files are never regenerated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Formats that people bring: ``check-data`` knows each, and its run file reads the very masks that were annotated."""
+"""Formats of common tools: ``check-data`` recognises each, and its run file reads exactly the annotated masks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``docs/image-formats.md`` promises, as a user has it: files of every kind, the command, the program there."""
+"""The promises of ``docs/image-formats.md`` from the user's view: files of every kind, the command, the program."""
 
 from __future__ import annotations
 

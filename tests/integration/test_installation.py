@@ -1,4 +1,4 @@
-"""The kernel is built where there is a compiler, and missed by nobody where there is none."""
+"""The kernel is built if there is a compiler, and everything works without one."""
 
 from __future__ import annotations
 

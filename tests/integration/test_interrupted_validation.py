@@ -1,4 +1,4 @@
-"""Runs that are killed in or beside a validation and go on: all that they leave is that of an uninterrupted run."""
+"""Runs killed around a validation and resumed leave the same files as an uninterrupted run."""
 
 from __future__ import annotations
 

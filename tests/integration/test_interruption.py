@@ -1,4 +1,4 @@
-"""Runs in processes of their own: killed and resumed, and with a rank that dies."""
+"""Runs in separate processes: killed and resumed, and with a rank that dies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``mask2former models``, and verbs that take a published model by its name, with a small model on a local server."""
+"""``mask2former models``, and commands with a published model by name, for a small model on a local server."""
 
 from __future__ import annotations
 

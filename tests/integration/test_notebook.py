@@ -1,6 +1,6 @@
-"""The notebook runs top to bottom, without a network, and is kept without outputs.
+"""The notebook runs from top to bottom without a network, and is stored without outputs.
 
-``pytest -m slow tests/integration/test_notebook.py``: about 20 seconds of one core.
+``pytest -m slow tests/integration/test_notebook.py`` takes about 20 seconds on one core.
 """
 
 from __future__ import annotations

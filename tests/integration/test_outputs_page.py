@@ -1,4 +1,4 @@
-"""The page on results in other programs names all formats and columns, and its example runs."""
+"""The page on results in other programs lists all formats and columns, and its example runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model of parts that are defined here trains, goes on, is saved, loaded, measured and used like any other."""
+"""A model with parts defined in this test is trained, resumed, saved, loaded, measured and used like any other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One part at a time from outside the package, in a model of it: each is trained for ten steps and lowers the loss."""
+"""Each part in turn is replaced by one from outside the package: ten steps of training lower the loss."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The model that comes with the package."""
+"""The model that is included in the package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page on photographs is executed as it stands: on a drawn scene, the packaged model in place of the published."""
+"""The code on the page about photographs runs unchanged, on a drawn scene, with the packaged model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``mask2former prepare``: every conversion on a miniature of the official layout, expected values worked out here."""
+"""``mask2former prepare``: every conversion of a miniature in the official layout, with expected values from here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several processes, one loss."""
+"""Several processes compute the same loss as one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The published data sets by a few real images each, which lie outside the repository."""
+"""A few real images of each published data set, which are outside the repository."""
 
 from __future__ import annotations
 

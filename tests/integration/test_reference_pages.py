@@ -1,6 +1,6 @@
-"""The examples of the Python reference are run as they stand, those of a page one after the other.
+"""The examples in the Python reference run unchanged, one after the other on each page.
 
-``python tests/integration/test_reference_pages.py`` writes their outputs anew.
+``python tests/integration/test_reference_pages.py`` updates their outputs.
 """
 
 from __future__ import annotations

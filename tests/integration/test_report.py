@@ -1,4 +1,4 @@
-"""What people look at: the page of an evaluation and the curves of training runs, and the commands that make them."""
+"""Output for people: the page of an evaluation and the curves of training runs, and the commands that make them."""
 
 from __future__ import annotations
 

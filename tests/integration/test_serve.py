@@ -1,4 +1,4 @@
-"""``mask2former serve`` as its users start it: real processes, connections and signals, on this machine alone."""
+"""``mask2former serve`` from the user's view: real processes, connections and signals, only on this machine."""
 
 from __future__ import annotations
 

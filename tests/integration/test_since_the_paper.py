@@ -1,4 +1,4 @@
-"""What came after the paper is trained for ten steps, resumed, stored, measured and used by the same calls."""
+"""Methods published after the paper: trained for ten steps, resumed, stored, measured and used as usual."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pages as a site: each has its place in the navigation, and the reference has every public name."""
+"""The documentation site: every page is in the navigation, and the reference has every public name."""
 
 from __future__ import annotations
 

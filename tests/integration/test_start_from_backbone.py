@@ -1,4 +1,4 @@
-"""Training starts from a converted backbone file: the command of the documentation, end to end."""
+"""Training from a converted backbone file: the documented command, end to end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models with the switches of the paper's ablations are trained, resumed, stored and used like any other."""
+"""Models with the settings of the paper's ablations are trained, resumed, stored and used like any other."""
 
 from __future__ import annotations
 

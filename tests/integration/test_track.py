@@ -1,4 +1,4 @@
-"""``mask2former track``: videos, folders, what is written, and how it ends."""
+"""``mask2former track``: videos, folders, its output, and how it ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training as a user runs it: the real model, loss and data on Lightning."""
+"""Training from the user's view: the real model, loss and data, with Lightning."""
 
 from __future__ import annotations
 

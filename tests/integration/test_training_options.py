@@ -1,4 +1,4 @@
-"""What a run can be told beyond its recipe (docs/training-options.md), as its users tell it."""
+"""Settings of a run beyond its recipe (docs/training-options.md), as users set them."""
 
 from __future__ import annotations
 

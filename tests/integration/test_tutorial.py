@@ -1,4 +1,4 @@
-"""The page "your own data in ten minutes" is executed as it stands, with fewer images and steps."""
+"""The code on the page "your own data in ten minutes" runs unchanged, with fewer images and steps."""
 
 from __future__ import annotations
 

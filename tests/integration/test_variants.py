@@ -1,4 +1,4 @@
-"""MaskFormer and the per-pixel baselines are trained, resumed, measured, stored and used by the same calls."""
+"""MaskFormer and the per-pixel baselines are trained, resumed, measured, stored and used in the usual way."""
 
 from __future__ import annotations
 

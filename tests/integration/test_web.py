@@ -1,4 +1,4 @@
-"""The web page as its visitors have it: a browser, real clicks, a real file; and what is served beside it."""
+"""The web page from the visitor's view: a browser, real clicks, a real file; and its other addresses."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A model of every provider and task by its name: file from a server, logits as written, settings as its recipe says.
+"""A model of each provider and task by name: downloaded from a server, with its logits and its recipe's settings.
 
-The files are small, but have the layout, names, classes and settings of the published ones, whose rows of the zoo they
-stand in for.
+The files are small, but have the layout, names, classes and settings of the published ones, whose rows in the zoo they
+replace.
 """
 
 from __future__ import annotations

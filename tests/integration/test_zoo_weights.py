@@ -1,8 +1,8 @@
 """Published models load by name and compute the published numbers.
 
-The files are written here: names, shapes and order of the published ones, values of ``fill.py``. A server on this
-machine has them under a zoo of the same rows with its own addresses and hashes. All 59, one after the other, take
-4 GB of memory and 3 GB of disk, and from six seconds (ResNet-50, an idle core) each:
+The files are written here, with names, shapes and order of the published ones and values of ``fill.py``. A server on
+this machine provides them under a zoo with the same rows but its own addresses and hashes. All 59, one after the
+other, need 4 GB of memory, 3 GB of disk, and from six seconds (ResNet-50, an idle core) each:
 ``pytest -m slow tests/integration/test_zoo_weights.py``
 """
 

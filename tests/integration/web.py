@@ -1,4 +1,4 @@
-"""A server of files on this machine that can be told to misbehave."""
+"""A file server on this machine that can be made to misbehave."""
 
 from __future__ import annotations
 

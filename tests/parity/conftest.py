@@ -1,4 +1,4 @@
-"""What a file of tests keeps of models in float64, gigabytes, is let go after it."""
+"""Gigabytes of float64 models that the tests of a file share are released after the file."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Golden numbers of the published implementation, in float64, with weights from ``fill.py``.
 
-``tests/data/golden`` holds trimmed copies; ``python tests/parity/golden.py REFERENCE`` makes them anew from the full
-files. With the environment variable ``MASK2FORMER_SHARED`` set, tests read the full files and compare all of it.
+``tests/data/golden`` has trimmed copies; ``python tests/parity/golden.py REFERENCE`` recreates them from the complete
+files. If the environment variable ``MASK2FORMER_SHARED`` is set, tests read the complete files and compare all of them.
 """
 
 from __future__ import annotations

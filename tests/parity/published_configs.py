@@ -1,7 +1,7 @@
-"""The published configurations trimmed to what decides a model and its training.
+"""The published configurations, trimmed to the settings that define a model and its training.
 
-``python tests/parity/published_configs.py CONFIGS.json`` writes ``tests/data/published_configs.json`` and, for clips,
-``published_clip_configs.json`` anew from the complete ones.
+``python tests/parity/published_configs.py CONFIGS.json`` recreates ``tests/data/published_configs.json`` and, for
+clips, ``published_clip_configs.json`` from the complete ones.
 """
 
 from __future__ import annotations

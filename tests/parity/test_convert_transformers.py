@@ -1,4 +1,4 @@
-"""Folders that we write load in ``transformers`` and give our logits; models that it writes load here and give its."""
+"""Our folders load in ``transformers`` with our logits, and its models load here with its logits."""
 
 from __future__ import annotations
 

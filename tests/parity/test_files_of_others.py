@@ -1,7 +1,7 @@
 """Files as other code bases write them, with the names, shapes and types of published models and random values.
 
-The names come from the published maps and the permutations from their description, not from the tables that are tested;
-``pytest -m slow tests/parity/test_files_of_others.py``, half a minute for each row and up to 3 GB of memory.
+The names come from the published maps and the permutations from their description, not from the tables under test.
+``pytest -m slow tests/parity/test_files_of_others.py`` takes half a minute per row and up to 3 GB of memory.
 """
 
 from __future__ import annotations

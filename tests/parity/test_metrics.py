@@ -1,4 +1,4 @@
-"""Our evaluators against the published evaluators' numbers, and COCO's against its original implementation."""
+"""Our evaluators compared with the numbers of the published ones, and COCO's with its original implementation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Post-processing against the published numbers, and against the specification read word by word."""
+"""Post-processing compared with the published numbers, and with a literal form of the specification."""
 
 from __future__ import annotations
 

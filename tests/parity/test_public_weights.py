@@ -1,7 +1,7 @@
-"""The published numbers of a public model: its real weights as they are on the hub, on a real image.
+"""The published numbers of a public model: its real weights from the hub, on a real image.
 
-``pytest -m network tests/parity/test_public_weights.py`` fetches 276 MB from the Hugging Face hub and one image of
-COCO. What is compared where is tested without the network, on a small model.
+``pytest -m network tests/parity/test_public_weights.py`` downloads 276 MB from the Hugging Face hub and one image of
+COCO. The comparison itself is also tested without the network, on a small model.
 """
 
 from __future__ import annotations

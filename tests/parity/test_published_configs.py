@@ -1,4 +1,4 @@
-"""The recipes are the published configurations, setting by setting."""
+"""The recipes equal the published configurations in every setting."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The recipes of models of other toolboxes against their published configurations, fact by fact.
+"""The recipes of models of other toolboxes compared with every fact in their published configurations.
 
-``toolbox_configs.json`` was written by hand from the files that it names; null is what they do not say.
+``toolbox_configs.json`` was written by hand from the files that it names; null means that they do not state a fact.
 """
 
 from __future__ import annotations

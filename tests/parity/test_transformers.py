@@ -1,7 +1,7 @@
-"""The Mask2Former of the ``transformers`` package with random weights gives the same numbers: a second reference.
+"""The Mask2Former of ``transformers`` with random weights gives the same numbers: a second reference.
 
-It is an independent code base that runs here, so it reaches what the golden arrays cannot: other sizes, widths and
-depths. Its weights go through our converter.
+It is an independent code base that runs here, so it covers what the golden arrays cannot: other sizes, widths and
+depths. Its weights pass through our converter.
 """
 
 from __future__ import annotations

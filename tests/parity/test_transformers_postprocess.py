@@ -1,7 +1,8 @@
-"""The post-processing of ``transformers`` differs from ours, and the published one, in four ways: undone, it is ours.
+"""The post-processing of ``transformers`` equals ours, the published one, once its four differences are undone.
 
-A loop with a switch for each way stands between the two. With all four it must give what ``transformers`` gives, with
-none of them what we give. That also every mask goes through 384x384 pixels there is no matter here: the input has them.
+A loop with a switch for each difference connects the two. With all four it must give the results of ``transformers``,
+with none of them ours. ``transformers`` also resizes every mask to 384x384 pixels, which does not matter here because
+the input has this size.
 """
 
 from __future__ import annotations

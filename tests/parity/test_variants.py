@@ -1,4 +1,4 @@
-"""What Mask2Former is compared with, against the published implementation in float64: logits, results, losses."""
+"""Alternatives compared in the paper, against the published implementation in float64: logits, results, losses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How batching, padding and the frame axis relate: equalities that hold for every kind of model."""
+"""Relations between batching, padding and the frame axis: equalities that hold for every kind of model."""
 
 from __future__ import annotations
 

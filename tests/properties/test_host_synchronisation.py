@@ -1,7 +1,7 @@
 """How often a device has to wait for the host, counted without a device.
 
-The network runs on fake tensors of a CUDA device, which have no values, so whoever asks for one is found, and every
-copy between devices is seen. The loss needs values for its assignment; there the reading calls are counted.
+The network runs on fake tensors of a CUDA device. They have no values, so any code that reads one is found, and every
+copy between devices is detected. The loss needs values for its assignment; for it, calls that read values are counted.
 """
 
 from __future__ import annotations

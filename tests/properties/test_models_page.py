@@ -1,6 +1,6 @@
-"""The table in ``docs/models.md`` is the packaged zoo.
+"""The table in ``docs/models.md`` equals the packaged zoo.
 
-``python tests/properties/test_models_page.py`` writes it anew.
+``python tests/properties/test_models_page.py`` updates it.
 """
 
 from __future__ import annotations

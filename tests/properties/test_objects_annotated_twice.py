@@ -1,4 +1,4 @@
-"""Looking at neighbours only finds the objects that comparing all pairs finds."""
+"""Comparing only neighbours finds the same objects as comparing all pairs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever finite logits a model gives, results keep their promises: ids, areas, scores, boxes and sizes."""
+"""For any finite logits of a model, results have valid ids, areas, scores, boxes and sizes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must hold for every published recipe, whatever it is."""
+"""Properties of every published recipe."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The list in ``docs/toolboxes.md`` is what the recipes say of themselves.
+"""The list in ``docs/toolboxes.md`` equals the facts in the recipes.
 
-``python tests/properties/test_toolboxes_page.py`` writes it anew.
+``python tests/properties/test_toolboxes_page.py`` updates it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whatever a recipe draws, image, masks, labels and ignored pixels stay aligned, and no object becomes another one."""
+"""For any draw of a recipe, image, masks, labels and ignored pixels stay aligned, and objects keep their identity."""
 
 from __future__ import annotations
 

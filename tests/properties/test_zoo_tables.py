@@ -1,4 +1,4 @@
-"""Every published state dict agrees with our model: names, order, shapes, dtypes, trained or not, and counts."""
+"""Every published state dict matches our model: names, order, shapes, dtypes, trained or not, and counts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clips with something wrong: check-data and a run say the same of them, and nothing is lost without a word."""
+"""Faulty clips: check-data and a run report the same, and nothing is lost silently."""
 
 from __future__ import annotations
 

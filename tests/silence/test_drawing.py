@@ -1,4 +1,4 @@
-"""What overlays say: each class name is written, or its number is and a note names what it stands for."""
+"""Overlays show each class name, or its number with a note that explains it."""
 
 import re
 

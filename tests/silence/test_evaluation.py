@@ -1,4 +1,4 @@
-"""What an evaluation leaves out, cuts off or counts otherwise is told on the terminal."""
+"""Everything that an evaluation leaves out, truncates or counts differently is reported in the terminal."""
 
 from __future__ import annotations
 

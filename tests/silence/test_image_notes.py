@@ -1,4 +1,4 @@
-"""What is read in part reaches the user: the commands print it, with the count; and one range serves all readers."""
+"""Notes about partly read files reach the user: commands print them with a count; all readers share one range."""
 
 import json
 import logging

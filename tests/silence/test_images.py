@@ -1,4 +1,4 @@
-"""Every kind of pixels is read right, with a note of what was inferred or left out, or refused in a sentence."""
+"""Every kind of pixels is read correctly, with a note of what was inferred or left out, or rejected in a sentence."""
 
 import json
 import os

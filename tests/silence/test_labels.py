@@ -1,6 +1,6 @@
-"""Label maps that would be learned as something else than was meant: each is right, noted or refused.
+"""Label maps that could be learned in an unintended way: each is read correctly, noted or rejected.
 
-The rows of the tables are the example of a kind and its relatives.
+The rows of the tables are one example of each kind and its variants.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Models that are not finite or not what they say, and backbones that cannot serve: a result, a note or a refusal.
+"""Models with non-finite values or false claims, and unusable backbones: a result, a note or an error.
 
-Each row is tried as users do, on the command line: what is given, and the words of the message. A refusal ends with
-exit code 2 and leaves nothing behind.
+Each row is run as users would, on the command line: the input, and the words of the message. An error has exit code 2
+and leaves no files behind.
 """
 
 from __future__ import annotations

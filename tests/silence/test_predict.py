@@ -1,7 +1,7 @@
-"""Results that are lost, stale or not what was wanted: each is right, or says so, or is refused before it is done.
+"""Results that could be lost, outdated or not as intended: each is right, noted, or rejected before any work.
 
-A row is what a user does after a first ``predict``, and the outcome: ``right`` looks at the files, ``note`` is found on
-standard error or in the last line, ``refused`` is the error (exit code 2), which leaves every file as it was.
+A row is what a user does after a first ``predict``, and the outcome: ``right`` checks the files, ``note`` is found on
+standard error or in the last line, ``refused`` is the error (exit code 2), after which every file is unchanged.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Annotation files with one field changed: the data is right, a note names what is lost, or the file is refused.
+"""Annotation files with one changed field: the data is right, a note names what is lost, or the file is rejected.
 
 A small valid file is changed in one place, drawn with a fixed seed from all of its fields and a pool of values that
-tools and people write there. What a changed file means is decided here, by the rules of its format alone; a file that
-breaks them may still be read as it was meant, be read with a note that names the offender, or be refused in a sentence.
+tools and people write there. The meaning of a changed file is decided here, by the rules of its format alone. A file
+that breaks them may be read as it was meant, be read with a note that names the fault, or be rejected in a sentence.
 """
 
 from __future__ import annotations

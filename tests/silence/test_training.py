@@ -1,4 +1,4 @@
-"""Runs that go on, and runs that start from a model: what is set takes effect, is said, or is refused untouched."""
+"""Resumed runs, and runs that start from a model: settings take effect, are noted, or are rejected unchanged."""
 
 from __future__ import annotations
 

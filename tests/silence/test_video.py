@@ -1,4 +1,4 @@
-"""Damaged, turned and unusual videos: the right frames, a note that names the loss, or a refusal."""
+"""Damaged, rotated and unusual videos: the right frames, a note that names the loss, or an error."""
 
 from __future__ import annotations
 

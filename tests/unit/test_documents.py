@@ -1,4 +1,4 @@
-"""Documents of strangers: whatever a file is or holds, one sentence says what is wrong, at once."""
+"""Untrusted documents: whatever a file is or contains, one sentence states the error, at once."""
 
 from __future__ import annotations
 

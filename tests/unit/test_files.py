@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whatever lies where they go and whoever else writes there."""
+"""Files are written completely or not at all, whatever exists at their path and whoever else writes there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signals end what waits in compiled code, and leave alone what ends by itself."""
+"""Signals end compiled code that waits, and leave code alone that ends by itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Limits are numbers with a name, and what is above one is refused with that number."""
+"""Limits are named numbers, and values above a limit are rejected with this number."""
 
 from __future__ import annotations
 

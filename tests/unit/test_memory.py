@@ -1,4 +1,4 @@
-"""What is left of the memory, and what does not fit it."""
+"""The memory that is left, and requests that do not fit into it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recipes are complete and agree with one another."""
+"""Recipes are complete and consistent with each other."""
 
 from __future__ import annotations
 

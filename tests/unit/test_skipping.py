@@ -1,4 +1,4 @@
-"""Tests that need a package are skipped without it, and fail where it should be there."""
+"""Tests that need a package are skipped without it, but fail where it must be installed."""
 
 from __future__ import annotations
 

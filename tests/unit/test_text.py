@@ -1,4 +1,4 @@
-"""Words of strangers are shown in one line, short, in bounded time, whatever they are."""
+"""External text is shown in one line, shortened, and in bounded time, whatever it contains."""
 
 from __future__ import annotations
 

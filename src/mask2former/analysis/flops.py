@@ -64,8 +64,7 @@ class Cost:
         sizes: heights and widths of the input in pixels, after padding.
         num_frames: frames of the clip; 1 for an image.
         multiply_adds: what this library computes for the logits of all masks.
-        published: what the published code computes, by the rules of the paper; None if a part of the model is not in
-            the paper.
+        published: what the published code computes, by the rules of the paper; None if a part is not in the paper.
         operators: multiply-adds by operator.
         modules: the complete model, its parts and their submodules.
     """
@@ -228,8 +227,7 @@ def _of_module(module: nn.Module, name: str, counts: Mapping[str, Mapping[Any, c
 
 
 # A count is a complex number, since the counter adds up a single number per operator. The real part is the number of
-# multiplications and additions, which torch counts separately, the imaginary part that of outputs. Both are exact up to
-# 2**53.
+# multiplications and additions, which torch counts separately, the imaginary part that of outputs. Exact up to 2**53.
 def _multiply_adds(count: complex) -> float:
     return complex(count).real / 2
 

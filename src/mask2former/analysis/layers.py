@@ -48,8 +48,7 @@ class Depth:
 
     Attributes:
         name: ``queries`` before the first layer, then ``layer 1`` and so on.
-        metrics: in percent, named as by ``evaluate``, and :data:`RECALL` if the data has instances; None for metrics
-            that are undefined.
+        metrics: in percent, named as by ``evaluate``, and :data:`RECALL` if the data has instances; None if undefined.
     """
 
     name: str

@@ -77,8 +77,7 @@ class FilesConfig(Strict):
 class NamedFilesConfig(FilesConfig):
     """A custom data set whose annotations or lists name the files."""
 
-    # whether names may point outside the folder that they are relative to (/data/a.jpg, ../a.jpg); links in it always
-    # may
+    # whether names may point outside the folder that they are relative to (/data/a.jpg, ../a.jpg); links in it may, too
     allow_outside: bool = False
 
 
@@ -401,8 +400,7 @@ class DataConfig(Strict):
     filter_empty: bool = False  # True: leave out images without objects, as the published instance recipes do
     group_by_aspect: bool = False  # images of one pass are either all wider than high, or all others
     batch_size: Batch = 16  # images per optimizer step over all devices
-    # None: batch_size divided by the devices; smaller values accumulate; auto: as many as fit into memory, by an
-    # estimate
+    # None: batch_size divided by the devices; smaller values accumulate; auto: as many as should fit into memory
     batch_size_per_device: Batch | Literal["auto"] | None = None
     num_workers: int = Field(default=2, ge=0, le=limits.WORKERS)
 

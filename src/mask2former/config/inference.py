@@ -62,8 +62,7 @@ class InferenceConfig(Strict):
     tile: NonNegativeInt = 0
     tile_overlap: NonNegativeInt = 32  # pixels of the image that neighbours share at least
     # pixels: for tiles and instance-only models, the diameter of the objects on which the model was trained. Images
-    # whose objects have another median diameter are cut again, into tiles of another side. 0: the same side for all
-    # images
+    # whose objects have another median diameter are cut again, into tiles of another side. 0: one side for all
     diameter: NonNegativeFloat = 0.0
     classes: tuple[str, ...] | None = None  # results contain only these classes, by name; None: all
     min_area: NonNegativeInt = 0  # pixels of the image; smaller segments, instances and class masks are left out

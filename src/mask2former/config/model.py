@@ -96,8 +96,7 @@ class MSDeformAttnConfig(Strict):
     num_points: PositiveInt = 4
     feedforward_dim: PositiveInt = 1024
     dropout: Probability = 0.0
-    # number of layers that see only the tokens of stride 32, then those of 32 and 16, then all (PRO-SCALE); None: all
-    # layers see all tokens
+    # numbers of layers that see the tokens of stride 32, of 32 and 16, and of all (PRO-SCALE); None: all see all
     stages: tuple[NonNegativeInt, NonNegativeInt, PositiveInt] | None = None
 
     @model_validator(mode="after")

@@ -95,8 +95,7 @@ def match_classes(
         model: classes that the model predicts.
         data: classes that are annotated.
         things_only: whether the data only has objects, so that stuff classes of the model are not missing in it.
-        notes: receives a sentence about classes that only the model has, which are not measured; None: they are an
-            error.
+        notes: receives a sentence about classes that only the model has, which are not measured; None: an error.
 
     Raises:
         UserError: a class exists on one side only, or two classes have the same name.

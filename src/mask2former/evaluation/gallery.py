@@ -1,7 +1,7 @@
 """The images of an evaluation that are worth showing: the best, the worst, and those with the most confident errors.
 
-It compares one image at a time and keeps small drawings of a few, so memory does not grow with the data set. It does
-not write pages or files.
+It compares one image at a time and keeps small drawings of a few, so memory does not grow with the data set. It writes
+no files.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """ONNX files in 8-bit integers, with ranges of values measured on images of the user.
 
 Weights of convolutions and matrix products become ``int8``, with one scale per channel, and the values multiplied with
-them ``uint8``. The operators are those of ONNX (``QuantizeLinear``, ``DequantizeLinear``), which OpenVINO converts,
-too.
+them ``uint8``. The operators are those of ONNX (``QuantizeLinear``, ``DequantizeLinear``), which OpenVINO also reads.
 """
 
 from __future__ import annotations

@@ -49,8 +49,7 @@ class attention_in_products(TorchFunctionMode):  # noqa: N801  (a context manage
     """Traces fused attention as its two products with a softmax between them.
 
     ONNX's converter decomposes attention, too, but assumes a layout of the result in memory that a processor's own
-    kernel does not have. Decomposing it beforehand would need another pass over the graph, a fifth of the time of an
-    export.
+    kernel does not have. Decomposing it beforehand would need another pass over the graph, a fifth of an export.
     """
 
     def __torch_function__(

@@ -49,8 +49,7 @@ class _Track:
         feature: mean state of its queries, normalised to length 1.
         probability_sum: sum of its class probabilities over windows.
         num_windows: number of these windows.
-        first_frame: index in the clip of the first frame of ``masks``, which are from the window where it was last
-            found.
+        first_frame: index in the clip of the first frame of ``masks``, those of the window where it was last found.
         masks: at the resolution of the network.
         velocity: of its centre (down, right), in pixels of the masks per frame.
     """

@@ -62,8 +62,7 @@ class Stages(Generic[_Item, _Read, _Called, _Result]):
         call: processes one or more items, in the thread that consumes the results.
         finish: processes the outputs of ``read`` and ``call``, in a thread.
         deliver: makes the output of ``finish`` visible outside, such as by writing files, in a thread. It waits until
-            all earlier results have been consumed, so a consumer that stops or fails leaves nothing that was not
-            reported.
+            all earlier results have been consumed, so a consumer that stops or fails leaves nothing unreported.
     """
 
     read: Callable[[_Item], _Read | Ready[_Result]]
@@ -79,13 +78,11 @@ def pipelined(
     """The items with their results, in their order.
 
     Which items share a call depends only on their keys and order, not on time: the first waiting item, and those with
-        the
-    same key among the next twice ``batch_size``. If a shared call fails, or memory runs out, everything else is
+    the same key among the next twice ``batch_size``. If a shared call fails, or memory runs out, everything else is
     finished first, and the items are called one by one, so an item only fails for reasons of its own.
 
     Args:
-        items: taken a few ahead, in the thread of the caller. Their exceptions are raised after the results before
-            them.
+        items: taken a few ahead, in the thread of the caller. Their exceptions follow the results before them.
         stages: what is done with each.
         batch_size: the largest number of items that share a call.
 

@@ -79,8 +79,8 @@ class Predictor:
             see :class:`~mask2former.inference.network.Network`. A model is not copied: it is moved to the device, given
             the memory layout for it and set to evaluation mode.
         device: ``cpu``, ``cuda``, ``cuda:1``, ...; by default a CUDA device if there is one, else the CPU.
-        dtype: ``float32``, ``bfloat16`` or ``float16`` for a whole model; by default its parameters are not converted.
-            Half precision is faster on hardware made for it and changes masks slightly.
+        dtype: ``float32``, ``bfloat16`` or ``float16`` for all parameters of a model; by default no conversion. Half
+            precision is faster on hardware made for it and changes masks slightly.
         compile: compile a model with ``torch.compile``, without graph breaks, for each of the first eight input sizes
             and batch sizes; others run uncompiled. Compiling takes a minute or more each time and is logged, so it is
             meant for many images of one size. Images are not padded to reduce the number of sizes, because padding
@@ -378,7 +378,7 @@ class Predictor:
         return tuple(-(-side // step) for side in self.input_size(size_hw, settings))
 
     def input_size(self, size_hw: tuple[int, int], settings: InferenceConfig) -> tuple[int, int]:
-        """Height and width to which an image of a size is resized: as the settings say, if that fits the network.
+        """Height and width to which an image of a size is resized: those of the settings if they fit the network.
 
         If the network has a maximum size, larger images are reduced to it in proportion; a note counts them.
         """

@@ -1,7 +1,6 @@
 """One result for an image from the predictions of its tiles, with one class per task; tiles come row by row.
 
-Pixels that no later tile shows are decided and compressed at once, so only pixels that tiles share wait for later
-tiles.
+Pixels that no later tile shows are decided and compressed at once, so only shared pixels wait for later tiles.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Test-time augmentation: one result from one image at several sizes, original and mirrored.
 
 Semantic segmentation adds up class scores, as published. Panoptic and instance segmentation have no published rule;
-ours (:func:`consensus`) matches queries across all views and averages them. The module reads no files and has no
-metrics.
+ours (:func:`consensus`) matches queries across all views and averages them. It reads no files and has no metrics.
 """
 
 from __future__ import annotations

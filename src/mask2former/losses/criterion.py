@@ -210,8 +210,7 @@ class Criterion(nn.Module):
         masks = [target.masks.bool() for target in targets]
         clips = [depth.masks.clips() for depth in depths.values()]  # for each depth
 
-        # All points are drawn first, in the published order; then one transfer to the host serves all checks and
-        # assignments.
+        # First draw all points, in the published order; then use one transfer to the host for checks and assignments.
         draws = [_Draws.make(self, depth, targets, uniform) for depth in depths.values()]
         costs = [
             self.matcher.cost(

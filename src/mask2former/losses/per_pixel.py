@@ -24,8 +24,7 @@ class PixelCriterion(nn.Module):
     """Loss of :class:`PixelOutput` against targets (MaskFormer, Sec. 4.2, per-pixel baselines).
 
     The loss is the mean over the pixels on a mask, of all images of the batch. Other pixels, such as padding and
-    ignored ones, do not count. Where masks overlap, the last one counts. Scores are first resized to the size of the
-    image.
+    ignored ones, do not count. Where masks overlap, the last one counts. Scores are resized to the image size first.
 
     Args:
         num_classes: K; targets are in 0..K-1.

@@ -349,7 +349,7 @@ class InstanceEvaluator(_AveragePrecision):
         boundary: also measure boundary average precision (Cheng et al., CVPR 2021), as ``instance/boundary_AP`` etc.:
             the IoU of two masks is then the lesser of the IoU of the masks and the IoU of their boundaries, which are
             0.02 image diagonals wide.
-        pooled_threshold: also measure the pooled average precision of :class:`PooledEvaluator`, for objects above this
+        pooled_threshold: also measure pooled average precision, see :class:`PooledEvaluator`, for objects above this
             score.
 
     Raises:
@@ -450,7 +450,7 @@ class VideoInstanceEvaluator(_AveragePrecision):
         """Add one clip.
 
         Raises:
-            UserError: masks have different sizes or numbers of frames, or the numbers of tracks, labels and crowd flags
+            UserError: masks have different sizes or numbers of frames, or numbers of tracks, labels and crowd flags
                 differ.
         """
         shape = (prediction.num_frames, *prediction.size_hw)

@@ -84,8 +84,7 @@ def plain_ground_truth(
     """The annotation with the class indices of ``categories``, in the form of other data sets, to draw and to compare.
 
     Semantic: a label map, with ``categories.ignore_label`` where the label is none of the classes. Instance: the
-        objects;
-    groups of objects that were not annotated one by one are crowd regions.
+    objects; groups of objects that were not annotated one by one are crowd regions.
     """
     regions = _regions(ground_truth, ground_truth.instance_ids.shape)
     index_of_id = categories.index_of_id()
@@ -240,8 +239,7 @@ class CityscapesPixelEvaluator:
     """IoU of classes and of groups of classes, and iIoU, in which every object has the same weight; percent.
 
     It also measures everything that :class:`SemanticEvaluator` does. In iIoU the weight of a true pixel is the mean
-    size of its class divided by the size of its object; wrong pixels have weight 1. Only classes with objects have an
-    iIoU.
+    size of its class divided by the size of its object; wrong pixels have weight 1. Only classes with objects have it.
 
     Args:
         categories: the classes of the model, with label ids as ids.

@@ -36,9 +36,8 @@ def count_pooled(
     """Matches of one image.
 
     Both sides become label maps without overlaps: predictions in falling order of score; true objects in the given
-        order,
-    but before crowd regions. Each pixel belongs to the first mask that covers it, and masks without a pixel are left
-    out. At each threshold t, a prediction and a true object of the same class match when their IoU exceeds t. As
+    order, but before crowd regions. Each pixel belongs to the first mask that covers it, and masks without a pixel are
+    left out. At each threshold t, a prediction and a true object of the same class match when their IoU exceeds t. As
     nothing overlaps and t is at least 0.5, each has at most one such partner, so the order of matching does not matter.
     A crowd region matches nothing and is not counted as missed. A prediction without a match is no error when more than
     half of it lies on crowd regions of its class.

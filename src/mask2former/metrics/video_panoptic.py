@@ -32,8 +32,7 @@ def count_tubes(
 
     A tube is the set of all pixels of one id and class in the window. Tubes of the same class match when their IoU,
     over the pixels of all frames and with void excluded from the union, exceeds 0.5. All rules are those of panoptic
-    quality, :func:`~mask2former.metrics.panoptic.count_matches`, for one image that consists of the frames stacked
-    vertically.
+    quality, :func:`~mask2former.metrics.panoptic.count_matches`, for one image of all frames stacked vertically.
 
     Args:
         predictions: of every frame, with ids that stay the same over time.

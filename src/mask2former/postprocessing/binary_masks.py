@@ -18,8 +18,8 @@ _BAND_PIXELS = 2**28  # bytes of dense binary masks in memory at a time; 200 of 
 class MaskBands:
     """Binary masks from strips of logits, cropped to their boxes band by band, so they are never dense all at once.
 
-    A band is as many rows as fit into a buffer: all rows of an ordinary image, since cropping many small strips is
-        slower.
+    A band is as many rows as fit into a buffer, usually all rows of an image, since many small strips are slower to
+    crop.
     """
 
     def __init__(self, count: int, size_hw: Size, device: torch.device) -> None:

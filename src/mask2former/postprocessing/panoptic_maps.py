@@ -18,8 +18,7 @@ def panoptic(
 
     A query is dropped when its class is "no object", when its class probability does not exceed ``score_threshold``, or
     when it wins less than ``overlap_threshold`` of the pixels of its own mask (probability at least 0.5). All queries
-    of one stuff class share one segment, which has the score of its most certain query. Pixels outside all segments are
-    0.
+    of one stuff class share one segment, which has the score of its most certain query. Other pixels are 0.
 
     Args:
         prediction: prediction for an image (T = 1).

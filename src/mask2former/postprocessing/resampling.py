@@ -16,7 +16,7 @@ __all__ = ["Size", "count", "first_argmax", "full_precision", "parts", "resize_l
 Size = tuple[int, int]
 
 # Number of values of one strip, over all its maps. On a CPU a strip should stay in the second-level cache (2**19 to
-# 2**21 are equally fast, the whole image at once is five times slower); an accelerator needs few, large kernels.
+# 2**21 are equally fast, a complete image at once is five times slower); an accelerator needs few, large kernels.
 _STRIP_VALUES_CPU = 2**20
 _STRIP_VALUES_ACCELERATOR = 2**27
 

@@ -163,8 +163,7 @@ class WholeFiles(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        # An open file, because torch would write a path's name into the checkpoint; buffered, since its pieces are
-        # small.
+        # An open file, because torch would write a path's name into the checkpoint; buffered for small pieces.
         with open(path, "wb", buffering=1 << 20) as stream:
             try:
                 torch.save(checkpoint, stream)
@@ -181,8 +180,7 @@ class KeepCheckpoints(lightning.Callback):
     one, and again after it. The first version records that the validation is due, so a run that is killed during the
     validation repeats it.
 
-    Lightning's own callback writes in place, so if it is killed while writing, neither the old nor the new file is
-    left.
+    Lightning's own callback writes in place, so if it is killed while writing, no complete file is left.
 
     Args:
         folder: folder of both files.

@@ -56,8 +56,7 @@ class Rank:
         """Determine the rank of this process from its environment.
 
         Raises:
-            UserError: the processes that were started do not match the settings; the message has the values that were
-                found.
+            UserError: the started processes do not match the settings; the message has the values that were found.
         """
         nodes, devices = trainer.num_nodes, trainer.devices
         if "RANK" in environ and "WORLD_SIZE" in environ:

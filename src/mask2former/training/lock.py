@@ -50,8 +50,8 @@ def locked(directory: Path) -> Iterator[list[str]]:
     """Keep other training runs out of a directory for the duration of the block.
 
     It is a lock of the kernel (``flock``), which ends with the process in any case. The file records its owner. If
-    there are several ranks, only the first one locks. The directory is created, and removed again if the block leaves
-    it empty.
+    there are several ranks, only the first one locks. The directory is created, and removed if the block leaves it
+    empty.
 
     Args:
         directory: directory of the run.

@@ -28,8 +28,8 @@ class MemoryEstimate:
         state: weights, gradients, the two moments of AdamW, and the average if there is one.
         activations: what the forward pass and the loss keep for the backward pass, for all images of a pass.
         images: number of images of a pass.
-        validation: a copy of the weights, and the peak memory of the prediction for one image or clip; 0 if there is
-            no validation.
+        validation: a copy of the weights, and the peak memory of the prediction for one image or clip; 0 without
+            validation.
     """
 
     state: int

@@ -32,8 +32,7 @@ class MetricsLog(Logger):
         path: path of the file.
         steps: optimizer steps that were taken before. Rows of an existing file that were logged after more steps are
             dropped, since they will be logged again. 0: all rows are dropped.
-        num_rows: number of rows to keep, if known; it distinguishes a validation before a checkpoint from one after
-            it.
+        num_rows: number of rows to keep, if known; it tells a validation before a checkpoint from one after it.
 
     Attributes:
         num_rows: number of rows that have been written.

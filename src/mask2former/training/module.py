@@ -82,7 +82,7 @@ class TrainingModule(lightning.LightningModule):
         )
         self.frozen = Frozen(model, config.optim.freeze)
         self.average = MovingAverage(model, config.optim.ema_decay) if config.optim.ema_decay else None
-        self.class_thresholds: dict[str, float] = {}  # likewise for each class, if requested
+        self.class_thresholds: dict[str, float] = {}  # of the highest F1 of each class, if requested
         self.instance_threshold: float | None = None  # of the highest F1 in the last validation, if it was measured
         self._whole: tuple[Mask2Former, ...] = ()  # if ranks share the weights: a full copy (in a tuple to hide it)
         self._predictor: Predictor | None = None

@@ -25,8 +25,7 @@ def parameter_groups(model: nn.Module, config: OptimConfig, frozen_now: Containe
 
     The backbone learns at ``backbone_multiplier`` times the rate. Norms, embeddings and relative position tables have
     no weight decay; all other parameters do, biases included. Frozen parts are in no group. Parts of the model can make
-    their own choices (:class:`ChoosesDecay`, :class:`ChoosesRates`). Each group also has ``lr_multiplier`` and
-    ``names``.
+    their own choices (:class:`ChoosesDecay`, :class:`ChoosesRates`). Groups also have ``lr_multiplier`` and ``names``.
 
     Args:
         model: the model.

@@ -1,4 +1,4 @@
-"""Multiply-adds: those of the paper, and what they are made of."""
+"""Multiply-adds: equal to those of the paper, and their parts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is seen inside a model: attention that gives what the layers give, and the locations that are sampled."""
+"""Observations inside a model: attention equal to that of the layers, and sampling locations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole run with one actor that is no process; with Ray: tests/integration/test_bulk.py."""
+"""A complete run with one actor that is not a process; tests/integration/test_bulk.py uses Ray."""
 
 from __future__ import annotations
 

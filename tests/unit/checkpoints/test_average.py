@@ -1,4 +1,4 @@
-"""The mean of several trainings: values, what it refuses, and the verb."""
+"""The mean of several training runs: values, errors, and the command."""
 
 from __future__ import annotations
 

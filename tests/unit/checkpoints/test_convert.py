@@ -1,4 +1,4 @@
-"""Whole files and folders of other code bases: recognised, converted there and back, and refused with a reason."""
+"""Complete files and folders of other code bases: recognised, converted both ways, and rejected with a reason."""
 
 from __future__ import annotations
 

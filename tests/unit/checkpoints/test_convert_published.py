@@ -1,6 +1,6 @@
-"""Files of published size through every converter and back: names, order, types and values stay as they were.
+"""Files of published size through every converter and back: names, order, types and values do not change.
 
-``pytest -m slow tests/unit/checkpoints/test_convert_published.py``; some minutes and up to 4 GB of memory.
+``pytest -m slow tests/unit/checkpoints/test_convert_published.py`` takes some minutes and up to 4 GB of memory.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One file from the web: from a server that breaks off, stalls, lies, refuses or serves something else."""
+"""One file from the web: from a server that disconnects, stalls, lies, refuses or sends something else."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Damaged and hostile files of every format: each is a load or one clear error, in little time and memory.
+"""Damaged and hostile files of every format: each loads or gives one clear error, in little time and memory.
 
-By default every kind of file is damaged some dozen times; ``pytest -m slow`` does it 500 times for each.
+By default every kind of file is damaged a few dozen times; with ``pytest -m slow``, 500 times each.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""To the Hugging Face hub and back, against a server on this machine that answers as the hub does.
+"""To the Hugging Face hub and back, with a server on this machine that responds like the hub.
 
-``huggingface_hub`` itself is at work; only the address and the cache folder of its constants are replaced, which is
-what the environment variables ``HF_ENDPOINT`` and ``HF_HUB_CACHE`` set.
+The real ``huggingface_hub`` is used; only the address and the cache folder in its constants are replaced, as the
+environment variables ``HF_ENDPOINT`` and ``HF_HUB_CACHE`` would do.
 """
 
 from __future__ import annotations

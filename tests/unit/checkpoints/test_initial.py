@@ -1,4 +1,4 @@
-"""What training starts from, by its name, and the settings that come from it."""
+"""Initial models of training by name, and the settings that they provide."""
 
 from __future__ import annotations
 

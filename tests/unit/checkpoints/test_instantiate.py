@@ -1,4 +1,4 @@
-"""A configuration is held to the weights that came with it, before anything is made from it."""
+"""A configuration is checked against the weights in its file before anything is built from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Our own files: exact return, atomic writes, names, and one clear sentence for every wrong file; files of others."""
+"""Our own files: exact round trips, atomic writes, names, and one clear error for every wrong file; other files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pickles are read without running them: arrays and tensors come back exactly, everything else is refused by name."""
+"""Pickles are read without running code: arrays and tensors are exact, and everything else is rejected by name."""
 
 from __future__ import annotations
 

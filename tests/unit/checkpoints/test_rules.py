@@ -1,4 +1,4 @@
-"""The tables of names: against the published maps, there and back for every published model, and their complaints."""
+"""The tables of names compared with the published maps, both ways for every published model, and their errors."""
 
 from __future__ import annotations
 

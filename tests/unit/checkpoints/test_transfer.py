@@ -1,4 +1,4 @@
-"""Training starts from another model: what is taken over, what is fitted, what is newly initialised and named."""
+"""Training from another model: what is kept, what is resized, and what is newly initialised and named."""
 
 from __future__ import annotations
 

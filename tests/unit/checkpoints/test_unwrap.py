@@ -1,4 +1,4 @@
-"""Which mapping of a file holds the weights, and what stands before their names; of names alone."""
+"""Which mapping in a file has the weights, and which prefix their names have, judging by names alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of published models, and which of a name's meanings wins."""
+"""The table of published models, and the order in which meanings of a name are tried."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bar of a library call: drawn from the first step that is told, with its figures and the time left."""
+"""The progress bar of a library call: drawn from the first reported step, with its figures and the time left."""
 
 from __future__ import annotations
 

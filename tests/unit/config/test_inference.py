@@ -1,4 +1,4 @@
-"""What the settings of a model say about thresholds."""
+"""Thresholds in the settings of a model."""
 
 from __future__ import annotations
 

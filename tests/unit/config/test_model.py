@@ -1,4 +1,4 @@
-"""What a model is built from: how images are normalised."""
+"""The settings of a model for the normalisation of images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings by the names that they had until 0.1.0."""
+"""Settings by their names until 0.1.0."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Faults of settings in our words: the setting, what was got, what is expected, and what may have been meant."""
+"""Errors in settings in our words: the setting, the actual and expected values, and what may have been meant."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Maps in numpy's files: what is read, and what is refused in one sentence."""
+"""Maps in numpy files: reading, and one error for unusable ones."""
 
 from __future__ import annotations
 

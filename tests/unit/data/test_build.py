@@ -1,4 +1,4 @@
-"""Configuration to data sets, and training samples that depend on their draw alone."""
+"""From configuration to data sets, and training samples that depend only on their draw."""
 
 from __future__ import annotations
 

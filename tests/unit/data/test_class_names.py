@@ -1,4 +1,4 @@
-"""Names files in every form; tests/silence/test_labels.py has those that could be read in two ways."""
+"""Names files in every form; ambiguous ones are in tests/silence/test_labels.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training clips: which frames, changed alike, and which labels; and that moving scenes are a source of them."""
+"""Training clips: their frames, equal changes to all frames, and their labels; and moving scenes as a source."""
 
 from __future__ import annotations
 

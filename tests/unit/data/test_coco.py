@@ -1,4 +1,4 @@
-"""Reading COCO's instance format: every kind of segmentation, everybody's own files, and every way they are broken."""
+"""Reading COCO's instance format: every kind of segmentation, custom files, and every kind of error in them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""COCO's panoptic format, anybody's: what is read, and what is said about files that are wrong."""
+"""COCO's panoptic format in custom files: reading, and errors in wrong files."""
 
 from __future__ import annotations
 

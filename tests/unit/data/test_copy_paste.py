@@ -1,4 +1,4 @@
-"""Copy-paste against a slow form of its definition, on dense masks."""
+"""Copy-paste compared with a slow form of its definition, on dense masks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""COCO files as annotation tools export them: names of images, ids from 0, missing keys, painted masks."""
+"""COCO files exported by annotation tools: names of images, ids from 0, missing keys, painted masks."""
 
 from __future__ import annotations
 

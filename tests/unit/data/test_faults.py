@@ -1,4 +1,4 @@
-"""Faults end reading, or gather where somebody wants them all."""
+"""Faults end reading, or are collected on request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Label maps beside images: names, numbers, pairs, and void that stays void."""
+"""Label maps beside images: names, numbers, pairs, and void that remains void."""
 
 from __future__ import annotations
 

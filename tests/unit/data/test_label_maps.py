@@ -1,4 +1,4 @@
-"""Images of numbers: every kind of file, segment ids in colours, tables of any numbers."""
+"""Images of numbers: every kind of file, segment ids in colours, and arbitrary numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Readers of the published data sets on miniatures of their official layouts."""
+"""Readers of the published data sets, with miniatures of their official layouts."""
 
 from __future__ import annotations
 

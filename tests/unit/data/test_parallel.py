@@ -1,4 +1,4 @@
-"""Many jobs in several processes: order, faults, stopping."""
+"""Many jobs in several processes: order, faults, and stopping."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data that are divided for validation: by name, the same everywhere, and groups stay together."""
+"""Data that is split for validation: by name, equally everywhere, and with groups kept together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A data set of one's own: its samples are learned and measured as they are, and what does not fit is refused."""
+"""A custom data set: its samples are trained on and measured unchanged, and misfits are rejected."""
 
 from __future__ import annotations
 

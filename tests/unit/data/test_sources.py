@@ -1,4 +1,4 @@
-"""Which data are meant."""
+"""Which data a source stands for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Geometry applied alike to images, polygons, ids and masks, and the two published recipes."""
+"""Equal geometry for images, polygons, ids and masks, and the two published recipes."""
 
 from __future__ import annotations
 

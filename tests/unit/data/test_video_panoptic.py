@@ -1,4 +1,4 @@
-"""Clips with panoptic ground truth in VIPSeg's format: what is read, what is noted, what is refused."""
+"""Clips with panoptic ground truth in VIPSeg's format: reading, notes and errors."""
 
 from __future__ import annotations
 

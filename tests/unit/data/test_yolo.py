@@ -1,4 +1,4 @@
-"""YOLO's polygons: where its file says things are, what its lines mean, and every way they are broken."""
+"""YOLO's polygons: paths in its file, the meaning of its lines, and every kind of error in them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""YouTube-VIS files, official, own, broken, with frames and with videos."""
+"""YouTube-VIS files: official, custom and broken ones, with frames and with videos."""
 
 from __future__ import annotations
 

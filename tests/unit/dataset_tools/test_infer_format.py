@@ -1,4 +1,4 @@
-"""Which folders hold the images of validation data: those that have them, and the user is told which."""
+"""Which folders have the images of validation data, and what the user is told about them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Steps in the tables of runs are steps done, also in tables of versions that counted from 0."""
+"""Steps in the tables of runs are completed steps, even in tables of versions that counted from 0."""
 
 from __future__ import annotations
 

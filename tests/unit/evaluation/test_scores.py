@@ -1,4 +1,4 @@
-"""Thresholds that are chosen on what was measured."""
+"""Thresholds that are chosen by measured scores."""
 
 from __future__ import annotations
 

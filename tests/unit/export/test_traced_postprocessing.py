@@ -1,4 +1,4 @@
-"""Results inside a graph against the readable rules of the tasks."""
+"""Results inside a graph compared with the readable rules of the tasks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights of ONNX files in fewer bytes: what changes is rounding, and nothing but weights."""
+"""Weights of ONNX files in fewer bytes: only weights change, and only by rounding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Linking objects from window to window: by masks, states of queries and classes, with a bounded memory."""
+"""Linking objects between windows: by masks, states of queries and classes, with bounded memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What commands do is one call each, for objects as for names."""
+"""The library calls behind the commands, with objects as well as names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole clips through the predictor, and data sets of clips through the evaluation loop."""
+"""Complete clips in the predictor, and data sets of clips in the evaluation loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What exported files say of themselves, and what is refused before anything of them runs."""
+"""The metadata of exported files, and errors before anything in them runs."""
 
 from __future__ import annotations
 

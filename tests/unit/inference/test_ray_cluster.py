@@ -1,4 +1,4 @@
-"""A cluster that is not there is said at once, before anything is loaded."""
+"""A missing cluster is reported at once, before anything is loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clips of any length: windows, results as they become final, and the published result where one window is enough."""
+"""Clips of any length: windows, results as they become final, and the published result if one window is enough."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mask losses against slow forms of their definitions."""
+"""Mask losses compared with slow forms of their definitions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ignored pixels are in no mask loss and in no matching cost, and nothing else changes."""
+"""Ignored pixels do not affect mask losses and matching costs, and nothing else changes."""
 
 from __future__ import annotations
 

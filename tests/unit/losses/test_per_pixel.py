@@ -1,4 +1,4 @@
-"""The loss of pixels against a slow form of its definition, and what it leaves out."""
+"""The pixel loss compared with a slow form of its definition, and which pixels it leaves out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files and folders that lie in zip archives."""
+"""Files and folders in zip archives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bands of images for models of other channels: which are read, as what values, and what is refused."""
+"""Bands of images for models with other channels: selection, values and errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DICOM files, written here: values, windows, frames, what is refused."""
+"""DICOM files, written here: values, windows, frames, and errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frames in the order of time from videos, folders, iterators: times, cuts, damage."""
+"""Frames in temporal order from videos, folders and iterators: times, cuts, damage."""
 
 from __future__ import annotations
 

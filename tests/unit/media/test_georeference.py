@@ -1,4 +1,4 @@
-"""GeoTIFF files: pixels to coordinates, reference systems, and label maps with the same tags."""
+"""GeoTIFF files: from pixels to coordinates, reference systems, and label maps with the same tags."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which files are opened, by what, and what is said of those that are not."""
+"""Which files are opened and by which library, and the errors for others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading images of every kind, refusing everything else by name, and finding images in folders."""
+"""Reading images of every kind, rejecting everything else by name, and finding images in folders."""
 
 import io
 import struct

@@ -1,4 +1,4 @@
-"""TIFF files of every kind that Pillow does not read, or not exactly: values, bands, pages, compressions, limits."""
+"""TIFF files that Pillow does not read, or not exactly: values, bands, pages, compressions, limits."""
 
 import io
 import struct

@@ -1,4 +1,4 @@
-"""Images behind addresses: what is fetched, how much of it, and what is not followed."""
+"""Images at addresses: what is downloaded, how much of it, and which links are not followed."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Identity switches: who is paired with whom, and what counts as a change.
+"""Identity switches: how objects are paired, and what counts as a change.
 
-``reference`` follows the definition word by word: it looks for the best pairing by trying all of them.
+``reference`` follows the definition literally: it finds the best pairing by trying all of them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Video panoptic quality against its definition, tube by tube, and its rules one by one."""
+"""Video panoptic quality compared with its definition, tube by tube, and each of its rules."""
 
 from __future__ import annotations
 

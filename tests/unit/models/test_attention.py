@@ -1,4 +1,4 @@
-"""The switches of the masked decoder, which the paper compares the method with: what each of them means."""
+"""The settings of the masked decoder for the paper's comparisons, and what each of them means."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a configuration to a model: what cannot be built, or not at a size, says so in a sentence."""
+"""From a configuration to a model: one error for models that cannot be built, or not at a size."""
 
 from __future__ import annotations
 

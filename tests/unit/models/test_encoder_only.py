@@ -1,4 +1,4 @@
-"""Encoder-only mask transformers on tiny plain vision transformers of timm, with random weights."""
+"""Encoder-only mask transformers: tiny plain vision transformers of timm with random weights."""
 
 from __future__ import annotations
 

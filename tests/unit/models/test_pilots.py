@@ -1,4 +1,4 @@
-"""Mask-piloted training: what pilots see, what they are compared with, and that queries do not notice them."""
+"""Mask-piloted training: inputs and targets of pilots, and their independence from queries."""
 
 from __future__ import annotations
 

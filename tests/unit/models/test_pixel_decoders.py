@@ -1,4 +1,4 @@
-"""Pixel decoders of Table 4e against slow forms of their definitions, and what all of them keep."""
+"""Pixel decoders of Table 4e compared with slow forms of their definitions, and their common properties."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MaskFormer's decoder and the per-pixel heads: batches, clips, what they attend to, and what is refused."""
+"""MaskFormer's decoder and the per-pixel heads: batches, clips, their attention, and errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tests of the kernels of deformable sampling share: levels, output with gradients, and how close they must be."""
+"""Shared by tests of the kernels of deformable sampling: levels, output with gradients, and tolerances."""
 
 from __future__ import annotations
 

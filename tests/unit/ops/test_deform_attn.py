@@ -1,4 +1,4 @@
-"""Every kernel of deformable sampling and attention against the reference, and that against cases by hand."""
+"""Every kernel of deformable sampling and attention compared with the reference, and that with manual cases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Masks that are computed as far as they are read, against the whole product and what torch makes of it."""
+"""Masks that are only computed where they are read, compared with the complete product in torch."""
 
 from __future__ import annotations
 

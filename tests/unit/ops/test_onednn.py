@@ -1,4 +1,4 @@
-"""Fused layers against plain torch in float64, and that whatever they do not suit is plain torch's."""
+"""Fused layers compared with plain torch in float64; unsuitable inputs are left to plain torch."""
 
 from __future__ import annotations
 

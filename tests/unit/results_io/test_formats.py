@@ -1,4 +1,4 @@
-"""Formats of other programs: each is read back by a library that reads it, and gives the masks that went in."""
+"""Formats of other programs: a library reads each back and gets the original masks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Videos and JSON files of tracks: what is in them, and that they are whole however the run ends."""
+"""Videos and JSON files of tracks: their content, and that they are complete however the run ends."""
 
 from __future__ import annotations
 

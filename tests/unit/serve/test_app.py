@@ -1,4 +1,4 @@
-"""The web application, called as a server calls it: replies, refusals, batches, limits, and clients that leave."""
+"""The web application, called like by a server: replies, errors, batches, limits, and clients that disconnect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Items in batches: who shares a call with whom, what is dropped, and what a failure costs the others."""
+"""Items in batches: which share a call, which are dropped, and what a failure means for the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Truths of targets, and in the classes of a model that counts otherwise."""
+"""Ground truth from targets, and in the classes of a model with other indices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model is, as it is written to files."""
+"""The description of a model in files."""
 
 from __future__ import annotations
 

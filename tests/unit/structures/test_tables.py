@@ -1,4 +1,4 @@
-"""Columns of tables: shapes, intensities and lengths in units."""
+"""Columns of tables: shapes, intensities, and lengths in units."""
 
 import numpy as np
 import pytest

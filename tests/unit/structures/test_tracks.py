@@ -1,4 +1,4 @@
-"""One frame of tracks: what is drawn, and what is written."""
+"""One frame of tracks: how it is drawn and written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many images fit, from the estimate of one."""
+"""How many images fit, given the estimate for one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints are whole, say what is wrong with them, and depend on their content alone."""
+"""Checkpoints are complete, give clear errors, and depend only on their content."""
 
 from __future__ import annotations
 

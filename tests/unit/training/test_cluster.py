@@ -1,4 +1,4 @@
-"""How processes were started, told from environments as launchers set them; no process is started here."""
+"""How processes were started, judging by environments of launchers; no process is started here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loaders of a run: how a step is divided, what is read when, and what a loss gets of it."""
+"""Loaders of a run: how a step is divided, when data is read, and what reaches the loss."""
 
 from __future__ import annotations
 

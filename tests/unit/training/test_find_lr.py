@@ -1,4 +1,4 @@
-"""What is read off losses at rising rates."""
+"""The learning rate suggested for losses at rising rates."""
 
 from __future__ import annotations
 

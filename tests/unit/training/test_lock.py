@@ -1,4 +1,4 @@
-"""One training at a time in a directory, and no lock outlives its holder."""
+"""One training run at a time in a directory, and no lock outlives its owner."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ranks that were not started alike are told which, and in what."""
+"""Ranks that were started differently are named, with the difference."""
 
 from __future__ import annotations
 

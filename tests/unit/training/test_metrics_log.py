@@ -1,4 +1,4 @@
-"""The table of a run is whole again when the run goes on, whatever its last line was."""
+"""The table of a resumed run is complete again, whatever its last line was."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be given to a training in Python, and what is refused."""
+"""Objects that can be passed to training in Python, and errors for others."""
 
 from __future__ import annotations
 

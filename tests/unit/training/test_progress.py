@@ -1,4 +1,4 @@
-"""What a run says of itself: a bar where somebody draws one, else a line every few steps, and a line per validation."""
+"""Progress of a run: a bar if there is one, else a line every few steps, and a line per validation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Going on with a run: each setting is in one list, and what must not change is refused by name."""
+"""Resuming a run: each setting is in one list, and changes that are not allowed are rejected by name."""
 
 from __future__ import annotations
 

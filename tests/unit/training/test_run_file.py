@@ -1,4 +1,4 @@
-"""Run files say what they reproduce, and are read back as the recipe."""
+"""Run files state their source, and are read back as the recipe."""
 
 from __future__ import annotations
 

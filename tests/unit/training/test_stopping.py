@@ -1,4 +1,4 @@
-"""All ways to stop a training are one, and a second signal is none."""
+"""All ways to stop training have the same effect, and a second signal has none."""
 
 from __future__ import annotations
 

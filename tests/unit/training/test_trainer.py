@@ -1,4 +1,4 @@
-"""The trainer of a run: what cannot be trained on is refused before Lightning says it at length."""
+"""The trainer of a run: unusable devices are rejected before Lightning's long errors."""
 
 from __future__ import annotations
 

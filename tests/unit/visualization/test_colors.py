@@ -1,4 +1,4 @@
-"""Colours: neighbours can be told apart, classes stay together, the order of objects decides nothing random."""
+"""Colours: neighbours differ, classes stay together, and the order of objects has no random effect."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""Overlays: what is painted where, outlines on any ground, enlarging, nothing random."""
+"""Overlays: what is painted where, outlines on any background, enlargement, nothing random."""
 
 import time
 

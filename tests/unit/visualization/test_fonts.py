@@ -1,4 +1,4 @@
-"""Class names in any script: written where a font has the glyphs, else a number that is explained once."""
+"""Class names in any script: drawn if a font has the glyphs, else as a number that is explained once."""
 
 import logging
 import time

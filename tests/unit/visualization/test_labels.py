@@ -1,4 +1,4 @@
-"""Names and counts: apart from each other, beside small things, and not at all where they would say nothing."""
+"""Names and counts: never overlapping, beside small things, and left out if they add no information."""
 
 from dataclasses import dataclass, field
 

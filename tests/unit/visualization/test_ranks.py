@@ -1,4 +1,4 @@
-"""Numbers of tracks among those of their class."""
+"""Numbers of tracks within their class."""
 
 from __future__ import annotations
 

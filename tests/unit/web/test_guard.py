@@ -1,4 +1,4 @@
-"""What is reachable, and what the browser is told."""
+"""Which addresses can be reached, and the headers for the browser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the browser is given: plain values, and a map that agrees with the rows."""
+"""Data for the browser: plain values, and a map that agrees with the rows."""
 
 from __future__ import annotations
 

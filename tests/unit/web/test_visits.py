@@ -1,4 +1,4 @@
-"""What visitors have open: one pass through the network, bounded memory, nobody sees what is another's."""
+"""Open images of visitors: one pass through the network, bounded memory, and separation of visitors."""
 
 from __future__ import annotations
 

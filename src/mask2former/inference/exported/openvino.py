@@ -27,8 +27,8 @@ class OpenVinoRuntime:
             some processors, so results would depend on the machine.
 
     Raises:
-        UserError: OpenVINO is missing, or cannot read the file; the device or precision is not supported; or it is no
-            export of ours.
+        UserError: OpenVINO is missing, or cannot read the file; the device or precision is not supported; or it is not
+            our export.
     """
 
     name = "openvino"

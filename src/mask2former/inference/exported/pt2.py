@@ -35,7 +35,7 @@ class CompiledRuntime:
         trust_code: whether the code of the file may run.
 
     Raises:
-        UserError: the code is not trusted; the device is not supported; or it is no export of ours, or not for this
+        UserError: the code is not trusted; the device is not supported; or it is not our export, or for another
             processor.
     """
 

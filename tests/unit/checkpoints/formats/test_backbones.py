@@ -1,4 +1,4 @@
-"""Files of backbones: every spelling becomes ours with the same values, and a model starts from them."""
+"""Files of backbones: every variant is converted with the same values, and a model starts from them."""
 
 from __future__ import annotations
 

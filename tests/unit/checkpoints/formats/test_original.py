@@ -1,4 +1,4 @@
-"""Files of the published layout: bit for bit there and back, every spelling, and clear answers when they do not fit."""
+"""Files of the published layout: lossless conversion both ways, every variant, and clear errors for other files."""
 
 from __future__ import annotations
 

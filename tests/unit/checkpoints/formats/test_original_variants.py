@@ -1,4 +1,4 @@
-"""Published names of MaskFormer and the per-pixel baselines: the seven published tables, there and back."""
+"""Published names of MaskFormer and the per-pixel baselines: the seven published tables, both ways."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tests of annotation files share: masks, and files of any tool beside an image, read."""
+"""Shared by tests of annotation files: masks, and reading files of any tool beside an image."""
 
 from __future__ import annotations
 

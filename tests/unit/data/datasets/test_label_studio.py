@@ -1,4 +1,4 @@
-"""Exports of Label Studio: every region is a mask, or told by name as none, or refused; nothing is lost."""
+"""Exports of Label Studio: every region becomes a mask, is named in a note, or is rejected; none is lost."""
 
 from __future__ import annotations
 

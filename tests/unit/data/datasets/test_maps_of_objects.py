@@ -1,4 +1,4 @@
-"""Id maps, mask files and maps by colour: what is wrong with them is said by name and count, and nothing is guessed."""
+"""Id maps, mask files and maps by colour: faults are reported by name and count, and nothing is guessed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that the programs themselves wrote, of shapes that we drew: see ``tests/data/tools``."""
+"""Files written by the tools themselves, with shapes that we drew: see ``tests/data/tools``."""
 
 from __future__ import annotations
 

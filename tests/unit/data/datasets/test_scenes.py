@@ -1,4 +1,4 @@
-"""Scenes: pure functions of seed and size, ground truth that agrees with the pixels, varied enough to test with."""
+"""Scenes: pure functions of seed and size, ground truth that agrees with the pixels, and enough variety."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of annotation tools: every shape is a mask, or told by name as none, or refused; nothing is lost."""
+"""Files of annotation tools: every shape becomes a mask, is named in a note, or is rejected; none is lost."""
 
 from __future__ import annotations
 

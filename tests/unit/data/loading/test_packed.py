@@ -1,4 +1,4 @@
-"""Samples on their way between processes are those that the loss sees, bit for bit."""
+"""Samples that pass between processes reach the loss bit for bit."""
 
 from __future__ import annotations
 

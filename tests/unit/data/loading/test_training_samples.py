@@ -1,6 +1,6 @@
-"""Training samples of every published kind: what was observed of the published preparation, on known annotations.
+"""Training samples of every published kind, as observed in the published preparation, for known annotations.
 
-One image of 60x80 pixels with two ordinary objects, one of a few pixels, one without any, and void or ignored pixels,
+One image of 60x80 pixels with two ordinary objects, one of a few pixels, an empty one, and void or ignored pixels,
 as COCO polygons, as a panoptic map, as decoded masks and as a label map.
 """
 

@@ -1,4 +1,4 @@
-"""Plain vision transformers with a simple feature pyramid: tiny ones of timm, with random weights."""
+"""Plain vision transformers with a simple feature pyramid: tiny timm models with random weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The form of ResNets for inference gives the maps of the plain backbone, and stays away from what it does not know."""
+"""The inference form of ResNets gives the maps of the plain backbone, and leaves other modules alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Swin against a form written out token by token from the specification, and its parts one property at a time."""
+"""Swin compared with a token-by-token form of its specification, and each of its parts."""
 
 from __future__ import annotations
 

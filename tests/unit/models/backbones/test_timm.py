@@ -1,4 +1,4 @@
-"""The timm backbones; torchvision's ResNets, an independent implementation with the same names, are the reference."""
+"""The timm backbones, compared with torchvision's ResNets, an independent implementation with the same names."""
 
 from __future__ import annotations
 
