@@ -312,7 +312,7 @@ LARGE: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     ),
     "a mask of 2^40 pixels, compressed": (
         lambda: coco(annotations=objects(1, segmentation={"size": [1 << 20, 1 << 20], "counts": "0" * 10})),
-        "has pixels",
+        "has too many pixels",
     ),
     "a million runs": (
         lambda: coco(annotations=objects(1, segmentation={"size": [8, 8], "counts": [0] * 1_000_000 + [64]})),

@@ -295,12 +295,12 @@ RIGHT: dict[str, tuple[Do, str, Callable[[Place], bool]]] = {
         "2 skipped and not counted",
         lambda p: True,
     ),
-    "other class names": (
+    "other names of classes": (
         lambda p: _then(_rename(p.model, name="tumour"), p.predict),
         "2 skipped and not counted",
         lambda p: {item["category_name"] for item in p.document()["instances"]} <= {"cat", "dog"},
     ),
-    "other class names, made anew": (
+    "other names of classes, made anew": (
         lambda p: _then(_rename(p.model, name="tumour"), lambda: p.predict("--overwrite")),
         "2 images segmented",
         lambda p: "tumour" in {item["category_name"] for item in p.document()["instances"]},
