@@ -148,7 +148,7 @@ def parse_xml(text: str, source: str) -> xml.etree.ElementTree.Element:
     from xml.etree import ElementTree
 
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
-        raise UserError(f"{source} declares a document type, which is not read; expected an export without one")
+        raise UserError(f"{source} declares a document type, which is not supported; expected an export without one")
     try:
         return ElementTree.fromstring(text)
     except (ElementTree.ParseError, ValueError, LookupError) as error:  # also unknown encodings
@@ -217,7 +217,7 @@ def _bound_nodes(reader: yaml.SafeLoader, source: str) -> None:
 def _check_nodes(count: int, source: str) -> None:
     if count > limits.YAML_NODES:  # asked for each, so that the sentence is made once
         what = f"{source} has too many values, with those that aliases repeat:"
-        limits.check_limit(what, count, limits.YAML_NODES, "write less")
+        limits.check_limit(what, count, limits.YAML_NODES, "reduce them")
 
 
 def read_rows(file: Readable, what: str, *, hint: str = "check the path") -> list[dict[str, Any]]:
@@ -256,7 +256,7 @@ def _count(node: yaml.Node, known: dict[int, int], open_now: set[int]) -> int:
     """How many values there are when aliases are written out, in time of those that are written down."""
     key = id(node)
     if key in open_now:
-        raise ValueError("a value holds itself")
+        raise ValueError("a value contains itself")
     if key not in known:
         open_now.add(key)
         value = node.value

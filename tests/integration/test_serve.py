@@ -146,7 +146,7 @@ def test_what_is_refused_before_the_model_is_loaded(
     assert "MASK2FORMER_TOKEN must hold" in refused(capsys)
     monkeypatch.delenv("MASK2FORMER_TOKEN")
     assert "--replicas '2:1': expected a number" in refused(capsys, "--ray", "--replicas", "2:1")
-    assert "--max-queued is for replicas on Ray Serve; add --ray" in refused(capsys, "--max-queued", "3")
+    assert "--max-queued applies to replicas on Ray Serve; add --ray" in refused(capsys, "--max-queued", "3")
     assert main(["serve", "no-such-model", "--port", "0"]) == 2
 
 

@@ -383,7 +383,7 @@ def test_another_run_is_not_overwritten(tmp_path: Path, one_step: Finished, monk
     with pytest.raises(UserError, match="nothing to resume"):
         train(config, resume=True)
     shutil.copytree(one_step.folder, tmp_path / "run")
-    with pytest.raises(UserError, match="holds a run"):
+    with pytest.raises(UserError, match="contains a run"):
         train(config)
     weights = tmp_path / "run" / "model.safetensors"
     there = weights.read_bytes()

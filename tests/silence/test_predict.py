@@ -117,7 +117,7 @@ REFUSED: dict[str, tuple[Do, str]] = {
     ),
     "--coco is a folder of results to come": (
         lambda p: p.predict("-o", p.out / "new", "--coco", p.out / "new"),
-        "a folder of the results",
+        "a folder with results",
     ),
     "--coco names an image": (lambda p: p.predict("--coco", p.photos / "a.png"), "is an input"),
     "--coco names the model": (lambda p: p.predict("--coco", p.model), "is an input"),
@@ -355,7 +355,7 @@ RIGHT: dict[str, tuple[Do, str, Callable[[Place], bool]]] = {
     ),
     "earlier results among the images": (
         lambda p: _then(shutil.copytree(p.out, p.photos / "old"), p.predict),
-        "overlays and maps of earlier results, not taken as images (2): ",
+        "overlays and maps of earlier results, not used as images (2): ",
         lambda p: not (p.out / "old").exists(),
     ),
     "a threshold that nothing reaches": (

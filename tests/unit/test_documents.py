@@ -111,8 +111,8 @@ def _laughs(levels: int, merge: bool) -> str:
 YAML = {
     "aliases": (_laughs(30, merge=False), "has too many values, with those that aliases repeat"),
     "merges": (_laughs(30, merge=True), "has too many values, with those that aliases repeat"),
-    "itself": ("a: &a [*a]", "a value holds itself"),
-    "itself as key": ("&a {*a : 1}", "a value holds itself"),
+    "itself": ("a: &a [*a]", "a value contains itself"),
+    "itself as key": ("&a {*a : 1}", "a value contains itself"),
     "nested": ("[" * 20_000, "nested too deeply"),
     "nested in blocks": ("- " * 20_000, "nested too deeply"),
     "python": ("!!python/object/apply:os.system [id]", "not valid YAML"),

@@ -139,7 +139,7 @@ def serve(
     on_ray = {"replicas": replicas, "max_queued": max_queued, "cpus_per_replica": cpus_per_replica}
     chosen = {name: value for name, value in on_ray.items() if value is not None}
     if chosen and not ray:
-        raise OptionError(lambda name: f"{name(next(iter(chosen)))} is for replicas on Ray Serve; add --ray")
+        raise OptionError(lambda name: f"{name(next(iter(chosen)))} applies to replicas on Ray Serve; add --ray")
     limits = ServiceLimits(batch_size, queue, max_images, max_megabytes, max_megapixels, timeout)
     with contextlib.ExitStack() as loading:
         progress = loading.enter_context(working(make_console(), lambda: "the service had not started"))

@@ -154,7 +154,7 @@ class LabelFolderConfig(PairedFilesConfig):
         """``label_suffix: _mask``, as it was until 0.1.0, is ``label_name: "{stem}_mask"``."""
         if isinstance(values, dict) and isinstance(suffix := values.get("label_suffix"), str):
             if "label_name" in values:
-                raise ValueError("'label_suffix' is the old form of 'label_name', and both are set; leave it out")
+                raise ValueError("'label_suffix' is the old form of 'label_name', but both are set; leave it out")
             rest = {name: value for name, value in values.items() if name != "label_suffix"}
             return {**rest, "label_name": f"{STEM}{suffix}"}
         return values
@@ -376,7 +376,7 @@ class ValidationSplitConfig(Strict):
         if (self.share is None) == (self.fold is None):
             raise ValueError("set one of share, for instance 0.2, and fold, for instance 2 of 5")
         if self.fold is not None and not (self.fold_of[0] <= self.fold_of[1] > 1):
-            raise ValueError(f"fold must be 1 to N of N, with N of 2 or more, got {self.fold}")
+            raise ValueError(f"fold must be k of N, with k from 1 to N and N of 2 or more, got {self.fold}")
         try:
             re.compile(self.groups or "")
         except re.error as error:

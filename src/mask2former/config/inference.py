@@ -88,8 +88,8 @@ class InferenceConfig(Strict):
         is_fine = all(type(number) is int and 1 <= number <= most for number in numbers)
         if not is_fine or len(numbers) > limits.CHANNELS or (value is not None and not numbers):
             raise ValueError(
-                f"expected up to {limits.CHANNELS} numbers of bands, each from 1 to {limits.IMAGE_PAGES}, or how many "
-                f"bands images have, 1 to {limits.CHANNELS}"
+                f"expected up to {limits.CHANNELS} band numbers, each from 1 to {limits.IMAGE_PAGES}, or the number "
+                f"of bands of the images, 1 to {limits.CHANNELS}"
             )
         return tuple(numbers) if isinstance(value, list | tuple) else value
 
@@ -107,7 +107,7 @@ class InferenceConfig(Strict):
             cls.model_fields["score_threshold"].default,
         ):
             raise ValueError(
-                f"score_threshold {values['score_threshold']} is for panoptic segments, which this model does not "
+                f"score_threshold {values['score_threshold']} applies to panoptic segments, which this model does not "
                 "predict; set instance_threshold"
             )
         else:  # or a call with another instance_threshold would meet one that was never meant
@@ -133,10 +133,10 @@ class InferenceConfig(Strict):
                 "larger tile, or a smaller short_edge"
             )
         if self.diameter and not (self.tile and self.short_edge):
-            raise ValueError(f"diameter {self.diameter} is for tiles: set tile and short_edge too")
+            raise ValueError(f"diameter {self.diameter} applies to tiles: set tile and short_edge too")
         if self.diameter and self.tasks != ("instance",):
             raise ValueError(
-                f"diameter {self.diameter} is for models of instances alone, and this one has the tasks "
+                f"diameter {self.diameter} applies to models for instances only, but this one has the tasks "
                 f"{', '.join(self.tasks)}; leave it out (0)"
             )
         return self
@@ -182,8 +182,8 @@ class InferenceConfig(Strict):
             return self.model_copy(update={"bands": channels})
         if self.channels != channels:
             raise UserError(
-                f"the inference setting bands stands for {self.channels} channels, and the model has a mean of "
-                f"{channels}; set bands to as many"
+                f"the inference setting bands specifies {self.channels} channels, but the model has a mean of "
+                f"{channels}; set bands to the same number"
             )
         return self
 

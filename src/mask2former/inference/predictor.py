@@ -113,7 +113,7 @@ class Predictor:
             settings = settings or network.info.inference
         elif dtype is not None or compile:
             what = "compile" if compile else f"dtype {dtype}"
-            raise UserError(f"{what} is for models of this package; any other network has its own")
+            raise UserError(f"{what} applies to models of this package; any other network has its own")
         if categories is None:
             raise UserError(
                 "the classes of a network that is not a Mask2Former are unknown; pass "
@@ -190,7 +190,7 @@ class Predictor:
             given = {"recipe": recipe, "tasks": tasks, "weights": weights, "model": model, "compile": compile}
             if taken := [name for name, value in given.items() if value]:
                 raise OptionError(
-                    lambda name: f"'{source}' is an exported model: leave out {name(taken[0])}, which is for others"
+                    lambda name: f"'{source}' is an exported model: leave out {name(taken[0])}, which applies to others"
                 )
             on = None if device is None else chosen_device
             network = open_exported(source, on, chosen_dtype, trust_code=trust_code)
@@ -280,7 +280,7 @@ class Predictor:
         """
         if is_one_image(sources):
             raise UserError(
-                f"stream takes several images, got one {type(sources).__name__}; pass a list of images, or call the "
+                f"stream expects several images, got one {type(sources).__name__}; pass a list of images, or call the "
                 "predictor with the image"
             )
         # The request is checked now, not when the first result is read.

@@ -112,8 +112,8 @@ def ablate(
             other settings.
     """
     if unknown := [name for name in rows if name not in ROWS]:
-        hint = did_you_mean(unknown[0], ROWS) or f"there are: {listed(list(ROWS), None)}"
-        raise UserError(f"no ablation {quoted(unknown[0])}; {hint}")
+        hint = did_you_mean(unknown[0], ROWS) or f"expected one of {listed(list(ROWS), None)}"
+        raise UserError(f"there is no ablation {quoted(unknown[0])}; {hint}")
     if not (is_semantic := "semantic" in base.evaluation.tasks):
         for name in rows:
             if ROWS[name].is_semantic:
@@ -180,8 +180,8 @@ def _finished(path: Path, base: RunConfig) -> list[AblationRow]:
     changed = [words for words in changed if words.split()[0] not in ("output", "seed")]
     if changed:
         raise UserError(
-            f"{path.parent} holds trainings with other settings ({listed(changed, 4)}); choose another output folder, "
-            "or set them back"
+            f"{path.parent} contains trainings with other settings ({listed(changed, 4)}); choose another output "
+            "folder, or restore the settings"
         )
     try:
         rows = [
@@ -195,7 +195,7 @@ def _finished(path: Path, base: RunConfig) -> list[AblationRow]:
         ]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{path} has rows that are not those of a table of ablations; choose another output folder"
+            f"{path} contains rows that do not belong to a table of ablations; choose another output folder"
         ) from error
     return [row for row in rows if row.metrics]
 

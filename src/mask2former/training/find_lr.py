@@ -126,7 +126,8 @@ def find_lr(
     """
     if not 0 < lowest < highest < math.inf or steps < _LEAST:
         raise UserError(
-            f"expected rising rates above 0 and at least {_LEAST} steps; got {lowest:g} to {highest:g} in {steps} steps"
+            f"expected ascending rates above 0 and at least {_LEAST} steps; got {lowest:g} to {highest:g} in {steps} "
+            "steps"
         )
     if config.trainer.num_nodes * config.trainer.devices > 1:
         raise UserError(

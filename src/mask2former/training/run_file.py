@@ -63,7 +63,7 @@ def run_file(name: str) -> str:
     runs = recipes.run_recipes()
     if name not in runs:
         hint = " ".join(part for part in (did_you_mean(name, runs), "'mask2former recipe' lists them") if part)
-        raise UserError(f"no run recipe '{name}'; {hint}")
+        raise UserError(f"there is no run recipe '{name}'; {hint}")
     run = runs[name]
     if name in recipes.recipe_names():
         lines = [line for paragraph in _published(name) for line in wrap(paragraph, 116)]

@@ -136,7 +136,7 @@ def test_large_files_are_read_by_parts_and_have_the_results_that_they_have_as_a_
             np.testing.assert_array_equal(id_map(record), id_map(whole))
     assert "read in parts only from a disk; copy it there" in slide["error"]
     assert [message for message, _ in report.notes] == [
-        "slides, and images of more than 67 megapixels, read by parts"
+        "slides, and images of more than 67 megapixels, read in parts"
     ] * 2
 
 

@@ -162,7 +162,7 @@ def test_what_cannot_be_written_is_refused_before_anything_is(
         ({"table": table}, "is not a file of table"),
         ({"table": tmp_path / "t.xlsx"}, r"must end in \.csv or \.parquet"),
         ({"table": images / "a.jpg"}, "a.jpg' is an input"),
-        ({"pixel_size": "1um"}, "pixel_size is for tables; give table too"),
+        ({"pixel_size": "1um"}, "pixel_size applies to tables; give table too"),
         ({"table": tmp_path / "new.csv", "pixel_size": "1"}, "a pixel size is one number with its unit"),
         ({"also": ["voc"]}, "no format 'voc'"),
         ({"also": ["yolo"], "sources": tmp_path}, "yolo' contains results of images"),

@@ -197,7 +197,7 @@ def test_as_many_ranges_as_bands_are_needed(tmp_path: Path, value_range: Any) ->
             UserError, match=f"^{many}the image is read as red, green and blue; set bands to the same number"
         ):
             read_image(source, value_range=value_range)
-    with pytest.raises(UserError, match="two rising numbers"):
+    with pytest.raises(UserError, match="two ascending numbers"):
         rgb_of(FIVE, (H, W), "no rule", 3)  # pyright: ignore[reportArgumentType]
 
 
