@@ -114,7 +114,7 @@ def open_plan(
         if gone:
             example = next(iter(known.difference(images)))
             note(
-                "images of the plan that the sources no longer name; they stay in it",
+                "images of the plan that the sources no longer name, which stay in it",
                 f"{gone:,}, such as '{example}'",
             )
         if added:

@@ -1,1 +1,1 @@
-"""Measuring a model on a data set: the one loop, the gallery, the report and curves. The metrics are in ``metrics``."""
+"""Measuring a model on a data set: evaluation loop, gallery, report and curves. Metrics are in ``metrics``."""

@@ -1,4 +1,4 @@
-"""What is measured: the images or clips of a data set with their ground truth, read when they are taken."""
+"""The cases of an evaluation: the images or clips of a data set with their ground truth, read on access."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Case:
     """One image or clip and its ground truth.
 
     Attributes:
-        image: RGB at its own size, which is also that of the ground truth; of a clip its frames, all of one size.
+        image: RGB at its original size, which is also that of the ground truth; for a clip its frames, all of one size.
         ground_truths: by task, in the form that the evaluator of the task expects; class indices are those of the
             model. Empty where there are no annotations.
-        image_id: of the data set, for files of results.
+        image_id: of the data set, for result files.
     """
 
     image: UInt8[np.ndarray, "H W C"] | Sequence[UInt8[np.ndarray, "H W C"]]
@@ -47,14 +47,14 @@ class Case:
 
 
 class Cases:
-    """The images or clips of a data set at their own size with their ground truth, read when they are taken.
+    """The images or clips of a data set at their original size with their ground truth, read on access.
 
     Args:
         samples: the data set; without annotations its cases have no ground truth.
-        tasks: for which ground truth is read; clips are measured by one of them at a time.
+        tasks: tasks whose ground truth is read; clips are measured by one task at a time.
         categories: the classes of the model.
-        class_map: class indices of the data set to those of the model, see :func:`match_classes`.
-        limit: only the first so many.
+        class_map: class indices of the model by those of the data set, see :func:`match_classes`.
+        limit: only this many, from the first.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Cases:
 
     @property
     def style(self) -> MetricStyle:
-        """Whose rules measure them."""
+        """The benchmark whose rules are used to measure them."""
         return self.samples.metric_style
 
     def __len__(self) -> int:
@@ -94,16 +94,16 @@ class Cases:
 def match_classes(
     model: Categories, data: Categories, *, things_only: bool = False, notes: list[str] | None = None
 ) -> Int64[np.ndarray, " K"]:
-    """The model's class index of every class of the data, by name, in whatever order.
+    """The model's class index of every class of the data, by name, in any order.
 
     Args:
-        model: what the model knows.
-        data: what is annotated.
-        things_only: the data has objects alone, so stuff that the model knows is not missed there.
-        notes: gets a sentence about classes that only the model has, which are not measured; None refuses them.
+        model: the classes of the model.
+        data: the annotated classes.
+        things_only: the data has only objects, so stuff classes of the model are not missing there.
+        notes: receives a sentence about classes that only the model has, which are not measured; None refuses them.
 
     Raises:
-        UserError: a class that only one side has, or two classes of one name.
+        UserError: a class that only one side has, or two classes with the same name.
     """
     items = [(index, item.name) for index, item in enumerate(model) if item.is_thing or not things_only]
     for side, names in (("model", [name for _, name in items]), ("data", list(data.names))):

@@ -1,4 +1,4 @@
-"""Samples beside their ground truth and what a model makes of them, for the demonstration and for data checks."""
+"""Samples beside their ground truth and the predictions of a model, for the demonstration and for data checks."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Training runs as an image of curves: losses, learning rate and metrics over steps, several runs at once.
 
-Tables of figures become bars. All that matplotlib draws is drawn here. Reads ``metrics.csv`` of run directories, also
-while training goes on.
+Tables of figures are drawn as bars. Everything that matplotlib draws is drawn here. Reads ``metrics.csv`` of run
+directories, also during training.
 """
 
 from __future__ import annotations
@@ -84,14 +84,14 @@ def _number(text: object) -> float | None:
 
 
 def _over_hours(directory: Path, series: Series) -> Series:
-    """The same values over the hours that training, with its validations, had taken by then."""
+    """The same values over the hours that training, including its validations, had taken by then."""
     path = (directory if directory.is_dir() else directory.parent) / "times.csv"
     has_start = any(0 in steps for steps, _ in series.values())
     times = read_times(path, has_start=has_start, hint="draw the run over steps")
     rows = [(step, _number(seconds)) for step, seconds in times]
     if any(seconds is None for _, seconds in rows):
         raise UserError(f"'{path}' is not a table of steps and seconds; draw the run over steps")
-    # Of several rows of a step the last: its validation is over.
+    # Of several rows of a step the last one counts: its validation is over.
     hours = {step: seconds / 3600 for step, seconds in rows if seconds is not None}
     if missing := {step for steps, _ in series.values() for step in steps} - hours.keys():
         raise UserError(f"'{path}' lacks step {min(missing):.0f}; draw the run over steps")
@@ -197,7 +197,7 @@ def plot_changes(
     spreads: Mapping[str, float],
     path: Path,
 ) -> None:
-    """Draw what changes of a method give: a row for each of them, a panel for each metric, zero for no difference.
+    """Draw the effect of changes to a method: a row for each change, a panel for each metric, zero for no difference.
 
     Args:
         names: of the rows, from the top.
@@ -268,7 +268,7 @@ def plot_rates(
 
 
 def check_plot(path: Path) -> str:
-    """That an image can be drawn there later; its format, by its suffix.
+    """Check that an image can be written there later; returns its format, by its suffix.
 
     Raises:
         UserError: a file of another kind, or at a path that cannot be written.
@@ -305,7 +305,7 @@ def _rows(figure: Figure, number: int, count: int, title: str, names: Sequence[s
 
 
 def run_names(runs: Sequence[Path]) -> list[str]:
-    """The shortest ends of the paths that tell the runs apart, numbered where even the paths are equal."""
+    """The shortest ends of the paths that distinguish the runs, numbered if even the paths are equal."""
     parts = [run.resolve().parts for run in runs]
     for length in range(1, max(map(len, parts)) + 1):
         names = ["/".join(part[-length:]) for part in parts]

@@ -1,7 +1,7 @@
-"""Measuring a model: images and clips through a predictor, its results and their ground truth through the evaluators.
+"""Measuring a model: images and clips through a predictor, its results and their ground truth through evaluators.
 
-:func:`evaluate` is the call; :func:`evaluate_predictor` is its loop. It takes a few images or one clip at a time and
-keeps no masks, so that the state of a whole data set stays small. Draws no progress and prints nothing.
+:func:`evaluate` is the call; :func:`evaluate_predictor` is its loop. It processes a few images or one clip at a time
+and keeps no masks, so that the state for a complete data set stays small. Draws no progress and prints nothing.
 """
 
 from __future__ import annotations
@@ -54,11 +54,10 @@ __all__ = ["evaluate", "evaluate_predictor", "image_tasks", "matched_classes", "
 def predict_case(predictor: Predictor, case: Case, tasks: Sequence[Task], **overrides: Any) -> Predictions:
     """The results that are measured, by task: what users get for the same image or clip, with all candidates.
 
-    The only way from pixels to measured results: :func:`evaluate_predictor` and the validation during training both
-    come through here.
+    The only way from pixels to measured results: :func:`evaluate_predictor` and validation during training both use it.
 
     Raises:
-        UserError: as a call of the predictor, or of its ``clip``.
+        UserError: as for a call of the predictor, or of its ``clip``.
     """
     overrides = predictor.settings.as_read | overrides
     if isinstance(case.image, np.ndarray):
@@ -76,9 +75,9 @@ def _predicted(
     batch_size: int,
     overrides: dict[str, Any],
 ) -> Generator[tuple[Case, Predictions], None, None]:
-    """Each case with its results, in order. What fails is named and ends it: metrics of the others are not those.
+    """Each case with its results, in order. A failure is reported and ends it: other metrics would be for other data.
 
-    Images are read ahead, one at a time since readers need not bear more, and post-processed behind the network.
+    Images are read ahead, one at a time since readers need not be thread-safe, and post-processed after the network.
     """
     if not len(cases):
         return
@@ -117,7 +116,7 @@ def _results(index: int, image: object, results: Any) -> Any:
 
 @contextlib.contextmanager
 def _naming(case: Case, predictor: Predictor) -> Iterator[None]:
-    """An error that says of which image or clip."""
+    """An error that names its image or clip."""
     try:
         yield
     except UserError:
@@ -143,21 +142,21 @@ def evaluate_predictor(
     progress: Callable[[int], None] = lambda done: None,
     **overrides: Any,
 ) -> EvaluationReport:
-    """Measure a predictor the way it is used: images and clips resized for the model, results at their own size.
+    """Measure a predictor as it is used: images and clips resized for the model, results at their original size.
 
     Args:
-        predictor: what is measured, on its device and with its settings.
+        predictor: the predictor to measure, on its device and with its settings.
         cases: images or clips with ground truth; only one clip, or about ``3 * batch_size`` images and four more, is in
             memory at a time. Those without annotations have results, but no metrics.
         tasks: all predicted in one pass.
         metrics: the options of the metrics.
         batch_size: the largest number of images that go through the network together, see :meth:`Predictor.stream`.
-        style: whose rules count; ground truth must have the form that these expect.
-        results: also gets the results of its task, which must be among ``tasks``.
-        observe: shown every image with what a user gets of its results, for instance :meth:`Gallery.add`.
-        group_of: a name for every image id; images of one name are also measured by themselves.
-        others: further evaluators, with the task of each; they are copied, not filled.
-        progress: told how many are done.
+        style: the benchmark whose rules apply; ground truth must have the form that these expect.
+        results: also receives the results of its task, which must be among ``tasks``.
+        observe: called with every image and the results that a user would get, for instance :meth:`Gallery.add`.
+        group_of: a name for every image id; images with the same name are also measured as a group.
+        others: further evaluators, with the task of each; they are copied, and stay empty.
+        progress: called with the number of cases done.
         overrides: settings of the predictor, for instance ``short_edge=0``.
 
     Raises:
@@ -262,7 +261,7 @@ def evaluate(
     source = data if isinstance(data, DataSource) else DataSource(data) if _is_named(data) else DataSource()
     _check_outputs(json, results, report, [*source.files(), *([model] if isinstance(model, str | Path) else [])])
 
-    @functools.cache  # loaded as late as possible: data that are not there are noticed before a download
+    @functools.cache  # loaded as late as possible: missing data is noticed before a download
     def predictor() -> Predictor:
         loading: dict[str, Any] = {"recipe": recipe, "trained_for": trained_for, "weights": weights}
         loading |= settings
@@ -360,7 +359,7 @@ def evaluate(
 
 
 def _is_named(data: object) -> TypeGuard[str | DatasetConfig]:
-    """Whether data are named or configured, and not there yet."""
+    """Whether data are given by name or configuration, and not opened yet."""
     kinds, _ = get_args(DatasetConfig)  # a union that is annotated
     return isinstance(data, (str, *get_args(kinds)))
 
@@ -371,7 +370,7 @@ def _check_outputs(
     report: str | os.PathLike[str] | None,
     inputs: Sequence[str | Path],
 ) -> None:
-    """Refuse paths that cannot be written or that are read, before anything is measured."""
+    """Refuse paths that cannot be written or that are inputs, before anything is measured."""
     files = [Path(path) for path in (json, report) if path is not None]
     for path in files:
         check_file(path)
@@ -394,7 +393,7 @@ def _check_outputs(
 def _options(
     metrics: EvaluationConfig | None, given: Collection[str], of_run: EvaluationConfig | None
 ) -> EvaluationConfig:
-    """What is given, else as the run file says, else the defaults."""
+    """The given options, else those in the run file, else the defaults."""
     values = {} if of_run is None else {name: getattr(of_run, name) for name in _MEASURES}
     return EvaluationConfig(**values | {name: getattr(metrics, name) for name in given})
 
@@ -406,13 +405,13 @@ def _recorded_options(options: EvaluationConfig, tasks: Sequence[Task], *, is_cl
 
 
 def _refuse(names: Iterable[str], subject: str) -> None:
-    """Refuse arguments that are about something else."""
+    """Refuse arguments that do not apply."""
     for argument in names:
         raise OptionError(lambda name, argument=argument: f"{name(argument)} applies to {subject}")
 
 
 def image_tasks(predictor: Predictor, samples: AnnotatedSet, requested: Sequence[Task]) -> tuple[Task, ...]:
-    """What was requested, else what the model and the data both have."""
+    """The requested tasks, else those that both the model and the data have."""
     both: list[Task] = [task for task in predictor.settings.tasks if task in samples.tasks]
     chosen = predictor.choose_tasks(requested or both or samples.tasks)
     if others := [task for task in chosen if task not in samples.tasks]:
@@ -421,7 +420,7 @@ def image_tasks(predictor: Predictor, samples: AnnotatedSet, requested: Sequence
 
 
 def _clip_tasks(samples: MeasuredClips, requested: Sequence[Task]) -> tuple[Task]:
-    """The requested task, else ``instance`` where the clips have tracks."""
+    """The requested task, else ``instance`` if the clips have tracks."""
     known: list[Task] = [task for task in _CLIP_TASKS if task in samples.tasks]
     chosen: list[Task] = sorted(set(requested)) or known[:1]
     for task in chosen:
@@ -463,7 +462,7 @@ def _shared_ids(shared: Finding) -> UserError:
 
 
 def matched_classes(predictor: Predictor, samples: Samples, split: Split) -> tuple[Int64[np.ndarray, " K"], list[str]]:
-    """The model's index of every class of the data, and what is to be said of the data."""
+    """The model's index of every class of the data, and remarks about the data."""
     notes = require(split_findings(samples, split, measured_only=True))
     things_only = all(item.is_thing for item in samples.categories)
     return match_classes(predictor.categories, samples.categories, things_only=things_only, notes=notes), notes
@@ -474,9 +473,9 @@ def _overrides(
 ) -> dict[str, Any]:
     """Settings of the predictor for this evaluation."""
     overrides: dict[str, Any] = {}
-    if opened.as_drawn and (is_clip or not predictor.settings.tile):  # tiles are resized as they were in training
+    if opened.as_drawn and (is_clip or not predictor.settings.tile):  # tiles are resized as in training
         overrides["short_edge"] = 0
-    if "max_detections" in given:  # or the model would not give as many
+    if "max_detections" in given:  # otherwise the model would not return as many
         overrides["max_instances"] = max(options.max_detections, predictor.settings.max_instances)
         overrides["things_first"] = predictor.settings.things_first  # the choice is as published
     return overrides

@@ -1,7 +1,7 @@
-"""Which images of an evaluation are worth showing: the best, the worst, and those the model was sure about and wrong.
+"""Images of an evaluation that are worth showing: the best, the worst, and those with the most confident errors.
 
-Judges one image at a time and keeps small drawings of a few, so memory does not grow with the data set. Knows no
-page and no files.
+Assesses one image at a time and keeps small drawings of a few, so memory does not grow with the data set. Knows no page
+and no files.
 """
 
 from __future__ import annotations

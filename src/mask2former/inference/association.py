@@ -1,4 +1,4 @@
-"""Which objects of one window of frames are those of the windows before: the memory of a tracker.
+"""Which objects in one window of frames are those of earlier windows: the memory of a tracker.
 
 Objects are compared by their masks in the frames that both windows show (or, between windows that only touch, in the
 frames on either side), by the decoder states of their queries, and by their classes. Knows neither models nor images.
@@ -15,13 +15,13 @@ from mask2former.config import TrackingConfig
 
 __all__ = ["Candidates", "TrackLinker"]
 
-_SAME_OBJECT = 0.5  # mask IoU above which two candidates of one window are one object twice
+_SAME_OBJECT = 0.5  # mask IoU above which two candidates in one window are the same object
 _MEMORY = 0.9  # share of the old state when that of the new window is mixed in
 
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """The objects that a model found in one window.
+    """The objects that a model detected in one window.
 
     Attributes:
         first_frame: index of the first frame of the window in the clip.
@@ -42,14 +42,14 @@ class Candidates:
 
 @dataclass(slots=True)
 class _Track:
-    """What is remembered of one object.
+    """What is remembered about one object.
 
     Attributes:
         number: its id.
         feature: mean state of its queries, of length 1.
         probability_sum: of the classes, over windows.
-        num_windows: how many those are.
-        first_frame: index in the clip of the first of ``masks``, those of the window where it was found last.
+        num_windows: number of windows.
+        first_frame: index in the clip of the first of ``masks``, those of the window where it was last detected.
         masks: at the resolution of the network.
         velocity: of its centre (down, right), in pixels of the masks per frame.
     """
@@ -72,9 +72,9 @@ class _Track:
 
 
 class TrackLinker:
-    """Gives the objects of one window after the other their ids.
+    """Assigns ids to the objects of one window after the other.
 
-    Its memory is bounded: a track that was not found for ``max_lost`` frames is forgotten.
+    Its memory is bounded: a track that was not detected for ``max_lost`` frames is forgotten.
 
     Args:
         settings: see :class:`~mask2former.config.TrackingConfig`; the window is ignored.
@@ -87,13 +87,13 @@ class TrackLinker:
         self._previous_end = 0
 
     def __len__(self) -> int:
-        """How many tracks are remembered."""
+        """The number of tracks that are remembered."""
         return len(self._tracks)
 
     def update(self, found: Candidates, *, non_overlapping: bool = False) -> Int64[np.ndarray, " N"]:
-        """The ids of the objects of the next window, from 1; 0 for one that shows a more certain one a second time.
+        """The ids of the objects in the next window, from 1; 0 for a duplicate of one with a higher score.
 
-        ``non_overlapping`` says that no two of them share pixels, so none does.
+        ``non_overlapping`` says that no two of them share pixels, so there are no duplicates.
         """
         numbers = np.zeros(len(found.masks), dtype=np.int64)
         features = _unit(found.features.astype(np.float64))
@@ -126,7 +126,7 @@ class TrackLinker:
         return numbers
 
     def probabilities(self, number: int) -> Float64[np.ndarray, " K"]:
-        """Class probabilities of a track that was found in the last window, the mean over its windows."""
+        """Class probabilities of a track that was detected in the last window, averaged over its windows."""
         return next(track.probabilities for track in self._tracks if track.number == number)
 
     def _pairs(
@@ -138,7 +138,7 @@ class TrackLinker:
         *,
         is_active: bool,
     ) -> list[tuple[int, int]]:
-        """Tracks and candidates that belong together, each once, the sum of their scores being the largest."""
+        """Tracks and candidates that belong together, each once, with the largest sum of scores."""
         if not tracks or not free:
             return []
         similarity = np.stack([track.feature for track in tracks]) @ features[free].T
@@ -150,7 +150,7 @@ class TrackLinker:
         else:
             score = similarity * agreement
             allowed = score >= self.settings.min_similarity
-        from scipy.optimize import linear_sum_assignment  # a quarter of a second that images do without
+        from scipy.optimize import linear_sum_assignment  # a quarter of a second that images need not pay
 
         rows, columns = linear_sum_assignment(np.where(allowed, score, 0.0), maximize=True)
         pairs = zip(rows.tolist(), columns.tolist(), strict=True)
@@ -169,7 +169,7 @@ class TrackLinker:
 
 
 def _distinct(found: Candidates) -> list[int]:
-    """Candidates, the most certain first, without those that show one of the others again."""
+    """Candidates, highest score first, without duplicates."""
     kept: list[int] = []
     for index in np.argsort(-found.probabilities.max(axis=1, initial=0), kind="stable").tolist():
         if not kept or _ious(found.masks[index], found.masks[kept]).max() <= _SAME_OBJECT:
@@ -189,7 +189,7 @@ def _ious(mask: Bool[np.ndarray, "T h w"], others: Bool[np.ndarray, "N T h w"]) 
 
 
 def _overlaps(track: _Track, found: Candidates, chosen: list[int]) -> Float[np.ndarray, " N"]:
-    """IoU of a track with candidates where both windows are, else between its last frame and their first."""
+    """IoU of a track with candidates in the frames of both windows, else between its last frame and their first."""
     start = max(track.first_frame, found.first_frame)
     if start >= track.end:
         return _ious(_shifted(track.masks[-1], track.velocity)[None], found.masks[chosen, :1])
@@ -200,13 +200,13 @@ def _overlaps(track: _Track, found: Candidates, chosen: list[int]) -> Float[np.n
 
 
 def _centre(mask: Bool[np.ndarray, "h w"]) -> Float64[np.ndarray, " 2"] | None:
-    """Mean row and column of the pixels; None where there is none."""
+    """Mean row and column of the pixels; None if there are none."""
     indices = np.argwhere(mask)
     return indices.mean(axis=0) if len(indices) else None
 
 
 def _shifted(mask: Bool[np.ndarray, "h w"], by: Float64[np.ndarray, " 2"]) -> Bool[np.ndarray, "h w"]:
-    """The mask moved by whole pixels (down, right); what leaves is lost."""
+    """The mask shifted by whole pixels (down, right); what leaves the image is lost."""
     result = np.zeros_like(mask)
     sides = []
     for length, step in zip(mask.shape, np.rint(by).astype(int).tolist(), strict=True):

@@ -1,6 +1,6 @@
 """A model compiled for fixed input sizes.
 
-Nothing is padded to fewer sizes: padding changes what the model says.
+Nothing is padded to reduce the number of sizes: padding changes predictions.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _MOST_SIZES = 8  # each takes a minute or more; the compiler keeps no more by de
 
 
 class CompiledModel:
-    """A model, compiled as one graph for each of the first eight kinds of input.
+    """A model, compiled as one graph for each of the first eight input sizes.
 
-    Results are those of the model but for rounding.
+    Results equal those of the model within rounding.
 
     Args:
-        model: whose weights are used as they are at each call.
+        model: its current weights are used at each call.
         otherwise: returns the model that handles all other inputs.
     """
 
@@ -46,10 +46,10 @@ class CompiledModel:
     def __call__(
         self, images: Sequence[UInt8[Tensor, "*frames C h w"]], *, aux_outputs: bool = False
     ) -> MaskOutput | PixelOutput:
-        """As the model.
+        """Like the model.
 
         Raises:
-            NoCompilerError: it cannot be compiled, mostly for want of a C++ compiler.
+            NoCompilerError: it cannot be compiled, mostly for lack of a C++ compiler.
         """
         sizes = tuple(tuple(image.shape) for image in images)
         if sizes in self._sizes:
@@ -61,7 +61,7 @@ class CompiledModel:
         start = time.perf_counter()
         try:
             output = self._compiled(list(images), aux_outputs=aux_outputs)
-        except Exception as error:  # of the compiler, which raises what it likes, or of the model
+        except Exception as error:  # of the compiler, which raises arbitrary errors, or of the model
             if is_lack_of_memory(error) or isinstance(error, UserError):  # the model's, about this input
                 raise
             self._refusal = sentence_of_compiler(error)
@@ -80,7 +80,7 @@ class CompiledModel:
 
 
 def sentence_of_compiler(error: BaseException) -> str:
-    """What is wrong where torch cannot compile a model, for the user."""
+    """Why torch cannot compile a model, for the user."""
     causes = list(_causes(error))
     if any(type(cause).__name__ == "InvalidCxxCompiler" for cause in causes):
         return "compiling a model needs a C++ compiler, but none was found; install g++ or clang, or run it uncompiled"

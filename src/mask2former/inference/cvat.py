@@ -31,7 +31,7 @@ def create(
         model: what :meth:`Predictor.from_pretrained` accepts.
         task: what is annotated; by default the first of panoptic, instance and semantic that the model supports.
         device: for instance ``cuda``.
-        classes: names with commas between; by default all.
+        classes: names separated by commas; by default all.
         min_area: pixels of the smallest object.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Devices and number types by their names, and what to do when a device runs out of memory."""
+"""Devices and number types by name, and how to handle a device that runs out of memory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
     """The device of that name; by default (``None`` or ``auto``) a CUDA device where there is one, else the CPU.
 
     Raises:
-        UserError: no such device here.
+        UserError: the device does not exist here.
     """
     if device is None or device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -65,7 +65,7 @@ def choose_dtype(dtype: str | torch.dtype | type | None = None) -> torch.dtype |
 
 
 def retried(step: Callable[[], _T]) -> _T:
-    """The result of ``step``, tried a second time with an empty cache when the device runs out of memory."""
+    """The result of ``step``, tried a second time with an empty cache if the device runs out of memory."""
     try:
         return step()
     except torch.OutOfMemoryError:
@@ -75,7 +75,7 @@ def retried(step: Callable[[], _T]) -> _T:
 
 
 def with_room(step: Callable[[_PredictionT], _T], prediction: _PredictionT) -> _T:
-    """``step`` of a prediction: on its device, again with an empty cache, in the end on the CPU (as published)."""
+    """``step`` of a prediction: on its device, again with an empty cache, finally on the CPU (as published)."""
     try:
         return retried(lambda: step(prediction))
     except torch.OutOfMemoryError:

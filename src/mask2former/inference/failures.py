@@ -1,7 +1,7 @@
 """What stopped one image, clip or frame: the sentence that says it, and whether the others would fail, too.
 
-Decoders, libraries and drivers raise whatever they like. An image fails alone; a full disk or a lost device ends the
-run at once, instead of once for each image.
+Decoders, libraries and drivers raise arbitrary errors. An image fails alone; a full disk or a lost device ends the run
+at once, instead of once per image.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ _EVERYWHERE = frozenset(
 
 
 def ends_run(error: BaseException, device: torch.device) -> bool:
-    """Whether what was raised for one image would be raised for all that follow.
+    """Whether an error for one image would be raised for all that follow.
 
     Args:
         error: whatever it is.
-        device: of the model, which is asked whether it still works.
+        device: of the model, which is tested for whether it still works.
     """
     if not isinstance(error, Exception):  # Ctrl-C, the end of the program
         return True
@@ -55,7 +55,7 @@ def reason(error: BaseException, subject: str, device: torch.device) -> str:
 
     Args:
         error: what was raised.
-        subject: what was in work, for instance ``'a.jpg'``; left out where the error names it.
+        subject: what was being processed, for instance ``'a.jpg'``; left out if the error names it.
         device: of the model.
     """
     if isinstance(error, UserError):
@@ -74,10 +74,10 @@ def reason(error: BaseException, subject: str, device: torch.device) -> str:
 
 @contextlib.contextmanager
 def work_on(*sizes_hw: tuple[int, int]) -> Iterator[None]:
-    """One sentence for what cannot be recognised in, and for memory that runs out after all.
+    """One message for images whose content is too thin to segment, and for memory that runs out after all.
 
     Args:
-        sizes_hw: height and width of the images that are in work.
+        sizes_hw: height and width of the images in progress.
 
     Raises:
         UserError: an image is far too thin, or memory ran out.
@@ -97,7 +97,7 @@ def work_on(*sizes_hw: tuple[int, int]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def naming(source: object) -> Iterator[None]:
-    """What is wrong with a file says which one.
+    """Errors about a file name it.
 
     Raises:
         UserError: from inside.
@@ -111,10 +111,10 @@ def naming(source: object) -> Iterator[None]:
 
 
 def result_of(source: object, result: _T | Failure) -> _T:
-    """What a stage has given for a source.
+    """The output of a stage for a source.
 
     Raises:
-        Exception: what it has raised instead; of a file its name is said.
+        Exception: what the stage raised instead; with the name of the file.
     """
     if isinstance(result, Failure):
         with naming(source):

@@ -1,4 +1,4 @@
-"""Objects that several tiles show, made one: by their masks, where the tiles overlap. Knows no model and no image."""
+"""Objects visible in several tiles, merged by their masks where the tiles overlap. Knows no model and no image."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _MANY = 16  # pieces of one object, which are then made one
 
 @dataclass(slots=True)
 class _Object:
-    """What one or more tiles take for one object."""
+    """What one or more tiles detect as one object."""
 
     label: int
     score: float
@@ -38,7 +38,7 @@ class _Object:
     cut: bool = False  # its tile cuts it off, and another one shows all of it
 
     def take(self, other: _Object) -> None:
-        """Become the union, or the one that is not cut; the score stays."""
+        """Become the union, or the one that is not cut off; the score stays."""
         self.tiles += other.tiles
         if other.cut and not self.cut:
             return

@@ -1,4 +1,4 @@
-"""Image files whole or, where they are large and cut into tiles, by parts; and the files of their results, of both.
+"""Image files read at once or, where they are large and cut into tiles, in parts; and their result files.
 
 Folders of images and shards of bulk runs are read and encoded here alike.
 """
@@ -41,12 +41,12 @@ def is_read_by_parts(file: ImageFile, settings: InferenceConfig) -> bool:
 def read_whole_or_parts(
     file: ImageFile, settings: InferenceConfig, *, overlay: bool
 ) -> UInt8[np.ndarray, "H W C"] | LargeImage:
-    """An image file as a predictor takes it; what is read by parts is noted.
+    """An image file in the form that a predictor accepts; reading in parts is noted.
 
     Args:
         file: the image.
-        settings: with ``tile``, large images are read by parts.
-        overlay: whether one will be drawn, about which the note has a word.
+        settings: with ``tile``, large images are read in parts.
+        overlay: whether one will be drawn, which the note mentions.
 
     Raises:
         UserError: it cannot be read.
@@ -66,7 +66,7 @@ def read_whole_or_parts(
 
 
 def file_state(file: ImageFile) -> tuple[int, ...]:
-    """What changes when a file is written or replaced; nothing where there is none."""
+    """A state that changes when a file is written or replaced; empty if the file does not exist."""
     try:
         status = os.stat(path_of(file) or "")
     except (OSError, ValueError):
@@ -75,7 +75,7 @@ def file_state(file: ImageFile) -> tuple[int, ...]:
 
 
 def check_unchanged(file: ImageFile, state: tuple[int, ...]) -> None:
-    """Refuse a file that is another one than when its state was taken: what was read of it may be of both.
+    """Refuse a file that has changed since its state was recorded: what was read may be a mixture.
 
     Raises:
         UserError: it was written or replaced.
@@ -91,16 +91,16 @@ def encode_result(
     overlay: bool,
     **head: Any,
 ) -> dict[str, bytes]:
-    """The files of a result, by what their names end in; the JSON file is the last.
+    """The files of a result, by the ends of their names; the JSON file is the last.
 
     Args:
         result: of the image.
-        image: as it was read.
+        image: as read.
         overlay: whether it is drawn with the result on it.
         head: ``model``, ``settings``, ``extra`` and ``palette``, see :meth:`PanopticSegmentation.encoded`.
 
     Raises:
-        UserError: a file that was read by parts has changed meanwhile.
+        UserError: a file that was read in parts has changed in the meantime.
     """
     if isinstance(image, LargeImage):
         assert not isinstance(result, PanopticSegmentation | SemanticSegmentation)

@@ -1,4 +1,4 @@
-"""The seam of every predictor: what a network is, and a :class:`Mask2Former` as one."""
+"""The interface of every predictor to its network, and a :class:`Mask2Former` as one."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 class Network(Protocol):
     """Any callable from images to predictions: a model, an exported file, a server, an ensemble.
 
-    It is given images or clips that were resized for it, on the device of the predictor, as RGB in 0..255; those of one
-    call may differ in size. It normalises and pads them as it likes, and says so in each prediction
+    It is called with images or clips that were resized for it, on the device of the predictor, as RGB in 0..255; those
+    of one call may differ in size. It normalises and pads them in its own way, and records that in each prediction
     (``image_size``, ``padded_size``).
 
     Five attributes are read where there are any: ``dtype``, which is recorded with results; ``window``, the number of
@@ -44,7 +44,7 @@ class Network(Protocol):
     """
 
     def __call__(self, images: Sequence[UInt8[Tensor, "*frames C h w"]], /) -> Sequence[Prediction | PixelPrediction]:
-        """One prediction per image or clip, in their order; of queries, or of pixels for semantic results alone."""
+        """One prediction per image or clip, in order; of queries, or of pixels for semantic results only."""
         ...
 
 
@@ -55,10 +55,10 @@ class ModelNetwork:
         model: it is not copied, but moved to the device, laid out for it and set to evaluation.
         device: where it runs.
         dtype: of all its parameters; None leaves them as they are.
-        compile: compile it for every size, of the first eight that it is shown; see :class:`Predictor`.
+        compile: compile it for each of the first eight input sizes; see :class:`Predictor`.
 
     Attributes:
-        model: the model. It can be changed at any time: predictions are always those of its weights of now.
+        model: the model. It can be changed at any time: predictions always use its current weights.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class ModelNetwork:
 
     @property
     def window(self) -> int:
-        """Frames that it is meant to see at once."""
+        """Number of frames that it is meant to process at once."""
         return _CLIP_WINDOW if getattr(self.model.transformer_decoder, "temporal", False) else 1
 
     @property
@@ -94,7 +94,7 @@ class ModelNetwork:
         """See :class:`Network`.
 
         Raises:
-            UserError: the images would not fit the memory of a CPU.
+            UserError: the images would not fit into the memory of a CPU.
         """
         if self.model.device.type == "cpu":  # others say it themselves, and survive it
             self._check_room(images)
@@ -103,7 +103,7 @@ class ModelNetwork:
         return output.predictions([(image.shape[-2], image.shape[-1]) for image in images])
 
     def prepared(self) -> Mask2Former:
-        """What is called: the prepared form of the model, or, with gradients, the model itself.
+        """The module to call: the prepared form of the model or, with gradients, the model itself.
 
         The form is made anew when the model was changed. What PyTorch counts as a change is seen, of weights, modules,
         modes and hooks. What goes past its count (``weight.data.mul_(2)``) is seen in 16 values of each parameter; a
@@ -119,10 +119,10 @@ class ModelNetwork:
         return current[1]
 
     def _check_room(self, images: Sequence[UInt8[Tensor, "*frames C h w"]]) -> None:
-        """Refuse what would not fit the memory, before the kernel ends the process.
+        """Refuse what would not fit into memory, before the kernel ends the process.
 
         Raises:
-            UserError: naming the size.
+            UserError: the message gives the size.
         """
         pixels = sum(image.numel() // image.shape[-3] for image in images)
         available = available_memory() if pixels * _MOST_BYTES > _SURELY_FITS else None
@@ -144,7 +144,7 @@ class ModelNetwork:
 
 
 class _Snapshot:
-    """What a model was when it was prepared, so that a change is seen in half a millisecond.
+    """The state of a model when it was prepared, so that a change is detected within half a millisecond.
 
     Everything is held, so that no other object gets the address of one.
 
@@ -168,7 +168,7 @@ class _Snapshot:
         self._values = self._read()
 
     def is_of(self, model: Mask2Former) -> bool:
-        """Whether the model is as it was."""
+        """Whether the model is unchanged."""
         tensors = [tensor for entries in self._entries for tensor in entries.values()]
         return (
             list(map(id, tensors)) == list(map(id, self._tensors))
@@ -215,9 +215,9 @@ def hash_weights(weights: Mapping[str, object]) -> str:
 
 
 def fitting_size(network: Network, wanted: tuple[int, int], size_hw: tuple[int, int]) -> tuple[int, int]:
-    """Height and width at which a network sees an image: as wanted, if that fits its largest input.
+    """Height and width at which a network processes an image: as requested, if that fits its largest input.
 
-    Larger ones are seen smaller, with the proportions of the image (``size_hw``); a note counts their sizes.
+    Larger ones are reduced, keeping the proportions of the image (``size_hw``); a note counts their sizes.
     """
     largest = getattr(network, "largest_input", None)
     if largest is None or all(side <= most for side, most in zip(wanted, largest, strict=True)):
@@ -233,7 +233,7 @@ def fitting_size(network: Network, wanted: tuple[int, int], size_hw: tuple[int, 
 
 
 def check_predictions(predictions: Sequence[Prediction | PixelPrediction], num_images: int, num_classes: int) -> None:
-    """Refuse what a network must not give.
+    """Refuse invalid outputs of a network.
 
     Raises:
         UserError: too many or too few predictions, other classes, or logits that are NaN or infinite, which would give
@@ -247,7 +247,7 @@ def check_predictions(predictions: Sequence[Prediction | PixelPrediction], num_i
 
 
 def _check_shapes(prediction: Prediction | PixelPrediction, num_classes: int) -> None:
-    """Refuse other classes, and masks or scores without an axis of frames.
+    """Refuse a different number of classes, and masks or scores without a frame axis.
 
     Raises:
         UserError: naming what was expected.

@@ -1,4 +1,4 @@
-"""From whatever names a model to a predictor, with its download told as a step."""
+"""From the name of a model to a predictor, with its download reported as a step."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def open_predictor(
     progress: Progress = silent,
     **settings: Any,
 ) -> Predictor:
-    """A predictor as it is, or of a model, or of the name or file of one.
+    """A predictor, unchanged or created from a model, or from its name or file.
 
     Args:
         model: what predicts; a predictor keeps its device, type and settings.
@@ -45,11 +45,11 @@ def open_predictor(
         compile: see :class:`Predictor`.
         views: test-time augmentation.
         quiet: see :meth:`Predictor.from_pretrained`.
-        progress: told how much has been downloaded.
+        progress: called during the download.
         settings: inference settings that replace the stored ones of a model that is loaded here.
 
     Raises:
-        UserError: the model cannot be had, or the arguments are about loading, and it is loaded already.
+        UserError: the model is not available, or the arguments apply to loading, but it is already loaded.
     """
     if isinstance(model, Predictor | Mask2Former):
         given = {"recipe": recipe, "trained_for": trained_for or None, "weights": weights, **settings}
@@ -73,5 +73,5 @@ def open_predictor(
 
 
 def model_name(model: ModelSource) -> str:
-    """What files of results call it: its name or path; of an object its class."""
+    """What result files call it: its name or path; for an object its class."""
     return str(model) if isinstance(model, str | Path) else type(model).__name__

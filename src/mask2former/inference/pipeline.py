@@ -1,7 +1,7 @@
-"""Items through three stages: read ahead in threads, called together, finished behind in threads.
+"""Items through three stages: read ahead in threads, processed together, finished in threads.
 
-So network, disk and encoding overlap. Results come in the order of the items, only a few of which are in memory. Knows
-no images, models or files.
+So network, disk and encoding overlap. Results come in item order, and only a few items are in memory. Knows no images,
+models or files.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True, slots=True)
 class Ready(Generic[_Result]):
-    """What reading gives where there is nothing left to do.
+    """Returned by reading if there is nothing left to do.
 
     Attributes:
         result: of the item.
@@ -47,14 +47,14 @@ class Ready(Generic[_Result]):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """In place of a result: what a stage raised."""
+    """Replaces a result: the error that a stage raised."""
 
     error: Exception
 
 
 @dataclass(frozen=True, slots=True)
 class Stages(Generic[_Item, _Read, _Called, _Result]):
-    """What is done with each item.
+    """How each item is processed.
 
     Attributes:
         read: in a thread.
@@ -75,7 +75,7 @@ class Stages(Generic[_Item, _Read, _Called, _Result]):
 def pipelined(
     items: Iterable[_Item], stages: Stages[_Item, Any, Any, _Result], batch_size: int = 1
 ) -> Generator[tuple[_Item, _Result | Failure], None, None]:
-    """The items with their results, in their order.
+    """The items with their results, in order.
 
     Which items share a call depends on their keys and order alone, not on time: the first that waits, with those like
     it among the next twice ``batch_size``. Where a shared call fails, or memory runs out, everything else is finished
@@ -172,7 +172,7 @@ class _Entry(Generic[_Item]):
 
 
 def _in_context(context: Context, notes: list[Note], step: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    """What a step gives, or its failure."""
+    """The result of a step, or its failure."""
 
     def noting() -> Any:
         if not is_collecting():
@@ -190,7 +190,7 @@ def _in_context(context: Context, notes: list[Note], step: Callable[..., Any], a
 
 
 def _call(waiting: Sequence[_Entry[_Item]], stages: Stages[_Item, Any, Any, Any], batch_size: int) -> None:
-    """Call the first item that waits, with those like it."""
+    """Process the first waiting item, together with those like it."""
     group = [waiting[0]]
     if batch_size > 1 and (key := waiting[0].key(stages)) is not None:
         like = (entry for entry in waiting[1:] if entry.key(stages) == key)

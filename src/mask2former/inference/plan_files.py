@@ -1,4 +1,4 @@
-"""Which images a run has, and where the results of each go."""
+"""Which images a run has, and where the results of each are written."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ FileSource = str | os.PathLike[str] | NamedBytes
 def plan(
     sources: Sequence[FileSource], output: str | os.PathLike[str], *, page: int | Literal["all"] | None = None
 ) -> list[Job]:
-    """The images of files and folders, and where their results go; touches nothing.
+    """The images in files and folders, and where their results are written; changes nothing.
 
     An output folder inside a source folder is not searched for images. Overlays and maps of earlier results are
     skipped wherever they lie, with a note.
 
     Raises:
-        UserError: no images, an output that is no folder or cannot be written, or results that would overwrite
-            an image or each other, also through links.
+        UserError: no images, an output that is not a folder or cannot be written, or results that would overwrite an
+            image or each other, also through links.
     """
     folder = Path(output)
     check_folder(folder)
@@ -74,7 +74,7 @@ def plan(
             "the images themselves"
         )
     images = {_identity(path): path for job in jobs if (path := path_of(job.source)) is not None}
-    real_folder = functools.cache(os.path.realpath)  # thousands of results lie in few folders
+    real_folder = functools.cache(os.path.realpath)  # thousands of results are in few folders
     owners: dict[str, Job] = {}
     for job in jobs:
         for ending in ENDINGS:
@@ -113,7 +113,7 @@ def _pages(file: ImageFile, stem: Path, page: int | Literal["all"] | None) -> li
 
 
 def _identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
-    """What tells one file from another, however it is spelled or linked; None where there is none."""
+    """What distinguishes files, however they are spelled or linked; None if the file does not exist."""
     try:
         status = os.stat(path)
     except OSError:

@@ -1,4 +1,4 @@
-"""Images in folders to results in a folder, and to one file for the whole run.
+"""Predictions for images in folders: results in a folder, and in one file for the complete run.
 
 :func:`predict_files` is the call, :func:`segment_files` its loop. Draws no progress and ends no program; each image
 is one :class:`Outcome`.
@@ -73,15 +73,15 @@ _TRACED = 6  # calls of a trace that are kept
 
 @dataclass(frozen=True)
 class FilesReport:
-    """What became of the images of a call.
+    """The outcome for the images of a call.
 
     Attributes:
         task: of the results.
         settings: the inference settings.
-        outcomes: how many images ended how, by :attr:`Outcome.status`.
-        num_different: skipped, since another model or other settings made what is there.
-        num_crowded: done, but there may be more instances than ``max_instances`` lets through.
-        num_found: segments, instances or classes in all results that are of this model.
+        outcomes: number of images by :attr:`Outcome.status`.
+        num_different: skipped, since existing results come from another model or other settings.
+        num_crowded: done, but with possibly more instances than ``max_instances`` allows.
+        num_found: segments, instances or classes in all results of this model.
         num_candidates: instances of any score in them.
         failed: the outcomes of the first ten images without a result.
         notes: what a user should know, one sentence each.
@@ -99,7 +99,7 @@ class FilesReport:
 
     @property
     def num_images(self) -> int:
-        """All that were named."""
+        """The number of all images."""
         return sum(self.outcomes.values())
 
 
@@ -255,7 +255,7 @@ def predict_files(
 
 
 def _images_of(jobs: Sequence[Job], predictor: Predictor, model: str) -> ImagesOfRun:
-    """What formats need to know of the images of a run; their ids are the stems of their results."""
+    """What formats need to know about the images of a run; their ids are the stems of their results."""
     sources = {job.stem.as_posix(): job for job in jobs}
 
     def read(image_id: int | str) -> UInt8[np.ndarray, "H W C"] | Regions:
@@ -288,7 +288,7 @@ def _rooted(name: str, file: Path | None) -> str:
 
 
 def _pass_on(job: Job, task: Task, categories: Categories, writers: Sequence[FormatWriter]) -> None:
-    """Give the result of an image, as it is on the disk, to writers of other formats.
+    """Pass the result of an image, as stored on disk, to writers of other formats.
 
     Raises:
         UserError: a writer refuses it.
@@ -308,10 +308,10 @@ def _pass_on(job: Job, task: Task, categories: Categories, writers: Sequence[For
 
 
 def _format_folder(output: Path, name: str, jobs: Sequence[Job], *, overwrite: bool) -> Path:
-    """The folder of a format, in which no results of images lie.
+    """The folder of a format, which must not contain results of images.
 
     Raises:
-        UserError: there is no such format, or the folder is for something else.
+        UserError: the format does not exist, or the folder is used for something else.
     """
     folder = format_folder(output, name, overwrite=overwrite)
     if inside := next((job for job in jobs if job.stem.parts[:-1][:1] == (name,)), None):

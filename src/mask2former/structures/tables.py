@@ -121,8 +121,8 @@ def table_rows(
     """
     if image is not None and tuple(image.size_hw) != masks.size_hw:
         raise UserError(
-            f"the image is {image.size_hw[0]}x{image.size_hw[1]} but the result {masks.size_hw[0]}x{masks.size_hw[1]} "
-            "pixels (height x width); pass the image that was segmented"
+            f"the image has {image.size_hw[0]}x{image.size_hw[1]} pixels but the result "
+            f"{masks.size_hw[0]}x{masks.size_hw[1]} (height x width); pass the image that was segmented"
         )
     rows, means = [], _means(image, masks) if measured and image is not None else {}
     for index, ((number, label, score), patch, area, box, centroid) in enumerate(

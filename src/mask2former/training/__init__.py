@@ -1,4 +1,4 @@
-"""Training on Lightning, which is imported only here; ``training.run.train`` is the door."""
+"""Training on Lightning, which is imported only here; ``training.run.train`` is the entry point."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def need_lightning() -> None:
     """Refuse where the extra ``train`` is missing, before anything is done.
 
     Raises:
-        MissingExtraError: with the ``pip install`` that brings it.
+        MissingExtraError: with the ``pip install`` command that installs it.
     """
     if find_spec("lightning") is None:
         raise MissingExtraError("lightning", "train")

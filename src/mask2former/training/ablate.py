@@ -1,4 +1,4 @@
-"""The ablations of the paper on a run of one's own: a training for each row and seed, a table and an image of them.
+"""The ablations of the paper on your own run: a training for each row and seed, and a table and an image of them.
 
 Each training is a run like any other; finished runs are read, and an interrupted one is resumed.
 """
@@ -32,13 +32,13 @@ METRICS = {"PQ": "panoptic/PQ", "AP": "instance/AP", "mIoU": "semantic/mIoU"}
 
 @dataclass(frozen=True)
 class AblationRow:
-    """What the trainings of a row reached.
+    """The results of the trainings of a row.
 
     Attributes:
         name: of the row; :data:`BASELINE` is the run without a change.
-        settings: what differs.
+        settings: those that differ from the baseline.
         metrics: of each seed at the end of its training, percent.
-        paper: what the paper prints: AP, PQ and mIoU.
+        paper: the figures printed in the paper: AP, PQ and mIoU.
     """
 
     name: str
@@ -47,12 +47,12 @@ class AblationRow:
     paper: dict[str, float]
 
     def spread(self, metric: str) -> tuple[float, float, float] | None:
-        """Mean, least and most of a metric over the seeds; None where it was not measured."""
+        """Mean, minimum and maximum of a metric over the seeds; None where it was not measured."""
         values = [measured[metric] for measured in self.metrics.values() if metric in measured]
         return (statistics.fmean(values), min(values), max(values)) if values else None
 
     def changes(self, metric: str, baseline: AblationRow) -> list[float]:
-        """What each seed gained on the baseline with the same seed; seeds that either has no figure of are left out."""
+        """The gain of each seed over the baseline with the same seed; seeds without both figures are left out."""
         pairs = ((measured, baseline.metrics.get(seed, {})) for seed, measured in sorted(self.metrics.items()))
         return [measured[metric] - plain[metric] for measured, plain in pairs if metric in measured and metric in plain]
 
@@ -68,7 +68,7 @@ def scenes_base(steps: int = 1000) -> RunConfig:
     """The run that ``mask2former ablate scenes`` changes: that of ``scenes-tiny-start``, measured for all tasks.
 
     Args:
-        steps: of each training, with a schedule of their own length.
+        steps: of each training, with schedules of this length.
     """
     run = recipes.scenes_tiny_start()
     return run.model_copy(
@@ -93,23 +93,23 @@ def ablate(
     """Train the baseline and each row with the same steps and seeds.
 
     All rows of a seed come before the next seed, so that there is a table early. ``ablations.json`` in ``output`` is
-    written after each training and keeps what earlier calls measured; a call with the same arguments resumes where one
-    was interrupted.
+    written after each training and keeps what earlier calls measured; a call with the same arguments resumes an
+    interrupted one.
 
     Args:
         base: the run that rows change; its ``seed`` and ``output`` are set here.
-        output: the folder of all; a training is in ``ROW/seed-N``.
+        output: the folder for all of them; a training is in ``ROW/seed-N``.
         rows: names of :data:`~mask2former.recipes.ROWS`; none: all of the paper that the tasks of the run can measure.
-        seeds: how many trainings of each row; they are 0, 1, ...
-        tell: is called before each training with its name, how many are done, and how many there are.
-        progress: of each training, as :func:`~mask2former.training.run.train` takes it.
+        seeds: number of trainings per row; the seeds are 0, 1, ...
+        tell: called before each training with its name, the number done, and the total.
+        progress: of each training, as for :func:`~mask2former.training.run.train`.
 
     Returns:
-        The baseline, the rows of this call, and other rows that ``output`` has figures of, all with every seed there.
+        The baseline, the rows of this call, and other rows with figures in ``output``, each with all of its seeds.
 
     Raises:
-        UserError: there is no such row, the run has no decoder that rows change, or the folder holds trainings with
-            other settings.
+        UserError: the row does not exist, the run has no decoder that rows change, or the folder contains trainings
+            with other settings.
     """
     if unknown := [name for name in rows if name not in ROWS]:
         hint = did_you_mean(unknown[0], ROWS) or f"expected one of {listed(list(ROWS), None)}"
@@ -141,14 +141,14 @@ def ablate(
 
 
 def draw(table: Sequence[AblationRow], path: Path) -> None:
-    """The changes of all rows from the baseline, beside those of the paper, as an image.
+    """Plot the changes of all rows from the baseline, beside those of the paper.
 
     Args:
-        table: what :func:`ablate` returned; the baseline is first.
+        table: as returned by :func:`ablate`; the baseline is first.
         path: PNG, SVG or PDF, by its suffix.
 
     Raises:
-        UserError: a file of another kind or at a path that cannot be written.
+        UserError: another kind of file, or a path that cannot be written.
         MissingExtraError: matplotlib is not installed.
     """
     baseline, *rows = table
@@ -168,7 +168,7 @@ def draw(table: Sequence[AblationRow], path: Path) -> None:
 
 
 def _finished(path: Path, base: RunConfig) -> list[AblationRow]:
-    """Rows with figures of earlier calls; a folder of trainings with other settings is refused."""
+    """Rows with figures of earlier calls; a folder with trainings of other settings is refused."""
     if not path.exists():
         return []
     values = read_json(path, "table of ablations")

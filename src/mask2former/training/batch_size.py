@@ -1,4 +1,4 @@
-"""``data.batch_size_per_device: auto``: as many images in one pass as the memory holds."""
+"""``data.batch_size_per_device: auto``: as many images in one pass as fit into memory."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from mask2former.training.resume import LastState
 __all__ = ["check_auto", "fitting", "with_batch_size"]
 
 _GIB = 2**30
-_MARGIN = 0.75  # of the memory; the rest is for what operators take while they run, and for larger images
+_MARGIN = 0.75  # of the memory; the rest is for temporary buffers of operators, and for larger images
 _HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def check_auto(config: RunConfig, past: LastState | None) -> RunConfig:
-    """The settings; where a run goes on, with what was found when it began.
+    """The settings; for a resumed run, with the number that was found at its start.
 
     Raises:
-        UserError: several processes would each find a number of their own.
+        UserError: several processes would each find a different number.
     """
     if config.data.batch_size_per_device != "auto":
         return config
@@ -41,8 +41,8 @@ def with_batch_size(config: RunConfig, module: TrainingModule, batch: Batch) -> 
     """The settings with the number of images that fits, and a sentence about it.
 
     Args:
-        config: of a run of one process.
-        module: that will be trained; it is as before afterwards.
+        config: of a run with one process.
+        module: to be trained; unchanged afterwards.
         batch: images of the usual size.
     """
     model, on_gpu = module.model, config.trainer.accelerator != "cpu" and torch.cuda.is_available()
@@ -62,11 +62,11 @@ def with_batch_size(config: RunConfig, module: TrainingModule, batch: Batch) -> 
 
 
 def fitting(estimate: MemoryEstimate, available: int, share: int) -> tuple[int, str]:
-    """How many images a device takes in one pass, and a sentence about it.
+    """The number of images per device in one pass, and a sentence about it.
 
     Args:
-        estimate: of one image.
-        available: bytes that the device has for all of the run.
+        estimate: for one image.
+        available: bytes on the device for the complete run.
         share: images of a step on this device; the result divides it.
     """
     fit = max(0, int(_MARGIN * available) - estimate.state) // max(estimate.activations, 1)

@@ -1,4 +1,4 @@
-"""Keeping ``last.ckpt`` and ``best.ckpt``: whole files or none, whatever interrupts the run."""
+"""Keeping ``last.ckpt`` and ``best.ckpt``: complete files or none, whatever interrupts the run."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ __all__ = [
     "put_in_place",
 ]
 
-_ASIDE = "best-before-step-"  # and the step at which a run went on with figures that cannot be compared
+_ASIDE = "best-before-step-"  # and the step at which a run continued with figures that cannot be compared
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class Best:
 
     Attributes:
         path: of the file.
-        value, step: what was measured of its weights, and the steps they have seen.
-        start: the figure before the first step; None where there was none.
-        threshold: of the highest F1 in this validation; None where there was none.
+        value, step: the metric measured for its weights, and the number of steps they were trained for.
+        start: the value before the first step; None if there was none.
+        threshold: with the highest F1 in this validation; None if there was none.
     """
 
     path: Path
@@ -61,15 +61,15 @@ class Best:
 
 @contextlib.contextmanager
 def loaded(path: Path, advice: str, *, device: str = "meta") -> Iterator[dict[str, Any]]:
-    """The content of a checkpoint, for a block that takes out of it what it should have.
+    """The content of a checkpoint, for a block that takes what it needs from it.
 
     Args:
         path: of the file.
-        advice: what to do where it is damaged.
+        advice: what to do if it is damaged.
         device: for the tensors; ``meta`` reads none.
 
     Raises:
-        UserError: the file is empty, cut short, or not what the block expects.
+        UserError: the file is empty, incomplete, or not what the block expects.
     """
     try:
         if check_regular(path, "checkpoint") == 0:
@@ -78,14 +78,14 @@ def loaded(path: Path, advice: str, *, device: str = "meta") -> Iterator[dict[st
         yield torch.load(path, map_location=device, weights_only=True)
     except UserError:
         raise
-    except Exception as error:  # what a damaged file raises is as varied as the damage
+    except Exception as error:  # damaged files raise many different errors
         reason = f"it has no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
         reason = printable(reason, 150)
         raise UserError(f"cannot resume: {path} is damaged ({reason}); {advice}") from error
 
 
 def figure(value: Any) -> float | None:
-    """A figure in a checkpoint, or None where it was not measured.
+    """A number in a checkpoint, or None where it was not measured.
 
     Raises:
         ValueError: it is something else.
@@ -96,7 +96,7 @@ def figure(value: Any) -> float | None:
 
 
 def figures(value: Any) -> dict[str, float]:
-    """Figures by name in a checkpoint.
+    """Numbers by name in a checkpoint.
 
     Raises:
         ValueError: it is something else.
@@ -107,13 +107,13 @@ def figures(value: Any) -> dict[str, float]:
 
 
 def best_of(folder: Path, is_comparable: Callable[[dict[str, Any]], bool]) -> Best | None:
-    """The best of ``best.ckpt`` and of what was put aside before, among those that were measured as is wanted now.
+    """The best of ``best.ckpt`` and of checkpoints put aside earlier, among those measured with the current settings.
 
-    Its figure is read from the file that has the weights, so the two always belong together.
+    Its value is read from the file with the weights, so the two always belong together.
 
     Args:
         folder: of the checkpoints.
-        is_comparable: whether the figures of a checkpoint can be compared, from its content (tensors on ``meta``).
+        is_comparable: whether the values of a checkpoint can be compared, judging by its content (tensors on ``meta``).
 
     Raises:
         UserError: a file is damaged.
@@ -136,11 +136,11 @@ def put_in_place(folder: Path, best: Best | None, step: int) -> Path | None:
 
     Args:
         folder: of the checkpoints.
-        best: as :func:`best_of` found it; None puts ``best.ckpt`` aside.
-        step: at which the run goes on.
+        best: from :func:`best_of`; None puts ``best.ckpt`` aside.
+        step: at which the run continues.
 
     Returns:
-        Where the ``best.ckpt`` that was there is now; None where it stayed or there was none.
+        Where the previous ``best.ckpt`` is now; None if it stayed or there was none.
     """
     path, aside = folder / "best.ckpt", None
     if best is not None and best.path == path:
@@ -157,9 +157,9 @@ def put_in_place(folder: Path, best: Best | None, step: int) -> Path | None:
 
 
 class WholeFiles(TorchCheckpointIO):
-    """Writes checkpoints where it is told to, piece by piece.
+    """Writes checkpoints to the given path, piece by piece.
 
-    Lightning's own makes a copy in memory, and another in the folder for temporary files.
+    Lightning's own writer makes a copy in memory, and another in the folder for temporary files.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
@@ -174,27 +174,28 @@ class WholeFiles(TorchCheckpointIO):
 
 
 class KeepCheckpoints(lightning.Callback):
-    """Writes the newest state every few steps and the best one after each validation.
+    """Writes the latest state every few steps and the best one after each validation.
 
     ``last.ckpt`` is written when the row of its step is in the table: before the validation of this step, if there is
-    one, and again after it. The first says that the validation is due, so a run that is killed in it goes on with it.
+    one, and again after it. The first says that the validation is due, so a run that is killed during it continues with
+    it.
 
-    Lightning's own callback writes in place, so a kill while it writes leaves neither the old nor the new file.
+    Lightning's own callback writes in place, so a kill during writing leaves neither the old nor the new file.
 
     Args:
         folder: of both files.
         interval: steps between two writes of ``last.ckpt``.
-        monitor: name of the metric that decides what is best; larger is better.
-        table: of the run; checkpoints say how many rows it had.
-        best: where a run goes on, what is in ``best.ckpt``; the figures in ``last.ckpt`` may be of other weights.
-        start_value: where a run goes on, the figure before its first step.
-        step: where a run goes on, that of ``last.ckpt``.
+        monitor: name of the metric that determines what is best; larger is better.
+        table: of the run; checkpoints record its number of rows.
+        best: for a resumed run, what is in ``best.ckpt``; the values in ``last.ckpt`` may belong to other weights.
+        start_value: for a resumed run, the value before its first step.
+        step: for a resumed run, that of ``last.ckpt``.
         is_due: whether the validation of this step is still to be done.
-        limit: of time, after which the run stops as if it was told to, with a checkpoint of the last step.
+        limit: of time, after which the run stops as if interrupted, with a checkpoint of the last step.
 
     Attributes:
-        best_value, best_step: of the best validation so far, and the steps before it.
-        start_value: of the validation before the first step; None where there was none.
+        best_value, best_step: of the best validation so far, and the number of steps before it.
+        start_value: of the validation before the first step; None if there was none.
     """
 
     def __init__(
@@ -282,9 +283,9 @@ class KeepCheckpoints(lightning.Callback):
 
 
 def at_step(loops: dict[str, Any], step: int) -> dict[str, Any]:
-    """Lightning's account of a run, as it is after ``step`` steps however often the run was interrupted.
+    """Lightning's progress state of a run after ``step`` steps, however often the run was interrupted.
 
-    It is the one from which Lightning goes on with the next step, and leaves the validation of this one to us.
+    It is the state from which Lightning continues with the next step, leaving the validation of this one to us.
     """
     told = {
         "epoch_loop.batch_progress": {"ready": step, "started": step, "processed": step, "completed": max(step - 1, 0)},
@@ -313,7 +314,7 @@ def _is_count(value: Any) -> bool:
 
 
 def plain(value: Any) -> Any:
-    """Containers made anew and equal words one object, so that equal content is written as equal bytes.
+    """Containers recreated and equal strings made one object, so that equal content is written as equal bytes.
 
     Pickle writes what is the same object once; what was read from a file is the same object elsewhere.
     """
@@ -325,14 +326,14 @@ def plain(value: Any) -> Any:
 
 
 class Patience(EarlyStopping):
-    """Stops after so many validations without a better monitor, also where a run goes on with another number.
+    """Stops after a number of validations without improvement, even if a resumed run has another number.
 
-    Lightning's own takes the number that is in the checkpoint.
+    Lightning's own callback uses the number in the checkpoint.
 
     Args:
         monitor: name of the metric; larger is better.
         patience: the number.
-        starts_over: where a run goes on, count from here.
+        starts_over: for a resumed run, count from here.
     """
 
     def __init__(self, monitor: str, patience: int, *, starts_over: bool = False) -> None:
@@ -348,9 +349,9 @@ class Patience(EarlyStopping):
             super().load_state_dict({**state_dict, "patience": self.patience})
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """A run that was killed after it had stopped takes no further step."""
+        """A run that was killed after it had stopped takes no further steps."""
         trainer.should_stop = self.wait_count >= self.patience
 
     def begin_at(self, value: float) -> None:
-        """What the first validation has to pass."""
+        """The value that the first validation has to exceed."""
         self.best_score = torch.tensor(value)

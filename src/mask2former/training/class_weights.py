@@ -21,14 +21,14 @@ _SHOWN = 12  # classes in a note
 def class_weights(
     wanted: str | Mapping[str, float] | None, samples: AnnotatedSet | ClipSet
 ) -> tuple[tuple[float, ...] | None, list[str]]:
-    """The weight of every class, in their order, and sentences for the user; None where all weigh the same.
+    """The weight of every class, in order, and sentences for the user; None if all weigh the same.
 
     Args:
-        wanted: ``balanced``, or weights by name; classes that are not named weigh 1.
+        wanted: ``balanced``, or weights by name; classes without one weigh 1.
         samples: the training data.
 
     Raises:
-        UserError: a name that is no class.
+        UserError: a name that is not a class.
     """
     names = samples.categories.names
     if wanted is None:
@@ -62,7 +62,7 @@ def balanced(counts: Int64[np.ndarray, " K"], *, is_whole: bool = True) -> Float
 
 
 def _counts(samples: AnnotatedSet | ClipSet) -> tuple[Int64[np.ndarray, " K"], int]:
-    """Training targets of each class in the data, or in a part that is spread evenly over it, and how large that is."""
+    """The number of training targets of each class in the data, or in a part spread evenly over it, and its size."""
     indices = np.unique(np.linspace(0, len(samples) - 1, min(_MOST_READ, len(samples))).round().astype(int)).tolist()
     counts = np.zeros(len(samples.categories), dtype=np.int64)
     for index in indices:

@@ -1,7 +1,7 @@
-"""How the processes of a training were started, and which of them this one is; knows nothing of what they train.
+"""How the processes of a training were started, and which of them this one is; knows nothing about the training.
 
-torchrun, srun and Lightning itself start processes that say in their environment how many there are. What does not fit
-the settings is refused: as many single runs in one directory would be the result.
+torchrun, srun and Lightning itself start processes whose environment shows how many there are. What does not match the
+settings is refused: the result would be as many single runs in one directory.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from mask2former.text import quoted, terminal_line
 
 __all__ = ["TIMEOUT", "Rank", "is_first", "say_once"]
 
-TIMEOUT = timedelta(minutes=10)  # that ranks wait for one another: at the start, and where a machine went silent
+TIMEOUT = timedelta(minutes=10)  # seconds that ranks wait for one another: at the start, and when a machine fails
 
 _BY_HAND = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
 _PLACE = ("SLURM_NODEID", "SLURM_LOCALID")  # of a task, which Lightning reads
@@ -42,8 +42,8 @@ class Rank:
     """One process of a training.
 
     Attributes:
-        index: among all, from 0.
-        world_size: how many there are.
+        index: among all processes, from 0.
+        world_size: number of processes.
         launcher: ``torchrun``, ``srun``, or empty where Lightning starts those of each machine.
     """
 
@@ -53,11 +53,11 @@ class Rank:
 
     @classmethod
     def of(cls, trainer: TrainerConfig, environ: Mapping[str, str] = os.environ) -> Rank:
-        """Which one this process is, as its environment says.
+        """Which process this is, according to its environment.
 
         Raises:
-            UserError: processes were started that the settings do not speak of, or the other way round; the message
-                says what was found.
+            UserError: processes were started that the settings do not mention, or the reverse; the message says what
+                was found.
         """
         nodes, devices = trainer.num_nodes, trainer.devices
         if "RANK" in environ and "WORLD_SIZE" in environ:
@@ -138,11 +138,11 @@ class Rank:
 
     @property
     def is_first(self) -> bool:
-        """Whether this one writes what the run leaves."""
+        """Whether this process writes the output of the run."""
         return self.index == 0
 
     def environment(self) -> ClusterEnvironment:
-        """What tells Lightning the same."""
+        """The environment object with the same information for Lightning."""
         if self.launcher == "srun":
             return SLURMEnvironment(auto_requeue=False)  # its checkpoint would be one in the middle of a step
         if self.launcher:
@@ -150,7 +150,7 @@ class Rank:
         return LightningEnvironment()
 
     def take(self) -> None:
-        """Tell Lightning's functions for the first rank which one this is, before its trainer knows."""
+        """Tell Lightning's rank-zero functions which rank this is, before its trainer knows."""
         rank_zero_only.rank = self.index  # pyright: ignore[reportFunctionMemberAccess]  (as Lightning does)
 
     def __str__(self) -> str:
@@ -158,18 +158,18 @@ class Rank:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes and tells."""
+    """Whether this process is the one that writes and prints."""
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
 def say_once(text: str) -> None:
-    """A line for the user, from the first rank alone."""
+    """Print a line for the user, from the first rank only."""
     if is_first():
         print(terminal_line(text))
 
 
 def _in_task_of_slurm(environ: Mapping[str, str]) -> bool:
-    """Whether srun has started this process among others; a batch script itself is no task, whatever it requests."""
+    """Whether srun started this process as one of several; a batch script itself is not a task."""
     if "SLURM_NTASKS" not in environ or "SLURM_PROCID" not in environ or "LOCAL_RANK" in environ:
         return False
     found = _numbers(environ, "SLURM_NTASKS", "SLURM_PROCID")
@@ -190,7 +190,7 @@ def _shown(found: Mapping[str, int]) -> str:
 
 
 def _check_below(found: Mapping[str, int], rank: str, size: str) -> None:
-    """That one of so many is one of them."""
+    """Check that the index of a process is below the number of processes."""
     if found[rank] >= found[size]:
         raise UserError(
             f"{rank}={found[rank]} is not below {size}={found[size]}, but ranks are numbered from 0, so all would "
@@ -199,7 +199,7 @@ def _check_below(found: Mapping[str, int], rank: str, size: str) -> None:
 
 
 def _check(launcher: str, found: Mapping[str, int], size: int, per_node: int | None, trainer: TrainerConfig) -> None:
-    """That as many processes were started as the settings say, on as many machines."""
+    """Check that as many processes were started as the settings say, on as many machines."""
     nodes, devices = trainer.num_nodes, trainer.devices
     if size == nodes * devices and per_node in (None, devices):
         return

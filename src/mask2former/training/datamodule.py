@@ -1,6 +1,6 @@
-"""Data sets to loaders: accumulations of micro-batches for training, single cases for validation.
+"""From data sets to loaders: accumulations of micro-batches for training, single cases for validation.
 
-Annotation files are read once per run, however often a loader is made.
+Annotation files are read once per run, however often a loader is created.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ from mask2former.structures.samples import Batch
 __all__ = ["DataModule", "batch_size_per_device"]
 
 
-_OTHER_SCALE = 1.5  # between training and inference, from which on it is worth a word
+_OTHER_SCALE = 1.5  # ratio between training and inference from which it is noted
 
 
 class _Share(Dataset[Case | tuple[()]]):
-    """Cases by index; an empty one where there is none left for this rank."""
+    """Cases by index; an empty one if there is none left for this rank."""
 
     def __init__(self, cases: Cases) -> None:
         self.cases = cases
@@ -58,16 +58,16 @@ def _as_it_is(sample: Any) -> Any:
 
 
 class DataModule(lightning.LightningDataModule):
-    """Loaders of a run.
+    """The loaders of a run.
 
     Args:
-        config: the whole run.
-        training, validation, augmentation: instead of what ``config`` says.
+        config: of the complete run.
+        training, validation, augmentation: used instead of those in ``config``.
 
     Attributes:
-        num_queries: of the model; None where it does not say how many.
-        unit: with ``data.group_by_aspect``, how many images of one group come one after the other, see
-            :class:`StepSampler`: where a run goes on, as when it began, for else images would come twice.
+        num_queries: of the model; None if it does not say how many.
+        unit: with ``data.group_by_aspect``, how many images of one group follow each other, see :class:`StepSampler`:
+            for a resumed run, as at its start, since images would otherwise be used twice.
     """
 
     def __init__(
@@ -100,9 +100,9 @@ class DataModule(lightning.LightningDataModule):
 
     @cached_property
     def validation_set(self) -> Cases:
-        """Images or clips with ground truth, class indices being those of the training set.
+        """Images or clips with ground truth, with the class indices of the training set.
 
-        Empty without annotations, and where all data are for training.
+        Empty without annotations, and if all data are for training.
 
         Raises:
             UserError: the data have classes that the training set lacks, or no ground truth of a task.
@@ -121,15 +121,15 @@ class DataModule(lightning.LightningDataModule):
         return Cases(samples, tasks, self.categories, self._class_map(samples.categories), limit)
 
     def _class_map(self, data: Categories) -> Int64[np.ndarray, " K"]:
-        """As ``evaluate`` matches the classes of a model with those of its data: by name, in any order."""
+        """Like ``evaluate``, matches the classes of a model with those of its data: by name, in any order."""
         things_only = all(item.is_thing for item in data)
         return match_classes(self.categories, data, things_only=things_only, notes=self.notes)
 
     def check(self) -> None:
-        """Refuse data and metrics that would waste the run; what else is to be said goes to :meth:`remarks`.
+        """Refuse data and metrics that would waste the run; other remarks go to :meth:`remarks`.
 
         Raises:
-            UserError: what is wrong.
+            UserError: the message says what is wrong.
         """
         cases = self.validation_set
         if self.is_measured:
@@ -173,7 +173,7 @@ class DataModule(lightning.LightningDataModule):
         return text if accumulations == 1 else f"{text} x {accumulations} accumulated"
 
     def remarks(self) -> list[str]:
-        """What a user should know of the data before the first step; what is of validation says so."""
+        """What a user should know about the data before the first step; remarks on validation data say so."""
         samples = self.training_set.samples
         seen = notes_of_some(samples)
         remarks = [*samples.notes, *self.notes, *seen]
@@ -225,11 +225,11 @@ class DataModule(lightning.LightningDataModule):
         return training_loader(self.training_set, sampler, micro, num_workers=data.num_workers, pin_memory=is_cuda)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Training accumulations with their masks, which are made on the device; validation cases as they are."""
+        """Training accumulations with their masks, which are created on the device; validation cases unchanged."""
         return [part.unpack() for part in batch] if isinstance(batch, list) else batch
 
     def sample_batch(self) -> Batch:
-        """A training sample or two, as a batch: what memory is measured on."""
+        """One or two training samples as a batch, on which memory is measured."""
         return pack([self.training_set.packed(draw) for draw in self._sampler().draws(0)[:2]]).unpack()
 
     def _sampler(self, rank: int = 0, world_size: int = 1, first_step: int = 0) -> StepSampler:
@@ -251,11 +251,11 @@ class DataModule(lightning.LightningDataModule):
         cases = self.validation_set
         rank, ranks = self.trainer.global_rank, self.trainer.world_size
         share: list[int | None] = [*range(rank, len(cases), ranks)]
-        # One without a sample would leave out the validation, and the others would wait for it.
+        # A rank without a sample would skip the validation, and the others would wait for it.
         share += [None] * (-(-len(cases) // ranks) - len(share))
-        # Read in this process: the model takes longer than its images, and workers would copy them.
+        # Read in this process: the model takes longer than reading, and workers would copy the images.
         return DataLoader(_Share(cases), batch_size=None, sampler=share, collate_fn=_as_it_is)  # pyright: ignore
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Validation cases stay where they are: the predictor moves what it takes."""
+        """Validation cases stay where they are: the predictor moves what it needs."""
         return batch if isinstance(batch, Case) else super().transfer_batch_to_device(batch, device, dataloader_idx)

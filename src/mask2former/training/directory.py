@@ -1,4 +1,4 @@
-"""The directory of a run when it begins or goes on: ``run.yaml`` says what is done, nothing of another run stays."""
+"""The directory of a run when it starts or continues: ``run.yaml`` has its settings, nothing of another run stays."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ["prepare_directory"]
 
 
 def prepare_directory(config: RunConfig, objects: list[str], *, resume: bool) -> list[str]:
-    """Make the directory of a run, write ``run.yaml``, and remove what another run has left unless this one goes on.
+    """Create the directory of a run, write ``run.yaml``, and remove what another run left, unless this continues it.
 
     Args:
-        config: the run; it says where.
-        objects: names of what was given in Python in place of settings.
-        resume: whether the run goes on.
+        config: the run, including its directory.
+        objects: names of what was given in Python instead of settings.
+        resume: whether the run continues.
 
     Returns:
         Sentences for the user.
@@ -35,7 +35,7 @@ def prepare_directory(config: RunConfig, objects: list[str], *, resume: bool) ->
 
 
 def _clear(directory: Path, init: str | None) -> None:
-    """Nothing of another run may pass for a result of this one, should it be stopped; what it starts from stays."""
+    """Nothing of another run may pass for a result of this one if it is stopped; its initial model stays."""
     checkpoints_of_it = [directory / "checkpoints" / name for name in ("last.ckpt", "best.ckpt")]
     model = directory / "model.safetensors"
     is_start = init is not None and Path(init).resolve() == model.resolve()

@@ -15,7 +15,7 @@ __all__ = ["MovingAverage"]
 class MovingAverage:
     """Averaged copies of all floating-point parameters and buffers of a model.
 
-    Early on the decay is ``(1 + n) / (10 + n)`` after n updates, so that the start is forgotten.
+    Early on the decay is ``(1 + n) / (10 + n)`` after n updates, so that the initial weights are forgotten.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -29,7 +29,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Move the averages towards the model's present values."""
+        """Move the averages towards the current values of the model."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         current = self._entries(model)
@@ -41,7 +41,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def begin(self, state: Mapping[str, Tensor]) -> None:
-        """Forget what was averaged and begin with these values."""
+        """Discard the averages and start with these values."""
         self.updates = 0
         for name, value in self.values.items():
             value.copy_(state[name])

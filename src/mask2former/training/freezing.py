@@ -1,4 +1,4 @@
-"""Parts of a model that do not learn: neither their weights, nor the statistics of their norms."""
+"""Parts of a model that are not trained: neither their weights nor the statistics of their norms."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ __all__ = ["Frozen", "is_of"]
 
 
 def is_of(name: str, parts: Sequence[str]) -> bool:
-    """Whether a module or a weight of this dotted name is one of the parts, or in one."""
+    """Whether a module or weight with this dotted name is one of the parts, or inside one."""
     return any(name == part or name.startswith(f"{part}.") for part in parts)
 
 
 class Frozen:
-    """Parts of a model that stay as they are while the others learn.
+    """Parts of a model that stay fixed while the others are trained.
 
     Args:
-        model: with these parts; changed by :meth:`held` alone.
+        model: with these parts; changed only inside :meth:`held`.
         parts: their dotted names, for instance ``backbone`` or ``transformer_decoder.class_head``.
 
     Attributes:
         parts: their names.
-        names: of the parameters that would learn otherwise.
+        names: of the parameters that would otherwise be trained.
 
     Raises:
-        UserError: the model has no such part, or none that would learn is left.
+        UserError: the model has no such part, or nothing is left to train.
     """
 
     def __init__(self, model: nn.Module, parts: Sequence[str]) -> None:
@@ -59,13 +59,13 @@ class Frozen:
         )
 
     def eval(self) -> None:
-        """Put the parts into the mode of prediction, whatever the mode of the model."""
+        """Switch the parts to evaluation mode, whatever the mode of the model."""
         for module in self._modules:
             module.eval()
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """The weights do not learn in the block, behind which modes, too, are as they were: it may be trained again."""
+        """In the block the weights are not trained; afterwards, modes are restored, too: they may be trained again."""
         modes = [(module, module.training) for part in self._modules for module in part.modules()]
         try:
             for value in self._parameters.values():

@@ -1,4 +1,4 @@
-"""One training at a time in a directory. Knows nothing of what a training does there."""
+"""One training at a time in a directory. Knows nothing about the training."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _held: weakref.WeakSet[IO[str]] = weakref.WeakSet()
 
 
 def check_links(directory: Path) -> None:
-    """Refuse files of a run that are links to files elsewhere, which training would write over.
+    """Refuse files of a run that are links to files elsewhere, which training would overwrite.
 
     Run directories are shared, and archives keep links. Linked folders (``checkpoints`` on another disk) are fine.
 
     Raises:
-        UserError: there is one.
+        UserError: there is such a file.
     """
     for pattern in _WRITTEN:
         for path in sorted(directory.glob(pattern)):
@@ -49,8 +49,9 @@ def check_links(directory: Path) -> None:
 def locked(directory: Path) -> Iterator[list[str]]:
     """Keep other trainings out of a directory while the block runs.
 
-    The lock is one of the kernel's (``flock``): it ends with the process, whatever ends that. The file says who holds
-    it. Of several ranks only the first locks. The directory is made; if the block leaves nothing in it, it goes again.
+    The lock is a kernel lock (``flock``): it ends with the process, however that ends. The file says who holds it. Of
+    several ranks only the first locks. The directory is created; if the block leaves nothing in it, it is removed
+    again.
 
     Args:
         directory: of the run.
@@ -91,7 +92,7 @@ def locked(directory: Path) -> Iterator[list[str]]:
 
 
 def _taken(path: Path) -> IO[str] | None:
-    """The open file, locked; None where it cannot be written."""
+    """The open file, locked; None if it cannot be written."""
     while True:
         try:
             stream = path.open("a+", encoding="utf-8")
@@ -140,7 +141,7 @@ def _myself() -> dict[str, Any]:
 
 
 def _owner(stream: IO[str]) -> str:
-    """Who has written the file, in words; empty where nobody has."""
+    """Who wrote the file, in words; empty if nobody did."""
     stream.seek(0)
     try:
         holder = json.loads(stream.read(4096) or "null")
@@ -150,7 +151,7 @@ def _owner(stream: IO[str]) -> str:
 
 
 def _leave_to_parent() -> None:
-    """Processes that read samples inherit the file, and would keep the lock of a parent that was killed."""
+    """Processes that read samples would inherit the file, and keep the lock of a parent that was killed."""
     for stream in list(_held):
         with contextlib.suppress(OSError), open(os.devnull, "rb") as nothing:
             os.dup2(nothing.fileno(), stream.fileno(), inheritable=False)  # the number stays taken: it is still known

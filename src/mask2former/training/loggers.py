@@ -1,4 +1,4 @@
-"""Where the metrics of a run are sent beside ``metrics.csv``: Lightning's own loggers, by name."""
+"""Where the metrics of a run are sent besides ``metrics.csv``: Lightning's own loggers, by name."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _PROJECT = "mask2former"
 
 
 class Loggers:
-    """The loggers that the settings of a run ask for.
+    """The loggers requested in the settings of a run.
 
-    A run that goes on goes on in the same record of a service: ``loggers.json`` in its directory says which it is.
+    A resumed run continues the same record of a service, which is identified by ``loggers.json`` in its directory.
 
     Args:
-        config: the whole run.
-        resume: whether it goes on.
+        config: of the complete run.
+        resume: whether the run continues.
 
     Raises:
-        MissingExtraError: a package is not there.
+        MissingExtraError: a package is not installed.
     """
 
     def __init__(self, config: RunConfig, *, resume: bool) -> None:
@@ -47,7 +47,7 @@ class Loggers:
         yield from self._by_name.values()
 
     def begin(self, settings: Mapping[str, Any]) -> None:
-        """Open the records, with the settings of a run that begins; on the first rank, in the directory of the run.
+        """Open the records, with the settings if the run is new; on the first rank, in the directory of the run.
 
         Raises:
             UserError: a service refuses or cannot be reached.
@@ -58,7 +58,7 @@ class Loggers:
                 if name not in self._known:
                     logger.log_hyperparams({key: str(value) for key, value in settings.items()})
                 self._known[name] = str(logger.version)
-            except Exception as error:  # somebody else's service, which may fail in any way
+            except Exception as error:  # an external service, which may fail in any way
                 raise UserError(
                     f"trainer.loggers: {name} cannot record this run ({printable(str(error), 200)}); "
                     + ("WANDB_MODE=offline" if name == "wandb" else "MLFLOW_TRACKING_URI=sqlite:///FILE.db")
@@ -71,7 +71,7 @@ class Loggers:
 
     @contextlib.contextmanager
     def closing(self) -> Iterator[None]:
-        """Records end with the block, so that another run in this process has one of its own."""
+        """Records end with the block, so that another run in this process has its own."""
         try:
             yield
         finally:
@@ -100,7 +100,7 @@ def _tensorboard(directory: Path, version: str | None) -> Logger:
 
 
 def _wandb(directory: Path, version: str | None) -> Logger:
-    """Weights & Biases: the project is ``WANDB_PROJECT``; all other variables of wandb count, too."""
+    """Weights & Biases: the project is ``WANDB_PROJECT``; all other variables of wandb apply, too."""
     try:
         import wandb  # noqa: F401  # pyright: ignore[reportMissingImports]  (an extra)
     except ImportError as error:

@@ -1,6 +1,6 @@
-"""When all ranks of a run have met: whether they were started alike in one directory, and who then prepares it.
+"""Meeting of all ranks of a run: checks that they were started alike in one directory, and which one then prepares it.
 
-Until then every rank has only read, so all of them have read the same; from then on only the first one writes.
+Until then every rank has only read, so all of them have read the same; after that only the first one writes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _PATIENCE = 10.0  # seconds until a file of another machine must be seen
 
 
 class RankFacts(NamedTuple):
-    """What a rank says of itself."""
+    """What a rank states about itself."""
 
     host: str
     sees_directory: bool
@@ -41,7 +41,7 @@ class RankFacts(NamedTuple):
 
 
 class Joining(DDPStrategy):
-    """A strategy of several ranks in which a signal also ends a rank that waits for others to be started.
+    """A strategy with several ranks in which a signal also ends a rank that is waiting for others to start.
 
     That wait is compiled code, in which Ctrl-C would have no effect before the timeout.
     """
@@ -52,11 +52,11 @@ class Joining(DDPStrategy):
 
 
 class Meeting(lightning.Callback):
-    """Lets the first rank prepare the directory of the run once all ranks are there and were started alike.
+    """Lets the first rank prepare the directory of the run once all ranks have started and were started alike.
 
     Args:
         directory: of the run.
-        facts: what must be the same on all ranks, by name, of plain values.
+        facts: plain values by name that must be the same on all ranks.
         prepare: changes the directory; called on the first rank.
     """
 
@@ -90,7 +90,7 @@ class Meeting(lightning.Callback):
 
 
 def check_alike(directory: Path, ranks: list[RankFacts]) -> None:
-    """That all ranks see one directory and were started with the same settings, on the same data.
+    """Check that all ranks see one directory and were started with the same settings, on the same data.
 
     Raises:
         UserError: naming what differs, and on which machines; the same on all ranks.
@@ -120,7 +120,7 @@ def check_alike(directory: Path, ranks: list[RankFacts]) -> None:
 
 
 def _is_seen(file: Path) -> bool:
-    """Whether a file is there, or appears soon: file systems of networks take a moment."""
+    """Whether a file exists, or appears soon: network file systems may be delayed."""
     deadline = time.monotonic() + _PATIENCE
     while not file.exists():
         if time.monotonic() > deadline:

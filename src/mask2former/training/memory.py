@@ -1,4 +1,4 @@
-"""How much memory a run will take, said before its first step."""
+"""How much memory a run will need, estimated before its first step."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class MemoryEstimate:
         state: weights, gradients, the two moments of AdamW, and the average if there is one.
         activations: what the forward pass and the loss keep for the backward pass, for all images of a pass.
         images: how many these are.
-        validation: a copy of the weights and what the prediction of one image or clip takes at its peak; 0 where
-            nothing is measured.
+        validation: a copy of the weights and the peak memory for predicting one image or clip; 0 if nothing is
+            measured.
     """
 
     state: int
@@ -63,7 +63,7 @@ def estimate_memory(
         criterion: its loss.
         batch: a few images of the usual size, on the device.
         images: of a pass in the run.
-        optim: tells whether weights are averaged.
+        optim: shows whether weights are averaged.
         validate: predicts one image or clip of the validation data with a copy of the model.
     """
     trained = sum(local(parameter).nbytes for parameter in model.parameters() if parameter.requires_grad)
@@ -71,7 +71,7 @@ def estimate_memory(
     own: set[int] = set()
 
     def remember_own(module: nn.Module, _: object) -> None:
-        """When it is called: weights of which ranks have shares are gathered then."""
+        """Note when it is called: weights of which ranks hold shares are gathered then."""
         own.update(local(value).untyped_storage().data_ptr() for value in module.parameters(recurse=False))
 
     kept: dict[int, int] = {}

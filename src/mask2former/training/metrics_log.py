@@ -1,6 +1,6 @@
-"""``metrics.csv``: one row per logged step, appended as training goes, kept when a run is resumed.
+"""``metrics.csv``: one row per logged step, appended during training, kept when a run is resumed.
 
-``times.csv`` beside it says when: metrics are the same in every rerun, times are not.
+``times.csv`` beside it has the times: metrics are the same in every rerun, times are not.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ __all__ = ["MetricsLog", "validations"]
 class MetricsLog(Logger):
     """A Lightning logger that writes a table whose columns grow with the metrics.
 
-    Lightning's own CSV logger deletes the file when a run goes on. Nothing is read or written before :meth:`open`.
+    Lightning's own CSV logger deletes the file when a run is resumed. Nothing is read or written before :meth:`open`.
 
     Args:
         path: of the file.
-        steps: optimizer steps that were taken before; rows of an existing file that were logged after more of them are
-            dropped, since they will be made again. 0: all are.
-        num_rows: those after so many are dropped, too, where it is known how many there were; it tells a validation
-            before a checkpoint from one after it.
+        steps: optimizer steps completed before; rows of an existing file that were logged after more steps are
+            dropped, since they will be written again. 0: all are.
+        num_rows: rows beyond this number are dropped, too, if it is known; it distinguishes a validation before a
+            checkpoint from one after it.
 
     Attributes:
-        num_rows: that have been written.
+        num_rows: number of rows written.
     """
 
     def __init__(self, path: Path, steps: int = 0, num_rows: int | None = None) -> None:
@@ -49,7 +49,7 @@ class MetricsLog(Logger):
         self._began = time.monotonic()
 
     def open(self) -> list[str]:
-        """Drop the rows that will be made again; of several ranks only the first does it.
+        """Drop the rows that will be written again; of several ranks only the first does it.
 
         Returns:
             Sentences for the user.
@@ -79,7 +79,7 @@ class MetricsLog(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the run file holds them."""
+        """Does nothing: the run file records them."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -98,7 +98,7 @@ class MetricsLog(Logger):
 
     @rank_zero_only
     def sync(self) -> None:
-        """Bring what was written to the disk, before a checkpoint says that it is there."""
+        """Flush what was written to disk, before a checkpoint refers to it."""
         for path in (self.path, self.times):
             with _appended(path) as stream:
                 os.fsync(stream.fileno())
@@ -107,7 +107,7 @@ class MetricsLog(Logger):
         return _table_of(self.path)
 
     def _keep(self, rows: list[dict[str, Any]]) -> None:
-        # What a power cut left of the last line is no row: it ends early, or in something that is no number.
+        # The last line after a power failure is not a row: it ends early, or in something that is not a number.
         whole = (row for row in rows if "" not in row and None not in row.values())
         kept = [row for row in whole if row[STEP] <= self._steps_before][: self._rows_before]
         self.num_rows = len(kept)
@@ -116,7 +116,7 @@ class MetricsLog(Logger):
         self._write(kept)
 
     def _keep_times(self, has_start: bool) -> float:
-        """Drop the rows of steps that will be made again; the seconds that those before took."""
+        """Drop the rows of steps that will be repeated; returns the seconds that the kept ones took."""
         kept: list[tuple[int, float]] = []
         if self.times.exists():
             for step, seconds in read_times(self.times, has_start=has_start):
@@ -145,16 +145,16 @@ def _table_of(path: Path) -> MetricsTable:
 
 @contextlib.contextmanager
 def _appended(path: Path) -> Iterator[IO[str]]:
-    """A file to append to; what goes wrong names it."""
+    """A file to append to; errors name it."""
     try:
         with path.open("a", newline="", encoding="utf-8") as stream:
             yield stream
-    except OSError as error:  # writing, a full disk for one, does not say where
+    except OSError as error:  # writing, for instance to a full disk, does not name the file
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def validations(path: Path, steps: int) -> list[dict[str, float]]:
-    """What each validation in a table measured, up to that after ``steps`` steps."""
+    """What each validation in a table measured, up to the one after ``steps`` steps."""
     return [
         {name: float(value) for name, value in row.items() if value and name != STEP}
         for row in _table_of(path).rows

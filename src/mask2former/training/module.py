@@ -1,4 +1,4 @@
-"""The LightningModule: forward, loss, backward and step of accumulated batches. It only calls; it knows no masks."""
+"""The LightningModule: forward, loss, backward and step for accumulated batches. Only delegates; knows no masks."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from mask2former.visualization import contact_sheet
 
 __all__ = ["LOGGED_STEP", "TrainingModule"]
 
-LOGGED_STEP = "step"  # the metric whose value Lightning gives to loggers as the step; its own count is one less
+LOGGED_STEP = "step"  # the metric that Lightning gives to loggers as the step; its own count is one less
 
 _OF_EARLIER_LAYERS = re.compile(r"_\d+$")  # names of loss terms
 _SMALLEST_SCALE = 2.0**-10  # of the loss; where gradients overflow even so, it is not for want of range
@@ -54,9 +54,9 @@ class TrainingModule(lightning.LightningModule):
     that the number of targets is known before the first backward pass.
 
     Attributes:
-        record: what checkpoints carry of the run, of plain values alone.
-        stored_optim: where a run goes on, the settings that its optimizer was stored with.
-        validation_due: where a run goes on, whether the validation of the step that it goes on from was interrupted.
+        record: plain values about the run that checkpoints store.
+        stored_optim: for a resumed run, the settings with which its optimizer was stored.
+        validation_due: for a resumed run, whether the validation of its last step was interrupted.
     """
 
     record: dict[str, Any] | None = None
@@ -109,7 +109,7 @@ class TrainingModule(lightning.LightningModule):
             self._repeat_validation()
 
     def _repeat_validation(self) -> None:
-        """The one before the next step; it is logged as that of the step before, as it was to be."""
+        """Learning rate before the next step; it is logged as that of the previous step."""
         loop = self.trainer.fit_loop.epoch_loop.val_loop
         loop.restarting = False
         self.trainer.validating = True
@@ -171,7 +171,7 @@ class TrainingModule(lightning.LightningModule):
         return getattr(self.trainer.precision_plugin, "scaler", None)
 
     def _sent_later(self) -> contextlib.AbstractContextManager[None]:
-        """Gradients stay on this rank until the last backward pass of the step, which sends the sum of all."""
+        """Gradients stay on this rank until the last backward pass of the step, which sends their sum."""
         strategy = self.trainer.strategy
         return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else contextlib.nullcontext()
 
@@ -184,7 +184,7 @@ class TrainingModule(lightning.LightningModule):
         return float(count) / len(accumulation)
 
     def _points(self, step: int) -> Any:
-        """Uniform numbers that depend on seed, step and rank only."""
+        """Uniform numbers that depend only on seed, step and rank."""
         generator = torch.Generator(self.device)
         generator.manual_seed(self._step_seed(step))
         return lambda shape: torch.rand(shape, generator=generator, device=self.device)
@@ -205,7 +205,7 @@ class TrainingModule(lightning.LightningModule):
     # --- validation: the predictor that users get, with averaged weights when there are some ---
 
     def shard(self, mesh: DeviceMesh) -> None:
-        """Leave this rank its share of the weights, and of their average; called when training begins."""
+        """Leave this rank its share of the weights, and of their average; called when training starts."""
         self._whole = (copy.deepcopy(self.model).cpu(),)
         shard(self.model, mesh)
         if self.average is not None:
@@ -213,7 +213,7 @@ class TrainingModule(lightning.LightningModule):
 
     @torch.no_grad()
     def whole_model(self) -> Mask2Former:
-        """The model with all its weights; a copy where ranks share them, and then all of them take part."""
+        """The model with all its weights; a copy if ranks share them, in which case all ranks take part."""
         for model in self._whole:
             own = model.state_dict()
             for name, value in self.model.state_dict().items():
@@ -222,14 +222,14 @@ class TrainingModule(lightning.LightningModule):
         return self.model
 
     def predictor(self) -> Predictor:
-        """The model as it would be saved now: a copy, so that training finds its own as it left it."""
+        """The model as it would be saved now: a copy, so that training continues with its own."""
         model = copy.deepcopy(self.whole_model())
         if self.average is not None:
             self.average.copy_to(model)
         return Predictor(model, device=self.device)
 
     def _validate_first(self) -> None:
-        """The first case of the validation data, to see what it takes; shared weights are not gathered for it."""
+        """The first case of the validation data, to measure its memory; shared weights are not gathered for it."""
         own = [Predictor(copy.deepcopy(model), device=self.device) for model in self._whole] or [self.predictor()]
         self._predicted(own[0], self._cases[0])
 
@@ -238,7 +238,7 @@ class TrainingModule(lightning.LightningModule):
             return predict_case(predictor, case, self.config.evaluation.tasks)
 
     def on_validation_epoch_start(self) -> None:
-        torch.manual_seed(self._step_seed(self.global_step))  # whether it comes after a step or where a run goes on
+        torch.manual_seed(self._step_seed(self.global_step))  # whether it follows a step or starts a resumed run
         evaluation, cases = self.config.evaluation, self._cases
         self._predictor = self.predictor()
         self._evaluation = Evaluation(evaluation.tasks, self._predictor.categories, evaluation, cases.style)
@@ -315,5 +315,5 @@ class TrainingModule(lightning.LightningModule):
             ]
         if self.average is not None and "average" in checkpoint:
             self.average.load_state_dict(checkpoint["average"])
-        elif self.average is not None:  # switched on where a run goes on: from the weights that it has
+        elif self.average is not None:  # switched on in a resumed run: starts from its current weights
             self.average.begin({name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()})

@@ -1,4 +1,4 @@
-"""What is given in Python instead of being built from the configuration of a run."""
+"""Objects given in Python instead of being built from the configuration of a run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Data = SampleSet | AnnotatedSet | ClipSet
 
 @dataclass(frozen=True)
 class Objects:
-    """What was given instead of being built from the configuration."""
+    """The objects that were given instead of being built from the configuration."""
 
     model: Mask2Former | None = None
     train_data: AnnotatedSet | ClipSet | None = None
@@ -37,10 +37,10 @@ class Objects:
         augmentation: Augmentation | None,
         criterion: nn.Module | None,
     ) -> Objects:
-        """What a training can be done with; see :func:`~mask2former.training.run.train`.
+        """Objects that a training can use; see :func:`~mask2former.training.run.train`.
 
         Raises:
-            UserError: one of them cannot be trained with.
+            UserError: one of them cannot be used for training.
         """
         if (train_data is None) != (validation_data is None):
             given, missing = ("train", "validation") if validation_data is None else ("validation", "train")
@@ -53,7 +53,7 @@ class Objects:
         return cls(model, _reader(train_data), _reader(validation_data), augmentation, criterion)
 
     def names(self) -> list[str]:
-        """Of those that no configuration describes: who goes on with the run has to give them again."""
+        """Names of those that no configuration describes: they must be given again to continue the run."""
         names = [field.name for field in fields(self) if getattr(self, field.name) is not None]
         if self.model is not None and self.model.info.architecture is not None:
             names.remove("model")

@@ -23,14 +23,14 @@ _UNDECAYED_NAMES = ("relative_position_bias_table", "absolute_pos_embed")
 def parameter_groups(model: nn.Module, config: OptimConfig, frozen_now: Container[str] = ()) -> list[dict[str, Any]]:
     """Parameters with equal settings share a group.
 
-    The backbone learns at ``backbone_multiplier`` times the rate. Norms, embeddings and relative position tables do
-    not decay; everything else does, biases included. Frozen parts are in no group. Parts of the model can choose
-    further (:class:`ChoosesDecay`, :class:`ChoosesRates`). Each group also holds ``lr_multiplier`` and ``names``.
+    The backbone is trained at ``backbone_multiplier`` times the rate. Norms, embeddings and relative position tables do
+    not decay; everything else does, biases included. Frozen parts are in no group. Parts of the model can make further
+    choices (:class:`ChoosesDecay`, :class:`ChoosesRates`). Each group also has ``lr_multiplier`` and ``names``.
 
     Args:
         model: the model.
         config: the settings.
-        frozen_now: names of parameters that learn, but for what is frozen at present.
+        frozen_now: names of trainable parameters that are frozen at present.
 
     Reference: Mask2Former, Sec. 4.1, and the values of the published optimizer.
     """
@@ -86,15 +86,15 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
 def regrouped(
     state: dict[str, Any], model: nn.Module, before: OptimConfig, now: OptimConfig, frozen_now: Container[str] = ()
 ) -> dict[str, Any]:
-    """A stored state of :func:`build_optimizer` for other settings: moments by parameter, everything else as ``now``.
+    """A stored state of :func:`build_optimizer` for other settings: moments by parameter, all else as in ``now``.
 
-    By itself a stored state brings its decay, betas and multipliers along, and groups that fit no others.
+    By itself a stored state would restore its decay, betas and multipliers, and groups that do not match.
 
     Args:
         state: ``optimizer.state_dict()`` of a model of the same architecture.
         model: the model.
         before: the settings that the state was stored with.
-        now: those that are wanted.
+        now: the current settings.
         frozen_now: names of the parameters that ``now`` freezes.
     """
     old = [name for group in parameter_groups(model, before, frozen_now) for name in group["names"]]
@@ -105,7 +105,7 @@ def regrouped(
 
 
 def learning_rate_factor(step: int, max_steps: int, config: OptimConfig) -> float:
-    """What the base rate is multiplied by after ``step`` steps.
+    """The factor for the base rate after ``step`` steps.
 
     ``step``: times ``gamma`` from each milestone on. ``poly``: ``(1 - step / max_steps) ** poly_power``. During
     warm-up a factor rises linearly from ``warmup_factor`` to 1.
@@ -121,7 +121,7 @@ def learning_rate_factor(step: int, max_steps: int, config: OptimConfig) -> floa
 
 
 def dead_steps(config: RunConfig) -> str | None:
-    """A sentence where the learning rate of a run is 0 before its end."""
+    """A sentence if the learning rate of a run is 0 before its end."""
     length, steps = config.optim.schedule_steps, config.trainer.max_steps
     if config.optim.schedule != "poly" or length is None or length >= steps:
         return None

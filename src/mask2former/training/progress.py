@@ -1,4 +1,4 @@
-"""What a run says of itself while it trains: steps done of all, rate, time left, losses, and each validation."""
+"""The progress that a run reports: completed and total steps, rate, time left, losses, and each validation."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _SILENCE = 60  # seconds of validation between two lines
 
 
 class StepProgress(ProgressBar):
-    """Tells whoever draws a bar of every step; without one, prints a line every few steps.
+    """Reports every step to a progress bar; without one, prints a line every few steps.
 
-    Each validation ends in a line either way. Only the first rank tells. It stands in for Lightning's own bar.
+    Each validation ends with a line in either case. Only the first rank reports. Replaces Lightning's own bar.
 
     Args:
-        steps: of the run.
-        interval: steps between two lines, and between two readings of the losses, for which a GPU has to be waited.
-        monitor: name of the metric that is said of each validation.
+        steps: total of the run.
+        interval: steps between two lines, and between two readings of the losses, which have to wait for the GPU.
+        monitor: name of the metric that is reported for each validation.
         tell: draws the bar; None: lines are printed.
     """
 
@@ -34,7 +34,7 @@ class StepProgress(ProgressBar):
         self.steps, self.interval, self.monitor = steps, interval, monitor
         self._tell = tell
         self._is_on = True
-        self._first = 0  # steps that were done before this start
+        self._first = 0  # steps that were completed before this start
         self._began = self._validation_began = self._said = 0.0
         self._validating = 0.0  # seconds
         self._losses = ""  # as they are shown
@@ -49,7 +49,7 @@ class StepProgress(ProgressBar):
         self._first, self._began, self._validating = trainer.global_step, time.monotonic(), 0.0
 
     def on_train_batch_start(self, trainer: lightning.Trainer, *args: Any, **kwargs: Any) -> None:
-        is_first = trainer.global_step == self._first  # not told before: what the run says of itself comes first
+        is_first = trainer.global_step == self._first  # not reported before: other messages of the run come first
         if self._tell is not None and self._is_on and is_first:
             self._tell("training", trainer.global_step, self.steps)
 
@@ -63,7 +63,7 @@ class StepProgress(ProgressBar):
         elif is_turn:
             seconds, done = time.monotonic() - self._began, max(1, step - self._first)
             rate = (seconds - self._validating) / done
-            left = clock(seconds / done * (self.steps - step))  # with the validations that come
+            left = clock(seconds / done * (self.steps - step))  # including future validations
             say_once(f"step {step} of {self.steps}: {self._losses}; {rate:.3g} s per step, {left} left")
 
     def on_validation_start(self, trainer: lightning.Trainer, *args: Any, **kwargs: Any) -> None:
@@ -96,7 +96,7 @@ class StepProgress(ProgressBar):
         self._validating += seconds
         if not self._is_on:
             return
-        value = pl_module.measured.get(self.monitor)  # Lightning keeps what the validation before measured
+        value = pl_module.measured.get(self.monitor)  # Lightning keeps the values of the previous validation
         measured = "not measured" if value is None else f"{value:.1f}"
         say_once(f"{_when(trainer)}: {self.monitor} {measured} ({clock(seconds)})")
         if self._tell is not None and trainer.state.fn == TrainerFn.FITTING:

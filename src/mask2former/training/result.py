@@ -1,4 +1,4 @@
-"""What a run leaves at its end; of a run that is finished, from its files."""
+"""The result of a run at its end; for a finished run, read from its files."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ __all__ = ["TrainingResult", "finished", "how_it_ended"]
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """Where a run has put its results, and its validation figures.
+    """The files of a run, and its validation metrics.
 
     Attributes:
         directory: of the run.
-        model: the file of weights.
-        monitor: name of the metric that tells which validation is best.
+        model: the weights file.
+        monitor: name of the metric that determines the best validation.
         metrics: of the last validation, percent.
-        start: the monitor before the first step; None where it was not measured.
-        best: the best monitor of a validation, and the steps before it; None where nothing was measured.
-        is_average: whether ``model`` holds averaged weights, which are those of the last step, not the best ones.
-        instance_threshold: what was stored with the model, where it was chosen on the validation data.
-        class_thresholds: alike, of single classes by name.
+        start: the monitor before the first step; None if it was not measured.
+        best: the best value of the monitor, and the number of steps before it; None if nothing was measured.
+        is_average: whether ``model`` contains averaged weights, which are those of the last step, not the best ones.
+        instance_threshold: the value stored with the model, if it was chosen on the validation data.
+        class_thresholds: likewise, for single classes by name.
     """
 
     directory: Path
@@ -76,12 +76,12 @@ class TrainingResult:
 
 
 def finished(past: LastState, change: Comparison, config: RunConfig) -> TrainingResult | None:
-    """The result of a run that has nothing left to do, from its files, with a word about it; None where it goes on.
+    """The result of a run that has nothing left to do, from its files, with a sentence about it; None if it continues.
 
     Args:
         past: its last state.
-        change: what is different now.
-        config: the settings that are wanted, complete.
+        change: what differs now.
+        config: the current settings, complete.
     """
     directory = past.path.parents[1]
     model = directory / "model.safetensors"
@@ -99,7 +99,7 @@ def finished(past: LastState, change: Comparison, config: RunConfig) -> Training
 
 
 def how_it_ended(past: LastState, config: RunConfig, model: Path) -> str | None:
-    """Why there is nothing left to do; None where there is."""
+    """Why there is nothing left to do; None if there is."""
     if past.validation_due:
         return None
     if not model.is_file() or model.stat().st_mtime < past.path.stat().st_mtime:
@@ -116,7 +116,7 @@ def how_it_ended(past: LastState, config: RunConfig, model: Path) -> str | None:
 
 
 def _best_at_the_end(past: LastState) -> Best | None:
-    """The best validation as the run was measured, whatever is wanted now."""
+    """The best validation as the run was measured, whatever the current settings are."""
     count = None if past.num_samples is None else past.num_samples[1]
     return best_of(past.path.parent, lambda state: past.is_comparable(state, past.config, count, past.validation))
 

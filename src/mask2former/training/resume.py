@@ -1,7 +1,7 @@
-"""Going on with a run: what its last checkpoint was made with, compared with what is wanted now.
+"""Resuming a run: the settings of its last checkpoint, compared with the current ones.
 
-Every setting either takes effect from the step at which the run goes on, or must be what it was; a setting that is in
-neither list counts as one that must not change. Reads files, changes none.
+Every setting either takes effect from the step at which the run continues, or must not change; a setting that is in
+neither list must not change. Reads files, changes none.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def _settings(groups: Mapping[str, str]) -> frozenset[str]:
     return frozenset(f"{group}.{name}" for group, names in groups.items() for name in names.split())
 
 
-# What the weights in the checkpoint are the weights of.
+# The settings that the weights in the checkpoint depend on.
 FIXED = _settings(
     {
         "model.backbone": "name model norm kwargs pyramid joint_blocks embed_dim depths num_heads window_size",
@@ -72,7 +72,7 @@ FREE = _settings(
 ) | {"output", "seed"}
 _WHOLE = ("data.dataset", "data.augmentation", "data.validation")
 
-# What figures depend on: with another value, those before and after cannot be compared.
+# Settings that metrics depend on: with another value, those before and after cannot be compared.
 _MEASURE = re.compile(
     r"model\.inference\.(?!instance_threshold|class_thresholds)|data\.dataset\."
     r"|evaluation\.(monitor|max_detections|area_limits|pooled_threshold)$"
@@ -83,26 +83,25 @@ _SHOWN = 6  # settings in a note, classes in a message
 
 @dataclass(frozen=True)
 class LastState:
-    """What ``last.ckpt`` says of the run that wrote it, apart from its tensors.
+    """What ``last.ckpt`` records about the run that wrote it, apart from its tensors.
 
     Attributes:
         path: of the checkpoint.
-        step: optimizer steps that it has seen.
+        step: number of optimizer steps completed.
         config: the settings it was written with.
         num_classes: of its class head.
         categories: its classes; None in checkpoints of 0.1.0.
         num_samples: of the training and the validation data; None in checkpoints of 0.1.0.
-        license: of its weights, if it is known.
-        waited: validations without a better monitor, where patience was set.
+        license: of its weights, if known.
+        waited: number of validations without improvement, if patience was set.
         notes: sentences for the user.
-        validation: what :func:`digest_of` says of its validation data; None in checkpoints of 0.1.0.
-        start: the monitor before the first step; None where it was not measured.
+        validation: the :func:`digest_of` its validation data; None in checkpoints of 0.1.0.
+        start: the monitor before the first step; None if it was not measured.
         has_best: whether there was a best validation.
         validation_due: whether the validation of this step was still to be done; also False in checkpoints of 0.1.0.
         num_rows: of the table of metrics; None in checkpoints of 0.1.0.
-        objects: names of what was given in Python in place of settings.
-        unit: images of one group that come one after the other, see :class:`StepSampler`; None where they are not
-            grouped.
+        objects: names of what was given in Python instead of settings.
+        unit: number of consecutive images of one group, see :class:`StepSampler`; None if they are not grouped.
     """
 
     path: Path
@@ -124,7 +123,7 @@ class LastState:
 
     @classmethod
     def read(cls, path: Path) -> LastState:
-        """From a checkpoint; one of 0.1.0 has no record of its settings, and ``run.yaml`` stands in for it.
+        """Read from a checkpoint; one of 0.1.0 has no record of its settings, and ``run.yaml`` is used instead.
 
         Raises:
             UserError: the file is damaged, or there is no record of the settings.
@@ -184,12 +183,12 @@ class LastState:
     def is_comparable(
         self, state: Mapping[str, Any], config: RunConfig, num_validation: int | None, validation: str | None
     ) -> bool:
-        """Whether figures in another checkpoint of this run can be compared with those measured now.
+        """Whether metrics in another checkpoint of this run can be compared with those measured now.
 
         Args:
-            state: the content of the checkpoint; without a record (0.1.0), it was measured as this one.
-            config: the settings that are wanted.
-            num_validation: samples of the validation data as they are now.
+            state: the content of the checkpoint; without a record (0.1.0), it is assumed to be measured like this one.
+            config: the current settings.
+            num_validation: number of samples in the current validation data.
             validation: their digest.
         """
         record = state.get("run")
@@ -224,7 +223,7 @@ def _text(value: Any) -> str | None:
 
 
 def digest_of(cases: Cases) -> str:
-    """Tells validation data from others: names, ids and numbers of objects, but not where the files are."""
+    """Distinguishes validation data: by names, ids and numbers of objects, but not by where the files are."""
     indices, counts = range(len(cases)), cases.samples.num_objects
     names = [cases.samples.image_id(index) for index in indices]
     files = [cases.samples.file(index).name for index in indices] if isinstance(cases.samples, Reader) else []
@@ -241,7 +240,7 @@ def record_of(
     objects: Sequence[str] = (),
     unit: int | None = None,
 ) -> dict[str, Any]:
-    """What a checkpoint carries of its run, of plain values alone; :meth:`LastState.read` reads it back."""
+    """What a checkpoint stores about its run, as plain values only; :meth:`LastState.read` reads it back."""
     given = {"objects": list(objects)} if objects else {}
     units = {} if unit is None else {"unit": unit}
     return {
@@ -256,10 +255,10 @@ def record_of(
 
 
 def check_objects(last: LastState, objects: Sequence[str]) -> None:
-    """A run that had objects in place of settings goes on with them.
+    """A run that used objects instead of settings can only continue with them.
 
     Raises:
-        UserError: one was not given again, or was not given before.
+        UserError: an object was not given again, or was not given before.
     """
     if list(last.objects) == list(objects):
         return
@@ -278,13 +277,13 @@ def setting_of(leaf: str) -> str:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is different now.
+    """What differs now.
 
     Attributes:
         notes: sentences for the user.
-        changes: settings with the value before and now.
-        measured_otherwise: why figures of validations before and after cannot be compared; empty where they can.
-        drawn_anew: whether samples come in another order from here on.
+        changes: settings with their values before and now.
+        measured_otherwise: why metrics of validations before and after cannot be compared; empty if they can.
+        drawn_anew: whether the order of samples differs from here on.
     """
 
     notes: tuple[str, ...]
@@ -294,7 +293,7 @@ class Comparison:
 
     @property
     def measured_anew(self) -> bool:
-        """Whether figures of validations before and after cannot be compared."""
+        """Whether metrics of validations before and after cannot be compared."""
         return bool(self.measured_otherwise)
 
 
@@ -305,17 +304,17 @@ def compare(
     num_samples: tuple[int, int],
     validation: str | None = None,
 ) -> Comparison:
-    """What changes where a run goes on with ``config``.
+    """What changes if the run continues with ``config``.
 
     Args:
-        last: the state that it goes on from.
-        config: the settings that are wanted, complete.
-        categories: the classes of the training data as they are now.
-        num_samples: of the training and the validation data as they are now.
-        validation: digest of the validation data as they are now, see :func:`digest_of`.
+        last: the state that it continues from.
+        config: the current settings, complete.
+        categories: the classes of the current training data.
+        num_samples: of the current training and validation data.
+        validation: digest of the current validation data, see :func:`digest_of`.
 
     Raises:
-        UserError: something that must not change is different; one message names all of it.
+        UserError: something that must not change differs; one message names everything.
     """
     different = _different(last.config, config)
     faults = [
@@ -378,7 +377,7 @@ def _measured_otherwise(
     count: int | None,
     digest: str | None,
 ) -> list[str]:
-    """Why figures of two checkpoints cannot be compared: settings, or the validation data."""
+    """Why metrics of two checkpoints cannot be compared: settings, or the validation data."""
     reasons = [name for name, pair in _different(before, now).items() if _MEASURE.match(name) and _counts(name, pair)]
     if count_before is not None and count is not None and count != count_before:
         reasons.append(f"{count} validation samples instead of {count_before}")
@@ -428,7 +427,7 @@ def _check_classes(last: LastState, categories: Categories) -> None:
 
 
 def _about_rate(last: LastState, config: RunConfig) -> list[str]:
-    """What other settings of the schedule do to the rate at this step."""
+    """The effect of changed schedule settings on the rate at this step."""
     old, new = (
         run.optim.lr * learning_rate_factor(last.step, run.optim.schedule_steps or run.trainer.max_steps, run.optim)
         for run in (last.config, config)

@@ -1,4 +1,4 @@
-"""Where a run goes on, and what becomes of its best validation there."""
+"""Where a run continues, and what happens to its best validation there."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ __all__ = ["ResumePoint", "put_best_in_place", "resume_point"]
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """Where a run goes on; by default at its beginning.
+    """Where a run continues; by default at its start.
 
     Attributes:
-        step: optimizer steps that were taken before.
-        num_rows: of the table of metrics, where it is known.
-        is_due: whether the validation of this step was interrupted and is done again.
-        measured_anew: whether figures before and after cannot be compared.
-        best: of the validations that were measured as is wanted now.
-        start_value: the figure before the first step; None where it was not measured, or otherwise than now.
+        step: number of optimizer steps completed before.
+        num_rows: of the table of metrics, if known.
+        is_due: whether the validation of this step was interrupted and is repeated.
+        measured_anew: whether metrics before and after cannot be compared.
+        best: of the validations measured with the current settings.
+        start_value: the value before the first step; None if it was not measured, or with other settings.
     """
 
     step: int = 0
@@ -37,13 +37,13 @@ class ResumePoint:
 def resume_point(
     past: LastState, change: Comparison, config: RunConfig, num_validation: int, validation: str
 ) -> ResumePoint:
-    """Where the run that left ``past`` goes on with ``config``. Reads files, changes none.
+    """Where the run that left ``past`` continues with ``config``. Reads files, changes none.
 
     Args:
-        past: the state that it goes on from.
-        change: what is different now.
-        config: the settings that are wanted, complete.
-        num_validation: samples of the validation data as they are now; 0 where nothing is measured.
+        past: the state that it continues from.
+        change: what differs now.
+        config: the current settings, complete.
+        num_validation: number of samples in the current validation data; 0 if nothing is measured.
         validation: their digest.
 
     Raises:
@@ -59,7 +59,7 @@ def resume_point(
 
 
 def put_best_in_place(past: LastState, point: ResumePoint, config: RunConfig) -> list[str]:
-    """Make the best validation of those that count ``best.ckpt``, and say what becomes of the others."""
+    """Make the best comparable validation ``best.ckpt``, and report what happens to the others."""
     monitor, best = config.evaluation.monitor, point.best
     aside = put_in_place(past.path.parent, best, point.step)
     notes = []
@@ -84,7 +84,7 @@ def put_best_in_place(past: LastState, point: ResumePoint, config: RunConfig) ->
 
 
 def _start_value(past: LastState, change: Comparison, monitor: str, table: Path) -> float | None:
-    """The figure before the first step, as it is measured now: with another monitor alone, the table has it, too."""
+    """The value before the first step, as measured now: if only the monitor has changed, the table has it, too."""
     if past.start is None or not change.measured_anew:
         return past.start
     measured = validations(table, past.step)

@@ -1,4 +1,4 @@
-"""One training run from its configuration: data, model, Lightning trainer, and what is left on disk at the end."""
+"""One training run from its configuration: data, model, Lightning trainer, and the files that it leaves."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def train(
     and ``model.safetensors``: the averaged weights if they are on, else those of the best validation.
 
     Args:
-        config: the whole run.
+        config: of the complete run.
         model: trained in place, instead of a newly built one. At the end it has the weights of the file (except with
             ``trainer.strategy`` fsdp, which leaves a share of them in it). Inference settings come from
             ``config.model.inference``; those that it leaves out, from ``model.info.inference``.
@@ -78,8 +78,9 @@ def train(
         callbacks: of Lightning, in addition to ours.
         loggers: of Lightning, in addition to ours.
         resume: continue from ``checkpoints/last.ckpt``.
-        overwrite: use a directory that holds another run.
-        progress: told of every step, with the losses every ``trainer.log_interval``; None: these are printed as lines.
+        overwrite: use a directory that contains another run.
+        progress: called for every step, with the losses every ``trainer.log_interval``; None: these are printed as
+            lines.
 
     Raises:
         UserError: the settings contradict each other or the directory, or the initial weights do not fit.
@@ -179,7 +180,7 @@ def train(
         logs = [table, *ours_by_name, *loggers]
         trainer = build_trainer(config, point, rank, [*ours, *callbacks], logs, is_measured=data.is_measured)
         with explained(trainer, config, last if resume else None, rank), module.frozen.held(), ours_by_name.closing():
-            if is_measurable and data.is_measured and not resume:  # the figure that training has to beat
+            if is_measurable and data.is_measured and not resume:  # the value that training has to exceed
                 with isolate_rng():
                     trainer.validate(module, data, verbose=False)
                 if patience is not None and keep.start_value is not None:
@@ -189,7 +190,7 @@ def train(
 
 
 def _facts(config: RunConfig, num_samples: tuple[int, int], validation: str) -> dict[str, Any]:
-    """What must be the same on all ranks; the directory may have several names."""
+    """Values that must be the same on all ranks; the directory may have several names."""
     settings = {name: value for name, value in leaves(config).items() if name != "output"}
     data = {"the number of training samples": num_samples[0], "the digest of the validation data": validation}
     return {**settings, **data, "the version of torch": torch.__version__}
@@ -205,7 +206,7 @@ def _patience(config: RunConfig, point: ResumePoint) -> Patience | None:
 
 
 def _saved(trainer: lightning.Trainer, module: TrainingModule, keep: KeepCheckpoints) -> TrainingResult:
-    """Write the model of a training that has ended, with the best weights or the averaged ones."""
+    """Write the model of a finished training, with the best weights or the averaged ones."""
     config, model, path = module.config, module.whole_model(), Path(module.config.output) / "model.safetensors"
     if module.average is not None:
         module.average.copy_to(model)

@@ -1,4 +1,4 @@
-"""Run files: reading one with overrides, and writing that of a recipe with what it reproduces and what to expect."""
+"""Run files: reading one with overrides, and writing one for a recipe with what it reproduces and what to expect."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ __all__ = ["read_run", "run_file"]
 
 
 def read_run(path: Path, overrides: Sequence[str] = (), *, resume: Path | None = None) -> RunConfig:
-    """The run of a file; some settings make sense only with those of its initial model, which is read for these alone.
+    """The run described in a file; if some settings are valid only with those of the initial model, that is read, too.
 
     Args:
         path: of the run file.
         overrides: ``key.sub=value``, which replace settings of the file.
-        resume: the directory of a run that goes on, which is where this one writes.
+        resume: the directory of a run to continue, which is where this one writes.
 
     Raises:
         UserError: the file or an override is wrong, or the initial model cannot be read.
@@ -40,7 +40,7 @@ def read_run(path: Path, overrides: Sequence[str] = (), *, resume: Path | None =
         if not isinstance(model, dict) or not isinstance(model.get("init"), str):
             raise
     need_lightning()
-    from mask2former.training.start import completed  # brings torch and Lightning
+    from mask2former.training.start import completed  # imports torch and Lightning
 
     return parse(RunConfig, completed(values, resume), str(path))
 
@@ -55,10 +55,10 @@ _Dumper.add_representer(
 
 
 def run_file(name: str) -> str:
-    """What ``mask2former train`` reads, for one of :func:`mask2former.recipes.run_recipes`.
+    """The run file that ``mask2former train`` reads, for one of :func:`mask2former.recipes.run_recipes`.
 
     Raises:
-        UserError: there is no such recipe.
+        UserError: the recipe does not exist.
     """
     runs = recipes.run_recipes()
     if name not in runs:
@@ -75,7 +75,7 @@ def run_file(name: str) -> str:
 
 
 def _published(name: str) -> Iterator[str]:
-    from mask2former.checkpoints.zoo import packaged_zoo  # brings torch
+    from mask2former.checkpoints.zoo import packaged_zoo  # imports torch
 
     recipe, published = recipes.recipe(name), packaged_zoo().get(name)
     data, code = recipe.run.data, recipes.PROVIDERS[recipe.provider]

@@ -1,8 +1,8 @@
-"""``trainer.strategy: fsdp``: weights, gradients, moments and averages in shares, one for each rank (FSDP2 of torch).
+"""``trainer.strategy: fsdp``: weights, gradients, moments and averages in shares, one per rank (FSDP2 of torch).
 
-What leaves a rank is whole: checkpoints have the same content under either strategy, so a run can go on under the other
-one and on any number of ranks. Lightning's own two strategies for this store the optimizer in a layout of their own, or
-need a GPU to be tested at all.
+What leaves a rank is complete: checkpoints have the same content under either strategy, so a run can continue under the
+other one and on any number of ranks. Lightning's own two strategies for this store the optimizer in their own layouts,
+or need a GPU to be tested at all.
 
 Reference: Zhao et al., PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel, VLDB 2023.
 """
@@ -30,7 +30,7 @@ LEAST = 2**18  # parameters of a block that is gathered by itself; what is small
 
 
 def shard(model: nn.Module, mesh: DeviceMesh) -> None:
-    """Leave every rank its share of all parameters, which forward and backward passes gather as they need them.
+    """Leave every rank its share of all parameters, which forward and backward passes gather when needed.
 
     The blocks of the backbone, where the weights are, are gathered one after the other; everything else, of which parts
     read the weights of others, for the whole pass.
@@ -55,10 +55,10 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> None:
 
 
 def check_gradients(model: nn.Module) -> None:
-    """After the backward passes of a step: gradients were summed over the ranks.
+    """After the backward passes of a step: sums the gradients over the ranks.
 
     Raises:
-        UserError: naming a parameter that got none.
+        UserError: naming a parameter that received none.
     """
     for name, value in model.named_parameters():
         if value.requires_grad and not (isinstance(value, DTensor) and value.grad is not None):
@@ -70,17 +70,17 @@ def check_gradients(model: nn.Module) -> None:
 
 
 def whole(value: Tensor) -> Tensor:
-    """All of a tensor of which ranks may have shares; all of them take part."""
+    """The complete tensor, where ranks may hold shares of it; all of them take part."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def local(value: Tensor) -> Tensor:
-    """What this rank has of a tensor, sharing its memory."""
+    """This rank's part of a tensor, sharing its memory."""
     return value.to_local() if isinstance(value, DTensor) else value
 
 
 def gathered(values: Any, *, keep: bool) -> Any:
-    """Containers with whole tensors, in the memory of the machine, in place of shares; all ranks take part.
+    """Containers with complete tensors, in main memory, instead of shares; all ranks take part.
 
     Args:
         values: tensors, in mappings or not; anything else stays.
@@ -95,7 +95,7 @@ def gathered(values: Any, *, keep: bool) -> Any:
 
 
 def share_of(value: Tensor, like: Tensor) -> Tensor:
-    """This rank's share of a tensor that all ranks have, parted as another one is; itself where that is whole."""
+    """This rank's share of a tensor that all ranks have, divided like another one; all of it if that is complete."""
     if not isinstance(like, DTensor):
         return value
     value = value.to(like.device)
@@ -103,7 +103,7 @@ def share_of(value: Tensor, like: Tensor) -> Tensor:
 
 
 class Sharded(Joining):
-    """Starts and joins ranks as DDP does, but shards the model when training begins.
+    """Starts and joins ranks as DDP does, but shards the model when training starts.
 
     Weights are loaded before that, and the optimizer, which is made after it, takes its share of what is loaded.
     """

@@ -1,4 +1,4 @@
-"""What a run starts from: its settings with those of the initial model, and the model with its first weights."""
+"""What a run starts from: its settings, completed with those of the initial model, and its initial weights."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ __all__ = ["completed", "initial_model", "with_start"]
 
 
 def completed(values: dict[str, Any], resume: Path | None = None) -> dict[str, Any]:
-    """The settings of a run file with those of the model that it starts from, where it leaves some out.
+    """The settings of a run file, completed with those of the model that it starts from.
 
-    :func:`~mask2former.training.run.train` does this by itself; it is for settings that contradict themselves without
-    the others, for instance a diameter where the tiles are those of the initial model.
+    :func:`~mask2former.training.run.train` does this by itself; this function is for settings that are contradictory
+    without the others, for instance a diameter where the tiles are those of the initial model.
 
     Args:
-        values: as they stand in the file.
-        resume: the directory of a run that goes on: its settings are taken then.
+        values: as in the file.
+        resume: the directory of a run to continue, whose settings are used then.
 
     Raises:
         UserError: the initial model, or the last checkpoint, cannot be read.
@@ -49,7 +49,7 @@ def completed(values: dict[str, Any], resume: Path | None = None) -> dict[str, A
 
 
 def _named_backbone(model: dict[str, Any]) -> TimmConfig | None:
-    """The model of timm that settings name, if they do; they are not known to make sense yet."""
+    """The timm model named in the settings, if any; the settings have not been validated yet."""
     values = model.get("backbone")
     if not isinstance(values, dict) or "model" not in values or values.get("name", "timm") != "timm":
         return None
@@ -59,16 +59,16 @@ def _named_backbone(model: dict[str, Any]) -> TimmConfig | None:
 def with_start(
     config: RunConfig, given: Mask2Former | None, past: LastState | None
 ) -> tuple[RunConfig, checkpoints.Checkpoint | Backbone | None]:
-    """The run with what it leaves to the initial model or backbone, and that.
+    """The run, completed with the settings of its initial model or backbone, and that model or backbone.
 
     Args:
-        config: the whole run.
-        given: a model that is trained instead of one that is built.
-        past: the state that the run goes on from, which holds the settings of the initial model, too.
+        config: of the complete run.
+        given: a model to be trained instead of a newly built one.
+        past: the state that the run continues from, which includes the settings of the initial model.
 
     Returns:
-        The settings, and the model or the backbone that training starts from; None where it starts from random
-        weights or from a checkpoint of the run.
+        The settings, and the model or backbone that training starts from; None if it starts from random weights or from
+        a checkpoint of the run.
 
     Raises:
         UserError: the initial model cannot be read, or the run contradicts it.
@@ -78,7 +78,7 @@ def with_start(
     start = _start_of(config) if _begins(past) else None
     init, known = config.model.init, start.info if isinstance(start, checkpoints.Checkpoint) else None
     if known is not None and given is not None and given.info.architecture is None:
-        known = replace(known, architecture=None)  # whether the weights fit parts of one's own, loading tells
+        known = replace(known, architecture=None)  # for custom parts, loading shows whether the weights fit
     if known is not None and init is not None and past is None:
         check_settings(config.model, known, init, partial=config.model.init_partial)
     if isinstance(start, Backbone) and past is None and init is not None and (given is None or given.info.architecture):
@@ -91,12 +91,12 @@ def with_start(
 
 
 def _begins(past: LastState | None) -> bool:
-    """Whether the initial model is read: without a record of the run it tells the license."""
+    """Whether the initial model must be read: if the run has no record, it supplies the license."""
     return past is None or past.categories is None
 
 
 def _start_of(config: RunConfig) -> checkpoints.Checkpoint | Backbone | None:
-    """The model or backbone that training starts from; None where it starts from random weights."""
+    """The model or backbone that training starts from; None if it starts from random weights."""
     init = config.model.init
     if init is None:
         return None
@@ -111,7 +111,7 @@ def _start_of(config: RunConfig) -> checkpoints.Checkpoint | Backbone | None:
 
 
 def _with_model(config: RunConfig, given: Mask2Former) -> RunConfig:
-    """The run of a model that was given: its architecture, and its inference settings where the run sets none."""
+    """The run of a given model: its architecture, and its inference settings where the run sets none."""
     model, info = config.model, given.info
     settings = filled_in(
         {"inference": model.inference.model_dump(exclude_unset=True)}, replace(info, architecture=None)
@@ -129,14 +129,14 @@ def initial_model(
     start: checkpoints.Checkpoint | Backbone | None,
     past: LastState | None,
 ) -> tuple[Mask2Former, bool]:
-    """The model of a run, and whether it is whole already, so that validation before the first step says something.
+    """The model of a run, and whether its weights are complete, so that validation before the first step is meaningful.
 
     Args:
-        config: the whole run, with the settings of the initial model.
-        given: is taken instead of one that is built.
+        config: of the complete run, with the settings of the initial model.
+        given: used instead of a newly built one.
         categories: of the training data.
         start: the model or backbone that it starts from.
-        past: the state that brings its weights, where the run goes on.
+        past: the state with its weights, if the run continues.
 
     Raises:
         UserError: the classes, or the initial weights, do not fit.
@@ -170,7 +170,7 @@ def _with_weights(
         given.train()
     model.info = replace(model.info, inference=config.model.inference, categories=categories, metrics={})
     init = config.model.init
-    if init is None or not begins:  # a checkpoint brings the weights
+    if init is None or not begins:  # the weights come from a checkpoint
         return model, is_whole
     if isinstance(start, Backbone):
         said = start_from_backbone(model, start, init, repeat_channels=config.model.init_channels == "repeat")

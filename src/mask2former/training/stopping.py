@@ -1,4 +1,4 @@
-"""How a training ends before its time: by Ctrl-C, by SIGTERM, or because one of its processes has died."""
+"""How a training ends early: by Ctrl-C, by SIGTERM, or because one of its processes has died."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR
 
 
 class Stopping(lightning.Callback):
-    """Makes one thing of all ways to stop: the first signal raises ``KeyboardInterrupt``, later ones change nothing.
+    """Unifies all ways to stop: the first signal raises ``KeyboardInterrupt``, later ones have no effect.
 
-    Lightning waits for the end of a step at SIGTERM, and ranks for each other. What an interrupt raises elsewhere on
-    its way (a data loader whose processes got the signal, too) does not count, and where it was swallowed, in a
-    destructor for instance, the next batch raises it again.
+    Lightning waits for the end of a step at SIGTERM, and ranks wait for each other. Errors that an interrupt causes
+    elsewhere (for instance in a data loader whose processes also received the signal) do not count, and if it was
+    swallowed, for instance in a destructor, the next batch raises it again.
     """
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class Stopping(lightning.Callback):
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Handle the signals as long as the block runs; those that are ignored stay so."""
+        """Handle the signals while the block runs; those that are ignored stay ignored."""
         if threading.current_thread() is threading.main_thread():
             handlers = {number: signal.getsignal(number) for number in STOPPING}
             self._before = {number: old for number, old in handlers.items() if old not in (signal.SIG_IGN, None)}
@@ -90,19 +90,19 @@ class Stopping(lightning.Callback):
 def explained(
     trainer: lightning.Trainer, config: RunConfig, last: Path | None, rank: Rank | None = None
 ) -> Iterator[None]:
-    """What ends a training in the block is raised as an error that says why, and what helps.
+    """Whatever ends a training in the block is raised as an error that says why, and what helps.
 
     Args:
-        trainer: which runs in the block.
-        config: the whole run.
-        last: the checkpoint that it goes on from.
+        trainer: that runs in the block.
+        config: of the complete run.
+        last: the checkpoint that it continues from.
         rank: which process of the run this is.
 
     Raises:
         UserError: the weights in the checkpoint are not those of the model.
-        KeyboardInterrupt: somebody stopped it.
-        MemoryError: the device or the machine is too small.
-        ChildProcessError: a process that reads samples died of another cause, or another rank is gone.
+        KeyboardInterrupt: the run was interrupted.
+        MemoryError: the device or the machine has too little memory.
+        ChildProcessError: a process that reads samples died for another reason, or another rank has ended.
     """
     try:
         yield
@@ -134,12 +134,12 @@ def explained(
 
 
 def is_lost_connection(error: BaseException) -> bool:
-    """Whether an error is one of the connections between ranks; those of gloo have no type of their own."""
+    """Whether an error comes from the connections between ranks; those of gloo have no type of their own."""
     return isinstance(error, torch.distributed.DistError) or bool(re.search(r"\bgloo[/:]", str(error)))
 
 
 def died_reading(error: BaseException) -> str | None:
-    """By which signal a process that reads samples was ended, as torch words it; None for any other error."""
+    """The signal that ended a process that reads samples, in torch's words; None for any other error."""
     found = re.match(
         r"DataLoader worker \(pid.*?\) (?:is killed by signal: (\w[\w ]*)|exited unexpectedly(?! with))", str(error)
     )

@@ -1,4 +1,4 @@
-"""``trainer.max_hours``: a run ends by itself, before whoever lends the machine ends it."""
+"""``trainer.max_hours``: a run ends by itself, before a time limit of the machine ends it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["TimeLimit"]
 
 
 class TimeLimit:
-    """Tells when the time of this start of a run is over.
+    """Shows when the time of this start of a run is over.
 
     Args:
         hours: from now on.
@@ -24,10 +24,10 @@ class TimeLimit:
         self._end = time.monotonic() + hours * 3600
 
     def is_over(self, trainer: lightning.Trainer) -> bool:
-        """Whether it is; all ranks are told what the first one finds, so all of them call it."""
+        """Whether it is over; the first rank decides for all ranks, so all of them must call it."""
         return bool(trainer.strategy.broadcast(time.monotonic() >= self._end))
 
     def stop(self, trainer: lightning.Trainer) -> NoReturn:
-        """End the run as if somebody had stopped it."""
+        """End the run as if it had been interrupted."""
         say_once(f"trainer.max_hours {self.hours:g} reached after {trainer.global_step} steps")
         raise KeyboardInterrupt

@@ -45,12 +45,12 @@ def build_trainer(
     """Lightning's trainer; checkpoints and progress are our callbacks.
 
     Args:
-        config: the whole run.
-        point: where it goes on.
+        config: of the complete run.
+        point: where it continues.
         rank: which process of the run this is.
         callbacks: all of them.
         loggers: all of them.
-        is_measured: whether there is anything to validate on.
+        is_measured: whether there is validation data.
 
     Raises:
         UserError: this process sees fewer devices than there should be on a machine.
@@ -78,10 +78,10 @@ def build_trainer(
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Leave out Lightning's tips and lists of devices, which would bury our messages, as long as the block runs.
+    """Leave out Lightning's tips and lists of devices, which would bury our messages, while the block runs.
 
-    Levels that somebody has chosen stay: Lightning itself sets ``INFO``. Of its warnings those are left out about which
-    nobody who trains can do anything.
+    Levels chosen by the user stay: Lightning itself sets ``INFO``. Warnings of Lightning that a user cannot act on are
+    left out.
     """
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     talking = [logger for logger in loggers if logger.level == logging.INFO]

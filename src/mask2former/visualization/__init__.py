@@ -235,7 +235,7 @@ def rgb_of(
         pixels = displayed(read_image(image, value_range=value_range, bands=bands))
     if pixels.shape[:2] != tuple(size_hw):
         raise UserError(
-            f"the image is {pixels.shape[0]}x{pixels.shape[1]} but the result {size_hw[0]}x{size_hw[1]} pixels "
+            f"the image has {pixels.shape[0]}x{pixels.shape[1]} pixels but the result {size_hw[0]}x{size_hw[1]} "
             "(height x width); draw on the image that was segmented"
         )
     return pixels

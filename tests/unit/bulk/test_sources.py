@@ -170,7 +170,7 @@ def test_a_name_that_is_not_utf8_is_refused(photos: Path) -> None:
 
 def test_more_than_the_limit_is_refused(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mask2former.limits.LISTED_IMAGES", 2)
-    with pytest.raises(UserError, match="the sources name images: 3; at most 2 are supported"):
+    with pytest.raises(UserError, match="the sources name too many images: 3; at most 2 are supported"):
         list_sources([photos])
     monkeypatch.setattr("mask2former.limits.IMAGE_BYTES", 3)
     for name in (str(photos / "b.jpg"), "memory://large.jpg"):

@@ -1,7 +1,7 @@
 """Models that were exported, as networks of a predictor: ``Predictor.from_pretrained("model.onnx")``.
 
-``info`` is what such a file says of itself, ``network`` the network over any runtime; each runtime is one module and
-the only one that imports its library. Must not know how files are exported.
+``info`` is what such a file records about itself, ``network`` the network over any runtime; each runtime is one module
+and the only one that imports its library. Must not know how files are exported.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _TRUST = "MASK2FORMER_TRUST_CODE"
 
 
 def is_exported(source: str | Path) -> bool:
-    """Whether this names an exported file, there or not."""
+    """Whether this is the name of an exported file, existing or not."""
     return Path(source).suffix.lower() in SUFFIXES
 
 
@@ -50,10 +50,10 @@ def open_exported(
     *,
     trust_code: bool = False,
 ) -> ExportedNetwork:
-    """An exported model as a network; arguments as of :func:`open_runtime`.
+    """An exported model as a network; arguments as for :func:`open_runtime`.
 
     Raises:
-        UserError: as there, or the file gives results, not logits.
+        UserError: as for :func:`open_runtime`, or the file returns results, not logits.
     """
     runtime = open_runtime(path, device, dtype, trust_code=trust_code)
     if runtime.info.task is not None:
@@ -81,8 +81,8 @@ def open_runtime(
             environment. The other formats hold none.
 
     Raises:
-        UserError: the file cannot be read or is no export of this package, the runtime is not installed or lacks the
-            device, the file is of another precision, or its code must not run.
+        UserError: the file cannot be read or was not exported by this package, the runtime is not installed or lacks
+            the device, the file has another precision, or its code must not run.
     """
     path = Path(path)
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""What an exported file says of itself: the model that it was, and the inputs that it takes."""
+"""What an exported file records about itself: the original model, and the inputs that it accepts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SIDES = ("height", "width", "batch", "frames")
 
 @dataclass(frozen=True)
 class ExportedInfo:
-    """What stands in the metadata of an exported file.
+    """The content of the metadata of an exported file.
 
     Attributes:
         model: classes, inference settings, license and metrics of the model.
@@ -38,7 +38,7 @@ class ExportedInfo:
         frames: of clips; None: the file takes images, without a frame axis.
         size_divisibility: the file pads heights and widths to its multiples.
         version: of this package, which exported it.
-        task: whose results the file gives, for programs without this package; None: logits.
+        task: whose results the file returns, for programs without this package; None: logits.
         weights: how they are stored, for instance ``int8``.
     """
 
@@ -54,11 +54,11 @@ class ExportedInfo:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """The names of what the file gives, in order."""
+        """The names of the outputs of the file, in order."""
         return LOGITS if self.task is None else _RESULTS[self.task]
 
     def to_json(self) -> str:
-        """As it stands in files; :meth:`from_json` reads it back."""
+        """The form stored in files; :meth:`from_json` reads it back."""
         sides = {name: getattr(self, name) for name in _SIDES}
         values = {"format": _FORMAT, "version": self.version, "size_divisibility": self.size_divisibility, **sides}
         values |= {"task": self.task, "weights": self.weights}
@@ -66,10 +66,10 @@ class ExportedInfo:
 
     @classmethod
     def from_json(cls, text: str | None, source: str) -> ExportedInfo:
-        """What :meth:`to_json` made.
+        """From the output of :meth:`to_json`.
 
         Args:
-            text: the entry :data:`KEY`; None where the file has none.
+            text: the entry :data:`KEY`; None if the file has none.
             source: named in messages.
 
         Raises:

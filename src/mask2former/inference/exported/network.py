@@ -1,4 +1,4 @@
-"""An exported model as a network: images into the arrays that the file takes, and its logits into predictions."""
+"""An exported model as a network: images into the arrays that the file accepts, and its logits into predictions."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ class Runtime(Protocol):
     def __call__(
         self, images: UInt8[np.ndarray, "B *T C H W"], sizes: Int64[np.ndarray, "B 2"], /
     ) -> Sequence[np.ndarray]:
-        """What ``info.outputs`` names; new arrays at every call."""
+        """The arrays named in ``info.outputs``; new ones at every call."""
         ...
 
 
 def file_inputs(
     clips: Sequence[UInt8[Tensor, "T C h w"]], size_hw: tuple[int, int], info: ExportedInfo
 ) -> tuple[UInt8[np.ndarray, "B *T C H W"], Int64[np.ndarray, "B 2"]]:
-    """Clips, or images as clips of one frame, as a file takes them: at the top left of arrays of one size.
+    """Clips, or images as clips of one frame, in the form that a file accepts: at the top left of arrays of one size.
 
     Args:
-        clips: as many as the file takes in one call, or fewer.
-        size_hw: of the arrays, into which all fit.
+        clips: as many as the file accepts in one call, or fewer.
+        size_hw: of the arrays, into which all clips fit.
         info: of the file.
     """
     count = info.batch or len(clips)
@@ -62,18 +62,18 @@ def file_inputs(
 
 
 class ExportedNetwork:
-    """A file that was exported, as a network of a predictor.
+    """An exported file, as a network of a predictor.
 
-    Images smaller than what a file takes are padded as the file pads: with zeros after they were normalised. A file of
-    one size pads every image to it, and padding changes what a model predicts, so results differ a little from those of
-    the model itself, which pads to multiples of 32 only.
+    Images smaller than the input of a file are padded as the file pads: with zeros after normalisation. A file for one
+    size pads every image to it, and padding changes predictions, so results differ slightly from those of the model
+    itself, which pads only to multiples of 32.
 
     Args:
         path: the file.
-        runtime: what runs it.
+        runtime: that runs it.
 
     Attributes:
-        info: what the file says of itself.
+        info: what the file records about itself.
     """
 
     def __init__(self, path: Path, runtime: Runtime) -> None:
@@ -92,7 +92,7 @@ class ExportedNetwork:
 
     @property
     def num_bytes(self) -> int:
-        """Of the file, and of the weights beside it."""
+        """Hash of the file, and of the weights beside it."""
         return sum(path.stat().st_size for path in self._files())
 
     def _files(self) -> list[Path]:
@@ -101,7 +101,7 @@ class ExportedNetwork:
 
     @property
     def window(self) -> int:
-        """Frames that it is meant to see at once."""
+        """Number of frames that it is meant to process at once."""
         return self.info.frames or 1
 
     @property
@@ -114,7 +114,7 @@ class ExportedNetwork:
         return None if self.info.height is None or self.info.width is None else (self.info.height, self.info.width)
 
     def weights_sha256(self) -> str:
-        """A hash of the file and of what runs it, since other runtimes round otherwise."""
+        """A hash of the file and of its runtime, since other runtimes round differently."""
         if self._sha256 is None:
             digest = hashlib.sha256(f"{self._runtime.name} {self.dtype} ".encode())
             for path in self._files():
@@ -128,7 +128,7 @@ class ExportedNetwork:
         """See :class:`~mask2former.inference.network.Network`.
 
         Raises:
-            UserError: images are larger than the file takes, or clips have another number of frames.
+            UserError: images are larger than the file accepts, or clips have another number of frames.
         """
         predictions: list[Prediction] = []
         step = self.info.batch or len(images)

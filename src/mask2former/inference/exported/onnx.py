@@ -26,7 +26,8 @@ class OnnxRuntime:
         device: the CPU or a CUDA device; None: CUDA if onnxruntime has it.
 
     Raises:
-        UserError: onnxruntime is missing, lacks the device, or does not read the file; or it is no export of ours.
+        UserError: onnxruntime is missing, lacks the device, or cannot read the file; or it was not exported by this
+            package.
     """
 
     name = "onnxruntime"

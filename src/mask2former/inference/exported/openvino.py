@@ -23,12 +23,12 @@ class OpenVinoRuntime:
     Args:
         path: the ``.xml`` file.
         device: must be the CPU, or None.
-        dtype: float32 or bfloat16; None is float32. It is always set, because OpenVINO by itself takes bfloat16 on
-            some processors, and results then depend on the machine.
+        dtype: float32 or bfloat16; None is float32. It is always set, because OpenVINO by itself uses bfloat16 on some
+            processors, and results then depend on the machine.
 
     Raises:
-        UserError: OpenVINO is missing, or does not read the file; another device or precision; or it is no export of
-            ours.
+        UserError: OpenVINO is missing, or cannot read the file; another device or precision; or it was not exported by
+            this package.
     """
 
     name = "openvino"

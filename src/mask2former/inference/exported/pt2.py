@@ -1,6 +1,6 @@
 """PyTorch packages (``.pt2``): compiled code and weights, which PyTorch loads without the classes of the model.
 
-Loading one runs its code. What it says of itself, on the other hand, is read as text.
+Loading one runs its code. Its metadata, on the other hand, is read as text.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class CompiledRuntime:
         trust_code: whether the code of the file may run.
 
     Raises:
-        UserError: that is not allowed; another device; or it is no export of ours, or not for this processor.
+        UserError: that is not allowed; another device; or it was not exported by this package, or not for this
+            processor.
     """
 
     name = "aotinductor"
@@ -70,7 +71,7 @@ class CompiledRuntime:
 
 
 def add_info(path: Path, info: ExportedInfo) -> None:
-    """Put into a package what it is, and which processor it was compiled for: this one."""
+    """Add to a package its metadata, and the processor that it was compiled for: this one."""
     with zipfile.ZipFile(path, "a") as package:
         root = package.namelist()[0].split("/")[0]
         package.writestr(f"{root}/extra/{KEY}.json", info.to_json())
@@ -78,10 +79,10 @@ def add_info(path: Path, info: ExportedInfo) -> None:
 
 
 def _read_info(path: Path) -> tuple[ExportedInfo, frozenset[str]]:
-    """What :func:`add_info` put there; runs nothing.
+    """The metadata added by :func:`add_info`; runs nothing.
 
     Raises:
-        UserError: the file is no such package.
+        UserError: the file is not such a package.
     """
     try:
         with zipfile.ZipFile(path) as package:
@@ -105,7 +106,7 @@ def _read_info(path: Path) -> tuple[ExportedInfo, frozenset[str]]:
 
 
 def _processor() -> frozenset[str]:
-    """The instruction sets of this processor that matter to compiled code; empty where the system does not tell."""
+    """The instruction sets of this processor that matter to compiled code; empty if the system does not report them."""
     if not _CPU_INFO.exists():
         return frozenset()
     lines = [line for line in _CPU_INFO.read_text().splitlines() if line.startswith(("flags", "Features"))]
