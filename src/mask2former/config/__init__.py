@@ -1,9 +1,8 @@
 """Every setting of the library: frozen, strict pydantic models, no torch.
 
-Defaults are the published values (Mask2Former, Sec. 4.1) unless a comment says otherwise. Counts of classes, thing
-ids and colours are not settings: they come from the categories of the data or the checkpoint. Modules read
-their defaults from them and are given plain keyword arguments by ``models/build.py``, ``data/build.py`` and
-``training/``.
+Defaults are the published values (Mask2Former, Sec. 4.1) unless a comment says otherwise. Numbers of classes, thing ids
+and colours are not settings: they come from the categories of the data or the checkpoint. Modules take their defaults
+from these settings and receive plain keyword arguments from ``models/build.py``, ``data/build.py`` and ``training/``.
 """
 
 from __future__ import annotations

@@ -14,13 +14,13 @@ Flip = Literal["horizontal", "vertical", "both", "none"]  # both: each with its 
 
 
 class NoAugmentationConfig(Strict):
-    """Images as they are."""
+    """Images without augmentation."""
 
     name: Literal["none"] = "none"
 
 
 class LargeScaleJitterConfig(Strict):
-    """Flip, resize by a random factor, cut or pad to a fixed size (Mask2Former, Sec. 4.1: COCO)."""
+    """Flip, resize by a random factor, crop or pad to a fixed size (Mask2Former, Sec. 4.1: COCO)."""
 
     name: Literal["large-scale-jitter"] = "large-scale-jitter"
     image_size: tuple[PositiveInt, PositiveInt] = (1024, 1024)  # height, width of every result
@@ -28,7 +28,7 @@ class LargeScaleJitterConfig(Strict):
     max_scale: PositiveFloat = 2.0
     resampling: Resampling = "antialiased"
     flip: Flip = "horizontal"  # with probability 0.5
-    keep_lost: bool = False  # objects that were cut away stay as empty masks (published for panoptic)
+    keep_lost: bool = False  # objects that were cut off stay as empty masks (published for panoptic)
 
     @model_validator(mode="after")
     def _rising(self) -> LargeScaleJitterConfig:
@@ -43,7 +43,7 @@ class ResizeCropFlipConfig(Strict):
     name: Literal["resize-crop-flip"] = "resize-crop-flip"
     short_edges: tuple[PositiveInt, ...] = Field(default=tuple(range(320, 1281, 64)), min_length=1)  # pixels
     long_edge: PositiveInt = 2560  # cap, pixels
-    # instead of short edges: a factor between these two for images of any size, where objects have one scale
+    # instead of short edges: a factor between these two, for images of any size in which objects have one scale
     scale_range: tuple[PositiveFloat, PositiveFloat] | None = None
     # pixels: with it, factors are relative to the size at which the image's median object has this diameter
     diameter: PositiveFloat | None = None
@@ -53,7 +53,7 @@ class ResizeCropFlipConfig(Strict):
     color_jitter: bool = True
     flip: Flip = "horizontal"  # with probability 0.5
     pad_size: tuple[PositiveInt, PositiveInt] | None = (640, 640)  # height, width of every result; None: no padding
-    keep_lost: bool = True  # objects that were cut away stay as empty masks
+    keep_lost: bool = True  # objects that were cut off stay as empty masks
 
     @model_validator(mode="after")
     def _rising(self) -> ResizeCropFlipConfig:

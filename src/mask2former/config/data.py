@@ -51,9 +51,9 @@ __all__ = [
     "YouTubeVISConfig",
 ]
 
-UNNAMED_CLASS = "object"  # of maps that name no classes
-STEM = "{stem}"  # what an image and its label map have in common
-MetricStyle = Literal["coco", "cityscapes", "youtube-vis"]  # whose official tools measure a data set
+UNNAMED_CLASS = "object"  # for maps that name no classes
+STEM = "{stem}"  # the part that the names of an image and its label map share
+MetricStyle = Literal["coco", "cityscapes", "youtube-vis"]  # the benchmark whose official tools measure a data set
 
 
 class ScenesConfig(Strict):
@@ -62,22 +62,22 @@ class ScenesConfig(Strict):
     name: Literal["scenes"] = "scenes"
     image_size: tuple[PositiveInt, PositiveInt] = (128, 128)  # height, width
     train_seed: SceneNumber = 0
-    num_training: PositiveInt = 1_000_000  # every scene is drawn when it is its turn
-    validation_seed: SceneNumber = 1_000_000  # behind the training scenes
+    num_training: PositiveInt = 1_000_000  # every scene is drawn in turn
+    validation_seed: SceneNumber = 1_000_000  # after the training scenes
     num_validation: PositiveInt = 50
 
 
 class FilesConfig(Strict):
-    """A data set of image files that anybody made."""
+    """A data set of your own image files."""
 
-    # whether annotations were made on images as EXIF turns them (all viewers do), or on the stored pixels: ignore
+    # whether annotations were made on images as rotated by EXIF (as all viewers do), or on the stored pixels: ignore
     exif: Literal["apply", "ignore"] = "apply"
 
 
 class NamedFilesConfig(FilesConfig):
-    """Such a data set whose annotations or lists name the files."""
+    """A data set of your own whose annotations or lists name the files."""
 
-    # whether they may lead out of the folder that they are relative to (/data/a.jpg, ../a.jpg); links in it always may
+    # whether names may lead out of the folder that they are relative to (/data/a.jpg, ../a.jpg); links in it always may
     allow_outside: bool = False
 
 
@@ -89,14 +89,14 @@ class CocoFiles(Strict):
 
 
 class CocoInstanceConfig(NamedFilesConfig):
-    """Objects in COCO's instance format, anybody's; several files of one split must have the same categories."""
+    """Objects in COCO's instance format, official or your own; files of one split must have the same categories."""
 
     name: Literal["coco-instance"] = "coco-instance"
     train: tuple[CocoFiles, ...] = Field(min_length=1)
     validation: tuple[CocoFiles, ...]
-    missing_images: Literal["error", "skip"] = "error"  # annotated images whose file is not there
+    missing_images: Literal["error", "skip"] = "error"  # annotated images whose file does not exist
     missing_masks: Literal["error", "skip"] = "error"  # objects with a box but without a segmentation
-    crowds: Literal["regions", "objects"] = "regions"  # objects: iscrowd is not heeded (CVAT sets it on painted masks)
+    crowds: Literal["regions", "objects"] = "regions"  # objects: iscrowd is ignored (CVAT sets it on painted masks)
 
 
 class PanopticFiles(Strict):
@@ -108,13 +108,13 @@ class PanopticFiles(Strict):
 
 
 class CocoPanopticConfig(NamedFilesConfig):
-    """Segments in COCO's panoptic format, anybody's; several files of one split must have the same categories."""
+    """Segments in COCO's panoptic format, official or your own; files of one split must have the same categories."""
 
     name: Literal["coco-panoptic"] = "coco-panoptic"
     train: tuple[PanopticFiles, ...] = Field(min_length=1)
     validation: tuple[PanopticFiles, ...]
-    task: Task = "panoptic"  # what is learned; instance: things alone, semantic: classes alone
-    missing_images: Literal["error", "skip"] = "error"  # annotated images whose file is not there
+    task: Task = "panoptic"  # what is learned; instance: only things, semantic: only classes
+    missing_images: Literal["error", "skip"] = "error"  # annotated images whose file does not exist
 
 
 class LabelFolders(Strict):
@@ -122,15 +122,15 @@ class LabelFolders(Strict):
 
     images: str
     labels: str
-    split: str | None = None  # file with the names of the images that count, as VOC's ImageSets/Segmentation/train.txt
+    split: str | None = None  # file with the names of the images to use, such as VOC's ImageSets/Segmentation/train.txt
 
 
 class PairedFilesConfig(FilesConfig):
-    """Such a data set that has a file of labels beside each image, told by their names."""
+    """A data set of your own with a label file for each image, matched by name."""
 
-    image_name: str = STEM  # of images without the ending, for instance {stem}_leftImg8bit
+    image_name: str = STEM  # of images without the suffix, for instance {stem}_leftImg8bit
     label_name: str = STEM  # of their label maps, for instance {stem}_gtFine_labelIds, or {stem}_mask
-    unpaired: Literal["error", "skip"] = "error"  # images without a label map, and the other way round
+    unpaired: Literal["error", "skip"] = "error"  # images without a label map, and the reverse
 
 
 class LabelFolderConfig(PairedFilesConfig):
@@ -139,19 +139,19 @@ class LabelFolderConfig(PairedFilesConfig):
     name: Literal["label-folder"] = "label-folder"
     train: tuple[LabelFolders, ...] = Field(min_length=1)
     validation: tuple[LabelFolders, ...]
-    # file with the classes: .txt (a name per line, from 0), or number and name (.txt, .json, .yaml, .csv), perhaps with
-    # colours; or pascal_voc
+    # file with the classes: .txt (one name per line, from 0), or number and name (.txt, .json, .yaml, .csv), optionally
+    # with colours; or pascal_voc
     names: str
-    encoding: Literal["numbers", "colors"] = "numbers"  # colors: pixels have the colours that the names file gives
+    encoding: Literal["numbers", "colors"] = "numbers"  # colors: pixels have the colours given in the names file
     # numbers that are neither learned nor measured; None: 255, unless the names file gives it to a class
     ignore: tuple[NonNegativeInt, ...] | None = None
-    # classes without a pixel beside an ignored number that covers much: it is probably theirs, or they are absent
+    # how to report classes without pixels while an ignored number covers much: as probably theirs, or as absent
     unseen_classes: Literal["error", "keep"] = "error"
 
     @model_validator(mode="before")
     @classmethod
     def _read_label_suffix(cls, values: Any) -> Any:
-        """``label_suffix: _mask``, as it was until 0.1.0, is ``label_name: "{stem}_mask"``."""
+        """``label_suffix: _mask``, as used up to 0.1.0, is ``label_name: "{stem}_mask"``."""
         if isinstance(values, dict) and isinstance(suffix := values.get("label_suffix"), str):
             if "label_name" in values:
                 raise ValueError("'label_suffix' is the old form of 'label_name', but both are set; leave it out")
@@ -164,7 +164,7 @@ class IdMapFolders(LabelFolders):
     """Two trees of folders; ``labels`` are the id maps.
 
     Attributes:
-        classes: folder of label maps of the same names, which say the class of every object, as VOC's
+        classes: folder of label maps with the same names, which give the class of every object, such as VOC's
             SegmentationClass beside SegmentationObject.
     """
 
@@ -177,19 +177,19 @@ class IdMapsConfig(PairedFilesConfig):
     name: Literal["id-maps"] = "id-maps"
     train: tuple[IdMapFolders, ...] = Field(min_length=1)
     validation: tuple[IdMapFolders, ...]
-    class_name: str = UNNAMED_CLASS  # of all objects, where there are no maps of classes
-    names: str | None = None  # with maps of classes: their names file, whose first class is the background
-    encoding: Literal["numbers", "colors"] = "numbers"  # of the maps of classes
-    ignore: tuple[NonNegativeInt, ...] = ()  # numbers on either map that are not known, as VOC's 255
+    class_name: str = UNNAMED_CLASS  # of all objects, if there are no class maps
+    names: str | None = None  # with class maps: their names file, whose first class is the background
+    encoding: Literal["numbers", "colors"] = "numbers"  # of the class maps
+    ignore: tuple[NonNegativeInt, ...] = ()  # numbers on either map where the truth is unknown, such as VOC's 255
 
 
 class MaskFileFolders(Strict):
-    """Images with a folder of mask files each.
+    """Images, each with a folder of mask files.
 
     Attributes:
         images: images, at any depth.
-        masks: has a folder ``X`` for each image ``X.png``; None: the masks of ``a/images/X.png`` lie in ``a/masks``,
-            as in the Data Science Bowl 2018.
+        masks: contains a folder ``X`` for each image ``X.png``; None: the masks of ``a/images/X.png`` are in
+            ``a/masks``, as in the Data Science Bowl 2018.
     """
 
     images: str
@@ -197,7 +197,7 @@ class MaskFileFolders(Strict):
 
 
 class MaskFilesConfig(FilesConfig):
-    """Images with one mask file for each object: what is not black is the object."""
+    """Images with one mask file for each object: every pixel that is not black is the object."""
 
     name: Literal["mask-files"] = "mask-files"
     train: tuple[MaskFileFolders, ...] = Field(min_length=1)
@@ -208,7 +208,7 @@ class MaskFilesConfig(FilesConfig):
 class ToolFiles(Strict):
     """Annotation files of a tool, and the folder of their images."""
 
-    annotations: str  # a file, or a folder with a file for each image
+    annotations: str  # a file, or a folder with one file per image
     images: str
 
 
@@ -219,9 +219,9 @@ class ToolFilesConfig(NamedFilesConfig):
     train: tuple[ToolFiles, ...] = Field(min_length=1)
     validation: tuple[ToolFiles, ...]
     names: str | None = None  # file with the classes, as for label-folder; None: those that occur, sorted
-    class_attribute: str | None = None  # of VIA, where regions have several attributes: the one that is the class
-    missing_images: Literal["error", "skip"] = "error"  # annotated images whose file is not there
-    missing_masks: Literal["error", "skip"] = "error"  # boxes, points and lines, which are no masks
+    class_attribute: str | None = None  # for VIA, where regions have several attributes: the one that is the class
+    missing_images: Literal["error", "skip"] = "error"  # annotated images whose file does not exist
+    missing_masks: Literal["error", "skip"] = "error"  # boxes, points and lines, which are not masks
 
 
 class YoloConfig(NamedFilesConfig):
@@ -235,11 +235,11 @@ class YoloConfig(NamedFilesConfig):
 class OfficialConfig(Strict):
     """A published data set in the layout of its download."""
 
-    root: str | None = None  # holds the data sets; None: MASK2FORMER_DATA, else DETECTRON2_DATASETS, else ./datasets
+    root: str | None = None  # with the data sets; None: MASK2FORMER_DATA, else DETECTRON2_DATASETS, else ./datasets
 
 
 class CocoConfig(OfficialConfig):
-    """COCO 2017: 133 classes, 80 of them things; instance has these alone."""
+    """COCO 2017: 133 classes, 80 of them things; instance uses only these."""
 
     name: Literal["coco"] = "coco"
     task: Task
@@ -252,7 +252,7 @@ class CocoStuff10kConfig(OfficialConfig):
 
 
 class Ade20kConfig(OfficialConfig):
-    """ADE20K: 150 classes, 100 of them things; instance has these alone."""
+    """ADE20K: 150 classes, 100 of them things; instance uses only these."""
 
     name: Literal["ade20k"] = "ade20k"
     task: Task
@@ -265,7 +265,7 @@ class Ade20kFullConfig(OfficialConfig):
 
 
 class CityscapesConfig(OfficialConfig):
-    """Cityscapes, fine annotations: 19 classes, 8 of them things; instance has these alone."""
+    """Cityscapes, fine annotations: 19 classes, 8 of them things; instance uses only these."""
 
     name: Literal["cityscapes"] = "cityscapes"
     task: Task
@@ -279,11 +279,11 @@ class MapillaryVistasConfig(OfficialConfig):
 
 
 class ClipSampling(Strict):
-    """How training clips are taken from longer ones; validation sees whole clips."""
+    """How training clips are taken from longer ones; validation uses complete clips."""
 
-    num_frames: Frames = 2  # of a training clip
-    frame_range: PositiveInt = 20  # frames that the others may lie before or behind the first one drawn
-    labels_from: Literal["last-frame", "any-frame"] = "last-frame"  # "any-frame" corrects the published one
+    num_frames: Frames = 2  # number of frames of a training clip
+    frame_range: PositiveInt = 20  # frames by which the others may lie before or after the first one drawn
+    labels_from: Literal["last-frame", "any-frame"] = "last-frame"  # "any-frame" corrects the published behaviour
 
 
 class SceneClipsConfig(ClipSampling):
@@ -313,7 +313,7 @@ class ClipFiles(Strict):
 
 
 class ClipsConfig(ClipSampling, NamedFilesConfig):
-    """Tracks in YouTube-VIS format: OVIS and anybody's, of frames or of video files."""
+    """Tracks in YouTube-VIS format: official, OVIS or your own, with frames or video files."""
 
     name: Literal["clips"] = "clips"
     train: tuple[ClipFiles, ...] = Field(min_length=1)
@@ -321,15 +321,15 @@ class ClipsConfig(ClipSampling, NamedFilesConfig):
 
 
 class ClipFolders(Strict):
-    """Two folders that have one folder per clip each, as DAVIS has them."""
+    """Two folders, each with one folder per clip, as in DAVIS."""
 
     images: str  # images, for instance DAVIS/JPEGImages/480p
-    masks: str  # id maps of the same names, for instance DAVIS/Annotations/480p
+    masks: str  # id maps with the same names, for instance DAVIS/Annotations/480p
     clips: str | None = None  # file with the names of the clips, for instance DAVIS/ImageSets/2017/train.txt
 
 
 class MaskFoldersConfig(ClipSampling, NamedFilesConfig):
-    """Clips with an id map per frame, of one class: DAVIS, YouTube-VOS, MOSE and alike."""
+    """Clips with an id map per frame, with a single class: DAVIS, YouTube-VOS, MOSE and similar data sets."""
 
     name: Literal["mask-folders"] = "mask-folders"
     train: ClipFolders
@@ -360,15 +360,15 @@ DatasetConfig = Annotated[
 
 
 class ValidationSplitConfig(Strict):
-    """Validation images or clips that are taken out of the training data, each by its name: a share, or a fold."""
+    """Validation images or clips that are taken out of the training data, selected by name: a share, or a fold."""
 
     share: float | None = Field(default=None, gt=0.0, lt=1.0)
     fold: str | None = Field(
         default=None, pattern=r"^[1-9]\d? of [1-9]\d?$", examples=["2 of 5"]
     )  # for cross-validation, such as 2 of 5
-    seed: int = Field(default=0, ge=0, le=limits.SEED)  # another one is another division
-    # regular expression that finds, in the path of an image below the data, what must not be divided, such as the
-    # patient; its first group, if it has one, else the whole match
+    seed: int = Field(default=0, ge=0, le=limits.SEED)  # another seed gives another division
+    # regular expression that matches, in the path of an image below the data, what must not be divided, such as the
+    # patient; its first group, if it has one, else the complete match
     groups: str | None = Field(default=None, max_length=200)
 
     @model_validator(mode="after")
@@ -394,25 +394,25 @@ class DataConfig(Strict):
     """What is read and how it is batched."""
 
     dataset: DatasetConfig = ScenesConfig()
-    validation: ValidationSplitConfig | None = None  # instead of the validation data of the data set
-    augmentation: AugmentationConfig = NoAugmentationConfig()  # of training images
-    copy_paste: Probability = 0.0  # how often things of another training image are pasted onto one
+    validation: ValidationSplitConfig | None = None  # overrides the validation data of the data set
+    augmentation: AugmentationConfig = NoAugmentationConfig()  # for training images
+    copy_paste: Probability = 0.0  # how often things from another training image are pasted into one
     filter_empty: bool = False  # True: leave out images without objects, as the published instance recipes do
-    group_by_aspect: bool = False  # images of one pass are all wider than high, or none is
+    group_by_aspect: bool = False  # images of one pass are either all wider than high, or none is
     batch_size: Batch = 16  # images per optimizer step over all devices
-    # None: batch_size over the devices; smaller values accumulate; auto: as many as the memory holds, by its estimate
+    # None: batch_size over the devices; smaller values accumulate; auto: as many as fit into memory, by its estimate
     batch_size_per_device: Batch | Literal["auto"] | None = None
     num_workers: int = Field(default=2, ge=0, le=limits.WORKERS)
 
     @property
     def is_validated(self) -> bool:
-        """Whether there are validation data; ``dataset.validation: []`` says that all data are for training."""
+        """Whether there is validation data; ``dataset.validation: []`` says that all data are for training."""
         return self.validation is not None or getattr(self.dataset, "validation", None) != ()
 
     @model_validator(mode="before")
     @classmethod
     def _without_validation_files(cls, values: Any) -> Any:
-        """Data that are divided here need no validation files: those of training stand in for them."""
+        """Data that are divided here need no validation files: those of the training data are used."""
         dataset = values.get("dataset") if isinstance(values, dict) else None
         if isinstance(dataset, dict) and values.get("validation") and "train" in dataset:
             return {**values, "dataset": {"validation": dataset["train"], **dataset}}

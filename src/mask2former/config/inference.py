@@ -23,7 +23,7 @@ from mask2former.value_range import Range, ValueRange, as_value_range, ranges_of
 
 __all__ = ["InferenceConfig", "Reading", "TrackingConfig"]
 
-_OF_TOOLBOXES = ("resampling",)  # settings that the models of a toolbox have for its sake
+_OF_TOOLBOXES = ("resampling",)  # settings that imitate a toolbox for its models
 
 
 class Reading(TypedDict, total=False):
@@ -36,43 +36,44 @@ class Reading(TypedDict, total=False):
 class InferenceConfig(Strict):
     """Inference settings; stored in the checkpoint."""
 
-    tasks: tuple[Task, ...] = ("panoptic", "instance", "semantic")  # what the model was trained for
+    tasks: tuple[Task, ...] = ("panoptic", "instance", "semantic")  # the tasks that the model was trained for
     short_edge: NonNegativeInt = 800  # pixels; 0 keeps the size of the image
     long_edge: PositiveInt = 1333  # cap, pixels
     # how images are resized; models of OpenMMLab and SSSegmentation were trained with bilinear
     resampling: Resampling = "antialiased"
     resize_masks_first: bool = True  # False: class scores are computed at the padded size (semantic-only models)
     things_only: bool = True  # instances: drop stuff classes (panoptic models)
-    # instances: choose max_instances among things; False, as published: stuff is chosen too and dropped afterwards
+    # instances: choose max_instances among things; False, as published: stuff is also chosen and dropped afterwards
     things_first: bool = False
-    score_threshold: Probability = 0.8  # panoptic: the class probability of a segment is above it
-    # instances and tracks: those of at least this score are predicted, the others are candidates. Ours; nothing is
-    # published, since average precision counts all candidates
+    score_threshold: Probability = 0.8  # panoptic: minimum class probability of a segment, exclusive
+    # instances and tracks: those with at least this score are predicted, the others are candidates. Our own value; none
+    # is published, since average precision counts all candidates
     instance_threshold: Probability = 0.5
-    # instances: thresholds of classes by name, in place of instance_threshold
+    # instances: thresholds of classes by name, instead of instance_threshold
     class_thresholds: dict[str, Probability] = Field(default_factory=dict)
     overlap_threshold: Probability = 0.8
     max_instances: Detections = 100
-    # instances: a pixel belongs to the best instance alone, and what keeps less than overlap_threshold of its mask is
-    # dropped; for objects that cannot overlap. Published: they may
+    # instances: a pixel belongs only to the best instance, and an instance that keeps less than overlap_threshold of
+    # its mask is dropped; for objects that cannot overlap. Published: they may
     non_overlapping: bool = False
     # side, in pixels of the image, of tiles that are segmented one by one and joined; each is resized by short_edge /
     # tile. 0: the whole image at once, as published
     tile: NonNegativeInt = 0
-    tile_overlap: NonNegativeInt = 32  # pixels of the image that neighbours share at least
-    # pixels: with tiles, of models of instances alone, the diameter of objects that the model was trained on; the image
-    # is cut again, into tiles of another side, where the median of its objects has another one. 0: of one side for all
+    tile_overlap: NonNegativeInt = 32  # minimum number of pixels of the image that neighbours share
+    # pixels: with tiles, for models of instances only, the diameter of objects that the model was trained on; if the
+    # median object of an image has another diameter, the image is divided again, into tiles of another side. 0: the
+    # same side for all
     diameter: NonNegativeFloat = 0.0
-    classes: tuple[str, ...] | None = None  # results hold these classes alone, by name; None: all
+    classes: tuple[str, ...] | None = None  # results contain only these classes, by name; None: all
     min_area: NonNegativeInt = 0  # pixels of the image; smaller segments, instances and class masks are left out
-    # values that become 0 and 255 in images that are not 8-bit, in training, too, for instance [0, 4095] for cameras of
-    # 12 bits; or such a pair for each of bands, in their order: [[0, 4095], [0, 900]]; full: those of as many bits as
-    # there are; percentile: 0.5 % and 99.5 % of the values of each image. None, or auto: as the file says, else
-    # inferred from the values (see media/images.py)
+    # values that become 0 and 255 in images that are not 8-bit, also in training, for instance [0, 4095] for 12-bit
+    # cameras; or such a pair for each of bands, in their order: [[0, 4095], [0, 900]]; full: the full bit depth;
+    # percentile: 0.5 % and 99.5 % of the values of each image. None, or auto: as given in the file, else inferred from
+    # the values (see media/images.py)
     value_range: Range | tuple[Range, ...] | Literal["full", "percentile"] | None = None
-    # what a model of other channels than R, G and B sees of an image, in training, too: these bands, by their numbers
-    # from 1, in this order, for instance [4, 3, 2]; or, as a number, all bands of an image, which must be so many.
-    # None: red, green and blue, whatever a file holds
+    # for a model with channels other than R, G and B, which bands of an image it uses, also in training: these bands,
+    # by their numbers from 1, in this order, for instance [4, 3, 2]; or, as a number, all bands of an image, which must
+    # have this many. None: red, green and blue, whatever a file contains
     bands: int | tuple[int, ...] | None = None
 
     @field_validator("value_range", mode="before")
@@ -96,7 +97,7 @@ class InferenceConfig(Strict):
     @model_validator(mode="before")
     @classmethod
     def _one_threshold(cls, values: Any) -> Any:
-        """A model of instances without panoptic has one threshold, which until 0.1.0 was called score_threshold."""
+        """A model for instances without panoptic has one threshold, which was called score_threshold up to 0.1.0."""
         if not isinstance(values, dict) or "score_threshold" not in values or not cls._lacks_panoptic(values):
             return values
         values = dict(values)
@@ -110,7 +111,7 @@ class InferenceConfig(Strict):
                 f"score_threshold {values['score_threshold']} applies to panoptic segments, which this model does not "
                 "predict; set instance_threshold"
             )
-        else:  # or a call with another instance_threshold would meet one that was never meant
+        else:  # otherwise a call with another instance_threshold would conflict with an unintended one
             del values["score_threshold"]
         return values
 
@@ -127,7 +128,7 @@ class InferenceConfig(Strict):
             raise ValueError(f"tile must be 0, for whole images, or at least 16 pixels, got {self.tile}")
         if self.tile and self.tile_overlap > self.tile // 2:
             raise ValueError(f"tile_overlap {self.tile_overlap} must be at most half of tile {self.tile}")
-        if self.tile and self.short_edge > limits.TILE_SCALE * self.tile:  # each tile would be an image of its own
+        if self.tile and self.short_edge > limits.TILE_SCALE * self.tile:  # otherwise each tile would count as an image
             raise ValueError(
                 f"short_edge {self.short_edge} must be at most {limits.TILE_SCALE} times tile {self.tile}; set a "
                 "larger tile, or a smaller short_edge"
@@ -154,17 +155,17 @@ class InferenceConfig(Strict):
 
     @property
     def channels(self) -> int:
-        """How many the network sees."""
+        """The number of bands that the network uses."""
         return 3 if self.bands is None else self.bands if isinstance(self.bands, int) else len(self.bands)
 
     @property
     def fewest_bands(self) -> int:
-        """That an image must have to be read."""
+        """The number of bands that an image must have to be read."""
         return max(self.bands) if isinstance(self.bands, tuple) else self.channels
 
     @property
     def as_read(self) -> dict[str, Any]:
-        """Settings of a call for arrays whose bands were chosen before."""
+        """Settings of a call for arrays whose bands have already been chosen."""
         return {} if self.bands is None else {"bands": self.channels}
 
     @property
@@ -173,7 +174,7 @@ class InferenceConfig(Strict):
         return {"value_range": self.value_range, "bands": self.bands}
 
     def for_channels(self, channels: int) -> InferenceConfig:
-        """The settings of a model that takes so many; those without ``bands`` are of any.
+        """The settings of a model with this many channels; those without ``bands`` suit any number.
 
         Raises:
             UserError: they choose another number of bands.
@@ -188,7 +189,7 @@ class InferenceConfig(Strict):
         return self
 
     def official(self) -> InferenceConfig:
-        """The same settings, but as the authors' code has what other toolboxes do in their own way: ``resampling``."""
+        """The same settings, with those that imitate other toolboxes replaced by the authors' own: ``resampling``."""
         return self.model_copy(update={name: type(self).model_fields[name].default for name in _OF_TOOLBOXES})
 
     @property
@@ -201,13 +202,13 @@ class InferenceConfig(Strict):
 class TrackingConfig(Strict):
     """How a clip of any length is cut into windows, and when two windows show the same object."""
 
-    window: Frames | None = None  # frames that the model sees at once; None: 1, or 8 for models of clips
+    window: Frames | None = None  # frames that the model processes at once; None: 1, or 8 for clip models
     stride: PositiveInt | None = None  # frames from one window to the next; None: three quarters of the window
-    # instance: least class probability of an object; None: the instance_threshold of the inference settings
+    # instance: minimum class probability of an object; None: the instance_threshold of the inference settings
     threshold: Probability | None = None
-    max_lost: NonNegativeInt = 60  # frames after which a track that is not seen is forgotten
-    min_match: NonNegativeFloat = 1.2  # least sum of mask IoU, similarity and class agreement, to go on with a track
-    min_similarity: Probability = 0.5  # least similarity times class agreement, to find a lost track again
+    max_lost: NonNegativeInt = 60  # frames after which a track that is not visible is forgotten
+    min_match: NonNegativeFloat = 1.2  # minimum sum of mask IoU, similarity and class agreement to continue a track
+    min_similarity: Probability = 0.5  # minimum similarity times class agreement to recover a lost track
 
     @model_validator(mode="after")
     def _within(self) -> TrackingConfig:

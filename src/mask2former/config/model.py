@@ -1,4 +1,4 @@
-"""What a model is built from, and what training starts from."""
+"""Settings from which a model is built, and its initial weights for training."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ class TimmConfig(Strict):
 
     name: Literal["timm"] = "timm"
     model: str = "resnet50"
-    norm: Literal["frozen", "sync", "batch"] = "frozen"  # of batch-normalised models; others keep their own norm
+    norm: Literal["frozen", "sync", "batch"] = "frozen"  # of batch-normalised models; others keep their own norms
     # passed to timm.create_model, for instance {"channels": [48, 96, 192, 384]}
     kwargs: dict[str, Any] = Field(default={})
-    # channels of a simple feature pyramid over the one map of a plain vision transformer (ViTDet); 0: the model has
+    # channels of a simple feature pyramid over the single map of a plain vision transformer (ViTDet); 0: the model has
     # maps of four strides itself
     pyramid: NonNegativeInt = 0
-    # the last so many blocks of a plain vision transformer attend to queries, too (EoMT); 0: there are no queries in it
+    # number of last blocks of a plain vision transformer that also process queries (EoMT); 0: it processes none
     joint_blocks: NonNegativeInt = 0
 
     @model_validator(mode="after")
@@ -96,8 +96,8 @@ class MSDeformAttnConfig(Strict):
     num_points: PositiveInt = 4
     feedforward_dim: PositiveInt = 1024
     dropout: Probability = 0.0
-    # how many of the layers see the tokens of stride 32 alone, then those of 32 and 16, then all (PRO-SCALE); None: all
-    # layers see all
+    # how many of the layers process the tokens of stride 32 alone, then those of 32 and 16, then all (PRO-SCALE); None:
+    # all layers process all tokens
     stages: tuple[NonNegativeInt, NonNegativeInt, PositiveInt] | None = None
 
     @model_validator(mode="after")
@@ -114,7 +114,7 @@ class MSDeformAttnConfig(Strict):
 
 
 class _PyramidSettings(Strict):
-    """Of feature pyramids."""
+    """Base of feature pyramids."""
 
     dim: PositiveInt = 256
     mask_dim: PositiveInt = 256
@@ -139,10 +139,10 @@ class SemanticFPNConfig(_PyramidSettings):
 
 
 class BiFPNConfig(_PyramidSettings):
-    """Pyramids down and up in turn (EfficientDet; Mask2Former, Table 4e)."""
+    """Alternating top-down and bottom-up pyramids (EfficientDet; Mask2Former, Table 4e)."""
 
     name: Literal["bifpn"] = "bifpn"
-    num_layers: PositiveInt = 7  # of EfficientDet with about as many channels
+    num_layers: PositiveInt = 7  # as in an EfficientDet with about as many channels
 
 
 class FaPNConfig(_PyramidSettings):
@@ -165,7 +165,7 @@ class NoPixelDecoderConfig(Strict):
 
 
 class _EncoderSettings(Strict):
-    """Of a transformer as in DETR; the defaults are those of MaskFormer."""
+    """Base of transformers as in DETR; the defaults are those of MaskFormer."""
 
     num_heads: PositiveInt = 8
     feedforward_dim: PositiveInt = 2048
@@ -191,7 +191,7 @@ class TransformerFPNConfig(_EncoderSettings):
 
 
 class MaskedDecoderConfig(Strict):
-    """Masked-attention transformer decoder; from ``attention`` on, what the paper compares the method with."""
+    """Masked-attention transformer decoder; settings from ``attention`` on are alternatives compared in the paper."""
 
     name: Literal["masked"] = "masked"
     dim: PositiveInt = 256
@@ -205,14 +205,14 @@ class MaskedDecoderConfig(Strict):
     # strides 32, 16 and 8 in turn; all of them in each layer; or one of them (Table 4d)
     scales: Literal["efficient", "naive", "s32", "s16", "s8"] = "efficient"
     order: Literal["cross_first", "self_first"] = "cross_first"  # of cross-attention and self-attention (Table 4b)
-    # what layers start from: learned features with a loss of their own, without one, or zero (Table XI b)
+    # what layers start from: learned features with their own loss, learned features without one, or zero (Table XI b)
     query_init: Literal["learned_supervised", "learned", "zero"] = "learned_supervised"
-    dropout: Probability = 0.0  # 0.1 in the decoders before (Table 4b)
+    dropout: Probability = 0.0  # 0.1 in earlier decoders (Table 4b)
     pre_norm: bool = False  # norms before attention and feed-forward instead of after them
-    project_inputs: bool = False  # a convolution of each map, which has as many channels as the decoder
-    # in training, at most so many queries that are given the masks of the ground truth (MP-Former); 0: none
+    project_inputs: bool = False  # a convolution of each map even where it has as many channels as the decoder
+    # in training, the maximum number of queries that receive ground-truth masks (MP-Former); 0: none
     pilots: int = Field(default=0, ge=0, le=1000)
-    pilot_noise: Probability = 0.2  # the share of their masks and of their classes that is wrong
+    pilot_noise: Probability = 0.2  # the share of wrong pixels in their masks, and of wrong classes
 
     @model_validator(mode="after")
     def _divisible(self) -> MaskedDecoderConfig:
@@ -239,19 +239,19 @@ class MaskedDecoderConfig(Strict):
 
     @property
     def queries(self) -> int | None:
-        """How many objects it can find at most; None where pixels are classified."""
+        """The maximum number of objects; None where pixels are classified."""
         return self.num_queries
 
 
 class _StandardSettings(_EncoderSettings):
-    """Of the transformer of MaskFormer, which attends to one map."""
+    """Base of MaskFormer's transformer, which attends to one map."""
 
     dim: PositiveInt = 256
     num_layers: PositiveInt = 6
     num_encoder_layers: NonNegativeInt = 0  # over the map, before the decoder
-    # the map: of the backbone (strides 4, 8, 16, 32), of the encoder of transformer-fpn, or the embeddings of pixels
+    # the map: from the backbone (strides 4, 8, 16, 32), from the encoder of transformer-fpn, or the pixel embeddings
     source: Literal["res2", "res3", "res4", "res5", "encoder", "mask_features"] = "res5"
-    project_source: bool = False  # a convolution also where the map has as many channels as the decoder
+    project_source: bool = False  # a convolution even where the map has as many channels as the decoder
 
     @model_validator(mode="after")
     def _divisible(self) -> Self:
@@ -261,14 +261,14 @@ class _StandardSettings(_EncoderSettings):
 
 
 class StandardDecoderConfig(_StandardSettings):
-    """Transformer decoder of MaskFormer: self-attention first, over one map, from queries of zero."""
+    """Transformer decoder of MaskFormer: self-attention first, over one map, starting from zero queries."""
 
     name: Literal["standard"] = "standard"
     num_queries: PositiveInt = 100
 
     @property
     def queries(self) -> int | None:
-        """How many objects it can find at most; None where pixels are classified."""
+        """The maximum number of objects; None where pixels are classified."""
         return self.num_queries
 
 
@@ -279,7 +279,7 @@ class PerPixelConfig(Strict):
 
     @property
     def queries(self) -> int | None:
-        """How many objects it can find at most; None where pixels are classified."""
+        """The maximum number of objects; None where pixels are classified."""
         return None
 
 
@@ -291,27 +291,27 @@ class PerPixelPlusConfig(_StandardSettings):
 
     @property
     def queries(self) -> int | None:
-        """How many objects it can find at most; None where pixels are classified."""
+        """The maximum number of objects; None where pixels are classified."""
         return None
 
 
 class EncoderOnlyConfig(Strict):
-    """Queries among the tokens of a plain vision transformer, and what reads them (EoMT)."""
+    """Queries among the tokens of a plain vision transformer, with the prediction head (EoMT)."""
 
     name: Literal["encoder-only"] = "encoder-only"
     num_queries: PositiveInt = 200
-    # in training, masked attention at first, and less and less of it; false: none at all, which is for models that were
-    # trained with it before
+    # in training, masked attention that decreases over time; false: none at all, for models that were already trained
+    # with it
     mask_annealing: bool = True
 
     @property
     def queries(self) -> int | None:
-        """How many objects it can find at most; None where pixels are classified."""
+        """The maximum number of objects; None where pixels are classified."""
         return self.num_queries
 
 
 def _kind_of(default: str) -> Discriminator:
-    """Kinds are told apart by ``name``; that of 0.1.0, which was the only one, need not be named."""
+    """Kinds are distinguished by ``name``; that of 0.1.0, which was the only one, may be omitted."""
 
     def name_of(value: Any) -> Any:
         return value.get("name", default) if isinstance(value, dict) else getattr(value, "name", default)
@@ -354,19 +354,19 @@ LATER_SETTINGS = (
 
 
 class ArchitectureConfig(Strict):
-    """What a model is built from, and how the images were normalised that it was trained on."""
+    """What a model is built from, and how its training images were normalised."""
 
     backbone: BackboneConfig = TimmConfig()
     pixel_decoder: PixelDecoderConfig = MSDeformAttnConfig()
     transformer_decoder: TransformerDecoderConfig = MaskedDecoderConfig()
-    # Of R, G, B in 0..255; the defaults are those of ImageNet. They belong to the weights of the backbone. Models of
-    # other images have one number for each channel, which is how many channels they take
+    # Of R, G, B in 0..255; the defaults are those of ImageNet. They belong to the weights of the backbone. Models for
+    # other images have one number per channel, which determines their number of channels
     pixel_mean: tuple[PixelMean, ...] = Field(default=(123.675, 116.28, 103.53), min_length=1, max_length=CHANNELS)
     pixel_std: tuple[PixelStd, ...] = Field(default=(58.395, 57.12, 57.375), min_length=1, max_length=CHANNELS)
 
     @property
     def channels(self) -> int:
-        """How many the images have."""
+        """The number of image channels."""
         return len(self.pixel_mean)
 
     @model_validator(mode="after")
@@ -415,7 +415,7 @@ class ArchitectureConfig(Strict):
 
     @property
     def is_of_0_1(self) -> bool:
-        """Whether version 0.1.0 can build it, which files of such a model are kept readable for."""
+        """Whether version 0.1.0 can build it; files of such models are kept readable for 0.1.0."""
         decoder = self.transformer_decoder
         is_plain = isinstance(decoder, MaskedDecoderConfig) and all(
             getattr(decoder, name) == MaskedDecoderConfig.model_fields[name].default for name in LATER_SETTINGS
@@ -426,30 +426,30 @@ class ArchitectureConfig(Strict):
 
     @property
     def own_normalisation(self) -> dict[str, tuple[float, ...]]:
-        """``pixel_mean`` and ``pixel_std`` if they are others than those of ImageNet, else nothing."""
+        """``pixel_mean`` and ``pixel_std`` if they differ from those of ImageNet, else nothing."""
         fields, names = ArchitectureConfig.model_fields, ("pixel_mean", "pixel_std")
         values = {name: getattr(self, name) for name in names}
         return {} if all(values[name] == fields[name].default for name in names) else values
 
 
 class ModelConfig(ArchitectureConfig):
-    """The model of a run: its architecture, its inference settings, and what its training starts from."""
+    """The model of a run: its architecture, its inference settings, and its initial weights for training."""
 
     inference: InferenceConfig = InferenceConfig()
     init: str | None = None  # name (coco-instance/r50) or file of the weights that training starts from
     init_partial: bool = (
-        False  # take what fits: other classes, queries and windows; the run says what is newly initialised
+        False  # load what fits: classes, queries and windows may differ; the run reports what is newly initialised
     )
     # classes of the initial model: all of them or, with init_partial, a new class head; by-name: classes of the same
     # name keep what they have learned, the others are newly initialised
     init_classes: Literal["all", "by-name"] = "all"
-    # the first convolution of an initial model with another number of channels: same, it must have as many; repeat,
-    # its weights are repeated from channel to channel (for one channel: summed), and scaled to keep the sums
+    # if the initial model has another number of channels: same, it must have the same number; repeat, the weights of
+    # its first convolution are repeated from channel to channel (for one channel: summed), and scaled to keep the sums
     init_channels: Literal["same", "repeat"] = "same"
 
     @model_validator(mode="after")
     def _bands_of_channels(self) -> Self:
-        """Images of a model of other channels than three have as many bands, unless it says which it takes."""
+        """Images of a model with other than three channels have as many bands, unless it says which bands it uses."""
         if self.inference.bands is None and self.channels != 3:
             inference = self.inference.for_channels(self.channels)
             object.__setattr__(self, "inference", inference)  # which is frozen for everybody else
@@ -477,7 +477,7 @@ class ModelConfig(ArchitectureConfig):
 
 
 class OwnPartsConfig(Strict):
-    """What a file says of a model with parts that no configuration describes."""
+    """What a file says about a model with parts that no configuration describes."""
 
     architecture: None
     inference: InferenceConfig

@@ -1,4 +1,4 @@
-"""Settings by the names that they had until 0.1.0; files and overrides may still use these."""
+"""Settings by the names that they had up to 0.1.0; files and overrides may still use these."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _VALUES: Mapping[str, Mapping[bool, bool | str]] = {
 
 
 def with_new_names(values: dict[str, Any], known: Container[str] | None = None) -> dict[str, Any]:
-    """``values`` with the names that settings have now, for those that had another one until 0.1.0.
+    """``values`` with the current names of settings, where they had another name up to 0.1.0.
 
     Args:
         values: one group of settings.
@@ -52,7 +52,7 @@ def with_new_names(values: dict[str, Any], known: Container[str] | None = None) 
 
 
 def note_old_names(values: Any, source: str) -> None:
-    """Tell of old names, which somebody wrote into a run file or an override."""
+    """Report old names used in a run file or an override."""
     if not isinstance(values, dict):
         return
     for name, value in values.items():
@@ -65,7 +65,7 @@ def note_old_names(values: Any, source: str) -> None:
 
 
 def forget_old_name(node: dict[str, Any], name: str) -> None:
-    """Move what ``node`` has under the old name of ``name`` to that one, so that an override replaces it."""
+    """Rename an old name of ``name`` in ``node`` to the current one, so that an override replaces it."""
     for old, new in OLD_NAMES.items():
         if new == name and old in node and new not in node:
             node[new] = with_new_names({old: node.pop(old)})[new]

@@ -1,4 +1,4 @@
-"""A training run, complete: from files and overrides to settings, and back to names and values."""
+"""A complete training run: from files and overrides to settings, and back to names and values."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MOST_FAULTS = 10  # that one message lists
 
 
 class RunConfig(Strict):
-    """One training run, complete: what ``mask2former train`` reads."""
+    """One complete training run, as read by ``mask2former train``."""
 
     model: ModelConfig = ModelConfig()
     criterion: CriterionConfig = CriterionConfig()
@@ -38,9 +38,9 @@ class RunConfig(Strict):
 
 
 def parse(kind: type[ConfigT], values: Any, source: str) -> ConfigT:
-    """``values`` (from YAML or JSON) as a ``kind``.
+    """Parse ``values`` (from YAML or JSON) as a ``kind``.
 
-    Names that settings had until 0.1.0 are read as the new ones, in a whole run with a note.
+    Names used up to 0.1.0 are read as the current ones, in a complete run with a note.
 
     Raises:
         UserError: one line per fault, each with the dotted key, what was got and what was expected.
@@ -73,7 +73,7 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
     """``values`` with ``key.sub=value`` settings replaced; the value is read as YAML.
 
     Raises:
-        UserError: an override without ``=``, one that goes through something that is no mapping, or a value that is
+        UserError: an override without ``=``, one that leads through something other than a mapping, or a value that is
             not valid YAML or beyond its limits.
     """
     result = {key: value for key, value in values.items()}

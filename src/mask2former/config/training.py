@@ -1,4 +1,4 @@
-"""How a model learns and how that is measured: loss, optimizer, trainer, validation."""
+"""How a model is trained and how that is measured: loss, optimizer, trainer, validation."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class CriterionConfig(Strict):
     mask_weight: NonNegativeFloat = 5.0
     dice_weight: NonNegativeFloat = 5.0
     no_object_weight: NonNegativeFloat = 0.1
-    # in the class loss, of classes by name (others weigh 1), or so that all classes count the same: balanced
+    # in the class loss, weights of classes by name (others weigh 1), or such that all classes count the same: balanced
     class_weights: Literal["balanced"] | dict[str, NonNegativeFloat] | None = None
-    # how pixels of masks are compared: binary cross-entropy, or its focal form, which MaskFormer has
+    # how pixels of masks are compared: binary cross-entropy, or its focal form, as in MaskFormer
     mask_loss: Literal["bce", "focal"] = "bce"
     # where masks are compared, for matching and for the loss: at points, or at all pixels (Mask2Former, Table 5)
     match_on: Literal["points", "masks"] = "points"
@@ -39,7 +39,7 @@ class CriterionConfig(Strict):
     num_points: int = Field(default=12544, gt=0, le=limits.POINTS)
     oversample_ratio: float = Field(default=3.0, ge=1.0, le=100.0)
     importance_sample_ratio: Probability = 0.75
-    # void and ignored pixels, crowd regions: background as published, or in no mask loss and no matching cost
+    # void and ignored pixels, crowd regions: background as published, or excluded from mask losses and matching costs
     void: Literal["background", "ignored"] = "background"
 
 
@@ -60,31 +60,31 @@ class OptimConfig(Strict):
     warmup_steps: NonNegativeInt = 0
     warmup_factor: NonNegativeFloat = 1.0
     ema_decay: Decay = 0.0  # 0: off
-    freeze: tuple[str, ...] = ()  # parts of the model that do not learn, for instance [backbone]
+    freeze: tuple[str, ...] = ()  # parts of the model that are not trained, for instance [backbone]
 
 
 class TrainerConfig(Strict):
-    """How long, how precise, on what."""
+    """How long, with which precision, on which devices."""
 
     max_steps: PositiveInt = 1000
-    max_hours: PositiveFloat | None = None  # after which this start of the run stops with a checkpoint to resume from
+    max_hours: PositiveFloat | None = None  # after which this start of the run stops, with a checkpoint to resume from
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # fp16: with loss scaling, as published
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int = Field(default=1, gt=0, le=limits.WORKERS)  # of each machine
     num_nodes: int = Field(default=1, gt=0, le=limits.WORKERS)  # machines
     strategy: Literal["ddp", "fsdp"] = "ddp"  # fsdp: each device keeps a share of weights, moments and averages
-    half_pixel_decoder: bool = False  # bf16: the pixel decoder too, which the published training keeps in float32
+    half_pixel_decoder: bool = False  # bf16: also the pixel decoder, which the published training keeps in float32
     channels_last: bool = False  # memory layout of images and kernels; faster in bf16 on CPUs
     gradient_checkpointing: bool = False  # less memory, about a third more time
     log_interval: PositiveInt = 20
     checkpoint_interval: PositiveInt = 500
-    # where metrics are logged; csv, which is metrics.csv, always is
+    # where metrics are logged; csv, which is metrics.csv, is always used
     loggers: tuple[Literal["csv", "tensorboard", "wandb", "mlflow"], ...] = ("csv",)
 
     @model_validator(mode="before")
     @classmethod
     def _read_tensorboard(cls, values: Any) -> Any:
-        """``tensorboard: true``, as it was set until 0.1.0."""
+        """``tensorboard: true``, as set up to 0.1.0."""
         if not isinstance(values, dict) or not isinstance(values.get("tensorboard"), bool):
             return values
         loggers = values.get("loggers", ("csv",))
@@ -103,22 +103,22 @@ class EvaluationConfig(Strict):
     """What is measured, and when during training."""
 
     interval: PositiveInt = 1000
-    patience: PositiveInt | None = None  # stop after so many validations without a better monitor
+    patience: PositiveInt | None = None  # stop after this many validations without a better monitor
     num_images: int = Field(
         default=6, ge=0, le=limits.SHOWN
     )  # validation samples drawn beside their ground truth, each time
     tasks: tuple[Task, ...] = ("panoptic",)
     monitor: str = "panoptic/PQ"
-    # instances: after training, the score of the highest F1 on the validation data becomes the instance_threshold of
-    # the stored model; per-class: also of each class that has ten objects there, as its class_thresholds
+    # instances: after training, the score with the highest F1 on the validation data becomes the instance_threshold of
+    # the stored model; per-class: also for each class with ten objects there, as its class_thresholds
     choose_threshold: bool | Literal["per-class"] = True
     max_detections: Detections = 100  # instances: per image and class
     # instances: where medium and large begin, pixels; None: those of the official tools (COCO 32 and 96 squared,
     # YouTube-VIS 128 and 256 squared)
     area_limits: tuple[PositiveInt, PositiveInt] | None = None
     boundary: bool = False  # also boundary PQ, boundary AP and boundary IoU
-    pooled_threshold: Probability | None = None  # instances: also pooled AP, of objects above this score
-    semantic_segments: bool = False  # semantic: also PQ, all pixels of a class in an image being one segment
+    pooled_threshold: Probability | None = None  # instances: also pooled AP, for objects above this score
+    semantic_segments: bool = False  # semantic: also PQ, with all pixels of a class in an image as one segment
 
     @model_validator(mode="after")
     def _rising(self) -> EvaluationConfig:

@@ -1,6 +1,6 @@
-"""What is wrong with settings, in words: the setting, what was got, what is expected, and what may have been meant.
+"""Faults of settings in words: the setting, what was got, what is expected, and what may have been meant.
 
-What is expected is read from the types of the settings, so that a new setting needs no words of its own.
+What is expected is derived from the types of the settings, so that a new setting needs no wording of its own.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from mask2former.text import did_you_mean, listed, printable, quoted
 
 __all__ = ["fault_lines", "wrong_value"]
 
-_ELSEWHERE = 3  # groups that are named where a setting stands in another one
-_OURS = "value_error"  # raised by a rule of ours, whose message stands for itself
-_MODULE = "name"  # the setting that says which of several kinds a group is
+_ELSEWHERE = 3  # groups that are listed if a setting belongs to another one
+_OURS = "value_error"  # raised by one of our own rules, whose message is complete
+_MODULE = "name"  # the setting that determines the kind of a group
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class _Type:
     Attributes:
         base: without annotations, for instance ``int`` or a union.
         rules: objects that bound it: of pydantic's ``Field``, or of ``annotated_types``.
-        example: of a value, where one says more than the rules.
+        example: of a value, where it is clearer than the rules.
     """
 
     base: Any
@@ -39,7 +39,7 @@ class _Type:
 
     @classmethod
     def of(cls, annotation: Any, more: Sequence[Any] = ()) -> _Type:
-        """The type that an annotation stands for, with rules from beside it."""
+        """The type of an annotation, with additional rules."""
         rules = [*more]
         while get_origin(annotation) is Annotated:
             annotation, *extras = get_args(annotation)
@@ -55,7 +55,7 @@ class _Type:
 
     @property
     def members(self) -> list[_Type]:
-        """Those of a union without null; of any other type itself."""
+        """The members of a union without null; for any other type itself."""
         if get_origin(self.base) not in (Union, UnionType):
             return [self]
         return [
@@ -66,7 +66,7 @@ class _Type:
 
     @property
     def models(self) -> list[type[BaseModel]]:
-        """The groups of settings that it may be."""
+        """The groups of settings that are permitted."""
         return [one.base for one in self.members if isinstance(one.base, type) and issubclass(one.base, BaseModel)]
 
     @property
@@ -83,8 +83,8 @@ def fault_lines(kind: type[BaseModel], values: Any, error: ValidationError, most
     Args:
         kind: what the values were to be.
         values: as they were given.
-        error: what pydantic says of them.
-        most: how many lines are worded; those beyond are empty, because thousands take seconds.
+        error: pydantic's report about them.
+        most: how many lines are worded; further ones are empty, because thousands take seconds.
     """
     lines: dict[str, str] = {}  # by setting: of a union each member has a fault of its own
     faults = error.errors(include_url=False)
@@ -113,7 +113,7 @@ def fault_lines(kind: type[BaseModel], values: Any, error: ValidationError, most
 
 
 def wrong_value(name: str, got: Any, field: FieldInfo) -> str:
-    """What is wrong with a value that is no setting of a group, for instance a parameter of a request.
+    """What is wrong with a value that is not a setting in a group, for instance a request parameter.
 
     Args:
         name: of the parameter.
@@ -142,7 +142,7 @@ def _sentence(key: str, got: Any, expected: str, words: Sequence[str]) -> str:
 
 
 def _shown(value: Any) -> str:
-    """A value, with the words that YAML has for those of Python."""
+    """A value, with YAML's words in place of Python's."""
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else quoted(value)
@@ -154,7 +154,7 @@ def _words(found: _Type) -> list[str]:
 
 
 def _place(kind: type[BaseModel], location: Sequence[int | str]) -> tuple[list[str], _Type | None, type[BaseModel]]:
-    """Where a fault is, as keys in a file; the type there, if it is known; and the group that it is in."""
+    """Where a fault is, as keys in a file; the type there, if known; and the group that it is in."""
     keys: list[str] = []
     here: _Type | None = _Type(kind)
     group = kind
@@ -200,7 +200,7 @@ def _is_open(container: _Type) -> bool:
 
 
 def _value_at(values: Any, keys: Sequence[str], otherwise: Any) -> Any:
-    """What somebody wrote there; of a union pydantic gives what one of its members got."""
+    """What was written there; for a union pydantic reports what one of its members got."""
     for key in keys:
         if isinstance(values, Mapping) and key in values:
             values = values[key]
@@ -218,7 +218,7 @@ def _names(model: type[BaseModel]) -> tuple[Any, ...]:
 
 
 def _meant(kind: type[BaseModel], group: type[BaseModel], keys: Sequence[str]) -> str:
-    """What an unknown key may have been meant for: one of its group, or one of another group."""
+    """The keys that an unknown key may have been meant for: in its group, or in another group."""
     *parents, name = keys
     elsewhere = [path for path in dict.fromkeys(_paths(kind)) if path.rpartition(".")[2] == name]
     if elsewhere and ".".join(keys) not in elsewhere:  # else another kind of this group has it
@@ -231,7 +231,7 @@ def _meant(kind: type[BaseModel], group: type[BaseModel], keys: Sequence[str]) -
 
 
 def _paths(kind: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Dotted names of all settings that are no groups, of every kind of a group."""
+    """Dotted names of all settings that are not groups, for every kind of a group."""
     for name, field in kind.model_fields.items():
         models = _Type.of_field(field).models
         if not models:
@@ -241,7 +241,7 @@ def _paths(kind: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 
 def _expected(found: _Type, *, null: bool = True) -> str:
-    """A type in words, with null where it may be that."""
+    """A type in words, including null where it is permitted."""
     members = found.members
     words, models = _words(found), found.models
     names = [str(name) for model in models for name in _names(model)]
@@ -253,7 +253,7 @@ def _expected(found: _Type, *, null: bool = True) -> str:
 
 
 def _phrase(found: _Type) -> str:
-    """A type that is no union, in words."""
+    """A type other than a union, in words."""
     base, origin, inner = found.base, get_origin(found.base), get_args(found.base)
     if base is bool:
         return "true or false"
@@ -279,7 +279,7 @@ def _phrase(found: _Type) -> str:
 
 
 def _range(found: _Type) -> str:
-    """The bounds of a number; one beyond all use is left out."""
+    """The bounds of a number; a bound beyond any practical value is left out."""
 
     def shown(bound: float) -> str:
         return f"{bound:,}" if isinstance(bound, int) else f"{bound:g}"

@@ -27,7 +27,7 @@ from mask2former.structures import Instances, PanopticSegmentation, Segmentation
 
 __all__ = ["Verified", "VerifyReport", "draw_report", "verify_export"]
 
-_SCENES = 4  # that are drawn where no images are named
+_SCENES = 4  # that are drawn if no images are given
 _SAME = 0.5  # IoU of an instance of the model and of a file, from which on they are one
 
 
@@ -36,15 +36,15 @@ class Verified:
     """One row: a model, or a file of it.
 
     Attributes:
-        name: as it was named.
+        name: as given.
         runtime: what computes it.
         dtype: in which precision, and how weights are stored where that differs.
         num_bytes: of the file; of the model those of its weights.
         milliseconds: median from an image to its result, calls alternating between the rows.
-        peak_bytes: that a process takes at most to load it and to segment the largest image, beyond Python and PyTorch;
-            None where that was not measured.
-        differing: percent of what differs from the result of the model, the mean over images: pixels (panoptic and
-            semantic), or instances that one has and the other has not. None for the model.
+        peak_bytes: maximum memory of a process that loads it and segments the largest image, beyond Python and PyTorch;
+            None if not measured.
+        differing: percentage that differs from the result of the model, averaged over images: pixels (panoptic and
+            semantic), or instances that only one of the two has. None for the model.
         metrics: percent, keyed ``task/name``; empty without data.
     """
 
@@ -60,7 +60,7 @@ class Verified:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What was found.
+    """The result of a comparison.
 
     Attributes:
         task: of the results.
@@ -93,14 +93,14 @@ def verify_export(
     """Compare exported files with their model; what ``mask2former verify-export`` does.
 
     Args:
-        files: what :func:`~mask2former.export.exporter.export` wrote.
+        files: written by :func:`~mask2former.export.exporter.export`.
         against: the model, or its name or file.
         images: files and folders; none: four drawn scenes.
-        data: also measure all of them on these.
+        data: also measure all of them on this data set.
         task: of the results and metrics; None: see :class:`~mask2former.inference.predictor.Predictor`.
-        calls: of each on each image, for the median.
-        memory: also measure the peak memory of each, in a process of its own; only on Linux, and not of models that
-            are objects.
+        calls: number of calls of each on each image, for the median.
+        memory: also measure the peak memory of each, in separate processes; only on Linux, and not for models that are
+            objects.
         trust_code: see :meth:`Predictor.from_pretrained`.
         recipe: for files without configuration, for instance ``coco-panoptic/r50``.
         trained_for: instead of a recipe, the tasks that the model was trained for.
@@ -108,7 +108,7 @@ def verify_export(
         progress: called with each step.
 
     Raises:
-        UserError: a file or the model cannot be loaded, or they have other classes or settings.
+        UserError: a file or the model cannot be loaded, or they have different classes or settings.
         FailedError: a process that measures memory ended without a figure.
     """
     if isinstance(files, str | Path) or not files:
@@ -221,7 +221,7 @@ def _num_bytes(predictor: Predictor) -> int:
 
 
 def _differing(result: Segmentation, expected: Segmentation) -> float:
-    """The share of pixels that differ, or of instances that one result has and the other has not, in 0..1."""
+    """The share of pixels that differ, or of instances that only one of the results has, in 0..1."""
     if isinstance(result, Instances) and isinstance(expected, Instances):
         total = len(result) + len(expected)
         if not total:

@@ -1,6 +1,6 @@
 """Writes a model as a file of another runtime, for a predictor or any program that has the runtime.
 
-Before a file gets its name, it is run once and compared with the model.
+Before a file gets its final name, it is run once and compared with the model.
 """
 
 from __future__ import annotations
@@ -62,11 +62,11 @@ _TOLERANCES: Mapping[WeightType, float] = {"float32": 1e-3, "float16": 3e-2, "in
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """The result of an export.
 
     Attributes:
         path: the file, or the folder for Triton.
-        info: what stands in it.
+        info: its metadata.
         difference: between what the model and the file give on noise (for int8 on two of the images), at most: of
             logits relative to the largest, of results the share that is different.
         num_bytes: of all that was written.
@@ -96,9 +96,9 @@ def export(
 ) -> Exported:
     """Write a model as a file of another runtime; what ``mask2former export`` does.
 
-    The file takes RGB bytes and the sizes of images within them, see :class:`~mask2former.export.graph.ExportedGraph`;
-    it holds standard operators only (ONNX opset 18), and classes, settings and license as metadata.
-    ``Predictor.from_pretrained(path)`` runs it.
+    The file accepts RGB bytes and the sizes of images within them, see
+    :class:`~mask2former.export.graph.ExportedGraph`; it contains only standard operators (ONNX opset 18), and classes,
+    settings and license as metadata. ``Predictor.from_pretrained(path)`` runs it.
 
     Args:
         model: a model, or the name or file of one. It is exported in float32, on the CPU.
@@ -109,16 +109,16 @@ def export(
             ``.xml`` or ``.pt2``.
         size: height and width in pixels that images must fit into, and are padded to; None: any size, which models
             with Swin cannot have.
-        batch: images in one call; None: any number.
-        frames: of clips; None: 8 for models of clips, and images for all others.
-        results: the task whose results the file gives, at the padded size of the input and by the inference settings
-            of the model, see :mod:`mask2former.export.traced_postprocessing`; for programs without this package. None:
-            logits.
-        dtype: of the weights in the file. ``float16`` halves it and is computed in float32. ``int8`` makes it a
-            quarter, and products are computed in 8-bit integers: measure what that costs, with
+        batch: number of images in one call; None: any number.
+        frames: for clips; None: 8 for clip models, and images for all others.
+        results: the task whose results the file returns, at the padded size of the input and with the inference
+            settings of the model, see :mod:`mask2former.export.traced_postprocessing`; for programs without this
+            package. None: logits.
+        dtype: of the weights in the file. ``float16`` halves its size and is computed in float32. ``int8`` quarters it,
+            and products are computed in 8-bit integers: measure the loss of quality with
             :func:`~mask2former.export.comparison.verify_export`.
-        calibration: for ``int8``, images and folders like those that the file is for; ranges of values are measured
-            on them.
+        calibration: for ``int8``, images and folders like those that the file will be used for; value ranges are
+            measured on them.
         recipe: for files without configuration, for instance ``coco-panoptic/r50``.
         tasks: instead of a recipe, the tasks that the model was trained for.
         weights: which of several sets of weights in a file, by the name of its entry.
@@ -126,7 +126,7 @@ def export(
 
     Raises:
         UserError: the model cannot be loaded or exported, an argument is wrong, the runtime is not installed, the path
-            cannot be written, or the file gives other logits than the model; nothing is written then.
+            cannot be written, or the file returns different logits from the model; nothing is written then.
         NoCompilerError: there is no C++ compiler, which ``pt2`` needs.
     """
     path = Path(path)
@@ -243,7 +243,7 @@ def _write(
 
 
 def _calls(model: Mask2Former, info: ExportedInfo, calibration: Sequence[str | Path]) -> list[Call]:
-    """What a file would be given for some images: each, or each of its tiles, at the size for the network."""
+    """The inputs of a file for some images: each, or each of its tiles, at the size for the network."""
     shown: list[Tensor] = []
     network = ModelNetwork(_plain(model), torch.device("cpu"))
 
@@ -261,7 +261,7 @@ def _calls(model: Mask2Former, info: ExportedInfo, calibration: Sequence[str | P
 
 
 def _at_least(image: Tensor) -> tuple[int, int]:
-    """The size of an image, or the smallest that a file takes."""
+    """The size of an image, or the smallest that a file accepts."""
     return max(SMALLEST, image.shape[-2]), max(SMALLEST, image.shape[-1])
 
 
@@ -291,7 +291,7 @@ def trace(graph: ExportedGraph, inputs: tuple[Tensor, Tensor], info: ExportedInf
 
 
 def _inputs(info: ExportedInfo, count: int, sides: tuple[int, int], sizes: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Noise as a file takes it, and the sizes of its images."""
+    """Noise in the form that a file accepts, and the sizes of its images."""
     generator = torch.Generator().manual_seed(0)
     frames = () if info.frames is None else (info.frames,)
     shape = (count, *frames, info.model.inference.channels, *sides)
@@ -300,10 +300,10 @@ def _inputs(info: ExportedInfo, count: int, sides: tuple[int, int], sizes: tuple
 
 
 def _difference(graph: ExportedGraph, file: Path, path: Path, tolerance: float, calls: Sequence[Call]) -> float:
-    """How far what the file gives is from the model: numbers relative to the largest, or the share of other ones.
+    """How far the output of the file is from the model: numbers relative to the largest, or the share that differs.
 
     Raises:
-        UserError: they are other ones.
+        UserError: they differ too much.
     """
     runtime = open_runtime(file, torch.device("cpu"), trust_code=True)
     info, worst = runtime.info, 0.0

@@ -16,7 +16,7 @@ from mask2former.structures import MaskOutput
 __all__ = ["Call", "ExportedGraph"]
 
 Call = tuple[np.ndarray, np.ndarray]
-"""What a file is given: images and their sizes."""
+"""The inputs of a file: images and their sizes."""
 
 
 class ExportedGraph(nn.Module):
@@ -25,7 +25,7 @@ class ExportedGraph(nn.Module):
     Args:
         model: it is called as it is.
         clips: whether inputs have a frame axis.
-        task: whose results the graph gives, of images; None: logits.
+        task: whose results the graph returns, for images; None: logits.
     """
 
     def __init__(self, model: Mask2Former, *, clips: bool, task: Task | None = None) -> None:

@@ -1,6 +1,6 @@
-"""How much memory a model or an exported file takes, measured in a process of its own.
+"""The memory that a model or an exported file needs, measured in a separate process.
 
-In a process that has run another model, what that one freed would be taken again and not be seen.
+In a process that has run another model, memory freed by that model would be reused and not be counted.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _START = "from mask2former.export.process_memory import main; main()"
 def peak_of_process(
     source: str | Path, image: UInt8[np.ndarray, "H W C"], task: Task, loading: Mapping[str, Any]
 ) -> int | None:
-    """Bytes that a process takes at most to load a model and segment an image, beyond Python and PyTorch.
+    """Maximum bytes of a process that loads a model and segments an image, beyond Python and PyTorch.
 
     Args:
         source: the name or file of a model, or an exported file.
@@ -41,7 +41,7 @@ def peak_of_process(
         loading: arguments of :func:`~mask2former.inference.opening.open_predictor`.
 
     Returns:
-        None where the system does not tell; only Linux does.
+        None if the system does not report it; only Linux does.
 
     Raises:
         FailedError: the process ended without a figure, for instance because memory ran out.

@@ -1,4 +1,4 @@
-"""ONNX files in 8-bit integers, with the ranges of values that images of the user have.
+"""ONNX files in 8-bit integers, with value ranges measured on images of the user.
 
 Weights of convolutions and matrix products become ``int8``, one scale for each channel, and what they are multiplied
 with ``uint8``. The operators are those of ONNX (``QuantizeLinear``, ``DequantizeLinear``), which OpenVINO converts too.

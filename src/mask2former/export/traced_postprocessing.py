@@ -20,7 +20,7 @@ __all__ = ["check_settings", "instances", "panoptic", "resized", "semantic"]
 
 
 def check_settings(settings: InferenceConfig, task: Task) -> None:
-    """Refuse what a graph cannot do.
+    """Refuse what a graph cannot compute.
 
     Raises:
         UserError: the model was not trained for the task, or its instances come from tiles, exclude each other or

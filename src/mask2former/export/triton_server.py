@@ -23,10 +23,10 @@ _TYPES = {"uint8": "TYPE_UINT8", "int32": "TYPE_INT32", "int64": "TYPE_INT64", "
 
 
 def check_repository(path: Path) -> None:
-    """That the folder of a model can be made there.
+    """Check that the folder of a model can be created there.
 
     Raises:
-        UserError: there is something, or its name is none for a model.
+        UserError: the path exists, or its name is not valid for a model.
     """
     if re.fullmatch(r"[A-Za-z0-9][\w.-]*", path.name, re.ASCII) is None:
         raise UserError(
@@ -38,7 +38,7 @@ def check_repository(path: Path) -> None:
 
 
 def triton_config(name: str, tensors: Sequence[TensorShape], info: ExportedInfo) -> str:
-    """What stands in ``config.pbtxt``: a ``ModelConfig`` in the text format of protocol buffers.
+    """The content of ``config.pbtxt``: a ``ModelConfig`` in the text format of protocol buffers.
 
     Files for any number of images let the server put requests of equal sizes into one batch. Classes and settings are
     also in the parameter :data:`~mask2former.inference.exported.info.KEY`, where clients can ask for them.

@@ -86,13 +86,13 @@ def write_onnx(
         program: what is written, traced with :class:`attention_in_products`.
         path: the file; weights of 2 GB and more would lie beside it, and no published model has them.
         info: stored under :data:`KEY`.
-        weights: ``float16`` stores them in half the bytes, and they are computed with in float32 all the same;
-            ``int8`` also computes products with them in 8-bit integers.
+        weights: ``float16`` stores them in half the bytes, but they are still computed with in float32; ``int8`` also
+            computes products with them in 8-bit integers.
         calibration: for ``int8``, the inputs that the ranges of values are measured on.
 
     Raises:
         MissingExtraError: the converter is not installed.
-        UserError: it does not convert an operator of the model.
+        UserError: it cannot convert an operator of the model.
     """
     _need("onnx", "onnxscript")
     import onnx
@@ -220,7 +220,7 @@ def write_openvino(
 
 
 def check_compiler() -> None:
-    """That torch finds a C++ compiler.
+    """Check that torch finds a C++ compiler.
 
     Raises:
         NoCompilerError: it does not.

@@ -383,7 +383,7 @@ def segment_files(
 
 
 def _failed(job: Job, error: Exception, device: torch.device) -> Outcome:
-    """What becomes of an image that failed.
+    """The outcome of an image that failed.
 
     Raises:
         FailedError: the others would fail, too.
@@ -402,7 +402,7 @@ def _failed(job: Job, error: Exception, device: torch.device) -> Outcome:
 
 @dataclass(slots=True)
 class _File:
-    """An image file on its way.
+    """An image file in progress.
 
     Attributes:
         job: where it is and where its results go.
@@ -426,7 +426,7 @@ class _Run:
     batch_size: int
 
     def read(self, file: _File) -> UInt8[np.ndarray, "H W C"] | LargeImage | Ready[Outcome]:
-        """The image, or what becomes of it where its results are there."""
+        """The image, or its outcome if its results already exist."""
         job, reading = file.job, self.predictor.settings.reading
         source = in_memory(job.source)
         before = file_state(source)
@@ -443,7 +443,7 @@ class _Run:
     def encode(
         self, file: _File, image: UInt8[np.ndarray, "H W C"] | LargeImage, results: Results | PackedResults
     ) -> tuple[Mapping[str, bytes], Outcome]:
-        """The files of an image, and what becomes of it with them."""
+        """The files of an image, and its outcome with them."""
         job, settings = file.job, self.predictor.settings
         everything = results[self.request.task]
         result = predicted(everything, settings)
@@ -458,7 +458,7 @@ class _Run:
         return files, Outcome(job, "done", crowded=crowded, found=_count(result), candidates=_count(everything))
 
     def write(self, file: _File, made: tuple[Mapping[str, bytes], Outcome]) -> Outcome:
-        """Write the files of an image, unless another run has done so meanwhile."""
+        """Write the files of an image, unless another run has done so in the meantime."""
         job, (files, done) = file.job, made
         with folder_lock(job.document.parent):
             there, outcome = self._there(file)
@@ -472,7 +472,7 @@ class _Run:
         return done
 
     def _there(self, file: _File) -> tuple[dict[str, Any] | None, Outcome | None]:
-        """The results that are there, and what becomes of the image where they stay."""
+        """The existing results, and the outcome of the image if they are kept."""
         there = None if self.overwrite else read_result(file.job.document)
         return there, None if there is None else self.request.skips(file.job, there, file.sha256)
 
@@ -488,7 +488,7 @@ def _is_crowded(result: Segmentation | PackedSegmentation, settings: InferenceCo
 
 
 def _count(result: Segmentation | PackedSegmentation) -> int:
-    """How many records its JSON file has."""
+    """The number of records in its JSON file."""
     if isinstance(result, PackedSemantic):
         return len(set[int]().union(*(np.unique(strip).tolist() for _, strip in result.labels.strips())))
     if isinstance(result, PackedPanoptic):

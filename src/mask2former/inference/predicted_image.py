@@ -25,7 +25,7 @@ ReadResults = Callable[[Sequence[Task], InferenceConfig], Results]
 
 
 class ReadScores(Protocol):
-    """The same of an image that was seen as a whole, whose class scores can be read, too."""
+    """The same for an image that was processed as a whole, whose class scores can be read, too."""
 
     def __call__(self, tasks: Sequence[Task], settings: InferenceConfig, /) -> Results: ...
     def class_scores(self, settings: InferenceConfig, /) -> Float[Tensor, "K H W"]:
@@ -35,7 +35,7 @@ class ReadScores(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LargeImage:
-    """An image that is read by parts.
+    """An image that is read in parts.
 
     Attributes:
         regions: the image.
@@ -52,10 +52,10 @@ class LargeImage:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """An image, and what the network sees of it.
+    """An image, and the input of the network for it.
 
     Attributes:
-        image: RGB, or the bands that the model sees, at its own size; a large one is read by parts.
+        image: RGB, or the bands that the model uses, at its original size; a large one is read in parts.
         resized: the same at the size for the network; with tiles the image as it is, of a large one no pixels.
         settings: with which it was resized.
     """
@@ -79,17 +79,17 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class PredictedImage:
-    """An image that went through the network; call it for results, as often as wanted and from any thread.
+    """An image after its pass through the network; call it for results, as often as needed and from any thread.
 
         [found] = predictor.run([predictor.prepare("street.jpg")])
         for threshold in (0.5, 0.8):
             print(found("panoptic", score_threshold=threshold))
 
-    It holds the logits, so it takes the memory of a pass until it is dropped.
+    It keeps the logits, so it takes the memory of a pass until it is deleted.
 
     Attributes:
         shown: the image.
-        tasks: that can be read.
+        tasks: that can be requested.
     """
 
     shown: Shown

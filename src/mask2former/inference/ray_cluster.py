@@ -1,4 +1,4 @@
-"""A Ray cluster to work on: one that is running, or this machine alone. Knows nothing of the work."""
+"""A Ray cluster to work on: a running one, or this machine alone. Knows nothing about the work."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ _HOST_AND_PORT = re.compile(r"(?:ray://)?(?P<host>[^/:]+|\[[0-9a-fA-F:]+\]):(?P<
 
 
 def cluster_address(address: str | None = None) -> str | None:
-    """The cluster that is meant: the one given, else that of ``RAY_ADDRESS``; None: this machine alone."""
+    """The cluster to use: the one given, else that of ``RAY_ADDRESS``; None: this machine alone."""
     return address or os.environ.get("RAY_ADDRESS") or None
 
 
 @contextlib.contextmanager
 def joined_cluster(address: str | None, num_cpus: int, progress: Progress, **quiet: Any) -> Iterator[None]:
-    """Ray for as long as the block takes; where it is initialised already, it stays as it is.
+    """Ray for the duration of the block; if it is already initialised, it stays unchanged.
 
     Args:
         address: as :func:`cluster_address` gives it.
         num_cpus: cores that Ray on this machine alone takes for granted.
-        progress: is told that Ray starts.
+        progress: called when Ray starts.
         quiet: arguments of ``ray.init`` about its logs.
 
     Raises:

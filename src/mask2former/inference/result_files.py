@@ -1,4 +1,4 @@
-"""The files of an image's results: which there are, what made those that are there, and what nobody may overwrite."""
+"""The files of an image's results: which exist, what created the existing ones, and which must not be overwritten."""
 
 from __future__ import annotations
 
@@ -62,13 +62,13 @@ _HEAD = b'{"schema_version": '  # of JSON files of results
 _TIFF_SOFTWARE = 305  # the tag of a TIFF file that says what wrote it
 _MARK = b"tEXtSoftware\0" + SOFTWARE.encode()  # in PNG files of ours
 _PNG = b"\x89PNG\r\n\x1a\n"
-# Settings that earlier results do not name, with what they were made with.
+# Settings that earlier results do not record, with the values they were made with.
 _ADDED = {"resampling": "antialiased", "classes": None, "min_area": 0, "class_thresholds": {}, "bands": None}
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One image; its results are ``stem`` plus an ending, below the folder ``output``."""
+    """One image; its results are ``stem`` plus a suffix, below the folder ``output``."""
 
     source: ImageFile
     output: Path
@@ -76,7 +76,7 @@ class Job:
 
     @property
     def document(self) -> Path:
-        """The JSON file, which says of what and by what it was made; written last."""
+        """The JSON file, which records what it is for and what created it; written last."""
         return self.file(".json")
 
     def file(self, ending: str) -> Path:
@@ -85,7 +85,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one image.
+    """The outcome for one image.
 
     Attributes:
         job: the image.
@@ -95,7 +95,7 @@ class Outcome:
         trace: where it happened, if nobody expected it.
         differs: skipped although what is there was made by another model, with other classes or settings, or by a
             version that recorded something else.
-        crowded: done, but there may be more instances than ``max_instances`` lets through.
+        crowded: done, but with possibly more instances than ``max_instances`` allows.
         found: how many segments, instances or classes were predicted; 0 where ``differs``.
         candidates: how many instances there were of any score.
     """
@@ -131,7 +131,7 @@ class Request:
     candidates: bool
 
     def skips(self, job: Job, document: Mapping[str, Any], image_sha256: str) -> Outcome | None:
-        """What becomes of an image with results; None where they are to be replaced."""
+        """The outcome for an image with results; None if they are to be replaced."""
         if not self.made(document):
             return Outcome(job, "skipped", differs=True)
         if document["provenance"].get("image_sha256") != image_sha256 or not self.is_complete(job, document):
@@ -140,7 +140,7 @@ class Request:
         return Outcome(job, "skipped", found=found, candidates=document.get("num_candidates", found))
 
     def made(self, document: Mapping[str, Any]) -> bool:
-        """Whether these weights made it, with these classes and settings."""
+        """Whether they were made by these weights, with these classes and settings."""
         provenance, settings = document.get("provenance"), document.get("settings")
         if isinstance(settings, dict):
             with contextlib.suppress(ValueError):  # of a setting under two names, which is nobody's
@@ -241,7 +241,7 @@ def is_of_another_image(document: Mapping[str, Any], image_sha256: str) -> bool:
 
 
 def check_in_the_way(jobs: Sequence[Job], request: Request) -> None:
-    """Refuse to write over what is no result of ours.
+    """Refuse to overwrite files that are not results of this program.
 
     Raises:
         UserError: naming a file.
@@ -301,7 +301,7 @@ def remove_incomplete(job: Job) -> None:
 
 
 def drop_stale(job: Job) -> None:
-    """Remove the results of another image, which nothing replaces: by their name they would be taken for this one's."""
+    """Remove the results of another image that nothing replaces: their name suggests that they are this one's."""
     there = read_result(job.document)
     if there is not None and is_of_another_image(there, image_sha256_of(job.source)):
         remove_old(job)
@@ -331,7 +331,7 @@ def is_own_image(path: Path) -> bool:
 
 
 def check_coco_file(path: Path, jobs: Sequence[Job], *, overwrite: bool = False) -> None:
-    """That the file for the COCO results of a run can be written later and destroys nothing.
+    """Check that the file for the COCO results of a run can be written later and destroys nothing.
 
     Raises:
         UserError: it is an image or one of the results, or lies where results go, or something else is there.
@@ -342,7 +342,7 @@ def check_coco_file(path: Path, jobs: Sequence[Job], *, overwrite: bool = False)
 def check_run_file(
     path: Path, jobs: Sequence[Job], option: str, is_ours: Callable[[Path], bool], *, overwrite: bool
 ) -> None:
-    """The same of any file for a whole run, which ``option`` names.
+    """The same for any file for a complete run, given by ``option``.
 
     Raises:
         UserError: as :func:`check_coco_file`.

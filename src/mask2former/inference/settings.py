@@ -1,4 +1,4 @@
-"""Inference settings of one call: those that a model was stored with, with what the caller sets instead."""
+"""Inference settings of one call: those stored with a model, overridden by the caller's."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ _OF_TILED_RESULTS = {"class_thresholds", "classes", "instance_threshold", "min_a
 def override(
     settings: InferenceConfig, overrides: Mapping[str, Any], categories: Categories | None = None
 ) -> InferenceConfig:
-    """The settings with those of a call in their place.
+    """The settings, overridden by those of a call.
 
     Args:
         settings: of a model or predictor.
         overrides: by name. ``official_settings`` stands for several; ``score_threshold`` for the threshold of every
             task; a threshold for all classes replaces those of single ones; ``tile`` sets ``diameter`` to 0 and
             ``tile_overlap`` to a quarter of it; ``max_instances`` counts things alone; ``classes`` may be one.
-        categories: of the model, where they are known, so that ``classes`` can be checked.
+        categories: of the model, if known, so that ``classes`` can be checked.
 
     Raises:
         UserError: a setting is unknown or out of range, or says what the model was trained for.
@@ -79,7 +79,7 @@ def override(
 
 
 def check_overrides(overrides: Mapping[str, Any]) -> None:
-    """Refuse settings that no model could have, before minutes of loading one.
+    """Refuse settings that no model could have, before spending minutes on loading one.
 
     Raises:
         UserError: as :func:`override`.
@@ -94,7 +94,7 @@ def check_overrides(overrides: Mapping[str, Any]) -> None:
 
 
 def changed_pass(before: InferenceConfig, after: InferenceConfig) -> list[str]:
-    """The settings that differ and that results of a finished pass through the network cannot follow, by name."""
+    """The settings that differ and cannot be applied to a finished pass through the network, by name."""
     free = _OF_TILED_RESULTS if before.tile else _OF_RESULTS
     return [
         name
@@ -104,7 +104,7 @@ def changed_pass(before: InferenceConfig, after: InferenceConfig) -> list[str]:
 
 
 def choose_tasks(task: Task | Sequence[Task] | None, settings: InferenceConfig) -> tuple[Task, ...]:
-    """The tasks that ``task`` stands for; by default the first that the model was trained for.
+    """The tasks named by ``task``; by default the first that the model was trained for.
 
     Raises:
         UserError: a task that does not exist or that the model was not trained for.

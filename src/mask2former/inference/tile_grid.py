@@ -1,4 +1,4 @@
-"""Where the tiles of an image lie."""
+"""Positions of the tiles of an image."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Tile:
     right: int
 
     def of(self, image: np.ndarray) -> np.ndarray:
-        """What the tile shows of an array whose first axes are height and width."""
+        """The part of an array shown by the tile; the first axes are height and width."""
         return image[self.top : self.bottom, self.left : self.right]
 
     def common(self, other: Tile) -> Tile | None:
-        """What both show, if anything."""
+        """The part shown by both, if any."""
         top, left = max(self.top, other.top), max(self.left, other.left)
         bottom, right = min(self.bottom, other.bottom), min(self.right, other.right)
         return Tile(top, left, bottom, right) if top < bottom and left < right else None
@@ -43,7 +43,7 @@ class Grid:
         tops: of the rows of tiles, rising.
         lefts: of the columns of tiles, rising.
         tile_hw: height and width of every tile.
-        overlap: pixels that neighbours share at least.
+        overlap: minimum number of pixels that neighbours share.
     """
 
     size_hw: Size
@@ -76,7 +76,7 @@ class Grid:
         return rows.get(tile.top, tile.bottom), columns.get(tile.left, tile.right)
 
     def distances(self) -> tuple[Float32[np.ndarray, " h"], Float32[np.ndarray, " w"]]:
-        """How many pixels each row and each column of a tile is from its border; 1 at the border itself."""
+        """The distance of each row and column of a tile from its border in pixels; 1 at the border itself."""
         rows, columns = (np.minimum(range(1, side + 1), range(side, 0, -1)) for side in self.tile_hw)
         return rows.astype(np.float32), columns.astype(np.float32)
 

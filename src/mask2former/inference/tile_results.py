@@ -1,6 +1,6 @@
-"""One result for an image from the predictions of its tiles, one class for each task; tiles come row by row.
+"""One result for an image from the predictions of its tiles, one class per task; tiles arrive row by row.
 
-What no later tile shows is decided at once and compressed, so that only what tiles share waits for the next ones.
+Pixels that no later tile shows are decided at once and compressed, so that only shared pixels wait for the next tiles.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Results = dict[Task, Segmentation]
 
 @dataclass(frozen=True, slots=True)
 class TilePrediction:
-    """What the network says of a tile.
+    """The output of the network for a tile.
 
     Attributes:
         results: of the tasks instance and panoptic, at the size of the tile.
@@ -50,7 +50,7 @@ class TilePrediction:
 
 
 class WholeResult(Protocol):
-    """The result of one task, as it grows."""
+    """The result of one task, built up tile by tile."""
 
     def take(self, tile: Tile, prediction: TilePrediction) -> None:
         """The next tile, in the order of the grid."""
@@ -68,7 +68,7 @@ def whole_result(task: Task, grid: Grid, categories: Categories, settings: Infer
 
 
 class JoinedInstances:
-    """What several tiles show is one object, as :func:`join` decides; the best ``max_instances`` of the image are kept.
+    """Objects visible in several tiles are merged by :func:`join`; the best ``max_instances`` of the image are kept.
 
     Args:
         grid: of the tiles.

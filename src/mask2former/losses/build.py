@@ -1,4 +1,4 @@
-"""The loss of a model, by what it predicts."""
+"""The loss for a model, depending on what it predicts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def build_criterion(
 
     Args:
         num_classes: K.
-        config: whose ``void`` says what targets tell the criterion, and is not for it.
+        config: its ``void`` is not used here, but for what targets tell the criterion.
         of_pixels: whether the model has no queries.
         class_weights: of each class, which ``config`` has by name.
     """

@@ -1,4 +1,4 @@
-"""The set criterion: a list of weighted terms, each of them computed at every decoder depth.
+"""The set criterion: a list of weighted terms, each computed at every decoder depth.
 
 The published ones (Mask2Former, Sec. 3.3) classify every query, and compare the masks of matched ones on sampled
 points. Random numbers come from the caller.
@@ -63,7 +63,7 @@ class SampledMasks(NamedTuple):
 
 @dataclass(frozen=True)
 class MatchedDepth:
-    """One decoder depth with the assignment of its queries: what a term of the loss sees.
+    """One decoder depth with the assignment of its queries: the input of a loss term.
 
     Attributes:
         output: of this depth.
@@ -71,7 +71,7 @@ class MatchedDepth:
         masks: of the targets, at the padded size.
         matches: of each clip, indices of queries and of their targets, on the device of the output.
         mask_logits: of the matched queries of all clips, one row for each frame.
-        num_masks: what sums over masks are divided by, at least 1; see :meth:`Criterion.forward`.
+        num_masks: the normaliser of sums over masks, at least 1; see :meth:`Criterion.forward`.
         is_pilot: the queries are pilots, of which only those in ``matches`` count.
     """
 
@@ -306,10 +306,10 @@ class Criterion(nn.Module):
 
 
 def checked_weights(class_weights: Sequence[float] | None, num_classes: int) -> tuple[float, ...] | None:
-    """As they were given.
+    """The class weights, unchanged.
 
     Raises:
-        UserError: another number of them than of classes.
+        UserError: their number differs from that of the classes.
     """
     if class_weights is not None and len(class_weights) != num_classes:
         raise UserError(
@@ -324,7 +324,7 @@ def mask_loss(matched: MatchedDepth) -> Float[Tensor, ""]:
 
 
 def focal_loss(matched: MatchedDepth) -> Float[Tensor, ""]:
-    """Focal loss in the place of :func:`mask_loss` (MaskFormer, Sec. 4.2)."""
+    """Focal loss instead of :func:`mask_loss` (MaskFormer, Sec. 4.2)."""
     return focal(*matched.sampled).sum() / matched.num_masks
 
 
@@ -337,7 +337,7 @@ def dice_loss(matched: MatchedDepth) -> Float[Tensor, ""]:
 
 
 def _at_all_pixels(matched: MatchedDepth) -> SampledMasks:
-    """Every pixel of the targets, and what is predicted for it."""
+    """Every pixel of the targets, and the prediction for it."""
     chosen_masks = [clip[chosen] for clip, (_, chosen) in zip(matched.masks, matched.matches, strict=True)]
     targets = torch.cat(chosen_masks)  # (N, T, H, W)
     logits = resize_masks(matched.mask_logits, (targets.shape[2], targets.shape[3])).flatten(1)
@@ -444,7 +444,7 @@ def _on_host(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _on_device(matches: Sequence[Match], device: torch.device) -> list[Match]:
-    """The same on a device, in one transfer that nobody waits for."""
+    """The same on a device, in one transfer that nothing waits for."""
     if device.type == "cpu" or not matches:
         return list(matches)
     flat = torch.cat([index for match in matches for index in match]).pin_memory()

@@ -34,7 +34,7 @@ def binary_cross_entropy(
 def focal(
     logits: Float[Tensor, "N P"], targets: Float[Tensor, "N P"], counts: Float[Tensor, "N P"] | None = None
 ) -> Float[Tensor, " N"]:
-    """:func:`binary_cross_entropy` of which points that are right already have little (Focal Loss, Eq. 5).
+    """:func:`binary_cross_entropy` with reduced weight for points that are already correct (Focal Loss, Eq. 5).
 
     With a of 0.25 for points on the mask and 0.75 for others, and an exponent of 2 (Lin et al., ICCV 2017).
     """

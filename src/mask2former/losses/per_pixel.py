@@ -1,4 +1,4 @@
-"""The loss of what classifies pixels: cross-entropy of every labelled pixel, at the size of the image."""
+"""The loss for models that classify pixels: cross-entropy of every labelled pixel, at the size of the image."""
 
 from __future__ import annotations
 
