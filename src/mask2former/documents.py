@@ -148,7 +148,7 @@ def parse_xml(text: str, source: str) -> xml.etree.ElementTree.Element:
     from xml.etree import ElementTree
 
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
-        raise UserError(f"{source} declares a document type, which is not read; expected an export without one")
+        raise UserError(f"{source} declares a document type, which is not supported; expected an export without one")
     try:
         return ElementTree.fromstring(text)
     except (ElementTree.ParseError, ValueError, LookupError) as error:  # also unknown encodings
@@ -256,7 +256,7 @@ def _count(node: yaml.Node, known: dict[int, int], open_now: set[int]) -> int:
     """The number of values with all aliases expanded, in time proportional to the values as written."""
     key = id(node)
     if key in open_now:
-        raise ValueError("a value holds itself")
+        raise ValueError("a value contains itself")
     if key not in known:
         open_now.add(key)
         value = node.value

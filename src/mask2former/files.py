@@ -301,7 +301,7 @@ def check_apart(path: Path, inputs: Iterable[str | os.PathLike[str]]) -> None:
     target = location_of(path)
     for entry in inputs:
         if os.path.exists(entry) and location_of(Path(entry)) == target:
-            raise UserError(f"'{path}' is an input and would be overwritten; name another file to write")
+            raise UserError(f"'{path}' is an input and would be overwritten; choose another file to write")
 
 
 def location_of(path: Path) -> str:
@@ -332,7 +332,7 @@ def check_folder(folder: Path) -> None:
     existing = folder.absolute()
     while not existing.exists():
         if existing.is_symlink():
-            raise UserError(f"cannot write to '{folder}': '{existing}' is a link to nothing; choose another folder")
+            raise UserError(f"cannot write to '{folder}': '{existing}' is a broken link; choose another folder")
         existing = existing.parent
     if not existing.is_dir():
         raise UserError(f"cannot write to '{folder}': '{existing}' is a file; choose another folder")

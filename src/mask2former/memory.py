@@ -120,4 +120,4 @@ def refusing_lack_of_memory(what: str, advice: str) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if type(error).__name__ == "OutOfMemoryError" or not is_lack_of_memory(error):
             raise
-        raise LackOfMemoryError(f"{what} does not fit the memory that is left; {advice}") from error
+        raise LackOfMemoryError(f"{what} does not fit into the memory that is left; {advice}") from error

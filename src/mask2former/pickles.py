@@ -122,9 +122,9 @@ def _encode(text: Any, encoding: Any) -> bytes:
 def sizes_of(values: Any) -> tuple[int, ...]:
     """Sizes or strides, checked because numpy and torch would try to interpret other values."""
     if not isinstance(values, tuple | list) or len(values) > limits.ARRAY_DIMENSIONS:
-        raise pickle.UnpicklingError("an array of a shape that is none")
+        raise pickle.UnpicklingError("an array of an invalid shape")
     if not all(type(value) is int and 0 <= value < 1 << 62 for value in values):
-        raise pickle.UnpicklingError("an array of sizes that are none")
+        raise pickle.UnpicklingError("an array of invalid sizes")
     return tuple(values)
 
 

@@ -38,7 +38,7 @@ def as_value_range(value: Any) -> Range | tuple[Range, ...] | Literal["full", "p
         if ranges := tuple(_range(pair) for pair in _listed(value)):
             return ranges
     raise ValueError(
-        "expected two rising numbers, black and white, or a list of such pairs, one for each band, or auto, full or "
+        "expected two ascending numbers, black and white, or a list of such pairs, one per band, or auto, full or "
         "percentile"
     )
 

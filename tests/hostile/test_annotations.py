@@ -312,7 +312,7 @@ LARGE: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     ),
     "a mask of 2^40 pixels, compressed": (
         lambda: coco(annotations=objects(1, segmentation={"size": [1 << 20, 1 << 20], "counts": "0" * 10})),
-        "has pixels",
+        "has too many pixels",
     ),
     "a million runs": (
         lambda: coco(annotations=objects(1, segmentation={"size": [8, 8], "counts": [0] * 1_000_000 + [64]})),
@@ -404,7 +404,7 @@ def test_dense_masks_are_bounded_before_they_are_made(limited: Limited) -> None:
 def test_label_maps_of_too_many_classes_are_not_measured(limited: Limited) -> None:
     outcome = limited(lambda: evaluators(["semantic"], Categories.from_names([f"{n}" for n in range(20_000)])))
     assert outcome.kind == "UserError"
-    assert "classes of label maps that are measured: 20,000; at most 5,000" in outcome.message
+    assert "the number of measured classes of label maps is 20,000; at most 5,000" in outcome.message
 
 
 # --- linear work -----------------------------------------------------------------------------------------------------

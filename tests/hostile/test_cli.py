@@ -314,7 +314,9 @@ def test_a_deleted_working_directory(tmp_path: Path) -> None:
         capture_output=True,
     )
     assert result.returncode == 2
-    assert result.stderr == "error: the working directory is gone; change to one that exists (cd) and try again\n"
+    assert (
+        result.stderr == "error: the working directory no longer exists; change to one that exists (cd) and try again\n"
+    )
 
 
 # Sends the signal when the module is imported: from the first to the last that a command needs, and in its work.

@@ -19,7 +19,7 @@ from mask2former.structures.ground_truth import PanopticGroundTruth
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (ValueError("sizes"), "image 'b.jpg': ValueError: sizes; metrics without it would be those of other data"),
+        (ValueError("sizes"), "image 'b.jpg': ValueError: sizes; metrics without it would be for other data"),
         (MemoryError(), "image 'b.jpg' does not fit into the memory of cpu"),
     ],
 )

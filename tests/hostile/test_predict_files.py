@@ -310,5 +310,5 @@ def test_the_coco_file_is_that_of_the_results_and_says_what_is_gone(
     with collect_notes() as notes:
         write_coco_results(tmp_path / "coco.json", jobs, task, predictor.categories)
     assert {message for message, _ in notes} == {
-        "images whose results were gone when the COCO file was written, left out"
+        "images whose results had been removed when the COCO file was written, left out"
     }

@@ -56,7 +56,7 @@ def test_rows_are_trained_measured_and_gone_on_with(tmp_path: Path, capsys: pyte
     # trainings with other settings are not taken for those that are wanted
     assert main([*command, "--seeds", "1", "--steps", "1"]) == 2
     error = capsys.readouterr().err
-    assert "holds trainings with other settings (trainer.max_steps was 2 and is 1); choose another output" in error
+    assert "contains trainings with other settings (trainer.max_steps was 2 and is 1); choose another output" in error
     assert checkpoint.stat().st_mtime_ns == before
 
 
@@ -126,7 +126,9 @@ def test_other_rows_in_the_same_folder_keep_what_is_finished_there(
 
     values["rows"]["dropout"] = {"settings": {}}
     table.write_text(json.dumps(values))
-    with pytest.raises(UserError, match="has rows that are not those of a table of ablations; choose another output"):
+    with pytest.raises(
+        UserError, match="contains rows that do not belong to a table of ablations; choose another output"
+    ):
         ablate(config_of(tmp_path), tmp_path, ["dropout"])
 
 
@@ -210,7 +212,7 @@ def test_the_spread_of_seeds() -> None:
 def test_a_row_that_does_not_exist_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no ablation 'attention-ful'; did you mean attention-full"):
         ablate(config_of(tmp_path), tmp_path / "all", ["attention-ful"])
-    with pytest.raises(UserError, match="no ablation 'nothing'; there are: attention-full, "):
+    with pytest.raises(UserError, match="no ablation 'nothing'; expected one of attention-full, "):
         ablate(config_of(tmp_path), tmp_path / "all", ["nothing"])
     assert not (tmp_path / "all").exists()
 
@@ -232,8 +234,8 @@ def test_a_wrong_argument_is_named(
 @pytest.mark.parametrize(
     ("decoder", "words"),
     [
-        ({"name": "standard"}, "ablations change the transformer decoder 'masked', and the run has 'standard'"),
-        ({"pre_norm": True}, "attention mask_pool reads no queries, so pre_norm has nothing to norm"),
+        ({"name": "standard"}, "ablations change the transformer decoder 'masked', but the run has 'standard'"),
+        ({"pre_norm": True}, "attention mask_pool does not read the queries, so pre_norm has nothing to norm"),
     ],
 )
 def test_a_run_that_rows_do_not_fit_is_refused_before_anything_is_trained(

@@ -75,7 +75,7 @@ def test_points_around_a_point(predictor: Predictor) -> None:
         assert set(layer.strides) == {8, 16, 32}
         np.testing.assert_allclose(sum(layer.weights), len(set(layer.heads)), rtol=1e-5)
         assert 0 < layer.distance < 300
-    with pytest.raises(UserError, match=r"the point 128, 3 is outside of the image of 128x128 pixels"):
+    with pytest.raises(UserError, match=r"the point 128, 3 is outside the image of 128x128 pixels"):
         sampling_points(predictor, point=(128, 3))
 
 

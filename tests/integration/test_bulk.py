@@ -156,7 +156,9 @@ def test_what_an_actor_raises_is_one_sentence(tmp_path: Path) -> None:
     plan = Plan(head, [names])
     (tmp_path / "out").mkdir()
     with started_pool(None, 1, "cpu", silent) as pool:
-        with pytest.raises(UserError, match=r"^'scenes-tiny' is another model in an actor than where the run was st"):
+        with pytest.raises(
+            UserError, match=r"^'scenes-tiny' is a different model in an actor than where the run was st"
+        ):
             list(shard_reports(job, plan, [0], pool))
         head["weights_sha256"] = sha256
         (tmp_path / "out" / "shards").touch()  # where a folder must be

@@ -118,10 +118,10 @@ def test_a_model_of_five_channels_is_trained_saved_and_used(
     # What is no image of the model is refused in a sentence.
     capsys.readouterr()
     assert main(["predict", str(image), "-m", weights, "-o", str(tmp_path / "no"), "--bands", "1,2"]) == 2
-    assert "there are 2 bands, but the model takes images of 5 channels" in capsys.readouterr().err
+    assert "there are 2 bands, but the model expects images of 5 channels" in capsys.readouterr().err
     for wrong in ("5-1", "999999", "1-999999", "1-32,33"):
         assert main(["predict", str(image), "-m", weights, "-o", str(tmp_path / "no"), "--bands", wrong]) == 2
-        assert capsys.readouterr().err.startswith(f"error: --bands is '{wrong}'; expected up to 32 numbers of bands, ")
+        assert capsys.readouterr().err.startswith(f"error: --bands is '{wrong}'; expected up to 32 band numbers, ")
     Image.fromarray(draw_scene(1, (SIDE, SIDE)).image).save(tmp_path / "rgb.png")
     assert main(["predict", str(tmp_path / "rgb.png"), "-m", weights, "-o", str(tmp_path / "no")]) == 2
     assert "has 3 bands, but the model expects 5" in "".join(capsys.readouterr())
@@ -184,7 +184,7 @@ def test_each_band_may_have_a_range_from_check_data_to_predictions(
             ["--band-ranges", "0:1,2:3"],
             "value_range has 2 ranges, one per band, but bands stand for 5; give the same number",
         ),
-        (["--band-ranges", "0:1,3:2"], "--band-ranges is '0:1,3:2'; expected two rising numbers for each band"),
+        (["--band-ranges", "0:1,3:2"], "--band-ranges is '0:1,3:2'; expected two ascending numbers for each band"),
         (
             ["--band-ranges", same, "--value-rule", "full"],
             "--value-rule and --band-ranges cannot be used together; give only one",

@@ -247,7 +247,7 @@ def test_what_is_odd_but_not_broken(tmp_path: Path) -> None:
         (["voc"], "no data set 'voc'"),
         (["other.json", "--suggest", "other.json"], "would overwrite"),
         (["other.json", "--suggest", "edited.yaml"], "--suggest 'edited.yaml' already exists and is not overwritten"),
-        (["alone.json"], "name their folder with --images"),
+        (["alone.json"], "give their folder with --images"),
         (["labels"], "names.txt"),
     ],
 )
@@ -480,7 +480,7 @@ def test_layouts_of_label_maps(tmp_path: Path) -> None:
         str(tmp_path / "b" / "val" / "imgs"),
     )
     folders = tmp_path / "b" / "val"
-    assert notes == [f"taken for validation: the maps in '{folders / 'masks'}' of the images in '{folders / 'imgs'}'"]
+    assert notes == [f"used for validation: the maps in '{folders / 'masks'}' of the images in '{folders / 'imgs'}'"]
     given = DataPaths(tmp_path / "b" / "train" / "imgs", tmp_path / "b" / "train" / "masks", source / "names.txt")
     assert infer_format(tmp_path / "b" / "train", given)[0] == config
 
@@ -510,7 +510,7 @@ def test_one_of_several_files_is_said_to_be_taken(tmp_path: Path) -> None:
     path = coco(tmp_path)
     (tmp_path / "annotations.json").write_bytes(path.read_bytes())
     _, notes = infer_format(tmp_path)
-    assert any(f"taken for the data: '{path}', not annotations.json" in note for note in notes)
+    assert any(f"used as the data: '{path}', not annotations.json" in note for note in notes)
     source = label_folder(tmp_path / "labels")
     (source / "classes.txt").write_text("a\nb\n")
     _, notes = infer_format(source)

@@ -236,7 +236,9 @@ def test_several_files_that_number_their_images_alike(tmp_path: Path, capsys: py
     command = ["evaluate", "scenes-tiny", "--data", str(path), "--device", "cpu", "--results", str(results)]
     assert main(command) == 2
     said = capsys.readouterr().err
-    assert "3 ids occur more than once (such as '0'), as when several annotation files count from 1" in said
+    assert (
+        "3 ids occur more than once (such as '0'), for instance because several annotation files count from 1" in said
+    )
     assert main([*command, "--limit", "3"]) == 2
     assert "only the data has" in capsys.readouterr().err  # the first file alone is fine, but for its classes
     assert not results.exists()

@@ -108,7 +108,7 @@ def test_predict_writes_tables_and_other_formats_of_what_is_chosen(
         assert main([*args, wrong]) == 2
         assert message in capsys.readouterr().err
     assert main([word for word in args if word not in ("--table", str(table))]) == 2
-    assert "--pixel-size is for tables; give --table too" in capsys.readouterr().err
+    assert "--pixel-size applies to tables; give --table too" in capsys.readouterr().err
     assert main([*args, "--ray"]) == 2
     assert "--table cannot be used with --ray" in capsys.readouterr().err
 

@@ -311,7 +311,7 @@ def test_what_half_precision_costs_can_be_measured(tiny_file: Path, tmp_path: Pa
         (["--pooled", "50"], "--pooled"),
         (["--max-detections", "2000000"], "--max-detections"),
         (["--area-limits", "100", "50"], "area_limits"),
-        (["--json", "same.json", "--results", "same.json"], "name two different files"),
+        (["--json", "same.json", "--results", "same.json"], "choose two different files"),
         (["--limit", "0"], "--limit"),
     ],
 )

@@ -182,7 +182,7 @@ def test_a_file_of_one_size_shows_every_image_in_it(
         [frame] = found.track([images[index]], "panoptic")
         assert frame.panoptic is not None
         np.testing.assert_array_equal(frame.panoptic.ids > 0, results[index].ids > 0)
-    with pytest.raises(UserError, match=r"takes images of up to 64x96 .*, got 80x90"):
+    with pytest.raises(UserError, match=r"supports images of up to 64x96 .*, got 80x90"):
         found.network([torch.zeros((3, 80, 90), dtype=torch.uint8)])
     with pytest.raises(UserError, match="takes images, got a clip of 2"):
         found.network([torch.zeros((2, 3, 64, 64), dtype=torch.uint8)])
@@ -264,14 +264,14 @@ def test_memory_and_metrics_are_measured_and_drawn(model: Mask2Former, of_any_si
         ({"path": "model.onnx", "size": (0, 64)}, "size 0x64: expected height and width"),
         ({"path": "model.onnx", "size": (60_000, 60_000)}, "pixels"),
         ({"path": "model.onnx", "batch": 0}, "batch 0: expected 1 to"),
-        ({"path": "model.onnx", "recipe": "coco-panoptic/r50"}, "is for loading a model"),
+        ({"path": "model.onnx", "recipe": "coco-panoptic/r50"}, "applies to loading a model"),
         ({"path": "model.pt2", "dtype": "float16"}, "dtype float16: expected float32 for weights in pt2"),
         ({"path": "model.onnx", "dtype": "int4"}, "dtype int4: expected float32, float16, int8 for weights in onnx"),
         ({"path": "model.onnx", "dtype": "int8"}, "dtype int8 and calibration, images .* go together"),
         ({"path": "model.onnx", "calibration": ["x"]}, "dtype int8 and calibration, images .* go together"),
         (
             {"path": "model.onnx", "dtype": "int8", "calibration": ["x"], "results": "panoptic"},
-            "dtype int8 is for files that give logits of images",
+            "dtype int8 applies to files that return logits of images",
         ),
         ({"path": "."}, "expected the name of a file"),
         ({"path": "a b", "to": "triton"}, "is the name of the model for Triton; expected letters"),
@@ -286,7 +286,7 @@ def test_wrong_requests_are_refused(model: Mask2Former, tmp_path: Path, argument
 def test_what_is_no_export_is_refused(of_any_size: Exported, tmp_path: Path) -> None:
     proto = onnx.load(of_any_size.path)
     for name, change, message in (
-        ("bare", lambda copy: copy.metadata_props.clear(), "no model that was exported by this package"),
+        ("bare", lambda copy: copy.metadata_props.clear(), "not a model that was exported by this package"),
         ("later", lambda copy: onnx.helper.set_model_props(copy, {"mask2former": '{"format": 2}'}), "have format 2"),
         (
             "text",
@@ -301,14 +301,14 @@ def test_what_is_no_export_is_refused(of_any_size: Exported, tmp_path: Path) -> 
         with pytest.raises(UserError, match=message):
             Predictor.from_pretrained(tmp_path / f"{name}.onnx")
     (tmp_path / "broken.onnx").write_bytes(of_any_size.path.read_bytes()[:1000])
-    with pytest.raises(UserError, match="onnxruntime does not read it"):
+    with pytest.raises(UserError, match="onnxruntime cannot read it"):
         Predictor.from_pretrained(tmp_path / "broken.onnx")
     (tmp_path / "broken.xml").write_text("<net/>")
-    with pytest.raises(UserError, match="OpenVINO does not read it"):
+    with pytest.raises(UserError, match="OpenVINO cannot read it"):
         Predictor.from_pretrained(tmp_path / "broken.xml")
     with pytest.raises(UserError, match="no such file"):
         Predictor.from_pretrained(tmp_path / "none.onnx")
-    with pytest.raises(UserError, match="leave out compile, which is for others"):
+    with pytest.raises(UserError, match="leave out compile, which applies to others"):
         Predictor.from_pretrained(of_any_size.path, compile=True)
     with pytest.raises(UserError, match="leave out dtype"):
         Predictor.from_pretrained(of_any_size.path, dtype="bfloat16")
@@ -423,7 +423,7 @@ def test_a_package_of_compiled_code(
     done = export(model, tmp_path / "model.pt2", size=size, batch=None if size is None else 1)
     assert done.difference < 1e-4
     assert done.num_bytes == done.path.stat().st_size
-    with pytest.raises(UserError, match="holds compiled code"):
+    with pytest.raises(UserError, match="contains compiled code"):
         Predictor.from_pretrained(done.path)
     found, expected = Predictor.from_pretrained(done.path, trust_code=True), Predictor(model, "cpu")
     _assert_alike(found(images[0], "panoptic"), expected(images[0], "panoptic"))
@@ -486,7 +486,7 @@ def test_swin(model: Mask2Former, tmp_path: Path) -> None:
 def test_results_inside_the_file(model: Mask2Former, tmp_path: Path, task: Any, suffix: str) -> None:
     done = export(model, tmp_path / f"model{suffix}", results=task, batch=None)
     assert done.difference < 0.02
-    with pytest.raises(UserError, match=f"gives {task} results, for programs without this package"):
+    with pytest.raises(UserError, match=f"returns {task} results, for programs without this package"):
         Predictor.from_pretrained(done.path)
 
 

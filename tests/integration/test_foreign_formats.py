@@ -100,7 +100,7 @@ def test_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 REFUSED = {
-    "a_seg.npy": (b"\x93NUMPY", "read as the map of an image .*; name the folder with images and maps"),
+    "a_seg.npy": (b"\x93NUMPY", "read as the map of an image .*; give the folder with images and maps"),
     "via.csv": (b"filename,file_size\n", "export JSON .VIA"),
     "labelbox.ndjson": (b"{}\n", "as Labelbox exports; convert it to COCO"),
     "a.mat": (b"MATLAB", "a MATLAB file; save its label maps as PNG"),
@@ -166,7 +166,7 @@ def test_a_folder_of_arrays_without_images_is_refused_by_what_is_in_it(capsys: p
     Path("data").mkdir()
     Path("data/a_seg.npy").write_bytes(b"\x93NUMPY")
     assert main(["check-data", "data"]) == 2
-    assert "an array of numpy, which is read as the map of an image" in capsys.readouterr().err
+    assert "a NumPy array, which is read as the map of an image" in capsys.readouterr().err
 
 
 def test_maps_that_are_images_come_before_arrays_of_the_same_name() -> None:

@@ -116,7 +116,7 @@ def test_results_of_a_geotiff_lie_where_it_lies(plain: Path, capsys: pytest.Capt
     geotiff(plain / "field.tif")
     formats = ("--also", "geojson", "--also", "label-tiff")
     assert predict(str(plain / "field.tif"), str(plain / "plain.png"), "-o", str(plain / "gis"), *formats) == 0
-    assert "coordinates of a map, which their GeoJSON is in (1): 'field'" in " ".join(capsys.readouterr().err.split())
+    assert "map coordinates, which are used in their GeoJSON (1): 'field'" in " ".join(capsys.readouterr().err.split())
     there, here = (json.loads((plain / "gis/geojson" / f"{name}.geojson").read_text()) for name in ("field", "plain"))
     assert there["crs"]["properties"]["name"] == "urn:ogc:def:crs:EPSG::32633"
     assert "crs" not in here

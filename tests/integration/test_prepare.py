@@ -366,7 +366,7 @@ def test_an_absent_data_set_is_refused_with_what_to_unpack(tmp_path: Path, name:
 
 def test_an_unknown_data_set_is_refused_with_those_there_are(tmp_path: Path) -> None:
     there_are = "ade20k, ade20k-full, cityscapes, coco-stuff-10k; the other data sets are read as downloaded"
-    with pytest.raises(UserError, match=f"'voc'; there are: {there_are}"):
+    with pytest.raises(UserError, match=f"'voc'; expected one of {there_are}"):
         prepare("voc", tmp_path)
 
 
@@ -431,5 +431,5 @@ def test_nothing_is_written_outside_of_the_folder(tmp_path: Path) -> None:
     stuff = tmp_path / "coco" / "coco_stuff_10k" / "imageLists"
     stuff.mkdir(parents=True)
     (stuff / "train.txt").write_text("../../x\n")
-    with pytest.raises(UserError, match="names of images without folders"):
+    with pytest.raises(UserError, match="image names without folders"):
         prepare("coco-stuff-10k", tmp_path)

@@ -77,7 +77,7 @@ def test_two_ranks_that_share_the_weights_learn_what_one_learns(kind: str, tmp_p
 
 def test_a_part_that_gets_no_gradient_is_named() -> None:
     model = nn.Sequential(nn.Linear(2, 2))
-    with pytest.raises(UserError, match=r"fsdp: no gradient has come to '0\.weight'"):
+    with pytest.raises(UserError, match=r"fsdp: '0\.weight' has received no gradient"):
         sharding.check_gradients(model)
     model.requires_grad_(False)
     sharding.check_gradients(model)

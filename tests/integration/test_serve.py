@@ -134,19 +134,19 @@ def test_what_is_refused_before_the_model_is_loaded(
             capsys, "--port", port
         )
     assert "'no.such.host.invalid' is not an address" in refused(capsys, "--host", "no.such.host.invalid")
-    assert "--queue holds 4: a request of so many" in refused(capsys, "--queue", "4")
+    assert "--queue is 4: a request with that many" in refused(capsys, "--queue", "4")
     assert "--max-megabytes must be above 0, got 0.0" in refused(capsys, "--max-megabytes", "0")
     short = tmp_path / "token"
     short.write_text("secret\n")
     message = refused(capsys, "--token-file", str(short))
-    assert "must hold a token of at least 16 letters" in message
+    assert "must contain a token of at least 16 letters" in message
     assert "secret\n" not in message
     assert "there is no token file" in refused(capsys, "--token-file", str(tmp_path / "none"))
     monkeypatch.setenv("MASK2FORMER_TOKEN", "")
     assert "MASK2FORMER_TOKEN must hold" in refused(capsys)
     monkeypatch.delenv("MASK2FORMER_TOKEN")
     assert "--replicas '2:1': expected a number" in refused(capsys, "--ray", "--replicas", "2:1")
-    assert "--max-queued is for replicas on Ray Serve; add --ray" in refused(capsys, "--max-queued", "3")
+    assert "--max-queued applies to replicas on Ray Serve; add --ray" in refused(capsys, "--max-queued", "3")
     assert main(["serve", "no-such-model", "--port", "0"]) == 2
 
 

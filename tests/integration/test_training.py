@@ -357,7 +357,10 @@ def test_a_run_whose_images_are_resized_for_prediction_alone_says_so(
         ({"data__batch_size": 3, "trainer": {**SHORT, "devices": 2}}, "not a multiple of trainer.devices"),
         ({"data__batch_size_per_device": 3}, "does not divide"),
         ({"evaluation__monitor": "semantic/mIoU"}, "belongs to none of evaluation.tasks"),
-        ({"evaluation__monitor": "panoptic/PQs"}, "'panoptic/PQs' is not measured; there are panoptic/PQ, panoptic/SQ"),
+        (
+            {"evaluation__monitor": "panoptic/PQs"},
+            "'panoptic/PQs' is not measured; expected one of panoptic/PQ, panoptic/SQ",
+        ),
         ({"model": {"init": "nowhere.safetensors"}}, "nowhere"),
         ({"model": {"inference": {"tasks": ["instance"], "tile": 64}}}, "evaluation.tasks are panoptic"),
         (
@@ -380,7 +383,7 @@ def test_another_run_is_not_overwritten(tmp_path: Path, one_step: Finished, monk
     with pytest.raises(UserError, match="nothing to resume"):
         train(config, resume=True)
     shutil.copytree(one_step.folder, tmp_path / "run")
-    with pytest.raises(UserError, match="holds a run"):
+    with pytest.raises(UserError, match="contains a run"):
         train(config)
     weights = tmp_path / "run" / "model.safetensors"
     there = weights.read_bytes()

@@ -207,7 +207,7 @@ def test_a_part_of_the_data_is_held_back_and_evaluate_measures_it(
     assert found["metrics"]["semantic/mIoU"] == pytest.approx(run.result.metrics["semantic/mIoU"], rel=1e-6)
     capsys.readouterr()
     assert main(["check-data", str(run.folder / "run.yaml"), "--sheet", str(tmp_path / "sheet.png")]) == 0
-    assert "say nothing about other images" not in " ".join(capsys.readouterr().out.split())
+    assert "do not show how the model does on other images" not in " ".join(capsys.readouterr().out.split())
     values["data"]["validation"] = {"fold": "2 of 2"}
     with pytest.raises(UserError, match=r"cannot resume .*data.validation.fold was 1 of 2 and is 2 of 2 now"):
         train(parse(RunConfig, values, "test"), resume=True)

@@ -425,5 +425,5 @@ def test_a_visitor_reads_no_other_files_and_sends_the_server_nowhere(server: Ser
                 visitor.open(path)
         other.shutdown()
     assert asked == []
-    assert visitor.call("toggle", [], labels=[0])["message"].startswith("your image is no longer here")
+    assert visitor.call("toggle", [], labels=[0])["message"].startswith("your image is no longer available")
     assert visitor.call("choose", ["scenes-tiny", "panoptic"], example=99)["message"].startswith("there is no such")

@@ -7,7 +7,7 @@ import pytest
 from mask2former.visualization import fonts
 from mask2former.visualization.fonts import readable
 
-NOTE = "class names that no font here can write are drawn as numbers"
+NOTE = "class names that no installed font can write are drawn as numbers"
 ROWS = {  # what is given, what is drawn, whether a note names the loss
     "Latin": ("cell", "cell", False),
     "Chinese": ("细胞核", "细胞核", False),

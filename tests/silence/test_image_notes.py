@@ -85,7 +85,7 @@ def test_predict_says_what_it_read_in_part(tmp_path: Path, capsys: pytest.Captur
     for black, white in (("9", "1"), ("0", "1_000"), ("nan", "1"), ("0", "inf")):
         assert main([*command, "--value-range", black, white]) == 2
         error = " ".join(capsys.readouterr().err.split())
-        assert f"--value-range is '{black} {white}'; expected two rising numbers, black and white, as in" in error
+        assert f"--value-range is '{black} {white}'; expected two ascending numbers, black and white, as in" in error
 
 
 def test_predict_gives_the_same_for_8_bits_and_10_in_16(tmp_path: Path) -> None:

@@ -219,7 +219,7 @@ ROWS: dict[str, Row] = {
     "sBIT of shifted values": Row(significant(12, whole(4095) << 4), BYTES),
     "its range": Row(save(whole(1023), "a.tif"), BYTES // 4, settings={"value_range": (0, 4095)}),
     "too small a range": Row(whole(4095), note="clipped", settings={"value_range": (0, 1000)}),
-    "range in the wrong order": Row(whole(9), refused="two rising numbers", settings={"value_range": (9, 0)}),
+    "range in the wrong order": Row(whole(9), refused="two ascending numbers", settings={"value_range": (9, 0)}),
     "one bright pixel": Row(with_one(whole(3000), 60000), note="nearly black"),
     "black": Row(np.zeros((H, W), np.uint16), np.zeros((H, W), np.uint8)),
     "16 bits, white is 0": Row(save(whole(65535), "a.tif", tiffinfo=tags(photometric=0)), 255 - BYTES),
@@ -333,7 +333,7 @@ ROWS: dict[str, Row] = {
     "rule percentile, colours of PNG": Row(
         png_16(bands(*[whole(65535)] * 3)), note="percentiles", settings={"value_range": "percentile"}
     ),
-    "no rule": Row(spread(9), refused="is 'best'; expected two rising", settings={"value_range": "best"}),
+    "no rule": Row(spread(9), refused="is 'best'; expected two ascending", settings={"value_range": "best"}),
     "8-bit colours in planes": Row(tiff(bands(*[BYTES] * 3, kind=np.uint8), 2, planar=2), BYTES),
     "one transparent colour of 16 bits": Row(
         png_16(bands(*[whole(65535)] * 3), (0, 0, 0)), BYTES, note="one transparent colour"
@@ -716,8 +716,8 @@ def test_what_a_folder_holds_besides_is_noted(tmp_path: Path) -> None:
         r"other formats, skipped: \.ppm .* \(1\): .*d\.ppm",
         r"without a suffix.* \(1\): .*bare'",
         r"links to folders, .* \(1\): .*linked'",
-        r"listed already, .* \(1\): '.*z\.png' is '.*a\.png'",
-        r"not there \(1\): '.*dangling\.png'",
+        r"already listed, .* \(1\): '.*z\.png' is '.*a\.png'",
+        r"broken links \(1\): '.*dangling\.png'",
     ):
         assert re.search(part, found), (part, found)
     assert "txt" not in found

@@ -94,7 +94,7 @@ HALF[:, W // 2 :] = 1
 REFUSED: dict[str, tuple[Callable[[Path], LabelFolderConfig], str]] = {
     "0 and 255, and a stray pixel of the class": (
         lambda root: folder(root, [stray(mask(0, 255))] * 3),
-        r"'background' is the only class with pixels apart from stray ones \('nucleus' has 3\), 255, .* 255 is 'nuc",
+        r"'background' is the only class with pixels apart from stray ones \('nucleus' has 3\), 255, .* 255 means 'n",
     ),
     "three classes, one of them but for a stray pixel 255": (
         lambda root: folder(root, [stray(border(HALF), 2)], "road\ncar\nsky\n"),

@@ -117,7 +117,7 @@ REFUSED: dict[str, tuple[Do, str]] = {
     ),
     "--coco is a folder of results to come": (
         lambda p: p.predict("-o", p.out / "new", "--coco", p.out / "new"),
-        "a folder of the results",
+        "a folder with results",
     ),
     "--coco names an image": (lambda p: p.predict("--coco", p.photos / "a.png"), "is an input"),
     "--coco names the model": (lambda p: p.predict("--coco", p.model), "is an input"),
@@ -295,12 +295,12 @@ RIGHT: dict[str, tuple[Do, str, Callable[[Place], bool]]] = {
         "2 skipped and not counted",
         lambda p: True,
     ),
-    "other class names": (
+    "other names of classes": (
         lambda p: _then(_rename(p.model, name="tumour"), p.predict),
         "2 skipped and not counted",
         lambda p: {item["category_name"] for item in p.document()["instances"]} <= {"cat", "dog"},
     ),
-    "other class names, made anew": (
+    "other names of classes, made anew": (
         lambda p: _then(_rename(p.model, name="tumour"), lambda: p.predict("--overwrite")),
         "2 images segmented",
         lambda p: "tumour" in {item["category_name"] for item in p.document()["instances"]},
@@ -355,7 +355,7 @@ RIGHT: dict[str, tuple[Do, str, Callable[[Place], bool]]] = {
     ),
     "earlier results among the images": (
         lambda p: _then(shutil.copytree(p.out, p.photos / "old"), p.predict),
-        "overlays and maps of earlier results, not taken as images (2): ",
+        "overlays and maps of earlier results, not used as images (2): ",
         lambda p: not (p.out / "old").exists(),
     ),
     "a threshold that nothing reaches": (

@@ -104,7 +104,7 @@ REFUSED: dict[str, tuple[str, Any, str]] = {
     "heads, same shapes": ("model.transformer_decoder.num_heads", 4, "num_heads was 2 and is 4 now"),
     "attention, same shapes": ("model.transformer_decoder.masked_attention", False, "attention was masked and is full"),
     "a start, too late": ("model.init", "scenes-tiny", "model.init was None and is scenes-tiny now"),
-    "order of classes": ("data", ("dirt", "cell", "bubble"), "in another order: class 0 was 'cell' and is 'dirt' now"),
+    "order of classes": ("data", ("dirt", "cell", "bubble"), "in another order: class 0 was 'cell' but is 'dirt' now"),
     "a class less": ("data", ("cell", "dirt"), "other classes (gone: bubble): 3 then, 2 now"),
     "a class more": ("data", ("cell", "dirt", "bubble", "dust"), "other classes (new: dust): 3 then, 4 now"),
     "a class renamed": ("data", ("cell", "dirt", "foam"), "gone: bubble; new: foam"),
@@ -182,8 +182,8 @@ EFFECTS: dict[str, tuple[dict[str, Any], Check, str]] = {
         lambda module, _: module.trainer.max_steps == 5,
         "the learning rate after step 2 changes from 0 to 0.00063",
     ),
-    "seed": ({"seed": 6}, lambda module, _: module.config.seed == 6, "samples come in a new order"),
-    "batch": ({"data.batch_size": 2}, lambda module, _: True, "samples come in a new order after step 2"),
+    "seed": ({"seed": 6}, lambda module, _: module.config.seed == 6, "the order of samples changes"),
+    "batch": ({"data.batch_size": 2}, lambda module, _: True, "the order of samples changes after step 2"),
     "dropout": (
         {"model.pixel_decoder.dropout": 0.3},
         lambda module, _: 0.3 in {getattr(part, "p", None) for part in module.model.pixel_decoder.modules()},
@@ -273,7 +273,7 @@ def test_a_run_that_was_interrupted_before_its_end_is_not_finished(
     assert result.model.is_file()
     assert not any(path.exists() for path in killed)
     shown = capsys.readouterr().out
-    assert "all 2 steps had been taken" in shown
+    assert "all 2 steps had been completed" in shown
     assert "note: temporary files that killed runs had left were removed (2)\n" in shown
 
 
@@ -525,7 +525,7 @@ def test_a_killed_run_that_measured_otherwise_leaves_no_figure_behind(
     result = train(parse(RunConfig, values, "test"), resume=True)
     shown = capsys.readouterr().out
     assert "best-before-step-2.ckpt was measured with the current settings" in shown
-    assert "best.ckpt was measured with other settings and is now called best-before-step-2-2.ckpt" in shown
+    assert "best.ckpt was measured with other settings and has been renamed to best-before-step-2-2.ckpt" in shown
     best = content(values, "best.ckpt")
     assert result.best == (best["callbacks"]["KeepCheckpoints"]["best_value"], best["global_step"])
     assert best["run"]["config"]["evaluation"]["monitor"] == "instance/AP"
@@ -556,7 +556,7 @@ def test_a_best_checkpoint_that_is_gone_is_said(
     (tmp_path / "run" / "checkpoints" / "best.ckpt").unlink()
     result = train(parse(RunConfig, values, "test"), resume=True)
     assert (
-        "there is no checkpoint of the best instance/AP any more: the search for the best validation starts over"
+        "the checkpoint of the best instance/AP no longer exists: the search for the best validation starts over"
         in (capsys.readouterr().out)
     )
     assert result.best is not None

@@ -69,7 +69,7 @@ def test_files_in_archives_are_bounded_by_what_they_say(tmp_path: Path) -> None:
         def read_bytes(self) -> bytes:
             raise AssertionError
 
-    with pytest.raises(UserError, match="has bytes"):
+    with pytest.raises(UserError, match="has too many bytes"):
         documents.read_text(Archived(), "list")
 
 
@@ -109,10 +109,10 @@ def _laughs(levels: int, merge: bool) -> str:
 
 
 YAML = {
-    "aliases": (_laughs(30, merge=False), "has values, with those that aliases repeat"),
-    "merges": (_laughs(30, merge=True), "has values, with those that aliases repeat"),
-    "itself": ("a: &a [*a]", "a value holds itself"),
-    "itself as key": ("&a {*a : 1}", "a value holds itself"),
+    "aliases": (_laughs(30, merge=False), "has too many values, with those that aliases repeat"),
+    "merges": (_laughs(30, merge=True), "has too many values, with those that aliases repeat"),
+    "itself": ("a: &a [*a]", "a value contains itself"),
+    "itself as key": ("&a {*a : 1}", "a value contains itself"),
     "nested": ("[" * 20_000, "nested too deeply"),
     "nested in blocks": ("- " * 20_000, "nested too deeply"),
     "python": ("!!python/object/apply:os.system [id]", "not valid YAML"),

@@ -53,7 +53,7 @@ def test_what_does_not_fit_is_refused_with_figures(monkeypatch: pytest.MonkeyPat
 
 def test_lack_of_memory_is_one_sentence_whoever_has_it() -> None:
     for fail in (lambda: np.ones(1 << 50), lambda: torch.ones(1 << 50)):
-        with pytest.raises(UserError, match="it does not fit the memory that is left; wait"):  # noqa: SIM117
+        with pytest.raises(UserError, match="it does not fit into the memory that is left; wait"):  # noqa: SIM117
             with memory.refusing_lack_of_memory("it", "wait"):
                 fail()
     with pytest.raises(RuntimeError, match="shape"), memory.refusing_lack_of_memory("it", "wait"):
@@ -77,7 +77,7 @@ def predictor() -> Predictor:
 
 def test_thin_images_are_refused(predictor: Predictor) -> None:
     for shape in ((2, 65_000, 3), (65_000, 2, 3), (1, 2_001, 3)):
-        with pytest.raises(UserError, match=r"whose ratio is [0-9,]+; at most 2,000"):
+        with pytest.raises(UserError, match=r"whose aspect ratio is [0-9,]+; at most 2,000"):
             predictor(np.zeros(shape, np.uint8))
     assert predictor(np.zeros((1, 2_000, 3), np.uint8)).size_hw == (1, 2_000)
 

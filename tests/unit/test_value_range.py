@@ -74,9 +74,9 @@ def test_ranges_and_rules_are_kept_as_tuples(given: Any, kept: Any) -> None:
     ],
 )
 def test_what_is_no_range_is_refused(given: Any) -> None:
-    with pytest.raises(ValueError, match="two rising numbers, black and white, or a list of such pairs, one for each"):
+    with pytest.raises(ValueError, match="two ascending numbers, black and white, or a list of such pairs, one per"):
         as_value_range(given)
-    with pytest.raises(UserError, match=r"value_range'?: expected two rising numbers"):
+    with pytest.raises(UserError, match=r"value_range'?: expected two ascending numbers"):
         parse(InferenceConfig, {"value_range": given}, "file")
 
 

@@ -122,7 +122,7 @@ def paper_sizes(model: Mask2Former) -> list[Size]:
     """
     edge, longest = model.info.inference.short_edge, model.info.inference.long_edge
     if not edge or model.info.inference.tile:
-        raise UserError("the model has no test size of its own; name a size")
+        raise UserError("the model has no test size of its own; give a size")
     if model.info.tasks == ("semantic",):
         return [(edge, edge)]
     images = [(edge, min(round(edge * ratio), longest)) for ratio in (4 / 3, 3 / 2)]

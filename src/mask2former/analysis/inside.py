@@ -98,8 +98,8 @@ def attention_of(model: Mask2Former, shown: Shown) -> tuple[list[Prediction], li
     for layer in layers:
         if not callable(getattr(layer.cross_attention, "weights", None)):
             raise UserError(
-                f"the cross-attention {type(layer.cross_attention).__name__} has no method weights(query, key, guide), "
-                "which gives (B, heads, Q, S); add one"
+                f"the cross-attention {type(layer.cross_attention).__name__} has no method weights(query, key, "
+                "guide), which returns (B, heads, Q, S); add one"
             )
     modules = [decoder, *(layer.cross_attention for layer in layers)]
     predictions, calls = _watched(model, shown, modules)

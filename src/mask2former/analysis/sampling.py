@@ -115,7 +115,7 @@ def sampling_points(
     height, width = shown.size_hw
     x, y = point or (width / 2, height / 2)
     if not (0 <= x < width and 0 <= y < height):
-        raise UserError(f"the point {x:g}, {y:g} is outside of the image of {width}x{height} pixels (width x height)")
+        raise UserError(f"the point {x:g}, {y:g} is outside the image of {width}x{height} pixels (width x height)")
     resized, step = shown.resized.shape[:2], predictor.model.size_divisibility
     padded = np.array([-(-side // step) * step for side in resized[::-1]])  # width, height
     scale = np.array([width, height]) / resized[::-1]  # from pixels of the input to those of the image

@@ -82,7 +82,7 @@ def prepared(predictor: Predictor, image: ImageSource | None = None) -> Shown:
     """
     if image is None and predictor.settings.bands is not None:
         raise OptionError(
-            lambda name: f"the model takes bands of images, which drawn scenes do not have; give {name('image')}"
+            lambda name: f"the model expects image bands, which drawn scenes do not have; give {name('image')}"
         )
     if image is None:
         scene: UInt8[np.ndarray, "H W 3"] = draw_scene(SCENE, (_SIDE, _SIDE)).image

@@ -1,4 +1,4 @@
-"""The actors of Ray Data that segment shards, on this machine or a cluster: the one module of Ray Data."""
+"""The actors of Ray Data that segment shards, on this machine or a cluster: the only module that uses Ray Data."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from mask2former.text import printable
 __all__ = ["Job", "Pool", "Segmenter", "pool_for", "raised_by", "shard_reports", "started_pool"]
 
 _CPUS_PER_ACTOR = 4  # of a machine without GPUs, by default
-_RAISED = re.compile(r"mask2former\.errors\.(\w+): (.+)")  # in the traces of actors
+_RAISED = re.compile(r"mask2former\.errors\.(\w+): (.+)")  # in the stack traces of actors
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Segmenter:
     """What runs in an actor.
 
     Raises:
-        UserError: the model cannot be loaded there, or is another one there.
+        UserError: the model cannot be loaded there, or differs there.
     """
 
     def __init__(self, job: Job) -> None:
@@ -59,7 +59,10 @@ class Segmenter:
 
         predictor = open_predictor(job.model, quiet=True, **job.loading)
         if predictor.weights_sha256() != job.head["weights_sha256"]:
-            raise UserError(f"'{job.model}' is another model in an actor than where the run was started; use one file")
+            raise UserError(
+                f"'{job.model}' is a different model in an actor than where the run was started; use the same file "
+                "everywhere"
+            )
         self._write = ShardWriter(
             predictor,
             job.task,
@@ -82,7 +85,7 @@ class Segmenter:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """How many actors there are, and what each has."""
+    """The number of actors, and the resources of each."""
 
     count: int
     cpus: int
@@ -90,11 +93,11 @@ class Pool:
 
 
 def shard_reports(job: Job, plan: Plan, shards: Sequence[int], pool: Pool) -> Iterator[dict[str, Any]]:
-    """What becomes of each shard, as they are finished.
+    """The report of each shard, as shards are finished.
 
     Raises:
         UserError: an actor cannot load the model.
-        FailedError: what stopped a shard would stop all others.
+        FailedError: a shard failed for a reason that would stop all others.
     """
     import ray.data
     import ray.exceptions
@@ -106,7 +109,7 @@ def shard_reports(job: Job, plan: Plan, shards: Sequence[int], pool: Pool) -> It
         fn_constructor_args=(job,),
         batch_size=1,
         batch_format="pyarrow",
-        # A shard is under way for seconds, so none waits at an actor while another has nothing to do.
+        # A shard takes seconds, so none should wait at one actor while another is idle.
         compute=ray.data.ActorPoolStrategy(size=min(pool.count, len(shards)), max_tasks_in_flight_per_actor=1),
         num_cpus=pool.cpus,
         num_gpus=pool.gpus,
@@ -119,7 +122,7 @@ def shard_reports(job: Job, plan: Plan, shards: Sequence[int], pool: Pool) -> It
 
 
 def raised_by(error: BaseException) -> Exception:
-    """What an actor has raised, of which Ray passes on the text alone, or in a sentence what Ray says."""
+    """The error raised in an actor, of which Ray passes on only the text, or one sentence from Ray's own message."""
     text = str(error)
     if ours := _RAISED.findall(text):
         kind, said = ours[-1]
@@ -131,10 +134,10 @@ def raised_by(error: BaseException) -> Exception:
 
 @contextlib.contextmanager
 def started_pool(address: str | None, actors: int | None, device: str, progress: Progress) -> Iterator[Pool]:
-    """A cluster that is running, or this machine for as long as the block takes.
+    """A running cluster, or this machine for the duration of the block.
 
     Raises:
-        UserError: there is no such cluster, or no room in it for so many actors.
+        UserError: the cluster does not exist, or has no room for this many actors.
     """
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of every pool of actors that may restart
     with joined_cluster(
@@ -153,7 +156,7 @@ def started_pool(address: str | None, actors: int | None, device: str, progress:
 
 
 def pool_for(nodes: Sequence[tuple[int, int]], actors: int | None, device: str) -> Pool:
-    """The actors for machines with so many CPU cores and GPUs each: as many cores for each as fit.
+    """Actors for machines with this many CPU cores and GPUs each: as many cores for each as fit.
 
     Raises:
         UserError: they do not fit.
@@ -168,12 +171,14 @@ def pool_for(nodes: Sequence[tuple[int, int]], actors: int | None, device: str) 
             return Pool(count, cpus, gpus)
     what = f"{num_gpus} GPUs and {num_cpus} CPU cores" if gpus else f"{num_cpus} CPU cores"
     raise OptionError(
-        lambda name: f"{count} actors do not fit the cluster, which has {what}; lower {name('actors')}, or start more"
+        lambda name: (
+            f"{count} actors do not fit into the cluster, which has {what}; lower {name('actors')}, or start more"
+        )
     )
 
 
 def _silence() -> None:
-    """Leave what Ray has to say of its work in its files; what a user should know comes from us."""
+    """Keep Ray's own messages in its log files; what a user should know is reported by this library."""
     logging.getLogger("ray").setLevel(logging.ERROR)
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):

@@ -1,7 +1,7 @@
-"""Which image is in which shard, and what results are made by: written once, so that every later run goes on exactly.
+"""Which image is in which shard, and how results are made: written once, so that every later run continues exactly.
 
-``plan.json`` says what the results are of, ``images.parquet`` lists the images by shard. A shard is done when its file
-of results is there, whole, with a row for each of its images. Knows no models and no Ray.
+``plan.json`` describes the results, ``images.parquet`` lists the images by shard. A shard is done when its result file
+exists, complete, with a row for each of its images. Knows no models and no Ray.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ __all__ = [
 PLAN, IMAGES, RESULTS = "plan.json", "images.parquet", "shards"
 WORKING, JSON_LINES = "working", "json"  # shards that were begun; what is written on request
 _KIND = "mask2former bulk results"
-SHARD = "shard-"  # begins the names of files of shards
+SHARD = "shard-"  # begins the file names of shards
 _SAME = ("schema_version", "task", "settings", "weights_sha256", "categories_sha256", "json_lines")
-_THREADS = 16  # that look at files of results; each may be a request
+_THREADS = 16  # that examine result files; each may be a request
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be done.
+    """The work to be done.
 
     Attributes:
-        head: what the results are made by, see :func:`open_plan`.
+        head: how the results are made, see :func:`open_plan`.
         shards: the images of each shard.
     """
 
@@ -68,23 +68,25 @@ def results_file(shard: int) -> str:
 def open_plan(
     store: Store, images: Sequence[str], head: Mapping[str, Any], shard_size: int | None = None, *, default: int = 64
 ) -> Plan:
-    """The plan of an output: the one that is there, with images that are new in shards of their own, or a new one.
+    """The plan of an output: the existing one, with new images in shards of their own, or a new one.
 
     Args:
         store: the output.
-        images: all that the sources name now.
-        head: JSON values; a plan that is there must agree with it on task, settings, weights, classes and files.
-        shard_size: images in a shard; None: as planned.
+        images: everything that the sources name now.
+        head: JSON values; an existing plan must agree with it on task, settings, weights, classes and files.
+        shard_size: images per shard; None: as planned.
         default: the same for a new plan.
 
     Raises:
-        UserError: what is there was made by another model or with other settings, of other images, or is no plan.
+        UserError: what exists was made by another model or with other settings, for other images, or is not a plan.
     """
     there = read_head(store)
     shards: list[list[str]] = []
     if there is None:
         if store.names(RESULTS):
-            raise UserError(f"'{store.path(RESULTS)}' holds files, but no {PLAN} says of what; choose another output")
+            raise UserError(
+                f"'{store.path(RESULTS)}' contains files, but no {PLAN} that describes them; choose another output"
+            )
         size = default if shard_size is None else shard_size
     else:
         if others := [name for name in _SAME if there.get(name) != head[name]]:
@@ -92,7 +94,7 @@ def open_plan(
             raise OptionError(
                 lambda name: (
                     f"the results in '{store.name}' were made with {'other' if other.endswith('s') else 'another'} "
-                    f"{other}: choose another output, or {name('overwrite')} to lose them"
+                    f"{other}: choose another output, or {name('overwrite')} to delete them"
                 )
             )
         size = there["shard_size"]
@@ -107,12 +109,12 @@ def open_plan(
         gone = len(known) + len(added) - len(images)
         if len(added) == len(images):
             raise UserError(
-                f"the results in '{store.name}' belong to other images than the sources; choose another output"
+                f"the results in '{store.name}' are for images other than the sources; choose another output"
             )
         if gone:
             example = next(iter(known.difference(images)))
             note(
-                "images of the plan that the sources do not name now, which stay in it",
+                "images of the plan that the sources no longer name, which stay in it",
                 f"{gone:,}, such as '{example}'",
             )
         if added:
@@ -127,7 +129,7 @@ def open_plan(
 
 
 def read_head(store: Store) -> dict[str, Any] | None:
-    """What the plan of an output says of its results; None where there is none.
+    """What the plan of an output says about its results; None without a plan.
 
     Raises:
         UserError: it is something else.
@@ -143,7 +145,7 @@ def read_head(store: Store) -> dict[str, Any] | None:
 
 
 def shards_done(store: Store, counts: Sequence[int]) -> list[int]:
-    """The numbers of the shards whose results are there.
+    """The numbers of the shards whose results exist.
 
     Args:
         store: the output.
@@ -157,21 +159,21 @@ def shards_done(store: Store, counts: Sequence[int]) -> list[int]:
 
 
 def shards_without_failures(store: Store, shards: Sequence[int]) -> list[int]:
-    """Those of the finished shards in which no image failed; one whose file is damaged is none of them."""
+    """The finished shards in which no image failed; one with a damaged file does not count."""
     with ThreadPoolExecutor(_THREADS) as pool:
         failed = pool.map(lambda shard: _num_failed(store, results_file(shard)), shards)
         return [shard for shard, number in zip(shards, failed, strict=True) if number == 0]
 
 
 def first_damaged(store: Store, names: Sequence[str]) -> str | None:
-    """The first of several files of results whose end cannot be read; None where all can."""
+    """The first of several result files whose end cannot be read; None if all can be read."""
     with ThreadPoolExecutor(_THREADS) as pool:
         rows = pool.map(lambda name: _num_rows(store, name), names)
         return next((name for name, number in zip(names, rows, strict=True) if number is None), None)
 
 
 def _num_failed(store: Store, name: str) -> int | None:
-    """How many images of a file of results failed; None where it is damaged."""
+    """The number of failed images in a result file; None if it is damaged."""
     parquet, arrow_error = _parquet()
     try:
         with store.open(name) as file:
@@ -182,7 +184,7 @@ def _num_failed(store: Store, name: str) -> int | None:
 
 
 def _num_rows(store: Store, name: str) -> int | None:
-    """How many images a file of results has, as its end says; None where it is damaged."""
+    """The number of images in a result file, according to its end; None if it is damaged."""
     parquet, arrow_error = _parquet()
     try:
         with store.open(name) as file:

@@ -1,4 +1,4 @@
-"""Files read ahead in threads, of which slow ones let the others pass. Knows no images."""
+"""Files read ahead in threads; slow ones do not delay the others. Knows no images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _Read = TypeVar("_Read")
 
 
 class _Reading(Generic[_Item, _Read]):
-    """An item that a thread reads; one that never ends is left to itself, and does not keep the process alive."""
+    """An item that a thread reads; one that never ends is abandoned, and does not keep the process alive."""
 
     def __init__(self, item: _Item, read: Callable[[_Item], _Read]) -> None:
         self.item = item
@@ -28,7 +28,7 @@ class _Reading(Generic[_Item, _Read]):
     def _run(self, read: Callable[[_Item], _Read]) -> None:
         try:
             self.future.set_result(read(self.item))
-        except Exception as error:  # whatever it is, whoever takes the item knows what it means
+        except Exception as error:  # whatever it is, the receiver of the item knows what it means
             self.future.set_exception(error)
 
     @property
@@ -44,18 +44,18 @@ def as_read(
     patience: float = 2.0,
     limit: float = 60.0,
 ) -> Iterator[tuple[_Item, _Read | Exception]]:
-    """The items with what was read, in their order, except that one that takes long lets those behind it pass.
+    """The items with what was read, in order, except that a slow one lets those behind it pass.
 
     Args:
-        items: taken as threads become free.
+        items: fetched as threads become free.
         read: called in threads.
-        at_once: how many are read or wait to be taken.
+        at_once: maximum number that are being read or wait to be fetched.
         patience: seconds for which the others wait for one.
-        limit: seconds after which it is given up.
+        limit: seconds after which an item is abandoned.
 
     Returns:
-        Every item with its value, or with what reading it has raised, or with a :class:`UserError` where it was
-        given up.
+        Every item with its value, with the error raised by reading it, or with a :class:`UserError` if it was
+        abandoned.
     """
     source, waiting = iter(items), list[_Reading[_Item, _Read]]()
     is_more = True

@@ -28,11 +28,11 @@ def open_results(output: str | os.PathLike[str]) -> Any:
     Columns: ``image``, ``image_sha256`` of its bytes, ``error`` (why there is no result, else null), ``task``,
     ``height``, ``width``, ``segments`` (a list of structs with the keys of our JSON: ``id`` of panoptic segments,
     ``label`` of semantic classes, ``category_id``, ``category_name``, ``is_thing``, ``score``, ``area``, ``bbox`` as x,
-    y, width and height in pixels, ``segmentation`` as COCO run lengths; what a task does not have is null) and
-    ``map_png``, the exact map, see :func:`id_map`. The metadata ``mask2former`` of the schema says what made them.
+    y, width and height in pixels, ``segmentation`` as COCO run lengths; null where a task has no such key) and
+    ``map_png``, the exact map, see :func:`id_map`. The metadata ``mask2former`` of the schema says what created them.
 
     Args:
-        output: the folder or URL that was written to, also while it is.
+        output: the folder or URL of the run, which may still be in progress.
 
     Raises:
         UserError: there are no results, or the file of a shard is damaged.
@@ -43,7 +43,7 @@ def open_results(output: str | os.PathLike[str]) -> Any:
         raise MissingExtraError("pyarrow", "ray") from error
     store = open_store(output)
     if read_head(store) is None:
-        raise UserError(f"'{store.name}' holds no results of a bulk run (there is no {PLAN}); check the path")
+        raise UserError(f"'{store.name}' contains no results of a bulk run (there is no {PLAN}); check the path")
     names = [name for name in store.names(RESULTS) if name.endswith(".parquet")]
     if not names:
         raise UserError(f"no shard in '{store.name}' is finished yet")
@@ -56,11 +56,11 @@ def open_results(output: str | os.PathLike[str]) -> Any:
 def read_records(output: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
     """The results one by one, a few shards in memory at a time, in the order of the plan.
 
-    A record has ``image``, ``image_sha256``, ``error`` and ``map_png``, and where there is a result what
-    ``result.to_dict()`` says of it: ``task``, ``size`` (height, width) and ``segments``, ``instances`` or ``classes``.
+    A record has ``image``, ``image_sha256``, ``error`` and ``map_png`` and, if there is a result, the content of
+    ``result.to_dict()``: ``task``, ``size`` (height, width) and ``segments``, ``instances`` or ``classes``.
 
     Args:
-        output: as of :func:`open_results`.
+        output: as for :func:`open_results`.
 
     Raises:
         UserError: there are no results, or the file of a shard is damaged.
@@ -80,11 +80,11 @@ def row_batches(output: str | os.PathLike[str], **selection: Any) -> Iterator[An
     """The rows of all shards as record batches.
 
     Args:
-        output: as of :func:`open_results`.
-        selection: ``columns`` and ``filter`` as pyarrow takes them.
+        output: as for :func:`open_results`.
+        selection: ``columns`` and ``filter`` for pyarrow.
 
     Raises:
-        UserError: as there, also for damage that the end of a file does not show.
+        UserError: as for :func:`open_results`, also for damage that the end of a file does not show.
     """
     rows = open_results(output)
     from pyarrow import ArrowException
@@ -109,7 +109,7 @@ def row_batches(output: str | os.PathLike[str], **selection: Any) -> Iterator[An
 
 def _damaged(store: Store, name: str) -> UserError:
     return UserError(
-        f"'{store.path(name)}' is damaged and cannot be read; remove it, and the same predict command makes it anew"
+        f"'{store.path(name)}' is damaged and cannot be read; remove it, and the same predict command creates it again"
     )
 
 
@@ -117,12 +117,12 @@ def id_map(record: Mapping[str, Any]) -> Int32[np.ndarray, "H W"]:
     """The exact map of a record: segment ids of panoptic results (0: none), class indices of semantic ones.
 
     Args:
-        record: of :func:`read_records`, or a row of :func:`open_results` with ``task`` and ``map_png``.
+        record: from :func:`read_records`, or a row from :func:`open_results` with ``task`` and ``map_png``.
 
     Raises:
-        UserError: there is no map: instances have none, and an image that failed neither.
+        UserError: there is no map: for instances, and for images that failed.
     """
     if record["map_png"] is None:
-        raise UserError(f"no map was written for this image (task {record['task']}); instances have run lengths only")
+        raise UserError(f"no map was written for this image (task {record['task']}); instances have only run lengths")
     file = NamedBytes("map_png", record["map_png"])
     return read_id_colors(file) if record["task"] == "panoptic" else read_label_map(file)

@@ -1,8 +1,8 @@
-"""A bulk run: its plan, its shards on the actors of Ray Data, and what became of them.
+"""A bulk run: its plan, its shards on the actors of Ray Data, and their outcome.
 
-Ray Data hands out the shards, starts actors, restarts those that die and gives their shard to another; each actor
-holds the model, and writes one file for each shard (:mod:`mask2former.bulk.shards`). What is finished is in the files
-alone, so whatever is killed, the next run does the rest.
+Ray Data distributes the shards, starts actors, restarts those that die and gives their shard to another; each actor
+holds the model, and writes one file per shard (:mod:`mask2former.bulk.shards`). Progress is recorded only in the files,
+so whatever is killed, the next run does the rest.
 """
 
 from __future__ import annotations
@@ -53,17 +53,17 @@ class Failed:
 
 @dataclass(frozen=True)
 class BulkReport:
-    """What became of the images of a run.
+    """The outcome for the images of a run.
 
     Attributes:
         task: of the results.
         settings: the inference settings.
-        num_images: all of the plan.
+        num_images: all in the plan.
         num_done: segmented in this call.
-        num_there: whose shards were finished before it.
-        num_failed: of all, those without a result.
-        num_found: segments, instances or classes that this call has found.
-        num_actors: that worked.
+        num_there: in shards that were finished before.
+        num_failed: out of all, those without a result.
+        num_found: segments, instances or classes found in this call.
+        num_actors: number of actors.
         failed: the first ten of this call without a result.
         failures: the file that lists all of them; None where there are none.
         notes: what a user should know, one sentence each.
@@ -110,8 +110,8 @@ def predict_bulk(
 ) -> BulkReport:
     """Segment any number of images with several processes or machines; what ``mask2former predict --ray`` does.
 
-    The images are divided into shards once; each becomes one Parquet file, whole and with a row for every image
-    (:func:`~mask2former.bulk.open_results` reads them). The same call does what is missing, whatever ended the last
+    The images are divided into shards once; each becomes one Parquet file, complete and with a row for every image
+    (:func:`~mask2former.bulk.open_results` reads them). The same call does what is missing, whatever ended the previous
     one. An image that fails is a row with the reason, and is listed in ``failures.csv``.
 
     Args:
@@ -120,12 +120,12 @@ def predict_bulk(
         output: a folder or URL, which every machine can write.
         task: see :class:`~mask2former.Predictor`.
         actors: processes with the model; by default one for each GPU, without GPUs one for 4 CPU cores.
-        shard_size: images in a file of results, by default 64; what a killed actor has to do again.
+        shard_size: images per result file, by default 64; what must be repeated when an actor is killed.
         image_timeout: seconds that reading the bytes of an image may take.
         json_lines: also write ``json/shard-N.jsonl``, a line for each result.
-        column: of lists: the one that names the images; by default ``image``, or the only one.
-        retry_failed: do shards again in which images failed.
-        overwrite: begin anew, and remove the results that are there.
+        column: of lists: the one with the image names; by default ``image``, or the only one.
+        retry_failed: repeat shards in which images failed.
+        overwrite: start again, and remove existing results.
         ray_address: of a running cluster, for instance ``auto``; by default ``RAY_ADDRESS``, or Ray is started on
             this machine alone, and ended.
         recipe: see :func:`~mask2former.predict_files`, like the following.
@@ -137,20 +137,21 @@ def predict_bulk(
         dtype: as there.
         compile: as there.
         progress: called with the step, and the numbers of images done and in total.
-        observe: told of each image that failed, when its shard is done.
+        observe: called with each image that failed, when its shard is done.
         settings: inference settings that replace the stored ones.
 
     Raises:
-        UserError: no images, a wrong model or setting, results of something else in the output, or no such cluster or
-            room in it; no result was written then.
-        FailedError: what stopped an image would stop all others, for instance a full disk; finished shards stay.
+        UserError: no images, a wrong model or setting, other results in the output, or no such cluster or no room in
+            it; no result was written then.
+        FailedError: an image failed for a reason that would stop all others, for instance a full disk; finished shards
+            stay.
         MissingExtraError: Ray, pyarrow or fsspec is missing.
     """
     _check(actors, shard_size, image_timeout, batch_size, device)
     if not isinstance(model, str | Path):
         raise UserError(
             f"the actors load the model themselves and need its name, file or folder, got a {type(model).__name__}; "
-            "save it with model.save_pretrained, and name the file"
+            "save it with model.save_pretrained, and give the file"
         )
     _need_ray()
     store = open_store(output)
@@ -159,10 +160,10 @@ def predict_bulk(
     with collect_notes() as found, contextlib.ExitStack() as stack:
         progress("listing the images", 0, None)
         images = list_sources([sources] if isinstance(sources, str | os.PathLike) else sources, column=column)
-        predictor = open_predictor(model, progress=progress, **{**loading, "device": "cpu"})  # which only checks
+        predictor = open_predictor(model, progress=progress, **{**loading, "device": "cpu"})  # only checks
         chosen = predictor.choose_tasks(task)[0]
         if any(item.id.bit_length() > _ID_BITS for item in predictor.categories):
-            raise UserError(f"the model has class ids beyond {_ID_BITS} bits, which Parquet does not hold")
+            raise UserError(f"the model has class ids beyond {_ID_BITS} bits, which Parquet cannot store")
         head = {
             "schema_version": SCHEMA_VERSION,
             "version": mask2former.__version__,
@@ -236,7 +237,7 @@ def _need_ray() -> None:
 
 
 def _for_actors(model: str | Path) -> str | Path:
-    """A model that is named, or its absolute path, since actors may work in another folder."""
+    """The name of a model, or its absolute path, since actors may work in another folder."""
     is_named = isinstance(model, str) and (model in packaged_names() or model in current_zoo())
     return model if is_named or not os.path.exists(model) else Path(model).absolute()
 
@@ -245,22 +246,26 @@ def _check(actors: int | None, shard_size: int | None, image_timeout: float, bat
     """Refuse numbers out of range.
 
     Raises:
-        OptionError: naming one.
+        OptionError: the message names one.
     """
     for argument, value in (("actors", actors), ("shard_size", shard_size), ("batch_size", batch_size)):
         if value is not None and value < 1:
-            raise OptionError(lambda name, argument=argument, value=value: f"{name(argument)} is {value}; at least 1")
+            raise OptionError(
+                lambda name, argument=argument, value=value: f"{name(argument)} is {value}; expected at least 1"
+            )
     if not image_timeout > 0:
         raise OptionError(lambda name: f"{name('image_timeout')} is {image_timeout} s; expected more than 0")
     if device not in ("auto", "cpu", "cuda"):
-        raise OptionError(lambda name: f"{name('device')} is {device}; each actor has one GPU: auto, cpu or cuda")
+        raise OptionError(
+            lambda name: f"{name('device')} is {device}; each actor has one GPU: expected auto, cpu or cuda"
+        )
 
 
 def _remove_results(store: Store) -> None:
-    """Remove what an earlier run has written; first of all the plan, so that what is left belongs to none.
+    """Remove what an earlier run has written, starting with the plan, so that what is left belongs to none.
 
     Raises:
-        UserError: there is a plan of something else.
+        UserError: the plan belongs to something else.
     """
     if plans.read_head(store) is None:
         return
@@ -271,7 +276,7 @@ def _remove_results(store: Store) -> None:
 
 
 def _failed(store: Store) -> Mapping[str, str]:
-    """All images without a result, and why, as the finished shards say."""
+    """All images without a result, and why, according to the finished shards."""
     import pyarrow.compute
 
     from mask2former.bulk.results import row_batches

@@ -1,8 +1,8 @@
-"""One shard: its images through the predictor, and one Parquet file with a row for each, written once and whole.
+"""One shard: its images through the predictor, and one Parquet file with a row for each, written once and completely.
 
 An image that cannot be read or segmented is a row with the reason. One whose process dies (a crash, too much memory)
-would take its shard with it again and again, so a shard that was begun twice is done image by image, and an image
-that was in work at two deaths is given up. Knows no Ray.
+would take its shard with it again and again, so a shard that was begun twice is processed image by image, and an image
+that was in progress at two deaths is abandoned. Knows no Ray.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ from mask2former.text import printable
 
 __all__ = ["SCHEMA", "ShardReport", "ShardWriter"]
 
-_BEGUN, _DEATHS = 2, 2  # times a shard is begun before it is done image by image; deaths until an image is given up
-_MAPS = ("_ids.png", "_labels.png")  # endings of exact maps
+_BEGUN, _DEATHS = 2, 2  # times a shard is begun before it is done image by image; deaths until an image is abandoned
+_MAPS = ("_ids.png", "_labels.png")  # suffixes of exact maps
 
 _RLE = pyarrow.struct({"size": pyarrow.list_(pyarrow.int32()), "counts": pyarrow.string()})
 _SEGMENT = pyarrow.struct(
@@ -72,12 +72,12 @@ SCHEMA = pyarrow.schema(
         pyarrow.field("map_png", pyarrow.binary()),
     ]
 )
-"""A row is an image. Keys of segments are those of our JSON; what a task does not have is null."""
+"""A row is an image. Keys of segments are those of our JSON; keys that a task does not have are null."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShardReport:
-    """What became of a shard.
+    """The outcome of a shard.
 
     Attributes:
         shard: its number.
@@ -85,7 +85,7 @@ class ShardReport:
         num_found: segments, instances or classes in them.
         failed: the images without a result, and why.
         notes: message and example of each.
-        seconds: that it took.
+        seconds: duration.
     """
 
     shard: int
@@ -135,7 +135,8 @@ class ShardWriter:
         """Segment the images of a shard and write its files.
 
         Raises:
-            FailedError: what stopped an image would stop all others, for instance a full disk; the shard is not there.
+            FailedError: an image failed for a reason that would stop all others, for instance a full disk; the shard is
+                not written.
         """
         started = time.monotonic()
         with collect_notes() as notes:
@@ -165,14 +166,14 @@ class ShardWriter:
             return
         for name in images:
             if begun["deaths"].get(name, 0) >= _DEATHS:
-                reason = f"'{name}': the process that segmented it died {_DEATHS} times; is there enough memory for it?"
+                reason = f"'{name}': the process that segmented it died {_DEATHS} times; does it have enough memory?"
                 yield name, self._row(name, error=reason)
                 continue
             self._store.write(_marker(shard), json.dumps(begun | {"image": name}).encode())
             yield from self._segmented([name])
 
     def _begin(self, shard: int) -> dict[str, Any]:
-        """Record that a shard is begun: how often it was, and for which images that was the end."""
+        """Record that a shard is begun: how often so far, and for which images that was the end."""
         times, deaths, image = _read_marker(self._store.read(_marker(shard)))
         if image is not None:
             deaths[image] = deaths.get(image, 0) + 1
@@ -194,7 +195,7 @@ class ShardWriter:
                 yield name, found
 
     def _fetched(self, name: str) -> NamedBytes | Path:
-        """The bytes of an image, or the path of one that is read by parts, which may have more than the memory."""
+        """The bytes of an image, or the path of one that is read in parts, which may be larger than memory."""
         if not is_url(name) and is_read_by_parts(path := Path(name), self._predictor.settings):
             return path
         return fetch(name)
@@ -219,7 +220,7 @@ class ShardWriter:
         (name, file), result = item, results[self._task]
         assert isinstance(file, NamedBytes | Path)
         settings = self._predictor.recorded_settings
-        sha256 = image_sha256_of(file)  # of a large file it is that of what was read, since encoding looks once more
+        sha256 = image_sha256_of(file)  # for a large file, of what was read, since encoding reads it again
         files = encode_result(result, image, overlay=False, model=self._model, settings=settings)
         record = json.loads(files[".json"])
         row = self._row(name, image_sha256=sha256)
@@ -237,12 +238,12 @@ class ShardWriter:
 
 
 def _read_marker(content: bytes | None) -> tuple[int, dict[str, int], str | None]:
-    """How often a shard was begun, how often its images were the end, and which one was in work; none if damaged."""
+    """How often a shard was begun, how often images were its end, and which was in progress; none if damaged."""
     try:
         match parse_json(content or b"{}", "the marker"):
             case {"begun": int(times), "deaths": dict(deaths), "image": str(image) | (None as image)}:
                 return times, deaths, image
-    except UserError:  # cut short by a power cut
+    except UserError:  # incomplete after a power failure
         pass
     return 0, {}, None
 

@@ -1,6 +1,6 @@
-"""The images of a bulk run: files, folders, globs and lists, here or behind a URL, as names that every machine reads.
+"""The images of a bulk run: files, folders, globs and lists, local or at URLs, by names valid on every machine.
 
-Local names are absolute paths; others are URLs. Reading is the business of whoever gets a name: :func:`fetch`.
+Local names are absolute paths; others are URLs. Reading is left to the receiver of a name: :func:`fetch`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from mask2former.text import listed, printable, quoted
 __all__ = ["LISTS", "fetch", "list_sources"]
 
 LISTS = (".csv", ".parquet")
-"""Endings of files that list images."""
+"""Suffixes of files that list images."""
 
 _COLUMN = "image"
 _STRINGS = ("string", "large_string", "string_view")  # the kinds of text in Arrow
@@ -34,18 +34,19 @@ _MAGIC = re.compile(r"[*?\[]")
 
 
 def list_sources(sources: Sequence[str | os.PathLike[str]], *, column: str | None = None) -> list[str]:
-    """The names of all images, each once, in the order of the sources; folders are searched to any depth and sorted.
+    """The names of all images, each once, in source order; folders are searched at any depth and sorted.
 
     Args:
-        sources: images, folders, globs (of which files with names of images count) and lists, local or URLs. A list is
-            a CSV file whose first line names its columns, or a Parquet file; relative names in it begin at its folder.
+        sources: images, folders, globs (in which only files with image names count) and lists, local or URLs. A list is
+            a CSV file whose first line has the column names, or a Parquet file; relative names in it start from its
+            folder.
         column: of lists: the one with the names; by default ``image``, or the only one.
 
     Raises:
-        UserError: nothing is named, or it is not there, or a list cannot be read, or a name is not in UTF-8.
+        UserError: no images are given, or one does not exist, or a list cannot be read, or a name is not in UTF-8.
     """
     if not sources:
-        raise UserError("no images given; name files, folders, globs or lists (.csv, .parquet)")
+        raise UserError("no images given; give files, folders, globs or lists (.csv, .parquet)")
     names: dict[str, None] = {}
     num_lists = num_again = 0
     for entry in sources:
@@ -60,12 +61,12 @@ def list_sources(sources: Sequence[str | os.PathLike[str]], *, column: str | Non
             count += 1
             check_limit("the sources name too many images:", len(names), limits.LISTED_IMAGES, "run them in parts")
         if is_list and not count:
-            raise UserError(f"the list '{source}' names no images; expected a row for each below the names of columns")
+            raise UserError(f"the list '{source}' names no images; expected one row per image below the column names")
         num_again += before + count - len(names)
     if column is not None and not num_lists:
         raise OptionError(lambda name: f"{name('column')} applies to lists (.csv, .parquet), but no source is a list")
     if num_again:
-        note("images that the sources name again, which are segmented once", f"{num_again:,}")
+        note("images that the sources name more than once, which are segmented once", f"{num_again:,}")
     return list(names)
 
 
@@ -73,8 +74,8 @@ def fetch(name: str) -> NamedBytes:
     """The bytes of an image file.
 
     Raises:
-        UserError: it is not there, no regular file, or too large.
-        Exception: whatever the package of a protocol raises.
+        UserError: it does not exist, is not a regular file, or is too large.
+        Exception: whatever the package for a protocol raises.
     """
     if not is_url(name):
         return NamedBytes(name, read_bytes(Path(name), "image", limits.IMAGE_BYTES))
@@ -88,7 +89,7 @@ def fetch(name: str) -> NamedBytes:
 
 
 def _check_utf8(name: str) -> None:
-    """Refuse bytes that are no text, which Parquet, tables and other machines cannot hold."""
+    """Refuse bytes that are not text, which Parquet, tables and other machines cannot represent."""
     try:
         name.encode()
     except UnicodeEncodeError as error:
@@ -120,7 +121,7 @@ def _of_url(source: str) -> Iterable[str]:
         found = sorted(files.find(path))
     except UserError:
         raise
-    except Exception as error:  # whatever the package of a protocol raises
+    except Exception as error:  # whatever the package for a protocol raises
         raise UserError(f"'{source}' cannot be listed: {printable(str(error), 200)}") from error
     below = [name for name in found if not any(part.startswith(".") for part in name[len(path) :].split("/"))]
     images = [files.unstrip_protocol(name) for name in below if is_image_name(name)]
@@ -134,7 +135,7 @@ def _images_of_glob(source: str, found: Sequence[str]) -> Sequence[str]:
     if not images:
         raise UserError(f"no image matches '{source}' ({len(found)} other files); check the pattern")
     if len(images) < len(found):
-        note("globs that also match files without the names of images, skipped", f"'{source}' ({len(found)})")
+        note("globs that also match files without image names, skipped", f"'{source}' ({len(found)})")
     return images
 
 
@@ -157,13 +158,13 @@ def _of_csv(source: str, column: str | None) -> list[str | None]:
     table = [row for row in parse_csv(read_text(file, "list", limits.TABLE_BYTES), f"the list '{source}'") if row]
     header = table[0] if table else []
     if any(is_image_name(cell) for cell in header):
-        raise UserError(f"the first line of '{source}' names an image; expected names of columns, for instance 'image'")
+        raise UserError(f"the first line of '{source}' names an image; expected column names, for instance 'image'")
     index = header.index(_chosen(source, header, column))
     for number, row in enumerate(table[1:], start=1):
         if len(row) > len(header):
             raise UserError(
                 f"row {number} of '{source}' has {len(row)} cells, but the first line names {len(header)}; put a name "
-                "with a comma in double quotes, or remove the cells that are too many"
+                "with a comma in double quotes, or remove the extra cells"
             )
     return [row[index] if index < len(row) else None for row in table[1:]]
 
@@ -185,7 +186,7 @@ def _column_of_parquet(source: str, column: str | None) -> Iterator[Any]:
             kind = file.schema_arrow.field(name).type
             words = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
             if str(words) not in _STRINGS:
-                raise UserError(f"the column {quoted(name)} of '{source}' holds {kind}; expected names of images")
+                raise UserError(f"the column {quoted(name)} of '{source}' contains {kind}; expected image names")
             for batch in file.iter_batches(columns=[name]):
                 yield from batch.column(0).to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
@@ -193,13 +194,13 @@ def _column_of_parquet(source: str, column: str | None) -> Iterator[Any]:
 
 
 def _chosen(source: str, names: Sequence[str], column: str | None) -> str:
-    """The column with the names of images."""
+    """The column with the image names."""
     wanted = column or (_COLUMN if _COLUMN in names or len(names) != 1 else names[0])
     if wanted not in names:
         raise OptionError(
             lambda name: (
-                f"'{source}' has no column {quoted(wanted)}; there are: {listed(names) or 'none'}; say which one names "
-                f"the images with {name('column')}"
+                f"'{source}' has no column {quoted(wanted)}; there are: {listed(names) or 'none'}; choose the one "
+                f"with the image names with {name('column')}"
             )
         )
     if names.count(wanted) > 1:

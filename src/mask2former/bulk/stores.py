@@ -1,4 +1,4 @@
-"""Where a bulk run writes: a folder, or a URL that fsspec opens. Files appear whole or not at all."""
+"""Where a bulk run writes: a folder, or a URL that fsspec opens. Files appear completely or not at all."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LOCK = ".lock"
 
 
 def is_url(name: str) -> bool:
-    """Whether this names something for fsspec to open; ``file://`` is local."""
+    """Whether this is something for fsspec to open; ``file://`` is local."""
     return _URL.match(name) is not None and not name.lower().startswith("file:")
 
 
@@ -30,7 +30,7 @@ def local_path(name: str | os.PathLike[str]) -> Path:
     """The absolute path of a local name or ``file://`` URL.
 
     Raises:
-        UserError: an empty name, which would be the working folder, or a ``file://`` URL of another host.
+        UserError: an empty name, which would mean the working folder, or a ``file://`` URL on another host.
     """
     text = os.fspath(name)
     if text.lower().startswith("file://"):
@@ -39,7 +39,9 @@ def local_path(name: str | os.PathLike[str]) -> Path:
             raise UserError(f"'{text}' is on another host, '{parts.netloc}'; expected three slashes: file:///folder")
         text = unquote(parts.path)
     if not text:
-        raise UserError(f"'{os.fspath(name)}' names no file and no folder; give a path ('.' is the working folder)")
+        raise UserError(
+            f"'{os.fspath(name)}' names neither a file nor a folder; give a path ('.' is the working folder)"
+        )
     return Path(os.path.abspath(text))
 
 
@@ -55,16 +57,16 @@ def opened_url(url: str) -> tuple[Any, str]:
         raise MissingExtraError("fsspec", "ray") from error
     try:
         return url_to_fs(url)
-    except Exception as error:  # whatever the package of a protocol raises: ImportError, ValueError, its own
+    except Exception as error:  # whatever the package for a protocol raises: ImportError, ValueError, its own
         raise UserError(f"'{url}' cannot be opened by fsspec: {printable(str(error), 200)}") from error
 
 
 class Store(ABC):
-    """Named files below one place.
+    """Named files below one location.
 
     Attributes:
-        name: of the place, for messages.
-        address: what other processes and machines open it by.
+        name: of the location, for messages.
+        address: how other processes and machines open it.
     """
 
     name: str
@@ -72,7 +74,7 @@ class Store(ABC):
 
     @abstractmethod
     def write(self, name: str, content: bytes) -> None:
-        """Put a file there, whole; what is there already is replaced.
+        """Write a file completely; an existing one is replaced.
 
         Raises:
             FailedError: it cannot be written.
@@ -83,12 +85,12 @@ class Store(ABC):
         """A file to read.
 
         Raises:
-            OSError: it is not there.
+            OSError: it does not exist.
         """
 
     @abstractmethod
     def names(self, folder: str) -> list[str]:
-        """The names in a folder, sorted; none where there is no such folder.
+        """The names in a folder, sorted; none if the folder does not exist.
 
         Raises:
             UserError: it cannot be listed.
@@ -100,16 +102,16 @@ class Store(ABC):
 
     @abstractmethod
     def for_arrow(self) -> tuple[str, Any]:
-        """The path and file system as pyarrow takes them."""
+        """The path and file system for pyarrow."""
 
     def clear(self, folder: str, start: str) -> None:
-        """Remove the files in a folder whose names begin so, and the folder if that was all; it may be gone."""
+        """Remove the files in a folder whose names begin like this, and the folder if then empty, if it exists."""
         for name in self.names(folder):
             if name.startswith(start):
                 self.remove(f"{folder}/{name}")
 
     def read(self, name: str) -> bytes | None:
-        """The content of a file; None where there is none."""
+        """The content of a file; None if it does not exist."""
         try:
             with self.open(name) as file:
                 return file.read()
@@ -122,10 +124,10 @@ class Store(ABC):
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """One run at a time is in the block, where there are locks.
+        """Only one run at a time is in the block, where locks exist.
 
         Raises:
-            UserError: another run has it.
+            UserError: another run holds the lock.
         """
         yield
 
@@ -171,7 +173,7 @@ class _Folder(Store):
         self._path.mkdir(parents=True, exist_ok=True)
         with (self._path / _LOCK).open("wb") as file:
             if take_lock(file) is False:
-                raise UserError(f"another run is writing into '{self.name}'; wait for it, or choose another output")
+                raise UserError(f"another run is writing to '{self.name}'; wait for it, or choose another output")
             yield
 
 
@@ -186,8 +188,8 @@ class _Remote(Store):
     def write(self, name: str, content: bytes) -> None:
         try:
             self._files.makedirs(self._files._parent(self._at(name)), exist_ok=True)
-            self._files.pipe_file(self._at(name), content)  # one request, so whole or not at all
-        except Exception as error:  # whatever the package of a protocol raises
+            self._files.pipe_file(self._at(name), content)  # one request, so complete or not at all
+        except Exception as error:  # whatever the package for a protocol raises
             raise FailedError(f"cannot write '{self.path(name)}': {printable(str(error), 200)}") from error
 
     def open(self, name: str) -> BinaryIO:
@@ -199,7 +201,7 @@ class _Remote(Store):
             found = self._files.ls(self._at(folder), detail=False)
         except FileNotFoundError:
             return []
-        except Exception as error:  # whatever the package of a protocol raises
+        except Exception as error:  # whatever the package for a protocol raises
             raise UserError(f"'{self.path(folder)}' cannot be listed: {printable(str(error), 200)}") from error
         return sorted(path.rstrip("/").rpartition("/")[2] for path in found)
 
@@ -212,7 +214,7 @@ class _Remote(Store):
 
 
 def open_store(output: str | os.PathLike[str]) -> Store:
-    """The place that an output names; nothing is written yet.
+    """The location given as an output; nothing is written yet.
 
     Raises:
         UserError: an empty name, a folder that cannot be written, or a URL that fsspec does not open.

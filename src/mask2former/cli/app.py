@@ -88,7 +88,9 @@ def _run(words: list[str]) -> tuple[int, str]:
     try:
         os.getcwd()
     except OSError as error:  # otherwise compiled libraries would end the process without a message
-        raise UserError("the working directory is gone; change to one that exists (cd) and try again") from error
+        raise UserError(
+            "the working directory no longer exists; change to one that exists (cd) and try again"
+        ) from error
     code = int(_program()(words, prog_name="mask2former", standalone_mode=False) or 0)
     if code == _STOPPED:
         raise KeyboardInterrupt  # newer versions of typer silently turn it into an exit code
@@ -109,7 +111,7 @@ def _check_words(words: Sequence[str]) -> None:
     """
     for number, word in enumerate(words, start=1):
         if "\0" in word:
-            raise UserError(f"argument {number}, {quoted(word)}, holds a zero byte; is it from a list of names?")
+            raise UserError(f"argument {number}, {quoted(word)}, contains a null byte; is it from a list of names?")
         if not word.strip() or (word.startswith("--") and word.endswith("=")):
             before = f" (after '{words[number - 2]}')" if number > 1 else ""
             raise UserError(

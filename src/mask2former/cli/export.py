@@ -87,7 +87,7 @@ def export(
     from mask2former.export import verify_export as verify
 
     if data is not None and dtype != "int8":
-        raise UserError("--data is for --dtype int8; compare other files with mask2former verify-export")
+        raise UserError("--data applies to --dtype int8; compare other files with mask2former verify-export")
     console = make_console()
     with working(console, lambda: "nothing was written") as progress:
         done = export_model(

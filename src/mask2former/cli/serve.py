@@ -135,7 +135,7 @@ def serve(
     on_ray = {"replicas": replicas, "max_queued": max_queued, "cpus_per_replica": cpus_per_replica}
     chosen = {name: value for name, value in on_ray.items() if value is not None}
     if chosen and not ray:
-        raise OptionError(lambda name: f"{name(next(iter(chosen)))} is for replicas on Ray Serve; add --ray")
+        raise OptionError(lambda name: f"{name(next(iter(chosen)))} applies to replicas on Ray Serve; add --ray")
     say_at_once(f"loading {model}")
     from mask2former.serve import RayOptions, ServiceLimits, read_token
     from mask2former.serve import serve as serve_model

@@ -223,14 +223,15 @@ def chosen_range(
         raise OptionError(lambda name: f"{name(given[0])} and {name(given[1])} cannot be used together; give only one")
     if value_range is not None:
         named, pairs = f"--value-range is {quoted(' '.join(value_range), 60)}", value_range
-        expected = "two rising numbers, black and white, as in 0 4095"
+        expected = "two ascending numbers, black and white, as in 0 4095"
     elif band_ranges is not None:
         named, pairs = (
             f"--band-ranges is {quoted(band_ranges, 60)}",
             [[number.strip() for number in part.split(":")] for part in band_ranges.split(",")],
         )
         expected = (
-            "two rising numbers for each band, with a colon between them and commas between bands, as in 0:4095,0:900"
+            "two ascending numbers for each band, with a colon between them and commas between bands, as in "
+            "0:4095,0:900"
         )
     else:
         return value_rule
@@ -266,7 +267,7 @@ def chosen_bands(text: str | None) -> tuple[int, ...] | None:
         numbers += range(first, min(last, first + limits.CHANNELS) + 1)
         if not 1 <= first <= last <= limits.IMAGE_PAGES or len(numbers) > limits.CHANNELS:
             raise UserError(
-                f"--bands is {quoted(text, 60)}; expected up to {limits.CHANNELS} numbers of bands, each from 1 to "
+                f"--bands is {quoted(text, 60)}; expected up to {limits.CHANNELS} band numbers, each from 1 to "
                 f"{limits.IMAGE_PAGES}, with commas between them, as in 4,3,2 or 1-5"
             )
     return tuple(numbers) if text is not None else None

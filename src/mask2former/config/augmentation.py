@@ -59,7 +59,7 @@ class ResizeCropFlipConfig(Strict):
     @model_validator(mode="after")
     def _rising(self) -> ResizeCropFlipConfig:
         if self.scale_range is not None and not self.scale_range[0] <= self.scale_range[1] <= 100:
-            raise ValueError(f"scale_range must rise, to 100 at most, got {self.scale_range}")
+            raise ValueError(f"scale_range must be ascending, up to 100, got {self.scale_range}")
         if self.diameter is not None and self.scale_range is None:
             raise ValueError(
                 "diameter is the size that scale_range is relative to; set scale_range too, for instance [0.7, 1.4]"

@@ -154,7 +154,7 @@ class LabelFolderConfig(PairedFilesConfig):
         """``label_suffix: _mask``, the form until 0.1.0, is ``label_name: "{stem}_mask"``."""
         if isinstance(values, dict) and isinstance(suffix := values.get("label_suffix"), str):
             if "label_name" in values:
-                raise ValueError("'label_suffix' is the old form of 'label_name', and both are set; leave it out")
+                raise ValueError("'label_suffix' is the old form of 'label_name', but both are set; leave it out")
             rest = {name: value for name, value in values.items() if name != "label_suffix"}
             return {**rest, "label_name": f"{STEM}{suffix}"}
         return values
@@ -208,7 +208,7 @@ class MaskFilesConfig(FilesConfig):
 class ToolFiles(Strict):
     """Annotation files of a tool, and the folder with their images."""
 
-    annotations: str  # a file, or a folder with a file for each image
+    annotations: str  # a file, or a folder with one file per image
     images: str
 
 
@@ -324,7 +324,7 @@ class ClipFolders(Strict):
     """Two folders with one folder per clip each, as in DAVIS."""
 
     images: str  # images, for instance DAVIS/JPEGImages/480p
-    masks: str  # id maps of the same names, for instance DAVIS/Annotations/480p
+    masks: str  # id maps with the same names, for instance DAVIS/Annotations/480p
     clips: str | None = None  # file with the names of the clips, for instance DAVIS/ImageSets/2017/train.txt
 
 
@@ -376,7 +376,7 @@ class ValidationSplitConfig(Strict):
         if (self.share is None) == (self.fold is None):
             raise ValueError("set one of share, for instance 0.2, and fold, for instance 2 of 5")
         if self.fold is not None and not (self.fold_of[0] <= self.fold_of[1] > 1):
-            raise ValueError(f"fold must be 1 to N of N, with N of 2 or more, got {self.fold}")
+            raise ValueError(f"fold must be k of N, with k from 1 to N and N of 2 or more, got {self.fold}")
         try:
             re.compile(self.groups or "")
         except re.error as error:

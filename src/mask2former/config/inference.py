@@ -37,7 +37,7 @@ class Reading(TypedDict, total=False):
 class InferenceConfig(Strict):
     """Inference settings; stored in the checkpoint."""
 
-    tasks: tuple[Task, ...] = ("panoptic", "instance", "semantic")  # what the model was trained for
+    tasks: tuple[Task, ...] = ("panoptic", "instance", "semantic")  # the tasks that the model was trained for
     short_edge: NonNegativeInt = 800  # pixels; 0 keeps the size of the image
     long_edge: PositiveInt = 1333  # upper limit, pixels
     # how images are resized; models of OpenMMLab and SSSegmentation were trained with bilinear
@@ -89,8 +89,8 @@ class InferenceConfig(Strict):
         is_fine = all(type(number) is int and 1 <= number <= most for number in numbers)
         if not is_fine or len(numbers) > limits.CHANNELS or (value is not None and not numbers):
             raise ValueError(
-                f"expected up to {limits.CHANNELS} numbers of bands, each from 1 to {limits.IMAGE_PAGES}, or how many "
-                f"bands images have, 1 to {limits.CHANNELS}"
+                f"expected up to {limits.CHANNELS} band numbers, each from 1 to {limits.IMAGE_PAGES}, or the number "
+                f"of bands of the images, 1 to {limits.CHANNELS}"
             )
         return tuple(numbers) if isinstance(value, list | tuple) else value
 
@@ -112,7 +112,7 @@ class InferenceConfig(Strict):
             cls.model_fields["score_threshold"].default,
         ):
             raise ValueError(
-                f"score_threshold {values['score_threshold']} is for panoptic segments, which this model does not "
+                f"score_threshold {values['score_threshold']} applies to panoptic segments, which this model does not "
                 "predict; set instance_threshold"
             )
         else:  # otherwise a call with another instance_threshold would conflict with a default that nobody chose
@@ -138,10 +138,10 @@ class InferenceConfig(Strict):
                 "larger tile, or a smaller short_edge"
             )
         if self.diameter and not (self.tile and self.short_edge):
-            raise ValueError(f"diameter {self.diameter} is for tiles: set tile and short_edge too")
+            raise ValueError(f"diameter {self.diameter} applies to tiles: set tile and short_edge too")
         if self.diameter and self.tasks != ("instance",):
             raise ValueError(
-                f"diameter {self.diameter} is for models of instances alone, and this one has the tasks "
+                f"diameter {self.diameter} applies to models for instances only, but this one has the tasks "
                 f"{', '.join(self.tasks)}; leave it out (0)"
             )
         return self
@@ -187,8 +187,8 @@ class InferenceConfig(Strict):
             return self.model_copy(update={"bands": channels})
         if self.channels != channels:
             raise UserError(
-                f"the inference setting bands stands for {self.channels} channels, and the model has a mean of "
-                f"{channels}; set bands to as many"
+                f"the inference setting bands specifies {self.channels} channels, but the model has a mean of "
+                f"{channels}; set bands to the same number"
             )
         return self
 
@@ -206,9 +206,9 @@ class InferenceConfig(Strict):
 class TrackingConfig(Strict):
     """How a clip of any length is cut into windows, and which objects of two windows are the same."""
 
-    window: Frames | None = None  # frames that the model sees at once; None: 1, or 8 for models of clips
+    window: Frames | None = None  # frames that the model processes at once; None: 1, or 8 for clip models
     stride: PositiveInt | None = None  # frames from one window to the next; None: three quarters of the window
-    # instance: least class probability of an object; None: the instance_threshold of the inference settings
+    # instance: minimum class probability of an object; None: the instance_threshold of the inference settings
     threshold: Probability | None = None
     max_lost: NonNegativeInt = 60  # frames without the object after which a track ends
     min_match: NonNegativeFloat = 1.2  # least sum of mask IoU, similarity and class agreement to continue a track

@@ -53,8 +53,8 @@ class TimmConfig(Strict):
     def _one_use(self) -> TimmConfig:
         if self.pyramid and self.joint_blocks:
             raise ValueError(
-                f"joint_blocks {self.joint_blocks} take the tokens of the transformer, and pyramid {self.pyramid} "
-                "makes maps of them; set one of both to 0"
+                f"joint_blocks {self.joint_blocks} use the tokens of the transformer, but pyramid {self.pyramid} "
+                "turns them into maps; set one of the two to 0"
             )
         return self
 
@@ -222,9 +222,11 @@ class MaskedDecoderConfig(Strict):
     @model_validator(mode="after")
     def _reads_queries(self) -> MaskedDecoderConfig:
         if self.attention == "mask_pool" and self.pre_norm:
-            raise ValueError("attention mask_pool reads no queries, so pre_norm has nothing to norm; set it to false")
+            raise ValueError(
+                "attention mask_pool does not read the queries, so pre_norm has nothing to normalise; set it to false"
+            )
         if self.pilots and self.attention not in ("masked", "mask_pool"):
-            raise ValueError(f"pilots attend inside masks, and attention {self.attention} reads none; set pilots to 0")
+            raise ValueError(f"pilots attend inside masks, but attention {self.attention} uses none; set pilots to 0")
         return self
 
     @property
@@ -370,8 +372,8 @@ class ArchitectureConfig(Strict):
     def _same_channels(self) -> Self:
         if len(self.pixel_mean) != len(self.pixel_std):
             raise ValueError(
-                f"pixel_mean has {len(self.pixel_mean)} numbers and pixel_std {len(self.pixel_std)}; both have one for "
-                "each channel of the images"
+                f"pixel_mean has {len(self.pixel_mean)} numbers but pixel_std has {len(self.pixel_std)}; both need "
+                "one for each channel of the images"
             )
         return self
 
@@ -386,7 +388,7 @@ class ArchitectureConfig(Strict):
         if there and missing:
             raise ValueError(
                 f"{' and '.join(there)} needs {' and '.join(missing)}, too: an encoder-only model is a plain vision "
-                "transformer of timm whose last blocks (joint_blocks, for instance 4) attend to queries"
+                "transformer of timm whose last blocks (joint_blocks, for instance 4) also process queries"
             )
         return self
 
@@ -405,8 +407,8 @@ class ArchitectureConfig(Strict):
         source = getattr(decoder, "source", None)
         if source == "encoder" and not isinstance(pixels, TransformerFPNConfig):
             raise ValueError(
-                "transformer_decoder.source encoder is the map of the encoder of the pixel decoder transformer-fpn, "
-                f"and {pixels.name} has none; set transformer_decoder.source to res5"
+                "transformer_decoder.source encoder is the map of the encoder in the pixel decoder transformer-fpn, "
+                f"but {pixels.name} has none; set transformer_decoder.source to res5"
             )
         return self
 
@@ -454,8 +456,9 @@ class ModelConfig(ArchitectureConfig):
             object.__setattr__(self, "inference", inference)  # possible although the model is frozen
         if self.inference.channels != self.channels:
             raise ValueError(
-                f"inference.bands are {self.inference.channels} and pixel_mean has {self.channels} numbers; give "
-                "pixel_mean and pixel_std one number for each band (mask2former check-data with --bands measures them)"
+                f"inference.bands specifies {self.inference.channels} bands but pixel_mean has {self.channels} "
+                "numbers; give pixel_mean and pixel_std one number for each band (mask2former check-data with "
+                "--bands measures them)"
             )
         return self
 

@@ -46,7 +46,7 @@ def with_new_names(values: dict[str, Any], known: Container[str] | None = None) 
             renewed[name] = value
             continue
         if new in values:
-            raise ValueError(f"'{name}' is the old name of '{new}', and both are set; leave out '{name}'")
+            raise ValueError(f"'{name}' is the old name of '{new}', but both are set; leave out '{name}'")
         renewed[new] = _VALUES[name][value] if name in _VALUES and isinstance(value, bool) else value
     return renewed
 
@@ -67,7 +67,7 @@ def note_old_names(values: Any, source_of: Callable[[tuple[str, ...]], str], key
             values_now = [f"{old} is {now}" for old, now in _VALUES.get(name, {}).items()]
             turned = f" ({', '.join(values_now).lower()} now)" if values_now else ""
             note(
-                "settings by the name that they had until 0.1.0",
+                "settings with the names that they had up to 0.1.0",
                 f"'{name}' in {source_of(here)} is now '{new}'{turned}",
             )
         elif name != "kwargs":

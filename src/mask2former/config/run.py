@@ -116,7 +116,7 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
         path, equals, text = override.partition("=")
         source = _called(override)
         if not equals or not all(path.split(".")):
-            raise UserError(f"{source}: expected key.sub=value; quote what has blanks: 'key.sub={{a: 1}}'")
+            raise UserError(f"{source}: expected key.sub=value; quote values with blanks: 'key.sub={{a: 1}}'")
         value = parse_yaml(text, f"{source}: the value (in quotes if it has blanks: 'key.sub={{a: 1}}')")
         node = result
         *parents, leaf = _path_of(override)

@@ -123,5 +123,5 @@ class EvaluationConfig(Strict):
     @model_validator(mode="after")
     def _rising(self) -> EvaluationConfig:
         if self.area_limits is not None and self.area_limits[0] >= self.area_limits[1]:
-            raise ValueError(f"area_limits must rise, got {self.area_limits}")
+            raise ValueError(f"area_limits must be ascending, got {self.area_limits}")
         return self

@@ -1,7 +1,7 @@
-"""A data set read completely: what is in it, and what is wrong with it.
+"""Reads a data set completely: what it contains, and what is wrong with it.
 
 Every image is read with its annotation, exactly as training would, and those of validation also as the evaluators
-would; of clips every frame, and figures are those of frames. Only figures are kept of an image. Prints nothing; several
+would; of clips every frame, and figures are those of frames. Only figures of an image are kept. Prints nothing; several
 processes read.
 """
 
@@ -61,9 +61,9 @@ __all__ = [
 _SPLITS: tuple[Split, ...] = ("train", "validation")
 _NAMED = 20  # offenders that are listed; more are counted
 _ALIKE = 0.8  # overlap (IoU) of the boxes of two objects, from which their masks are compared
-_COMPARED = 256  # other objects with which one is compared at most
-_TWICE = 0.9  # overlap (IoU) from which two objects of a class are one annotated twice
-_PARTICULARS = re.compile(r"'[^']*'|\([^()]*\)|\[[^][]*\]|[\d.]+")  # without which a message is a kind
+_COMPARED = 256  # maximum number of other objects that one is compared with
+_TWICE = 0.9  # overlap (IoU) from which two objects of a class are one object annotated twice
+_PARTICULARS = re.compile(r"'[^']*'|\([^()]*\)|\[[^][]*\]|[\d.]+")  # removed, so that messages of one kind are equal
 _COCO_AREAS = (32**2, 96**2)
 _NOTHING = "nothing is annotated"
 
@@ -72,7 +72,7 @@ Unit = Literal["image", "frame"]  # what is counted: frames where the data are c
 
 @dataclass(frozen=True, slots=True)
 class _Summary:
-    """What is kept of one image."""
+    """What is kept about one image."""
 
     name: str
     problem: str | None = None
@@ -83,8 +83,8 @@ class _Summary:
     digest: bytes = b""
     # of each channel: the sum of its values in 0..255, and of their squares
     sums: Float64[np.ndarray, "2 C"] = field(default_factory=lambda: np.zeros((2, 0)))
-    counts: LabelCounts | None = None  # of its label map, if there is one, also where it cannot be used
-    notes: tuple[Note, ...] = ()  # what was noticed while it was read
+    counts: LabelCounts | None = None  # of its label map, if there is one, even where it cannot be used
+    notes: tuple[Note, ...] = ()  # notes taken while it was read
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +93,15 @@ class SplitSummary:
 
     Attributes:
         categories: its classes.
-        num_images: those that could be read.
+        num_images: number of those that could be read.
         sizes_hw: (height, width) and how many images have it, the most frequent first.
         objects: of every image, ascending; for label maps classes.
         areas: of every object in pixels, ascending; for label maps of every class in every image.
         images_of: images that have each class.
-        objects_of: objects of each class.
+        objects_of: number of objects of each class.
         pixels_of: pixels of each class.
-        channel_mean: of the values of each channel in 0..255, as the model sees them, over all pixels; empty where
-            images have other channels than others.
+        channel_mean: of the values of each channel in 0..255, as the model sees them, over all pixels; empty where the
+            images differ in their channels.
         channel_std: their deviations.
     """
 
@@ -122,7 +122,7 @@ class SplitSummary:
 
     @property
     def size_shares(self) -> tuple[float, float, float]:
-        """Shares of small, medium and large objects, as COCO has them."""
+        """Shares of small, medium and large objects by COCO's limits."""
         return area_shares(self.areas, _COCO_AREAS)
 
     def short_sides(self) -> Float64[np.ndarray, " I"]:
@@ -161,21 +161,21 @@ def area_shares(areas: Int64[np.ndarray, " N"], limits: tuple[float, float]) -> 
 
 
 def quantiles(values: Int64[np.ndarray, " N"]) -> dict[str, float]:
-    """Least, 5, 25, 50, 75, 95 percent and largest; empty for no values."""
+    """Smallest, 5, 25, 50, 75, 95 percent and largest; empty without values."""
     shares = {"min": 0.0, "5%": 0.05, "25%": 0.25, "50%": 0.5, "75%": 0.75, "95%": 0.95, "max": 1.0}
     return {name: float(np.quantile(values, share)) for name, share in shares.items()} if len(values) else {}
 
 
 @dataclass(frozen=True, slots=True)
 class DataReport:
-    """What was found.
+    """The result of a check.
 
     Attributes:
         splits: figures of those that could be read.
-        findings: what is broken first.
-        task: what is annotated; ``semantic`` are label maps, whose "objects" are classes.
-        num_queries: what objects per image were compared with.
-        unit: what the figures of "images" are about: frames, if the data are clips.
+        findings: broken data first.
+        task: what is annotated; ``semantic`` means label maps, whose "objects" are classes.
+        num_queries: the number that objects per image were compared with.
+        unit: what the figures of "images" count: frames, if the data are clips.
     """
 
     splits: dict[Split, SplitSummary]
@@ -225,17 +225,19 @@ def check_dataset(
 
     Args:
         config: the data set.
-        run: whose data it is, if there is one: its settings are checked, too.
-        num_queries: of the model that is to learn it.
-        num_workers: processes that read; 0: this one.
-        progress: told the split, how many images are done, and of how many.
-        reading: of that model, see :func:`~mask2former.media.images.read_image`.
+        run: the run whose data it is, if any: its settings are checked, too.
+        num_queries: of the model that is to be trained on it.
+        num_workers: number of reading processes; 0: this one.
+        progress: called with the split, the number of images done, and the total.
+        reading: how that model reads images, see :func:`~mask2former.media.images.read_image`.
 
     Raises:
-        UserError: a data set that is drawn.
+        UserError: the data set is drawn.
     """
     if isinstance(config, (ScenesConfig, SceneClipsConfig)):
-        raise UserError(f"data sets '{config.name}' are drawn and not checked; expected images or clips in files")
+        raise UserError(
+            f"data sets '{config.name}' are drawn and not checked; expected images or clips that are read from files"
+        )
     unit: Unit = "frame" if isinstance(config, ClipSampling) else "image"
     findings: list[Finding] = []
     opened: dict[Split, AnnotatedSet | ClipSet] = {}
@@ -251,7 +253,7 @@ def check_dataset(
     for split in _SPLITS[: 1 if same or is_alone else 2]:
         filter_empty = run is not None and run.data.filter_empty and not same and split == "train"
         samples, problems = open_split(config, split, filter_empty=filter_empty, **reading)
-        # What is said of both in the same words is of one file, as the names file.
+        # What is said of both in the same words is about one file, such as the names file.
         known = frozenset(findings)
         findings += [problem for problem in problems if replace(problem, split="train") not in known]
         if samples is None:
@@ -273,14 +275,14 @@ def check_dataset(
         findings += class_map_findings(opened["train"].categories, validation.categories)
     if run is not None:
         if same and not is_divided:
-            message = "the training data is used instead, so metrics say nothing about other images"
+            message = "the training data is used instead, so the metrics do not show how the model does on other images"
             findings.append(Finding("validation", False, message))
         if is_alone:
             findings.append(Finding("validation", False, "there is no validation data: no metrics are computed"))
         known = opened.get("train", validation)
         findings += run_findings(run, None if known is None else known.categories, validation)
     findings += _leaks(digests, unit)
-    if same or is_alone or len(opened) == 2:  # images of a split that cannot be read may lie there
+    if same or is_alone or len(opened) == 2:  # images of a split that cannot be read may be there
         findings += unlisted_findings(opened)
     findings.sort(key=lambda finding: not finding.broken)
     return DataReport(splits, tuple(findings), task, num_queries, unit)
@@ -289,7 +291,7 @@ def check_dataset(
 def open_split(
     config: DatasetConfig, split: Split, *, filter_empty: bool = False, **reading: Unpack[Reading]
 ) -> tuple[AnnotatedSet | ClipSet | None, list[Finding]]:
-    """The data set, without what is broken as far as its reader can go on; and what is, and what else to know."""
+    """The data set without its broken parts, as far as its reader can continue; these parts; and what else to know."""
     samples: AnnotatedSet | ClipSet | None = None
     with collected_faults() as faults:
         try:
@@ -314,7 +316,7 @@ def open_split(
 
 
 def _kinds(messages: Sequence[str]) -> list[list[str]]:
-    """Messages that differ in names and numbers alone, together."""
+    """Groups messages that differ only in names and numbers."""
     kinds: dict[str, list[str]] = defaultdict(list)
     for message in messages:
         kinds[_PARTICULARS.sub("", message)].append(message)
@@ -342,7 +344,7 @@ class _Images(Dataset[list[_Summary]]):
             except UserError as error:
                 annotated, problem = None, str(error)
         if isinstance(self.samples, LabelFolder):
-            with contextlib.suppress(UserError):  # if it cannot be read, that is said already
+            with contextlib.suppress(UserError):  # if it cannot be read, that has already been reported
                 counts = self.samples.counts(index)
         if annotated is None:
             return [_Summary(str(self.samples.image_id(index)), problem=problem, notes=tuple(notes), counts=counts)]
@@ -367,7 +369,7 @@ class _Clips(Dataset[list[_Summary]]):
                 if self.as_evaluated:
                     self.clips.ground_truths(index, self.clips.tasks)
             except UserError as error:
-                # Which of its frames are broken, and how the others are; or what is wrong with them together.
+                # Which of its frames are broken, and the summaries of the others; or what is wrong with all of them.
                 summaries = [summary for frame in frames for summary in self._alone(index, frame)]
                 if all(summary.problem is None for summary in summaries):
                     summaries = [_Summary(self._name(index), problem=str(error))]
@@ -456,7 +458,7 @@ def _sums(image: UInt8[np.ndarray, "H W C"]) -> Float64[np.ndarray, "2 C"]:
 def num_annotated_twice(labels: Int64[np.ndarray, " N"], patches: dict[int, Patch]) -> int:
     """Objects that an earlier one of the same class covers almost exactly.
 
-    Each is compared with those of its class that begin next below it, up to ``_COMPARED`` of them.
+    Each is compared with those of its class that begin right below it, up to ``_COMPARED`` of them.
     """
     indices = np.array([index for index, patch in patches.items() if patch.mask.size], dtype=np.int64)
     if len(indices) < 2:
@@ -564,9 +566,9 @@ def _findings(
     else:
         absent = [item.name for index, item in enumerate(samples.categories) if index not in used]
         add(f"classes without any {'pixel' if task == 'semantic' else 'object'}", absent)
-    # Where no image can be used, that is the fault, and what is missing is its consequence.
+    # If no image can be used, that is the fault, and what is missing is its consequence.
     counts = samples.num_objects if isinstance(samples, ClipSet) else None
-    is_empty = not used or (counts is not None and not counts.any())  # masks of clips may be without a pixel
+    is_empty = not used or (counts is not None and not counts.any())  # masks of clips may have no pixels
     is_said = any(finding.message.startswith(_NOTHING) for finding in found)
     if whole and is_empty and samples.has_ground_truth and not is_said:
         found.append(Finding(split, True, _NOTHING))
@@ -574,7 +576,7 @@ def _findings(
 
 
 def _clip_findings(clips: ClipSet, split: Split, num_queries: int) -> list[Finding]:
-    """What is told of whole clips."""
+    """Findings about complete clips."""
     found = []
     if not clips.has_ground_truth and split == "train":
         found.append(Finding(split, True, "the training clips have no 'annotations' to learn from"))
@@ -598,5 +600,5 @@ def _leaks(digests: dict[Split, dict[bytes, str]], unit: Unit) -> list[Finding]:
 
 
 def default_workers() -> int:
-    """Processes that read by default: all processors but one, eight at most."""
+    """Default number of reading processes: all processors but one, eight at most."""
     return max(0, min(8, (os.cpu_count() or 1) - 1))

@@ -1,4 +1,4 @@
-"""One's own data before training, in one call: recognised, read completely, drawn, and a run suggested for it."""
+"""Checks your own data before training, in one call: recognised, read completely, drawn, and a run suggested for it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _QUERIES = 100  # of published models
 
 @dataclass(frozen=True)
 class DataCheck:
-    """What was found, and what was written.
+    """What was found, and which files were written.
 
     Attributes:
         dataset: the data set, as a run file names it.
@@ -42,7 +42,7 @@ class DataCheck:
         notes: what was assumed, one sentence each.
         sheet: the contact sheet; None if it was not requested, or nothing could be drawn.
         suggested: the suggested run file; None if it was not requested, or the data cannot be used.
-        reasons: for what it says, one sentence each.
+        reasons: for its settings, one sentence each.
     """
 
     dataset: DatasetConfig
@@ -95,12 +95,13 @@ def check_data(
     source = data if isinstance(data, str | Path) else type(data).__name__
     if suggest is not None and os.path.exists(suggest) and Path(suggest).resolve() == Path(source).resolve():
         raise OptionError(
-            lambda name: f"{name('suggest')} would overwrite '{source}', the file to check; name another file"
+            lambda name: f"{name('suggest')} would overwrite '{source}', the file to check; choose another file"
         )
-    if suggest is not None and os.path.exists(suggest):  # perhaps edited since
+    if suggest is not None and os.path.exists(suggest):  # it may have been edited since
         raise OptionError(
             lambda name: (
-                f"{name('suggest')} '{suggest}' already exists and is not overwritten; name another file, or remove it"
+                f"{name('suggest')} '{suggest}' already exists and is not overwritten; choose another file, or remove "
+                "it"
             )
         )
     dataset, run, notes = _inferred(data, paths, root)
@@ -115,7 +116,7 @@ def check_data(
         dataset = reading_outside(dataset, str(source))
     reading = _reading(run, value_range, bands)
     queries = None if run is None else run.model.transformer_decoder.queries
-    with collect_notes():  # these are findings; reading a second time, to draw, would say them again
+    with collect_notes():  # these are findings; reading again, to draw, would repeat them
         report = check_dataset(
             dataset,
             run=run,
@@ -135,7 +136,7 @@ def check_data(
         write_json(json, {"data": str(source), "dataset": dataset.model_dump(mode="json"), **report.to_dict()})
     done = DataCheck(dataset, report, tuple(notes), Path(sheet) if sheet is not None and drawn is not None else None)
     train = report.splits.get("train")
-    is_beyond_use = report.is_broken and (train is None or not train.objects.any())  # the findings are the last word
+    is_beyond_use = report.is_broken and (train is None or not train.objects.any())  # the findings come last
     if suggest is None or is_beyond_use:
         return done
     suggested, reasons = suggest_run(dataset, report, **reading)
@@ -145,7 +146,7 @@ def check_data(
 
 
 def _reading(run: RunConfig | None, value_range: ValueRange | None, bands: Sequence[int] | None) -> Reading:
-    """How images are read: as the run says, but for what is given here."""
+    """How images are read: as in the run, except for what is given here."""
     given: dict[str, Any] = {"value_range": value_range, "bands": None if bands is None else tuple(bands)}
     known: dict[str, Any] = {} if run is None else dict(run.model.inference.reading)
     values = known | {name: value for name, value in given.items() if value is not None}
@@ -155,7 +156,7 @@ def _reading(run: RunConfig | None, value_range: ValueRange | None, bands: Seque
 def _inferred(
     data: str | Path | DatasetConfig | RunConfig, paths: DataPaths | None, root: str | Path | None
 ) -> tuple[DatasetConfig, RunConfig | None, list[str]]:
-    """The data set, its run if it is that of one, and what was assumed."""
+    """The data set, its run if it comes from one, and what was assumed."""
     notes: list[str] = []
     if not isinstance(data, str | Path):
         refuse_paths(paths or DataPaths(), "a configuration")
@@ -172,12 +173,12 @@ def _inferred(
 
 
 def _with_start(run: RunConfig) -> tuple[RunConfig, list[str]]:
-    """The run with the settings of the model that it starts from, as ``train`` takes them, and what to say of it."""
+    """The run with the settings of the model that it starts from, as ``train`` uses them, and remarks about them."""
     init = run.model.init
     if init is None:
         return run, []
     try:
-        # The settings of a published model are known without its weights, which may have to be downloaded.
+        # The settings of a published model are known without its weights, which may need a download.
         if init in recipes.recipe_names():
             source = Checkpoint(ModelInfo.of(recipes.recipe(init).model), {}, init)
         else:

@@ -1,4 +1,4 @@
-"""How a data set looks: some of its images with their annotations on one sheet. Checks nothing."""
+"""A preview of a data set: some of its images with their annotations on one sheet. Checks nothing."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def sheet(
     side: int = 480,
     **reading: Unpack[Reading],
 ) -> Image.Image | None:
-    """Annotated images at even distances, with the colours of their classes; of clips one frame each.
+    """Annotated images at even distances, in the colours of their classes; one frame per clip.
 
-    They are training images, or those of validation where the former cannot be read at all. Broken ones are passed
-    over; None if there is nothing to show.
+    Training images, or validation images where the former cannot be read at all. Broken ones are skipped; None if there
+    is nothing to show.
     """
     split: Split = "train"
     samples, _ = open_split(config, split, **reading)
@@ -47,7 +47,7 @@ def sheet(
     shown = []
     for index in indices:
         with contextlib.suppress(UserError):
-            if isinstance(samples, ClipSet):  # of a clip the frame in the middle
+            if isinstance(samples, ClipSet):  # the middle frame of a clip
                 shown += samples.annotated(index, [samples.clip_length(index) // 2]).frames
             else:
                 shown.append(samples.annotated(index))
@@ -66,13 +66,13 @@ def sheet(
 
 
 def _cell(annotated: Annotated, categories: Categories, box: tuple[int, int]) -> Image.Image:
-    """An annotated image in the middle of a white one of that width and height, drawn at the size it is seen in."""
+    """An annotated image centred on a white one of the given width and height, drawn at its final size."""
     height, width = annotated.size_hw
     ratio = min(box[0] / width, box[1] / height)
     steps = (Resize((max(1, round(height * ratio)), max(1, round(width * ratio)))),) if ratio < 1 else ()
     sample = Plan(Geometry(annotated.size_hw, steps))(annotated)
     scale = max(1, math.ceil(ratio))
-    if annotated.polygons or annotated.masks:  # small objects that lie on large ones stay visible
+    if annotated.polygons or annotated.masks:  # small objects on top of large ones stay visible
         assert sample.target is not None
         items = [(label, categories[label]) for label in sample.target.labels.tolist()]
         regions = [visualization.Region(item.name, item.color, None, label, item.is_thing) for label, item in items]

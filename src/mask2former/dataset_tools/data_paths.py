@@ -1,4 +1,4 @@
-"""Where the parts of a data set lie, as users name them and as folders are called: what all formats share."""
+"""Where the parts of a data set are, as users name them and as folders are called: shared by all formats."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ __all__ = ["IMAGE_FOLDERS", "NO_VALIDATION", "VALIDATION", "DataPaths", "near", 
 IMAGE_FOLDERS = ("images", "imgs", "image", "img", "JPEGImages")
 VALIDATION = ("val", "valid", "validation")
 NO_VALIDATION = (
-    "there is no validation data, so the training data is used instead and metrics say nothing "
-    "about other images; give validation data with --validation"
+    "there is no validation data, so the training data is used instead and the metrics do not show how the model "
+    "does on other images; give validation data with --validation"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class DataPaths:
-    """Where things are that a path does not tell; None where it does.
+    """Locations that cannot be found from a path; None for those that can.
 
     Attributes:
-        images: folder of the images.
+        images: image folder.
         labels: folder of the label maps or panoptic PNGs.
         names: file with the names of the classes.
-        validation: the data for validation, of the same form as the path.
+        validation: the validation data, of the same form as the path.
     """
 
     images: Path | None = None
@@ -39,29 +39,29 @@ class DataPaths:
 
 
 def refuse_paths(paths: DataPaths, source: str) -> None:
-    """Parts that were named for data which name all of their own parts.
+    """Refuse parts that were given for data that name all of their own parts.
 
     Raises:
-        OptionError: there are some.
+        OptionError: some were given.
     """
     given = [field.name for field in fields(paths) if getattr(paths, field.name) is not None]
     if given:
         raise OptionError(
             lambda name: (
-                f"{name(given[0])} is for data whose parts cannot be found from their path, and {source} names its "
+                f"{name(given[0])} is for data whose parts cannot be found from their path, but {source} names its "
                 f"own; leave out {name(given[0])}, or change what it names"
             )
         )
 
 
 def parsed(values: dict[str, Any], path: Path) -> DatasetConfig:
-    """The configuration of a data set; an empty ``validation`` is that of training."""
+    """The configuration of a data set; an empty ``validation`` means the training data."""
     values = {**values, "validation": values.get("validation") or values["train"]}
     return parse(DataConfig, {"dataset": values}, str(path)).dataset
 
 
 def others(path: Path) -> Iterator[Path]:
-    """What a path would be for validation, where it says ``train`` or ``training``: in its name, or in a folder."""
+    """The validation path for a path that contains ``train`` or ``training``: in its name, or in a folder."""
     for pattern in (r"training", r"train"):
         for index in range(len(path.parts) - 1, -1, -1):
             part = path.parts[index]
@@ -72,7 +72,7 @@ def others(path: Path) -> Iterator[Path]:
 
 
 def near(folder: Path | None) -> list[Path]:
-    """Where validation files may be whose training files are in a folder that was named: beside it, or in it."""
+    """Where validation files may be if a folder was given for the training files: beside it, or in it."""
     if folder is None:
         return []
     return [*[other for other in others(folder) if other.is_dir()][:1], folder]

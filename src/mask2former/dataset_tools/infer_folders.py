@@ -1,4 +1,4 @@
-"""Folders of images with label maps, id maps or mask files to their configuration: by names and by some of the maps."""
+"""The configuration of folders of images with label maps, id maps or mask files: from names and some of the maps."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ _LABEL_FOLDERS = (
     *("labels", "masks", "annotations", "label", "mask", "gt", "ground_truth", "groundtruth"),
     *("instances", "ids", "SegmentationClass"),
 )
-_BESIDE = ("annot", "_labels", "_masks", "_mask", "_label")  # train and trainannot, train and train_labels
-_LABEL_ENDINGS = ("_cp_masks", "_masks", "_mask", "_labels", "_label", "_seg")  # of label maps among their images
-_CELLPOSE = ("_cp_masks.png", "_cp_masks.tif", "_seg.npy")  # which nobody else writes, and which are of objects
-_SAMPLED = 8  # maps that are looked at
+_BESIDE = ("annot", "_labels", "_masks", "_mask", "_label")  # of folders: train and trainannot, train and train_labels
+_LABEL_ENDINGS = ("_cp_masks", "_masks", "_mask", "_labels", "_label", "_seg")  # of label maps beside their images
+_CELLPOSE = ("_cp_masks.png", "_cp_masks.tif", "_seg.npy")  # no other tool writes these, and they show objects
+_SAMPLED = 8  # maps that are examined
 _COMPARED = 2_000  # names that are compared
 _COLORS = 12  # that are listed
 
@@ -56,10 +56,10 @@ class _Pair(NamedTuple):
 
 
 def infer_folders(path: Path, paths: DataPaths) -> tuple[DatasetConfig, list[str]] | None:
-    """The configuration of a folder with images and maps, and what was assumed; None if it is no such folder.
+    """The configuration of a folder with images and maps, and what was assumed; None if it is not such a folder.
 
     Raises:
-        UserError: it is one, and something is missing.
+        UserError: it is one, but something is missing.
     """
     return (
         _named(path, paths)
@@ -88,7 +88,7 @@ def _mask_files(path: Path, paths: DataPaths) -> tuple[DatasetConfig, list[str]]
     validation = paths.validation or next((other for other in others(roots[0]) if other.is_dir()), None)
     values: dict[str, Any] = {"name": "mask-files", "train": [{"images": str(roots[0])}]}
     values["validation"] = [] if validation is None else [{"images": str(validation)}]
-    notes = [NO_VALIDATION if validation is None else f"taken for validation: '{validation}'"]
+    notes = [NO_VALIDATION if validation is None else f"used for validation: '{validation}'"]
     return parsed(values, path), [*notes, _one_class("mask file")]
 
 
@@ -110,24 +110,24 @@ def _one_class(what: str) -> str:
 def _voc(path: Path, paths: DataPaths) -> tuple[DatasetConfig, list[str]] | None:
     classes, objects = path / "SegmentationClass", path / "SegmentationObject"
     if paths.labels is not None and paths.labels.name == classes.name:
-        objects = path / "-"  # who names the maps of classes wants these
+        objects = path / "-"  # whoever gives the class maps wants these
     if not classes.is_dir():
         return None
     images = paths.images or next((path / name for name in IMAGE_FOLDERS if (path / name).is_dir()), None)
     if images is None:
         raise UserError(
-            f"'{path}' has maps in VOC's layout, but no folder 'JPEGImages' or 'images'; name it with --images (CVAT "
+            f"'{path}' has maps in VOC's layout, but no folder 'JPEGImages' or 'images'; give it with --images (CVAT "
             "exports it with 'Save images')"
         )
     names, notes = _names_file(path, paths)
     if names is None and (path / "Annotations").is_dir():
         names = "pascal_voc"
-        notes.append("the classes are those of VOC 2012 (names: pascal_voc); name others with --names")
+        notes.append("the classes are those of VOC 2012 (names: pascal_voc); give others with --names")
     if names is None:
         raise UserError(
-            f"'{path}' has maps in VOC's layout, but no names of the classes; write '{path / 'labelmap.txt'}' as CVAT "
-            "exports it (cell:128,0,0:: on a line, for each class and the background), or 'names.txt' with a name per "
-            "line (the first is class 0); for the classes of VOC 2012 add --names pascal_voc"
+            f"'{path}' has maps in VOC's layout, but no class names; write '{path / 'labelmap.txt'}' as CVAT exports "
+            "it (cell:128,0,0:: on a line, for each class and the background), or 'names.txt' with one name per line "
+            "(the first is class 0); for the classes of VOC 2012 add --names pascal_voc"
         )
     encoding, more = _encoding(classes, names)
     entry: dict[str, Any] = {"images": str(images), "labels": str(objects if objects.is_dir() else classes)}
@@ -158,11 +158,11 @@ def _maps(path: Path, train: _Pair | None, paths: DataPaths) -> tuple[DatasetCon
         return None
     validation = _validation_pair(train, paths)
     taken = [
-        f"taken for validation: the maps in '{pair.labels}' of the images in '{pair.images}'" for pair in validation
+        f"used for validation: the maps in '{pair.labels}' of the images in '{pair.images}'" for pair in validation
     ]
     notes = taken or [NO_VALIDATION]
     if train.names:
-        notes.append(f"files are paired by names: images {train.image_name}, maps {train.label_name}")
+        notes.append(f"files are matched by name: images {train.image_name}, maps {train.label_name}")
     names, more = _names_file(path, paths)
     notes += more
     values: dict[str, Any] = {
@@ -185,12 +185,12 @@ def _no_names(path: Path, pair: _Pair | None = None) -> UserError:
     colors = [] if pair is None else _colors(pair)
     if colors:
         return UserError(
-            f"the label maps of '{path}' are drawn in colours ({listed(colors, _COLORS)}), and no file says which "
-            f"classes these are; write '{path / 'names.csv'}' with the columns name, r, g, b, or name one with --names"
+            f"the label maps of '{path}' are drawn in colours ({listed(colors, _COLORS)}), but no file says which "
+            f"classes these are; write '{path / 'names.csv'}' with the columns name, r, g, b, or give one with --names"
         )
     return UserError(
-        f"'{path}' has no file with the names of the classes; write one, for instance '{path / 'names.txt'}' (a "
-        "name per line, the first is class 0), or name it with --names"
+        f"'{path}' has no file with class names; write one, for instance '{path / 'names.txt'}' (one name per line, "
+        "the first is class 0), or give it with --names"
     )
 
 
@@ -227,7 +227,7 @@ def _pair_of(path: Path, split: str = "") -> _Pair | None:
 
 
 def _side_by_side(folder: Path) -> _Pair | None:
-    """Maps among their images, told by the ending of their names: ``X.png`` and ``X_masks.png``."""
+    """Maps among their images, recognised by the suffix of their names: ``X.png`` and ``X_masks.png``."""
     names = [entry.name for entry in list_folder(folder, skip_unreadable=True)]
     stems = {name.rpartition(".")[0] for name in names if name.lower().endswith(IMAGE_SUFFIXES)}
     for suffixes in (LABEL_SUFFIXES, ARRAY_SUFFIX):
@@ -239,10 +239,10 @@ def _side_by_side(folder: Path) -> _Pair | None:
 
 
 def _with_pattern(images: Path, labels: Path) -> _Pair | None:
-    """The folders with what names have beside a common stem; None where there are no maps."""
+    """The folders with what names have in addition to a common stem; None where there are no maps."""
     found = [find_folder(folder) for folder in (images, labels)]
     if found[0] is None or found[1] is None:
-        return _Pair(images, labels)  # whoever named it is told that it is missing
+        return _Pair(images, labels)  # whoever gave it is told that it is missing
     of_images, of_maps = (
         [os.path.split(name.rpartition(".")[0]) for name in names]
         for names in (found[0].names(IMAGE_SUFFIXES), map_files(found[1]).values())
@@ -272,7 +272,7 @@ def _with_pattern(images: Path, labels: Path) -> _Pair | None:
 
 
 def _patterns(image: str, label: str) -> Iterator[tuple[str, str]]:
-    """Patterns by which two names have a stem: their common beginning, or their common end."""
+    """Patterns in which two names share a stem: their common beginning, or their common end."""
     common = len(image[: _num_common(image, label)].rstrip("_-. "))
     if common:
         yield STEM + image[common:], STEM + label[common:]
@@ -282,7 +282,7 @@ def _patterns(image: str, label: str) -> Iterator[tuple[str, str]]:
 
 
 def _num_common(first: str, second: str) -> int:
-    """How many characters two texts begin with alike."""
+    """Length of the common beginning of two texts."""
     pairs = enumerate(zip(first, second, strict=False))
     return next((number for number, (one, other) in pairs if one != other), min(len(first), len(second)))
 
@@ -312,7 +312,7 @@ def _is_colored(files: Iterable[Any]) -> bool:
 
 
 def _colors(pair: _Pair) -> list[str]:
-    """The most frequent colours on some maps, if these are colours."""
+    """The most frequent colours on some maps, if the maps are in colour."""
     counts: Counter[tuple[int, int, int]] = Counter()
     files = _some_maps(pair.labels, pair.label_name)
     if not _is_colored(files):
@@ -332,11 +332,11 @@ def _colors(pair: _Pair) -> list[str]:
 def _encoding(labels: Path, names: str, label_name: str = STEM) -> tuple[str, list[str]]:
     """Whether label maps are drawn in the colours of the names file.
 
-    So are those in colours, and those with a palette whose numbers have the colours of other classes in it.
+    They are if they are in colour, or have a palette in which numbers have the colours of other classes.
     """
     files = _some_maps(labels, label_name)
     if _is_colored(files):
-        read_color_table(names)  # says what is missing
+        read_color_table(names)  # reports what is missing
         return "colors", [f"the label maps are read by the colours of '{names}'"]
     try:
         table = read_color_table(names)
@@ -354,7 +354,7 @@ def _encoding(labels: Path, names: str, label_name: str = STEM) -> tuple[str, li
 
 
 def _has_id_maps(pair: _Pair) -> bool:
-    """Whether maps are of objects, not of classes: numbers from 1 on, another many on each map, in one place each."""
+    """Whether maps show objects, not classes: numbers from 1 on, a different count on each map, each in one place."""
     counts, places = [], 0
     files = _some_maps(pair.labels, pair.label_name)
     if files and files[0].name.endswith(_CELLPOSE):
@@ -362,7 +362,7 @@ def _has_id_maps(pair: _Pair) -> bool:
     for file in files:
         try:
             numbers, _ = read_with_palette(file)
-        except UserError:  # colours, or what is reported when it is read
+        except UserError:  # colours, or a fault that is reported when it is read
             return False
         kinds, of_pixel = np.unique(numbers, return_inverse=True)
         kinds = kinds[kinds > 0]
@@ -381,7 +381,7 @@ def _names_file(path: Path, paths: DataPaths) -> tuple[str | None, list[str]]:
     if not found:
         return None, []
     beside = ", ".join(f"'{other.name}'" for other in found[1:])
-    note = f"class names are taken from '{found[0]}', not from {beside}; choose another file with --names"
+    note = f"class names are read from '{found[0]}', not from {beside}; choose another file with --names"
     return str(found[0]), [note] if beside else []
 
 

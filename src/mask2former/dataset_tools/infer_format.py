@@ -1,7 +1,7 @@
-"""Paths of data sets to their configuration: what format a file or folder is in, and where its other parts lie.
+"""The configuration of a data set from its path: the format of a file or folder, and where its other parts are.
 
-Looks at names, at the top of annotation files and at some images and maps, reads no data set. What it cannot find it
-asks for by name; what no reader knows it names, with the way to export it as COCO.
+Examines names, the top of annotation files and some images and maps; does not read data sets. What it cannot find is
+requested by name; unsupported formats are named, with the way to export them as COCO.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ _KNOWN = (
     "Supervisely, or a folder of images with label maps, id maps or mask files"
 )
 _POLYGONS = "masks cannot be learned from boxes: annotate or export polygons or masks, for instance as COCO"
-# Files that are recognised and not read: by suffix, what they are and what to do.
+# Files that are recognised but not supported: by suffix, what they are and what to do.
 _REFUSED_FILES: dict[str, tuple[str, str]] = {
     ".npy": (
-        "an array of numpy, which is read as the map of an image (also Cellpose's _seg.npy)",
-        "name the folder with images and maps, or the two folders with --images and --labels",
+        "a NumPy array, which is read as the map of an image (also Cellpose's _seg.npy)",
+        "give the folder with images and maps, or the two folders with --images and --labels",
     ),
-    ".ndjson": ("JSON by lines, as Labelbox exports", "convert it to COCO with Labelbox's own converters"),
+    ".ndjson": ("JSON lines, as Labelbox exports", "convert it to COCO with Labelbox's own converters"),
     ".csv": ("a table", "export JSON (VIA: 'Export Annotations (as json)') or COCO from your tool"),
     ".mat": ("a MATLAB file", "save its label maps as PNG"),
     ".zip": ("an archive", "unpack it"),
@@ -68,7 +68,7 @@ def _has(*keys: str) -> Callable[[Any], bool]:
     return lambda content: isinstance(content, dict) and all(key in content for key in keys)
 
 
-# JSON that is recognised and not read.
+# JSON that is recognised but not supported.
 _REFUSED_JSON: tuple[tuple[Callable[[Any], bool], str, str], ...] = (
     (
         _has("items", "categories"),
@@ -83,15 +83,15 @@ _REFUSED_JSON: tuple[tuple[Callable[[Any], bool], str, str], ...] = (
 
 
 def infer_format(path: Path, paths: DataPaths | None = None) -> tuple[DatasetConfig | RunConfig, list[str]]:
-    """The configuration of a data set, or of the run whose file this is, and sentences about what was assumed.
+    """The configuration of a data set, or of the run whose file is given, and sentences about what was assumed.
 
     Args:
         path: a run file; a COCO file (instances or panoptic); a YOLO ``data.yaml``; a file of an annotation tool; or a
             folder of these, of images with label maps, id maps or mask files, or in VOC's layout.
-        paths: what cannot be found from the path.
+        paths: what cannot be found from the path alone.
 
     Raises:
-        UserError: nothing of this kind; the message says what is missing and how to name it, or how to export it.
+        UserError: it is none of these; the message says what is missing and how to give it, or how to export it.
     """
     known = paths or DataPaths()
     if any(part.suffix.lower() == ".zip" and part.is_file() for part in (path, *path.parents)):
@@ -141,7 +141,7 @@ def _folder(path: Path, paths: DataPaths) -> tuple[DatasetConfig, list[str]]:
     if found := [name for name in _COCO_FILES if (path / name).is_file()]:
         config, notes = _json(path / found[0], paths)
         beside = ", ".join(found[1:])
-        return config, [*notes, f"taken for the data: '{path / found[0]}', not {beside}"] if beside else notes
+        return config, [*notes, f"used as the data: '{path / found[0]}', not {beside}"] if beside else notes
     if (path / "labels.json").is_file() and (path / "data").is_dir():  # FiftyOne's COCO
         return _json(path / "labels.json", paths)
     if (path / "annotations.xml").is_file():
@@ -157,7 +157,7 @@ def _folder(path: Path, paths: DataPaths) -> tuple[DatasetConfig, list[str]]:
             if entry.suffix.lower() in (".npy", ".xml"):
                 return infer_format(entry, paths)  # pyright: ignore[reportReturnType]  (only YAML may be a run)
     raise UserError(
-        f"'{path}' contains no known data set: {_KNOWN}; name the folders of images and maps with --images and --labels"
+        f"'{path}' contains no known data set: {_KNOWN}; give the folders of images and maps with --images and --labels"
     )
 
 
@@ -172,8 +172,8 @@ def _json(path: Path, paths: DataPaths) -> tuple[DatasetConfig, list[str]]:
         return _tool(tool, path, paths)
     for is_one, what, todo in _REFUSED_JSON:
         if is_one(content):
-            raise UserError(f"'{path}' is {what}, which is not read; {todo}")
-    return _coco(path, paths, content)  # which says what is missing
+            raise UserError(f"'{path}' is {what}, which is not supported; {todo}")
+    return _coco(path, paths, content)  # which reports what is missing
 
 
 def _xml(path: Path, paths: DataPaths) -> tuple[DatasetConfig, list[str]]:
@@ -183,15 +183,15 @@ def _xml(path: Path, paths: DataPaths) -> tuple[DatasetConfig, list[str]]:
     if root.tag == "annotation":
         if root.find("object/polygon/pt") is not None:
             raise UserError(
-                f"'{path}' is XML of the old LabelMe web tool, which is not read; convert its folder to COCO (pip "
-                "install 'datumaro[cli]'; datum convert -if label_me -i FOLDER -f coco -o coco)"
+                f"'{path}' is XML of the old LabelMe web tool, which is not supported; convert its folder to COCO "
+                "(pip install 'datumaro[cli]'; datum convert -if label_me -i FOLDER -f coco -o coco)"
             )
         raise UserError(f"'{path}' has the boxes of one image (VOC detection, LabelImg); {_POLYGONS}")
     raise UserError(f"'{path}' is XML of an unknown kind (root '{root.tag[:40]}'); export COCO from your tool")
 
 
 def _tool(tool: ToolName, path: Path, paths: DataPaths) -> tuple[DatasetConfig, list[str]]:
-    """A file of a tool, or of a folder with one for each image, with the validation data beside it."""
+    """A file of a tool, or a folder with one file per image, with the validation data beside it."""
     train = {"annotations": str(path), "images": str(paths.images or _images_of(tool, path))}
     found = paths.validation or next((other for other in others(path) if other.exists()), None)
     values: dict[str, Any] = {"name": tool, "train": [train]}
@@ -205,7 +205,7 @@ def _tool(tool: ToolName, path: Path, paths: DataPaths) -> tuple[DatasetConfig, 
 
 
 def _images_of(tool: ToolName, path: Path, folders: Sequence[Path] = ()) -> Path:
-    """The folder of the images of annotation files: one of some that were named, or one beside them."""
+    """The image folder of annotation files: one of those that were given, or one beside them."""
     file, name = path, ""
     if path.is_dir():
         name = next(iter(_tool_files(path, FORMATS[tool].suffixes)), "")
@@ -220,26 +220,26 @@ def _images_of(tool: ToolName, path: Path, folders: Sequence[Path] = ()) -> Path
 
 
 def _one_with(names: Sequence[str], folders: Sequence[Path]) -> Path | None:
-    """The folder, of some, that has a file of one of these names."""
+    """The first folder that contains a file with one of these names."""
     return next((folder for folder in folders if any(find_name(name, Folder(folder)) for name in names)), None)
 
 
 def _not_found(what: Literal["images", "labels"], path: Path, name: str, folders: Sequence[Path]) -> UserError:
-    """Files of an annotation file that are nowhere; folders that were named are those of the training data."""
+    """Report files of an annotation file that were not found; folders that were given are for the training data."""
     kind = "images" if what == "images" else "PNGs"
     if not folders:
         return UserError(
-            f"the {kind} of '{path}', for instance {quoted(name)}, are not beside it; name their folder with --{what}"
+            f"the {kind} of '{path}', for instance {quoted(name)}, are not beside it; give their folder with --{what}"
         )
     places = " and ".join(f"'{folder}'" for folder in folders)
     return UserError(
         f"the {kind} of the validation data '{path}', for instance {quoted(name)}, are neither in {places} (see "
-        f"--{what}) nor beside that file; move them there, or name both folders in a run file (data.dataset)"
+        f"--{what}) nor beside that file; move them there, or specify both folders in a run file (data.dataset)"
     )
 
 
 def _taken(found: Path, images: Path) -> str:
-    return f"taken for validation: '{found}', with the images in '{images}'"
+    return f"used for validation: '{found}', with the images in '{images}'"
 
 
 def _tool_files(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
@@ -247,7 +247,7 @@ def _tool_files(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
 
 
 def _tool_folder(path: Path, paths: DataPaths) -> tuple[DatasetConfig, list[str]] | None:
-    """A folder with one JSON file for each image, or with one file of all."""
+    """A folder with one JSON file for each image, or with a single file for all."""
     for folder in (path / "train", path / "training", path):
         names = _tool_files(folder, (".json",)) if folder.is_dir() else []
         if not names:
@@ -260,7 +260,7 @@ def _tool_folder(path: Path, paths: DataPaths) -> tuple[DatasetConfig, list[str]
 
 
 def _supervisely(path: Path, paths: DataPaths) -> tuple[DatasetConfig, list[str]]:
-    """A project, a folder of ``ann`` and ``img`` for each of its data sets; or one of these."""
+    """A project, a folder of ``ann`` and ``img`` for each of its data sets; or one such data set."""
     folders = [folder for folder in (path, *list_folder(path)) if (folder / "ann").is_dir()]
     if not folders:
         raise UserError(f"'{path}' has a meta.json, but no folder with 'ann' and 'img' (Supervisely); check the path")
@@ -290,13 +290,13 @@ def _coco(path: Path, paths: DataPaths, content: Any) -> tuple[DatasetConfig, li
     if found is None:
         notes.append(NO_VALIDATION)
     else:
-        # Folders that were named are those of the training data, and may hold these files, too.
+        # Folders that were given are for the training data, and may contain these files, too.
         beside = replace(paths, images=None, labels=None)
         folders = near(paths.images), near(paths.labels)
         second, images, segments = _coco_files(found, beside, read_json(found, "annotation file"), *folders)
         if second != first:
             raise UserError(
-                f"'{path}' is in {first} format, '{found}' in {second} format; give two files in the same format"
+                f"'{path}' is in {first} format, but '{found}' is in {second} format; give two files in the same format"
             )
         validation = {"annotations": str(found), "images": str(images)}
         if segments is not None:
@@ -308,7 +308,7 @@ def _coco(path: Path, paths: DataPaths, content: Any) -> tuple[DatasetConfig, li
 def _coco_files(
     path: Path, paths: DataPaths, content: Any, near_images: Sequence[Path] = (), near_labels: Sequence[Path] = ()
 ) -> tuple[str, Path, Path | None]:
-    """The kind of a file, its folder of images, and its folder of PNGs if it is panoptic; some to look in first."""
+    """The kind of a file, its image folder and, if it is panoptic, its folder of PNGs; given folders come first."""
     try:
         annotations, image_files = content["annotations"], content.get("images") or []
         is_panoptic = any("segments_info" in entry for entry in annotations[:1])
@@ -323,7 +323,7 @@ def _coco_files(
     segments = paths.labels or _one_with(maps, near_labels) or _folder_with(maps[0], path) if is_panoptic else None
     if is_panoptic and segments is None:
         raise _not_found("labels", path, maps[0], near_labels)
-    # A file without a list of images leaves open which ending they have.
+    # A file without a list of images does not show which suffix they have.
     wanted = names or [f"{Path(maps[0]).with_suffix('')}{suffix}" for suffix in IMAGE_SUFFIXES]
     images = paths.images or _one_with(wanted, near_images)
     images = images or next((folder for name in wanted if (folder := _folder_with(name, path, segments))), None)
@@ -333,7 +333,7 @@ def _coco_files(
 
 
 def _folder_with(name: str, path: Path, other_than: Path | None = None) -> Path | None:
-    """The folder near an annotation file that has its first image."""
+    """The folder near an annotation file that contains its first image."""
     split = re.sub(r"^(instances|panoptic|annotations)_", "", path.stem)
     roots = path.parent, path.parent.parent
     folders = [root / part for part in (path.stem, split) for root in roots]

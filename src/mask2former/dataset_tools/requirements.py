@@ -1,6 +1,6 @@
-"""What ``train`` asks of a run file and its data before the first step; ``check-data`` asks the same of a run file.
+"""What ``train`` requires of a run file and its data before the first step; ``check-data`` requires the same.
 
-Every function raises one sentence or returns notes. Knows no training.
+Every function raises one message or returns notes. Knows no training.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ __all__ = [
 ]
 
 
-CLIP_TASKS: tuple[Task, ...] = ("instance",)  # those of which clips have ground truth for a run
+CLIP_TASKS: tuple[Task, ...] = ("instance",)  # tasks for which clips have ground truth in a run
 
 
 def batch_size_per_device(config: RunConfig) -> int:
-    """Images per forward pass; with ``auto``, the most that there can be.
+    """Images per forward pass; with ``auto``, the maximum.
 
     Raises:
         UserError: ``data.batch_size`` cannot be split evenly.
@@ -60,7 +60,7 @@ def check_run(config: RunConfig) -> None:
     """Refuse settings that contradict each other, whatever the data.
 
     Raises:
-        UserError: naming them.
+        UserError: the message names them.
     """
     batch_size_per_device(config)
     trainer = config.trainer
@@ -100,7 +100,7 @@ def check_tasks(config: RunConfig, measured: Sequence[Task]) -> None:
     """Refuse tasks for which the validation data have no ground truth.
 
     Raises:
-        UserError: naming the first.
+        UserError: the message names the first.
     """
     for task in config.evaluation.tasks:
         if task not in measured:
@@ -111,27 +111,27 @@ def check_tasks(config: RunConfig, measured: Sequence[Task]) -> None:
 
 
 def check_monitor(config: RunConfig, categories: Categories, style: MetricStyle) -> None:
-    """Refuse a misspelt metric, or no validation would ever be the best.
+    """Refuse a misspelt metric, with which no validation would ever be the best.
 
     Raises:
-        UserError: with the metrics that there are.
+        UserError: the message lists the metrics that exist.
     """
     wanted, metrics = config.evaluation.monitor, config.evaluation
     measured = Evaluation(metrics.tasks, categories, metrics, style).compute()
     if wanted not in measured:
-        raise UserError(f"evaluation.monitor '{wanted}' is not measured; there are {', '.join(measured)}")
+        raise UserError(f"evaluation.monitor '{wanted}' is not measured; expected one of {', '.join(measured)}")
 
 
 def run_findings(
     config: RunConfig, training: Categories | None, validation: AnnotatedSet | ClipSet | None
 ) -> list[Finding]:
-    """What is wrong with the settings of a run, all of it; the data are None where they cannot be read."""
+    """Everything that is wrong with the settings of a run; the data are None where they cannot be read."""
     checks: list[Callable[[], Any]] = [lambda: check_run(config)]
     if validation is not None:
         classes, style = training or validation.categories, validation.metric_style
         tasks = CLIP_TASKS if isinstance(validation, ClipSet) else validation.tasks
         checks.append(lambda: check_tasks(config, tasks))
-        if validation.has_ground_truth:  # else nothing is measured
+        if validation.has_ground_truth:  # otherwise nothing is measured
             checks.append(lambda: check_monitor(config, classes, style))
     findings: list[Finding] = []
     for check in checks:
@@ -143,7 +143,7 @@ def run_findings(
 
 
 def class_map_findings(training: Categories, validation: Categories) -> list[Finding]:
-    """Whether what is measured can be matched to what is learned, and what of it is not measured."""
+    """Whether what is measured can be matched to what is learned, and which parts of it are not measured."""
     notes: list[str] = []
     try:
         match_classes(training, validation, things_only=_only_things(validation), notes=notes)
@@ -153,12 +153,12 @@ def class_map_findings(training: Categories, validation: Categories) -> list[Fin
 
 
 def data_notes(training: AnnotatedSet | ClipSet, validation: AnnotatedSet | ClipSet | None) -> list[str]:
-    """What a user should know of the data of a run before the first step.
+    """What a user should know about the data of a run before the first step.
 
     Raises:
-        UserError: the run would learn or measure something else than was meant.
+        UserError: the run would learn or measure something other than intended.
     """
-    # Parts of one data set are like the whole, and have no image in common.
+    # Parts of one data set have the same properties, and share no images.
     is_part = isinstance(training, Part | PartOfClips)
     findings = split_findings(training.whole if is_part else training, "train")
     if validation is not None and not is_part:

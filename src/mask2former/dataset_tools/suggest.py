@@ -1,6 +1,7 @@
-"""From the figures of a data set to a run file to start from, with the reason for every choice.
+"""From the figures of a data set to a run file to start from, with a reason for every choice.
 
-A suggestion is a :class:`RunConfig` like any other; what it cannot know (the machine, the patience) has common values.
+A suggestion is a :class:`RunConfig` like any other; settings that it cannot know (for the machine, or your patience)
+have common values.
 """
 
 from __future__ import annotations
@@ -38,10 +39,11 @@ __all__ = ["run_file", "suggest_config"]
 
 _EPOCHS = 50
 _BATCH = 16
-_MOST_QUERIES = 500  # memory and time of training grow with them
+_MOST_QUERIES = 500  # memory and training time grow with them
 _COCO_AREAS = (32**2, 96**2)
 
-# Many small objects of one kind: what the packaged model of nuclei knows. It saw objects of 40 pixels in crops of 256.
+# Many small objects of one kind: what the packaged model of nuclei was trained on. It saw objects of 40 pixels in crops
+# of 256.
 _CELLS = "nuclei"
 _CELL_SHARE = 1 / 8  # of the shorter side: the largest diameter of the median object
 _CELLS_PER_IMAGE = 5
@@ -51,20 +53,20 @@ _CELL_BATCH, _CELL_EPOCHS = 4, 20
 def suggest_config(
     dataset: DatasetConfig, report: DataReport, output: str = "runs/mine", **reading: Unpack[Reading]
 ) -> tuple[RunConfig, list[str]]:
-    """A run on the data set that was checked, and one sentence for each choice that comes from its figures.
+    """A run on the data set that was checked, and one sentence for each choice based on its figures.
 
     Args:
-        dataset: what was checked.
-        report: what was found.
+        dataset: the data set that was checked.
+        report: the result of the check.
         output: the run directory.
-        reading: how its images were read for that, which the run keeps.
+        reading: how its images were read for the check, which the run keeps.
 
     Raises:
-        UserError: there is no training image with an annotation.
+        UserError: there is no annotated training image.
     """
     summary = report.splits.get("train")
     if summary is None or not summary.objects.sum():
-        raise UserError("no run can be suggested: the training data has no image with an annotation")
+        raise UserError("no run can be suggested: the training data has no annotated images")
     task = report.task
     if task == "instance" and (diameter := _cell_diameter(summary)) is not None:
         return _cells(dataset, report, summary, diameter, output, reading)
@@ -112,7 +114,7 @@ def suggest_config(
         **_known_classes(summary, init, reasons),
         **_channels(summary, reading, reasons),
     )
-    if queries > 100:  # else those of the initial model
+    if queries > 100:  # otherwise those of the initial model
         model = model.model_copy(update={"transformer_decoder": MaskedDecoderConfig(num_queries=queries)})
     run = RunConfig(
         model=model,
@@ -138,28 +140,27 @@ def _cell_diameter(summary: SplitSummary) -> float | None:
 def _cells(
     dataset: DatasetConfig, report: DataReport, summary: SplitSummary, diameter: float, output: str, reading: Reading
 ) -> tuple[RunConfig, list[str]]:
-    """Goes on with the packaged model of nuclei, whose architecture and tiles the run takes over."""
+    """Continues from the packaged model of nuclei, whose architecture and tiles the run adopts."""
     steps = _two_digits(min(5_000, max(200, _CELL_EPOCHS * summary.num_images / _CELL_BATCH)))
     interval = max(1, steps // 10)
     most = max(int(split.objects.max(initial=0)) for split in report.splits.values())
     detections = max(400, 50 * math.ceil(1.2 * most / 50))
     name = summary.categories[0].name
     reasons = [
-        f"one class, '{name}', with many small objects (median diameter {diameter:.0f} pixels): "
-        f"training starts from the packaged model '{_CELLS}', which knows such objects and segments "
-        "tile by tile",
+        f"one class, '{name}', with many small objects (median diameter {diameter:.0f} pixels): training starts from "
+        f"the packaged model '{_CELLS}', which was trained on such objects and segments tile by tile",
         "every image is resized so that its objects have about the diameter of the model's training data",
         "objects are assumed not to overlap; if yours do: model.inference.non_overlapping=false",
-        f"{summary.num_images} training images: {steps} steps of {_CELL_BATCH} crops, at a learning "
-        "rate that keeps what the model knows; if the metric at step 0 is poor, your objects look "
-        "different: set optim.lr=1.0e-4 and raise trainer.max_steps",
+        f"{summary.num_images} training images: {steps} steps of {_CELL_BATCH} crops, at a learning rate that "
+        "preserves what the model has learned; if the metric at step 0 is poor, your objects look different: set "
+        "optim.lr=1.0e-4 and raise trainer.max_steps",
         "the best model is chosen by instance/AP, which is also measured before the first step",
     ]
     if most > 400:
         reasons.append(f"up to {most} objects in an image: {detections} are kept and measured, instead of 400")
     limits = _area_limits(report, reasons)
     settings: dict[str, Any] = {**_read_as(reading)}
-    if detections > 400:  # else as many as the packaged model keeps
+    if detections > 400:  # otherwise as many as the packaged model keeps
         settings["max_instances"] = detections
     given = {"inference": InferenceConfig(**settings)} if settings else {}
     model = ModelConfig(init=_CELLS, **given, **_channels(summary, reading, reasons))
@@ -191,32 +192,32 @@ def _cells(
 
 
 def _read_as(reading: Reading) -> dict[str, Any]:
-    """What was set of it."""
+    """The settings that are set."""
     return {name: value for name, value in reading.items() if value is not None}
 
 
 def _known_classes(summary: SplitSummary, init: str, reasons: list[str]) -> dict[str, Any]:
-    """Classes that the initial model knows by their names keep what it has learned of them."""
+    """Classes that the initial model knows by name keep what it has learned about them."""
     theirs = set(Categories.load(recipes.recipe(init).categories).names)
     known = [name for name in summary.categories.names if name in theirs]
     if not known:
         return {}
     reasons.append(
-        f"the initial model knows {len(known)} of {len(summary.categories)} classes by name ({listed(known, 4)}), "
-        "and keeps what it has learned about them"
+        f"the initial model knows {len(known)} of {len(summary.categories)} classes by name ({listed(known, 4)}), and "
+        "keeps what it has learned about them"
     )
     return {"init_classes": "by-name"}
 
 
 def _channels(summary: SplitSummary, reading: Reading, reasons: list[str]) -> dict[str, Any]:
-    """Mean and deviation of the data where the initial model has none for as many channels."""
+    """Mean and deviation of the data where the initial model has none for this number of channels."""
     count = len(summary.channel_mean)
     if reading.get("bands") is None or count in (0, 3):
         return {}
     constant = [str(band) for band, std in enumerate(summary.channel_std, start=1) if std < 1]
     reasons.append(
-        f"images of {count} channel{'s' * (count > 1)}, normalised with the mean and deviation of the training images; "
-        "the weights of the initial model's first convolution, which are for three, are repeated"
+        f"images of {count} channel{'s' * (count > 1)}, normalised with the mean and deviation of the training "
+        "images; the weights of the initial model's first convolution, which expect three, are repeated"
     )
     if constant:
         reasons.append(f"nearly the same value everywhere: channel {', '.join(constant)}, which is divided by 1")
@@ -228,7 +229,7 @@ def _channels(summary: SplitSummary, reading: Reading, reasons: list[str]) -> di
 
 
 def _area_limits(report: DataReport, reasons: list[str]) -> tuple[int, int]:
-    """Where small ends and large begins: as COCO has it, unless nearly all objects would be of one size."""
+    """Where small ends and large begins: COCO's limits, unless nearly all objects would have the same size."""
     areas = np.sort(np.concatenate([split.areas for split in report.splits.values()]))
     if max(area_shares(areas, _COCO_AREAS)) <= 0.9:
         return _COCO_AREAS
@@ -236,7 +237,7 @@ def _area_limits(report: DataReport, reasons: list[str]) -> tuple[int, int]:
     if small >= large:
         return _COCO_AREAS
     reasons.append(
-        "by COCO's limits, nine of ten objects would have one size: small and large are therefore "
+        "with COCO's limits, nine out of ten objects would have the same size: small and large are therefore "
         f"separated at {small} and {large} pixels (AP itself does not change)"
     )
     return small, large
@@ -256,7 +257,7 @@ _ABOUT_START = {
 
 
 def run_file(run: RunConfig, reasons: list[str], source: str) -> str:
-    """The suggestion as YAML, with its reasons on top; complete but for what comes from the initial model."""
+    """The suggestion as YAML, preceded by its reasons; complete except for what comes from the initial model."""
     comments = [
         f"Suggested by mask2former check-data for {source}; change what you know better.",
         *(f"- {reason}" for reason in reasons),
@@ -267,7 +268,7 @@ def run_file(run: RunConfig, reasons: list[str], source: str) -> str:
     values = run.model_dump(mode="json")
     values["model"] = run.model.model_dump(mode="json", exclude_unset=True)  # the rest comes from the initial model
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-    # Names of classes and paths are a stranger's words: an end of line in them would end the comment.
+    # Class names and paths are untrusted text: a line break in them would end the comment.
     return "".join(f"# {printable(line, spaces=True)}\n" for line in comments) + text
 
 
@@ -297,5 +298,5 @@ def _two_digits(value: float) -> int:
 
 
 def _steps(num_images: int) -> int:
-    """Fifty passes, but not less than 1,000 steps nor more than 100,000; two digits."""
+    """Fifty passes, but between 1,000 and 100,000 steps; two significant digits."""
     return _two_digits(min(100_000, max(1_000, _EPOCHS * num_images / _BATCH)))

@@ -118,8 +118,8 @@ def match_classes(
         if list(data.names) == [UNNAMED_CLASS]:
             name = f"set class_name: {printable(items[0][1], 60)}" if len(items) == 1 else "name it with class_name"
             advice = (
-                f"maps without classes call every object '{UNNAMED_CLASS}'; if all are of one class of the model, "
-                f"{name} in 'dataset' of the run file"
+                f"maps without classes call every object '{UNNAMED_CLASS}'; if all objects belong to one class of the "
+                f"model, {name} in 'dataset' of the run file"
             )
         raise UserError(
             f"the classes of the model ({len(known)}) and of the data ({len(data)}) differ: {', '.join(sides)}; "

@@ -58,7 +58,7 @@ def read_run(directory: Path) -> Series:
         UserError: there is no ``metrics.csv`` with values.
     """
     path = directory / "metrics.csv" if directory.is_dir() else directory
-    hint = "expected a run directory, which training has filled"
+    hint = "expected a run directory written by training"
     series: dict[str, tuple[list[float], list[float]]] = {}
     for row in read_metrics(path, hint=hint).rows:
         for name, text in row.items():
@@ -68,7 +68,9 @@ def read_run(directory: Path) -> Series:
                 steps.append(row[STEP])
                 values.append(value)
     if not series:
-        raise UserError(f"'{path}' holds no values yet; training logs the first ones after trainer.log_interval steps")
+        raise UserError(
+            f"'{path}' contains no values yet; training logs the first ones after trainer.log_interval steps"
+        )
     return series
 
 

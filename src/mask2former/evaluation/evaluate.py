@@ -95,7 +95,7 @@ def _predicted(
             if index not in read:
                 read[index] = cases[index]
             found = read[index].image
-        assert isinstance(found, np.ndarray), "images and clips are not measured together"
+        assert isinstance(found, np.ndarray), "images and clips cannot be measured together"
         return found
 
     settings = ALL_CANDIDATES | overrides
@@ -125,9 +125,7 @@ def _naming(case: Case, predictor: Predictor) -> Iterator[None]:
     except Exception as error:
         subject = f"{'clip' if case.is_clip else 'image'} '{case.image_id}'"
         sentence = failures.reason(error, subject, predictor.device)
-        raise FailedError(
-            f"{sentence}; metrics without it would be those of other data, so none are written"
-        ) from error
+        raise FailedError(f"{sentence}; metrics without it would be for other data, so none are written") from error
 
 
 def evaluate_predictor(
@@ -184,7 +182,7 @@ def evaluate_predictor(
             if results is not None:
                 results.add(case.image_id, predictions[results.task])
             if observe is not None:
-                assert not case.is_clip, "clips are not observed"
+                assert not case.is_clip, "clips cannot be observed"
                 shown = {task: predicted(result, predictor.settings) for task, result in predictions.items()}
                 observe(case, shown)  # pyright: ignore[reportArgumentType]
             progress(done)
@@ -385,7 +383,9 @@ def _check_outputs(
             files.append(target.with_suffix(""))
         if json is not None and Path(json).resolve() == target.resolve():
             raise OptionError(
-                lambda name: f"{name('json')} and {name('results')} would both write '{json}'; name two different files"
+                lambda name: (
+                    f"{name('json')} and {name('results')} would both write '{json}'; choose two different files"
+                )
             )
     for path in files:
         check_apart(path, inputs)
@@ -428,7 +428,7 @@ def _clip_tasks(samples: MeasuredClips, requested: Sequence[Task]) -> tuple[Task
         if task not in known:
             raise UserError(f"these clips are measured by the task {' or '.join(known)}, not by {task}")
     if len(chosen) > 1:
-        raise UserError("clips are measured by one task at a time, because each task makes its own tracks; got two")
+        raise UserError("clips are measured by one task at a time, because each task has its own tracks; got two")
     return (chosen[0],)
 
 
@@ -455,9 +455,9 @@ def _check_clips(
 def _shared_ids(shared: Finding) -> UserError:
     return OptionError(
         lambda name: (
-            f"{name('results')} needs a different id for every image, but {shared.count} ids occur more "
-            f"than once (such as '{shared.offenders[0]}'), as when several annotation files count from 1; "
-            "renumber them, or evaluate one file at a time"
+            f"{name('results')} needs a different id for every image, but {shared.count} ids occur more than once "
+            f"(such as '{shared.offenders[0]}'), for instance because several annotation files count from 1; renumber "
+            "them, or evaluate one file at a time"
         )
     )
 
@@ -492,7 +492,7 @@ def _writer(
     if not isinstance(results, str | os.PathLike):
         if results.task not in tasks:
             raise UserError(
-                f"the writer takes results of the task {results.task}, which is not measured; measured: "
+                f"the writer expects results of the task {results.task}, which is not measured; measured: "
                 f"{', '.join(tasks)}"
             )
         return results

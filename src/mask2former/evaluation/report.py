@@ -55,10 +55,10 @@ _KINDS: tuple[tuple[Kind, str, str], ...] = (
 _QUALITIES = {
     "panoptic": "Quality is the panoptic quality of one image, all its classes together. The confidence of "
     "errors is the share of the image that got a wrong class, times how sure the model was of it.",
-    "instance": "Quality is the mean of best IoUs, over true and predicted objects. The confidence of "
-    "errors is the largest product of the score of a prediction and what its best IoU lacks to 100 %.",
+    "instance": "Quality is the mean of best IoUs, over true and predicted objects. The confidence of errors is the "
+    "largest product of the score of a prediction and the amount by which its best IoU falls short of 100 %.",
     "semantic": "Quality is the mean IoU of one image. The confidence of errors is the share of the image that is "
-    "wrong well inside a predicted region: at borders models hesitate, inside they are sure.",
+    "wrong well inside a predicted region: models are uncertain at borders, but sure inside.",
 }
 _NAME = 200  # characters of a class or group; each name appears several times
 _MATRIX = 24  # classes; if there are more, those with the most confusions

@@ -129,7 +129,7 @@ def verify_export(
     predictors = [model, *exported]
     if model.settings.bands is not None and not images:
         raise OptionError(
-            lambda name: f"the model takes bands of images, which drawn scenes have none of; give {name('images')}"
+            lambda name: f"the model expects image bands, which drawn scenes do not have; give {name('images')}"
         )
     if images:
         shown = [read_image(path, **model.settings.reading) for path, _ in list_images(images)]

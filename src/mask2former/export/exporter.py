@@ -119,8 +119,8 @@ def export(
         dtype: type of the weights in the file. ``float16`` halves its size, and computation is in float32. ``int8``
             reduces it to a quarter, and products are computed in 8-bit integers: measure the loss of quality with
             :func:`~mask2former.export.comparison.verify_export`.
-        calibration: for ``int8``, images and folders like those that the file is for; ranges of values are measured
-            on them.
+        calibration: for ``int8``, images and folders like those that the file will be used for; value ranges are
+            measured on them.
         recipe: for files without configuration, for instance ``coco-panoptic/r50``.
         tasks: the tasks for which the model was trained, instead of a recipe.
         weights: which of several sets of weights in a file, by the name of its entry.
@@ -150,7 +150,7 @@ def export(
         progress("loading the model", 0, None)
         model = from_pretrained(model, recipe, tasks=tasks, weights=weights)
     elif taken := [name for name, value in (("recipe", recipe), ("tasks", tasks), ("weights", weights)) if value]:
-        raise UserError(f"'{taken[0]}' is for loading a model, but this one is already loaded; leave it out")
+        raise UserError(f"'{taken[0]}' applies to loading a model, but this one is already loaded; leave it out")
     if size is None and isinstance(model.backbone, SwinTransformer):
         raise UserError(
             "a model with Swin can be exported for one input size only, because its windows depend on "
@@ -161,7 +161,7 @@ def export(
     if frames is None and getattr(model.transformer_decoder, "temporal", False):
         frames = 8
     if dtype == "int8" and (frames is not None or results is not None):
-        raise OptionError(lambda name: f"{name('dtype')} int8 is for files that give logits of images")
+        raise OptionError(lambda name: f"{name('dtype')} int8 applies to files that return logits of images")
     height, width = size or (None, None)
     version = mask2former.__version__
     info = ExportedInfo(model.info, height, width, batch, frames, model.size_divisibility, version, results, dtype)
@@ -288,8 +288,8 @@ def trace(graph: ExportedGraph, inputs: tuple[Tensor, Tensor], info: ExportedInf
     except Exception as error:  # torch has no common error for what it cannot trace
         reason = printable(str(error).splitlines()[0] if str(error) else type(error).__name__, 300)
         raise UserError(
-            f"the model cannot be exported: {reason}; parts of your own must be traceable by torch.export, a size "
-            "(size=) and a number of images (batch=) make it easier"
+            f"the model cannot be exported: {reason}; your own parts must be traceable by torch.export; a fixed size "
+            "(size=) and number of images (batch=) make this easier"
         ) from error
 
 

@@ -21,7 +21,7 @@ _MEMORY = 0.9  # weight of the old state when the state of a new window is added
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """The objects that a model found in one window.
+    """The objects that a model detected in one window.
 
     Attributes:
         first_frame: index of the first frame of the window in the clip.

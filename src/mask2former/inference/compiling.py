@@ -28,7 +28,7 @@ _MOST_SIZES = 8  # each takes a minute or more; by default the compiler also kee
 
 
 class CompiledModel:
-    """A model, compiled as one graph for each of the first eight kinds of input.
+    """A model, compiled as one graph for each of the first eight input sizes.
 
     Results equal those of the model except for rounding.
 

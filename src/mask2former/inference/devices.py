@@ -79,6 +79,6 @@ def with_room(step: Callable[[_PredictionT], _T], prediction: _PredictionT) -> _
     try:
         return retried(lambda: step(prediction))
     except torch.OutOfMemoryError:
-        _logger.warning("post-processing does not fit the memory of %s; doing it on the CPU", prediction.device)
+        _logger.warning("post-processing does not fit into the memory of %s; doing it on the CPU", prediction.device)
     torch.cuda.empty_cache()
     return step(prediction.on_host())  # pyright: ignore[reportArgumentType]  (same type)

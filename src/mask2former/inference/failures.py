@@ -84,7 +84,7 @@ def work_on(*sizes_hw: tuple[int, int]) -> Iterator[None]:
     """
     for height, width in sizes_hw:
         check_limit(
-            f"the image has {height}x{width} pixels (height x width), whose ratio is",
+            f"the image has {height}x{width} pixels (height x width), whose aspect ratio is",
             max(height, width) // min(height, width),
             limits.ASPECT_RATIO,
             "cut it into parts",

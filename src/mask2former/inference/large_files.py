@@ -58,7 +58,7 @@ def read_whole_or_parts(
     state = file_state(file)
     regions = open_large(file, **settings.reading)
     note(
-        f"slides, and images of more than {LARGE_PIXELS / 1e6:.0f} megapixels, read by parts"
+        f"slides, and images of more than {LARGE_PIXELS / 1e6:.0f} megapixels, read in parts"
         + (": overlays of large ones are drawn on reduced copies" if overlay else ""),
         f"'{file}' ({regions.size_hw[0]}x{regions.size_hw[1]} pixels, height x width)",
     )

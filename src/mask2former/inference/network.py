@@ -139,7 +139,7 @@ class ModelNetwork:
         check_memory(
             f"the model on {what} {height}x{width} pixels (height x width, after resizing)",
             int(pixels * self._bytes_per_pixel),
-            "set a smaller short_edge, take fewer frames, cut the image into parts, or use a GPU",
+            "set a smaller short_edge, use fewer frames, cut the image into parts, or use a GPU",
         )
 
 
@@ -215,7 +215,7 @@ def hash_weights(weights: Mapping[str, object]) -> str:
 
 
 def fitting_size(network: Network, wanted: tuple[int, int], size_hw: tuple[int, int]) -> tuple[int, int]:
-    """Height and width at which a network sees an image: as wanted, if that fits its largest input.
+    """Height and width at which a network processes an image: as requested, if that fits its largest input.
 
     Larger images are reduced, keeping their proportions (``size_hw``); a note counts them by size.
     """
@@ -224,7 +224,7 @@ def fitting_size(network: Network, wanted: tuple[int, int], size_hw: tuple[int, 
         return wanted
     scale = min(most / side for side, most in zip(size_hw, largest, strict=True))
     note(
-        "sizes of images that are resized to less than the settings say, because the exported model takes at most "
+        "images that are resized to less than the settings specify, because the exported model supports at most "
         f"{largest[0]}x{largest[1]} pixels (height x width)",
         f"{size_hw[0]}x{size_hw[1]}",
     )
@@ -240,7 +240,7 @@ def check_predictions(predictions: Sequence[Prediction | PixelPrediction], num_i
             results that look valid.
     """
     if len(predictions) != num_images:
-        raise UserError(f"the network gives {len(predictions)} predictions for {num_images} images")
+        raise UserError(f"the network returned {len(predictions)} predictions for {num_images} images")
     for prediction in predictions:
         _check_shapes(prediction, num_classes)
         _check_finite(prediction)
@@ -257,17 +257,17 @@ def _check_shapes(prediction: Prediction | PixelPrediction, num_classes: int) ->
         count, has_frames = len(prediction.class_scores), prediction.class_scores.dim() == 4
         if count != num_classes or not has_frames:
             shape = tuple(prediction.class_scores.shape)
-            raise UserError(f"the network gives class scores of shape {shape}, expected (K, T, h, w), {expected}")
+            raise UserError(f"the network returned class scores of shape {shape}; expected (K, T, h, w), {expected}")
         return
     if (count := prediction.class_logits.shape[1]) != num_classes + 1:
         raise UserError(
-            f"the network gives {count} class logits, expected {num_classes + 1}: one for each of "
-            "the classes, then one for 'no object'; pass the categories that it was trained on"
+            f"the network returned {count} class logits; expected {num_classes + 1}: one for each of the classes, "
+            "then one for 'no object'; pass the categories that it was trained on"
         )
     if len(prediction.masks.shape) != 4:
         raise UserError(
-            f"the network gives mask logits of shape {tuple(prediction.masks.shape)}; expected 4 axes: "
-            "queries, frames (1 for images), height and width"
+            f"the network returned mask logits of shape {tuple(prediction.masks.shape)}; expected 4 axes: queries, "
+            "frames (1 for images), height and width"
         )
 
 
@@ -287,8 +287,8 @@ def _check_finite(prediction: Prediction | PixelPrediction) -> None:
     for name, is_finite in zip(bounds, finite, strict=True):
         if not is_finite:
             cause = (
-                "values went beyond the range of float16: use bfloat16 or float32"
+                "values exceeded the range of float16: use bfloat16 or float32"
                 if dtype == torch.float16
                 else "the weights are damaged, or too large for this input: load them again, or use another checkpoint"
             )
-            raise UserError(f"the model gives {name} logits that are not finite (in {str(dtype)[6:]}); {cause}")
+            raise UserError(f"the model returned {name} logits that are not finite (in {str(dtype)[6:]}); {cause}")

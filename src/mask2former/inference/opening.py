@@ -56,7 +56,7 @@ def open_predictor(
         if isinstance(model, Predictor):
             given |= {"device": None if device == "auto" else device, "dtype": dtype, "compile": compile or None}
         if taken := [name for name, value in given.items() if value is not None]:
-            raise UserError(f"'{taken[0]}' is for loading a model, but this one is already loaded; leave it out")
+            raise UserError(f"'{taken[0]}' applies to loading a model, but this one is already loaded; leave it out")
         predictor = model if isinstance(model, Predictor) else Predictor(model, device, dtype, compile=compile)
     else:
         checkpoints.fetch(model, lambda done, total: progress(f"{DOWNLOADING} {model}", done, total))

@@ -54,7 +54,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Stages(Generic[_Item, _Read, _Called, _Result]):
-    """What is done with each item.
+    """How each item is processed.
 
     Attributes:
         read: reads an item; runs in a thread.
@@ -75,7 +75,7 @@ class Stages(Generic[_Item, _Read, _Called, _Result]):
 def pipelined(
     items: Iterable[_Item], stages: Stages[_Item, Any, Any, _Result], batch_size: int = 1
 ) -> Generator[tuple[_Item, _Result | Failure], None, None]:
-    """The items with their results, in their order.
+    """The items with their results, in order.
 
     Which items share a call depends only on their keys and order, not on time: the first waiting item, and those with
     the same key among the next twice ``batch_size``. If a shared call fails, or memory runs out, everything else is

@@ -62,7 +62,7 @@ def plan(
         if inside and path.resolve().is_relative_to(resolved):
             return True
         if is_ours := is_own_image(path):
-            note("overlays and maps of earlier results, not taken as images", f"'{path}'")
+            note("overlays and maps of earlier results, not used as images", f"'{path}'")
         return is_ours
 
     found: list[tuple[ImageFile, Path]] = list(list_images(named, skip)) if named or not others else []
@@ -70,8 +70,8 @@ def plan(
     jobs = [Job(file, folder, stem) for image, name in found for file, stem in _pages(image, name, page)]
     if not jobs:
         raise UserError(
-            f"the sources contain only results of mask2former predict or files in the output folder '{folder}'; "
-            "name the images themselves"
+            f"the sources contain only results of mask2former predict or files in the output folder '{folder}'; give "
+            "the images themselves"
         )
     images = {_identity(path): path for job in jobs if (path := path_of(job.source)) is not None}
     real_folder = functools.cache(os.path.realpath)  # there are far fewer folders than results
@@ -102,7 +102,7 @@ def _pages(file: ImageFile, stem: Path, page: int | Literal["all"] | None) -> li
         with contextlib.suppress(UserError):  # a file that cannot be read fails later, on its own
             file = in_memory(file)
             count = num_pages(file)
-            check_limit(f"'{file}' has too many pages:", count, limits.IMAGE_PAGES - 1, "name one with page")
+            check_limit(f"'{file}' has too many pages:", count, limits.IMAGE_PAGES - 1, "choose one with page")
             numbers = range(1, count + 1) if count > 1 else numbers
     elif not isinstance(page, int) or isinstance(page, bool):
         raise UserError(f"page must be a number from 1, or all, got {page!r}")

@@ -177,7 +177,7 @@ def predict_files(
             stay.
     """
     if pixel_size is not None and table is None:
-        raise OptionError(lambda name: f"{name('pixel_size')} is for tables; give {name('table')} too")
+        raise OptionError(lambda name: f"{name('pixel_size')} applies to tables; give {name('table')} too")
     size = None if pixel_size is None else PixelSize.of(pixel_size)
     file = None if coco is None else Path(coco)
     with collect_notes() as planned:
@@ -189,7 +189,7 @@ def predict_files(
         check_coco_file(file, jobs, overwrite=overwrite)
         if location_of(file) in map(location_of, tables):
             raise OptionError(
-                lambda name: f"{name('coco')} and {name('table')} would both write '{file}'; name two different files"
+                lambda name: f"{name('coco')} and {name('table')} would both write '{file}'; choose two different files"
             )
     for path in tables:
         check_apart(path, [model] if isinstance(model, str | Path) else [])
@@ -297,7 +297,7 @@ def _pass_on(job: Job, task: Task, categories: Categories, writers: Sequence[For
         return
     document = saved_document(job.document, task)
     if document is None:
-        note("images whose results were gone when other formats were written, left out", f"'{job.document}'")
+        note("images whose results had been removed when other formats were written, left out", f"'{job.document}'")
         return
     try:
         result = result_of(document, categories)
@@ -458,7 +458,7 @@ class _Run:
         return files, Outcome(job, "done", crowded=crowded, found=_count(result), candidates=_count(everything))
 
     def write(self, file: _File, made: tuple[Mapping[str, bytes], Outcome]) -> Outcome:
-        """Write the files of an image, unless another run has done so meanwhile."""
+        """Write the files of an image, unless another run has done so in the meantime."""
         job, (files, done) = file.job, made
         with folder_lock(job.document.parent):
             there, outcome = self._there(file)

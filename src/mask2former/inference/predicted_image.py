@@ -124,9 +124,9 @@ class PredictedImage:
             raise UserError(f"the image was predicted for {', '.join(self.tasks)}; pass '{missing[0]}' to run, too")
         if names := changed_pass(before, settings):
             kind = (
-                "with tiles only instance_threshold, classes and min_area can change"
+                "with tiles, only instance_threshold, classes and min_area can change"
                 if before.tile
-                else "it belongs to the pass"
+                else "it affects the pass"
             )
             name = next((name for name in overrides if name in names), names[0])
             raise UserError(f"{name} cannot change after the pass through the network ({kind}); pass it to prepare")

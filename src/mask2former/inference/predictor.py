@@ -1,4 +1,4 @@
-"""Preprocess, network, postprocess: from images of any kind to their segmentation at their own size.
+"""Preprocess, network, postprocess: from images of any kind to their segmentation at their original size.
 
 It follows the published test-time code. Results depend on padding, so images only go through the network together if
 each alone would be padded to the same size. Apart from images, this module reads no files, and it has no metrics.
@@ -113,7 +113,7 @@ class Predictor:
             settings = settings or network.info.inference
         elif dtype is not None or compile:
             what = "compile" if compile else f"dtype {dtype}"
-            raise UserError(f"{what} is for models of this package; any other network has its own")
+            raise UserError(f"{what} applies to models of this package; any other network has its own")
         if categories is None:
             raise UserError(
                 "the classes of a network that is not a Mask2Former are unknown; pass "
@@ -190,7 +190,7 @@ class Predictor:
             given = {"recipe": recipe, "tasks": tasks, "weights": weights, "model": model, "compile": compile}
             if taken := [name for name, value in given.items() if value]:
                 raise OptionError(
-                    lambda name: f"'{source}' is an exported model: leave out {name(taken[0])}, which is for others"
+                    lambda name: f"'{source}' is an exported model: leave out {name(taken[0])}, which applies to others"
                 )
             on = None if device is None else chosen_device
             network = open_exported(source, on, chosen_dtype, trust_code=trust_code)
@@ -229,13 +229,13 @@ class Predictor:
         task: Task | Sequence[Task] | None = None,
         **overrides: Any,
     ) -> Segmentation | Results | list[Segmentation] | list[Results]:
-        """The segmentation of an image at its own size, or a list of them for a list of images.
+        """The segmentation of an image at its original size, or a list of them for a list of images.
 
         Args:
             source: a path, an http(s) address, bytes, an open file, a PIL image, an array or tensor (see
                 :func:`mask2former.media.images.read_image`), or a list or tuple of them.
             task: ``panoptic``, ``instance`` or ``semantic``; by default the first of these that the model was trained
-                for. Several tasks share one pass and give a dictionary.
+                for. Several tasks share one pass and return a dictionary.
             overrides: settings for this call, for instance ``short_edge=0`` or ``score_threshold=0.5``, which sets the
                 threshold of all tasks. ``instance_threshold=0`` keeps all candidates, which average precision needs.
 
@@ -260,7 +260,7 @@ class Predictor:
     ) -> Iterator[Any]:
         """Like a call with a list, one result at a time, in the order of the sources.
 
-        Threads read ahead and post-process behind the network; about ``3 * batch_size`` images and four more are in
+        Threads read ahead and post-process after the network; about ``3 * batch_size`` images and four more are in
         memory at most.
 
             for result in predictor.stream(sorted(Path("photos").glob("*.jpg")), batch_size=8):
@@ -280,7 +280,7 @@ class Predictor:
         """
         if is_one_image(sources):
             raise UserError(
-                f"stream takes several images, got one {type(sources).__name__}; pass a list of images, or call the "
+                f"stream expects several images, got one {type(sources).__name__}; pass a list of images, or call the "
                 "predictor with the image"
             )
         # The request is checked now, not when the first result is read.
@@ -497,12 +497,12 @@ class Predictor:
             )
 
     def clip(self, frames: Sequence[ImageSource], **overrides: Any) -> VideoInstances:
-        """The tracks of a clip, at its own size: the task instance over all frames at once, as published.
+        """The tracks of a clip, at its original size: the task instance over all frames at once, as published.
 
         Memory grows with the number of frames; YouTube-VIS has at most 36, at 360 pixels.
 
         Args:
-            frames: images of one size in the order of time, as in a call.
+            frames: images of one size in temporal order, as in a call.
             overrides: settings for this call, for instance ``max_instances=20``.
 
         Raises:
@@ -546,11 +546,11 @@ class Predictor:
                 print(frame.seconds, frame.track_ids, frame.labels)
 
         Args:
-            source: a video, a folder of frames, the number of a camera, or frames of any kind that a call takes, one
-                after the other.
+            source: a video, a folder of frames, a camera number, or frames of any kind that a call accepts, one after
+                the other.
             task: ``instance``, which is the default where the model supports it, or ``panoptic``.
             start: seconds to skip at the beginning.
-            end: where to stop, in seconds, excluded; None: at the end.
+            end: where to stop, in seconds, exclusive; None: at the end.
             rate: frames per second of anything but a video, 30 by default.
             overrides: settings for this call, those of images and those of
                 :class:`~mask2former.config.TrackingConfig`, for instance ``window=16``, ``threshold=0.3`` or

@@ -57,7 +57,7 @@ def joined_cluster(address: str | None, num_cpus: int, progress: Progress, **qui
         try:
             ray.init(address or "local", **quiet, **({} if address else alone))
         except (ConnectionError, RuntimeError, ValueError) as error:
-            where = f"no Ray cluster at '{printable(address, 200)}'" if address else "Ray cannot be started"
+            where = f"there is no Ray cluster at '{printable(address, 200)}'" if address else "Ray cannot be started"
             raise UserError(f"{where}: {printable(str(error), 200)}") from error
     try:
         yield
@@ -77,8 +77,8 @@ def _check_reachable(address: str) -> None:
         socket.create_connection(where, _PATIENCE).close()
     except (OSError, OverflowError) as error:
         raise UserError(
-            f"no Ray cluster at '{printable(address, 200)}' ({printable(str(error), 100)}); start one there (ray start "
-            "--head), or leave out the address and unset RAY_ADDRESS to work on this machine alone"
+            f"there is no Ray cluster at '{printable(address, 200)}' ({printable(str(error), 100)}); start one there "
+            "(ray start --head), or leave out the address and unset RAY_ADDRESS to work on this machine alone"
         ) from error
 
 

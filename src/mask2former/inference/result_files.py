@@ -353,13 +353,13 @@ def check_run_file(
     results = {location_of(job.file(ending)): job for job in jobs for ending in ENDINGS}
     folders = {folder for index in results for folder in Path(index).parents}
     if target in results or any(str(folder) in results for folder in Path(target).parents):
-        raise UserError(f"'{path}' is one of the results of this run; name another file for {option}")
+        raise UserError(f"'{path}' is one of the results of this run; choose another file for {option}")
     if Path(target) in folders:
-        raise UserError(f"'{path}' is a folder of the results of this run; name another file for {option}")
+        raise UserError(f"'{path}' is a folder with results of this run; choose another file for {option}")
     if path.is_file() and not overwrite and not is_ours(path):  # not for a pipe, where reading would block
         raise UserError(
-            f"'{path}' already exists and is not a file of {option[2:].replace('coco', 'COCO results')} "
-            f"of mask2former predict; name another file for {option}, or replace it with --overwrite"
+            f"'{path}' already exists and is not a file of {option[2:].replace('coco', 'COCO results')} from "
+            f"mask2former predict; choose another file for {option}, or replace it with --overwrite"
         )
 
 

@@ -50,7 +50,7 @@ def override(
     if not overrides:
         return settings
     if "tasks" in overrides:
-        raise UserError("'tasks' says what a model was trained for and cannot be set here; pass task=...")
+        raise UserError("'tasks' lists what a model was trained for and cannot be set here; pass task=...")
     if "tile" in overrides:  # an explicit choice of tiles is not changed
         overlap = overrides["tile"] // 4 if isinstance(overrides["tile"], int) else 0  # other types are rejected later
         overrides = {"diameter": 0.0, "tile_overlap": overlap} | overrides
@@ -69,11 +69,11 @@ def override(
     chosen = parse(InferenceConfig, settings.model_dump() | overrides, "inference settings")
     if chosen.channels != settings.channels:
         raise UserError(
-            f"there are {chosen.channels} bands, but the model takes images of {settings.channels} "
+            f"there are {chosen.channels} bands, but the model expects images of {settings.channels} "
             f"channel{'s' * (settings.channels != 1)}; choose that many bands"
         )
     if overrides.get("tile_overlap") and not chosen.tile:
-        raise UserError("tile_overlap is the overlap of tiles, but there are none; set tile, too")
+        raise UserError("tile_overlap is the overlap of tiles, but there are no tiles; set tile, too")
     if categories is not None and chosen.classes is not None:
         categories.indices(chosen.classes)
     return chosen
@@ -113,7 +113,7 @@ def choose_tasks(task: Task | Sequence[Task] | None, settings: InferenceConfig) 
     tasks: tuple[Any, ...] = (task,) if isinstance(task, str) else tuple(task or (settings.default_task,))
     for name in tasks:
         if name not in get_args(Task):
-            raise UserError(f"unknown task {name!r}; there are: {', '.join(get_args(Task))}")
+            raise UserError(f"unknown task {name!r}; expected one of {', '.join(get_args(Task))}")
         if name not in settings.tasks:
             known = ", ".join(settings.tasks)
             raise UserError(f"this model does not support the task '{name}'; it was trained for: {known}")
@@ -132,9 +132,9 @@ def for_whole_frames(settings: InferenceConfig, overrides: Mapping[str, Any]) ->
             "not support; in Python, set tile=0 and a short_edge that suits whole frames"
         )
     if overrides.get("non_overlapping"):
-        raise UserError("non_overlapping is for images; tracks that cannot overlap are those of the task panoptic")
+        raise UserError("non_overlapping applies to images; for tracks that cannot overlap use the task panoptic")
     if settings.classes is not None or settings.min_area:
         raise UserError(
-            "classes and min_area are for images; of clips and tracks, leave out what is not wanted in their results"
+            "classes and min_area apply to images; for clips and tracks, leave out unwanted objects from the results"
         )
     return settings.model_copy(update={"non_overlapping": False})

@@ -179,7 +179,7 @@ def _leftovers(outputs: Iterable[Path], growing: Sequence[TrackDocument | VideoW
     notes = leftovers_note(output.parent for output in outputs)
     if left := [f"'{path}'" for writer in growing if (path := writer.working.left())]:
         notes.append(
-            f"a killed run left its finished frames in {' and '.join(left)}; this run begins with the "
-            "first frame, and removes them when it is complete"
+            f"a killed run left its finished frames in {' and '.join(left)}; this run starts with the first frame, "
+            "and removes them when it is complete"
         )
     return notes

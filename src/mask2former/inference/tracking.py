@@ -51,7 +51,7 @@ def choose_tracking(
         raise UserError(f"stride {stride} must not be above window {window}, or frames would be skipped")
     threshold = settings.instance_threshold if tracking.threshold is None else tracking.threshold
     if chosen == "instance" and settings.class_thresholds and tracking.threshold is None:
-        message = "thresholds of single classes are for images and clips; tracks of all classes have one"
+        message = "thresholds of single classes apply to images and clips; tracks of all classes share one"
         note(message, f"{threshold:g} instead of class_thresholds")
     filled = {"window": window, "stride": stride, "threshold": threshold}
     return chosen, tracking.model_copy(update=filled)  # pyright: ignore[reportReturnType]
@@ -128,7 +128,7 @@ def join_frames(
         max_instances: how many pairs are chosen.
     """
     results = list(frames)
-    assert results, "a clip has at least one frame"
+    assert results, "a clip must have at least one frame"
     categories = results[0].categories
     numbers = np.unique(np.concatenate([frame.track_ids for frame in results]))
     sums = np.zeros((len(numbers), len(categories)))
@@ -196,8 +196,8 @@ class _Reader:
         prediction = self.predict(images)
         if prediction.query_features is None:
             raise UserError(
-                "the network returns no query_features, which are needed to follow objects from one window "
-                "to the next; see mask2former.structures.Prediction"
+                "the network returns no query_features, which are needed to link objects from one window to the "
+                "next; see mask2former.structures.Prediction"
             )
         probabilities = prediction.probabilities[:, :-1].float().cpu().numpy()
         segmentations: list[tuple[PanopticSegmentation, dict[int, int]]] = []

@@ -46,7 +46,7 @@ _PUBLISHED_SIZES = {
     (2048, 2048): _LIBRARY_SIZES,  # Mapillary Vistas
 }
 _FACTORS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # the ratios in the published lists
-_NO_CLIPS = "test-time augmentation is for images; use the plain predictor for clips"
+_NO_CLIPS = "test-time augmentation applies to images; use the plain predictor for clips"
 _SAME_OBJECT = 0.5  # IoU above which masks of two views can be one object, as in panoptic quality
 
 

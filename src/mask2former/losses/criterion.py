@@ -165,8 +165,8 @@ class Criterion(nn.Module):
         names = [term.name for term in self.terms]
         if len(set(names)) < len(names) or any(name.rpartition("_")[2].isdecimal() for name in names):
             raise UserError(
-                f"the terms of the loss are called {', '.join(names)}; expected names of their own, none of which ends "
-                "in _ and a number, as those of the earlier layers do"
+                f"the terms of the loss are called {', '.join(names)}; expected unique names, none of which ends in _ "
+                "and a number, as the names for earlier layers do"
             )
 
     @property
@@ -198,7 +198,7 @@ class Criterion(nn.Module):
         """
         if output.class_logits.shape[2] != self.num_classes + 1:
             raise UserError(
-                f"the model gives {output.class_logits.shape[2]} class scores for each query; expected "
+                f"the model returned {output.class_logits.shape[2]} class scores for each query; expected "
                 f"{self.num_classes + 1}, for {self.num_classes} classes and no object"
             )
         if uniform is None:

@@ -58,7 +58,7 @@ class PixelCriterion(nn.Module):
         if not isinstance(output, PixelOutput):
             raise UserError("the loss is for pixels, but the model predicts masks of queries; use a Criterion")
         if (count := output.class_scores.shape[1]) != self.num_classes:
-            raise UserError(f"the model gives scores of {count} classes; expected {self.num_classes}")
+            raise UserError(f"the model returned scores of {count} classes; expected {self.num_classes}")
         labels = [_labels(target) for target in targets]
         depths = {"": output, **{f"_{index}": depth for index, depth in enumerate(output.aux_outputs)}}
         terms = {

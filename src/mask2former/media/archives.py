@@ -138,8 +138,8 @@ class Archive:
         if entry.file_size > limits.ARCHIVED_BYTES_UNCHECKED:
             growth = entry.file_size // max(1, entry.compress_size)
             check_limit(
-                f"'{self.path}/{name}' would be unpacked to {entry.file_size:,} bytes, which as a multiple of the "
-                f"{entry.compress_size:,} that it takes in its archive is:",
+                f"'{self.path}/{name}' would be unpacked to {entry.file_size:,} bytes from "
+                f"{entry.compress_size:,} in its archive, a growth factor of",
                 growth,
                 limits.ARCHIVE_GROWTH,
                 "unpack it if you trust it",

@@ -151,7 +151,7 @@ class VideoFile:
                     )
                 if length is not None and len(times) < length:
                     raise UserError(
-                        f"'{self.path}' has {len(times)} frames, but its annotations say {length}; it is incomplete, "
+                        f"'{self.path}' has {len(times)} frames, but its annotations say {length}; it is cut short, "
                         "or not the video that was annotated"
                     )
                 if indices and max(indices) >= len(times):

@@ -156,7 +156,7 @@ class _AveragePrecision:
         if max_detections < 1:
             raise UserError(f"max_detections must be at least 1, got {max_detections}")
         if not 0 < area_limits[0] < area_limits[1] < _LARGEST:
-            raise UserError(f"area_limits must be two rising numbers of pixels, got {area_limits}")
+            raise UserError(f"area_limits must be two ascending numbers of pixels, got {area_limits}")
         self.categories = categories
         self.max_detections = max_detections
         self._kinds = kinds

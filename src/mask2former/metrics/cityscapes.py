@@ -102,8 +102,8 @@ def _check(categories: Categories) -> None:
     unknown = [item.name for item in categories if item.id not in known]
     if unknown:
         raise UserError(
-            f"the metrics of Cityscapes are for its own classes, with label ids as ids; got {', '.join(unknown[:5])}; "
-            "use the metrics in the style of coco"
+            "the metrics of Cityscapes apply to its own classes, with label ids as ids; got "
+            f"{', '.join(unknown[:5])}; use the metrics in the style of coco"
         )
 
 

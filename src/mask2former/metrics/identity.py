@@ -130,7 +130,7 @@ def _count(frames: Iterable[_Frame]) -> IdentityCounts:
         ious = np.where(frame.ious < _VALID_IOU, 0.0, frame.ious)
         row_of = {number: row for row, number in enumerate(frame.true)}
         column_of = {number: column for column, number in enumerate(frame.found)}
-        assert len(column_of) == len(frame.found), "an id is given twice in one frame"
+        assert len(column_of) == len(frame.found), "an id occurs twice in one frame"
         pairs = [
             (row_of[true], column_of[number])
             for true, number in previous.items()

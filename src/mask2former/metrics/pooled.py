@@ -98,7 +98,7 @@ class PooledEvaluator:
 
     def __init__(self, categories: Categories, score_threshold: float = 0.5) -> None:
         if not 0 <= score_threshold <= 1:
-            raise UserError(f"the score threshold must be within 0 and 1, got {score_threshold}")
+            raise UserError(f"the score threshold must be between 0 and 1, got {score_threshold}")
         self.categories = categories
         self.score_threshold = score_threshold
         shape = (len(POOLED_THRESHOLDS), len(categories))

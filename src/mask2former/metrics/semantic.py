@@ -97,7 +97,9 @@ class SemanticEvaluator:
     def __init__(self, categories: Categories, *, boundary: bool = False, segments: bool = False) -> None:
         self.categories = categories
         advice = "a table of all pairs of classes is counted; measure another task"
-        limits.check_limit("classes of label maps that are measured:", len(categories), limits.MEASURED_CLASSES, advice)
+        limits.check_limit(
+            "the number of measured classes of label maps is", len(categories), limits.MEASURED_CLASSES, advice
+        )
         side = len(categories) + 1
         self.confusion: Int64[np.ndarray, "K1 K1"] = np.zeros((side, side), dtype=np.int64)
         self.boundary_confusion = np.zeros((side, side), dtype=np.int64) if boundary else None

@@ -45,7 +45,8 @@ def count_tubes(
     """
     if len(predictions) != len(ground_truths) or not ground_truths:
         raise UserError(
-            f"got {len(predictions)} predicted and {len(ground_truths)} true frames; expected as many, and one"
+            f"got {len(predictions)} predicted and {len(ground_truths)} true frames; expected the same number of "
+            "both, at least one"
         )
     predicted = _tubes(
         [frame.ids for frame in predictions],
@@ -65,14 +66,14 @@ def _tubes(maps: Sequence[Integer[np.ndarray, "H W"]], lists: Sequence[Sequence[
     """Frames with one number per tube, from 1, and all tubes. An id that changes its class starts another tube."""
     sizes = {ids.shape for ids in maps}
     if len(sizes) != 1:
-        raise UserError(f"frames of a clip have one size, got {sorted(sizes)}")
+        raise UserError(f"all frames of a clip must have the same size, got {sorted(sizes)}")
     numbers: dict[tuple[int, int, bool], int] = {}
     result = np.zeros((len(maps), *sizes.pop()), dtype=np.int64)
     for index, (ids, segments) in enumerate(zip(maps, lists, strict=True)):
         listed = np.array([number for number, _, _ in segments], dtype=np.int64)
         unknown = np.setdiff1d(ids, np.append(listed, 0))
         if unknown.size:
-            raise UserError(f"the id map of frame {index} has the id {unknown[0]}, which its list lacks")
+            raise UserError(f"the id map of frame {index} contains the id {unknown[0]}, which its list lacks")
         table = np.zeros(int(ids.max(initial=0)) + 1, dtype=np.int64)
         for segment in segments:
             tube = numbers.setdefault(segment, len(numbers) + 1)

@@ -92,7 +92,7 @@ def check_dense_size(count: int, size: Sequence[int], what: str = "the masks") -
         UserError: they have more values than ``limits.MASK_VALUES``.
     """
     shape = "x".join(map(str, (count, *size)))
-    advice = "cut the image into tiles or the clip into parts, or take objects out"
+    advice = "cut the image into tiles or the clip into parts, or remove objects"
     limits.check_limit(f"{what} ({shape}) have too many values:", count * math.prod(size), limits.MASK_VALUES, advice)
 
 
@@ -115,7 +115,7 @@ def _compressed(rle: Mapping[str, Any]) -> dict[str, Any]:
             "a run-length encoding has too many runs:",
             len(counts),
             2 * height * width + 1,
-            "these are two for each of its pixels",
+            "which is two for each of its pixels",
         )
         runs = [int(run) for run in counts]
         if min(runs, default=0) < 0 or sum(runs) != height * width:
@@ -281,7 +281,7 @@ def polygons_to_patch(polygons: Sequence[Num[np.ndarray, "_P 2"]], size_hw: tupl
         return Patch(0, 0, np.zeros((0, 0), dtype=bool))
     farthest = [float(np.abs(polygon).max(initial=0)) for polygon in polygons]
     if min(map(len, polygons)) < 3 or not all(corner <= limits.CORNER for corner in farthest):  # NaN too
-        raise UserError("a polygon needs three corners (x, y) or more, in pixels")
+        raise UserError("a polygon needs at least three corners (x, y), in pixels")
     # Hardly ever needs looking at each edge.
     if sum(2 * far * len(polygon) for far, polygon in zip(farthest, polygons, strict=True)) > limits.OUTLINE:
         check_outline(sum(map(_outline, polygons)))

@@ -58,5 +58,7 @@ def of_queries(prediction: Prediction | PixelPrediction) -> Prediction:
         UserError: the network classifies pixels, so only semantic results are possible.
     """
     if isinstance(prediction, PixelPrediction):
-        raise UserError("the network classifies pixels, and so finds no objects or segments; choose the task semantic")
+        raise UserError(
+            "the network classifies pixels, and therefore predicts no objects or segments; choose the task semantic"
+        )
     return prediction

@@ -195,7 +195,7 @@ def ablated(run: RunConfig, ablation: Ablation) -> RunConfig:
     """
     decoder = run.model.transformer_decoder
     if not isinstance(decoder, MaskedDecoderConfig):
-        raise UserError(f"ablations change the transformer decoder 'masked', and the run has '{decoder.name}'")
+        raise UserError(f"ablations change the transformer decoder 'masked', but the run has '{decoder.name}'")
     for setting, value in ablation.settings.items():
         if setting.endswith((".num_queries", ".pilots")):
             value = max(1, round(value * decoder.num_queries / _QUERIES))

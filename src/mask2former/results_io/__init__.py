@@ -1,8 +1,9 @@
-"""Files of results: one module per format, which writes it and, where we read it, reads it.
+"""Result files: one module per format, which writes it and, where supported, reads it.
 
-A writer gets one result after the other inside a ``with`` block. What lists the results appears whole when the block
-ends well, else not at all; images appear whole one by one. Ids of classes are those of the data set. Nothing here knows
-how results are made, and whatever has the methods of :class:`ResultWriter` does where one is expected.
+A writer receives one result after the other inside a ``with`` block. Files that list results appear completely when the
+block ends without an error, else not at all; images appear completely one by one. Class ids are those of the data set.
+Nothing here knows how results are made; any object with the methods of :class:`ResultWriter` can be used in place of
+one.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def result_writer(
     category_ids: Mapping[int, int] | None = None,
     style: MetricStyle = "coco",
 ) -> ResultWriter:
-    """The writer of one task in the form that a data set's test server takes.
+    """The writer for one task in the form that a data set's test server accepts.
 
     ===========  ============================================  =====================================================
     task         coco                                          cityscapes
@@ -59,9 +60,9 @@ def result_writer(
         task: what the results are.
         path: a file ending in ``.json``, or a folder.
         categories: the classes of the model.
-        category_ids: of the data set, by class index of the model; classes that are missing here are left out. Without
-            it, the ids of ``categories``.
-        style: whose test server it is.
+        category_ids: of the data set, by class index of the model; classes that are missing here are left out. By
+            default the ids of ``categories``.
+        style: the test server's format.
 
     Raises:
         UserError: a folder where a file is needed, or the reverse.

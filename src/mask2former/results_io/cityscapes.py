@@ -1,4 +1,4 @@
-"""Cityscapes' files of results."""
+"""Cityscapes result files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class CityscapesInstanceFiles(ResultFolder):
     last. ``NAME`` is the id of the image, which for Cityscapes is ``city_sequence_frame``.
 
     Args:
-        path: the folder; it is made.
+        path: the folder; created if it does not exist.
         category_ids: label ids by class index of the model; classes that are missing here are left out.
     """
 

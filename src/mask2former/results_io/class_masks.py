@@ -19,8 +19,8 @@ class ClassMaskFiles(ResultFolder):
     """``X/CLASS.png`` for each class in an image: 255 where any of its masks is, else 0.
 
     Args:
-        path: the folder; it is made.
-        categories: the classes of the model, whose names become those of the files.
+        path: the folder; created if it does not exist.
+        categories: the classes of the model, which name the files.
     """
 
     def __init__(self, path: str | os.PathLike[str], categories: Categories) -> None:
@@ -28,7 +28,7 @@ class ClassMaskFiles(ResultFolder):
         self.names = file_names(categories)
 
     def add(self, image_id: int | str, result: Segmentation) -> None:
-        """Write the masks of one image; those of an earlier result go."""
+        """Write the masks of one image; those of an earlier result are removed."""
         self.once(image_id)
         folder = self.path / file_stem(image_id)
         for old in folder.glob("*.png"):
@@ -45,7 +45,7 @@ class ClassMaskFiles(ResultFolder):
 
 
 def file_names(categories: Categories) -> list[str]:
-    """A name for a file of each class: letters, digits and ``_.-``, with the index where two would be the same."""
+    """A file name for each class: letters, digits and ``_.-``, with the index where two would be equal."""
     words = [re.sub(r"[^\w.-]+", "_", name)[:80].strip(".") or "class" for name in categories.names]
     folded = [word.casefold() for word in words]
     return [word if folded.count(word.casefold()) == 1 else f"{word}_{index}" for index, word in enumerate(words)]

@@ -1,6 +1,6 @@
-"""COCO's files of results: as test servers take them, result by result, and one file from saved results.
+"""COCO result files: in the form of test servers, result by result, and as one file from saved results.
 
-Saved results (``X.json`` of images) are what ``mask2former predict`` leaves; one image at a time is in memory.
+Saved results (``X.json`` of images) are written by ``mask2former predict``; one image at a time is in memory.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ _PANOPTIC_INFO = {"description": "results of mask2former predict"}
 
 
 class ResultsFile(JsonList):
-    """A COCO instance results file, as test servers take it, written image by image.
+    """A COCO instance results file for test servers, written image by image.
 
     A list of ``image_id``, ``category_id`` (of the data set), ``segmentation`` (compressed run-length encoding) and
-    ``score``. There are no boxes: the official tool would take the areas of objects from them. Empty masks are left
-    out. The file appears whole when the ``with`` block ends well, else not at all.
+    ``score``. There are no boxes: the official tool would compute the areas of objects from them. Empty masks are left
+    out. The file appears completely when the ``with`` block ends without an error, else not at all.
 
     Args:
-        path: where it goes; missing folders are made.
+        path: where to write it; missing folders are created.
         category_ids: of the data set, by class index of the model; classes that are missing here are left out.
     """
 
@@ -62,13 +62,13 @@ class ResultsFile(JsonList):
 
 
 class SemanticFile(JsonList):
-    """Run lengths of label maps, as COCO-Stuff's tools take them: one entry for each class in an image.
+    """Run lengths of label maps for COCO-Stuff's tools: one entry for each class in an image.
 
-    A list of ``image_id``, ``category_id`` (of the data set) and ``segmentation``; where the id of an image is text,
-    it is ``file_name`` too, by which published files tell images apart.
+    A list of ``image_id``, ``category_id`` (of the data set) and ``segmentation``; where the id of an image is text, it
+    is also ``file_name``, by which published files identify images.
 
     Args:
-        path: where it goes; missing folders are made. The usual name is ``sem_seg_predictions.json``.
+        path: where to write it; missing folders are created. The usual name is ``sem_seg_predictions.json``.
         category_ids: of the data set, by class index of the model; classes that are missing here are left out.
     """
 
@@ -88,10 +88,11 @@ class SemanticFile(JsonList):
 class PanopticFiles(JsonList):
     """COCO panoptic results: ``X.json`` and the folder ``X`` beside it, with a PNG file of segment ids per image.
 
-    The id of a segment is R + 256 G + 65536 B. The PNG files come first, and ``X.json`` lists them when all are there.
+    The id of a segment is R + 256 G + 65536 B. The PNG files are written first, and ``X.json`` lists them when all
+    exist.
 
     Args:
-        path: of the JSON file; missing folders are made.
+        path: of the JSON file; missing folders are created.
         category_ids: of the data set, by class index of the model; segments of classes that are missing here become
             void.
     """
@@ -119,7 +120,7 @@ class SavedResult(Protocol):
     """The result of one image on disk.
 
     Attributes:
-        stem: name without an ending, below the folder of results.
+        stem: name without suffix, below the folder of results.
         document: its JSON file.
     """
 
@@ -133,27 +134,27 @@ class SavedResult(Protocol):
 def coco_results(saved: Iterable[SavedResult], task: Task, categories: Categories) -> Any:
     """The COCO results of images, from their JSON files: a list of records, or for panoptic a dictionary.
 
-    Image ids are the numbers in the file names where every name is a number (as in COCO), else the names with their
+    Image ids are the numbers in the file names if every name is a number (as in COCO), else the names with their
     folders. Images without results are left out.
 
     Args:
-        saved: those that are done or skipped; what lies there for others may be of another image.
+        saved: those that are done or skipped; existing files of others may belong to another image.
         task: of the results.
         categories: of the model.
 
     Raises:
-        UserError: results that were there are of another task.
+        UserError: existing results are of another task.
     """
     return json.loads("".join(_coco_text([job for job in saved if job.document.exists()], task, categories)))
 
 
 def write_coco_results(path: Path, saved: Iterable[SavedResult], task: Task, categories: Categories) -> None:
-    """Write :func:`coco_results` whole or not at all, one image in memory at a time.
+    """Write :func:`coco_results` completely or not at all, one image in memory at a time.
 
-    Images whose results have gone meanwhile are left out with a note.
+    Images whose results have been removed in the meantime are left out with a note.
 
     Raises:
-        UserError: as :func:`coco_results`, or the path cannot be written.
+        UserError: as for :func:`coco_results`, or the path cannot be written.
     """
     check_file(path)
     with whole_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
@@ -164,7 +165,7 @@ def _coco_text(saved: Sequence[SavedResult], task: Task, categories: Categories)
     """:func:`coco_results` as JSON, in pieces."""
     stems = [job.stem.as_posix() for job in saved]
     names = [stem.rsplit("/", 1)[-1] for stem in stems]
-    # Of at most 18 digits: more do not fit the integers of most readers.
+    # At most 18 digits: more do not fit the integers of most readers.
     numbered = all(name.isdecimal() and len(name) < 19 for name in names)
     numbered = numbered and len({int(name) for name in names}) == len(names)
     ids: list[Any] = [int(name) for name in names] if numbered else stems
@@ -202,7 +203,7 @@ def _documents(identified: Iterable[tuple[Any, SavedResult]], task: Task) -> Ite
     for identifier, job in identified:
         document = saved_document(job.document, task)
         if document is None:
-            note("images whose results were gone when the COCO file was written, left out", f"'{job.document}'")
+            note("images whose results had been removed when the COCO file was written, left out", f"'{job.document}'")
         else:
             yield identifier, job.stem.as_posix(), document
 
@@ -218,7 +219,7 @@ def _panoptic_annotation(identifier: Any, stem: str, document: dict[str, Any]) -
 
 
 def is_coco_results(path: Path) -> bool:
-    """Whether :func:`coco_results` made a file, from its first bytes."""
+    """Whether a file was written by :func:`coco_results`, judging by its first bytes."""
     with path.open("rb") as file:
         head = file.read(200)
     return head.strip() == b"[]" or head.startswith(

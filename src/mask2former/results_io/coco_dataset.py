@@ -1,4 +1,4 @@
-"""A COCO data set of predictions: what most annotation tools, and FiftyOne, import."""
+"""A COCO data set of predictions, which most annotation tools, and FiftyOne, can import."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["CocoDatasetFile"]
 
 
 class CocoDatasetFile(JsonList):
-    """Images, classes and an annotation for each mask, with its score: as a data set has them, not as test servers do.
+    """Images, classes and an annotation for each mask, with its score: in the form of a data set, not of a test server.
 
-    Masks are compressed run lengths, as in all COCO files of ours. ``mask2former check-data`` and ``train`` read it.
+    Masks are compressed run lengths, as in all our COCO files. ``mask2former check-data`` and ``train`` read it.
 
     Args:
-        path: where the file goes; missing folders are made.
+        path: where to write it; missing folders are created.
         categories: the classes of the model.
-        names: of the image files by the id of the image; without one it is the id.
+        names: image file names by image id; an image without one is named by its id.
     """
 
     def __init__(

@@ -11,12 +11,12 @@ __all__ = ["csv_text"]
 
 
 def csv_text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], *, header: bool = True) -> str:
-    """Rows as CSV (RFC 4180) with a line of names: numbers have six decimals at most, what is None is empty.
+    """Rows as CSV (RFC 4180) with a header line: numbers have at most six decimals, None is empty.
 
     Args:
         rows: of a result, see :meth:`~mask2former.structures.results.PanopticSegmentation.rows`.
         columns: their keys, for instance :data:`~mask2former.structures.tables.ROW_COLUMNS`.
-        header: whether the line of names comes first.
+        header: whether to begin with the header line.
     """
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns)

@@ -22,9 +22,9 @@ class CutoutFiles(ResultFolder):
     """``X/0001_CLASS.png`` for each mask: the image inside its box, transparent outside the mask.
 
     Args:
-        path: the folder; it is made.
-        categories: the classes of the model, whose names become those of the files.
-        read: gives the image of an id.
+        path: the folder; created if it does not exist.
+        categories: the classes of the model, which name the files.
+        read: returns the image with an id.
     """
 
     def __init__(self, path: str | os.PathLike[str], categories: Categories, read: ReadImage) -> None:
@@ -32,13 +32,13 @@ class CutoutFiles(ResultFolder):
         self.names, self.read = file_names(categories), read
 
     def add(self, image_id: int | str, result: Segmentation) -> None:
-        """Write the cut-outs of one image; those of an earlier result go."""
+        """Write the cut-outs of one image; those of an earlier result are removed."""
         self.once(image_id)
         folder, image = self.path / file_stem(image_id), self.read(image_id)
         parts = ArrayRegions(image) if isinstance(image, np.ndarray) else image
         for old in folder.glob("*.png"):
             old.unlink()
-        # From top to bottom: an image that is read by parts keeps what it has decoded last.
+        # From top to bottom: an image that is read in parts keeps what it decoded last.
         for item in sorted(result, key=lambda item: item.patch[:2]):
             if item.patch.mask.size:
                 left, top, right, bottom = item.box

@@ -19,12 +19,12 @@ __all__ = ["CvatFile", "cvat_runs"]
 class CvatFile(ListFile):
     """An XML file with a mask for each object, to upload into a task with the same images and labels.
 
-    CVAT finds images by their names. Scores have no place in the format.
+    CVAT finds images by their names. The format cannot store scores.
 
     Args:
-        path: where the file goes; missing folders are made.
+        path: where to write it; missing folders are created.
         categories: the classes of the model, listed as labels.
-        names: of the image files by the id of the image; without one it is the id.
+        names: image file names by image id; an image without one is named by its id.
     """
 
     closing = "</annotations>\n"

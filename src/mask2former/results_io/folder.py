@@ -17,7 +17,7 @@ from mask2former.structures.results import SemanticSegmentation
 __all__ = ["LARGEST_LABEL", "LabelMapFiles"]
 
 LARGEST_LABEL = 65535
-"""What 16 bits hold."""
+"""The largest number in 16 bits."""
 
 
 class LabelMapFiles(ResultFolder):
@@ -26,12 +26,12 @@ class LabelMapFiles(ResultFolder):
     For Cityscapes these are label ids, not train ids.
 
     Args:
-        path: the folder; it is made.
+        path: the folder; created if it does not exist.
         category_ids: of the data set, by class index of the model.
         no_class: the value of pixels without a class, and of classes that are missing in ``category_ids``.
 
     Raises:
-        UserError: an id that 16 bits do not hold.
+        UserError: an id does not fit in 16 bits.
     """
 
     task: ClassVar[Task] = "semantic"
@@ -40,8 +40,8 @@ class LabelMapFiles(ResultFolder):
         super().__init__(path, category_ids)
         if wrong := [number for number in (*category_ids.values(), no_class) if not 0 <= number <= LARGEST_LABEL]:
             raise UserError(
-                f"label maps hold numbers from 0 to {LARGEST_LABEL}, got the class id {wrong[0]}; write run lengths "
-                "instead (a name that ends in .json)"
+                f"label maps can hold numbers from 0 to {LARGEST_LABEL}, got the class id {wrong[0]}; write run "
+                "lengths instead (a name that ends in .json)"
             )
         self.no_class = no_class
 

@@ -1,4 +1,4 @@
-"""The formats that ``mask2former predict --also`` writes beside its own, each in a folder of its name."""
+"""The formats that ``mask2former predict --also`` writes beside its own, each in a folder with its name."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from mask2former.text import did_you_mean, listed, quoted
 
 __all__ = ["FORMATS", "FormatWriter", "ImagesOfRun", "format_folder", "open_format"]
 
-_MARK = ".mask2former"  # lies in folders that are ours
+_MARK = ".mask2former"  # marks folders that are ours
 
 
 class FormatWriter(Protocol):
-    """What takes the results of any task, inside a ``with`` block."""
+    """What receives the results of any task, inside a ``with`` block."""
 
     path: Path
     count: int
@@ -45,15 +45,16 @@ class FormatWriter(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ImagesOfRun:
-    """What formats need to know beside results.
+    """What formats need besides results.
 
     Attributes:
         categories: the classes of the model.
-        names: of the image files, by the id of the image.
-        read: gives the image of an id.
+        names: image file names, by image id.
+        read: returns the image with an id.
         model: its name.
-        place_of: gives where the image of an id lies on the Earth; None: that is unknown.
-        rooted: as names, after the folder that these are in (``slides/a.png``); of images without a folder as names.
+        place_of: returns where on the Earth the image with an id is; None: unknown.
+        rooted: like names, preceded by the folder that these are in (``slides/a.png``); for images without a folder
+            like names.
     """
 
     categories: Categories
@@ -81,14 +82,14 @@ FORMATS: Mapping[str, Callable[[Path, ImagesOfRun], FormatWriter]] = {
 
 
 def format_folder(output: Path, name: str, *, overwrite: bool) -> Path:
-    """Where a format goes, which can be written and holds nothing of others.
+    """The folder of a format, which can be written and contains no files of others.
 
     Raises:
-        UserError: there is no such format, or the folder cannot be written or is somebody else's.
+        UserError: the format does not exist, or the folder cannot be written or contains other files.
     """
     if name not in FORMATS:
-        hint = did_you_mean(name, sorted(FORMATS)) or f"there are: {listed(sorted(FORMATS), most=None)}"
-        raise UserError(f"no format {quoted(name)}; {hint}")
+        hint = did_you_mean(name, sorted(FORMATS)) or f"expected one of {listed(sorted(FORMATS), most=None)}"
+        raise UserError(f"there is no format {quoted(name)}; {hint}")
     folder = output / name
     check_folder(folder)
     if folder.exists() and not overwrite and not (folder / _MARK).exists() and any(folder.iterdir()):
@@ -100,7 +101,7 @@ def format_folder(output: Path, name: str, *, overwrite: bool) -> Path:
 
 
 def open_format(folder: Path, run: ImagesOfRun) -> FormatWriter:
-    """The writer of the format whose name a folder has, which is marked as ours.
+    """The writer of the format that a folder is named after; the folder is marked as ours.
 
     Raises:
         UserError: the folder cannot be written.

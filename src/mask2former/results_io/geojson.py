@@ -1,4 +1,4 @@
-"""GeoJSON: polygons with holes, as QuPath, QGIS and shapely read them."""
+"""GeoJSON: polygons with holes, as read by QuPath, QGIS and shapely."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from mask2former.structures.results import Segmentation
 __all__ = ["GeoJsonFiles", "geojson_of"]
 
 ToWorld = Callable[[Float64[np.ndarray, "N 2"]], Float64[np.ndarray, "N 2"]]
-"""From pixels (x, y) to coordinates of a map; (0, 0) is the top left corner of the top left pixel."""
+"""From pixels (x, y) to map coordinates; (0, 0) is the top left corner of the top left pixel."""
 
 
 class GeoJsonFiles(ResultFolder):
     """A file ``X.geojson`` for each image: a FeatureCollection with a MultiPolygon for each mask.
 
-    Outlines go along the edges of pixels, so that rasterising them gives the masks back. ``properties`` has ``id``,
-    ``score``, ``area`` and, as QuPath has them, ``objectType``, ``classification`` (name, colour) and ``measurements``.
+    Outlines follow the edges of pixels, so that rasterising them gives the masks back. ``properties`` has ``id``,
+    ``score``, ``area`` and, as in QuPath, ``objectType``, ``classification`` (name, colour) and ``measurements``.
 
     Args:
-        path: the folder; it is made.
-        to_world: to coordinates of a map; without it they are pixels, as QuPath wants them.
+        path: the folder; created if it does not exist.
+        to_world: to map coordinates; without it they are pixels, as QuPath expects.
         crs: the name of its reference system, for instance ``urn:ogc:def:crs:EPSG::32633``, which GIS programs read.
-        place_of: gives where the image of an id lies, which then counts in place of these two; a note says so.
+        place_of: returns where the image with an id is, which then takes precedence over these two; a note says so.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class GeoJsonFiles(ResultFolder):
         to_world, crs = self.to_world, self.crs
         if (place := self.place_of(image_id)) is not None:
             to_world, crs = place.to_world, place.crs
-            note("images with coordinates of a map, which their GeoJSON is in", f"'{image_id}' ({crs or 'no EPSG'})")
+            note("images with map coordinates, which are used in their GeoJSON", f"'{image_id}' ({crs or 'no EPSG'})")
         target = self.path / f"{file_stem(image_id)}.geojson"
 
         def write(file: Path) -> None:
@@ -75,7 +75,7 @@ def _collection(features: list[dict[str, Any]], crs: str | None) -> dict[str, An
 
 
 def _text(result: Segmentation, to_world: ToWorld | None, crs: str | None) -> Iterator[str]:
-    """:func:`geojson_of` as JSON, feature by feature: their outlines as lists take many times their text."""
+    """:func:`geojson_of` as JSON, feature by feature: outlines as lists take many times the memory of their text."""
     opening, _, closing = encode_json(_collection([], crs)).rpartition("[]")
     yield f"{opening}["
     written = 0
@@ -108,7 +108,7 @@ def _feature(item: ResultItem, to_world: ToWorld | None) -> dict[str, Any]:
 
 
 def _turned(rings: list[list[list[float]]]) -> list[list[list[float]]]:
-    """Rings of a polygon, the exterior counter-clockwise, as RFC 7946 asks; an axis that points north turns them."""
+    """Rings of a polygon, the exterior counter-clockwise (RFC 7946); an axis that points north reverses them."""
     x, y = np.asarray(rings[0]).T
     is_clockwise = float(np.sum(x[:-1] * y[1:] - x[1:] * y[:-1])) < 0
     return [ring[::-1] for ring in rings] if is_clockwise else rings

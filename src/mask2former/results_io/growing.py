@@ -1,4 +1,4 @@
-"""Results that are written for as long as a video lasts: what they share beside their working files."""
+"""Results that are written for as long as a video lasts: what their writers share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["FrameWriter", "GrowingDocument", "finishing", "naming"]
 
 
 class FrameWriter(Protocol):
-    """What all writers offer: frames in the order of time, inside a ``with`` block."""
+    """The interface of all writers: frames in temporal order, inside a ``with`` block."""
 
     path: Path
 
@@ -31,7 +31,7 @@ class FrameWriter(Protocol):
 
 
 class GrowingDocument:
-    """A text file that is made at the end of its block, unless that fails before any frame."""
+    """A text file that is created at the end of its block, unless the block fails before any frame."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -67,7 +67,7 @@ class GrowingDocument:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Errors of the operating system that name no file are about this one."""
+    """Operating system errors that name no file are reported for this one."""
     try:
         yield
     except OSError as error:
@@ -80,10 +80,10 @@ def naming(path: Path) -> Iterator[None]:
 def finishing(
     working: WorkingFile, final: contextlib.ExitStack, kind: type[BaseException] | None, complete: bool
 ) -> Iterator[None]:
-    """Make the final file in the block; then the working file goes, with what earlier runs left if the run is complete.
+    """Create the final file in the block; then remove the working file and, if the run is complete, earlier ones.
 
-    Where that fails the working file stays, the final one is as it was before the run, and an error that already ends
-    the run is not replaced.
+    If that fails the working file stays, the final one is as it was before the run, and an error that already ends the
+    run is not replaced.
     """
     try:
         try:

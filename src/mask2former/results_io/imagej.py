@@ -28,7 +28,7 @@ class RoiFiles(ResultFolder):
     of the class, and the group is the class index plus 1 up to 255. Property lists hold ``score``.
 
     Args:
-        path: the folder; it is made.
+        path: the folder; created if it does not exist.
 
     Raises:
         MissingExtraError: roifile is not installed.
@@ -59,7 +59,7 @@ class RoiFiles(ResultFolder):
         rings = [ring for polygon in item.polygons for ring in polygon]
         roi = self._roifile.ImagejRoi.frompoints(rings[0])
         roi.roitype = self._roifile.ROI_TYPE.POLYGON
-        if len(rings) > 1:  # moves (0), lines (1) and closings (4), as java.awt has them; ImageJ fills by even and odd
+        if len(rings) > 1:  # moves (0), lines (1) and closings (4), as in java.awt; ImageJ fills by the even-odd rule
             path: list[int] = []
             for ring in rings:
                 for index, (x, y) in enumerate(ring.tolist()):

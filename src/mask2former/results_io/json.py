@@ -1,4 +1,4 @@
-"""Our own JSON: results of images as they are saved, and tracks of a clip."""
+"""Our own JSON: results of images as saved, and tracks of a clip."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _FIELDS: Mapping[str, tuple[str, ...]] = {  # of records, which the COCO file ta
 
 
 def write_json(path: str | os.PathLike[str], values: Any) -> None:
-    """Write a JSON file whole or not at all, with its folder.
+    """Write a JSON file completely or not at all, creating its folder.
 
     Raises:
         UserError: the path cannot be written.
@@ -50,9 +50,9 @@ def write_json(path: str | os.PathLike[str], values: Any) -> None:
 
 
 def read_result(path: Path) -> dict[str, Any] | None:
-    """Results of an earlier run; None where there are none, they are damaged, or not of our kind.
+    """Results of an earlier run; None if there are none, or they are damaged or not in our format.
 
-    Those of a newer version have other keys, perhaps, so their records are not read.
+    Newer versions may use other keys, so their records are not read.
     """
     try:
         document = documents.read_json(path, "result")
@@ -75,7 +75,7 @@ def read_result(path: Path) -> dict[str, Any] | None:
 
 
 def saved_document(path: Path, task: str) -> dict[str, Any] | None:
-    """:func:`read_result` of this version and of one task; another run may be replacing it, which is waited for.
+    """:func:`read_result` of this version and of one task; waits if another run is replacing the file.
 
     Raises:
         UserError: it is of another task.
@@ -88,13 +88,14 @@ def saved_document(path: Path, task: str) -> dict[str, Any] | None:
         return None
     if document["task"] != task:
         raise UserError(
-            f"'{path}' holds results of the task '{document['task']}', not '{task}'; use --overwrite or another output"
+            f"'{path}' contains results of the task '{document['task']}', not '{task}'; use --overwrite or another "
+            "output"
         )
     return document
 
 
 def result_of(document: Mapping[str, Any], categories: Categories) -> Segmentation:
-    """The result that a document of :func:`read_result` was made of, pixel for pixel.
+    """The result from which a document of :func:`read_result` was made, pixel for pixel.
 
     Args:
         document: with masks as run lengths.
@@ -125,7 +126,9 @@ def result_of(document: Mapping[str, Any], categories: Categories) -> Segmentati
         )
         return PanopticSegmentation(values, segments, categories)
     except (KeyError, TypeError, ValueError, AssertionError) as error:
-        raise UserError(f"no result of these classes: {type(error).__name__}: {printable(str(error), 100)}") from error
+        raise UserError(
+            f"not a result with these classes: {type(error).__name__}: {printable(str(error), 100)}"
+        ) from error
 
 
 def _is_record(value: Any, task: str) -> bool:
@@ -157,17 +160,17 @@ class TrackDocument(GrowingDocument):
     ``num_frames``, ``complete`` (False after Ctrl-C or an error) and ``notes``.
 
     Until the block ends there is ``X.partial.jsonl``: one line with the keys before ``frames``, then one for each
-    finished frame. Where the JSON file cannot be made of it, for instance on a full disk, it stays.
+    finished frame. If the JSON file cannot be created from it, for instance on a full disk, it stays.
 
     Args:
-        path: where it goes; missing folders are made.
+        path: where to write it; missing folders are created.
         head: model, settings, source and rate, passed through.
 
     Attributes:
         notes: written at the end.
         complete: whether all frames are there, if no error says otherwise.
         task: of the frames.
-        working: the file that grows.
+        working: the growing file.
     """
 
     def __init__(self, path: str | os.PathLike[str], head: Mapping[str, Any]) -> None:
@@ -210,13 +213,13 @@ class TrackDocument(GrowingDocument):
             track = self._tracks.setdefault(
                 item["track_id"], {"track_id": item["track_id"], "first_frame": frame.index, "num_frames": 0}
             )
-            # The latest are the best founded.
+            # The latest values are the most reliable.
             track |= {name: item[name] for name in ("category_id", "category_name", "score")}
             track["last_frame"] = frame.index
             track["num_frames"] += 1
 
     def _append(self, line: str) -> None:
-        """Write a line, or nothing of it."""
+        """Write a line completely or not at all."""
         assert self._lines is not None, "used outside its with block"
         start, left = self._lines.tell(), memoryview(f"{line}\n".encode())
         with naming(self.working.path):

@@ -19,7 +19,7 @@ from mask2former.structures.results import Segmentation
 
 __all__ = ["LabelStudioFile", "brush_rle"]
 
-_LOCAL = "/data/local-files/?d="  # what Label Studio calls files below its root for local storage
+_LOCAL = "/data/local-files/?d="  # what Label Studio calls files below its local storage root
 _SIZES = (3, 4, 8, 16)  # bits of run lengths
 _MUCH = 1 << 28  # bytes of an image's brush strokes, above which a note says so
 
@@ -28,19 +28,20 @@ class LabelStudioFile(JsonList):
     """A list of tasks, each an image and one prediction with a region for each mask.
 
     Regions are brush strokes, which are exact, or polygons, which are easier to correct; these have no holes, so the
-    outlines of a mask are joined by lines of no width. ``from_name`` is ``label`` and ``to_name`` ``image``, as in::
+    outlines of a mask are joined by lines of zero width. ``from_name`` is ``label`` and ``to_name`` ``image``, as in::
 
         <View><Image name="image" value="$image"/>
           <BrushLabels name="label" toName="image"><Label value="cell"/></BrushLabels></View>
 
     Args:
-        path: where the file goes; missing folders are made.
-        names: of the image files by the id of the image; without one it is the id. Local storage is a folder below the
+        path: where to write it; missing folders are created.
+        names: image file names by image id; an image without one is named by its id. Local storage is a folder below
+            the
             root, so names begin with that folder: ``photos/a.jpg``.
         regions: ``brush`` or ``polygon``.
-        prefix: before the name of an image, for instance the address of a server or ``s3://bucket/``; in addresses
-            names are written with percent signs, as Label Studio writes those of its own storage.
-        model: named as the version of the model.
+        prefix: prepended to image names, for instance the address of a server or ``s3://bucket/``; in addresses names
+            are percent-encoded, as Label Studio does for its own storage.
+        model: given as the version of the model.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class LabelStudioFile(JsonList):
         self.once(image_id)
         name = self.names.get(image_id, str(image_id))
         image = self.prefix + (quote(name) if self.prefix.startswith(("/", "http")) else name)
-        # One region after the other: a brush stroke says something about every pixel of the image.
+        # One region after the other: a brush stroke covers every pixel of the image.
         head = encode_json({"data": {"image": image}, "predictions": [{"model_version": self.model}]}, compact=True)
         self.write(f'{"," if self.count else ""}\n{head.removesuffix("}]}")},"result":[')
         scores, written = [], 0
@@ -75,8 +76,8 @@ class LabelStudioFile(JsonList):
         self.count += 1
         if self.regions == "brush" and written > _MUCH:
             note(
-                "images whose brush strokes for Label Studio take much room, since each says something about every "
-                "pixel (label-studio-polygons takes less)",
+                "images whose brush strokes for Label Studio take much space, since each covers every pixel "
+                "(label-studio-polygons takes less)",
                 f"'{name}' ({written / 2**20:,.0f} MiB)",
             )
 
@@ -105,7 +106,7 @@ class LabelStudioFile(JsonList):
 
 
 def brush_rle(patch: Patch, size_hw: tuple[int, int]) -> list[int]:
-    """A mask as Label Studio's brush has it: the bytes of an RGBA image, all 0 or 255, in runs of bits (rle-pack).
+    """A mask in the form of Label Studio's brush: the bytes of an RGBA image, all 0 or 255, in runs of bits (rle-pack).
 
     After the number of bytes (32 bits), the bits of a byte less 1 (5) and those of four kinds of run lengths less 1
     (4 each) come the runs: a 1, the kind (2), the length less 1, and the byte that is repeated.

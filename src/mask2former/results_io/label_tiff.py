@@ -20,12 +20,12 @@ __all__ = ["LabelTiffFiles"]
 class LabelTiffFiles(ResultFolder):
     """``X.tif`` for each image: 0 is nothing, instances are counted from 1, the best first, segments have their ids.
 
-    Of semantic segmentation a pixel is its class index plus 1. 16 bits, or 32 where a number needs them. Where
-    instances overlap, the better one stays; a note counts the images.
+    In semantic segmentation a pixel is its class index plus 1. 16 bits, or 32 where a number needs them. Where
+    instances overlap, the one with the higher score is kept; a note counts the images.
 
     Args:
-        path: the folder; it is made.
-        place_of: gives where the image of an id lies, which its label image says, too, as a GeoTIFF.
+        path: the folder; created if it does not exist.
+        place_of: returns where the image with an id is, which its label image then stores, as a GeoTIFF.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, place_of: PlaceOf = nowhere) -> None:

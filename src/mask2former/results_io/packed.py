@@ -1,4 +1,4 @@
-"""Files of results of images too large for arrays of their size: maps as PNG strip by strip, JSON, reduced overlays."""
+"""Result files for images too large for arrays of their size: maps as PNG strip by strip, JSON, reduced overlays."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ def packed_files(
     extra: Mapping[str, Any] | None = None,
     palette: Palette = "classes",
 ) -> dict[str, bytes]:
-    """What :meth:`encoded` of ordinary results gives, by what names of files end in.
+    """The output of :meth:`encoded` for ordinary results, by the suffixes of files.
 
     Args:
         result: of an image of any size.
-        overview: the image, ``step`` times smaller, for the overlay.
+        overview: the image, reduced ``step`` times, for the overlay.
         step: pixels of the image for each of the overview, along both axes.
-        model: see there.
-        settings: see there.
-        extra: see there.
-        palette: see there.
+        model: see :meth:`encoded`.
+        settings: see :meth:`encoded`.
+        extra: see :meth:`encoded`.
+        palette: see :meth:`encoded`.
     """
     files: dict[str, bytes] = {}
     if overview is not None:
@@ -52,7 +52,7 @@ def packed_files(
     if isinstance(result, PackedPanoptic):
         files["_ids.png"] = _png(result.ids, _RGB, 8, lambda ids: np.stack([ids, ids >> 8, ids >> 16], -1) & 255)
     elif isinstance(result, PackedSemantic):
-        # As in maps of ordinary results, the width follows the class list.
+        # As in maps of ordinary results, the width depends on the class list.
         wide = max(len(result.categories) - 1, result.categories.ignore_label) > 255
         files["_labels.png"] = _png(result.labels, _GREY, 16 if wide else 8, lambda labels: labels)
     files[".json"] = (encode_json({**document, **(extra or {})}) + "\n").encode()
@@ -60,7 +60,7 @@ def packed_files(
 
 
 def _document(result: PackedSegmentation, model: str | None, settings: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The JSON file, as that of an ordinary result."""
+    """The JSON file, like that of an ordinary result."""
     if isinstance(result, Instances):
         return result.to_dict(model=model, settings=settings)
     packed = result.ids if isinstance(result, PackedPanoptic) else result.labels
@@ -97,7 +97,7 @@ class _Runs(NamedTuple):
         last = None
         for left in range(0, width, step):
             part = np.empty((height, min(step, width - left)), dtype=packed.dtype, order="F")
-            for top, strip in packed.strips():  # of which no view may stay, since it would keep the whole strip
+            for top, strip in packed.strips():  # no view of it may remain, since it would keep the complete strip
                 part[top : top + len(strip)] = strip[:, left : left + step]
             columns = part.ravel(order="F")
             begins = np.flatnonzero(columns[1:] != columns[:-1]) + 1
@@ -145,7 +145,7 @@ def _thinned(result: PackedSegmentation, step: int) -> PanopticSegmentation | In
 def _png(
     packed: PackedMap, kind: int, bits: int, pixels: Callable[[Int[np.ndarray, "rows W"]], Int[np.ndarray, "rows W *C"]]
 ) -> bytes:
-    """A PNG file, made strip by strip, that says whose it is.
+    """A PNG file, made strip by strip, that names its software.
 
     Compressed at the fastest level. Looking for runs of one byte alone, as ordinary maps do, finds none in the triples
     of ids, of which an image of 105 megapixels took 100 MB.
@@ -156,7 +156,7 @@ def _png(
     compressor = zlib.compressobj(level=1)
     for _, strip in packed.strips():
         rows = pixels(strip).astype(">u2" if bits == 16 else np.uint8).reshape(len(strip), -1).view(np.uint8)
-        unfiltered = np.zeros((len(strip), 1), dtype=np.uint8)  # the kind of filter, before each row
+        unfiltered = np.zeros((len(strip), 1), dtype=np.uint8)  # the filter type, before each row
         if content := compressor.compress(np.hstack([unfiltered, rows]).tobytes()):
             parts.append(_chunk(b"IDAT", content))
     return b"".join([*parts, _chunk(b"IDAT", compressor.flush()), _chunk(b"IEND", b"")])

@@ -1,8 +1,8 @@
-"""Working files that can be read at any moment, under names that say what they are: ``clip.partial.jsonl``.
+"""Working files that can be read at any moment, with names that show what they are: ``clip.partial.jsonl``.
 
-Whoever works for hours writes what is finished into one of these; the final file appears at the end, and the working
-file goes. After a kill or on a full disk it stays. The next run keeps it as ``clip.earlier.jsonl`` until it is complete
-itself. Knows no content.
+A process that runs for hours writes what is finished into one of these; the final file appears at the end, and the
+working file is removed. After a kill or on a full disk it stays. The next run keeps it as ``clip.earlier.jsonl`` until
+it is complete itself. Knows nothing of the content.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mask2former.files import take_lock
 
 __all__ = ["WorkingFile"]
 
-_NAME_BYTES = 255  # what usual file systems take
+_NAME_BYTES = 255  # what usual file systems permit
 
 
 class WorkingFile:
@@ -37,10 +37,10 @@ class WorkingFile:
         self._lock: IO[bytes] | None = None
 
     def open(self) -> None:
-        """Make the file, empty; what a killed run left is kept as :attr:`earlier`, of two the larger.
+        """Create the file, empty; what a killed run left is kept as :attr:`earlier`, the larger of two.
 
         Raises:
-            UserError: another run is writing it, or there is a folder, a pipe or a device.
+            UserError: another run is writing it, or it is a folder, a pipe or a device.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
@@ -60,7 +60,7 @@ class WorkingFile:
             raise UserError(f"another run is writing '{self.path}'; wait until it is done, or choose another output")
 
     def release(self) -> None:
-        """Nobody writes any longer; the file stays, unless it is empty."""
+        """Stop writing; the file stays, unless it is empty."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -69,7 +69,7 @@ class WorkingFile:
                 self.path.unlink()
 
     def remove(self, *, earlier: bool) -> None:
-        """All of it is in the final file; with ``earlier`` so is what killed runs had left."""
+        """Everything is in the final file; with ``earlier``, so is what killed runs had left."""
         for path in (self.path, self.earlier) if earlier else (self.path,):
             path.unlink(missing_ok=True)
         self.release()

@@ -20,31 +20,31 @@ from mask2former.structures.tables import PixelSize, image_row, table_columns
 
 __all__ = ["TableFiles", "images_table", "is_table"]
 
-_FIRST = ("image", "id", "category_id", "category_name")  # columns by which a table of ours is known
+_FIRST = ("image", "id", "category_id", "category_name")  # columns that identify a table written here
 _ROWS = 50_000  # of a group of a Parquet file
 _WHOLE = {"id", "category_id", "area", "x1", "y1", "x2", "y2", "height", "width", "num", "total_area"}
 
 
 def images_table(path: Path) -> Path:
-    """The file with a row for each image that lies beside a table: ``results_images.csv`` beside ``results.csv``."""
+    """The file with one row per image beside a table: ``results_images.csv`` beside ``results.csv``."""
     return path.with_name(f"{path.stem}_images{path.suffix}")
 
 
 class TableFiles(Writer):
     """``X.csv`` with a row for each mask and ``X_images.csv`` with one for each image; ``.parquet`` likewise.
 
-    Columns: ``image``, then :func:`~mask2former.structures.tables.table_columns`; of images
-    :func:`~mask2former.structures.tables.image_row`. Both files appear whole when the block ends well.
+    Columns: ``image``, then :func:`~mask2former.structures.tables.table_columns`; for images
+    :func:`~mask2former.structures.tables.image_row`. Both files appear completely when the block ends without an error.
 
     Args:
         path: ends in .csv or .parquet.
-        categories: the classes of the model, each of which has a column of the table of images.
-        names: of the image files by the id of the image; without one it is the id.
-        read: gives the image of an id, for mean intensities; None: these stay empty.
+        categories: the classes of the model, each of which has a column in the table of images.
+        names: image file names by image id; an image without one is named by its id.
+        read: returns the image with an id, for mean intensities; None: these stay empty.
         pixel_size: adds columns in units.
 
     Raises:
-        UserError: another ending.
+        UserError: another suffix.
         MissingExtraError: scikit-image, or pyarrow for Parquet, is not installed.
     """
 
@@ -58,7 +58,7 @@ class TableFiles(Writer):
     ) -> None:
         super().__init__(path, {})
         if self.path.suffix.lower() not in (".csv", ".parquet"):
-            raise UserError(f"a table is a file that ends in .csv or .parquet, got '{self.path}'")
+            raise UserError(f"a table file must end in .csv or .parquet, got '{self.path}'")
         check_installed()
         self.names, self.read, self.categories = names or {}, read, categories
         self.pixel_size = None if pixel_size is None else PixelSize.of(pixel_size)
@@ -147,7 +147,7 @@ class _Parquet:
 
 
 def is_table(path: Path) -> bool:
-    """Whether :class:`TableFiles` made a file, from its columns."""
+    """Whether a file was written by :class:`TableFiles`, judging by its columns."""
     if path.suffix.lower() == ".csv":
         with path.open(encoding="utf-8", errors="replace") as file:
             names = file.readline(1000).strip().split(",")

@@ -75,7 +75,9 @@ def file_stem(image_id: int | str) -> str:
         return f"{image_id:012d}"
     parts = image_id.replace("\\", "/").split("/")
     if not image_id or any(part in ("", ".", "..") for part in parts) or "\0" in image_id or ":" in parts[0]:
-        raise UserError(f"the id of an image must do as a file name below the folder of results, got '{image_id}'")
+        raise UserError(
+            f"the id of an image must be usable as a file name below the folder of results, got '{image_id}'"
+        )
     return image_id
 
 
@@ -97,7 +99,7 @@ class Writer:
 
     def once(self, image_id: int | str) -> None:
         if image_id in self._seen:
-            raise UserError(f"image '{image_id}' has a result already; give each image once")
+            raise UserError(f"image '{image_id}' already has a result; write each image once")
         self._seen.add(image_id)
 
     def table(self, no_class: int) -> np.ndarray:

@@ -50,7 +50,7 @@ class YoloFiles(ResultFolder):
                 continue
             rings = [ring for polygon in item.polygons for ring in polygon]
             if len(rings) > 1:
-                note("masks with holes or of several parts, which YOLO's labels hold as one joined polygon", item.name)
+                note("masks with holes or of several parts, which YOLO labels store as one joined polygon", item.name)
             corners = joined_rings(rings) / np.array([width, height])
             lines.append(f"{item.label} {' '.join(f'{value:.6f}' for value in corners.ravel())}\n")
         text = "".join(lines)

@@ -1,6 +1,6 @@
-"""The service as a web application: its paths, what it refuses with which status, and a log line for each request.
+"""The service as a web application: its paths, which errors get which status, and a log line for each request.
 
-The only module that knows FastAPI, with :mod:`.uploads`. Replies are what :mod:`.service` gives.
+The only module that knows FastAPI, besides :mod:`.uploads`. Replies come from :mod:`.service`.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ __all__ = ["create_app"]
 
 _logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
-_GONE = 499  # as nginx logs it: nobody waits for the reply any more
-_FAILED = "the service failed; its log says more under this request id"
+_GONE = 499  # as in nginx logs: the client is no longer waiting for the reply
+_FAILED = "the service failed; its log has the details under this request id"
 _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (BusyError, 429),
     (TooLargeError, 413),
@@ -64,10 +64,10 @@ def create_app(
 
     Args:
         predictor: what predicts.
-        name: of the model, which replies carry.
-        limits: what is taken.
-        token: that requests must carry as ``Authorization: Bearer``; None: none. ``/health`` needs none.
-        with_metrics: whether there is ``/metrics``; not where each of several processes would tell its own.
+        name: of the model, included in replies.
+        limits: what is accepted.
+        token: that requests must include as ``Authorization: Bearer``; None: none. ``/health`` needs none.
+        with_metrics: whether to provide ``/metrics``; not where each of several processes would report only its own.
     """
     service = Service(predictor, name, limits or ServiceLimits())
 
@@ -82,7 +82,7 @@ def create_app(
         description=f"Panoptic, instance and semantic segmentation with the model `{printable(name)}`.",
         version=mask2former.__version__,
         lifespan=lifespan,
-        # Pages for people would fetch their scripts from elsewhere; the document has a path of its own, below.
+        # HTML pages would fetch their scripts from elsewhere; the document has its own path, below.
         openapi_url=None,
     )
     app.state.service = service
@@ -103,7 +103,7 @@ def create_app(
 
 
 def _digest(token: str) -> bytes:
-    """Of equal length whatever the token, so that comparing tells nothing of it."""
+    """Hashes of equal length whatever the token, so that comparing reveals nothing about it."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
@@ -116,7 +116,7 @@ async def _check_token(
     if given is None or not hmac.compare_digest(_digest(given.credentials), wanted):
         raise HTTPException(
             401,
-            "this service needs the header 'Authorization: Bearer TOKEN', and got "
+            "this service needs the header 'Authorization: Bearer TOKEN', but got "
             + ("none" if given is None else "another token"),
             {"WWW-Authenticate": "Bearer"},
         )
@@ -141,7 +141,7 @@ _metrics = APIRouter(dependencies=[Depends(_check_token)])
 async def _predict(
     request: Request,
     task: Annotated[
-        Task | None, Query(description="What to predict; by default the first of these that the model was trained for.")
+        Task | None, Query(description="The task; by default the first of these that the model was trained for.")
     ] = None,
     score_threshold: Annotated[
         float | None,
@@ -149,18 +149,28 @@ async def _predict(
     ] = None,
     overlap_threshold: Annotated[
         float | None,
-        Query(ge=0, le=1, allow_inf_nan=False, description="Panoptic: drop segments of which less is visible."),
+        Query(
+            ge=0,
+            le=1,
+            allow_inf_nan=False,
+            description="Panoptic: drop segments of which less than this share is visible.",
+        ),
     ] = None,
-    max_instances: Annotated[int | None, Query(ge=1, le=DETECTIONS, description="Instances of an image.")] = None,
+    max_instances: Annotated[
+        int | None, Query(ge=1, le=DETECTIONS, description="Maximum number of instances per image.")
+    ] = None,
     classes: Annotated[
         list[str],
-        Query(description="Only these classes, by name; repeat it for several. By default all.", max_length=1000),
+        Query(
+            description="Only these classes, by name; repeat the parameter for several. By default all.",
+            max_length=1000,
+        ),
     ] = [],  # noqa: B006  (FastAPI copies it)
     min_area: Annotated[
-        int | None, Query(ge=0, description="Only segments, instances and class masks of at least so many pixels.")
+        int | None, Query(ge=0, description="Only segments, instances and class masks with at least this many pixels.")
     ] = None,
     output: Annotated[
-        Output, Query(description="`json`, or a PNG of one image: `overlay` to look at, `ids` for the exact id map.")
+        Output, Query(description="`json`, or a PNG of one image: `overlay` for viewing, `ids` for the exact id map.")
     ] = "json",
     masks: Annotated[
         Masks | None,
@@ -172,13 +182,13 @@ async def _predict(
 ) -> Response:
     """Images in, segments, instances or classes out.
 
-    Send one image as the body, or several as files named `images` of a form. If one of them cannot be read, the request
+    Send one image as the body, or several as files named `images` in a form. If one of them cannot be read, the request
     is refused.
     """
     service: Service = request.app.state.service
     _check_query(request)
     if masks is not None and output != "json":
-        raise UserError(f"masks={masks} is for JSON, and output={output} gives a PNG; leave one of them out")
+        raise UserError(f"masks={masks} applies to JSON, but output={output} returns a PNG; leave one of them out")
     given = {
         "score_threshold": score_threshold,
         "overlap_threshold": overlap_threshold,
@@ -230,7 +240,7 @@ async def _openapi(request: Request) -> Response:
 @_metrics.get(
     "/metrics",
     tags=["health"],
-    summary="Figures for Prometheus",
+    summary="Metrics for Prometheus",
     responses=description.METRICS,
     response_class=PlainTextResponse,
 )
@@ -238,12 +248,12 @@ async def _show_metrics(request: Request) -> Response:
     return Response(request.app.state.service.metrics.text(), media_type=METRICS_TYPE)
 
 
-@_health.get("/live", summary="Whether the process works", responses=description.HEALTH, response_class=JSONResponse)
+@_health.get("/live", summary="Whether the process is alive", responses=description.HEALTH, response_class=JSONResponse)
 async def _live(request: Request) -> Response:
     return _status(not request.app.state.service.is_broken)
 
 
-@_health.get("/ready", summary="Whether it takes images", responses=description.HEALTH, response_class=JSONResponse)
+@_health.get("/ready", summary="Whether it accepts images", responses=description.HEALTH, response_class=JSONResponse)
 async def _ready(request: Request) -> Response:
     service: Service = request.app.state.service
     return _status(service.is_ready and not service.is_broken)
@@ -256,10 +266,10 @@ def _status(good: bool) -> Response:
 
 
 def _check_query(request: Request) -> None:
-    """Refuse what would be passed over: a misspelled name, or the first of two values.
+    """Refuse parameters that would be ignored: a misspelled name, or the first of two values.
 
     Raises:
-        UserError: naming it.
+        UserError: the message names it.
     """
     known = {parameter.alias for parameter in request.scope["route"].dependant.query_params}
     names = [name for name, _ in request.query_params.multi_items()]
@@ -286,7 +296,7 @@ async def _all(work: Iterable[Coroutine[Any, Any, Reply]]) -> list[Reply]:
 
 
 async def _while_connected(request: Request, work: Awaitable[_T], seconds: float) -> _T | None:
-    """What is worked on, or None if the client goes before; then and when time is up the work is cancelled.
+    """The result of the work, or None if the client disconnects first; then, or when time is up, the work is cancelled.
 
     Raises:
         HTTPException: 504, it took too long.
@@ -342,7 +352,7 @@ async def _refuse_path(request: Request, error: Exception) -> Response:
     if error.status_code == 404:
         message = f"there is no path {quoted(request.url.path)}; images go to POST /v1/predict"
     elif error.status_code == 405:
-        message = f"{request.method} is not possible there; images go to POST /v1/predict"
+        message = f"{request.method} is not supported there; images go to POST /v1/predict"
     return _error(error.status_code, message, dict(error.headers or {}))
 
 
@@ -350,7 +360,7 @@ async def _refuse_path(request: Request, error: Exception) -> Response:
 
 
 class _Observed:
-    """Around everything: an id for each request, its line in the log, its figures, and a reply whatever happens."""
+    """Around everything: an id for each request, its log line, its metrics, and a reply whatever happens."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self.app, self.service = app, service
@@ -378,13 +388,13 @@ class _Observed:
                 await self.app(scope, receive, tell)
             except ClientDisconnect:
                 status = _GONE
-            except Exception:  # a fault of ours: told in the log, and nothing of it to strangers
+            except Exception:  # a fault of the service: logged, but not disclosed to clients
                 _logger.exception("the request failed")
                 if not status:
                     await _error(500, _FAILED)(scope, receive, tell)
         finally:
             route = scope.get("route")
-            path = getattr(route, "path", None) or "other"  # not what was requested: each would be kept
+            path = getattr(route, "path", None) or "other"  # not the requested path: each would be kept
             seconds = time.monotonic() - began
             self.service.metrics.finished(path, status, seconds)
             line = {"method": scope["method"], "path": path, "status": status, "ms": round(1000 * seconds), **facts}

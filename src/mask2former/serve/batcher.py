@@ -1,6 +1,6 @@
-"""Items that wait for one worker and go to it in batches: as many as are there and like each other, the oldest first.
+"""Items that wait for one worker and are passed to it in batches: those that are waiting and alike, the oldest first.
 
-Nothing waits for a batch to fill: while the worker is busy, others arrive, so batches grow with the load by themselves.
+Nothing waits for a batch to fill: while the worker is busy, others arrive, so batches grow with the load automatically.
 Knows no images, models or requests.
 """
 
@@ -20,13 +20,13 @@ _ResultT = TypeVar("_ResultT")
 
 
 class Called(NamedTuple, Generic[_ResultT]):
-    """What became of an item.
+    """The outcome of an item.
 
     Attributes:
-        result: what the worker gives.
+        result: returned by the worker.
         waited: seconds until its call began.
-        took: seconds that the call took.
-        batch_size: items of the call.
+        took: duration of the call in seconds.
+        batch_size: number of items in the call.
     """
 
     result: _ResultT
@@ -44,12 +44,12 @@ class _Job(Generic[_ItemT, _ResultT]):
 
 
 class Batcher(Generic[_ItemT, _ResultT]):
-    """Calls a function in a thread of its own, one call at a time. Used from one event loop.
+    """Calls a function in its own thread, one call at a time. Used from one event loop.
 
     Args:
-        function: from items to their results, in their order.
-        batch_size: items of a call at most.
-        observe: told of every call: how many items, how many seconds.
+        function: from items to their results, in order.
+        batch_size: maximum number of items per call.
+        observe: called for every call: number of items, seconds.
     """
 
     def __init__(
@@ -65,11 +65,11 @@ class Batcher(Generic[_ItemT, _ResultT]):
         self._worker: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to work; inside the event loop."""
+        """Start working; inside the event loop."""
         self._worker = asyncio.create_task(self._work())
 
     async def stop(self) -> None:
-        """End when the call under way has ended; what waits is cancelled."""
+        """Stop after the current call; waiting items are cancelled."""
         if self._worker is not None:
             self._worker.cancel()
             await asyncio.wait([self._worker])
@@ -79,11 +79,11 @@ class Batcher(Generic[_ItemT, _ResultT]):
         self._thread.shutdown(wait=False)
 
     async def __call__(self, item: _ItemT, key: Hashable) -> Called[_ResultT]:
-        """The result of an item, when it is there. If this is cancelled while the item waits, it is never called.
+        """The result of an item, when available. If this is cancelled while the item waits, it is never processed.
 
         Args:
-            item: what is called.
-            key: items of equal keys may share a call; None: this one goes alone.
+            item: argument of the call.
+            key: items with equal keys may share a call; None: this one is processed alone.
 
         Raises:
             Exception: whatever the function raises for this item alone.
@@ -119,7 +119,7 @@ class Batcher(Generic[_ItemT, _ResultT]):
         return group
 
     async def _call(self, group: Sequence[_Job[_ItemT, _ResultT]]) -> None:
-        """Call a group; if it fails, each alone, so that an item fails for reasons of its own only."""
+        """Process a group; if that fails, each item alone, so that an item fails only for its own reasons."""
         loop = asyncio.get_running_loop()
         start = loop.time()
         try:
@@ -129,7 +129,7 @@ class Batcher(Generic[_ItemT, _ResultT]):
             for job in group:
                 job.done.cancel()
             raise
-        except Exception as error:  # whatever it is, whoever waits for the item knows what it means
+        except Exception as error:  # whatever it is, the receiver of the item knows what it means
             if len(group) == 1:
                 if not group[0].done.done():
                     group[0].done.set_exception(error)

@@ -1,4 +1,4 @@
-"""What the OpenAPI document says of bodies and replies, with examples: plain data, read by people and by generators."""
+"""What the OpenAPI document says about bodies and replies, with examples: plain data, for people and generators."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _COUNT = {"type": "integer", "minimum": 0}
 _TEXT = {"type": "string"}
 _RLE = {
     "type": "object",
-    "description": "COCO run lengths, down the columns.",
+    "description": "COCO run lengths, column by column.",
     "properties": {"size": {"type": "array", "items": _COUNT, "minItems": 2, "maxItems": 2}, "counts": _TEXT},
     "required": ["size", "counts"],
 }
 _POLYGONS = {
     "type": "object",
-    "description": "GeoJSON in pixels: rasterised, it is the mask exactly. Pixel (x, y) reaches to (x + 1, y + 1).",
+    "description": "GeoJSON in pixels: rasterised, it gives the exact mask. Pixel (x, y) reaches to (x + 1, y + 1).",
     "properties": {
         "type": {"const": "MultiPolygon"},
         "coordinates": {
@@ -56,10 +56,10 @@ _RECORD = {
 }
 _RESULT = {
     "type": "object",
-    "description": "As `mask2former predict` writes it to X.json.",
+    "description": "As written to X.json by `mask2former predict`.",
     "properties": {
         "schema_version": {"const": 1},
-        "image": {**_TEXT, "description": "The name of the file, or `image`."},
+        "image": {**_TEXT, "description": "The file name, or `image`."},
         "task": {"enum": ["panoptic", "instance", "semantic"]},
         "model": _TEXT,
         "settings": {"type": "object"},
@@ -68,7 +68,7 @@ _RESULT = {
         "instances": {"type": "array", "items": _RECORD, "description": "Task instance, the best first."},
         "classes": {"type": "array", "items": _RECORD, "description": "Task semantic."},
         "label_map": {**_TEXT, "format": "byte", "description": "masks=png: the id or label map, a PNG in Base64."},
-        "notes": {"type": "array", "items": _TEXT, "description": "What of the file was left out or inferred."},
+        "notes": {"type": "array", "items": _TEXT, "description": "What was left out of the file or inferred."},
     },
     "required": ["schema_version", "image", "task", "model", "settings", "size", "notes"],
 }
@@ -139,7 +139,7 @@ def _refusal(description: str, message: str, *, retry: bool = False) -> dict[str
 
 
 ERRORS: dict[int | str, dict[str, Any]] = {
-    400: _refusal("No HTTP that can be read.", "the request is malformed"),
+    400: _refusal("Unreadable HTTP.", "the request is malformed"),
     401: _refusal(
         "The bearer token is missing or wrong.", "this service needs the header 'Authorization: Bearer TOKEN'"
     ),
@@ -148,19 +148,19 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         "A body, a number of images or an image above the limits.", "at most 16 images are taken in one request"
     ),
     415: _refusal(
-        "A body of another kind.", "the body has Content-Type 'text/plain'; expected multipart/form-data ..."
+        "An unsupported type of body.", "the body has Content-Type 'text/plain'; expected multipart/form-data ..."
     ),
     422: _refusal(
-        "What cannot be done, and why.", "'dog.jpg' is not an image that can be read; expected JPEG, PNG, ..."
+        "What is not possible, and why.", "'dog.jpg' is not an image that can be read; expected JPEG, PNG, ..."
     ),
     429: _refusal("The queue is full.", "the service is busy; try again in 2 s", retry=True),
     500: _refusal("A fault of the service.", "the service failed; its log says more under this request id"),
-    503: _refusal("Not ready, or short of memory.", "the image does not fit the memory that is left", retry=True),
+    503: _refusal("Not ready, or short of memory.", "the image does not fit into the memory that is left", retry=True),
     504: _refusal("Not finished in time.", "the images were not finished within 60 s"),
 }
 PREDICT_REPLIES: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "One result for each image, in their order; or a PNG of one image.",
+        "description": "One result for each image, in order; or a PNG of one image.",
         "content": {
             "application/json": {
                 "schema": {
@@ -209,7 +209,7 @@ MODELS: dict[int | str, dict[str, Any]] = {
     401: ERRORS[401],
 }
 METRICS: dict[int | str, dict[str, Any]] = {
-    200: {"description": "Figures, as Prometheus reads them.", "content": {"text/plain": {"schema": _TEXT}}},
+    200: {"description": "Metrics in Prometheus format.", "content": {"text/plain": {"schema": _TEXT}}},
     401: ERRORS[401],
 }
 HEALTH: dict[int | str, dict[str, Any]] = {

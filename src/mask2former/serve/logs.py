@@ -1,4 +1,4 @@
-"""Logs as one JSON object per line, with the id of the request that each line is about."""
+"""Logs as one JSON object per line, with the id of the request that each line belongs to."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from mask2former.text import terminal_line
 __all__ = ["JsonLines", "logging_as_json", "request_id", "request_id_of"]
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
-"""Of the request that is in work in this context."""
+"""Id of the request that is processed in this context."""
 
 _SANE = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 def request_id_of(header: str | None) -> str:
-    """The id that a client or proxy gave, if it is fit for logs and headers; else a new one."""
+    """The id given by a client or proxy, if it is suitable for logs and headers; else a new one."""
     return header if header is not None and _SANE.fullmatch(header) else secrets.token_hex(8)
 
 
@@ -48,7 +48,7 @@ class JsonLines(logging.Formatter):
 
 @contextlib.contextmanager
 def logging_as_json(level: int = logging.INFO) -> Iterator[None]:
-    """Let this process log to standard error inside, one JSON object per line."""
+    """Inside, this process logs to standard error, one JSON object per line."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     root, levels = (
@@ -56,7 +56,7 @@ def logging_as_json(level: int = logging.INFO) -> Iterator[None]:
         {
             "": logging.WARNING,  # libraries
             "mask2former": level,
-            "python_multipart": logging.ERROR,  # what it warns of is refused, and logged by us
+            "python_multipart": logging.ERROR,  # its warnings are refused requests, which we log
         },
     )
     before = root.handlers[:], {name: logging.getLogger(name).level for name in levels}

@@ -1,4 +1,4 @@
-"""Figures of a service for Prometheus. The only module that knows its library."""
+"""Metrics of a service for Prometheus. The only module that knows its library."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60)
 
 
 class Metrics:
-    """The figures of one application; each has a registry of its own.
+    """The metrics of one application; each has its own registry.
 
     Args:
-        pending: how many images wait or are in work now.
+        pending: returns how many images are waiting or in progress.
     """
 
     def __init__(self, pending: Callable[[], int]) -> None:
@@ -25,22 +25,25 @@ class Metrics:
         ProcessCollector(registry=self._registry)
         name = "mask2former"
         labels = ("path", "status")
-        self._requests = Counter(f"{name}_requests", "Requests that were finished", labels, registry=self._registry)
+        self._requests = Counter(f"{name}_requests", "Finished requests", labels, registry=self._registry)
         self._request_seconds = Histogram(
             f"{name}_request_seconds", "From the first byte to the last", ("path",),
             buckets=_SECONDS, registry=self._registry,
         )  # fmt: skip
         self._waited = Histogram(
-            f"{name}_wait_seconds", "An image waits for the network", buckets=_SECONDS, registry=self._registry
+            f"{name}_wait_seconds",
+            "Time that an image waits for the network",
+            buckets=_SECONDS,
+            registry=self._registry,
         )
         self._called = Histogram(
-            f"{name}_network_seconds", "A batch in the network", buckets=_SECONDS, registry=self._registry
+            f"{name}_network_seconds", "Time of a batch in the network", buckets=_SECONDS, registry=self._registry
         )
         self._batches = Histogram(
-            f"{name}_batch_images", "Images of a batch", buckets=(1, 2, 4, 8, 16, 32, 64), registry=self._registry
+            f"{name}_batch_images", "Images per batch", buckets=(1, 2, 4, 8, 16, 32, 64), registry=self._registry
         )
         self._images = Counter(f"{name}_images", "Images that were segmented", registry=self._registry)
-        Gauge(f"{name}_pending_images", "Images that wait or are in work", registry=self._registry).set_function(
+        Gauge(f"{name}_pending_images", "Images that are waiting or in progress", registry=self._registry).set_function(
             pending
         )
 
@@ -55,10 +58,10 @@ class Metrics:
         self._called.observe(seconds)
 
     def segmented(self, waited: float) -> None:
-        """Count an image, which has waited so many seconds."""
+        """Count an image and the seconds that it has waited."""
         self._images.inc()
         self._waited.observe(waited)
 
     def text(self) -> bytes:
-        """All figures, as Prometheus reads them."""
+        """All metrics, in Prometheus format."""
         return generate_latest(self._registry)

@@ -1,4 +1,4 @@
-"""The same application in replicas of Ray Serve, which starts, watches, scales and feeds them. Knows no web."""
+"""The same application in replicas of Ray Serve, which starts, monitors, scales and feeds them. Knows no web."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from mask2former.text import printable
 __all__ = ["APPLICATION", "deployment", "serve_on_ray"]
 
 APPLICATION = "mask2former"
-_GRACE = 5  # seconds beyond the timeout of a request that a replica may take to end
+_GRACE = 5  # seconds beyond the timeout of a request that a replica may take to stop
 
 
 def deployment(
@@ -36,7 +36,7 @@ def deployment(
     num_gpus: int = 0,
     **loading: Any,
 ) -> Any:
-    """What ``ray.serve.run`` deploys: each replica loads the model and is an application of its own.
+    """What ``ray.serve.run`` deploys: each replica loads the model and is its own application.
 
     Args:
         model: a name, or a file or folder that every machine of the cluster has.
@@ -59,7 +59,7 @@ def deployment(
     class Replica:
         def check_health(self) -> None:
             if self.app.state.service.is_broken:  # pyright: ignore[reportAttributeAccessIssue]  (of ingress)
-                raise RuntimeError("the model does not work any more")
+                raise RuntimeError("the model no longer works")
 
     fewest, most = options.replicas
     count: dict[str, Any] = (
@@ -96,19 +96,20 @@ def serve_on_ray(
     progress: Progress,
     **loading: Any,
 ) -> None:
-    """Deploy on the cluster of ``RAY_ADDRESS``, or on this machine alone, until a signal asks to stop.
+    """Deploy on the cluster of ``RAY_ADDRESS``, or on this machine alone, until a signal stops it.
 
     Args: see :func:`mask2former.serve.serve`.
 
     Raises:
-        UserError: the model cannot be loaded, or is an object (every replica loads its own); there is no such cluster.
+        UserError: the model cannot be loaded, or is an object (every replica loads its own); or the cluster does not
+            exist.
         FailedError: Ray Serve cannot deploy it.
         MissingExtraError: without Ray.
     """
     if isinstance(model, Predictor | Mask2Former):
-        raise UserError("every replica loads the model, so name it, or save it to a file first")
+        raise UserError("every replica loads the model, so give its name, or save it to a file first")
     if not port:
-        raise UserError("Ray Serve needs a port with a number; give one")
+        raise UserError("Ray Serve needs a fixed port number; give one")
     given = cluster_address()
     cores = max(os.cpu_count() or 1, round(options.replicas[1] * options.cpus + 0.5))
     with joined_cluster(given, cores, progress):
@@ -116,7 +117,7 @@ def serve_on_ray(
         from ray import serve
 
         on_host: dict[str, Any] = {**loading, "device": "cpu"}
-        open_predictor(model, progress=progress, **on_host)  # what is wrong is said here, once
+        open_predictor(model, progress=progress, **on_host)  # faults are reported here, once
         device = loading.get("device") or "auto"
         num_gpus = int(device.startswith("cuda") or (device == "auto" and ray.cluster_resources().get("GPU", 0) > 0))
         try:

@@ -1,4 +1,4 @@
-"""Starting a service and ending it: one process with uvicorn, or replicas with Ray Serve."""
+"""Starting and stopping a service: one process with uvicorn, or replicas with Ray Serve."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mask2former.serve.settings import RayOptions, ServiceLimits
 __all__ = ["serve"]
 
 _logger = logging.getLogger("mask2former.serve")
-_GRACE = 5  # seconds beyond the timeout of a request that the end may take
+_GRACE = 5  # seconds beyond the timeout of a request that stopping may take
 
 
 def serve(
@@ -36,32 +36,32 @@ def serve(
     progress: Progress = silent,
     **loading: Any,
 ) -> None:
-    """Serve a model until a signal asks to stop; requests that have begun are finished then.
+    """Serve a model until a signal stops it; requests in progress are finished first.
 
     Args:
         model: what predicts.
-        host: the address to listen on; by default this machine alone can connect.
-        port: 0: any that is free.
-        token: that requests must carry; see :func:`~mask2former.serve.read_token`.
-        limits: what is taken.
+        host: the address to listen on; by default only this machine can connect.
+        port: 0: any free port.
+        token: that requests must include; see :func:`~mask2former.serve.read_token`.
+        limits: what is accepted.
         ray: deploy it on Ray Serve.
-        started: told the address when images are taken.
-        progress: told about the download.
+        started: called with the address once images are accepted.
+        progress: called during the download.
         loading: see :func:`~mask2former.inference.opening.open_predictor`.
 
     Raises:
-        UserError: the model cannot be loaded, or the address is taken.
+        UserError: the model cannot be loaded, or the address is in use.
     """
     limits = limits or ServiceLimits()
     with logging_as_json():
         if token is None and not _is_loopback(host):
-            _logger.warning("anybody who reaches %s can use this service: set a token, or keep others out", host)
+            _logger.warning("anybody who can reach %s can use this service: set a token, or restrict access", host)
         if ray is not None:
             from mask2former.serve.on_ray import serve_on_ray
 
             serve_on_ray(model, ray, host, port, token, limits, started, progress, **loading)
             return
-        with _bound(host, port) as listener:  # before the model: a port that is taken is said at once
+        with _bound(host, port) as listener:  # before the model: a port in use is reported at once
             predictor = open_predictor(model, progress=progress, **loading)
             _run(create_app(predictor, model_name(model), limits, token), listener, limits, started)
 
@@ -82,7 +82,7 @@ def _run(app: Any, listener: socket.socket, limits: ServiceLimits, started: Call
                 started(url)
 
         async def on_tick(self, counter: int) -> bool:
-            return await super().on_tick(counter) or is_stopped()  # a closed terminal, which uvicorn does not know
+            return await super().on_tick(counter) or is_stopped()  # a closed terminal, which uvicorn does not handle
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             await super().shutdown(sockets)
@@ -98,21 +98,21 @@ def _run(app: Any, listener: socket.socket, limits: ServiceLimits, started: Call
         timeout_graceful_shutdown=math.ceil(limits.timeout) + _GRACE,
     )
     server = Server(config)
-    with interrupts.postponed() as is_stopped:  # uvicorn has handlers of its own, and raises again what it was sent
+    with interrupts.postponed() as is_stopped:  # uvicorn has its own handlers, and raises again what it received
         try:
             asyncio.run(server.serve([listener]))
-        except KeyboardInterrupt:  # what was sent twice
+        except KeyboardInterrupt:  # received twice
             if not server.has_ended:
                 raise
-        except SystemExit as error:  # uvicorn's way to say that the application does not start
+        except SystemExit as error:  # how uvicorn reports that the application does not start
             raise FailedError("the service could not start; its log says why") from error
 
 
 def _bound(host: str, port: int) -> socket.socket:
-    """A socket that holds an address and refuses connections until it is listened on.
+    """A socket that reserves an address and refuses connections until listening starts.
 
     Raises:
-        UserError: the address is no address of this machine, or taken.
+        UserError: the address does not belong to this machine, or is in use.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]

@@ -1,4 +1,4 @@
-"""Images to finished replies: read, batched, segmented and encoded, within limits. Knows no web framework."""
+"""From images to finished replies: read, batched, segmented and encoded, within limits. Knows no web framework."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from mask2former.structures import ModelInfo, Segmentation
 __all__ = ["BusyError", "FaultError", "Masks", "Output", "Reply", "Service", "TooLargeError", "Wanted"]
 
 _logger = logging.getLogger(__name__)
-_MOST_THREADS = 4  # that decode and encode
+_MOST_THREADS = 4  # threads that decode and encode
 _T = TypeVar("_T")
 
 Output = Literal["json", "overlay", "ids"]
@@ -41,18 +41,18 @@ Masks = Literal["rle", "polygons", "png", "none"]
 
 
 class TooLargeError(UserError):
-    """More than the limits of the service allow."""
+    """The request exceeds the limits of the service."""
 
 
 class FaultError(Exception):
-    """The model gave nothing for a request in which nothing was wrong; the message is for whoever runs the service."""
+    """The model failed on a request that was correct; the message is for the operator of the service."""
 
 
 class BusyError(Exception):
-    """All places are taken.
+    """The queue is full.
 
     Args:
-        retry_after: seconds after which some should be free.
+        retry_after: seconds after which it should have room.
     """
 
     def __init__(self, retry_after: int) -> None:
@@ -62,13 +62,13 @@ class BusyError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a request asks for.
+    """The options of a request.
 
     Attributes:
         task: None: the first of panoptic, instance and semantic that the model was trained for.
         overrides: inference settings of post-processing.
         output: JSON, or a PNG of one image.
-        masks: how JSON holds them.
+        masks: how JSON represents them.
     """
 
     task: Task | None = None
@@ -79,12 +79,12 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What becomes of an image.
+    """The outcome of an image.
 
     Attributes:
         content: a JSON object, or a PNG file.
-        waited: seconds until the network took it.
-        took: seconds that the network took for its batch.
+        waited: seconds until it entered the network.
+        took: duration of its batch in the network, in seconds.
         batch_size: images of that batch.
     """
 
@@ -95,17 +95,16 @@ class Reply:
 
 
 class Service:
-    """A predictor that many requests share.
+    """A predictor shared by many requests.
 
     Args:
         predictor: what predicts.
-        name: of the model, which replies and metrics carry.
-        limits: what is taken.
+        name: of the model, included in replies and metrics.
+        limits: what is accepted.
 
     Attributes:
-        metrics: what happened so far.
-        is_broken: nothing can be predicted any more, for instance because the GPU is lost: the process should be
-            started again.
+        metrics: of what has happened so far.
+        is_broken: predictions are no longer possible, for instance because the GPU is lost: restart the process.
     """
 
     def __init__(self, predictor: Predictor, name: str, limits: ServiceLimits) -> None:
@@ -119,26 +118,26 @@ class Service:
         self._batcher = Batcher[Shown, PredictedImage](self._run, limits.batch_size, self._observe)
 
     async def start(self) -> None:
-        """Warm up, and begin to work; inside the event loop."""
+        """Warm up, and start working; inside the event loop."""
         self._batcher.start()
         await self._in_thread(self._warm_up)
         self.is_ready = True
 
     async def stop(self) -> None:
-        """End; requests are finished before."""
+        """Stop, after the current requests have finished."""
         self.is_ready = False
         await self._batcher.stop()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _warm_up(self) -> None:
-        """One pass on a small empty image: kernels are chosen and the model is laid out now, not in a request."""
+        """One pass on a small empty image: kernels are chosen and the model is prepared now, not during a request."""
         import numpy as np
 
         black = np.zeros((64, 64, self.predictor.settings.fewest_bands), dtype=np.uint8)
         self.predictor.run([self.predictor.prepare(black)])[0]()
 
     def describe(self) -> dict[str, Any]:
-        """What the model is, as JSON."""
+        """The description of the model, as JSON."""
         predictor, network = self.predictor, self.predictor.network
         info = network.model.info if isinstance(network, ModelNetwork) else None
         info = info or getattr(getattr(network, "info", None), "model", None) or ModelInfo()
@@ -157,10 +156,10 @@ class Service:
 
     @contextmanager
     def admitted(self) -> Iterator[Callable[[int], None]]:
-        """A place in the queue, held until the block ends; what it gives takes more of them, up to so many in all.
+        """A place in the queue, held until the block ends; what it yields takes more places, up to a total.
 
         Raises:
-            BusyError: there are not enough.
+            BusyError: there are not enough places.
         """
         held = 0
 
@@ -177,33 +176,33 @@ class Service:
             self._pending -= held
 
     def check(self, wanted: Wanted) -> Task:
-        """Refuse what can be refused before an image is read; gives the task.
+        """Refuse what can be refused before an image is read; returns the task.
 
         Raises:
-            UserError: the task, a setting, a class or the form of the output is not possible with this model.
+            UserError: the model does not support the task, a setting, a class or the form of the output.
         """
         [task] = self.predictor.choose_tasks(wanted.task)
         override(self.predictor.settings, wanted.overrides, self.predictor.categories)
         if task == "instance" and (wanted.output == "ids" or wanted.masks == "png"):
             raise UserError(
-                "instances may overlap, so there is no map of their ids; request masks=rle or "
-                "masks=polygons, or for the task panoptic"
+                "instances may overlap, so there is no map of their ids; request masks=rle or masks=polygons, or the "
+                "task panoptic"
             )
         return task
 
     # --- one image ----------------------------------------------------------------------------------------------------
 
     async def segment(self, file: NamedBytes, wanted: Wanted) -> Reply:
-        """Read, segment and encode an image. Cancelled, it takes no more of the network.
+        """Read, segment and encode an image. If cancelled, it does not use the network any more.
 
         Args:
             file: the content of an image file.
-            wanted: which :meth:`check` has accepted.
+            wanted: accepted by :meth:`check`.
 
         Raises:
             UserError: the image cannot be read; :class:`TooLargeError` if it has too many pixels.
             LackOfMemoryError: there is not enough memory at the moment.
-            FaultError: the model gives nothing.
+            FaultError: the model fails.
         """
         shown, notes = await self._in_thread(self._prepare, file, wanted)
         called = await self._batcher(shown, self.predictor.batch_key(shown.size_hw, shown.settings))
@@ -223,7 +222,7 @@ class Service:
         if height * width > self.limits.megapixels * 1e6:
             raise TooLargeError(
                 f"'{file}' has {height}x{width} pixels (height x width); at most {self.limits.megapixels:g} million "
-                "are taken; make it smaller"
+                "are accepted; make it smaller"
             )
         with collect_notes() as notes:
             shown = self.predictor.prepare(file, **wanted.overrides)
@@ -234,13 +233,15 @@ class Service:
 
         Raises:
             LackOfMemoryError: it does not fit.
-            FaultError: any other reason, none of which is the fault of a request: images have been read.
+            FaultError: any other reason, none of which is a fault of the request: its images have been read.
         """
         try:
             return self.predictor.run(images)
-        except Exception as error:  # of the network, which may be anybody's
+        except Exception as error:  # of the network, which may be of any kind
             if is_lack_of_memory(error):
-                raise LackOfMemoryError("the image does not fit the memory that is left; try again later") from error
+                raise LackOfMemoryError(
+                    "the image does not fit into the memory that is left; try again later"
+                ) from error
             self.is_broken |= ends_run(error, self.predictor.device)
             raise FaultError(f"the model failed: {type(error).__name__}: {error}") from error
 

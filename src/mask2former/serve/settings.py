@@ -1,4 +1,4 @@
-"""How much a service takes: of one request, and of all together. Imports nothing of the web."""
+"""How much a service accepts: per request, and in total. Imports no web package."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from mask2former.text import quoted
 __all__ = ["TOKEN_VARIABLE", "RayOptions", "ServiceLimits", "read_token"]
 
 TOKEN_VARIABLE = "MASK2FORMER_TOKEN"
-_SHORTEST_TOKEN = 16  # characters: what is shorter can be guessed
+_SHORTEST_TOKEN = 16  # characters: shorter tokens can be guessed
 _LONGEST_TOKEN = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceLimits:
-    """What is taken, and what is refused with which status.
+    """What is accepted, and with which status the rest is refused.
 
     Attributes:
-        batch_size: images that go through the network together at most.
-        queue: images that wait or are in work at most; further requests are refused with 429.
-        images: of one request (413).
+        batch_size: maximum number of images that pass through the network together.
+        queue: maximum number of images that are waiting or in progress; further requests are refused with 429.
+        images: per request (413).
         megabytes: of the body of a request, in units of 10^6 bytes (413).
         megapixels: of one image, in units of 10^6 pixels (413).
         timeout: seconds that a request may take, upload included (408 or 504).
 
     Raises:
-        UserError: one is not positive, or a request may have more images than the queue.
+        UserError: a limit is not positive, or a request may have more images than the queue.
     """
 
     batch_size: int = 8
@@ -50,13 +50,13 @@ class ServiceLimits:
         if self.images > self.queue:
             raise OptionError(
                 lambda flag: (
-                    f"{flag('max_images')} is {self.images}, but {flag('queue')} holds {self.queue}: a request "
-                    "of so many images could never be taken"
+                    f"{flag('max_images')} is {self.images}, but {flag('queue')} is {self.queue}: a request with that "
+                    "many images could never be accepted"
                 )
             )
 
 
-_ARGUMENTS = {  # what they are called in a call of ``serve``
+_ARGUMENTS = {  # their names in a call of ``serve``
     "batch_size": "batch_size",
     "queue": "queue",
     "images": "max_images",
@@ -71,9 +71,9 @@ class RayOptions:
     """How many replicas Ray Serve runs.
 
     Attributes:
-        replicas: the fewest and the most.
-        cpus: cores of each.
-        max_queued: requests that wait for a replica at most, at each proxy (503).
+        replicas: minimum and maximum.
+        cpus: cores per replica.
+        max_queued: maximum number of requests that wait for a replica, at each proxy (503).
     """
 
     replicas: tuple[int, int] = (1, 1)
@@ -82,7 +82,7 @@ class RayOptions:
 
     @classmethod
     def of(cls, replicas: str = "1", cpus_per_replica: float = 1.0, max_queued: int = 256) -> RayOptions:
-        """With replicas as ``2`` or ``1:4``.
+        """From a text such as ``2`` or ``1:4``.
 
         Raises:
             UserError: they are something else.
@@ -91,20 +91,19 @@ class RayOptions:
         if match is None or int(match[1]) > int(match[2] or match[1]):
             raise OptionError(
                 lambda name: (
-                    f"{name('replicas')} {quoted(replicas)}: expected a number, or the fewest and the most, for "
-                    "example 1:4"
+                    f"{name('replicas')} {quoted(replicas)}: expected a number, or minimum and maximum, for example 1:4"
                 )
             )
         return cls((int(match[1]), int(match[2] or match[1])), cpus_per_replica, max_queued)
 
 
 def read_token(path: Path | None = None) -> str | None:
-    """The bearer token that requests must carry: from a file, else from ``MASK2FORMER_TOKEN``; None: none is needed.
+    """The bearer token that requests must include: from a file, else from ``MASK2FORMER_TOKEN``; None: none is needed.
 
-    Not from the command line, which every process of a machine can read.
+    Not from the command line, which every process on a machine can read.
 
     Raises:
-        UserError: it is empty, too short to be safe, or holds characters that no header can.
+        UserError: it is empty, too short to be safe, or contains characters that a header cannot contain.
     """
     if path is not None:
         token, where = read_text(path, "token file", _LONGEST_TOKEN).strip(), f"the token file '{path}'"
@@ -114,7 +113,8 @@ def read_token(path: Path | None = None) -> str | None:
         return None
     if len(token) < _SHORTEST_TOKEN or not (token.isascii() and token.isprintable()) or " " in token:
         raise UserError(
-            f"{where} must hold a token of at least {_SHORTEST_TOKEN} letters, digits or signs without spaces, got "
-            f"{len(token)} characters; make one with: python -c 'import secrets; print(secrets.token_urlsafe())'"
+            f"{where} must contain a token of at least {_SHORTEST_TOKEN} letters, digits or punctuation marks without "
+            f"spaces, got {len(token)} characters; create one with: python -c 'import secrets; "
+            "print(secrets.token_urlsafe())'"
         )
     return token

@@ -1,4 +1,4 @@
-"""Images out of the body of a request: the one of raw bytes, or the files of a form, read in memory within limits."""
+"""Reads images from the body of a request: raw bytes, or the files of a form, in memory and within limits."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ FIELD = "images"
 
 
 class UnknownTypeError(UserError):
-    """A body of a kind that is not read."""
+    """The body has an unsupported type."""
 
 
 class SlowUploadError(UserError):
-    """A body that did not arrive in time."""
+    """The body did not arrive in time."""
 
 
 async def read_uploads(request: Request, limits: ServiceLimits) -> list[NamedBytes]:
-    """The images of a request, in their order.
+    """The images of a request, in order.
 
     Raises:
         UserError: there is none, or the body is malformed; :class:`TooLargeError`, :class:`UnknownTypeError` and
-            :class:`SlowUploadError` say what they are.
-        ClientDisconnect: the client has gone.
+            :class:`SlowUploadError` are special cases.
+        ClientDisconnect: the client has disconnected.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     is_form = kind == "multipart/form-data"
@@ -60,7 +60,7 @@ async def read_uploads(request: Request, limits: ServiceLimits) -> list[NamedByt
 
 async def _bounded(request: Request, limits: ServiceLimits) -> AsyncGenerator[bytes, None]:
     most = int(limits.megabytes * 1e6)
-    advice = f"at most {limits.megabytes:g} MB are taken; send fewer or smaller images"
+    advice = f"at most {limits.megabytes:g} MB are accepted; send fewer or smaller images"
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced[:20]) > most:
         raise TooLargeError(f"the body has {int(announced[:20]):,} bytes; {advice}")
@@ -86,7 +86,7 @@ class _Form(MultiPartParser):
     async def _until_its_end(self, request: Request, limits: ServiceLimits) -> AsyncGenerator[bytes, None]:
         async for chunk in _bounded(request, limits):
             yield chunk
-        if not self._is_whole:  # or the last image would be missing without a word
+        if not self._is_whole:  # otherwise the last image would be missing silently
             raise UserError("the multipart body is cut short: its last boundary is missing; send it again")
 
 
@@ -95,7 +95,9 @@ async def _files(request: Request, limits: ServiceLimits) -> list[NamedBytes]:
         form = await _Form(request, limits).parse()
     except MultiPartException as error:
         if "Too many files" in error.message:
-            raise TooLargeError(f"at most {limits.images} images are taken in one request; send several") from error
+            raise TooLargeError(
+                f"at most {limits.images} images are accepted in one request; send several requests"
+            ) from error
         if "Too many fields" in error.message:
             raise UserError(
                 f"the form has a field that is not a file; send images as files named '{FIELD}', and everything else "

@@ -1,7 +1,7 @@
 """Classes of a data set: names, data-set ids, thing or stuff, colours. The class index is the position.
 
-The tables of the published data sets lie beside this file as JSON. The number of classes is ``len(categories)`` and is
-never a setting anywhere else.
+The tables of the published data sets are JSON files beside this one. The number of classes is ``len(categories)`` and
+is never a setting anywhere else.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _spread_color(index: int) -> tuple[int, int, int]:
 
 
 def color_of(value: Any) -> list[int] | None:
-    """A colour as three numbers, of these or of text such as ``#80c0ff`` or ``128, 192, 255``; None is none.
+    """A colour as three numbers, from these or from text such as ``#80c0ff`` or ``128, 192, 255``; None stays None.
 
     Raises:
         ValueError: anything else.
@@ -54,7 +54,7 @@ def color_of(value: Any) -> list[int] | None:
 
 
 def check_count(count: int) -> None:
-    """Refuse a class list that is too long, best before it is made.
+    """Refuse a class list that is too long, if possible before it is created.
 
     Raises:
         UserError: more than ``limits.CLASSES``.
@@ -66,18 +66,18 @@ def _name(value: Any) -> str:
     """The name of a class as text that can be shown and written to files.
 
     Raises:
-        ValueError: it is neither text nor a number, without a letter, too long, or has half a character.
+        ValueError: it is neither text nor a number, has no letter, is too long, or contains half a character.
     """
     name = str(value) if isinstance(value, str | int | float) else ""
     if not name.strip():
-        raise ValueError(f"{quoted(value)} is not a name of a class")
+        raise ValueError(f"{quoted(value)} is not a valid class name")
     limits.check_limit(
         f"the class name {quoted(name, 40)} has too many characters:", len(name), limits.NAME_CHARACTERS, "shorten it"
     )
     try:
         name.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"the class name {quoted(name)} has half a character (a surrogate) in it") from error
+        raise ValueError(f"the class name {quoted(name)} contains half a character (a surrogate)") from error
     return name
 
 
@@ -129,7 +129,7 @@ class Categories(Sequence[Category]):
         return tuple(index for index, item in enumerate(self.items) if not item.is_thing)
 
     def things(self) -> Categories:
-        """The things alone, in the same order (Cityscapes instance models have these classes).
+        """Only the things, in the same order (Cityscapes instance models have these classes).
 
         Raises:
             UserError: there are none.
@@ -141,12 +141,12 @@ class Categories(Sequence[Category]):
         return {item.id: index for index, item in enumerate(self.items)}
 
     def indices(self, classes: str | int | Iterable[str | int]) -> set[int]:
-        """The indices of classes that are given by name or by index; ids of a data set are not accepted.
+        """The indices of classes given by name or by index; ids of a data set are not accepted.
 
-        A name that several classes have stands for all of them.
+        A name that several classes share stands for all of them.
 
         Raises:
-            UserError: there is no such class; the message lists those that there are.
+            UserError: the class does not exist; the message lists those that do.
         """
         found: set[int] = set()
         for given in (classes,) if isinstance(classes, str | int) else classes:
@@ -186,20 +186,20 @@ class Categories(Sequence[Category]):
                     raise ValueError(f"the colour {quoted(list(color))} is not within 0..255, in whole numbers")
                 name, is_thing = entry["name"], entry.get("is_thing", entry.get("isthing", 1))
                 if is_thing not in (0, 1):  # true and false are equal to them; "0" would be true
-                    raise ValueError(f"'isthing' of {quoted(name)} is {quoted(is_thing)}, neither 0 nor 1")
+                    raise ValueError(f"'isthing' of {quoted(name)} is {quoted(is_thing)}; expected 0 or 1")
                 items.append(Category(int(entry["id"]), _name(name), bool(is_thing), (red, green, blue)))
             return cls(tuple(items), int(values.get("ignore_label", 255)))
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             if isinstance(error, UserError):
                 raise
             raise UserError(
-                f"not a class table: expected {{'categories': [{{'id', 'name', ...}}]}}, failed at "
+                "not a class table: expected {'categories': [{'id', 'name', ...}]}, failed at "
                 f"{type(error).__name__}: {printable(str(error), 200)}"
             ) from error
 
     @classmethod
     def from_names(cls, names: Sequence[str], things: Sequence[str] | None = None) -> Categories:
-        """Ids 0, 1, ... with generated colours; all are things unless ``things`` names those that are."""
+        """Ids 0, 1, ... with generated colours; all are things unless ``things`` names them."""
         counted = None if things is None else frozenset(things)
         return cls(
             tuple(
@@ -219,8 +219,8 @@ class Categories(Sequence[Category]):
         file = folder.joinpath(f"{table}.json")
         if not file.is_file():
             known = sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".json"))
-            raise UserError(f"no class table '{table}'; there are: {', '.join(known)}")
+            raise UserError(f"there is no class table '{table}'; expected one of {', '.join(known)}")
         values = json.loads(file.read_text(encoding="utf-8"))
-        if table == "ade20k_full_847":  # the label maps of this data set hold trainId, not the object id
+        if table == "ade20k_full_847":  # the label maps of this data set contain trainId, not the object id
             values["ignore_label"] = 65535
         return cls.from_dict(values)

@@ -24,7 +24,7 @@ __all__ = ["VideoInstances"]
 
 @dataclass(frozen=True, slots=True, eq=False, init=False, repr=False)
 class VideoInstances:
-    """Objects tracked through a clip, the most certain first; they may overlap, and be out of sight in some frames.
+    """Objects tracked through a clip, the highest score first; they may overlap, and be out of view in some frames.
 
     Attributes:
         sparse: for each frame one binary mask per object, as its box and the pixels inside; memory grows with the
@@ -89,7 +89,7 @@ class VideoInstances:
         """Only the tracks whose score is ``threshold`` or greater; classes in ``by_class`` have their own threshold.
 
         Raises:
-            UserError: there is no such class.
+            UserError: the class does not exist.
         """
         return self._part(np.flatnonzero(reach(self.scores, self.labels, self.categories, threshold, by_class)))
 
@@ -98,7 +98,7 @@ class VideoInstances:
         return VideoInstances(frames, self.labels[rows], self.scores[rows], self.categories)
 
     def frame(self, index: int) -> Instances:
-        """All tracks in one frame, in the same order; where one is out of sight its mask is empty."""
+        """All tracks in one frame, in the same order; the mask of a track that is out of view is empty."""
         masks = self.sparse[index]
         return Instances(masks, self.labels, self.scores, masks.boxes, self.categories)
 

@@ -1,4 +1,4 @@
-"""What is true about one image or clip, as the metrics expect it: made by data sets, read by evaluators.
+"""The ground truth of one image or clip, as the metrics expect it: made by data sets, read by evaluators.
 
 Void and ignored pixels are explicit in each form. Knows neither files nor predictions.
 """
@@ -35,8 +35,8 @@ SemanticGroundTruth = Int[
 class PanopticGroundTruth(NamedTuple):
     """An id map, 0 being void, and ``(id, class index, is crowd)`` of every segment.
 
-    ``areas`` are what unions are made of, in the order of the segments; without them pixels are counted. ADE20K's own
-    file has areas from before other segments were painted on top, and its published numbers were measured so.
+    ``areas`` are used for unions, in the order of the segments; without them pixels are counted. ADE20K's own file has
+    areas from before other segments were painted on top, and its published numbers were measured with them.
     """
 
     ids: Int[np.ndarray, "H W"]
@@ -45,10 +45,9 @@ class PanopticGroundTruth(NamedTuple):
 
 
 class InstanceGroundTruth(NamedTuple):
-    """Masks, class indices and crowd flags; data sets give sparse masks, which is what large images need.
+    """Masks, class indices and crowd flags; data sets return sparse masks, which large images need.
 
-    ``areas`` decide about small, medium and large; without them pixels are counted. COCO's own file has areas of
-    polygons.
+    ``areas`` determine small, medium and large; without them pixels are counted. COCO's own file has areas of polygons.
     """
 
     masks: AnyMasks
@@ -58,20 +57,20 @@ class InstanceGroundTruth(NamedTuple):
 
 
 class CityscapesGroundTruth(NamedTuple):
-    """What Cityscapes' own metrics of instances and of pixels need, which is its ``*_gtFine_instanceIds.png``.
+    """What Cityscapes' own metrics of instances and of pixels need: its ``*_gtFine_instanceIds.png``.
 
-    Label id * 1000 + number where an object is, else the label id: of stuff, of a group of objects that nobody told
-    apart, or of one of the labels that are void in the metrics.
+    Label id * 1000 + number where an object is, else the label id: of stuff, of a group of objects that was not
+    separated, or of one of the labels that are void in the metrics.
     """
 
     instance_ids: Int[np.ndarray, "H W"]
 
 
 class ClipGroundTruth(NamedTuple):
-    """Tracks of a clip: a mask per frame, empty where it is out of sight, class indices and crowd flags.
+    """Tracks of a clip: a mask per frame, empty where the object is out of view, class indices and crowd flags.
 
-    ``areas`` are mean pixels per frame where it is seen and decide about small, medium and large; without them pixels
-    are counted.
+    ``areas`` are mean pixels per frame in which the object is visible, and determine small, medium and large; without
+    them pixels are counted.
     """
 
     masks: Bool[np.ndarray, "N T H W"]
@@ -80,7 +79,7 @@ class ClipGroundTruth(NamedTuple):
     areas: Float64[np.ndarray, " N"] | None = None
 
 
-# Of an image, the last being a SemanticGroundTruth; or of a clip, whose panoptic ground truth is that of every frame.
+# For an image, the last being a SemanticGroundTruth; or for a clip, whose panoptic ground truth is a list over frames.
 GroundTruth = (
     PanopticGroundTruth
     | InstanceGroundTruth
@@ -92,12 +91,12 @@ GroundTruth = (
 
 
 def with_classes(ground_truth: GroundTruth, class_map: Int64[np.ndarray, " K"], ignore_label: int) -> GroundTruth:
-    """The same ground truth with other class indices.
+    """The same ground truth with different class indices.
 
     Args:
-        ground_truth: that of Cityscapes has label ids, which stay.
+        ground_truth: that of Cityscapes has label ids, which stay unchanged.
         class_map: new class index by old one.
-        ignore_label: for pixels of label maps that are no class.
+        ignore_label: for pixels of label maps that are not of a class.
     """
     if isinstance(ground_truth, list):
         return [frame._replace(segments=_with_classes(frame.segments, class_map)) for frame in ground_truth]
@@ -120,15 +119,15 @@ def _with_classes(
 def ground_truths_of_target(
     target: Target, tasks: Sequence[Task], categories: Categories, *, is_clip: bool = False
 ) -> dict[Task, GroundTruth]:
-    """What the target of an image or a clip says, by task; it has no crowds, and what no mask covers is void.
+    """The ground truth in the target of an image or a clip, by task; without crowds; pixels outside masks are void.
 
-    Where masks overlap the earlier one lies on top in maps. Instances are the things that have pixels.
+    Where masks overlap, the earlier one is on top in maps. Instances are the things that have pixels.
 
     Args:
         target: an image has one frame.
         tasks: of a clip ``instance`` and ``panoptic``.
         categories: the classes that its labels count.
-        is_clip: gives tracks, and id maps of all frames, also where there is but one.
+        is_clip: return tracks, and id maps of all frames, even if there is only one.
     """
     assert is_clip or target.masks.shape[1] == 1, target.masks.shape
     ground_truths: dict[Task, GroundTruth] = {}

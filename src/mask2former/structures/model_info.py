@@ -1,4 +1,4 @@
-"""What a model is, beside its weights: one object that the model carries and its files hold."""
+"""The description of a model besides its weights: one object that the model has and its files store."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from mask2former.text import printable, shortened
 
 __all__ = ["NO_LICENSE", "ModelInfo"]
 
-NO_LICENSE = "not stated"  # of published weights whose authors name none
+NO_LICENSE = "not stated"  # for published weights whose authors state none
 _LICENSE = 200  # characters
 _LARGEST_METRIC = 1e6
 
 
 def _is_metric(value: object) -> bool:
-    """A number as metrics are, or NaN where there was nothing to measure; JSON may hold some of thousands of digits."""
+    """A metric as a number, or NaN where there was nothing to measure; JSON may have thousands of digits."""
     return isinstance(value, int | float) and (value != value or abs(value) <= _LARGEST_METRIC)
 
 
@@ -33,8 +33,8 @@ class ModelInfo:
             can build.
         inference: settings, with the tasks that the model was trained for.
         categories: the classes, in the order of the class head; None if they are not known yet.
-        license: of the weights, if it is known, for instance ``CC BY-NC 4.0``; :data:`NO_LICENSE` where it is known
-            that their authors state none.
+        license: of the weights, if known, for instance ``CC BY-NC 4.0``; :data:`NO_LICENSE` where their authors are
+            known to state none.
         metrics: measured with these weights, in percent.
     """
 
@@ -56,7 +56,7 @@ class ModelInfo:
             parts = self.architecture.model_dump(mode="json")
             if not self.architecture.own_normalisation:
                 del parts["pixel_mean"], parts["pixel_std"]  # 0.1.0 knows no others, and reads these files
-            for name in ("pyramid", "joint_blocks"):  # neither does it know these
+            for name in ("pyramid", "joint_blocks"):  # nor does it know these
                 if not parts["backbone"].get(name):
                     parts["backbone"].pop(name, None)
             if parts["pixel_decoder"].get("stages") is None:
@@ -102,7 +102,7 @@ class ModelInfo:
 
     @property
     def tasks(self) -> tuple[Task, ...]:
-        """What the model was trained for."""
+        """The tasks that the model was trained for."""
         return self.inference.tasks
 
     @property
@@ -118,14 +118,14 @@ class ModelInfo:
 
     @property
     def known_architecture(self) -> ArchitectureConfig:
-        """What the model is built from.
+        """The configuration that the model is built from.
 
         Raises:
             UserError: it has parts that are not described.
         """
         if self.architecture is None:
             raise UserError(
-                "the model has parts of its own, which no configuration describes; this needs a model that was built "
+                "the model has custom parts, which no configuration describes; this needs a model that was built "
                 "from a ModelConfig"
             )
         return self.architecture

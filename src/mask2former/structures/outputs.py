@@ -1,4 +1,4 @@
-"""What a model says about a batch: class and mask logits per query, of every decoder depth where a loss needs them."""
+"""The output of a model for a batch: class and mask logits per query, of all decoder depths if a loss needs them."""
 
 from __future__ import annotations
 
@@ -77,12 +77,12 @@ class MaskOutput:
 
 @dataclass(frozen=True, slots=True)
 class PilotOutput:
-    """Predictions of queries whose objects are known, so that there is nothing to match.
+    """Predictions of queries whose objects are known, so that no matching is needed.
 
     Attributes:
-        output: of the pilots alone.
-        matches: of each clip, pilots and their targets.
-        groups: how often each target is there.
+        output: of only the pilots.
+        matches: for each clip, pilots and their targets.
+        groups: how often each target is repeated.
     """
 
     output: MaskOutput

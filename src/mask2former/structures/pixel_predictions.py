@@ -1,4 +1,4 @@
-"""What a network without queries says: a score of every class for every pixel (MaskFormer's per-pixel baselines)."""
+"""The output of a network without queries: a score for every class and pixel (MaskFormer's per-pixel baselines)."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class PixelPrediction:
-    """Class scores of one image or clip, which stand in the place of a :class:`Prediction`; semantic results alone.
+    """Class scores of one image or clip, which replace a :class:`Prediction`; for semantic results only.
 
     Attributes:
-        class_scores: one logit per class and pixel ``(K, T, h, w)``, which cover the padded input at whatever
-            resolution; T is 1 for images. There is no "no object".
+        class_scores: one logit per class and pixel ``(K, T, h, w)``, covering the padded input at any resolution; T is
+            1 for images. There is no "no object".
         image_size: (height, width) of the network input in pixels, without padding at the bottom and on the right.
         padded_size: the same with padding.
     """
@@ -45,7 +45,7 @@ class PixelPrediction:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What results are computed in: that of the scores, at least float32."""
+        """The dtype that results are computed in: that of the scores, at least float32."""
         return torch.promote_types(self.class_scores.dtype, torch.float32)
 
     def frame(self, index: int) -> PixelPrediction:
@@ -53,7 +53,7 @@ class PixelPrediction:
         return replace(self, class_scores=self.class_scores[:, index : index + 1])
 
     def clone(self) -> PixelPrediction:
-        """The same in memory of its own."""
+        """A copy that owns its memory."""
         return replace(self, class_scores=self.class_scores.clone())
 
     def on_host(self) -> PixelPrediction:
@@ -63,11 +63,11 @@ class PixelPrediction:
 
 @dataclass(frozen=True, slots=True)
 class PixelOutput:
-    """Class scores of a batch, in the place of a :class:`MaskOutput`.
+    """Class scores of a batch, which replace a :class:`MaskOutput`.
 
     Attributes:
         class_scores: logits ``(B, K, T, h, w)`` at stride 4 of the padded input.
-        aux_outputs: the same of earlier layers, if there are some; empty in evaluation and inside auxiliary outputs.
+        aux_outputs: the same for earlier layers, if any; empty in evaluation and inside auxiliary outputs.
     """
 
     class_scores: Float[Tensor, "B K T h w"]

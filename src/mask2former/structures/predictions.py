@@ -1,6 +1,6 @@
-"""What a network says about one image or clip, with what is needed to read it.
+"""The output of a network for one image or clip, with what is needed to read it.
 
-Post-processing, test-time augmentation and tracking take it from here, whatever network made it.
+Post-processing, test-time augmentation and tracking start from it, whatever network produced it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One mask of a result, and what the results of all tasks share: choosing masks, tables, drawing, and files.
+"""One mask of a result, and what the results of all tasks share: selection of masks, tables, drawing, and files.
 
 The records in the JSON files, and what is drawn, are those of each task, in ``results.py``.
 """
@@ -91,7 +91,7 @@ class ResultItem:
 
     @property
     def mask(self) -> Bool[np.ndarray, "H W"]:
-        """The mask at the size of the image, made at every access."""
+        """The mask at the size of the image, computed at every access."""
         return SparseMasks([self.patch], self.size_hw).dense()[0]
 
     @property
@@ -197,11 +197,11 @@ class Result:
         """One mask with its class and score; for a slice, several indices or a flag for each mask, that part.
 
         Raises:
-            IndexError: there are not so many.
+            IndexError: the index is out of range.
             UserError: a name or a truth value, which is not an index.
         """
         if isinstance(index, str | bool):
-            raise UserError(f"a mask is chosen by its index, got {index!r}; filter(classes=...) chooses by class")
+            raise UserError(f"a mask is selected by its index, got {index!r}; filter(classes=...) selects by class")
         if isinstance(index, slice):
             return self._part(index)
         entries = self._entries()
@@ -243,12 +243,13 @@ class Result:
             min_area: pixels.
 
         Raises:
-            UserError: there is no such class, or ``min_score`` is given for semantic segmentation, which has no scores.
+            UserError: the class does not exist, or ``min_score`` is given for semantic segmentation, which has no
+                scores.
         """
         if min_score is not None and self.task == "semantic":
             raise UserError("semantic segmentation has no scores; leave out min_score")
         if min_score is not None and not 0 <= min_score <= 1:
-            raise UserError(f"min_score is from 0 to 1, got {min_score!r}")
+            raise UserError(f"min_score must be from 0 to 1, got {min_score!r}")
         entries = self._entries()
         keep = np.ones(len(entries), dtype=bool)
         if classes is not None:
@@ -451,7 +452,7 @@ def reach(
     """Which objects have the score required of all, or of their class.
 
     Raises:
-        UserError: there is no such class.
+        UserError: the class does not exist.
     """
     if not by_class:
         return scores >= threshold

@@ -228,7 +228,7 @@ class Instances(Result):
         """Only the objects whose score is ``threshold`` or greater; classes in ``by_class`` have their own threshold.
 
         Raises:
-            UserError: there is no such class.
+            UserError: the class does not exist.
         """
         return self._part(np.flatnonzero(reach(self.scores, self.labels, self.categories, threshold, by_class)))
 
@@ -338,7 +338,7 @@ class SemanticSegmentation(Result):
         return SparseMasks.of_ids(self.labels, self._labels_found())
 
     def _part(self, rows: slice | Int64[np.ndarray, " n"]) -> SemanticSegmentation:
-        """Some classes of those that occur; the pixels of others are of no class."""
+        """Some of the classes that occur; the pixels of others have no class."""
         nothing, present = self.categories.ignore_label, np.array(list(self._labels_found()), dtype=np.int64)
         part = self.labels.astype(np.promote_types(self.labels.dtype, np.min_scalar_type(nothing)))
         part[~np.isin(part, present[rows])] = nothing
@@ -391,7 +391,7 @@ class SemanticSegmentation(Result):
         }
 
     def _label_image(self) -> tuple[str, Image.Image] | None:
-        # The width follows the class list, not the image, so that all files of one data set are alike.
+        # The width depends on the class list, not the image, so that all files of one data set are alike.
         wide = max(len(self.categories) - 1, self.categories.ignore_label) > 255
         return "_labels", Image.fromarray(self.labels.astype(np.uint16 if wide else np.uint8))
 

@@ -1,4 +1,4 @@
-"""What data hands to models and losses: one image or clip with its objects, and padded batches of them."""
+"""What data sets pass to models and losses: one image or clip with its objects, and padded batches of them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["Batch", "ImageBatch", "Sample", "Target"]
 class Target:
     """The objects and stuff regions of one clip; an image is a clip of one frame.
 
-    ``labels`` are class indices; ``masks`` are binary, at the size of the image, and may be empty where a segment
-    has no pixel in a frame. ``ignored`` is where the ground truth is not known (void, ignored labels, crowd regions),
-    never on a mask; None: what is on no mask is background.
+    ``labels`` are class indices; ``masks`` are binary, at the size of the image, and may be empty where a segment has
+    no pixels in a frame. ``ignored`` is where the ground truth is unknown (void, ignored labels, crowd regions), never
+    on a mask; None: everything outside masks is background.
     """
 
     labels: Int64[Tensor, " N"]

@@ -32,9 +32,9 @@ MEASURED_COLUMNS = (
     *("diameter", "perimeter", "circularity", "eccentricity"),
     *("mean_intensity", "mean_red", "mean_green", "mean_blue"),
 )
-"""What tables have beside them: shapes, and means of the image."""
+"""Columns that are measured: shapes, and means of the image."""
 
-_PIXELS_AT_ONCE = 1 << 22  # of an image, that are in memory to be measured
+_PIXELS_AT_ONCE = 1 << 22  # pixels of an image that are in memory for measuring
 _LENGTHS = ("x1", "y1", "x2", "y2", "centroid_x", "centroid_y", "diameter", "perimeter")
 _UNITS = ("nm", "um", "mm", "cm", "m", "km")
 _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?|\.[0-9]+)\s*([^\W\d]+)\s*")
@@ -45,7 +45,7 @@ class PixelSize:
     """The side of a pixel, which is square, in a unit; columns in units end in it: ``area_um2``, ``perimeter_um``.
 
     Raises:
-        UserError: the side is not above 0, or the unit unknown.
+        UserError: the side is not above 0, or the unit is unknown.
     """
 
     side: float
@@ -60,10 +60,10 @@ class PixelSize:
 
     @classmethod
     def of(cls, text: str | PixelSize) -> Self | PixelSize:
-        """From ``0.65um`` (µm is read, too); what is one already is returned.
+        """From ``0.65um`` (µm is also accepted); a pixel size is returned unchanged.
 
         Raises:
-            UserError: it is something else, for instance two sides, which shapes cannot be measured with.
+            UserError: it is something else, for instance two sides, with which shapes cannot be measured.
         """
         if isinstance(text, PixelSize):
             return text
@@ -75,7 +75,7 @@ class PixelSize:
         return cls(float(match[1]), match[2].replace("µ", "u").replace("μ", "u"))
 
     def columns(self, names: Iterable[str]) -> list[str]:
-        """The columns in units of those that are in pixels."""
+        """The columns in units that correspond to those in pixels."""
         return [
             f"{name}_{self.unit}{'2' if name == 'area' else ''}" for name in names if name == "area" or name in _LENGTHS
         ]
@@ -91,7 +91,7 @@ class PixelSize:
 
 
 def table_columns(pixel_size: PixelSize | None = None) -> list[str]:
-    """All columns of a table of masks, without what tells images apart."""
+    """All columns of a table of masks, without those that identify images."""
     names = [*ROW_COLUMNS, *MEASURED_COLUMNS]
     return names + (pixel_size.columns(names) if pixel_size else [])
 
@@ -108,21 +108,21 @@ def table_rows(
     """The rows of masks: ``entries`` are id, class index and score of each.
 
     Args:
-        entries: as many as masks.
+        entries: one per mask.
         masks: of one image.
-        categories: that the class indices count.
+        categories: the classes that the class indices refer to.
         measured: with :data:`MEASURED_COLUMNS`; None where there is nothing to measure.
-        image: whose means are taken.
-        pixel_size: with columns in units, too.
+        image: for the means.
+        pixel_size: adds columns in units.
 
     Raises:
         UserError: the image has another size than the masks.
-        MissingExtraError: scikit-image is not installed, and shapes are wanted.
+        MissingExtraError: scikit-image is not installed, and shapes are requested.
     """
     if image is not None and tuple(image.size_hw) != masks.size_hw:
         raise UserError(
-            f"the image has {image.size_hw[0]}x{image.size_hw[1]} pixels but the result {masks.size_hw[0]}x"
-            f"{masks.size_hw[1]} (height x width); give the image that was segmented"
+            f"the image has {image.size_hw[0]}x{image.size_hw[1]} pixels but the result "
+            f"{masks.size_hw[0]}x{masks.size_hw[1]} (height x width); pass the image that was segmented"
         )
     rows, means = [], _means(image, masks) if measured and image is not None else {}
     for index, ((number, label, score), patch, area, box, centroid) in enumerate(
@@ -143,7 +143,7 @@ def table_rows(
 def _means(image: Regions, masks: SparseMasks) -> dict[int, dict[str, float | None]]:
     """The means of an image inside masks that are not empty, by index.
 
-    From top to bottom: an image that is read by parts keeps what it has decoded last.
+    From top to bottom: an image that is read in parts keeps what it decoded last.
     """
     found = {}
     for index in sorted(range(len(masks)), key=lambda index: masks.packed[index].box):
@@ -164,7 +164,7 @@ def image_row(
     categories: Categories,
     pixel_size: PixelSize | None = None,
 ) -> dict[str, Any]:
-    """The row of an image: how many masks there are, of all and of each class, their areas and scores.
+    """The row of an image: the number of masks, in total and by class, their areas and scores.
 
     Args:
         rows: of :func:`table_rows`.

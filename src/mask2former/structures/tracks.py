@@ -1,6 +1,6 @@
-"""One frame of a clip of any length: which tracks are in it, where, and what they are.
+"""One frame of a clip of any length: which tracks are in it, where, and their classes.
 
-A frame knows its own tracks only, so that clips without end need no more memory than short ones. Knows neither how the
+A frame contains only its own tracks, so that endless clips need no more memory than short ones. Knows neither how the
 tracks were made nor where the frames come from.
 """
 
@@ -29,17 +29,17 @@ TRACK_COLUMNS = ("frame", "seconds", "track_id", *ROW_COLUMNS[1:])
 
 @dataclass(frozen=True, slots=True, eq=False, init=False)
 class TrackedFrame:
-    """The tracks of one frame, by rising id.
+    """The tracks of one frame, by ascending id.
 
     Attributes:
         image: the frame itself.
         index: its index among the frames that were read, from 0.
         seconds: its time in the source.
         track_ids: from 1; an object has the same id in all frames.
-        sparse: masks, each as its box and the pixels inside; empty where a track is out of sight or hidden.
+        sparse: masks, each as its box and the pixels inside; empty where a track is out of view or hidden.
         labels: class indices, from what was seen of the track so far.
         scores: class probability in 0..1, the mean over what was seen of the track so far.
-        probabilities: of the classes, from this frame's window alone; what is missing to 1 is "no object".
+        probabilities: of the classes, from this frame's window alone; the remainder to 1 is "no object".
         categories: the classes that ``labels`` count.
         panoptic: for video panoptic, every pixel of the frame: stuff of class k has the id k + 1, the thing of track n
             the id K + n. The masks are those of its things.
@@ -82,7 +82,7 @@ class TrackedFrame:
 
     @property
     def masks(self) -> Bool[np.ndarray, "N H W"]:
-        """One binary mask per track: an array that is made anew each time."""
+        """One binary mask per track: an array that is created at each access."""
         return self.sparse.dense()
 
     def __len__(self) -> int:
@@ -98,7 +98,7 @@ class TrackedFrame:
         return self.sparse.size_hw
 
     def plot(self, *, scale: int | None = 1, labels: bool = True) -> Image.Image:
-        """The frame with everything drawn on it; a track has the colour of its id in every frame.
+        """The frame with everything drawn on it; a track keeps the colour of its id in every frame.
 
         Args:
             scale: enlarges small images first; None: so that names can be read.
@@ -137,7 +137,7 @@ class TrackedFrame:
         return {"index": self.index, "seconds": round(self.seconds, 6), "objects": objects}
 
     def rows(self) -> list[dict[str, Any]]:
-        """A flat record for each object, as :meth:`to_dict` has them, with the keys :data:`TRACK_COLUMNS`: for tables.
+        """A flat record for each object, as in :meth:`to_dict`, with the keys :data:`TRACK_COLUMNS`: for tables.
 
         See :meth:`~mask2former.structures.results.PanopticSegmentation.rows`; ``track_id`` is None for stuff.
         """

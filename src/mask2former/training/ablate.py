@@ -113,8 +113,8 @@ def ablate(
         MissingExtraError: Lightning is not installed.
     """
     if unknown := [name for name in rows if name not in ROWS]:
-        hint = did_you_mean(unknown[0], ROWS) or f"there are: {listed(list(ROWS), None)}"
-        raise UserError(f"no ablation {quoted(unknown[0])}; {hint}")
+        hint = did_you_mean(unknown[0], ROWS) or f"expected one of {listed(list(ROWS), None)}"
+        raise UserError(f"there is no ablation {quoted(unknown[0])}; {hint}")
     if not (is_semantic := "semantic" in base.evaluation.tasks):
         for name in rows:
             if ROWS[name].is_semantic:
@@ -148,7 +148,7 @@ def draw(table: Sequence[AblationRow], path: Path) -> None:
     """Draw the changes of all rows from the baseline, beside those in the paper.
 
     Args:
-        table: what :func:`ablate` returned; the baseline is first.
+        table: as returned by :func:`ablate`; the baseline is first.
         path: PNG, SVG or PDF, by its suffix.
 
     Raises:
@@ -184,8 +184,8 @@ def _finished(path: Path, base: RunConfig) -> list[AblationRow]:
     changed = [words for words in changed if words.split()[0] not in ("output", "seed")]
     if changed:
         raise UserError(
-            f"{path.parent} holds trainings with other settings ({listed(changed, 4)}); choose another output folder, "
-            "or set them back"
+            f"{path.parent} contains trainings with other settings ({listed(changed, 4)}); choose another output "
+            "folder, or restore the settings"
         )
     try:
         rows = [
@@ -199,7 +199,7 @@ def _finished(path: Path, base: RunConfig) -> list[AblationRow]:
         ]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{path} has rows that are not those of a table of ablations; choose another output folder"
+            f"{path} contains rows that do not belong to a table of ablations; choose another output folder"
         ) from error
     return [row for row in rows if row.metrics]
 

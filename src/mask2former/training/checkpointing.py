@@ -91,7 +91,7 @@ def figure(value: Any) -> float | None:
         ValueError: it is not a number.
     """
     if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-        raise ValueError(f"{quoted(value)} was found where a figure was expected")
+        raise ValueError(f"found {quoted(value)} where a number was expected")
     return value
 
 
@@ -102,7 +102,7 @@ def figures(value: Any) -> dict[str, float]:
         ValueError: it is something else.
     """
     if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
-        raise ValueError(f"{quoted(value)} was found where figures by name were expected")
+        raise ValueError(f"found {quoted(value)} where numbers by name were expected")
     return {name: found for name, one in value.items() if (found := figure(one)) is not None}
 
 

@@ -66,13 +66,13 @@ class Rank:
             _check_below(found, "RANK", "WORLD_SIZE")
             if "LOCAL_RANK" not in environ and devices > 1:
                 raise UserError(
-                    f"{_shown(found)} are set without LOCAL_RANK, so nothing says which of trainer.devices {devices} "
-                    f"this process takes; {_START}"
+                    f"{_shown(found)} are set without LOCAL_RANK, so it is not known which of trainer.devices "
+                    f"{devices} this process uses; {_START}"
                 )
             place = _numbers(environ, "LOCAL_RANK") if "LOCAL_RANK" in environ else {}
             if place.get("LOCAL_RANK", 0) >= devices:
                 raise UserError(
-                    f"LOCAL_RANK={place['LOCAL_RANK']} counts the processes of this machine from 0, but "
+                    f"LOCAL_RANK={place['LOCAL_RANK']} numbers the processes of this machine from 0, but "
                     f"trainer.devices is {devices}; {_START}"
                 )
             return cls(found["RANK"], found["WORLD_SIZE"], "torchrun")
@@ -84,12 +84,12 @@ class Rank:
             _check_below(found, "SLURM_PROCID", "SLURM_NTASKS")
             if per_node is None:
                 raise UserError(
-                    f"srun has started {found['SLURM_NTASKS']} tasks and does not say how many on each node; give "
+                    f"srun has started {found['SLURM_NTASKS']} tasks but does not say how many on each node; use "
                     f"--nodes={nodes} --ntasks-per-node={devices} instead of --ntasks"
                 )
             if missing := [name for name in _PLACE if name not in environ]:
                 raise UserError(
-                    f"{_shown(found)} are set as srun does, but not {' and '.join(missing)}, so nothing says where "
+                    f"{_shown(found)} are set as by srun, but not {' and '.join(missing)}, so it is not known where "
                     f"this task runs; {_START}"
                 )
             _numbers(environ, *_PLACE)
@@ -97,8 +97,8 @@ class Rank:
         for name, other in _OTHERS.items():
             if name in environ and (count := _numbers(environ, name)[name]) > 1:
                 raise UserError(
-                    f"{other} has started {count} processes ({name}={count}), which would each train by themselves in "
-                    f"one directory; {_START}"
+                    f"{other} has started {count} processes ({name}={count}), which would each train on their own in "
+                    f"the same directory; {_START}"
                 )
         return cls._of_lightning(trainer, environ)
 
@@ -111,25 +111,27 @@ class Rank:
             if size != nodes * devices:
                 _check("somebody", {"WORLD_SIZE": size}, size, None, trainer)
             if size > 1 and "LOCAL_RANK" not in environ:
-                raise UserError(f"WORLD_SIZE={size} is set without RANK, so nothing says which one this is; {_START}")
+                raise UserError(
+                    f"WORLD_SIZE={size} is set without RANK, so it is not known which process this is; {_START}"
+                )
         node = _numbers(environ, "NODE_RANK")["NODE_RANK"] if "NODE_RANK" in environ else 0
         missing = [name for name in _BY_HAND if name not in environ]
         if nodes > 1 and missing:
             is_slurm = "SLURM_JOB_ID" in environ
             raise UserError(
-                f"trainer.num_nodes is {nodes}, but this process was started by itself"
-                + (" in an allocation of SLURM; put srun in front of the command" if is_slurm else f"; {_START}")
+                f"trainer.num_nodes is {nodes}, but this process was started on its own"
+                + (" in a SLURM allocation; put srun in front of the command" if is_slurm else f"; {_START}")
                 + f", or start it on every node with {', '.join(_BY_HAND)} set (missing: {', '.join(missing)})"
             )
         if node >= nodes:
             raise UserError(
                 f"NODE_RANK={node} says that this is node {node} (from 0), but trainer.num_nodes is {nodes}; it would "
-                f"train by itself: set trainer.num_nodes, or unset NODE_RANK"
+                "train on its own: set trainer.num_nodes, or unset NODE_RANK"
             )
         if local >= devices:
             raise UserError(
                 f"LOCAL_RANK={local} says that this is process {local} (from 0) of this machine, but trainer.devices "
-                f"is {devices}; it would train by itself: {_START}"
+                f"is {devices}; it would train on its own: {_START}"
             )
         return cls(node * devices + local, nodes * devices)
 
@@ -190,8 +192,8 @@ def _check_below(found: Mapping[str, int], rank: str, size: str) -> None:
     """Check that a rank is below the number of ranks."""
     if found[rank] >= found[size]:
         raise UserError(
-            f"{rank}={found[rank]} is not below {size}={found[size]}, though ranks count from 0, so all would wait for "
-            f"one that never comes; {_START}"
+            f"{rank}={found[rank]} is not below {size}={found[size]}, but ranks are numbered from 0, so all would "
+            f"wait for a rank that never starts; {_START}"
         )
 
 
@@ -200,11 +202,11 @@ def _check(launcher: str, found: Mapping[str, int], size: int, per_node: int | N
     nodes, devices = trainer.num_nodes, trainer.devices
     if size == nodes * devices and per_node in (None, devices):
         return
-    alone = ", each of which would train by itself in one directory" if nodes * devices == 1 < size else ""
-    advice = "start as many as the settings say, or set trainer.num_nodes and trainer.devices"
+    alone = ", each of which would train on its own in the same directory" if nodes * devices == 1 < size else ""
+    advice = "start as many as the settings require, or set trainer.num_nodes and trainer.devices"
     if size and per_node and size % per_node == 0:
         advice = f"set trainer.num_nodes={size // per_node} trainer.devices={per_node}, or start as many as that"
-        advice = advice.replace("as many as that", f"{nodes * devices}")
+        advice = advice.replace("that many", f"{nodes * devices}")
     raise UserError(
         f"{launcher} has started {size} process{'' if size == 1 else 'es'} ({_shown(found)}){alone}, but "
         f"trainer.num_nodes is {nodes} and trainer.devices is {devices}; {advice}"

@@ -58,7 +58,7 @@ def _as_it_is(sample: Any) -> Any:
 
 
 class DataModule(lightning.LightningDataModule):
-    """Loaders of a run.
+    """The loaders of a run.
 
     Args:
         config: settings of the complete run.
@@ -204,7 +204,7 @@ class DataModule(lightning.LightningDataModule):
             side = min(self.sample_batch().images.sizes[0])  # as used in training
             if not 1 / _OTHER_SCALE < (ratio := inference.short_edge / side) < _OTHER_SCALE:
                 remarks.append(
-                    f"training uses images at their own size (the first has a short edge of {side} pixels), but "
+                    f"training uses images at their original size (the first has a short edge of {side} pixels), but "
                     f"validation and prediction resize them to model.inference.short_edge {inference.short_edge}, "
                     f"where objects appear {ratio:.1f} times as large as in training; short_edge=0 keeps the size"
                 )

@@ -119,7 +119,7 @@ def check_search(config: RunConfig, lowest: float, highest: float, steps: int) -
     """
     if not 0 < lowest < highest < math.inf or steps < LEAST_STEPS:
         raise UserError(
-            f"expected rising rates above 0 and at least {LEAST_STEPS} steps; "
+            f"expected ascending rates above 0 and at least {LEAST_STEPS} steps; "
             f"got {lowest:g} to {highest:g} in {steps} steps"
         )
     if config.trainer.num_nodes * config.trainer.devices > 1:

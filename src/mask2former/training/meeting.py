@@ -105,8 +105,8 @@ def check_alike(directory: Path, ranks: list[RankFacts]) -> None:
             f"{host} (rank{'s' if len(some) > 1 else ''} {', '.join(some)})" for host, some in blind.items()
         )
         raise UserError(
-            f"{directory} is not the same directory on all machines: what rank 0 on {first.host} wrote "
-            f"there is not visible on {hosts}; choose an output on a shared file system"
+            f"{directory} is not the same directory on all machines: what rank 0 on {first.host} wrote there is not "
+            f"visible on {hosts}; choose an output on a shared file system"
         )
     for index, rank in enumerate(ranks):
         for name in [*first.facts, *rank.facts]:
@@ -114,8 +114,8 @@ def check_alike(directory: Path, ranks: list[RankFacts]) -> None:
             if here != there:
                 raise UserError(
                     f"the ranks were started differently: {name} is {shown(there, 60)} for rank {index} on "
-                    f"{rank.host} and {shown(here, 60)} for rank 0 on {first.host}; start all of them with the "
-                    "same command, settings and data"
+                    f"{rank.host} but {shown(here, 60)} for rank 0 on {first.host}; start all of them with the same "
+                    "command, settings and data"
                 )
 
 

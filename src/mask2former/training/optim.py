@@ -86,7 +86,7 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
 def regrouped(
     state: dict[str, Any], model: nn.Module, before: OptimConfig, now: OptimConfig, frozen_now: Container[str] = ()
 ) -> dict[str, Any]:
-    """A stored state of :func:`build_optimizer` for other settings: moments by parameter, everything else as ``now``.
+    """A stored state of :func:`build_optimizer` for other settings: moments by parameter, all else as in ``now``.
 
     Without this, a stored state would restore its old decay, betas and multipliers, and groups that do not match.
 

@@ -34,7 +34,7 @@ class StepProgress(ProgressBar):
         self.steps, self.interval, self.monitor = steps, interval, monitor
         self._tell = tell
         self._is_on = True
-        self._first = 0  # steps that were done before this start
+        self._first = 0  # steps that were completed before this start
         self._began = self._validation_began = self._said = 0.0
         self._validating = 0.0  # seconds
         self._losses = ""  # formatted

@@ -135,7 +135,7 @@ class LastState:
     def _of(cls, path: Path, state: Mapping[str, Any]) -> LastState:
         step, weights = _whole(state["global_step"]), state["state_dict"]
         if not state["optimizer_states"]:
-            raise ValueError("it has no state of the optimizer")
+            raise ValueError("it has no optimizer state")
         callbacks = state.get("callbacks", {})
         stopping = [value for name, value in callbacks.items() if name.startswith("EarlyStopping")]
         waited = _whole(stopping[0]["wait_count"]) if stopping else 0
@@ -150,7 +150,7 @@ class LastState:
             except UserError as error:
                 raise UserError(
                     f"cannot resume: {path} has no record of its settings (version 0.1.0 wrote none), and {file}, "
-                    f"which has them, cannot be read: {error}"
+                    f"which contains them, cannot be read: {error}"
                 ) from error
             note = (
                 f"{path.name} has no record of its settings and classes (version 0.1.0 wrote none): its "
@@ -202,7 +202,7 @@ class LastState:
 
 def _whole(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= limits.INTEGER:
-        raise ValueError(f"{quoted(value)} was found where a number of steps, rows or samples was expected")
+        raise ValueError(f"found {quoted(value)} where a number of steps, rows or samples was expected")
     return value
 
 
@@ -218,7 +218,7 @@ def _unit(value: Any, config: RunConfig) -> int | None:
 
 def _text(value: Any) -> str | None:
     if value is not None and not isinstance(value, str):
-        raise ValueError(f"{quoted(value)} was found where text was expected")
+        raise ValueError(f"found {quoted(value)} where text was expected")
     return value
 
 
@@ -324,8 +324,8 @@ def compare(
     ]
     if faults:
         raise UserError(
-            f"cannot resume {last.path.parents[1]}: {'; '.join(faults)}; restore these settings, or start "
-            "a new run in another output directory"
+            f"cannot resume {last.path.parents[1]}: {'; '.join(faults)}; restore these settings, or start a new run "
+            "in another output directory"
         )
     _check_classes(last, categories)
     notes = [*last.notes]
@@ -333,8 +333,9 @@ def compare(
         ids = [(item.id, other.id) for item, other in zip(last.categories, categories, strict=True)]
         if any(old != new for old, new in ids):
             notes.append(
-                f"category ids have changed ({', '.join(f'{old} -> {new}' for old, new in ids[:_SHOWN] if old != new)})"
-                "; the names have not, and the model will use the new ids"
+                "category ids have changed "
+                f"({', '.join(f'{old} -> {new}' for old, new in ids[:_SHOWN] if old != new)}) but names have not; the "
+                "model will use the new ids"
             )
     changes = [f"{name} {_shown(old)} -> {_shown(new)}" for name, (old, new) in different.items()]
     if changes:
@@ -344,11 +345,11 @@ def compare(
     is_other_order = bool(_ORDER & different.keys())
     if is_other_number and last.num_samples is not None:
         notes.append(
-            f"the training data has {num_samples[0]} samples now and had {last.num_samples[0]} before: "
-            f"samples come in a new order after step {last.step}"
+            f"the training data has {num_samples[0]} samples now but had {last.num_samples[0]} before: the order of "
+            f"samples changes after step {last.step}"
         )
     elif is_other_order:
-        notes.append(f"samples come in a new order after step {last.step}")
+        notes.append(f"the order of samples changes after step {last.step}")
     notes += _about_rate(last, config)
     count = None if last.num_samples is None else last.num_samples[1]
     anew = _measured_otherwise(last.config, count, last.validation, config, num_samples[1], validation)
@@ -402,8 +403,8 @@ def _check_classes(last: LastState, categories: Categories) -> None:
     if last.categories is None:
         if last.num_classes != len(categories):
             raise UserError(
-                f"{where}: the training data have {len(categories)} classes and the run learned {last.num_classes}; "
-                f"{what_to_do}"
+                f"{where}: the training data have {len(categories)} classes, but the run was trained with "
+                f"{last.num_classes}; {what_to_do}"
             )
         return
     before, now = (
@@ -415,13 +416,13 @@ def _check_classes(last: LastState, categories: Categories) -> None:
     if sorted(before) == sorted(now):
         first = next(index for index in range(len(now)) if before[index] != now[index])
         raise UserError(
-            f"{where}: the training data list the classes in another order: class {first} was '{before[first]}' and "
+            f"{where}: the training data list the classes in another order: class {first} was '{before[first]}' but "
             f"is '{now[first]}' now; {what_to_do}"
         )
     gone, new = ([name for name in one if name not in other] for one, other in ((before, now), (now, before)))
     parts = [f"{kind} {listed(names, _SHOWN)}" for kind, names in (("gone:", gone), ("new:", new)) if names]
     raise UserError(
-        f"{where}: the training data have other classes ({'; '.join(parts)}): {len(before)} then, {len(now)} now; "
+        f"{where}: the training data have other classes ({'; '.join(parts)}): {len(before)} before, {len(now)} now; "
         f"{what_to_do}"
     )
 

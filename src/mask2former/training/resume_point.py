@@ -64,7 +64,7 @@ def put_best_in_place(past: LastState, point: ResumePoint, config: RunConfig) ->
     aside = put_in_place(past.path.parent, best, point.step)
     notes = []
     if aside is not None:
-        notes.append(f"best.ckpt was measured with other settings and is now called {aside.name}")
+        notes.append(f"best.ckpt was measured with other settings and has been renamed to {aside.name}")
     if best is not None and (point.measured_anew or best.path.name != "best.ckpt"):
         notes.append(
             f"{best.path.name} was measured with the current settings: the best is {monitor} "
@@ -72,14 +72,14 @@ def put_best_in_place(past: LastState, point: ResumePoint, config: RunConfig) ->
         )
     if best is None and past.has_best and not point.measured_anew:
         notes.append(
-            f"there is no checkpoint of the best {monitor} any more: the search for the best validation starts over"
+            f"the checkpoint of the best {monitor} no longer exists: the search for the best validation starts over"
         )
     if past.start is not None and point.start_value is None:
         notes.append("the metric before the first step was measured with other settings and is no longer reported")
     if point.is_due:
         notes.append(f"the validation after step {point.step} was interrupted and is repeated")
     elif point.step >= config.trainer.max_steps:
-        notes.append(f"all {point.step} steps had been taken; only model.safetensors was missing")
+        notes.append(f"all {point.step} steps had been completed; only model.safetensors was missing")
     return notes
 
 

@@ -104,7 +104,7 @@ def train(
     limit = None if config.trainer.max_hours is None else TimeLimit(config.trainer.max_hours)
     with locked(directory) as notes, stopping.listening(), quiet():
         if not resume and last.exists() and not overwrite:
-            raise UserError(f"{directory} already holds a run; resume it, choose another output, or pass overwrite")
+            raise UserError(f"{directory} already contains a run; resume it, choose another output, or pass overwrite")
         past = LastState.read(last) if resume else None
         if past is not None:
             check_objects(past, objects.names())
@@ -133,7 +133,7 @@ def train(
         model, is_measurable = initial_model(config, objects.model, data.categories, start, past)
         data.num_queries = getattr(model.transformer_decoder, "num_queries", None)
         if objects.criterion is not None and config.criterion.class_weights is not None:
-            raise UserError("criterion.class_weights is for the built-in criterion only, but another one was given")
+            raise UserError("criterion.class_weights applies only to the built-in criterion, but another one was given")
         weights, said = class_weights(config.criterion.class_weights, data.training_set.samples)
         notes += said
         module = TrainingModule(model, config, objects.criterion, weights)
@@ -234,7 +234,7 @@ def _saved(trainer: lightning.Trainer, module: TrainingModule, keep: KeepCheckpo
 
 
 def _restore(module: TrainingModule, model: Mask2Former, path: Path) -> None:
-    with loaded(path, "delete it and resume: the last weights are taken", device="cpu") as state:
+    with loaded(path, "delete it and resume: the last weights are used", device="cpu") as state:
         weights = state["state_dict"].items()
         own = {name.removeprefix("model."): value for name, value in weights if name.startswith("model.")}
         model.load_state_dict(own)

@@ -76,12 +76,12 @@ def run_file(name: str) -> str:
     """The run file of one of :func:`mask2former.recipes.run_recipes`, as input of ``mask2former train``.
 
     Raises:
-        UserError: there is no such recipe.
+        UserError: the recipe does not exist.
     """
     runs = recipes.run_recipes()
     if name not in runs:
         hint = " ".join(part for part in (did_you_mean(name, runs), "'mask2former recipe' lists them") if part)
-        raise UserError(f"no run recipe '{name}'; {hint}")
+        raise UserError(f"there is no run recipe '{name}'; {hint}")
     run = runs[name]
     if name in recipes.recipe_names():
         lines = [line for paragraph in _published(name) for line in wrap(paragraph, 116)]

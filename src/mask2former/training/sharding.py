@@ -63,8 +63,8 @@ def check_gradients(model: nn.Module) -> None:
     for name, value in model.named_parameters():
         if value.requires_grad and not (isinstance(value, DTensor) and value.grad is not None):
             raise UserError(
-                f"trainer.strategy fsdp: no gradient has come to '{name}'; every parameter that requires one has to "
-                "take part, those of the backbone among them: freeze the others (requires_grad_(False)), or train "
+                f"trainer.strategy fsdp: '{name}' has received no gradient; every parameter that requires one must "
+                "take part, including those of the backbone: freeze the others (requires_grad_(False)), or train "
                 "with trainer.strategy=ddp"
             )
 

@@ -120,9 +120,9 @@ def _start_of(config: RunConfig) -> Initial:
     maker = Path(init).parent.name
     if Path(init).name == "model.safetensors" and not Path(init).exists() and maker in recipes.run_recipes():
         raise UserError(
-            f"model.init: {init} does not exist; it is the result of the recipe '{maker}' (mask2former "
-            f"recipe {maker}): train that first, or start from a model that comes with the package, for "
-            "instance model.init=nuclei"
+            f"model.init: {init} does not exist; it is the result of the recipe '{maker}' (mask2former recipe "
+            f"{maker}): train that first, or start from a model that comes with the package, for instance "
+            "model.init=nuclei"
         )
     return _opened(init, config.model.init_backbone, named_backbone(config.model))
 
@@ -190,8 +190,7 @@ def _with_weights(
         if given.categories is not None and given.categories.names != categories.names:
             raise UserError(
                 f"the classes of the model ({_some(given.categories)}) differ from those of the training data "
-                f"({_some(categories)}); start from its file of weights instead (model.init, "
-                "model.init_partial)"
+                f"({_some(categories)}); start from its weights file instead (model.init, model.init_partial)"
             )
         given.train()
     model.info = replace(model.info, inference=config.model.inference, categories=categories, metrics={})

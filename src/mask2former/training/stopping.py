@@ -161,5 +161,5 @@ def _death(how: str) -> BaseException:
             "set data.num_workers=0"
         )
     return ChildProcessError(
-        f"a data loading process died ({how.lower()}); run with data.num_workers=0 to see which file it was reading"
+        f"a data loading process died ({how.lower()}); run with data.num_workers=0 to find the file that it was reading"
     )

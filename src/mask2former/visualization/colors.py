@@ -49,7 +49,7 @@ def recolored(regions: Sequence[Region], palette: Palette) -> list[Region]:
     if palette == "classes":
         return list(regions)
     if palette != "colorblind":
-        raise UserError(f"palette is classes or colorblind, got {palette!r}")
+        raise UserError(f"palette must be classes or colorblind, got {palette!r}")
     chosen: dict[int, int] = {}
     for group in sorted({region.group for region in regions}):
         place = group % len(_SAFE)  # the same in every image, unless another class already uses it

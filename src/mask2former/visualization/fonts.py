@@ -98,7 +98,7 @@ def _report(replaced: dict[str, str]) -> None:
             "install a font that has them (Noto Sans of the script; Debian and Ubuntu: fonts-noto-core, "
             "fonts-noto-cjk, for pictographs fonts-symbola)"
         )
-    _logger.warning("class names that no font here can write are drawn as numbers: %s%s; %s", listed, more, cure)
+    _logger.warning("class names that no installed font can write are drawn as numbers: %s%s; %s", listed, more, cure)
 
 
 @lru_cache(maxsize=4096)

@@ -1,6 +1,6 @@
-"""What stands before the page: only what it needs is reachable, and the browser loads nothing from elsewhere.
+"""Protects the page: only what it needs is reachable, and the browser loads nothing from elsewhere.
 
-Gradio serves much more than a page: files by their paths, other addresses through the server, statistics. All of it is
+Gradio serves much more than a page: files by path, other addresses through the server, statistics. All of this is
 refused here, by a list of what is needed. An ASGI application around another; knows no framework.
 """
 
@@ -23,15 +23,15 @@ _UPLOAD, _EVENT = "/gradio_api/upload", "/gradio_api/queue/join"
 _PATHS = {
     *("/", "/config", "/theme.css", "/favicon.ico", "/robots.txt", "/manifest.json"),
     *("/gradio_api/startup-events", "/gradio_api/upload_progress", "/gradio_api/queue/data", "/gradio_api/cancel"),
-    "/gradio_api/app_id",  # by which a page that lost its server sees that it is back
+    "/gradio_api/app_id",  # by which a page that lost its server notices that it is back
     *(_UPLOAD, _EVENT),
 }
 _FOLDERS = ("/assets/", "/static/", "/gradio_api/heartbeat/")
 _EVENT_BYTES = 1 << 16  # names of tasks, a threshold, indices of classes
 _FORM_BYTES = 1 << 20  # around a file that is uploaded
-_UPLOADS = 32  # of the largest size, that lie on the disk at a time
+_UPLOADS = 32  # of the largest size, that are on disk at a time
 _HEADERS = {
-    # The frontend compiles templates; addresses that are not this server's are never contacted.
+    # The frontend compiles templates; addresses of other servers are never contacted.
     "content-security-policy": "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' "
     "'unsafe-inline'; img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; connect-src "
     "'self'; worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'",
@@ -46,16 +46,16 @@ class Guard:
     Args:
         app: the page.
         folder: where uploads go; events may name files in there and no others.
-        upload_bytes: that a file may have.
-        hosts: names that the page is reached by, without port; None: any. A page on loopback that takes any name can be
-            read by websites, whose names may point to loopback.
+        upload_bytes: maximum size of a file.
+        hosts: names under which the page is reached, without port; None: any. A page on loopback that accepts any name
+            can be read by websites, whose names may point to loopback.
     """
 
     def __init__(self, app: Application, folder: Path, upload_bytes: int, hosts: Collection[str] | None = None) -> None:
         self._app, self._folder, self._upload_bytes, self._hosts = app, folder.resolve(), upload_bytes, hosts
 
     async def __call__(self, scope: _Message, receive: _Receive, send: _Send) -> None:
-        """As ASGI has it."""
+        """The ASGI entry point."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
@@ -115,7 +115,7 @@ class Guard:
 
 
 def _limited(receive: _Receive, most: int) -> _Receive:
-    """The body as far as it is small enough; with more it is as if the visitor had left."""
+    """The body, while it is small enough; beyond that as if the visitor had left."""
     taken = 0
 
     async def limited() -> _Message:
@@ -128,7 +128,7 @@ def _limited(receive: _Receive, most: int) -> _Receive:
 
 
 async def _whole(receive: _Receive) -> bytes | None:
-    """The body; None: it did not come."""
+    """The body; None: it did not arrive."""
     body, message = b"", {"more_body": True}
     while message.get("more_body"):
         message = await receive()

@@ -1,4 +1,4 @@
-"""The page: which controls there are, and what each of them calls. The only module that knows gradio."""
+"""The page: its controls, and what each of them calls. The only module that knows gradio."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ _OF_ALL = "One for all classes; open the image again for those of the model."
 _logger = logging.getLogger(__name__)
 
 _TYPES = {"png": "image/png", "json": "application/json", "csv": "text/csv", "mp4": "video/mp4"}
-_WAITING = 32  # events of all visitors; more are refused
+_WAITING = 32  # events of all visitors; further ones are refused
 
 
 def build_page(visits: Visits, examples: Sequence[Example], *, upload_bytes: int, keep_seconds: int) -> FastAPI:
-    """The page over what visitors have open, as an application; nothing of it is loaded from, or sent, elsewhere.
+    """The page for what visitors have open, as an application; nothing in it is loaded from, or sent to, other servers.
 
     Args:
-        visits: which also holds the models; the first one is chosen.
+        visits: also holds the models; the first one is chosen.
         examples: that a visitor can choose instead of a file.
-        upload_bytes: that a file may have, which is said.
+        upload_bytes: maximum size of a file, which is shown.
         keep_seconds: after which an upload is removed, within a tenth of that.
     """
     models = list(visits.predictors)
@@ -89,7 +89,7 @@ def build_page(visits: Visits, examples: Sequence[Example], *, upload_bytes: int
                     label="Minimum score (%)",
                     info=_of_classes(visits.predictor(models[0]), tasks[0]),
                     elem_id="m2f-threshold",
-                    buttons=[],  # one that resets would tell nobody
+                    buttons=[],  # one that resets would inform nobody
                 )
                 again = gr.Button("Track again", visible=False, elem_id="m2f-again")
 
@@ -116,7 +116,7 @@ def build_page(visits: Visits, examples: Sequence[Example], *, upload_bytes: int
         font=["ui-sans-serif", "system-ui", "sans-serif"],
         font_mono=["ui-monospace", "monospace"],
         radius_size=gr.themes.sizes.radius_lg,
-    ).set(  # gradio's own are fainter than WCAG AA allows for text
+    ).set(  # gradio's own are fainter than WCAG AA permits for text
         body_text_color_subdued="*neutral_600",
         block_label_text_color="*neutral_600",
         input_placeholder_color="*neutral_600",
@@ -140,7 +140,7 @@ def build_page(visits: Visits, examples: Sequence[Example], *, upload_bytes: int
 
 
 class _Handlers:
-    """What each control calls. They give back values by component; what goes wrong is shown as a sentence."""
+    """What each control calls. Results are values by component; errors are shown as a sentence."""
 
     def __init__(
         self,
@@ -163,7 +163,7 @@ class _Handlers:
         request: gr.Request,
         progress: gr.Progress = gr.Progress(),  # noqa: B008  (gradio recognises the parameter by this value)
     ) -> dict[Any, Any]:
-        if file is None:  # taken back meanwhile
+        if file is None:  # withdrawn in the meantime
             return {self._file: None}
         opened = self._opened(request, Path(file), model, task, progress)
         return {**opened, self._file: None}  # so that another one can be dropped
@@ -178,7 +178,7 @@ class _Handlers:
     ) -> dict[Any, Any]:
         number = event._data.get("example")
         if not isinstance(number, int) or not 0 <= number < len(self._examples):
-            return {self._viewer: failure("there is no such example; choose one of those that are shown")}
+            return {self._viewer: failure("there is no such example; choose one of those shown")}
         return self._opened(request, self._examples[number].path, model, task, progress)
 
     def change_model(
@@ -295,25 +295,25 @@ def _seen(visit: Callable[[], Visit]) -> dict[str, Any]:
 
 
 def _told(step: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What a step gives, or a sentence instead of it; a visitor never sees more of an error."""
+    """The result of a step, or a sentence instead; a visitor never sees more of an error."""
     try:
         return step()
     except (UserError, FailedError) as error:
         return failure(str(error))
-    except Exception as error:  # whatever it is, the page goes on, and the log has it
+    except Exception as error:  # whatever it is, the page continues, and the log has it
         number = secrets.token_hex(4)
         _logger.exception("failure %s on the page", number)
         if is_lack_of_memory(error):
-            return failure("the memory of the server is not enough for this; take a smaller image")
-        return failure(f"this failed in the server, and is not a fault of yours; its log has the reason under {number}")
+            return failure("the server does not have enough memory for this; use a smaller image")
+        return failure(f"this failed on the server, through no fault of yours; its log has the reason under {number}")
 
 
 def _of_classes(predictor: Predictor, task: str) -> str | None:
-    """What to know about a model that has minimum scores of single classes; None of any other."""
+    """What to know about a model that has minimum scores for single classes; None for any other."""
     own = predictor.settings.class_thresholds if task == "instance" else {}
     if not own:
         return None
-    return f"The model has one of its own for {len(own)} of its classes; moving this sets one for all."
+    return f"The model has separate ones for {len(own)} of its classes; moving this sets one for all."
 
 
 def _percent(score: float) -> float:

@@ -1,4 +1,4 @@
-"""The page as a server: models loaded, examples drawn, uploads in a folder of its own that goes with it."""
+"""The page as a server: models loaded, examples drawn, uploads in a folder that is removed at the end."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mask2former.web.visits import Visits
 __all__ = ["PACKAGED", "open_app", "open_models", "serve_page"]
 
 PACKAGED = ("scenes-tiny", "nuclei")
-"""The models of a page for which none is named: those that need no download."""
+"""The models of a page for which none is given: those that need no download."""
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 UPLOAD_BYTES = 64 << 20  # that a file may have
@@ -41,8 +41,8 @@ def open_models(
 
     Args:
         models: names, files and folders.
-        progress: called with what is downloaded and loaded.
-        loading: of :func:`~mask2former.inference.opening.open_predictor`, for instance ``device``.
+        progress: called with what is being downloaded and loaded.
+        loading: see :func:`~mask2former.inference.opening.open_predictor`, for instance ``device``.
 
     Raises:
         UserError: a model cannot be loaded or is named twice, or there is none.
@@ -72,12 +72,12 @@ def open_app(
 ) -> Iterator[Application]:
     """The page as an ASGI application, for a server of your own; uploads are removed at the end of the block.
 
-    One at a time in a process, since gradio is told through the environment where uploads go.
+    One at a time per process, since gradio reads the upload folder from the environment.
 
     Args:
-        models: that visitors can choose, by the names that they see; the first one at first.
+        models: that visitors can choose, by the names that they see; the first one is the default.
         hosts: names that the page is reached by; None: any.
-        upload_bytes: that a file may have.
+        upload_bytes: maximum size of a file.
         keep_seconds: after which uploads, and what idle visitors have open, are removed.
 
     Raises:
@@ -97,7 +97,7 @@ def open_app(
             visits = Visits(models, seconds=keep_seconds)
             return build_page(visits, examples, upload_bytes=upload_bytes, keep_seconds=keep_seconds)
 
-        app = asyncio.run(build())  # where no loop runs, gradio makes some, and closes none
+        app = asyncio.run(build())  # without a running loop, gradio creates some, and closes none
         yield Guard(app, Path(folder), upload_bytes, hosts)
 
 
@@ -115,13 +115,13 @@ def serve_page(
 
     Args:
         models: see :func:`open_app`.
-        host: the address to listen on; the default is reached from this machine only.
-        port: 0: any that is free.
+        host: the address to listen on; the default can only be reached from this machine.
+        port: 0: any free port.
         upload_bytes: see :func:`open_app`.
-        tell: told the address when the page can be opened.
+        tell: called with the address when the page can be opened.
 
     Raises:
-        UserError: the address is taken, or not of this machine.
+        UserError: the address is in use, or does not belong to this machine.
         MissingExtraError: gradio is not installed.
     """
     hosts = ("127.0.0.1", "localhost", "[::1]") if host in _LOOPBACK else None
@@ -137,7 +137,7 @@ def serve_page(
             app, log_config=None, access_log=False, timeout_graceful_shutdown=_SECONDS_TO_END, ws="none"
         )
         server = uvicorn.Server(config)
-        # Not in the main thread, where it would take the signals, of which we make one word.
+        # Not in the main thread, where it would receive the signals, which we handle ourselves.
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         tell(f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}")
@@ -151,10 +151,10 @@ def serve_page(
 
 @contextlib.contextmanager
 def _listening(host: str, port: int) -> Iterator[socket.socket]:
-    """The socket that takes visitors.
+    """The socket that accepts visitors.
 
     Raises:
-        UserError: it cannot be had.
+        UserError: it is not available.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -168,7 +168,7 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
 
 @contextlib.contextmanager
 def _environment(folder: str) -> Iterator[None]:
-    """Gradio puts uploads into ``folder`` and sends no statistics; as before after the block."""
+    """Gradio puts uploads into ``folder`` and sends no statistics; restored after the block."""
     wanted = {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)

@@ -1,4 +1,4 @@
-"""What the browser is given to show a visit: images as data, segments as rows. Knows neither gradio nor visitors."""
+"""What the browser receives to show a visit: images as data, segments as rows. Knows neither gradio nor visitors."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from mask2former.web.visits import Visit
 
 __all__ = ["data_url", "failure", "thumbnail", "view"]
 
-_SHOWN = 1600  # pixels of the longer side on the screen; downloads have all of them
-_HOVERED = 1024  # of the map that tells which segment is under the pointer
+_SHOWN = 1600  # pixels of the longer side on screen; downloads have all of them
+_HOVERED = 1024  # of the map that shows which segment is under the pointer
 _NAME = 60  # characters
 
 
 def failure(message: str) -> dict[str, Any]:
-    """Nothing to show but a sentence that says why."""
+    """Nothing to show but a sentence with the reason."""
     return {"kind": "failure", "message": printable(message, 600)}
 
 
 def view(visit: Visit) -> dict[str, Any]:
-    """Everything that the page shows of a visit.
+    """Everything that the page shows for a visit.
 
     Keys: ``kind`` (image or clip), ``title``, ``summary``, ``notes``; of an image ``overlay`` and ``map`` (data URLs;
     the map has the number of a row, from 1, as R + 256 G) and ``classes`` (with ``hidden``); of a clip ``video`` (data
@@ -77,7 +77,7 @@ def _image(visit: Visit) -> dict[str, Any]:
 
 
 def _map(result: Segmentation, order: list[int]) -> Image.Image:
-    """The row of each pixel, from 1, when rows are in this order; of objects that overlap the first of the result."""
+    """The row of each pixel, from 1, when rows are in this order; where objects overlap, the first of the result."""
     numbers = result.sparse.numbered()
     step = -(-max(numbers.shape) // _HOVERED)
     numbers = numbers[step // 2 :: step, step // 2 :: step] if step > 1 else numbers

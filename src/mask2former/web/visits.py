@@ -1,6 +1,6 @@
-"""What each visitor of the page has open: an image or a clip that was predicted. Knows neither gradio nor browsers.
+"""What each visitor of the page has open: an image or a clip with its prediction. Knows neither gradio nor browsers.
 
-An image goes through the network once; tasks, thresholds and classes are read from what came out.
+An image passes through the network once; tasks, thresholds and classes are applied to its output.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from mask2former.text import printable, quoted
 
 __all__ = ["GONE", "Clip", "Visit", "Visits", "threshold_of"]
 
-_CLIP_TASKS: tuple[Task, ...] = ("instance", "panoptic")  # of which the first is shown first
-GONE = "your image is no longer here: it is kept for half an hour, and for the latest visitors only; drop it again"
+_CLIP_TASKS: tuple[Task, ...] = ("instance", "panoptic")  # of which the first is the default
+GONE = "your image is no longer available: it is kept for half an hour, and only for the latest visitors; drop it again"
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Clip:
     Attributes:
         video: MP4 with the tracks drawn on it.
         document: JSON with all masks, see :class:`~mask2former.results_io.json.TrackDocument`.
-        table: CSV with an object of a frame in each line.
+        table: CSV with one line per object and frame.
         tracks: as in the document: id, class, score, first and last frame.
         size_hw, num_frames, rate: of the clip.
     """
@@ -72,8 +72,7 @@ class Visit:
         model: the name of the model.
         predictor: the model itself.
         task: that is shown.
-        threshold: least score of what is shown, of all classes; None: those of the model itself, which can have one for
-            a class.
+        threshold: minimum score of what is shown, for all classes; None: those of the model, which can be set by class.
         image: the image after its pass through the network; None before, and for a clip.
         clip: the clip with its tracks; None before, and for an image.
         hidden: indices of the classes that are switched off.
@@ -105,11 +104,11 @@ class Visit:
         """Switch off these classes and no others.
 
         Raises:
-            UserError: they are no indices of classes.
+            UserError: they are not class indices.
         """
         count = len(self.predictor.categories)
         if not isinstance(labels, list) or not all(isinstance(label, int) and 0 <= label < count for label in labels):
-            raise UserError(f"expected indices of classes, 0 to {count - 1}, got {quoted(labels)}")
+            raise UserError(f"expected class indices, 0 to {count - 1}, got {quoted(labels)}")
         self.hidden = frozenset(labels)
 
     def every_class(self) -> Segmentation:
@@ -128,7 +127,7 @@ class Visit:
         return every.filter(set(range(len(every.categories))) - self.hidden)
 
     def download(self, kind: Literal["png", "json", "csv", "mp4"]) -> tuple[str, bytes]:
-        """Name and content of a file of what is shown.
+        """Name and content of a file with what is shown.
 
         Raises:
             UserError: an image as MP4, or a clip as PNG.
@@ -137,7 +136,7 @@ class Visit:
         if self.clip is not None:
             files = {"mp4": self.clip.video, "json": self.clip.document, "csv": self.clip.table.encode()}
             if kind not in files:
-                raise UserError("a clip has no PNG; choose MP4, JSON or CSV")
+                raise UserError("there is no PNG for a clip; choose MP4, JSON or CSV")
             return f"{stem}.{kind}", files[kind]
         if self.image is None:
             raise UserError(GONE)
@@ -145,7 +144,7 @@ class Visit:
         if kind == "csv":
             return f"{stem}.csv", csv_text(result.rows(), ROW_COLUMNS).encode()
         if kind not in ("png", "json"):
-            raise UserError(f"an image has no {kind.upper()}; choose PNG, JSON or CSV")
+            raise UserError(f"there is no {kind.upper()} for an image; choose PNG, JSON or CSV")
         image = self.image.shown.rgb if kind == "png" else None
         settings = {**self.predictor.recorded_settings, **self._thresholds()}
         hidden = [self.predictor.categories[label].name for label in sorted(self.hidden)]
@@ -153,7 +152,7 @@ class Visit:
         return f"{stem}.{kind}", files[f".{kind}"]
 
     def _thresholds(self) -> Mapping[str, Any]:
-        """As recorded: what a visitor sets is for all classes."""
+        """As recorded: what a visitor sets applies to all classes."""
         if self.threshold is None:
             return {}
         if self.task == "instance":
@@ -162,20 +161,20 @@ class Visit:
 
 
 def threshold_of(predictor: Predictor, task: Task) -> float:
-    """The threshold that a model has for a task, of classes without their own; 0 for semantic, which has none."""
+    """The threshold of a model for a task, for classes without their own; 0 for semantic, which has none."""
     settings = predictor.settings
     return {"panoptic": settings.score_threshold, "instance": settings.instance_threshold}.get(task, 0.0)
 
 
 class Visits:
-    """All that visitors have open: the latest ones, for a while.
+    """Everything that visitors have open: the latest ones, for a limited time.
 
     Args:
-        predictors: by name; passes through the network of one come one after the other.
-        most: how many visitors are remembered; another one takes the place of who was idle longest.
-        seconds: after which an idle one is forgotten.
-        clip_frames: that a clip may have.
-        clock: seconds from anywhere.
+        predictors: by name; passes through the network of one take place one after the other.
+        most: maximum number of visitors; a new one replaces the one that was idle longest.
+        seconds: after which an idle one is removed.
+        clip_frames: maximum number of frames of a clip.
+        clock: returns seconds, from any origin.
     """
 
     def __init__(
@@ -198,13 +197,13 @@ class Visits:
         return len(self._open)
 
     def predictor(self, model: str) -> Predictor:
-        """The model of a name.
+        """The model with this name.
 
         Raises:
-            UserError: there is none.
+            UserError: it does not exist.
         """
         if model not in self.predictors:
-            raise UserError(f"there is no model '{printable(str(model), 100)}' here; choose one of the list")
+            raise UserError(f"there is no model '{printable(str(model), 100)}' here; choose one from the list")
         return self.predictors[model]
 
     def find(self, visitor: str) -> Visit | None:
@@ -222,7 +221,7 @@ class Visits:
         """The same.
 
         Raises:
-            UserError: there is nothing.
+            UserError: nothing is open.
         """
         if (visit := self.find(visitor)) is None:
             raise UserError(GONE)
@@ -242,19 +241,19 @@ class Visits:
         threshold: float | None = None,
         progress: Progress = silent,
     ) -> Visit:
-        """Predict an image or a clip, which takes the place of what the visitor had open.
+        """Predict an image or a clip, which replaces what the visitor had open.
 
         Args:
-            visitor: who.
-            source: a file of any name; that of a video by its suffix is a clip.
+            visitor: the visitor's id.
+            source: a file of any name; one with a video suffix is a clip.
             model: the name of the model.
-            task: by default, and where the model or a clip does not have it, the first one that it has.
-            threshold: of all classes; by default the model's own.
-            progress: told the frames of a clip.
+            task: by default, and where the model or a clip does not support it, the first one that is supported.
+            threshold: for all classes; by default the model's own.
+            progress: called with the number of frames of a clip.
 
         Raises:
-            UserError: the file cannot be read or is too large, or the model cannot do it; the visitor can still choose
-                another model for it.
+            UserError: the file cannot be read or is too large, or the model does not support it; the visitor can still
+                choose another model for it.
         """
         predictor = self.predictor(model)
         is_clip = source.suffix.lower() in VIDEO_SUFFIXES
@@ -272,7 +271,7 @@ class Visits:
                 self._track(visit, progress)
             else:
                 self._predict(visit)
-        except (UserError, FailedError) as error:  # whose paths are ours, and nothing that a visitor gave
+        except (UserError, FailedError) as error:  # whose paths are ours, not given by the visitor
             raise UserError(str(error).replace(str(source), visit.name)) from error
         return visit
 
@@ -289,7 +288,7 @@ class Visits:
             return (first, *(name for name in known if name != first))
         tasks: tuple[Task, ...] = tuple(name for name in _CLIP_TASKS if name in known)
         if not tasks:
-            raise UserError(f"the model '{model}' can do {', '.join(known)} only; clips need instance or panoptic")
+            raise UserError(f"the model '{model}' supports only {', '.join(known)}; clips need instance or panoptic")
         return tasks
 
     def _forget_idle(self) -> None:
@@ -327,7 +326,7 @@ class Visits:
                     progress=progress,
                     score_threshold=visit.least_score,  # tracks have one for all classes
                 )
-            except FailedError as error:  # names files that are gone now; what went wrong is its cause
+            except FailedError as error:  # names files that no longer exist; the underlying fault is its cause
                 cause = error.__cause__
                 raise (cause if isinstance(cause, UserError) else error) from error
             document = report.files["results"].read_bytes()
@@ -346,7 +345,7 @@ class Visits:
 
 
 class _Table:
-    """Collects the rows of all frames, and ends a clip that has more frames than its file says."""
+    """Collects the rows of all frames, and stops a clip that has more frames than its file says."""
 
     path = Path("table.csv")
 

@@ -70,7 +70,7 @@ def test_the_figures_of_the_paper(name: str) -> None:
 def test_the_sizes_that_they_are_counted_at() -> None:
     assert paper_sizes(skeleton("ade20k-semantic/r50")) == [(512, 512)]
     assert paper_sizes(skeleton("coco-instance/r50")) == [(800, 1067)] * 5 + [(800, 1200)] * 2
-    with pytest.raises(UserError, match="no test size of its own; name a size"):
+    with pytest.raises(UserError, match="no test size of its own; give a size"):
         paper_sizes(skeleton("nuclei"))
 
 

@@ -25,9 +25,9 @@ def test_actors_get_as_many_cores_as_fit(
 
 
 def test_actors_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(UserError, match="5 actors do not fit the cluster, which has 4 CPU cores; lower actors"):
+    with pytest.raises(UserError, match="5 actors do not fit into the cluster, which has 4 CPU cores; lower actors"):
         pool_for([(2, 0), (2, 0)], 5, "auto")
-    with pytest.raises(UserError, match="9 actors do not fit the cluster, which has 8 GPUs and 64 CPU cores"):
+    with pytest.raises(UserError, match="9 actors do not fit into the cluster, which has 8 GPUs and 64 CPU cores"):
         pool_for([(64, 8)], 9, "auto")
     with pytest.raises(UserError, match="Ray sees no GPU"):
         pool_for([(64, 0)], 1, "cuda")

@@ -42,7 +42,7 @@ def test_a_plan_is_made_once_and_grows_by_new_shards(tmp_path: Path, output: str
         grown = open_plan(store, ["/new.jpg", *IMAGES[1:], "/b.jpg"], HEAD)
     assert grown.shards == [*first.shards, ["/new.jpg", "/b.jpg"]]
     assert [(message.partition(",")[0], example) for message, example in notes] == [
-        ("images of the plan that the sources do not name now", "1, such as '/photos/0.jpg'"),
+        ("images of the plan that the sources no longer name", "1, such as '/photos/0.jpg'"),
         ("images that are new since the output was planned", "2"),
     ]
     with collect_notes() as notes:
@@ -59,7 +59,7 @@ def test_results_of_something_else_are_refused(tmp_path: Path) -> None:
     store = open_store(tmp_path / "out")
     open_plan(store, IMAGES, HEAD)
     for change, refusal in (
-        ({"weights_sha256": "c"}, "made with other weights: choose another output, or overwrite to lose them"),
+        ({"weights_sha256": "c"}, "made with other weights: choose another output, or overwrite to delete them"),
         ({"settings": {}}, "made with other settings"),
         ({"task": "semantic"}, "made with another task: choose"),
         ({"json_lines": True}, "made with other json_lines"),
@@ -68,7 +68,7 @@ def test_results_of_something_else_are_refused(tmp_path: Path) -> None:
             open_plan(store, IMAGES, HEAD | change)
     with pytest.raises(UserError, match="planned with shard_size 64, got 5; leave it out"):
         open_plan(store, IMAGES, HEAD, 5)
-    with pytest.raises(UserError, match="belong to other images than the sources"):
+    with pytest.raises(UserError, match="are for images other than the sources"):
         open_plan(store, ["/else.jpg"], HEAD)
     (tmp_path / "out" / "images.parquet").write_bytes(b"PAR1")
     with pytest.raises(UserError, match=r"images.parquet' cannot be read"):
@@ -81,7 +81,7 @@ def test_results_of_something_else_are_refused(tmp_path: Path) -> None:
         open_plan(store, IMAGES, HEAD)
     (tmp_path / "out" / "plan.json").unlink()
     write_shard(tmp_path / "out", 0, [None])
-    with pytest.raises(UserError, match=r"holds files, but no plan.json says of what"):
+    with pytest.raises(UserError, match=r"contains files, but no plan.json that describes them"):
         open_plan(store, IMAGES, HEAD)
 
 
@@ -99,12 +99,14 @@ def test_a_shard_is_done_when_its_file_is_whole(tmp_path: Path) -> None:
 
 def test_a_store_is_one_place(tmp_path: Path) -> None:
     store = open_store(tmp_path / "out")
-    with store.alone(), pytest.raises(UserError, match="another run is writing into"), store.alone():
+    with store.alone(), pytest.raises(UserError, match="another run is writing to"), store.alone():
         pass
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="is a file; choose another folder"):
         open_store(tmp_path / "file")
-    with pytest.raises(UserError, match=r"'' names no file and no folder; give a path \('\.' is the working folder\)"):
+    with pytest.raises(
+        UserError, match=r"'' names neither a file nor a folder; give a path \('\.' is the working folder\)"
+    ):
         open_store("")
     (tmp_path / "out" / RESULTS).touch()
     with pytest.raises(FailedError, match=r"cannot write '.*shard-00000.parquet'"):

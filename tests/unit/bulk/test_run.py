@@ -164,7 +164,7 @@ def test_the_command_says_what_became_of_the_images(
     for flags, refusal in (
         (["--actors", "0"], "error: --actors is 0; at least 1"),
         (["--image-timeout", "0"], "error: --image-timeout is 0.0 s; expected more than 0"),
-        (["--device", "cuda:1"], "error: --device is cuda:1; each actor has one GPU: auto, cpu or cuda"),
+        (["--device", "cuda:1"], "error: --device is cuda:1; each actor has one GPU: expected auto, cpu or cuda"),
         (["--coco", "a.json"], "error: --coco cannot be used with --ray"),
         (["--column", "path"], "error: --column applies to lists"),
     ):
@@ -229,7 +229,7 @@ def test_wrong_requests(engine: Engine, photos: Path, tmp_path: Path, monkeypatc
         predict_bulk("nothing", photos, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     job = Job(MODEL, {"device": "cpu"}, str(tmp_path), "panoptic", {"weights_sha256": "other"}, 1, 60.0)
-    with pytest.raises(UserError, match="is another model in an actor than where the run was started"):
+    with pytest.raises(UserError, match="is a different model in an actor than where the run was started"):
         Segmenter(job)
     monkeypatch.setattr("mask2former.bulk.run.find_spec", lambda module: None if module == "ray" else module)
     with pytest.raises(MissingExtraError, match=r"ray is not installed; .* pip install 'mask2former\[ray\]'"):

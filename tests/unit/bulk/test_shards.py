@@ -61,7 +61,7 @@ def test_rows_are_what_the_predictor_says(predictor: Predictor, tmp_path: Path, 
         assert record | {name: expected[name] for name in ("task", "size", RECORDS[task])} == record
         num_found += len(expected[RECORDS[task]])
         if task == "instance":
-            with pytest.raises(UserError, match="instances have run lengths only"):
+            with pytest.raises(UserError, match="instances have only run lengths"):
                 id_map(record)
         else:
             np.testing.assert_array_equal(id_map(record), result.ids if task == "panoptic" else result.labels)
@@ -136,7 +136,7 @@ def test_large_files_are_read_by_parts_and_have_the_results_that_they_have_as_a_
             np.testing.assert_array_equal(id_map(record), id_map(whole))
     assert "read in parts only from a disk; copy it there" in slide["error"]
     assert [message for message, _ in report.notes] == [
-        "slides, and images of more than 67 megapixels, read by parts"
+        "slides, and images of more than 67 megapixels, read in parts"
     ] * 2
 
 
@@ -163,7 +163,7 @@ def test_an_image_that_kills_its_process_is_given_up(
     (tmp_path / "working" / "shard-00001.json").write_text('{"begun": 1, "dea')  # another one, after a power cut
     report = write(predictor, tmp_path, images)
     assert report.failed == [
-        (images[2], f"'{images[2]}': the process that segmented it died 2 times; is there enough memory for it?")
+        (images[2], f"'{images[2]}': the process that segmented it died 2 times; does it have enough memory?")
     ]
     assert [record["error"] is None for record in read_records(tmp_path)] == [True, True, False]
     monkeypatch.undo()
@@ -184,7 +184,7 @@ def test_what_would_stop_all_images_stops_the_shard(
 
 
 def test_results_that_are_not_there_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"holds no results of a bulk run \(there is no plan.json\)"):
+    with pytest.raises(UserError, match=r"contains no results of a bulk run \(there is no plan.json\)"):
         open_results(tmp_path)
     (tmp_path / PLAN).write_text('{"kind": "mask2former bulk results", "shard_size": 3}')
     with pytest.raises(UserError, match=r"no shard .* is finished yet"):

@@ -40,8 +40,8 @@ def test_folders_globs_and_files_name_each_image_once(photos: Path, monkeypatch:
     with collect_notes() as notes:
         assert list_sources(["photos/*", "photos/**/c.*", "photos/b.jpg"]) == all_of_them
     assert [message for message, _ in notes] == [
-        "globs that also match files without the names of images, skipped",
-        "images that the sources name again, which are segmented once",
+        "globs that also match files without image names, skipped",
+        "images that the sources name more than once, which are segmented once",
     ]
     assert list_sources(["photos/notes.txt"]) == [str(photos / "notes.txt")]  # named: taken, whatever it is
 
@@ -74,15 +74,15 @@ def test_lists_are_relative_to_their_folder(photos: Path, bucket: str) -> None:
 @pytest.mark.parametrize(
     ("content", "column", "refusal"),
     [
-        ("a.jpg\nb.jpg\n", None, "first line of .* names an image; expected names of columns"),
+        ("a.jpg\nb.jpg\n", None, "first line of .* names an image; expected column names"),
         (
             "path,mask\na.jpg,m.png\n",
             None,
-            "has no column 'image'; there are: path, mask; say which one .* with column",
+            "has no column 'image'; there are: path, mask; choose the one .* with column",
         ),
         ("image\n", "file", "has no column 'file'; there are: image"),
         ("", None, "has no column 'image'; there are: none"),
-        ("image\n", None, "the list '.*list.csv' names no images; expected a row for each"),
+        ("image\n", None, "the list '.*list.csv' names no images; expected one row per image"),
         ("image,more\na.jpg,\n,x\n", None, "row 2 of .* names no image; remove it"),
         (
             "image\na.jpg\nmine, with a comma.jpg\n",
@@ -121,7 +121,7 @@ def test_a_parquet_file_that_lists_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"'.*cut.parquet' cannot be read as Parquet"):
         list_sources([tmp_path / "cut.parquet"])
     parquet.write_table(pyarrow.table({"image": [1, 2]}), tmp_path / "numbers.parquet")
-    with pytest.raises(UserError, match=r"the column 'image' of .* holds int64; expected names of images"):
+    with pytest.raises(UserError, match=r"the column 'image' of .* contains int64; expected image names"):
         list_sources([tmp_path / "numbers.parquet"])
     column = pyarrow.array(["a.jpg"])
     parquet.write_table(pyarrow.Table.from_arrays([column, column], ["image", "image"]), tmp_path / "twice.parquet")
@@ -134,8 +134,8 @@ def test_a_parquet_file_that_lists_nothing_is_refused(tmp_path: Path) -> None:
 
 def test_what_is_not_there_is_refused(tmp_path: Path, photos: Path, bucket: str) -> None:
     for source, refusal in (
-        ("", "'' names no file and no folder; give a path"),
-        ("file://", "'file://' names no file and no folder"),
+        ("", "'' names neither a file nor a folder; give a path"),
+        ("file://", "'file://' names neither a file nor a folder"),
         (tmp_path / "gone", "there is no image, folder or list of images"),
         (tmp_path / "photos" / "deep" / "*.jpg", r"no image matches '.*\*.jpg' \(0 other files\)"),
         (f"{bucket}/gone", "is neither an image nor a folder with images"),
@@ -170,7 +170,7 @@ def test_a_name_that_is_not_utf8_is_refused(photos: Path) -> None:
 
 def test_more_than_the_limit_is_refused(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mask2former.limits.LISTED_IMAGES", 2)
-    with pytest.raises(UserError, match="the sources name images: 3; at most 2 are supported"):
+    with pytest.raises(UserError, match="the sources name too many images: 3; at most 2 are supported"):
         list_sources([photos])
     monkeypatch.setattr("mask2former.limits.IMAGE_BYTES", 3)
     for name in (str(photos / "b.jpg"), "memory://large.jpg"):

@@ -420,10 +420,10 @@ def test_one_of_several_sets_of_weights_is_taken_and_said(
     other = Mask2Former.from_pretrained(path, tasks="semantic", weights="model_ema").state_dict()
     assert all(torch.equal(value + 1, other[name]) for name, value in small.state_dict().items())
     torch.save({"first": state, "second": others}, path)
-    with pytest.raises(UserError, match=r"several sets of weights: first, second; say which: weights$"):
+    with pytest.raises(UserError, match=r"several sets of weights: first, second; specify one: weights$"):
         Mask2Former.from_pretrained(path, tasks="semantic")
     assert main(["inspect", str(path), "--task", "semantic"]) == 2
-    assert capsys.readouterr().err.endswith("several sets of weights: first, second; say which: --weights\n")
+    assert capsys.readouterr().err.endswith("several sets of weights: first, second; specify one: --weights\n")
     assert main(["inspect", str(path), "--task", "semantic", "--weights", "third"]) == 2
     assert "--weights 'third': there is no such set; sets of weights are first, sec" in capsys.readouterr().err
     assert main(["inspect", str(path), "--task", "semantic", "--weights", "first"]) == 0

@@ -216,7 +216,7 @@ def test_a_wrong_file_in_the_cache_can_be_got_rid_of(tmp_path: Path, monkeypatch
     monkeypatch.setenv("MASK2FORMER_CACHE", str(tmp_path))
     (tmp_path / "pets_0123ab.safetensors").write_bytes(b"half a")
     message = (
-        "pets_0123ab.safetensors: .*; if it is not http://127.0.0.1:9/pets.*, delete it and it is downloaded again"
+        "pets_0123ab.safetensors: .*; if it is not the file from http://127.0.0.1:9/pets.*, delete it and it is down"
     )
     with pytest.raises(UserError, match=message):
         Mask2Former.from_pretrained("lab/pets")

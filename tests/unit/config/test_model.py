@@ -28,7 +28,7 @@ def test_without_a_word_images_are_normalised_as_imagenet_and_files_say_nothing_
         ({"pixel_mean": [float("nan"), 0, 0]}, r"'pixel_mean\.0' is nan; expected a number from 0 to 255"),
         ({"pixel_mean": [0, 0, float("inf")]}, r"'pixel_mean\.2'"),
         ({"pixel_mean": [-1, 0, 0]}, "is -1; expected a number from 0 to 255"),
-        ({"pixel_mean": [1, 2]}, "pixel_mean has 2 numbers and pixel_std 3; both have one for each channel"),
+        ({"pixel_mean": [1, 2]}, "pixel_mean has 2 numbers but pixel_std has 3; both need one for each channel"),
         ({"pixel_mean": [1] * 33, "pixel_std": [1] * 33}, "a list of 1 to 32 entries"),
         ({"pixel_mean": [], "pixel_std": []}, "a list of 1 to 32 entries"),
         ({"pixel_mean": 127}, "'pixel_mean' is 127; expected a list"),
@@ -55,12 +55,12 @@ def test_a_model_of_other_channels_reads_as_many_bands_unless_it_says_which() ->
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({**FIVE, "inference": {"bands": [1, 2]}}, "inference.bands are 2 and pixel_mean has 5 numbers"),
-        ({"inference": {"bands": 4}}, "inference.bands are 4 and pixel_mean has 3 numbers"),
+        ({**FIVE, "inference": {"bands": [1, 2]}}, "inference.bands specifies 2 bands but pixel_mean has 5 numbers"),
+        ({"inference": {"bands": 4}}, "inference.bands specifies 4 bands but pixel_mean has 3 numbers"),
         *(
             (
                 {"inference": {"bands": bands}},
-                r"inference\.bands'?: expected up to 32 numbers of bands, each from 1 to 1000, or how many bands",
+                r"inference\.bands'?: expected up to 32 band numbers, each from 1 to 1000, or the number of bands",
             )
             for bands in (
                 0,

@@ -43,7 +43,7 @@ def test_whether_attention_is_masked_is_now_its_kind(old: bool, new: str) -> Non
 
 
 def test_a_setting_under_both_names_is_refused() -> None:
-    with pytest.raises(UserError, match="'every' is the old name of 'interval', and both are set"):
+    with pytest.raises(UserError, match="'every' is the old name of 'interval', but both are set"):
         parse(RunConfig, {"evaluation": {"every": 7, "interval": 7}}, "run.yaml")
 
 

@@ -166,7 +166,7 @@ ROWS = {
     ),
     "value_error of one setting": (
         "model.inference.bands=x",
-        r"'model.inference.bands': expected up to 32 numbers of bands, .* \(got 'x'\)",
+        r"'model.inference.bands': expected up to 32 band numbers, .* \(got 'x'\)",
     ),
     "value_error of several": (
         "model.transformer_decoder.dim=30",

@@ -473,7 +473,7 @@ def test_a_image_of_another_size_is_refused(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # shown turned by 90 degrees
     Image.new("RGB", (W, H)).save(images / "c.png", exif=exif)
-    with pytest.raises(UserError, match=r"60x40 \(height x width\), but .* 40x60; EXIF turns .*exif=ignore"):
+    with pytest.raises(UserError, match=r"60x40 \(height x width\), but .* 40x60; EXIF rotates .*exif=ignore"):
         CocoInstances([(file, images)])[2]
     Image.new("RGB", (H, W)).save(images / "c.png", exif=exif)
     assert CocoInstances([(file, images)])[2].image.shape == (1, 3, H, W)

@@ -224,5 +224,5 @@ def test_the_suffix_of_0_1_is_a_name_now() -> None:
     config = parse(DataConfig, {"dataset": values}, "test").dataset
     assert isinstance(config, LabelFolderConfig)
     assert config.label_name == "{stem}_mask"
-    with pytest.raises(UserError, match="'label_suffix' is the old form of 'label_name', and both are set"):
+    with pytest.raises(UserError, match="'label_suffix' is the old form of 'label_name', but both are set"):
         parse(DataConfig, {"dataset": {**values, "label_name": "{stem}"}}, "test")

@@ -435,7 +435,7 @@ def test_factors_scale_images_of_any_size_alike() -> None:
     assert 0.5 <= min(shares) < 0.55
     assert 1.8 < max(shares) <= 2.0
     assert 0.9 < np.exp(np.log(shares).mean()) < 1.1  # halved as often as doubled
-    with pytest.raises(ValueError, match="scale_range must rise"):
+    with pytest.raises(ValueError, match="scale_range must be ascending"):
         ResizeCropFlipConfig(scale_range=(2.0, 1.0))
     built = build_augmentation(ResizeCropFlipConfig(scale_range=(1.0, 2.0)))
     assert isinstance(built, ResizeCropFlip)

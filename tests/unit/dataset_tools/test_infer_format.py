@@ -38,7 +38,7 @@ def test_the_folder_that_is_taken_is_said(tmp_path: Path) -> None:
         coco(given.validation, "b.png", folder)
         taken, notes = images_of(train, given)
         assert taken == str(folder)
-        assert notes == [f"taken for validation: '{given.validation}', with the images in '{folder}'"]
+        assert notes == [f"used for validation: '{given.validation}', with the images in '{folder}'"]
 
 
 def test_images_that_are_nowhere_are_not_looked_for_among_those_of_training(tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_validation_data_that_are_found_are_said_with_their_folder(tmp_path: Pat
     coco(tmp_path / "val.json", "b.png", tmp_path / "val")
     taken, notes = images_of(train, DataPaths())
     assert taken == str(tmp_path / "val")
-    assert notes == [f"taken for validation: '{tmp_path / 'val.json'}', with the images in '{tmp_path / 'val'}'"]
+    assert notes == [f"used for validation: '{tmp_path / 'val.json'}', with the images in '{tmp_path / 'val'}'"]
 
 
 @pytest.mark.parametrize("option", ["images", "labels", "names", "validation"])

@@ -66,7 +66,7 @@ def test_a_message_names_the_argument_or_the_flag(predictor: Predictor) -> None:
 
 
 def test_a_loaded_model_is_not_loaded_otherwise(predictor: Predictor) -> None:
-    with pytest.raises(UserError, match="'dtype' is for loading a model, but this one is already loaded"):
+    with pytest.raises(UserError, match="'dtype' applies to loading a model, but this one is already loaded"):
         evaluate(predictor, dtype="bfloat16")
 
 

@@ -68,7 +68,7 @@ def test_a_missing_compiler_is_one_sentence(
 
 
 def test_only_models_are_compiled() -> None:
-    with pytest.raises(UserError, match="compile is for models of this package"):
+    with pytest.raises(UserError, match="compile applies to models of this package"):
         Predictor(lambda images: [], compile=True)
 
 

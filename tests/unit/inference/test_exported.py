@@ -41,10 +41,12 @@ def test_a_package_says_what_it_is_and_runs_nothing_until_that_is_allowed(
 
     monkeypatch.setattr("torch._inductor.aoti_load_package", load)
     for opened in (lambda: open_runtime(package), lambda: Predictor.from_pretrained(package)):
-        with pytest.raises(UserError, match=r"model\.pt2' holds compiled code, .* set the .*MASK2FORMER_TRUST_CODE=1"):
+        with pytest.raises(
+            UserError, match=r"model\.pt2' contains compiled code, .* set the .*MASK2FORMER_TRUST_CODE=1"
+        ):
             opened()
     monkeypatch.setenv("MASK2FORMER_TRUST_CODE", "0")
-    with pytest.raises(UserError, match="holds compiled code"):
+    with pytest.raises(UserError, match="contains compiled code"):
         open_runtime(package)
     assert not loaded
     runtime = open_runtime(package, trust_code=True)
@@ -57,21 +59,21 @@ def test_a_package_says_what_it_is_and_runs_nothing_until_that_is_allowed(
 
 
 def test_what_is_no_package_for_this_machine_is_refused(package: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="PyTorch does not load it"):
+    with pytest.raises(UserError, match="PyTorch cannot load it"):
         open_runtime(package, trust_code=True)
     with pytest.raises(UserError, match="packages run on the CPU here"):
         open_runtime(package, torch.device("cuda"))
     with pytest.raises(UserError, match="computed in float32, as they are; leave out dtype bfloat16"):
         open_runtime(package, dtype=torch.bfloat16)
     (tmp_path / "text.pt2").write_text("text")
-    with pytest.raises(UserError, match="no PyTorch package"):
+    with pytest.raises(UserError, match="not a PyTorch package"):
         open_runtime(tmp_path / "text.pt2")
     with zipfile.ZipFile(tmp_path / "bare.pt2", "w") as file:
         file.writestr("bare/version", "3")
-    with pytest.raises(UserError, match="no model that was exported by this package"):
+    with pytest.raises(UserError, match="not a model that was exported by this package"):
         open_runtime(tmp_path / "bare.pt2")
     for name, words, message in (
-        ("future", ["avx9999"], "was compiled for a processor that has avx9999, which this one lacks"),
+        ("future", ["avx9999"], "was compiled for a processor with avx9999, which this one lacks"),
         ("odd", {"avx": 1}, "its processor is not a list of words"),
     ):
         path = tmp_path / f"{name}.pt2"
@@ -82,5 +84,5 @@ def test_what_is_no_package_for_this_machine_is_refused(package: Path, tmp_path:
             open_runtime(path, trust_code=True)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("x/extra/mask2former.json", b" " * (limits.CONFIG_BYTES + 1))
-    with pytest.raises(UserError, match="its metadata have bytes"):
+    with pytest.raises(UserError, match="its metadata have too many bytes"):
         open_runtime(path)

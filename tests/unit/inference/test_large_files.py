@@ -48,7 +48,7 @@ def test_a_large_file_that_is_read_by_parts_has_the_results_that_it_has_as_a_who
     monkeypatch.setattr(regions, "LARGE_PIXELS", 10_000)
     with collect_notes() as notes:
         parts = run(predictor, path, tmp_path / "parts", task)
-    assert ["read by parts" in note.message for note in notes] == [True]
+    assert ["read in parts" in note.message for note in notes] == [True]
     assert (whole.status, parts.status, parts.reason) == ("done", "done", "")
     assert (whole.found, whole.candidates) == (parts.found, parts.candidates)
     assert parts.found > 0

@@ -291,7 +291,7 @@ def test_own_overlays_and_maps_are_not_taken_for_images(
     assert (images / "000001.png").is_file()
     with collect_notes() as notes:
         assert {job.stem.as_posix() for job in plan([images], tmp_path / "out")} == first.keys()
-    assert {message for message, _ in notes} == {"overlays and maps of earlier results, not taken as images"}
+    assert {message for message, _ in notes} == {"overlays and maps of earlier results, not used as images"}
     assert len(notes) == (1 if task == "instance" else 2)
     for sources in ([tmp_path / "out"], sorted((tmp_path / "out").rglob("*.png"))):
         with pytest.raises(UserError, match="only results of mask2former predict"):

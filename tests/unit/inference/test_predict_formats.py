@@ -54,7 +54,7 @@ def test_a_result_is_read_back_as_it_was(predictor: Predictor, images: Path, tmp
     assert again.to_dict() == result.to_dict()
     assert again.rows() == result.rows()
     document["size"] = [41, 60]
-    with pytest.raises(UserError, match="no result of these classes: ValueError: masks and image differ"):
+    with pytest.raises(UserError, match="not a result with these classes: ValueError: masks and image differ"):
         result_of(document, predictor.categories)
     with pytest.raises(UserError, match=f"results of the task '{task}', not 'other'"):
         saved_document(tmp_path / "x.json", "other")
@@ -160,9 +160,9 @@ def test_what_cannot_be_written_is_refused_before_anything_is(
     table.write_text("mine")
     cases: list[tuple[dict[str, Any], str]] = [
         ({"table": table}, "is not a file of table"),
-        ({"table": tmp_path / "t.xlsx"}, r"ends in \.csv or \.parquet"),
+        ({"table": tmp_path / "t.xlsx"}, r"must end in \.csv or \.parquet"),
         ({"table": images / "a.jpg"}, "a.jpg' is an input"),
-        ({"pixel_size": "1um"}, "pixel_size is for tables; give table too"),
+        ({"pixel_size": "1um"}, "pixel_size applies to tables; give table too"),
         ({"table": tmp_path / "new.csv", "pixel_size": "1"}, "a pixel size is one number with its unit"),
         ({"also": ["voc"]}, "no format 'voc'"),
         ({"also": ["yolo"], "sources": tmp_path}, "yolo' contains results of images"),

@@ -411,7 +411,7 @@ def test_logits_that_are_not_finite_give_no_result(
         model.get_parameter(name)[0] = value
     predictor = Predictor(model, device="cpu")
     kind = "class" if "class" in name else "(class|mask)"
-    expected = rf"the model gives {kind} logits that are not finite \(in float32\); the weights are damaged"
+    expected = rf"the model returned {kind} logits that are not finite \(in float32\); the weights are damaged"
     for task in TASKS:
         with pytest.raises(UserError, match=expected):
             predictor(image, task)  # pyright: ignore[reportCallIssue, reportArgumentType]
@@ -428,7 +428,7 @@ def test_a_file_is_named_where_its_logits_are_not_finite(
     with torch.no_grad():
         model.get_parameter("transformer_decoder.class_head.bias")[0] = float("nan")
     Image.fromarray(image).save(tmp_path / "x.png")
-    with pytest.raises(UserError, match=r"x\.png': the model gives class logits that are not finite"):
+    with pytest.raises(UserError, match=r"x\.png': the model returned class logits that are not finite"):
         Predictor(model, device="cpu")(tmp_path / "x.png")
 
 
@@ -446,7 +446,7 @@ def test_what_half_precision_cannot_hold_names_it(tiny_model: Mask2Former, image
     with torch.no_grad():  # fine in float32 and bfloat16; its products are beyond the 65504 of float16
         model.get_parameter("transformer_decoder.mask_head.2.weight").mul_(1e9)
     assert Predictor(deepcopy(model), device="cpu", dtype="bfloat16")(image) is not None
-    with pytest.raises(UserError, match=r"\(in float16\); values went beyond the range of float16: use bfloat16 or"):
+    with pytest.raises(UserError, match=r"\(in float16\); values exceeded the range of float16: use bfloat16 or"):
         Predictor(model, device="cpu", dtype="float16")(image)
 
 

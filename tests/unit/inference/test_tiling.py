@@ -391,9 +391,9 @@ def test_tiles_are_a_setting_of_a_call_and_of_loading(
     assert Predictor.from_pretrained("nuclei", device="cpu", diameter=30).settings.diameter == 30
     assert Predictor.from_pretrained("nuclei", device="cpu", tile=100).settings.diameter == 0
     assert Predictor.from_pretrained("nuclei", device="cpu", tile=100).settings.tile_overlap == 25
-    with pytest.raises(UserError, match=r"diameter 30.0 is for tiles"):
+    with pytest.raises(UserError, match=r"diameter 30.0 applies to tiles"):
         Predictor.from_pretrained("scenes-tiny", device="cpu", diameter=30)
-    with pytest.raises(UserError, match="non_overlapping is for images"):
+    with pytest.raises(UserError, match="non_overlapping applies to images"):
         loaded.track([image], tile=0, non_overlapping=True)
     through = settings.model_copy(update={"tile": 48, "tile_overlap": 16})
     monkeypatch.setattr(predictor.model, "info", replace(info, inference=through))
@@ -471,7 +471,7 @@ def test_what_knows_no_tiles_says_so(predictor: Predictor) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"tile": 64, "diameter": 32, "short_edge": 64}, "models of instances alone"),
+        ({"tile": 64, "diameter": 32, "short_edge": 64}, "models for instances only"),
         ({"tasks": ("instance",), "tile": 1, "tile_overlap": 0}, "at least 16"),
         ({"tasks": ("instance",), "tile": 64, "tile_overlap": 33}, "at most half"),
         ({"tasks": ("instance",), "diameter": 32}, "set tile and short_edge"),

@@ -105,12 +105,12 @@ def test_a_term_is_added_without_changing_the_others() -> None:
 
 @pytest.mark.parametrize("names", [["loss_ce"], ["one", "one"], ["loss_area_2"]])
 def test_terms_need_names_of_their_own(names: list[str]) -> None:
-    with pytest.raises(UserError, match="expected names of their own"):
+    with pytest.raises(UserError, match="expected unique names"):
         Criterion(3, terms=[LossTerm(name, 1.0, lambda matched: matched.mask_logits.sum()) for name in names])
 
 
 def test_another_number_of_classes_is_told() -> None:
-    with pytest.raises(UserError, match="the model gives 6 class scores for each query; expected 4, for 3 classes"):
+    with pytest.raises(UserError, match="the model returned 6 class scores for each query; expected 4, for 3 classes"):
         Criterion(3, num_points=8)(output_of(torch.zeros(1, 2, 6), torch.zeros(1, 2, 1, 4, 4)), random_targets([1]))
 
 

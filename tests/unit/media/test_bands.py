@@ -81,7 +81,7 @@ def test_pages_are_bands_where_several_are_wanted_and_that_is_noted(tmp_path: Pa
     with tifffile.TiffWriter(tmp_path / "mixed.tif") as writer:
         for size in (H, H + 1):
             writer.write(np.zeros((size, W), np.uint8), photometric="minisblack", metadata=None)
-    with pytest.raises(UserError, match="page 2 of another kind than the first"):
+    with pytest.raises(UserError, match="page 2 is of another kind than the first"):
         read_image(tmp_path / "mixed.tif", bands=2)
 
 
@@ -169,7 +169,7 @@ def test_each_band_may_have_a_range_of_its_own(tmp_path: Path) -> None:
     assert "clipped (1): 'array, band 3 of those that are used' (" in notes
     notes = shown(values, bands=3, value_range=(RANGES[0], (0, 40), (0, 30000)))[1]
     assert "clipped (1): 'array, band 2 of those that are used' (" in notes
-    assert "%), 'array, band 3 of those that are read' (" in notes
+    assert "%), 'array, band 3 of those that are used' (" in notes
     Image.fromarray(values[..., 0]).save(tmp_path / "grey.png")
     twice = read_image(tmp_path / "grey.png", bands=(1, 1), value_range=((0, 4095), (0, 8190)))
     np.testing.assert_array_equal(twice[..., 0], expected[..., 0])
@@ -197,7 +197,7 @@ def test_as_many_ranges_as_bands_are_needed(tmp_path: Path, value_range: Any) ->
             UserError, match=f"^{many}the image is read as red, green and blue; set bands to the same number"
         ):
             read_image(source, value_range=value_range)
-    with pytest.raises(UserError, match="two rising numbers"):
+    with pytest.raises(UserError, match="two ascending numbers"):
         rgb_of(FIVE, (H, W), "no rule", 3)  # pyright: ignore[reportArgumentType]
 
 

@@ -180,7 +180,8 @@ def test_slides_without_a_suffix_in_a_folder_are_noted(tmp_path: Path) -> None:
     for name in ("slide", "1.2.826.0.1"):
         (tmp_path / name).write_bytes((SLIDE / "whole.dcm").read_bytes())
     with pytest.raises(
-        UserError, match=r"contains no images .*without a suffix .*give each of them by name to read it\) \(2\)"
+        UserError,
+        match=r"contains no images .*without a suffix, skipped \(give each of them by name to read it\) \(2\)",
     ):
         list_images([tmp_path])
 

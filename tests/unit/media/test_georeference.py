@@ -87,7 +87,7 @@ def test_other_images_have_none(tmp_path: Path) -> None:
         georeference(tmp_path / "gone.tif")
     many = (33922, 12, 12, (0.0, 0.0, 0.0, 1.0, 2.0, 0.0) * 2, False)
     turned = (274, 3, 1, 6, False)
-    for tags, message in (((many,), "without an affine map"), ((SCALE, TIEPOINT, turned), "turned")):
+    for tags, message in (((many,), "without an affine map"), ((SCALE, TIEPOINT, turned), "rotated")):
         with collect_notes() as notes:
             assert georeference(written(tmp_path / "d.tif", *tags)) is None
         assert message in notes[0].message

@@ -65,7 +65,7 @@ def test_what_is_left_out_of_a_folder_is_said_by_ending_and_reason(tmp_path: Pat
         r"skipped: \.svs \(slides: .*\) \(1\)",
         r"skipped: \.nd2 \(microscope formats: ",
         r"skipped: \.cr2 \(camera raw files: ",
-        r"skipped: \.psd \(not read: ",
+        r"skipped: \.psd \(not supported: ",
         r"skipped: \.mp4 \(videos: mask2former track reads them\) \(1\)",
     ):
         assert re.search(line, lines), (line, lines)

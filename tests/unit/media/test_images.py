@@ -336,7 +336,7 @@ def test_wrong_sources_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no image or folder of images"):
         list_images([tmp_path / "missing"])
     touch(tmp_path, "one/x.png", "two/x.png")
-    with pytest.raises(UserError, match="one name"):
+    with pytest.raises(UserError, match="the same name"):
         list_images([tmp_path / "one", tmp_path / "two"])
 
 

@@ -311,7 +311,7 @@ def test_sizes_are_checked_before_pixels_are_decoded() -> None:
         read_image(NamedBytes("a.tif", tall))
     with pytest.raises(PixelLimitError, match="safety limit"):
         read_image(NamedBytes("a.tif", patched(patched(content, 257, 90_000), 256, 90_000)))
-    with pytest.raises(UserError, match="tiles or strips of bytes of pixels: "):
+    with pytest.raises(UserError, match="tiles or strips of too many bytes of pixels: "):
         read_image(NamedBytes("a.tif", patched(patched(content, 322, 1 << 16), 323, 1 << 16)))
     many = in_memory(zeros, compression="deflate", tile=(16, 16), **GREY)
     with pytest.raises(UserError, match="has too many tiles or strips: 16; at most 1 "):

@@ -99,7 +99,7 @@ def test_what_cannot_be_fetched_is_one_sentence(host: str, tmp_path: Path, monke
         with pytest.raises(UserError, match="cannot be fetched"):
             read_image(url)
     for url in ("http://[", "https://", "http://a:x/b.png"):
-        with pytest.raises(UserError, match="is not an address"):
+        with pytest.raises(UserError, match="is not a web address"):
             read_image(url)
 
 

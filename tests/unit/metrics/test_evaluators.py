@@ -90,7 +90,7 @@ def test_the_style_of_cityscapes_has_its_own_numbers_and_wants_its_own_classes()
     )
     assert "panoptic/PQ" in built["panoptic"].compute()
     for task in ("instance", "semantic"):
-        with pytest.raises(UserError, match="Cityscapes are for its own classes"):
+        with pytest.raises(UserError, match="Cityscapes apply to its own classes"):
             evaluators((task,), CATEGORIES, style="cityscapes")
 
 

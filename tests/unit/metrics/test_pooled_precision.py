@@ -149,5 +149,5 @@ def test_parts_that_travelled_between_processes_add_up() -> None:
 
 
 def test_a_threshold_is_a_probability() -> None:
-    with pytest.raises(UserError, match="within 0 and 1"):
+    with pytest.raises(UserError, match="between 0 and 1"):
         PooledEvaluator(CATEGORIES, 50)

@@ -148,7 +148,7 @@ def test_what_does_not_fit_is_refused() -> None:
         evaluator.update(predictions[:5], ground_truths)
     with pytest.raises(UserError, match="got 0 predicted and 0 true"):
         evaluator.update([], [])
-    with pytest.raises(UserError, match="frames of a clip have one size"):
+    with pytest.raises(UserError, match="frames of a clip must have the same size"):
         evaluator.update(predictions, [*ground_truths[:5], ground_truth(np.ones((4, 4), int), {1: 0})])
     with pytest.raises(UserError, match="the id 9, which its list lacks"):
         evaluator.update(predictions, [*ground_truths[:5], PanopticGroundTruth(np.full((12, 12), 9), [])])

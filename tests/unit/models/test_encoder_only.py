@@ -331,7 +331,7 @@ def test_it_compiles_whole_and_is_exported_for_batches_of_any_length() -> None:
         ({"pixel_decoder": {"name": "fpn"}}, "encoder-only needs pixel_decoder.name none, too"),
         ({"transformer_decoder": {"name": "masked"}}, "needs transformer_decoder.name encoder-only, too"),
         ({"backbone": {"name": "swin"}}, "needs backbone.joint_blocks, too"),
-        ({"backbone": {"name": "timm", "joint_blocks": 2, "pyramid": 8}}, "set one of both to 0"),
+        ({"backbone": {"name": "timm", "joint_blocks": 2, "pyramid": 8}}, "set one of the two to 0"),
     ],
 )
 def test_parts_that_do_not_go_together_are_refused(changes: dict[str, Any], message: str) -> None:

@@ -189,5 +189,5 @@ def test_the_noise_of_the_settings_reaches_the_pilots(noise: float) -> None:
 
 
 def test_attention_without_masks_has_no_pilots() -> None:
-    with pytest.raises(ValueError, match="pilots attend inside masks, and attention smca reads none"):
+    with pytest.raises(ValueError, match="pilots attend inside masks, but attention smca uses none"):
         MaskedDecoderConfig(pilots=10, attention="smca")

@@ -281,7 +281,7 @@ def test_brush_strokes_of_much_room_are_noted(tmp_path: Path, monkeypatch: pytes
         with collect_notes() as notes, LabelStudioFile(tmp_path / "tasks.json", regions=regions) as writer:
             writer.add("a", instances())
             writer.add("b", instances())
-        assert len([note for note in notes if "take much room" in note.message]) == 2 * count
+        assert len([note for note in notes if "take much space" in note.message]) == 2 * count
         assert [len(task["predictions"][0]["result"]) for task in json.loads((tmp_path / "tasks.json").read_text())]
 
 
@@ -394,5 +394,5 @@ def test_a_folder_of_somebody_else_is_not_written_into(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="was not written by mask2former predict"):
         format_folder(tmp_path / "other", "yolo", overwrite=False)
     format_folder(tmp_path / "other", "yolo", overwrite=True)
-    with pytest.raises(UserError, match="no format 'voc'; there are: class-masks, coco-dataset"):
+    with pytest.raises(UserError, match="there is no format 'voc'; expected one of class-masks, coco-dataset"):
         format_folder(tmp_path, "voc", overwrite=False)

@@ -161,7 +161,7 @@ def test_a_image_comes_once(tmp_path: Path, task: Task, name: str, style: Metric
     with result_writer(task, tmp_path / name, CATEGORIES, style=style) as writer:
         assert writer.task == task
         writer.add("a", RESULTS[task]())
-        with pytest.raises(UserError, match="has a result already"):
+        with pytest.raises(UserError, match="already has a result"):
             writer.add("a", RESULTS[task]())
 
 
@@ -169,7 +169,7 @@ def test_a_image_comes_once(tmp_path: Path, task: Task, name: str, style: Metric
 def test_ids_that_lead_out_of_the_folder_are_refused(tmp_path: Path, name: str) -> None:
     with (
         result_writer("semantic", tmp_path / "maps", CATEGORIES) as writer,
-        pytest.raises(UserError, match="do as a file name"),
+        pytest.raises(UserError, match="be usable as a file name"),
     ):
         writer.add(name, _semantic())
     assert [path.name for path in tmp_path.rglob("*")] == ["maps"]

@@ -48,7 +48,7 @@ def test_both_tables_are_read_by_pandas(tmp_path: Path, suffix: str) -> None:
 def test_a_table_appears_whole_or_not_at_all(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"table{suffix}"
     path.write_text("mine")
-    with pytest.raises(UserError, match="has a result already"):
+    with pytest.raises(UserError, match="already has a result"):
         _write_twice(path)
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
     assert path.read_text() == "mine"
@@ -62,5 +62,5 @@ def _write_twice(path: Path) -> None:
 
 
 def test_another_ending_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"ends in .csv or .parquet, got .*table.xlsx"):
+    with pytest.raises(UserError, match=r"must end in .csv or .parquet, got .*table.xlsx"):
         TableFiles(tmp_path / "table.xlsx", CATEGORIES)

@@ -64,11 +64,11 @@ def test_colours_are_bytes() -> None:
 @pytest.mark.parametrize(
     ("entry", "words"),
     [
-        ({"isthing": "0"}, "'isthing' of 'a' is '0', neither 0 nor 1"),
-        ({"isthing": None}, "neither 0 nor 1"),
-        ({"isthing": 2}, "neither 0 nor 1"),
-        ({"name": None}, "not a name of a class"),
-        ({"name": " "}, "not a name of a class"),
+        ({"isthing": "0"}, "'isthing' of 'a' is '0'; expected 0 or 1"),
+        ({"isthing": None}, "expected 0 or 1"),
+        ({"isthing": 2}, "expected 0 or 1"),
+        ({"name": None}, "not a valid class name"),
+        ({"name": " "}, "not a valid class name"),
         ({"color": [0.2, 0.4, 0.6]}, "in whole numbers"),
     ],
 )

@@ -52,7 +52,7 @@ def test_something_else_is_told(changes: dict[str, Any], message: str) -> None:
 def test_what_is_missing_is_told() -> None:
     with pytest.raises(UserError, match="no class names"):
         _ = ModelInfo().known_categories
-    with pytest.raises(UserError, match="parts of its own, which no configuration describes"):
+    with pytest.raises(UserError, match="custom parts, which no configuration describes"):
         _ = ModelInfo().known_architecture
 
 

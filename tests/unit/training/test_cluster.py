@@ -87,24 +87,29 @@ def test_a_process_is_told_among_all(environ: dict[str, str], nodes: int, device
             1,
             1,
             r"torchrun has started 4 processes \(WORLD_SIZE=4, RANK=3, LOCAL_WORLD_SIZE=2\), each of which would "
-            r"train by itself in one directory, but trainer\.num_nodes is 1 and trainer\.devices is 1; set "
+            r"train on its own in the same directory, but trainer\.num_nodes is 1 and trainer\.devices is 1; set "
             r"trainer\.num_nodes=2 trainer\.devices=2, or start 1$",
         ),
         (torchrun(3), 1, 4, r"set trainer\.num_nodes=2 trainer\.devices=2, or start 4$"),
         (torchrun(0, 1, 1), 1, 2, r"torchrun has started 1 process \(.*set trainer\.num_nodes=1 trainer\.devices=1"),
-        (torchrun(4), 2, 2, r"RANK=4 is not below WORLD_SIZE=4, though ranks count from 0.*; start it with torchrun"),
+        (
+            torchrun(4),
+            2,
+            2,
+            r"RANK=4 is not below WORLD_SIZE=4, but ranks are numbered from 0.*; start it with torchrun",
+        ),
         (
             torchrun(3, LOCAL_RANK="2"),
             2,
             2,
-            r"LOCAL_RANK=2 counts the processes of this machine from 0, but trainer\.devices is 2; start it with",
+            r"LOCAL_RANK=2 numbers the processes of this machine from 0, but trainer\.devices is 2; start it with",
         ),
         (torchrun(0, LOCAL_RANK="-1"), 2, 2, r"LOCAL_RANK is '-1'; expected a whole number"),
         (
             torchrun(0, 0),
             1,
             1,
-            r"torchrun has started 0 processes \([^)]*\), but trainer.* start as many as the settings say, or set",
+            r"torchrun has started 0 processes \([^)]*\), but trainer.* start as many as the settings require, or set",
         ),
         ({"RANK": "0", "WORLD_SIZE": "2"}, 1, 2, r"WORLD_SIZE=2, RANK=0 are set without LOCAL_RANK"),
         (
@@ -114,13 +119,13 @@ def test_a_process_is_told_among_all(environ: dict[str, str], nodes: int, device
             r"srun has started 4 processes \(SLURM_NTASKS=4, SLURM_PROCID=1, SLURM_NTASKS_PER_NODE=2\), each of which",
         ),
         (srun(1, step=""), 1, 1, r"srun has started 4 processes"),  # the second one cannot be a batch script
-        (srun(1, 4, None), 1, 4, r"srun has started 4 tasks .* give --nodes=1 --ntasks-per-node=4 instead of --ntasks"),
+        (srun(1, 4, None), 1, 4, r"srun has started 4 tasks .* use --nodes=1 --ntasks-per-node=4 instead of --ntasks"),
         (srun(4), 2, 2, r"SLURM_PROCID=4 is not below SLURM_NTASKS=4"),
         (
             {name: value for name, value in srun(1).items() if name != "SLURM_NODEID"},
             2,
             2,
-            r"SLURM_NTASKS=4, SLURM_PROCID=1 are set as srun does, but not SLURM_NODEID, so nothing says where this "
+            r"SLURM_NTASKS=4, SLURM_PROCID=1 are set as by srun, but not SLURM_NODEID, so it is not known where this "
             r"task runs; start it with",
         ),
         (srun(1, SLURM_LOCALID="x"), 2, 2, r"SLURM_LOCALID is 'x'; expected a whole number"),
@@ -136,10 +141,10 @@ def test_a_process_is_told_among_all(environ: dict[str, str], nodes: int, device
             {},
             2,
             1,
-            r"num_nodes is 2, but this process was started by itself; start it with torchrun.*missing: NODE_RANK",
+            r"num_nodes is 2, but this process was started on its own; start it with torchrun.*missing: NODE_RANK",
         ),
         ({"NODE_RANK": "1"}, 2, 1, r"missing: MASTER_ADDR, MASTER_PORT"),
-        ({"SLURM_JOB_ID": "4711"}, 2, 1, r"by itself in an allocation of SLURM; put srun in front of the command"),
+        ({"SLURM_JOB_ID": "4711"}, 2, 1, r"on its own in a SLURM allocation; put srun in front of the command"),
         ({"NODE_RANK": "1"}, 1, 1, r"NODE_RANK=1 says that this is node 1 \(from 0\), but trainer\.num_nodes is 1"),
         ({**BY_HAND, "NODE_RANK": "2"}, 2, 1, r"NODE_RANK=2"),
         ({"LOCAL_RANK": "1"}, 1, 1, r"LOCAL_RANK=1 says that this is process 1"),

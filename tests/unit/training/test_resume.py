@@ -149,7 +149,7 @@ def test_all_that_changes_is_in_one_note_with_its_count() -> None:
 @pytest.mark.parametrize(
     ("names", "things", "words"),
     [
-        (["dog", "cat", "sky"], None, "in another order: class 0 was 'cat' and is 'dog' now"),
+        (["dog", "cat", "sky"], None, "in another order: class 0 was 'cat' but is 'dog' now"),
         (["cat", "dog"], None, r"other classes \(gone: sky \(stuff\)\): 3 then, 2 now"),
         (["cat", "dog", "sea"], None, r"gone: sky \(stuff\); new: sea \(stuff\)"),
         (["cat", "dog", "sky"], ["cat", "dog", "sky"], r"gone: sky \(stuff\); new: sky"),
@@ -163,7 +163,7 @@ def test_other_classes_are_refused(names: list[str], things: list[str] | None, w
 def test_without_a_record_the_number_of_classes_is_compared() -> None:
     old = last_state(categories=None, num_samples=None)
     assert compare(old, RunConfig(), CLASSES, (9, 3)).notes == ()
-    with pytest.raises(UserError, match="have 2 classes and the run learned 3"):
+    with pytest.raises(UserError, match="have 2 classes, but the run was trained with 3"):
         compare(old, RunConfig(), Categories.from_names(["cat", "dog"]), (9, 3))
 
 
@@ -172,7 +172,7 @@ def test_other_ids_and_numbers_of_samples_are_said() -> None:
     change = compare(last_state(), RunConfig(), Categories(items), (9, 3))
     text = " | ".join(change.notes)
     assert "category ids have changed (0 -> 1, 1 -> 2, 2 -> 3)" in text
-    assert "the training data has 9 samples now and had 8 before" in text
+    assert "the training data has 9 samples now but had 8 before" in text
     assert "3 validation samples instead of 2" in text
     assert change.measured_anew
 

@@ -162,5 +162,5 @@ def test_members_of_a_class_keep_its_safe_hue_and_one_class_has_all_eight() -> N
     assert not set(colors[0::2]) & set(colors[1::2])
     alone = spread_colors(recolored([CELL] * 40, "colorblind"), crops([(0, 12 * index) for index in range(40)]))
     assert len(set(alone)) == 8
-    with pytest.raises(UserError, match="palette is classes or colorblind, got 'jet'"):
+    with pytest.raises(UserError, match="palette must be classes or colorblind, got 'jet'"):
         recolored([CELL], "jet")  # type: ignore[arg-type]

@@ -79,7 +79,7 @@ def test_classes_are_switched_off_in_what_is_shown_and_downloaded(scene: Path, v
 @pytest.mark.parametrize("labels", [None, "0", [-1], [10**6], ["sky"], {"labels": 1}])
 def test_only_classes_that_exist_are_switched_off(scene: Path, visits: Visits, labels: Any) -> None:
     visit = visits.open("a", scene, "tiny")
-    with pytest.raises(UserError, match="expected indices of classes, 0 to"):
+    with pytest.raises(UserError, match="expected class indices, 0 to"):
         visit.hide(labels)
     assert visit.hidden == frozenset()
 
@@ -97,7 +97,7 @@ def test_downloads_are_what_is_shown(scene: Path, visits: Visits) -> None:
     rows = list(csv.DictReader(io.StringIO(visit.download("csv")[1].decode(), newline="")))
     assert [row["category_name"] for row in rows] == [item["category_name"] for item in document["instances"]]
     assert [int(row["area"]) for row in rows] == [item["area"] for item in document["instances"]]
-    with pytest.raises(UserError, match="an image has no MP4"):
+    with pytest.raises(UserError, match="there is no MP4 for an image"):
         visit.download("mp4")
 
 
@@ -111,7 +111,7 @@ def test_visitors_are_apart_and_the_idle_ones_are_forgotten(predictor: Predictor
     visits.get("a")
     third = visits.open("c", scene, "tiny")  # takes the place of b, who was idle longest
     assert len(visits) == 2
-    with pytest.raises(UserError, match="your image is no longer here"):
+    with pytest.raises(UserError, match="your image is no longer available"):
         visits.get("b")
     now[0] = 50
     assert visits.get("c") is third
@@ -139,7 +139,7 @@ def test_a_clip_is_tracked_and_its_files_are_kept_in_memory_alone(
     rows = list(csv.DictReader(io.StringIO(visit.download("csv")[1].decode(), newline="")))
     assert len(rows) == sum(len(frame["objects"]) for frame in document["frames"])
     assert visit.download("mp4")[1][4:8] == b"ftyp"
-    with pytest.raises(UserError, match="a clip has no PNG"):
+    with pytest.raises(UserError, match="there is no PNG for a clip"):
         visit.download("png")
 
 
@@ -163,7 +163,7 @@ def test_files_that_are_no_images_are_refused_by_their_name(visits: Visits, tmp_
         assert str(tmp_path) not in str(caught.value)
     visit = visits.get("a")  # still there, for another model
     for task in ("png", "json"):
-        with pytest.raises(UserError, match="no longer here"):
+        with pytest.raises(UserError, match="no longer available"):
             visit.download(task)
 
 

@@ -34,7 +34,7 @@ def plan(root: Path) -> Plan:
     """Semantic, instance and panoptic files of both splits.
 
     Raises:
-        UserError: neither split is there.
+        UserError: neither split exists.
     """
     folder = root / "ADEChallengeData2016"
     stages: list[Stage] = []
@@ -42,7 +42,7 @@ def plan(root: Path) -> Plan:
     for split, (short, official) in _SPLITS.items():
         labels = list(images_in(folder / "annotations" / split, ".png"))
         if not labels:
-            notes.append(f"{split} is not there: '{folder / 'annotations' / split}' has no PNG")
+            notes.append(f"{split} is missing: '{folder / 'annotations' / split}' contains no PNG")
             continue
         output = folder / "annotations_detectron2" / split
         jobs = [Job(path.stem, (path,), (output / path.name,)) for path in labels]
@@ -51,8 +51,8 @@ def plan(root: Path) -> Plan:
         objects = folder / "annotations_instance" / split
         if not objects.is_dir():
             notes.append(
-                f"no objects and panoptic maps of {split}: there is no '{objects}'; unpack annotations_instance.tar "
-                f"(it is a download of its own) into '{folder}'"
+                f"no objects and panoptic maps for {split}: there is no '{objects}'; unpack annotations_instance.tar "
+                f"(a separate download) into '{folder}'"
             )
             continue
         jobs = [Job(path.stem, (objects / path.name,), ()) for path in labels]
@@ -170,7 +170,7 @@ def _convert_panoptic(job: Job) -> dict[str, Any]:
         raise UserError(f"'{job.sources[1]}' and '{job.sources[0]}' differ in size")
     table = Categories.load("ade20k_150")
     segments: list[_Region] = []
-    # Things that only the label map has stay void.
+    # Things that only the label map shows stay void.
     for label, window in enumerate(ndimage.find_objects(labels), start=1):
         if window is not None and not table[label - 1].is_thing:
             segments.append((label - 1, (window[0], window[1]), labels[window] == label))
@@ -182,7 +182,7 @@ def _convert_panoptic(job: Job) -> dict[str, Any]:
     for class_id, window, mask in segments:
         numbers.append(new_id(class_id))
         ids[window][mask] = numbers[-1]
-    visible = set(np.unique(ids).tolist())  # evaluators refuse a segment without a pixel
+    visible = set(np.unique(ids).tolist())  # evaluators refuse a segment without pixels
     save_image(job.outputs[0], Image.fromarray(colors_of_ids(ids)))
     return {
         "image": _image(job.key, height, width),
@@ -206,7 +206,7 @@ def _convert_panoptic(job: Job) -> dict[str, Any]:
 
 
 class _SegmentIds:
-    """Ids whose colours look like those of their classes; the same ones for the same image, always."""
+    """Ids whose colours resemble those of their classes; always the same for the same image."""
 
     def __init__(self, table: Categories, key: str) -> None:
         self.colors = {item.id: item.color for item in table}

@@ -32,7 +32,7 @@ def plan(root: Path) -> Plan:
     """Images and label maps of both splits.
 
     Raises:
-        UserError: neither split is there.
+        UserError: neither split exists.
     """
     folder = root / "ADE20K_2021_17_01"
     stages, notes = [], []
@@ -49,10 +49,10 @@ def plan(root: Path) -> Plan:
         if jobs:
             stages.append(Stage(f"images and label maps, {split}", jobs, _convert, official))
         else:
-            notes.append(f"{split} is not there: '{source}' has no _seg.png")
+            notes.append(f"{split} is missing: '{source}' contains no _seg.png")
     if not stages:
         raise UserError(
-            f"there is nothing of ADE20K's 2021 release in '{folder}': {'; '.join(notes)}; unpack "
+            f"there is no data of ADE20K's 2021 release in '{folder}': {'; '.join(notes)}; unpack "
             f"ADE20K_2021_17_01.zip into '{root}', or give another --data-root"
         )
     return Plan(tuple(stages), tuple(notes))
@@ -84,7 +84,7 @@ def _convert(job: Job) -> None:
             smaller = image.convert("RGB").resize(size, Image.Resampling.BILINEAR)
             wide = Image.fromarray(values.astype(np.int32)).resize(size, Image.Resampling.NEAREST)
             values = np.asarray(wide).astype(np.uint16)
-    # Outside, where an error is none of the image.
+    # Outside the block above, since an error here is not the image's fault.
     if smaller is None:
         write_whole(job.outputs[0], lambda path: shutil.copyfile(photo, path))
     else:

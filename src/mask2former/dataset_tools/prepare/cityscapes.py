@@ -1,4 +1,4 @@
-"""Cityscapes: panoptic files, which nothing here reads but its official tool of panoptic quality needs.
+"""Cityscapes: panoptic files, which are not read here but required by its official tool for panoptic quality.
 
 Reads ``*_instanceIds.png`` of ``cityscapes/gtFine/{split}/{city}``. Writes ``cityscapes_panoptic_{split}`` in
 ``cityscapes/gtFine``, as ``.json`` and as a folder, as the data set's own ``createPanopticImgs`` does.
@@ -30,14 +30,14 @@ def plan(root: Path) -> Plan:
     """Panoptic files of the splits with public annotations.
 
     Raises:
-        UserError: no split is there.
+        UserError: no split exists.
     """
     folder = root / "cityscapes" / "gtFine"
     stages, notes = [], []
     for split, official in _OFFICIAL.items():
         sources = list(images_in(folder / split, _SUFFIX))
         if not sources:
-            notes.append(f"{split} is not there: '{folder / split}' has no {_SUFFIX}")
+            notes.append(f"{split} is missing: '{folder / split}' contains no {_SUFFIX}")
             continue
         maps = folder / f"cityscapes_panoptic_{split}"
         keys = [path.name.removesuffix(_SUFFIX) for path in sources]  # city, sequence and frame
@@ -82,7 +82,7 @@ def _convert(job: Job) -> dict[str, Any]:
                 "category_id": label_id,
                 "area": int(np.count_nonzero(mask)),
                 "bbox": [left, top, int(columns[-1]) - left + 1, int(rows[-1]) - top + 1],
-                "iscrowd": int(label["hasInstances"] and value < 1000),  # things that were not told apart
+                "iscrowd": int(label["hasInstances"] and value < 1000),  # things that were not distinguished
             }
         )
     save_image(job.outputs[0], Image.fromarray(colors_of_ids(ids)))

@@ -1,4 +1,4 @@
-"""COCO-Stuff 10k, version 1.0: label maps from MATLAB files, sorted into its two splits with their images.
+"""COCO-Stuff 10k, version 1.0: label maps from MATLAB files, sorted into its two splits together with their images.
 
 Reads ``coco/coco_stuff_10k/{images,annotations,imageLists}``, writes ``images_detectron2`` and
 ``annotations_detectron2`` beside them.
@@ -32,7 +32,7 @@ def plan(root: Path) -> Plan:
     """Images and label maps of both splits.
 
     Raises:
-        UserError: the lists or files in them are not there.
+        UserError: the lists, or files named in them, do not exist.
     """
     folder = root / "coco" / "coco_stuff_10k"
     stages = []
@@ -42,8 +42,8 @@ def plan(root: Path) -> Plan:
         names = read_text(file, "list", hint=hint).split()
         jobs = []
         for name in dict.fromkeys(names):
-            if Path(name).name != name:  # what is written stays in its folder
-                raise UserError(f"'{file}' has {quoted(name)}; expected names of images without folders")
+            if Path(name).name != name:  # output stays in its folder
+                raise UserError(f"'{file}' contains {quoted(name)}; expected image names without folders")
             outputs = (
                 folder / "images_detectron2" / split / f"{name}.jpg",
                 folder / "annotations_detectron2" / split / f"{name}.png",
@@ -60,9 +60,12 @@ def _convert(job: Job) -> None:
     with open_image(photo) as image:
         size = image.size
     if size != (labels.shape[1], labels.shape[0]):
-        raise UserError(f"'{photo}' has {size[0]}x{size[1]} pixels (width x height), '{annotation}' another size")
+        raise UserError(
+            f"'{photo}' has {size[0]}x{size[1]} pixels (width x height), but '{annotation}' has another size"
+        )
     write_whole(job.outputs[0], lambda path: shutil.copyfile(photo, path))
-    # Labels begin at 2; 1 wraps around to 255, which is ignored, and 0 to 254, which is no class and so ignored, too.
+    # Labels begin at 2; 1 wraps around to 255, which is ignored, and 0 to 254, which is not a class and therefore also
+    # ignored.
     save_image(job.outputs[1], Image.fromarray(labels - np.uint8(2)))
 
 
@@ -82,7 +85,7 @@ def _read_labels(path: Path) -> UInt8[np.ndarray, "H W"]:
         labels = _read_hdf5(path)
     except (
         Exception
-    ) as error:  # of damaged files there are many kinds: KeyError, TypeError, MatReadError, zlib.error, ...
+    ) as error:  # damaged files raise many kinds of errors: KeyError, TypeError, MatReadError, zlib.error, ...
         raise UserError(f"'{path}' is not a MATLAB file with a matrix S: {printable(str(error), 200)}") from error
     if labels.ndim != 2 or labels.dtype.kind not in "uif":
         raise UserError(f"'{path}': S has the shape {labels.shape}; expected a label map")
@@ -100,12 +103,12 @@ def _read_hdf5(path: Path) -> np.ndarray:
             if not isinstance(matrix, h5py.Dataset):
                 raise UserError(f"'{path}': S is not a matrix; expected a label map")
             if not isinstance(file.get("S", getlink=True), h5py.HardLink) or matrix.external or matrix.is_virtual:
-                raise UserError(f"'{path}': S lies in another file, which is not read; expected the matrix itself")
+                raise UserError(f"'{path}': S is stored in another file, which is not read; expected the matrix itself")
             values = math.prod(matrix.shape or ())
             check_limit(
                 f"the matrix S of '{path}' has too many values:", values, limits.MATRIX_BYTES, "is it the right file?"
             )
-            return np.asarray(matrix).T  # columns come first in these files
+            return np.asarray(matrix).T  # these files are in column-major order
     except UserError:
         raise
     except Exception as error:  # see above

@@ -1,4 +1,4 @@
-"""Which data sets can be prepared, by name. The only module of this package that knows all of them."""
+"""The data sets that can be prepared, by name. The only module of this package that knows all of them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PLANS: dict[str, Callable[[Path], Plan]] = {
 
 
 def dataset_names() -> tuple[str, ...]:
-    """What :func:`prepare` knows."""
+    """The names that :func:`prepare` accepts."""
     return tuple(_PLANS)
 
 
@@ -33,7 +33,7 @@ def prepare(
     num_workers: int | None = 1,
     progress: Progress = silent,
 ) -> tuple[list[Outcome], tuple[str, ...]]:
-    """Make the files that the readers of a published data set, or its official tools, need in addition to the download.
+    """Create the files that the readers of a published data set, or its official tools, need beside the download.
 
     Complete files are left unchanged, so an interrupted call continues where it stopped.
 
@@ -48,11 +48,12 @@ def prepare(
         What each stage did, and messages about missing parts of the download.
 
     Raises:
-        UserError: the name is unknown, there is nothing of the data set in ``root``, or a file is broken.
+        UserError: the name is unknown, ``root`` contains nothing of the data set, or a file is broken.
     """
     if name not in _PLANS:
         raise UserError(
-            f"no preparation for '{name}'; there are: {', '.join(_PLANS)}; the other data sets are read as downloaded"
+            f"there is no preparation for '{name}'; expected one of {', '.join(_PLANS)}; the other data sets are read "
+            "as downloaded"
         )
     plan = _PLANS[name](data_root(None if root is None else str(root)))
     workers = num_processors() if num_workers is None else num_workers

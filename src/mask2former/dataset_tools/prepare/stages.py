@@ -1,7 +1,7 @@
-"""How a conversion runs: in several processes, going on where it was stopped, counting at the end.
+"""How a conversion runs: in several processes, continuing where it was stopped, with counts at the end.
 
-Every file appears whole or not at all. A stage with an index file (a JSON of all images) notes finished images in
-a journal beside it, so that a stopped run loses nothing. Knows no data set.
+Every file appears completely or not at all. A stage with an index file (a JSON of all images) records finished images
+in a journal beside it, so that a stopped run loses nothing. Knows no data set.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One image: what is read, what is written, and what else its conversion needs (numbers and text)."""
+    """One image: its input and output files, and what else its conversion needs (numbers and text)."""
 
     key: str
     sources: tuple[Path, ...]
@@ -53,7 +53,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """The JSON file that lists all images of a stage, made from the records of its jobs in their order."""
+    """The JSON file that lists all images of a stage, compiled from the records of its jobs in order."""
 
     path: Path
     content: Callable[[Sequence[Record]], dict[str, Any]]
@@ -64,10 +64,10 @@ class Stage:
     """The same conversion for all images of a split.
 
     Attributes:
-        title: what is made.
+        title: what is created.
         jobs: one per image, with different keys.
-        convert: writes the outputs of a job; its result is the record for the index.
-        official: how many images the official data set has.
+        convert: writes the outputs of a job; returns the record for the index.
+        official: number of images in the official data set.
     """
 
     title: str
@@ -79,7 +79,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The stages of a data set, and sentences about what of the download is not there."""
+    """The stages of a data set, and sentences about missing parts of the download."""
 
     stages: tuple[Stage, ...]
     notes: tuple[str, ...] = ()
@@ -87,7 +87,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a stage did: images made now, images that were there, and the official count of both together."""
+    """The result of a stage: images converted now, images that existed already, and the official total."""
 
     title: str
     made: int
@@ -96,7 +96,7 @@ class Outcome:
 
     @property
     def note(self) -> str:
-        """What a user should know; empty where all is well."""
+        """What a user should know; empty if everything is complete."""
         found = self.made + self.there
         if found == self.official:
             return ""
@@ -105,16 +105,16 @@ class Outcome:
 
 
 def run_stage(stage: Stage, num_workers: int, progress: Callable[[str, int, int], None]) -> Outcome:
-    """Do what is not done yet; ``progress`` is told the title, how many images are done, and of how many.
+    """Do what has not been done yet; ``progress`` is called with the title, the number of images done, and the total.
 
     Raises:
-        UserError: a file that cannot be read or written; what was finished stays.
+        UserError: a file cannot be read or written; finished images stay.
     """
     assert len({job.key for job in stage.jobs}) == len(stage.jobs)
     if stage.index is None:
         return _convert_all(stage, None, num_workers, progress)
     if _is_whole_index(stage.index.path, len(stage.jobs)):
-        _Journal(stage.index.path).remove()  # of a run that was killed between the two
+        _Journal(stage.index.path).remove()  # of a run that was killed in between
         return _convert_all(stage, None, num_workers, progress)
     with _Journal(stage.index.path) as journal:
         outcome = _convert_all(stage, journal, num_workers, progress)
@@ -156,7 +156,7 @@ def _is_whole_image(path: Path) -> bool:
     try:
         with open_image(path) as image:
             load(image)
-    except UserError:  # whatever it is, the file is made anew
+    except UserError:  # whatever it is, the file is created again
         return False
     return True
 
@@ -171,7 +171,7 @@ def _is_whole_index(path: Path, num_images: int) -> bool:
 
 
 class _Journal:
-    """Records of finished images, a line each, in a hidden file beside the index."""
+    """Records of finished images, one per line, in a hidden file beside the index."""
 
     def __init__(self, index: Path) -> None:
         self.path = index.with_name(f".{index.name}.journal")
@@ -182,7 +182,7 @@ class _Journal:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             content = documents.read_bytes(self.path, "journal", limits.JSON_BYTES) if self.path.exists() else b""
-            whole = content[: content.rfind(b"\n") + 1]  # the last line may be cut short
+            whole = content[: content.rfind(b"\n") + 1]  # the last line may be incomplete
             for line in whole.splitlines():
                 key, record = documents.parse_json(line, "a line of it")
                 self.records[key] = record
@@ -210,15 +210,15 @@ class _Journal:
 
 
 def save_image(path: Path, image: Image.Image, kind: str = "PNG", **options: Any) -> None:
-    """Write an image whole; ``kind`` is Pillow's name of the format."""
+    """Write an image completely; ``kind`` is Pillow's name for the format."""
     write_whole(path, lambda temporary: image.save(temporary, format=kind, **options))
 
 
 def read_rgb(path: Path) -> UInt8[np.ndarray, "H W 3"]:
-    """An image whose colours are numbers.
+    """An image whose colours encode numbers.
 
     Raises:
-        UserError: it is missing, damaged, or has no three channels.
+        UserError: it is missing, damaged, or does not have three channels.
     """
     with open_image(path) as image:
         load(image)
@@ -228,7 +228,7 @@ def read_rgb(path: Path) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def images_in(folder: Path, ending: str) -> Iterator[Path]:
-    """Files of a folder and its folders whose names end so, sorted; hidden ones are skipped.
+    """Files with this suffix in a folder and its subfolders, sorted; hidden ones are skipped.
 
     Raises:
         UserError: one of the folders cannot be read.

@@ -58,7 +58,7 @@ def open_exported(
     runtime = open_runtime(path, device, dtype, trust_code=trust_code)
     if runtime.info.task is not None:
         raise UserError(
-            f"{path} gives {runtime.info.task} results, for programs without this package; here logits are needed: "
+            f"{path} returns {runtime.info.task} results, for programs without this package; here logits are needed: "
             "export the model without results"
         )
     return ExportedNetwork(Path(path), runtime)

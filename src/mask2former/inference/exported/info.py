@@ -77,8 +77,8 @@ class ExportedInfo:
         """
         if text is None:
             raise UserError(
-                f"{source}: no model that was exported by this package: its metadata have no '{KEY}'; write it with "
-                "mask2former export, or pass Predictor a function that calls it (docs/extend/network.md)"
+                f"{source}: not a model that was exported by this package: its metadata have no '{KEY}'; export it "
+                "with mask2former export, or pass Predictor a function that calls it (docs/extend/network.md)"
             )
         limits.check_limit(
             f"{source}: its metadata have too many bytes:", len(text), limits.CONFIG_BYTES, "export it again"

@@ -142,7 +142,7 @@ class ExportedNetwork:
         for clip in clips:
             if len(clip) != frames:
                 raise UserError(
-                    f"{self._path} takes {'images' if frames == 1 else f'clips of {frames} frames'}, got a clip of "
+                    f"{self._path} expects {'images' if frames == 1 else f'clips of {frames} frames'}, got a clip of "
                     f"{len(clip)}; set window={frames}, or export it with frames={len(clip)}"
                 )
         sizes = [(clip.shape[2], clip.shape[3]) for clip in clips]
@@ -153,8 +153,8 @@ class ExportedNetwork:
         if any(h > height or w > width for h, w in sizes):
             h, w = max(sizes)
             raise UserError(
-                f"{self._path} takes images of up to {height}x{width} pixels (height x width), got {h}x{w}; set a "
-                "smaller short_edge and long_edge, or export it for another size, or for any"
+                f"{self._path} supports images of up to {height}x{width} pixels (height x width), got {h}x{w}; set a "
+                "smaller short_edge and long_edge, or export it for another size, or for any size"
             )
         pixels, given = file_inputs(clips, (height, width), self.info)
         class_logits, masks, features = self._runtime(pixels, given)

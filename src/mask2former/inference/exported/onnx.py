@@ -42,7 +42,8 @@ class OnnxRuntime:
             raise UserError(f"exported models run on the CPU or a CUDA device, got {device}")
         if device is not None and device.type == "cuda" and not has_cuda:
             raise UserError(
-                f"onnxruntime has no CUDA here, and {device} is chosen: pip install onnxruntime-gpu, or cpu"
+                f"onnxruntime has no CUDA support here, but {device} was requested: pip install onnxruntime-gpu, or "
+                "use cpu"
             )
         on_cuda = has_cuda and torch.cuda.is_available() and (device is None or device.type == "cuda")
         index = 0 if device is None or device.index is None else device.index
@@ -56,14 +57,14 @@ class OnnxRuntime:
             )
         except Exception as error:  # its exceptions have no common base class
             reason = printable(str(error), 300)
-            raise UserError(f"{path}: onnxruntime does not read it ({reason}); export the model again") from error
+            raise UserError(f"{path}: onnxruntime cannot read it ({reason}); export the model again") from error
         metadata = self._session.get_modelmeta().custom_metadata_map
         self.info = ExportedInfo.from_json(metadata.get(KEY), str(path))
         given = [entry.name for entry in self._session.get_inputs()]
         found = [entry.name for entry in self._session.get_outputs()]
         if given != list(INPUTS) or found != list(self.info.outputs):
             raise UserError(
-                f"{path}: takes {printable(str(given), 100)} and gives {printable(str(found), 100)}; expected "
+                f"{path}: has inputs {printable(str(given), 100)} and outputs {printable(str(found), 100)}; expected "
                 f"{list(INPUTS)} and {list(self.info.outputs)}; export the model again"
             )
 

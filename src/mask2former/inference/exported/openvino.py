@@ -56,7 +56,7 @@ class OpenVinoRuntime:
             self._compiled = core.compile_model(model, "CPU", settings)
         except RuntimeError as error:
             reason = printable(str(error), 300)
-            raise UserError(f"{path}: OpenVINO does not read it ({reason}); export the model again") from error
+            raise UserError(f"{path}: OpenVINO cannot read it ({reason}); export the model again") from error
         names = [name for port in (*self._compiled.inputs, *self._compiled.outputs) for name in port.names]
         if missing := sorted({*INPUTS, *self.info.outputs} - set(names)):
             raise UserError(f"{path}: lacks '{missing[0]}'; export the model again")

@@ -48,14 +48,14 @@ class CompiledRuntime:
             raise UserError(f"PyTorch packages run on the CPU here, got device {device}")
         if not trust_code:
             raise UserError(
-                f"'{path}' holds compiled code, which runs when the file is loaded: if you trust who made it, set the "
-                "environment variable MASK2FORMER_TRUST_CODE=1 (in Python: trust_code=True)"
+                f"'{path}' contains compiled code, which runs when the file is loaded: if you trust its author, set "
+                "the environment variable MASK2FORMER_TRUST_CODE=1 (in Python: trust_code=True)"
             )
         here = _processor()
         if here and (missing := sorted(needed - here)):
             raise UserError(
-                f"{path}: was compiled for a processor that has {printable(missing[0], 40)}, which this one lacks; "
-                "export the model on this machine"
+                f"{path}: was compiled for a processor with {printable(missing[0], 40)}, which this one lacks; export "
+                "the model on this machine"
             )
         from torch._inductor import aoti_load_package
 
@@ -63,7 +63,7 @@ class CompiledRuntime:
             self._run = aoti_load_package(str(path))
         except Exception as error:  # the loader can raise anything
             reason = printable(str(error), 300)
-            raise UserError(f"{path}: PyTorch does not load it ({reason}); export the model again") from error
+            raise UserError(f"{path}: PyTorch cannot load it ({reason}); export the model again") from error
 
     def __call__(self, images: UInt8[np.ndarray, "B *T C H W"], sizes: Int64[np.ndarray, "B 2"], /) -> list[np.ndarray]:
         """See :class:`~mask2former.inference.exported.network.Runtime`."""
@@ -82,7 +82,7 @@ def _read_info(path: Path) -> tuple[ExportedInfo, frozenset[str]]:
     """The metadata that :func:`add_info` added; no code runs.
 
     Raises:
-        UserError: the file is no such package.
+        UserError: the file is not such a package.
     """
     try:
         with zipfile.ZipFile(path) as package:
@@ -95,7 +95,9 @@ def _read_info(path: Path) -> tuple[ExportedInfo, frozenset[str]]:
                 )
                 texts.append(package.read(names[entry]).decode() if entry in names else None)
     except (zipfile.BadZipFile, zlib.error, OSError, UnicodeDecodeError, RuntimeError, EOFError) as error:
-        raise UserError(f"{path}: no PyTorch package ({printable(str(error), 200)}); export the model again") from error
+        raise UserError(
+            f"{path}: not a PyTorch package ({printable(str(error), 200)}); export the model again"
+        ) from error
     info = ExportedInfo.from_json(texts[0], str(path))
     found = parse_json((texts[1] or "[]").encode(), f"the processor of {path}")
     if not isinstance(found, list) or not all(isinstance(word, str) for word in found):

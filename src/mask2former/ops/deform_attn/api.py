@@ -124,21 +124,22 @@ def _choose(value: Tensor, kernel: Kernel) -> str:
             )
         if not native.supports(value):
             raise UserError(
-                f"kernel 'native' takes float32, float64 or bfloat16 on the CPU; got {value.dtype} on {value.device}."
-                " Convert the tensors, or use kernel='auto'"
+                f"kernel 'native' supports float32, float64 or bfloat16 on the CPU; got {value.dtype} on "
+                f"{value.device}. Convert the tensors, or use kernel='auto'"
             )
     if kernel == "triton":
         if not triton.available():
             raise UserError(f"kernel 'triton' cannot run: {triton.why_unavailable()}; use kernel='auto'")
         if not triton.supports(value):
             raise UserError(
-                "kernel 'triton' takes float16, bfloat16, float32 or float64 on a CUDA device of compute capability 8.0"
-                f" or newer; got {value.dtype} on {value.device}. Move the tensors there, or use kernel='auto'"
+                "kernel 'triton' supports float16, bfloat16, float32 or float64 on a CUDA device of compute "
+                f"capability 8.0 or newer; got {value.dtype} on {value.device}. Move the tensors there, or use "
+                "kernel='auto'"
             )
         if torch.are_deterministic_algorithms_enabled():
             raise UserError(
-                "kernel 'triton' cannot run: its backward pass is not deterministic and"
-                " torch.use_deterministic_algorithms is on; turn that off, or use kernel='auto'"
+                "kernel 'triton' cannot run: its backward pass is not deterministic, but "
+                "torch.use_deterministic_algorithms is on; turn that off, or use kernel='auto'"
             )
     return kernel
 

@@ -40,7 +40,7 @@ def load_library(folder: Path) -> tuple[ctypes.CDLL | None, str]:
     """The library in ``folder``, or None and the reason."""
     candidates = sorted(path for path in folder.glob("_deform_attn*") if path.suffix in {".so", ".dylib", ".pyd"})
     if not candidates:
-        return None, f"the compiled kernel is not in {folder} (no C compiler when mask2former was installed?)"
+        return None, f"the compiled kernel is not in {folder} (was there no C compiler when mask2former was installed?)"
     try:
         library = ctypes.CDLL(str(candidates[0]))
     except OSError as error:

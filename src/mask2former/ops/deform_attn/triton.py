@@ -30,10 +30,10 @@ _WARPS = 4
 
 def _why_unavailable() -> str:
     if find_spec("triton") is None:
-        return "Triton is not installed (torch brings it on Linux with CUDA)"
+        return "Triton is not installed (it comes with torch on Linux with CUDA)"
     if _INTERPRETED or "CC" in os.environ or shutil.which("gcc") or shutil.which("clang"):
         return ""
-    return "Triton finds no C compiler (gcc or clang), which it needs to start programs"
+    return "Triton cannot find a C compiler (gcc or clang), which it needs to start programs"
 
 
 # At import, not on first use: plain globals are what torch.compile can read. Triton itself is not imported here.

@@ -218,7 +218,11 @@ def test_maps_with_channels_last_are_permuted(model: str, kwargs: dict[str, Any]
 @pytest.mark.parametrize(
     ("model", "kwargs", "message"),
     [
-        ("swin_tiny_patch4_window7_224", SWIN, r"any size .* set model.backbone.kwargs=\{strict_img_size: false\}$"),
+        (
+            "swin_tiny_patch4_window7_224",
+            SWIN,
+            r"arbitrary size .* set model.backbone.kwargs=\{strict_img_size: false\}$",
+        ),
         (
             "test_coatnet",
             {},
