@@ -370,6 +370,8 @@ def test_wrong_requests_are_refused_in_words(capsys: pytest.CaptureFixture[str])
         open_models(["scenes-tiny", "scenes-tiny"])
     assert main(["web", "scenes-tiny", "nuclei", "--recipe", "coco-panoptic/r50"]) == 2
     assert "--recipe applies to a single model; give one model, not 2" in capsys.readouterr().err
+    assert main(["web", "scenes-tiny", "--tile", "8"]) == 2  # which is passed on
+    assert "tile must be 0, for whole images, or at least 16 pixels, got 8" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"cannot listen on 203\.0\.113\.7, port 7860"):
         serve_page({}, host="203.0.113.7")
 

@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 
 from mask2former.cli.names import complete_model
-from mask2former.cli.shared import Device, Dtype, Recipe, TrainedFor, Weights, stoppable, tasks_of, working
+from mask2former.cli.shared import (
+    Device,
+    Dtype,
+    Recipe,
+    Tile,
+    TileOverlap,
+    TrainedFor,
+    Weights,
+    stoppable,
+    tasks_of,
+    working,
+)
 from mask2former.cli.terminal import make_console, say, say_at_once
 
 __all__ = ["web"]
@@ -31,6 +42,8 @@ def web(
     max_upload: Annotated[
         int, typer.Option(min=1, max=4096, metavar="MB", help="Largest file that can be uploaded, in megabytes.")
     ] = 64,
+    tile: Tile = None,
+    tile_overlap: TileOverlap = None,
     recipe: Recipe = None,
     trained_for: TrainedFor = None,
     weights: Weights = None,
@@ -48,6 +61,7 @@ def web(
     from mask2former.web import open_models, serve_page
     from mask2former.web.server import PACKAGED
 
+    tiles = {"tile": tile, "tile_overlap": tile_overlap}
     with working(make_console(), lambda: "") as progress:
         opened = open_models(
             models or PACKAGED,
@@ -57,6 +71,7 @@ def web(
             weights=weights,
             device=device,
             dtype=dtype,
+            **{name: value for name, value in tiles.items() if value is not None},
         )
 
     def tell(address: str) -> None:

@@ -10,7 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mask2former.documents import read_rows
+from mask2former.config import with_new_names
+from mask2former.documents import read_rows, read_yaml
+from mask2former.errors import UserError
+from mask2former.notes import note
 
 __all__ = ["STEP", "MetricsTable", "is_step", "read_metrics", "read_times"]
 
@@ -42,7 +45,7 @@ def read_metrics(path: Path, *, hint: str = "check the path") -> MetricsTable:
     name = _FROM_ZERO if old else STEP
     rows = [{STEP: int(row[name]), **_without(row, name)} for row in rows if is_step(row.get(name))]
     if old:
-        before = _before_the_first(rows)
+        before = _before_the_first(rows, path)
         for number, row in enumerate(rows):
             row[STEP] += number != before
     return MetricsTable(rows, old)
@@ -75,16 +78,39 @@ def _without(row: dict[str, Any], name: str) -> dict[str, Any]:
     return {column: value for column, value in row.items() if column != name}
 
 
-def _before_the_first(rows: Sequence[dict[str, Any]]) -> int | None:
+def _before_the_first(rows: Sequence[dict[str, Any]], path: Path) -> int | None:
     """The row of an old table with the validation before the first step, if there is one.
 
     It is logged at 0, like the first step, and precedes it. If the first step was not logged (see
-    ``trainer.log_interval``), the row could also be a validation after the first step, but only if every step has one.
+    ``trainer.log_interval``), the row could also be a validation after the first step, but only if every step has one;
+    the run file beside the table says whether there was one.
     """
     validations = [number for number, row in enumerate(rows) if not row.get("loss")]
     steps = [rows[number][STEP] for number in validations[:3]]
     if not steps or steps[0] != 0:
         return None
     first = next((number for number, row in enumerate(rows) if row.get("loss") and row[STEP] == 0), None)
-    is_before = validations[0] < first if first is not None else steps not in ([0, 1, 2], [0, 1])
+    if first is not None:
+        is_before = validations[0] < first
+    elif (interval := _interval(path.with_name("run.yaml"))) is not None:
+        is_before = interval > 1 or steps[:2] == [0, 0]
+    else:
+        is_before = steps not in ([0, 1, 2], [0, 1])
+        if steps == [0, 1]:  # also of a run of two or three steps, validated before the first and after the second
+            note(
+                "tables of version 0.1.0 without a run.yaml beside them, whose first validation is taken for one after "
+                "the first step, although it may be one before it",
+                f"'{path}'",
+            )
     return validations[0] if is_before else None
+
+
+def _interval(run_file: Path) -> int | None:
+    """Steps from one validation to the next; None where the run file does not say."""
+    try:
+        values = read_yaml(run_file, "run file")
+        groups = [values[name] for name in ("evaluation", "trainer")]
+        evaluation, trainer = (with_new_names(group) for group in groups)
+        return min(int(evaluation["interval"]), int(trainer["max_steps"]))
+    except (UserError, AttributeError, KeyError, TypeError, ValueError):  # it is no run file, or not a whole one
+        return None

@@ -12,6 +12,8 @@ from mask2former.errors import MissingExtraError
 
 __all__ = ["check_installed", "intensities", "shape_of"]
 
+_STRIP = 1 << 20  # pixels
+
 
 def check_installed() -> None:
     """Refuse to measure shapes, best before hours of work.
@@ -26,7 +28,9 @@ def check_installed() -> None:
 
 
 def shape_of(mask: Bool[np.ndarray, "h w"]) -> dict[str, float | None]:
-    """Shape of a mask that is not empty, from ``skimage.measure.regionprops_table``.
+    """Shape of a mask that is not empty, equal to ``skimage.measure.regionprops_table`` within rounding.
+
+    Only the perimeter is left to it: preparing the rest costs more than ten times what the sums take.
 
     Returns:
         ``diameter`` (pixels, of the circle of the same area), ``perimeter`` (pixels, the length of the line through the
@@ -38,17 +42,30 @@ def shape_of(mask: Bool[np.ndarray, "h w"]) -> dict[str, float | None]:
         MissingExtraError: scikit-image is not installed.
     """
     check_installed()
-    from skimage.measure import regionprops_table
+    from skimage.measure import perimeter as length_of
 
-    names = ("area", "equivalent_diameter_area", "perimeter", "eccentricity")
-    found = regionprops_table(mask.astype(np.uint8), properties=names)
-    area, diameter, perimeter, eccentricity = (float(found[name][0]) for name in names)
+    area, perimeter = int(np.count_nonzero(mask)), float(length_of(mask))
     return {
-        "diameter": diameter,
+        "diameter": math.sqrt(4 * area / math.pi),
         "perimeter": perimeter,
         "circularity": 4 * math.pi * area / perimeter**2 if perimeter else None,
-        "eccentricity": eccentricity,
+        "eccentricity": _eccentricity(mask, area),
     }
+
+
+def _eccentricity(mask: Bool[np.ndarray, "h w"], area: int) -> float:
+    """From sums of coordinates, which are whole numbers, so that nothing is rounded before the end."""
+    height, width = mask.shape
+    rows, columns = np.arange(height), np.arange(width)
+    in_rows, in_columns = np.count_nonzero(mask, axis=1), np.count_nonzero(mask, axis=0)
+    strip = max(1, _STRIP // width)  # rows, since the product takes eight bytes per pixel
+    parts = [rows[top : top + strip] @ (mask[top : top + strip] @ columns) for top in range(0, height, strip)]
+    y, x = int(rows @ in_rows), int(columns @ in_columns)
+    # Variances and covariance, times the area squared.
+    yy, xx = area * int(rows**2 @ in_rows) - y * y, area * int(columns**2 @ in_columns) - x * x
+    xy = area * sum(map(int, parts)) - x * y
+    spread = math.sqrt((yy - xx) ** 2 + 4 * xy**2)
+    return math.sqrt(2 * spread / (yy + xx + spread)) if yy + xx else 0.0
 
 
 def intensities(

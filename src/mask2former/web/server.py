@@ -42,7 +42,7 @@ def open_models(
     Args:
         models: names, files and folders.
         progress: called with what is being downloaded and loaded.
-        loading: see :func:`~mask2former.inference.opening.open_predictor`, for instance ``device``.
+        loading: see :func:`~mask2former.inference.opening.open_predictor`, for instance ``device`` or ``tile``.
 
     Raises:
         UserError: a model cannot be loaded or is named twice, or there is none.

@@ -77,6 +77,8 @@ class Visit:
         clip: the clip with its tracks; None before, and for an image.
         hidden: indices of the classes that are switched off.
         notes: what a visitor should know about the input.
+        pass_again: passes the image through the network with another threshold of panoptic segments; only where tiles
+            were joined with the first one.
     """
 
     source: Path
@@ -89,6 +91,7 @@ class Visit:
     clip: Clip | None = None
     hidden: frozenset[int] = frozenset()
     notes: list[str] = field(default_factory=list)
+    pass_again: Callable[[float], PredictedImage] | None = None
     _last: tuple[tuple[Task, float | None], Segmentation] | None = field(default=None, repr=False)
 
     def read_as(self, task: Task) -> None:
@@ -112,15 +115,28 @@ class Visit:
         self.hidden = frozenset(labels)
 
     def every_class(self) -> Segmentation:
-        """The result of the task and threshold, of all classes, without another pass through the network."""
+        """The result of the task and threshold, of all classes.
+
+        Without another pass through the network, except for another threshold of panoptic segments of tiles, which are
+        joined with it.
+        """
         if self.image is None:
             raise UserError(GONE)
         key: tuple[Task, float | None] = (self.task, self.threshold)
         last = self._last
         if last is None or last[0] != key:  # else only classes were switched
-            is_own = self.task == "semantic" or self.threshold is None
-            self._last = last = key, self.image(self.task, **({} if is_own else {"score_threshold": self.threshold}))
+            self._last = last = key, self._read(self.image)
         return last[1]
+
+    def _read(self, image: PredictedImage) -> Segmentation:
+        threshold = None if self.task == "semantic" else self.threshold
+        if threshold is None:
+            return image(self.task)
+        if self.task == "instance":
+            return image(self.task, instance_threshold=threshold)
+        if self.pass_again is not None:
+            return self.pass_again(threshold)(self.task)
+        return image(self.task, score_threshold=threshold)
 
     def visible(self, every: Segmentation) -> Segmentation:
         """The part of a result that is not switched off."""
@@ -304,10 +320,22 @@ class Visits:
         check_limit(
             "the image has too many pixels:", height * width, limits.PAGE_PIXELS, "make it smaller, or use predict"
         )
+
+        def passed(**settings: Any) -> PredictedImage:
+            if not visit.source.exists():
+                raise UserError(GONE)
+            shown = visit.predictor.prepare(visit.source, **settings)
+            with self._network[visit.model]:
+                [image] = visit.predictor.run([shown])
+            return image
+
+        def again(threshold: float) -> PredictedImage:
+            with collect_notes():  # they were told the first time
+                return passed(score_threshold=threshold)
+
         with collect_notes() as found:
-            shown = visit.predictor.prepare(visit.source)
-        with self._network[visit.model]:
-            [visit.image] = visit.predictor.run([shown])
+            visit.image = passed()
+        visit.pass_again = again if visit.predictor.settings.tile else None
         visit.notes = sentences(found)
 
     def _track(self, visit: Visit, progress: Progress) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from mask2former.evaluation.curves import read_run
 from mask2former.evaluation.metrics_table import STEP, read_metrics, read_times
+from mask2former.notes import collect_notes
 
 
 @pytest.mark.parametrize(
@@ -21,6 +22,35 @@ def test_tables_that_count_from_0(logged: list[int], taken: list[int], tmp_path:
     table = read_metrics(path)
     assert table.counted_from_zero
     assert [row[STEP] for row in table.rows] == taken
+
+
+@pytest.mark.parametrize(
+    ("settings", "logged", "taken"),
+    [
+        ("evaluation: {every: 2}\ntrainer: {max_steps: 3}", [0, 1], [0, 2]),
+        ("evaluation: {interval: 2}\ntrainer: {max_steps: 2}", [0, 1], [0, 2]),
+        ("evaluation: {every: 1}\ntrainer: {max_steps: 2}", [0, 1], [1, 2]),
+        ("evaluation: {every: 1}\ntrainer: {max_steps: 2}", [0, 0, 1], [0, 1, 2]),
+        ("evaluation: {every: 1000}\ntrainer: {max_steps: 1}", [0], [1]),
+    ],
+)
+def test_the_run_file_says_whether_the_first_validation_is_before_the_first_step(
+    settings: str, logged: list[int], taken: list[int], tmp_path: Path
+) -> None:
+    (tmp_path / "run.yaml").write_text(settings)
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,panoptic/PQ\n" + "".join(f"{step},1\n" for step in logged))
+    with collect_notes() as notes:
+        assert [row[STEP] for row in read_metrics(path).rows] == taken
+    assert not notes
+
+
+def test_without_the_run_file_two_validations_are_noted(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,panoptic/PQ\n0,1\n1,1\n")
+    with collect_notes() as notes:
+        assert [row[STEP] for row in read_metrics(path).rows] == [1, 2]
+    assert [example for _, example in notes] == [f"'{path}'"]
 
 
 def test_rows_of_losses_and_validations_that_count_from_0(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from mask2former import Predictor, limits
+from mask2former.config import Task
 from mask2former.errors import UserError
 from mask2former.web.visits import Visits, threshold_of
 
@@ -43,6 +44,31 @@ def test_tasks_and_thresholds_are_read_from_one_pass(
     for (task, threshold), rows in shown.items():
         assert rows == predictor(str(scene), task, score_threshold=threshold).rows()
     assert len(shown["instance", 0.3]) > len(shown["instance", 0.9])
+
+
+@pytest.mark.parametrize("task", ["panoptic", "instance", "semantic"])
+def test_tiles_are_those_of_predict_whatever_the_threshold(task: Task, scene: Path) -> None:
+    """Tiles of panoptic segments are joined with their threshold, so another one needs another pass."""
+    tiled = Predictor.from_pretrained("scenes-tiny", device="cpu", quiet=True, tile=96, short_edge=96)
+    visit = Visits({"tiled": tiled}).open("a", scene, "tiled", task)
+    own = visit.every_class().rows()
+    assert own == tiled(str(scene), task).rows()
+    visit.threshold = 0.3
+    assert visit.every_class().rows() == tiled(str(scene), task, score_threshold=0.3).rows()
+    visit.read_as(task)
+    assert visit.every_class().rows() == own
+
+
+def test_an_image_in_tiles_that_is_gone_is_said_when_it_is_needed_again(tmp_path: Path, scene: Path) -> None:
+    tiled = Predictor.from_pretrained("scenes-tiny", device="cpu", quiet=True, tile=64, short_edge=96)
+    copy = tmp_path / "copy.png"
+    copy.write_bytes(scene.read_bytes())
+    visit = Visits({"tiled": tiled}).open("a", copy, "tiled")
+    copy.unlink()
+    assert visit.every_class().rows()
+    visit.threshold = 0.3
+    with pytest.raises(UserError, match="no longer here"):
+        visit.every_class()
 
 
 def test_thresholds_of_classes_count_until_one_is_set_for_all(scene: Path) -> None:
