@@ -8,10 +8,20 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 
 from mask2former import interrupts
+
+
+@pytest.fixture(autouse=True)
+def forgotten() -> Iterator[None]:
+    """Later commands in this process would take what was received here for theirs."""
+    yield
+    with interrupts.raised():
+        pass
+
 
 _DEADLOCK = """
 import ctypes, sys

@@ -130,9 +130,11 @@ def test_the_shell_completes_names() -> None:
 
 
 @pytest.fixture
-def program(monkeypatch: pytest.MonkeyPatch, default_signals: None) -> pytest.MonkeyPatch:
+def program(monkeypatch: pytest.MonkeyPatch, default_signals: None) -> Iterator[pytest.MonkeyPatch]:
     monkeypatch.setattr(sys, "argv", ["mask2former", "--version"])
-    return monkeypatch
+    yield monkeypatch
+    with interrupts.raised():  # forgets what was received, which later commands of this process would take for theirs
+        pass
 
 
 def test_the_program_ends_with_the_code_of_its_command(

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from mask2former.dataset_tools.check_data import check_data
 from mask2former.dataset_tools.infer_format import DataPaths, infer_format
@@ -66,3 +70,113 @@ def test_parts_of_data_that_name_their_own_are_refused(option: str, tmp_path: Pa
             infer_format(source, paths)
     with pytest.raises(OptionError, match=f"^{option} is for data .* the data set 'ade20k' names its own"):
         check_data("ade20k", paths)
+
+
+def files(folder: Path, *names: str, values: int = 1) -> None:
+    """Images, and maps of one number."""
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith((".txt", ".json", ".xml", ".yaml")):
+            path.write_text("{}")
+        else:
+            shape = (4, 4) if name.endswith(".png") else (4, 4, 3)
+            Image.fromarray(np.full(shape, values, np.uint8)).save(path)
+
+
+def labelme(folder: Path, image: str, name: str = "a.json") -> Path:
+    content = {"version": "5", "shapes": [], "imagePath": image, "imageData": None, "imageHeight": 4, "imageWidth": 4}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(json.dumps(content))
+    return folder / name
+
+
+def panoptic(folder: Path, name: str, *maps: str) -> Path:
+    content = {
+        "images": [],
+        "annotations": [{"image_id": 1, "file_name": one, "segments_info": []} for one in maps],
+        "categories": [{"id": 1, "name": "a", "isthing": 1}],
+    }
+    (folder / name).write_text(json.dumps(content))
+    return folder / name
+
+
+def test_maps_are_paired_by_the_end_of_their_names(tmp_path: Path) -> None:
+    files(tmp_path, *(f"images/img-{n}.jpg" for n in (1, 2)), *(f"masks/mask-{n}.png" for n in (1, 2)))
+    (tmp_path / "names.txt").write_text("background\ncell\n")
+    config, notes = infer_format(tmp_path, DataPaths())
+    assert config.name == "label-folder"  # pyright: ignore[reportAttributeAccessIssue]
+    assert "files are paired by names: images img{stem}, maps mask{stem}" in notes
+
+
+def test_folders_whose_names_do_not_fit_are_kept_as_they_are(tmp_path: Path) -> None:
+    """Whoever reads them is told which ones lack their partner."""
+    files(tmp_path, "images/a.jpg", "images/b.jpg", "masks/x.png", "masks/y.png")
+    (tmp_path / "names.txt").write_text("background\ncell\n")
+    config, notes = infer_format(tmp_path, DataPaths())
+    assert config.train[0].labels == str(tmp_path / "masks")  # type: ignore[union-attr]
+    assert not any("paired" in note for note in notes)
+
+
+def voc(folder: Path) -> Path:
+    files(folder, "SegmentationClass/a.png", "JPEGImages/a.jpg")
+    return folder
+
+
+def test_the_layout_of_voc_has_its_classes_where_it_has_its_boxes(tmp_path: Path) -> None:
+    (voc(tmp_path) / "Annotations").mkdir()
+    config, notes = infer_format(tmp_path, DataPaths())
+    assert config.names == "pascal_voc"  # type: ignore[union-attr]
+    assert any("names: pascal_voc" in note for note in notes)
+
+
+def test_a_folder_is_what_the_file_in_it_is(tmp_path: Path) -> None:
+    (tmp_path / "yolo").mkdir()
+    (tmp_path / "yolo" / "data.yaml").write_text("train: images\nval: images\nnames: [a]\n")
+    config, notes = infer_format(tmp_path / "yolo", DataPaths())
+    assert (config.name, notes) == ("yolo", [])  # pyright: ignore[reportAttributeAccessIssue]
+    coco(tmp_path / "coco" / "mine.json", "a.png", tmp_path / "coco" / "images")
+    assert infer_format(tmp_path / "coco", DataPaths())[0].name == "coco-instance"  # pyright: ignore
+    files(tmp_path, "cvat/a.png")
+    xml = "<annotations><image id='0' name='a.png' width='4' height='4'></image></annotations>"
+    (tmp_path / "cvat" / "annotations.xml").write_text(xml)
+    assert infer_format(tmp_path / "cvat", DataPaths())[0].name == "cvat"  # pyright: ignore
+    names = tmp_path / "names.txt"
+    names.write_text("a\n")
+    files(tmp_path / "labelme", "a.jpg")
+    labelme(tmp_path / "labelme", "a.jpg")
+    for part in ("ds", "val"):
+        files(tmp_path / "tiles" / part, "ann/a.jpg.json", "img/a.jpg")
+    (tmp_path / "tiles" / "meta.json").write_text('{"classes": [], "tags": []}')
+    for name, kind in (("labelme", "labelme"), ("tiles", "supervisely")):
+        config, _ = infer_format(tmp_path / name, DataPaths(names=names))
+        assert (config.name, config.names) == (kind, str(names))  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda folder: files(folder, "SegmentationClass/a.png"), r"JPEGImages.*--images"),
+        (voc, r"labelmap\.txt.*--names pascal_voc"),
+        (lambda folder: files(folder, "meta.json", "a.txt"), r"meta\.json.*'ann' and 'img'"),
+        (lambda folder: labelme(folder, "none.jpg"), r"'none\.jpg'.*--images"),
+        (lambda folder: (folder / "x.json").write_text('{"images": [], "annotations": []}'), "lists no images"),
+        (lambda folder: panoptic(folder, "x.json", "none.png"), r"'none\.png'.*--labels"),
+    ],
+)
+def test_what_is_missing_is_named_with_its_option(make: Callable[[Path], Any], words: str, tmp_path: Path) -> None:
+    make(tmp_path)
+    with pytest.raises(UserError, match=words):
+        infer_format(tmp_path, DataPaths())
+
+
+def test_validation_data_must_be_of_the_same_kind(tmp_path: Path) -> None:
+    train = coco(tmp_path / "train.json", "a.png", tmp_path / "train")
+    files(tmp_path, "held-out/a.png", "images/a.jpg")
+    other = panoptic(tmp_path, "held-out.json", "a.png")
+    with pytest.raises(UserError, match=r"train\.json' is in coco-instance.*held-out\.json' in coco-panoptic"):
+        infer_format(train, DataPaths(validation=other))
+    files(tmp_path / "maps", "images/a.jpg", "labels/a.png", "names.txt")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"empty' has no folders 'images' and 'labels'"):
+        infer_format(tmp_path / "maps", DataPaths(validation=tmp_path / "empty"))

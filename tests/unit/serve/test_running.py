@@ -49,10 +49,12 @@ def asked_and_ended(replies: list[tuple[str, int]], number: signal.Signals = sig
     def ask(url: str) -> None:
         host, port = url.removeprefix("http://").rsplit(":", 1)
         connection = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=10)
-        connection.request("GET", "/v1/models", headers={"Authorization": f"Bearer {TOKEN}"})
-        replies.append((url, connection.getresponse().status))
-        connection.close()
-        os.kill(os.getpid(), number)
+        try:
+            connection.request("GET", "/v1/models", headers={"Authorization": f"Bearer {TOKEN}"})
+            replies.append((url, connection.getresponse().status))
+        finally:
+            connection.close()
+            os.kill(os.getpid(), number)
 
     return lambda url: threading.Thread(target=ask, args=(url,), daemon=True).start()
 

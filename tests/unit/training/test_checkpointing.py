@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from mask2former.errors import UserError
-from mask2former.training.checkpointing import WholeFiles, loaded, plain
+from mask2former.training.checkpointing import KeepCheckpoints, Patience, WholeFiles, figures, loaded, plain
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"half of something", b"\x80\x02]q\x00."])
@@ -44,3 +46,50 @@ def test_equal_content_is_written_as_equal_bytes() -> None:
     stream = io.BytesIO(written(state))
     read = torch.load(stream, weights_only=True)
     assert written(plain(read)) == written(plain(state))
+
+
+def test_figures_of_a_checkpoint_are_numbers_by_name() -> None:
+    assert figures({"a/b": 1, "c": 2.5, "d": None}) == {"a/b": 1.0, "c": 2.5}
+    for broken in ([1], {3: 1.0}):
+        with pytest.raises(ValueError, match="figures by name"):
+            figures(broken)
+
+
+def test_errors_of_torch_that_are_no_errors_of_the_file_stay_theirs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("storage has wrong byte size")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(RuntimeError, match="wrong byte size"):
+        WholeFiles().save_checkpoint({}, tmp_path / "last.ckpt")
+
+
+def test_patience_goes_on_with_its_own_number_or_starts_over() -> None:
+    stored = {**Patience("panoptic/PQ", 9).state_dict(), "wait_count": 2, "best_score": torch.tensor(40.0)}
+    again = Patience("panoptic/PQ", 3)
+    again.load_state_dict(stored)
+    assert (again.wait_count, again.patience, float(again.best_score)) == (2, 3, 40.0)
+    anew = Patience("panoptic/PQ", 3, starts_over=True)
+    anew.load_state_dict(stored)
+    anew.begin_at(20.0)
+    assert (anew.wait_count, anew.patience, float(anew.best_score)) == (0, 3, 20.0)
+
+
+def test_other_ranks_take_part_in_a_checkpoint_and_a_limit_ends_a_validation(tmp_path: Path) -> None:
+    saved: list[Any] = []
+    trainer: Any = SimpleNamespace(
+        is_global_zero=False,
+        global_step=4,
+        max_steps=4,
+        save_checkpoint=lambda path, weights_only: saved.append(path),
+    )
+    table: Any = SimpleNamespace(num_rows=1)
+    limit: Any = SimpleNamespace(is_over=lambda trainer: True, stop=lambda trainer: saved.append("stopped"))
+    keep = KeepCheckpoints(tmp_path, 2, "panoptic/PQ", table, limit=limit)
+    keep.on_train_end(trainer, trainer)
+    assert saved == [tmp_path / "last.ckpt"]
+    assert not list(tmp_path.iterdir())  # the first rank writes
+    keep.on_validation_batch_start(trainer)
+    assert saved[1:] == ["stopped"]

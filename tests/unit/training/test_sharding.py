@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,7 +35,8 @@ class Model(nn.Module):
 
 
 @pytest.fixture
-def mesh() -> Iterator[DeviceMesh]:
+def mesh(monkeypatch: pytest.MonkeyPatch) -> Iterator[DeviceMesh]:
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # torch puts one of its own in place
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield init_device_mesh("cpu", (1,))
     dist.destroy_process_group()

@@ -14,7 +14,6 @@ import pytest
 
 pytest.importorskip("uvicorn")
 
-from mask2former import interrupts
 from mask2former.cli import main
 from mask2former.web import serve_page
 
@@ -42,10 +41,12 @@ def hosts(monkeypatch: pytest.MonkeyPatch, default_signals: None) -> list[Any]:
 def read_and_end(address: str, pages: list[bytes]) -> None:
     host, port = address.removeprefix("http://").rsplit(":", 1)
     connection = http.client.HTTPConnection(host, int(port), timeout=10)
-    connection.request("GET", "/")
-    pages.append(connection.getresponse().read())
-    connection.close()
-    os.kill(os.getpid(), signal.SIGTERM)
+    try:
+        connection.request("GET", "/")
+        pages.append(connection.getresponse().read())
+    finally:
+        connection.close()
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def test_a_page_is_served_until_a_signal_comes(hosts: list[Any]) -> None:
@@ -54,7 +55,7 @@ def test_a_page_is_served_until_a_signal_comes(hosts: list[Any]) -> None:
     def tell(address: str) -> None:
         threading.Thread(target=read_and_end, args=(address, pages), daemon=True).start()
 
-    with interrupts.raised(), pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt):
         serve_page({}, port=0, upload_bytes=99, tell=tell)
     assert pages == [b"page"]
     assert hosts == [("127.0.0.1", "localhost", "[::1]"), 99, "closed"]
