@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import signal
+import sys
 from collections.abc import Generator, Iterator
 from typing import Any
 
@@ -17,6 +19,16 @@ from hypothesis import settings
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: processes that share cores wait for one another
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+
+def _end(process: int) -> None:
+    """End without freeing a million objects one by one, which takes as long as a dozen tests."""
+    if os.getpid() == process:  # not those that it forks
+        os._exit(0)
+
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # whose exit status nobody reads; registered first, so it is called last
+    atexit.register(_end, os.getpid())
+
 settings.register_profile("few", max_examples=60, deadline=None, derandomize=True, database=None)
 settings.register_profile("many", settings.get_profile("few"), max_examples=600)
 settings.load_profile("few")  # --hypothesis-profile comes later
@@ -24,19 +36,42 @@ settings.load_profile("few")  # --hypothesis-profile comes later
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Without a search for garbage, then or later, among the million objects that stay: a sixth of this time."""
+    """Without a search for garbage, then or later, among the million objects that stay: a fifth of this time."""
     gc.disable()
     try:
         return (yield)
     finally:
+        gc.freeze()  # with the ten that are garbage
         gc.enable()
-        gc.collect()
-        gc.freeze()
 
 
+@pytest.hookimpl(trylast=True)  # after pytest's own last searches
 def pytest_unconfigure() -> None:
     """What was frozen is collected in the end, or libraries report it as leaked."""
     gc.unfreeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def checked_sizes() -> Iterator[None]:
+    """That a configuration makes no model that is too large is found out once, not each time that one is built.
+
+    It takes longer than to make a small model. What is refused is refused each time.
+    """
+    build = sys.modules.get("mask2former.models.build")  # not imported for tests that need no model
+    if build is None:
+        yield
+        return
+    check, fitting = build.build_skeleton, set[tuple[str, int]]()
+
+    def once(config: Any, num_classes: int, most: int) -> None:
+        key = (repr(config), num_classes)
+        if key not in fitting:
+            check(config, num_classes, most)
+            fitting.add(key)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "build_skeleton", once)
+        yield
 
 
 @pytest.fixture
