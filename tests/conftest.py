@@ -18,6 +18,7 @@ from hypothesis import settings
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: processes that share cores wait for one another
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # a test with two threads took twice its time to wait in a loop
 
 
 def _end(process: int) -> None:
