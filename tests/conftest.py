@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import signal
+import sys
 from collections.abc import Generator, Iterator
 from typing import Any
 
@@ -16,6 +18,17 @@ from hypothesis import settings
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported, since processes that share cores would contend
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # a test with two threads took twice its time to wait in a loop
+
+
+def _end(process: int) -> None:
+    """End without freeing a million objects one by one, which takes as long as a dozen tests."""
+    if os.getpid() == process:  # not those that it forks
+        os._exit(0)
+
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # whose exit status nobody reads; registered first, so it is called last
+    atexit.register(_end, os.getpid())
 
 settings.register_profile("few", max_examples=60, deadline=None, derandomize=True, database=None)
 settings.register_profile("many", settings.get_profile("few"), max_examples=600)
@@ -24,19 +37,42 @@ settings.load_profile("few")  # --hypothesis-profile is applied later
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Turn garbage collection off during collection, and freeze the million remaining objects: saves a sixth."""
+    """Turn garbage collection off for good: searching the million objects that stay takes a fifth of the time."""
     gc.disable()
     try:
         return (yield)
     finally:
+        gc.freeze()  # with the ten that are garbage
         gc.enable()
-        gc.collect()
-        gc.freeze()
 
 
+@pytest.hookimpl(trylast=True)  # after pytest's own last searches
 def pytest_unconfigure() -> None:
     """Unfreeze and collect frozen objects at the end; otherwise libraries would report them as leaked."""
     gc.unfreeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def checked_sizes() -> Iterator[None]:
+    """That a configuration makes no model that is too large is found out once, not each time that one is built.
+
+    It takes longer than to make a small model. What is refused is refused each time.
+    """
+    build = sys.modules.get("mask2former.models.build")  # not imported for tests that need no model
+    if build is None:
+        yield
+        return
+    check, fitting = build.build_skeleton, set[tuple[str, int]]()
+
+    def once(config: Any, num_classes: int, most: int) -> None:
+        key = (repr(config), num_classes)
+        if key not in fitting:
+            check(config, num_classes, most)
+            fitting.add(key)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "build_skeleton", once)
+        yield
 
 
 @pytest.fixture

@@ -39,7 +39,26 @@ def predictor() -> Predictor:
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    folder = tmp_path / "images"
+    return drawn(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def finished(predictor: Predictor, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Images and their results."""
+    folder = tmp_path_factory.mktemp("finished")
+    run(predictor, images := drawn(folder), folder / "out")
+    return images, folder / "out"
+
+
+@pytest.fixture
+def results(finished: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Path]:
+    """The images, which nobody changes, and results of one's own."""
+    images, output = finished
+    return images, shutil.copytree(output, tmp_path / "out")
+
+
+def drawn(parent: Path) -> Path:
+    folder = parent / "images"
     folder.mkdir()
     pixels = np.random.default_rng(0).integers(0, 256, (COUNT, 40, 60, 3), dtype=np.uint8)
     for number in range(COUNT):
@@ -77,10 +96,9 @@ def flip(path: Path) -> None:
 @pytest.mark.parametrize("ending", [".json", ".png", "_ids.png"])
 @pytest.mark.parametrize("damage", [os.unlink, cut, flip, lambda path: cut(path, 0)], ids=["gone", "cut", "bit", "0"])
 def test_damaged_results_are_made_anew(
-    predictor: Predictor, images: Path, tmp_path: Path, ending: str, damage: Callable[[Path], None]
+    predictor: Predictor, results: tuple[Path, Path], ending: str, damage: Callable[[Path], None]
 ) -> None:
-    output = tmp_path / "out"
-    run(predictor, images, output)
+    images, output = results
     before = contents(output)
     damage(output / f"1{ending}")
     statuses = [outcome.status for outcome in run(predictor, images, output)]
@@ -104,10 +122,9 @@ def test_damaged_results_are_made_anew(
     ],
 )
 def test_a_json_file_that_is_no_result_is_refused_and_stays(
-    predictor: Predictor, images: Path, tmp_path: Path, edit: Callable[[Path], None]
+    predictor: Predictor, results: tuple[Path, Path], edit: Callable[[Path], None]
 ) -> None:
-    output = tmp_path / "out"
-    run(predictor, images, output)
+    images, output = results
     edit(output / "1.json")
     before = contents(output)
     with pytest.raises(UserError, match=r"1\.json' already exists and is not a result"):
@@ -126,10 +143,9 @@ def test_a_json_file_that_is_no_result_is_refused_and_stays(
     ],
 )
 def test_results_of_others_and_of_newer_versions_are_kept(
-    predictor: Predictor, images: Path, tmp_path: Path, edit: Callable[[Path], None]
+    predictor: Predictor, results: tuple[Path, Path], edit: Callable[[Path], None]
 ) -> None:
-    output = tmp_path / "out"
-    run(predictor, images, output)
+    images, output = results
     edit(output / "1.json")
     before = contents(output)
     assert [(outcome.status, outcome.differs) for outcome in run(predictor, images, output)] == [

@@ -114,6 +114,7 @@ def test_the_page_shows_bands_as_the_predictor_does(predictor: Predictor, image:
         visits.open("a", grey, "tiny")
 
 
+@pytest.mark.long  # gradio takes seconds to import, and no other test that is not long does
 def test_the_page_offers_no_examples_in_colours_that_no_model_takes(
     predictor: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

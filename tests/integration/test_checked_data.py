@@ -147,10 +147,15 @@ PASSED: dict[str, tuple[Callable[[Path], dict[str, Any]], dict[str, Any], str]] 
 # Slow, since faster tests have the same: proposals for objects and polygons are trained in test_check_data.py, another
 # order comes with other ids, and plain label maps with a comment.
 COVERED = ("objects", "polygons", "validation in another order", "label maps")
+LONG = ("ignored regions", "validation on the training data")  # each trains, and differs in what is left out or said
 
 
 @pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=[pytest.mark.slow] if case in COVERED else []) for case in PASSED]
+    "case",
+    [
+        pytest.param(case, marks=[pytest.mark.slow] * (case in COVERED) + [pytest.mark.long] * (case in LONG))
+        for case in PASSED
+    ],
 )
 def test_what_check_data_passes_trains_and_is_measured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, case: str

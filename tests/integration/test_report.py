@@ -262,10 +262,10 @@ def test_plot_reads_what_training_wrote(tmp_path: Path, finished_run: Finished) 
     series = read_run(finished_run.folder)
     assert series["loss"][0] == series["learning_rate"][0] == [1, 2, 3, 4]
     assert series["panoptic/PQ"][0] == [2, 4]
-    plot_runs([finished_run.folder], tmp_path / "run.svg")
-    assert (tmp_path / "run.svg").read_text().startswith("<?xml")
     plot_runs([finished_run.folder], tmp_path / "hours.svg", "hours")
-    assert "<!-- hours -->" in (tmp_path / "hours.svg").read_text()
+    drawn = (tmp_path / "hours.svg").read_text()
+    assert drawn.startswith("<?xml")
+    assert "<!-- hours -->" in drawn
 
 
 @pytest.mark.parametrize(
@@ -367,6 +367,7 @@ def test_a_report_where_a_file_is_is_refused_before_anything_runs(
 GUIDE = Path(__file__).parents[2] / "docs" / "evaluation.md"
 
 
+@pytest.mark.long
 def test_the_python_of_the_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"^```python\n(.*?)^```", GUIDE.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)

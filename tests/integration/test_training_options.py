@@ -144,7 +144,7 @@ def test_class_weights_change_the_class_loss_alone(tmp_path: Path, finished_run:
 
 @pytest.mark.parametrize(
     "calls",  # after two steps; after the first case of the validation behind them
-    [pytest.param(3, marks=pytest.mark.slow), 5],
+    [pytest.param(3, marks=pytest.mark.slow), pytest.param(5, marks=pytest.mark.long)],
 )
 def test_a_run_whose_time_is_over_goes_on_where_it_was(
     tmp_path: Path,
@@ -325,7 +325,9 @@ def test_a_resumed_run_goes_on_in_the_records_of_the_services(
     assert client.get_run(first["mlflow"]).data.params["optim.lr"] == "0.0001"
 
 
-@pytest.mark.parametrize("resumed", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "resumed", [pytest.param(False, marks=pytest.mark.long), pytest.param(True, marks=pytest.mark.slow)]
+)
 def test_the_page_does_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resumed: bool) -> None:
     """Its settings in one run file, and its example with fewer steps and interrupted: nothing is forgotten."""
     monkeypatch.chdir(tmp_path)

@@ -238,8 +238,14 @@ def _named(name: Any, known: Mapping[str, Any], where: str) -> Any:
     return known[name]
 
 
+@cache
+def _kinds(table: type) -> dict[str, Any]:
+    """The types of the fields, which Python takes longer to look up than all rows to be checked."""
+    return get_type_hints(table)
+
+
 def _check_kinds(entry: Provider | ZooModel, what: str) -> None:
-    kinds = get_type_hints(type(entry))
+    kinds = _kinds(type(entry))
     for field in fields(entry):
         value, kind = getattr(entry, field.name), kinds[field.name]
         right = isinstance(value, kind if isinstance(kind, UnionType) else get_origin(kind) or kind)

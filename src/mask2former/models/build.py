@@ -147,6 +147,8 @@ class _Unfilled(TorchFunctionMode):
             "normal_",
             "trunc_normal_",
             "uniform_",
+            "kaiming_normal_",
+            "kaiming_uniform_",
             "constant_",
             "fill_",
             "zero_",
