@@ -37,7 +37,7 @@ settings.load_profile("few")  # --hypothesis-profile is applied later
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Turn garbage collection off for good: searching the million objects that stay takes a fifth of the time."""
+    """Turn garbage collection off during collection, and freeze the million remaining objects: saves a fifth."""
     gc.disable()
     try:
         return (yield)

@@ -216,7 +216,7 @@ def _bound_nodes(reader: yaml.SafeLoader, source: str) -> None:
 
 def _check_nodes(count: int, source: str) -> None:
     if count > limits.YAML_NODES:  # checked here, so that the message is not formatted for each node
-        what = f"{source} has values, with those that aliases repeat:"
+        what = f"{source} has too many values, with those that aliases repeat:"
         limits.check_limit(what, count, limits.YAML_NODES, "write less")
 
 
