@@ -18,16 +18,16 @@ from hypothesis import settings
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported, since processes that share cores would contend
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # a test with two threads took twice its time to wait in a loop
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning would double the CPU time of two threads
 
 
 def _end(process: int) -> None:
-    """End without freeing a million objects one by one, which takes as long as a dozen tests."""
-    if os.getpid() == process:  # not those that it forks
+    """Exit without freeing a million objects one by one, which takes as long as a dozen tests."""
+    if os.getpid() == process:  # not in forked children
         os._exit(0)
 
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # whose exit status nobody reads; registered first, so it is called last
+if "PYTEST_XDIST_WORKER" in os.environ:  # nobody reads its exit status; registered first, so called last
     atexit.register(_end, os.getpid())
 
 settings.register_profile("few", max_examples=60, deadline=None, derandomize=True, database=None)
@@ -54,9 +54,9 @@ def pytest_unconfigure() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def checked_sizes() -> Iterator[None]:
-    """That a configuration makes no model that is too large is found out once, not each time that one is built.
+    """Check only once per configuration that a model is not too large, since this takes longer than building a small one.
 
-    It takes longer than to make a small model. What is refused is refused each time.
+    Refused configurations are refused each time.
     """
     build = sys.modules.get("mask2former.models.build")  # not imported for tests that need no model
     if build is None:
