@@ -231,6 +231,7 @@ def test_own_modules_inside_have_no_form_that_would_not_call_them() -> None:
     assert own.for_inference() is own
 
 
+@pytest.mark.long
 @pytest.mark.unchecked
 @torch.no_grad()
 def test_the_form_for_inference_compiles_into_one_graph() -> None:

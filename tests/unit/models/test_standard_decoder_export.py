@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from mask2former.models.pixel_decoders.features import PixelFeatures
@@ -19,6 +20,7 @@ class _Last(torch.nn.Module):
         return self.transformer(PixelFeatures(feature, []), 1)[-1]
 
 
+@pytest.mark.long
 def test_the_batch_stays_open() -> None:
     model, feature = _Last().eval(), torch.rand(2, 8, 4, 4)
     graph = torch.export.export(
