@@ -54,7 +54,7 @@ def pytest_unconfigure() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def checked_sizes() -> Iterator[None]:
-    """Check only once per configuration that a model is not too large, since this takes longer than building a small one.
+    """Check only once per configuration that a model is not too large; this takes longer than building a small one.
 
     Refused configurations are refused each time.
     """
