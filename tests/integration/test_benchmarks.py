@@ -45,6 +45,14 @@ def test_that_of_growth(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_that_of_formats(tmp_path: Path) -> None:
+    result = run("formats.py", tmp_path / "formats.json", "--counts", "20", "40")
+    names = ["table", "coco-dataset", "cvat", "geojson", "imagej", "label-studio-polygons", "label-tiff", "yolo"]
+    assert {*names, "class-masks", "cutouts"} <= result.keys()
+    assert all(result[name]["40 objects"]["written, MiB"] >= 0 for name in names)
+
+
+@pytest.mark.slow
 def test_that_of_the_service(tmp_path: Path) -> None:
     """Nothing is lost or mixed up under four times what it can take, and memory stays flat over 2,000 requests."""
     result = run("service.py", tmp_path / "service.json", "--requests", "20", "--memory", "2000")
