@@ -58,8 +58,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with filtered():
         try:
             code, message = _run(words)
-        except SystemExit:  # of typer: the reader of our output, for instance "head", has seen enough
-            return 1
         except Exception as error:
             if debug:
                 traceback.print_exc()
@@ -69,8 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             if sys.stdout is not None:
                 sys.stdout.flush()
-        except BrokenPipeError:
-            silence_stdout()
+        except BrokenPipeError:  # the reader of our output, for instance "head", has seen enough
+            silence_stdout()  # within a command, typer ends the program for it
             return code or 1
         except OSError as error:
             silence_stdout()
