@@ -1,4 +1,4 @@
-"""What is inside a model, and what it costs. Each analysis is a library call that a command prints."""
+"""What happens inside a model, and what it costs. Each analysis is a library call that a command prints."""
 
 from mask2former.analysis.convergence import Convergence, RunProgress, convergence
 from mask2former.analysis.flops import Cost, ModuleCost, count_flops, paper_sizes

@@ -1,4 +1,4 @@
-"""How soon trainings reach what they reach: a metric over steps, of several runs at once."""
+"""How fast trainings converge: a metric over steps, for several runs at once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class RunProgress:
 
     Attributes:
         name: of the run.
-        steps: that had been taken before each of its validations.
+        steps: number completed before each of its validations.
         values: of the metric there, percent.
         best: the highest value.
         best_step: where it was first reached.
@@ -55,11 +55,11 @@ def convergence(runs: Sequence[Path], metric: str | None = None) -> Convergence:
     """Read a metric of the validations of runs.
 
     Args:
-        runs: run directories, also of trainings that go on; their ``metrics.csv`` is read.
-        metric: as its column is called, for instance ``panoptic/PQ``; None: the first of PQ, AP and mIoU that all have.
+        runs: run directories, including those of trainings in progress; their ``metrics.csv`` is read.
+        metric: its column name, for instance ``panoptic/PQ``; None: the first of PQ, AP and mIoU that all runs have.
 
     Raises:
-        UserError: a run has no values, or the runs do not share the metric.
+        UserError: a run has no values, or the runs have no metric in common.
     """
     if not runs:
         raise UserError("there is no run to compare; give at least one run directory")

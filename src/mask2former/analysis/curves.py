@@ -13,7 +13,7 @@ __all__ = ["Curves", "Drawn"]
 
 
 class Drawn(NamedTuple):
-    """What :func:`plot_series` draws: series by name, their panels, and names of steps that are no numbers."""
+    """The input of :func:`plot_series`: series by name, their panels, and names of steps that are not numbers."""
 
     series: Mapping[str, Series]
     panels: Sequence[tuple[str, tuple[str, ...]]]
@@ -22,7 +22,7 @@ class Drawn(NamedTuple):
 
 @dataclass(frozen=True)
 class Curves:
-    """An analysis of plain values that knows its curves: a subclass has :meth:`curves`."""
+    """An analysis of plain values that can be drawn as curves: a subclass implements :meth:`curves`."""
 
     def curves(self) -> Drawn:
         """What is drawn."""

@@ -29,13 +29,14 @@ __all__ = ["MASKS", "Cost", "ModuleCost", "count_flops", "paper_sizes"]
 Size = tuple[int, int]
 
 MASKS = "masks"
-"""The row of the products of queries and pixels, which are computed when somebody reads masks."""
-_BILINEAR = 4  # for a value that is read between four pixels
+"""The row for the products of queries and pixels, which are computed when masks are read."""
+_BILINEAR = 4  # for a value interpolated between four pixels
 _NORM = 5  # for a value that is normalised, with scale and shift
 _STRIDES = (32, 16, 8)
 _SHOWN = 0.01  # the share of a module that is drawn
-# The paper counts COCO models on 100 images of the validation set that it does not name. Images of COCO are 640x480 or
-# 640x427 as a rule; five of the one and two of the other, a share that was fitted to R50, reproduce all six backbones.
+# The paper counts COCO models on 100 images of the validation set that it does not name. Images of COCO are usually
+# 640x480 or 640x427; five of the former and two of the latter, a share that was fitted to R50, reproduce all six
+# backbones.
 _FOUR_BY_THREE, _THREE_BY_TWO = 5, 2
 
 
@@ -44,10 +45,10 @@ class ModuleCost:
     """A row of the table.
 
     Attributes:
-        name: within the model; empty for the whole model, :data:`MASKS` for what belongs to no module.
+        name: within the model; empty for the complete model, :data:`MASKS` for what belongs to no module.
         parameters: learned numbers in it.
-        multiply_adds: of a call, with those of the modules in it.
-        activations: numbers that its convolutions, products and attention give, with those of the modules in it.
+        multiply_adds: per call, including the modules inside it.
+        activations: output values of its convolutions, products and attention, including the modules inside it.
     """
 
     name: str
@@ -58,16 +59,16 @@ class ModuleCost:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a call of a model costs, on average over the sizes of its input.
+    """The cost of a call of a model, averaged over input sizes.
 
     Attributes:
         sizes: heights and widths of the input in pixels, as padded.
         num_frames: of the clip; 1 for an image.
-        multiply_adds: what this library computes for the logits of all masks.
-        published: what the published code computes, by the rules of the paper; None where a part of the model is not
-            one of the paper's.
+        multiply_adds: of this library for the logits of all masks.
+        published: of the published code, by the rules of the paper; None if a part of the model is not one of the
+            paper's.
         operators: multiply-adds by operator.
-        modules: the whole model, its parts and what they are made of.
+        modules: the complete model, its parts and their submodules.
     """
 
     sizes: tuple[Size, ...]
@@ -91,7 +92,7 @@ class Cost:
 
         Args:
             path: of the drawing.
-            depth: how deep modules are shown.
+            depth: nesting depth of the modules shown.
 
         Raises:
             UserError: the path cannot be written.
@@ -114,12 +115,12 @@ class Cost:
 
 
 def paper_sizes(model: Mask2Former) -> list[Size]:
-    """The sizes that reproduce the FLOPs of the paper, of the mean over them.
+    """The sizes over which the paper's FLOPs are averaged.
 
     A semantic model takes squares of its test size; others take seven images, five with sides of 4:3 and two of 3:2.
 
     Raises:
-        UserError: the model resizes no images.
+        UserError: the model does not resize images.
     """
     edge, longest = model.info.inference.short_edge, model.info.inference.long_edge
     if not edge or model.info.inference.tile:
@@ -139,7 +140,7 @@ def count_flops(model: Mask2Former, sizes: Sequence[Size], num_frames: int = 1) 
     convolutions and attention give.
 
     Args:
-        model: stays as it is; its weights may be on the ``meta`` device.
+        model: unchanged; its weights may be on the ``meta`` device.
         sizes: heights and widths of the input in pixels, padded to what the model takes; costs are means over them.
         num_frames: of a clip.
 
@@ -221,7 +222,7 @@ def _count(twin: Mask2Former, size_hw: Size, num_frames: int) -> tuple[dict[str,
 
 
 def _of_module(module: nn.Module, name: str, counts: Mapping[str, Mapping[Any, complex]]) -> complex:
-    """That of a module, or, where its forward is not called, as that of a list is not, of the modules in it."""
+    """The count of a module or, if its forward is not called (as for a list), of the modules inside it."""
     if name in counts:
         return sum(counts[name].values())
     return sum(_of_module(child, f"{name}.{part}", counts) for part, child in module.named_children())

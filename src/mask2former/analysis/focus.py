@@ -1,6 +1,6 @@
-"""How much of the attention of queries falls on the objects that they find (Mask2Former, the analysis of attention).
+"""The share of query attention that falls on the detected objects (Mask2Former, the analysis of attention).
 
-With masked attention it is most of it: the paper has 59 % on COCO, where attention to all pixels has 20 %.
+With masked attention it is most of it: the paper reports 59 % on COCO, compared with 20 % for attention to all pixels.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class LayerFocus:
         name: ``layer 1`` and so on.
         strides: of the scales that the layer attends to.
         share: as the layer attends.
-        everywhere: what its scores would give without the mask.
-        area: the share of the padded image that the objects cover, which attention without aim would have.
+        everywhere: what its scores would yield without the mask.
+        area: the share of the padded image that the objects cover, which uniform attention would have.
     """
 
     name: str
@@ -55,7 +55,7 @@ class AttentionFocus(Curves):
 
     Attributes:
         layers: in order.
-        objects: how many objects were matched with a query.
+        objects: number of objects that were matched with a query.
         task: whose ground truth says what an object is.
         data: the images.
     """
@@ -86,7 +86,7 @@ def attention_focus(
     device: str | None = None,
     progress: Progress = silent,
 ) -> AttentionFocus:
-    """Match the queries of the last layer with the ground truth, and see what each layer attends to for them.
+    """Match the queries of the last layer with the ground truth, and measure what each layer attends to for them.
 
     Objects are the instances of the data, without crowds, or the segments where the data have no instances. A token is
     on an object as far as its cell is covered by it; padding is on none.
@@ -95,11 +95,10 @@ def attention_focus(
         model: a name, file or folder, a model, or a predictor.
         data: images with ground truth.
         device: see :class:`~mask2former.Predictor`.
-        progress: told how many images are done.
+        progress: called with the number of images done.
 
     Raises:
-        UserError: model and data do not fit together, the decoder is another than the masked one, or the data have no
-            objects.
+        UserError: model and data do not fit together, the decoder is not the masked one, or the data have no objects.
     """
     predictor = open_predictor(model, device=device, quiet=True, progress=progress)
     subjects = open_subjects(predictor, data)

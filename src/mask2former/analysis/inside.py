@@ -1,6 +1,6 @@
 """What happens inside a model in one pass: predictions of every decoder depth, attention, and sampling locations.
 
-Seen through hooks that are gone after the pass; what a model computes stays as it is.
+Recorded by hooks that are removed after the pass; the computation of the model is unchanged.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class LayerAttention(NamedTuple):
     Attributes:
         grids: (height, width) of the tokens of each scale that the layer attends to, one after the other.
         weights: as they are; of each query they sum to 1.
-        everywhere: what the same scores would give without the mask (or without the Gaussian of SMCA).
+        everywhere: what the same scores would yield without the mask (or without the Gaussian of SMCA).
     """
 
     grids: tuple[tuple[int, int], ...]
@@ -56,7 +56,7 @@ class LayerSamples(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Watched:
-    """A module that is told of, with what it is called with."""
+    """A module to be recorded, with the arguments of its call."""
 
     module: nn.Module
     arguments: tuple[Any, ...]
@@ -77,7 +77,7 @@ def predictions_of_depths(model: Mask2Former, images: Sequence[UInt8[Tensor, "C 
 
 
 def depth_names(model: Mask2Former, count: int) -> list[str]:
-    """What so many depths are: the queries before the first layer, where they predict something, then the layers."""
+    """Names for this number of depths: the queries before the first layer, if they predict, then the layers."""
     first = 0 if getattr(model.transformer_decoder, "supervise_queries", False) else 1
     return ["queries" if index == 0 else f"layer {index}" for index in range(first, first + count)]
 
@@ -86,7 +86,7 @@ def attention_of(model: Mask2Former, shown: Shown) -> tuple[list[Prediction], li
     """The predictions of each depth for an image, and the cross-attention of each decoder layer.
 
     Raises:
-        UserError: the decoder is another than the masked one, or an attention of your own has no method ``weights``.
+        UserError: the decoder is not the masked one, or an attention of your own has no method ``weights``.
     """
     decoder = model.transformer_decoder
     if not isinstance(decoder, MaskedTransformerDecoder):

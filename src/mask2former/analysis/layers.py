@@ -1,4 +1,4 @@
-"""What each decoder layer brings: the metrics of its predictions, and how many objects its masks cover.
+"""The contribution of each decoder layer: the metrics of its predictions, and how many objects its masks cover.
 
 The recall of masks whatever their class shows that learned queries are proposals already before the first layer
 (Mask2Former, the analysis of queries).
@@ -44,7 +44,7 @@ _KEPT = 16  # passes of an image that is cut into tiles
 
 @dataclass(frozen=True)
 class Depth:
-    """What the predictions of a decoder depth are worth.
+    """The quality of the predictions at a decoder depth.
 
     Attributes:
         name: ``queries`` before the first layer, then ``layer 1`` and so on.
@@ -75,7 +75,7 @@ class LayerMetrics(Curves):
 
 
 class _Passes:
-    """One pass for all depths: the last ones are kept, since each depth asks for the same images."""
+    """One pass for all depths: the latest ones are kept, since each depth requests the same images."""
 
     def __init__(self, model: Mask2Former) -> None:
         self.model = model
@@ -95,7 +95,7 @@ class _Passes:
 
 @dataclass(frozen=True)
 class _OneDepth:
-    """A network that says what a model says at one of its depths; perhaps without telling classes apart."""
+    """A network that returns the predictions of a model at one of its depths; optionally without class distinctions."""
 
     passes: _Passes
     depth: int
@@ -130,9 +130,9 @@ def layer_metrics(
     Args:
         model: a name, file or folder, a model, or a predictor.
         data: images with ground truth.
-        tasks: what is measured; none: all that the model and the data both have.
+        tasks: what is measured; none: all tasks that both the model and the data have.
         device: see :class:`Predictor`.
-        progress: told how many images are done.
+        progress: called with the number of images done.
 
     Raises:
         UserError: model and data do not fit together, or the model has no queries.

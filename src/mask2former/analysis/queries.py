@@ -1,4 +1,4 @@
-"""Single queries on one image: their masks at every decoder depth, and what they attend to in between.
+"""Single queries on one image: their masks at every decoder depth, and what they attend to between depths.
 
 Masks of learned queries before the first layer are proposals already (Mask2Former, the analysis of queries).
 """
@@ -28,7 +28,7 @@ from mask2former.structures import Prediction
 
 __all__ = ["AttentionMaps", "Proposals", "QueryAttention", "QueryMasks", "attention_maps", "query_proposals"]
 
-_ROWS = 6  # queries that are shown where none is named
+_ROWS = 6  # queries that are shown if none is given
 
 
 @dataclass(frozen=True)
@@ -139,12 +139,12 @@ def query_proposals(
 
     Args:
         model: a name, file or folder, a model, or a predictor.
-        image: seen whole, without tiles; None: a drawn scene.
+        image: processed as a whole, without tiles; None: a drawn scene.
         queries: their indices; none: the six with the highest score as instances or segments at the end.
         device: see :class:`Predictor`.
 
     Raises:
-        UserError: the image cannot be read, there is no such query, or the model has none.
+        UserError: the image cannot be read, the query does not exist, or the model has none.
     """
     predictor = open_predictor(model, device=device, quiet=True)
     shown = prepared(predictor, image)
@@ -169,7 +169,7 @@ def attention_maps(
     """What queries attend to in every decoder layer. Arguments as of :func:`query_proposals`.
 
     Raises:
-        UserError: as there, or the decoder is another than the masked one.
+        UserError: as for :func:`query_proposals`, or the decoder is not the masked one.
     """
     predictor = open_predictor(model, device=device, quiet=True)
     shown = prepared(predictor, image)
@@ -200,10 +200,10 @@ def _strides(prediction: Prediction, grids: Sequence[tuple[int, int]]) -> str:
 
 
 def _chosen(last: Prediction, queries: Sequence[int]) -> list[int]:
-    """The queries that are named, or the best.
+    """The given queries, or the best.
 
     Raises:
-        UserError: there is no such query.
+        UserError: the query does not exist.
     """
     if wrong := [query for query in queries if not 0 <= query < len(last)]:
         raise UserError(f"there is no query {wrong[0]}; the model has {len(last)}, counted from 0")

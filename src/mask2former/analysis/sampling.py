@@ -103,8 +103,8 @@ def sampling_points(
 
     Args:
         model: a name, file or folder, a model, or a predictor.
-        image: seen whole, without tiles; None: a drawn scene.
-        point: (x, y) in pixels of the image; None: its middle.
+        image: processed as a whole, without tiles; None: a drawn scene.
+        point: (x, y) in pixels of the image; None: its centre.
         device: see :class:`~mask2former.Predictor`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Models by name without their weights: what needs no numbers needs no download."""
+"""Models by name without their weights: analyses that do not need them require no download."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ __all__ = ["skeleton"]
 
 
 def skeleton(source: str, recipe: str | None = None) -> Mask2Former:
-    """A model without memory, on the ``meta`` device, where timm can make it so.
+    """A model without memory, on the ``meta`` device, where timm supports it.
 
     Args:
         source: a published model or an ablation, of which nothing is downloaded, or whatever
-            :meth:`Mask2Former.from_pretrained` takes.
-        recipe: the published model that a file without configuration is.
+            :meth:`Mask2Former.from_pretrained` accepts.
+        recipe: the published model in a file without configuration.
 
     Raises:
-        UserError: there is no such model.
+        UserError: the model does not exist.
     """
     base = source
     if source.startswith("ablation/") and source in recipes.run_recipes():

@@ -1,4 +1,4 @@
-"""What is analyzed: a predictor on images with ground truth, or on one image."""
+"""The subject of an analysis: a predictor on images with ground truth, or on one image."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from mask2former.scenes import draw_scene
 __all__ = ["SCENE", "AnalyzedData", "Subjects", "open_subjects", "prepared"]
 
 AnalyzedData = DataSource | AnnotatedSet | SampleSet | str
-"""Images with ground truth, as :func:`mask2former.evaluate` takes them."""
+"""Images with ground truth, in any form that :func:`mask2former.evaluate` accepts."""
 
 SCENE = 1_000_000
-"""The scene that is drawn where no image is named; the first of those for validation."""
+"""The scene that is drawn if no image is given; the first validation scene."""
 _SIDE = 128  # of its pixels
 
 
@@ -40,7 +40,7 @@ class Subjects:
         cases: the images, with the model's class indices.
         tasks: that they have ground truth for and the model was trained for.
         overrides: settings of the predictor for them.
-        record: what they are, for JSON.
+        record: description of the images, for JSON.
     """
 
     cases: Cases
@@ -50,10 +50,10 @@ class Subjects:
 
 
 def open_subjects(predictor: Predictor, data: AnalyzedData, tasks: tuple[Task, ...] = ()) -> Subjects:
-    """The images of a data set, as ``evaluate`` would measure them.
+    """The images of a data set, as measured by ``evaluate``.
 
     Raises:
-        UserError: there are no such data, they are clips or have no ground truth, or they do not fit the model.
+        UserError: the data does not exist, consists of clips or has no ground truth, or does not fit the model.
     """
     if isinstance(data, str):
         data = DataSource(data)
@@ -75,10 +75,10 @@ def open_subjects(predictor: Predictor, data: AnalyzedData, tasks: tuple[Task, .
 
 
 def prepared(predictor: Predictor, image: ImageSource | None = None) -> Shown:
-    """An image as the network sees it whole, without tiles; None: the scene :data:`SCENE` as it is drawn.
+    """An image that the network processes as a whole, without tiles; None: the scene :data:`SCENE`, as drawn.
 
     Raises:
-        UserError: the image cannot be read, or none is given and the model takes bands.
+        UserError: the image cannot be read, or none is given and the model expects image bands.
     """
     if image is None and predictor.settings.bands is not None:
         raise OptionError(

@@ -1,4 +1,4 @@
-"""The command line: commands are functions, and what is heavy is imported inside them so that ``--help`` is immediate.
+"""The command line: commands are functions, and heavy packages are imported inside them so that ``--help`` is fast.
 
 Exit codes: 0 done, 1 failed while running, 2 the request is wrong, 130 stopped by the user. Errors are one sentence on
 standard error; ``--debug`` adds the traceback. Everything a command does can be done from Python without it.

@@ -1,4 +1,4 @@
-"""The paper's ablations on scenes or data of one's own: ``mask2former ablate``."""
+"""The paper's ablations on scenes or your own data: ``mask2former ablate``."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def ablate(
     try:
         draw(table, image)
         found.append(image)
-    except MissingExtraError as error:  # the trainings are done and their figures written
+    except MissingExtraError as error:  # the trainings are done and their figures are written
         say(f"{image} was not drawn: {error}")
     say(f"All figures: {', '.join(map(str, found))}")
 
@@ -114,7 +114,7 @@ def _lines(table: Sequence[AblationRow]) -> list[str]:
             spread, plain = row.spread(name), base.spread(name)
             assert plain is not None
             shown = change = paper = ""
-            if spread is not None:  # what classifies pixels is measured by mIoU alone
+            if spread is not None:  # models that classify pixels are measured only by mIoU
                 shown = f"{spread[0]:.1f} ({spread[1]:.1f} to {spread[2]:.1f})"
             if row is not base and spread is not None:
                 change = f"{spread[0] - plain[0]:+.1f}"

@@ -1,4 +1,4 @@
-"""What is inside a model, and what it costs: ``mask2former analyze``.
+"""What happens inside a model, and what it costs: ``mask2former analyze``.
 
 A command is a call of :mod:`mask2former.analysis`; it prints the main figures, and writes a drawing and all figures.
 """
@@ -86,10 +86,10 @@ class _Report(Protocol):
 
 
 def _checked(output: Path) -> Path:
-    """That the drawing can be written there, and the figures beside it; before anything is computed.
+    """Check that the drawing, and the figures beside it, can be written; before anything is computed.
 
     Raises:
-        UserError: it cannot, or it is no image file.
+        UserError: they cannot be written, or it is not an image file.
     """
     from mask2former.files import check_file
 

@@ -1,4 +1,4 @@
-"""The program itself: global options, exit codes, one sentence for what went wrong. Knows no command."""
+"""The program itself: global options, exit codes, one-sentence errors. Knows no command."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ assert _CommandLineError.__name__ == "ClickException"
 
 _STOPPED = 130  # exit code
 _NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP)
-_FLAGS = {  # that are not called as the argument of the library
+_FLAGS = {  # that are named differently from the argument of the library
     "pooled_threshold": "--pooled",
     "root": "--data-root",
     "tasks": "--task",
@@ -53,12 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line with ``arguments`` (by default those of the process) and return the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     end = words.index("--") if "--" in words else len(words)
-    debug = "--debug" in words[:end]  # anywhere, although it belongs to no command
+    debug = "--debug" in words[:end]  # accepted anywhere, although it belongs to no command
     words = [word for word in words[:end] if word != "--debug"] + words[end:]
     with filtered():
         try:
             code, message = _run(words)
-        except BrokenPipeError:  # the reader of our output, for instance "head", has seen enough
+        except BrokenPipeError:  # the reader of our output, for instance "head", has closed it
             silence_stdout()
             return 1
         except Exception as error:
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if message:
             try:
                 say(printable(message), error=True)
-            except OSError:  # nobody can be told
+            except OSError:  # nobody can be informed
                 return code
     return code
 
@@ -88,13 +88,13 @@ def _run(words: list[str]) -> tuple[int, str]:
     _check_words(words)
     try:
         os.getcwd()
-    except OSError as error:  # compiled libraries would end the process without a word of ours
+    except OSError as error:  # compiled libraries would end the process without a message
         raise UserError(
             "the working directory no longer exists; change to one that exists (cd) and try again"
         ) from error
     code = int(_program()(words, prog_name="mask2former", standalone_mode=False) or 0)
     if code == _STOPPED:
-        raise KeyboardInterrupt  # what newer versions of typer make an exit code of, without a word
+        raise KeyboardInterrupt  # newer versions of typer silently turn this into an exit code
     return code, ""
 
 
@@ -105,10 +105,10 @@ def _program() -> Callable[..., int | None]:
 
 
 def _check_words(words: Sequence[str]) -> None:
-    """Refuse what no command has a meaning for; an empty path would be the working directory.
+    """Refuse arguments that no command can use; an empty path would be the working directory.
 
     Raises:
-        UserError: an empty argument or value, or one with a zero byte.
+        UserError: an empty argument or value, or one with a null byte.
     """
     for number, word in enumerate(words, start=1):
         if "\0" in word:
@@ -122,7 +122,7 @@ def _check_words(words: Sequence[str]) -> None:
 
 
 def _outcome(error: Exception) -> tuple[int, str]:
-    """The exit code, and what is said."""
+    """The exit code, and the message."""
     if isinstance(error, (StoppedError, typer.Abort)) or interrupts.received():
         # An import that is interrupted may end in any other error.
         is_told = isinstance(error, StoppedError) and str(error)

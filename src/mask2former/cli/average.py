@@ -1,4 +1,4 @@
-"""One model of several trainings of it: ``mask2former average``."""
+"""One model from several trainings of it: ``mask2former average``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mask2former.cli.terminal import say
 
 __all__ = ["average"]
 
-_ALIKE = 0.9  # cosine of weights, below which it is said that the models may have nothing to do with each other
+_ALIKE = 0.9  # cosine of weights below which a warning says that the models may be unrelated
 
 
 def average(

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 __all__ = ["predict_in_bulk"]
 
-_SHOWN = 20  # failures that are told while the command runs; all are in a file
+_SHOWN = 20  # failures that are printed while the command runs; all are in a file
 
 
 def predict_in_bulk(
     console: Console, model: str, sources: list[str], output: str, task: Task | None, **options: Any
 ) -> None:
-    """Make the library call, show how far it is, and say what came of it.
+    """Make the library call, show its progress, and print the outcome.
 
     Raises:
         FailedError: some images have no result.

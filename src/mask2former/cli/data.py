@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["check_data", "prepare"]
 
 _MOST_CLASSES = 30  # rows of the table
-_MOST_OFFENDERS = 5  # of what is no fault; faults are listed as the report has them
+_MOST_OFFENDERS = 5  # notes that are listed; faults are listed as in the report
 
 
 def check_data(

@@ -1,4 +1,4 @@
-"""Seeing it work: ``mask2former demo``."""
+"""A demonstration: ``mask2former demo``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be loaded and what a file holds: ``mask2former models`` and ``mask2former inspect``."""
+"""Models that can be loaded and the contents of files: ``mask2former models`` and ``mask2former inspect``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["inspect_checkpoint", "models"]
 
-_WIDE = 110  # columns of a terminal from which on all columns are shown; also where the output is none
+_WIDE = 110  # width from which all columns are shown; also if the output is not a terminal
 _CELL = 60  # characters of one, in tables of strangers
 _NUMBERS = ("queries", "MB")
 _TERMS = {
@@ -111,7 +111,7 @@ def _say_json(values: object) -> None:
 
 
 def _say_table(console: Console, rows: list[dict[str, Any]]) -> None:
-    """A heading for each provider and data set, and one line for each model; all columns stand below each other."""
+    """A heading for each provider and data set, and one line for each model, with aligned columns."""
     from itertools import groupby
 
     is_wide = console.width >= _WIDE

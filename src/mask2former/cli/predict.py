@@ -1,4 +1,4 @@
-"""Images to results: ``mask2former predict``."""
+"""From images to results: ``mask2former predict``."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ _BULK = "Bulk (--ray)"
 
 def predict(
     sources: Annotated[
-        list[str],  # with --ray perhaps URLs, of which a Path would lose a slash
+        list[str],  # with --ray possibly URLs, in which a Path would lose a slash
         typer.Argument(
             help="Images, or folders that are searched recursively; http(s) addresses; - for standard input. With "
             "--ray also globs, lists of images (.csv, .parquet) and URLs such as s3://.",
@@ -325,7 +325,7 @@ def predict(
         say(f"note: {note}", error=True)
     failed = report.outcomes["refused"] + report.outcomes["failed"]
     reasons = [outcome.reason for outcome in report.failed]
-    if report.outcomes["refused"] == report.num_images:  # nothing was right about the request
+    if report.outcomes["refused"] == report.num_images:  # no image could be segmented
         more = f" (and {failed - 1} more: no image could be segmented)" if failed > 1 else ""
         raise UserError(reasons[0] + more)
     line = _summary(report, name, output, coco)
@@ -345,7 +345,7 @@ def predict(
 
 @contextlib.contextmanager
 def _told(what_was_done: Callable[[], str]) -> Iterator[None]:
-    """What ends a run early is told with what was done before."""
+    """If the run ends early, report what was done before."""
     try:
         yield
     except FailedError as error:
@@ -371,7 +371,7 @@ def _summary(report: FilesReport, model: str, output: str, coco: Path | None) ->
 
 
 def _found(report: FilesReport) -> str:
-    """What results say in all, of how many candidates."""
+    """Totals of the results, and the number of candidates."""
     images = count(report.outcomes["done"] + report.outcomes["skipped"] - report.num_different, "image")
     if report.task == "instance":
         found, candidates = count(report.num_found, "instance"), count(report.num_candidates, "candidate")

@@ -1,4 +1,4 @@
-"""What an evaluation found, in a terminal."""
+"""Results of an evaluation, in a terminal."""
 
 from __future__ import annotations
 

@@ -254,7 +254,7 @@ Bands = Annotated[
 
 
 def chosen_bands(text: str | None) -> tuple[int, ...] | None:
-    """The setting ``bands``: numbers with commas between them, and ranges such as 1-5.
+    """The setting ``bands``: numbers separated by commas, and ranges such as 1-5.
 
     Raises:
         UserError: something else.
@@ -277,10 +277,10 @@ class StoppedError(Exception):
 
 
 def named_model(model: str | None) -> str:
-    """The model, which must be named: any default would be nonsense on most images.
+    """The model, which must be given: any default would be nonsense on most images.
 
     Raises:
-        UserError: it is not, with the names to begin with.
+        UserError: it is not given; the message suggests names.
     """
     if model is None:
         raise UserError(_NO_MODEL)
@@ -288,7 +288,7 @@ def named_model(model: str | None) -> str:
 
 
 def tasks_of(words: list[str] | None) -> list[Any]:
-    """Tasks that were given one by one, or several with commas between; the library checks them."""
+    """Tasks given one by one, or several separated by commas; the library checks them."""
     return [name for entry in words or () for name in entry.split(",")]
 
 
@@ -298,7 +298,7 @@ def count(number: int, noun: str) -> str:
 
 
 def fetch_weights(console: Console, model: str) -> None:
-    """Bring the file of a published model into the cache, with a bar; nothing to do for any other model.
+    """Download the file of a published model into the cache, with a bar; does nothing for any other model.
 
     Raises:
         UserError: it cannot be downloaded.
@@ -314,10 +314,10 @@ def working(console: Console, what_was_done: Callable[[], str], *, forks: bool =
     """Show the steps of a library call as a bar; Ctrl-C ends the command with what was done so far.
 
     Args:
-        console: where the bar is drawn, from the first step that is told.
+        console: where the bar is drawn, from the first reported step.
         what_was_done: ends the sentence about Ctrl-C.
-        forks: the call starts processes by forking, which must not happen while a thread draws: the bar is drawn when
-            something is told, ten times a second at most.
+        forks: the call starts processes by forking, which must not happen while a thread draws: the bar is drawn on
+            each report, ten times a second at most.
     """
     current, last, drawn = "", 0, 0.0
     bars = progress_bar(console, has_thread=not forks)
@@ -348,7 +348,7 @@ def working(console: Console, what_was_done: Callable[[], str], *, forks: bool =
 
 @contextlib.contextmanager
 def stoppable(what_was_done: Callable[[], str]) -> Iterator[None]:
-    """Being asked to stop (see :mod:`mask2former.interrupts`) ends the command with what was done so far."""
+    """A request to stop (see :mod:`mask2former.interrupts`) ends the command with what was done so far."""
     try:
         yield
     except KeyboardInterrupt as interrupt:
@@ -356,7 +356,7 @@ def stoppable(what_was_done: Callable[[], str]) -> Iterator[None]:
 
 
 def show_file(path: Path) -> None:
-    """Show a file where there is a screen and somebody in front of it."""
+    """Open a file in a viewer if there is a screen and a user in front of it."""
     import os
 
     has_screen = sys.platform in ("darwin", "win32") or "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ

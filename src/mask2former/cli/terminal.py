@@ -1,6 +1,6 @@
-"""The one way out to the terminal: lines, tables, bars, logs and warnings, none of which a stranger's word can break.
+"""All output to the terminal: lines, tables, bars, logs and warnings, none of which untrusted text can break.
 
-Names of classes and files, licenses and what a server says may hold control characters, terminal markup, letters that
+Names of classes and files, licenses and server messages may contain control characters, terminal markup, letters that
 the terminal cannot show, or a megabyte of text. Knows no command.
 """
 
@@ -32,10 +32,10 @@ def say(line: str, *, error: bool = False, console: Console | None = None, style
     """Print one line; spaces are kept.
 
     Args:
-        line: what is said.
+        line: the text.
         error: to standard error instead of output.
         console: above its progress bar, in ``style``.
-        style: in rich's words, for instance ``bold``; where it is no terminal it does not count.
+        style: in rich's terms, for instance ``bold``; ignored if the output is not a terminal.
     """
     line = terminal_line(line)
     if console is None:
@@ -47,14 +47,14 @@ def say(line: str, *, error: bool = False, console: Console | None = None, style
 
 
 def say_at_once(line: str) -> None:
-    """Tell whoever sits in front of a terminal what takes a while; what is redirected keeps results and logs only."""
+    """Print a remark about something slow, only to a terminal; redirected output contains only results and logs."""
     if sys.stderr is not None and sys.stderr.isatty():
         say(line, error=True)
         sys.stderr.flush()
 
 
 def say_document(text: str) -> None:
-    """Print text of ours in a format of ours, to be redirected into a file: nothing in it is changed."""
+    """Print text in one of our formats, to be redirected into a file: nothing in it is changed."""
     print(text.rstrip("\n"))
 
 
@@ -74,13 +74,13 @@ def make_console() -> Console:
 
 
 def progress_bar(console: Console, *, has_thread: bool = True) -> Progress:
-    """A bar that vanishes when done; nothing where the output is no terminal.
+    """A bar that vanishes when done; nothing if the output is not a terminal.
 
     Tasks with the field ``of_bytes`` show bytes and their rate, others a count; all of them their field ``detail``.
 
     Args:
-        console: where it is drawn.
-        has_thread: which draws it anew several times a second; else only updates with ``refresh`` do.
+        console: where the bar is drawn.
+        has_thread: a thread redraws it several times a second; otherwise only updates with ``refresh`` do.
     """
     from rich.progress import (
         BarColumn,
@@ -128,7 +128,7 @@ def progress_bar(console: Console, *, has_thread: bool = True) -> Progress:
 
 @contextlib.contextmanager
 def filtered() -> Iterator[None]:
-    """What others write goes the same way meanwhile: logs that nobody has asked for elsewhere, and Python's warnings.
+    """Output of others takes the same route meanwhile: logs without another handler, and Python's warnings.
 
     Standard streams show what they cannot encode as escapes.
     """
@@ -154,7 +154,7 @@ def filtered() -> Iterator[None]:
 
 
 class _Log(logging.Handler):
-    """The handler of last resort: what libraries log where nobody has set up logging."""
+    """The handler of last resort: for what libraries log if nobody has set up logging."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -169,7 +169,7 @@ def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> N
 
 
 def silence_stdout() -> None:
-    """Send what standard output still holds nowhere: its reader is gone or its disk is full."""
+    """Discard what standard output still holds: its reader is gone or its disk is full."""
     if sys.stdout is sys.__stdout__:  # that of the process, not one that a caller has put in place
         with contextlib.suppress(OSError, ValueError):
             empty = os.open(os.devnull, os.O_WRONLY)

@@ -1,4 +1,4 @@
-"""Videos to tracks: ``mask2former track``."""
+"""From videos to tracks: ``mask2former track``."""
 
 from __future__ import annotations
 

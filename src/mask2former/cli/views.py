@@ -1,4 +1,4 @@
-"""Test-time augmentation, as the options ``--tta`` and ``--tta-sizes`` of several commands ask for them."""
+"""Test-time augmentation: the options ``--tta`` and ``--tta-sizes`` of several commands."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def parse_views(tta: bool, sizes: str | None) -> MultiScaleFlip | None:
     """The requested views; sizes imply them.
 
     Raises:
-        UserError: sizes that are no numbers of pixels.
+        UserError: the sizes are not numbers of pixels.
     """
     if not tta and sizes is None:
         return None

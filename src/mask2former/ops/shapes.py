@@ -14,7 +14,7 @@ __all__ = ["check_installed", "intensities", "shape_of"]
 
 
 def check_installed() -> None:
-    """Refuse to measure shapes, best before hours of work.
+    """Check that shapes can be measured, ideally before hours of work.
 
     Raises:
         MissingExtraError: scikit-image is not installed.

@@ -1,4 +1,4 @@
-"""Images of segmentations: overlays with outlines and labels, and contact sheets. numpy, SciPy and Pillow only.
+"""Drawing segmentations: overlays with outlines and labels, and contact sheets. Only numpy, SciPy and Pillow.
 
 Takes arrays, colours and names; knows nothing of result types, categories or tasks. Every function returns a new
 image and is a pure function of its arguments: the same result always looks the same.
@@ -42,7 +42,7 @@ __all__ = [
     "rgb_of",
 ]
 
-# What was segmented, shown as it was read: whatever mask2former.media.images.read_image takes, for instance a path, a
+# The segmented image, shown as read: whatever mask2former.media.images.read_image accepts, for instance a path, a
 # Pillow image or an array.
 ImageLike = Any
 
@@ -67,14 +67,14 @@ def overlay_panoptic(
 ) -> Image.Image:
     """``image`` with every segment of an id map: stuff flat, things tinted and outlined, names where they fit.
 
-    Where all things are of one class, and in crowds of small ones, a plate counts them instead of naming each.
+    If all things are of one class, and in crowds of small ones, a plate counts them instead of naming each.
 
     Args:
         image: the image that was segmented.
         ids: segment id per pixel.
-        numbers: the id of each region; pixels with other ids stay as they are.
+        numbers: the id of each region; pixels with other ids are unchanged.
         regions: how each segment is shown.
-        scale: enlarges image and map first, for small images; None: as :func:`readable_scale` has it.
+        scale: enlarges image and map first, for small images; None: chosen by :func:`readable_scale`.
         labels: whether names are written.
 
     Raises:
@@ -91,7 +91,7 @@ def overlay_semantic(
     scale: int | None = 1,
     labels: bool = True,
 ) -> Image.Image:
-    """``image`` with a class map, all classes flat; ``regions[k]`` shows class k, other values stay as they are.
+    """``image`` with a class map, all classes flat; ``regions[k]`` shows class k, other values are unchanged.
 
     Raises:
         UserError: image and map differ in size.
@@ -133,7 +133,7 @@ def overlay_instances(
 
 
 def readable_scale(size_hw: Sequence[int]) -> int:
-    """How many times an image is enlarged so that outlines and names have room: 1 from 385 pixels on, at most 16."""
+    """The factor that enlarges an image so that outlines and names have room: 1 from 385 pixels on, at most 16."""
     return min(_LARGEST_SCALE, max(1, _READABLE // max(1, *size_hw)))
 
 
@@ -145,7 +145,7 @@ def _overlay_map(
     labels: bool,
 ) -> Image.Image:
     """``image`` with an index map (-1: nothing)."""
-    from scipy import ndimage  # half a second, for those who draw
+    from scipy import ndimage  # half a second of import, only when drawing
 
     scale = readable_scale(index_map.shape) if scale is None else scale
     canvas = _canvas(image, (index_map.shape[0], index_map.shape[1]), scale)
@@ -207,18 +207,18 @@ def _index_map(ids: Int[np.ndarray, "H W"], numbers: Sequence[int]) -> Int[np.nd
 def rgb_of(
     image: ImageLike, size_hw: tuple[int, int], value_range: ValueRange | None = None, bands: Bands | None = None
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """An image as RGB in 0..255, of the size that its result has: the same pixels that the network saw.
+    """An image as RGB in 0..255, with the size of its result: the same pixels that the network processed.
 
     Of other bands than red, green and blue, see :func:`~mask2former.pixels.displayed`.
 
     Args:
-        image: what :func:`mask2former.media.images.read_image` takes, or an array of any number of bands.
+        image: anything that :func:`mask2former.media.images.read_image` accepts, or an array with any number of bands.
         size_hw: of the result.
         value_range: as it was segmented with; see there.
         bands: likewise.
 
     Raises:
-        UserError: it has another size, or is no image.
+        UserError: its size differs, or it is not an image.
     """
     if isinstance(image, np.ndarray):
         value_range = checked_range(value_range)
@@ -259,7 +259,7 @@ def _line_width(size_hw: tuple[int, ...]) -> float:
 def _draw_outline(canvas: UInt8[np.ndarray, "H W 3"], crop: Crop, color: Color, scale: int) -> None:
     """A smooth light line along the edge of a mask with a dark casing outside; none where the image ends.
 
-    Whatever the ground, one of the two stands out from it. The blurred mask passes through one half at the edge, so
+    Whatever the background, one of the two contrasts with it. The blurred mask passes through one half at the edge, so
     its distance from there gives antialiased lines.
     """
     shorter = min(crop.mask.shape)
@@ -311,7 +311,7 @@ def _mix(pixels: UInt8[np.ndarray, "P 3"], color: Color, alpha: float) -> UInt8[
 
 def _interior_points(index_map: Int[np.ndarray, "H W"], count: int) -> dict[int, tuple[int, int]]:
     """Row and column of the deepest pixel of each index, by one distance transform of the whole map."""
-    from scipy import ndimage  # half a second, for those who draw
+    from scipy import ndimage  # half a second of import, only when drawing
 
     step = 1 + max(index_map.shape) // 400
     coarse = index_map[step // 2 :: step, step // 2 :: step]

@@ -1,4 +1,4 @@
-"""Colours: members of a class apart from their neighbours, lines that can be seen on any ground.
+"""Colours: members of a class distinct from their neighbours, lines visible on any background.
 
 Deterministic, and stable: an object's colour depends on it and on those before it, not on those after it.
 """
@@ -20,7 +20,7 @@ from mask2former.visualization.regions import Color, Crop, Region
 __all__ = ["Palette", "identity_color", "line_color", "luminance", "perceived", "recolored", "spread_colors"]
 
 Palette = Literal["classes", "colorblind"]
-"""Colours of classes as the data set has them, or eight that colour-blind people tell apart (Okabe and Ito, 2008)."""
+"""Colours of classes as in the data set, or eight that colour-blind people can distinguish (Okabe and Ito, 2008)."""
 
 _SAFE: tuple[Color, ...] = (
     (230, 159, 0),
@@ -41,10 +41,10 @@ _ENOUGH = 60.0  # differences of colours beyond this are all the same
 
 
 def recolored(regions: Sequence[Region], palette: Palette) -> list[Region]:
-    """The regions in the colours of a palette; where there are more classes than colours, some share one.
+    """The regions in the colours of a palette; if there are more classes than colours, some share one.
 
     Raises:
-        UserError: there is no such palette.
+        UserError: the palette does not exist.
     """
     if palette == "classes":
         return list(regions)
@@ -149,7 +149,7 @@ def _neighbours(crops: Sequence[Crop]) -> tuple[Int64[np.ndarray, "N K"], Float3
 
 
 def identity_color(number: int) -> Color:
-    """A strong colour for the number of a track; neighbouring numbers are far apart in hue."""
+    """A strong colour for a track number; neighbouring numbers are far apart in hue."""
     hue, step = (number * 0.618034) % 1, (number * 0.754878) % 1
     return _to_bytes(colorsys.hsv_to_rgb(hue, 0.7 + 0.25 * step, 0.95 - 0.2 * step))
 
@@ -195,7 +195,7 @@ def _perceived_palette(color: Color, all_hues: bool, is_safe: bool) -> Float32[n
 
 @lru_cache(maxsize=1024)
 def line_color(color: Color) -> Color:
-    """``color`` mixed with white until it is light enough for a line that dark casings can frame."""
+    """``color`` mixed with white until it is light enough for a line framed by dark casings."""
     light = _linear(np.array(color, dtype=np.float32))
     own = float(luminance(np.array(color, dtype=np.float32)))
     light = light + (1 - light) * (max(0.0, _LINE_LUMINANCE - own) / max(1 - own, _LINE_LUMINANCE))

@@ -1,7 +1,7 @@
-"""Writing text with whatever font has its glyphs: Pillow's own, the packaged subsets, then those of the system.
+"""Writing text with any font that has its glyphs: Pillow's own, the packaged subsets, then system fonts.
 
-A character that no font has is never drawn as an empty box: :func:`readable` puts the number of the class in place of
-its name and says so once.
+A character that no font has is never drawn as an empty box: :func:`readable` replaces the name by the class number and
+logs it once.
 """
 
 from __future__ import annotations
@@ -63,10 +63,9 @@ class Lettering:
 
 
 def readable(names: Sequence[tuple[str, int]]) -> list[str]:
-    """Each class name as it can be written here, in one line; ``#12`` for class 12 whose name no font has.
+    """Each class name as it can be written here, on one line; ``#12`` for class 12 if no font has its name.
 
-    Pictographs without a glyph are left out of a name that says something without them. What is replaced is logged
-    once.
+    Pictographs without a glyph are left out of a name that is meaningful without them. Replacements are logged once.
     """
     shown, replaced = [], {}
     for name, number in names:
@@ -185,7 +184,7 @@ def _drawn(font: ImageFont.FreeTypeFont, char: str) -> bytes:
 
 @lru_cache(maxsize=16384)
 def has_glyph(path: str, char: str) -> bool:
-    """Whether a font has a glyph of its own for a character; what is invisible everywhere needs none."""
+    """Whether a font has its own glyph for a character; invisible characters need none."""
     if unicodedata.category(char) == "Cf":
         return True
     probe = _probe(path)

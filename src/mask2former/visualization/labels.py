@@ -1,7 +1,7 @@
 """Names and counts on overlays: tags on objects, or a small plate in a corner that counts them.
 
-Where everything drawn is of one class a name on each object would say nothing and hide what it names, so the plate
-says it once.
+If everything drawn is of one class, a name on each object would add nothing and hide the object, so the plate shows it
+once.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Anchor:
 
 def distance(inside: Bool[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w"]:
     """How far each pixel of a mask is from its edge."""
-    from scipy import ndimage  # half a second, for those who draw
+    from scipy import ndimage  # half a second of import, only when drawing
 
     distance = ndimage.distance_transform_edt(inside)
     assert isinstance(distance, np.ndarray)
@@ -59,7 +59,7 @@ def _deepest(crop: Crop) -> tuple[int, int]:
 
 
 def draw_labels(canvas: UInt8[np.ndarray, "H W 3"], anchors: Sequence[Anchor], regions: Sequence[Region]) -> None:
-    """Names on the most important regions: never two over one another, none on crumbs in a crowded image.
+    """Names on the most important regions: never overlapping, none on tiny regions in a crowded image.
 
     Things that :func:`counts` counts have no names; a plate where it hides least says how many they are. ``regions``
     are counted, also those without a pixel on a reduced image and hence without an anchor; of the tracks of a clip,
@@ -146,7 +146,7 @@ def _paste_plate(
 
 
 def counts(regions: Sequence[Region], most: int = 1) -> list[tuple[Region, int]]:
-    """One thing of each class and how many there are, the most frequent first; empty with more than ``most`` classes.
+    """One thing of each class and its count, the most frequent first; empty with more than ``most`` classes.
 
     Names that tell single objects apart, as those of tracks do, are not counted. Among stuff, whose names are written,
     a single thing has a name too.

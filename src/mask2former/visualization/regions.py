@@ -1,4 +1,4 @@
-"""What overlays are made of: how a region is shown, and its mask cut to its box."""
+"""The elements of overlays: how a region is shown, and its mask cropped to its box."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class Crop:
-    """A mask cut to its box: ``mask`` lies at ``window`` of the canvas; ``index`` is that of its region."""
+    """A mask cropped to its box: ``mask`` lies at ``window`` of the canvas; ``index`` is that of its region."""
 
     index: int
     window: Window
