@@ -172,7 +172,7 @@ FAULTS: dict[str, tuple[Callable[[Files], list[str]], str]] = {
         "x.safetensors",
     ),
     "checkpoint: of something else": (lambda p: p.load(p.checkpoint(format="pt")), "without its settings"),
-    "checkpoint: from the future": (lambda p: p.load(p.checkpoint(format_version="99")), "version '99'"),
+    "checkpoint: from the future": (lambda p: p.load(p.checkpoint(format_version="99")), "version is '99'"),
     "checkpoint: no configuration": (lambda p: p.load(p.checkpoint(config=None)), "'config'"),
     "checkpoint: damaged configuration": (lambda p: p.load(p.checkpoint(config="{")), "'config'"),
     "checkpoint: unknown setting": (

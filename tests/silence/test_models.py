@@ -142,7 +142,7 @@ def test_logits_beyond_half_precision_are_told_for_the_image(
     assert main([*words, "--device", "cpu"]) == 2
     error = capsys.readouterr().err
     assert "a.png" in error
-    assert "beyond the range of float16: use bfloat16 or float32" in error
+    assert "exceeded the range of float16: use bfloat16 or float32" in error
 
 
 # --- folders of transformers -----------------------------------------------------------------------------------------

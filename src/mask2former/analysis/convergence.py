@@ -59,7 +59,7 @@ def convergence(runs: Sequence[Path], metric: str | None = None) -> Convergence:
         metric: name of its column, for instance ``panoptic/PQ``; None: the first of PQ, AP and mIoU that all have.
 
     Raises:
-        UserError: a run has no values, or the runs do not share the metric.
+        UserError: a run has no values, or the runs have no metric in common.
     """
     if not runs:
         raise UserError("there is no run to compare; give at least one run directory")

@@ -203,7 +203,7 @@ def _chosen(last: Prediction, queries: Sequence[int]) -> list[int]:
     """The queries that are named, or the best ones.
 
     Raises:
-        UserError: there is no such query.
+        UserError: the query does not exist.
     """
     if wrong := [query for query in queries if not 0 <= query < len(last)]:
         raise UserError(f"there is no query {wrong[0]}; the model has {len(last)}, counted from 0")

@@ -20,7 +20,7 @@ def skeleton(source: str, recipe: str | None = None) -> Mask2Former:
         recipe: the published model in a file without configuration.
 
     Raises:
-        UserError: there is no such model.
+        UserError: the model does not exist.
     """
     base = source
     if source.startswith("ablation/") and source in recipes.run_recipes():

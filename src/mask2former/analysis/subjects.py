@@ -50,7 +50,7 @@ class Subjects:
 
 
 def open_subjects(predictor: Predictor, data: AnalyzedData, tasks: tuple[Task, ...] = ()) -> Subjects:
-    """The images of a data set, as ``evaluate`` would measure them.
+    """The images of a data set, as measured by ``evaluate``.
 
     Raises:
         UserError: there is no such data, it has clips or no ground truth, or it does not fit the model.
@@ -78,7 +78,7 @@ def prepared(predictor: Predictor, image: ImageSource | None = None) -> Shown:
     """An image as a single input of the network, without tiles; None: the scene :data:`SCENE`, not resized.
 
     Raises:
-        UserError: the image cannot be read, or none is given and the model takes bands.
+        UserError: the image cannot be read, or none is given and the model expects image bands.
     """
     if image is None and predictor.settings.bands is not None:
         raise OptionError(

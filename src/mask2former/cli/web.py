@@ -1,4 +1,4 @@
-"""The page in the browser: ``mask2former web``."""
+"""The web page: ``mask2former web``."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Pure functions on tensors and masks; imports nothing of ours but the errors."""
+"""Pure functions on tensors and masks; imports nothing else of this package but the errors."""

@@ -1,4 +1,4 @@
-"""Boxes by where they are, so that each is compared with those around it and not with all."""
+"""Boxes indexed by position, so that each is compared only with those around it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class BoxIndex:
         self._cells: dict[tuple[int, int], set[int]] = {}
 
     def put(self, number: int, box: Box) -> None:
-        """Enter a box, or the larger or smaller one that it has become."""
+        """Enter a box, or its new extent if it has grown or shrunk."""
         if number in self._boxes:
             for cell in _cells(self._boxes[number]):
                 self._cells[cell].discard(number)
@@ -28,7 +28,7 @@ class BoxIndex:
             self._cells.setdefault(cell, set()).add(number)
 
     def meeting(self, box: Box) -> list[int]:
-        """Numbers of the boxes that have pixels in common with this one, ascending."""
+        """Numbers of the boxes that share pixels with this one, ascending."""
         found = set[int]().union(*(self._cells.get(cell, ()) for cell in _cells(box)))
         return sorted(number for number in found if _meet(self._boxes[number], box))
 

@@ -1,4 +1,4 @@
-"""Tensors of a few Python numbers, made on their device."""
+"""Tensors of a few Python numbers, created on their device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mask logits that are computed when somebody reads them, and only as far as they are read.
+"""Mask logits that are computed on access, and only as far as they are read.
 
 A mask logit is the product of a query embedding and a pixel embedding (Mask2Former, Sec. 3.2), so masks can be taken at
 points, at another size or for some queries without the masks of all queries at full size: sampling and resizing are
@@ -39,7 +39,7 @@ class MaskLogits(ABC):
     @property
     @abstractmethod
     def bound(self) -> Float[Tensor, ""]:
-        """What no logit exceeds on either side, in at least float32; infinite or NaN if some logit may be."""
+        """A bound on the absolute value of all logits, in at least float32; infinite or NaN if some logit may be."""
 
     @property
     def device(self) -> torch.device:
@@ -75,11 +75,11 @@ class MaskLogits(ABC):
 
     @abstractmethod
     def clone(self) -> MaskLogits:
-        """The same in memory of its own."""
+        """A copy that owns its memory."""
 
     @abstractmethod
     def to(self, device: torch.device, dtype: torch.dtype) -> MaskLogits:
-        """The same elsewhere, or in another precision."""
+        """The same on another device, or in another precision."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
-"""Binary masks as arrays, whole or cut to a box: run-length encoding, boxes, areas.
+"""Binary masks as arrays, complete or cropped to a box: run-length encoding, boxes, areas.
 
-The only module that calls the mask functions of faster-coco-eval. It knows no classes, scores or results, and
-no tensors: processes that only convert data do without torch.
+The only module that calls the mask functions of faster-coco-eval. It knows no classes, scores or results, and no
+tensors, so that processes that only convert data need no torch.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def decode(rles: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Bool[np.nda
     No encodings give an array of shape (0, 0, 0), since nothing says the size.
 
     Raises:
-        UserError: something that is no run-length encoding, or encodings of different sizes.
+        UserError: something that is not a run-length encoding, or encodings of different sizes.
     """
     entries = [rles] if isinstance(rles, Mapping) else list(rles)
     if not entries:
@@ -86,7 +86,7 @@ def decode(rles: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Bool[np.nda
 
 
 def check_dense_size(count: int, size: Sequence[int], what: str = "the masks") -> None:
-    """Refuse so many dense masks of one size, (height, width) or (frames, height, width).
+    """Refuse this many dense masks of one size, (height, width) or (frames, height, width).
 
     Raises:
         UserError: they have more values than ``limits.MASK_VALUES``.
@@ -97,7 +97,7 @@ def check_dense_size(count: int, size: Sequence[int], what: str = "the masks") -
 
 
 def _compressed(rle: Mapping[str, Any]) -> dict[str, Any]:
-    """The encoding with counts in the form that the library decodes."""
+    """The encoding with counts in the form that the library can decode."""
     try:
         height, width = (int(side) for side in rle["size"])
         counts = rle["counts"]
@@ -134,7 +134,7 @@ def compress(rle: Mapping[str, Any]) -> tuple[bytes, tuple[int, int]]:
     """The compressed counts of an encoding of either kind, and its (height, width).
 
     Raises:
-        UserError: something that is no run-length encoding.
+        UserError: something that is not a run-length encoding.
     """
     compressed = _compressed(rle)
     counts = compressed["counts"]
@@ -187,7 +187,7 @@ def encoded_extent(rle: Mapping[str, Any]) -> tuple[int, tuple[int, int, int, in
     """Pixels of a run-length encoding and its tight box (x1, y1, x2, y2), without decoding it; zeros for no pixel.
 
     Raises:
-        UserError: something that is no run-length encoding.
+        UserError: something that is not a run-length encoding.
     """
     starts, ends, height = _foreground(rle)
     if not starts.size:
@@ -240,12 +240,12 @@ def _compressed_runs(runs: Int64[np.ndarray, " R"]) -> str:
 
 
 def decode_patch(rle: Mapping[str, Any]) -> Patch:
-    """The mask of a run-length encoding, cut to a box around its pixels.
+    """The mask of a run-length encoding, cropped to a box around its pixels.
 
-    Much faster than decoding the whole mask where objects are small in their image.
+    Much faster than decoding the complete mask where objects are small compared with their image.
 
     Raises:
-        UserError: something that is no run-length encoding.
+        UserError: something that is not a run-length encoding.
     """
     starts, ends, height = _foreground(rle)
     if not starts.size:
@@ -292,7 +292,7 @@ def polygons_to_patch(polygons: Sequence[Num[np.ndarray, "_P 2"]], size_hw: tupl
 
 
 def tight(patch: Patch) -> Patch:
-    """The same pixels in the least box, as a view; ``Patch(0, 0, no pixel)`` where there is none."""
+    """The same pixels in the tightest box, as a view; ``Patch(0, 0, no pixel)`` if there are none."""
     top, left, mask = patch
     rows = np.flatnonzero(mask.any(axis=1))
     if not rows.size:
@@ -320,7 +320,7 @@ def merged(patches: Sequence[Patch]) -> Patch:
 
 
 def overlap(first: Patch, second: Patch) -> int:
-    """Pixels that two cut masks of one image share."""
+    """Pixels that two cropped masks of one image share."""
     top, left = max(first.top, second.top), max(first.left, second.left)
     bottom = min(patch.top + patch.mask.shape[0] for patch in (first, second))
     right = min(patch.left + patch.mask.shape[1] for patch in (first, second))
@@ -347,7 +347,7 @@ def _outline(polygon: Num[np.ndarray, "P 2"]) -> float:
 
 
 def check_outline(length: float) -> None:
-    """Refuse an outline of so many pixels, of which each takes time and memory, inside the image or not.
+    """Refuse an outline of this many pixels, each of which takes time and memory, inside the image or not.
 
     Raises:
         UserError: it is longer than ``limits.OUTLINE``.

@@ -1,4 +1,4 @@
-"""How many bytes the tensors of a computation take at once, at most."""
+"""The maximum number of bytes that the tensors of a computation occupy at once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["peak_memory"]
 def peak_memory(step: Callable[[], object]) -> int:
     """Bytes of the tensors that are alive at once, at most, among those that ``step`` makes; also on CPUs.
 
-    What operators take for themselves while they run is not seen.
+    Temporary memory of operators is not counted.
     """
     live = _LiveTensors()
     with live:

@@ -1,6 +1,6 @@
 """Maps and masks at continuous points, and points where a mask is uncertain (PointRend; Mask2Former, Sec. 3.3).
 
-Pure tensor functions; where uniform numbers come from is the caller's business.
+Pure tensor functions; the source of uniform numbers is up to the caller.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 PointsCount = Callable[[Tensor], Tensor]
-"""``counts(points)`` says which of ``(N, P, 2)`` points count, as booleans ``(N, P)``."""
+"""``counts(points)`` returns which of ``(N, P, 2)`` points count, as booleans ``(N, P)``."""
 
 UniformPoints = Callable[[tuple[int, ...]], Tensor]
 """``points(shape)`` gives uniform numbers in [0, 1); the last axis is (x, y)."""

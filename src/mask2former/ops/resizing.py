@@ -1,4 +1,4 @@
-"""The one way mask logits are resized."""
+"""The only function that resizes mask logits."""
 
 from __future__ import annotations
 

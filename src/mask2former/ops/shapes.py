@@ -16,7 +16,7 @@ _STRIP = 1 << 20  # pixels
 
 
 def check_installed() -> None:
-    """Refuse to measure shapes, best before hours of work.
+    """Check that shapes can be measured, ideally before hours of work.
 
     Raises:
         MissingExtraError: scikit-image is not installed.

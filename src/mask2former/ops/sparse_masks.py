@@ -1,8 +1,8 @@
-"""Binary masks of one image as boxes and the bits inside them: what results and ground truth are made of.
+"""Binary masks of one image as boxes and the bits inside them: the form of results and ground truth.
 
-A thousand small objects in a large image take megabytes this way, and gigabytes as whole masks. Saving, drawing,
-measuring and joining work on the boxes, of which one after the other is unpacked to a byte for each pixel; the dense
-array is made when somebody asks for it.
+A thousand small objects in a large image take megabytes this way, and gigabytes as full-size masks. Saving, drawing,
+measuring and joining work on the boxes, which are unpacked one after the other to a byte per pixel; the dense array is
+created on request.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _FEW_IDS = 10  # below which the boxes of ids are not worth their search
 
 
 class PackedPatch(NamedTuple):
-    """A mask that is cut to its tight box, as a bit for each pixel of it, row by row.
+    """A mask cropped to its tight box, with one bit for each of its pixels, row by row.
 
     Attributes:
         top, left: corner of the box in pixels.

@@ -1,4 +1,4 @@
-"""Images of segmentations: overlays with outlines and labels, and contact sheets. numpy, SciPy and Pillow only.
+"""Drawing segmentations: overlays with outlines and labels, and contact sheets. Only numpy, SciPy and Pillow.
 
 The functions take arrays, colours and names, and do not depend on result types, categories or tasks. Each returns a new
 image and is a pure function of its arguments, so the same result always looks the same.
@@ -72,7 +72,7 @@ def overlay_panoptic(
     Args:
         image: the image that was segmented.
         ids: segment id per pixel.
-        numbers: the id of each region; pixels with other ids stay as they are.
+        numbers: the id of each region; pixels with other ids are unchanged.
         regions: how each segment is shown.
         scale: factor by which image and map are first enlarged, for small images; None: :func:`readable_scale`.
         labels: whether names are written.

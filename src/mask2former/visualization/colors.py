@@ -41,10 +41,10 @@ _ENOUGH = 60.0  # larger differences of colours count the same
 
 
 def recolored(regions: Sequence[Region], palette: Palette) -> list[Region]:
-    """The regions in the colours of a palette; where there are more classes than colours, some share one.
+    """The regions in the colours of a palette; if there are more classes than colours, some share one.
 
     Raises:
-        UserError: there is no such palette.
+        UserError: the palette does not exist.
     """
     if palette == "classes":
         return list(regions)
@@ -149,7 +149,7 @@ def _neighbours(crops: Sequence[Crop]) -> tuple[Int64[np.ndarray, "N K"], Float3
 
 
 def identity_color(number: int) -> Color:
-    """A strong colour for the number of a track; neighbouring numbers are far apart in hue."""
+    """A strong colour for a track number; neighbouring numbers are far apart in hue."""
     hue, step = (number * 0.618034) % 1, (number * 0.754878) % 1
     return _to_bytes(colorsys.hsv_to_rgb(hue, 0.7 + 0.25 * step, 0.95 - 0.2 * step))
 

@@ -1,4 +1,4 @@
-"""The entries to multi-scale deformable sampling and attention: they pick the kernel and say once which they picked.
+"""The entry points to multi-scale deformable sampling and attention: they choose the kernel and log the choice once.
 
 No arithmetic here. Models call these functions and know nothing of the kernels behind them.
 """
@@ -54,11 +54,10 @@ def deformable_sampling(
         shapes: Height and width of every level in pixels, as Python integers; S is the sum of their products.
         locations: Normalised xy, [0, 1] spans a level. May lie anywhere outside.
         weights: Attention weights, usually a softmax over the last two axes together.
-        kernel: ``auto`` takes the compiled kernel on a CPU where it was built, ``portable`` on a CPU otherwise,
-            ``triton`` on a CUDA device where Triton is there, ``reference`` on other devices, and ``gather`` while
-            exporting, so that exported graphs hold standard operators only. Under
-            ``torch.use_deterministic_algorithms`` CUDA devices take ``portable``, because the backward passes of the
-            other two are not deterministic there.
+        kernel: ``auto`` uses the compiled kernel on a CPU if it was built, ``portable`` on a CPU otherwise, ``triton``
+            on a CUDA device if Triton is available, ``reference`` on other devices, and ``gather`` while exporting, so
+            that exported graphs contain only standard operators. Under ``torch.use_deterministic_algorithms`` CUDA
+            devices use ``portable``, because the backward passes of the other two are not deterministic there.
 
     Raises:
         UserError: ``kernel`` is unknown, or is ``native`` or ``triton`` and cannot run here.
@@ -77,7 +76,7 @@ def deformable_self_attention(
     projected: Float[Tensor, "B S MLP3"],
     kernel: Kernel = "auto",
 ) -> Float[Tensor, "B S MD"]:
-    """``deformable_sampling`` where the queries are the pixels themselves, from the projection of each.
+    """``deformable_sampling`` where the queries are the pixels themselves, from a projection of each.
 
     A query samples around its own centre: L * P points for each head, at offsets in pixels of the level that is
     sampled, weighted with a softmax of logits over levels and points. The compiled kernel does all that in one pass

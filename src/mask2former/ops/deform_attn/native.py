@@ -1,8 +1,8 @@
 """Multi-scale deformable sampling in C: loads the library beside this file and registers it with torch.
 
-The library (``csrc/``) is built at install when a compiler is there; without it ``available()`` is False and
-``why_unavailable()`` says why. Registered as ``torch.library`` operators with fake and autograd implementations, so
-``torch.compile`` and ``torch.export`` see through it. Must not know which kernel is in use.
+The library (``csrc/``) is built at installation if a compiler is available; without it ``available()`` is False and
+``why_unavailable()`` gives the reason. Registered as ``torch.library`` operators with fake and autograd
+implementations, so ``torch.compile`` and ``torch.export`` can trace them. Must not know which kernel is in use.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def why_unavailable() -> str:
 
 
 def supports(value: Tensor) -> bool:
-    """Whether the kernel, where available, takes this tensor's device and dtype."""
+    """Whether the kernel, if available, supports this tensor's device and dtype."""
     return value.device.type == "cpu" and value.dtype in _ELEMENTS
 
 
@@ -98,7 +98,7 @@ def deformable_self_attention_native(
     Arithmetic is in float32 at least, and as independent of threads as above.
     """
     flat_shapes = [side for shape in shapes for side in shape]
-    if is_plain_inference() and type(value) is type(projected) is Tensor:  # the operator brings torch._dynamo, 2 s
+    if is_plain_inference() and type(value) is type(projected) is Tensor:  # the operator imports torch._dynamo, 2 s
         return run_projected(value, flat_shapes, projected, _BEST)
     return torch.ops.mask2former.deform_attn_projected(value, flat_shapes, projected)
 

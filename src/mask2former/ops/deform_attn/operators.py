@@ -1,6 +1,6 @@
-"""Kernels of sampling as operators of torch: what they have in common, whatever computes them.
+"""Sampling kernels as operators of torch: what they share, whatever computes them.
 
-Shapes without data and gradients, so that ``torch.compile`` and autograd see through them, and the check that keeps a
+Shapes without data, and gradients, so that ``torch.compile`` and autograd can trace them, and the check that keeps a
 kernel from reading out of bounds.
 """
 

@@ -1,4 +1,4 @@
-"""Multi-scale deformable sampling from ordinary torch operators, where no kernel can be used.
+"""Multi-scale deformable sampling from ordinary torch operators, for when no kernel can be used.
 
 That is on CPUs without the compiled one, and in deterministic runs on CUDA devices. A sample is a weighted sum of four
 rows of ``value``, so all samples of a query and head are one bag of ``embedding_bag``, which never materialises the

@@ -1,7 +1,7 @@
 """Multi-scale deformable sampling in Triton, for CUDA devices; registered with torch like the native kernel.
 
-torch brings Triton on Linux with CUDA, and the programs (``triton_kernels.py``) are compiled for the device when they
-first run, which takes seconds and is remembered on disk by Triton. Nothing is copied from or to the host and nothing
+Triton comes with torch on Linux with CUDA, and the programs (``triton_kernels.py``) are compiled for the device when
+they first run, which takes seconds and is cached on disk by Triton. Nothing is copied from or to the host and nothing
 waits for the device. Must not know which kernel is in use.
 
 The backward pass adds to the gradient of ``value`` atomically, in any order, so its last bits differ from run to run.
@@ -42,7 +42,7 @@ _WHY_UNAVAILABLE = _why_unavailable()
 
 
 def available() -> bool:
-    """Whether Triton is there with what it needs."""
+    """Whether Triton and what it needs are available."""
     return not _WHY_UNAVAILABLE
 
 
@@ -52,7 +52,7 @@ def why_unavailable() -> str:
 
 
 def supports(value: Tensor) -> bool:
-    """Whether the kernel, where available, takes this tensor's device and dtype.
+    """Whether the kernel, if available, supports this tensor's device and dtype.
 
     With ``TRITON_INTERPRET=1`` in the environment, before anything imports Triton, it runs on the CPU, slowly.
     """
