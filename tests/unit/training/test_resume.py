@@ -137,7 +137,7 @@ def test_what_takes_effect_is_said(path: str) -> None:
     ("names", "things", "words"),
     [
         (["dog", "cat", "sky"], None, "in another order: class 0 was 'cat' but is 'dog' now"),
-        (["cat", "dog"], None, r"other classes \(gone: sky \(stuff\)\): 3 then, 2 now"),
+        (["cat", "dog"], None, r"other classes \(gone: sky \(stuff\)\): 3 before, 2 now"),
         (["cat", "dog", "sea"], None, r"gone: sky \(stuff\); new: sea \(stuff\)"),
         (["cat", "dog", "sky"], ["cat", "dog", "sky"], r"gone: sky \(stuff\); new: sky"),
     ],
