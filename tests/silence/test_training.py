@@ -105,8 +105,8 @@ REFUSED: dict[str, tuple[str, Any, str]] = {
     "attention, same shapes": ("model.transformer_decoder.masked_attention", False, "attention was masked and is full"),
     "a start, too late": ("model.init", "scenes-tiny", "model.init was None and is scenes-tiny now"),
     "order of classes": ("data", ("dirt", "cell", "bubble"), "in another order: class 0 was 'cell' but is 'dirt' now"),
-    "a class less": ("data", ("cell", "dirt"), "other classes (gone: bubble): 3 then, 2 now"),
-    "a class more": ("data", ("cell", "dirt", "bubble", "dust"), "other classes (new: dust): 3 then, 4 now"),
+    "a class less": ("data", ("cell", "dirt"), "other classes (gone: bubble): 3 before, 2 now"),
+    "a class more": ("data", ("cell", "dirt", "bubble", "dust"), "other classes (new: dust): 3 before, 4 now"),
     "a class renamed": ("data", ("cell", "dirt", "foam"), "gone: bubble; new: foam"),
 }
 
