@@ -543,9 +543,9 @@ def test_prepare_says_what_was_made_and_what_is_not_there(tmp_path: Path, capsys
         assert main(["prepare", "ade20k", "--data-root", str(tmp_path)]) == 0
         out = capsys.readouterr().out
         assert f"semantic label maps, validation: {made} made, {there} already there; subset: 1 of 2000" in out
-        assert "note: training is not there" in out
+        assert "note: training is missing" in out
     assert main(["prepare", "voc"]) == 2
-    assert "there are: ade20k" in capsys.readouterr().err
+    assert "expected one of ade20k" in capsys.readouterr().err
     assert main(["prepare", "cityscapes", "--data-root", str(tmp_path)]) == 2
     assert "gtFine_trainvaltest.zip" in capsys.readouterr().err
 

@@ -15,7 +15,7 @@ COMMANDS = [
     ("lightning", "train", ["train", "run.yaml"], ["seed=x"], "override 'seed=x': 'seed' is 'x'"),
     ("lightning", "train", ["train", "run.yaml"], ["output=run.yaml"], "run.yaml"),
     ("lightning", "train", ["find-lr", "run.yaml"], ["seed=x"], "override 'seed=x': 'seed' is 'x'"),
-    ("lightning", "train", ["find-lr", "run.yaml"], ["--steps", "3"], "expected rising rates above 0 and at least 10"),
+    ("lightning", "train", ["find-lr", "run.yaml"], ["--steps", "3"], "expected ascending rates above 0 and at least 10"),
     ("lightning", "train", ["find-lr", "run.yaml"], ["-o", "a.jpg"], "'a.jpg': expected a file that ends in .png"),
     ("matplotlib", "report", ["find-lr", "run.yaml"], ["-o", "none.yaml/a.png"], "none.yaml"),
     ("lightning", "train", ["ablate", "scenes"], ["seed=x"], "seed is set for each training"),
@@ -30,7 +30,7 @@ COMMANDS = [
         ["--image-timeout", "0"],
         "--image-timeout",
     ),
-    ("fastapi", "serve", ["serve", "scenes-tiny"], ["--replicas", "2"], "--replicas is for replicas on Ray Serve"),
+    ("fastapi", "serve", ["serve", "scenes-tiny"], ["--replicas", "2"], "--replicas applies to replicas on Ray Serve"),
     ("onnx", "export", ["export", "scenes-tiny", "a.onnx"], ["--dtype", "int8"], "--dtype int8 and --calibration"),
 ]
 

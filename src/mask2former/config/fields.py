@@ -68,7 +68,11 @@ class Strict(BaseModel):
     def _no_number_is_true(cls, values: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
         result = validate(values)
         given = with_new_names(values, cls.model_fields) if isinstance(values, dict) else {}
-        wrong = [name for name, value in given.items() if _is_taken_for_another(value, getattr(result, name))]
+        wrong = [
+            name
+            for name, value in given.items()
+            if name in cls.model_fields and _is_taken_for_another(value, getattr(result, name))
+        ]
         if wrong:
             raise ValidationError.from_exception_data(
                 cls.__name__,
@@ -85,7 +89,9 @@ class Strict(BaseModel):
 
 
 def _is_taken_for_another(value: Any, result: Any) -> bool:
-    """Whether a truth value has become a number, or a number a truth value; groups look at their own."""
+    """Whether a truth value has become a number, or a number a truth value; groups check their own settings."""
+    if value is result:  # not converted, such as free arguments, which may be nested without end
+        return False
     if isinstance(value, list | tuple) and isinstance(result, list | tuple):
         return any(map(_is_taken_for_another, value, result))
     if isinstance(value, dict) and isinstance(result, dict):
