@@ -27,8 +27,11 @@ def _end(process: int) -> None:
         os._exit(0)
 
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # nobody reads its exit status; registered first, so called last
-    atexit.register(_end, os.getpid())
+def pytest_configure(config: pytest.Config) -> None:
+    """Let workers of pytest-xdist exit fast: nobody reads their exit status. Handlers registered later run first."""
+    if hasattr(config, "workerinput"):
+        atexit.register(_end, os.getpid())
+
 
 settings.register_profile("few", max_examples=60, deadline=None, derandomize=True, database=None)
 settings.register_profile("many", settings.get_profile("few"), max_examples=600)

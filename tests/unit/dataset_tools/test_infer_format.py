@@ -106,7 +106,7 @@ def test_maps_are_paired_by_the_end_of_their_names(tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("background\ncell\n")
     config, notes = infer_format(tmp_path, DataPaths())
     assert config.name == "label-folder"  # pyright: ignore[reportAttributeAccessIssue]
-    assert "files are paired by names: images img{stem}, maps mask{stem}" in notes
+    assert "files are matched by name: images img{stem}, maps mask{stem}" in notes
 
 
 def test_folders_whose_names_do_not_fit_are_kept_as_they_are(tmp_path: Path) -> None:
@@ -174,7 +174,9 @@ def test_validation_data_must_be_of_the_same_kind(tmp_path: Path) -> None:
     train = coco(tmp_path / "train.json", "a.png", tmp_path / "train")
     files(tmp_path, "held-out/a.png", "images/a.jpg")
     other = panoptic(tmp_path, "held-out.json", "a.png")
-    with pytest.raises(UserError, match=r"train\.json' is in coco-instance.*held-out\.json' in coco-panoptic"):
+    with pytest.raises(
+        UserError, match=r"train\.json' is in coco-instance format.*held-out\.json' is in coco-panoptic"
+    ):
         infer_format(train, DataPaths(validation=other))
     files(tmp_path / "maps", "images/a.jpg", "labels/a.png", "names.txt")
     (tmp_path / "empty").mkdir()
