@@ -37,7 +37,7 @@ def test_other_settings_or_data_are_named_with_both_values() -> None:
         check_alike(Path("runs/x"), [rank("a"), rank("b", {"optim.lr": 2e-4})])
     with pytest.raises(UserError, match=r"the number of training samples is 99 for rank 1"):
         check_alike(Path("runs/x"), [rank("a"), rank("b", {"the number of training samples": 99})])
-    with pytest.raises(UserError, match=r"new is 1 for rank 1 on b and None for rank 0"):
+    with pytest.raises(UserError, match=r"new is 1 for rank 1 on b but None for rank 0"):
         check_alike(Path("runs/x"), [rank("a"), rank("b", {"new": 1})])
 
 
