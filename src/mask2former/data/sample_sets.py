@@ -93,10 +93,11 @@ class _Samples(SampleSequence):
         self.notes: list[str] = []
         self._last: tuple[int, Sample] | None = None
         self._channels: int | None = None  # of the first image
-        self.tasks = tuple(task for task in self.tasks if task in getattr(samples, "tasks", self.tasks))
+        offered = tuple(getattr(samples, "tasks", self.tasks))
+        self.tasks = tuple(task for task in self.tasks if task in offered)
         if not self.tasks:
             raise UserError(
-                f"the data set {type(samples).__name__} has the tasks {list(samples.tasks)}; expected some of "
+                f"the data set {type(samples).__name__} has the tasks {list(offered)}; expected some of "
                 f"{list(type(self).tasks)}"
             )
 
