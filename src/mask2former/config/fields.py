@@ -68,7 +68,8 @@ class Strict(BaseModel):
     def _no_number_is_true(cls, values: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
         result = validate(values)
         given = with_new_names(values, cls.model_fields) if isinstance(values, dict) else {}
-        wrong = [name for name, value in given.items() if _is_taken_for_another(value, getattr(result, name))]
+        known = given.keys() & cls.model_fields.keys()  # groups may accept older forms as well
+        wrong = [name for name in given if name in known and _is_taken_for_another(given[name], getattr(result, name))]
         if wrong:
             raise ValidationError.from_exception_data(
                 cls.__name__,
