@@ -421,8 +421,9 @@ class DataConfig(Strict):
     @model_validator(mode="after")
     def _shapes_stay(self) -> DataConfig:
         augmentation = self.augmentation
-        is_free = isinstance(augmentation, ResizeCropFlipConfig) and augmentation.pad_size is None  # of any shape
-        if self.group_by_aspect and is_free and augmentation.flip == "turns":
+        if not isinstance(augmentation, ResizeCropFlipConfig) or augmentation.pad_size is not None:
+            return self  # all of one shape, or unchanged
+        if self.group_by_aspect and augmentation.flip == "turns":
             raise ValueError(
                 "group_by_aspect puts wide images into batches of their own, but augmentation.flip turns makes half of "
                 "them tall; set group_by_aspect to false, or augmentation.pad_size"
