@@ -18,7 +18,13 @@ from mask2former.checkpoints.formats.backbones import Backbone, is_backbone_file
 from mask2former.checkpoints.hub import fetch_folder, parse_hub_name
 from mask2former.checkpoints.load import read_backbone_alone
 from mask2former.checkpoints.normalisation import IMAGENET, Normalisation
-from mask2former.checkpoints.transfer import explicit_settings, filled_in, with_backbone, with_settings_of
+from mask2former.checkpoints.transfer import (
+    explicit_settings,
+    filled_in,
+    other_channels,
+    with_backbone,
+    with_settings_of,
+)
 from mask2former.config import ModelConfig, TimmConfig, parse
 from mask2former.errors import OptionError, UserError
 from mask2former.text import listed
@@ -139,9 +145,11 @@ def completed_model(
         backbone: replaces the backbone of ``source``; ``values`` name it as ``init_backbone``.
 
     Raises:
-        UserError: it is not known how images are normalised.
+        UserError: it is not known how images are normalised, or ``source`` and ``backbone`` are for images with
+            different numbers of channels, and the settings do not choose.
     """
     if backbone is not None:
+        _check_channels(values, source, name, backbone)
         values = completed_model(values, backbone, str(values["init_backbone"]))
     if isinstance(source, Checkpoint):
         return filled_in(values, source.info)
@@ -155,6 +163,20 @@ def completed_model(
             "or put the config.json of timm beside them"
         )
     return result
+
+
+def _check_channels(values: Mapping[str, Any], source: Checkpoint | Backbone, name: str, backbone: Backbone) -> None:
+    """Bands of a model are not left out because a backbone for other images replaces its own."""
+    inference, here = values.get("inference"), len(backbone.normalisations[0].pixel_mean)
+    is_set = "pixel_mean" in values or (isinstance(inference, Mapping) and inference.get("bands") is not None)
+    there = source.info.inference.channels if isinstance(source, Checkpoint) else here
+    if there == here or is_set:
+        return
+    raise UserError(
+        f"{name} has images of {there} channel{'s' * (there > 1)}, but the backbone of {values['init_backbone']} is "
+        f"for {here}; set model.pixel_mean and model.pixel_std to one number for each channel of the images (unless "
+        f"there are {here}, with model.init_channels=repeat)"
+    )
 
 
 def with_initial(
@@ -178,7 +200,10 @@ def with_initial(
     if backbone is not None:
         source, name = backbone, str(model.init_backbone)
     assert isinstance(source, Backbone), "models without another backbone have returned"
-    if result.channels != 3 and result.init_channels == "repeat":
+    there = len(source.normalisations[0].pixel_mean)
+    if result.channels != there:
+        if result.init_channels != "repeat":
+            raise UserError(other_channels(name, there, result.channels))
         return result
     if source.says_normalisation and (own := Normalisation.of(result)) != source.normalisations[0]:
         raise UserError(

@@ -30,6 +30,7 @@ __all__ = [
     "check_settings",
     "explicit_settings",
     "filled_in",
+    "other_channels",
     "resized_bias_table",
     "start_from",
     "takes_class_head",
@@ -176,7 +177,7 @@ def _normalisation_faults(model: ModelConfig, source: ModelInfo, name: str) -> l
     says_channels = "pixel_mean" in model.model_fields_set  # if not, they come from the weights
     has_others = says_channels and source.architecture is not None and model.channels != source.architecture.channels
     if has_others and model.init_channels == "same":
-        raise UserError(_other_channels(name, source.inference.channels, model.channels))
+        raise UserError(other_channels(name, source.inference.channels, model.channels))
     if source.architecture is None or has_others:
         return []
     return [
@@ -382,7 +383,7 @@ def with_own_channels(
     if there == here:
         return []
     if not repeat:
-        raise UserError(_other_channels(name, there, here))
+        raise UserError(other_channels(name, there, here))
     fitted = []
     for key in own.keys() & state.keys():
         new, old = own[key].shape, state[key].shape
@@ -397,10 +398,11 @@ def with_own_channels(
     return [f"weights of {there} input channel{'s' * (there > 1)} {how} ({listed(sorted(fitted))})"]
 
 
-def _other_channels(name: str, there: int, here: int) -> str:
+def other_channels(name: str, there: int, here: int) -> str:
+    """The message for weights ``name`` of ``there`` image channels in a run with ``here``."""
     return (
         f"{name} expects images of {there} channel{'s' * (there > 1)} but the run has {here} (pixel_mean); set "
-        "model.init_channels=repeat to repeat the weights of its first convolution, or leave model.init out"
+        "model.init_channels=repeat to repeat the weights of its first convolution, or start from other weights"
     )
 
 

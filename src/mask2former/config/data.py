@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from mask2former import limits
-from mask2former.config.augmentation import AugmentationConfig, NoAugmentationConfig
+from mask2former.config.augmentation import AugmentationConfig, NoAugmentationConfig, ResizeCropFlipConfig
 from mask2former.config.fields import Batch, Frames, NonNegativeInt, PositiveInt, Probability, SceneNumber, Strict, Task
 
 __all__ = [
@@ -417,3 +417,15 @@ class DataConfig(Strict):
         if isinstance(dataset, dict) and values.get("validation") and "train" in dataset:
             return {**values, "dataset": {"validation": dataset["train"], **dataset}}
         return values
+
+    @model_validator(mode="after")
+    def _shapes_stay(self) -> DataConfig:
+        augmentation = self.augmentation
+        if not isinstance(augmentation, ResizeCropFlipConfig) or augmentation.pad_size is not None:
+            return self  # all of one shape, or unchanged
+        if self.group_by_aspect and augmentation.flip == "turns":
+            raise ValueError(
+                "group_by_aspect puts wide images into batches of their own, but augmentation.flip turns makes half of "
+                "them tall; set group_by_aspect to false, or augmentation.pad_size"
+            )
+        return self

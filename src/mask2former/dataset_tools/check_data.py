@@ -174,7 +174,7 @@ def _inferred(
 
 def _with_start(run: RunConfig) -> tuple[RunConfig, list[str]]:
     """The run with the settings of the model that it starts from, as ``train`` uses them, and remarks about them."""
-    init = run.model.init
+    init, other = run.model.init, run.model.init_backbone
     if init is None:
         return run, []
     try:
@@ -183,11 +183,9 @@ def _with_start(run: RunConfig) -> tuple[RunConfig, list[str]]:
             source = Checkpoint(ModelInfo.of(recipes.recipe(init).model), {}, init)
         else:
             source = open_initial(init, named_backbone(run.model))
-        other = run.model.init_backbone
         backbone = None if other is None else open_replacement(init, source, other, named_backbone(run.model))
         model = with_initial(run.model, source, init, backbone)
         return run.model_copy(update={"model": model}), []
     except UserError as error:
-        return run, [
-            f"the settings of model.init '{init}' cannot be read, so only those of the run file are checked: {error}"
-        ]
+        names = f"model.init '{init}'" + ("" if other is None else f" and model.init_backbone '{other}'")
+        return run, [f"the settings of {names} cannot be read, so only those of the run file are checked: {error}"]

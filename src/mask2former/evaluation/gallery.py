@@ -44,7 +44,6 @@ __all__ = ["Comparison", "Gallery", "GalleryEntry", "Kind", "case_rows", "compar
 
 Kind = Literal["best", "worst", "confident"]
 
-_MASKS_AT_ONCE = 64
 _INSIDE = 0.01  # of the diagonal: pixels of a label map this far from a border are well inside their region
 _SIDES = (320, 480)  # pixels: drawings of smaller images are enlarged by an integer, those of larger ones reduced
 

@@ -112,5 +112,12 @@ def _interval(run_file: Path) -> int | None:
         groups = [values[name] for name in ("evaluation", "trainer")]
         evaluation, trainer = (with_new_names(group) for group in groups)
         return min(int(evaluation["interval"]), int(trainer["max_steps"]))
-    except (UserError, AttributeError, KeyError, TypeError, ValueError):  # it is no run file, or not a whole one
+    except (
+        UserError,
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+        OverflowError,
+    ):  # it is no run file, or not a whole one
         return None

@@ -42,7 +42,6 @@ _MODULES = {  # that write a format, and run it to compare
 }
 _OPSET = 18
 _PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-_LARGEST = (1 << 31) - (1 << 20)  # bytes of a protobuf, less some room for the graph
 
 
 class attention_in_products(TorchFunctionMode):  # noqa: N801  (a context manager, named as those of torch)

@@ -50,7 +50,6 @@ PLAIN_CODECS = {5, 8, 32946, 32773, 34925, 50000, 34926}
 # Those whose data include their own size, which is checked first: JPEG 2000, WebP, PNG, LERC.
 _IMAGE_CODECS = {33003, 33004, 33005, 34712, 50001, 34927, 34933}
 _LERC, _JPEG = 34887, 7
-_WITHOUT_CODEC = {8, 16, 32, 64}  # bit depths that numpy reads directly
 _WHITE_IS_0, _BLACK_IS_0, _RGB = 0, 1, 2
 _SAMPLE_TYPES = "buif"  # numpy's kinds of values that are supported
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 __all__ = ["set_depthwise_precision"]
 
@@ -42,13 +43,17 @@ def _restored(kind: type[nn.Conv2d]) -> nn.Conv2d:
 def set_depthwise_precision(model: nn.Module) -> int:
     """Let the depthwise convolutions of a model train in float32 under autocast on a CPU.
 
-    Convolutions with more than one channel in each group are left alone. Evaluation, other devices, names and weights
-    stay as they are.
+    Convolutions with more than one channel in each group, and those with a parametrization, whose class is torch's own,
+    are left alone. Evaluation, other devices, names and weights stay as they are.
 
     Returns:
         The number of convolutions that will.
     """
-    found = [part for part in model.modules() if isinstance(part, nn.Conv2d) and 1 < part.groups == part.in_channels]
+    found = [
+        part
+        for part in model.modules()
+        if isinstance(part, nn.Conv2d) and 1 < part.groups == part.in_channels and not is_parametrized(part)
+    ]
     for part in found:
         if not isinstance(part, _Depthwise):
             part.__class__ = _in_full(type(part))

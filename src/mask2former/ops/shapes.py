@@ -62,7 +62,9 @@ def _eccentricity(mask: Bool[np.ndarray, "h w"], area: int) -> float:
     parts = [rows[top : top + strip] @ (mask[top : top + strip] @ columns) for top in range(0, height, strip)]
     y, x = int(rows @ in_rows), int(columns @ in_columns)
     # Variances and covariance, times the area squared.
-    yy, xx = area * int(rows**2 @ in_rows) - y * y, area * int(columns**2 @ in_columns) - x * x
+    # Sums of Python's integers: of masks with sides beyond 70,000 pixels, they exceed 64 bits.
+    yy = area * sum((rows**2 * in_rows).tolist()) - y * y
+    xx = area * sum((columns**2 * in_columns).tolist()) - x * x
     xy = area * sum(map(int, parts)) - x * y
     spread = math.sqrt((yy - xx) ** 2 + 4 * xy**2)
     return math.sqrt(2 * spread / (yy + xx + spread)) if yy + xx else 0.0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import logging
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,7 +31,6 @@ from mask2former.structures import ModelInfo, Segmentation
 
 __all__ = ["BusyError", "FaultError", "Masks", "Output", "Reply", "Service", "TooLargeError", "Wanted"]
 
-_logger = logging.getLogger(__name__)
 _MOST_THREADS = 4  # threads that decode and encode
 _T = TypeVar("_T")
 

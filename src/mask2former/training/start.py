@@ -53,7 +53,10 @@ def completed(values: dict[str, Any], resume: Path | None = None) -> dict[str, A
     last = None if resume is None else resume / "checkpoints" / "last.ckpt"
     if last is not None and last.is_file():
         return {**values, "model": filled_in(model, ModelInfo.of(LastState.read(last).config.model))}
-    start = _opened(init, model.get("init_backbone"), _named_backbone(model))
+    other = model.get("init_backbone")
+    if other is not None and not isinstance(other, str):
+        return values
+    start = _opened(init, other, _named_backbone(model))
     assert start.source is not None, "it was named"
     return {**values, "model": completed_model(model, start.source, init, start.backbone)}
 

@@ -18,6 +18,7 @@ from mask2former.checkpoints.initial import completed_model, named_backbone, ope
 from mask2former.checkpoints.normalisation import IMAGENET, Normalisation
 from mask2former.config import ModelConfig, SwinConfig, TimmConfig, parse
 from mask2former.errors import UserError
+from mask2former.structures import ModelInfo
 
 CONFIG = TimmConfig(model="resnet10t", kwargs={"channels": [8, 16, 24, 32]})
 HALF = Normalisation((127.5, 127.5, 127.5), (127.5, 127.5, 127.5))
@@ -140,6 +141,21 @@ def test_what_the_run_says_otherwise_is_refused(folder: Path) -> None:
         open_initial(str(folder), TimmConfig(model="resnet18"))
     swin = with_initial(ModelConfig(backbone=SwinConfig()), opened(folder), "it")
     assert swin.backbone == SwinConfig()  # and loading says that it does not fit
+
+
+def test_another_number_of_channels_is_a_choice_of_the_run(folder: Path) -> None:
+    """Neither are bands of a model left out for its new backbone, nor is a mean left out advised."""
+    backbone = opened(folder)
+    four = ModelConfig(pixel_mean=(1.0,) * 4, pixel_std=(2.0,) * 4)
+    source = Checkpoint(ModelInfo.of(four), {}, "it")
+    run = ModelConfig(init="it", init_partial=True, init_backbone="r10")
+    with pytest.raises(UserError, match=r"it has images of 4 channels, but the backbone of r10 is for 3; set"):
+        with_initial(run, source, "it", backbone)
+    named = four.model_copy(update=run.model_dump(exclude_unset=True))
+    with pytest.raises(UserError, match=r"r10 expects images of 3 channels but the run has 4 .*init_channels=repeat"):
+        with_initial(named, source, "it", backbone)
+    repeated = named.model_copy(update={"init_channels": "repeat"})
+    assert with_initial(repeated, source, "it", backbone).channels == 4
 
 
 def test_where_nothing_says_the_normalisation_the_run_does() -> None:

@@ -54,3 +54,9 @@ def test_overrides_replace_settings_by_either_name(written: str, override: str) 
     assert parse(RunConfig, values, "run.yaml").data.batch_size == 8
     assert not parse(RunConfig, apply_overrides({"data": {"keep_empty": True}}, []), "run.yaml").data.filter_empty
     assert parse(RunConfig, apply_overrides({}, ["data.keep_empty=false"]), "run.yaml").data.filter_empty
+
+
+@pytest.mark.parametrize("given", [{"tensorboard": True}, {"tensorboard": True, "loggers": ["csv"]}])
+def test_older_forms_that_are_no_settings_any_more_are_read(given: dict[str, object]) -> None:
+    run = parse(RunConfig, {"trainer": given}, "run.yaml")
+    assert run.trainer.loggers == ("csv", "tensorboard")

@@ -45,6 +45,15 @@ def test_the_run_file_says_whether_the_first_validation_is_before_the_first_step
     assert not notes
 
 
+@pytest.mark.parametrize("settings", ["[]", "{", "evaluation: 3\ntrainer: 4", "trainer: {max_steps: .inf}"])
+def test_a_run_file_that_says_nothing_is_like_none(settings: str, tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(f"evaluation: {{interval: 2}}\n{settings}" if "inf" in settings else settings)
+    (tmp_path / "metrics.csv").write_text("step,panoptic/PQ\n0,1\n1,1\n")
+    with collect_notes() as notes:
+        assert [row[STEP] for row in read_metrics(tmp_path / "metrics.csv").rows] == [1, 2]
+    assert len(notes) == 1
+
+
 def test_without_the_run_file_two_validations_are_noted(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     path.write_text("step,panoptic/PQ\n0,1\n1,1\n")

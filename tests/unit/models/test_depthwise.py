@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize
 
 from mask2former.models.depthwise import set_depthwise_precision
 
@@ -49,6 +50,15 @@ def test_all_else_stays() -> None:
     torch.testing.assert_close(ours(images), plain(images), rtol=0, atol=0)
     with torch.autocast("cpu", torch.bfloat16):
         torch.testing.assert_close(ours.eval()(images), plain.eval()(images), rtol=0, atol=0)
+
+
+def test_parametrized_convolutions_stay() -> None:
+    """Torch gives them a class each, and takes it back from the first class of the convolution."""
+    ours = model()
+    parametrizations.weight_norm(ours[1])
+    assert set_depthwise_precision(ours) == 0
+    parametrize.remove_parametrizations(ours[1], "weight")
+    assert type(ours[1]) is nn.Conv2d
 
 
 def test_twice_is_once_and_copies_and_pickles_are_alike() -> None:

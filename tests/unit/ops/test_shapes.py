@@ -47,3 +47,10 @@ def test_nothing_but_the_perimeter_is_left_to_scikit_image(monkeypatch: pytest.M
     monkeypatch.setattr(measure, "regionprops_table", refused)
     monkeypatch.setattr(measure, "regionprops", refused)
     assert shape_of(np.ones((3, 3), dtype=bool))["eccentricity"] == 0
+
+
+def test_sums_of_large_masks_exceed_no_integer() -> None:
+    """The squares of 4 million columns add up to more than 64 bits hold."""
+    line = np.zeros((2, 4_000_000), dtype=bool)
+    line[0] = True
+    assert shape_of(line)["eccentricity"] == pytest.approx(1.0)

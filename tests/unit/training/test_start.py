@@ -5,7 +5,7 @@ import torch
 from mask2former.checkpoints.initial import Initial
 from mask2former.config import MaskedDecoderConfig, ModelConfig, MSDeformAttnConfig, RunConfig, TimmConfig
 from mask2former.structures import Categories
-from mask2former.training.start import initial_model
+from mask2former.training.start import completed, initial_model
 
 
 def test_depthwise_convolutions_train_in_float32_in_bfloat16_too() -> None:
@@ -22,3 +22,8 @@ def test_depthwise_convolutions_train_in_float32_in_bfloat16_too() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         model.train()(torch.rand(1, 1, 3, 64, 64))
     assert dtypes == [torch.float32] * 4
+
+
+def test_settings_of_another_type_are_left_to_the_checks_of_settings() -> None:
+    values = {"model": {"init": "scenes-tiny", "init_partial": True, "init_backbone": 3}}
+    assert completed(values) == values
