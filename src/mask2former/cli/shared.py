@@ -130,8 +130,8 @@ Tile = Annotated[
     int | None,
     typer.Option(
         min=0,
-        help="Cut images into tiles of this side in pixels, segment each at --short-edge, and join the results; 0: no "
-        "tiles.",
+        help="Cut images into tiles of this side in pixels and join their results; the model's diameter then no longer "
+        "applies. 0: no tiles.",
         show_default="as the model was trained",
         rich_help_panel="Settings",
     ),

@@ -44,7 +44,8 @@ def train(
             folder = Path(config.output)
             again = shlex.join(["mask2former", "train", str(folder / "run.yaml"), "--resume", str(folder)])
             return f"the last checkpoint is in {config.output}; to continue: {again}"
-        return f"no checkpoint had been written yet (one is written every {config.trainer.checkpoint_interval} steps)"
+        every = config.trainer.checkpoint_interval
+        return f"no checkpoint had been written yet (one is written every {every} steps); start again without --resume"
 
     with training_shown(make_console(), stopped) as progress:
         try:

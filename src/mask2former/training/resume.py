@@ -437,7 +437,8 @@ def _about_rate(last: LastState, config: RunConfig) -> list[str]:
         return []
     length = last.config.optim.schedule_steps or last.config.trainer.max_steps
     is_longer = config.optim.schedule == "poly" and last.step < length != config.trainer.max_steps
-    keep = f" (optim.schedule_steps={length} keeps it)" if is_longer and config.optim.schedule_steps is None else ""
+    same_rate = (last.config.optim.lr, None) == (config.optim.lr, config.optim.schedule_steps)
+    keep = f" (optim.schedule_steps={length} keeps it)" if is_longer and same_rate else ""
     return [f"the learning rate after step {last.step} changes from {old:.2g} to {new:.2g}{keep}"]
 
 
