@@ -119,7 +119,7 @@ def test_an_output_that_cannot_be_written_is_said(
 def test_a_directory_that_is_gone_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(os, "getcwd", raiser(FileNotFoundError(errno.ENOENT, "No such file or directory")))
     assert main(COMMAND) == 2
-    assert "the working directory is gone" in capsys.readouterr().err
+    assert "the working directory no longer exists" in capsys.readouterr().err
 
 
 def test_the_shell_completes_names() -> None:

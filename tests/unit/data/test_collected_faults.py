@@ -74,7 +74,7 @@ def test_coco(folder: Path) -> None:
     with collected_faults() as faults:
         samples = CocoInstances([(file, folder)])
     assert_told(
-        faults, "'b.jpg'.*height", "'file_name'", "none.jpg", "annotation 2 needs", r"1 \(3\)", r"1 \(4\)",
+        faults, "height.*'b.jpg'", "'file_name'", "none.jpg", "annotation 2 needs", r"1 \(3\)", r"1 \(4\)",
         r"1 \(6\).*'iscrowd'", "annotation 5 is broken", r"1 \(7\)", r"2 \(9, 10\).*longer",
     )  # fmt: skip
     assert faults[-1].entries == 2
@@ -102,7 +102,7 @@ def test_coco_panoptic(folder: Path) -> None:
     with collected_faults() as faults:
         samples = CocoPanoptic([PanopticFiles(file, folder, folder)])
     assert_told(
-        faults, "'segments_info'", "image 9", "'b.jpg'.*height", "'id' from 1", "two segments with the id 5",
+        faults, "'segments_info'", "image 9", "height.*'b.jpg'", "'id' from 1", "two segments with the id 5",
         "segment 6.*9", "segment 7.*'iscrowd'", "none.jpg",
     )  # fmt: skip
     assert len(samples) == 1

@@ -51,7 +51,7 @@ def test_equal_content_is_written_as_equal_bytes() -> None:
 def test_figures_of_a_checkpoint_are_numbers_by_name() -> None:
     assert figures({"a/b": 1, "c": 2.5, "d": None}) == {"a/b": 1.0, "c": 2.5}
     for broken in ([1], {3: 1.0}):
-        with pytest.raises(ValueError, match="figures by name"):
+        with pytest.raises(ValueError, match="numbers by name"):
             figures(broken)
 
 

@@ -33,11 +33,11 @@ def test_a_directory_that_is_not_shared_is_noticed() -> None:
 
 
 def test_other_settings_or_data_are_named_with_both_values() -> None:
-    with pytest.raises(UserError, match=r"optim\.lr is 0\.0002 for rank 1 on b and 0\.0001 for rank 0 on a; start all"):
+    with pytest.raises(UserError, match=r"optim\.lr is 0\.0002 for rank 1 on b but 0\.0001 for rank 0 on a; start all"):
         check_alike(Path("runs/x"), [rank("a"), rank("b", {"optim.lr": 2e-4})])
     with pytest.raises(UserError, match=r"the number of training samples is 99 for rank 1"):
         check_alike(Path("runs/x"), [rank("a"), rank("b", {"the number of training samples": 99})])
-    with pytest.raises(UserError, match=r"new is 1 for rank 1 on b and None for rank 0"):
+    with pytest.raises(UserError, match=r"new is 1 for rank 1 on b but None for rank 0"):
         check_alike(Path("runs/x"), [rank("a"), rank("b", {"new": 1})])
 
 

@@ -150,7 +150,7 @@ def test_all_that_changes_is_in_one_note_with_its_count() -> None:
     ("names", "things", "words"),
     [
         (["dog", "cat", "sky"], None, "in another order: class 0 was 'cat' but is 'dog' now"),
-        (["cat", "dog"], None, r"other classes \(gone: sky \(stuff\)\): 3 then, 2 now"),
+        (["cat", "dog"], None, r"other classes \(gone: sky \(stuff\)\): 3 before, 2 now"),
         (["cat", "dog", "sea"], None, r"gone: sky \(stuff\); new: sea \(stuff\)"),
         (["cat", "dog", "sky"], ["cat", "dog", "sky"], r"gone: sky \(stuff\); new: sky"),
     ],

@@ -60,7 +60,7 @@ def test_a_sharded_model_computes_the_same_and_is_gathered_whole(mesh: DeviceMes
         assert torch.equal(whole(average.values[name]), before[name])
         assert local(value).data_ptr() == value.to_local().data_ptr()
     torch.testing.assert_close(model(images), plain(images))
-    with pytest.raises(UserError, match=r"no gradient has come to 'backbone\.0\.weight'"):
+    with pytest.raises(UserError, match=r"'backbone\.0\.weight'"):
         check_gradients(model)
     model(images).sum().backward()
     check_gradients(model)

@@ -67,7 +67,7 @@ def test_an_image_in_tiles_that_is_gone_is_said_when_it_is_needed_again(tmp_path
     copy.unlink()
     assert visit.every_class().rows()
     visit.threshold = 0.3
-    with pytest.raises(UserError, match="no longer here"):
+    with pytest.raises(UserError, match="no longer available"):
         visit.every_class()
 
 
