@@ -83,8 +83,8 @@ def test_what_asks_for_more_is_refused_by_name(asks: Asks, words: str) -> None:
     ("asks", "words"),
     [
         (Asks(RECONSTRUCT, ARRAY, (1, (3,), np.dtype("O"), False, [1, 2])), "without its objects"),
-        (Asks(RECONSTRUCT, ARRAY, (1, (-1,), FLOAT, False, b"1234")), "sizes that are none"),
-        (Asks(RECONSTRUCT, ARRAY, (1, "ab", FLOAT, False, b"1234")), "a shape that is none"),
+        (Asks(RECONSTRUCT, ARRAY, (1, (-1,), FLOAT, False, b"1234")), "invalid sizes"),
+        (Asks(RECONSTRUCT, ARRAY, (1, "ab", FLOAT, False, b"1234")), "an invalid shape"),
         ({LONG: 1}, "too many digits as a key"),
         (Asks(OrderedDict, ([((), 1)],)), "a tuple as a key"),
         (Asks(str, (LONG,)), "too many digits as text"),

@@ -103,9 +103,9 @@ def test_what_a_network_must_not_say_is_refused(predictor: Predictor, image: np.
         return Predictor(lambda _: found, "cpu", settings=predictor.settings, categories=predictor.categories)
 
     assert of(_alike())(image, "semantic").size_hw == (64, 96)
-    with pytest.raises(UserError, match="gives 2 predictions for 1 image"):
+    with pytest.raises(UserError, match="returned 2 predictions for 1 image"):
         of(_alike(), _alike())(image)
-    with pytest.raises(UserError, match="gives 4 class logits, expected 5"):
+    with pytest.raises(UserError, match="returned 4 class logits; expected 5"):
         of(_alike(classes=4))(image)
     with pytest.raises(UserError, match="not finite"):
         of(replace(_alike(), masks=torch.full((3, 1, 16, 24), torch.nan)))(image)

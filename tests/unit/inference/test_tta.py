@@ -292,7 +292,7 @@ def test_masks_of_another_size_are_resampled_to_the_first_grid() -> None:
 
 
 def test_clips_are_refused_not_predicted_plainly(predictor: Predictor, image: np.ndarray) -> None:
-    with pytest.raises(UserError, match="for images"):
+    with pytest.raises(UserError, match="applies to images"):
         AugmentedPredictor(predictor).clip([image, image])
-    with pytest.raises(UserError, match="for images"):
+    with pytest.raises(UserError, match="applies to images"):
         AugmentedPredictor(predictor).track([image, image])

@@ -108,7 +108,7 @@ def test_a_camera_is_opened_as_its_system_wants(
     camera_stream(2)
     assert opened == [(address, "camera 2", options, True)]
     monkeypatch.setattr(sys, "platform", "win32")
-    with pytest.raises(UserError, match="Linux and macOS only"):
+    with pytest.raises(UserError, match="only on Linux and macOS"):
         camera_stream(2)
 
 

@@ -130,7 +130,7 @@ def test_requests_that_do_not_fit_are_refused() -> None:
         evaluator.update(_instances(_masks(), [], []), _ground_truth(_masks((0, 9)), [0, 1]))
     with pytest.raises(UserError, match="max_detections"):
         InstanceEvaluator(CATEGORIES, max_detections=0)
-    with pytest.raises(UserError, match="rising"):
+    with pytest.raises(UserError, match="ascending"):
         InstanceEvaluator(CATEGORIES, area_limits=(9216, 1024))
 
 

@@ -151,7 +151,7 @@ def test_wrong_requests_are_refused() -> None:
     one = track((0, 0), (0, 0))
     with pytest.raises(UserError, match="at least 1"):
         VideoInstanceEvaluator(CATEGORIES, max_detections=0)
-    with pytest.raises(UserError, match="rising"):
+    with pytest.raises(UserError, match="ascending"):
         VideoInstanceEvaluator(CATEGORIES, area_limits=(10, 10))
     evaluator = VideoInstanceEvaluator(CATEGORIES)
     with pytest.raises(UserError, match="all frames"):
