@@ -113,14 +113,18 @@ class Criterion(nn.Module):
 
     Args:
         num_classes: K; targets are in 0..K-1, and K is "no object".
-        class_weight, mask_weight, dice_weight: weights of the published terms and of the matching costs.
+        class_weight: weight of the class loss and of the class cost in matching.
+        mask_weight: the same for the mask loss.
+        dice_weight: the same for the dice loss.
         no_object_weight: weight of queries without a target in the class loss.
         class_weights: weights of queries with a target in the class loss, by class; None: 1.
         mask_loss: ``bce`` or ``focal``, for both the loss and the matching costs.
-        match_on, loss_on: ``points``, or ``masks`` for all pixels: costs then compare every pixel of the predicted
-            masks, and losses every pixel of the targets, to whose size predictions are resized.
+        match_on: ``points``, or ``masks``: costs then compare every pixel of the predicted masks.
+        loss_on: ``points``, or ``masks``: losses then compare every pixel of the targets, to whose size predictions are
+            resized.
         num_points: points sampled per mask.
-        oversample_ratio, importance_sample_ratio: see :func:`uncertain_points`.
+        oversample_ratio: see :func:`uncertain_points`.
+        importance_sample_ratio: see there.
         terms: additional terms.
 
     Attributes:

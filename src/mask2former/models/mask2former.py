@@ -42,8 +42,8 @@ class Mask2Former(nn.Module):
         pixel_decoder: four maps to :class:`PixelFeatures`.
         transformer_decoder: :class:`PixelFeatures` to :class:`MaskOutput`.
         size_divisibility: heights and widths are padded to multiples of it.
-        mean, std: of R, G, B, or of the channels of other images, in 0..255; inputs are normalised with them here and
-            nowhere else.
+        mean: of R, G, B, or of the channels of other images, in 0..255. Inputs are normalised here and nowhere else.
+        std: the same for the standard deviation.
         info: description of the model; stored in checkpoints. By default that of a model with your own parts.
 
     Attributes:
