@@ -300,8 +300,12 @@ def shorter(tmp_path: Path, monitor: str) -> list[str]:
 
 @pytest.mark.parametrize(
     ("write", "monitor"),
-    [(coco, "instance/AP"), (yolo, "instance/AP"), (panoptic, "panoptic/PQ"), (label_folder, "semantic/mIoU")],
-    ids=["coco", "yolo", "panoptic", "labels"],
+    [
+        pytest.param(coco, "instance/AP", id="coco"),
+        pytest.param(yolo, "instance/AP", id="yolo", marks=pytest.mark.long),
+        pytest.param(panoptic, "panoptic/PQ", id="panoptic", marks=pytest.mark.long),
+        pytest.param(label_folder, "semantic/mIoU", id="labels"),
+    ],
 )
 @pytest.mark.usefixtures("unpredicted_memory")
 def test_checks_draws_and_proposes_a_run_that_trains(

@@ -242,6 +242,7 @@ def test_wrong_requests_about_clips(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_evaluate_measures_panoptic_clips(tmp_path: Path, tiny_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Drawn ones, and those of files in VIPSeg's format."""
     found = []

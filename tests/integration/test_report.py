@@ -255,6 +255,7 @@ def test_plot_draws_several_runs_and_one_that_goes_on(tmp_path: Path, capsys: py
     assert "both.png" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_plot_reads_what_training_wrote(tmp_path: Path, finished_run: Finished) -> None:
     from mask2former.evaluation.curves import plot_runs, read_run
 

@@ -290,7 +290,7 @@ _CLIPS = {**SCENE_CLIPS, "clip_length": 4, "image_size": [48, 64], "num_validati
             {},
             marks=pytest.mark.long,
         ),
-        (["instance"], {"short_edge": 72, "long_edge": 200}, _CLIPS, {}),
+        pytest.param(["instance"], {"short_edge": 72, "long_edge": 200}, _CLIPS, {}, marks=pytest.mark.long),
     ],
 )
 def test_a_run_measures_what_evaluate_measures(
