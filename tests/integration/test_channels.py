@@ -206,7 +206,7 @@ def test_three_bands_keep_the_mean_of_the_initial_model_and_classes_that_it_know
     assert not suggested.keys() & {"pixel_mean", "pixel_std", "init_channels"}
     assert suggested["init_classes"] == "by-name"
     assert any("knows 1 of 1 classes by name (car)" in reason for reason in checked.reasons)
-    with pytest.raises(UserError, match="'bands': expected up to 32 numbers"):
+    with pytest.raises(UserError, match="'bands': expected up to 32 band numbers"):
         check_data(dataset, bands=(), num_workers=0)
 
 
@@ -217,7 +217,7 @@ def test_drawn_scenes_are_no_images_of_a_model_that_chose_bands(
     inference = tiny_config.inference.model_copy(update={"bands": bands})
     model = build_model(tiny_config.model_copy(update={"inference": inference}), len(SCENE_CATEGORIES))
     model.categories = SCENE_CATEGORIES
-    refused = r"drawn scenes have only red, green and blue, but the model expects image bands \(bands "
+    refused = r"drawn scenes have only red, green and blue channels, but the model expects image bands \(bands "
     for data in ("scenes", Scenes((SIDE, SIDE), length=1), "scene-clips", SceneClips(SIDE, 2, length=1)):
         with pytest.raises(UserError, match=refused):
             evaluate(model, data)

@@ -184,7 +184,7 @@ def test_a_file_of_one_size_shows_every_image_in_it(
         np.testing.assert_array_equal(frame.panoptic.ids > 0, results[index].ids > 0)
     with pytest.raises(UserError, match=r"supports images of up to 64x96 .*, got 80x90"):
         found.network([torch.zeros((3, 80, 90), dtype=torch.uint8)])
-    with pytest.raises(UserError, match="takes images, got a clip of 2"):
+    with pytest.raises(UserError, match="expects images, got a clip of 2"):
         found.network([torch.zeros((2, 3, 64, 64), dtype=torch.uint8)])
 
 

@@ -143,7 +143,7 @@ def test_what_is_refused_before_the_model_is_loaded(
     assert "secret\n" not in message
     assert "there is no token file" in refused(capsys, "--token-file", str(tmp_path / "none"))
     monkeypatch.setenv("MASK2FORMER_TOKEN", "")
-    assert "MASK2FORMER_TOKEN must hold" in refused(capsys)
+    assert "MASK2FORMER_TOKEN must contain" in refused(capsys)
     monkeypatch.delenv("MASK2FORMER_TOKEN")
     assert "--replicas '2:1': expected a number" in refused(capsys, "--ray", "--replicas", "2:1")
     assert "--max-queued applies to replicas on Ray Serve; add --ray" in refused(capsys, "--max-queued", "3")
