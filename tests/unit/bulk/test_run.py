@@ -162,7 +162,7 @@ def test_the_command_says_what_became_of_the_images(
     assert main([*command, *settings, "--overwrite"]) == 130
     assert f"stopped: 0 of 5 images are in finished shards in {tmp_path}/out" in capsys.readouterr().err
     for flags, refusal in (
-        (["--actors", "0"], "error: --actors is 0; at least 1"),
+        (["--actors", "0"], "error: --actors is 0; expected at least 1"),
         (["--image-timeout", "0"], "error: --image-timeout is 0.0 s; expected more than 0"),
         (["--device", "cuda:1"], "error: --device is cuda:1; each actor has one GPU: expected auto, cpu or cuda"),
         (["--coco", "a.json"], "error: --coco cannot be used with --ray"),
