@@ -53,6 +53,15 @@ def test_that_of_formats(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_that_of_depthwise_convolutions(tmp_path: Path) -> None:
+    result = run(
+        "depthwise.py", tmp_path / "depthwise.json", "--rounds", "1", "--side", "64", "--backbones", "convnext_atto"
+    )
+    assert result["convnext_atto"]["ratio"] > 0
+    assert result["convnext_atto"]["gradient_error"]["float32"] < 1
+
+
+@pytest.mark.slow
 def test_that_of_the_service(tmp_path: Path) -> None:
     """Nothing is lost or mixed up under four times what it can take, and memory stays flat over 2,000 requests."""
     result = run("service.py", tmp_path / "service.json", "--requests", "20", "--memory", "2000")
