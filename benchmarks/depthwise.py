@@ -75,7 +75,7 @@ def main() -> None:
     found: dict[str, object] = {
         "torch": torch.__version__,
         "timm": timm.__version__,
-        "processor": platform.processor(),
+        "processor": platform.processor() or platform.machine(),
         "rounds": args.rounds,
     }
     for name in args.backbones:
