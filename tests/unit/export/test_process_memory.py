@@ -48,7 +48,7 @@ def test_a_process_that_ends_without_a_figure_is_said(
         peak_of_process("tiny", IMAGE, "panoptic", {})
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
+@pytest.mark.skipif(sys.platform != "linux", reason="memory of a process is read from /proc, which only Linux has")
 def test_the_process_measures_what_is_taken_to_load_and_to_predict(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

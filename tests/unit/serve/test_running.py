@@ -67,7 +67,7 @@ def test_a_service_replies_until_a_signal_ends_it(
         try:
             socket.create_server((host, 0), family=socket.AF_INET6).close()
         except OSError:
-            pytest.skip("no IPv6 here")
+            pytest.skip("needs the IPv6 loopback address ::1, which this machine lacks")
     replies: list[tuple[str, int]] = []
     serve(make_predictor(), host=host, port=0, token=TOKEN, started=asked_and_ended(replies, number))
     [(url, status)] = replies
