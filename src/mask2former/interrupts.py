@@ -25,7 +25,7 @@ _received = 0
 def received() -> int:
     """The signal that requested this program to stop, or 0.
 
-    If an import is interrupted in compiled code, any other exception can result; this shows that it is not the cause.
+    If an import is interrupted in compiled code, any other exception can result; this shows that a signal is behind it.
     """
     return _received
 

@@ -25,7 +25,7 @@ PARAMETERS = 2 << 30  # numbers in a model; the largest backbone with maps of fo
 PARAMETER_ENTRIES = 6_000  # parameters and buffers of a model; Swin-L has 650, the deepest backbones of timm 2,000
 LAYERS = 500  # of a decoder, or blocks of a Swin Transformer; published: 9 and 24
 ARGUMENT = 1 << 16  # value of a number in the kwargs of a backbone: channels, blocks, sizes of images
-ARGUMENTS = 1000  # number of kwargs
+ARGUMENTS = 1000  # number of values in the kwargs, including nested ones
 PICKLE_STEPS = 500_000  # operations of a pickle; R50 takes 20,000, its training with an optimizer 60,000
 TRAINING_STEPS = 1_000_000  # of the pickle in a checkpoint of a training run, which also lists its classes
 PICKLE_SHARING = 8  # times its size to which a pickle may expand: tied weights, and names that are written once
@@ -60,7 +60,7 @@ CHANNELS = 32  # of the images of a model; satellites have up to 16, panels of s
 IMAGE_PAGES = 1_000  # pages and frames of an image file that are counted; if there are more, only the first is used
 VIDEO_PIXELS = 1 << 26  # of a frame; 8K video has 33 million
 VIDEO_FRAMES = 10_000_000  # that a file may declare, four days; above it, the length counts as unknown
-VIDEO_RATE = 100_000  # frames per second that a file may declare; high-speed cameras write up to tens of thousands
+VIDEO_RATE = 100_000  # frames per second that a file may declare; high-speed cameras write up to some ten thousand
 ARCHIVE_FILES = 2_000_000  # names are kept in memory, 0.6 kB each; the largest published archive has 1.3 million
 ARCHIVE_DIRECTORY_BYTES = 512 << 20  # 2 million files with names of 200 letters
 ARCHIVED_BYTES = 8 << 30  # of one file in an archive; no annotation or image is larger
@@ -112,7 +112,7 @@ def check_limit(what: str, got: float, most: float, advice: str) -> None:
     """Raise an error if ``got`` exceeds ``most``.
 
     Args:
-        what: subject and verb, for instance ``'a.png' has pixels:``; the numbers follow.
+        what: subject and verb, for instance ``'a.png' has too many pixels:``; the numbers follow.
         got: the actual number or amount.
         most: the limit.
         advice: what to do.

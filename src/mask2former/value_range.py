@@ -19,7 +19,7 @@ ValueRange = Range | tuple[Range, ...] | ValueRule
 
 
 def as_value_range(value: Any) -> Range | tuple[Range, ...] | Literal["full", "percentile"] | None:
-    """The normalised form of a setting; None or ``auto``: each image gets its range from its file and values.
+    """The normalised form of a setting; None, also for ``auto``: each image gets its range from its file and values.
 
     Args:
         value: two numbers, a list of pairs of numbers, or the name of a rule. Numbers may be text, such as ``1e3``,

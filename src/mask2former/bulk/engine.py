@@ -35,7 +35,10 @@ class Job:
         model: its name or path.
         loading: arguments of :func:`open_predictor`.
         output: where the results go.
-        task, head, batch_size, image_timeout: see :class:`~mask2former.bulk.shards.ShardWriter`.
+        task: see :class:`~mask2former.bulk.shards.ShardWriter`.
+        head: see :class:`~mask2former.bulk.shards.ShardWriter`.
+        batch_size: see :class:`~mask2former.bulk.shards.ShardWriter`.
+        image_timeout: see :class:`~mask2former.bulk.shards.ShardWriter`.
     """
 
     model: str | Path

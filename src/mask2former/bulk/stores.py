@@ -105,7 +105,10 @@ class Store(ABC):
         """The path and file system for pyarrow."""
 
     def clear(self, folder: str, start: str) -> None:
-        """Remove the files in a folder whose names begin like this, and the folder if then empty, if it exists."""
+        """Remove the files in a folder whose names begin with ``start``, and the folder if it is then empty.
+
+        The folder need not exist.
+        """
         for name in self.names(folder):
             if name.startswith(start):
                 self.remove(f"{folder}/{name}")

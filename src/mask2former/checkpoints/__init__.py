@@ -6,13 +6,13 @@ training or drawing. Where to find what:
 - where a file comes from: ``zoo`` (the table of published models), ``download`` (one file from the web), ``hub``
   (Hugging Face), ``card`` (a model's page there);
 - what a file contains: ``load`` (the only way from a file of any code base to a ``checkpoint``), in three steps:
-    ``raw`` (the file as stored), ``layouts`` (which code base uses these names), ``purpose`` (settings and classes).
-    They build on ``unwrap`` (where the weights are in a file), ``safetensors_files`` and ``restricted_pickle`` (reading
-    without executing anything), ``formats`` (one module per code base) and ``rules`` (tables of names, read in both
-    directions);
+  ``raw`` (the file as stored), ``layouts`` (which code base uses these names), ``purpose`` (settings and classes).
+  They build on ``unwrap`` (where the weights are in a file), ``safetensors_files`` and ``restricted_pickle`` (reading
+  without executing anything), ``formats`` (one module per code base) and ``rules`` (tables of names, read in both
+  directions);
 - what it is used for: ``instantiate`` (a model, after its claims have been checked), ``initial`` and ``transfer`` (the
-    start of a training), ``save`` (our format and the original one), ``targets`` (any layout), ``convert`` (from one to
-    another), ``compare_transformers`` (whether a conversion computes the same).
+  start of a training), ``save`` (our format and the original one), ``targets`` (any layout), ``convert`` (from one to
+  another), ``compare_transformers`` (whether a conversion computes the same).
 """
 
 from __future__ import annotations

@@ -122,7 +122,7 @@ def check_finite(state: Mapping[str, Tensor], source: str) -> None:
 
 
 def _check_variances(model: torch.nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Refuse statistics of norms that would yield NaN: variances that are not above minus the norm's epsilon."""
+    """Refuse variances of norms that would yield NaN: those of at most minus the norm's epsilon; 0 is fine."""
     broken = [
         name
         for path, module in model.named_modules()

@@ -166,7 +166,7 @@ def completed_model(
 
 
 def _check_channels(values: Mapping[str, Any], source: Checkpoint | Backbone, name: str, backbone: Backbone) -> None:
-    """Bands of a model are not left out because a backbone for other images replaces its own."""
+    """Refuse a backbone for another number of channels than the model has, unless the settings choose one."""
     inference, here = values.get("inference"), len(backbone.normalisations[0].pixel_mean)
     is_set = "pixel_mean" in values or (isinstance(inference, Mapping) and inference.get("bands") is not None)
     there = source.info.inference.channels if isinstance(source, Checkpoint) else here

@@ -125,7 +125,7 @@ class _Unpickler(Unpickler):
     ) -> None:
         super().__init__(stream, size, budget)
         self._storage = storage
-        self._is_inside = is_inside  # a storage in a pickle owns a file, and never contains another storage
+        self._is_inside = is_inside  # a storage in a pickle contains a file, which must not contain another
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("torch.storage", "_load_from_bytes") and not self._is_inside:

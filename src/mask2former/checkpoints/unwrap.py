@@ -32,7 +32,7 @@ _NAMES = 2 * limits.CHECKPOINT_ENTRIES  # that are compared with known ones, in 
 
 
 def unwrapped(state: Mapping[str, T], is_known: _Known) -> tuple[dict[str, T], str]:
-    """The entries without the prefix that wrappers add to all names, and it; unchanged if that leaves unknown names.
+    """The entries without what wrappers put before all names, and that prefix; unchanged if the rest is not known.
 
     Args:
         state: names to anything.

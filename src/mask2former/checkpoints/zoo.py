@@ -88,10 +88,10 @@ class ZooModel:
         queries: the maximum number of segments.
         metrics: published values on the validation set, percent, as printed; unpublished ones are missing. AP is of
             masks. In panoptic models AP is of things and mIoU of the panoptic result.
-        url, file: where its weights are, and their name in the cache, which contains the digits of ``checksum``.
+        url: where its weights are.
+        file: their name in the cache, which contains the digits of ``checksum``.
         checksum: what verifies the file, as ``md5:94dc52`` or ``sha256:54df384a``: the first digits of a hash. None
-            where
-            none was published: its SHA-256 is recorded at the first download and compared later.
+            where none was published: its SHA-256 is recorded at the first download and compared later.
         num_bytes: of its arrays; the file is slightly larger.
         license: of its weights.
     """

@@ -235,7 +235,7 @@ class YoloConfig(NamedFilesConfig):
 class OfficialConfig(Strict):
     """A published data set in the layout of its download."""
 
-    root: str | None = None  # folder with the data sets; None: MASK2FORMER_DATA, DETECTRON2_DATASETS or ./datasets
+    root: str | None = None  # of the data sets; None: MASK2FORMER_DATA, else DETECTRON2_DATASETS, else ./datasets
 
 
 class CocoConfig(OfficialConfig):
@@ -398,7 +398,7 @@ class DataConfig(Strict):
     augmentation: AugmentationConfig = NoAugmentationConfig()  # of training images
     copy_paste: Probability = 0.0  # how often things of another training image are pasted onto an image
     filter_empty: bool = False  # True: leave out images without objects, as the published instance recipes do
-    group_by_aspect: bool = False  # images of one pass are either all wider than high, or all others
+    group_by_aspect: bool = False  # images of one pass are either all wider than high, or none of them is
     batch_size: Batch = 16  # images per optimizer step over all devices
     # None: batch_size divided by the devices; smaller values accumulate; auto: as many as should fit into memory
     batch_size_per_device: Batch | Literal["auto"] | None = None

@@ -43,11 +43,11 @@ def parse(kind: type[ConfigT], values: Any, source: str, overrides: Sequence[str
     Old names of settings, used until 0.1.0, are accepted; for a complete run there is a note.
 
     Args:
-        kind: what the values are.
-        values: as they were read.
-        source: where.
-        overrides: that :func:`apply_overrides` put into the values; what is wrong with these is not blamed on
-            ``source``.
+        kind: the class of the settings.
+        values: the settings as they were read.
+        source: where they were read, for messages.
+        overrides: those that :func:`apply_overrides` put into the values; messages name them, not ``source``, for
+            faults in what they set.
 
     Raises:
         UserError: one line per fault, each with the dotted key, what was got and what was expected.

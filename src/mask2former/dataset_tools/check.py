@@ -458,7 +458,7 @@ def _sums(image: UInt8[np.ndarray, "H W C"]) -> Float64[np.ndarray, "2 C"]:
 def num_annotated_twice(labels: Int64[np.ndarray, " N"], patches: dict[int, Patch]) -> int:
     """Objects that an earlier one of the same class covers almost exactly.
 
-    Each is compared with those of its class that begin right below it, up to ``_COMPARED`` of them.
+    Each is compared with the next ones of its class that begin below it, up to ``_COMPARED`` of them.
     """
     indices = np.array([index for index, patch in patches.items() if patch.mask.size], dtype=np.int64)
     if len(indices) < 2:

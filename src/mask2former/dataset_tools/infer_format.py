@@ -225,7 +225,7 @@ def _one_with(names: Sequence[str], folders: Sequence[Path]) -> Path | None:
 
 
 def _not_found(what: Literal["images", "labels"], path: Path, name: str, folders: Sequence[Path]) -> UserError:
-    """Report files of an annotation file that were not found; folders that were given are for the training data."""
+    """The error for files of an annotation file that were not found; given folders are for the training data."""
     kind = "images" if what == "images" else "PNGs"
     if not folders:
         return UserError(

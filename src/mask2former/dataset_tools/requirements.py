@@ -1,4 +1,4 @@
-"""What ``train`` requires of a run file and its data before the first step; ``check-data`` requires the same.
+"""What ``train`` requires of a run file and its data before the first step; ``check-data`` requires that of a run file.
 
 Every function raises one message or returns notes. Knows no training.
 """

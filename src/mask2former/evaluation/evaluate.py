@@ -1,7 +1,8 @@
 """Measuring a model: a predictor processes images and clips, and evaluators compare its results with the ground truth.
 
 :func:`evaluate` is the public function, and :func:`evaluate_predictor` its loop. The loop handles a few images or one
-clip at a time and keeps no masks, so the state stays small even for a complete data set. It prints nothing.
+clip at a time and keeps no masks, so the state stays small even for a complete data set. It draws no progress and
+prints nothing.
 """
 
 from __future__ import annotations

@@ -181,7 +181,9 @@ def _largest_confusion(
 
 
 class Gallery:
-    """Keeps drawings of the best and worst images and the most confident errors of each task, for the evaluation loop.
+    """Keeps drawings of the best and worst images and the most confident errors of each task.
+
+    Pass :meth:`add` to the evaluation loop, see :func:`~mask2former.evaluation.evaluate.evaluate_predictor`.
 
     Args:
         categories: the classes of the model.

@@ -1,7 +1,7 @@
 """Post-processing inside a graph: the rules of the tasks, without shapes or branches that depend on values.
 
 It is for programs that run a file without this package. :mod:`mask2former.postprocessing` is the readable form of the
-same rules, against which this form is tested; it needs a fraction of the memory.
+same rules, against which this form is tested, and needs a fraction of its memory.
 """
 
 from __future__ import annotations

@@ -91,8 +91,8 @@ def write_onnx(
         program: a graph traced with :class:`attention_in_products`.
         path: the file. Weights of 2 GB and more would be in a second file; no published model has that many.
         info: metadata, stored under :data:`KEY`.
-        weights: ``float16`` stores them in half the bytes, but computation is in float32;
-            ``int8`` also computes products with them in 8-bit integers.
+        weights: ``float16`` stores them in half the bytes, but computation is in float32; ``int8``
+            also computes products with them in 8-bit integers.
         calibration: for ``int8``, the inputs on which the ranges of values are measured.
 
     Raises:
@@ -260,7 +260,7 @@ def check_installed(kind: str) -> None:
     """Refuse a format whose converter is missing, before a model is loaded.
 
     Raises:
-        MissingExtraError: with the ``pip install`` that brings it.
+        MissingExtraError: it is missing; the message has the ``pip install`` command for it.
     """
     for module in _MODULES.get(kind, ()):
         if importlib.util.find_spec(module) is None:

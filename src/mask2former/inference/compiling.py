@@ -46,7 +46,7 @@ class CompiledModel:
     def __call__(
         self, images: Sequence[UInt8[Tensor, "*frames C h w"]], *, aux_outputs: bool = False
     ) -> MaskOutput | PixelOutput:
-        """See the model.
+        """Call the model.
 
         Raises:
             NoCompilerError: it cannot be compiled, usually because there is no C++ compiler.

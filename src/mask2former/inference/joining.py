@@ -86,7 +86,7 @@ def join(
 
     The best candidates come first. A later candidate of the same class from another tile is compared with those already
     kept, on the pixels that both tiles show. Above an IoU of 0.5 it is the same object: its mask becomes the union, and
-    its score remains the best one. A candidate is dropped if most of its mask there lies within a kept one.
+    its score remains the best one. A candidate is dropped if most of its complete mask lies there, within a kept one.
     Objects larger than a tile grow from tile to tile in this way. Candidates of one tile are never compared, as in
     complete images. Candidates at the rims of objects are poor: an object that a tile cuts off and another tile shows
     completely only contributes a better score to what that tile finds there.

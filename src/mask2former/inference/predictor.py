@@ -89,7 +89,10 @@ class Predictor:
         categories: the classes of the network; by default those of a model.
 
     Attributes:
-        network, categories, settings, device: what is used.
+        network: the network that predicts.
+        categories: its classes.
+        settings: the inference settings.
+        device: the device to which inputs of the network are moved.
 
     Raises:
         UserError: there are no categories, or no such device or dtype.

@@ -31,7 +31,8 @@ class TrackReport:
 
     Attributes:
         task: of the tracks.
-        num_frames, num_tracks: number of frames, and of tracks with at least one pixel.
+        num_frames: number of frames.
+        num_tracks: number of tracks with at least one pixel.
         files: the files that were written, by kind.
         complete: False if the call was interrupted.
         notes: what a user should know, one sentence each.

@@ -133,7 +133,7 @@ def join_frames(
     numbers = np.unique(np.concatenate([frame.track_ids for frame in results]))
     sums = np.zeros((len(numbers), len(categories)))
     empty = SparseMasks([Patch(0, 0, np.zeros((0, 0), dtype=bool))], results[0].size_hw)
-    row_of_track = np.zeros((len(results), len(numbers)), dtype=np.int64)  # by frame; the last index if it is absent
+    row_of_track = np.zeros((len(results), len(numbers)), dtype=np.int64)  # by frame; the empty mask if it is absent
     for index, frame in enumerate(results):
         tracks = np.searchsorted(numbers, frame.track_ids)
         row_of_track[index] = len(frame)

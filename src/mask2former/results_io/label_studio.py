@@ -36,8 +36,7 @@ class LabelStudioFile(JsonList):
     Args:
         path: where to write it; missing folders are created.
         names: image file names by image id; an image without one is named by its id. Local storage is a folder below
-            the
-            root, so names begin with that folder: ``photos/a.jpg``.
+            the root, so names begin with that folder: ``photos/a.jpg``.
         regions: ``brush`` or ``polygon``.
         prefix: prepended to image names, for instance the address of a server or ``s3://bucket/``; in addresses names
             are percent-encoded, as Label Studio does for its own storage.

@@ -69,7 +69,7 @@ class WorkingFile:
                 self.path.unlink()
 
     def remove(self, *, earlier: bool) -> None:
-        """Everything is in the final file; with ``earlier``, so is what killed runs had left."""
+        """Remove the file, once the final file has all of it; with ``earlier``, also what killed runs had left."""
         for path in (self.path, self.earlier) if earlier else (self.path,):
             path.unlink(missing_ok=True)
         self.release()

@@ -47,7 +47,8 @@ class Best:
 
     Attributes:
         path: path of the file.
-        value, step: monitor for its weights, and the number of steps they were trained for.
+        value: the monitor for its weights.
+        step: number of steps for which its weights were trained.
         start: the monitor before the first step; None if it was not measured.
         threshold: threshold of the highest F1 in this validation; None if there was none.
     """
@@ -194,7 +195,8 @@ class KeepCheckpoints(lightning.Callback):
         limit: time limit, after which the run is stopped with a checkpoint of the last step.
 
     Attributes:
-        best_value, best_step: monitor of the best validation so far, and the number of steps before it.
+        best_value: monitor of the best validation so far.
+        best_step: number of steps before that validation.
         start_value: monitor of the validation before the first step; None if there was none.
     """
 

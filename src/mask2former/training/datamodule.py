@@ -62,7 +62,9 @@ class DataModule(lightning.LightningDataModule):
 
     Args:
         config: settings of the complete run.
-        training, validation, augmentation: objects that replace those described by ``config``.
+        training: training data that replaces the data described by ``config``.
+        validation: validation data that replaces the data described by ``config``.
+        augmentation: augmentation that replaces the one described by ``config``.
 
     Attributes:
         num_queries: of the model; None if unknown.

@@ -40,7 +40,7 @@ class LearningRates:
         rates: rate of each step, rising.
         losses: loss before each step.
         means: running mean of the losses, corrected for its start.
-        suggested: the rate at which it falls most steeply; None if it does not fall.
+        suggested: the rate at which the running mean falls most steeply; None if it does not fall.
     """
 
     rates: tuple[float, ...]

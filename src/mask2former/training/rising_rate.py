@@ -1,4 +1,4 @@
-"""What sets a rising learning rate during a training, and keeps the losses: the inside of :mod:`.find_lr`."""
+"""The callback of :mod:`.find_lr`: sets a rising learning rate during training, and records the losses."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _DIVERGED = 4.0  # times the lowest mean, above which no higher rate is tried
 
 
 class RisingRate(lightning.Callback):
-    """Sets the rate of each step, and stops the training where the loss has diverged or all steps were taken.
+    """Sets the rate of each step, and stops training if the loss has diverged or all steps were taken.
 
     Args:
         lowest: rate of the first step.
-        highest: rate of the last step; those between are spread evenly over the logarithm.
-        steps: at most so many.
+        highest: rate of the last step; the rates between are evenly spaced on a logarithmic scale.
+        steps: maximum number of steps; fewer if the loss diverges.
 
     Attributes:
-        rates: of the steps so far.
-        losses: before each of them was taken.
+        rates: rate of each step so far.
+        losses: loss before each of these steps.
     """
 
     def __init__(self, lowest: float, highest: float, steps: int) -> None:

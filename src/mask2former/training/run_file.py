@@ -29,7 +29,7 @@ def read_run(path: Path, overrides: Sequence[str] = (), *, resume: Path | None =
         resume: directory of a run to be resumed, to which this run writes.
 
     Raises:
-        UserError: the file or an override is wrong, or sets another output than the run that goes on has, or the
+        UserError: the file or an override is wrong, or sets an output other than that of the resumed run; or the
             initial model cannot be read.
     """
     values = read_run_file(path, overrides)
@@ -49,7 +49,7 @@ def read_run(path: Path, overrides: Sequence[str] = (), *, resume: Path | None =
 
 
 def _check_output(path: Path, values: dict[str, Any], overrides: Sequence[str], resume: Path) -> None:
-    """Tell that a run goes on elsewhere than its file says; an override that says so contradicts itself."""
+    """Add a note if a resumed run writes elsewhere than its file says; refuse an override with another output."""
     output = values.get("output")
     if not isinstance(output, str) or Path(output).resolve() == resume.resolve():
         return

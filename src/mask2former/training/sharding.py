@@ -45,7 +45,7 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> None:
     backbone = model.get_submodule("backbone")
     for group in [module for module in backbone.modules() if isinstance(module, nn.ModuleList | nn.Sequential)]:
         for block in group:
-            # Modules that contain blocks, such as stages, are not called themselves: only their parts are.
+            # Parts of modules that contain blocks, such as stages, may be called without the module itself.
             is_inner = not any(isinstance(module, nn.ModuleList | nn.Sequential) for module in block.modules())
             if is_inner and sum(value.numel() for value in block.parameters()) >= LEAST:
                 fully_shard(block, mesh=mesh)

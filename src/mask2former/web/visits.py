@@ -50,7 +50,9 @@ class Clip:
         document: JSON with all masks, see :class:`~mask2former.results_io.json.TrackDocument`.
         table: CSV with one line per object and frame.
         tracks: as in the document: id, class, score, first and last frame.
-        size_hw, num_frames, rate: of the clip.
+        size_hw: height and width of its frames, in pixels.
+        num_frames: number of its frames.
+        rate: its frames per second.
     """
 
     video: bytes

@@ -151,8 +151,8 @@ def _layout(key: str, title: str, provider: Provider, generation: int) -> Layout
         title=title,
         signature=(f"{prefix}.transformer_decoder.layers.0.{decoding}.in_proj_weight",),
         rules=backbone + _head(prefix, encoder, decoder),
-        # Which generation uses which spelling for the pixel decoder's layers is certain only for the decoder; both are
-        # read.
+        # Which spelling a generation uses is certain for the decoder's layers, but not for those of the pixel decoder,
+        # so both are read.
         also_read=_head(prefix, other_encoder, other_decoder),
         not_written=("criterion.empty_weight",),
         provider=provider,

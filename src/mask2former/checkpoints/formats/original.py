@@ -636,5 +636,5 @@ def file_entries(model: Mask2Former) -> OrderedDict[str, Tensor]:
     """
     state = to_original(model)
     for name, values in model.info.known_architecture.own_normalisation.items():
-        state[name] = torch.tensor(values, dtype=torch.float64).view(-1, 1, 1)  # of float32; other types would be read
+        state[name] = torch.tensor(values, dtype=torch.float64).view(-1, 1, 1)  # float32 would change the values
     return state

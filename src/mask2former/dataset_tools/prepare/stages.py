@@ -68,6 +68,7 @@ class Stage:
         jobs: one per image, with different keys.
         convert: writes the outputs of a job; returns the record for the index.
         official: number of images in the official data set.
+        index: the JSON file that lists the images, with the records of ``convert``; None: there is none.
     """
 
     title: str

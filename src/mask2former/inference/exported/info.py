@@ -33,7 +33,8 @@ class ExportedInfo:
 
     Attributes:
         model: classes, inference settings, license and metrics of the model.
-        height, width: of images in pixels; None: any.
+        height: height of images in pixels; None: any.
+        width: width of images in pixels; None: any.
         batch: images per call; None: any number.
         frames: frames per clip; None: the file takes images, without a frame axis.
         size_divisibility: the file pads heights and widths to multiples of it.
