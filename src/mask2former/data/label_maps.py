@@ -209,9 +209,8 @@ class Palettes:
             first, where = self._color_of.setdefault(number, (color, name))
             if first != color:
                 conflict = conflict or f"{number} is {color} in {name}, but {first} in {where}"
-            elif (
-                of_file[color] == 1
-            ):  # two numbers of one colour, such as those beyond the end of a palette, are no contradiction
+            # Two numbers of one colour, such as those beyond the end of a palette, are no contradiction.
+            elif of_file[color] == 1:
                 other, where = self._number_of.setdefault(color, (number, name))
                 if other != number:
                     conflict = conflict or f"{color} is {number} in {name}, but {other} in {where}"

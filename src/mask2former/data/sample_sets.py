@@ -220,9 +220,7 @@ class _Clips(_Samples):
     metric_style: MetricStyle = "youtube-vis"
     tasks: tuple[Task, ...] = ("instance", "panoptic")
 
-    def images(
-        self, index: int
-    ) -> list[UInt8[np.ndarray, "H W C"]]:  # the first sample decides whether it has clips or images
+    def images(self, index: int) -> list[UInt8[np.ndarray, "H W C"]]:  # what distinguishes clips from images
         return self.frames(index)
 
     def clip_length(self, index: int) -> int:

@@ -485,6 +485,10 @@ class LargeScaleJitter:
 
     Args:
         image_size: height and width of the results, and of the box at scale 1.
+        min_scale: smallest scale of the box.
+        max_scale: largest scale of the box; one in between is drawn uniformly.
+        flip: axes along which an image is flipped, each with a probability of a half; ``turns`` flips along both and,
+            with the same probability, exchanges them.
         resampling: of images.
         keep_lost: see :class:`Plan`.
     """
@@ -537,6 +541,8 @@ class ResizeCropFlip:
         long_edge: cap in pixels.
         crop_size: height and width of the window, limited to the image; None: no crop.
         pad_size: height and width of the results; None: no padding. What is larger is cut, as published.
+        flip: axes along which an image is flipped, each with a probability of a half; ``turns`` flips along both and,
+            with the same probability, exchanges them.
         scale_range: smallest and largest factor; given, images are resized by one in between (its logarithm is uniform)
             and ``short_edges`` and ``long_edge`` are ignored.
         diameter: pixels; given, ``scale_range`` counts from the size at which the image's median object has the area of
@@ -545,6 +551,7 @@ class ResizeCropFlip:
         resampling: of images.
         max_category_share: a window is drawn again, up to ten times in all, while one class has at least this share of
             its labelled pixels, or all of them. 1 switches the rule off.
+        color_jitter: whether colours are changed, see :class:`~mask2former.data.color_jitter.ColorJitter`.
         keep_lost: see :class:`Plan`.
     """
 

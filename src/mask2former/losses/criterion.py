@@ -124,7 +124,7 @@ class Criterion(nn.Module):
             resized.
         num_points: points sampled per mask.
         oversample_ratio: see :func:`uncertain_points`.
-        importance_sample_ratio: see there.
+        importance_sample_ratio: see :func:`uncertain_points`.
         terms: additional terms.
 
     Attributes:

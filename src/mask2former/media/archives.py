@@ -150,9 +150,8 @@ class Archive:
             raise UserError(
                 f"'{self.path}/{name}', of {entry.file_size:,} bytes, does not fit into the memory of this machine"
             ) from error
-        except (
-            Exception
-        ) as error:  # zipfile reports damage in many ways: OSError, EOFError, RuntimeError, zlib.error, ...
+        # zipfile reports damage in many ways: OSError, EOFError, RuntimeError, zlib.error, ...
+        except Exception as error:
             reason = printable(str(error), 200)
             raise UserError(f"'{self.path}/{name}' cannot be read from its archive: {reason}") from error
 

@@ -34,9 +34,8 @@ DICOM_SUFFIXES = (".dcm",)
 
 _DEFLATED = b"1.2.840.10008.1.2.1.99\0"[:22]  # the whole file is compressed, which only unpacking bounds
 _SLIDES = "1.2.840.10008.5.1.4.1.1.77.1.6"  # class of whole-slide images
-_TOTAL_ROWS = (
-    0x00480007  # the last tag needed to identify a slide; after it, before the pixels, come the tags of each frame
-)
+# The last tag needed to identify a slide; after it, before the pixels, come the tags of each frame.
+_TOTAL_ROWS = 0x00480007
 _GREY, _COLOR = ("MONOCHROME1", "MONOCHROME2"), ("RGB", "PALETTE COLOR")
 
 

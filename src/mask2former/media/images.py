@@ -95,24 +95,23 @@ def read_image(
     Which values are black and white:
 
     * ``value_range``, where two numbers are given: these become 0 and 255, values beyond are clipped. Bytes are
-        unchanged. With ``bands``, it may be a list of such pairs, one per band, in their order.
+      unchanged. With ``bands``, it may be a list of such pairs, one per band, in their order.
     * ``full``: the smallest and largest value of the type, or of the bit depth given in the file. Not for floats.
     * ``percentile``: 0.5 % and 99.5 % of the values of each image, of all colours together (noted).
     * ``auto``, as without ``value_range``: the following rules.
     * Bytes are 0..255.
     * Integers of up to 16 bits in wider files and uint16 arrays: 0 to the largest value of the bit depth given in the
-        file (12-bit TIFF, ``MaxSampleValue``, OME's ``SignificantBits``, PNG's ``sBIT``). Where none is given, of the
-        smallest depth among 8, 10, 12, 14 and 16 that covers the largest value; fewer than 16 are noted, as inferred.
-        Signed files end at 15 bits, or 7.
+      file (12-bit TIFF, ``MaxSampleValue``, OME's ``SignificantBits``, PNG's ``sBIT``). Where none is given, of the
+      smallest depth among 8, 10, 12, 14 and 16 that covers the largest value; fewer than 16 are noted, as inferred.
+      Signed files end at 15 bits, or 7.
     * 16-bit colour in PNG files, and with the extra ``microscopy`` in TIFF files: as grey. In others, the upper 8 bits,
-        stretched where they cover less than their range (noted).
+      stretched where they cover less than their range (noted).
     * Pixels that a TIFF declares as having no value (GDAL's nodata, in all colours) are black and do not count as
-        values (noted).
+      values (noted).
     * Alpha has the range of its type; in a float array, 0..1 or that of the colours.
     * Floats are 0..1 if all values lie there, else 0..255 if all lie there and are either whole or mostly (zeros aside)
       above 1. The excess from resampling and rounding is clipped: at most a tenth of the range, in at most 15 % of the
-          values
-      (above 1 %, it is noted). All other floats are refused.
+      values (above 1 %, it is noted). All other floats are refused.
 
     With ``bands``, for models of other channels, nothing is made grey, blended or left out: the bands of an image are
     its channels, alpha like any other; for a TIFF with one band also its pages, where more than one band is requested
@@ -206,7 +205,7 @@ def is_one_image(sources: object) -> bool:
 
 
 def unshared(source: ImageSource) -> ImageSource:
-    """A copy that does not change when the caller writes into the original."""
+    """The same, or a copy where the caller could still write into the original."""
     if isinstance(source, np.ndarray):
         return source.copy()
     if isinstance(source, bytearray | memoryview):
@@ -328,9 +327,8 @@ def list_images(
     The stem is relative to the output folder: it keeps the folders below a source folder and drops the suffix. Where
     two images would share a stem, each keeps its suffix (``a/X.jpg`` gives ``a/X.jpg``, so results are ``a/X.jpg.png``
     and so on). An image that is reached twice is listed once. A file given by name is read whatever its suffix; hidden
-    files and folders are skipped, and so are image files for which ``skip`` returns a reason. What else is skipped is
-    noted: images in other formats, links to folders, links to an image that is already listed, folders that cannot be
-    read.
+    files and folders are skipped, and so are image files for which ``skip`` is true. What else is skipped is noted:
+    images in other formats, links to folders, links to an image that is already listed, folders that cannot be read.
 
     Raises:
         UserError: no sources, a source that does not exist, a folder without images, or two images whose results would

@@ -262,7 +262,7 @@ class VideoStream:
         """The frames and their times; only once.
 
         Raises:
-            UserError: there is not a single frame, or its display matrix is more than quarter turns and mirrors.
+            UserError: there is not a single frame, or one has a display matrix of other than quarter turns and mirrors.
         """
         times: list[float] = []
         doubtful: list[float] = []

@@ -232,7 +232,7 @@ class _AveragePrecision:
 
         Returns:
             ``instance/AP`` (mean over IoU 0.5 to 0.95), ``AP50``, ``AP75``, ``APs``, ``APm``, ``APl``; ``AR`` with the
-            number of detections (1, 10 and ``max_detections``, if they do not exceed it), ``ARs``, ``ARm``, ``ARl``.
+            number of detections (``max_detections``, and 1 and 10 where they are below it), ``ARs``, ``ARm``, ``ARl``.
         """
         values = {}
         for kind in self._kinds:

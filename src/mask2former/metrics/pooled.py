@@ -82,11 +82,11 @@ def count_pooled(
 
 
 class PooledEvaluator:
-    """Adds up TP, FP and FN over all images; the metric is TP / (TP + FP + FN), averaged over nine thresholds.
+    """Adds up TP, FP and FN over all images; the metric is TP / (TP + FP + FN) at nine thresholds, and its mean.
 
     Unlike COCO's average precision it measures one operating point: only instances whose score exceeds
     ``score_threshold`` count, without overlaps (see :func:`count_pooled`). Images are pooled, so an image with
-    many objects has more weight. The result is the mean over classes with true objects.
+    many objects has more weight. Each figure is the mean over classes with true objects.
 
     Args:
         categories: the classes of the model.

@@ -172,7 +172,7 @@ class _Unfilled(TorchFunctionMode):
 
 
 class _TooLargeError(UserError):
-    """Checked before anything else that may be wrong."""
+    """Too many numbers or layers; raised whatever else may be wrong with the model."""
 
 
 def _memory() -> int:

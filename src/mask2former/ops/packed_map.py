@@ -59,7 +59,7 @@ class PackedMap:
         return packed
 
     def counts(self, length: int) -> Int64[np.ndarray, " length"]:
-        """The number of pixels with each value below ``length``; all values must be."""
+        """The number of pixels by value; all values must be below ``length``."""
         total = np.zeros(length, dtype=np.int64)
         for _, values in self.strips():
             total += np.bincount(values.ravel(), minlength=length)

@@ -25,8 +25,10 @@ class PackedPatch(NamedTuple):
     """A mask cropped to its tight box, with one bit for each of its pixels, row by row.
 
     Attributes:
-        top, left: corner of the box in pixels.
-        height, width: of the box; 0 where the mask is empty.
+        top: first row of the box in pixels.
+        left: first column of the box in pixels.
+        height: of the box; 0 where the mask is empty.
+        width: the same.
         bits: its pixels, eight in a byte.
     """
 

@@ -163,7 +163,7 @@ def _missing(
         )
         return None
     if mode == "L" and tag_of(image, PHOTOMETRIC) == 0:
-        values = 255 - values  # which Pillow has already rotated
+        values = 255 - values  # which Pillow has already inverted
     if bands is None:
         missing = missing_values(values[..., :-1] if mode in ("LA", "RGBA") else values, nodata)
     else:

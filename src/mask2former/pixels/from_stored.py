@@ -112,7 +112,7 @@ def _known_values(stored: Stored, name: str, value_range: ValueRange | None) -> 
 
 
 def _filled(values: np.ndarray, missing: np.ndarray, black: float | None) -> np.ndarray:
-    """Missing values replaced by the smallest value of each band that is not clipped."""
+    """Missing values replaced, band by band, by the smallest value that is not clipped."""
     if values.ndim == 3:
         bands = range(values.shape[2])
         return np.stack([_filled(values[..., band], missing[..., band], black) for band in bands], axis=2)

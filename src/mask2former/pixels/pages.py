@@ -19,7 +19,7 @@ CHOSEN_PAGE = "mask2former.page"  # in Pillow's info: that the caller chose the 
 
 
 def note_pages(image: Image.Image, name: str, what: str = "images") -> bool:
-    """Note pages and frames after the one that is read; returns whether there are any, unless the caller chose it."""
+    """Note pages and frames after the one that is read, unless the caller chose it; returns whether this was done."""
     with without_warnings(), contextlib.suppress(Exception):  # decoding reports damage
         # MPO: photographs with a preview or a depth map
         if image.format == "MPO" or image.tell() or CHOSEN_PAGE in image.info:

@@ -251,7 +251,7 @@ def draw_clip(seed: int, size_hw: tuple[int, int], frames: int | Sequence[int]) 
         seed: at least 0.
         size_hw: height and width in pixels, at least 8 each.
         frames: number of frames, from the first; or indices of the only frames to draw. What is too hidden or too small
-            is determined over the frames that are drawn, so a part of a clip can have other segments.
+            is determined over the frames that are drawn, so a part of a clip can have other segments than all of it.
 
     Raises:
         UserError: the seed is negative, the size is impossible or there is less than one frame.

@@ -199,7 +199,7 @@ class Categories(Sequence[Category]):
 
     @classmethod
     def from_names(cls, names: Sequence[str], things: Sequence[str] | None = None) -> Categories:
-        """Ids 0, 1, ... with generated colours; all are things unless ``things`` names them."""
+        """Ids 0, 1, ... with generated colours; all are things unless ``things`` names those that are."""
         counted = None if things is None else frozenset(things)
         return cls(
             tuple(

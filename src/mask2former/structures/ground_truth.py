@@ -27,9 +27,8 @@ __all__ = [
     "with_classes",
 ]
 
-SemanticGroundTruth = Int[
-    np.ndarray, "H W"
-]  # class indices; every other value (``Categories.ignore_label``) is ignored
+# Class indices; every other value (``Categories.ignore_label``) is ignored.
+SemanticGroundTruth = Int[np.ndarray, "H W"]
 
 
 class PanopticGroundTruth(NamedTuple):

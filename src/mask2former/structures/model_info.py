@@ -20,7 +20,7 @@ _LARGEST_METRIC = 1e6
 
 
 def _is_metric(value: object) -> bool:
-    """A metric as a number, or NaN where there was nothing to measure; JSON may have thousands of digits."""
+    """A metric as a number, or NaN where there was nothing to measure; JSON may have numbers of thousands of digits."""
     return isinstance(value, int | float) and (value != value or abs(value) <= _LARGEST_METRIC)
 
 

@@ -157,8 +157,8 @@ def check_unique(ids: Iterable[Any], kind: str, file: File) -> None:
 def entry_id(value: Any) -> int | str | None:
     """The id of an image, a video or an object, including one that a tool wrote as 7.0; None for anything else.
 
-    Ids become part of results and their file names, so text that is not valid UTF-8 or is longer than any real id is
-    refused.
+    Ids become part of results and their file names, so it is also None for text that is not valid UTF-8 or is longer
+    than any real id.
     """
     if isinstance(value, float) and value.is_integer():
         value = int(value)

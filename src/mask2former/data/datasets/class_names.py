@@ -33,9 +33,8 @@ _NUMBERED_BEHIND = re.compile(r"(\S.*?)(?<=\S)(\s*[:=,;]\s*|\s+)(\d+)")
 _BULLET = re.compile(r"[-*+\u2022]\s+(?=\S)")
 _OTHER_COMMENT = re.compile(r"//|/\*|;|%|--|\[|\{|<!")  # of other languages, or the start of other formats
 _BEHIND = re.compile(r"\s(#(?!\d)|//)")
-_COLOURED = re.compile(
-    r"([^:]+):((?:\d+,\d+,\d+)?):([^:]*):([^:]*)"
-)  # CVAT's labelmap.txt: name:color_rgb:parts:actions
+# CVAT's labelmap.txt: name:color_rgb:parts:actions
+_COLOURED = re.compile(r"([^:]+):((?:\d+,\d+,\d+)?):([^:]*):([^:]*)")
 _COLOUR_BEFORE = re.compile(r"(\d{1,3})\s+(\d{1,3})\s+(\d{1,3})\s+(\S.*)")  # CamVid's label_colors.txt
 _HEADING = re.compile(
     r"\W*((id|index|number)\W+)?(class|label|categor|name)(y|es|s|ies)?([_ ]?names?)?(\W+(id|index|number))?\W*",

@@ -47,7 +47,7 @@ __all__ = ["CocoPanoptic", "PanopticFiles"]
 
 _KEYS = ("annotations", "categories")
 _FORM = "COCO's panoptic"
-_MAX_ID = 1 << 24  # the largest value of three bytes
+_MAX_ID = 1 << 24  # ids must fit into three bytes
 _MAX_AREA = 1 << 40  # pixels
 _GREY = 0x010101  # of value 1
 
@@ -68,7 +68,7 @@ class _Image(NamedTuple):
     name: str
     maps: Folder
     map_name: str
-    size_hw: tuple[int, int]  # 0 where the file does not say so
+    size_hw: tuple[int, int]  # 0 where not given in the file
 
 
 def _found(path: Location | File) -> File:
@@ -430,7 +430,7 @@ class CocoPanoptic(SegmentReader):
 
 
 def _other_colors(on_map: Int32[np.ndarray, " N"], listed: Int32[np.ndarray, " M"]) -> str:
-    """The encoding that the colours of a PNG use, if decoding them in it gives listed ids."""
+    """How a PNG seems to encode ids instead, as a phrase; empty if that is not recognised."""
     colors = on_map[on_map > 0]
     if not (colors % _GREY).any():
         return (

@@ -82,7 +82,7 @@ class MaskSummary:
         is_polygon: whether a mask is given by polygons.
         pixels: area of each mask; for polygons the area inside them, which may be off by their boundary.
         boxes: x, y, width, height as given in the file; NaN where not given.
-        areas: as given in the file.
+        areas: as given in the file; NaN where not given.
         wrong_areas: where the file gives something that is not a number.
         sizes_hw: of the image of each mask; 0 where the file does not say.
     """

@@ -238,7 +238,7 @@ def _vistas_labels(root: str | None, split: Split) -> LabelFolder:
 def _labels(
     images: Folder, labels: Folder, categories: Categories, numbers: Sequence[int], ignore: Sequence[int]
 ) -> LabelFolder:
-    """Label maps whose numbers are the classes, in order."""
+    """Label maps on which the classes, in order, have these numbers."""
     class_of = {number: index for index, number in enumerate(numbers)}
     return LabelFolder([(images, labels)], categories, class_of=class_of, ignore=ignore, files=Names(unpaired="skip"))
 
@@ -247,7 +247,7 @@ def _labels(
 
 
 def youtube_vis(root: str | None, split: Split, year: int, *, filter_empty: bool = False) -> YouTubeVIS:
-    """YouTube-VIS 2019 or 2021; the official validation file has no annotations."""
+    """YouTube-VIS 2019 or 2021; the official validation annotations are not public."""
     layout = _Layout(f"YouTube-VIS {year}", root)
     base = f"ytvis_{year}"
     part = "train" if split == "train" else "valid"

@@ -162,7 +162,7 @@ def check_pixels(height: int, width: int) -> None:
 
 
 def united(shapes: Sequence[tuple[Any, Shape]], size_hw: tuple[int, int]) -> list[Shape]:
-    """Shapes with their groups; those with the same class and group (not None) become one object."""
+    """The shapes; those of one class and group (not None) become one object, as in exports to COCO."""
     groups: dict[Any, list[Shape]] = defaultdict(list)
     for position, (group, shape) in enumerate(shapes):
         has_mask = shape.segmentation is not None

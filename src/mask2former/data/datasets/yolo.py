@@ -315,10 +315,8 @@ class _Lines:
         self.flat: list[str] = []
         self.without_file: list[str] = []
         self.clipped: list[str] = []
-        self.with_box: list[
-            str
-        ] = []  # whose first four numbers are a box that contains the other points and is filled by them
-        self.with_tight_box: list[str] = []  # and fits them tightly
+        self.with_box: list[str] = []  # the first four numbers are a box that the other points lie in and spread over
+        self.with_tight_box: list[str] = []  # and that fits them tightly
 
     def add(self, file: Path) -> None:
         """The objects of one image."""
@@ -393,7 +391,7 @@ class _Lines:
         self.ends = array("q", np.concatenate([[0], np.cumsum(counts[~flat])]).tolist())
 
     def remarks(self) -> list[str]:
-        """What all lines together suggest they are instead of polygons, where no other lines show it."""
+        """What the lines may be instead of one polygon each, judging by all of them; no single line shows it."""
         count = len(self.objects)
         if count < _FEW:
             return []
@@ -425,7 +423,7 @@ def _spans(points: Float64[np.ndarray, "P 2"]) -> Float64[np.ndarray, " 2"]:
 
 
 def _has_visibility(values: Float64[np.ndarray, " N"]) -> bool:
-    """Whether numbers are a box and keypoints x, y, v with v of 0, 1 and 2; corners of an image are not."""
+    """Whether numbers are a box and keypoints x, y, v with v of 0, 1 or 2; a polygon along the image border is not."""
     if len(values) < 7 or (len(values) - 4) % 3:
         return False
     points = values[4:].reshape(-1, 3)

@@ -36,6 +36,9 @@ class StepSampler:
     Args:
         length: of the data set.
         batch_size: draws per step over all ranks.
+        seed: of the permutations and of the augmentation of every draw.
+        rank: of this process, from 0.
+        world_size: number of ranks.
         first_step: where to start when resuming.
         groups: of every sample, for instance which images are wider than high; None: no grouping.
         micro: samples per micro-batch; divides ``batch_size`` over the ranks.

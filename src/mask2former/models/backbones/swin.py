@@ -330,7 +330,7 @@ class _Windows:
 
     @classmethod
     def of(cls, grid: Float[Tensor, "B H W C"], window: int, shift: int) -> _Windows:
-        """The masks of the padded grid after it has been rolled by ``-shift`` along both axes."""
+        """The windows of the padded grid after it has been rolled by ``-shift`` along both axes."""
         batch, height, width = grid.shape[:3]
         tokens = torch.arange(1, batch * height * width + 1, device=grid.device).view(batch, height, width, 1)
         padded = F.pad(tokens, (0, 0, 0, -width % window, 0, -height % window))  # 0: no token
@@ -340,7 +340,7 @@ class _Windows:
         tiles = to_windows(padded, window).view(batch, rows, columns, window**2)
         if shift:  # only the last row and column of windows contain more than one region
             kinds = [tiles[:, :-1, :-1], tiles[:, -1:, :-1], tiles[:, :-1, -1:], tiles[:, -1:, -1:]]
-            of_one = shift_mask(2 * window, 2 * window, window, shift, tokens.device)  # windows of each kind, in rows
+            of_one = shift_mask(2 * window, 2 * window, window, shift, tokens.device)  # for windows of each kind
             masks = [None, of_one[2], of_one[1], of_one[3]]
         else:
             kinds, masks = [tiles], [None]

@@ -200,7 +200,7 @@ class TimmBackbone(nn.Module):
                 ) from error
 
     def for_inference(self) -> nn.Module:
-        """On a CPU, plain ResNets with statistics of norms folded; any other model unchanged."""
+        """On a CPU, plain ResNets with their norms folded if these have fixed statistics; any other model unchanged."""
         weight = next(self.parameters())
         is_mine = type(self) is TimmBackbone and self.pyramid is None and not self.joint_blocks
         if not is_mine or weight.device.type != "cpu" or weight.dtype == torch.float16:
@@ -215,7 +215,7 @@ class TimmBackbone(nn.Module):
         return [name for name, _ in self.named_parameters() if name.endswith(ending)]
 
     def learning_rate_multipliers(self) -> Mapping[str, float]:
-        """Multipliers for the pyramid, which is not pre-trained; for an encoder-only model, decreasing by block."""
+        """Larger for the pyramid, which is not pre-trained; in an encoder-only model, smaller for earlier blocks."""
         if self.joint_blocks:
             alone = len(self.body.blocks) - self.joint_blocks
             blocks = {f"body.blocks.{index}.": _LAYER_DECAY ** max(0, alone - index) for index in range(alone)}

@@ -59,7 +59,7 @@ class PrecisionDecoder(nn.Module):
     def in_its_precision(
         self, decode: Callable[[Sequence[Tensor]], PixelFeatures], features: Sequence[Tensor]
     ) -> PixelFeatures:
-        """``decode(features)``, with full precision without autocast and in the type of the parameters.
+        """``decode(features)``; with ``full_precision``, without autocast and in the type of the parameters.
 
         Raises:
             UserError: as for :meth:`forward`.

@@ -26,7 +26,7 @@ _DEFAULT, _ENCODER = FPNConfig(), TransformerFPNConfig()
 class FPNPixelDecoder(PrecisionDecoder):
     """Backbone maps of strides 4, 8, 16, 32 to :class:`PixelFeatures`.
 
-    From the coarsest map to the finest: the previous map, upsampled to the nearest pixels, plus a 1x1 convolution of
+    From the coarsest map to the finest: the previous map, upsampled by nearest neighbour, plus a 1x1 convolution of
     the backbone's map, then a 3x3 convolution; each with a group norm.
 
     Args:
@@ -69,6 +69,8 @@ class TransformerFPNPixelDecoder(FPNPixelDecoder):
         dim: channels of the multi-scale features and of the encoder.
         mask_dim: channels of the per-pixel embeddings.
         num_layers: of the encoder.
+        num_heads: of its attention.
+        feedforward_dim: hidden channels of its feed-forward networks.
         dropout: in the encoder, also of its attention.
         pre_norm: norms come before attention and feed-forward, and once at the end.
     """

@@ -103,9 +103,13 @@ class MSDeformAttnPixelDecoder(PrecisionDecoder):
         channels: of the four backbone maps, finest first.
         dim: channels of the multi-scale features.
         mask_dim: channels of the per-pixel embeddings.
+        num_layers: of the encoder.
+        num_heads: of its attention.
+        num_points: sampled points per head and level.
+        feedforward_dim: hidden channels of its feed-forward networks.
+        dropout: of the output of attention, of the hidden units, and of the output of feed-forward networks.
         stages: how many layers process the tokens of stride 32 alone, then those of 32 and 16, then all; the tokens of
-            a
-            later stage stay unchanged until then. None: all layers process all tokens.
+            a later stage stay unchanged until then. None: all layers process all tokens.
     """
 
     def __init__(

@@ -16,6 +16,9 @@ class DecoderLayer(nn.Module):
     """Cross-attention, self-attention, feed-forward; residual and norm after each (Sec. 3.2.1, Fig. 2).
 
     Args:
+        dim: channels of queries, keys and values.
+        num_heads: of both attentions.
+        feedforward_dim: hidden channels of the feed-forward network.
         dropout: of attention weights, hidden units, and the output of each step.
         cross_attention: creates the cross-attention module, see ``attention.py``.
         self_first: self-attention before cross-attention.

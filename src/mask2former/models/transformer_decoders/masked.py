@@ -50,11 +50,21 @@ class MaskedTransformerDecoder(nn.Module):
         num_classes: K; the head has one more row for "no object".
         channels: of the multi-scale features; a projection is added only where they differ from ``dim``.
         mask_dim: channels of the per-pixel embeddings.
+        dim: channels of the queries.
+        num_queries: Q.
         num_layers: decoder layers; the published ``DEC_LAYERS`` is one larger.
+        num_heads: of every attention.
+        feedforward_dim: hidden channels of the feed-forward networks.
         temporal: whether positions include the frame index (3-D code of the video model).
-        attention, scales, order, query_init, dropout, pre_norm: see :class:`~mask2former.config.MaskedDecoderConfig`.
+        attention: kind of cross-attention; see :class:`~mask2former.config.MaskedDecoderConfig`.
+        scales: which strides each layer attends to; see there.
+        order: whether cross-attention or self-attention comes first; see there.
+        query_init: what queries start from; see there.
+        dropout: see :class:`DecoderLayer`.
+        pre_norm: a norm before each step of a layer instead of after it.
         project_inputs: add a projection even where ``channels`` is ``dim``.
-        pilots, pilot_noise: for mask-piloted training; see ``pilots.py``.
+        pilots: maximum number of pilots per clip in mask-piloted training, 0: none; see ``pilots.py``.
+        pilot_noise: the share of their masks and classes that is wrong.
 
     Attributes:
         takes_targets: whether a call in training receives the ground truth.

@@ -49,7 +49,15 @@ class PerPixelPlusHead(nn.Module):
         num_classes: K, also the number of queries.
         channels: of the map that it attends to.
         mask_dim: channels of the per-pixel embeddings.
-        others: see :class:`OneMapTransformer`.
+        dim: channels of the queries.
+        num_layers: of the decoder; scores are predicted after each of them.
+        num_encoder_layers: see :class:`OneMapTransformer`, also for the others.
+        num_heads: of every attention.
+        feedforward_dim: hidden channels of the feed-forward networks.
+        dropout: in all layers.
+        pre_norm: a norm before each step of a layer instead of after it.
+        source: which map.
+        project_source: add a convolution even where ``channels`` is ``dim``.
     """
 
     def __init__(

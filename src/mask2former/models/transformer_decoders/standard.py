@@ -62,8 +62,13 @@ class OneMapTransformer(nn.Module):
     Args:
         channels: of the map.
         num_queries: number of queries.
+        dim: channels of the queries.
         num_layers: of the decoder.
         num_encoder_layers: over the map, before it.
+        num_heads: of every attention.
+        feedforward_dim: hidden channels of the feed-forward networks.
+        dropout: in all layers, also of their attention.
+        pre_norm: a norm before each step of a layer instead of after it.
         source: which map; see :class:`~mask2former.config.StandardDecoderConfig`.
         project_source: add a convolution even where ``channels`` is ``dim``; otherwise one is added only where they
             differ.
@@ -148,8 +153,16 @@ class StandardTransformerDecoder(nn.Module):
         num_classes: K; the head has one more row for "no object".
         channels: of the map that it attends to.
         mask_dim: channels of the per-pixel embeddings.
+        dim: channels of the queries.
+        num_queries: Q.
         num_layers: of the decoder; predictions are made after each of them.
-        others: see :class:`OneMapTransformer`.
+        num_encoder_layers: see :class:`OneMapTransformer`, also for the others.
+        num_heads: of every attention.
+        feedforward_dim: hidden channels of the feed-forward networks.
+        dropout: in all layers.
+        pre_norm: a norm before each step of a layer instead of after it.
+        source: which map.
+        project_source: add a convolution even where ``channels`` is ``dim``.
     """
 
     def __init__(
