@@ -112,7 +112,7 @@ def check_limit(what: str, got: float, most: float, advice: str) -> None:
     """Raise an error if ``got`` exceeds ``most``.
 
     Args:
-        what: subject and verb, for instance ``'a.png' has pixels:``; the numbers follow.
+        what: subject and verb, for instance ``'a.png' has too many pixels:``; the numbers follow.
         got: the actual number or amount.
         most: the limit.
         advice: what to do.

@@ -182,7 +182,7 @@ def test_each_band_may_have_a_range_from_check_data_to_predictions(
     for wrong, message in (
         (
             ["--band-ranges", "0:1,2:3"],
-            "value_range has 2 ranges, one per band, but bands stand for 5; give the same number",
+            "value_range has 2 ranges, one per band, but bands specifies 5; give the same number",
         ),
         (["--band-ranges", "0:1,3:2"], "--band-ranges is '0:1,3:2'; expected two ascending numbers for each band"),
         (

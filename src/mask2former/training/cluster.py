@@ -205,7 +205,8 @@ def _check(launcher: str, found: Mapping[str, int], size: int, per_node: int | N
     alone = ", each of which would train on its own in the same directory" if nodes * devices == 1 < size else ""
     advice = "start as many as the settings require, or set trainer.num_nodes and trainer.devices"
     if size and per_node and size % per_node == 0:
-        advice = f"set trainer.num_nodes={size // per_node} trainer.devices={per_node}, or start {nodes * devices}"
+        wanted = f"{nodes * devices} process{'es' * (nodes * devices > 1)}"
+        advice = f"set trainer.num_nodes={size // per_node} trainer.devices={per_node}, or start {wanted}"
     raise UserError(
         f"{launcher} has started {size} process{'' if size == 1 else 'es'} ({_shown(found)}){alone}, but "
         f"trainer.num_nodes is {nodes} and trainer.devices is {devices}; {advice}"
