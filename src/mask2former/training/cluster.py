@@ -72,8 +72,8 @@ class Rank:
             place = _numbers(environ, "LOCAL_RANK") if "LOCAL_RANK" in environ else {}
             if place.get("LOCAL_RANK", 0) >= devices:
                 raise UserError(
-                    f"LOCAL_RANK={place['LOCAL_RANK']} numbers the processes of this machine from 0, but "
-                    f"trainer.devices is {devices}; {_START}"
+                    f"LOCAL_RANK={place['LOCAL_RANK']} says that this is process {place['LOCAL_RANK']} (from 0) of "
+                    f"this machine, but trainer.devices is {devices}; {_START}"
                 )
             return cls(found["RANK"], found["WORLD_SIZE"], "torchrun")
         if _in_task_of_slurm(environ):

@@ -102,7 +102,7 @@ def test_a_process_is_told_among_all(environ: dict[str, str], nodes: int, device
             torchrun(3, LOCAL_RANK="2"),
             2,
             2,
-            r"LOCAL_RANK=2 numbers the processes of this machine from 0, but trainer\.devices is 2; start it with",
+            r"LOCAL_RANK=2 says that this is process 2 \(from 0\) of this machine, but trainer\.devices is 2; start",
         ),
         (torchrun(0, LOCAL_RANK="-1"), 2, 2, r"LOCAL_RANK is '-1'; expected a whole number"),
         (
