@@ -205,7 +205,11 @@ def test_three_bands_keep_the_mean_of_the_initial_model_and_classes_that_it_know
     assert (suggested["inference"]["bands"], suggested["inference"]["value_range"]) == ([4, 3, 2], "full")
     assert not suggested.keys() & {"pixel_mean", "pixel_std", "init_channels"}
     assert suggested["init_classes"] == "by-name"
-    assert any("knows 1 of 1 classes by name (car)" in reason for reason in checked.reasons)
+    assert any("has 1 of 1 classes, to judge by their names (car)" in reason for reason in checked.reasons)
+    for bands, how in (((4,), "summed"), ((1, 2, 3, 4), "repeated")):
+        suggest = tmp_path / f"{how}.yaml"
+        checked = check_data(dataset, bands=bands, value_range="full", suggest=suggest, num_workers=0)
+        assert any(reason.endswith(f"which expect three, are {how}") for reason in checked.reasons)
     with pytest.raises(UserError, match="'bands': expected up to 32 band numbers"):
         check_data(dataset, bands=(), num_workers=0)
 
