@@ -199,7 +199,8 @@ def _predictor(source: str | Path, device: str | None) -> Predictor:
     predictor = Predictor.from_pretrained(source, device=device, quiet=True)
     if predictor.categories.names != SCENE_CATEGORIES.names:
         raise UserError(
-            f"the model '{source}' has {len(predictor.categories)} other classes; expected one trained on scenes"
+            f"the {len(predictor.categories)} classes of the model '{source}' are not those of scenes; expected a "
+            "model trained on scenes"
         )
     return predictor
 

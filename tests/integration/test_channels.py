@@ -182,7 +182,7 @@ def test_each_band_may_have_a_range_from_check_data_to_predictions(
     for wrong, message in (
         (
             ["--band-ranges", "0:1,2:3"],
-            "value_range has 2 ranges, one per band, but bands stand for 5; give the same number",
+            "value_range has 2 ranges, one per band, but bands specifies 5; give the same number",
         ),
         (["--band-ranges", "0:1,3:2"], "--band-ranges is '0:1,3:2'; expected two ascending numbers for each band"),
         (
@@ -205,7 +205,11 @@ def test_three_bands_keep_the_mean_of_the_initial_model_and_classes_that_it_know
     assert (suggested["inference"]["bands"], suggested["inference"]["value_range"]) == ([4, 3, 2], "full")
     assert not suggested.keys() & {"pixel_mean", "pixel_std", "init_channels"}
     assert suggested["init_classes"] == "by-name"
-    assert any("knows 1 of 1 classes by name (car)" in reason for reason in checked.reasons)
+    assert any("has 1 of 1 classes, to judge by their names (car)" in reason for reason in checked.reasons)
+    for bands, how in (((4,), "summed"), ((1, 2, 3, 4), "repeated")):
+        suggest = tmp_path / f"{how}.yaml"
+        checked = check_data(dataset, bands=bands, value_range="full", suggest=suggest, num_workers=0)
+        assert any(reason.endswith(f"which expect three, are {how}") for reason in checked.reasons)
     with pytest.raises(UserError, match="'bands': expected up to 32 band numbers"):
         check_data(dataset, bands=(), num_workers=0)
 

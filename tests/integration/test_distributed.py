@@ -75,7 +75,7 @@ def test_one_of_several_processes_is_refused_where_the_settings_speak_of_one(
     assert main(["train", str(path)]) == 2
     shown = " ".join(capsys.readouterr().err.split())
     assert "srun has started 2 processes (SLURM_NTASKS=2, SLURM_PROCID=1, SLURM_NTASKS_PER_NODE=1), each of" in shown
-    assert "set trainer.num_nodes=2 trainer.devices=1, or start 1" in shown
+    assert "set trainer.num_nodes=2 trainer.devices=1, or start 1 process" in shown
     assert not (tmp_path / "out").exists()
 
 

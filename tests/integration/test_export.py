@@ -308,7 +308,7 @@ def test_what_is_no_export_is_refused(of_any_size: Exported, tmp_path: Path) -> 
         Predictor.from_pretrained(tmp_path / "broken.xml")
     with pytest.raises(UserError, match="no such file"):
         Predictor.from_pretrained(tmp_path / "none.onnx")
-    with pytest.raises(UserError, match="leave out compile, which applies to others"):
+    with pytest.raises(UserError, match="leave out compile, which applies to other models"):
         Predictor.from_pretrained(of_any_size.path, compile=True)
     with pytest.raises(UserError, match="leave out dtype"):
         Predictor.from_pretrained(of_any_size.path, dtype="bfloat16")

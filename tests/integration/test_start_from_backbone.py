@@ -114,7 +114,7 @@ def test_another_backbone_under_the_decoders_of_a_trained_model(
     [
         ({"init_backbone": "b"}, r"init is not set; to start from a backbone alone, set init=b"),
         ({"init": "scenes-tiny", "init_backbone": "b"}, r"init_backbone needs init_partial=true"),
-        ({"init": "FOLDER", "init_backbone": "FOLDER"}, r"model\.init, .*resnet10t, is a backbone alone; leave one"),
+        ({"init": "FOLDER", "init_backbone": "FOLDER"}, r"model\.init, .*resnet10t, is only a backbone; leave one"),
         (
             {"init": "scenes-tiny", "init_backbone": "nuclei"},
             r"model\.init_backbone: nuclei is a complete model; expected",

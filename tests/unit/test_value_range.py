@@ -86,6 +86,6 @@ def test_each_band_has_a_range_or_all_have_one() -> None:
     assert settings.reading == {"bands": (3, 1), "value_range": ((0, 4095), (0, 900))}
     assert InferenceConfig.model_validate_json(settings.model_dump_json()) == settings
     assert parse(InferenceConfig, {**values, "bands": 2}, "file").value_range == settings.value_range
-    for bands, words in (([1, 2, 3], "stand for 3"), (1, "stand for 1"), (None, "are not set")):
+    for bands, words in (([1, 2, 3], "specifies 3"), (1, "specifies 1"), (None, "is not set")):
         with pytest.raises(UserError, match=f"value_range has 2 ranges, one per band, but bands {words}; give the s"):
             parse(InferenceConfig, {**values, "bands": bands}, "file")

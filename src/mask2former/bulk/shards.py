@@ -166,7 +166,7 @@ class ShardWriter:
             return
         for name in images:
             if begun["deaths"].get(name, 0) >= _DEATHS:
-                reason = f"'{name}': the process that segmented it died {_DEATHS} times; does it have enough memory?"
+                reason = f"'{name}': the process that segmented it died {_DEATHS} times; is there enough memory?"
                 yield name, self._row(name, error=reason)
                 continue
             self._store.write(_marker(shard), json.dumps(begun | {"image": name}).encode())

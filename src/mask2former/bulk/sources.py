@@ -199,8 +199,8 @@ def _chosen(source: str, names: Sequence[str], column: str | None) -> str:
     if wanted not in names:
         raise OptionError(
             lambda name: (
-                f"'{source}' has no column {quoted(wanted)}; there are: {listed(names) or 'none'}; choose the one "
-                f"with the image names with {name('column')}"
+                f"'{source}' has no column {quoted(wanted)}; there are: {listed(names) or 'none'}; use "
+                f"{name('column')} to choose the one that contains image names"
             )
         )
     if names.count(wanted) > 1:

@@ -99,15 +99,17 @@ def check(models: Sequence[Mask2Former], names: Sequence[str]) -> None:
         if _architecture(model) != _architecture(first):
             raise UserError(
                 f"{name} has a different architecture from {names[0]} (mask2former inspect shows both); only "
-                "trainings of one model from the same weights have a mean"
+                "trainings of one model from the same weights can be averaged"
             )
         if _normalisation(model) != _normalisation(first):
             raise UserError(
                 f"{name} normalises images differently from {names[0]} (pixel_mean, pixel_std); only trainings of one "
-                "model from the same weights have a mean"
+                "model from the same weights can be averaged"
             )
         if model.categories != first.categories:
-            raise UserError(f"{name} has different classes from {names[0]}; only trainings of one model have a mean")
+            raise UserError(
+                f"{name} has different classes from {names[0]}; only trainings of one model can be averaged"
+            )
 
 
 def least_cosine(models: Sequence[Mask2Former]) -> float:

@@ -91,14 +91,14 @@ def open_replacement(init: str, source: Checkpoint | Backbone, name: str, backbo
     """
     if isinstance(source, Backbone):
         raise UserError(
-            f"model.init_backbone replaces the backbone of a model, and model.init, {init}, is a backbone alone; leave "
-            "one of the two out"
+            f"model.init_backbone replaces the backbone of a complete model, but model.init, {init}, is only a "
+            "backbone; leave one of the two out"
         )
     found = open_initial(name, backbone)
     if isinstance(found, Checkpoint):
         raise UserError(
-            f"model.init_backbone: {name} is a complete model; expected a backbone, such as timm/NAME.TAG or a file of "
-            'docs/training.md, "Starting from a backbone"'
+            f"model.init_backbone: {name} is a complete model; expected weights of only a backbone, for example "
+            'timm/NAME.TAG (for the others, see "Starting from a backbone" in docs/training.md)'
         )
     return found
 
@@ -173,9 +173,9 @@ def _check_channels(values: Mapping[str, Any], source: Checkpoint | Backbone, na
     if there == here or is_set:
         return
     raise UserError(
-        f"{name} has images of {there} channel{'s' * (there > 1)}, but the backbone of {values['init_backbone']} is "
-        f"for {here}; set model.pixel_mean and model.pixel_std to one number for each channel of the images (unless "
-        f"there are {here}, with model.init_channels=repeat)"
+        f"{name} expects images of {there} channel{'s' * (there > 1)}, but the backbone of {values['init_backbone']} "
+        f"expects {here}; set model.pixel_mean and model.pixel_std to one number for each channel of the images, and "
+        f"unless these have {here}, also model.init_channels=repeat"
     )
 
 

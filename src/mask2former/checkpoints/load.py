@@ -187,7 +187,7 @@ def published_state(path: Path) -> dict[str, Tensor]:
         return original.current_spelling(state)
     layout = next((layout for layout in MODELS if layout.fits(state)), None)
     if layout is None:
-        raise UserError(f"{path}: not a model of a known code base")
+        raise UserError(f"{path}: not a complete model of another code base that is known here")
     return to_original(layout, state)
 
 

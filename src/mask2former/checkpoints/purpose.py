@@ -65,7 +65,7 @@ def settled(
         expected = original.recipe_architecture(recipe)
         if not expected.fits(found, norms_are_open):
             hint = f"; recipes that fit: {', '.join(fitting)}" if fitting else "; no recipe fits"
-            raise UserError(f"recipe '{recipe}' is {expected}, but the file holds {found}{hint}")
+            raise UserError(f"recipe '{recipe}' is {expected}, but the file contains {found}{hint}")
         return recipes.recipe(recipe).model, original.recipe_categories(recipe), ""
     if own is not None:
         config = parse(ModelConfig, own[0], "config.json: mask2former.config")
@@ -146,7 +146,9 @@ def notes_on_settings(
         ours = "no other size"
     edges = preparation.edges
     if from_tasks and names is None:
-        notes.append(f"class names are not given: they are {listed(categories.names, 2)}, all of them things")
+        notes.append(
+            f"class names are not given: the classes are called {listed(categories.names, 2)}, and all are things"
+        )
     if from_tasks and edges is None:
         notes.append(f"the size to which images were resized is not given: {ours} is assumed")
     elif preparation.stretched_to is not None:

@@ -176,7 +176,8 @@ def to_original(layout: Layout, state: Mapping[str, Tensor], *, known_only: bool
         renamed[original] = _joined(layout, original, len(rule.theirs), values)
     if twice := renamed.keys() & unknown.keys():
         raise UserError(
-            f"{quoted(min(twice))} is the name in {layout.title} for {quoted(their_name(layout, min(twice)))}"
+            f"{quoted(min(twice))} is called {quoted(their_name(layout, min(twice)))} in {layout.title}, and the file "
+            "has both; expected one of them"
         )
     return renamed | unknown
 

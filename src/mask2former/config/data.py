@@ -425,7 +425,7 @@ class DataConfig(Strict):
             return self  # all of one shape, or unchanged
         if self.group_by_aspect and augmentation.flip == "turns":
             raise ValueError(
-                "group_by_aspect puts wide images into batches of their own, but augmentation.flip turns makes half of "
-                "them tall; set group_by_aspect to false, or augmentation.pad_size"
+                "group_by_aspect puts wide images into batches of their own, but augmentation.flip=turns makes half of "
+                "them tall; set group_by_aspect to false, or set augmentation.pad_size"
             )
         return self

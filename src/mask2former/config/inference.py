@@ -150,7 +150,7 @@ class InferenceConfig(Strict):
     def _a_range_for_each_band(self) -> InferenceConfig:
         ranges = ranges_of_bands(self.value_range)
         if ranges is not None and (self.bands is None or len(ranges) != self.channels):
-            stand = "are not set" if self.bands is None else f"stand for {self.channels}"
+            stand = "is not set" if self.bands is None else f"specifies {self.channels}"
             raise ValueError(
                 f"value_range has {len(ranges)} range{'s' * (len(ranges) != 1)}, one per band, but bands {stand}; "
                 "give the same number of both, in the same order, or one range for all"

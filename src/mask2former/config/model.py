@@ -387,8 +387,9 @@ class ArchitectureConfig(Strict):
         there, missing = ([name for name, is_set in parts.items() if is_set is wanted] for wanted in (True, False))
         if there and missing:
             raise ValueError(
-                f"{' and '.join(there)} needs {' and '.join(missing)}, too: an encoder-only model is a plain vision "
-                "transformer of timm whose last blocks (joint_blocks, for instance 4) also process queries"
+                f"{' and '.join(there)} need{'s' * (len(there) == 1)} {' and '.join(missing)}, too: an encoder-only "
+                "model is a plain vision transformer of timm whose last blocks (joint_blocks, for instance 4) also "
+                "process queries"
             )
         return self
 

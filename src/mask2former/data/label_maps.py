@@ -111,9 +111,8 @@ class ColorTable:
             smoothed = " (as if the label map had been resized or saved with smoothing)" if len(order) > 5 else ""
             raise UserError(
                 f"'{file}' contains colours that '{self.source}' does not have, in {share:.3g} % of its "
-                f"pixels{smoothed}: {len(order)} ({'; '.join(named)}{', ...' if len(order) > 5 else ''}); add them, "
-                "or if they are not to be learned, add them under a name such as void whose number is listed in "
-                "dataset.ignore"
+                f"pixels{smoothed}: {len(order)} ({'; '.join(named)}{', ...' if len(order) > 5 else ''}); add them "
+                "(if they are not to be learned, under a name such as void whose number is listed in dataset.ignore)"
             )
         numbers = np.array([self.number_of[value] for value in values.tolist()], dtype=np.int32)
         return np.repeat(numbers[of_run], lengths).reshape(colors.shape)

@@ -203,8 +203,8 @@ def _known_classes(summary: SplitSummary, init: str, reasons: list[str]) -> dict
     if not known:
         return {}
     reasons.append(
-        f"the initial model knows {len(known)} of {len(summary.categories)} classes by name ({listed(known, 4)}), and "
-        "keeps what it has learned about them"
+        f"the initial model has {len(known)} of {len(summary.categories)} classes, to judge by their names "
+        f"({listed(known, 4)}), and keeps what it has learned about them"
     )
     return {"init_classes": "by-name"}
 
@@ -217,7 +217,8 @@ def _channels(summary: SplitSummary, reading: Reading, reasons: list[str]) -> di
     constant = [str(band) for band, std in enumerate(summary.channel_std, start=1) if std < 1]
     reasons.append(
         f"images of {count} channel{'s' * (count > 1)}, normalised with the mean and deviation of the training "
-        "images; the weights of the initial model's first convolution, which expect three, are repeated"
+        "images; the weights of the initial model's first convolution, which expect three, are "
+        f"{'summed' if count == 1 else 'repeated'}"
     )
     if constant:
         reasons.append(f"nearly the same value everywhere: channel {', '.join(constant)}, which is divided by 1")

@@ -224,8 +224,8 @@ def fitting_size(network: Network, wanted: tuple[int, int], size_hw: tuple[int, 
         return wanted
     scale = min(most / side for side, most in zip(size_hw, largest, strict=True))
     note(
-        "images that are resized to less than the settings specify, because the exported model supports at most "
-        f"{largest[0]}x{largest[1]} pixels (height x width)",
+        "sizes of images that are resized to less than the settings specify, because the exported model supports at "
+        f"most {largest[0]}x{largest[1]} pixels (height x width)",
         f"{size_hw[0]}x{size_hw[1]}",
     )
     height, width = (max(1, min(most, int(side * scale + 0.5))) for side, most in zip(size_hw, largest, strict=True))

@@ -116,7 +116,9 @@ class Predictor:
             settings = settings or network.info.inference
         elif dtype is not None or compile:
             what = "compile" if compile else f"dtype {dtype}"
-            raise UserError(f"{what} applies to models of this package; any other network has its own")
+            raise UserError(
+                f"{what} applies to models of this package; leave it out, and set it up in the network itself"
+            )
         if categories is None:
             raise UserError(
                 "the classes of a network that is not a Mask2Former are unknown; pass "
@@ -193,7 +195,9 @@ class Predictor:
             given = {"recipe": recipe, "tasks": tasks, "weights": weights, "model": model, "compile": compile}
             if taken := [name for name, value in given.items() if value]:
                 raise OptionError(
-                    lambda name: f"'{source}' is an exported model: leave out {name(taken[0])}, which applies to others"
+                    lambda name: (
+                        f"'{source}' is an exported model: leave out {name(taken[0])}, which applies to other models"
+                    )
                 )
             on = None if device is None else chosen_device
             network = open_exported(source, on, chosen_dtype, trust_code=trust_code)

@@ -58,6 +58,7 @@ EXACT_MAPS: Mapping[str, str] = {
     "semantic": "_labels.png",
 }  # by task: the exact map of an image
 ENDINGS = (".png", ".json", *EXACT_MAPS.values())
+_CONTENT = {"--coco": "COCO results", "--table": "table"}  # what the files of options contain, for messages
 _HEAD = b'{"schema_version": '  # start of JSON result files
 _TIFF_SOFTWARE = 305  # the TIFF tag that names the software that wrote the file
 _MARK = b"tEXtSoftware\0" + SOFTWARE.encode()  # in our PNG files
@@ -358,8 +359,8 @@ def check_run_file(
         raise UserError(f"'{path}' is a folder with results of this run; choose another file for {option}")
     if path.is_file() and not overwrite and not is_ours(path):  # not for a pipe, where reading would block
         raise UserError(
-            f"'{path}' already exists and is not a file of {option[2:].replace('coco', 'COCO results')} from "
-            f"mask2former predict; choose another file for {option}, or replace it with --overwrite"
+            f"'{path}' already exists and contains no {_CONTENT[option]} of mask2former "
+            f"predict; choose another file for {option}, or replace it with --overwrite"
         )
 
 

@@ -62,7 +62,7 @@ def _why_not(page: Any, value_range: ValueRange | None, bands: Bands | None) -> 
     if page.dtype == np.uint16 and value_range in (None, "auto"):
         return (
             "because it has 16 bits; give the values of black and white (--value-range BLACK WHITE, in Python "
-            "value_range), or use their full range (--value-rule full)"
+            "value_range), or use the full range of 16 bits (--value-rule full)"
         )
     return None
 
@@ -117,7 +117,10 @@ class TiffRegions:
         if self._num_read < channels:
             note("images with more bands than are used", f"'{path}' ({self._num_read} of {channels})")
         if (turn := page.tags.get("Orientation")) is not None and turn.value != 1:
-            raise UserError(f"'{path}' is rotated (orientation {int(turn.value)}), but large images are read as stored")
+            raise UserError(
+                f"'{path}' is rotated (orientation {int(turn.value)}), but large images are read as stored; save "
+                "it upright"
+            )
         self.size_hw = (int(page.imagelength), int(page.imagewidth))
         tiled = page.is_tiled
         self._segment_hw = (

@@ -195,8 +195,8 @@ def _counted(most: int) -> Iterator[None]:
         if numbers > most:
             raise _TooLargeError(
                 f"a model with this configuration has more than {most:,} numbers, which is more than "
-                f"{'any known' if most == limits.PARAMETERS else 'fits the memory'}; reduce its sizes (backbone, dim, "
-                "num_queries, feedforward_dim, window_size)"
+                f"{'any known' if most == limits.PARAMETERS else 'fits into the memory'}; reduce its sizes (backbone, "
+                "dim, num_queries, feedforward_dim, window_size)"
             )
         if entries > limits.PARAMETER_ENTRIES:
             raise _TooLargeError(

@@ -115,7 +115,7 @@ def _compressed(rle: Mapping[str, Any]) -> dict[str, Any]:
             "a run-length encoding has too many runs:",
             len(counts),
             2 * height * width + 1,
-            "which is two for each of its pixels",
+            "is its 'size' right?",
         )
         runs = [int(run) for run in counts]
         if min(runs, default=0) < 0 or sum(runs) != height * width:

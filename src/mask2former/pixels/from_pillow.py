@@ -158,7 +158,7 @@ def _missing(
     if not is_stored or mode not in ("P", "L", "LA", "RGB", "RGBA"):  # the values differ from those in the file
         note(
             "TIFF files that declare a value for pixels without data (GDAL's nodata), which is read like any other "
-            "(pip install 'mask2former[microscopy]' masks most of them)",
+            "(with pip install 'mask2former[microscopy]' these pixels are shown black in most of them)",
             f"'{name}' ({nodata:g})",
         )
         return None

@@ -253,7 +253,7 @@ def by_percentiles(
             continue
         low, high = (float(value) for value in np.percentile(known, _PERCENTILES))
         if not (math.isfinite(low) and math.isfinite(high) and np.isfinite(known).all()):
-            raise UserError(f"'{name}' contains values in band {band + 1} of those used that are NaN or infinite")
+            raise UserError(f"'{name}' contains NaN or infinite values in band {band + 1} of those used")
         spans.append(f"{low:.4g} to {high:.4g}")
         pixels[..., band] = scaled(np.nan_to_num(plane), (low, high if low < high else low + 1))
     note(

@@ -132,7 +132,7 @@ _EPOCHS = 130
 _EPOCH_STEPS = _ADE20K_IMAGES // 16
 _SSSEG_DEVIATIONS = (
     "images are not padded to be segmented; here they are padded to multiples of 32 pixels",
-    f"training lasts {_EPOCHS} epochs; here as many steps as they have",
+    f"training lasts {_EPOCHS} epochs; here, the same number of steps",
     "training images are padded on all sides, with 0 after they are normalised; here at the bottom and right, with "
     "128 before that",
     "a training image without a labelled pixel counts as an empty mask of the first class; here as no object",

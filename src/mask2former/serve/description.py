@@ -68,7 +68,11 @@ _RESULT = {
         "instances": {"type": "array", "items": _RECORD, "description": "Task instance, the best first."},
         "classes": {"type": "array", "items": _RECORD, "description": "Task semantic."},
         "label_map": {**_TEXT, "format": "byte", "description": "masks=png: the id or label map, a PNG in Base64."},
-        "notes": {"type": "array", "items": _TEXT, "description": "What was left out of the file or inferred."},
+        "notes": {
+            "type": "array",
+            "items": _TEXT,
+            "description": "What was left out or inferred in reading the file.",
+        },
     },
     "required": ["schema_version", "image", "task", "model", "settings", "size", "notes"],
 }

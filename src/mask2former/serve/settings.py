@@ -113,7 +113,7 @@ def read_token(path: Path | None = None) -> str | None:
         return None
     if len(token) < _SHORTEST_TOKEN or not (token.isascii() and token.isprintable()) or " " in token:
         raise UserError(
-            f"{where} must contain a token of at least {_SHORTEST_TOKEN} letters, digits or punctuation marks without "
+            f"{where} must contain a token of at least {_SHORTEST_TOKEN} letters, digits or symbols, without "
             f"spaces, got {len(token)} characters; create one with: python -c 'import secrets; "
             "print(secrets.token_urlsafe())'"
         )

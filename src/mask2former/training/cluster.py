@@ -72,8 +72,8 @@ class Rank:
             place = _numbers(environ, "LOCAL_RANK") if "LOCAL_RANK" in environ else {}
             if place.get("LOCAL_RANK", 0) >= devices:
                 raise UserError(
-                    f"LOCAL_RANK={place['LOCAL_RANK']} numbers the processes of this machine from 0, but "
-                    f"trainer.devices is {devices}; {_START}"
+                    f"LOCAL_RANK={place['LOCAL_RANK']} says that this is process {place['LOCAL_RANK']} (from 0) of "
+                    f"this machine, but trainer.devices is {devices}; {_START}"
                 )
             return cls(found["RANK"], found["WORLD_SIZE"], "torchrun")
         if _in_task_of_slurm(environ):
@@ -205,7 +205,8 @@ def _check(launcher: str, found: Mapping[str, int], size: int, per_node: int | N
     alone = ", each of which would train on its own in the same directory" if nodes * devices == 1 < size else ""
     advice = "start as many as the settings require, or set trainer.num_nodes and trainer.devices"
     if size and per_node and size % per_node == 0:
-        advice = f"set trainer.num_nodes={size // per_node} trainer.devices={per_node}, or start {nodes * devices}"
+        wanted = f"{nodes * devices} process{'es' * (nodes * devices > 1)}"
+        advice = f"set trainer.num_nodes={size // per_node} trainer.devices={per_node}, or start {wanted}"
     raise UserError(
         f"{launcher} has started {size} process{'' if size == 1 else 'es'} ({_shown(found)}){alone}, but "
         f"trainer.num_nodes is {nodes} and trainer.devices is {devices}; {advice}"

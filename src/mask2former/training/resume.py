@@ -331,11 +331,10 @@ def compare(
     notes = [*last.notes]
     if last.categories is not None:
         ids = [(item.id, other.id) for item, other in zip(last.categories, categories, strict=True)]
-        if any(old != new for old, new in ids):
+        if moved := [f"{old} -> {new}" for old, new in ids if old != new]:
             notes.append(
-                "category ids have changed "
-                f"({', '.join(f'{old} -> {new}' for old, new in ids[:_SHOWN] if old != new)}) but names have not; the "
-                "model will use the new ids"
+                f"category ids have changed ({listed(moved, _SHOWN)}) but names have not; the model will use "
+                "the new ids"
             )
     changes = [f"{name} {_shown(old)} -> {_shown(new)}" for name, (old, new) in different.items()]
     if changes:

@@ -220,7 +220,8 @@ def _with_weights(
         repeat_channels=repeat,
         other_backbone=start.backbone is not None,
     )
-    what = f"all weights that fit: {'; '.join(notes)}" if notes else "all of its weights"
+    other = "" if start.backbone is None else " except the backbone"
+    what = f"all weights that fit: {'; '.join(notes)}" if notes else "all of its weights" + other
     say_once(f"Starting from {init} with {what}")
     is_whole = takes_class_head(categories, source.categories, partial=partial, by_name=by_name)
     reason = f"{'some classes are' if by_name else 'the class head is'} newly initialised"

@@ -313,7 +313,7 @@ def _of_classes(predictor: Predictor, task: str) -> str | None:
     own = predictor.settings.class_thresholds if task == "instance" else {}
     if not own:
         return None
-    return f"The model has separate ones for {len(own)} of its classes; moving this sets one for all."
+    return f"The model has separate minimum scores for {len(own)} of its classes; moving this sets one for all."
 
 
 def _percent(score: float) -> float:

@@ -163,7 +163,7 @@ def test_an_image_that_kills_its_process_is_given_up(
     (tmp_path / "working" / "shard-00001.json").write_text('{"begun": 1, "dea')  # another one, after a power cut
     report = write(predictor, tmp_path, images)
     assert report.failed == [
-        (images[2], f"'{images[2]}': the process that segmented it died 2 times; does it have enough memory?")
+        (images[2], f"'{images[2]}': the process that segmented it died 2 times; is there enough memory?")
     ]
     assert [record["error"] is None for record in read_records(tmp_path)] == [True, True, False]
     monkeypatch.undo()

@@ -78,7 +78,7 @@ def test_lists_are_relative_to_their_folder(photos: Path, bucket: str) -> None:
         (
             "path,mask\na.jpg,m.png\n",
             None,
-            "has no column 'image'; there are: path, mask; choose the one .* with column",
+            "has no column 'image'; there are: path, mask; use column to choose the one that",
         ),
         ("image\n", "file", "has no column 'file'; there are: image"),
         ("", None, "has no column 'image'; there are: none"),

@@ -420,7 +420,7 @@ def test_the_configuration_in_files_of_openmmlab_is_heeded(model: Mask2Former, t
     for text in ("", "no Python (", CONFIGURATION.replace("keep_ratio=True", "keep_ratio=False")):
         assert found(text).notes == (
             "images are resized without antialiasing, as in mmdet 3.x",
-            "class names are not given: they are class 0, class 1 and 1 more, all of them things",
+            "class names are not given: the classes are called class 0, class 1 and 1 more, and all are things",
             "the size to which images were resized is not given: a short edge of 800, at most 1333 is assumed",
         )
 

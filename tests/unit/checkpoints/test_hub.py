@@ -231,7 +231,7 @@ def test_a_model_of_transformers_loads_from_the_hub(
     name = "facebook/mask2former-swin-tiny-ade-semantic"
     fake.repositories[name] = files
     with pytest.raises(
-        UserError, match=r"recipe 'ade20k-semantic/swin-t' is Swin-T .*, but the file holds Swin .width 8"
+        UserError, match=r"recipe 'ade20k-semantic/swin-t' is Swin-T .*, but the file contains Swin .width 8"
     ):
         Mask2Former.from_pretrained(name)
     assert Mask2Former.from_pretrained(name, tasks="semantic").info.tasks == ("semantic",)

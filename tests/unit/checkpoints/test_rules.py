@@ -183,6 +183,15 @@ def test_two_spellings_of_one_entry_are_told(tiny_model: Mask2Former) -> None:
         to_original(HUGGINGFACE, theirs)
 
 
+def test_an_entry_in_both_spellings_is_told_with_what_the_layout_calls_it(tiny_model: Mask2Former) -> None:
+    state = original.to_original(tiny_model)
+    name, theirs = "sem_seg_head.predictor.query_feat.weight", from_original(MMDET, state)
+    with pytest.raises(
+        UserError, match=rf"'{name}' is called '{their_name(MMDET, name)}' in mmdet 3\.x, and the file has both"
+    ):
+        to_original(MMDET, {**theirs, name: state[name]}, known_only=False)
+
+
 @pytest.mark.parametrize("fault", ["missing", "other shape", "other type"])
 def test_parts_of_a_packed_projection_must_fit(tiny_model: Mask2Former, fault: str) -> None:
     theirs = from_original(HUGGINGFACE, original.to_original(tiny_model))

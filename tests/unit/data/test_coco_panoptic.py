@@ -228,7 +228,7 @@ def _segment(values: dict[str, Any]) -> dict[str, Any]:
         (_with(lambda v: v["annotations"][0].update(image_id=2)), "image 2 of 'a.png' is not listed"),
         (
             _with(lambda v: v["images"][0].update(height="x")),
-            "'height' and 'width' of the image .* are not whole numbers",
+            "'height' and 'width' of the image .* are not positive whole numbers",
         ),
         (_with(lambda v: _segment(v).update(id=0)), "'id' from 1 to 16777215"),
         (_with(lambda v: _segment(v).update(id=1 << 24)), "'id' from 1 to 16777215"),

@@ -74,7 +74,7 @@ def test_clips_and_windows_fit_what_the_network_takes(predictor: Predictor, fram
     assert [frame.image.shape for frame in tracked] == [(50, 84, 3)] * 3
     assert seen == [(3, 3, 40, 67), (2, 3, 40, 67), (2, 3, 40, 67)]  # 57x96 without a largest input
     assert [note.example for note in notes] == ["50x84"] * 3
-    assert sentences(notes)[0].startswith("images that are resized to less than the settings specify")
+    assert sentences(notes)[0].startswith("sizes of images that are resized to less than the settings specify")
 
 
 def test_sources_of_frames_are_those_of_images(predictor: Predictor, frames: list[np.ndarray], tmp_path: Path) -> None:

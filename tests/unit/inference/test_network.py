@@ -116,7 +116,7 @@ def test_what_a_network_must_not_say_is_refused(predictor: Predictor, image: np.
 def test_a_network_needs_categories_and_has_a_dtype_of_its_own() -> None:
     with pytest.raises(UserError, match="pass categories="):
         Predictor(lambda images: [_alike() for _ in images], "cpu")
-    with pytest.raises(UserError, match="float16 applies to models of this package"):
+    with pytest.raises(UserError, match="float16 applies to models of this package; leave it out"):
         Predictor(lambda images: [_alike() for _ in images], "cpu", "float16", categories=Categories.from_names(["a"]))
 
 

@@ -159,7 +159,7 @@ def test_what_cannot_be_written_is_refused_before_anything_is(
     output, table = tmp_path / "out", tmp_path / "t.csv"
     table.write_text("mine")
     cases: list[tuple[dict[str, Any], str]] = [
-        ({"table": table}, "is not a file of table"),
+        ({"table": table}, "contains no table of mask2former predict"),
         ({"table": tmp_path / "t.xlsx"}, r"must end in \.csv or \.parquet"),
         ({"table": images / "a.jpg"}, "a.jpg' is an input"),
         ({"pixel_size": "1um"}, "pixel_size applies to tables; give table too"),

@@ -224,7 +224,7 @@ def test_where_no_value_cannot_be_told_from_others_that_is_noted(
 ) -> None:
     path = written(tmp_path, BYTES.astype(np.uint16), extratags=WITHOUT, **GREY)
     monkeypatch.setattr("mask2former.media.image_files.can_read_tiff", lambda: False)
-    assert "(GDAL's nodata), which is read like any other" in shown(path, value_range=(0, 255))[1]
+    assert "(GDAL's nodata), which is read like any other (with pip install" in shown(path, value_range=(0, 255))[1]
 
 
 # --- pages -----------------------------------------------------------------------------------------------------------

@@ -328,9 +328,9 @@ def test_it_compiles_whole_and_is_exported_for_batches_of_any_length() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"pixel_decoder": {"name": "fpn"}}, "encoder-only needs pixel_decoder.name none, too"),
-        ({"transformer_decoder": {"name": "masked"}}, "needs transformer_decoder.name encoder-only, too"),
-        ({"backbone": {"name": "swin"}}, "needs backbone.joint_blocks, too"),
+        ({"pixel_decoder": {"name": "fpn"}}, "encoder-only need pixel_decoder.name none, too"),
+        ({"transformer_decoder": {"name": "masked"}}, "need transformer_decoder.name encoder-only, too"),
+        ({"backbone": {"name": "swin"}}, "need backbone.joint_blocks, too"),
         ({"backbone": {"name": "timm", "joint_blocks": 2, "pyramid": 8}}, "set one of the two to 0"),
     ],
 )

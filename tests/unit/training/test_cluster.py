@@ -88,9 +88,9 @@ def test_a_process_is_told_among_all(environ: dict[str, str], nodes: int, device
             1,
             r"torchrun has started 4 processes \(WORLD_SIZE=4, RANK=3, LOCAL_WORLD_SIZE=2\), each of which would "
             r"train on its own in the same directory, but trainer\.num_nodes is 1 and trainer\.devices is 1; set "
-            r"trainer\.num_nodes=2 trainer\.devices=2, or start 1$",
+            r"trainer\.num_nodes=2 trainer\.devices=2, or start 1 process$",
         ),
-        (torchrun(3), 1, 4, r"set trainer\.num_nodes=2 trainer\.devices=2, or start 4$"),
+        (torchrun(3), 1, 4, r"set trainer\.num_nodes=2 trainer\.devices=2, or start 4 processes$"),
         (torchrun(0, 1, 1), 1, 2, r"torchrun has started 1 process \(.*set trainer\.num_nodes=1 trainer\.devices=1"),
         (
             torchrun(4),
@@ -102,7 +102,7 @@ def test_a_process_is_told_among_all(environ: dict[str, str], nodes: int, device
             torchrun(3, LOCAL_RANK="2"),
             2,
             2,
-            r"LOCAL_RANK=2 numbers the processes of this machine from 0, but trainer\.devices is 2; start it with",
+            r"LOCAL_RANK=2 says that this is process 2 \(from 0\) of this machine, but trainer\.devices is 2; start",
         ),
         (torchrun(0, LOCAL_RANK="-1"), 2, 2, r"LOCAL_RANK is '-1'; expected a whole number"),
         (
@@ -129,7 +129,7 @@ def test_a_process_is_told_among_all(environ: dict[str, str], nodes: int, device
             r"task runs; start it with",
         ),
         (srun(1, SLURM_LOCALID="x"), 2, 2, r"SLURM_LOCALID is 'x'; expected a whole number"),
-        (srun(0, 2, "1"), 2, 4, r"set trainer\.num_nodes=2 trainer\.devices=1, or start 8"),
+        (srun(0, 2, "1"), 2, 4, r"set trainer\.num_nodes=2 trainer\.devices=1, or start 8 processes$"),
         (
             {"OMPI_COMM_WORLD_SIZE": "4"},
             1,

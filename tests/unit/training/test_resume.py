@@ -177,6 +177,13 @@ def test_other_ids_and_numbers_of_samples_are_said() -> None:
     assert change.measured_anew
 
 
+def test_ids_that_have_changed_are_listed_wherever_they_are() -> None:
+    before = Categories.from_names([f"class {index}" for index in range(20)])
+    now = Categories(tuple(replace(item, id=item.id + 100 * (index >= 8)) for index, item in enumerate(before)))
+    (note,) = compare(last_state(categories=before, num_classes=20), RunConfig(), now, (8, 2)).notes
+    assert "(8 -> 108, 9 -> 109, 10 -> 110, 11 -> 111, 12 -> 112, 13 -> 113 and 6 more) but names have not" in note
+
+
 @pytest.mark.parametrize(
     ("before", "now", "words"),
     [

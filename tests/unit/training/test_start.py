@@ -1,20 +1,26 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
 import torch
 
+from mask2former.checkpoints.checkpoint import Checkpoint
+from mask2former.checkpoints.formats.backbones import Backbone
 from mask2former.checkpoints.initial import Initial
 from mask2former.config import MaskedDecoderConfig, ModelConfig, MSDeformAttnConfig, RunConfig, TimmConfig
 from mask2former.structures import Categories
 from mask2former.training.start import completed, initial_model
 
+SMALL = ModelConfig(
+    backbone=TimmConfig(model="convnext_atto", kwargs={"depths": [1, 1, 1, 1], "dims": [8, 16, 16, 32]}),
+    pixel_decoder=MSDeformAttnConfig(dim=32, mask_dim=32, num_layers=1, num_heads=2, feedforward_dim=32),
+    transformer_decoder=MaskedDecoderConfig(dim=32, num_queries=5, num_layers=1, num_heads=2, feedforward_dim=32),
+)
+
 
 def test_depthwise_convolutions_train_in_float32_in_bfloat16_too() -> None:
-    config = ModelConfig(
-        backbone=TimmConfig(model="convnext_atto", kwargs={"depths": [1, 1, 1, 1], "dims": [8, 16, 16, 32]}),
-        pixel_decoder=MSDeformAttnConfig(dim=32, mask_dim=32, num_layers=1, num_heads=2, feedforward_dim=32),
-        transformer_decoder=MaskedDecoderConfig(dim=32, num_queries=5, num_layers=1, num_heads=2, feedforward_dim=32),
-    )
-    model, _ = initial_model(RunConfig(model=config), None, Categories.from_names(["cell"]), Initial(), None)
+    model, _ = initial_model(RunConfig(model=SMALL), None, Categories.from_names(["cell"]), Initial(), None)
     dtypes = list[torch.dtype]()
     for part in model.modules():
         if isinstance(part, torch.nn.Conv2d) and part.groups > 1:
@@ -27,3 +33,18 @@ def test_depthwise_convolutions_train_in_float32_in_bfloat16_too() -> None:
 def test_settings_of_another_type_are_left_to_the_checks_of_settings() -> None:
     values = {"model": {"init": "scenes-tiny", "init_partial": True, "init_backbone": 3}}
     assert completed(values) == values
+
+
+def test_a_replaced_backbone_is_not_said_to_come_from_the_initial_model(capsys: pytest.CaptureFixture[str]) -> None:
+    classes = Categories.from_names(["cell"])
+    model, _ = initial_model(RunConfig(model=SMALL), None, classes, Initial(), None)
+    state = model.state_dict()
+    info = replace(model.info, architecture=SMALL.architecture)
+    own = {name: value + 1 for name, value in state.items() if name.startswith("backbone.")}
+    start = Initial(Checkpoint(info, state, "old"), Backbone(SMALL.backbone, own))
+    settings = SMALL.model_copy(update={"init": "old", "init_partial": True, "init_backbone": "new"})
+    started, _ = initial_model(RunConfig(model=settings), None, classes, start, None)
+    shown = capsys.readouterr().out
+    assert "Taking the backbone of new" in shown
+    assert "Starting from old with all of its weights except the backbone\n" in shown
+    assert all(torch.equal(started.state_dict()[name], value) for name, value in own.items())

@@ -257,7 +257,7 @@ def read_backbone(layout: Layout, state: Mapping[str, Tensor]) -> Backbone:
     published = {name: value for name, value in to_original(layout, state).items() if not name.endswith(_COUNTER)}
     if layout is CAFFE2:
         published = _as_rgb(published)
-        notes.append("channels of the stem were turned from BGR to RGB, and its scale adapted to our normalisation")
+        notes.append("channels of the stem were reordered from BGR to RGB, and its scale adapted to our normalisation")
         notes.append("it was trained with strides in the 1x1 convolutions, but here they are in the 3x3 convolutions")
     config = original.infer_backbone(
         published, spelled=lambda name: their_name(layout, name), layout=f"a {layout.title} file"
@@ -360,7 +360,7 @@ def load_backbone(path: Path) -> Backbone:
         says_normalisation = "normalisation" in metadata
         stated = metadata_value(metadata, "normalisation", path) if says_normalisation else {}
         if not isinstance(stated, dict) or stated.keys() - IMAGENET.settings.keys():
-            raise UserError("its header has a 'normalisation' that differs from pixel_mean and pixel_std")
+            raise UserError("the 'normalisation' in its header is not a mapping with pixel_mean and pixel_std only")
     except UserError as error:
         reason = str(error).removeprefix(f"{path}: ").partition(";")[0]
         raise UserError(f"{path}: {reason}; convert the original again") from error

@@ -321,8 +321,8 @@ class _Reader:
             size = sides(entry)
             if size is None:
                 fault(
-                    f"'{file}': 'height' and 'width' of the image {quoted(name)} are not whole numbers, or are too "
-                    "large"
+                    f"'{file}': 'height' and 'width' of the image {quoted(name)} are not positive whole numbers, or "
+                    "are too large"
                 )
                 rows[image_id] = None
                 continue

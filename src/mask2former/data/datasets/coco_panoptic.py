@@ -223,8 +223,8 @@ class CocoPanoptic(SegmentReader):
             size = sides(record)
             if size is None:
                 fault(
-                    f"'{file}': 'height' and 'width' of the image {quoted(image)} are not whole numbers, or are too "
-                    "large"
+                    f"'{file}': 'height' and 'width' of the image {quoted(image)} are not positive whole numbers, or "
+                    "are too large"
                 )
                 continue
             if self._add_segments(infos, name, file, class_of_id):
@@ -247,7 +247,7 @@ class CocoPanoptic(SegmentReader):
             for message, offenders in (
                 (f"left out images that '{images}' lacks", missing),
                 ("left out images without an annotation", left_out),
-                ("took images with the names of their PNGs, since the names in the file do not exist", renamed),
+                ("took images with the names of their PNGs, since the ones listed in the file do not exist", renamed),
                 ("images are listed more than once under different ids", again),
             )
             if offenders

@@ -201,8 +201,8 @@ def _boxes(summary: MaskSummary, shares: Bool[np.ndarray, " M"], remarks: list[R
         return Remark(what, where)
     if _are_nearly_all(off, is_box):
         what = (
-            f"masks do not match their 'bbox' (IoU below {_SAME_BOX:g}), nearly all that have one; expected polygons "
-            "in pixels of the image, x before y: correct them, or if the boxes are wrong remove 'bbox' from the file"
+            f"nearly all masks with a 'bbox' do not match it (IoU below {_SAME_BOX:g}); expected polygons in pixels of "
+            "the image, x before y: correct them, or if the boxes are wrong remove 'bbox' from the file"
         )
         return Remark(what, where)
     what = f"masks do not match their 'bbox' (IoU below {_SAME_BOX:g}) and are used as they are"

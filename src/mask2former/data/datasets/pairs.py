@@ -195,8 +195,8 @@ def _by_stem(
     before, mark, behind = pattern.partition(STEM)
     if not mark or STEM in behind or "/" in pattern:
         raise UserError(
-            f"the pattern {quoted(pattern)} must contain '{STEM}' exactly once; expected, for instance, "
-            f"'{STEM}_leftImg8bit', without folders and suffix"
+            f"the pattern {quoted(pattern)} must contain '{STEM}' exactly once and no folder; expected, for instance, "
+            f"'{STEM}_leftImg8bit', without a suffix"
         )
     found: dict[str, str] = {}
     others = []

@@ -131,7 +131,7 @@ class VideoPanoptic:
                 if (size := sides(image)) is None:
                     raise UserError(
                         f"'{file}': 'height' and 'width' of frame {quoted(image_id)} of video {quoted(video_id)} are "
-                        "not whole numbers, or are too large"
+                        "not positive whole numbers, or are too large"
                     )
                 sizes.add(size)
                 name = f"{video_id}/{image_id}"

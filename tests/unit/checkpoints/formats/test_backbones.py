@@ -13,6 +13,8 @@ import timm
 import torch
 import torchvision
 from conversions import SWIN, small_model
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from mask2former.checkpoints.convert import convert
@@ -330,3 +332,13 @@ def test_where_a_backbone_cannot_go(swin_file: Path, tmp_path: Path) -> None:
     (tmp_path / "damaged.safetensors").write_bytes(swin_file.read_bytes()[:-100])
     with pytest.raises(UserError, match="damaged safetensors file"):
         load_backbone(tmp_path / "damaged.safetensors")
+
+
+@pytest.mark.parametrize("stated", ['{"pixel_mean": [0, 0, 0], "num_queries": 5}', "[0, 0, 0]"])
+def test_a_backbone_file_states_nothing_but_its_normalisation(swin_file: Path, tmp_path: Path, stated: str) -> None:
+    with safe_open(swin_file, framework="pt") as file:
+        metadata = {**file.metadata(), "normalisation": stated}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
+    save_file(tensors, tmp_path / "other.safetensors", metadata)
+    with pytest.raises(UserError, match=r"'normalisation' in its header is not a mapping with pixel_mean and pixel_st"):
+        load_backbone(tmp_path / "other.safetensors")

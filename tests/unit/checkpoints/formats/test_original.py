@@ -194,7 +194,7 @@ def test_wrong_recipe_says_what_the_file_holds(r50_file: Path) -> None:
         Mask2Former.from_pretrained(r50_file, recipe="ade20k-semantic/swin-t")
     message = str(caught.value)
     assert str(r50_file) in message
-    assert "the file holds resnet50 with frozen norms, 100 queries, 133 classes" in message
+    assert "the file contains resnet50 with frozen norms, 100 queries, 133 classes" in message
     assert "recipes that fit: coco-panoptic/r50" in message
 
 

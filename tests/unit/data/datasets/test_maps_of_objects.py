@@ -126,7 +126,7 @@ def test_a_deep_line_of_a_split_list_costs_no_more_than_its_length(tmp_path: Pat
 @pytest.mark.parametrize("pattern", ["mask", "{stem}{stem}", "a/{stem}"])
 def test_names_without_one_stem_are_refused(tmp_path: Path, pattern: str) -> None:
     image(tmp_path / "a.jpg")
-    with pytest.raises(UserError, match=r"must contain '\{stem\}' exactly once"):
+    with pytest.raises(UserError, match=r"must contain '\{stem\}' exactly once and no folder; expected"):
         pair_files(Folder(tmp_path), Folder(tmp_path), Names(label=pattern), None, [])
 
 
