@@ -58,9 +58,13 @@ class Ablation:
 
     @property
     def described(self) -> dict[str, Any]:
-        """The settings, ready for JSON, with parts replaced by their names."""
+        """The settings as JSON gives them back: parts as their names, sequences as lists."""
         return {
-            setting: getattr(value, "name", "") if isinstance(value, Strict) else value
+            setting: getattr(value, "name", "")
+            if isinstance(value, Strict)
+            else list(value)
+            if isinstance(value, tuple)
+            else value
             for setting, value in self.settings.items()
         }
 

@@ -94,7 +94,8 @@ def ablate(
 
     All rows are trained with one seed before the next seed, so there is a table early on. ``ablations.json`` in
     ``output`` is written after each training run and keeps results of earlier calls; a call with the same arguments
-    resumes an interrupted one.
+    resumes an interrupted one. Results in that file are not measured again, so the folders of finished training runs
+    can be deleted.
 
     Args:
         base: the run that rows change; its ``seed`` and ``output`` are replaced.
@@ -129,11 +130,19 @@ def ablate(
     runs = {name: base if name == BASELINE else ablated(base, ROWS[name]) for name in table}
     jobs = [(seed, name) for seed in range(seeds) for name in table]
     for row in _finished(folder / "ablations.json", base):
-        table.setdefault(row.name, row).metrics.update(row.metrics)
+        known = table.setdefault(row.name, row)
+        if known.settings != row.settings:
+            raise UserError(
+                f"{folder} contains trainings of {row.name} with other settings ({_described(row.settings)}; now "
+                f"{_described(known.settings)}); choose another output folder"
+            )
+        known.metrics.update(row.metrics)
     need_lightning()
     from mask2former.training.run import train
 
     for done, (seed, name) in enumerate(jobs):
+        if seed in table[name].metrics:
+            continue
         place = folder / name / f"seed-{seed}"
         tell(f"{name}, seed {seed}", done, len(jobs))
         run = runs[name].model_copy(update={"seed": seed, "output": str(place)})
@@ -202,6 +211,10 @@ def _finished(path: Path, base: RunConfig) -> list[AblationRow]:
             f"{path} contains rows that do not belong to a table of ablations; choose another output folder"
         ) from error
     return [row for row in rows if row.metrics]
+
+
+def _described(settings: dict[str, Any]) -> str:
+    return listed([f"{name}={value}" for name, value in settings.items()], 4) or "none"
 
 
 def _write(path: Path, base: RunConfig, table: Sequence[AblationRow]) -> None:
