@@ -20,7 +20,7 @@ SLUGS = recipes.recipe_names()
 
 
 def by_their_parts() -> Iterator[str | ParameterSet]:
-    """All recipes; slow are those whose kind of backbone and whose decoders another one has, too.
+    """All recipes. Long are those whose parts differ from others in sizes only; slow, those whose parts others have.
 
     That each of them builds, with the names and shapes that were published, is in ``test_zoo_tables.py``.
     """
@@ -28,9 +28,10 @@ def by_their_parts() -> Iterator[str | ParameterSet]:
     for slug in SLUGS:
         recipe = recipes.recipe(slug)
         decoders = recipe.model.pixel_decoder, recipe.model.transformer_decoder, recipe.is_video
-        parts = {recipe.model.backbone.name, repr(decoders)}
-        yield slug if parts - seen else pytest.param(slug, marks=pytest.mark.slow)
-        seen |= parts
+        kinds = {recipe.model.backbone.name, *(part.name for part in decoders[:2]), str(recipe.is_video)}
+        new = {*kinds, repr(decoders)} - seen
+        yield slug if kinds & new else pytest.param(slug, marks=pytest.mark.long if new else pytest.mark.slow)
+        seen |= new
 
 
 @pytest.mark.parametrize("slug", list(by_their_parts()))

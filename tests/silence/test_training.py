@@ -577,8 +577,8 @@ def test_a_damaged_best_checkpoint_is_refused_untouched(finished: dict[str, Any]
     ("path", "value", "words"),
     [
         ("evaluation.monitor", "instance/AR100", "evaluation.monitor instance/AP -> instance/AR100"),
-        ("optim.ema_decay", 0.9, "optim.ema_decay 0.0 -> 0.9"),
-        ("trainer.max_steps", 1, "trainer.max_steps 2 -> 1"),
+        pytest.param("optim.ema_decay", 0.9, "optim.ema_decay 0.0 -> 0.9", marks=pytest.mark.long),
+        pytest.param("trainer.max_steps", 1, "trainer.max_steps 2 -> 1", marks=pytest.mark.long),
     ],
 )
 def test_a_finished_run_reports_what_it_was_made_with(
@@ -635,7 +635,11 @@ def test_the_figure_of_the_start_stays_where_it_was_measured(
 
 @pytest.mark.parametrize(
     ("names", "partial", "measured"),
-    [(("cell", "dirt", "foam"), False, True), (("cell", "dirt"), True, False), (("foam", "dust", "sand"), True, False)],
+    [
+        (("cell", "dirt", "foam"), False, True),
+        pytest.param(("cell", "dirt"), True, False, marks=pytest.mark.long),
+        (("foam", "dust", "sand"), True, False),
+    ],
 )
 def test_a_start_is_measured_or_it_is_said(
     finished: dict[str, Any],
@@ -664,7 +668,7 @@ def test_a_start_is_measured_or_it_is_said(
     assert (result.start is not None, said) == (measured, not measured)
 
 
-@pytest.mark.parametrize("ema", [0.0, 0.9])
+@pytest.mark.parametrize("ema", [pytest.param(0.0, marks=pytest.mark.long), 0.9])
 def test_the_chosen_threshold_is_that_of_the_weights(finished: dict[str, Any], tmp_path: Path, ema: float) -> None:
     values = copied(finished, tmp_path / "run")
     values["optim"]["ema_decay"] = ema

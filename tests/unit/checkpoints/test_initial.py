@@ -149,7 +149,7 @@ def test_another_number_of_channels_is_a_choice_of_the_run(folder: Path) -> None
     four = ModelConfig(pixel_mean=(1.0,) * 4, pixel_std=(2.0,) * 4)
     source = Checkpoint(ModelInfo.of(four), {}, "it")
     run = ModelConfig(init="it", init_partial=True, init_backbone="r10")
-    with pytest.raises(UserError, match=r"it has images of 4 channels, but the backbone of r10 is for 3; set"):
+    with pytest.raises(UserError, match=r"it expects images of 4 channels, but the backbone of r10 expects 3; set"):
         with_initial(run, source, "it", backbone)
     named = four.model_copy(update=run.model_dump(exclude_unset=True))
     with pytest.raises(UserError, match=r"r10 expects images of 3 channels but the run has 4 .*init_channels=repeat"):

@@ -78,6 +78,7 @@ def test_maps_are_those_of_the_plain_backbone(model: str, norm: Any, kwargs: dic
         torch.set_num_threads(threads)
 
 
+@pytest.mark.long  # both kinds of their blocks have one above
 def test_the_published_depths_have_a_form() -> None:
     for model in ("resnet50s", "resnet101"):
         assert for_inference(made := TimmBackbone(model).eval()) is not made

@@ -47,11 +47,15 @@ def randomised(module: nn.Module) -> nn.Module:
     return module
 
 
-# Slow: bottlenecks with the other norms, which blocks of either kind have in the same places.
+# Slow: bottlenecks with the other norms, which blocks of either kind have in the same places. Long: the norm that is
+# "batch" on one device.
 @pytest.mark.parametrize(
     ("model", "norm"),
     [
-        *(("resnet18", norm) for norm in get_args(Norm)),
+        *(
+            pytest.param("resnet18", norm, marks=[pytest.mark.long] if norm == "sync" else [])
+            for norm in get_args(Norm)
+        ),
         *(
             pytest.param("resnet50", norm, marks=[pytest.mark.slow] if norm != "frozen" else [])
             for norm in get_args(Norm)
