@@ -213,6 +213,7 @@ def coco_annotations(images: list[ImageLike]) -> dict[str, Any]:
     annotations = []
     for number, entry in enumerate(images, start=1):
         ground_truth = entry.instance[1]
+        assert isinstance(ground_truth.masks, np.ndarray)  # as made above
         rows = zip(
             ground_truth.labels.tolist(),
             ground_truth.iscrowd.tolist(),

@@ -68,7 +68,8 @@ def measured(name: str, count: int) -> dict[str, float]:
             image = read_whole_or_parts(source, settings, overlay=False)
             return image.regions if isinstance(image, LargeImage) else image
 
-        result, names = objects(count), {"a": "a.tif"}
+        result = objects(count)
+        names: dict[int | str, str] = {"a": "a.tif"}
         run = ImagesOfRun(CATEGORIES, names, read, rooted={"a": "images/a.tif"})
         target = Path(folder) / name
         writer: Any = (

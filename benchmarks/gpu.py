@@ -387,14 +387,15 @@ def their_step(device: torch.device, dtype: str, batch: int, size: int, tiny: bo
 
     torch.manual_seed(0)
     images, labels, masks = scenes(device, batch, size)
-    names = ["stage1", "stage2", "stage3", "stage4"]
-    small: dict[str, Any] = {"embedding_size": 16, "hidden_sizes": [16, 16, 16, 16], "depths": [1, 1, 1, 1]}
+    backbone: dict[str, Any] = {"out_features": ["stage1", "stage2", "stage3", "stage4"]}
+    if tiny:
+        backbone |= {"embedding_size": 16, "hidden_sizes": [16, 16, 16, 16], "depths": [1, 1, 1, 1]}
     narrow: dict[str, Any] = dict.fromkeys(
         ("feature_size", "mask_feature_size", "hidden_dim", "encoder_feedforward_dim", "dim_feedforward"), 64
     )
     narrow |= {"encoder_layers": 1, "decoder_layers": 4, "num_attention_heads": 2, "num_queries": 20}
-    backbone = ResNetConfig(out_features=names, **(small if tiny else {}))
-    config = Mask2FormerConfig(backbone_config=backbone, **(narrow if tiny else {"num_queries": 100}))
+    sizes: dict[str, Any] = narrow if tiny else {"num_queries": 100}
+    config = Mask2FormerConfig(backbone_config=ResNetConfig(**backbone), **sizes)
     config.num_labels = prediction.CLASSES
     model = Mask2FormerForUniversalSegmentation(config).to(device).train()  # pyright: ignore[reportArgumentType]
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.05)

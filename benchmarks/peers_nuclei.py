@@ -20,6 +20,9 @@ only by ``predict``. ``measure`` needs numpy, scipy and pycocotools, and reads a
     python benchmarks/peers_nuclei.py measure nuclei stardist.json --score 0.5 --output measured.json
 """
 
+# pyright: reportMissingImports=false, reportMissingModuleSource=false
+# Peers are installed for this benchmark only.
+
 from __future__ import annotations
 
 import argparse
@@ -65,7 +68,7 @@ Segment = Callable[[np.ndarray], Prediction]
 
 def samples(data: Path, part: str, *, groups: Callable[[int], bool] = lambda _: True) -> list[Sample]:
     """The images of ``part`` in the selected groups of tiles."""
-    coco = COCO(str(data / "annotations" / f"instances_{part}.json"))
+    coco: Any = COCO(str(data / "annotations" / f"instances_{part}.json"))
     found = []
     for entry in coco.dataset["images"]:
         if not groups(entry["tile_group"]):
@@ -123,7 +126,7 @@ def train_stardist(data: Path, output: Path, seconds: float) -> dict[str, Any]:
 
         epochs = 0
 
-        def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
             used = time.process_time() - start
             self.epochs = epoch + 1
             losses = {name: round(float(value), 4) for name, value in (logs or {}).items() if "loss" in name}
@@ -294,7 +297,7 @@ def cellpose(output: Path) -> Segment:
 
 def predict(segment: Segment, data: Path) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """Results in COCO's format, and seconds per image (median, and mean of CPU time)."""
-    coco = COCO(str(data / "annotations" / "instances_val.json"))
+    coco: Any = COCO(str(data / "annotations" / "instances_val.json"))
     ids = {entry["file_name"]: entry["id"] for entry in coco.dataset["images"]}
     results, walls = [], []
     shown = samples(data, "val")
@@ -307,7 +310,7 @@ def predict(segment: Segment, data: Path) -> tuple[list[dict[str, Any]], dict[st
         for number, score in enumerate(found.scores, start=1):
             mask = found.labels == number
             if mask.any():
-                rle = coco_mask.encode(np.asfortranarray(mask))
+                rle: Any = coco_mask.encode(np.asfortranarray(mask))
                 rle["counts"] = rle["counts"].decode()
                 results.append(
                     {"image_id": ids[sample.name], "category_id": 1, "score": float(score), "segmentation": rle}
@@ -341,7 +344,7 @@ def pooled(pairs: Sequence[tuple[np.ndarray, np.ndarray]], least: float) -> floa
 
 def measure(data: Path, results: list[dict[str, Any]], score: float) -> dict[str, Any]:
     """COCO's AP with 400 detections per image, and TP / (TP + FP + FN) above ``score``: pooled, and mean of images."""
-    coco = COCO(str(data / "annotations" / "instances_val.json"))
+    coco: Any = COCO(str(data / "annotations" / "instances_val.json"))
     evaluated = COCOeval(coco, coco.loadRes(results), "segm")
     evaluated.params.maxDets = [1, 100, MAX_DETECTIONS]
     evaluated.evaluate()

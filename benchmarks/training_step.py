@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from prediction import processor  # another script in this folder
@@ -76,8 +76,8 @@ def theirs(precision: Precision, size: int) -> Step:
 
     torch.manual_seed(0)
     image, labels, masks = scene(size)
-    backbone = ResNetConfig(out_features=["stage1", "stage2", "stage3", "stage4"])
-    config = Mask2FormerConfig(backbone_config=backbone, num_queries=100)
+    stages: dict[str, Any] = {"out_features": ["stage1", "stage2", "stage3", "stage4"]}
+    config = Mask2FormerConfig(backbone_config=ResNetConfig(**stages), num_queries=100)
     config.num_labels = CLASSES
     model = Mask2FormerForUniversalSegmentation(config).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.05)
