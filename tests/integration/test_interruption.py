@@ -23,7 +23,7 @@ pytestmark = pytest.mark.long
 
 
 def train_on_two_ranks(run_file: Path, code: str, seconds: float = 120) -> tuple[int, str]:
-    """Train after some code in each rank; the exit code, and what was printed."""
+    """Train on two ranks that run ``code`` first; return the exit code and what was printed."""
     program, log = run_file.with_name("program.py"), run_file.with_name("log.txt")
     start = "from mask2former.cli import main\nif __name__ == '__main__': raise SystemExit(main())\n"
     program.write_text(f"{code}\n{start}")
@@ -103,7 +103,7 @@ def test_killed_at_any_step(tmp_path: Path, whole: Path, seed: int) -> None:
 
 
 def test_a_rank_that_dies_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lightning looks after its ranks in a thread, here every tenth of a second and not every five seconds."""
+    """Lightning checks its ranks in a thread, here every tenth of a second instead of every five seconds."""
     monkeypatch.setattr(launcher, "subprocess", SimpleNamespace(Popen=Rank))
     monkeypatch.setattr(observer._ChildProcessObserver.__init__, "__defaults__", (0.1,))
     trainer = {"max_steps": 1000, "accelerator": "cpu", "devices": 2, "log_interval": 1}
