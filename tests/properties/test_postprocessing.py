@@ -19,7 +19,7 @@ SIZES = st.tuples(st.integers(1, 20), st.integers(1, 20))
 
 @st.composite
 def predictions(draw: st.DrawFn, frames: int = 1) -> Prediction:
-    """One to six queries with logits that are usual, extreme, equal or zero, on up to 16x16 pixels."""
+    """One to six queries with logits that are ordinary, extreme, equal or zero, on up to 16x16 pixels."""
     queries = draw(st.integers(1, 6))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 1 << 32)))
     scales = [draw(st.sampled_from([0.0, 1e-30, 1.0, 20.0, 1e4, 1e30, EXTREME / 8])) for _ in range(2)]

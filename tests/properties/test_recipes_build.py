@@ -20,9 +20,9 @@ SLUGS = recipes.recipe_names()
 
 
 def by_their_parts() -> Iterator[str | ParameterSet]:
-    """All recipes; slow are those whose kind of backbone and whose decoders another one has, too.
+    """All recipes; those are slow whose kind of backbone and decoders have occurred before.
 
-    That each of them builds, with the names and shapes that were published, is in ``test_zoo_tables.py``.
+    ``test_zoo_tables.py`` tests that each of them builds, with the published names and shapes.
     """
     seen: set[str] = set()
     for slug in SLUGS:
