@@ -129,7 +129,7 @@ class Rank:
 
 
 def end_of_group(group: int) -> None:
-    """Wait for all processes of a group, which notice that the first one is gone and leave."""
+    """Wait for all processes of a group, which end when they notice that the first one has ended."""
     deadline = time.monotonic() + 20
     while True:
         try:
@@ -146,7 +146,7 @@ def random_signal(choice: random.Random) -> tuple[signal.Signals, bool]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """All files by their names, hidden ones too, and folders."""
+    """The content of all files by name, hidden ones and folders included."""
     paths = {f"{path.relative_to(folder)}": path for path in sorted(folder.rglob("*"))}
     return {name: path.read_bytes() if path.is_file() else b"folder" for name, path in paths.items()}
 

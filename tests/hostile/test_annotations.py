@@ -43,7 +43,7 @@ def save(path: Path, size_hw: tuple[int, int] = (8, 8), value: int = 0) -> None:
 
 
 def coco(**changes: Any) -> dict[str, Any]:
-    """A file of one image with one object, changed by key."""
+    """A COCO file with one image and one object, in which ``changes`` replace keys."""
     image = {"id": 1, "file_name": "a.png", "height": 8, "width": 8}
     mask = {"id": 1, "image_id": 1, "category_id": 1, "segmentation": [[1, 1, 6, 1, 6, 6]], "iscrowd": 0}
     return {"images": [image], "annotations": [mask], "categories": [{"id": 1, "name": "cat"}], **changes}

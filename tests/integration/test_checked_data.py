@@ -147,7 +147,7 @@ PASSED: dict[str, tuple[Callable[[Path], dict[str, Any]], dict[str, Any], str]] 
 # Slow because faster tests cover them: suggestions for objects and polygons are trained in test_check_data.py, another
 # order comes with other ids, and plain label maps with a comment.
 COVERED = ("objects", "polygons", "validation in another order", "label maps")
-LONG = ("ignored regions", "validation on the training data")  # each trains, and differs in what is left out or said
+LONG = ("ignored regions", "validation on the training data")  # each trains, and differs in what is left out or noted
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_several_files_that_number_their_images_alike(tmp_path: Path, capsys: py
         "3 ids occur more than once (such as '0'), for instance because several annotation files count from 1" in said
     )
     assert main([*command, "--limit", "3"]) == 2
-    assert "only the data has" in capsys.readouterr().err  # the first file alone is fine, but for its classes
+    assert "only the data has" in capsys.readouterr().err  # the first file alone is fine, except for its classes
     assert not results.exists()
 
 

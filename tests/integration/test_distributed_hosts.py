@@ -77,11 +77,11 @@ class Machines:
     """Commands on the two machines and their outputs; all processes are killed when the block ends.
 
     Args:
-        folder: for the outputs.
+        folder: where outputs are written.
         ranks: for each process, the machine and the environment variables that its launcher sets.
         args: arguments of the command.
         others: further arguments, by the number of the process.
-        shell: by machine, a command that each of its processes runs first, in a mount namespace of its own.
+        shell: by machine, a command that each of its processes runs first, in a new mount namespace.
     """
 
     def __init__(

@@ -96,7 +96,7 @@ def _option(name: str) -> str:
 
 
 def _huge_png() -> bytes:
-    """The header of a PNG of 100,000 x 100,000 pixels, with hardly any data."""
+    """A PNG whose header states 100,000 x 100,000 pixels, with hardly any data."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -53,7 +53,7 @@ def same_weights(first: Path, second: Path) -> bool:
 
 
 def kill_and_resume(folder: Path, whole: Path, after_rows: int) -> None:
-    """Kill a run once its table has so many rows, resume it, and compare with the uninterrupted run."""
+    """Kill a run once its table has ``after_rows`` rows, resume it, and compare with the uninterrupted run."""
     run_file, log = write(folder, **RUN), folder / "log.txt"
     process = Started(["train", str(run_file)], log)
     deadline = time.monotonic() + 200

@@ -396,7 +396,7 @@ def test_real_cityscapes_files_give_the_published_panoptic_file(tmp_path: Path) 
 
 
 def test_real_ade_objects_come_back(tmp_path: Path) -> None:
-    """Object PNGs drawn from the derived annotations of the three training images give these annotations."""
+    """PNGs drawn from the derived objects of the three training images are converted to objects with the same masks."""
     source = shared() / "ade_mini" / "ADEChallengeData2016"
     given = json.loads((source / "instance_training.json").read_text())
     folder = tmp_path / "ADEChallengeData2016"

@@ -23,7 +23,7 @@ DOCS = ROOT / "docs"
 README = ROOT / "README.md"
 PAGES = [README, *sorted(DOCS.rglob("*.md"))]
 SUFFIXES = (".json", ".md", ".onnx", ".safetensors", ".xml", ".yaml", ".bin")  # of file names
-OTHERS = {"data.image"}  # that look like settings: a key of Label Studio's tasks
+OTHERS = {"data.image"}  # not a setting, but a key of Label Studio's tasks
 GENERATED = {"commands.md", "recipes.md"}  # by docs/scripts/hooks.py
 
 

@@ -19,7 +19,7 @@ from mask2former.models.mask2former import Mask2Former
 from mask2former.training.run import train
 from mask2former.training.run_file import read_run
 
-# Lightning looks at its own batches in a way that PyTorch has deprecated, and gives advice as warnings.
+# Lightning inspects its batches in a way that PyTorch has deprecated, and gives advice as warnings.
 
 
 def timm_folder(folder: Path, **pretrained: str) -> dict[str, torch.Tensor]:

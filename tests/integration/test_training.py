@@ -208,7 +208,7 @@ def test_another_class_list_and_query_count(
 
 @quick
 def test_gradient_checkpointing_changes_nothing(tmp_path: Path, finished_run: Finished) -> None:
-    """Losses and gradient norms of two steps agree; no validation, since batch norms have seen each batch twice."""
+    """Losses and gradient norms of two steps agree; metrics would not, since batch norms see each batch twice."""
     trainer = {**SHORT, "max_steps": 2, "gradient_checkpointing": True}
     train(config_of(tmp_path / "saving", trainer=trainer, evaluation={"interval": 9}))
     steps = [[row for row in table(run) if row["loss"]][:2] for run in (finished_run.folder, tmp_path / "saving")]

@@ -222,7 +222,7 @@ def test_a_visitor_segments_a_file_points_at_a_segment_and_takes_it_home(
     assert re.fullmatch(r"score \d+% · [\d,]+ px · [\d.]+%", visitor.one(".m2f-tip span").text)
     assert [line.text.split()[0] for line in visitor.all(".m2f-list tr.m2f-on")] == ["ball"]
 
-    # A class is switched off: it is gone from the list and from under the pointer, and comes back.
+    # A class that is switched off disappears from the list and from under the pointer, and can be switched on again.
     chip = next(button for button in visitor.all(".m2f-chip") if button.text.startswith("ball"))
     visitor.press(chip)
     visitor.until(lambda: "1 hidden" in visitor.one(".m2f-summary").text)

@@ -72,7 +72,7 @@ def test_instances_are_ranked_and_lie_in_their_boxes(
 
 
 def without_overlaps(masks: np.ndarray, threshold: float) -> tuple[list[int], np.ndarray]:
-    """Which masks (N, H, W) stay, and what they keep: each pixel goes to the first that covers it and stays."""
+    """Which masks (N, H, W) are kept, and their pixels: each goes to the first kept mask that covers it."""
     taken, kept, found = np.zeros(masks.shape[1:], dtype=bool), [], []
     for index, mask in enumerate(masks):
         free = mask & ~taken

@@ -177,7 +177,7 @@ def yolo(root: Path) -> Path:
 
 
 def test_yolo_notes_other_formats_and_exif(tmp_path: Path) -> None:
-    """EXIF rotations are noted, since the format has no sizes that say which sides corners are shares of."""
+    """Skipped formats are noted, and so are EXIF rotations, since the format states no sizes that would show them."""
     path = yolo(tmp_path)
     report = check_dataset(parse(YoloConfig, {"data": str(path)}, "test"))
     found = "\n".join(finding.sentence() for finding in report.findings)

@@ -83,7 +83,7 @@ def stray(values: np.ndarray, number: int = 1) -> np.ndarray:
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
-    """A copy that was resized with interpolation, there and back."""
+    """A copy that was halved and enlarged again with interpolation."""
     return np.asarray(Image.fromarray(values).resize((W // 2, H // 2)).resize((W, H), Image.Resampling.BILINEAR))
 
 

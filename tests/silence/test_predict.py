@@ -80,7 +80,7 @@ class Place:
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory, model_file: Path) -> Path:
-    """The folder after the first run."""
+    """A folder with the results of a first run."""
     folder = tmp_path_factory.mktemp("done")
     index = Place(folder)
     shutil.copy(model_file, index.model)

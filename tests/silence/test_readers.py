@@ -47,14 +47,14 @@ _VALUES: tuple[Any, ...] = (
 
 
 def _as_pairs(value: Any) -> Any:
-    """Innermost lists of numbers as lists of [x, y]."""
+    """The value with its innermost lists of numbers as lists of [x, y]."""
     if not isinstance(value, list) or not value or isinstance(value[0], (list, dict)):
         return [*map(_as_pairs, value)] if isinstance(value, list) else value
     return [list(pair) for pair in zip(value[::2], value[1::2], strict=False)]
 
 
 def _swapped(value: Any) -> Any:
-    """Innermost lists of numbers with x and y exchanged."""
+    """The value with x and y exchanged in its innermost lists of numbers."""
     if not isinstance(value, list) or not value or isinstance(value[0], (list, dict)):
         return [*map(_swapped, value)] if isinstance(value, list) else value
     return [item for pair in _as_pairs(value) for item in reversed(pair)]
@@ -255,7 +255,7 @@ def _is_whole(value: Any) -> bool:
 
 
 def _whole(value: Any) -> Any:
-    """A number that a tool wrote as 7.0 is 7; None for what is no whole number."""
+    """A whole number, which may be given as 7.0; None for anything else."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value if _is_whole(value) else None
@@ -267,7 +267,7 @@ def _flag(value: Any) -> int | None:
 
 
 def _names(entries: list[Json]) -> list[str] | None:
-    """The names of classes, which may be numbers; None where one has none, or two have the same."""
+    """The names of classes, which may be numbers; None if one has none or two have the same."""
     names = [entry.get("name") for entry in entries]
     if not all(_is_number(name) or (isinstance(name, str) and name.strip()) for name in names):
         return None
@@ -280,7 +280,7 @@ def _unique(values: list[Any]) -> bool:
 
 
 def _legal_mask(segmentation: Any, size: tuple[int, int]) -> np.ndarray | None:
-    """The mask that a segmentation is by the rules of the format, inside its image; None where it breaks them."""
+    """The mask of a segmentation by the rules of the format, within its image; None if it breaks them."""
     mask = np.zeros(size, dtype=bool)
     if isinstance(segmentation, dict):
         if segmentation.keys() != {"size", "counts"} or segmentation["size"] != list(size):
@@ -396,7 +396,7 @@ def read_coco(file: Path, images: Path) -> tuple[Truths, list[str]]:
 
 
 def _offenders(values: Mapping[Any, Any], index: Place) -> tuple[str, ...]:
-    """How a note would name what was changed: by its id, or the name of an image."""
+    """The words by which a note would name the changed entry: its id, or the id or name of its image."""
     if len(index) < 2 or not isinstance(entry := values[index[0]][index[1]], dict):
         return (".json",)
     return tuple(str(entry[key]) for key in ("id", "file_name", "image_id") if key in entry)

@@ -192,7 +192,7 @@ EFFECTS: dict[str, tuple[dict[str, Any], Check, str]] = {
 }
 
 
-# What changes in one resumed run: settings of the optimizer, of the loss and the run, and what is said in words alone.
+# What changes in one resumed run: settings of the optimizer, settings of the loss and the run, and those only noted.
 TOGETHER = (
     ("weight decay", "rate of the backbone", "betas and eps", "seed"),
     ("loss", "patience", "longer", "dropout"),
@@ -328,7 +328,7 @@ def test_the_architecture_comes_from_the_start_which_is_measured_first(
         "warning: no validation was better than the initial model, so model.safetensors holds the initial weights"
         in str(result)
     )
-    values["trainer"]["max_steps"] = 3  # the same file again: what it leaves out is that of the run
+    values["trainer"]["max_steps"] = 3  # the same file again: what it leaves out is taken from the run
     capsys.readouterr()
     again = train(parse(RunConfig, values, "test"), resume=True)
     assert again.start == result.start
@@ -510,7 +510,7 @@ def test_a_killed_run_that_measured_otherwise_leaves_no_figure_behind(
         (folder / "objects.json").write_text(json.dumps(table_of_it))
     else:
         put(other, path, value)
-    for _ in range(2 if name == "monitor" else 1):  # another goes on from the same last.ckpt and puts nothing aside
+    for _ in range(2 if name == "monitor" else 1):  # another one resumes from the same last.ckpt and puts nothing aside
         killed_at(other, 3, monkeypatch)
         measured = content(other, "best.ckpt")
         assert measured["global_step"] > before["global_step"]

@@ -33,7 +33,7 @@ TILES = InferenceConfig(
 
 
 def disks(size: tuple[int, int], indices: list[tuple[int, int, int]]) -> np.ndarray:
-    """Masks of disks (y, x, radius)."""
+    """Masks of disks, each given as (y, x, radius)."""
     y, x = np.mgrid[: size[0], : size[1]]
     return np.stack([(y - cy) ** 2 + (x - cx) ** 2 <= r * r for cy, cx, r in indices])
 
@@ -285,11 +285,11 @@ def test_images_are_predicted_again_until_objects_have_the_diameter_of_training(
 @pytest.mark.parametrize(
     ("indices", "sample", "sides"),
     [
-        # four parts of four tiles tell that objects have half the diameter of training
+        # four parts of four tiles show that objects have half the diameter of training
         ([(y, x, 4) for y in range(16, 256, 32) for x in range(16, 256, 32)], 16, [32, 16]),
         # as large as expected: the whole image is read once
         ([(y, x, 8) for y in range(16, 256, 32) for x in range(16, 256, 32)], 16, [32, 32]),
-        # nothing there: the whole image tells, and its result stands or needs smaller tiles
+        # nothing there: the whole image decides, and its result is kept or needs smaller tiles
         ([(8, 8, 8), (8, 248, 8)], 16, [32, 32]),
         ([(8, 8, 4), (8, 248, 4)], 16 + 121, [32, 16]),
         ([], 16, [32, 32]),

@@ -83,7 +83,7 @@ def test_a_pair_that_was_lost_for_a_frame_has_no_priority_but_is_remembered() ->
 
 
 def test_a_kept_pair_goes_before_the_sum_of_all_overlaps() -> None:
-    """Track 1 stays with the left object, although the other way round both objects would have a track."""
+    """Track 1 keeps the left object, although both objects would have a track if it took the right one."""
     left, right = square(0, 8), square(4, 8)
     ground_truth = np.stack([[left, left], [right, right]])
     found = count_identities(frames({1: left}, {1: square(2, 8), 2: square(0, 8)}), ground_truth)

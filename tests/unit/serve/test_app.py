@@ -95,7 +95,7 @@ class Reply:
 
 
 class Client:
-    """Calls an application as a server does."""
+    """Calls an application as an ASGI server does."""
 
     def __init__(self, app: Any) -> None:
         self.app = app

@@ -308,7 +308,7 @@ def test_with_the_same_settings_the_state_is_the_same() -> None:
 
 
 def test_how_many_images_of_one_shape_come_together_is_that_of_the_beginning(tmp_path: Path) -> None:
-    """The recorded unit is read, however steps are split now; without a record, it is that of the settings then."""
+    """A recorded unit is read, however steps are split now; without a record, it follows from the run's settings."""
     config = parse(RunConfig, {"data": {"group_by_aspect": True, "batch_size": 16}, "trainer": {"devices": 2}}, "test")
     path = tmp_path / "last.ckpt"
 

@@ -18,7 +18,7 @@ Box = tuple[int, int, int, int]
 
 @dataclass
 class Drawn:
-    """Where tags and plates were drawn, and what the plates say."""
+    """The positions of drawn tags and plates, and the text on the plates."""
 
     tags: list[Box] = field(default_factory=list)
     plates: list[Box] = field(default_factory=list)

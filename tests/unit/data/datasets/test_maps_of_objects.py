@@ -34,7 +34,7 @@ def image(path: Path, size: tuple[int, int] = SIZE) -> Path:
 
 
 def numbers(*values: int) -> np.ndarray:
-    """A map with these numbers in its first row."""
+    """A map with these numbers in its first row, and 0 elsewhere."""
     found = np.zeros(SIZE, dtype=np.uint16)
     found[0, : len(values)] = values
     return found

@@ -249,7 +249,7 @@ def test_the_same_crop_of_a_label_map_and_of_a_panoptic_map_differs_at_borders_o
 
 
 def shares(recipe: ResizeCropFlip, annotated: Annotated, count: int = 80) -> list[np.ndarray]:
-    """Pixels of every class in each crop, void not counted."""
+    """The number of pixels of every class in each crop; void is not counted."""
     found = []
     for seed in range(count):
         plan = recipe.draw(SIZE, np.random.default_rng(seed), lambda: class_map(annotated))
