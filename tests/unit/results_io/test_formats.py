@@ -180,7 +180,7 @@ def test_outlines_of_many_parts_fill_as_their_mask_again(seed: int, few: int, mo
 
 
 def test_outlines_of_thousands_of_parts_are_not_all_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Comparing all parts took hours and gigabytes for tens of thousands."""
+    """Parts are compared with only some others: for tens of thousands, comparing all took hours and gigabytes."""
     mask = np.zeros((100, 100), dtype=bool)
     mask[::2, ::2] = True
     rings = [ring for polygon in mask_to_polygons(mask_ops.Patch(0, 0, mask)) for ring in polygon]

@@ -387,7 +387,7 @@ def test_whatever_can_be_read_is_drawn_on_as_it_was_seen(tmp_path: Path, make: C
 
 
 def test_a_cutout_looks_at_its_box_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the box of a mask is converted, not the whole image, which may be large, for each of thousands of masks."""
+    """Only the box of the mask is converted: converting a large image for each of thousands of masks would be slow."""
     seen: list[tuple[int, ...]] = []
     plain = visualization.rgb_of
     monkeypatch.setattr(visualization, "rgb_of", lambda image, size: seen.append(image.shape) or plain(image, size))
