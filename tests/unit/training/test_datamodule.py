@@ -68,7 +68,7 @@ def test_the_images_of_a_step_are_divided_over_machines() -> None:
 def test_every_rank_measures_as_often_and_no_case_is_measured_twice(
     shapes: dict[str, object], count: int, ranks: int
 ) -> None:
-    """Each case is measured once, and all ranks measure as many: they would wait for one that leaves out a validation."""
+    """Each case is measured once, and every rank has as many: one without any would keep the others waiting."""
     shares = []
     module = attached(config(dataset=shapes, num_workers=0))
     for rank in range(ranks):
