@@ -40,7 +40,7 @@ settings.load_profile("few")  # --hypothesis-profile is applied later
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Turn garbage collection off during collection, and freeze the million remaining objects: saves a fifth."""
+    """Turn garbage collection off while tests are collected, then freeze the million objects left: saves a fifth."""
     gc.disable()
     try:
         return (yield)

@@ -45,7 +45,7 @@ def one(content: bytes) -> None:
             file = ArchivedFile(archive, name)
             assert file.is_file()
             try:
-                if file.num_bytes < 1 << 26:  # a claim; more would be right, and slow
+                if file.num_bytes < 1 << 26:  # as claimed; more would be valid, but slow
                     assert len(file.read_bytes()) <= file.num_bytes
             except UserError as error:
                 check(error)

@@ -25,7 +25,7 @@ with atheris.instrument_imports(include=["mask2former", "PIL"]):
     from mask2former.notes import collect_notes
 
 READERS = (read_image, read_label_map, read_id_colors, count_labels, image_size)
-Image.MAX_IMAGE_PIXELS = 1 << 20  # large claims are right, and slow
+Image.MAX_IMAGE_PIXELS = 1 << 20  # larger images would be valid, but slow
 
 
 PATH = Path(tempfile.mkdtemp()) / "a.png"

@@ -47,7 +47,7 @@ _ODD: list[Any] = [None, True, *_NUMBERS, *_WORDS, *_INSIDES]
 
 
 def _changed(value: Any, data: Any) -> Any:
-    """The value with one to four changes in its inside."""
+    """The value with one to four changes inside of it."""
     for _ in range(data.ConsumeIntInRange(1, 4)):
         inside, key = value, None
         while isinstance(inside, dict | list) and inside:

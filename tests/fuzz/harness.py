@@ -28,7 +28,7 @@ _FLOATS = (0.0, -0.0, 0.5, 1e-300, 1e10, 1e300, float("nan"), float("inf"), floa
 
 
 class InMemory:
-    """A file that is only content; the readers take it as they take one in an archive."""
+    """A file that is only content, which readers accept like one in an archive."""
 
     def __init__(self, content: bytes) -> None:
         self._content = content
@@ -72,7 +72,7 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def changed(document: Any, data: Provider) -> Any:
-    """A copy with up to eight changes: values that are replaced, dropped, repeated or moved to another place."""
+    """A copy with up to eight changes: values are replaced, deleted, repeated or copied from elsewhere."""
     document = copy.deepcopy(document)
     for _ in range(data.ConsumeIntInRange(0, 8)):
         indices = list(_places(document))
@@ -93,7 +93,7 @@ def changed(document: Any, data: Provider) -> Any:
 
 
 def run(target: Callable[[Provider], object]) -> None:
-    """Fuzz ``target``: whatever it raises but a UserError is a finding, and so is too much time or memory."""
+    """Fuzz ``target``: any exception but a UserError is a finding, and so is too much time or memory."""
 
     def one(data: bytes) -> None:
         with collect_notes(), contextlib.suppress(UserError):

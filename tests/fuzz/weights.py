@@ -61,7 +61,7 @@ def seeds(folder: Path) -> dict[str, bytes]:
 
 
 def try_file(content: bytes, suffix: str, folder: Path) -> None:
-    """Read it in every way; anything but a model or a UserError of one printable line is a finding."""
+    """Read a file in every way; anything but a model or a UserError of one printable line is a finding."""
     path = folder / f"x{suffix}"
     path.write_bytes(content)
     readers: tuple[Callable[[Path], object], ...] = (read_state, read, checkpoints.from_pretrained, describe_checkpoint)
@@ -75,7 +75,7 @@ def try_file(content: bytes, suffix: str, folder: Path) -> None:
 
 
 def fuzz(target: Callable[[bytes, Path], object], corpus: str, longest: int) -> None:
-    """Run until stopped; more options of libFuzzer on the command line, for instance ``-max_total_time=300``."""
+    """Fuzz until stopped; the command line may have options of libFuzzer, for instance ``-max_total_time=300``."""
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
 
         def one(data: bytes) -> None:

@@ -38,7 +38,7 @@ class Limited(Protocol):
 
 @pytest.fixture
 def limited() -> Limited:
-    """Run a function with so many megabytes more than now; a signal or a timeout fails the test."""
+    """Run a function with this much more memory than is used now; a signal or a timeout fails the test."""
     return _limited
 
 
@@ -73,13 +73,13 @@ def _limited(function: Callable[[], object], *, seconds: float = 10, megabytes: 
 def _run(function: Callable[[], object], writer: int, megabytes: int) -> None:
     import torch
 
-    gc.freeze()  # else a collection writes to all that the parent has, which copies it
+    gc.freeze()  # else a collection writes to all memory of the parent, and so copies it
     try:
-        torch.set_num_threads(1)  # the threads of the parent are not here
+        torch.set_num_threads(1)  # a fork does not have the parent's threads
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         most = used + (megabytes << 20)
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
-        # An eighth of the usual stack, so that what is an eighth as deep ends a recursion of C as surely.
+        # An eighth of the usual stack, so that a recursion in C overflows it at an eighth of the depth.
         resource.setrlimit(resource.RLIMIT_STACK, (1 << 20, 1 << 20))
         report = f"returned\n{function()!s:.3000}"
     except BaseException as error:

@@ -26,10 +26,10 @@ STOPPING = (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signa
 
 
 class Started:
-    """The command line in a process and a group of its own, whose output goes to the end of a file.
+    """The command line in a separate process and process group, whose output is appended to a file.
 
-    It returns when the frame around the command line is in force, which handles signals. With a ``program``, a script
-    that ends with ``main()``, its other lines are run before, and the ranks of a distributed run are started with it.
+    The constructor returns once the process handles signals. With a ``program``, a script that ends with ``main()``,
+    its other lines are run before, and the ranks of a distributed run are started with it.
     """
 
     def __init__(self, args: Sequence[str], log: Path, program: Path | None = None) -> None:
@@ -44,10 +44,10 @@ class Started:
         code = 99
         try:
             os.setsid()
-            gc.freeze()  # else a collection writes to all that the parent has, which copies it
+            gc.freeze()  # else a collection writes to all memory of the parent, and so copies it
             signal.signal(signal.SIGINT, signal.default_int_handler)
             warnings.simplefilter("ignore")  # pytest makes errors of them
-            torch.set_num_threads(1)  # those of the parent are not here
+            torch.set_num_threads(1)  # a fork does not have the parent's threads
             files._swept.clear()  # as in a new process
             stream = log.open("a")
             os.dup2(stream.fileno(), 1)
@@ -85,7 +85,7 @@ class Started:
         return self.exitcode
 
     def kill(self, number: signal.Signals, *, is_group: bool) -> int | None:
-        """Send a signal, check the exit code, and wait for the processes that it has started; the exit code."""
+        """Send a signal, check the exit code, wait for the processes that it has started, and return the exit code."""
         (os.killpg if is_group else os.kill)(self.pid, number)
         code = self.end()
         # 0: it had just ended, or all was done
@@ -111,7 +111,7 @@ class Rank:
             os.environ.update(env)
             # Lightning reads it from the environment when it is imported.
             setattr(rank_zero_only, "rank", int(env["LOCAL_RANK"]))  # noqa: B010
-            torch.set_num_threads(1)  # those of the parent are not here
+            torch.set_num_threads(1)  # a fork does not have the parent's threads
             code = main()
             sys.stdout.flush()
         finally:
@@ -129,7 +129,7 @@ class Rank:
 
 
 def end_of_group(group: int) -> None:
-    """Wait for all processes of a group, which notice that the first one is gone and leave."""
+    """Wait for all processes of a group, which end when they notice that the first one has ended."""
     deadline = time.monotonic() + 20
     while True:
         try:
@@ -141,12 +141,12 @@ def end_of_group(group: int) -> None:
 
 
 def random_signal(choice: random.Random) -> tuple[signal.Signals, bool]:
-    """What is sent, mostly SIGKILL, and whether all processes of the group get it, as from a terminal."""
+    """The signal to send, mostly SIGKILL, and whether the whole group gets it, as from a terminal."""
     return choice.choice(STOPPING), choice.random() < 0.5
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """All files by their names, hidden ones too, and folders."""
+    """The content of all files by name, hidden ones and folders included."""
     paths = {f"{path.relative_to(folder)}": path for path in sorted(folder.rglob("*"))}
     return {name: path.read_bytes() if path.is_file() else b"folder" for name, path in paths.items()}
 
@@ -163,20 +163,20 @@ def kill_again_and_again(
     fresh: Callable[[], object] | None = None,
     once: bool = False,
 ) -> str:
-    """Kill a command at random moments and run it again each time; at the end all is as after one run.
+    """Kill a command at random moments and run it again each time; in the end all files are as after one run.
 
-    After each kill what is there under its final name is already what an uninterrupted run writes there.
+    After each kill, every file with its final name already has the content that an uninterrupted run writes.
 
     Args:
-        args: of the command line.
+        args: arguments of the command line.
         output: the folder in which it writes everything; must not exist.
         log: collects the output.
-        kills: how many.
-        seed: of the moments and signals.
-        without_times: takes the documented times out of a file, given its name and content.
+        kills: number of kills.
+        seed: seed of the moments and signals.
+        without_times: removes the documented times from a file, given its name and content.
         is_unfinished: whether a file, given its name and content, says that it is not finished.
-        fresh: makes ``output`` what it is before the first run; by default it is removed.
-        once: the command refuses to run where its result is already there.
+        fresh: restores ``output`` to its state before the first run; by default it is removed.
+        once: whether the command refuses to run if its result exists.
 
     Returns:
         A line of figures.

@@ -43,7 +43,7 @@ def save(path: Path, size_hw: tuple[int, int] = (8, 8), value: int = 0) -> None:
 
 
 def coco(**changes: Any) -> dict[str, Any]:
-    """A file of one image with one object, changed by key."""
+    """A COCO file with one image and one object, in which ``changes`` replace keys."""
     image = {"id": 1, "file_name": "a.png", "height": 8, "width": 8}
     mask = {"id": 1, "image_id": 1, "category_id": 1, "segmentation": [[1, 1, 6, 1, 6, 6]], "iscrowd": 0}
     return {"images": [image], "annotations": [mask], "categories": [{"id": 1, "name": "cat"}], **changes}
@@ -175,7 +175,7 @@ def test_names_of_video_panoptic_frames_stay_in_their_folders(data: Path) -> Non
 
 
 def test_a_file_in_the_folder_goes_before_one_outside(data: Path) -> None:
-    """Tools write names of the machine on which they ran; that such a file is here, too, is chance."""
+    """Tools write paths of the machine on which they ran; a file that happens to have such a path is not read."""
     save(data / "images" / "secret.png", value=5)
     samples = _build(_coco(data, f"{data.parent}/secret.png"))
     assert samples.image(0).max() == 5
@@ -194,7 +194,7 @@ FILES: dict[str, Callable[[Path], object]] = {
     "folder": Path.mkdir,
     "circle": lambda path: path.symlink_to(path.name),
     "no text": lambda path: path.write_bytes(bytes(range(256))),
-    # Of YAML, twice of what Python reads: the time that its reader takes for each level grows with the level.
+    # In YAML, twice the depth that Python reads: the time that its reader takes for each level grows with the level.
     "nested": lambda path: path.write_text("[" * (600 if path.suffix == ".yaml" else 20_000)),
     "empty": lambda path: path.write_text(""),
 }
@@ -214,7 +214,7 @@ READERS: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("kind", READERS)
 def test_annotations_that_are_no_documents_are_refused(tmp_path: Path, kind: str, limited: Limited) -> None:
-    """One process for all, whose limits of time and memory hold for all together."""
+    """Each of the files is refused, all of them in one process with limits of time and memory."""
 
     def refused() -> str:
         for name, make in FILES.items():
@@ -250,7 +250,7 @@ def test_lists_and_labels_that_are_no_documents_are_refused(data: Path, name: st
 
 # --- numbers ---------------------------------------------------------------------------------------------------------
 
-MANY = 5_000  # that work grows no faster than the file has a test of its own
+MANY = 5_000  # that work grows no faster than the file is tested below
 FULL = {"size": [8, 8], "counts": [0, 64]}
 
 
@@ -384,7 +384,7 @@ def test_names_files_with_many_names_are_read_in_one_pass(tmp_path: Path, limite
 
 @pytest.mark.parametrize("gap", [" ", "\t", " \t", ":", "1", " 1", "a ", "(", "_", "-"])
 def test_long_lines_of_names_files_are_read_in_one_pass(tmp_path: Path, gap: str, limited: Limited) -> None:
-    """What is between two words is matched once, not once from each of its characters."""
+    """A gap between two words is matched once, not once from each of its characters, and so in linear time."""
     path = write(tmp_path / "n.txt", f"a{gap * (200_000 // len(gap))}x\nb 1\n")
     assert limited(lambda: read_names(path), seconds=SECONDS).kind == "UserError"
 
@@ -412,7 +412,7 @@ def test_label_maps_of_too_many_classes_are_not_measured(limited: Limited) -> No
 
 
 def _seconds(function: Callable[[], object]) -> float:
-    """The least of three, of this process."""
+    """The least CPU time of three runs, in seconds."""
     taken = []
     for _ in range(3):
         began = time.process_time()

@@ -71,7 +71,7 @@ def test_what_compresses_well_is_read_up_to_some_size(tmp_path: Path) -> None:
 
 
 def directory(path: Path, entries: int, name: bytes = b"") -> Path:
-    """An archive of nothing but a directory."""
+    """An archive that has only a directory."""
     entry = (
         b"PK\1\2" + struct.pack("<HHHHHHIIIHHHHHII", 20, 20, 0, 0, 0, 0, 0, 0, 0, len(name), 0, 0, 0, 0, 0, 0) + name
     )

@@ -38,7 +38,7 @@ ODD = [
 
 
 def harmless(text: str) -> bool:
-    """Whether a terminal shows it and does nothing else."""
+    """Whether a terminal shows the text and does nothing else."""
     return all(letter.isprintable() or letter == "\n" for letter in text)
 
 
@@ -79,7 +79,7 @@ def test_a_bar_shows_the_same() -> None:
 
 
 def test_every_word_goes_through_one_place() -> None:
-    """No ``print`` and no console of one's own in the command line; consoles print tables, whose cells they filter."""
+    """The command line neither calls ``print`` nor makes consoles; these print only tables, whose cells they filter."""
     found = []
     for path in sorted((SOURCE / "cli").rglob("*.py")):
         if path.name == "terminal.py":
@@ -250,7 +250,7 @@ def test_nonsense_is_refused(
 
 
 def test_a_library_that_does_not_start(tmp_path: Path) -> None:
-    """As for environment variables of its own that are nonsense."""
+    """A library that cannot be imported, for instance because of its environment variables, gives one line."""
     (tmp_path / "yaml.py").write_text("int('abc')")
     (tmp_path / "run.yaml").write_text("data: {}")
     before = f"import sys; sys.path.insert(0, {str(tmp_path)!r})"
@@ -299,7 +299,7 @@ def test_a_full_disk_behind_standard_output() -> None:
 
 
 def test_closed_streams() -> None:
-    """Files that are opened later do not take the place of a stream."""
+    """With closed streams a command works, and files that are opened later do not get their descriptors."""
     before = "import os; os.closerange(0, 3); import sys; sys.stdin = sys.stdout = sys.stderr = None"
     after = "import os; assert os.open(os.devnull, os.O_RDONLY) > 2"
     result = run(["--version"], before=before, after=after)

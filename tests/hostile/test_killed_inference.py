@@ -59,7 +59,7 @@ def test_track(tmp_path: Path) -> None:
 
 
 def without_times(name: str, content: bytes) -> bytes:
-    """The rate, the time of day and what follows from them."""
+    """The content without durations and rates."""
     if name.endswith("metrics.json"):
         values = json.loads(content)
         return json.dumps({key: value for key, value in values.items() if "second" not in key}).encode()

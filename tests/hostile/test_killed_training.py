@@ -20,7 +20,7 @@ STEPS, KILLS = 24, 20
 
 
 def run_file(path: Path, output: Path) -> Path:
-    """Validations at steps with and without a checkpoint; the best one is not the last."""
+    """Write a run file: validations at steps with and without a checkpoint, of which the best is not the last."""
     head = {"dim": 32, "num_heads": 2, "feedforward_dim": 32}
     values = {
         "model": {
@@ -45,7 +45,7 @@ def run_file(path: Path, output: Path) -> Path:
 
 
 def start(run: Path, log: Path) -> Started:
-    """What a script does that repeats a command until it succeeds."""
+    """Start a run, or resume it if it has a checkpoint, like a script that repeats a command until it succeeds."""
     output = Path(yaml.safe_load(run.read_text())["output"])
     resume = ["--resume", str(output)] if (output / "checkpoints" / "last.ckpt").exists() else []
     return Started(["train", str(run), *resume], log)
@@ -56,7 +56,7 @@ def without_times(run: Path) -> dict[str, bytes]:
 
 
 def owner(run: Path) -> int | None:
-    """The process that trains in a directory."""
+    """The id of the process that trains in a directory."""
     try:
         return json.loads((run / LOCK).read_text())["process"]
     except (OSError, ValueError):

@@ -10,7 +10,7 @@ import pytest
 
 IMAGES, WINDOW = 5000, 500
 
-# In a process of its own, whose memory nobody else uses.
+# In a separate process, whose memory nothing else uses.
 PROGRAM = """
 import os, statistics, sys
 from pathlib import Path

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-# In a process of its own, whose memory nobody else uses. MALLOC_ARENA_MAX as one would set it to read such figures.
+# In a separate process, whose memory nothing else uses. MALLOC_ARENA_MAX as one would set it to read such figures.
 PROGRAM = """
 import sys, statistics
 from pathlib import Path

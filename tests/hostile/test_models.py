@@ -54,7 +54,7 @@ def folder(ours: Path) -> Path:
 
 
 def with_header(source: Path, path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
-    """A copy whose header was changed."""
+    """A copy of a file with a changed header."""
     data = source.read_bytes()
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
@@ -119,7 +119,7 @@ ARGUMENTS: list[dict[str, Any]] = [
     {"block_fn": "__import__('os')"},
     {"norm_layer": "x" * 1000},
     {"act_layer": "\x1b]0;owned\x07"},
-    # no plain values
+    # not plain values
     {"attn_layer": os.system},
     {"norm_layer": torch.nn.LayerNorm},
     {"act_layer": b"relu"},
@@ -158,7 +158,7 @@ def backbones() -> list[dict[str, Any]]:
 
 
 def without_files(action: Callable[[], object]) -> list[str]:
-    """Run, and tell which files were opened and what was asked of the network or the system."""
+    """Run an action and list which "evil" files it opened, and its uses of the network or of other processes."""
     import timm  # noqa: F401 (its own files)
 
     seen: list[str] = []
@@ -171,7 +171,7 @@ def without_files(action: Callable[[], object]) -> list[str]:
         if event in forbidden or (event == "open" and "evil" in str(args[0])):
             seen.append(f"{event} {args}")
 
-    sys.addaudithook(hook)  # for good; this is a process of its own
+    sys.addaudithook(hook)  # permanent, but this process ends soon
     try:
         action()
     finally:
@@ -199,7 +199,7 @@ def test_backbones_of_runs(tmp_path: Path, limited: Any, monkeypatch: pytest.Mon
 def test_backbones_of_checkpoints(
     ours: Path, folder: Path, tmp_path: Path, limited: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The metadata of files of ours, of backbone files, and of folders in the layout of transformers."""
+    """Hostile backbones in our files and in folders of transformers are refused without opening or running anything."""
     monkeypatch.chdir(tmp_path)
     Path(EVIL).write_bytes(b"evil")
     config = json.loads((folder / "config.json").read_text())
@@ -298,7 +298,7 @@ def test_models_that_fit_no_memory(sizes: dict[str, Any], ours: Path, tmp_path: 
 
 
 def test_models_of_many_blocks(ours: Path, tmp_path: Path, limited: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Refused by the number of their parameters and buffers, whatever the size of these."""
+    """Models are refused by the number of their parameters and buffers, whatever the size of these."""
     monkeypatch.setattr(limits, "PARAMETER_ENTRIES", 600)  # or the count takes seconds
     sizes = {"backbone": {"name": "timm", "model": "resnet18", "kwargs": {"layers": [200, 1, 1, 1]}}}
     test_models_that_fit_no_memory(sizes, ours, tmp_path, limited)
@@ -372,7 +372,7 @@ HEADERS: dict[str, Callable[[dict[str, Any]], object]] = {
 def test_headers(name: str, ours: Path, tmp_path: Path, limited: Any) -> None:
     path = with_header(ours, tmp_path / "changed.safetensors", HEADERS[name])
     readers = (checkpoints.from_pretrained, describe_checkpoint, read, load_backbone)
-    if name == "a huge and empty entry":  # which harms nobody, but is none of the model
+    if name == "a huge and empty entry":  # harmless, but not an entry of the model
         readers = (checkpoints.from_pretrained,)
 
     def try_all() -> None:
@@ -446,7 +446,7 @@ def test_configurations_in_python(text: str, limited: Any) -> None:
 
 @pytest.mark.long
 def test_written_twice_is_equal(ours: Path, tmp_path: Path) -> None:
-    """Also in processes of their own, which hash strings otherwise."""
+    """Files that are written twice are equal, also those of another process, which hashes strings differently."""
     import subprocess
 
     model = checkpoints.from_pretrained(ours)

@@ -37,7 +37,7 @@ def text(value: str) -> bytes:
 
 
 def as_key(code: bytes) -> bytes:
-    """A mapping that has it as a key."""
+    """The opcodes of a mapping with this object as a key."""
     return b"}" + code + b"K\x01s"
 
 
@@ -193,7 +193,7 @@ def refusals(path: Path) -> str:
 
 
 def attacked(path: Path, content: bytes, limited: Any, *, seconds: float = 10, megabytes: int = 500) -> str:
-    """The one sentence with which every way of reading refuses the file."""
+    """Check that every way of reading refuses the file in one sentence, and return the sentences."""
     path.write_bytes(content)
     outcome = limited(lambda: refusals(path), seconds=seconds, megabytes=megabytes)
     assert outcome.kind == "returned", outcome

@@ -52,7 +52,7 @@ def finished(predictor: Predictor, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture
 def results(finished: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Path]:
-    """The images, which nobody changes, and results of one's own."""
+    """The images, which tests must not change, and a copy of their results."""
     images, output = finished
     return images, shutil.copytree(output, tmp_path / "out")
 

@@ -59,7 +59,7 @@ def written(tmp_path: Path, content: Any, name: str = "last.ckpt") -> Path:
         ("callbacks KeepCheckpoints start_value", "abc"),
         ("callbacks KeepCheckpoints num_rows", "abc"),
         ("global_step", -5),
-        ("global_step", 10**30),  # steps would be skipped until the end of time
+        ("global_step", 10**30),  # steps would be skipped forever
         ("global_step", "3"),
         ("optimizer_states", []),  # weights would go on without the moments
         ("run", [1]),

@@ -71,7 +71,7 @@ def test_a_name_is_no_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def larger(content: bytes) -> bytes:
-    """Frames as PNG of 64x48 pixels that claim 32,768x32,768."""
+    """A file whose frames are PNGs of 64x48 pixels, which now claim 32,768x32,768."""
     old = b"IHDR" + struct.pack(">II", 64, 48)
     assert old in content
     return content.replace(old, b"IHDR" + struct.pack(">II", 32_768, 32_768))

@@ -25,7 +25,7 @@ from mask2former.config import (
 
 @pytest.fixture(scope="session")
 def tiny_config() -> ModelConfig:
-    """A quarter of a million parameters."""
+    """Settings of a model with a quarter of a million parameters."""
     return ModelConfig(
         backbone=TimmConfig(model="resnet10t", norm="batch", kwargs={"channels": [16, 24, 32, 40]}),
         pixel_decoder=MSDeformAttnConfig(dim=64, mask_dim=64, num_layers=1, num_heads=4, feedforward_dim=64),
@@ -44,7 +44,7 @@ def tiny_file(tiny_config: ModelConfig, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="session")
 def tiny_run(tiny_config: ModelConfig) -> RunConfig:
-    """Two steps on two small scenes."""
+    """Settings of a run with two steps on small scenes, two of which are for validation."""
     return RunConfig(
         model=tiny_config,
         data=DataConfig(dataset=ScenesConfig(image_size=(64, 64), num_validation=2), batch_size=2, num_workers=0),
@@ -55,7 +55,7 @@ def tiny_run(tiny_config: ModelConfig) -> RunConfig:
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """Four steps as by default, with validation images; made once for all processes, and nobody may change it."""
+    """A finished run of four steps with validation images, made once for all processes; tests must not change it."""
     folder = tmp_path_factory.getbasetemp()
     folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
     done = folder / "finished.pkl"

@@ -24,7 +24,7 @@ RESNET = TimmConfig(model="resnet18")
 
 
 def small_model(backbone: BackboneConfig = SWIN, inference: InferenceConfig | None = None) -> Mask2Former:
-    """Eight heads and four points, as every published model; every value is moved from where it starts."""
+    """A small model with eight heads and four points, as published ones; every value is moved from its initial one."""
     config = ModelConfig(
         backbone=backbone,
         pixel_decoder=MSDeformAttnConfig(dim=32, mask_dim=24, num_layers=2, feedforward_dim=40),

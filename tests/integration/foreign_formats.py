@@ -22,7 +22,7 @@ COLORS = {"cell": (128, 0, 0), "dirt": (0, 128, 64)}
 
 
 def image_file(path: Path) -> Path:
-    """An image that differs from name to name and from split to split."""
+    """Write an image whose pixels depend on the name of the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     seed = sum(map(ord, str(path.name)))
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (H, W, 3), dtype=np.uint8)).save(path)
@@ -30,7 +30,7 @@ def image_file(path: Path) -> Path:
 
 
 def objects(name: str) -> list[tuple[str, list[tuple[int, int]]]]:
-    """Class and polygon of every object: two, and in images but ``a`` three more."""
+    """Class and polygon of every object: two in image ``a``, and five in the others."""
     first = [("cell", [(5, 5), (15, 5), (15, 15), (5, 15)]), ("dirt", [(30, 20), (50, 20), (50, 30), (30, 30)])]
     more = [("cell", [(left, 33), (left + 4, 33), (left + 4, 37), (left, 37)]) for left in (2, 12, 22)]
     return first if name == "a" else first + more
@@ -95,7 +95,7 @@ def _crop(mask: np.ndarray) -> tuple[int, int, np.ndarray]:
 
 
 def colored(root: Path) -> Path:
-    """CamVid as on Kaggle: folders beside one another, label maps in the colours of a table."""
+    """CamVid as on Kaggle: folders side by side, and label maps in the colours of a table."""
     for split, name in named():
         image_file(root / split / f"{name}.png")
         save(root / f"{split}_labels" / f"{name}_L.png", painted(class_map(name)))
@@ -105,7 +105,7 @@ def colored(root: Path) -> Path:
 
 
 def palettes(root: Path) -> Path:
-    """Palette PNGs of which each has its own palette, as paint programs write them."""
+    """PNGs that each have their own palette, as paint programs write them."""
     for split, name in named():
         image_file(root / "images" / split / f"{name}.jpg")
         order = [0, 2, 1] if name == "b" else [0, 1, 2]
@@ -119,7 +119,7 @@ def palettes(root: Path) -> Path:
 
 
 def both_sides(root: Path) -> Path:
-    """Cityscapes' names."""
+    """Images and maps named as in Cityscapes."""
     for split, name in named():
         image_file(root / "leftImg8bit" / split / "bonn" / f"{name}_leftImg8bit.png")
         folder = root / "gtFine" / split / "bonn"
@@ -138,7 +138,7 @@ def id_maps(root: Path) -> Path:
 
 
 def cellpose(root: Path) -> Path:
-    """What Cellpose leaves beside images."""
+    """Masks that Cellpose writes beside images."""
     for split, name in named():
         image_file(root / split / f"{name}.png")
         save(root / split / f"{name}_cp_masks.png", id_map(name))
@@ -146,7 +146,7 @@ def cellpose(root: Path) -> Path:
 
 
 def cellpose_seg(root: Path) -> Path:
-    """What Cellpose saves beside images by itself: pickled mappings, whose image may be named by a path."""
+    """The _seg.npy files that Cellpose saves by default: pickled mappings that name the image, here by a Path."""
     for split, name in named():
         image = image_file(root / split / f"{name}.png")
         ids = id_map(name)
@@ -194,7 +194,7 @@ def cvat_masks(root: Path) -> Path:
 
 
 def one_file_an_object(root: Path) -> Path:
-    """The Data Science Bowl 2018."""
+    """The layout of the Data Science Bowl 2018: one mask file for each object."""
     for split, name in named():
         folder = root / {"train": "stage1_train", "val": "stage1_val"}[split] / name
         image_file(folder / "images" / f"{name}.png")
@@ -273,7 +273,7 @@ def cvat(root: Path) -> Path:
 
 
 def label_studio(root: Path) -> Path:
-    """Label Studio's JSON: polygons in percent, in images with an upload's name."""
+    """Label Studio's JSON: polygons in percent, and images with names of uploads."""
     for split, names in SPLITS.items():
         tasks = []
         for number, name in enumerate(names):
@@ -302,7 +302,7 @@ def label_studio(root: Path) -> Path:
 
 
 def supervisely(root: Path) -> Path:
-    """A project: the first object as polygon, the second as bitmap."""
+    """A Supervisely project: the first object as polygon, the second as bitmap."""
     for split, name in named():
         image_file(root / split / "img" / f"{name}.png")
         shapes: list[dict[str, Any]] = []
@@ -322,7 +322,7 @@ def supervisely(root: Path) -> Path:
     return root
 
 
-# By name: what writes it, the data set that it is read as, and whether it tells classes apart.
+# By name: the function that writes it, the data set that it is read as, and whether it has classes.
 FORMATS: dict[str, tuple[Callable[[Path], Path], str, bool]] = {
     "colours": (colored, "label-folder", True),
     "palettes by colour": (palettes, "label-folder", True),

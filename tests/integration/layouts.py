@@ -40,7 +40,7 @@ class Drawn:
 
 
 def drawings(categories: Categories, *, crowd: bool = True) -> Iterator[Drawn]:
-    """Stuff, three things of two classes, void, and a crowd region of one of these."""
+    """Images with stuff, three things of two classes, a crowd region of one of these, and void."""
     stuff, things = categories.stuff_indices, categories.thing_indices
     few = stuff or things
     for number, split in enumerate(SPLITS * 2):
@@ -81,7 +81,7 @@ def listed(categories: Categories) -> list[dict[str, Any]]:
 
 
 def panoptic(image_files: list[Drawn], categories: Categories, file: Path, folder: Path) -> None:
-    """JSON and PNGs; segment ids are spread over all three bytes."""
+    """Write the JSON file and the PNGs; segment ids use all three bytes."""
     annotations = []
     for index, drawn in enumerate(image_files):
         keys = [(k * 70_001) % (1 << 24) for k in range(len(drawn.classes) + 1)]
@@ -99,7 +99,7 @@ def panoptic(image_files: list[Drawn], categories: Categories, file: Path, folde
 
 
 def instances(image_files: list[Drawn], categories: Categories, things: Categories, file: Path) -> None:
-    """Run-length encodings of the things; areas are half a pixel too large, to tell them from counted ones."""
+    """Write run-length encodings of the things; areas are half a pixel too large, unlike computed ones."""
     annotations, index_of = [], things.index_of_id()
     for index, drawn in enumerate(image_files):
         for mask, label, crowd in zip(drawn.masks(), drawn.classes, drawn.crowds, strict=True):
@@ -154,7 +154,7 @@ def coco_stuff_10k(root: Path) -> list[Drawn]:
 
 
 def ade20k(root: Path) -> list[Drawn]:
-    """As downloaded: label maps, and objects as classes in red and numbers in green."""
+    """Write the layout of the download: label maps, and maps of objects with classes in red and numbers in green."""
     table, things = Categories.load("ade20k_150"), Categories.load("ade20k_instance_100")
     drawn = list(drawings(table, crowd=False))
     number_of = {item.id: number for number, item in enumerate(things, start=1)}
@@ -236,7 +236,7 @@ LAYOUTS: dict[str, Callable[[Path], list[Drawn]]] = {
     "mapillary-vistas": mapillary_vistas,
 }
 
-# What the downloads are called, and the folders and files that each makes when it is unpacked where it lies.
+# The names of the downloads, and the folders and files that each makes when it is unpacked in its folder.
 ARCHIVES: dict[str, dict[str, tuple[str, ...]]] = {
     "coco": {
         "coco/train2017.zip": ("train2017",),
@@ -281,7 +281,7 @@ def pack(root: Path, name: str) -> None:
 
 
 def write_vipseg(root: Path, clips: SceneClips) -> dict[str, Any]:
-    """Clips as files in VIPSeg's format: ``clips.json``, ``images/CLIP/X.png`` and ``maps/CLIP/X.png``; the JSON."""
+    """Write ``clips.json``, ``images/CLIP/X.png`` and ``maps/CLIP/X.png`` in VIPSeg's format; return the JSON."""
     content: dict[str, Any] = {"videos": [], "annotations": [], "categories": clips.categories.to_dict()["categories"]}
     for index in range(len(clips)):
         name, images, annotations = f"clip{index}", [], []

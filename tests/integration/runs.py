@@ -17,7 +17,7 @@ SHORT = {"max_steps": 4, "accelerator": "cpu", "log_interval": 1, "checkpoint_in
 
 
 def run_values(output: Path, **changes: object) -> dict:
-    """Settings of a run that takes a second or two; no validation images, whose PNGs take as long as the steps."""
+    """Settings of a run that takes a second or two; it draws no images, which would take as long as the steps."""
     values = {
         "model": {
             "backbone": {

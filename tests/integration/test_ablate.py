@@ -46,14 +46,14 @@ def test_rows_are_trained_measured_and_gone_on_with(tmp_path: Path, capsys: pyte
     assert row["paper"] == {"AP": 37.8, "PQ": 47.1, "mIoU": 45.5}
     assert row["metrics"].keys() == {"0"}
 
-    # what is there is read, not trained again
+    # finished rows are read, not trained again
     checkpoint = tmp_path / "all" / "baseline" / "seed-0" / "checkpoints" / "last.ckpt"
     before = checkpoint.stat().st_mtime_ns
     assert main([*command, "--seeds", "1"]) == 0
     assert checkpoint.stat().st_mtime_ns == before
     assert json.loads((tmp_path / "all" / "ablations.json").read_text()) == values
 
-    # trainings with other settings are not taken for those that are wanted
+    # trainings with other settings are refused
     assert main([*command, "--seeds", "1", "--steps", "1"]) == 2
     error = capsys.readouterr().err
     assert "contains trainings with other settings (trainer.max_steps was 2 and is 1); choose another output" in error

@@ -28,7 +28,7 @@ HOMES = {
     "faster_coco_eval": ("ops/masks.py", "evaluation/"),
     "gradio": ("web/page.py",),
     "fsspec": ("bulk/",),
-    "h5py": ("dataset_tools/prepare/coco_stuff_10k.py",),  # asked for where one data set needs it
+    "h5py": ("dataset_tools/prepare/coco_stuff_10k.py",),  # needed for one data set
     "lightning": ("training/",),
     "matplotlib": ("evaluation/curves.py",),
     "onnx": ("export/writers.py", "export/quantization.py"),
@@ -39,13 +39,13 @@ HOMES = {
     "prometheus_client": ("serve/__init__.py", "serve/metrics.py"),
     "pyarrow": ("bulk/", "results_io/table.py"),
     "pydantic": ("config/", "structures/model_info.py"),
-    "python_multipart": ("serve/__init__.py",),  # which fastapi asks for
+    "python_multipart": ("serve/__init__.py",),  # required by fastapi
     "ray": ("inference/ray_cluster.py", "serve/on_ray.py", "bulk/engine.py"),
     "rich": ("cli/", "demo.py"),
     "roifile": ("results_io/imagej.py",),
     "safetensors": ("checkpoints/",),
     "skimage": ("ops/shapes.py",),
-    "starlette": ("serve/app.py", "serve/uploads.py"),  # on which fastapi stands
+    "starlette": ("serve/app.py", "serve/uploads.py"),  # the basis of fastapi
     "supervision": ("structures/result_base.py",),
     "mlflow": ("training/loggers.py",),
     "tensorboard": ("training/loggers.py",),
@@ -59,7 +59,7 @@ HOMES = {
     "uvicorn": ("serve/__init__.py", "serve/running.py", "web/server.py"),
     "wandb": ("training/loggers.py",),
 }
-# Packages that only some need, and the extra that brings each; all else is a dependency.
+# Packages that only some users need, and the extra that installs each; all others are dependencies.
 OPTIONAL = {
     "av": "video",
     "cvat_sdk": "cvat",
@@ -123,7 +123,7 @@ def tree(file: str) -> ast.Module:
 
 @cache
 def statements(file: str) -> list[ast.stmt]:
-    """Also those inside functions and classes; without expressions, which are nine tenths of a tree."""
+    """All statements, also inside functions and classes; expressions, nine tenths of a tree, are not visited."""
     found, waiting = [], list[ast.AST](tree(file).body)
     while waiting:
         node = waiting.pop()
@@ -159,7 +159,7 @@ def declared(requirements: list[str]) -> set[str]:
 
 
 def test_no_module_imports_from_a_higher_floor() -> None:
-    # In a process of its own: the linter changes the path and switches off all loggers there are.
+    # In a separate process: the linter changes sys.path and disables all existing loggers.
     code = "import sys, importlinter.cli; sys.exit(importlinter.cli.lint_imports(sys.argv[1], no_cache=True))"
     command = [sys.executable, "-c", code, str(ROOT / "pyproject.toml")]
     run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
@@ -204,7 +204,7 @@ def test_the_ground_needs_no_torch(file: str) -> None:
 
 
 def test_tests_call_nothing_private() -> None:
-    """A test that calls ``_function`` of the package holds its inside, not what it does."""
+    """Tests neither call nor import private functions of the package, which are not its behaviour."""
     defined = (ast.FunctionDef, ast.ClassDef)
     private = {
         node.name
@@ -245,7 +245,7 @@ def test_help_and_import_load_nothing_heavy() -> None:
 
 @pytest.mark.long
 def test_a_predictor_is_imported_and_used_without_what_costs_seconds() -> None:
-    """With ResNets, timm brings torchvision, and each of them ``torch._dynamo``; Swin does without."""
+    """A predictor with Swin loads none of the slow packages (with ResNets, timm imports torchvision)."""
     code = """
 import sys
 from mask2former import Predictor

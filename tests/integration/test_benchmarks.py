@@ -20,7 +20,7 @@ def run(name: str, output: Path, *arguments: str) -> dict[str, Any]:
 
 
 def failures(figures: Any) -> list[str]:
-    """What could not be measured, at any depth."""
+    """The messages of all measurements that failed, at any depth."""
     if not isinstance(figures, dict):
         return []
     return [figures["failed"]] if "failed" in figures else [why for part in figures.values() for why in failures(part)]
@@ -63,7 +63,7 @@ def test_that_of_depthwise_convolutions(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_that_of_the_service(tmp_path: Path) -> None:
-    """Nothing is lost or mixed up under four times what it can take, and memory stays flat over 2,000 requests."""
+    """At four times its capacity the service loses and mixes up nothing; memory stays flat over 2,000 requests."""
     result = run("service.py", tmp_path / "service.json", "--requests", "20", "--memory", "2000")
     assert result["scenes_differ_percent"] > 10
     parts = [found for name in ("batches", "alone") for found in result["load"][name].values()]

@@ -34,7 +34,7 @@ NUM_IMAGES, SHARD_SIZE, KILL_EVERY = 2_000, 40, 30.0
 
 
 def draw_images(folder: Path, number: int) -> list[str]:
-    """So many different images of 64x80 pixels, cut out of drawn scenes."""
+    """Write ``number`` different images of 64x80 pixels, cut out of drawn scenes."""
     names: list[str] = []
     for seed in range(-(-number // 64)):
         scene = draw_scene(seed, (512, 640)).image
@@ -54,7 +54,7 @@ def command(*arguments: str) -> list[str]:
 
 
 def actors_of(driver: int) -> list[int]:
-    """The processes with the model, which Ray has started for a program, the oldest first."""
+    """The processes with the model that Ray has started for a program, the oldest first."""
     parents: dict[int, int] = {}
     found: list[tuple[int, int]] = []
     for entry in Path("/proc").iterdir():
@@ -100,7 +100,7 @@ def test_images_to_shards_and_back(tmp_path: Path) -> None:
 
 
 def test_every_image_once_although_actors_and_the_program_are_killed(tmp_path: Path) -> None:
-    """Two actors, one of which is killed every half minute, and the whole program once: the same command goes on.
+    """Each image is segmented once although one of two actors is killed every half minute, and the program once.
 
     Where a start takes longer than that, a kill waits for a shard, or nothing would ever be finished.
     """
@@ -167,7 +167,7 @@ def test_what_an_actor_raises_is_one_sentence(tmp_path: Path) -> None:
 
 
 def wait_for_end(processes: list[int]) -> None:
-    """Until none of them runs: whoever starts the program again at once must not meet them."""
+    """Wait until none of the processes runs, so that the program can be started again."""
     ends = time.monotonic() + 60
     while any(_runs(process) for process in processes):
         assert time.monotonic() < ends, "actors outlive the program that started them"

@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.long, pytest.mark.usefixtures("small_overlays", "unpre
 
 
 def draw_cells(folder: Path, split: str, count: int, seed: int) -> None:
-    """Bright discs on a dark ground, nine to an image, as COCO has them."""
+    """Write images with nine bright discs each on a dark background, and their COCO file."""
     rng, (y, x) = np.random.default_rng(seed), np.mgrid[:96, :96]
     (folder / split).mkdir(parents=True)
     images, annotations = [], []

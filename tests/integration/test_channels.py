@@ -37,7 +37,7 @@ pytestmark = [pytest.mark.long, pytest.mark.usefixtures("small_overlays", "unpre
 
 
 def five_bands(rgb: np.ndarray) -> np.ndarray:
-    """Of 12 bits: blue, green, red, and two that are derived."""
+    """Five bands of 12 bits: blue, green, red, and two that are derived."""
     red, green, blue = (rgb[..., channel].astype(np.uint16) * 16 for channel in range(3))
     return np.stack([blue, green, red, (red + green) // 2, 4095 - blue], axis=-1)
 
@@ -81,7 +81,7 @@ def trained(data: Path, output: Path, model: dict[str, Any]) -> Finished:
 
 @pytest.fixture(scope="module")
 def five(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """A model of five channels after two steps."""
+    """A finished run of two steps that trained a model of five channels."""
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # advice of Lightning
         patch.setattr("mask2former.training.module.estimate_memory", lambda *_: MemoryEstimate(0, 0, 1))
@@ -115,7 +115,7 @@ def test_a_model_of_five_channels_is_trained_saved_and_used(
     [one, other] = predictor.stream([image, image], batch_size=2, instance_threshold=0.0)
     np.testing.assert_allclose(one.scores, other.scores, atol=1e-6)
 
-    # What is no image of the model is refused in a sentence.
+    # An image that does not fit the model is refused with one sentence.
     capsys.readouterr()
     assert main(["predict", str(image), "-m", weights, "-o", str(tmp_path / "no"), "--bands", "1,2"]) == 2
     assert "there are 2 bands, but the model expects images of 5 channels" in capsys.readouterr().err

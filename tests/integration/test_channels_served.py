@@ -25,7 +25,7 @@ H, W = 48, 64
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one", "two"])
 def weights(request: pytest.FixtureRequest, tiny_config: ModelConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random ones, for the last bands of three, of 12 bits."""
+    """A checkpoint with random weights for bands 3 and 1, or band 3 alone, of 12 bits."""
     count = request.param
     values = tiny_config.model_dump() | {"pixel_mean": [110] * count, "pixel_std": [55] * count}
     values["inference"] |= {"bands": [3, 1][:count], "value_range": (0, 4095)}
@@ -39,7 +39,7 @@ def predictor(weights: Path) -> Predictor:
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three bands of 12 bits."""
+    """A TIFF file with three bands of 12 bits."""
     path = tmp_path_factory.mktemp("images") / "a.tif"
     values = np.random.default_rng(0).integers(0, 4096, (H, W, 3)).astype(np.uint16)
     tifffile.imwrite(path, values, photometric="minisblack", planarconfig="contig")
@@ -48,7 +48,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def grey(image: Path) -> Path:
-    """Of one band, which is not what the models take."""
+    """A PNG file with one band, which does not fit the models."""
     path = image.with_name("grey.png")
     Image.fromarray(tifffile.imread(image)[..., 0]).save(path)
     return path

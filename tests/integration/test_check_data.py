@@ -37,7 +37,7 @@ def square(left: int, top: int, side: int = 10) -> list[int]:
 
 
 def coco(root: Path, change: Callable[[dict[str, Any]], object] = lambda content: None) -> Path:
-    """Three training images with 2, 1 and 0 objects, two for validation; ``change`` breaks the training file."""
+    """Write three training images with 2, 1 and 0 objects, two for validation; ``change`` edits the training file."""
     for split, count, seed in (("train", 3, 0), ("val", 2, 100)):
         content: dict[str, Any] = {"images": [], "annotations": [], "categories": []}
         content["categories"] = [{"id": 4, "name": "cell"}, {"id": 7, "name": "dirt"}]
@@ -270,7 +270,7 @@ def test_wrong_requests_end_with_2(capsys: pytest.CaptureFixture[str], args: lis
 
 
 def shorter(tmp_path: Path, monitor: str) -> list[str]:
-    """The proposal with a model of a few layers, for one step on smaller images."""
+    """Overrides that reduce a suggested run to a model of few layers and one step on smaller images."""
     sizes = ["crop_size", "pad_size"] if monitor == "semantic/mIoU" else ["image_size"]
     model = {
         "backbone": {
@@ -420,7 +420,7 @@ def test_proposals_follow_the_sizes_of_images_and_objects(tmp_path: Path) -> Non
 
 
 def cells(tmp_path: Path, count: int, side: int, classes: int = 1) -> RunConfig:
-    """The proposal for images with so many squares of one class."""
+    """The suggested run for images with this many squares of this side, which are all of the first class."""
 
     def change(content: dict[str, Any]) -> None:
         content["categories"] = content["categories"][:classes]
@@ -581,7 +581,7 @@ def test_names_that_lead_outside_are_allowed_by_a_flag_that_the_proposal_keeps(
     words = ["evaluate", "nuclei", "--annotations", str(file), "--images", str(tmp_path / "train")]
     assert main(words) == 2
     assert "allow_outside=true" in capsys.readouterr().err
-    assert main([*words, "--allow-outside"]) == 2  # which reads them, and comes to the classes
+    assert main([*words, "--allow-outside"]) == 2  # the files are read, and only the classes differ
     assert "the classes of the model (1) and of the data" in capsys.readouterr().err
     assert main(["evaluate", "nuclei", "--allow-outside"]) == 2
     assert "--allow-outside applies to annotations" in capsys.readouterr().err

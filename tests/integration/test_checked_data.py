@@ -29,7 +29,7 @@ def image(path: Path, *seed: int) -> None:
 def coco(
     root: Path, *, categories: list[dict[str, Any]] = CELLS, objects: bool = True, **of_split: Any
 ) -> dict[str, Any]:
-    """The ``dataset`` of three images in each split; ``train=`` and ``val=`` change the content of a file."""
+    """``dataset`` settings with three images in each split; ``train=`` and ``val=`` edit the content of a file."""
     dataset: dict[str, Any] = {"name": "coco-instance"}
     for split, key in (("train", "train"), ("val", "validation")):
         content: dict[str, Any] = {"images": [], "annotations": [], "categories": list(categories)}
@@ -82,7 +82,7 @@ def reverse(content: dict[str, Any]) -> None:
 
 
 def renumber(content: dict[str, Any]) -> None:
-    """The same classes under other ids."""
+    """Give the same classes other ids."""
     content["categories"] = [{"id": 1, "name": "dirt"}, {"id": 2, "name": "cell"}]
     for entry in content["annotations"]:
         entry["category_id"] = 2 if entry["category_id"] == 4 else 1
@@ -144,14 +144,18 @@ PASSED: dict[str, tuple[Callable[[Path], dict[str, Any]], dict[str, Any], str]] 
 }
 
 
-# Slow, since faster tests have the same: proposals for objects and polygons are trained in test_check_data.py, another
+# Slow because faster tests cover them: suggestions for objects and polygons are trained in test_check_data.py, another
 # order comes with other ids, and plain label maps with a comment.
 COVERED = ("objects", "polygons", "validation in another order", "label maps")
+<<<<<<< HEAD
 LONG = (  # each trains, and differs in what is left out or said
     "ignored regions",
     "validation on the training data",
     "label maps of 0 and 255",
 )
+=======
+LONG = ("ignored regions", "validation on the training data")  # each trains, and differs in what is left out or noted
+>>>>>>> wt-tests
 
 
 @pytest.mark.parametrize(
@@ -235,7 +239,7 @@ def test_evaluation_refuses_label_maps_that_lose_a_class(tmp_path: Path, capsys:
 
 
 def test_several_files_that_number_their_images_alike(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """They are measured; a file of results could not tell their images apart."""
+    """Ids that several files share are noted by check-data, and refused by evaluate if results are to be written."""
     dataset = coco(tmp_path)
     coco(tmp_path / "more")
     dataset["validation"] += [{"annotations": str(tmp_path / "more/val.json"), "images": str(tmp_path / "more/val")}]
@@ -249,7 +253,7 @@ def test_several_files_that_number_their_images_alike(tmp_path: Path, capsys: py
         "3 ids occur more than once (such as '0'), for instance because several annotation files count from 1" in said
     )
     assert main([*command, "--limit", "3"]) == 2
-    assert "only the data has" in capsys.readouterr().err  # the first file alone is fine, but for its classes
+    assert "only the data has" in capsys.readouterr().err  # the first file alone is fine, except for its classes
     assert not results.exists()
 
 

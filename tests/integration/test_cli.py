@@ -36,7 +36,7 @@ def _files(folder: Path) -> set[str]:
 
 
 def test_help_is_light() -> None:
-    """What makes a program slow to start is not imported before it is needed."""
+    """Help lists all commands and imports no package that is slow to import."""
     program = (
         "import sys; from mask2former.cli import main; code = main(['--help']);"
         "heavy = {'torch', 'torchvision', 'timm', 'numpy', 'PIL', 'scipy', 'lightning', 'yaml'} & set(sys.modules);"
@@ -156,7 +156,7 @@ def test_a_traceback_is_shown_on_request_only(capsys: pytest.CaptureFixture[str]
     assert main(["inspect", "nothing-here"]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
     for words in (["inspect", "nothing-here", "--debug"], ["--debug", "inspect", "nothing-here"]):
-        assert main(words) == 2  # the exit code says the same
+        assert main(words) == 2  # the exit code is the same
         lines = capsys.readouterr().err.splitlines()
         assert lines[0].startswith("Traceback")
         assert lines[-1].startswith("error: 'nothing-here' is neither")
@@ -192,7 +192,7 @@ def test_recipe_prints_a_complete_run_file(capsys: pytest.CaptureFixture[str]) -
     for run in recipes.run_recipes().values():
         values = run().model_dump(mode="json")
         assert RunConfig.model_validate(values).model_dump(mode="json") == values
-    for name in names[::8]:  # reading and writing YAML takes longer than all else
+    for name in names[::8]:  # reading and writing YAML takes the most time
         assert main(["recipe", name]) == 0
         values = yaml.safe_load(capsys.readouterr().out)
         assert RunConfig.model_validate(values).model_dump(mode="json") == values

@@ -47,7 +47,7 @@ def clip_run(output: Path, dataset: dict[str, object], **model: object) -> RunCo
 
 
 def write_clips(folder: Path, *, annotated: bool = True) -> dict[str, str]:
-    """Two clips of four frames in YouTube-VIS format."""
+    """Write two clips of four frames in YouTube-VIS format."""
     clips = SceneClips(48, num_frames=4, seed=50, length=2)
     videos, annotations = [], []
     for index in range(2):
@@ -244,7 +244,7 @@ def test_wrong_requests_about_clips(
 
 @pytest.mark.long
 def test_evaluate_measures_panoptic_clips(tmp_path: Path, tiny_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Drawn ones, and those of files in VIPSeg's format."""
+    """Drawn clips and those of files in VIPSeg's format are measured with the same metrics."""
     found = []
     drawn = ["--data", "scene-clips", "--task", "panoptic", "--size", "64", "--seed", "7"]
     write_vipseg(tmp_path, SceneClips(64, num_frames=5, seed=7, length=2))

@@ -57,9 +57,9 @@ def test_hadolint_has_nothing_to_say() -> None:
 
 @pytest.mark.slow
 def test_what_the_run_lines_install_serves(tmp_path: Path) -> None:
-    """Those of the CPU image in a fresh environment, but for Debian's packages and users.
+    """The RUN lines of the CPU image, except for Debian's packages and users, install a working command.
 
-    What is installed here is seen from there, so that gigabytes are not downloaded again.
+    Packages installed here are visible in the new environment, so that gigabytes are not downloaded again.
     """
     source = tmp_path / "source"
     source.mkdir()
@@ -96,7 +96,7 @@ def test_cog_reads_what_the_package_needs() -> None:
 
 @pytest.mark.usefixtures("small_overlays")
 def test_cog_s_predictor_gives_the_files_of_predict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the three names of ``cog`` that it uses, since only ``cog`` itself makes values of its inputs."""
+    """The predictor for Cog writes the files of ``predict``; stand-ins replace the three names of ``cog`` it uses."""
 
     def described(**settings: Any) -> Any:
         return settings.get("default")

@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.long, pytest.mark.usefixtures("small_overlays", "unpre
 
 
 def correct_in_label_studio(split: str) -> list[int]:
-    """Every prediction is submitted without its first region and with a new one; returns the regions of each task."""
+    """Submit each prediction with a new region instead of its first; return the number of regions of each task."""
     tasks = json.loads(Path(f"labels/{split}/label-studio-polygons/tasks.json").read_text())
     regions = []
     for number, task in enumerate(tasks):
@@ -39,7 +39,7 @@ def correct_in_label_studio(split: str) -> list[int]:
 
 
 def correct_in_cvat(split: str) -> list[int]:
-    """The same in CVAT's export."""
+    """Do the same in CVAT's export."""
     root = ElementTree.parse(f"labels/{split}/cvat/annotations.xml").getroot()
     shapes = []
     for image in root.iter("image"):
@@ -61,7 +61,7 @@ def commands() -> list[list[str]]:
 
 
 def draw(*splits: str) -> None:
-    """Images that nobody has annotated."""
+    """Write images without annotations."""
     for number, split in enumerate(splits):
         draw_cells(Path("cells"), split, 2 - number, seed=number)
         Path(f"cells/{split}.json").unlink()

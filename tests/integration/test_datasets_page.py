@@ -27,7 +27,7 @@ COMMANDS = [
 
 
 def _shrunk(values: dict[str, Any], output: Path) -> dict[str, Any]:
-    """A recipe with its data and tasks, and the sizes of a test."""
+    """The settings of a recipe, with its data and tasks but the sizes of a test."""
     tiny = run_values(output)
     model = {**tiny["model"], "inference": {**values["model"]["inference"], "short_edge": 64, "long_edge": 96}}
     augmentation = dict(values["data"]["augmentation"])

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.long
 
 
 def values_of(output: Path, strategy: str, max_steps: int = STEPS, **changes: object) -> dict[str, Any]:
-    """With a backbone of which one block is gathered by itself, and frozen norms."""
+    """Settings of a run on two devices with a Swin, one block of which is gathered by itself."""
     trainer = {"max_steps": max_steps, "accelerator": "cpu", "log_interval": 1, "checkpoint_interval": 2}
     trainer |= {"devices": 2, "strategy": strategy}
     values = run_values(output, trainer=trainer, optim__ema_decay=0.9, evaluation={"interval": 3}, **changes)
@@ -37,7 +37,7 @@ def values_of(output: Path, strategy: str, max_steps: int = STEPS, **changes: ob
 
 
 def run(values: dict[str, Any], *, resume: bool = False, rank: Callable[..., None] = ranks.train) -> None:
-    """On two ranks, forked: what is imported stays so."""
+    """Run a function on two ranks, which are forked so that they need not import again."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -53,7 +53,7 @@ def steps_of(output: Path) -> list[int]:
 
 
 def test_two_ranks_train_and_agree(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Also where there is one image to validate on, which one of them gets."""
+    """Two ranks train and validate together, even if there is one validation image, which only one of them gets."""
     trainer = {"max_steps": 2, "accelerator": "cpu", "devices": 2, "log_interval": 1}
     values = run_values(tmp_path / "out", trainer=trainer)
     values["data"]["dataset"]["num_validation"] = 1

@@ -53,7 +53,7 @@ def _ip(*args: str, check: bool = True) -> None:
 
 @pytest.fixture(scope="module")
 def hosts() -> Iterator[None]:
-    """Two namespaces, joined by a cable."""
+    """Two network namespaces, joined by a virtual cable."""
     if (reason := _why_not()) is not None:
         pytest.skip(reason)
     try:
@@ -74,14 +74,14 @@ def hosts() -> Iterator[None]:
 
 
 class Machines:
-    """Commands on the two machines, with what they print; all of them are gone when the block ends.
+    """Commands on the two machines and their outputs; all processes are killed when the block ends.
 
     Args:
-        folder: for the outputs.
-        ranks: of each process the machine and what its launcher has put into the environment.
-        args: of the command line; of some processes others are added.
-        others: by the number of the process.
-        shell: by machine, a command in a mount namespace of each of its processes, before anything else.
+        folder: where outputs are written.
+        ranks: for each process, the machine and the environment variables that its launcher sets.
+        args: arguments of the command.
+        others: further arguments, by the number of the process.
+        shell: by machine, a command that each of its processes runs first, in a new mount namespace.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ def run_file(folder: Path, **changes: object) -> Path:
 
 
 def torchrun(nodes: int = 2, per_node: int = 2) -> list[tuple[int, dict[str, str]]]:
-    """What its agents put into the environment of the processes that they start."""
+    """For each process, its machine and the environment variables that torchrun's agent sets."""
     shared = {"WORLD_SIZE": f"{nodes * per_node}", "LOCAL_WORLD_SIZE": f"{per_node}", "MASTER_ADDR": ADDRESSES[0]}
     shared |= {"MASTER_PORT": PORT}
     return [
@@ -164,7 +164,7 @@ def torchrun(nodes: int = 2, per_node: int = 2) -> list[tuple[int, dict[str, str
 
 
 def slurm() -> list[tuple[int, dict[str, str]]]:
-    """What srun tells four tasks."""
+    """For each of four tasks, its machine and the environment variables that srun sets."""
     job = {"SLURM_JOB_ID": "2517", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "2"}
     job |= {"SLURM_NNODES": "2", "SLURM_NODELIST": ",".join(ADDRESSES), "SLURM_JOB_NAME": "train"}
     return [
@@ -174,7 +174,7 @@ def slurm() -> list[tuple[int, dict[str, str]]]:
 
 
 def by_hand() -> list[tuple[int, dict[str, str]]]:
-    """One command on each machine, which starts the other process."""
+    """For one command on each machine, which starts the second process there, its environment variables."""
     return [(node, {"MASTER_ADDR": ADDRESSES[0], "MASTER_PORT": PORT, "NODE_RANK": f"{node}"}) for node in (0, 1)]
 
 
@@ -183,7 +183,7 @@ def steps_of(out: Path) -> list[int]:
 
 
 def largest_difference(first: Path, second: Path) -> float:
-    """Of a weight."""
+    """The largest difference of a weight between the models of two runs."""
     left, right = load_file(first / "model.safetensors"), load_file(second / "model.safetensors")
     assert left.keys() == right.keys()
     pairs = [(left[name], right[name]) for name in left if left[name].is_floating_point()]
@@ -192,7 +192,7 @@ def largest_difference(first: Path, second: Path) -> float:
 
 @pytest.fixture(scope="module")
 def whole(hosts: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An uninterrupted run."""
+    """The output of an uninterrupted run."""
     folder = tmp_path_factory.mktemp("whole")
     with Machines(folder / "logs", torchrun(), [str(run_file(folder))]) as machines:
         assert machines.end(240) == [0, 0, 0, 0], machines.text()[-6000:]
@@ -220,7 +220,7 @@ def wait_for_steps(folder: Path, count: int, said: Callable[[], str]) -> None:
 
 
 def interrupted(folder: Path) -> str:
-    """A run of which one rank was killed; how that ended is checked. Gives its run file."""
+    """Start a run, kill one rank, check how the others end, and return the run file."""
     file = str(run_file(folder))
     with Machines(folder / "logs", torchrun(), [file]) as machines:
         wait_for_steps(folder, 5, machines.text)
@@ -264,7 +264,7 @@ def test_it_goes_on_with_fewer_ranks(hosts: None, tmp_path: Path) -> None:
 
 
 def test_agents_of_torchrun_end_it_likewise(hosts: None, tmp_path: Path) -> None:
-    """The real one, which stops the neighbours of a process that dies."""
+    """If a process is killed under real agents, which stop its neighbours, the other machine reports it and ends."""
     file, folder = str(run_file(tmp_path)), tmp_path / "logs"
     folder.mkdir()
     logs = [folder / f"{node}.txt" for node in (0, 1)]
@@ -320,7 +320,7 @@ def test_other_settings_on_one_machine_are_noticed(hosts: None, tmp_path: Path) 
 
 
 def test_a_signal_of_the_cluster_ends_all_and_says_how_to_go_on(hosts: None, tmp_path: Path) -> None:
-    """For every task, as SLURM sends it before it takes the machines away."""
+    """Signals to every task, as SLURM sends them before it ends a job, stop the run with a checkpoint."""
     file = str(run_file(tmp_path, trainer={**TRAINER, "max_steps": 10_000}, evaluation={"interval": 10_000}))
     with Machines(tmp_path / "logs", slurm(), [file]) as machines:
         wait_for_steps(tmp_path, 5, machines.text)

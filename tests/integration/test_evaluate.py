@@ -45,7 +45,7 @@ def predictor(tiny_file: Path) -> Predictor:
 
 
 def _official(contents: dict[str, Any], results: Path) -> dict[str, float]:
-    """What the official tool says about a results file."""
+    """The metrics that the official tool computes from a results file."""
     ground_truth = COCO()
     ground_truth.dataset = {"info": {}, **contents}  # pyright: ignore[reportAttributeAccessIssue]
     with contextlib.redirect_stdout(io.StringIO()):
@@ -124,7 +124,7 @@ def test_parts_of_an_evaluation_add_up(predictor: Predictor) -> None:
 
 
 def test_images_are_resized_for_the_model_and_measured_at_their_own_size(predictor: Predictor) -> None:
-    """What a predictor finds is a perfect ground truth, at a size that is not that of the network."""
+    """Predictions used as ground truth have an AP of 100, although the network sees the image at another size."""
     sample = Scenes((150, 200), seed=3, length=1)[0]
     image = np.ascontiguousarray(sample.image[0].permute(1, 2, 0).numpy())
     prediction = predictor(image, "instance")
@@ -138,10 +138,10 @@ def test_images_are_resized_for_the_model_and_measured_at_their_own_size(predict
 
 
 def test_the_results_file_scores_the_same_with_the_official_tool(predictor: Predictor, tmp_path: Path) -> None:
-    ids = {index: 7 * index + 3 for index in range(len(SCENE_CATEGORIES))}  # of a data set that counts otherwise
+    ids = {index: 7 * index + 3 for index in range(len(SCENE_CATEGORIES))}  # ids that are not indices
     samples = Scenes((128, 128), seed=11, length=4)
     cases = list(Cases(samples, ["instance"], SCENE_CATEGORIES, _identity()))
-    # Moved ground truths are predictions of middling quality; scores fall.
+    # Moved ground truths are mediocre predictions; scores fall.
     path = tmp_path / "new" / "results.json"
     evaluation = Evaluation(["instance"], SCENE_CATEGORIES)
     annotations = []
@@ -279,7 +279,7 @@ def test_results_of_every_task_are_written_as_test_servers_take_them(
 
 
 def test_more_detections_than_the_model_is_set_to_give_are_requested(tiny_file: Path, tmp_path: Path) -> None:
-    """Ten queries times fourteen classes can give more than the usual hundred."""
+    """A larger --max-detections gives more detections, up to ten queries times fourteen classes."""
     counts = []
     for limit in ("50", "140"):
         results = tmp_path / f"{limit}.json"
@@ -363,7 +363,7 @@ def test_the_table_of_many_classes_shows_the_best_and_the_worst() -> None:
 
 @pytest.fixture
 def own_data(tmp_path: Path) -> tuple[Path, Path, dict[str, Any]]:
-    """Scenes as somebody's COCO file: other order and ids of classes, one object a crowd, one image empty."""
+    """Write scenes as a user's COCO file: other order and ids of classes, one crowd, one image without objects."""
     folder = tmp_path / "images"
     folder.mkdir()
     things = [item for item in SCENE_CATEGORIES if item.is_thing][::-1]
@@ -525,7 +525,7 @@ def test_objects_beyond_the_limit_are_told(
 
 @pytest.mark.skipif("MASK2FORMER_SHARED" not in os.environ, reason="MASK2FORMER_SHARED names no folder of shared data")
 def test_ground_truths_of_real_images_are_those_of_the_official_tool(tmp_path: Path) -> None:
-    """Polygons, crowds and annotated areas of COCO, with moved objects as predictions."""
+    """With polygons, crowds and annotated areas of COCO, moved objects have the official tool's metrics."""
     root = Path(os.environ["MASK2FORMER_SHARED"]) / "data" / "coco_mini"
     file = root / "annotations" / "instances_val2017.json"
     samples = CocoInstances([(file, root / "val2017")])
@@ -549,7 +549,7 @@ def test_ground_truths_of_real_images_are_those_of_the_official_tool(tmp_path: P
 
 
 def test_images_that_share_a_batch_are_measured_as_those_that_go_alone(predictor: Predictor) -> None:
-    """Of two sizes, so that some wait for others; results and metrics stay in the order of the cases."""
+    """Batches change neither metrics nor the order of cases, here of two sizes, so that some wait for others."""
 
     def measured(batch_size: int) -> tuple[dict[str, float], list[tuple[int | str, int]]]:
         cases = [

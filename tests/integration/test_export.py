@@ -72,13 +72,13 @@ def make_model(num_layers: int, pixel_decoder: MSDeformAttnConfig | FPNConfig = 
 
 @pytest.fixture(scope="module")
 def model() -> Mask2Former:
-    """Of one layer, since a file of three takes half as long again; a slow test has attention to each stride."""
+    """A model of one layer, since a file of three takes half as long again; a slow test attends to each stride."""
     return make_model(1)
 
 
 @pytest.fixture(scope="module")
 def simple_model() -> Mask2Former:
-    """For what OpenVINO makes of a file: without deformable attention, whose operators are those of ONNX.
+    """A model without deformable attention, for tests of what OpenVINO makes of a file.
 
     The packaged models, in slow tests, have it.
     """
@@ -129,7 +129,7 @@ def test_a_predictor_gives_the_results_of_the_model(
 
 
 def _assert_alike(one: Any, other: Any) -> None:
-    """The same result, but for rounding."""
+    """Check that two results are equal within rounding."""
     for name in ("ids", "labels", "masks"):
         if hasattr(one, name):
             here, there = getattr(one, name), getattr(other, name)
@@ -178,7 +178,7 @@ def test_a_file_of_one_size_shows_every_image_in_it(
     assert {note.example for note in notes} == {"100x40"}  # 96x38 pixels for the network, and 64 are the most
     assert "at most 64x96 pixels" in notes[0].message
     _assert_alike(results[0], expected(images[0], "panoptic"))  # which is 64x96 in both
-    for index in (0, 1):  # the second is seen smaller, in a clip as well
+    for index in (0, 1):  # the second is resized to a smaller size, in a clip as well
         [frame] = found.track([images[index]], "panoptic")
         assert frame.panoptic is not None
         np.testing.assert_array_equal(frame.panoptic.ids > 0, results[index].ids > 0)
@@ -368,7 +368,7 @@ def test_the_config_for_triton_is_one_of_its_schema(of_any_size: Exported) -> No
 
 
 def _model_config(written: str) -> Any:
-    """A config as Triton reads it: as its ``inference.ModelConfig``, with the fields and numbers of its .proto file."""
+    """A configuration parsed as Triton's ``inference.ModelConfig``, with the fields and numbers of its .proto file."""
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 
     file = descriptor_pb2.FileDescriptorProto(name="model_config.proto", package="inference", syntax="proto3")
@@ -508,5 +508,5 @@ def test_a_model_of_clips(tmp_path: Path) -> None:
     assert (expected.masks != found.masks).mean() < 2e-3
     np.testing.assert_allclose(expected.scores, found.scores, atol=1e-4)
     fixed = Predictor.from_pretrained(export(model, tmp_path / "fixed.onnx", frames=3, size=(64, 64)).path)
-    assert fixed.clip(frames).size_hw == (60, 90)  # seen at 43x64
+    assert fixed.clip(frames).size_hw == (60, 90)  # resized to 43x64
     assert [frame.index for frame in fixed.track([*frames, *frames], window=3)] == list(range(6))

@@ -43,7 +43,7 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An image in each form that the programs read, and a file with panoptic results."""
+    """An image in each format that the programs read, and an exported file that returns panoptic results."""
     folder = tmp_path_factory.mktemp("page")
     config = ModelConfig(
         backbone=TimmConfig(model="resnet10t", norm="batch", kwargs={"channels": [16, 24, 32, 40]}),
@@ -64,7 +64,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def of_python(folder: Path) -> tuple[np.ndarray, list[tuple[int, float, int]]]:
-    """Ids, and (label, score, area) of the segments."""
+    """The result of the page's Python program: the map of ids, and (label, score, area) of the segments."""
     [block] = [block for block in blocks("python") if "onnxruntime" in block]
     sized = (
         block.replace("(1067, 800)", "(128, 96)").replace("800, 1067", "96, 128").replace(":800, :1067", ":96, :128")
@@ -82,7 +82,7 @@ def of_python(folder: Path) -> tuple[np.ndarray, list[tuple[int, float, int]]]:
     ]
 
 
-@pytest.mark.network  # npm brings the runtime
+@pytest.mark.network  # npm downloads the runtime
 @pytest.mark.skipif(shutil.which("npm") is None or shutil.which("node") is None, reason="needs node and npm")
 def test_javascript(folder: Path, of_python: tuple[np.ndarray, Any]) -> None:
     [page] = blocks("js")

@@ -17,7 +17,7 @@ PAGES = Path(__file__).parents[2] / "docs" / "extend"
 
 
 def run_page(name: str) -> dict[str, Any]:
-    """The names that the Python blocks of a page define, one after the other."""
+    """Run the Python blocks of a page, which has at most 60 lines, and return the names that they define."""
     text = (PAGES / name).read_text(encoding="utf-8")
     assert text.count("\n") <= 60
     names: dict[str, Any] = {}

@@ -24,7 +24,7 @@ from mask2former.config import RunConfig
 
 
 class Files:
-    """A folder with a good image, a good model and a good run file, in which a test makes something wrong."""
+    """A folder with a valid image, model and run file, from which tests make invalid ones."""
 
     def __init__(self, folder: Path, model: Path, run: RunConfig) -> None:
         self.folder = folder
@@ -43,12 +43,12 @@ class Files:
         return str(path)
 
     def cut(self, name: str, share: float) -> str:
-        """The first part of a good image."""
+        """Write the first ``share`` of a valid image."""
         content = (self.folder / name).read_bytes()
         return self.file(f"cut-{name}", content[: int(share * len(content))])
 
     def run_file(self, *changes: tuple[str, Any]) -> str:
-        """The good run file with dotted keys changed."""
+        """Write the valid run file with dotted keys changed."""
         values = self.run.model_dump(mode="json")
         values["output"] = str(self.folder / "run")
         for key, value in changes:
@@ -64,7 +64,7 @@ class Files:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
     def checkpoint(self, *, state: dict[str, torch.Tensor] | None = None, **metadata: str | None) -> str:
-        """The good checkpoint with other weights or header entries; None removes one."""
+        """Write the valid checkpoint with other weights or header entries; None removes one."""
         with safe_open(self.model, "pt") as file:
             header = dict(file.metadata())
         for key, value in metadata.items():
@@ -80,7 +80,7 @@ class Files:
         with safe_open(self.model, "pt") as file:
             return json.loads(file.metadata()["config"])
 
-    # what is typed
+    # commands
 
     def predict(self, *sources: str, **options: Any) -> list[str]:
         given = {"model": self.model, "output": self.output, **options}
@@ -96,7 +96,7 @@ def _option(name: str) -> str:
 
 
 def _huge_png() -> bytes:
-    """The header of a PNG of 100,000 x 100,000 pixels, with hardly any data."""
+    """A PNG whose header states 100,000 x 100,000 pixels, with hardly any data."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -106,7 +106,7 @@ def _huge_png() -> bytes:
 
 
 class _Attack:
-    """Unpickled with full powers, this would leave a folder behind."""
+    """Makes a folder if it is unpickled without restrictions."""
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
@@ -139,7 +139,7 @@ def _folder(files: Files, name: str) -> str:
     return str(files.folder / name)
 
 
-# name: (what is typed, a word that the message contains)
+# name: (the command, a word that the message contains)
 FAULTS: dict[str, tuple[Callable[[Files], list[str]], str]] = {
     # images
     "image: missing": (lambda p: p.predict(str(p.folder / "none.jpg")), "none.jpg"),
@@ -322,6 +322,6 @@ def test_a_broken_image_among_good_ones_is_reported_at_the_end(
 
 
 def test_a_sound_request_for_the_same_files_succeeds(files: Files, capsys: pytest.CaptureFixture[str]) -> None:
-    """Else the faults above would prove nothing."""
+    """Without a fault, a request for these files succeeds; otherwise the faults above would prove nothing."""
     assert main(files.predict(files.good, model=files.checkpoint())) == 0
     assert capsys.readouterr().err == ""

@@ -67,7 +67,7 @@ def test_tracks_are_not_overwritten(here: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_metrics_are_read_for_curves(here: Path) -> None:
-    """All that depends on the version; how they are drawn is in test_report.py."""
+    """Steps that 0.1 counted from 0 are read as steps done; test_report.py tests how metrics are drawn."""
     pytest.importorskip("matplotlib")
     from mask2former.evaluation.curves import read_run
 
@@ -78,7 +78,7 @@ def test_metrics_are_read_for_curves(here: Path) -> None:
 
 @pytest.mark.parametrize("task", ["panoptic", "instance", "semantic"])
 def test_results_count_as_done(here: Path, task: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """They are of this model, these settings and these images; COCO's results are made of them."""
+    """Results of 0.1 for the same model, settings and images are skipped, and COCO files are made from them."""
     folder = here / "results" / task
     before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()}
     again = ["predict", "images", "-o", str(folder), "-m", "tiny.safetensors", "-t", task, "--no-pictures"]

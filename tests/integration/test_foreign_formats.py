@@ -136,7 +136,7 @@ def test_label_studios_yolo_is_refused_with_what_it_lacks(capsys: pytest.Capture
 
 
 def test_a_folder_of_the_old_labelme_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    """``Annotations/COLLECTION/X.xml`` beside ``Images/COLLECTION``."""
+    """``Annotations/COLLECTION/X.xml`` is recognised as the format of the old LabelMe web tool, and refused."""
     Path("data/Annotations/train").mkdir(parents=True)
     Path("data/Annotations/train/a.xml").write_bytes(REFUSED["old.xml"][0])
     assert main(["check-data", "data"]) == 2
@@ -144,7 +144,7 @@ def test_a_folder_of_the_old_labelme_is_named(capsys: pytest.CaptureFixture[str]
 
 
 def test_fiftyones_coco_is_found() -> None:
-    """``labels.json`` beside ``data/``."""
+    """FiftyOne's COCO export, which is ``labels.json`` beside ``data/``, is recognised."""
     image_file(Path("export/data/a.png"))
     square = {"id": 1, "image_id": 1, "category_id": 1, "segmentation": [[5, 5, 15, 5, 15, 15, 5, 15]], "score": 0.9}
     images = [{"id": 1, "file_name": "a.png", "height": H, "width": W, "license": None, "coco_url": None}]

@@ -103,7 +103,7 @@ def test_what_cannot_be_is_refused_in_a_sentence(
 
 
 def geotiff(path: Path) -> None:
-    """Half a metre to a pixel, from 600,000 E 5,700,000 N in UTM zone 33."""
+    """Write a GeoTIFF with half a metre per pixel, whose corner is 600,000 E 5,700,000 N in UTM zone 33."""
     tags = [
         (33550, 12, 3, (0.5, 0.5, 0.0), False),
         (33922, 12, 6, (0.0, 0.0, 0.0, 600_000.0, 5_700_000.0, 0.0), False),

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def build(folder: Path, **environment: str) -> tuple[subprocess.CompletedProcess[str], list[Path]]:
-    """Run the build hook into ``folder``; the tree stays as it is."""
+    """Run the build hook into ``folder``; the source tree does not change."""
     indices = ["--build-lib", str(folder), "--build-temp", str(folder / "temp")]
     command = [sys.executable, "setup.py", "build_ext", *indices]
     run = subprocess.run(

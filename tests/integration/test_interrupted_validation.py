@@ -31,7 +31,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 class KilledError(BaseException):
-    """Nothing of ours catches it."""
+    """Stands for a kill: no code of the package catches it."""
 
 
 def config_of(output: Path, kind: str) -> RunConfig:
@@ -50,7 +50,7 @@ def config_of(output: Path, kind: str) -> RunConfig:
 
 
 def contents(run: Path) -> dict[str, Any]:
-    """All files but the times; of the model, whose header has no order, what is in it."""
+    """The contents of all files except the times; the header of the model, which has no order, is parsed."""
     paths = (path for path in sorted(run.rglob("*")) if path.is_file() and path.name != "times.csv")
     files: dict[str, Any] = {str(path.relative_to(run)): path.read_bytes() for path in paths}
     model = files["model.safetensors"]
@@ -61,7 +61,7 @@ def contents(run: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, dict[str, Any]]]:
-    """An uninterrupted run of a kind: where it was, for the place is in the settings, and what it left."""
+    """A function that returns an uninterrupted run of a kind: its folder, which the settings name, and its files."""
     known: dict[str, tuple[Path, dict[str, Any]]] = {}
 
     def of(kind: str) -> tuple[Path, dict[str, Any]]:
@@ -104,16 +104,16 @@ IN_THE_LAST = (TrainingModule, "validation_step", 6, False)
     ("kind", "moment"),
     [
         ("plain", IN_STEP_TWO),
-        slow("averaged", IN_THE_LAST),  # that averages go on is in test_interruption.py
+        slow("averaged", IN_THE_LAST),  # test_interruption.py resumes averages, too
         slow("plain", IN_THE_LAST),
         slow("plain", (TrainingModule, "on_validation_epoch_end", 2, False)),  # of step 4
         slow("plain", (MetricsLog, "log_metrics", 3, False)),  # measured, but the row is missing
         slow("plain", (KeepCheckpoints, "on_validation_end", 1, False)),  # the row is there, best.ckpt is not
         slow(
             "plain", (KeepCheckpoints, "on_validation_end", 1, True)
-        ),  # best.ckpt is there, and last.ckpt knows nothing
+        ),  # best.ckpt is there, and last.ckpt is not updated
         slow("plain", (MetricsLog, "log_metrics", 2, False)),  # the row of the step before the validation
-        slow("plain", (KeepCheckpoints, "_write_last", 2, True)),  # all is there
+        slow("plain", (KeepCheckpoints, "_write_last", 2, True)),  # everything is there
         slow("plain", (KeepCheckpoints, "_write_last", 6, False)),  # the last state
         slow("averaged", IN_STEP_TWO),
         slow("patient", (TrainingModule, "validation_step", 4, False)),  # the one that stops it

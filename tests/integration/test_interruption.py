@@ -23,7 +23,7 @@ pytestmark = pytest.mark.long
 
 
 def train_on_two_ranks(run_file: Path, code: str, seconds: float = 120) -> tuple[int, str]:
-    """Train after some code in each rank; the exit code, and what was printed."""
+    """Train on two ranks that run ``code`` first; return the exit code and what was printed."""
     program, log = run_file.with_name("program.py"), run_file.with_name("log.txt")
     start = "from mask2former.cli import main\nif __name__ == '__main__': raise SystemExit(main())\n"
     program.write_text(f"{code}\n{start}")
@@ -53,7 +53,7 @@ def same_weights(first: Path, second: Path) -> bool:
 
 
 def kill_and_resume(folder: Path, whole: Path, after_rows: int) -> None:
-    """Kill a run once its table has so many rows, resume it, and compare with the uninterrupted run."""
+    """Kill a run once its table has ``after_rows`` rows, resume it, and compare with the uninterrupted run."""
     run_file, log = write(folder, **RUN), folder / "log.txt"
     process = Started(["train", str(run_file)], log)
     deadline = time.monotonic() + 200
@@ -103,7 +103,7 @@ def test_killed_at_any_step(tmp_path: Path, whole: Path, seed: int) -> None:
 
 
 def test_a_rank_that_dies_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lightning looks after its ranks in a thread, here every tenth of a second and not every five seconds."""
+    """If a rank fails, the run ends with its error; Lightning checks ranks every 0.1 s here instead of every 5 s."""
     monkeypatch.setattr(launcher, "subprocess", SimpleNamespace(Popen=Rank))
     monkeypatch.setattr(observer._ChildProcessObserver.__init__, "__defaults__", (0.1,))
     trainer = {"max_steps": 1000, "accelerator": "cpu", "devices": 2, "log_interval": 1}

@@ -31,7 +31,7 @@ QUERIES = "transformer_decoder.query_features.weight"
 
 @pytest.fixture
 def web(tiny_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """A zoo with ``lab/tiny`` on a server."""
+    """A server with the weights of ``lab/tiny``, which is the only model of the zoo."""
     for name in ("MASK2FORMER_OFFLINE", "HF_HUB_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
     data = tiny_file.read_bytes()
@@ -80,7 +80,7 @@ def test_models_lists_all_with_their_facts(capsys: pytest.CaptureFixture[str], m
         assert row["url"].startswith("https://")
         assert row["source"].startswith("https://")
         assert row["license"]["name"]
-        assert row["metrics"] or row["provider"] == "ssseg"  # two of whose figures were never printed
+        assert row["metrics"] or row["provider"] == "ssseg"  # two of its metrics were never published
     (row,) = (row for row in rows if row["name"] == "coco-panoptic/swin-l")
     assert row["metrics"] == {"PQ": 57.8, "AP": 48.6, "mIoU": 67.4}
     assert (row["queries"], row["path"], row["license"]["commercial"]) == (200, None, False)
@@ -157,7 +157,7 @@ def test_models_fits_a_narrow_terminal(capsys: pytest.CaptureFixture[str], monke
         table = [line for line in lines if line.partition(" ")[0] in known]
         assert len(table) == len(known)
         assert max(map(len, table)) <= columns
-        assert len({len(line.removesuffix("  x")) for line in table}) == 1  # the columns of sizes end at one place
+        assert len({len(line.removesuffix("  x")) for line in table}) == 1  # sizes are aligned on the right
     assert any("PQ 57.8, AP 48.6, mIoU 67.4" in line for line in table)
 
 
@@ -208,7 +208,7 @@ def test_an_interrupted_download_is_kept_and_goes_on(
                     return os.kill(os.getpid(), signal.SIGINT)
                 time.sleep(0.02)
 
-        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it from birth
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs start with it ignored
         waiting = threading.Thread(target=interrupt)
         waiting.start()
         try:
@@ -227,7 +227,7 @@ def test_an_interrupted_download_is_kept_and_goes_on(
 def test_training_starts_from_a_name(
     web: Server, tmp_path: Path, tiny_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Other classes, more queries: the run says what is newly initialised, and the license travels into the result."""
+    """A run with more queries says how many are newly initialised; the result keeps the license of the weights."""
     pytest.importorskip("lightning")
     values = run_values(tmp_path / "run", trainer={**SHORT, "max_steps": 1}, optim={"lr": 1e-12})
     config = checkpoints.open_checkpoint(tiny_file).info.to_dict()["config"]
@@ -260,7 +260,7 @@ COMPLETED = {
 
 
 def test_names_complete_in_the_shell() -> None:
-    """In a process that knows nothing yet, as the shell starts one for each."""
+    """Names are completed without importing torch, since the shell starts a new process each time."""
     program = (
         "import os, sys; from mask2former.cli import main\n"
         "for line in sys.argv[1:]:\n"

@@ -9,7 +9,7 @@ import pytest
 
 from mask2former.cli import main
 
-# module that is missing, its extra, a command that is right but for that, what is wrong in another one, words on that
+# the missing module, its extra, a command that is right otherwise, words that make it wrong, and the message on those
 RUN = "output: out"
 COMMANDS = [
     ("lightning", "train", ["train", "run.yaml"], ["seed=x"], "override 'seed=x': 'seed' is 'x'"),

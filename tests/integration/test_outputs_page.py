@@ -19,7 +19,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "outputs.md").read_text(encoding="u
 
 
 def _named(text: str, heading: str) -> list[str]:
-    """What is set in code in the first cells of the table below a heading."""
+    """The code words in the first column of the table below a heading."""
     table = text.partition(heading)[2].partition("\n\n")[0]
     return re.findall(r"`(\w[\w-]*)`", "".join(line.split("|")[1] for line in table.splitlines() if "|" in line))
 
@@ -37,7 +37,7 @@ def test_the_page_names_every_column() -> None:
     assert re.findall(r"`(\w+)`", text) == columns
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # of supervision, that it does without OpenCV
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of supervision, about missing OpenCV
 def test_the_example_does_what_it_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

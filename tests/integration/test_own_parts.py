@@ -52,7 +52,7 @@ class Pyramid(nn.Module):
 
 
 class Sums(nn.Module):
-    """A pixel decoder: from the top down."""
+    """A pixel decoder that adds up maps from the coarsest to the finest."""
 
     def forward(self, maps: list[Tensor]) -> PixelFeatures:
         found = [maps[3]]
@@ -62,7 +62,7 @@ class Sums(nn.Module):
 
 
 class Pooled(nn.Module):
-    """A transformer decoder with an attention of its own: each query looks at the mean of the coarsest map."""
+    """A transformer decoder in which each query attends to the mean of the coarsest map."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class Pooled(nn.Module):
 
 
 def area(matched: MatchedDepth) -> Tensor:
-    """A loss term: masks of the right size."""
+    """A loss term on the areas of masks."""
     logits, targets, _ = matched.sampled
     return (logits.sigmoid().mean(1) - targets.mean(1)).abs().sum() / matched.num_masks
 

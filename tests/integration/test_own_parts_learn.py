@@ -29,7 +29,7 @@ def small() -> Mask2Former:
     values["pixel_decoder"] |= sizes | {"mask_dim": DIM, "num_layers": 1}
     values["transformer_decoder"] |= sizes
     model = build_model(ModelConfig.model_validate(values), len(SCENE_CATEGORIES))
-    model.info = replace(model.info, architecture=None, categories=SCENE_CATEGORIES)  # it has a part of its own
+    model.info = replace(model.info, architecture=None, categories=SCENE_CATEGORIES)  # it has custom parts
     return model
 
 
@@ -46,7 +46,7 @@ class Patches(nn.Module):
 
 
 class Mixer(nn.Module):
-    """A pixel decoder: every map to one width, and the mean of them all at stride 4."""
+    """A pixel decoder that projects every map to one width, with the mean of them all at stride 4."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class Mixer(nn.Module):
 
 
 class Nearest(nn.Module):
-    """A kind of attention: by distance between query and key."""
+    """A kind of attention with weights by the distance between query and key."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class Nearest(nn.Module):
 
 
 def centre(matched: MatchedDepth) -> Tensor:
-    """A loss term: the mean logits inside and outside are apart."""
+    """A loss term that separates the mean logits inside and outside."""
     logits, targets, _ = matched.sampled
     return F.softplus(1 - (logits * (2 * targets - 1)).mean(1)).sum() / matched.num_masks
 
@@ -92,7 +92,7 @@ def with_attention(model: Mask2Former) -> None:
 
 
 def with_loss_term(model: Mask2Former) -> None:
-    """It is the criterion's."""
+    """Change nothing: the loss term is part of the criterion."""
 
 
 @pytest.mark.parametrize(

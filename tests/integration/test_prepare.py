@@ -19,7 +19,7 @@ from scipy.io import savemat
 from mask2former.dataset_tools.prepare import dataset_names, prepare
 from mask2former.errors import UserError
 
-# pycocotools' own: its decoder lags behind numpy.
+# Of pycocotools, whose decoder uses an old interface of NumPy.
 pytestmark = pytest.mark.filterwarnings("ignore:.*copy keyword.*:DeprecationWarning")
 
 
@@ -52,7 +52,7 @@ def box_of(mask: np.ndarray) -> list[int]:
 
 
 def write_ade(root: Path, numbers: tuple[int, ...] = (1, 2)) -> tuple[np.ndarray, np.ndarray]:
-    """Wall, sky and a bed that only the label map has; two mirrors (with numbers 2 and 9), partly over the wall."""
+    """Write maps: wall, sky and a bed only in the label map; two mirrors (numbers 2 and 9), partly over the wall."""
     labels = np.zeros((6, 8), dtype=np.uint8)
     labels[:3], labels[3:5], labels[5, :3] = 3, 1, 8  # sky, wall, bed; the rest of the last row is 0
     objects = np.zeros((6, 8, 3), dtype=np.uint8)
@@ -202,7 +202,7 @@ def test_stuff_label_maps(tmp_path: Path) -> None:
 
 
 def write_matlab_7_3(path: Path, labels: np.ndarray) -> None:
-    """HDF5 behind a header, columns first."""
+    """Write a MATLAB 7.3 file, which is HDF5 after a header, with columns first."""
     h5py = pytest.importorskip("h5py")
     with h5py.File(path, "w", userblock_size=512) as file:
         file["S"] = labels.T
@@ -249,7 +249,7 @@ def test_broken_matrices_are_named(tmp_path: Path, damage: str) -> None:
 
 
 def write_city(root: Path) -> np.ndarray:
-    """Road, a car, a group of cars, a caravan (not evaluated), the border of the image, a bridge."""
+    """Write ids of road, two cars, a group of cars, a caravan (not evaluated), the image's border and a bridge."""
     instances = np.zeros((6, 8), dtype=np.uint16)
     instances[3:], instances[1, 1:3], instances[1, 4:6], instances[4, 2:4] = 7, 26000, 26, 26012
     instances[0], instances[5, 6:], instances[2, 7] = 3, 29001, 15
@@ -396,7 +396,7 @@ def test_real_cityscapes_files_give_the_published_panoptic_file(tmp_path: Path) 
 
 
 def test_real_ade_objects_come_back(tmp_path: Path) -> None:
-    """Object PNGs drawn from the derived annotations of the three training images give these annotations."""
+    """PNGs drawn from the derived objects of the three training images are converted to objects with the same masks."""
     source = shared() / "ade_mini" / "ADEChallengeData2016"
     given = json.loads((source / "instance_training.json").read_text())
     folder = tmp_path / "ADEChallengeData2016"

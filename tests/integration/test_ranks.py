@@ -21,7 +21,7 @@ pytestmark = pytest.mark.long
 
 def test_one_rank_without_targets(tmp_path: Path) -> None:
     """Both ranks take part in every reduction, and the result is the mean of what each would compute alone."""
-    mp.start_processes(ranks.run, (str(tmp_path),), nprocs=2, start_method="fork")  # what is imported stays so
+    mp.start_processes(ranks.run, (str(tmp_path),), nprocs=2, start_method="fork")  # forks need not import
     together = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     alone = []
     for counts in ranks.COUNTS:
@@ -50,7 +50,7 @@ def test_a_rank_without_objects_has_no_pilots_and_the_same_gradients(tmp_path: P
     "kind", ["swin", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("pilots", "encoder-only"))]
 )
 def test_two_ranks_that_share_the_weights_learn_what_one_learns(kind: str, tmp_path: Path) -> None:
-    """Moments, clipping, averages and what is stored are those of a model that is whole, on both images at once."""
+    """Moments, clipping, averages and stored states are those of a whole model that is trained on both images."""
     mp.start_processes(ranks.sharded, (str(tmp_path), kind), nprocs=2, start_method="fork")
     first, second = (torch.load(tmp_path / f"s{rank}.pt", weights_only=True) for rank in (0, 1))
     model = ranks.MODELS[kind]()
@@ -71,7 +71,7 @@ def test_two_ranks_that_share_the_weights_learn_what_one_learns(kind: str, tmp_p
     for found in (first["end"], second["end"]):
         torch.testing.assert_close(found["model"], dict(model.state_dict()), rtol=0, atol=5e-4)
         torch.testing.assert_close(found["average"], average.values, rtol=0, atol=5e-4)
-    for kind in ("model", "average"):  # going on changes nothing
+    for kind in ("model", "average"):  # resuming changes nothing
         assert all(torch.equal(first["same"][kind][name], first["end"][kind][name]) for name in first["end"][kind])
 
 

@@ -35,7 +35,7 @@ KINDS = {  # number of images in training and validation
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Official layouts that link to the images; a split that is not there is the other one."""
+    """Official layouts made of links to the sample data; a missing split is replaced by the other one."""
     data = Path(os.environ["MASK2FORMER_SHARED"]) / "data"
     coco, streets = tmp_path / "coco", tmp_path / "cityscapes"
     (coco / "annotations").mkdir(parents=True)

@@ -36,7 +36,7 @@ def test_the_examples_of_a_page(page: Path, tmp_path: Path, monkeypatch: pytest.
 
 
 class _Writer(doctest.DocTestRunner):
-    """Keeps what each example gives."""
+    """Records the output of each example."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class _Writer(doctest.DocTestRunner):
 
 
 def _written(page: Path) -> str:
-    """The page with outputs as they are now."""
+    """The page with the current outputs of its examples."""
     examples, writer = _examples(page), _Writer()
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         writer.run(examples, out=lambda text: None, clear_globs=False)

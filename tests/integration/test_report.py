@@ -36,7 +36,7 @@ HOSTILE = '<script>alert("x")</script> {{ 7 * 7 }} & \'"'
 
 
 class Page(HTMLParser):
-    """Tags with their attributes, visible text, and whether all tags were closed in order."""
+    """The tags of a page with their attributes, and its visible text; tags must be closed in order."""
 
     VOID = ("meta", "img", "br", "path", "polyline", "input")
 

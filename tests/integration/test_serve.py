@@ -38,7 +38,7 @@ CONFORMS = ("status_code", "content_type", "response_schema")
 
 @dataclass
 class Served:
-    """A service in a process of its own."""
+    """A service in a separate process."""
 
     process: subprocess.Popen[str]
     port: int
@@ -94,7 +94,7 @@ def test_a_model_is_served_until_it_is_asked_to_stop(tmp_path: Path) -> None:
         assert result["segments"] == expected["segments"]
         assert result["model"] == "scenes-tiny"
 
-        # A request whose body is still on its way when the end comes is finished.
+        # A request whose body is still arriving when the service is stopped is completed.
         connection = socket.create_connection(("127.0.0.1", service.port))
         content = path.read_bytes()
         head = f"POST /v1/predict HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nContent-Type: image/png\r\n"
@@ -165,7 +165,7 @@ def test_without_its_extra_the_command_says_what_to_install(
 def test_whatever_the_description_allows_or_forbids_is_replied_to_in_its_own_words(
     tiny_file: Path, tmp_path: Path
 ) -> None:
-    """schemathesis makes requests from the OpenAPI document, good ones and malformed ones."""
+    """Valid and malformed requests that schemathesis makes from the OpenAPI document get replies that conform to it."""
     pytest.importorskip("schemathesis")
     with served(tiny_file, tmp_path, "--device", "cpu", "--max-megabytes", "1") as service:
         url = f"http://127.0.0.1:{service.port}"
@@ -207,7 +207,7 @@ def test_replicas_on_ray_serve_until_one_is_killed_and_after(tiny_file: Path, tm
         ask_many(8)
         assert [status for _, status, _ in replies] == [200] * 8
         assert service.send("GET", "/v1/models", Authorization="Bearer guess")[0].status == 401
-        assert service.send("GET", "/metrics")[0].status == 404  # each replica would tell its own
+        assert service.send("GET", "/metrics")[0].status == 404  # each replica would report only its own
         clients = [threading.Thread(target=ask_many, args=(40,)) for _ in range(3)]
         for client in clients:
             client.start()
@@ -220,7 +220,7 @@ def test_replicas_on_ray_serve_until_one_is_killed_and_after(tiny_file: Path, tm
         assert len(replies) == 8 + 3 * 40  # each request got a reply
         good = [(number, body) for number, status, body in replies if status == 200]
         assert all(body["results"][0]["segments"] == expected[number] for number, body in good)
-        assert len(replies) - len(good) <= 3  # those that the killed one had: one of each client
+        assert len(replies) - len(good) <= 3  # those in the killed replica: one for each client
         end = time.monotonic() + 90
         while len(replicas_below(service.process.pid)) < 2:
             assert time.monotonic() < end, "no new replica"
@@ -230,7 +230,7 @@ def test_replicas_on_ray_serve_until_one_is_killed_and_after(tiny_file: Path, tm
 
 
 def replicas_below(pid: int) -> list[int]:
-    """Processes of replicas that Ray has started for a process of ours."""
+    """Processes of replicas that Ray has started for this process."""
     parents, found = {}, []
     for folder in Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError, IndexError):

@@ -23,12 +23,12 @@ DOCS = ROOT / "docs"
 README = ROOT / "README.md"
 PAGES = [README, *sorted(DOCS.rglob("*.md"))]
 SUFFIXES = (".json", ".md", ".onnx", ".safetensors", ".xml", ".yaml", ".bin")  # of file names
-OTHERS = {"data.image"}  # that look like settings: a key of Label Studio's tasks
+OTHERS = {"data.image"}  # not a setting, but a key of Label Studio's tasks
 GENERATED = {"commands.md", "recipes.md"}  # by docs/scripts/hooks.py
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads ``mkdocs.yml``, whose tag for variables of the environment is its own."""
+    """Reads ``mkdocs.yml``, which has a tag for environment variables."""
 
 
 _Loader.add_constructor("!ENV", lambda loader, node: None)
@@ -68,7 +68,7 @@ def _program() -> Any:
 
 
 def _commands(page: Path) -> Iterator[str]:
-    """The lines of code blocks and the words in backquotes that are commands of ours."""
+    """The mask2former commands in the code blocks of a page and in the last columns of its tables."""
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
     for block in re.findall(r"^```sh\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE):
         parts = (part.strip() for line in block.splitlines() for part in re.split(r"&&| \| ", line))
@@ -100,7 +100,7 @@ def test_the_readme_fits_on_a_screen_and_its_links_lead_somewhere() -> None:
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The configurations that a field may hold."""
+    """The configuration classes that an annotation contains."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for part in get_args(annotation):
@@ -108,8 +108,8 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def _is_setting(names: list[str], models: list[type[BaseModel]]) -> bool:
-    """Whether some of ``models`` has a setting of that path."""
-    if not models:  # plain values, whose keys are their own
+    """Whether one of ``models`` has a setting with this path."""
+    if not models:  # a plain mapping, which may have any keys
         return True
     fields = [model.model_fields[names[0]] for model in models if names[0] in model.model_fields]
     if len(names) == 1 or not fields:

@@ -19,11 +19,11 @@ from mask2former.models.mask2former import Mask2Former
 from mask2former.training.run import train
 from mask2former.training.run_file import read_run
 
-# Lightning looks at its own batches in a way that PyTorch has deprecated, and gives advice as warnings.
+# Lightning inspects its batches in a way that PyTorch has deprecated, and gives advice as warnings.
 
 
 def timm_folder(folder: Path, **pretrained: str) -> dict[str, torch.Tensor]:
-    """A model of timm as it lies on the hub."""
+    """Write a timm model, laid out as on the hub, and return its entries."""
     channels: dict[str, Any] = {"channels": [8, 16, 16, 16]}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
@@ -50,7 +50,7 @@ def test_training_starts_from_a_backbone(tmp_path: Path, capsys: pytest.CaptureF
     architecture = trained.info.known_architecture
     assert architecture.backbone == TimmConfig(model="resnet10t", kwargs={"channels": [8, 16, 16, 16]})
     assert trained.mean == architecture.pixel_mean == (127.5, 127.5, 127.5)
-    again = parse(RunConfig, read_run_file(tmp_path / "run" / "run.yaml"), "run.yaml")  # says it all
+    again = parse(RunConfig, read_run_file(tmp_path / "run" / "run.yaml"), "run.yaml")  # which is complete
     assert again.model.architecture == architecture
 
     values["output"] = str(tmp_path / "other")

@@ -81,12 +81,12 @@ def test_a_run_leaves_what_the_contract_says(finished_run: Finished) -> None:
 
 @quick
 def test_resumed_equals_uninterrupted(tmp_path: Path, finished_run: Finished) -> None:
-    """The best weights; of averaged ones, runs that are killed say the same."""
+    """A resumed run has the best weights of an uninterrupted one; killed runs are tested with averaged weights."""
     begun = finish(config_of(tmp_path, trainer={**SHORT, "max_steps": 2}))
     losses = r"loss [\d.]+ \(ce [\d.]+, mask [\d.]+, dice [\d.]+\); [\d.]+ s per step, \d+:\d\d:\d\d left"
     assert re.search(rf"^step 2 of 2: {losses}$", begun.shown, re.MULTILINE)
     assert re.search(r"^validation after step 2: panoptic/PQ [\d.]+ \(0:\d\d:\d\d\)$", begun.shown, re.MULTILINE)
-    assert "\r" not in begun.shown  # what is no terminal gets lines
+    assert "\r" not in begun.shown  # without a terminal there are lines
     resumed = finish(config_of(tmp_path), resume=True)
     # Progress counts the steps of all parts, with the time left.
     assert re.search(rf"^step 3 of 4: {losses}$", resumed.shown, re.MULTILINE)
@@ -208,7 +208,7 @@ def test_another_class_list_and_query_count(
 
 @quick
 def test_gradient_checkpointing_changes_nothing(tmp_path: Path, finished_run: Finished) -> None:
-    """Gradients neither, which the losses of the second step show; validation sees each batch twice in its norms."""
+    """Losses and gradient norms of two steps agree; metrics would not, since batch norms see each batch twice."""
     trainer = {**SHORT, "max_steps": 2, "gradient_checkpointing": True}
     train(config_of(tmp_path / "saving", trainer=trainer, evaluation={"interval": 9}))
     steps = [[row for row in table(run) if row["loss"]][:2] for run in (finished_run.folder, tmp_path / "saving")]
@@ -277,7 +277,7 @@ _CLIPS = {**SCENE_CLIPS, "clip_length": 4, "image_size": [48, 64], "num_validati
             {},
             {"trainer__precision": "bf16", "trainer__channels_last": True, "optim__ema_decay": 0.5},
         ),
-        # Slow: these settings one by one; that the best row is taken where nothing is averaged is in the last two.
+        # Slow: these settings one by one; in the last two nothing is averaged, and the best row is taken.
         pytest.param(TASKS, _OTHER_SIZE, {}, {"trainer__channels_last": True}, marks=pytest.mark.slow),
         pytest.param(
             TASKS, _OTHER_SIZE, {}, {"trainer__precision": "bf16", "optim__ema_decay": 0.5}, marks=pytest.mark.slow
@@ -319,7 +319,7 @@ def test_a_run_measures_what_evaluate_measures(
         logged = row.get(name) or None
         assert (logged is None) == (value is None), name
         assert value is None or np.float32(logged) == np.float32(value), name  # what is logged is float32
-    assert "in validation" in capsys.readouterr().out  # what it takes is predicted, too
+    assert "in validation" in capsys.readouterr().out  # its memory is estimated, too
 
 
 @pytest.mark.long
@@ -347,7 +347,7 @@ def test_the_score_threshold_is_chosen_on_validation_and_stored_with_the_model(t
 def test_a_run_whose_images_are_resized_for_prediction_alone_says_so(
     tmp_path: Path, short_edge: int, expected: bool
 ) -> None:
-    """Among the remarks, which a run prints before its first step."""
+    """One of the remarks, which a run prints before its first step, says by how much objects appear larger."""
     values = run_values(tmp_path / "run")
     values["model"]["inference"] |= {"short_edge": short_edge}
     remarks = DataModule(parse(RunConfig, values, "test")).remarks()
@@ -400,7 +400,7 @@ def test_another_run_is_not_overwritten(tmp_path: Path, one_step: Finished, monk
     start = config.model_copy(update={"model": config.model.model_copy(update={"init": str(weights)})})
     with pytest.raises(KeyboardInterrupt):
         train(start, overwrite=True)
-    assert weights.read_bytes() == there  # what a run starts from stays until it is done
+    assert weights.read_bytes() == there  # weights that a run starts from are kept until it is done
     (tmp_path / "run" / "checkpoints" / "last.ckpt").write_bytes(b"another run was here")
     with pytest.raises(KeyboardInterrupt):
         train(config, overwrite=True)
@@ -410,7 +410,7 @@ def test_another_run_is_not_overwritten(tmp_path: Path, one_step: Finished, monk
 @pytest.mark.long
 @quick
 def test_two_scenes_are_overfitted(tmp_path: Path) -> None:
-    """The whole chain can learn: on two scenes the panoptic quality, about 89, passes 80; untrained it is 0."""
+    """A model trained on two scenes has a panoptic quality above 80 on them (about 89; 0 if it is not trained)."""
     values = run_values(tmp_path / "run")
     values["model"]["backbone"]["kwargs"] = {"channels": [16, 32, 64, 128]}
     values["model"]["pixel_decoder"] |= {"dim": 64, "mask_dim": 64, "num_heads": 4, "feedforward_dim": 128}
@@ -480,7 +480,7 @@ def test_a_file_that_does_not_say_enough_to_start_from(tmp_path: Path) -> None:
 
 @quick
 def test_a_step_that_cannot_be_taken_is_numbered_like_those_before_it(tmp_path: Path) -> None:
-    """The first one is step 1, as in the table of metrics."""
+    """Steps are counted from 1, as in the table of metrics: one that fails after the first is step 2."""
     config = config_of(tmp_path / "run", trainer=SHORT, optim={"lr": 1e30, "warmup_steps": 0})
     with pytest.raises(FloatingPointError, match=r"^step 2: .*failed-step-2\.pt"):
         train(config)

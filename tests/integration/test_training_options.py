@@ -96,7 +96,7 @@ def test_classes_of_the_same_name_go_on_with_what_they_have_learned(
 def test_what_is_frozen_keeps_weights_and_statistics_and_can_be_set_free(
     tmp_path: Path, finished_run: Finished, resumed: bool
 ) -> None:
-    """The backbone has batch norm, which would follow the images."""
+    """Frozen parts keep their weights and statistics (the backbone has batch norm), and learn if freeze is left out."""
     init = finished_run.result.model
     frozen: dict[str, Any] = {"freeze": ["backbone", "transformer_decoder.query_features"]}
 
@@ -143,7 +143,7 @@ def test_class_weights_change_the_class_loss_alone(tmp_path: Path, finished_run:
 
 
 @pytest.mark.parametrize(
-    "calls",  # after two steps; after the first case of the validation behind them
+    "calls",  # after two steps; after the first case of the validation that follows
     [pytest.param(3, marks=pytest.mark.slow), pytest.param(5, marks=pytest.mark.long)],
 )
 def test_a_run_whose_time_is_over_goes_on_where_it_was(
@@ -171,7 +171,7 @@ def test_a_run_whose_time_is_over_goes_on_where_it_was(
 
 
 def write_labels(folder: Path) -> dict[str, Any]:
-    """Eight scenes with their label maps; the data set's settings, without validation."""
+    """Write eight scenes with their label maps; return the settings of the data set, without validation."""
     scenes = Scenes((48, 48), 0, 8)
     for index in range(len(scenes)):
         annotated = scenes.annotated(index)
@@ -185,7 +185,7 @@ def write_labels(folder: Path) -> dict[str, Any]:
 
 
 def semantic_run(output: Path, dataset: dict[str, Any]) -> dict[str, Any]:
-    """Settings of a run of one step."""
+    """Settings of a semantic run of one step."""
     data = {"dataset": dataset, "batch_size": 2, "num_workers": 0}
     evaluation = {"tasks": ["semantic"], "monitor": "semantic/mIoU", "interval": 1, "num_images": 0}
     values = run_values(output, data=data, evaluation=evaluation, trainer={**SHORT, "max_steps": 1})
@@ -196,7 +196,7 @@ def semantic_run(output: Path, dataset: dict[str, Any]) -> dict[str, Any]:
 def test_a_part_of_the_data_is_held_back_and_evaluate_measures_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Without validation files; figures of the run and of ``evaluate --data run.yaml`` are the same."""
+    """Without validation files a fold is held back; a run and ``evaluate --data run.yaml`` measure the same on it."""
     values = semantic_run(tmp_path / "run", write_labels(tmp_path))
     values["data"]["validation"] = {"fold": "1 of 2"}
     run = finish(parse(RunConfig, values, "test"))
@@ -214,7 +214,7 @@ def test_a_part_of_the_data_is_held_back_and_evaluate_measures_it(
 
 
 def test_all_data_are_for_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """``dataset.validation: []``: nothing is measured, and everything says so; left out, it is still an error."""
+    """With ``dataset.validation: []`` nothing is measured, and all commands say so; leaving it out is an error."""
     dataset = write_labels(tmp_path)
     values = semantic_run(tmp_path / "run", dataset)
     with pytest.raises(UserError, match=r"data\.dataset\.validation' is missing"):
@@ -246,7 +246,7 @@ def test_thresholds_of_classes_are_stored_with_the_model_and_used_by_predict(
     names = scenes.categories.names
     chosen = {name: 0.0 for name in names[:4]}
     monkeypatch.setattr(Evaluation, "best_threshold", lambda self: 0.95)
-    monkeypatch.setattr(Evaluation, "class_thresholds", lambda self: chosen)  # of two images, chance would choose
+    monkeypatch.setattr(Evaluation, "class_thresholds", lambda self: chosen)  # with two images, chance would decide
     evaluation = {"interval": 1, "choose_threshold": "per-class", "tasks": ["instance"], "monitor": "instance/AP"}
     trainer = {**SHORT, "max_steps": 1}
     run = finish(config_of(tmp_path / "run", evaluation=evaluation, trainer=trainer))
@@ -264,7 +264,7 @@ def test_thresholds_of_classes_are_stored_with_the_model_and_used_by_predict(
     assert isinstance(found, Instances)
     assert len(found) == sum(label < 4 for label in everything.labels) > 0
     assert len(everything) > len(found)
-    assert not len(predictor(image, "instance", score_threshold=1.0))  # of all classes
+    assert not len(predictor(image, "instance", score_threshold=1.0))  # for all classes
     with pytest.raises(UserError, match="class_thresholds names dgo, but the classes are "):
         predictor(image, "instance", class_thresholds={"dgo": 0.5})
     Image.fromarray(image).save(tmp_path / "scene.png")
@@ -329,7 +329,7 @@ def test_a_resumed_run_goes_on_in_the_records_of_the_services(
     "resumed", [pytest.param(False, marks=pytest.mark.long), pytest.param(True, marks=pytest.mark.slow)]
 )
 def test_the_page_does_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resumed: bool) -> None:
-    """Its settings in one run file, and its example with fewer steps and interrupted: nothing is forgotten."""
+    """The page's settings make a run file; its example, with fewer steps, keeps its record when it is resumed."""
     monkeypatch.chdir(tmp_path)
     settings = re.findall(r"\| `((?:\w+\.)+\w+=[^`]+)`", PAGE.read_text())
     assert len(settings) >= 7
@@ -365,7 +365,7 @@ def test_the_page_does_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_the_batch_size_that_fits_is_found_once_and_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished_run: Finished
 ) -> None:
-    """One image in one pass at first; a resumed run keeps that, however much memory there is then."""
+    """With little memory a pass has one image; a resumed run keeps that, however much memory there is then."""
 
     def config(steps: int, micro: int | str = "auto") -> RunConfig:
         name = "auto" if micro == "auto" else "set"

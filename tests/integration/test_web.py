@@ -41,7 +41,7 @@ FAST = 60  # seconds that anything may take on a busy machine
 
 
 class Server:
-    """The page, listening on a free port, in a thread."""
+    """The page on a free port, served in a thread."""
 
     def __init__(self, app: Any) -> None:
         uvicorn = pytest.importorskip("uvicorn")
@@ -96,7 +96,7 @@ def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 class Client:
-    """A visitor without a browser, who speaks to the page as its scripts do."""
+    """A visitor without a browser, who sends the requests of the page's scripts."""
 
     def __init__(self, url: str) -> None:
         self.url, self.session = url, secrets.token_hex(6)
@@ -110,12 +110,12 @@ class Client:
             return json.loads(response.read())
 
     def upload(self, name: str, content: bytes) -> str:
-        """Where the server has put it."""
+        """Upload a file and return its path on the server."""
         head = f'--x\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'
         return self.post("upload", head.encode() + content + b"\r\n--x--\r\n", "multipart/form-data; boundary=x")[0]
 
     def call(self, event: str, data: list[Any], **event_data: Any) -> Any:
-        """What the page shows after an event, or all that the server says of it."""
+        """Trigger an event and return what the page shows then, or the server's whole message if that is nothing."""
         body = {"data": data, "fn_index": self.numbers[event], "session_hash": self.session, "event_data": event_data}
         self.post("queue/join", json.dumps(body).encode(), "application/json")
         address = f"{self.url}/gradio_api/queue/data?session_hash={self.session}"
@@ -133,7 +133,7 @@ class Client:
 
 
 class Browser:
-    """A visitor."""
+    """A visitor with a browser."""
 
     def __init__(self, chrome: Any, url: str, width: int, height: int) -> None:
         self.chrome, self.downloads = chrome, chrome.downloads
@@ -159,7 +159,7 @@ class Browser:
         self.one("#m2f-file input[type=file]").send_keys(str(path))
 
     def result(self, title: str, kind: str = "image") -> list[str]:
-        """The words of the rows, when the result of a file is there."""
+        """Wait for the result of a file and return the text of its rows."""
         self.until(lambda: self.one(".m2f-viewer").get_attribute("data-kind") == kind)
         self.until(lambda: self.one(".m2f-title").text == title)
         if kind == "image":
@@ -167,7 +167,7 @@ class Browser:
         return [line.text for line in self.all(".m2f-list tbody tr")]
 
     def click_at(self, across: float, down: float) -> None:
-        """A click into the image, at shares of its width and height."""
+        """Click into the image, at shares of its width and height."""
         from selenium.webdriver import ActionChains
 
         canvas = self.one(".m2f-frame canvas")
@@ -186,7 +186,7 @@ class Browser:
         return file.read_bytes()
 
     def requested(self) -> set[str]:
-        """The addresses that were asked so far."""
+        """The addresses requested so far."""
         events = [json.loads(entry["message"])["message"] for entry in self.chrome.get_log("performance")]
         return {
             event["params"]["request"]["url"]
@@ -198,7 +198,7 @@ class Browser:
 
 @pytest.fixture
 def scene(tmp_path: Path) -> Path:
-    """A large ball on the left and a house on the right."""
+    """An image with a large ball on the left and a house on the right."""
     path = tmp_path / "my scene.png"
     Image.fromarray(draw_scene(2_000_008, (240, 320)).image).save(path)
     return path
@@ -215,14 +215,14 @@ def test_a_visitor_segments_a_file_points_at_a_segment_and_takes_it_home(
     by_area = sorted(expected.rows(), key=lambda row: -row["area"])
     assert [line.split()[0] for line in rows] == [row["category_name"] for row in by_area]
 
-    # A click says what is there.
+    # A click selects the segment at its position.
     assert expected.categories[expected.segments[int(expected.ids[132, 116]) - 1].label].name == "ball"
     visitor.click_at(116 / 320, 132 / 240)
     assert visitor.one(".m2f-tip strong").text == "ball"
     assert re.fullmatch(r"score \d+% · [\d,]+ px · [\d.]+%", visitor.one(".m2f-tip span").text)
     assert [line.text.split()[0] for line in visitor.all(".m2f-list tr.m2f-on")] == ["ball"]
 
-    # A class is switched off: it is gone from the list and from under the pointer, and comes back.
+    # A class that is switched off disappears from the list and from under the pointer, and can be switched on again.
     chip = next(button for button in visitor.all(".m2f-chip") if button.text.startswith("ball"))
     visitor.press(chip)
     visitor.until(lambda: "1 hidden" in visitor.one(".m2f-summary").text)
@@ -254,7 +254,7 @@ def test_a_visitor_segments_a_file_points_at_a_segment_and_takes_it_home(
     visitor.until(lambda: visitor.chrome.execute_script("return document.querySelector('video').readyState > 1"))
     assert visitor.save("mp4")[4:8] == b"ftyp"
 
-    # Everything came from here, and nothing went wrong in the browser.
+    # Everything came from this server, and the browser reported no error.
     assert all(address.startswith(server.url) for address in visitor.requested())
     assert [entry for entry in visitor.chrome.get_log("browser") if entry["level"] == "SEVERE"] == []
 
@@ -357,7 +357,7 @@ def test_the_command_says_where_the_page_is_and_leaves_nothing(tmp_path: Path) -
         found = re.search(r"the page is at (http://127\.0\.0\.1:\d+) ", line)
         assert found, line + process.communicate()[0]
         assert Client(found[1]).call("choose", ["scenes-tiny", "panoptic"], example=0)["kind"] == "image"
-        for _ in range(2):  # as the impatient do
+        for _ in range(2):  # as impatient users do
             process.send_signal(signal.SIGINT)
             time.sleep(0.1)
         assert (process.communicate(timeout=FAST)[0], process.returncode) == ("stopped\n", 130)
@@ -384,7 +384,7 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_visitors_at_once_get_their_own_results(server: Server, tmp_path: Path) -> None:
-    """Each image has a size of its own, so a mixed-up result would show."""
+    """Visitors at the same time get the results of their own images, which all differ in size."""
 
     def visit(number: int) -> tuple[list[int], list[Any]]:
         seen = []

@@ -42,7 +42,7 @@ LICENSES = {"official": "CC BY-NC 4.0", "mmdet": "Apache-2.0", "mmseg": "Apache-
 
 
 def small(recipe: Recipe) -> Recipe:
-    """The same model, but a thousandth of its size."""
+    """The recipe with a model of a thousandth of its size."""
     config = recipe.model
     sizes = {"dim": 32, "feedforward_dim": 32, "num_layers": 1}
     model = ModelConfig(
@@ -76,7 +76,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         yield server
 
 
-# A ResNet of the published widths is a file of 50 MB that is written, served and compared; every provider has another.
+# A ResNet of the published widths is a file of 50 MB that is written, served and compared; all have others.
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.long] if name.endswith("r50") else []) for name in NAMES]
 )

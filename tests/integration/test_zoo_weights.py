@@ -40,7 +40,7 @@ GOLDEN = ("r50_coco_panoptic", "r50_cityscapes_instance", "video_r50_ytvis2019")
 
 
 class TestZoo:
-    """Serves filled files of the published layout under the published names."""
+    """Serves files in the published layout, filled with generated values, under the published names."""
 
     __test__ = False
 
@@ -103,7 +103,7 @@ def check_golden(model: Mask2Former, case: str) -> None:
 
 @pytest.mark.parametrize(
     "case",
-    # All numbers of all of them are in tests/parity, and the way of a name to a file does not depend on the model.
+    # tests/parity compares all numbers of all cases, and how a name leads to a file does not depend on the model.
     [pytest.param(case, marks=() if case == "r50_coco_panoptic" else pytest.mark.slow) for case in GOLDEN],
 )
 def test_a_published_model_loads_by_name_and_gives_the_published_numbers(zoo: TestZoo, case: str) -> None:
@@ -140,7 +140,7 @@ def test_every_published_model_loads_by_name(zoo: TestZoo, name: str) -> None:
     cases = [case for case in (*GOLDEN, "swin_tiny_ade_semantic") if golden.SLUGS[case] == name]
     for case in cases:
         check_golden(model, case)
-    if not cases:  # no stored numbers: at least that it answers, with as many queries and classes as published
+    if not cases:  # no stored numbers: at least it predicts, with as many queries and classes as published
         is_clip, row = recipes.recipe(name).is_video, checkpoints.current_zoo()[name]
         with torch.no_grad():
             output = model([torch.zeros((2, 3, 64, 64) if is_clip else (3, 64, 64))], aux_outputs=False)

@@ -15,16 +15,16 @@ __all__ = ["Server", "Tricks", "serve"]
 
 @dataclass
 class Tricks:
-    """What the server does wrong with an answer; the defaults are a well-behaved server."""
+    """What the server does wrong with a reply; by default nothing."""
 
-    status: int = 200  # another one is answered without a file
+    status: int = 200  # any other has a reply without a file
     break_after: int | None = None  # bytes of the body, then the connection is closed
     stall_after: int | None = None  # bytes of the body, then nothing for a while
     announced: int = 0  # more (or fewer) bytes than there are in Content-Length
     content: bytes | None = None  # instead of the file
     etag: str = '"one"'
     ranges: bool = True  # whether Range is understood
-    range_shift: int = 0  # another range than the one asked for
+    range_shift: int = 0  # another range than the requested one
     location: str | None = None  # redirects there
     headers: dict[str, str] = field(default_factory=dict)
     reason: str | None = None  # the status in words
@@ -36,7 +36,7 @@ class Tricks:
 
 @dataclass
 class Server:
-    """Where it listens, and each request so far as (path, Range header)."""
+    """The address of a server, and each request so far as (path, Range header)."""
 
     url: str
     requests: list[tuple[str, str | None]]

@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture(scope="module", autouse=True)
 def emptied_caches(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Functions of the file remember nothing beyond it."""
+    """Clear the caches of the functions of a test file after its last test."""
     yield
     for value in vars(request.module).values():
         if hasattr(value, "cache_clear"):

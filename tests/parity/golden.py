@@ -53,7 +53,7 @@ CRITERIA = (
 )
 _ENCODER, _RES4 = TransformerFPNConfig(num_layers=2), {"source": "res4", "project_source": True}
 _EARLY_NORM = MaskedDecoderConfig(num_layers=3, pre_norm=True, project_inputs=True)
-# What the cases variant_* are of, all with ResNet-50 and 150 classes.
+# The architectures of the cases variant_*, all with ResNet-50 and 150 classes.
 VARIANTS = {
     "masked_decoder_fpn": ArchitectureConfig(pixel_decoder=FPNConfig()),
     "masked_decoder_transformer_encoder_prenorm": ArchitectureConfig(
@@ -118,7 +118,7 @@ def _filled(slug: str) -> Mask2Former:
 
 
 def variant_model(case: str) -> Mask2Former:
-    """The model of a variant with the deterministic weights, in float64 and evaluation."""
+    """The model of a variant with the deterministic weights, in float64 and evaluation mode."""
     with _Undrawn():
         model = build_checked(VARIANTS[case], 150).double().eval()
     state = model.state_dict()
@@ -139,14 +139,14 @@ def _kept_value(published: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def some(key: str, array: np.ndarray) -> tuple[str, np.ndarray]:
-    """What the trimmed file has of an array of a variant, and its name there."""
+    """The part of a variant's array that the trimmed file contains, and its name there."""
     name = key.partition(".")[2] if key.startswith("aux") else key
     step = _VARIANT_STEPS.get(name)
     return (key, array) if step is None else (f"{key}.every{step}th", array[:, ::step])
 
 
 class _Undrawn(TorchFunctionMode):
-    """Draws no initial values, which takes longer than all else and which nobody reads."""
+    """Sets initial values to zero: drawing them takes most of the time, and they are replaced."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in (torch.Tensor.uniform_, torch.Tensor.normal_):

@@ -40,7 +40,7 @@ def _flat(values: Any, name: str) -> dict[str, Any]:
 
 
 def trim(configs: dict[str, Any], *, clips: bool = False) -> dict[str, Any]:
-    """``common`` settings, and for each configuration of images, or of clips, the others, by dotted key."""
+    """The ``common`` settings, and the others of each configuration of images, or of clips, by dotted key."""
     rows: dict[str, dict[str, Any]] = {}
     for path, entry in configs.items():
         if path.startswith("youtubevis") != clips:

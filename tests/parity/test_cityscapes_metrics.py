@@ -27,7 +27,7 @@ NO_CLASS = CATEGORIES.ignore_label
 
 
 def _close(got: float, expected: float | None) -> bool:
-    """Ours in percent; theirs a fraction, null or NaN where undefined."""
+    """Whether our value, in percent, equals theirs, which is a fraction, or null or NaN if it is undefined."""
     if expected is None or math.isnan(expected):
         return math.isnan(got)
     return abs(got - 100 * expected) <= 1e-9
@@ -118,7 +118,7 @@ def _check_pixels(evaluator: CityscapesPixelEvaluator, expected: dict[str, Any])
 
 
 def _scene(generator: np.random.Generator) -> tuple[CityscapesGroundTruth, Instances, SemanticSegmentation]:
-    """Void, stuff, objects of all sizes, groups, objects of a void class, and predictions that are a little off."""
+    """A random scene: void, stuff, objects of all sizes, groups, objects of a void class, and shifted predictions."""
     size = (96, 160)
     ids = np.full(size, 7, dtype=np.int32)
     ids[:30] = generator.choice([0, 3, 23])
@@ -135,7 +135,7 @@ def _scene(generator: np.random.Generator) -> tuple[CityscapesGroundTruth, Insta
             mask[max(top + down, 0) : top + down + height, max(left + right, 0) : left + right + width] = True
             masks.append(mask)
             labels.append(26 if label == 29 else label)
-            scores.append(float(np.round(generator.random(), 1)))  # with equal scores
+            scores.append(float(np.round(generator.random(), 1)))  # with ties
     noisy = np.where(generator.random(size) < 0.2, generator.choice([7, 23, 24, 26, 33], size=size), ids)
     label_ids = np.where(noisy < 1000, noisy, noisy // 1000)
     found = _instances(np.stack(masks) if masks else np.zeros((0, *size), dtype=bool), labels, scores)
@@ -153,7 +153,7 @@ def test_the_official_tools_say_the_same_of_the_files_we_write(
 ) -> None:
     instance_tool, pixel_tool = (_tool(f"{kind}LevelSemanticLabeling") for kind in ("Instance", "Pixel"))
     monkeypatch.setattr(np, "in1d", np.isin, raising=False)  # the tool still calls it by its old name
-    monkeypatch.setattr(instance_tool, "writeDict2JSON", lambda *_: None)  # it knows no integers of numpy 2
+    monkeypatch.setattr(instance_tool, "writeDict2JSON", lambda *_: None)  # it cannot write integers of NumPy 2
     generator = np.random.default_rng(seed)
     built = evaluators(("instance", "semantic"), CATEGORIES, style="cityscapes")
     with (
@@ -197,7 +197,7 @@ def test_the_official_tools_say_the_same_of_the_files_we_write(
 
 
 def _panoptic_scene(generator: np.random.Generator) -> tuple[PanopticGroundTruth, PanopticSegmentation]:
-    """Segments of several classes, void and crowd regions; the prediction is moved and partly of other classes."""
+    """A random map of segments, void and crowds; the prediction is shifted, and some of its classes are others."""
     ids = np.kron(generator.integers(0, 9, (5, 6)), np.ones((8, 8), dtype=np.int64)) * 301  # of two bytes
     things = CATEGORIES.thing_indices
     label_of = {n: int(generator.choice([0, 10, 11, 13])) for n in np.unique(ids).tolist() if n}

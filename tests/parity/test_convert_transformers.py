@@ -77,7 +77,7 @@ def test_transformers_gives_our_logits(tmp_path: Path, backbone: BackboneConfig,
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Mask2Former, Any, Any]:
-    """A model of ours, and the processor and the model that transformers makes of its folder."""
+    """A model, and the processor and the model that transformers loads from its folder."""
     model = small_model(inference=InferenceConfig(tasks=("panoptic",), short_edge=72, long_edge=150))
     folder = folder_of(model, tmp_path_factory.mktemp("both"))
     processor: Any = transformers.AutoImageProcessor.from_pretrained(folder)
@@ -105,7 +105,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Mask2Former, Path]:
 def test_its_preparation_of_images_is_ours_up_to_the_padding(
     both: tuple[Mask2Former, Any, Any], size: tuple[int, int], resized: tuple[int, int]
 ) -> None:
-    """Its processor keeps proportions with ``size_divisor`` 1; padded, as docs/convert.md says, its input is ours."""
+    """With ``size_divisor`` 1 its processor keeps proportions; padded as docs/convert.md says, its input is ours."""
     model, processor, other = both
     rows, columns = np.mgrid[: size[0], : size[1]]
     waves = np.stack([np.sin(rows / 9 + shift) * np.cos(columns / 13) for shift in range(3)], axis=2)
@@ -118,7 +118,7 @@ def test_its_preparation_of_images_is_ours_up_to_the_padding(
     ours = resize_shortest_edge(image, 72, 150)
     expected = model.normalize([torch.from_numpy(ours).permute(2, 0, 1)]).flatten(0, 1)
     assert values.shape == expected.shape
-    assert float((values - expected).abs().max()) < 0.02  # one step of 255, where the two resizers round otherwise
+    assert float((values - expected).abs().max()) < 0.02  # one step of 255, where the two resizers round differently
     with torch.inference_mode():
         theirs = other(pixel_values=values)
         output = model([torch.from_numpy(ours).permute(2, 0, 1)])
@@ -128,7 +128,7 @@ def test_its_preparation_of_images_is_ours_up_to_the_padding(
 
 
 def test_its_preparation_with_a_divisor_stretches(tmp_path: Path) -> None:
-    """Why folders say 1: with the divisor of the files on its hub, 72x96 becomes 96x96."""
+    """Folders have a divisor of 1, because with 32, as in files on its hub, 72x96 becomes 96x96."""
     values = huggingface.preprocessor_of(InferenceConfig(short_edge=72, long_edge=150), 255) | {"size_divisor": 32}
     kind: Any = transformers.Mask2FormerImageProcessor
     stretched = kind(**values)(Image.new("RGB", (640, 480)), return_tensors="pt")["pixel_values"]
@@ -174,7 +174,7 @@ def test_models_of_transformers_give_its_logits_here(tmp_path: Path, kind: str) 
     with pytest.raises(UserError, match="does not say what it was trained for"):
         read(tmp_path / "theirs")
     done = convert(tmp_path / "theirs", tmp_path / "ours.safetensors", tasks=("instance",))
-    if kind == "timm":  # it would ask the hub for a configuration of timm
+    if kind == "timm":  # it would request a configuration of timm from the hub
         assert done.checks == ("every entry was converted",)
     else:
         assert done.checks[0].startswith(f"the logits of transformers {transformers.__version__} agree to ")
@@ -213,7 +213,7 @@ def test_other_logits_are_noticed_and_leave_nothing(tmp_path: Path, monkeypatch:
 def test_a_folder_cannot_make_transformers_fetch_or_load_something_else(
     small: tuple[Mask2Former, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
 ) -> None:
-    """What its configuration asks for beside the architecture is not passed on; nor is the folder."""
+    """Neither the folder nor anything but the architecture in its configuration is passed on to transformers."""
     model, folder = small[0], Path(shutil.copytree(small[1], tmp_path / "folder"))
     config = json.loads((folder / "config.json").read_text()) | change
     (folder / "config.json").write_text(json.dumps(config))

@@ -16,7 +16,7 @@ from mask2former.structures import MaskOutput, Target
 
 
 def replayed(case: str, prefix: str = "rand") -> Callable[[tuple[int, ...]], Tensor]:
-    """Hands out the stored draws in order and insists on their shapes."""
+    """A function that returns the stored draws in order and checks their shapes."""
     draws = iter(sorted(name for name in arrays(case) if name.startswith(prefix)))
 
     def uniform(shape: tuple[int, ...]) -> Tensor:

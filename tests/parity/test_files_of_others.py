@@ -50,7 +50,7 @@ def values(model: str) -> OrderedDict[str, Tensor]:
 
 
 def unfolded(value: Tensor) -> Tensor:
-    """Patches merged channel by channel, columns of a 2x2 block after rows."""
+    """A weight for patches that are merged channel by channel, columns of a 2x2 block after rows."""
     rows = value.reshape(-1, 4, value.shape[-1] // 4)[:, [0, 2, 1, 3], :]
     return rows.transpose(1, 2).reshape(value.shape).contiguous()
 
@@ -73,7 +73,7 @@ def theirs(model: str, column: str, spell: Callable[[str], str]) -> OrderedDict[
 
 
 def of_2(name: str) -> str:
-    """The names of mmdetection 2.x."""
+    """The name of an entry in mmdetection 2.x."""
     part = "encoder" if ".encoder." in name else "decoder" if ".transformer_decoder." in name else ""
     if part == "encoder":
         name = name.replace(".self_attn.", ".attentions.0.")
@@ -89,7 +89,7 @@ def of_mmseg(name: str) -> str:
 
 
 def of_5(name: str) -> str:
-    """What transformers 5.x calls its modules while they run."""
+    """The name of an entry in memory with transformers 5.x."""
     name = name.replace("pixel_level_module.encoder.e", "pixel_level_module.encoder.swin.e")
     if ".encoder.swin." not in name:
         return name

@@ -41,7 +41,7 @@ def _read(name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def _close(got: float, expected: float | None, tolerance: float = 1e-9) -> bool:
-    """Equal in percent; null, and COCO's -1, mean undefined."""
+    """Whether two values in percent are equal; null and COCO's -1 mean undefined."""
     if expected is None or expected == -1:
         return math.isnan(got)
     return abs(got - expected) <= tolerance
@@ -175,7 +175,7 @@ def test_instance_precision_equals_pycocotools_on_random_data(
                 }
             )
             for _ in range(int(generator.integers(0, 3))):
-                score = float(np.round(generator.random(), 1))  # with equal scores
+                score = float(np.round(generator.random(), 1))  # with ties
                 detections.append({**entry, "segmentation": mask_ops.encode(moved[None])[0], "score": score})
     evaluator = InstanceEvaluator(
         Categories.from_dict(ground_truth), max_detections=max_detections, area_limits=area_limits

@@ -98,7 +98,7 @@ def test_logits_of_every_depth(case: str, index: int) -> None:
 
 @pytest.fixture
 def two_threads() -> Iterator[None]:
-    """As many as there were when the tolerance was set: sums in float32 depend on it."""
+    """Use two threads, as when the tolerance was set, since sums in float32 depend on their number."""
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     yield

@@ -81,7 +81,7 @@ def test_semantic_equals_the_published(prediction: Prediction, golden: dict[str,
     np.testing.assert_array_equal(labels, golden["sem_seg.argmax"])
 
 
-# --- the specification, slowly ---------------------------------------------------------------------------------------
+# --- the specification, written out ----------------------------------------------------------------------------------
 
 
 def _resized_logits(prediction: Prediction, output_size: tuple[int, int]) -> Tensor:
@@ -124,7 +124,7 @@ def _panoptic_reference(
 
 
 def _random_prediction(seed: int, image_size: tuple[int, int], dtype: torch.dtype = torch.float64) -> Prediction:
-    """Smooth masks with confident and doubtful classes, stuff that repeats, and queries without object."""
+    """A prediction with smooth masks, certain and uncertain classes, repeated stuff and queries without an object."""
     generator = torch.Generator().manual_seed(seed)
     masks = F.interpolate(torch.randn(1, 30, 5, 6, generator=generator, dtype=dtype), size=(20, 24), mode="bicubic")
     class_logits = 3.0 * torch.randn(30, 10, generator=generator, dtype=dtype)

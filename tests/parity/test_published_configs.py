@@ -110,7 +110,7 @@ def dataset_names(run: RunConfig) -> tuple[str, str]:
 
 
 def published(slug: str, run: RunConfig) -> dict[str, Any]:
-    """A run in the words of the published configurations; what does not matter for it is left out."""
+    """The settings of a run under their published names; those that do not apply to it are left out."""
     recipe = recipes.recipe(slug)
     kind = slug.partition("/")[0].partition("-")[2]
     train, validation = dataset_names(run)
@@ -239,14 +239,14 @@ def clips(run: RunConfig) -> dict[str, Any]:
 
 
 def outputs(run: RunConfig, row: dict[str, Any]) -> None:
-    """The outputs that are switched on, with the two places where we differ on purpose."""
+    """Check which outputs are switched on, with two deliberate differences."""
     on = {task for task in ("panoptic", "instance", "semantic") if row[f"MODEL.MASK_FORMER.TEST.{task.upper()}_ON"]}
     dataset = run.data.dataset
     if (dataset.name, dataset.task) == ("ade20k", "instance"):  # type: ignore[union-attr]
         on = {"instance"}  # all are on, but only instances are measured
     assert set(run.evaluation.tasks) == on
     if "panoptic" in on:
-        on |= {"instance"}  # a panoptic model answers all three, also where that was not measured (Mapillary Vistas)
+        on |= {"instance"}  # a panoptic model predicts all three, even if that was not measured (Mapillary Vistas)
     assert set(run.model.inference.tasks) == on
     assert run.evaluation.monitor.partition("/")[0] == dataset.task  # type: ignore[union-attr]
 

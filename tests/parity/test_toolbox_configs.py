@@ -30,7 +30,7 @@ _PROVIDERS: dict[str, Any] = json.loads((Path(__file__).parents[1] / "data" / "t
 FACTS = {slug: one["common"] | row for one in _PROVIDERS.values() for slug, row in one["rows"].items()}
 SLUGS = [slug for slug in recipes.recipe_names() if slug not in recipes.recipe_names("official")]
 
-# Facts of which there is no setting, since none of these configurations has another value.
+# Facts for which there is no setting, since none of these configurations has another value.
 FIXED = {
     "channels": "RGB",
     "dropout": 0.0,
@@ -40,7 +40,7 @@ FIXED = {
     "resize_library": "OpenCV",
     "tta": False,
 }
-# What no setting expresses: the fact, its value where the recipe differs, and what the deviations say of it.
+# Facts that no setting expresses: name, value where the recipe differs, and a word of the deviations on it.
 NAMED = [
     ("train_fill", 0, "padded"),
     ("train_floats", True, "floats"),
@@ -58,7 +58,7 @@ ELSEWHERE = {"config", "commit", "init", "undecayed", "mean", "std", "drop_last"
 
 
 def facts(slug: str) -> dict[str, Any]:
-    """A recipe in the words of the table; what does not matter for it is left out."""
+    """The settings of a recipe under the names of the table; those that do not apply to it are left out."""
     recipe = recipes.recipe(slug)
     run, inference = recipe.run, recipe.model.inference
     criterion, optim, data = run.criterion, run.optim, run.data
@@ -211,11 +211,11 @@ def test_images_are_normalised_as_there() -> None:
 
 @pytest.mark.parametrize("edges", sorted({tuple(row["test_edges"]) for row in FACTS.values()}))
 def test_images_get_the_size_that_they_have_there(edges: tuple[int, int]) -> None:
-    """One factor for both sides, rounded half up; ours takes two steps as the published code does."""
+    """Sizes by one factor for both sides, rounded half up, are within a pixel of ours, which take two steps."""
     short, long = edges
     for height in range(100, 1100, 37):
         for width in range(100, 2100, 41):
             factor = min(long / max(height, width), short / min(height, width))
             expected = int(height * factor + 0.5), int(width * factor + 0.5)
             found = shortest_edge_size((height, width), short, long)
-            assert max(abs(a - b) for a, b in zip(found, expected, strict=True)) <= 1  # of ties alone
+            assert max(abs(a - b) for a, b in zip(found, expected, strict=True)) <= 1  # only in ties

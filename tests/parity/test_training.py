@@ -86,14 +86,14 @@ def test_published_steps(case: str) -> None:
 
 
 def test_clips_of_a_training_step() -> None:
-    """Targets as published, labels of the last frame included, and then losses and gradients of a whole step."""
+    """Targets of clips, with labels of the last frame, and losses and gradients of a step equal the published ones."""
     case = "train_video_r50_ytvis2019"
     stored, expected = arrays(case), facts(case)
     clips = []
     for index in range(expected["clips"]):
         frames, annotated = [], []
         classes = np.stack([stored[f"clip{index}.frame{frame}.classes"] for frame in range(2)])
-        present = classes != 40  # the published code hands the class "none" over where an object is not annotated
+        present = classes != 40  # the published code gives objects that are not annotated the class "none"
         labels = torch.from_numpy(np.where(present[0], classes[0], classes[1]))
         for frame in range(2):
             image = torch.from_numpy(stored[f"clip{index}.frames"][frame]).permute(2, 0, 1)

@@ -36,7 +36,7 @@ BATCHES = [[(75, 131)], [(150, 61), (129, 33)], [(197, 320)], [(32, 32)]]
 
 
 def reference_model() -> Any:
-    """Every value is moved from its start, so that no branch is silent and no two biases are alike."""
+    """A model whose values are all moved from their initial ones, so that every branch has an effect."""
     backbone, pixel_decoder, decoder = CONFIG.backbone, CONFIG.pixel_decoder, CONFIG.transformer_decoder
     assert isinstance(backbone, SwinConfig)
     assert isinstance(pixel_decoder, MSDeformAttnConfig)
@@ -107,7 +107,7 @@ def compare(output: MaskOutput, expected: Any) -> None:
         torch.testing.assert_close(got.class_logits, wanted["class_queries_logits"], rtol=0, atol=1e-9)
         torch.testing.assert_close(got.mask_logits.squeeze(2), wanted["masks_queries_logits"], rtol=0, atol=1e-9)
 
-    # It says something only where masks block a part of the image and queries differ.
+    # The comparison means something only if masks block a part of the image and queries differ.
     blocked = (output.mask_logits < 0).double().mean()
     assert 0.02 < blocked < 0.98
     assert output.class_logits.std(dim=1).min() > 0.01

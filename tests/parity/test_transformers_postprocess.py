@@ -29,7 +29,7 @@ STUFF = {0, 1}
 
 @dataclass(frozen=True)
 class Ways:
-    """How ``transformers`` differs; all False: as published."""
+    """The ways in which ``transformers`` differs from the published code; all False: as published."""
 
     weighted_areas: bool = False  # the area of a mask is counted after its probabilities were weighted by the score
     no_half_rule: bool = False  # a query gets all pixels that it wins, also those its own mask does not cover
@@ -77,7 +77,7 @@ def panoptic(class_logits: Tensor, mask_logits: Tensor, threshold: float, overla
 
 
 def logits(seed: int) -> tuple[Tensor, Tensor]:
-    """Twelve queries, most of them sure of a class, with blobs and bands for masks."""
+    """Twelve queries, most of them with a confident class, whose masks are blobs and bands."""
     generator = torch.Generator().manual_seed(seed)
     class_logits = 3 * torch.randn((12, len(NAMES) + 1), generator=generator)
     coarse = torch.randn((1, 12, 5, 6), generator=generator)
@@ -118,7 +118,7 @@ def test_their_panoptic_result_with_the_four_undone_equals_ours(seed: int, overl
 
 
 def halves() -> tuple[Tensor, Tensor]:
-    """A cat on the left and a dog on the right, each all over its own mask: the share that is kept is 1."""
+    """A cat on the left and a dog on the right, each of which keeps all of its mask: a share of 1."""
     left = torch.full((SIDE // 4, SIDE // 4), -5.0)
     left[:, : SIDE // 8] = 5.0
     class_logits = torch.zeros((2, len(NAMES) + 1))

@@ -23,7 +23,7 @@ CASE = "tta_r50_ade_semantic"
 @pytest.fixture(scope="module")
 def settings() -> InferenceConfig:
     published = recipes.recipe(SLUGS[CASE]).model.inference
-    return published.model_copy(update={"short_edge": 0})  # the stored image is that which was resized already
+    return published.model_copy(update={"short_edge": 0})  # the stored image was resized already
 
 
 @pytest.fixture(scope="module")

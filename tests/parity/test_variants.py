@@ -18,7 +18,7 @@ from mask2former.models.layers import MultiHeadAttention
 from mask2former.models.mask2former import Mask2Former
 from mask2former.structures import Categories, MaskOutput, PixelOutput, Target
 
-DEPTHS = {  # of earlier layers, the last one was run without
+DEPTHS = {  # outputs of earlier layers; the last case was run without
     "masked_decoder_fpn": 9,
     "masked_decoder_transformer_encoder_prenorm": 3,
     "standard_decoder_fpn": 5,
@@ -40,7 +40,7 @@ def image(case: str) -> Tensor:
 
 
 def compare(actual: Tensor, case: str, key: str, tolerance: float) -> bool:
-    """With the stored array, or what the trimmed file has of it; False where that is nothing."""
+    """Compare with the stored array, or with the part in the trimmed file; return False if there is none."""
     stored = arrays(f"variant_{case}")
     name, part = (key, actual.numpy()) if key in stored else golden.some(key, actual.numpy())
     if name not in stored:
@@ -50,7 +50,7 @@ def compare(actual: Tensor, case: str, key: str, tolerance: float) -> bool:
     return True
 
 
-# Its parts are in two others.
+# Two other cases have its parts.
 SLOW = pytest.param("standard_decoder_fpn", marks=pytest.mark.slow)
 
 

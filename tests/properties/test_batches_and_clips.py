@@ -39,7 +39,7 @@ KINDS = {  # backbone and pixel decoder
 
 @cache
 def model_of(kind: str, position_encoding: str = "2d", dtype: torch.dtype = torch.float64) -> Mask2Former:
-    """A small model whose values are moved from their start, so that no branch is silent."""
+    """A small model whose values are moved from their initial ones, so that every branch has an effect."""
     decoder = {"dim": 64, "num_queries": 10, "num_layers": 4, "num_heads": 4, "feedforward_dim": 64}
     backbone, pixel_decoder = KINDS[kind]
     config = ModelConfig(
@@ -67,7 +67,7 @@ def random_image(seed: int, height: int, width: int, frames: int | None = None) 
 
 
 def assert_equal(first: MaskOutput, second: MaskOutput, tolerance: float = 0.0) -> None:
-    """Of all depths; a tolerance of 0 means bit for bit."""
+    """Check that the outputs of all depths are equal; a tolerance of 0 means bit for bit."""
     pairs = [(first, second), *zip(first.aux_outputs, second.aux_outputs, strict=True)]
     assert len(pairs) == 5
     for one, other in pairs:
@@ -76,7 +76,7 @@ def assert_equal(first: MaskOutput, second: MaskOutput, tolerance: float = 0.0) 
 
 
 def part(output: MaskOutput, index: int) -> MaskOutput:
-    """One clip of a batch."""
+    """The output of one clip of a batch."""
     rows = slice(index, index + 1)
     return MaskOutput(
         output.class_logits[rows],
@@ -151,8 +151,8 @@ def test_frames_are_independent_up_to_the_transformer_decoder(kind: str) -> None
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_clip_that_stands_still_is_its_frame(kind: str) -> None:
-    # Keys and values of all frames are one sequence; repeated tokens leave the weighted mean as it is. Only without
-    # the code of time.
+    # Keys and values of all frames are one sequence; repeated tokens do not change the weighted mean. This
+    # holds only without the position encoding of time.
     model = model_of(kind)
     image = random_image(0, 64, 96)
     still = run(model, [image.expand(3, -1, -1, -1)])
@@ -166,7 +166,7 @@ def test_a_clip_that_stands_still_is_its_frame(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_clip_that_attends_to_one_frame_only_is_that_frame(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # The frames of a clip meet in the attention of its queries and nowhere else.
+    # The frames of a clip influence each other only in the attention of its queries.
     model = model_of(kind)
     decoder = model.transformer_decoder
     assert isinstance(decoder, MaskedTransformerDecoder)

@@ -41,7 +41,7 @@ def small_model(backbone: str) -> Mask2Former:
 
 
 class Copies(TorchDispatchMode):
-    """Operators that move values between host and device."""
+    """Records operators that move values between host and device."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Copies(TorchDispatchMode):
 
 
 class Reads(TorchFunctionMode):
-    """Calls of tensors that read values on the host."""
+    """Records calls of tensors that read values on the host."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ def test_the_network_never_waits(backbone: str, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_loss_waits_once() -> None:
-    """For whether all is finite and the costs of all assignments, together."""
+    """The loss waits for the device once: for the costs of all assignments, and whether all values are finite."""
     model = small_model("resnet")
     criterion = Criterion(4, num_points=32)
     images = [torch.zeros(3, 64, 64), torch.ones(3, 64, 64)]
@@ -110,5 +110,5 @@ def test_the_loss_waits_once() -> None:
     with Reads() as reads, Copies() as copies:
         loss = criterion(model(images), targets).total
     assert isinstance(loss, Tensor)
-    assert sorted(reads.found) == ["cpu", "tolist"]  # the second of what is on the host then
+    assert sorted(reads.found) == ["cpu", "tolist"]  # tolist reads what is on the host then
     assert len(copies.found) <= 2 * 5 * len(targets)  # the assigned pairs of each depth and image, made on the host

@@ -19,7 +19,7 @@ SIZES = st.tuples(st.integers(1, 20), st.integers(1, 20))
 
 @st.composite
 def predictions(draw: st.DrawFn, frames: int = 1) -> Prediction:
-    """One to six queries with logits that are usual, extreme, equal or zero, on up to 16x16 pixels."""
+    """One to six queries with logits that are ordinary, extreme, equal or zero, on up to 16x16 pixels."""
     queries = draw(st.integers(1, 6))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 1 << 32)))
     scales = [draw(st.sampled_from([0.0, 1e-30, 1.0, 20.0, 1e4, 1e30, EXTREME / 8])) for _ in range(2)]
@@ -72,7 +72,7 @@ def test_instances_are_ranked_and_lie_in_their_boxes(
 
 
 def without_overlaps(masks: np.ndarray, threshold: float) -> tuple[list[int], np.ndarray]:
-    """Which masks (N, H, W) stay, and what they keep: each pixel goes to the first that covers it and stays."""
+    """Which masks (N, H, W) are kept, and their pixels: each goes to the first kept mask that covers it."""
     taken, kept, found = np.zeros(masks.shape[1:], dtype=bool), [], []
     for index, mask in enumerate(masks):
         free = mask & ~taken

@@ -15,7 +15,7 @@ BEGIN, END = "<!-- deviations: begin -->\n", "<!-- deviations: end -->\n"
 
 
 def deviations() -> str:
-    """Markdown: a table for each toolbox, of what differs and the models that it is of."""
+    """Markdown: for each toolbox, a table of deviations and of the models that have them."""
     parts = []
     for provider, title in recipes.PROVIDERS.items():
         if provider == "official":

@@ -33,7 +33,7 @@ COLOR = 30  # grey of object 0; each next one is as much brighter
 
 @st.composite
 def annotated(draw: st.DrawFn) -> Annotated:
-    """Up to five objects of different classes, each given in one of three forms, in the colour of its class."""
+    """Up to five objects of different classes, given as masks or in a map of ids, in the colours of their classes."""
     size, count = draw(SIZES), draw(st.integers(0, 5))
     rng = np.random.default_rng(draw(st.integers(0, 1 << 32)))
     coarse = rng.integers(0, count + 1, (3, 3))
@@ -78,7 +78,7 @@ def check_forms(sample: Sample, original: Annotated) -> None:
 
 
 def check_colors(sample: Sample) -> None:
-    """Two pixels inside of a mask the image has the colour of its object."""
+    """Check that the image has the colour of an object where its mask is two pixels from its border."""
     assert sample.target is not None
     for label, mask in zip(sample.target.labels.tolist(), sample.target.masks[:, 0].numpy(), strict=True):
         inside = np.asarray(ndimage.binary_erosion(mask, np.ones((5, 5)), border_value=0), dtype=bool)

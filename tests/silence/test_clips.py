@@ -33,7 +33,7 @@ def box(left: int, top: int, right: int, bottom: int) -> list[float]:
 
 
 def content_of(folder: Path, number: int) -> Json:
-    """Two clips of three frames with a cell and a speck of dirt each."""
+    """Write the frames of two clips, three each, with a cell and a speck of dirt; return the content of their file."""
     content: Json = {
         "videos": [],
         "annotations": [],
@@ -78,7 +78,7 @@ def run_on(root: Path, dataset: Json, queries: int = 20) -> RunConfig:
 
 
 def started(run: RunConfig) -> str:
-    """What a run says of its data before the first step."""
+    """The remarks on its data that a run prints before the first step."""
     data = DataModule(run)
     data.check()
     return "\n".join(data.remarks())
@@ -105,7 +105,7 @@ def moved(entry: Json, by: float = 500) -> None:
 
 
 def first_mask(value: Any, *numbers: int) -> Callable[[Json, Path], object]:
-    """Another mask in the second frame of some annotations."""
+    """A change of the mask in the second frame of these annotations, by default of the first."""
 
     def change(content: Json, folder: Path) -> None:
         for number in numbers or (0,):

@@ -37,7 +37,7 @@ def test_objects_beyond_the_limit_are_told(options: list[str], words: str, capsy
 
 
 def panoptic_set(folder: Path, areas: list[Any]) -> CocoPanoptic:
-    """Three images of two segments each, of 12 and 4 pixels; the first one's area in each is that given."""
+    """Images with two segments each, of 12 and 4 pixels; ``areas`` has the stated area of each image's first one."""
     ids = np.full((4, 4), 7)
     ids[3] = 9
     images, annotations = [], []

@@ -30,7 +30,7 @@ BYTES = (VALUES // 4).astype(np.uint8)
 
 
 def images(folder: Path) -> Path:
-    """A plain image, a 10-bit one, one of two pages, a transparent one and one that is skipped."""
+    """Write a plain image, a 10-bit one, one of two pages, a transparent one and one that is skipped."""
     folder.mkdir(parents=True)
     Image.fromarray(BYTES).save(folder / "plain.png")
     Image.fromarray(VALUES).save(folder / "deep.png")
@@ -113,7 +113,7 @@ def test_check_data_counts_what_is_read_in_part(tmp_path: Path, capsys: pytest.C
 
 
 def test_evaluate_says_what_it_read_in_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of a model with the classes of the data; the range is that of the model."""
+    """Notes say which files were read in part; none does for a range of values if the model has one."""
     path = coco(tmp_path)
     predictor = Predictor.from_pretrained("scenes-tiny", device="cpu")
     content = json.loads(path.read_text())
@@ -177,7 +177,7 @@ def yolo(root: Path) -> Path:
 
 
 def test_yolo_notes_other_formats_and_exif(tmp_path: Path) -> None:
-    """The format gives no sizes, so nothing tells what the corners are shares of."""
+    """Skipped formats are noted, and so are EXIF rotations, since the format states no sizes that would show them."""
     path = yolo(tmp_path)
     report = check_dataset(parse(YoloConfig, {"data": str(path)}, "test"))
     found = "\n".join(finding.sentence() for finding in report.findings)

@@ -42,7 +42,7 @@ def whole(top: int, kind: type[np.integer[Any]] = np.uint16) -> np.ndarray:
 
 
 class Row(NamedTuple):
-    """What is given (a value, or a function of a folder), and what must come of it."""
+    """The input (a value, or a function of a folder), and the expected pixels, note or error."""
 
     given: Any
     pixels: np.ndarray | None = None  # grey, within one step
@@ -80,7 +80,7 @@ def twelve_bits(folder: Path) -> Path:
 
 
 def significant(bits: int, values: np.ndarray) -> Callable[[Path], Path]:
-    """A PNG with a chunk sBIT."""
+    """A function that writes a PNG with a chunk sBIT."""
 
     def make(folder: Path) -> Path:
         path = save(values, "s.png")(folder) if values.ndim == 2 else png_16(values)(folder)
@@ -151,7 +151,7 @@ def tiff(values: np.ndarray, photometric: int, kind: int = 1, planar: int = 1) -
 
 
 def bands(*values: np.ndarray | float, kind: Any = np.uint16) -> np.ndarray:
-    """Channels next to each other; a number is the same everywhere."""
+    """An image of these channels; a number means the same value everywhere."""
     return np.dstack([np.broadcast_to(value, (H, W)) for value in values]).astype(kind)
 
 
@@ -490,7 +490,7 @@ DTYPES = ("bool", "uint8", "uint16", "int8", "int16", "int32", "uint32", "int64"
 
 
 def test_random_arrays_are_right_noted_or_refused() -> None:
-    """Whatever the type and range: order is kept and the ends are used, or somebody is told."""
+    """For any type and range, the order is kept and the whole range is used, or there is a note or an error."""
     rng = np.random.default_rng(14)
     for trial in range(600):
         kind = np.dtype(DTYPES[trial % len(DTYPES)])

@@ -38,7 +38,7 @@ def folder(
     suffix: str = ".png",
     **settings: Any,
 ) -> LabelFolderConfig:
-    """Both splits with these label maps; arrays, or Pillow images that are saved as they are."""
+    """Write both splits with these label maps, arrays or Pillow images, and return the settings of the data set."""
     for split in ("train", "val"):
         for kind in ("images", "labels"):
             (root / kind / split).mkdir(parents=True, exist_ok=True)
@@ -69,21 +69,21 @@ def palette(values: np.ndarray, *colors: tuple[int, int, int]) -> Image.Image:
 
 
 def border(values: np.ndarray, number: int = 255) -> np.ndarray:
-    """With a frame of one pixel, which is 10.9 % of them."""
+    """A copy with a frame one pixel wide, which is 10.9 % of all pixels."""
     values = values.copy()
     values[0], values[-1], values[:, 0], values[:, -1] = number, number, number, number
     return values
 
 
 def stray(values: np.ndarray, number: int = 1) -> np.ndarray:
-    """With one pixel of another number."""
+    """A copy with one pixel of another number."""
     values = values.copy()
     values[2, 2] = number
     return values
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
-    """As resizing with interpolation leaves it."""
+    """A copy that was halved and enlarged again with interpolation."""
     return np.asarray(Image.fromarray(values).resize((W // 2, H // 2)).resize((W, H), Image.Resampling.BILINEAR))
 
 
@@ -329,7 +329,7 @@ def test_a_validation_set_may_lack_what_is_rare_but_not_all_but_one_class(tmp_pa
 
 
 def test_a_class_on_one_of_many_maps_is_found(tmp_path: Path) -> None:
-    """Some maps are read where all are in order, all of them where a class seems to be missed."""
+    """Some of many maps are read at first, and all of them if a class seems to be missing."""
     maps: list[Any] = [mask(0, 255, where=np.eye(H, W, dtype=bool))] * 150
     maps[149 * 50 // 99 + 1] = mask(0, 1)
     config = folder(tmp_path, maps)
@@ -461,7 +461,7 @@ def test_comment_lines_are_told_by_check_data(tmp_path: Path) -> None:
 
 
 def clip(root: Path, maps: list[Any]) -> MaskFolders:
-    """A clip of these id maps."""
+    """A data set of one clip with these id maps."""
     for kind in ("images", "masks"):
         (root / kind / "a").mkdir(parents=True)
     for number, values in enumerate(maps):
@@ -482,7 +482,7 @@ def test_id_maps_of_a_clip_whose_palettes_differ_are_refused(tmp_path: Path, swa
     first = palette(HALF, BLACK, RED, GREEN)
     with pytest.raises(UserError, match=rf"id maps in '.*a' differ, .*{words}; save all id maps"):
         clip(tmp_path / "last", [first, first, swapped])
-    clips = clip(tmp_path / "between", [first, swapped, first, first])  # which is not looked at beforehand
+    clips = clip(tmp_path / "between", [first, swapped, first, first])  # which is not checked beforehand
     assert clips.annotated(0, [0, 2]).annotated.tolist() == [[True, True]]
     for read in (lambda: clips.annotated(0, [0, 1]), lambda: clips.ground_truths(0, ["instance"])):
         with pytest.raises(UserError, match=words):

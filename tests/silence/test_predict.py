@@ -53,7 +53,7 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Place:
-    """A folder with two images, a model, and what can be done there."""
+    """A folder with two images and a model, and commands that are run there."""
 
     def __init__(self, folder: Path) -> None:
         self.photos, self.out, self.coco = folder / "photos", folder / "out", folder / "coco.json"
@@ -80,7 +80,7 @@ class Place:
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory, model_file: Path) -> Path:
-    """The folder after the first run."""
+    """A folder with the results of a first run."""
     folder = tmp_path_factory.mktemp("done")
     index = Place(folder)
     shutil.copy(model_file, index.model)
@@ -99,7 +99,7 @@ def index(done: Path, tmp_path: Path) -> Place:
 Do = Callable[[Place], int]
 
 
-# --- refused, and every file is as it was ----------------------------------------------------------------------------
+# --- refused, and no file is changed ---------------------------------------------------------------------------------
 
 REFUSED: dict[str, tuple[Do, str]] = {
     "--coco names a result": (lambda p: p.predict("--coco", p.out / "a.json"), "one of the results"),
@@ -215,7 +215,7 @@ def _pipe(path: Path) -> Path:
 
 
 def _linked(target: Path, folder: Path, index: Place, name: str = "", *, hard: bool = False) -> Path:
-    """``folder``, with a link to an image or to a folder with one."""
+    """Make ``folder`` with a link to an image or to a folder with one."""
     folder.mkdir()
     if not target.exists():
         target.mkdir()
@@ -250,7 +250,7 @@ def test_refused_before_anything_is_touched(row: str, index: Place, capsys: pyte
     assert all(Path(name).parts[0] in ("photos", "labels", "thumbnails") for name in after.keys() - before.keys())
 
 
-# --- right, or said --------------------------------------------------------------------------------------------------
+# --- right, or noted -------------------------------------------------------------------------------------------------
 
 RIGHT: dict[str, tuple[Do, str, Callable[[Place], bool]]] = {
     "nothing has changed": (lambda p: p.predict(), "2 skipped", lambda p: True),
@@ -403,7 +403,7 @@ def _retrain(path: Path) -> None:
 
 
 def _rename(path: Path, **changes: Any) -> Path:
-    """The same weights, with another first class."""
+    """Change the first class of a model file."""
     model = checkpoints.from_pretrained(path)
     assert model.categories is not None
     first, *others = model.categories

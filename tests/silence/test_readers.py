@@ -47,21 +47,21 @@ _VALUES: tuple[Any, ...] = (
 
 
 def _as_pairs(value: Any) -> Any:
-    """Innermost lists of numbers as lists of [x, y]."""
+    """The value with its innermost lists of numbers as lists of [x, y]."""
     if not isinstance(value, list) or not value or isinstance(value[0], (list, dict)):
         return [*map(_as_pairs, value)] if isinstance(value, list) else value
     return [list(pair) for pair in zip(value[::2], value[1::2], strict=False)]
 
 
 def _swapped(value: Any) -> Any:
-    """Innermost lists of numbers with x and y exchanged."""
+    """The value with x and y exchanged in its innermost lists of numbers."""
     if not isinstance(value, list) or not value or isinstance(value[0], (list, dict)):
         return [*map(_swapped, value)] if isinstance(value, list) else value
     return [item for pair in _as_pairs(value) for item in reversed(pair)]
 
 
 def _each(change: Callable[[Any], Any], value: Any) -> Any:
-    """A change of every number within."""
+    """The value with every number inside of it changed."""
     if isinstance(value, list):
         return [_each(change, item) for item in value]
     return change(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
@@ -106,7 +106,7 @@ _OF_TEXTS: tuple[Callable[[str], Any], ...] = (
 
 
 def indices(value: Any, above: Place = ()) -> Iterator[Place]:
-    """The way to everything in a value."""
+    """The path of keys to everything in a value."""
     if above:
         yield above
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
@@ -115,10 +115,10 @@ def indices(value: Any, above: Place = ()) -> Iterator[Place]:
 
 
 def changed(values: Json, draw: random.Random, keys: tuple[str, ...]) -> tuple[Json, Place, str]:
-    """A copy with one field changed, which one, and what it was made."""
+    """A copy with one field changed, the path of keys to it, and its new value."""
     top = draw.choice(keys)
     ways = list(indices(values[top], (top,)))
-    depth = draw.choice((1, 2, 3, 3, 3, 3, 4, 5))  # else numbers of polygons would be nearly all
+    depth = draw.choice((1, 2, 3, 3, 3, 3, 4, 5))  # else nearly all would be numbers of polygons
     index = draw.choice([way for way in ways if len(way) == depth] or ways)
     out = copy.deepcopy(values)
     node: Any = out
@@ -145,7 +145,7 @@ def changed(values: Json, draw: random.Random, keys: tuple[str, ...]) -> tuple[J
 
 
 class Outcome(NamedTuple):
-    """What became of a changed file."""
+    """The outcome of reading a changed file."""
 
     kind: str  # right, noted, refused
     said: str
@@ -158,14 +158,14 @@ def outcome_of(
     offenders: tuple[str, ...],
     disagrees: bool = False,
 ) -> Outcome:
-    """Whether an outcome is one of the three that are allowed.
+    """Check that the outcome is one of the three that are allowed, and return it.
 
     Args:
         read: the data and the notes of the changed file.
         legal: the data by the rules of the format; None for a file that breaks them.
         original: the data before the change.
-        offenders: what a note must name one of.
-        disagrees: the file contradicts itself, so that right data needs a note, and a refusal is as good.
+        offenders: names, one of which a note must contain.
+        disagrees: the file contradicts itself, so that correct data needs a note, and a refusal is allowed, too.
     """
     refused = None
     try:
@@ -212,7 +212,7 @@ def _uncompressed(mask: np.ndarray) -> Json:
 
 
 def coco() -> Json:
-    """Three images, one without objects; every kind of segmentation."""
+    """A file with three images, one without objects, and every kind of segmentation."""
     round_one = (
         [40 + 12 * math.cos(angle / 4) for angle in range(25)],
         [20 + 9 * math.sin(angle / 4) for angle in range(25)],
@@ -255,7 +255,7 @@ def _is_whole(value: Any) -> bool:
 
 
 def _whole(value: Any) -> Any:
-    """A number that a tool wrote as 7.0 is 7; None for what is no whole number."""
+    """A whole number, which may be given as 7.0; None for anything else."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value if _is_whole(value) else None
@@ -267,7 +267,7 @@ def _flag(value: Any) -> int | None:
 
 
 def _names(entries: list[Json]) -> list[str] | None:
-    """The names of classes, which may be numbers; None where one has none, or two have the same."""
+    """The names of classes, which may be numbers; None if one has none or two have the same."""
     names = [entry.get("name") for entry in entries]
     if not all(_is_number(name) or (isinstance(name, str) and name.strip()) for name in names):
         return None
@@ -280,7 +280,7 @@ def _unique(values: list[Any]) -> bool:
 
 
 def _legal_mask(segmentation: Any, size: tuple[int, int]) -> np.ndarray | None:
-    """The mask that a segmentation is by the rules of the format, inside its image; None where it breaks them."""
+    """The mask of a segmentation by the rules of the format, within its image; None if it breaks them."""
     mask = np.zeros(size, dtype=bool)
     if isinstance(segmentation, dict):
         if segmentation.keys() != {"size", "counts"} or segmentation["size"] != list(size):
@@ -369,7 +369,7 @@ def legal_coco(values: Any) -> Truths | None:
 
 
 def read_coco(file: Path, images: Path) -> tuple[Truths, list[str]]:
-    """The same from the reader, as evaluation has it; training must see the same objects."""
+    """What the reader gives for evaluation, in the same form; training must get the same objects."""
     samples = CocoInstances([(file, images)])
     ground_truths: Objects = []
     for index in range(len(samples)):
@@ -396,14 +396,14 @@ def read_coco(file: Path, images: Path) -> tuple[Truths, list[str]]:
 
 
 def _offenders(values: Mapping[Any, Any], index: Place) -> tuple[str, ...]:
-    """How a note would name what was changed: by its id, or the name of an image."""
+    """The words by which a note would name the changed entry: its id, or the id or name of its image."""
     if len(index) < 2 or not isinstance(entry := values[index[0]][index[1]], dict):
         return (".json",)
     return tuple(str(entry[key]) for key in ("id", "file_name", "image_id") if key in entry)
 
 
 def _box_is_off(values: Any) -> bool:
-    """Whether the box of an annotation is clearly not around its mask, or its area clearly not that of the mask."""
+    """Whether the box of an annotation is clearly not around its mask."""
     for entry in values["annotations"]:
         size = next(_SIZES[image["file_name"]] for image in values["images"] if image["id"] == entry["image_id"])
         mask = _legal_mask(entry["segmentation"], size)
@@ -475,7 +475,7 @@ _MAPS = {"a.png": ((1, 10), (2, 20), (3, 30)), "b.png": ((1, 11), (2, 70000))}  
 
 
 def panoptic() -> Json:
-    """Two images, one with a crowd region."""
+    """A file with two images, one with a crowd region."""
     return {
         "images": [
             {"id": 1, "file_name": "a.jpg", "height": H, "width": W},
@@ -516,7 +516,7 @@ def write_panoptic(folder: Path) -> Path:
 
 
 def _has_identities(entries: list[Json], key: str) -> bool:
-    """Whether all entries have ids of their own, numbers or text; whole numbers that are floats are made whole."""
+    """Whether all entries have different ids, numbers or text; floats that are whole numbers are made integers."""
     for entry in entries:
         if isinstance(entry.get(key), float):
             entry[key] = _whole(entry[key])
@@ -580,7 +580,7 @@ def legal_panoptic(values: Any) -> Any:
 
 
 def read_panoptic(folder: Path) -> tuple[Any, list[str]]:
-    """The same from the reader."""
+    """What the reader gives, in the same form."""
     samples = CocoPanoptic([PanopticFiles(folder / "panoptic.json", folder, folder)])
     segments = []
     for index in range(len(samples)):
@@ -623,7 +623,7 @@ _FRAMES = ("v/0.png", "v/1.png", "w/0.png")
 
 
 def clips() -> Json:
-    """Two videos; a track in two frames, one in a single frame, a crowd."""
+    """A file with two videos: a track in two frames, one in a single frame, a crowd."""
     first = [_uncompressed(_mask(2, 3, 12, 23)), _compressed(_mask(4, 5, 14, 25))]
     polygon = [[30, 12, 50, 12, 50, 32, 30, 32]]
     return {
@@ -726,7 +726,7 @@ def legal_clips(values: Any) -> Any:
 
 
 def read_clips(folder: Path) -> tuple[Any, list[str]]:
-    """The same from the reader; frames are told by their grey."""
+    """What the reader gives, in the same form; frames are recognised by their grey."""
     samples = YouTubeVIS([(folder / "clips.json", folder)])
     videos = []
     for index in range(len(samples)):
@@ -846,7 +846,7 @@ def legal_yolo(values: Json, texts: Mapping[str, str]) -> Any:
 
 
 def read_yolo_files(folder: Path) -> tuple[Any, list[str]]:
-    """The same from the reader."""
+    """What the reader gives, in the same form."""
     samples = YoloPolygons(read_yolo(folder / "data.yaml"), "train")
     objects = []
     for position in range(len(samples)):
@@ -890,7 +890,7 @@ def test_yolo_files_with_one_word_changed(yolo_images: Path, start: int) -> None
 
 
 def _all_notes(samples: Reader) -> tuple[str, str]:
-    """What an evaluation prints of a data set, and what a training prints."""
+    """The notes on a data set that an evaluation prints, and those that a training prints."""
     with collect_notes() as found:
         for index in range(len(samples)):
             samples.ground_truths(index, samples.tasks)
@@ -902,7 +902,7 @@ def _rectangle(x1: float, y1: float, x2: float, y2: float) -> list[float]:
 
 
 def _polygons_of_all(*polygons: list[float], sizes: bool = True) -> Callable[[Json], None]:
-    """Each image has these polygons and no other annotation."""
+    """A change that gives each image these polygons and no other annotation."""
 
     def change(values: Json) -> None:
         values["annotations"] = [
@@ -1100,7 +1100,7 @@ def test_ids_in_other_colors_are_named(
 
 
 def _line(box: bool, *corners: float, label: int = 0) -> str:
-    """A polygon, after the box around it if wanted."""
+    """The line of a polygon, optionally with the box around it first."""
     xs, ys = corners[::2], corners[1::2]
     around = ((min(xs) + max(xs)) / 2, (min(ys) + max(ys)) / 2, max(xs) - min(xs), max(ys) - min(ys))
     return " ".join(f"{value:.4g}" for value in (label, *(around if box else ()), *corners)) + "\n"

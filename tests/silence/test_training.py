@@ -35,7 +35,7 @@ CLASSES = ("cell", "dirt", "bubble")
 
 
 def write_data(folder: Path, names: tuple[str, ...] = CLASSES, count: int = 4) -> dict[str, Any]:
-    """Images of squares, one of each class, in COCO's format; the data set's settings."""
+    """Write images with one square of each class in COCO's format; return the settings of the data set."""
     folder.mkdir(parents=True, exist_ok=True)
     images, annotations = [], []
     for number in range(count):
@@ -67,7 +67,7 @@ def values_of(output: Path, dataset: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The settings of a run of two steps, which is done."""
+    """The settings of a finished run of two steps."""
     folder = tmp_path_factory.mktemp("finished")
     values = values_of(folder / "run", write_data(folder / "data"))
     train(parse(RunConfig, values, "test"))
@@ -83,7 +83,7 @@ def snapshot(folder: Path) -> dict[str, tuple[bytes, int]]:
 
 
 def copied(values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The same settings for a copy of the run."""
+    """Copy the folder of a run; return its settings with that folder."""
     shutil.copytree(values["output"], folder)
     return json.loads(json.dumps(values)) | {"output": str(folder)}
 
@@ -134,7 +134,7 @@ def test_what_the_weights_contradict_is_refused_untouched(
 
 
 class SeenError(Exception):
-    """The first step after a resume was about to be taken."""
+    """Ends a resumed run before its first step."""
 
 
 Check = Callable[[TrainingModule, Any], bool]
@@ -192,7 +192,7 @@ EFFECTS: dict[str, tuple[dict[str, Any], Check, str]] = {
 }
 
 
-# What changes in one resumed run: settings of the optimizer, of the loss and the run, and what is said in words alone.
+# What changes in one resumed run: settings of the optimizer, settings of the loss and the run, and those only noted.
 TOGETHER = (
     ("weight decay", "rate of the backbone", "betas and eps", "seed"),
     ("loss", "patience", "longer", "dropout"),
@@ -328,7 +328,7 @@ def test_the_architecture_comes_from_the_start_which_is_measured_first(
         "warning: no validation was better than the initial model, so model.safetensors holds the initial weights"
         in str(result)
     )
-    values["trainer"]["max_steps"] = 3  # the same file again: what it leaves out is that of the run
+    values["trainer"]["max_steps"] = 3  # the same file again: what it leaves out is taken from the run
     capsys.readouterr()
     again = train(parse(RunConfig, values, "test"), resume=True)
     assert again.start == result.start
@@ -449,11 +449,11 @@ def test_classes_in_another_order_are_taken_by_name(
 
 
 class KilledError(Exception):
-    """The run was killed."""
+    """Stands for a kill of the run."""
 
 
 def killed_at(values: dict[str, Any], step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Go on with a run, and be killed before this step is taken."""
+    """Resume a run, and kill it before this step."""
     original = TrainingModule.training_step
 
     def until(self: TrainingModule, window: Any, batch_idx: int) -> None:
@@ -485,7 +485,7 @@ OTHERWISE: dict[str, tuple[str, Any]] = {
 }
 
 
-# Slow: that these settings and data, too, start the search over is in tests/unit/training/test_resume.py.
+# Slow: tests/unit/training/test_resume.py tests, too, that these settings and data start the search over.
 @pytest.mark.long
 @pytest.mark.parametrize(
     "name",
@@ -510,7 +510,7 @@ def test_a_killed_run_that_measured_otherwise_leaves_no_figure_behind(
         (folder / "objects.json").write_text(json.dumps(table_of_it))
     else:
         put(other, path, value)
-    for _ in range(2 if name == "monitor" else 1):  # another goes on from the same last.ckpt and puts nothing aside
+    for _ in range(2 if name == "monitor" else 1):  # another one resumes from the same last.ckpt and puts nothing aside
         killed_at(other, 3, monkeypatch)
         measured = content(other, "best.ckpt")
         assert measured["global_step"] > before["global_step"]

@@ -35,7 +35,7 @@ def write(
     muxing: dict[str, str] | None = None,
     ticks: Callable[[int], int] = lambda index: index,
 ) -> Path:
-    """Frame k is of the grey 5 k with some noise, a key frame every twelve, 25 per second."""
+    """Write a video of 25 frames per second: frame k has the grey 5 k and some noise; every twelfth is a key frame."""
     rng = np.random.default_rng(0)
     # With one thread the file is the same every time, and so is what a decoder makes of it when it is damaged.
     options = {"g": "12", "crf": "10", "threads": "1", "x264-params": x264} if codec == "libx264" else {}
@@ -56,14 +56,14 @@ def write(
 
 
 def shown_by(path: Path, **times: float) -> tuple[list[float], list[float], str]:
-    """Times, which frame each shows, and the notes."""
+    """The times of frames, the number of the frame that each shows, and the notes."""
     frames = open_frames(path, **times)
     seen = [(frame.seconds, (float(frame.image.mean()) - 5.5) / 5) for frame in frames]
     return [seconds for seconds, _ in seen], [shown for _, shown in seen], "\n".join(frames.notes)
 
 
 def without(path: Path, first: int, number: int) -> Path:
-    """The transport stream with some packets cut out."""
+    """A copy of a transport stream without some packets."""
     content = path.read_bytes()
     cut = path.with_name(f"cut{first}-{number}.ts")
     cut.write_bytes(content[: first * PACKET] + content[(first + number) * PACKET :])
@@ -120,7 +120,7 @@ def test_a_clock_that_is_set_back_goes_on(stream: Path) -> None:
 
 
 def overwrite_the_middle(path: Path) -> None:
-    """A third of the frames, so that no decoder can take it for something else."""
+    """Overwrite a third of the file, so that no decoder can mistake it for something else."""
     content, rng = bytearray(path.read_bytes()), random.Random(0)
     first, last = 2 * len(content) // 6, 4 * len(content) // 6
     content[first:last] = rng.randbytes(last - first)
@@ -231,7 +231,7 @@ UPRIGHT[:24, :8] = 240  # and of no symmetry
 def with_matrix(
     path: Path, stored: np.ndarray, matrix: tuple[float, float, float, float], perspective: int = 0
 ) -> Path:
-    """Three frames in an mp4 whose track header has this matrix (a, b, c, d): (x, y) is at (a x + c y, b x + d y)."""
+    """Write an mp4 whose track header has this matrix (a, b, c, d): (x, y) is shown at (a x + c y, b x + d y)."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25, options={"crf": "5"})
         stream.height, stream.width, stream.pix_fmt = stored.shape[0], stored.shape[1], "yuv420p"

@@ -25,7 +25,7 @@ def _circle(path: Path) -> None:
 
 def _huge(path: Path) -> None:
     with path.open("wb") as stream:
-        stream.truncate(limits.JSON_BYTES + 1)  # a hole, which takes no room
+        stream.truncate(limits.JSON_BYTES + 1)  # sparse: takes no disk space
 
 
 NOT_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -144,7 +144,7 @@ def test_other_yaml_is_read_as_ever(text: str) -> None:
 
 
 def test_aliases_are_counted_in_time_of_what_is_written() -> None:
-    """Each value is looked at once, however often aliases repeat it: 2^60 values here."""
+    """Values that aliases repeat, 2^60 here, are counted without visiting them one by one, and refused."""
     text = "a0: &a0 [x, x]\n" + "\n".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 60))
     with pytest.raises(UserError, match=re.escape(f"at most {limits.YAML_NODES:,}")):
         documents.parse_yaml(text, "it")

@@ -136,7 +136,7 @@ def test_many_threads_may_write_one_path(tmp_path: Path) -> None:
 
 
 def leave(folder: Path) -> None:
-    """What a killed run leaves: half a file, and half a folder with half a file."""
+    """Leave what a killed run leaves: half a file, and half a folder with half a file."""
     script = """
 import os, sys, pathlib
 from mask2former.files import whole_file, whole_folder
@@ -252,7 +252,7 @@ def test_a_disk_that_takes_no_folder_is_said_with_the_name_of_the_file(
 
 
 def refuse_to_open(patch: pytest.MonkeyPatch, one: Path | None = None) -> None:
-    """That one, or all folders."""
+    """Make opening this one fail, or opening any folder."""
     usual = os.open
 
     def opened(path: str | Path, flags: int, *more: int, **options: int) -> int:
@@ -267,7 +267,7 @@ def test_no_permission_is_seen_beforehand(tmp_path: Path, monkeypatch: pytest.Mo
     os.mkfifo(tmp_path / "pipe")
     check_file(tmp_path / "pipe")
     check_folder(tmp_path / "new" / "deep")
-    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may everything
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root has all permissions
     with pytest.raises(UserError, match=r"pipe'.*permission"):
         check_file(tmp_path / "pipe")
     with pytest.raises(UserError, match=rf"deep'.*permission for '{tmp_path}'"):
@@ -280,7 +280,7 @@ def test_no_permission_is_seen_beforehand(tmp_path: Path, monkeypatch: pytest.Mo
 def test_where_folders_cannot_be_opened_or_locked_files_are_written_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on Windows."""
+    """Files are written although folders cannot be opened or files locked, as on Windows."""
     with monkeypatch.context() as patch:
         refuse_to_open(patch)
         with whole_folder(tmp_path / "new") as folder:

@@ -17,7 +17,7 @@ from mask2former import interrupts
 
 @pytest.fixture(autouse=True)
 def forgotten() -> Iterator[None]:
-    """Later commands in this process would take what was received here for theirs."""
+    """Forget the signals received here, which would end later commands in this process."""
     yield
     with interrupts.raised():
         pass
@@ -40,7 +40,7 @@ def test_a_signal_ends_a_wait_in_compiled_code() -> None:
         assert process.stdout is not None
         try:
             assert process.stdout.readline() == "waits\n"
-            time.sleep(0.5)  # it says so just before
+            time.sleep(0.5)  # it prints this just before
             process.send_signal(signal.SIGTERM)
             assert process.wait(60) == 130
             assert process.stdout.read() == "said\n"

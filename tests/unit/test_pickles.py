@@ -23,7 +23,7 @@ LONG = 10**5000
 
 
 class Asks:
-    """Is pickled as a call, perhaps with a state."""
+    """Is pickled as a call, optionally with a state."""
 
     def __init__(self, *reduced: Any) -> None:
         self.reduced = reduced

@@ -20,7 +20,7 @@ EVERY = InferenceConfig(things_only=False, instance_threshold=0)  # all candidat
 
 
 def _read(class_logits: torch.Tensor, masks: torch.Tensor, size: tuple[int, int] | None = None) -> Prediction:
-    """Masks (Q, h, w) or (Q, T, h, w) of an image of that size, by default without padding."""
+    """A prediction with masks (Q, h, w) or (Q, T, h, w) for an image of this size, by default without padding."""
     padded = (4 * masks.shape[-2], 4 * masks.shape[-1])
     return Prediction(class_logits, masks if masks.ndim == 4 else masks[:, None], size or padded, padded)
 
@@ -224,7 +224,7 @@ def test_a_clip_whose_masks_would_not_fit_the_memory_is_refused(monkeypatch: pyt
 
 
 def test_each_mask_is_unpacked_once_to_remove_overlaps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not once for each that overlaps it, which took seconds for 200 masks of a megapixel."""
+    """A mask is not unpacked again for each one that overlaps it, which took seconds for 200 masks of a megapixel."""
     masks = SparseMasks.of(np.random.default_rng(0).random((40, 30, 50)) < 0.1)
     instances = Instances(masks, np.zeros(40, dtype=np.int64), np.linspace(1, 0.1, 40), masks.boxes, CATEGORIES)
     unpacked: list[PackedPatch] = []

@@ -21,7 +21,9 @@ from mask2former.training.run_file import run_file
 
 
 def test_every_published_model_has_one_recipe() -> None:
-    """``tests/parity/test_published_configs.py`` compares the recipes with the published settings, one by one.
+    """There are 59 official recipes and those of the toolboxes, with distinct names.
+
+    ``tests/parity/test_published_configs.py`` compares the official ones with the published settings, one by one.
 
     Those of other toolboxes are compared in ``test_toolbox_configs.py``.
     """
@@ -43,7 +45,7 @@ def test_the_name_of_a_recipe_begins_with_its_provider(slug: str) -> None:
 
 
 def test_models_of_toolboxes_are_asked_the_official_way_on_request() -> None:
-    """What remains is what the authors' model of the same data has."""
+    """``official()`` gives a toolbox's model the inference settings of the authors' model of the same data."""
     ours, theirs = (recipes.recipe(slug).model.inference for slug in ("coco-panoptic/r50", "mmdet/coco-panoptic/r50"))
     assert (ours.resampling, theirs.resampling) == ("antialiased", "bilinear")
     assert theirs.official() == ours
@@ -52,7 +54,7 @@ def test_models_of_toolboxes_are_asked_the_official_way_on_request() -> None:
 
 @pytest.mark.parametrize("slug", recipes.recipe_names())
 def test_a_recipe_is_whole(slug: str) -> None:
-    """What the published settings have no words for."""
+    """Settings of a recipe that published configurations do not contain are consistent."""
     recipe = recipes.recipe(slug)
     inference, tasks = recipe.model.inference, set(recipe.model.inference.tasks)
     assert inference.default_task == slug.split("/")[-2].partition("-")[2]
@@ -178,7 +180,7 @@ def test_an_ablation_says_what_it_changes_and_what_the_paper_reached() -> None:
     assert "attention: mask_pool\n" in text.partition("\nmodel:")[2]
 
 
-# --- what the method is compared with --------------------------------------------------------------------------------
+# --- alternatives that the paper compares with -----------------------------------------------------------------------
 
 
 def test_a_pixel_decoder_of_the_paper_is_all_that_its_recipe_changes() -> None:

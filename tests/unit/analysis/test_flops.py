@@ -78,7 +78,7 @@ def test_a_module_costs_what_its_modules_cost_and_its_own_products() -> None:
     model = small().train()
     state = {name: value.clone() for name, value in model.state_dict().items()}
     cost = count_flops(model, [(64, 96)])
-    assert model.training  # it stays as it is
+    assert model.training  # counting does not change the model
     assert model.pixel_decoder.full_precision  # pyright: ignore[reportAttributeAccessIssue]
     assert all(parameter.requires_grad and not parameter.is_meta for parameter in model.parameters())
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())

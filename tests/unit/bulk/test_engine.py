@@ -12,7 +12,7 @@ from mask2former.errors import FailedError, UserError
         ([(16, 0)], None, "auto", Pool(4, 4, 0)),
         ([(2, 0)], None, "auto", Pool(1, 2, 0)),
         ([(2, 0)], 2, "cpu", Pool(2, 1, 0)),
-        ([(5, 0), (5, 0)], 3, "auto", Pool(3, 2, 0)),  # 3 cores each would leave one without room
+        ([(5, 0), (5, 0)], 3, "auto", Pool(3, 2, 0)),  # with 3 cores each, the third would not fit
         ([(32, 8), (32, 8), (64, 0)], None, "auto", Pool(16, 4, 1)),
         ([(32, 8)], 4, "cuda", Pool(4, 8, 1)),
         ([(32, 8)], None, "cpu", Pool(8, 4, 0)),

@@ -25,7 +25,7 @@ def test_a_slow_one_lets_the_others_pass_and_one_without_end_is_given_up() -> No
 
     def read(number: int) -> int:
         if number == 1:
-            released.wait()  # until the last one but the endless one is taken
+            released.wait()  # until item 39 was yielded
         if number == 2:
             threading.Event().wait(20)  # longer than the test
         return number

@@ -41,17 +41,17 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Engine:
-    """In place of Ray: shards one after the other, of which only so many are done.
+    """A stand-in for Ray that processes shards one after the other and can be killed after some of them.
 
     Attributes:
-        shards: those that were to be done, of each run.
-        most: how many are done before the run is killed; None: all.
+        shards: for each run, the shards that it had to process.
+        most: number of shards processed before the run is killed; None: all.
     """
 
     def __init__(self) -> None:
         self.shards: list[list[int]] = []
         self.most: int | None = None
-        self.job: Job | None = None  # the last one
+        self.job: Job | None = None  # of the last run
 
     @contextlib.contextmanager
     def pool(self, *_: Any) -> Iterator[Pool]:
@@ -137,7 +137,7 @@ def test_a_damaged_shard_is_named_and_made_anew(engine: Engine, photos: Path, tm
     predict_bulk(MODEL, sources, output, short_edge=64)
     assert engine.shards[1:] == [[1]]
     end = int.from_bytes(whole[-8:-4], "little") + 8
-    second.write_bytes(b"PAR1" + bytes(len(whole) - end - 4) + whole[-end:])  # its end alone is right
+    second.write_bytes(b"PAR1" + bytes(len(whole) - end - 4) + whole[-end:])  # only its footer is intact
     with pytest.raises(UserError, match=sentence):
         list(read_records(output))
     first.write_bytes(first.read_bytes()[:-9])
@@ -177,7 +177,7 @@ def test_the_command_says_what_became_of_the_images(
 def test_the_page_is_right(
     engine: Engine, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """All of its commands but those for a cluster, in one folder, and all of its Python."""
+    """All commands of the page, except those for a cluster, and all of its Python code run in one folder."""
     shutil.copytree(photos, tmp_path / "photos")
     Image.open(photos / "0.png").save(tmp_path / "photos" / "0.jpg")
     parquet.write_table(pyarrow.table({"file": ["photos/1.png"], "number": [1]}), tmp_path / "catalogue.parquet")
@@ -203,7 +203,7 @@ def test_the_page_is_right(
 def test_a_full_disk_ends_the_run(
     engine: Engine, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a model of one's own in the current folder, which need not be that of an actor."""
+    """The run ends with the system's message; its job has absolute paths, since actors may run in other folders."""
     model = resources.files("mask2former").joinpath("assets", f"{MODEL}.safetensors")
     (tmp_path / "mine.safetensors").write_bytes(model.read_bytes())
     monkeypatch.chdir(tmp_path)

@@ -102,7 +102,7 @@ def test_what_fails_is_a_row_with_its_reason(predictor: Predictor, tmp_path: Pat
 
 
 def test_a_batch_gives_the_same(predictor: Predictor, tmp_path: Path, images: list[str]) -> None:
-    """Two of the three are padded to one size."""
+    """Batched images, two of them padded to one size, get the same classes and checksums as single images."""
     write(predictor, tmp_path / "one", images, "semantic")
     write(predictor, "memory://batched", images, "semantic", batch_size=2)
     for one, batched in zip(read_records(tmp_path / "one"), read_records("memory://batched"), strict=True):
@@ -141,7 +141,7 @@ def test_large_files_are_read_by_parts_and_have_the_results_that_they_have_as_a_
 
 
 class DyingError(BaseException):
-    """In place of the end of the process."""
+    """Stands for the death of the process."""
 
 
 def test_an_image_that_kills_its_process_is_given_up(
@@ -160,7 +160,7 @@ def test_an_image_that_kills_its_process_is_given_up(
         with pytest.raises(DyingError):
             write(predictor, tmp_path, images)
         assert not (tmp_path / RESULTS).exists()
-    (tmp_path / "working" / "shard-00001.json").write_text('{"begun": 1, "dea')  # another one, after a power cut
+    (tmp_path / "working" / "shard-00001.json").write_text('{"begun": 1, "dea')  # truncated by a power cut
     report = write(predictor, tmp_path, images)
     assert report.failed == [
         (images[2], f"'{images[2]}': the process that segmented it died 2 times; is there enough memory?")

@@ -25,7 +25,7 @@ def photos(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def bucket(photos: Path) -> Iterator[str]:
-    """The same behind a URL."""
+    """The URL of a copy of ``photos`` in a file system of fsspec."""
     files = fsspec.filesystem("memory")
     files.put(str(photos), "/bucket/photos", recursive=True)
     yield "memory://bucket/photos"
@@ -43,7 +43,7 @@ def test_folders_globs_and_files_name_each_image_once(photos: Path, monkeypatch:
         "globs that also match files without image names, skipped",
         "images that the sources name more than once, which are segmented once",
     ]
-    assert list_sources(["photos/notes.txt"]) == [str(photos / "notes.txt")]  # named: taken, whatever it is
+    assert list_sources(["photos/notes.txt"]) == [str(photos / "notes.txt")]  # a named file is taken, whatever its type
 
 
 def test_the_same_behind_a_url(bucket: str) -> None:
@@ -66,7 +66,7 @@ def test_lists_are_relative_to_their_folder(photos: Path, bucket: str) -> None:
     assert list_sources([photos / "list.parquet"], column="path") == [str(photos / "deep/c.tif")]
     files = fsspec.filesystem("memory")
     files.put(str(photos / "list.parquet"), "/bucket/photos/list.parquet")
-    files.pipe("/bucket/photos/list.csv", b"image\r\nb.jpg")  # without an end of its last line
+    files.pipe("/bucket/photos/list.csv", b"image\r\nb.jpg")  # without a line break at the end
     assert list_sources([f"{bucket}/list.parquet"])[0] == f"{bucket}/b.jpg"
     assert list_sources([f"{bucket}/list.csv"]) == [f"{bucket}/b.jpg"]
 

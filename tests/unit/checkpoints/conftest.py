@@ -32,7 +32,7 @@ TESTS = Path(__file__).parents[2]
 
 @pytest.fixture(scope="session")
 def fill() -> ModuleType:
-    """Deterministic parameter values, shared with the parity tests."""
+    """The module that makes deterministic parameter values, shared with the parity tests."""
     spec = importlib.util.spec_from_file_location("fill", TESTS / "parity" / "fill.py")
     assert spec is not None
     assert spec.loader is not None
@@ -42,7 +42,7 @@ def fill() -> ModuleType:
 
 
 class Published:
-    """Writes files of the published layout for a recipe."""
+    """Writes files in the published layout for a recipe."""
 
     def __init__(self, fill: ModuleType, tables: dict[str, Any]) -> None:
         self._fill, self._tables = fill, tables
@@ -73,13 +73,13 @@ def r50_file(published: Published, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture
 def tiny_model(built_model: Mask2Former) -> Mask2Former:
-    """A Swin of our own size with three classes."""
+    """A tiny model with a Swin backbone and three classes."""
     return copy.deepcopy(built_model)
 
 
 @pytest.fixture(scope="session")
 def built_model() -> Mask2Former:
-    """What every test gets a copy of, which costs a sixth of building it."""
+    """The model that every test gets a copy of, since copying takes a sixth of the time of building."""
     torch.manual_seed(0)
     config = ModelConfig(
         backbone=SwinConfig(embed_dim=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2), window_size=3),

@@ -18,7 +18,7 @@ from mask2former.structures import Categories
 
 
 def moved(model: Mask2Former, seed: int, far: float) -> Mask2Former:
-    """A copy whose floating-point entries lie elsewhere."""
+    """A copy with up to ``far`` added to floating-point values, and ``seed`` to counters."""
     other, generator = copy.deepcopy(model), torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for value in other.state_dict().values():

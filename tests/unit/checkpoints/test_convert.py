@@ -134,7 +134,7 @@ def test_older_names_are_recognised(model: Mask2Former, tmp_path: Path, layout: 
 
 
 def test_generations_may_be_mixed(model: Mask2Former, tmp_path: Path) -> None:
-    """The decoder tells the generation; how the pixel decoder spells its layers is read either way."""
+    """Names of the decoder decide the version of mmdet; the pixel decoder may have names of either version."""
     path = tmp_path / "mixed.pth"
     old, new = renamed(model, MMDET_2), renamed(model, MMDET)
     mixed = {name: value for name, value in old.items() if ".pixel_decoder." in name}
@@ -171,7 +171,7 @@ class HistoryBuffer:
 def test_training_checkpoints_of_mmengine_are_read(
     model: Mask2Former, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They hold objects of mmengine with methods, which are skipped."""
+    """A checkpoint is read although it contains objects of mmengine whose pickles call functions."""
     module = ModuleType("mmengine.logging.history_buffer")
     exec(HISTORY, module.__dict__)
     for name in ("mmengine", "mmengine.logging"):
@@ -359,7 +359,7 @@ def test_folders_without_preprocessor_say_what_is_assumed(folder: Path) -> None:
 
 
 def test_folders_of_ours_that_were_trained_further_are_noticed(folder: Path) -> None:
-    """transformers hands our entry on, with other classes and sizes beside it."""
+    """Where they differ from the 'mask2former' entry, which transformers copies, sizes are noted, classes refused."""
     rewrite(folder / "preprocessor_config.json", size={"shortest_edge": 64, "longest_edge": 160})
     assert read(folder).notes == (
         "images originally got a short edge of 64, at most 160; here they get a short edge of 96, at most 160",
@@ -445,7 +445,7 @@ def test_pixel_means_that_mean_bgr_are_refused(model: Mask2Former, tmp_path: Pat
         ({"do_normalize": False}, [0.0] * 3, [255.0] * 3),
         ({"do_normalize": False, "do_rescale": False}, [0.0] * 3, [1.0] * 3),
         ({"rescale_factor": 1 / 127.5, "image_mean": [1] * 3, "image_std": [1.0] * 3}, [127.5] * 3, [127.5] * 3),
-        ({"image_mean": [0.48500001, 0.456, 0.406]}, MEAN, STD),  # rounded otherwise
+        ({"image_mean": [0.48500001, 0.456, 0.406]}, MEAN, STD),  # rounded differently
     ],
     ids=str,
 )
@@ -518,11 +518,11 @@ def test_incomplete_folders_are_told(folder: Path) -> None:
         read(folder)
 
 
-# --- what it is for --------------------------------------------------------------------------------------------------
+# --- recipes and tasks -----------------------------------------------------------------------------------------------
 
 
 def shapes_of(published: Any, slug: str, layout: Layout | None, with_names: bool) -> Raw:
-    """A file with the entries of a published model, of which shapes are enough."""
+    """A file with the entries of a published model, which have shapes but no values."""
     state = {
         name: torch.empty(entry["shape"], dtype=getattr(torch, entry["dtype"]), device="meta")
         for name, entry in published.table(slug).items()
@@ -544,7 +544,7 @@ def shapes_of(published: Any, slug: str, layout: Layout | None, with_names: bool
             "coco-instance/swin-l",
             MMDET,
             "coco-instance/swin-l",
-        ),  # theirs has another number of queries, if there is one
+        ),  # mmdet has no recipe with as many queries
         ("coco-instance/swin-t", MMSEG, "coco-instance/swin-t"),
         ("cityscapes-semantic/r50", MMSEG, "mmseg/cityscapes-semantic/r50"),
         ("ade20k-semantic/swin-s", MMSEG_2, "mmseg/ade20k-semantic/swin-s"),
@@ -575,7 +575,7 @@ def test_a_recipe_that_is_given_decides(published: Any) -> None:
         assert chosen.info.inference == recipes.recipe(name).model.inference
         backbone = chosen.info.known_architecture.backbone
         assert isinstance(backbone, TimmConfig)
-        assert backbone.norm == "sync"  # of the recipe; the names do not tell
+        assert backbone.norm == "sync"  # from the recipe, since names do not show it
     raw = shapes_of(published, "ade20k-semantic/r50", MMDET, with_names=True)
     with pytest.raises(UserError, match=r"recipe 'coco-instance/r50' is resnet50.*recipes that fit: ade20k-panoptic"):
         recognised(raw, Request("file", "coco-instance/r50"))
@@ -705,7 +705,7 @@ def test_an_interrupt_while_writing_leaves_nothing(
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(writer, half)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it from birth
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs start with it ignored
     try:
         assert main(["convert", str(ours), str(tmp_path / FILES[target]), "--to", target, "--no-verify"]) == 130
     finally:
@@ -717,7 +717,7 @@ def test_an_interrupt_while_writing_leaves_nothing(
 def test_the_name_of_a_model_is_not_a_folder_of_that_name(
     ours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As everywhere else: a name comes first, and ./NAME is the folder."""
+    """The name of a model takes precedence over a folder of that name, which ./NAME denotes."""
     monkeypatch.chdir(tmp_path)
     checkpoints.save_pretrained(Mask2Former.from_pretrained(ours), Path("coco-panoptic/r50"))
     monkeypatch.setenv("MASK2FORMER_OFFLINE", "1")

@@ -67,7 +67,7 @@ def test_a_file_arrives_whole_once_and_with_progress(folder: Path, tmp_path: Pat
 
 
 MISBEHAVIOUR: dict[str, tuple[Callable[[int], Tricks], list[str | None]]] = {
-    # name: what the server does, and the ranges that it is asked for
+    # name: what the server does, and the ranges of the requests
     "breaks off": (
         lambda n: Tricks(break_after=100_000 if n < 2 else None),
         [None, "bytes=100000-", "bytes=200000-"],
@@ -118,7 +118,7 @@ def test_a_file_arrives_although_the_server(folder: Path, tmp_path: Path, name: 
 
 
 REFUSALS: dict[str, tuple[Callable[[int], Tricks], str, int]] = {
-    # name: what the server does, what is said, and how often it is asked
+    # name: what the server does, the message, and the number of requests
     "is gone": (lambda n: Tricks(status=404), "the server answers 404 Not Found", 1),
     "forbids it": (lambda n: Tricks(status=403), "the server answers 403", 1),
     "is always busy": (lambda n: Tricks(status=500), r"500 .*, 3 times in a row\); 0 MB are kept", 3),
@@ -171,7 +171,7 @@ def test_a_sha256_verifies_as_well(folder: Path, tmp_path: Path) -> None:
 
 
 def test_what_nothing_verifies_is_remembered(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Said once; from then on another file is refused, whether it lies there or comes from the server."""
+    """There is one warning; afterwards another file is refused, whether it is in the cache or comes from the server."""
     path = tmp_path / "cache" / "model.pkl"
     with serve(folder) as server, caplog.at_level(logging.WARNING):
         url = f"{server.url}/model.pkl"
@@ -225,7 +225,7 @@ def test_a_file_put_there_by_hand_is_remembered_too(
 
     monkeypatch.setattr(module, "write_whole", refuse)
     with caplog.at_level(logging.WARNING):
-        assert download("https://127.0.0.1/model.pkl", path, None) == path  # a shared cache can be read all the same
+        assert download("https://127.0.0.1/model.pkl", path, None) == path  # a read-only cache can still be used
     assert f"its SHA-256 {SHA256} cannot be recorded: " in caplog.messages[-1]
 
 
@@ -417,7 +417,7 @@ def test_a_disk_that_fills_up_meanwhile(folder: Path, tmp_path: Path, monkeypatc
             with pytest.raises(UserError, match=r"cannot write '.*model.pkl'.*MASK2FORMER_CACHE"):
                 fetch(server, path)
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
-            fetch(server, path)  # goes on
+            fetch(server, path)  # resumes
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, previous)
@@ -442,7 +442,7 @@ def test_a_place_that_cannot_be_written(folder: Path, tmp_path: Path) -> None:
         fetch(server, tmp_path / "file" / "model.pkl")
 
 
-# The module by its file, because its package would import PyTorch.
+# The module is loaded by its file, because its package would import PyTorch.
 PROGRAM = """
 import importlib.util, sys
 from pathlib import Path

@@ -43,8 +43,8 @@ from mask2former.models.build import build_model
 from mask2former.structures import Categories
 
 FEW, MANY = 20, 500
-MOST_SECONDS = 20.0  # of one file; they take some hundredths, but the machine may be busy
-MOST_MEMORY = 400 << 20  # bytes, by which damaged files may raise the peak
+MOST_SECONDS = 20.0  # for one file; usually some hundredths of a second, but the machine may be busy
+MOST_MEMORY = 400 << 20  # bytes by which damaged files may raise the peak
 # Lengths, counts and indices that a damaged header may claim.
 CLAIMS = [b"\xff" * 8, b"\xff\xff\xff\x7f", b"\x00" * 8, struct.pack("<Q", 1 << 40), struct.pack("<I", 1 << 31)]
 ODD = [
@@ -68,7 +68,7 @@ ODD = [
 
 
 def bytes_damaged(data: bytes, draw: random.Random) -> bytes:
-    """One to three changes; half of them at the beginning, where the structure is."""
+    """Make one to three changes, half of them near the beginning, where the structure is."""
     for _ in range(draw.randint(1, 3)):
         index = draw.randrange(min(len(data), 3000) if draw.random() < 0.5 else len(data))
         length = draw.choice((1, 1, 2, 4, 8, 64, 1000))
@@ -91,7 +91,7 @@ def bytes_damaged(data: bytes, draw: random.Random) -> bytes:
 
 
 def values_damaged(values: Any, draw: random.Random) -> None:
-    """One entry somewhere in a tree of JSON becomes something odd, or goes."""
+    """Replace an entry somewhere in a JSON tree by an odd value, or delete it."""
     while True:
         inner = [value for value in (values.values() if isinstance(values, dict) else values)
                  if isinstance(value, dict | list) and value]  # fmt: skip
@@ -117,7 +117,7 @@ def json_damaged(data: bytes, draw: random.Random) -> bytes:
 
 
 def header_damaged(data: bytes, draw: random.Random) -> bytes:
-    """A safetensors file whose header stays JSON but says something else, also in the configuration inside."""
+    """Damage bytes of a safetensors file, or an entry of its JSON header or of the configuration in it."""
     if draw.random() < 0.4:
         return bytes_damaged(data, draw)
     length = int.from_bytes(data[:8], "little")
@@ -139,7 +139,7 @@ Damage = Callable[[bytes, random.Random], bytes]
 
 
 def smallest() -> Any:
-    """A model of some ten thousand numbers, so that a file is read in no time."""
+    """A model of some ten thousand parameters, whose files are read quickly."""
     config = ModelConfig(
         backbone=SwinConfig(embed_dim=2, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1), window_size=2),
         pixel_decoder=MSDeformAttnConfig(dim=32, mask_dim=4, num_layers=1, feedforward_dim=4),
@@ -152,7 +152,7 @@ def smallest() -> Any:
 
 
 def written(folder: Path) -> dict[str, tuple[Path, str, Damage]]:
-    """For each format: what to read, which file in it is damaged, and how."""
+    """For each format: the path to read, the file in it to damage, and the function that damages it."""
     model = smallest()
     ours = folder / "ours.safetensors"
     checkpoints.save_pretrained(model, ours)
@@ -262,7 +262,7 @@ def test_many_damaged_files(formats: dict[str, tuple[Path, str, Damage]], name: 
 
 
 def test_the_files_are_good_before(formats: dict[str, tuple[Path, str, Damage]]) -> None:
-    """Otherwise the damage would show nothing."""
+    """Without damage, files of all formats can be loaded; otherwise errors of damaged ones would prove nothing."""
     assert sorted(formats) == sorted(FORMATS)
     for source, _, _ in formats.values():
         load_all_of_it(source)

@@ -40,7 +40,7 @@ COMMIT = "1" * 40
 
 @dataclass
 class FakeHub:
-    """One repository per name; ``denied`` are answered as gated."""
+    """A hub with one repository per name; those in ``denied`` are reported as gated."""
 
     repositories: dict[str, dict[str, bytes]] = field(default_factory=dict)
     denied: set[str] = field(default_factory=set)
@@ -200,7 +200,7 @@ def test_only_what_is_needed_is_fetched(fake: FakeHub) -> None:
 
 
 def on_the_hub(model: Mask2Former, folder: Path) -> dict[str, bytes]:
-    """A model as files of transformers, which do not say what it was trained for."""
+    """The files of a model in the layout of transformers, which do not say its task."""
     checkpoints.save_pretrained(model, folder.with_suffix(".safetensors"))
     convert(folder.with_suffix(".safetensors"), folder, "huggingface", verify=False)
     config = json.loads((folder / "config.json").read_text())
@@ -247,7 +247,7 @@ def test_a_model_of_transformers_loads_from_the_hub(
         ("facebook/mask2former-swin-base-IN21k-ade-semantic", "ade20k-semantic/swin-b-in21k"),
         ("facebook/mask2former-swin-base-IN21k-cityscapes-panoptic", "cityscapes-panoptic/swin-b-in21k"),
         ("facebook/mask2former-swin-large-mapillary-vistas-semantic", "mapillary-semantic/swin-l"),
-        ("facebook/mask2former-swin-tiny-mapillary-vistas-semantic", None),  # was never published
+        ("facebook/mask2former-swin-tiny-mapillary-vistas-semantic", None),  # never published
         ("facebook/mask2former-swin-huge-coco-instance", None),
         ("facebook/maskformer-swin-small-coco", None),
         ("somebody/mask2former-swin-small-coco-instance", None),

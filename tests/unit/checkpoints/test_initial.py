@@ -26,7 +26,7 @@ HALF = Normalisation((127.5, 127.5, 127.5), (127.5, 127.5, 127.5))
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of timm as it lies on the hub."""
+    """A folder with a timm model, laid out as on the hub."""
     path = tmp_path_factory.mktemp("resnet10t")
     save_file(timm.create_model(CONFIG.model, **CONFIG.kwargs).state_dict(), path / "model.safetensors")
     values = {"architecture": CONFIG.model, "model_args": CONFIG.kwargs,
@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None]]:
-    """Brings that folder for every name, and keeps the names."""
+    """Fetching any repository returns ``folder``; the value lists the repositories and revisions fetched."""
     fetched: list[tuple[str, str | None]] = []
 
     def fetch(repository: str, revision: str | None = None) -> Path:
@@ -91,8 +91,8 @@ def test_a_file_alone_needs_the_name_of_its_model(folder: Path, tmp_path: Path) 
     save_file({"a.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(UserError, match=r"none of the known layouts.*init=FILE model\.backbone=\{name: timm, model: N"):
         open_initial(str(tmp_path / "other.safetensors"))
-    assert opened(file, CONFIG).says_normalisation  # timm knows one alone for this model
-    assert opened(folder / "model.safetensors").normalisations == (HALF,)  # config.json lies beside it
+    assert opened(file, CONFIG).says_normalisation  # timm has only one for this model
+    assert opened(folder / "model.safetensors").normalisations == (HALF,)  # config.json is beside it
     with pytest.raises(UserError, match="do not fit timm's convnext_atto"):
         open_initial(str(tmp_path / "other.safetensors"), TimmConfig(model="convnext_atto"))
 
@@ -140,11 +140,11 @@ def test_what_the_run_says_otherwise_is_refused(folder: Path) -> None:
     with pytest.raises(UserError, match=r"for timm's resnet10t, but model\.backbone\.model is resnet18; leave"):
         open_initial(str(folder), TimmConfig(model="resnet18"))
     swin = with_initial(ModelConfig(backbone=SwinConfig()), opened(folder), "it")
-    assert swin.backbone == SwinConfig()  # and loading says that it does not fit
+    assert swin.backbone == SwinConfig()  # loading will say that it does not fit
 
 
 def test_another_number_of_channels_is_a_choice_of_the_run(folder: Path) -> None:
-    """Neither are bands of a model left out for its new backbone, nor is a mean left out advised."""
+    """A backbone for another number of channels is refused with the setting to change, unless init_channels is set."""
     backbone = opened(folder)
     four = ModelConfig(pixel_mean=(1.0,) * 4, pixel_std=(2.0,) * 4)
     source = Checkpoint(ModelInfo.of(four), {}, "it")
@@ -164,7 +164,7 @@ def test_where_nothing_says_the_normalisation_the_run_does() -> None:
         with_initial(ModelConfig(), source, "it")
     model = ModelConfig(pixel_mean=(127.5, 127.5, 127.5), pixel_std=(127.5, 127.5, 127.5))
     assert Normalisation.of(with_initial(model, source, "it")) == HALF
-    usual = Backbone(TimmConfig(model="resnet34"), {})  # of torchvision and its like, which never say it
+    usual = Backbone(TimmConfig(model="resnet34"), {})  # as in files of torchvision, which never state it
     assert Normalisation.of(with_initial(ModelConfig(), usual, "it")) == IMAGENET
     assert Normalisation.of(with_initial(model, usual, "it")) == HALF
 

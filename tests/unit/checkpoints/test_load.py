@@ -151,7 +151,7 @@ def test_failed_write_keeps_the_old_file(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(safetensors_files, "save_file", fail)
-    with pytest.raises(OSError, match="No space left on device"):  # no fault of the request
+    with pytest.raises(OSError, match="No space left on device"):  # not the user's error
         tiny_model.save_pretrained(path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
@@ -174,7 +174,7 @@ def test_misshaped_entries_are_dropped_on_request_only(tiny_model: Mask2Former) 
 
 
 def changed(key: str, value: str | None) -> Callable[[Path], None]:
-    """The file with another header entry."""
+    """A function that sets an entry in the header of a file, or deletes it if ``value`` is None."""
 
     def change(path: Path) -> None:
         with safe_open(path, framework="pt") as file:
@@ -297,7 +297,7 @@ def test_a_place_that_cannot_be_written_is_told(tiny_model: Mask2Former, tmp_pat
         tiny_model.save_pretrained(tmp_path / "file" / "m.safetensors")
 
 
-# --- values and facts that no file may hold --------------------------------------------------------------------------
+# --- values and metadata that no file may contain --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -346,7 +346,7 @@ def test_facts_that_a_file_does_not_carry_are_not_lost_silently(
 
 @pytest.fixture(scope="module")
 def small() -> Mask2Former:
-    """With as many heads as published models have, which most files do not say."""
+    """A small model with as many heads as published models, since most files do not state the number."""
     return small_model()
 
 
@@ -356,7 +356,7 @@ def published(model: Mask2Former, layout: Layout | None = None) -> dict[str, Ten
 
 
 def averaged(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """As torch and mmengine keep averages of a model."""
+    """The entries as torch and mmengine store averages of a model."""
     return {"n_averaged": torch.tensor(3), **{f"module.{name}": value for name, value in state.items()}}
 
 

@@ -122,7 +122,7 @@ def test_read_tensors_can_be_written_to(tmp_path: Path) -> None:
 
 
 class Evil:
-    """Runs a function when unpickled with full powers."""
+    """Calls a function when unpickled without restrictions."""
 
     def __init__(self, function: Any, *arguments: Any) -> None:
         self._call = (function, arguments)
@@ -195,7 +195,7 @@ def test_allowed_functions_cannot_be_changed(tmp_path: Path) -> None:
         ({}, "contains no entries"),
         ({"model": {}}, "contains no entries"),
         ({"state_dict": {}}, "entry 'state_dict' is a dict"),
-        (Path("x"), "contains a str; expected a mapping"),  # what it says, as text
+        (Path("x"), "contains a str; expected a mapping"),  # a path is read as its text
         (datetime.timedelta(1), r"datetime\.timedelta"),
         (Evil(__import__("_codecs").encode, "a", "rot13"), "the encoding 'rot13'"),
     ],
@@ -227,7 +227,7 @@ def test_a_zip_of_something_else(tmp_path: Path) -> None:
 
 def test_a_tensor_beyond_its_storage(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
-    small = torch.zeros(1).expand(1000)  # torch.save keeps one number and the size 1000
+    small = torch.zeros(1).expand(1000)  # torch.save stores one number and the size 1000
     torch.save({"a": small}, path)
     with pytest.raises(UserError, match="larger than its storage"):
         read_state(path)
@@ -264,7 +264,7 @@ def test_one_storage_for_very_many_entries_is_refused(tmp_path: Path) -> None:
 
 
 def test_tuples_that_repeat_themselves_do_not_hang(tmp_path: Path) -> None:
-    twice = b"2\x86"  # the tuple of the last thing and itself
+    twice = b"2\x86"  # a tuple with the last object twice
     refused(tmp_path / "weights.pkl", b"\x80\x02})" + twice * 60 + b"K\x01s.", "a tuple as a key")
 
 
@@ -288,7 +288,7 @@ def test_noise_is_no_pickle(tmp_path: Path) -> None:
 
 
 def archive_of(change: Any = None, **entries: bytes) -> bytes:
-    """What ``torch.save`` writes of a tensor of two numbers, with other entries; those that are empty are left out."""
+    """What ``torch.save`` writes for a tensor of two numbers, but with these entries; empty ones are left out."""
     with zipfile.ZipFile(io.BytesIO(zipped({"a": torch.ones(2)}))) as archive:
         found = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
     found |= {name.replace("__", "/"): content for name, content in entries.items()}
@@ -303,7 +303,7 @@ def archive_of(change: Any = None, **entries: bytes) -> bytes:
 
 
 def named_often(archive: zipfile.ZipFile) -> None:
-    """Many names for one entry."""
+    """Add many names for one entry of the archive."""
     for number in range(99):
         entry = copy.copy(archive.filelist[0])
         entry.filename = f"archive/{number}"
@@ -311,7 +311,7 @@ def named_often(archive: zipfile.ZipFile) -> None:
 
 
 def legacy_of_another_size() -> bytes:
-    """A tensor of two numbers that is said to be one of three."""
+    """A file in the legacy format whose tensor of two numbers claims to have three."""
     content = legacy({"a": torch.ones(2)})
     assert content[-16:-8] == (2).to_bytes(8, "little")
     return content[:-16] + (3).to_bytes(8, "little") + content[-8:]

@@ -85,7 +85,7 @@ def meta_state(table: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def one_of_each_kind() -> set[str]:
-    """Recipes with the first of each backbone, and of each set of tables that differ in more than the sizes."""
+    """The first recipe of each kind of backbone, and of each set of names of entries."""
     first: dict[object, str] = {}
     for slug in recipes.recipe_names("official"):
         model = recipes.recipe(slug).model
@@ -98,7 +98,7 @@ def one_of_each_kind() -> set[str]:
 KINDS = one_of_each_kind()
 
 
-# Slow: tables with the names of another recipe and arrays of other sizes, which the rules do not see.
+# Slow: recipes whose entries differ from those of another recipe only in size, which the rules do not read.
 @pytest.mark.parametrize(
     "slug",
     [
@@ -146,7 +146,7 @@ def test_values_there_and_back(tiny_model: Mask2Former, layout: Layout, dtype: t
 
 
 def test_merging_of_patches_is_an_unfold_there(tiny_model: Mask2Former) -> None:
-    """The same map through the published merging and through one that unfolds, as mmdetection does it."""
+    """Converted weights give the same map in a patch merging that unfolds, as mmdetection does."""
     name = "backbone.layers.0.downsample"
     state = {key: value for key, value in original.to_original(tiny_model).items() if key.startswith(name)}
     state[f"{name}.norm.weight"] = torch.rand(32, generator=torch.Generator().manual_seed(0))

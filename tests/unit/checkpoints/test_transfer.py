@@ -40,7 +40,7 @@ def another(model: Mask2Former, names: list[str], seed: int = 1, **changes: dict
 
 
 def read(model: Mask2Former) -> Checkpoint:
-    """As it comes out of a file."""
+    """The model as a checkpoint, as read from a file."""
     return Checkpoint(model.info, model.state_dict(), "source")
 
 
@@ -77,7 +77,7 @@ def test_other_classes_are_newly_initialised_also_if_they_are_as_many(tiny_model
 
 @pytest.mark.parametrize("partial", [False, True])
 def test_classes_by_name_keep_their_rows_and_others_are_new(tiny_model: Mask2Former, partial: bool) -> None:
-    """``sky, cat, dog`` there: of each row of the class head it is told where it comes from."""
+    """Rows of classes that the source (sky, cat, dog) has are copied by name; the others are new. A note says so."""
     model = another(tiny_model, ["dog", "tree", "sky", "bee"])
     fresh = {name: model.state_dict()[name].clone() for name in CLASS_HEAD}
     assert checkpoints.start_from(model, read(tiny_model), "source", partial=partial, by_name=True) == [
@@ -106,7 +106,7 @@ def test_on_no_request_nothing_is_left_out(tiny_model: Mask2Former) -> None:
         with pytest.raises(UserError, match=r"source: its classes are not those .* \(3: sky, cat, dog there, .* here"):
             checkpoints.start_from(another(tiny_model, names), read(tiny_model), "source", partial=False)
     model = another(tiny_model, ["sky", "bee", "fox"])
-    notes = checkpoints.start_from(model, read(tiny_model), "source", partial=False)  # the user says they are the same
+    notes = checkpoints.start_from(model, read(tiny_model), "source", partial=False)  # as many classes: taken by index
     assert notes == ["classes by position: 'cat' is 'bee', 'dog' is 'fox' here"]
     assert changed(model, tiny_model) == set()
 
@@ -216,7 +216,7 @@ def test_settings_that_make_sense_only_with_the_others() -> None:
             {"transformer_decoder": {"num_heads": 8}},
             "transformer_decoder.num_heads is 8",
             False,
-        ),  # loads, means nothing
+        ),  # would load, with wrong results
         ({"pixel_decoder": {"num_layers": 2}}, "model.pixel_decoder.num_layers is 2", False),
         (
             {"pixel_std": [255, 255, 255]},
@@ -309,7 +309,7 @@ def test_resizing_tables_keeps_what_it_must(there: int, here: int) -> None:
     torch.testing.assert_close(as_grid(resized_bias_table(mirrored, here)), as_grid(resized).flip(0))
     turned = as_grid(values).transpose(0, 1).flatten(0, 1)
     torch.testing.assert_close(as_grid(resized_bias_table(turned, here)), as_grid(resized).transpose(0, 1))
-    # the offset of no distance stays in the middle, and constants stay constant
+    # the entry for offset zero stays in the middle, and constants stay constant
     torch.testing.assert_close(as_grid(resized)[here - 1, here - 1], as_grid(values)[there - 1, there - 1])
     torch.testing.assert_close(resized_bias_table(torch.full_like(values, 3.0), here), torch.full_like(resized, 3.0))
     # rows are vertical offsets: a table that depends on them alone still does
@@ -326,7 +326,7 @@ def test_a_table_that_fits_no_window_is_told() -> None:
 
 
 def of_channels(model: Mask2Former, channels: int) -> Mask2Former:
-    """A freshly initialised model as ``model``, for images of so many channels."""
+    """A freshly initialised model like ``model`` for images of this number of channels."""
     values = {**model.info.known_architecture.model_dump(), "inference": {"tasks": ["instance"]}}
     values |= {"pixel_mean": [100.0] * channels, "pixel_std": [50.0] * channels}
     made = build_model(ModelConfig.model_validate(values), len(model.info.known_categories))
@@ -342,9 +342,9 @@ def test_weights_of_input_channels_are_repeated_where_that_is_wanted(tiny_model:
     (said,) = checkpoints.start_from(model, source, "source", partial=False, repeat_channels=True)
     assert said.startswith(f"weights of 3 input channels {'summed' if channels == 1 else 'repeated'} for")
     assert "backbone." in said
-    # Of a grey image, of which all channels are equal, it computes what the source does.
+    # For a grey image, whose channels are all equal, it computes what the source does.
     grey = torch.randn(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
-    if channels != 2:  # whose shares of three are not equal
+    if channels != 2:  # to which three channels cannot contribute equally
         plain = tiny_model.eval().backbone(grey.expand(1, 3, 64, 64))
         for one, other in zip(model.backbone(grey.expand(1, channels, 64, 64)), plain, strict=True):
             if channels == 1:

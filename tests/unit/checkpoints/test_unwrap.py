@@ -34,10 +34,10 @@ def test_wrappers_of_all_names_are_taken_off(prefix: str) -> None:
 @pytest.mark.parametrize(
     "state",
     [
-        ("model.body.weight", "head.bia"),  # not before all names
+        ("model.body.weight", "head.bia"),  # the prefix is not on all names
         ("other.body.weight", "other.head.bias"),
         ("model." * 7 + "head.bias",),
-        ("model.body.weight", "model.head.weight"),  # nothing known behind it
+        ("model.body.weight", "model.head.weight"),  # no known name after it
         ("steps",),
         (),
     ],

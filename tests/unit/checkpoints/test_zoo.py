@@ -27,7 +27,7 @@ from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
 from mask2former.structures import Categories, ModelInfo
 
-FAMILIES = {  # of the names: data set as published, and the class table of its recipes
+FAMILIES = {  # prefix of names: data set as published, and prefix of the class tables of its recipes
     "coco": ("COCO", "coco_"),
     "cityscapes": ("Cityscapes", "cityscapes"),
     "ade20k": ("ADE20K", "ade20k_"),
@@ -89,7 +89,7 @@ def test_a_row_agrees_with_its_recipe(name: str, published: Any) -> None:
 
 @pytest.mark.parametrize("provider", OTHERS)
 def test_rows_of_other_projects(provider: str, published: Any) -> None:
-    """Each has the architecture of an official one, in the layout of its project."""
+    """Each row has the architecture of an official model, in the layout of its own project."""
     count, layout, folder, license, commercial = OTHERS[provider]
     rows = [row for row in current_zoo().values() if row.provider.name == provider]
     assert len(rows) == count
@@ -128,7 +128,7 @@ def hollow(published: Any, name: str) -> dict[str, Tensor]:
 def test_a_name_means_architecture_classes_and_settings(
     name: str, published: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The way from a name to a model, with a file that has names and shapes but no values."""
+    """Opening a name gives the information of its recipe and all entries, here with shapes but no values."""
     row = current_zoo()[name]
     (tmp_path / row.file).write_bytes(b"a file in the cache")
     monkeypatch.setenv("MASK2FORMER_CACHE", str(tmp_path))
@@ -167,7 +167,7 @@ def test_the_numbers_are_those_that_were_published() -> None:
         assert row.backbone.lower()[0] == fact["backbone"].lower()[0]
 
 
-# --- tables of one's own ---------------------------------------------------------------------------------------------
+# --- the user's own tables -------------------------------------------------------------------------------------------
 
 
 def row(**changes: Any) -> dict[str, Any]:

@@ -66,30 +66,30 @@ def test_a_library_that_cannot_be_loaded_is_named(
 
 @contextlib.contextmanager
 def closed_pipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Standard output as a pipe whose reader has gone."""
+    """Make standard output a pipe whose reader has closed it."""
     reader, writer = os.pipe()
     os.close(reader)
     with monkeypatch.context() as patch, os.fdopen(writer, "w") as stream:
         for name in ("stdout", "__stdout__"):
             patch.setattr(sys, name, stream)
         patch.setattr(sys, "stderr", sys.stderr)  # typer wraps both
-        yield  # what the stream still holds goes nowhere, or this would fail in the end
+        yield  # main has to redirect the stream, or closing it would fail
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with closed_pipe(monkeypatch):
-        assert main(["--version"]) == 1  # found in the end
+        assert main(["--version"]) == 1  # noticed at the end, when output is flushed
     monkeypatch.setattr(FAILS, raiser(BrokenPipeError(errno.EPIPE, "Broken pipe")))
     with closed_pipe(monkeypatch), pytest.raises(SystemExit) as end:
-        main(COMMAND)  # found by a command, where typer ends the program
+        main(COMMAND)  # noticed in a command, where typer ends the program
     assert end.value.code == 1
     assert capsys.readouterr().err == ""
 
 
 class _Full:
-    """A stream of a disk that is full, for what is written at once or in the end."""
+    """A stream on a full disk: writing fails if ``at_once``, and flushing always."""
 
     encoding = "utf-8"
     error = OSError(errno.ENOSPC, "No space left on device")
@@ -113,7 +113,7 @@ def test_an_output_that_cannot_be_written_is_said(
     assert main(["--version"]) == 1
     assert "standard output cannot be written: No space left on device" in capsys.readouterr().err
     monkeypatch.setattr(sys, "stderr", _Full(at_once=True))
-    assert main(["--version"]) == 1  # and nobody can be told
+    assert main(["--version"]) == 1  # there is nowhere to report it
 
 
 def test_a_directory_that_is_gone_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -134,7 +134,7 @@ def test_the_shell_completes_names() -> None:
 def program(monkeypatch: pytest.MonkeyPatch, default_signals: None) -> Iterator[pytest.MonkeyPatch]:
     monkeypatch.setattr(sys, "argv", ["mask2former", "--version"])
     yield monkeypatch
-    with interrupts.raised():  # forgets what was received, which later commands of this process would take for theirs
+    with interrupts.raised():  # forget received signals, which would end later commands of this process
         pass
 
 

@@ -22,7 +22,7 @@ ROWS = (
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What the library is asked; it exports and measures nothing."""
+    """Calls of the library, recorded instead of carried out."""
     made: list[dict[str, Any]] = []
 
     def export(model: str, path: Path, to: str | None, **arguments: Any) -> Exported:
@@ -66,7 +66,7 @@ def test_a_file_in_8_bits_is_measured_at_once(
     assert (verified["files"], verified["images"], verified["data"].data) == ([Path(file)], [Path("a")], "scenes")
     out = capsys.readouterr().out
     assert "--calibration" in out
-    assert "49.00 (-1.25)" in out  # what it costs
+    assert "49.00 (-1.25)" in out  # the change of the metric
 
 
 def test_the_table_of_verify_export(calls: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:

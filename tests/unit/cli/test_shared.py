@@ -26,20 +26,20 @@ def written(console: Console) -> str:
 def test_a_bar_appears_with_the_first_step_and_shows_figures(forks: bool) -> None:
     console = screen()
     with working(console, lambda: "nothing", forks=forks) as tell:
-        assert written(console) == ""  # lines before it are not touched
+        assert written(console) == ""  # nothing before the first step
         tell("training", 3, 10)
         tell("training", 10, 10, "loss 52.3 (ce 2.86)")
         tell("validating", 0, 2, "")
     shown = written(console)
     assert "training" in shown
     assert "3/10" in shown
-    if forks:  # drawn when told, not when a thread gets to it
+    if forks:  # drawn at each report, not by a thread
         assert "10/10 0:00:00 loss 52.3 (ce 2.86)" in shown
         assert "validating" in shown
 
 
 def test_a_step_that_begins_anew_has_a_time_of_its_own() -> None:
-    """The second training of ``ablate``, or the tiles of the next image."""
+    """No time left is shown when a step restarts, such as the second training of ``ablate``."""
     console = screen()
     with working(console, lambda: "nothing", forks=True) as tell:
         tell("training", 4, 4)
@@ -63,7 +63,7 @@ def test_where_processes_are_forked_no_thread_draws() -> None:
 
 
 def test_the_time_left_is_known_where_steps_take_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rich keeps what was done in the last 30 seconds; and what was done by an earlier start tells nothing."""
+    """The time left is estimated even from steps of a minute, and only from steps done since this start."""
     now = 0.0
     bars = progress_bar(screen())
     bars.get_time = lambda: now

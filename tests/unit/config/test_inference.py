@@ -19,8 +19,8 @@ from mask2former.config import InferenceConfig
         ({"tasks": ["instance"]}, 0.8, 0.5),
         ({"tasks": ["instance"], "score_threshold": 0.85}, 0.8, 0.85),  # a file of 0.1.0
         ({"tasks": ["instance", "semantic"], "score_threshold": 0.85}, 0.8, 0.85),
-        ({"tasks": ["instance"], "score_threshold": 0.8, "instance_threshold": 0.6}, 0.8, 0.6),  # a file of now
-        ({"tasks": ["instance"], "score_threshold": 0.5, "instance_threshold": 0.5}, 0.8, 0.5),  # tasks edited in it
+        ({"tasks": ["instance"], "score_threshold": 0.8, "instance_threshold": 0.6}, 0.8, 0.6),  # a current file
+        ({"tasks": ["instance"], "score_threshold": 0.5, "instance_threshold": 0.5}, 0.8, 0.5),  # tasks edited
         ({"tasks": ["semantic"], "score_threshold": 0.0}, 0.0, 0.5),
     ],
 )

@@ -22,14 +22,14 @@ FILES = "each entry a mapping of settings (annotations, images)"
 
 
 def said(*overrides: str) -> str:
-    """What is said of a run with these settings in its file, after the name of that."""
+    """The error message for a run file with these settings, without the name of the file."""
     with pytest.raises(UserError) as refused:
         parse(RunConfig, apply_overrides({"data": {"dataset": {"name": "scenes"}}}, overrides), "run.yaml")
     assert str(refused.value).startswith("run.yaml: ")
     return str(refused.value).removeprefix("run.yaml: ")
 
 
-# One row for each kind of error that pydantic may raise of our types, by its name for it.
+# One row for each type of error that pydantic may raise for our types, under pydantic's name.
 ROWS = {
     "int_parsing": ("trainer.max_steps=abc", f"'trainer.max_steps' is 'abc'; expected {INTEGER}"),
     "int_from_float": ("trainer.max_steps=1.5", f"'trainer.max_steps' is 1.5; expected {INTEGER}"),

@@ -26,7 +26,7 @@ RESIZE = {"name": "resize-crop-flip", "short_edges": [48, 64], "crop_size": [48,
 
 @pytest.fixture
 def coco(tmp_path: Path) -> dict[str, object]:
-    """The ``dataset`` settings of two images, one without objects, as training and as validation."""
+    """``dataset`` settings with the same two images, one without objects, for training and validation."""
     pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     for name in ("a.png", "b.png"):
         Image.fromarray(pixels).save(tmp_path / name)

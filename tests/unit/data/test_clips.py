@@ -24,7 +24,7 @@ CATEGORIES = Categories.from_names(["cat", "dog"])
 
 
 class Blocks:
-    """Four frames, object 0 in all of them, object 1 in the first two; each frame has its own grey."""
+    """A data set of one clip: four frames of different greys, object 0 in all of them, object 1 in the first two."""
 
     categories = CATEGORIES
     tasks: tuple[Task, ...] = ("instance",)
@@ -77,7 +77,7 @@ def test_frames_are_drawn_around_the_first_one_and_put_in_order() -> None:
 
 
 def test_the_frame_that_the_others_lie_around_is_uniform() -> None:
-    # With a range of one frame and two frames of a clip of three, places follow from the first draw alone.
+    # With two of three frames and a range of one, the indices depend on the first draw only.
     rng = np.random.default_rng(1)
     pairs = [tuple(draw_frames(3, 2, 1, rng)) for _ in range(4000)]
     assert set(pairs) == {(0, 1), (1, 2)}
@@ -144,14 +144,14 @@ def test_labels_come_from_the_last_frame_as_published_or_are_corrected() -> None
 
 
 def test_an_object_that_a_crop_takes_away_keeps_its_class() -> None:
-    # Only a missing annotation makes the label "no object", as observed of the published code.
+    # Only a missing annotation makes the label "no object", as in the published code.
     masks = torch.zeros(2, 1, 8, 8, dtype=torch.bool)
     masks[0, 0, :2] = True
     full = Sample(torch.zeros(1, 3, 8, 8), Target(torch.tensor([0, 1]), masks))
     hidden = Target(torch.tensor([0, 1]), torch.zeros_like(masks))
     clip = assemble_clip([full, replace(full, target=hidden)], np.array([[True, True], [True, True]]), 2, "last-frame")
     assert clip.target is not None
-    assert clip.target.labels.tolist() == [0]  # the other one is nowhere
+    assert clip.target.labels.tolist() == [0]  # the other is in no frame
     assert clip.target.masks.flatten(2).any(2).tolist() == [[True, False]]
 
 
@@ -187,7 +187,7 @@ def test_scenes_draw_only_the_frames_that_are_requested(indices: list[int]) -> N
         assert frame.ids is not None
         present = np.isin(np.arange(1, len(frame.labels) + 1), frame.ids)
         np.testing.assert_array_equal(clip.annotated[:, indices.index(index)], present)
-        # Alone they show what the whole clip shows, but for what is too small over all frames.
+        # A frame drawn alone looks as in the whole clip, except for objects that are too small over all frames.
         difference = np.abs(frame.image.astype(int) - clips.images(1)[index].astype(int))
         assert (difference.max(axis=2) < 60).mean() > 0.9
     assert clip.annotated.any(axis=1).all()

@@ -52,7 +52,7 @@ def annotation(number: int, image: Any, category: Any, segmentation: Any, **extr
 
 
 def content() -> dict[str, Any]:
-    """Three images, the last without objects; ids with gaps, some beyond 64 bits."""
+    """A COCO file with three images, the last without objects; ids have gaps, and some exceed 64 bits."""
     huge = 2**70
     return {
         "images": [
@@ -76,7 +76,7 @@ def content() -> dict[str, Any]:
 
 
 def write(folder: Path, values: Any, name: str = "instances.json") -> tuple[Path, Path]:
-    """The annotation file and the folder of its images, which are written where they are listed."""
+    """Write an annotation file and the images that it lists; return its path and the folder of the images."""
     folder.mkdir(parents=True, exist_ok=True)
     images = folder / "images"
     images.mkdir(exist_ok=True)
@@ -175,7 +175,7 @@ def test_disjoint_encodings_travel_as_one_id_map(tmp_path: Path) -> None:
     assert list(annotated.masks) == [2]
 
 
-# pycocotools 2 hands numpy 2 an old form of arrays
+# pycocotools 2 defines __array__ in a way that NumPy 2 deprecates
 from_pycocotools = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
@@ -337,7 +337,7 @@ def test_several_broken_segmentations_are_counted(tmp_path: Path) -> None:
 
 
 def objects(boxes: Callable[[float, float, float, float], list[Any]], **more: Any) -> dict[str, Any]:
-    """Rectangles in image c, their boxes from x1, y1, x2, y2."""
+    """A file with 20 rectangles in image c, whose 'bbox' is ``boxes(x1, y1, x2, y2)``."""
     values = content()
     rng = np.random.default_rng(0)
     values["annotations"] = []
@@ -432,7 +432,7 @@ def test_polygons_beyond_the_image_are_noted_or_refused(tmp_path: Path) -> None:
         (True, True, "pixels are counted instead"),
         (1, False, "'area' differs from the area of the mask"),
         (900, False, "'area' differs from the area of the mask"),
-        (121, False, None),  # of the box, the last pixel counted
+        (121, False, None),  # area of the box including the last pixel
         (None, True, None),
     ],
 )
@@ -487,7 +487,7 @@ def test_a_damaged_image_is_named(tmp_path: Path) -> None:
 
 
 def change(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
-    """An edit of the valid file: ``path`` is key.place.key, the value ``...`` deletes."""
+    """An edit of the valid content at ``path``, such as key.index.key; the value ``...`` deletes the entry."""
 
     def edit(values: dict[str, Any]) -> None:
         node: Any = values
@@ -614,7 +614,7 @@ def test_the_index_is_small_and_travels_to_workers(tmp_path: Path) -> None:
     values["annotations"] = [annotation(number, 7, 3, [corners]) for number in range(1, 1001)]
     samples = CocoInstances([write(tmp_path, values)])
     size = len(pickle.dumps(samples))
-    assert size < 1000 * (20 * 8 + 60)  # four bytes a number, and what belongs to the object
+    assert size < 1000 * (20 * 8 + 60)  # four bytes per number, and a constant per object
     again = pickle.loads(pickle.dumps(samples))
     before, after = samples.annotated(1), again.annotated(1)
     assert len(before.polygons) == 1000

@@ -136,7 +136,7 @@ def test_a_listed_segment_without_pixels_is_an_empty_target_and_no_ground_truth(
 
 def test_areas_of_the_file_count_where_the_official_tool_takes_them(tmp_path: Path) -> None:
     values = content()
-    areas = [600, 7, "many", 50]  # larger than what is seen of it; smaller; none; of a segment without pixels
+    areas = [600, 7, "many", 50]  # larger than the visible area; smaller; no number; without pixels
     values["annotations"][0]["segments_info"].append({"id": 999, "category_id": 17})
     for info, area in zip(values["annotations"][0]["segments_info"], areas, strict=True):
         info["area"] = area

@@ -43,7 +43,7 @@ def image(number: Any, name: str, **more: Any) -> dict[str, Any]:
 
 
 def assert_told(faults: Sequence[Fault], *words: str) -> None:
-    """One fault for each of these, in this order."""
+    """Check that there is one fault for each pattern, in this order."""
     assert len(faults) == len(words)
     for fault, word in zip(faults, words, strict=True):
         assert re.search(word, fault.message), fault.message
@@ -66,7 +66,7 @@ def test_coco(folder: Path) -> None:
             mask(5, [[1, 1, 2]]),
             {**mask(6), "iscrowd": 7},
             mask(7, None),
-            mask(8, image_id=2),  # of an image that is told already
+            mask(8, image_id=2),  # of an image that is already reported
             mask(9, long),
             mask(10, long),
         ],

@@ -22,7 +22,7 @@ from mask2former.structures.samples import Sample, Target
 
 @st.composite
 def samples(draw: st.DrawFn) -> PackedSample:
-    """Objects of four classes that may overlap and be empty, and ignored pixels or none."""
+    """Samples with up to six objects of four classes that may overlap or be empty, with or without ignored pixels."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     count, size = draw(st.integers(0, 6)), (draw(st.integers(3, 9)), draw(st.integers(3, 9)))
     masks = torch.from_numpy(rng.random((count, 1, *size)) < draw(st.sampled_from([0.0, 0.1, 0.4])))

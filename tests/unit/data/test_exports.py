@@ -44,7 +44,7 @@ def write(root: Path, images: list[dict[str, Any]], annotations: list[dict[str, 
         ("/data/upload/3/a.png", "a.png"),
         ("../../label-studio/data/media/upload/3/0123abcd-a.png", "a.png"),
         ("images/0123abcd__a.png", "a.png"),  # Label Studio's COCO and YOLO with images
-        ("?d=a.png", "a.png"),  # of its brushes as COCO
+        ("?d=a.png", "a.png"),  # COCO export of brushes
         ("images/0123abcd-a.png", "0123abcd-a.png"),  # the file as it was exported
         ("/data/local-files/?d=photos/a%20b.png", "photos/a b.png"),
         ("https://host/files/a%20b.png", "a b.png"),
@@ -66,7 +66,7 @@ def test_a_name_that_is_not_there_is_not_found(tmp_path: Path, declared: str) ->
 
 
 def test_label_studio(tmp_path: Path) -> None:
-    """Category ids from 0, names of uploads, no area, and empty segmentations of boxes."""
+    """COCO exports of Label Studio are read: ids from 0, names of uploads, no area, boxes without segmentation."""
     image(tmp_path / "photos" / "a b.png")
     box = {"id": 1, "image_id": 0, "category_id": 0, "segmentation": [], "bbox": [1, 1, 3, 3], "iscrowd": 0}
     square = {"id": 0, "image_id": 0, "category_id": 0, "segmentation": [SQUARE], "bbox": [2, 1, 6, 6], "ignore": 0}
@@ -83,7 +83,7 @@ def test_label_studio(tmp_path: Path) -> None:
 
 
 def cvat(tmp_path: Path) -> tuple[Path, np.ndarray]:
-    """Painted masks as CVAT writes them: uncompressed, and marked as crowds."""
+    """A COCO file with a painted mask as CVAT writes it, uncompressed and marked as a crowd, and the mask."""
     image(tmp_path / "photos" / "a.png")
     mask = np.zeros((10, 12), dtype=bool)
     mask[3:5, 4:9] = True

@@ -41,7 +41,7 @@ def label_map() -> np.ndarray:
 
 
 def ground_truth(samples: LabelFolder) -> np.ndarray:
-    """That of the first image."""
+    """The semantic ground truth of the first image."""
     found = samples.ground_truths(0, ["semantic"])["semantic"]
     assert isinstance(found, np.ndarray)
     return found
@@ -49,7 +49,7 @@ def ground_truth(samples: LabelFolder) -> np.ndarray:
 
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path]:
-    """Two images, one in a folder of its own."""
+    """The folders of two images and of their label maps, one of each in a subfolder."""
     for name in ("one", "deep/two"):
         random_image(tmp_path / "images" / f"{name}.jpg")
         save(tmp_path / "labels" / f"{name}.png", label_map())
@@ -66,7 +66,7 @@ def test_numbers_become_classes_and_ignored_ones_stay_void(folders: tuple[Path, 
     assert target.labels.tolist() == [0, 1, 2]
     for label, mask in zip(target.labels, target.masks[:, 0], strict=True):
         assert torch.equal(mask, torch.from_numpy(expected == int(label)))
-    assert not target.masks[:, 0, 0, 5].any()  # the ignored pixel belongs to nothing
+    assert not target.masks[:, 0, 0, 5].any()  # the ignored pixel has no class
     assert samples.annotated(1).semantic
 
 

@@ -17,7 +17,7 @@ from mask2former.errors import UserError
 
 @pytest.fixture
 def davis(tmp_path: Path) -> Path:
-    """Clip "a" of three frames with objects 1 and 7, the latter in the last one alone; clip "b" of one frame."""
+    """Clip "a" of three frames with object 1 in all and object 7 in the last one; clip "b" of one frame."""
     for clip, count in (("a", 3), ("b", 1)):
         for frame in range(count):
             image = Image.fromarray(np.full((20, 30, 3), 10 * frame, np.uint8))
@@ -97,7 +97,7 @@ def test_what_folders_lack_or_have_twice_is_said(davis: Path) -> None:
     (davis / "images" / "c").mkdir()
     clips = MaskFolders(davis / "images", davis / "masks")
     assert any("without a folder of id maps: 1 (c)" in note for note in clips.notes)
-    assert MaskFolders(davis / "images", davis / "masks", davis / "train.txt").notes == []  # the list chooses
+    assert MaskFolders(davis / "images", davis / "masks", davis / "train.txt").notes == []  # the list selects clips
     Image.new("RGB", (30, 20)).save(davis / "images" / "a" / "00001.png")
     with pytest.raises(UserError, match=r"two files for one frame: '00001\.png' and '00001\.jpg'|'00001\.jpg' and"):
         MaskFolders(davis / "images", davis / "masks")

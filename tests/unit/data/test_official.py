@@ -46,7 +46,7 @@ TABLES = {
 
 @pytest.fixture(scope="module")
 def layout(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, list[Drawn]]]:
-    """The root of a miniature, prepared where that is needed, and what was drawn."""
+    """A function that returns the root of a miniature data set, prepared if needed, and what was drawn."""
     made: dict[str, tuple[Path, list[Drawn]]] = {}
 
     def make(name: str) -> tuple[Path, list[Drawn]]:
@@ -69,7 +69,7 @@ def config_of(name: str, task: Task, root: Path | None) -> DatasetConfig:
 
 
 def images_of(samples: AnnotatedSet, drawn: list[Drawn], split: str) -> list[Drawn]:
-    """What was drawn, in the order of the data set."""
+    """The drawn images of a split, in the order of the data set."""
     by_number = {image.name[-6:]: image for image in drawn if image.split == split}
     return [by_number[str(samples[index].name).split(".")[0].replace("_leftImg8bit", "")[-6:]] for index in range(2)]
 
@@ -149,7 +149,7 @@ def test_what_is_read_is_what_was_drawn(name: str, task: Task, split: Any, layou
 
 @pytest.mark.parametrize("name", ["coco", "ade20k", "cityscapes", "mapillary-vistas"])
 def test_downloads_are_read_as_they_are(name: str, layout: Any, tmp_path: Path) -> None:
-    """Nothing is unpacked, also in worker processes that inherit or receive an open data set."""
+    """Zip archives are read directly, also in worker processes that inherit or receive an open data set."""
     _, drawn = layout(name)
     shutil.copytree(layout(name)[0], tmp_path, dirs_exist_ok=True)
     pack(tmp_path, name)

@@ -76,7 +76,7 @@ if __name__ == "__main__":
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX")
 def test_workers_leave_when_the_parent_is_killed(tmp_path: Path) -> None:
-    # In a module of its own, since workers import the script again.
+    # In a separate module, since workers import the script again.
     (tmp_path / "some_work.py").write_text(
         "import os, time\ndef work(job): time.sleep(600 if job > 40 else 0.01); return os.getpid()"
     )
@@ -95,7 +95,7 @@ def test_workers_leave_when_the_parent_is_killed(tmp_path: Path) -> None:
 
 
 def _is_running(pid: int) -> bool:
-    """Whether there is such a process; one that has ended and that nobody has waited for does not count."""
+    """Whether a process exists and is not a zombie."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -105,7 +105,7 @@ def _is_running(pid: int) -> bool:
 
 
 def test_workers_of_conversions_do_without_torch() -> None:
-    """Each would take half a gigabyte more."""
+    """Importing the modules of conversions imports no torch, which would take half a gigabyte in each worker."""
     code = (
         "import sys; from mask2former.dataset_tools.prepare import ade20k, datasets; from mask2former.ops import masks"
     )

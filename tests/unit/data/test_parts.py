@@ -38,7 +38,7 @@ def test_shares_are_as_large_as_they_say_and_the_same_on_every_machine() -> None
     held = [is_held_back(f"image {index}", split) for index in range(5000)]
     assert np.mean(held) == pytest.approx(0.2, abs=0.02)
     first = np.flatnonzero(held)[:6].tolist()
-    assert first == [1, 5, 12, 18, 19, 21]  # written down once: other numbers are another division
+    assert first == [1, 5, 12, 18, 19, 21]  # recorded: other numbers would mean another split
     other = [is_held_back(f"image {index}", ValidationSplitConfig(share=0.2, seed=1)) for index in range(5000)]
     assert np.mean(np.array(held) & np.array(other)) == pytest.approx(0.04, abs=0.01)
 

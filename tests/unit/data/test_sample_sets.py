@@ -25,7 +25,7 @@ CATEGORIES = Categories.from_names(["cat", "sky"], things=["cat"])
 
 
 def sample(frames: int = 1, seed: int = 0) -> Sample:
-    """Two cats that overlap, the sky below one of them, and some pixels that nobody knows."""
+    """A sample with two cats that overlap, the sky below, and some ignored pixels."""
     image = np.random.default_rng(seed).integers(0, 256, (frames, 3, 20, 30), dtype=np.uint8)
     masks = torch.zeros((3, frames, 20, 30), dtype=torch.bool)
     masks[0, :, 2:8, 2:8], masks[1, 0, 5:12, 5:12], masks[2, :, 10:] = True, True, True
@@ -36,7 +36,7 @@ def sample(frames: int = 1, seed: int = 0) -> Sample:
 
 
 class Own:
-    """Nothing is inherited."""
+    """A data set of the user's own, which inherits from no class."""
 
     categories = CATEGORIES
 

@@ -49,7 +49,7 @@ def mask_of(top: int, left: int, bottom: int, right: int, size: tuple[int, int] 
 
 
 def annotated(polygons: Sequence[np.ndarray] = (), masks: Sequence[np.ndarray] = (), **extras: object) -> Annotated:
-    """Objects given as one polygon each, then objects given as masks; the label is the place."""
+    """Objects given as one polygon each, then objects given as masks; the label is the index."""
     patches = {len(polygons) + index: Patch(0, 0, mask) for index, mask in enumerate(masks)}
     ids, alone = place_patches(patches, (H, W))
     labels = np.arange(len(polygons) + len(masks), dtype=np.int64)
@@ -90,7 +90,7 @@ def test_flips_move_everything_alike(axis: str) -> None:
 
 @pytest.mark.parametrize("jitter", [True, False])
 def test_turns_are_all_eight_symmetries_of_a_square(jitter: bool) -> None:
-    """Image, polygon and mask are turned together; those that lie on their side have the other aspect ratio."""
+    """Image, polygon and mask are turned or mirrored alike, and each of the eight symmetries occurs."""
     mask, polygon = mask_of(5, 7, 31, 20), rectangle(30, 40, 51, 55)
     source = annotated([polygon], [mask])
     upright = [np.rot90(image(), turns) for turns in range(4)]
@@ -126,7 +126,7 @@ def test_images_are_resized_as_pillow_does_to_one_level(size: tuple[int, int]) -
 
 @pytest.mark.parametrize("size", [(24, 32), (61, 79), (120, 160), (7, 200), (60, 81), (1, 1)])
 def test_bilinear_images_are_resized_as_opencv_does_to_one_level(size: tuple[int, int]) -> None:
-    """Four pixels make one, whatever the size: two centres in each direction, weighted by how near they are."""
+    """Without antialiasing, each pixel is interpolated from the two nearest centres in each direction."""
     resized = resize_image(image(), size, "bilinear")
     np.testing.assert_array_equal(Resize(size, "bilinear").image(image()), resized)
     expected = image().astype(np.float64)
@@ -145,7 +145,7 @@ def test_bilinear_images_are_resized_as_opencv_does_to_one_level(size: tuple[int
 
 
 def neighbours(new: int, old: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The two centres next to each new one, and how much of the second; at the border there is one."""
+    """Indices of the two old pixels around each new centre, and the weight of the second; at borders, one repeats."""
     position = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
     low = np.floor(position).astype(int)
     return low, np.minimum(low + 1, old - 1), position - low
@@ -163,7 +163,7 @@ def test_ids_are_resized_to_the_nearest_centre(size: tuple[int, int]) -> None:
 
 
 def nearest(new: int, old: int) -> tuple[np.ndarray, np.ndarray]:
-    """Source of each pixel by its centre, and which of them do not fall between two."""
+    """The old pixel under each new centre, and whether that centre is not exactly between two pixels."""
     index = (np.arange(new) + 0.5) * old / new
     return np.floor(index).astype(int), abs(index - np.rint(index)) > 1e-6
 
@@ -226,7 +226,7 @@ def test_frames_of_a_clip_can_share_one_draw() -> None:
 
 
 def test_clipped_polygons_cover_the_pixels_of_the_whole_ones() -> None:
-    """Up to pixels on the outline, where an edge now starts elsewhere on the rasteriser's grid of fifths."""
+    """Only pixels on the outline may differ, since clipped edges start elsewhere on the rasteriser's grid of fifths."""
     rng = np.random.default_rng(3)
     some = 0
     for _ in range(300):
@@ -247,7 +247,7 @@ def test_clipped_polygons_cover_the_pixels_of_the_whole_ones() -> None:
 
 
 def distance(polygon: np.ndarray, point: np.ndarray) -> float:
-    """From a point to the outline, in pixels."""
+    """The distance from a point to the outline, in pixels."""
     edges = np.roll(polygon, -1, axis=0) - polygon
     along = np.clip(((point - polygon) * edges).sum(axis=1) / (edges * edges).sum(axis=1), 0, 1)
     return float(np.linalg.norm(polygon + along[:, None] * edges - point, axis=1).min())
@@ -280,7 +280,7 @@ def test_jitter_draws_flip_scale_and_crop_as_published() -> None:
     assert 0.4 < np.mean(flips) < 0.6
     assert all(isinstance(plan.geometry.steps[0], Flip) for plan, flip in zip(plans, flips, strict=True) if flip)
     longer = np.array([step(plan, Resize)[0].size_hw for plan in plans])
-    assert (longer[:, 1] >= longer[:, 0]).all()  # the longer side fits the box: at scale 1 it has its side
+    assert (longer[:, 1] >= longer[:, 0]).all()  # at scale 1 the longer side is that of the box
     assert longer.max() <= 128
     assert longer[:, 1].min() <= 12
     assert abs(longer[:, 1].mean() - 64 * 1.05) < 5
@@ -290,7 +290,7 @@ def test_jitter_draws_flip_scale_and_crop_as_published() -> None:
         (crop,) = step(plan, Crop)
         assert crop.size_hw == (min(64, height), min(64, width))
         assert plan.geometry.output_hw == (64, 64)
-        if height > 70:  # one number places both axes
+        if height > 70:  # one random number for both axes
             assert abs(crop.top / (height - 64) - crop.left / (width - 64)) < 0.5 / 6 + 0.5 / 28 + 1e-9
 
 
@@ -330,7 +330,7 @@ def test_jitter_removes_lost_objects_before_rasterising_and_keeps_order() -> Non
 def test_a_polygon_too_small_for_a_pixel_is_not_lost() -> None:
     plan = Plan(Geometry((H, W), (Resize((6, 8)), Crop(0, 0, (6, 8))), (64, 64)), keep_lost=False)
     sample = plan(annotated([rectangle(30, 30, 31, 31), rectangle(5, 5, 5 + 1e-5, 20)]))
-    assert labels(sample) == [0]  # but one without a box is
+    assert labels(sample) == [0]  # but one with an empty box is
 
 
 def test_parts_of_an_object_are_united_and_lost_parts_do_not_matter() -> None:
@@ -401,7 +401,7 @@ def test_a_diameter_brings_median_objects_of_all_images_to_one_size() -> None:
     assert 8 * 0.95 < min(diameters) < 9
     assert 29 < max(diameters) < 32 * 1.05
     assert 14.5 < np.exp(np.log(diameters).mean()) < 17.5
-    # Without objects the factor alone; specks do not make images of any size.
+    # Without objects only the factor counts; specks do not enlarge images without limit.
     even = ResizeCropFlip((9999,), 1, None, None, scale_range=(1.0, 1.0), diameter=16, flip="none", color_jitter=False)
     assert even.draw((H, W), rng, None, lambda: object_areas(annotated([]))).geometry.output_hw == (H, W)
     assert even.draw((H, W), rng).geometry.output_hw == (H, W)

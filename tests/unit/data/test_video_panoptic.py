@@ -96,7 +96,7 @@ def test_what_is_doubtful_is_noted(
     change(content)
     (tmp_path / "clips.json").write_text(json.dumps(content))
     read = opened(tmp_path)
-    for _ in range(2):  # once, however often they are read
+    for _ in range(2):  # noted once, however often frames are read
         for index in range(len(read)):
             read.ground_truths(index, ["panoptic"])
     (note,) = read.notes

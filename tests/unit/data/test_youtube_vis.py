@@ -44,7 +44,7 @@ def uncompressed(plane: np.ndarray) -> dict[str, Any]:
 
 
 def content() -> dict[str, Any]:
-    """Two videos, the second one first; a dog in both frames, a cat in the second, a crowd of dogs."""
+    """A file with two videos, id 2 before id 1, which has a dog in both frames, a cat in one and a crowd of dogs."""
     dog = [mask(2, 3), mask(4, 5)]
     return {
         "videos": [
@@ -110,7 +110,7 @@ def test_the_ground_truth_has_crowds_and_the_areas_of_the_file(tmp_path: Path) -
     assert ground_truth.labels.tolist() == [1, 0, 1]
     assert ground_truth.iscrowd.tolist() == [False, False, True]
     assert ground_truth.areas is not None
-    np.testing.assert_allclose(ground_truth.areas, [70, 80, 80])  # those that the file leaves out are counted
+    np.testing.assert_allclose(ground_truth.areas, [70, 80, 80])  # areas that the file lacks are computed
     np.testing.assert_array_equal(ground_truth.masks[2], [np.zeros_like(mask(0, 0)), mask(14, 0)])
 
 

@@ -17,7 +17,7 @@ from mask2former.errors import OptionError, UserError
 
 
 def coco(path: Path, name: str, folder: Path | None = None) -> Path:
-    """A COCO file of one image, which is in a folder unless that is None."""
+    """Write a COCO file with one image, which is created in ``folder`` unless that is None."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = {"id": 1, "file_name": name, "height": 4, "width": 4}
     path.write_text(json.dumps({"images": [image], "annotations": [], "categories": [{"id": 1, "name": "a"}]}))
@@ -28,13 +28,13 @@ def coco(path: Path, name: str, folder: Path | None = None) -> Path:
 
 
 def images_of(path: Path, paths: DataPaths) -> tuple[str, list[str]]:
-    """The folder of the validation images, and the notes."""
+    """The inferred folder of validation images, and the notes."""
     config, notes = infer_format(path, paths)
     return config.validation[0].images, notes  # type: ignore[union-attr]  (of COCO)
 
 
 def test_the_folder_that_is_taken_is_said(tmp_path: Path) -> None:
-    """Beside the named one of the training images, in it, or beside the file: where the images are."""
+    """A note names the folder that has the validation images: beside the file, the given one, or one beside that."""
     train = coco(tmp_path / "train.json", "a.png", tmp_path / "photos" / "train")
     given = DataPaths(images=tmp_path / "photos" / "train", validation=tmp_path / "other" / "held-out.json")
     assert given.validation is not None
@@ -62,7 +62,7 @@ def test_validation_data_that_are_found_are_said_with_their_folder(tmp_path: Pat
 
 @pytest.mark.parametrize("option", ["images", "labels", "names", "validation"])
 def test_parts_of_data_that_name_their_own_are_refused(option: str, tmp_path: Path) -> None:
-    """They were left aside without a word."""
+    """An option is refused where the data file or the named data set already says what it would."""
     (tmp_path / "data.yaml").write_text("train: images\nval: images\nnames: [a]\n")
     paths = DataPaths(**{option: tmp_path})
     for source in (tmp_path / "data.yaml", tmp_path):
@@ -73,7 +73,7 @@ def test_parts_of_data_that_name_their_own_are_refused(option: str, tmp_path: Pa
 
 
 def files(folder: Path, *names: str, values: int = 1) -> None:
-    """Images, and maps of one number."""
+    """Write images, PNG maps with one value, and empty documents."""
     for name in names:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -110,7 +110,7 @@ def test_maps_are_paired_by_the_end_of_their_names(tmp_path: Path) -> None:
 
 
 def test_folders_whose_names_do_not_fit_are_kept_as_they_are(tmp_path: Path) -> None:
-    """Whoever reads them is told which ones lack their partner."""
+    """The folders are returned without a pattern of names; reading them reports the files without a partner."""
     files(tmp_path, "images/a.jpg", "images/b.jpg", "masks/x.png", "masks/y.png")
     (tmp_path / "names.txt").write_text("background\ncell\n")
     config, notes = infer_format(tmp_path, DataPaths())

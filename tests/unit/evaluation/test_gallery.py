@@ -122,7 +122,7 @@ def test_nothing_true_and_nothing_predicted_has_no_quality() -> None:
 
 
 def _shown(rows: int, name: str, gallery: Gallery, size: int = 10) -> None:
-    """An image whose label map is right in ``rows`` rows of ten."""
+    """Add an image whose label map is right in ``rows`` of ten rows."""
     labels = np.full((size, size), SEA)
     labels[: rows * size // 10] = SKY
     image = np.zeros((size, size, 3), dtype=np.uint8)

@@ -16,7 +16,7 @@ from mask2former.notes import collect_notes
     [([0, 19, 39], [0, 20, 40]), ([0, 0, 1], [0, 1, 2]), ([0, 1, 2], [1, 2, 3]), ([0, 1, 3], [0, 2, 4]), ([0], [0])],
 )
 def test_tables_that_count_from_0(logged: list[int], taken: list[int], tmp_path: Path) -> None:
-    """Validations alone; the first may be one before the first step."""
+    """Steps of validations that count from 0 are read as steps done; one before the first step stays 0."""
     path = tmp_path / "metrics.csv"
     path.write_text("step,panoptic/PQ\n" + "".join(f"{step},1\n" for step in logged))
     table = read_metrics(path)

@@ -44,7 +44,7 @@ def model() -> Mask2Former:
 
 
 class Runtime:
-    """Runs the graph itself, and gives numbers that are off by a share of the largest."""
+    """Runs the graph itself, with an error of ``error`` times the largest value added."""
 
     def __init__(self, graph: ExportedGraph, info: ExportedInfo, error: float) -> None:
         self.graph, self.info, self.error = graph, info, error
@@ -57,7 +57,7 @@ class Runtime:
 
 @pytest.fixture
 def written(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """What the converters were given; files hold their names alone, and what runs them is off by ``error``."""
+    """Arguments of the last converter, which writes a placeholder; running that file is off by ``error``."""
     kept = SimpleNamespace(error=0.0, calls=[], graph=None, info=None)
 
     def traced(graph: ExportedGraph, inputs: tuple[torch.Tensor, ...], info: ExportedInfo) -> ExportedGraph:
@@ -130,7 +130,7 @@ def test_a_file_that_gives_other_logits_is_not_kept(
         written.error = error
         with pytest.raises(UserError, match=r"was not written: .*more than 1e-03"):
             export(model, tmp_path / "a.onnx", size=(64, 64))
-    assert [path.name for path in tmp_path.iterdir()] == ["a.onnx"]  # that of before
+    assert [path.name for path in tmp_path.iterdir()] == ["a.onnx"]  # the earlier file
 
 
 @pytest.mark.parametrize(("size", "shapes"), [(None, [(64, 96), (33, 96)]), ((64, 96), [(64, 96), (64, 96)])])
@@ -143,7 +143,7 @@ def test_ranges_are_measured_on_images_as_the_network_sees_them(
     calls: Sequence[Call] = written.calls
     assert written.dtype == "int8"
     assert [images.shape[-2:] for images, _ in calls] == shapes
-    assert [sizes.tolist() for _, sizes in calls] == [[[64, 96]], [[10, 96]]]  # without what is added
+    assert [sizes.tolist() for _, sizes in calls] == [[[64, 96]], [[10, 96]]]  # without padding
 
 
 def test_models_that_files_cannot_hold_are_refused(

@@ -21,7 +21,7 @@ SIZE, PADDED = (61, 90), (64, 96)
 
 
 def logits(seed: int, *, queries: int = 12, sharpness: float = 6.0) -> tuple[Tensor, Tensor]:
-    """Blobs of different sizes that overlap, and classes that are sure."""
+    """Confident class logits, and mask logits of overlapping blobs of different sizes."""
     generator = torch.Generator().manual_seed(seed)
     classes = sharpness * torch.randn(2, queries, len(CATEGORIES) + 1, generator=generator)
     rows, columns = torch.meshgrid(torch.arange(16.0), torch.arange(24.0), indexing="ij")
@@ -32,7 +32,7 @@ def logits(seed: int, *, queries: int = 12, sharpness: float = 6.0) -> tuple[Ten
 
 
 def inputs(seed: int) -> tuple[Tensor, Tensor, Tensor, list[tuple[int, int]], list[Prediction]]:
-    """What a graph has at hand, and the predictions of the two images: one fills the input, one does not."""
+    """Inputs of traced post-processing, and the predictions of two images: one fills the input, one is padded."""
     classes, masks = logits(seed)
     sizes = [SIZE, (40, 77)]
     inside = torch.zeros((2, *PADDED), dtype=torch.bool)

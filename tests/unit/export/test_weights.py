@@ -21,7 +21,7 @@ POSITIONS = np.linspace(0, 1333, 8)
 
 
 def graph(scale: float = 0.1) -> Any:
-    """Bytes through a convolution and a product, and a table of positions that is no weight."""
+    """A graph with a convolution and a matrix product of bytes, and a table of positions, which is not a weight."""
     generator = np.random.default_rng(0)
     arrays = {
         "kernel": scale * generator.standard_normal((16, 3, 3, 3)),

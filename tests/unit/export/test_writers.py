@@ -26,7 +26,7 @@ PROGRAM: Any = None
 
 
 def product() -> Any:
-    """Bytes of images times a matrix."""
+    """A graph that multiplies the bytes of images by a matrix."""
     node, value, kind = onnx.helper.make_node, onnx.helper.make_tensor_value_info, onnx.TensorProto
     matrix = np.linspace(-1, 1, 64, dtype=np.float32).reshape(8, 8)
     made = onnx.helper.make_graph(

@@ -13,7 +13,7 @@ NAMES = ["cat", "dog", "sky", "sea"]
 
 @pytest.fixture(scope="session")
 def tiny_model() -> Mask2Former:
-    """A quarter of a million random parameters that serve all tasks; tests must not change it."""
+    """A model for all tasks with a quarter of a million random parameters; tests must not change it."""
     config = ModelConfig(
         backbone=TimmConfig(model="resnet10t", norm="batch", kwargs={"channels": [16, 24, 32, 40]}),
         pixel_decoder=MSDeformAttnConfig(dim=64, mask_dim=64, num_layers=1, num_heads=4, feedforward_dim=64),

@@ -20,7 +20,7 @@ def square(top: int, left: int, side: int = 6, size: int = 32) -> np.ndarray:
 
 
 def found(first_frame: int, *rows: tuple[list[np.ndarray], int, int], certainty: float = 0.9) -> Candidates:
-    """Objects as (mask of each frame, number of the state, class); different states are at right angles."""
+    """Candidates from (masks of the frames, index of the feature, class); different features are orthogonal."""
     probabilities = np.full((len(rows), 3), 0.02, dtype=np.float32)
     for row, (_, _, label) in enumerate(rows):
         probabilities[row, label] = certainty - 0.01 * row
@@ -48,7 +48,7 @@ def test_a_fast_object_is_followed_by_its_state_where_masks_do_not_meet() -> Non
 
 
 def test_twins_that_move_steadily_are_told_apart_by_where_they_go() -> None:
-    """Equal states and classes, and after each step either is where the other was: only motion tells."""
+    """Two objects with equal features and classes that pass each other keep their tracks because of their motion."""
     linker = TrackLinker(TrackingConfig())
     numbers(linker, found(0, ([square(2, 0)], 0, CAT), ([square(2, 26)], 0, CAT)))
     for step in range(1, 9):
@@ -101,7 +101,7 @@ def test_a_second_prediction_for_one_object_is_left_out() -> None:
 
 
 def test_windows_that_share_frames_are_compared_there() -> None:
-    """Two things swap their places within the window: only the shared frames tell who is who."""
+    """Things that exchange positions within a window are matched by their masks in the frames that windows share."""
     linker = TrackLinker(TrackingConfig())
     down, up = [square(row, 4) for row in (0, 4, 8, 12)], [square(row, 20) for row in (12, 8, 4, 0)]
     assert numbers(linker, found(0, (down, 0, CAT), (up, 0, CAT))) == [1, 2]

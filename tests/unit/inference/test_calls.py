@@ -83,7 +83,7 @@ def test_files_are_segmented_once(predictor: Predictor, tmp_path: Path) -> None:
 
 
 class FrameNumbers:
-    """A writer of one's own."""
+    """A writer of the user's own, which records the indices of frames."""
 
     def __init__(self) -> None:
         self.path, self.seen = Path(), []

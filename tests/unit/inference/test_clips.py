@@ -52,9 +52,9 @@ def test_a_clip_goes_through_the_model_at_once(predictor: Predictor, frames: lis
     settings = predictor.settings.model_copy(update={"max_instances": 40, "instance_threshold": 0})
     expected = postprocessing.video_instance(prediction, (50, 84), predictor.categories, settings)
     assert result.to_dict() == expected.to_dict()
-    assert len(result) == 20  # the things
+    assert len(result) == 20  # 10 queries and 2 classes of things
     alone = predictor.clip(frames[:1], max_instances=40)
-    assert abs(alone.scores - result.scores).max() > 1e-6  # frames see one another
+    assert abs(alone.scores - result.scores).max() > 1e-6  # frames influence one another
 
 
 def test_clips_and_windows_fit_what_the_network_takes(predictor: Predictor, frames: list[np.ndarray]) -> None:
@@ -72,7 +72,7 @@ def test_clips_and_windows_fit_what_the_network_takes(predictor: Predictor, fram
         assert other.clip(frames).size_hw == (50, 84)
         tracked = list(other.track(frames, window=2, stride=1))
     assert [frame.image.shape for frame in tracked] == [(50, 84, 3)] * 3
-    assert seen == [(3, 3, 40, 67), (2, 3, 40, 67), (2, 3, 40, 67)]  # 57x96 without a largest input
+    assert seen == [(3, 3, 40, 67), (2, 3, 40, 67), (2, 3, 40, 67)]  # 57x96 without the limit
     assert [note.example for note in notes] == ["50x84"] * 3
     assert sentences(notes)[0].startswith("sizes of images that are resized to less than the settings specify")
 
@@ -96,7 +96,7 @@ def test_wrong_clips_are_refused(predictor: Predictor, frames: list[np.ndarray],
 
 
 class Oracle:
-    """Predicts the ground truth of a clip that it recognises, and calls every object by the first class."""
+    """Predicts the ground truth of a clip, which it recognises by the first frame, and records the settings."""
 
     def __init__(self, clips: SceneClips) -> None:
         self.categories, self.settings = clips.categories, InferenceConfig(tasks=("instance",))

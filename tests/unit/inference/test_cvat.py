@@ -41,7 +41,7 @@ def test_masks_and_polygons_of_the_function_are_those_of_the_model() -> None:
 
 
 def test_the_driver_of_cvat_uploads_what_the_model_found() -> None:
-    """``annotate_task`` checks and renames the shapes of a task of two images; only the server is not there."""
+    """``annotate_task`` uploads the masks of the task's classes with the task's label ids; the server is mocked."""
     from cvat_sdk.auto_annotation import driver
 
     images = [Image.fromarray(draw_scene(seed, (96, 128)).image) for seed in (3, 4)]

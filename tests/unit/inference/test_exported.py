@@ -22,7 +22,7 @@ INFO = ExportedInfo(ModelInfo(None, InferenceConfig(), Categories.from_names(["a
 
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
-    """A package whose code would never load."""
+    """A .pt2 package whose compiled code cannot be loaded."""
     path = tmp_path / "model.pt2"
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("model/data/aotinductor/model/code.so", b"no library")

@@ -61,7 +61,7 @@ def test_a_large_file_that_is_read_by_parts_has_the_results_that_it_has_as_a_who
         ending = {"panoptic": "_ids", "semantic": "_labels"}[task]
         maps = [np.asarray(Image.open(tmp_path / name / f"a{ending}.png")) for name in ("whole", "parts")]
         assert np.array_equal(maps[0], maps[1])
-    # What is there is known again, also where Pillow refuses to open so large a map.
+    # Existing results are recognised even if Pillow refuses to open so large a map.
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     assert run(predictor, path, tmp_path / "parts", task).status == "skipped"
 
@@ -107,7 +107,7 @@ def test_a_copy_to_draw_on_is_read_only_where_it_is_drawn(
     def full(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(predictor, "predict_tiles", full)  # and its own size is what is said of it
+    monkeypatch.setattr(predictor, "predict_tiles", full)  # the message states its own size
     outcome = run(predictor, path, tmp_path / "full", "semantic")
     assert "an image of 100x140 pixels" in outcome.reason
 
@@ -128,7 +128,7 @@ def test_what_is_not_read_by_parts_is_refused_with_what_to_do(
 def test_tables_and_cutouts_of_a_large_file_are_those_of_the_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It cannot be read whole when they are written, after all of its tiles."""
+    """A file that is too large to be read whole has the same table and cutouts as if it were not."""
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, draw_scene(1, (100, 140)).image, tile=(32, 32), photometric="rgb")
     settings: dict[str, Any] = {"tile": 80, "device": "cpu", "also": ["cutouts"], "overlays": False}

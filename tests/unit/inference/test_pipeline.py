@@ -14,7 +14,7 @@ from mask2former.notes import collect_notes, note
 
 
 def _stages(calls: list[list[Any]], **changes: Any) -> Stages[Any, Any, Any, Any]:
-    """Words, of which those of equal length share a call, to their capitals with the word itself."""
+    """Stages that turn words into capitals; words of equal length share a call, and ``calls`` records the calls."""
 
     def call(words: Sequence[str]) -> list[str]:
         calls.append(list(words))

@@ -39,7 +39,7 @@ def predictor(tiny_model: Mask2Former) -> Predictor:
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """Three images: 000001.jpg, deep/000002.png, and one that is none."""
+    """A folder with two images, 000001.jpg and deep/000002.png, and a broken file."""
     folder = tmp_path / "images"
     (folder / "deep").mkdir(parents=True)
     pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
@@ -89,7 +89,7 @@ def test_the_folder_structure_is_kept_and_a_broken_image_stops_nothing(
     ("task", "threshold", "limit", "crowded"),
     [
         ("instance", 0.0, 3, True),  # each of the three would be shown, and so might a fourth
-        ("instance", 0.99, 3, False),  # the last is too poor to be shown: nothing was lost
+        ("instance", 0.99, 3, False),  # the last is below the threshold: nothing was lost
         ("instance", 0.0, 1000, False),  # the model has fewer predictions
         ("semantic", 0.0, 3, False),
     ],
@@ -116,7 +116,7 @@ def test_what_is_there_is_skipped_unless_overwritten(predictor: Predictor, image
     assert again["000001"].found > 0
     document = json.loads((output / "000001.json").read_text())
     assert document["settings"].pop("resampling") == "antialiased"
-    (output / "000001.json").write_text(json.dumps(document))  # as before there was that setting
+    (output / "000001.json").write_text(json.dumps(document))  # as before that setting existed
     assert not _run(predictor, images, output, task="semantic", model="tiny")["000001"].differs
     predictor.settings = predictor.settings.model_copy(update={"resampling": "bilinear"})
     assert _run(predictor, images, output, task="semantic", model="tiny")["000001"].differs
@@ -126,7 +126,7 @@ def test_what_is_there_is_skipped_unless_overwritten(predictor: Predictor, image
     assert not (output / "000001_ids.png").exists()
     forced = _run(predictor, images, output, task="panoptic", model="tiny", overwrite=True, overlay=False)
     assert forced["000001"].status == "done"
-    # Nothing of the earlier result is left beside the new one.
+    # No file of the earlier result is left.
     assert _files(output) == {
         f"{stem}{ending}" for stem in ("000001", "deep/000002") for ending in (".json", "_ids.png")
     }
@@ -307,7 +307,7 @@ def test_overlays_of_older_versions_are_known_by_the_json_file_beside_them(
     del document["provenance"]
     for ending in (".png", "_ids.png"):
         with Image.open(job.file(ending)) as drawn:
-            Image.fromarray(np.asarray(drawn)).save(job.file(ending))  # without our mark
+            Image.fromarray(np.asarray(drawn)).save(job.file(ending))  # without our metadata
     for model, known in (("tiny", {"000001"}), (None, {"000001.jpg", "000001.png"})):  # None: of save() in Python
         job.document.write_text(json.dumps({**document, "model": model}))
         assert {job.stem.name for job in plan([images], tmp_path / "out")} == {*known, "broken", "000002"}
@@ -463,7 +463,7 @@ def test_an_address_is_fetched_once(predictor: Predictor, tmp_path: Path, monkey
 def test_progress_counts_the_tiles_of_an_image_that_has_many(
     predictor: Predictor, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One image of many tiles takes minutes, in which images that are done say nothing."""
+    """Tiles of an image that has many are counted too, since it may take minutes."""
     monkeypatch.setattr("mask2former.inference.tiling._PIXELS_AT_ONCE", 4 * 64 * 64)  # four tiles at once
     told: list[tuple[str, int, int | None]] = []
 
@@ -491,4 +491,4 @@ def test_progress_counts_the_tiles_of_an_image_that_has_many(
         ("semantic, tiles (0 of 4 images done)", 6, 6),
         ("semantic", 1, 4),
     ]
-    assert {step for step, _, _ in told[4:]} == {"semantic"}  # the others are few tiles at once
+    assert {step for step, _, _ in told[4:]} == {"semantic"}  # the others have few tiles

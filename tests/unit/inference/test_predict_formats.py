@@ -31,7 +31,7 @@ def predictor(tiny_model: Mask2Former) -> Predictor:
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """Two images, a.jpg and deep/b.png, and one that is none."""
+    """A folder with two images, a.jpg and deep/b.png, and a broken file."""
     folder = tmp_path / "images"
     (folder / "deep").mkdir(parents=True)
     pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
@@ -98,7 +98,7 @@ def test_results_that_are_there_become_other_formats_without_the_network(
     tasks = json.loads(after["label-studio/tasks.json"])
     # A local storage of Label Studio is a folder below its root, never the root itself.
     assert [task["data"]["image"].partition("=")[2] for task in tasks] == ["images/a.jpg", "images/deep/b.png"]
-    with collect_notes() as notes:  # none of them is taken for an image
+    with collect_notes() as notes:  # no result file is taken for an image
         assert [job.stem.name for job in plan([images, output], tmp_path / "new")] == ["a", "broken", "b"]
     assert len(notes) >= 4
 

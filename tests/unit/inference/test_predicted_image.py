@@ -21,7 +21,7 @@ def predictor(tiny_model: Mask2Former) -> Predictor:
 
 
 def counted(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
-    """How often the network was called."""
+    """A function that returns how often the network was called."""
     calls: list[int] = []
     real = predictor.network
 

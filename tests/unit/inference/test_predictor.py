@@ -118,7 +118,7 @@ def test_a_network_may_use_its_buffers_again(predictor: Predictor) -> None:
 
 
 def _alike(one: Any, other: Any) -> bool:
-    """The same but for rounding, by which a pixel in a hundred of these undecided masks may differ."""
+    """Whether two results agree within rounding, which may change one in a hundred pixels of such undecided masks."""
     assert one.task == other.task
     if one.task == "semantic":
         return (one.labels == other.labels).mean() > 0.99
@@ -130,7 +130,7 @@ def test_a_batch_changes_nothing_whoever_else_is_in_it(
     predictor: Predictor, monkeypatch: pytest.MonkeyPatch, batch_size: int
 ) -> None:
     random = np.random.default_rng(1)
-    # Shown at 64x64, 64x68, 64x92, 64x94 and 94x64: the middle two are padded alike.
+    # Resized to 64x64, 64x68, 64x92, 64x94 and 94x64: the middle two are padded alike.
     sizes = [(40, 40), (40, 57), (60, 64), (40, 59), (59, 40), (80, 80), (64, 92), (59, 40), (80, 115)]
     images = [random.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
     alone = [predictor(image, TASKS) for image in images]
@@ -148,7 +148,7 @@ def test_a_batch_changes_nothing_whoever_else_is_in_it(
     assert all(_alike(one[task], two[task]) for one, two in zip(found, alone, strict=True) for task in TASKS)
     assert max(map(len, seen)) == batch_size
     assert all(len({tuple(-(-side // 32) for side in size) for size in batch}) == 1 for batch in seen)
-    # A network that does not say how it pads sees images of one size together.
+    # A network that does not say how it pads gets only images of one size together.
     seen.clear()
     del network.size_divisibility  # type: ignore[attr-defined]
     list(predictor.stream(images, batch_size=batch_size))
@@ -214,7 +214,7 @@ WAYS: dict[str, Callable[..., Any]] = {
 def test_images_are_resized_as_the_settings_say_and_the_official_way_on_request(
     tiny_model: Mask2Former, image: np.ndarray, way: str
 ) -> None:
-    """The one thing that an image goes through before the network, whatever the way to it."""
+    """However an image reaches the network, it is resized as the settings say, or the official way on request."""
     settings = InferenceConfig(tasks=("instance",), short_edge=32, resampling="bilinear", instance_threshold=0)
     predictor = Predictor(tiny_model, device="cpu", settings=settings)
     network, seen = predictor.network, []
@@ -281,7 +281,7 @@ def test_tracks_of_a_clip_are_those_at_or_above_the_threshold(predictor: Predict
 
 
 def test_the_number_of_things_that_was_requested_comes(predictor: Predictor, image: np.ndarray) -> None:
-    """Stuff has the best pairs of this model, and as published it takes the place of things."""
+    """Stuff, which has the best scores here, does not reduce the number of things, unless things_first is false."""
     everything = predictor(image, "instance", max_instances=40)
     assert len(predictor(image, "instance", max_instances=1, things_first=False)) == 0
     one = predictor(image, "instance", max_instances=1)

@@ -23,7 +23,7 @@ SETTINGS = InferenceConfig(tile=48, tile_overlap=12, short_edge=0, overlap_thres
 
 
 def panoptic(ids: np.ndarray, labels: Sequence[int], scores: Sequence[float] | None = None) -> PanopticSegmentation:
-    """A result in which segment n has the n-th label, without the segments that have no pixel."""
+    """A result in which segment n has the n-th label; segments without pixels are left out."""
     scores = scores or [0.9] * len(labels)
     segments = tuple(
         Segment(number, label, CATEGORIES[label].is_thing, score, int((ids == number).sum()))
@@ -34,7 +34,7 @@ def panoptic(ids: np.ndarray, labels: Sequence[int], scores: Sequence[float] | N
 
 
 def through(ids: np.ndarray, labels: Sequence[int], settings: InferenceConfig = SETTINGS) -> PanopticSegmentation:
-    """What a faultless model makes of an image in tiles; the pixels of a tile say where they are."""
+    """The result of a perfect model for an image in tiles; the values of pixels encode their position."""
     height, width = ids.shape
     y, x = np.mgrid[:height, :width]
     image = np.stack([y // 256 * 16 + x // 256, y % 256, x % 256], axis=-1).astype(np.uint8)
@@ -53,7 +53,7 @@ def through(ids: np.ndarray, labels: Sequence[int], settings: InferenceConfig = 
 
 
 def same_partition(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether two maps are equal but for their numbers; 0 is 0 in both."""
+    """Whether two maps are equal up to a renumbering that keeps 0."""
     pairs = np.unique(np.stack([one.ravel(), other.ravel()]), axis=1).T
     firsts, seconds = pairs[:, 0], pairs[:, 1]
     return len(set(firsts)) == len(firsts) and len(set(seconds)) == len(seconds) and [0, 0] in pairs.tolist()
@@ -70,7 +70,7 @@ def test_things_of_any_size_come_back_whole_and_stuff_is_one_segment(seed: int, 
         cy, cx = rng.integers(radius, size[0] - radius), rng.integers(radius, size[1] - radius)
         labels.append(int(rng.integers(2)))
         ids[(y - cy) ** 2 + (x - cx) ** 2 <= radius**2] = len(labels)
-    # What a later thing hides all but a sliver of cannot be told to be one thing, and an island is a thing of its own.
+    # Slivers of things that later ones hide are removed, since parts of one cannot be recognised as one thing.
     for number in range(3, len(labels) + 1):
         if (ids == number).sum() < 20:
             ids[ids == number] = 0
@@ -94,7 +94,7 @@ def test_where_tiles_disagree_about_a_thing_the_one_that_shows_it_best_decides()
     found = joined.finish().unpacked()
     assert [(segment.label, segment.score) for segment in found.segments] == [(0, 0.8), (2, 0.7), (3, 0.6)]
     assert (found.ids[10:20, 22:34] == 1).all()
-    assert (found.ids[0, :30] == 2).all()  # each pixel is of the tile whose border is farther away
+    assert (found.ids[0, :30] == 2).all()  # pixels come from the tile whose border is farther away
     assert (found.ids[0, 30:] == 3).all()
 
 

@@ -33,7 +33,7 @@ TILES = InferenceConfig(
 
 
 def disks(size: tuple[int, int], indices: list[tuple[int, int, int]]) -> np.ndarray:
-    """Masks of disks (y, x, radius)."""
+    """Masks of disks, each given as (y, x, radius)."""
     y, x = np.mgrid[: size[0], : size[1]]
     return np.stack([(y - cy) ** 2 + (x - cx) ** 2 <= r * r for cy, cx, r in indices])
 
@@ -52,7 +52,7 @@ def instances(masks: np.ndarray, scores: np.ndarray, labels: np.ndarray | None =
 def seen_through(
     masks: np.ndarray, rng: np.random.Generator, labels: np.ndarray | None = None
 ) -> Callable[[np.ndarray], Instances]:
-    """What a faultless model says about any tile; tiles hold the number of their pixel in the image."""
+    """A perfect model of a tile; the values of pixels encode their position in the image."""
 
     def one(part: np.ndarray) -> Instances:
         rows = part[:, 0, 0].astype(int) * 256 + part[:, 0, 1]
@@ -64,12 +64,12 @@ def seen_through(
 
 
 def batched(one: Callable[[np.ndarray], Instances]) -> PredictTiles:
-    """What tiling asks, of a function of one tile."""
+    """The function of several tiles that tiling calls, from a function of one tile."""
     return lambda images, *_: [TilePrediction({"instance": one(image)}) for image in images]
 
 
 def instances_of(image: np.ndarray, one: Callable[[np.ndarray], Instances], settings: InferenceConfig) -> Instances:
-    """What tiles of an image give, with a function of one tile."""
+    """The instances of an image in tiles, each predicted by ``one``."""
     found = segment_in_tiles(ArrayRegions(image), batched(one), ("instance",), CATEGORIES, settings)["instance"]
     assert isinstance(found, Instances)
     return found
@@ -152,7 +152,7 @@ def test_a_mask_that_one_tile_shows_is_not_copied() -> None:
 
 
 def test_tiles_give_no_candidates_that_are_not_considered() -> None:
-    """They are most of all: 80 of the 100 queries of ``nuclei``, and each has a mask."""
+    """Tiles are predicted with the least score that joining considers, which most queries are below."""
     thresholds: set[float] = set()
 
     def predict(images: Sequence[np.ndarray], *request: Any) -> list[TilePrediction]:
@@ -165,7 +165,7 @@ def test_tiles_give_no_candidates_that_are_not_considered() -> None:
 
 
 def test_what_is_left_of_an_object_takes_pixels_where_it_is_alone() -> None:
-    """The second keeps its lower half, and the third lies where its upper half was cut off."""
+    """Each object keeps the pixels that no better one covers, and no covered pixel is lost."""
     masks = np.zeros((3, 12, 10), dtype=bool)
     masks[0, 0:5, 0:8] = True
     masks[1, 2:10, 0:8] = True
@@ -178,7 +178,7 @@ def test_what_is_left_of_an_object_takes_pixels_where_it_is_alone() -> None:
 @pytest.mark.parametrize(
     ("first", "second", "expected"),
     [
-        # a neighbour took in the sliver of an object that the second tile shows
+        # a neighbour includes the sliver of an object that the second tile shows
         ([(20, 42, 0.9)], [(40, 75, 0.85)], [(20, 42), (40, 75)]),
         # an object reaches two pixels into a better one of the other tile, which sees it too
         ([(30, 60, 0.9)], [(40, 58, 0.8), (58, 95, 0.85)], [(30, 60), (58, 95)]),
@@ -195,7 +195,7 @@ def test_a_few_common_pixels_at_the_edge_of_a_tile_drop_no_object(
 
 
 def spans_through(first: list[tuple[int, int, float]], second: list[tuple[int, int, float]]) -> dict:
-    """What joins from bars (start, end, score) of two tiles, columns 0 to 60 and 40 to 100 of an image."""
+    """Spans and scores joined from bars (start, end, score) of two tiles, columns 0 to 60 and 40 to 100."""
     found = []
     for tile, bars in ((Tile(0, 0, 20, 60), first), (Tile(0, 40, 20, 100), second)):
         masks = np.zeros((len(bars), 20, 60), dtype=bool)
@@ -207,8 +207,8 @@ def spans_through(first: list[tuple[int, int, float]], second: list[tuple[int, i
 
 
 def test_what_a_tile_cuts_off_is_left_to_the_one_that_shows_it() -> None:
-    assert spans_through([(57, 60, 0.9)], []) == {}  # the other tile sees the place, and nothing there
-    assert spans_through([(57, 60, 0.9)], [(52, 70, 0.8)]) == {(52, 70): 0.8}  # a sliver is no better guess
+    assert spans_through([(57, 60, 0.9)], []) == {}  # the other tile predicts nothing in this area
+    assert spans_through([(57, 60, 0.9)], [(52, 70, 0.8)]) == {(52, 70): 0.8}  # a sliver is not the better prediction
     assert spans_through([(50, 60, 0.9)], [(52, 70, 0.8)]) == {(52, 70): 0.9}  # the same: its score, but not its mask
     assert spans_through([(52, 60, 0.8)], [(51, 70, 0.9)]) == {(51, 70): 0.9}
     # the second tile cuts this one off, too, so that both are needed
@@ -242,7 +242,7 @@ def test_non_overlapping_predictions_share_no_pixel_and_drop_what_keeps_little()
 
 
 def test_tiles_are_joined_before_overlaps_are_removed() -> None:
-    # The better guess of the second tile is a part of what the first one shows whole.
+    # The better prediction, of the second tile, is a part of the object that the first tile shows whole.
     whole = disks((48, 80), [(24, 30, 14)])
     scores = iter([np.array([0.6]), np.array([0.9])])
 
@@ -285,11 +285,11 @@ def test_images_are_predicted_again_until_objects_have_the_diameter_of_training(
 @pytest.mark.parametrize(
     ("indices", "sample", "sides"),
     [
-        # four parts of four tiles tell that objects have half the diameter of training
+        # four parts of four tiles show that objects have half the diameter of training
         ([(y, x, 4) for y in range(16, 256, 32) for x in range(16, 256, 32)], 16, [32, 16]),
         # as large as expected: the whole image is read once
         ([(y, x, 8) for y in range(16, 256, 32) for x in range(16, 256, 32)], 16, [32, 32]),
-        # nothing there: the whole image tells, and its result stands or needs smaller tiles
+        # nothing there: the whole image decides, and its result is kept or needs smaller tiles
         ([(8, 8, 8), (8, 248, 8)], 16, [32, 32]),
         ([(8, 8, 4), (8, 248, 4)], 16 + 121, [32, 16]),
         ([], 16, [32, 32]),
@@ -331,7 +331,7 @@ def test_noise_does_not_shrink_tiles_again_and_again() -> None:
 
     settings = InferenceConfig(tasks=("instance",), tile=160, tile_overlap=16, short_edge=160, diameter=30)
     instances_of(numbered(size), segment_with(0.8), settings)
-    assert requested == [128]  # less sure than of the objects, however many
+    assert requested == [128]  # less certain than the objects, so their number does not count
     requested.clear()
     instances_of(numbered(size), segment_with(0.94), settings)
     assert set(requested) == {128, 40}  # as small as tiles get, and no third time

@@ -46,7 +46,7 @@ def test_one_window_gives_the_published_result(
     results = list(predictor.track(frames[:4], window=4, threshold=0.0))
     joined = join_frames(results, things_only=things_only, max_instances=most)
     expected = predictor.clip(frames[:4])
-    assert len(expected) > 0 or (things_only and most == 10)  # stuff has the best pairs here
+    assert len(expected) > 0 or (things_only and most == 10)  # stuff has the best scores here
     assert joined.to_dict() == expected.to_dict()
 
 
@@ -120,7 +120,7 @@ def test_panoptic_ids_are_classes_and_tracks(predictor: Predictor, frames: list[
 
 
 def test_a_packaged_model_follows_things_through_a_scene() -> None:
-    """Two thirds of the things of a clip are found in most of the frames where they are, each under one number."""
+    """At least two things of a clip are found in more than half of its frames, each under one number only."""
     predictor = Predictor.from_pretrained("scenes-tiny", device="cpu")
     clips = SceneClips(96, 12, seed=2_500_001, length=1)
     ground_truth = clips.ground_truths(0, ["instance"])["instance"]
@@ -160,7 +160,7 @@ def test_wrong_requests_are_refused_at_once(
 @pytest.mark.slow
 @pytest.mark.parametrize("window", [1, 8])
 def test_memory_does_not_grow_with_the_length(window: int, tmp_path: Path) -> None:
-    """Peak of a process that tracks 50 and 2,000 frames: equal within a tenth."""
+    """Peak memory of tracking 50 and 2,000 frames is equal within a tenth."""
     out = tmp_path / "memory.json"
     program = ROOT / "benchmarks" / "tracking.py"
     command = [sys.executable, str(program), "--memory", "--window", str(window), "--out", str(out)]

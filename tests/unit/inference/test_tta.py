@@ -98,7 +98,7 @@ def test_one_plain_view_is_the_plain_prediction_bit_for_bit(predictor: Predictor
 
 
 def _rows(result: Any, turn: int = 1) -> list[Any]:
-    """What a result says, mirrored back for -1, in an order that does not depend on that of queries."""
+    """Label, score and mask (mirrored if ``turn`` is -1) of each object, in an order independent of the queries."""
     rows = zip(result.masks[:, :, ::turn], result.labels, result.scores, strict=True)
     return sorted((int(label), round(float(score), 5), mask.tobytes()) for mask, label, score in rows)
 
@@ -164,7 +164,7 @@ def test_several_tasks_come_from_one_round_of_views(predictor: Predictor, image:
     handle = predictor.model.register_forward_pre_hook(lambda *_: calls.append(1))
     assert len(AugmentedPredictor(predictor)(image, TASKS)) == 3
     handle.remove()
-    assert len(calls) == 12  # those of segments and instances are among those of semantic segmentation
+    assert len(calls) == 12  # views of the other tasks are among those of semantic segmentation
     assert {task: prediction.size_hw for task, prediction in predictions.items()} == dict.fromkeys(TASKS, (64, 96))
 
 
@@ -220,7 +220,7 @@ def test_a_mirrored_view_is_mirrored_back() -> None:
     output = _prediction((LEFT, [0.9, 0.04, 0.06]))
     mirror = replace(output, masks=output.mask_logits.flip(-1))
     assert _content(consensus([output, mirror], [PLAIN, MIRRORED])) == _content(output)
-    # Without its turn it is another object.
+    # If it is not mirrored back, it is another object.
     assert len(_content(consensus([output, mirror], [PLAIN, PLAIN]))) == 2
 
 

@@ -74,7 +74,7 @@ def test_non_finite_logits_are_named(broken: str) -> None:
 
 
 def test_a_term_is_added_without_changing_the_others() -> None:
-    """It sees the sampled masks that the published terms see, at every depth, and adds its weighted value."""
+    """An added term gets the sampled masks of the published terms at every depth, and adds its weighted value."""
     torch.manual_seed(0)
     logits, masks, targets = (
         torch.randn(2, 5, 4),

@@ -26,7 +26,7 @@ def draws(seed: int = 0) -> UniformPoints:
 
 
 def scene(frames: int, seed: int = 0) -> tuple[MaskOutput, list[Target]]:
-    """Two clips of three and two objects, a band of each ignored; logits at the size of the masks."""
+    """Output and targets of two clips with three and two objects and an ignored band; logits have the masks' size."""
     generator = torch.Generator().manual_seed(seed)
 
     def random(*shape: int) -> Tensor:
@@ -43,13 +43,13 @@ def scene(frames: int, seed: int = 0) -> tuple[MaskOutput, list[Target]]:
 
 
 def unknown(targets: list[Target]) -> Tensor:
-    """Where the ground truth is not known, ``(B, 1, T, H, W)``."""
+    """Whether pixels are ignored, ``(B, 1, T, H, W)``."""
     ignored = [target.ignored for target in targets if target.ignored is not None]
     return torch.stack(ignored).unsqueeze(1)
 
 
 def elsewhere(output: MaskOutput, targets: list[Target], value: float) -> MaskOutput:
-    """The same prediction but for the ignored pixels, where every mask logit is changed."""
+    """The same output, but with another mask logit at every ignored pixel."""
     changed = torch.where(unknown(targets), -output.mask_logits.detach() + value, output.mask_logits.detach())
     return MaskOutput(output.class_logits, changed.requires_grad_(), output.query_features)
 

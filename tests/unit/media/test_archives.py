@@ -144,7 +144,7 @@ def test_names_that_no_file_can_have_are_not_there(tmp_path: Path, name: str) ->
         ("./a.jpg", False),
         ("a..jpg", False),
         ("..a/b.jpg", False),
-        ("C:a.jpg", False),  # a name like any other, but on Windows
+        ("C:a.jpg", False),  # an ordinary name, except on Windows
         ("{folder}/a.jpg", False),
         ("{folder}/x/../a.jpg", False),
         ("../a.jpg", True),

@@ -187,7 +187,7 @@ def test_slides_without_a_suffix_in_a_folder_are_noted(tmp_path: Path) -> None:
 
 
 def test_what_a_slide_is_takes_no_unpacking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a file that is compressed as a whole, which may be small and unpack to gigabytes."""
+    """A file compressed as a whole, which may unpack to gigabytes, is refused without unpacking it."""
     data = pydicom.dcmread(SLIDE / "whole.dcm", stop_before_pixels=True)
     data.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     data.save_as(tmp_path / "a.dcm")

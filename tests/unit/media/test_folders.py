@@ -22,7 +22,7 @@ from mask2former.notes import collect_notes
 
 @pytest.fixture
 def lock(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
-    """Makes a folder one that cannot be listed, also for root, whom permissions do not stop."""
+    """A function that makes a folder impossible to list, even for root, whom permissions do not stop."""
     scandir, locked = os.scandir, set()
 
     def refuse(path: str | os.PathLike[str] = ".") -> object:

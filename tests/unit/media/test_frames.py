@@ -17,7 +17,7 @@ from mask2former.media.frames import open_frames
 
 
 def write_video(path: Path, ticks: list[int], *, options: dict[str, str] | None = None, noisy: bool = False) -> Path:
-    """Frame k is of the grey 5 k and is shown at ``ticks[k]`` hundredths of a second; a key frame every ten."""
+    """Write a video whose frame k has the grey 5 k and the time ``ticks[k]`` / 100 s; every tenth is a key frame."""
     rng = np.random.default_rng(0)
     with av.open(str(path), "w", options=options or {}) as container:
         stream = container.add_stream("libx264", rate=25, options={"g": "10", "crf": "10", "bf": "2"})

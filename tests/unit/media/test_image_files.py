@@ -21,7 +21,7 @@ COLORS[:, : W // 2] = 200, 40, 90
 
 
 def close(pixels: np.ndarray) -> bool:
-    """Compressed with losses: right but for the border of the colours."""
+    """Whether pixels equal ``COLORS`` within losses of compression, except near the border of the colours."""
     difference = abs(pixels.astype(int) - COLORS)
     difference[:, W // 2 - 4 : W // 2 + 4] = 0
     return difference.max() <= 6

@@ -34,7 +34,7 @@ def as_rgb(values: np.ndarray) -> np.ndarray:
 
 
 def half_transparent() -> tuple[Image.Image, np.ndarray]:
-    """Left half hidden."""
+    """An image whose left half is transparent, and the expected pixels, which are white there."""
     alpha = np.full((H, W), 255, dtype=np.uint8)
     alpha[:, : W // 2] = 0
     expected = colors()

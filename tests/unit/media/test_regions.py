@@ -124,7 +124,7 @@ def test_parts_of_an_image_are_not_counted_as_images(tmp_path: Path, image: np.n
 def test_parts_of_a_slide_are_not_counted_as_images(
     tmp_path: Path, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was not scanned is transparent: here the right half."""
+    """A slide with a transparent part, here the right half, is noted once, however many parts of it are read."""
     tifffile.imwrite(tmp_path / "a.tif", image, tile=(64, 64), photometric="rgb")
     opened = SlideRegions(tmp_path / "a.tif")
 
@@ -226,7 +226,7 @@ def test_a_tiff_in_memory_is_read_by_parts_and_a_slide_must_lie_on_a_disk(
 def test_a_file_of_more_bytes_than_are_read_at_once_is_read_by_parts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file ends in a hole, so that it takes no room."""
+    """The file here is sparse, so that it takes no disk space."""
     path = tmp_path / "a.tif"
     options = {"rowsperstrip": 512, "photometric": "rgb"}
     with tifffile.TiffWriter(path, bigtiff=True) as writer:
@@ -259,7 +259,7 @@ def test_a_slide_is_read_as_openslide_shows_it(tmp_path: Path, image: np.ndarray
 
 
 def test_a_slide_of_aperio_is_its_full_resolution(tmp_path: Path, image: np.ndarray) -> None:
-    """Levels and a thumbnail, as in files of the scanner; OpenSlide 4.0.1 takes it for one of Aperio."""
+    """A file with levels and a thumbnail, which OpenSlide takes for Aperio's, is read at full resolution."""
     text = "Aperio Image Library v11.2.1\r\n270x190 [0,0 {1}x{0}] (64x64) JPEG/RGB Q=70|AppMag = 20|MPP = 0.5"
     shared = {"photometric": "rgb", "compression": "zlib", "metadata": None}
     with tifffile.TiffWriter(tmp_path / "a.svs") as file:
@@ -274,7 +274,7 @@ def test_a_slide_of_aperio_is_its_full_resolution(tmp_path: Path, image: np.ndar
 
 
 def test_a_slide_of_dicom_is_no_tile_of_it() -> None:
-    """Two resolutions of 80x60 pixels in tiles of 32x32, as wsidicomizer 0.26.1 writes them (JPEG)."""
+    """A slide of wsidicomizer 0.26.1, 80x60 pixels in JPEG tiles of 32x32, is read whole, not as one of its tiles."""
     rows, columns = np.mgrid[:60, :80]
     slide = np.stack([3 * columns, 4 * rows, rows + columns], axis=2)
     opened = open_large(SLIDE / "whole.dcm")

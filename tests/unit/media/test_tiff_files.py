@@ -72,7 +72,7 @@ def test_colours_are_read_exactly(tmp_path: Path, name: str) -> None:
 
 
 def test_every_value_of_16_bit_colour_counts(tmp_path: Path) -> None:
-    """The upper 8 bits alone would show nothing of these."""
+    """Colours of 16 bits that differ only in the lower 8 bits are distinguished within a value_range."""
     path = written(tmp_path, np.moveaxis(30000 + COLORS // 257, 0, 2), **RGB)
     pixels, _ = shown(path, value_range=(30000, 30255))
     np.testing.assert_array_equal(pixels, np.moveaxis(COLORS, 0, 2) // 257)
@@ -271,7 +271,7 @@ def test_a_plane_that_is_cut_off_is_refused(tmp_path: Path) -> None:
 
 
 def patched(content: bytes, tag: int, value: int) -> bytes:
-    """A little-endian TIFF with another number in a tag of one value."""
+    """A little-endian TIFF with another value in a tag that has one value."""
     start = struct.unpack_from("<I", content, 4)[0]
     changed = bytearray(content)
     for index in range(struct.unpack_from("<H", content, start)[0]):
@@ -303,7 +303,7 @@ def test_what_is_not_read_is_named() -> None:
 
 
 def test_sizes_are_checked_before_pixels_are_decoded() -> None:
-    """Some kilobytes that would become gigabytes."""
+    """Files of some kilobytes that claim gigabytes of pixels are refused."""
     zeros = np.zeros((64, 64), np.float64)
     content = in_memory(zeros, compression="deflate", tile=(64, 64), **GREY)
     tall = patched(patched(content, 257, 9_000), 256, 9_000)  # one tile of 20,000

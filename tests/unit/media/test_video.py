@@ -25,7 +25,7 @@ FRAMES = 40
 
 @pytest.fixture(scope="module")
 def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Forty frames, of which frame k is of the grey 6 k, with a key frame every twelve, at changing intervals."""
+    """A video of forty frames at changing intervals; frame k has the grey 6 k, and every twelfth is a key frame."""
     path = tmp_path_factory.mktemp("videos") / "clip.mp4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25, options={"g": "12", "crf": "10", "bf": "2"})
@@ -113,7 +113,7 @@ def test_a_camera_is_opened_as_its_system_wants(
 
 
 class Broken:
-    """A container that cannot be read beyond thirty packets."""
+    """A container that fails after thirty packets."""
 
     def __init__(self, container: Any) -> None:
         self._container = container

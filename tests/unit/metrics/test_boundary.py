@@ -15,7 +15,7 @@ def _dense(patch: Patch, size_hw: tuple[int, int]) -> np.ndarray:
 
 
 def _slow(mask: np.ndarray, distance: int) -> np.ndarray:
-    """The definition: 3x3 erosions of the mask with a frame of zeros."""
+    """The boundary by its definition: the mask minus its 3x3 erosions within a frame of zeros."""
     inner = ndimage.binary_erosion(np.pad(mask, 1), np.ones((3, 3)), iterations=distance, border_value=1)
     return mask & np.logical_not(inner)[1:-1, 1:-1]
 

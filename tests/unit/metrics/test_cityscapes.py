@@ -17,7 +17,7 @@ SIZE = (20, 60)
 
 
 def _ground_truth(*regions: tuple[int, int, int], background: int = 7) -> CityscapesGroundTruth:
-    """Vertical strips (id, first column, last column)."""
+    """Ground truth with vertical strips (id, first column, column after the last)."""
     ids = np.full(SIZE, background, dtype=np.int32)
     for identifier, start, stop in regions:
         ids[:, start:stop] = identifier
@@ -25,7 +25,7 @@ def _ground_truth(*regions: tuple[int, int, int], background: int = 7) -> Citysc
 
 
 def _precision(ground_truth: CityscapesGroundTruth, *found: tuple[int, int, int]) -> CityscapesInstanceEvaluator:
-    """Evaluated on predictions (class index, first column, last column), the best first."""
+    """An evaluator updated with strips (class index, first column, column after the last), the best first."""
     masks = np.zeros((len(found), *SIZE), dtype=bool)
     for mask, (_, start, stop) in zip(masks, found, strict=True):
         mask[:, start:stop] = True

@@ -19,7 +19,7 @@ TASKS = ("panoptic", "instance", "semantic")
 
 
 def _results(masks: np.ndarray, labels: np.ndarray, categories: Categories) -> dict[str, object]:
-    """Masks that cover the image without overlaps, as the results of all tasks."""
+    """The results of all tasks from masks that cover the image without overlaps."""
     ids = np.einsum("n,nhw->hw", np.arange(1, len(masks) + 1), masks).astype(np.int32)
     segments = tuple(
         Segment(n, int(label), categories[int(label)].is_thing, 1.0, 0)
@@ -35,7 +35,7 @@ def _results(masks: np.ndarray, labels: np.ndarray, categories: Categories) -> d
 
 
 def _ground_truth(target: Target, task: Task, style: MetricStyle) -> Any:
-    """In the form of the style; its own metrics of Cityscapes want the map of the data set."""
+    """Ground truth in the form of the style: the metrics of Cityscapes need the map of ids of the data set."""
     if style == "coco" or task == "panoptic":
         return ground_truths_of_target(target, [task], CITY)[task]
     ids = np.zeros(target.masks.shape[2:], dtype=np.int32)
@@ -52,7 +52,7 @@ def test_three_processes_with_a_third_of_the_images_each_equal_one(style: Metric
         return evaluators(TASKS, CITY, boundary=True, pooled_threshold=0.3, semantic_segments=True, style=style)
 
     one, ranks = fresh(), [fresh() for _ in range(3)]
-    for number in range(7):  # which three do not divide
+    for number in range(7):  # not divisible by three
         labels = generator.integers(0, 3, 4)
         masks = np.arange(4)[:, None, None] == np.kron(generator.integers(0, 4, (2, 2)), np.ones((14, 15)))
         target = Target(torch.from_numpy(labels), torch.from_numpy(np.roll(masks, 1, axis=2))[:, None])

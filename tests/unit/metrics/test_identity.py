@@ -53,7 +53,7 @@ def test_half_of_a_mask_is_enough_less_is_not_and_each_counts_once() -> None:
 
 
 def alternating(*, with_second: bool) -> tuple[Frames, np.ndarray]:
-    """One object; of the tracks 1 and 2 now one, now the other covers it better, both by more than half."""
+    """One object that tracks 1 and 2 take turns to cover better, both always by more than half."""
     exact, less = square(0, 8), square(0, 5)
     rows = [{1: exact, 2: less} if index % 2 == 0 else {1: less, 2: exact} for index in range(6)]
     return frames(*(row if with_second else {1: row[1]} for row in rows)), np.stack([exact] * 6)[None]
@@ -83,7 +83,7 @@ def test_a_pair_that_was_lost_for_a_frame_has_no_priority_but_is_remembered() ->
 
 
 def test_a_kept_pair_goes_before_the_sum_of_all_overlaps() -> None:
-    """Track 1 stays with the left object, although the other way round both objects would have a track."""
+    """Track 1 keeps the left object, although both objects would have a track if it took the right one."""
     left, right = square(0, 8), square(4, 8)
     ground_truth = np.stack([[left, left], [right, right]])
     found = count_identities(frames({1: left}, {1: square(2, 8), 2: square(0, 8)}), ground_truth)
@@ -102,7 +102,7 @@ def iou(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def reference(found: Frames, ground_truth: np.ndarray) -> IdentityCounts:
-    """Bernardin and Stiefelhagen, 2008, section 2.1.2, steps 1 to 4."""
+    """Counts by Bernardin and Stiefelhagen, 2008, section 2.1.2, steps 1 to 4."""
     history: dict[int, int] = {}
     before: dict[int, int] = {}
     mismatches = matches = objects = 0

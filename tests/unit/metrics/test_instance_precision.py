@@ -137,7 +137,7 @@ def test_requests_that_do_not_fit_are_refused() -> None:
 @pytest.mark.parametrize("seed", range(10))
 def test_matching_equals_one_decision_after_the_other(seed: int) -> None:
     generator = np.random.default_rng(seed)
-    ious = np.round(generator.random((9, 6)), 1)  # with equal values
+    ious = np.round(generator.random((9, 6)), 1)  # with ties
     is_crowd = generator.random(6) < 0.3
     ignored = is_crowd | (generator.random((4, 6)) < 0.3)
     matched, excused = match(ious, is_crowd, ignored)

@@ -38,7 +38,7 @@ def _counts_slowly(
     ground_truth: PanopticGroundTruth,
     distance: int | None = None,
 ) -> dict[str, list[float]]:
-    """The published rules, one pair of segments after the other."""
+    """Counts by the published rules, one pair of segments after the other."""
     values: dict[str, list[float]] = {name: [0.0] * 3 for name in ("tp", "fp", "fn", "iou")}
     matched_true, matched_predicted = set(), set()
     for true_id, true_label, crowd in ground_truth.segments:
@@ -95,7 +95,7 @@ def test_counts_equal_the_slow_reading(seed: int) -> None:
 def test_a_segment_at_the_right_position_and_a_wrong_outline_matches_in_pixels_alone() -> None:
     ids = np.zeros((100, 100), dtype=np.int32)
     ids[20:80, 20:80] = 1
-    ids[50, 50] = 0  # void, so that not all is void outside
+    ids[50, 50] = 0  # void inside of the segment, too
     predicted = np.zeros_like(ids)
     predicted[25:75, 25:75] = 1
     ground_truth = PanopticGroundTruth(np.where(ids == 0, 2, ids), [(1, 0, False), (2, 2, False)])
@@ -180,7 +180,7 @@ def test_inconsistent_input_is_refused(
 
 
 def test_areas_of_the_ground_truth_make_the_union_where_they_are_given() -> None:
-    ids, segments = _line((1, 8), (0, 2)), [(1, 0, False), (2, 1, False)]  # nothing is seen of the second
+    ids, segments = _line((1, 8), (0, 2)), [(1, 0, False), (2, 1, False)]  # the second has no pixel
     seen = count_matches(ids, [(1, 0)], PanopticGroundTruth(ids, segments), 3)
     assert (seen.iou_sums[0], seen.false_negatives.tolist()) == (1, [0, 1, 0])
     before = count_matches(ids, [(1, 0)], PanopticGroundTruth(ids, segments, np.array([10, 4])), 3)

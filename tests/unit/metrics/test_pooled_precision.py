@@ -36,7 +36,7 @@ def _ground_truth(masks: np.ndarray, labels: list[int], crowd: list[bool] | None
 def _slow_counts(
     masks: np.ndarray, labels: np.ndarray, ground_truth: InstanceGroundTruth
 ) -> dict[tuple[float, int], list[int]]:
-    """The definition, pixel set by pixel set: TP, FP and FN by threshold and class."""
+    """TP, FP and FN by threshold and class, computed from dense masks by the definition."""
 
     def visible(layers: list[np.ndarray]) -> list[np.ndarray]:
         taken, left = np.zeros(SIZE, dtype=bool), []

@@ -31,7 +31,7 @@ def ground_truth(ids: np.ndarray, labels: dict[int, int], crowds: frozenset[int]
 
 
 def random_clip(seed: int, num_frames: int = 6) -> Clip:
-    """Blocks that mostly agree, with void, a crowd, and ids that are swapped now and then."""
+    """A random clip whose predicted and true blocks mostly agree, with void, a crowd, and ids sometimes swapped."""
     rng = np.random.default_rng(seed)
     labels = {1: 0, 2: 0, 3: 1, 4: 2, 5: 1}
     base = rng.choice([0, 1, 2, 3, 4, 5], size=(4, 4), p=[0.1, 0.2, 0.2, 0.2, 0.2, 0.1])
@@ -47,7 +47,7 @@ def random_clip(seed: int, num_frames: int = 6) -> Clip:
 
 
 def slow_quality(clips: list[Clip], length: int) -> dict[int, float]:
-    """PQ of every class from the words of the paper, with sets of pixels (frame, row, column)."""
+    """PQ of every class by the definition of the paper, with sets of pixels (frame, row, column)."""
     sums = {label: [0.0, 0, 0, 0] for label in range(3)}  # IoU, true positives, false positives, false negatives
 
     def pixels(frames: list[np.ndarray], number: int) -> set[tuple[int, ...]]:
@@ -157,7 +157,7 @@ def test_what_does_not_fit_is_refused() -> None:
 
 
 def test_identity_switches_are_those_of_the_things() -> None:
-    """Ids 1, 2 and 4 are cats, 3 is a dog, 9 sky."""
+    """Switches of ids of things are counted whatever their class; here 1, 2 and 4 are cats, 3 is a dog, 9 sky."""
     labels = {1: 0, 2: 0, 3: 1, 4: 0, 9: 2}
     rows = np.array([[1, 1, 2, 2, 3, 3, 9, 9]])
     swapped = np.array([[2, 2, 1, 1, 3, 3, 9, 9]])
@@ -166,7 +166,7 @@ def test_identity_switches_are_those_of_the_things() -> None:
     ground_truths = [ground_truth(rows, labels)] * 4
     evaluator.update([prediction(ids, labels) for ids in (rows, rows, swapped, other_class)], ground_truths)
     values = evaluator.compute()
-    assert values["panoptic/id_switches"] == 3  # two, then the dog under another id, whatever the class is called
+    assert values["panoptic/id_switches"] == 3  # two, then the dog under another id, of whatever class
     assert values["panoptic/found"] == 100
     other = pickle.loads(pickle.dumps(evaluator))
     evaluator.merge(other)
@@ -176,7 +176,7 @@ def test_identity_switches_are_those_of_the_things() -> None:
 def test_identities_leave_out_crowds_and_take_void_off_the_union() -> None:
     labels = {1: 0, 2: 0, 9: 2}
     true = np.array([[1, 1, 0, 0, 0, 2, 2, 2]])
-    found = np.array([[1, 1, 1, 1, 1, 2, 2, 2]])  # 2 of 5 pixels without void, all of what counts with it
+    found = np.array([[1, 1, 1, 1, 1, 2, 2, 2]])  # an IoU of 2/5, but 1 if void is taken off
     counts = count_panoptic_identities(
         [prediction(found, labels)], [ground_truth(true, labels, frozenset({2}))], CATEGORIES.thing_indices
     )

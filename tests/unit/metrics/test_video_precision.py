@@ -21,7 +21,7 @@ CATEGORIES = Categories.from_names(["cat", "dog", "sky"], things=["cat", "dog"])
 
 
 def track(*frames: tuple[int, int] | None, size: tuple[int, int] = (40, 40)) -> np.ndarray:
-    """Squares of 10 pixels at (top, left) of each frame, or nothing."""
+    """Masks of a track: in each frame a square of 10x10 pixels at (top, left), or nothing."""
     masks = np.zeros((len(frames), *size), dtype=bool)
     for mask, index in zip(masks, frames, strict=True):
         if index is not None:

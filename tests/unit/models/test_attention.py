@@ -111,7 +111,7 @@ def test_it_is_not_the_published_decoder(name: str) -> None:
     torch.manual_seed(0)
     changed = model(features)
     torch.manual_seed(0)
-    if name == "learned":  # differs in what is learned from
+    if name == "learned":  # differs only in the outputs that have a loss
         assert torch.equal(changed.class_logits, other(features).class_logits)
         assert len(changed.aux_outputs) == len(other(features).aux_outputs) - 1
     else:
@@ -272,7 +272,7 @@ def test_layers_take_their_scales_in_turn(scales: str, expected: list[int]) -> N
 
 
 def test_all_scales_together_are_the_tokens_of_each_with_their_masks() -> None:
-    # Every layer blocks what the masks at the three sizes say; a mask counts as empty only if it is at all of them.
+    # Every layer blocks what the masks say at all three sizes; a mask counts as empty only if it is at each of them.
     single, naive = decoder(), decoder(scales="naive")
     naive.load_state_dict(single.state_dict())
     seen: dict[str, list[Tensor]] = {"efficient": [], "naive": []}

@@ -15,7 +15,7 @@ from mask2former.models.depthwise import set_depthwise_precision
 
 
 class Strided(nn.Conv2d):
-    """A convolution class of one's own, as timm has for "same" padding."""
+    """A subclass of the convolution, as timm has for "same" padding."""
 
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input)[..., ::2]
@@ -53,7 +53,7 @@ def test_all_else_stays() -> None:
 
 
 def test_parametrized_convolutions_stay() -> None:
-    """Torch gives them a class each, and takes it back from the first class of the convolution."""
+    """A parametrized convolution, which has a class made by torch, is not changed and can be restored."""
     ours = model()
     parametrizations.weight_norm(ours[1])
     assert set_depthwise_precision(ours) == 0
@@ -75,6 +75,6 @@ def test_twice_is_once_and_copies_and_pickles_are_alike() -> None:
 
 
 def test_those_of_timm_are_found() -> None:
-    """EfficientNet's have two classes: those of stride two pad by themselves."""
+    """Both classes of EfficientNet's depthwise convolutions are found: those with stride two pad themselves."""
     backbone = timm.create_model("tf_efficientnet_lite0", features_only=True)
     assert set_depthwise_precision(backbone) == 16

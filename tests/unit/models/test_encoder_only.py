@@ -38,7 +38,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def body(model: Mask2Former) -> Any:
-    """timm's model."""
+    """The timm model inside the backbone."""
     return model.backbone.body
 
 
@@ -52,7 +52,7 @@ def values(kind: str = "dinov2", **decoder: Any) -> dict[str, Any]:
 
 
 def small(kind: str = "dinov2", **decoder: Any) -> Mask2Former:
-    """A model whose values are moved from their start, so that no branch is silent."""
+    """A model whose parameters are moved from their initial values, so that every branch has an effect."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = build_model(ModelConfig.model_validate(values(kind, **decoder)), CLASSES).double().eval()
@@ -99,19 +99,19 @@ def test_images_of_any_size_in_batches_and_clips(kind: str) -> None:
         torch.testing.assert_close(together.class_logits[rows], alone.class_logits, rtol=0, atol=1e-9)
         torch.testing.assert_close(together.mask_logits[rows], alone.mask_logits, rtol=0, atol=1e-9)
         close(run(model, [image.unsqueeze(0)]), alone)
-        still = run(model, [image.expand(3, -1, -1, -1)])  # a clip that stands still is its frame
+        still = run(model, [image.expand(3, -1, -1, -1)])  # a clip of equal frames
         torch.testing.assert_close(still.class_logits, alone.class_logits, rtol=0, atol=1e-9)
         torch.testing.assert_close(still.mask_logits, alone.mask_logits.expand_as(still.mask_logits), rtol=0, atol=1e-9)
     clip = torch.stack(images)
     forward, backward = run(model, [clip]), run(model, [clip.flip(0)])
     torch.testing.assert_close(backward.class_logits, forward.class_logits, rtol=0, atol=1e-9)
     torch.testing.assert_close(backward.mask_logits.flip(2), forward.mask_logits, rtol=0, atol=1e-9)
-    assert (forward.class_logits - together.class_logits[:1]).abs().max() > 1e-4  # frames see each other
+    assert (forward.class_logits - together.class_logits[:1]).abs().max() > 1e-4  # frames influence each other
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_queries_the_tokens_are_those_of_timm(kind: str) -> None:
-    """The blocks that take queries do to the others what timm's do, rotary positions included."""
+    """Without queries, the blocks that take them compute what timm's do, including rotary positions."""
     model = shared(kind)
     pixels = model.normalize([random_image(0, 3, 64, 96)]).flatten(0, 1)
     patch = body(model).patch_embed.patch_size[0]
@@ -136,7 +136,7 @@ def test_shares_fall_one_after_the_other() -> None:
 
 
 def seen_masks(model: Mask2Former, image: Tensor) -> list[Tensor | None]:
-    """What blocks are given as masks in training."""
+    """The attention mask that each of the last blocks gets."""
     found: list[Tensor | None] = []
     blocks = body(model).blocks[-BLOCKS:]
     hooks = [
@@ -157,7 +157,7 @@ def test_queries_attend_inside_the_mask_read_before_for_the_share_of_the_time() 
     prefix = body(model).num_prefix_tokens
     assert seen_masks(model, image) == [None, None]  # in inference, whatever the progress
     model.train()
-    assert not any(mask.any() for mask in seen_masks(model, image) if mask is not None)  # told nothing, it masks none
+    assert not any(mask.any() for mask in seen_masks(model, image) if mask is not None)  # no progress, no mask
     decoder.set_progress(0.0)
     with torch.no_grad():
         output = model([image])
@@ -173,8 +173,8 @@ def test_queries_attend_inside_the_mask_read_before_for_the_share_of_the_time() 
         assert not queries[:, : prefix + QUERIES].any()
         rest = mask[0, 0].clone()
         rest[prefix : prefix + QUERIES] = 0
-        assert not rest.any()  # nobody else is restrained
-    decoder.set_progress(0.55)  # the first block masks no more
+        assert not rest.any()  # other tokens are not restricted
+    decoder.set_progress(0.55)  # the first block no longer masks
     first, second = seen_masks(model, image)
     assert first is not None
     assert second is not None
@@ -301,7 +301,7 @@ def test_it_compiles_whole_and_is_exported_for_batches_of_any_length() -> None:
     expected = run(model, [image], aux_outputs=False)
     assert torch.equal(compiled([image], aux_outputs=False).class_logits, expected.class_logits)
     model.train()
-    for progress in (0, 1):  # of which the graph does not depend
+    for progress in (0, 1):  # on which the graph does not depend
         decoder.set_progress(progress)
         assert len(compiled([image]).aux_outputs) == BLOCKS
     torch.compiler.reset()

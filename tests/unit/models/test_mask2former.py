@@ -138,9 +138,9 @@ def test_every_parameter_gets_a_gradient(backbone: str, position_encoding: str) 
 @pytest.mark.unchecked
 @pytest.mark.parametrize("backbone", ["timm", "swin"])
 def test_evaluation_compiles_without_a_graph_break(backbone: str) -> None:
-    model = small(backbone, num_layers=2).eval()  # tracing takes its time for every layer
+    model = small(backbone, num_layers=2).eval()  # tracing time grows with the layers
     images = [random_image(64, 96)]
-    if backbone == "swin":  # what is behind it is the same
+    if backbone == "swin":  # the parts after it are the same
         pixels = model.normalize(images).flatten(0, 1)
         with torch.inference_mode():
             maps = torch.compile(model.backbone, fullgraph=True, backend="eager")(pixels)

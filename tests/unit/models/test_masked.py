@@ -111,7 +111,7 @@ def test_a_layer_attends_to_the_image_then_to_queries_then_feeds_forward() -> No
 
 
 def tokens_of(model: MaskedTransformerDecoder, features: PixelFeatures) -> tuple[list[Tensor], list[Tensor]]:
-    """Keys and values that the first layers get, one of each level, for clips of three frames."""
+    """Keys and values of the first three layers, one for each level, for clips of three frames."""
     keys, values = [], []
 
     def note(layer: nn.Module, inputs: tuple[Tensor, ...], _: object) -> None:
@@ -193,7 +193,7 @@ def test_attention_reads_masks_resized_to_each_level(frames: int) -> None:
 
 
 def test_masks_steer_attention_without_a_gradient() -> None:
-    # So the mask head learns from the masks it predicts, not from where they made the next layers look.
+    # So the mask head learns from the masks it predicts, not from where they make the next layers attend.
     model = decoder(num_layers=3)
     model(pixel_features(1)).class_logits.sum().backward()
     assert all(parameter.grad is None for parameter in model.mask_head.parameters())

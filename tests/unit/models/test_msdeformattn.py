@@ -150,7 +150,7 @@ def test_dropout_acts_in_training_only() -> None:
 
 
 def perturbed(dtype: torch.dtype) -> MSDeformAttnPixelDecoder:
-    """A decoder of which no weight is zero, in evaluation."""
+    """A decoder in evaluation mode whose parameters are moved from zero."""
     model = decoder()
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():

@@ -59,7 +59,7 @@ def test_objects_are_there_as_often_as_there_is_room() -> None:
     assert (few.groups, few.labels.shape) == (1, (2, 3))
     assert make_pilots(targets(0, 0), 7, CLASSES, 0.2) is None
     hidden = [Target(torch.where(one.labels == 1, CLASSES, one.labels), one.masks) for one in targets(3)]
-    seen = make_pilots(hidden, 7, CLASSES, 0.0)  # what is labelled "no object", which clips have, is none
+    seen = make_pilots(hidden, 7, CLASSES, 0.0)  # one labelled "no object", as in clips, has none
     assert seen is not None
     assert (seen.groups, sorted(seen.chosen[0].tolist())) == (3, [0, 0, 0, 2, 2, 2])
     assert int(seen.labels.max()) == 2
@@ -72,7 +72,7 @@ def test_who_sees_whom() -> None:
     blocked = pilots.apart(2)
     sees = [["".join(".x"[int(not cell)] for cell in row) for row in clip] for clip in blocked]
     assert sees[0] == ["xx....", "xx....", "xxxx..", "xxxx..", "xx..xx", "xx..xx"]
-    # in the second clip each group has one pilot; the other is seen by itself alone
+    # in the second clip each group has one pilot; the other is visible only to itself
     assert sees[1] == ["xx....", "xx....", "xxx...", "xxxx..", "xx..x.", "xx..xx"]
 
 

@@ -30,7 +30,7 @@ KINDS = {
 
 
 def maps_of(height: int, width: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
-    """Of an image of that size; sides that are no multiples of 32 are rounded up, as ResNets do."""
+    """Backbone maps of two images of this size; sides are rounded up, as in ResNets."""
     torch.manual_seed(0)
     sizes = [(-(-height // stride), -(-width // stride)) for stride in (4, 8, 16, 32)]
     return [torch.randn(2, channels, *size, dtype=dtype) for channels, size in zip(CHANNELS, sizes, strict=True)]
@@ -47,7 +47,7 @@ def decoder_of(kind: str) -> nn.Module:
 @pytest.mark.parametrize("size", [(64, 96), (75, 53)])
 def test_maps_have_their_sizes_and_every_parameter_learns(kind: str, size: tuple[int, int]) -> None:
     decoder, maps = decoder_of(kind), maps_of(*size)
-    with torch.no_grad():  # offsets of zero have no use for what tells them
+    with torch.no_grad():  # with offsets of zero, some parameters have no gradient
         for name, parameter in decoder.named_parameters():
             if "offsets" in name:
                 parameter += 0.1 * torch.randn_like(parameter)

@@ -10,7 +10,7 @@ from mask2former.models.position_encoding import sine_encoding
 
 
 def written_out(frames: int, height: int, width: int, dim: int, temporal: bool) -> Tensor:
-    """One channel of one position at a time, from the formulas."""
+    """The encoding computed from the formulas, one channel of one position at a time."""
 
     def code(index: int, length: int, channel: int, features: int) -> float:
         angle = index / (length + 1e-6) * 2 * math.pi / 10000 ** (2 * (channel // 2) / features)

@@ -28,7 +28,7 @@ SIZES = {
 
 
 def make_inputs(size: str, dtype: torch.dtype) -> tuple[Any, list[Tensor]]:
-    """Levels; value in ``dtype``, locations, a third of them outside, and weights in float32 at least."""
+    """Levels, and inputs: value in ``dtype``; locations, a third outside, and weights in at least float32."""
     shapes, batch, queries, heads, channels, points = SIZES[size]
     generator = torch.Generator().manual_seed(0)
     pixels = sum(height * width for height, width in shapes)
@@ -56,7 +56,7 @@ def test_equals_reference(size: str, dtype: torch.dtype) -> None:
     shapes, inputs = make_inputs(size, dtype)
     actual = with_gradients("triton", inputs, shapes)
     assert_close(actual, with_gradients("reference", inputs, shapes), TOLERANCE[dtype])
-    if dtype != torch.float64:  # nor is it further than that from exact sums
+    if dtype != torch.float64:  # it is also as close to exact sums
         exact = with_gradients("reference", [tensor.double() for tensor in inputs], shapes)
         assert_close([tensor.double() for tensor in actual], exact, TOLERANCE[dtype])
 
@@ -72,7 +72,7 @@ def test_far_outside_is_zero(dtype: torch.dtype) -> None:
 
 
 def test_at_borders_and_pixel_centres() -> None:
-    """The derivative jumps there; the kernel takes the same side as the reference."""
+    """At borders and pixel centres, where the derivative jumps, the kernel agrees with the reference."""
     steps = torch.tensor([-0.5, -0.25, 0.0, 0.25, 0.5, 1.0, 1.5], dtype=torch.float64)  # exact in binary
     locations = torch.cartesian_prod(steps, steps).view(1, 49, 1, 1, 1, 2)
     value = torch.arange(16.0, dtype=torch.float64).square().view(1, 8, 1, 2)
@@ -108,7 +108,7 @@ def test_non_contiguous() -> None:
 
 
 def test_mixed_dtypes() -> None:
-    """As under autocast, with locations in half precision too."""
+    """Locations and weights may be in half precision too, as under autocast; so are the results then."""
     shapes, (value, locations, weights) = make_inputs("one-level", torch.bfloat16)
     inputs = [value, locations.bfloat16(), weights.bfloat16()]
     actual = with_gradients("triton", inputs, shapes)

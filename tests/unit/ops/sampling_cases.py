@@ -14,7 +14,7 @@ SHAPES = ((3, 5), (7, 4), (1, 1))  # odd sides and a level of one pixel
 
 
 def upstream(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """The gradient of an output; through bfloat16, so that every type has the same numbers to begin with."""
+    """A gradient of the output, rounded to bfloat16 first so that all dtypes get the same values."""
     generator = torch.Generator().manual_seed(1)
     return torch.randn(shape, generator=generator, dtype=torch.float64).bfloat16().to(dtype)
 
@@ -22,7 +22,7 @@ def upstream(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
 def with_gradients(
     kernel: Kernel, inputs: Sequence[Tensor], shapes: Sequence[tuple[int, int]] = SHAPES
 ) -> list[Tensor]:
-    """Output and gradients by value, locations and weights."""
+    """The output, and gradients by value, locations and weights."""
     value, locations, weights = (tensor.detach().clone().requires_grad_() for tensor in inputs)
     out = deformable_sampling(value, shapes, locations, weights, kernel=kernel)
     grad = upstream(out.shape, out.dtype)

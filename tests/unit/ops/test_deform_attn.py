@@ -26,7 +26,7 @@ TOLERANCE = {torch.float64: 1e-13, torch.float32: 3e-6, torch.bfloat16: 8e-3}
 def make_inputs(
     dtype: torch.dtype, batch: int = 2, queries: int = 70, heads: int = 3, channels: int = 32, points: int = 4
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Value in ``dtype``; locations, a third of them outside, and weights in float32 at least."""
+    """Value in ``dtype``; locations, a third of them outside, and weights in at least float32."""
     generator = torch.Generator().manual_seed(0)
     pixels = sum(height * width for height, width in SHAPES)
     samples = (batch, queries, heads, len(SHAPES), points)
@@ -75,7 +75,7 @@ def test_mixed_dtypes(kernel: Kernel, location_dtype: torch.dtype) -> None:
 
 
 def num_instruction_sets() -> int:
-    """How many of them this processor can run."""
+    """How many of the kernel's instruction sets this processor can run."""
     library, reason = native.load_library(Path(native.__file__).parent)
     assert library is not None, reason
     return library.deform_attn_levels()
@@ -132,7 +132,7 @@ def test_far_outside_is_zero(kernel: Kernel, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_at_borders_and_pixel_centres(kernel: Kernel) -> None:
-    """The derivative jumps there; every kernel takes the same side as the reference."""
+    """At borders and pixel centres, where the derivative jumps, every kernel agrees with the reference."""
     value, _, weights = make_inputs(torch.float64, queries=49)
     steps = torch.tensor([-0.5, -0.25, 0.0, 0.25, 0.5, 1.0, 1.5], dtype=torch.float64)  # exact in binary
     grid = torch.cartesian_prod(steps, steps).view(1, 49, 1, 1, 1, 2).expand(2, 49, 3, 1, 4, 2).contiguous()
@@ -242,7 +242,7 @@ def test_forcing_native_on_another_dtype_says_what_it_got() -> None:
     value, locations, weights = make_inputs(torch.float16)
     with pytest.raises(UserError, match=r"torch\.float16"):
         deformable_sampling(value, SHAPES, locations, weights, kernel="native")
-    assert deformable_sampling(value, SHAPES, locations, weights).dtype == torch.float16  # auto takes another
+    assert deformable_sampling(value, SHAPES, locations, weights).dtype == torch.float16  # auto chooses another
 
 
 def test_missing_and_broken_libraries_are_explained(tmp_path) -> None:
@@ -273,7 +273,7 @@ def test_path_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
 def make_projected(
     dtype: torch.dtype, batch: int = 2, heads: int = 3, channels: int = 32, points: int = 4, shapes=SHAPES
 ) -> tuple[Tensor, Tensor]:
-    """Value and projection; offsets of some three pixels, so that many samples lie outside."""
+    """Value and projection, with offsets of about three pixels, so that many samples are outside."""
     generator = torch.Generator().manual_seed(0)
     pixels = sum(height * width for height, width in shapes)
     value = torch.randn((batch, pixels, heads, channels), generator=generator, dtype=torch.float64)
@@ -283,7 +283,7 @@ def make_projected(
 
 
 def attend(kernel: Kernel, inputs: tuple[Tensor, Tensor], shapes=SHAPES) -> list[Tensor]:
-    """Output of self-attention, and gradients by value and projection."""
+    """The output of self-attention, and gradients by value and projection."""
     value, projected = (tensor.detach().clone().requires_grad_() for tensor in inputs)
     out = deformable_self_attention(value, shapes, projected, kernel)
     generator = torch.Generator().manual_seed(1)
@@ -383,7 +383,7 @@ def test_extreme_logits(kernel: Kernel, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_self_attention_of_odd_tensors(kernel: Kernel) -> None:
-    """Empty batches, strides, and dtypes that differ."""
+    """Empty batches, tensors that are not contiguous and different dtypes are accepted."""
     value, projected = make_projected(torch.float32)
     out = deformable_self_attention(value[:0], SHAPES, projected[:0], kernel)
     assert out.shape == (0, value.shape[1], 96)

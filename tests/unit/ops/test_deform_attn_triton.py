@@ -23,7 +23,7 @@ needs_triton = pytest.mark.skipif(
 
 @needs_triton
 def test_in_the_interpreter() -> None:
-    """In a process of its own, because the interpreter is chosen when Triton is imported."""
+    """The kernel passes its tests in the interpreter: in a new process, since it is chosen when Triton is imported."""
     tests = Path(__file__).with_name("interpreted_triton.py")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "xdist.plugin", str(tests)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
@@ -45,7 +45,7 @@ def test_forcing_it_on_a_cpu_says_what_to_do(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_on_a_device(dtype: torch.dtype) -> None:
-    """Sizes as of a model, without a transfer to the host; the reference is in float64."""
+    """At sizes of a model, the kernel agrees with the reference in float64 and does not synchronise with the host."""
     shapes, heads, channels, points = ((13, 19), (25, 38), (50, 76)), 8, 32, 4
     pixels = sum(height * width for height, width in shapes)
     generator = torch.Generator("cuda").manual_seed(0)

@@ -133,7 +133,7 @@ def test_an_operator_that_fails_its_trial_is_plain_torch_s(fault: str, monkeypat
 @pytest.mark.usefixtures("untried")
 def test_gradients_autocast_and_the_compiler_get_plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.ops, "mkldnn", None)
-    monkeypatch.setattr(onednn, "_works", lambda *_: True)  # whoever calls an operator now fails
+    monkeypatch.setattr(onednn, "_works", lambda *_: True)  # calling an operator now fails
     for function in functions():
         function()
         with torch.no_grad():

@@ -57,7 +57,7 @@ def test_uncertain_points_lie_nearer_to_the_edge_than_random_ones() -> None:
 
 @pytest.mark.parametrize("share", [0.5, 0.1])
 def test_candidates_that_count_come_before_those_that_do_not(share: float) -> None:
-    """Of 900 candidates 225 are kept, which at a tenth are more than the ones that count."""
+    """Of 900 candidates 225 are kept, those that count first; at a share of a tenth, fewer than 225 count."""
     drawn = [torch.rand(shape, generator=torch.Generator().manual_seed(3)) for shape in ((2, 900, 2), (2, 75, 2))]
     logits = torch.randn((2, 1, 16, 16), generator=torch.Generator().manual_seed(4))
     source = iter(drawn)

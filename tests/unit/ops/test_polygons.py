@@ -10,7 +10,7 @@ from mask2former.ops.polygons import Ring, mask_to_polygons
 
 
 def _random(seed: int) -> np.ndarray:
-    """Noise of every density, blocks and frames of pixels; images down to one pixel."""
+    """A random mask of noise or blocks of any density; it may have only one pixel."""
     generator = np.random.default_rng(seed)
     height, width = generator.integers(1, 14, 2)
     coarse = generator.random((height, width)) < generator.choice([0.1, 0.5, 0.9])
@@ -24,7 +24,7 @@ def _rasterised(polygons: list[list[Ring]], size_hw: tuple[int, int]) -> np.ndar
         crossed = np.zeros((size_hw[0], size_hw[1] + 1), dtype=int)
         for ring in polygon:
             for (x1, y1), (x2, y2) in zip(ring, np.roll(ring, -1, axis=0), strict=True):
-                assert (x1 == x2) != (y1 == y2)  # edges of pixels, none of no length
+                assert (x1 == x2) != (y1 == y2)  # edges are horizontal or vertical, and not empty
                 if x1 == x2:
                     crossed[min(y1, y2) : max(y1, y2), x1] += 1
         count += np.cumsum(crossed, axis=1)[:, :-1] % 2

@@ -39,7 +39,7 @@ def test_strips_of_large_masks_change_nothing(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_nothing_but_the_perimeter_is_left_to_scikit_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its table of properties takes most of a millisecond for each mask."""
+    """scikit-image's regionprops, which takes most of a millisecond for each mask, is not called."""
 
     def refused(*_: object, **__: object) -> None:
         raise AssertionError
@@ -50,7 +50,7 @@ def test_nothing_but_the_perimeter_is_left_to_scikit_image(monkeypatch: pytest.M
 
 
 def test_sums_of_large_masks_exceed_no_integer() -> None:
-    """The squares of 4 million columns add up to more than 64 bits hold."""
+    """The sum of the squares of 4 million columns, which exceeds 64 bits, does not overflow."""
     line = np.zeros((2, 4_000_000), dtype=bool)
     line[0] = True
     assert shape_of(line)["eccentricity"] == pytest.approx(1.0)

@@ -13,7 +13,7 @@ from mask2former.ops.sparse_masks import SparseMasks, common_pixels, frames_of
 
 
 def _random(seed: int) -> np.ndarray:
-    """Masks of all kinds: empty, full, noise, blocks; of images down to one pixel."""
+    """Random masks, among them empty and full ones, of images that may have only one pixel."""
     generator = np.random.default_rng(seed)
     count, height, width = generator.integers(0, 5), *generator.integers(1, 14, 2)
     masks = generator.random((count, height, width)) < generator.choice([0.0, 0.1, 0.5, 0.9, 1.0], (count, 1, 1))
@@ -136,7 +136,7 @@ def test_large_ids_are_told_apart(dtype: type[np.integer], first: int) -> None:
 
 
 def test_many_ids_are_compared_inside_their_boxes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 40,000 objects in 100 megapixels the comparisons with the whole map took hours."""
+    """Each id is compared only inside its box; with whole maps, 40,000 objects in 100 megapixels took hours."""
     looked_at: list[int] = []
     plain = mask_ops.tight
     monkeypatch.setattr(sparse_masks, "tight", lambda patch: looked_at.append(patch.mask.size) or plain(patch))

@@ -53,7 +53,7 @@ SIZE = (40, 60)
 
 
 def _masks() -> np.ndarray:
-    """A ring with something in its hole, two parts, pixels that meet in a corner, the whole rim, and nothing."""
+    """A ring with an island, an object of three parts, pixels that touch at corners, the image's rim, an empty mask."""
     masks = np.zeros((5, *SIZE), dtype=bool)
     masks[0, 5:20, 10:30] = True
     masks[0, 8:15, 13:25] = False
@@ -92,7 +92,7 @@ Make = Callable[[], Segmentation]
 
 
 def _whole(result: Segmentation) -> list[tuple[str, np.ndarray]]:
-    """Class and mask of what has a pixel."""
+    """Class and mask of each object that has a pixel."""
     return [(item.name, item.mask) for item in result if item.area]
 
 
@@ -176,11 +176,11 @@ def test_outlines_of_many_parts_fill_as_their_mask_again(seed: int, few: int, mo
     np.testing.assert_array_equal(filled, mask)
     monkeypatch.setattr(yolo, "_FEW_CORNERS", 10_000)
     lengths = [np.abs(np.diff(path, axis=0)).sum() for path in (joined, yolo.joined_rings(rings))]
-    assert lengths[0] == lengths[1]  # each ring is reached from as near
+    assert lengths[0] == lengths[1]  # rings are joined at the same distances
 
 
 def test_outlines_of_thousands_of_parts_are_not_all_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tens of thousands that took hours, and gigabytes."""
+    """Parts are compared with only some others: for tens of thousands, comparing all took hours and gigabytes."""
     mask = np.zeros((100, 100), dtype=bool)
     mask[::2, ::2] = True
     rings = [ring for polygon in mask_to_polygons(mask_ops.Patch(0, 0, mask)) for ring in polygon]
@@ -191,7 +191,7 @@ def test_outlines_of_thousands_of_parts_are_not_all_compared(monkeypatch: pytest
     assert sum(sizes) < 2_500 * (4 * 256 * 2)  # corners of a ring, those that are in no tree yet, x and y
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # of the package, that it does without OpenCV
+@pytest.mark.filterwarnings("ignore::UserWarning")  # about missing OpenCV
 def test_yolo_is_read_by_supervision(tmp_path: Path) -> None:
     sv = pytest.importorskip("supervision")
     (tmp_path / "images").mkdir()
@@ -206,7 +206,7 @@ def test_yolo_is_read_by_supervision(tmp_path: Path) -> None:
     [(_, _, found)] = list(data)
     assert found.class_id.tolist() == result.labels.tolist()
     assert found.mask is not None
-    for read, item in zip(found.mask, result, strict=True):  # which fills the outline, too
+    for read, item in zip(found.mask, result, strict=True):  # the package also fills the outline
         assert (read | item.mask).sum() == read.sum()
         assert (read & item.mask).sum() / read.sum() > 0.5
 
@@ -257,7 +257,7 @@ def test_brush_strokes_are_decoded_as_label_studio_does(tmp_path: Path, make: Ma
     with LabelStudioFile(tmp_path / "tasks.json", {"a": "deep/a 1#.jpg"}, model="m") as writer:
         writer.add("a", result)
     [task] = json.loads((tmp_path / "tasks.json").read_text())
-    assert task["data"]["image"].endswith("?d=deep/a%201%23.jpg")  # as it writes those of its own storage
+    assert task["data"]["image"].endswith("?d=deep/a%201%23.jpg")  # as Label Studio writes paths of its local storage
     regions = task["predictions"][0]["result"]
     for region, (name, mask) in zip(regions, _whole(result), strict=True):
         assert (region["type"], region["value"]["brushlabels"]) == ("brushlabels", [name])
@@ -336,7 +336,7 @@ def test_a_coco_data_set_of_predictions_is_read_as_one(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # of pycocotools
 def test_a_coco_data_set_has_what_fiftyone_reads(tmp_path: Path) -> None:
-    """The keys of its page on ``COCODetectionDataset``; it crops the decoded mask to the box."""
+    """The file has the keys that FiftyOne documents for ``COCODetectionDataset``, and masks that fit their boxes."""
     with CocoDatasetFile(tmp_path / "annotations.json", CATEGORIES, {"a": "deep/a.png"}) as writer:
         writer.add("a", instances())
     content = json.loads((tmp_path / "annotations.json").read_text())

@@ -20,7 +20,7 @@ SIZE = (70, 90)
 
 
 def strips(values: np.ndarray) -> PackedMap:
-    """A map in strips of 16 rows."""
+    """A packed map with these values in strips of 16 rows."""
     packed = PackedMap(SIZE, values.dtype)
     for top in range(0, len(values), 16):
         packed.append(values[top : top + 16])
@@ -64,7 +64,7 @@ def test_files_are_those_of_ordinary_results(task: str, columns: int, monkeypatc
 
 
 def test_one_strip_of_a_map_is_unpacked_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Views of all strips once held the whole map: 0.4 GB for 105 megapixels."""
+    """At most the previous strip is still alive: views of all strips held the whole map, 0.4 GB at 105 megapixels."""
     monkeypatch.setattr("mask2former.results_io.packed.PIXELS_AT_ONCE", 10 * SIZE[0])
     packed = strips(np.zeros(SIZE, np.int32))
     alive: list[weakref.ref[np.ndarray]] = []

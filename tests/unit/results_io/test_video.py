@@ -27,7 +27,7 @@ SECONDS = [0.0, 0.04, 0.05, 0.3, 0.5]
 
 
 def clip(size_hw: tuple[int, int] = (33, 47)) -> list[TrackedFrame]:
-    """Track 1 is in all frames, track 4 in the second half."""
+    """Five frames: track 1 is in all of them, track 4 in the last two."""
     rng = np.random.default_rng(0)
     frames = []
     for index, seconds in enumerate(SECONDS):
@@ -43,7 +43,7 @@ def clip(size_hw: tuple[int, int] = (33, 47)) -> list[TrackedFrame]:
 
 
 def write(frames: list[TrackedFrame], *writers: FrameWriter) -> None:
-    """Frames into all writers, then Ctrl-C."""
+    """Give the frames to all writers, then raise KeyboardInterrupt."""
     with contextlib.ExitStack() as stack:
         for writer in writers:
             stack.enter_context(writer)

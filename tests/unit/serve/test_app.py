@@ -33,7 +33,7 @@ TOKEN = "a token of at least 16".replace(" ", "-")
 
 
 class Network:
-    """Finds a dog where an image is bright and sky elsewhere. It can be held up, and told to fail."""
+    """Predicts a dog where an image is bright and sky elsewhere; it can be made to wait or to fail."""
 
     def __init__(self) -> None:
         self.calls: list[int] = []
@@ -72,7 +72,7 @@ def png(image: np.ndarray) -> bytes:
 
 
 def form(*files: tuple[str, bytes], end: bytes = b"--\r\n") -> tuple[str, bytes]:
-    """Content-Type and body of a form with files, as curl sends it."""
+    """Content type and body of a form with files, as curl sends it."""
     head = '--xyz\r\nContent-Disposition: form-data; name="images"; filename="{}"\r\n\r\n'
     parts = [head.format(name).encode() + content + b"\r\n" for name, content in files]
     return "multipart/form-data; boundary=xyz", b"".join(parts) + b"--xyz" + end
@@ -95,7 +95,7 @@ class Reply:
 
 
 class Client:
-    """Calls an application as a server does."""
+    """Calls an application as an ASGI server does."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
@@ -122,7 +122,7 @@ class Client:
         body: bytes | list[bytes] = b"",
         leaves: asyncio.Event | None = None,
     ) -> Reply:
-        """One request; its client leaves when ``leaves`` is set. Of a list of chunks the last never comes."""
+        """Send one request, and disconnect when ``leaves`` is set. A body given as a list of chunks never ends."""
         path, _, query = path.partition("?")
         chunks = [body] if isinstance(body, bytes) else list(body)
         is_whole = isinstance(body, bytes)
@@ -171,7 +171,7 @@ def with_client(
 
 
 async def settled() -> None:
-    """Until whatever can go on has done so."""
+    """Wait until every task that can continue has done so."""
     for _ in range(20):
         await asyncio.sleep(0.005)
 
@@ -312,7 +312,7 @@ def test_what_is_refused_and_why() -> None:
         assert (await client.get("/v2/predict")).error.startswith("there is no path '/v2/predict'")
         assert (await client.get("/v1/models?x=1")).status == 422
         assert all(count == 1 for count in network.calls)  # the good ones of "one bad" may have been predicted
-        assert (await client.predict(body=SMALL)).status == 200  # all places are free again
+        assert (await client.predict(body=SMALL)).status == 200  # all slots are free again
 
     with_client(test, network, limits)
 
@@ -435,7 +435,7 @@ def test_a_model_that_fails_is_no_fault_of_the_request(caplog: pytest.LogCapture
             await settled()
         network.free.set()
         replies = await asyncio.gather(*requests)
-        assert [reply.status for reply in replies] == [200, 200, 500, 200]  # alone, although it shared a batch
+        assert [reply.status for reply in replies] == [200, 200, 500, 200]  # only the third, although it shared a batch
         assert "secret" not in replies[2].body.decode()
         assert "secret of the driver" in caplog.text
         assert (await client.get("/health/live")).status == 200
@@ -444,7 +444,7 @@ def test_a_model_that_fails_is_no_fault_of_the_request(caplog: pytest.LogCapture
         assert (full.status, full.headers["retry-after"]) == (503, "5")
         network.fails = lambda image: OSError(errno.ENOSPC, "no space")
         assert (await client.predict(body=SMALL)).status == 500
-        for name in ("live", "ready"):  # whoever watches starts the process again
+        for name in ("live", "ready"):  # so that a supervisor restarts the process
             assert (await client.get(f"/health/{name}")).status == 503
 
     with_client(test, network)
@@ -463,7 +463,7 @@ def test_what_the_model_is() -> None:
 
 
 def test_an_address_is_never_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a client sends is the file itself: neither a body nor a file name makes the service contact anybody."""
+    """A URL in a body, a file name or a parameter never makes the service connect to it."""
 
     def fetch(*_: object, **__: object) -> None:
         raise AssertionError("fetched")

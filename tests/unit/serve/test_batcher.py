@@ -13,7 +13,7 @@ from mask2former.serve.batcher import Batcher, Called
 
 
 class Worker:
-    """Says ``item * 10``; the first call waits until it is released, so that others queue up behind it."""
+    """Returns ``item * 10``; the first call waits until it is released, so that others queue up behind it."""
 
     def __init__(self) -> None:
         self.calls: list[list[int]] = []
@@ -44,7 +44,7 @@ def with_batcher(test: Callable[[Batcher[int, int], Worker], Awaitable[Any]], ba
 
 
 async def queued(batcher: Batcher[int, int], items: dict[int, Any]) -> list[asyncio.Task[Called[int]]]:
-    """Tasks for items by key, in order: the first is in the worker, the others wait."""
+    """Tasks for the items with their keys, in order: the first is in the worker, the others wait."""
     tasks = []
     for item, key in items.items():
         tasks.append(asyncio.create_task(batcher(item, key)))

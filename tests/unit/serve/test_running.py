@@ -44,7 +44,7 @@ def make_predictor() -> Predictor:
 
 
 def asked_and_ended(replies: list[tuple[str, int]], number: signal.Signals = signal.SIGTERM) -> Callable[[str], None]:
-    """What is done when the service has started: a request, then the signal, from another thread."""
+    """A callback for a started service, which sends a request and then the signal from another thread."""
 
     def ask(url: str) -> None:
         host, port = url.removeprefix("http://").rsplit(":", 1)
@@ -104,7 +104,7 @@ def test_a_line_of_the_log_says_which_request_and_what_went_wrong() -> None:
 
 
 class Ray(ModuleType):
-    """Says what it was asked, and does nothing."""
+    """A stand-in for Ray that only records its calls."""
 
     def __init__(self) -> None:
         super().__init__("ray")
@@ -181,7 +181,7 @@ def test_replicas_are_deployed_and_taken_down_by_a_signal(
         started=lambda url: (urls.append(url), ended(url))[0],
     )  # fmt: skip
     assert urls == ["http://127.0.0.1:8123"]
-    assert opened[0]["device"] == "cpu"  # what is wrong with the model is said before, without a GPU
+    assert opened[0]["device"] == "cpu"  # errors of the model are reported first, without a GPU
     (kind, address, cores), start, options, *rest = ray.log
     assert (kind, address, start) == ("init", "local", ("start", "HeadOnly"))
     assert cores >= 8

@@ -79,7 +79,7 @@ def test_a_track_keeps_its_colour(tracks: VideoInstances) -> None:
 
 
 def test_tracks_of_one_class_keep_their_colours_and_those_in_sight_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What lies beside a track decides nothing, unlike in single images."""
+    """Unlike in single images, colours do not depend on neighbours; each frame counts the tracks visible in it."""
     counted: list[list[str]] = []
     paste = Plate.paste
     monkeypatch.setattr(Plate, "paste", lambda self, *rest: (counted.append(self.lines), paste(self, *rest))[1])

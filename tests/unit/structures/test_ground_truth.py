@@ -50,10 +50,10 @@ def test_label_ids_of_cityscapes_stay() -> None:
 
 
 def test_a_target_of_an_image_becomes_the_ground_truth_of_every_task() -> None:
-    """Earlier segments lie on top in maps; what is hidden there is an instance all the same."""
+    """In maps, earlier segments are on top; an object hidden there is still an instance."""
     masks = torch.zeros(4, 1, 1, 6, dtype=torch.bool)
     masks[0, ..., :3] = masks[1, ..., 1:3] = masks[2, ..., 2:5] = True
-    target = Target(torch.tensor([1, 0, 2, 1]), masks)  # the last one is nowhere
+    target = Target(torch.tensor([1, 0, 2, 1]), masks)  # the last one is empty
     ground_truths = ground_truths_of_target(target, ["panoptic", "semantic", "instance"], CATEGORIES)
     panoptic, instance = ground_truths["panoptic"], ground_truths["instance"]
     assert isinstance(panoptic, PanopticGroundTruth)
@@ -75,5 +75,5 @@ def test_a_target_of_a_clip_becomes_tracks_and_maps_of_all_frames() -> None:
     assert isinstance(frames, list)
     assert [frame.segments for frame in frames] == [[(1, 0, False), (2, 2, False)]] * 2 + [[(2, 2, False)]]
     assert isinstance(tracks, ClipGroundTruth)
-    assert tracks.labels.tolist() == [0]  # no stuff, and nothing that is nowhere
+    assert tracks.labels.tolist() == [0]  # neither stuff nor empty objects
     assert tracks.masks.shape == (1, 3, 4, 4)

@@ -56,7 +56,7 @@ def test_what_is_missing_is_told() -> None:
         _ = ModelInfo().known_architecture
 
 
-# What the decoder of 0.1.0 can be told; it refuses anything else.
+# The settings of the decoder in 0.1.0, which refuses any others.
 KNOWN_TO_0_1 = {"name", "dim", "num_queries", "num_layers", "num_heads", "feedforward_dim", "position_encoding"}
 
 

@@ -270,7 +270,7 @@ def test_a_filter_of_classes_keeps_what_is_of_them_as_it_is(make: Callable[[], S
     part = result.filter(labels)
     assert type(part) is type(result)
     assert part.size_hw == result.size_hw
-    strip = {"id": 0} if make is instances else {}  # they are counted anew
+    strip = {"id": 0} if make is instances else {}  # ids are renumbered
     assert [row | strip for row in part.rows()] == [row | strip for row in kept]
     part.plot(IMAGE)
 
@@ -387,7 +387,7 @@ def test_whatever_can_be_read_is_drawn_on_as_it_was_seen(tmp_path: Path, make: C
 
 
 def test_a_cutout_looks_at_its_box_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not at all of a large image for each of thousands of masks."""
+    """Only the box of the mask is converted: converting a large image for each of thousands of masks would be slow."""
     seen: list[tuple[int, ...]] = []
     plain = visualization.rgb_of
     monkeypatch.setattr(visualization, "rgb_of", lambda image, size: seen.append(image.shape) or plain(image, size))

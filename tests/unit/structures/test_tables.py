@@ -19,7 +19,7 @@ def disc(radius: int) -> np.ndarray:
 
 
 def cells() -> Instances:
-    """A disc, a line of pixels, one pixel, and nothing."""
+    """A disc, a line of pixels, a single pixel, and an empty mask."""
     masks = np.zeros((4, 80, 100), dtype=bool)
     masks[0] = disc(30)
     masks[1, 10, 20:90] = True

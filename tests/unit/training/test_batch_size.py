@@ -38,7 +38,7 @@ def test_one_process_alone_decides(tmp_path: Path) -> None:
     alone = parse(RunConfig, {"data": {"batch_size_per_device": "auto"}}, "test")
     assert check_auto(alone, None) is alone
     before: Any = SimpleNamespace(config=parse(RunConfig, {"data": {"batch_size_per_device": 2}}, "test"))
-    assert check_auto(alone, before).data.batch_size_per_device == 2  # where a run goes on
+    assert check_auto(alone, before).data.batch_size_per_device == 2  # when a run is resumed
     assert check_auto(before.config, None) is before.config
 
 

@@ -20,7 +20,7 @@ def trainer(num_nodes: int = 1, devices: int = 1) -> TrainerConfig:
 
 
 def torchrun(rank: int = 0, size: int = 4, per_node: int = 2, **others: str) -> dict[str, str]:
-    """As ``torchrun`` sets it; the allocation of SLURM around it does not matter."""
+    """Environment variables that ``torchrun`` sets for a process."""
     return {
         "RANK": f"{rank}",
         "WORLD_SIZE": f"{size}",
@@ -35,7 +35,7 @@ def torchrun(rank: int = 0, size: int = 4, per_node: int = 2, **others: str) -> 
 
 
 def srun(rank: int = 0, tasks: int = 4, per_node: str | None = "2", step: str = "0", **others: str) -> dict[str, str]:
-    """As ``srun`` sets it for a task."""
+    """Environment variables that ``srun`` sets for a task."""
     count = {} if per_node is None else {"SLURM_NTASKS_PER_NODE": per_node}
     return {
         "SLURM_JOB_ID": "4711",

@@ -68,7 +68,7 @@ def test_the_images_of_a_step_are_divided_over_machines() -> None:
 def test_every_rank_measures_as_often_and_no_case_is_measured_twice(
     shapes: dict[str, object], count: int, ranks: int
 ) -> None:
-    """A rank that has none would leave out the validation, in which the others wait for it."""
+    """Each case is measured once, and every rank has as many: one without any would keep the others waiting."""
     shares = []
     module = attached(config(dataset=shapes, num_workers=0))
     for rank in range(ranks):
@@ -82,7 +82,7 @@ def test_every_rank_measures_as_often_and_no_case_is_measured_twice(
 
 @pytest.fixture
 def shapes(tmp_path: Path) -> dict[str, object]:
-    """The ``dataset`` settings of six images, of which two are higher than wide."""
+    """``dataset`` settings with six images, two of which are higher than wide."""
     rng = np.random.default_rng(0)
     images, annotations = [], []
     for number in range(6):

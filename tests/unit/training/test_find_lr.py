@@ -10,7 +10,7 @@ from mask2former.training.find_lr import LearningRates
 
 
 def test_the_rate_is_where_the_loss_falls_most_steeply() -> None:
-    """A loss that falls around 1e-3 and diverges from 1e-1 on; the running mean is some steps late."""
+    """If the loss falls most steeply at 1e-3, one to five times that is suggested, as the running mean lags."""
     rates = np.geomspace(1e-6, 1, 120)
     place = np.log10(rates)
     losses = 2 - 1 / (1 + np.exp(-4 * (place + 3))) + np.where(place > -1, 3 * (place + 1), 0)

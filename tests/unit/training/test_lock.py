@@ -18,10 +18,10 @@ from mask2former.training.lock import LOCK, locked
 
 
 def hold(run: Path, writing: int) -> None:
-    """What a training does in a process of its own."""
+    """Hold the lock of a run as a training does, with a child process that reads samples."""
     os.setsid()
     with locked(run):
-        os.fork()  # as a process that reads samples
+        os.fork()  # stands for a process that reads samples
         os.write(writing, b"!")
         time.sleep(100)
 
@@ -44,7 +44,7 @@ def test_a_killed_holder_is_named_and_its_processes_do_not_hold_on(tmp_path: Pat
         holder.start()
     assert holder.pid is not None
     try:
-        for _ in range(2):  # of the holder, and of its process, which has then left the lock to it
+        for _ in range(2):  # from the holder, and from its child, which no longer holds the lock then
             os.read(reading, 1)
         with pytest.raises(UserError, match=f"process {holder.pid} "):
             locked(tmp_path).__enter__()
@@ -91,7 +91,7 @@ def test_other_ranks_do_not_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_directory_that_cannot_be_written_is_not_locked(tmp_path: Path) -> None:
-    (tmp_path / LOCK).mkdir()  # what cannot be opened for writing, by root either
+    (tmp_path / LOCK).mkdir()  # cannot be opened for writing, not even by root
     with locked(tmp_path) as notes:
         assert notes == []
 

@@ -16,7 +16,7 @@ from mask2former.training.loggers import Loggers
 
 
 class Service:
-    """A logger of Lightning whose service is this list."""
+    """A stand-in for a Lightning logger and its service, which is the list ``made``."""
 
     made: list[Service]
 
@@ -58,7 +58,7 @@ def test_a_run_that_goes_on_has_the_records_of_before(tmp_path: Path, services: 
     again = Loggers(run, resume=True)
     again.begin({"lr": 2e-4})
     assert [service.version for service in again] == ["record-0", "record-1"]  # pyright: ignore[reportAttributeAccessIssue]
-    assert [service.settings for service in services[2:]] == [{}, {}]  # of the run that began
+    assert [service.settings for service in services[2:]] == [{}, {}]  # settings are logged only when a run begins
     Loggers(config(tmp_path), resume=False).begin({})
     assert not (tmp_path / "loggers.json").exists()  # of the run that is overwritten
 

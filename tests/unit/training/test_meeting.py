@@ -42,7 +42,7 @@ def test_other_settings_or_data_are_named_with_both_values() -> None:
 
 
 class Strategy:
-    """Of a rank that meets itself: all ranks of the group are this one."""
+    """The strategy of a group whose ranks are all this one."""
 
     def __init__(self, name: str | None = None) -> None:
         self.name, self.barriers = name, list[str]()
@@ -71,7 +71,7 @@ def test_the_first_rank_prepares_the_directory_once_all_have_met(tmp_path: Path)
     meet(tmp_path, strategy, prepared)
     assert prepared == [1]
     assert strategy.barriers == ["prepared"]
-    assert not list(tmp_path.iterdir())  # what showed that the directory is shared
+    assert not list(tmp_path.iterdir())  # the file that showed that it is shared is removed
 
 
 def test_a_rank_that_does_not_see_the_file_of_the_first_says_so(

@@ -74,7 +74,7 @@ def test_rows_after_those_that_a_checkpoint_counts_are_dropped(tmp_path: Path) -
 
 
 def test_nothing_is_touched_before_it_is_opened(tmp_path: Path) -> None:
-    """Other ranks still read what is there."""
+    """Creating a log does not change the file, which other ranks may still be reading."""
     path = tmp_path / "metrics.csv"
     path.write_text("global_step,loss\n1,3.0\n2,2.0\n")
     MetricsLog(path, steps=1)
@@ -83,7 +83,7 @@ def test_nothing_is_touched_before_it_is_opened(tmp_path: Path) -> None:
 
 
 def test_a_table_that_counted_from_0_is_counted_anew_and_that_is_said(tmp_path: Path) -> None:
-    """Rows of an earlier version never stand beside others as they were; opened twice, they are changed once."""
+    """Opening the table of an earlier version converts its steps once, even if it is opened twice, and says so."""
     path = tmp_path / "metrics.csv"
     path.write_text("step,PQ,loss\n0,5,\n0,,3.0\n1,,2.0\n1,6,\n2,,1.0\n")
     path.with_name("times.csv").write_text("step,seconds\n0,1.00\n0,2.00\n1,3.00\n1,4.00\n2,5.00\n")

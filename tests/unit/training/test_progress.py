@@ -20,7 +20,7 @@ LOSSES = {"loss": 52.25, "loss_ce": 2.8649, "loss_mask": 0.627, "loss_dice": 0.8
 def drive(
     progress: StepProgress, *, first: int, last: int, measured: tuple[float | None, ...] = (12.34, 12.34)
 ) -> None:
-    """Steps ``first + 1`` to ``last``, a validation of two samples after the third and before the first."""
+    """Run steps ``first + 1`` to ``last``, with validations of two samples before the first and after the third."""
     values = iter(measured)
     trainer: Any = SimpleNamespace(
         global_step=first,
@@ -51,7 +51,7 @@ def drive(
 
 
 def test_lines_where_nobody_draws_a_bar(capsys: pytest.CaptureFixture[str]) -> None:
-    """Every interval and at the end; steps are counted from 1, also where a run goes on."""
+    """Without a bar, lines are printed every interval and at the end; steps count from 1, also in a resumed run."""
     drive(StepProgress(5, 2, "panoptic/PQ"), first=0, last=5)
     lines = capsys.readouterr().out.splitlines()
     assert [re.split(r"[:;]", line)[0] for line in lines] == [

@@ -40,7 +40,7 @@ CLASSES = Categories.from_names(["cat", "dog", "sky"], ["cat", "dog"])
 
 
 def kinds_of(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The configurations that an annotation allows, through unions and descriptions."""
+    """The configuration classes that an annotation allows, including those inside unions."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     elif typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated):
@@ -108,12 +108,12 @@ KINDS = {
 
 
 def run_with(path: str) -> RunConfig:
-    """A run that has this setting: of the usual kinds, or of another one."""
+    """A run configuration that has this setting: the default, or the default with one part of another kind."""
     others = [changed(RunConfig(), part, kind) for part, kinds in KINDS.items() for kind in kinds]
     return next(run for run in (RunConfig(), *others) if path in leaves(run))
 
 
-@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")  # words that the setting does not know
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")  # words that the setting does not allow
 @pytest.mark.parametrize("path", sorted(FIXED))
 def test_what_must_be_equal_is_refused_with_both_values(path: str) -> None:
     run = run_with(path)
@@ -125,7 +125,7 @@ def test_what_must_be_equal_is_refused_with_both_values(path: str) -> None:
     assert "start a new run in another output directory" in str(refused.value)
 
 
-@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")  # words that the setting does not know
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")  # words that the setting does not allow
 @pytest.mark.parametrize("path", sorted(path for path in FREE if path not in ("data.dataset", "data.augmentation")))
 def test_what_takes_effect_is_said(path: str) -> None:
     run = run_with(path)
@@ -133,7 +133,7 @@ def test_what_takes_effect_is_said(path: str) -> None:
     assert path == "output" or any(f"1 setting changes after step 0 (before -> now): {path} " in note for note in notes)
 
 
-@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")  # values that the setting does not know
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")  # values that the setting does not allow
 def test_all_that_changes_is_in_one_note_with_its_count() -> None:
     now = changed(RunConfig(), "criterion", RunConfig().criterion.model_copy(update={"void": "ignore"}))
     paths = [path for path in sorted(FREE) if path.startswith("evaluation.") and path in leaves(now)]
@@ -187,7 +187,7 @@ def test_ids_that_have_changed_are_listed_wherever_they_are() -> None:
 @pytest.mark.parametrize(
     ("before", "now", "words"),
     [
-        # poly, half way: the rate rises, and a length of its own keeps it
+        # poly, halfway: a longer run raises the rate, unless schedule_steps keeps it
         (
             {},
             {"trainer.max_steps": 2000},
@@ -308,7 +308,7 @@ def test_with_the_same_settings_the_state_is_the_same() -> None:
 
 
 def test_how_many_images_of_one_shape_come_together_is_that_of_the_beginning(tmp_path: Path) -> None:
-    """However the steps are split now; a checkpoint from before it was written had what its split gave."""
+    """A recorded unit is read, however steps are split now; without a record, it follows from the run's settings."""
     config = parse(RunConfig, {"data": {"group_by_aspect": True, "batch_size": 16}, "trainer": {"devices": 2}}, "test")
     path = tmp_path / "last.ckpt"
 

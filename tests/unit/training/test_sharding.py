@@ -36,7 +36,7 @@ class Model(nn.Module):
 
 @pytest.fixture
 def mesh(monkeypatch: pytest.MonkeyPatch) -> Iterator[DeviceMesh]:
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # torch puts one of its own in place
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # torch replaces it
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield init_device_mesh("cpu", (1,))
     dist.destroy_process_group()

@@ -13,7 +13,7 @@ CELL = Region("cell", (80, 160, 230))
 
 
 def crops(indices: list[tuple[int, int]], side: int = 10) -> list[Crop]:
-    """Squares with their top left corners at ``indices``."""
+    """Square crops with their top left corners at ``indices``."""
     mask = np.ones((side, side), dtype=bool)
     return [
         Crop(index, (slice(y, y + side), slice(x, x + side)), mask, side * side) for index, (y, x) in enumerate(indices)

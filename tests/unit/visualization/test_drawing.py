@@ -108,7 +108,7 @@ def test_fifty_instances_are_drawn_quickly() -> None:
 
 
 def test_objects_between_the_points_of_the_coarse_search_have_labels_too() -> None:
-    """On large images the place of a label is searched on a coarse grid, which can miss a small object."""
+    """Drawing does not fail for an object that the coarse grid of the search for a label position misses."""
     ids = np.zeros((801, 801), dtype=np.int32)
     ids[2::3, 2] = 1  # the search looks at rows and columns 1, 4, 7, ...
     image = visualization.overlay_panoptic(
@@ -140,7 +140,7 @@ GROUNDS = {
 @pytest.mark.parametrize(("radius", "scale"), [(7, 1), (24, 1), (7, 3)])
 @pytest.mark.parametrize("ground", GROUNDS)
 def test_an_outline_stands_out_from_any_ground(ground: str, radius: int, scale: int) -> None:
-    """All around an object line or casing has a contrast of nearly 3:1, what graphics need (WCAG)."""
+    """All around an object, the line or its casing has a contrast above 2.7:1 (WCAG demands 3:1 of graphics)."""
     rows, columns = np.mgrid[:64, :64] - 32
     mask = rows**2 + columns**2 <= radius**2
     image = np.full((64, 64, 3), GROUNDS[ground], dtype=np.uint8)

@@ -32,7 +32,7 @@ NOWHERE = "\U0001e900\U0001e901"  # Adlam
 
 @pytest.fixture(autouse=True)
 def no_system_fonts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Only what is packaged, on any machine; nothing is remembered from other tests."""
+    """Only the packaged fonts are available, on any machine, and nothing is cached from other tests."""
     monkeypatch.setattr(fonts, "_folders", lambda: iter(()))
     _forget()
     yield
@@ -69,7 +69,7 @@ def test_names_are_written_with_packaged_fonts(script: str, caplog: pytest.LogCa
     ink = written(name)
     assert (ink > 128).sum() > 20 * len(name)
     right = int(np.flatnonzero(ink.any(axis=0))[-1])
-    assert abs(right - 10 - Lettering(24).length(name)) < 8  # as wide as it is said to be
+    assert abs(right - 10 - Lettering(24).length(name)) < 8  # as wide as length() says
 
 
 @pytest.mark.parametrize("script", SHAPED)
@@ -122,7 +122,7 @@ def test_half_characters_are_replaced() -> None:
 
 
 def test_overlays_and_sheets_draw_no_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every text that reaches Pillow has its glyphs in the font it is drawn with."""
+    """Every text that is passed to Pillow has all glyphs in the font that it is drawn with."""
     seen: list[tuple[str, str]] = []
     used: list[tuple[str, ImageFont.FreeTypeFont]] = []
     find, text = fonts._font, ImageDraw.ImageDraw.text
@@ -147,7 +147,7 @@ def test_overlays_and_sheets_draw_no_boxes(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_fonts_of_the_system_are_searched_for_what_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the packaged fonts moved into a folder of the system, all is found there; broken files are skipped."""
+    """Glyphs that packaged fonts lack are taken from fonts in folders of the system; broken files are skipped."""
     own = [Path(path) for path in fonts.own_fonts() if path]
     for path in own:
         (tmp_path / path.name).write_bytes(path.read_bytes())

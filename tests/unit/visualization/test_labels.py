@@ -18,7 +18,7 @@ Box = tuple[int, int, int, int]
 
 @dataclass
 class Drawn:
-    """Where tags and plates were drawn, and what the plates say."""
+    """The positions of drawn tags and plates, and the text on the plates."""
 
     tags: list[Box] = field(default_factory=list)
     plates: list[Box] = field(default_factory=list)
@@ -84,7 +84,7 @@ def test_one_class_is_counted_in_a_plate_that_hides_nothing(boxes: Drawn, count:
     assert not masks[:, top:bottom, left:right].any()
     assert 0 <= left < right <= 640
     assert 0 <= top < bottom <= 480
-    # and it is there to be seen
+    # and it is visible
     assert (np.asarray(drawn)[top:bottom, left:right].max(axis=2) < 80).mean() > 0.4
 
 

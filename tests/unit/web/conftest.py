@@ -11,7 +11,7 @@ from mask2former.scenes import draw_clip, draw_scene
 
 @pytest.fixture(scope="session")
 def predictor() -> Predictor:
-    """The packaged model on small inputs."""
+    """The packaged model with small inputs."""
     return Predictor.from_pretrained("scenes-tiny", quiet=True, device="cpu", short_edge=96, long_edge=128)
 
 
@@ -24,7 +24,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six frames."""
+    """A video of six frames."""
     from mask2former.results_io.video import VideoWriter
 
     pytest.importorskip("av")

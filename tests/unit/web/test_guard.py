@@ -14,7 +14,7 @@ from mask2former.web.guard import Guard
 
 
 class Page:
-    """An application that remembers what reached it."""
+    """An application that records the bodies that reach it."""
 
     def __init__(self) -> None:
         self.bodies: list[bytes] = []
@@ -40,7 +40,7 @@ def ask(
     hosts: tuple[str, ...] | None = None,
     host: str = "127.0.0.1:80",
 ) -> tuple[int, dict[bytes, bytes]]:
-    """Status and headers, of a body that comes in parts."""
+    """Status and headers of the reply to a request whose body arrives in parts."""
     parts = [body[start : start + 40_000] for start in range(0, len(body), 40_000)]
     sent: list[MutableMapping[str, Any]] = []
 

@@ -20,7 +20,7 @@ from mask2former.web import serve_page
 
 @pytest.fixture
 def hosts(monkeypatch: pytest.MonkeyPatch, default_signals: None) -> list[Any]:
-    """What the application, a stand-in here, is told of the names that it is reached by."""
+    """The host names and the upload limit that the application gets (a stand-in here), and "closed" at its end."""
     told: list[Any] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:

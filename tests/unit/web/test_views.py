@@ -52,7 +52,7 @@ def test_classes_that_are_switched_off_can_be_switched_on_again(visits: Visits, 
     assert gone["name"] not in {row["name"] for row in after["rows"]}
     assert [item for item in after["classes"] if item["hidden"]] == [gone | {"hidden": True}]
     assert f"{gone['count']} hidden" in after["summary"]
-    visit.threshold = 1.0  # nothing is found, and the class is still there to be switched on
+    visit.threshold = 1.0  # nothing is found, and the class can still be switched on
     assert [item["label"] for item in view(visit)["classes"]] == [gone["label"]]
     assert "nothing found" in view(visit)["summary"]
 

@@ -48,7 +48,7 @@ def test_tasks_and_thresholds_are_read_from_one_pass(
 
 @pytest.mark.parametrize("task", ["panoptic", "instance", "semantic"])
 def test_tiles_are_those_of_predict_whatever_the_threshold(task: Task, scene: Path) -> None:
-    """Tiles of panoptic segments are joined with their threshold, so another one needs another pass."""
+    """Results in tiles equal those of the predictor at any threshold, on which joining panoptic tiles depends."""
     tiled = Predictor.from_pretrained("scenes-tiny", device="cpu", quiet=True, tile=96, short_edge=96)
     visit = Visits({"tiled": tiled}).open("a", scene, "tiled", task)
     own = visit.every_class().rows()
@@ -135,7 +135,7 @@ def test_visitors_are_apart_and_the_idle_ones_are_forgotten(predictor: Predictor
     assert (visits.get("a"), visits.get("b")) == (first, second)
     assert second.hidden == frozenset()
     visits.get("a")
-    third = visits.open("c", scene, "tiny")  # takes the place of b, who was idle longest
+    third = visits.open("c", scene, "tiny")  # replaces b, who was idle longest
     assert len(visits) == 2
     with pytest.raises(UserError, match="your image is no longer available"):
         visits.get("b")

@@ -115,7 +115,7 @@ def test_names_of_timm(name: str) -> None:
         state = timm.create_model(name).state_dict()
     layouts = [layout for layout in BACKBONES if layout.fits(state)]
     assert len(layouts) == 1
-    if name == "resnet50d":  # another shortcut
+    if name == "resnet50d":  # its shortcuts have other layers
         with pytest.raises(UserError, match=r"does not have: layer1\.0\.downsample\.2"):
             read_backbone(layouts[0], state)
         return
@@ -133,7 +133,7 @@ def small_model_names(name: str) -> set[str]:
 
 
 def tiny_resnet_names() -> dict[str, Tensor]:
-    """Published names of R50 with numbers of our own; shapes do not matter to names."""
+    """Published names of R50 with small random tensors, since only names are tested."""
     state: dict[str, Tensor] = {}
     generator = torch.Generator().manual_seed(0)
     for name, _ in original.backbone_names(TimmConfig()):
@@ -188,13 +188,13 @@ def test_caffe2_names_take_bgr(tmp_path: Path, wrapped: bool) -> None:
         state["backbone.body.layer2.0.downsample.0.weight"], published["backbone.res3.0.shortcut.weight"]
     )
 
-    # Its stem sees BGR minus the mean; ours RGB, divided by the deviation too.
+    # The published stem gets BGR minus the mean; ours gets RGB, also divided by the standard deviation.
     stem, std = published["backbone.stem.conv1.weight"], torch.tensor([58.395, 57.120, 57.375])
     rgb = torch.randn((1, 3, 4, 4), generator=torch.Generator().manual_seed(2)) * 60
     theirs = torch.nn.functional.conv2d(rgb.flip(1), stem)
     ours = torch.nn.functional.conv2d(rgb / std.view(3, 1, 1), state["backbone.body.conv1.weight"])
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-3)
-    # Its norms are a scale and a shift.
+    # The published norms are a scale and a shift.
     mean, var = state["backbone.body.bn1.running_mean"], state["backbone.body.bn1.running_var"]
     scale = state["backbone.body.bn1.weight"] / (var + 1e-5).sqrt()
     torch.testing.assert_close(scale, published["backbone.stem.conv1.norm.weight"], rtol=1e-6, atol=0)
@@ -212,7 +212,7 @@ def test_a_bias_of_the_stem_is_not_lost_silently() -> None:
 
 
 def original_swin(model: Mask2Former) -> OrderedDict[str, Tensor]:
-    """As the classification models are published: no norms of outputs, but a last one and a head."""
+    """Entries of a published classification model: without output norms, but with a final norm and a head."""
     state: OrderedDict[str, Tensor] = OrderedDict()
     for name, value in original.to_original(model).items():
         if name.startswith("backbone.") and not name.startswith("backbone.norm"):
@@ -261,7 +261,7 @@ def test_another_backbone_is_told(swin_file: Path, backbone: Any) -> None:
 
 
 def test_a_swin_of_timm_is_told(tmp_path: Path) -> None:
-    """timm keeps the merging in the next stage: names of the same words that mean something else."""
+    """A file with timm's names is refused: timm has patch merging in the next stage, under similar names."""
     state = {name.replace("layers.0.downsample", "layers.9.downsample"): value
              for name, value in original_swin(small_model()).items()}  # fmt: skip
     torch.save(state, tmp_path / "swin.pth")
@@ -269,7 +269,7 @@ def test_a_swin_of_timm_is_told(tmp_path: Path) -> None:
         read(tmp_path / "swin.pth")
 
 
-# --- files of ours ---------------------------------------------------------------------------------------------------
+# --- our own files ---------------------------------------------------------------------------------------------------
 
 
 def test_norms_may_be_trained_or_not(resnet18: Any, tmp_path: Path) -> None:
@@ -288,7 +288,7 @@ def test_variances_of_zero_are_no_trap_and_those_below_are_refused(norm: Any) ->
     state = source.state_dict()
     for name, value in state.items():
         if name.endswith("running_var"):
-            value[::2] = 0.0  # channels that are dead
+            value[::2] = 0.0  # dead channels
     model = small_model(config)
     backbone = Backbone(config, fitted(state, config)[0])
     start_from_backbone(model, backbone, "file")

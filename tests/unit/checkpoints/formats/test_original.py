@@ -25,14 +25,14 @@ from mask2former.structures import Categories, ModelInfo
 
 REAL = [
     ("coco-panoptic/r50", False),
-    pytest.param("coco-panoptic/r50", True, marks=pytest.mark.slow),  # spellings are below, one by one
+    pytest.param("coco-panoptic/r50", True, marks=pytest.mark.slow),  # each old name has a test below
     ("ade20k-semantic/swin-t", False),
-    pytest.param("cityscapes-instance/r50", False, marks=pytest.mark.slow),  # the entries of the first, for 8 classes
+    pytest.param("cityscapes-instance/r50", False, marks=pytest.mark.slow),  # as the first, with 8 classes
 ]
 
 
 def opened(state: dict[str, Tensor], recipe: str | None = None) -> Checkpoint:
-    """What loads from a file with these entries, of which shapes are enough."""
+    """The checkpoint read from a file with these entries, for which shapes are enough."""
     content = recognised(Raw(Path("file"), state), Request("file", recipe)).content
     assert isinstance(content, Checkpoint)
     return content
@@ -47,7 +47,7 @@ def of_recipe(slug: str) -> ModelInfo:
 
 
 def taken(path: Path) -> dict[str, Any]:
-    """Content of a file that is no longer needed (they are large)."""
+    """The entries of a file, which is deleted because such files are large."""
     state = stored(path)
     path.unlink()
     return state

@@ -45,7 +45,7 @@ CONFIGS = {
     "masked_decoder_fpn": (FPN, MaskedDecoderConfig()),
     "masked_decoder_transformer_encoder_prenorm": (
         TransformerFPNConfig(num_layers=2, pre_norm=True),
-        MaskedDecoderConfig(num_layers=3, project_inputs=True),  # where its norms are does not show
+        MaskedDecoderConfig(num_layers=3, project_inputs=True),  # entries do not show pre_norm
     ),
     "standard_decoder_fpn": (FPN, StandardDecoderConfig()),
     "standard_decoder_transformer_encoder": (ENCODER, StandardDecoderConfig(source="encoder")),

@@ -36,7 +36,7 @@ FAMILIES = {
 
 
 def weights_of(config: TimmConfig, seed: int = 0) -> dict[str, Tensor]:
-    """Of the whole model, every value moved from where it starts."""
+    """Entries of the whole timm model, every floating-point value moved from its initial one."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = timm.create_model(config.model, **config.kwargs)
@@ -48,7 +48,7 @@ def weights_of(config: TimmConfig, seed: int = 0) -> dict[str, Tensor]:
 
 
 def write_folder(folder: Path, config: TimmConfig, state: dict[str, Tensor], training: dict[str, Any]) -> Path:
-    """As timm's models lie on the hub."""
+    """Write a folder in the layout that timm's models have on the hub."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file(state, folder / "model.safetensors", {"format": "pt"})
     arguments = config.kwargs | {"num_classes": 1000}
@@ -75,7 +75,7 @@ def test_maps_are_those_of_timm_with_the_same_weights(family: str, tmp_path: Pat
     model = small_model(config)
     model.mean, model.std = (127.5, 127.5, 127.5), (127.5, 127.5, 127.5)
     start_from_backbone(model, backbone, done.path)
-    # timm's own way to the maps, from the same file
+    # the maps that timm itself computes from the same file
     overlay = {"file": str(folder / "model.safetensors"), "num_classes": 1000}
     theirs = timm.create_model(
         config.model, features_only=True, pretrained=True, pretrained_cfg_overlay=overlay, **config.kwargs
@@ -96,7 +96,7 @@ def test_what_a_backbone_has_no_use_for_is_named() -> None:
     assert sorted(left_out) == ["head.fc.bias", "head.fc.weight", "head.norm.bias", "head.norm.weight"]
     assert len(taken) == len(state) - 4
     assert fitted({name: state[name] for name in state if name not in left_out}, config)[1] == []
-    state["head.fc.weight"] = torch.zeros(21841, 32)  # of another number of classes
+    state["head.fc.weight"] = torch.zeros(21841, 32)  # for another number of classes
     assert fitted(state, config)[0].keys() == taken.keys()
 
 
@@ -166,7 +166,7 @@ def test_the_training_decides_where_timm_knows_several_normalisations() -> None:
 
 
 def test_weights_of_another_name_are_refused_though_all_shapes_fit() -> None:
-    """efficientnet_lite0 pads otherwise and has another epsilon."""
+    """Weights of tf_efficientnet_lite0 are refused for efficientnet_lite0, which pads differently."""
     with pytest.raises(UserError, match=r"for timm's tf_efficientnet_lite0, but model\.backbone\.model is efficientn"):
         recognised_backbone(lite0_entries(), wanted=TimmConfig(model="efficientnet_lite0"))
 

@@ -32,7 +32,7 @@ def png(mask: np.ndarray) -> bytes:
 
 
 def read(root: Path, tool: ToolName, content: Any, name: str = "a.json", **options: Any) -> tuple[list[Any], list[str]]:
-    """Class and mask of the objects of the image ``a.png``, and the notes."""
+    """Class and mask of each object in the image ``a.png``, and the notes."""
     (root / "images").mkdir()
     Image.fromarray(np.zeros((H, W, 3), dtype=np.uint8)).save(root / "images" / "a.png")
     file = root / "ann" / name
@@ -51,7 +51,7 @@ ALONE[3, 7] = ALONE[20, 0:30] = ALONE[-1, -1] = True
 
 
 def check_disc(mask: np.ndarray) -> None:
-    """It is the disc of radius 10 in the middle."""
+    """Check that the mask is the disc of radius 10 in the middle."""
     y, x = np.mgrid[:H, :W] + 0.5
     inside = np.hypot(x - 30, y - 20)
     assert mask[inside < 9.4].all()
@@ -59,10 +59,10 @@ def check_disc(mask: np.ndarray) -> None:
 
 
 def check_turned(mask: np.ndarray) -> None:
-    """It is an ellipse there that is turned clockwise, as all programs say of theirs; y grows downwards."""
+    """Check that the mask is an ellipse in the middle, turned clockwise (y grows downwards) as all tools define it."""
     ends = [
         (round(20 + side * 13 * math.sin(math.radians(30))), round(30 + side * 13 * math.cos(math.radians(30))))
         for side in (1, -1)
     ]
     assert all(mask[end] for end in ends)
-    assert not any(mask[40 - y, x] for y, x in ends)  # of the one that turns the other way
+    assert not any(mask[40 - y, x] for y, x in ends)  # ends of the ellipse turned the other way

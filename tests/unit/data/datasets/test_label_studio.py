@@ -21,7 +21,7 @@ def task(*results: dict[str, Any], **other: Any) -> list[dict[str, Any]]:
 
 
 def packed(mask: np.ndarray) -> list[int]:
-    """Run lengths as Label Studio's brush has them: of R, G, B and alpha, each the mask times 255."""
+    """Run lengths in the format of Label Studio's brush: R, G, B and alpha are each the mask times 255."""
     values = np.repeat(mask.astype(np.uint8) * 255, 4)
     bits = [f"{values.size:032b}", f"{7:05b}", *(f"{size - 1:04b}" for size in (3, 4, 8, 16))]
     starts = np.concatenate([[0], np.flatnonzero(np.diff(values)) + 1, [values.size]])

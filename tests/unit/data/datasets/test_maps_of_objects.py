@@ -34,7 +34,7 @@ def image(path: Path, size: tuple[int, int] = SIZE) -> Path:
 
 
 def numbers(*values: int) -> np.ndarray:
-    """A map with these numbers in its first row."""
+    """A map with these numbers in its first row, and 0 elsewhere."""
     found = np.zeros(SIZE, dtype=np.uint16)
     found[0, : len(values)] = values
     return found
@@ -78,7 +78,7 @@ def test_names_on_both_sides_and_a_split_list(tmp_path: Path) -> None:
 
 
 def listed(root: Path, text: str, *names: str) -> tuple[list[str], list[str]]:
-    """The images that a split list takes of those names, and the notes."""
+    """The images among ``names`` that a split list with this text selects, and the notes."""
     for name in names:
         image(root / "x" / f"{name}.jpg")
         save(root / "y" / f"{name}.png", numbers(1))
@@ -93,7 +93,7 @@ def listed(root: Path, text: str, *names: str) -> tuple[list[str], list[str]]:
     [
         ("cell 2\n", "cell 2"),
         ("cell\ncell 0\n", "cell 0"),  # not all lines end with a number
-        ("cell 0\ncell 1\n", "cell 0"),  # an image has such a name
+        ("cell 0\ncell 1\n", "cell 0"),  # an image has this name
         ('"cell\n', '"cell'),
         ('"cell" 2\n', '"cell" 2'),
         ('"cell"1"\n', '"cell"1"'),
@@ -120,7 +120,7 @@ def test_a_deep_line_of_a_split_list_costs_no_more_than_its_length(tmp_path: Pat
     start = time.process_time()
     found, _ = listed(tmp_path, f"{'a/' * 30_000}cell\n", "cell")
     assert found == ["cell"]
-    assert time.process_time() - start < 3  # the square of it took 9
+    assert time.process_time() - start < 3  # quadratic time took 9 s
 
 
 @pytest.mark.parametrize("pattern", ["mask", "{stem}{stem}", "a/{stem}"])

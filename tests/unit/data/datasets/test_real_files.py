@@ -35,7 +35,7 @@ def images(tmp_path: Path) -> Path:
 
 
 def objects(samples: CocoInstances) -> dict[str, list[tuple[str, np.ndarray]]]:
-    """Class and mask of the objects of each image."""
+    """Class and mask of each object, by name of the image."""
     found = {}
     for index, sample in enumerate(samples[index] for index in range(len(samples))):
         assert sample.target is not None
@@ -52,7 +52,7 @@ def same(found: list[tuple[str, np.ndarray]], expected: list[tuple[str, np.ndarr
 
 
 def test_label_studio_gives_back_our_predictions_and_its_own_masks(images: Path) -> None:
-    """1.23.2, "JSON" of all tasks: brush and polygons as we predicted them, a bitmask, an ellipse, and empty tasks."""
+    """The "JSON" export of version 1.23.2: predicted masks, a bitmask, an ellipse, and tasks that are left out."""
     samples = open_tool_files("label-studio", [(FILES / "label_studio.json", images)])
     found = objects(samples)
     assert list(found) == ["a.png", "deep/b c#1.png", "empty.png"]
@@ -65,7 +65,7 @@ def test_label_studio_gives_back_our_predictions_and_its_own_masks(images: Path)
 
 
 def test_labelme_gives_back_what_was_drawn(images: Path) -> None:
-    """6.3.1, its application's own "Save": polygons of one group, a mask, a circle, a name with odd characters."""
+    """A file saved by version 6.3.1: polygons of one group, a mask, a circle, and a name with odd characters."""
     (images / "a b.json").write_bytes((FILES / "labelme.json").read_bytes())
     samples = open_tool_files("labelme", [(images, images)])
     assert samples.notes == []
@@ -78,7 +78,7 @@ def test_labelme_gives_back_what_was_drawn(images: Path) -> None:
 
 
 def test_cvat_of_datumaro_gives_back_its_masks(images: Path) -> None:
-    """1.13.12, "cvat": masks whose box is the image, groups, and an image without objects."""
+    """The "cvat" export of version 1.13.12: masks whose box is the image, groups, and an image without objects."""
     found = objects(open_tool_files("cvat", [(FILES / "cvat_of_datumaro.xml", images)]))
     parts = box(30, 2, 36, 8) | box(40, 2, 44, 8)
     same(found["a.jpg"], [("cell", RING), ("dirt", parts), ("cell", box(30, 20, 50, 30))])

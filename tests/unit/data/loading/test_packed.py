@@ -23,7 +23,7 @@ from mask2former.structures import Batch, ImageBatch, Sample, Target
 def random_sample(
     seed: int, count: int, size: tuple[int, int] = (24, 36), frames: int = 1, *, with_ignored: bool = False
 ) -> Sample:
-    """Overlapping blobs, some of them empty, and perhaps an ignored one beside them."""
+    """A sample of ``count`` rectangles that may overlap or be empty, and optionally an ignored region."""
     rng = np.random.default_rng(seed)
     masks = np.zeros((count, frames, *size), dtype=bool)
     for mask in masks:
@@ -42,7 +42,7 @@ def random_sample(
 
 
 def padded(samples: Sequence[Sample]) -> Batch:
-    """Dense masks one by one, as a batch is defined."""
+    """The batch made directly, by padding images and dense masks one by one."""
     sizes = tuple((sample.image.shape[2], sample.image.shape[3]) for sample in samples)
     height, width = (-(-max(lengths) // 32) * 32 for lengths in zip(*sizes, strict=True))
     fill = [(0, width - w, 0, height - h) for h, w in sizes]
@@ -97,7 +97,7 @@ def test_packing_and_unpacking_changes_nothing(count: int, frames: int, with_ign
 @pytest.mark.parametrize("with_ignored", [False, True])
 @pytest.mark.parametrize("counts", [(3, 0, 7), (2, 400, 1), (0, 0)])
 def test_a_packed_batch_is_the_padded_samples(counts: tuple[int, ...], with_ignored: bool) -> None:
-    """Also with images of several sizes, where one has more objects than fit a byte, and where one ignores pixels."""
+    """This also holds for several sizes, for more objects than bits in a byte, for ignored pixels and for clips."""
     ignoring = [with_ignored and k != 1 for k in range(len(counts))]
     samples = [
         random_sample(k, count, (20 + 13 * k, 45 - 11 * k), with_ignored=ignoring[k]) for k, count in enumerate(counts)
@@ -117,7 +117,7 @@ def test_ignored_pixels_cost_no_plane() -> None:
     nothing = random_sample(2, 3)
     assert nothing.target is not None
     empty = Target(nothing.target.labels, nothing.target.masks, torch.zeros((1, 24, 36), dtype=torch.bool))
-    assert pack_sample(Sample(nothing.image, empty)).target.ignored is None  # so that the loss need not look
+    assert pack_sample(Sample(nothing.image, empty)).target.ignored is None  # so that the loss can skip it
 
 
 def test_a_packed_batch_survives_the_way_between_processes() -> None:
@@ -141,7 +141,7 @@ def test_objects_that_do_not_overlap_share_a_plane() -> None:
 
 @pytest.mark.parametrize("keep_lost", [False, True])
 def test_a_plan_packs_what_it_would_draw(keep_lost: bool) -> None:
-    """Polygons, ids and single masks, each overlapping the others."""
+    """A plan packs overlapping objects given as polygons, ids and masks; lost ones are empty or left out."""
     size = (40, 50)
     triangle = np.array([[5.0, 5.0], [30.0, 8.0], [20.0, 35.0]])
     polygons = {0: [triangle], 3: [triangle + np.array([100, 0])]}

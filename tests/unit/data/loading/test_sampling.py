@@ -73,7 +73,7 @@ def test_each_group_goes_round_once_before_it_begins_again(micro: int) -> None:
     indices = [draw.index for draws in islice(grouped(micro=micro), 230) for draw in draws]
     counts = np.bincount(indices, minlength=len(WIDE))
     assert len(indices) == 80 * 23
-    assert counts.min() >= 79  # after 80 epochs all samples came as often, but for what a group has begun or left
+    assert counts.min() >= 79  # after 80 epochs, counts differ only by unfinished rounds
     assert counts.max() <= 81
     if micro == 1:
         assert all(sorted(indices[start : start + 23]) == list(range(23)) for start in range(0, len(indices), 23))
@@ -108,7 +108,7 @@ def test_groups_may_be_empty_or_smaller_than_a_pass(groups: np.ndarray) -> None:
 
 @pytest.mark.parametrize(("micro", "world_size"), [(2, 4), (8, 1), (4, 2), (1, 8), (2, 1), (4, 1), (1, 2)])
 def test_another_split_draws_the_same_samples_where_the_unit_is_kept(micro: int, world_size: int) -> None:
-    """A run that began with units of two goes on: every step sees what it would have seen, on however many ranks."""
+    """A run that started with units of two draws the same samples in each step, whatever the number of ranks."""
     began = grouped(micro=2)
     for step in range(60):
         expected = sorted(began.draws(step), key=repr)
@@ -117,7 +117,7 @@ def test_another_split_draws_the_same_samples_where_the_unit_is_kept(micro: int,
         ]
         assert {len(part) for part in parts} == {8 // world_size}
         assert sorted((draw for part in parts for draw in part), key=repr) == expected
-        if micro <= 2:  # then no micro-batch is of both groups
+        if micro <= 2:  # no micro-batch has samples of both groups
             for part in parts:
                 pairs = [part[start : start + micro] for start in range(0, len(part), micro)]
                 assert all(len({bool(WIDE[draw.index]) for draw in pair}) == 1 for pair in pairs)

@@ -33,7 +33,7 @@ def boxes_as_ids() -> np.ndarray:
 
 
 def image(ids: np.ndarray) -> np.ndarray:
-    """A colour for each id, so that a sample's image tells which object it shows where."""
+    """An image with one colour for each id, which shows where each object is in a sample."""
     colors = np.array([[10, 200, 90], [250, 30, 60], [40, 80, 240], [200, 220, 20]], dtype=np.uint8)
     return colors[ids]
 
@@ -56,7 +56,7 @@ def as_masks() -> Annotated:
 
 
 def as_label_map() -> Annotated:
-    """Classes 0 to 149, of which three are there; 0 in ``ids`` is to be ignored."""
+    """A label map with classes 0 to 149, of which three occur; pixels with 0 in ``ids`` have no class."""
     ids = boxes_as_ids()
     numbers = np.array([0, *(LABELS[:3] + 1)], dtype=np.uint8)[ids]
     return Annotated(image(ids), np.arange(150), ids=numbers, semantic=True)
@@ -73,7 +73,7 @@ RECIPES = {
 
 
 def sample_of(name: str, annotated: Annotated, seed: int) -> Sample:
-    """With the published recipe at a tenth of its sizes."""
+    """A sample drawn by the published recipe at a tenth of its sizes."""
     run = recipes.recipe(RECIPES[name]).run
     config = run.data.augmentation
     if config.name == "large-scale-jitter":
@@ -93,7 +93,7 @@ def sample_of(name: str, annotated: Annotated, seed: int) -> Sample:
 
 
 def inner(mask: np.ndarray) -> np.ndarray:
-    """What is more than two pixels from the border of a mask, where the image has one colour."""
+    """The pixels of a mask more than two pixels from its border, where the image has one colour."""
     return np.asarray(ndimage.binary_erosion(mask, np.ones((3, 3)), iterations=2), dtype=bool)
 
 
@@ -112,7 +112,7 @@ def test_masks_lie_where_the_image_shows_their_object(name: str, form: str) -> N
             if inside.any():
                 assert abs(pixels[inside] - colors[label]).max() <= 1
                 seen.add(label)
-            # and no other object's image is left over: its inner pixels are in the mask
+            # and every inner pixel of the colour is in the mask
             shown = (abs(pixels - colors[label]).max(axis=2) <= 1) if label in colors else np.zeros(mask.shape, bool)
             assert mask[inner(shown)].all()
     assert {17, 3} <= seen
@@ -127,7 +127,7 @@ def test_segments_that_vanish_stay_as_empty_masks_in_their_order(name: str, form
         assert target is not None
         assert target.labels.tolist() == LABELS.tolist()
         areas = target.masks.flatten(1).sum(dim=1)
-        assert areas[3] == 0  # listed, but never there
+        assert areas[3] == 0  # listed, but without a pixel
         vanished |= set(np.flatnonzero(areas[:3].numpy() == 0).tolist())
     assert {1, 2} <= vanished
 
@@ -164,7 +164,7 @@ def test_a_label_map_gives_one_mask_per_class_that_is_left_ascending_and_without
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", RECIPES)
 def test_ignored_pixels_move_with_the_image_and_give_way_to_objects(name: str, form: str) -> None:
-    """They are where a mask of the same pixels would be, less the objects; all else is as without them."""
+    """Ignored pixels are where a mask of them would be, minus objects; images, labels and masks do not change."""
     plain = FORMS[form]()
     region = np.zeros(SIZE, dtype=bool)
     region[20:50, 25:66] = True  # over a part of two objects
@@ -249,7 +249,7 @@ def test_the_same_crop_of_a_label_map_and_of_a_panoptic_map_differs_at_borders_o
 
 
 def shares(recipe: ResizeCropFlip, annotated: Annotated, count: int = 80) -> list[np.ndarray]:
-    """Pixels of every class in each crop, void not counted."""
+    """The number of pixels of every class in each crop; void is not counted."""
     found = []
     for seed in range(count):
         plan = recipe.draw(SIZE, np.random.default_rng(seed), lambda: class_map(annotated))

@@ -19,7 +19,7 @@ SMALL: dict[str, Any] = {"channels": [16, 24, 32, 40], "layers": [1, 2, 1, 1]}
 def backbone(
     model: str, norm: Literal["frozen", "sync", "batch"] = "frozen", dtype: torch.dtype = torch.float32, **kwargs: Any
 ) -> TimmBackbone:
-    """Norms with statistics and scales of their own; positive where they must be."""
+    """A backbone whose norms have random statistics, weights and biases, positive where they must be."""
     generator = torch.Generator().manual_seed(1)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -59,7 +59,7 @@ KINDS: list[tuple[str, str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(
     ("model", "norm", "kwargs", "dtype"),
-    [  # every kind in float32, and every dtype with both kinds of blocks; slow: all of all
+    [  # every kind in float32, and every dtype with both kinds of blocks; slow: all combinations
         pytest.param(*kind, dtype, marks=[] if dtype == torch.float32 or kind in KINDS[:2] else [pytest.mark.slow])
         for kind in KINDS
         for dtype in TOLERANCES

@@ -37,18 +37,18 @@ def stage_mask(height: int, width: int) -> Tensor:
 
 
 def region(index: int, length: int, shift: int) -> int:
-    """Of a place in the rolled grid: before the last window, before its last ``shift`` places, or in these."""
+    """Region of an index in the rolled grid: 0 before the last window, 2 in its last ``shift`` tokens, 1 between."""
     return 0 if index < length - WINDOW else 1 if index < length - shift else 2
 
 
 def written_out(attention: swin.WindowAttention, grid: Tensor, shift: int) -> Tensor:
-    """Window attention of one grid (H, W, C), normed already, for one token after the other."""
+    """Window attention of one normalised grid (H, W, C), computed token by token."""
     height, width = grid.shape[:2]
     tall, wide = (math.ceil(length / WINDOW) * WINDOW for length in (height, width))
     head_dim = DIM // HEADS
 
     def token(y: int, x: int) -> Tensor:
-        """Query, key and value (3, heads, channels) at a place of the rolled grid; zero beyond the image."""
+        """Query, key and value (3, heads, channels) at an index of the rolled grid, of zeros beyond the image."""
         y, x = (y + shift) % tall, (x + shift) % wide
         content = grid[y, x] if y < height and x < width else torch.zeros(DIM, dtype=grid.dtype)
         return attention.qkv(content).view(3, HEADS, head_dim)

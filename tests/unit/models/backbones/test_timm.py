@@ -38,7 +38,7 @@ def torchvision_maps(model: Any, images: Tensor) -> list[Tensor]:
 
 
 def randomised(module: nn.Module) -> nn.Module:
-    """Norms with statistics and scales of their own; positive where they must be."""
+    """Give norms random statistics, weights and biases, positive where they must be."""
     generator = torch.Generator().manual_seed(1)
     for name, value in module.state_dict().items():
         if value.is_floating_point() and value.dim() == 1:
@@ -47,7 +47,7 @@ def randomised(module: nn.Module) -> nn.Module:
     return module
 
 
-# Slow: bottlenecks with the other norms, which blocks of either kind have in the same places. Long: the norm that is
+# Slow: bottlenecks with the other norms, which both kinds of blocks have at the same positions. Long: the norm that is
 # "batch" on one device.
 @pytest.mark.parametrize(
     ("model", "norm"),
@@ -203,7 +203,7 @@ def test_what_cannot_serve_is_refused(model: str, kwargs: dict[str, Any], messag
         TimmBackbone(model, kwargs=kwargs)
 
 
-# --- what images of any size show ------------------------------------------------------------------------------------
+# --- images of any size ----------------------------------------------------------------------------------------------
 
 SWIN: dict[str, Any] = {"embed_dim": 16, "depths": [1, 1, 2, 1], "num_heads": [1, 2, 2, 4]}
 
@@ -251,7 +251,7 @@ def test_maps_with_channels_last_are_permuted(model: str, kwargs: dict[str, Any]
             {},
             r"'mobilevitv2_050' returns maps of .*256x2x34 .* not of 8x264, .*, 1x33; choose another",
         ),
-        # Its position biases are made for 224 pixels, and it fails beyond twice that alone.
+        # Its position biases are made for 224 pixels, and it fails only beyond twice that.
         ("mvitv2_tiny", {}, r"'mvitv2_tiny' does not accept images of arbitrary size \(of 32x1056"),
     ],
 )
