@@ -64,11 +64,12 @@ _WITHOUT_WEIGHTS = frozenset(
         "norm",
         "pilots",
         "pilot_noise",
+        "mask_annealing",
     }
 )
 # Settings that change only shapes, so that a partial start can copy the rest.
 _SHAPES = frozenset(
-    {"kwargs", "dim", "embed_dim", "feedforward_dim", "mask_dim", "num_points", "num_queries", "window_size"}
+    {"kwargs", "dim", "embed_dim", "feedforward_dim", "mask_dim", "num_points", "num_queries", "stages", "window_size"}
 )
 
 

@@ -224,6 +224,7 @@ def test_settings_that_make_sense_only_with_the_others() -> None:
             False,
         ),
         ({"pixel_decoder": {"feedforward_dim": 64}}, "model.pixel_decoder.feedforward_dim is 64", True),
+        ({"pixel_decoder": {"stages": [2, 2, 2]}}, r"model.pixel_decoder.stages is \(2, 2, 2\)", True),
     ],
 )
 def test_a_setting_that_the_weights_contradict_is_named(own: dict[str, Any], words: str, fits_partly: bool) -> None:
