@@ -221,7 +221,7 @@ def test_a_row_that_does_not_exist_is_refused_before_anything_is_trained(tmp_pat
     ("args", "words"),
     [
         (["trainer.max_step=3"], "error: override 'trainer.max_step=3': unknown key 'trainer.max_step'; did you mean"),
-        (["--steps", str(10**10)], "error: Invalid value for '--steps'"),
+        (["--steps", str(10**10)], "error: --steps is '10000000000'; expected a whole number from 1"),
     ],
 )
 def test_a_wrong_argument_is_named(

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from mask2former.text import did_you_mean, listed, printable, quoted
 
-__all__ = ["MODULE", "Fault", "fault_lines", "wrong_value"]
+__all__ = ["MODULE", "Fault", "fault_lines", "wrong_number", "wrong_value"]
 
 MODULE = "name"
 """The setting that says which of several kinds a group is."""
@@ -129,15 +129,36 @@ def fault_lines(kind: type[BaseModel], values: Any, error: ValidationError, most
 
 
 def wrong_value(name: str, got: Any, field: FieldInfo) -> str:
-    """The message for a wrong value that does not belong to a group of settings, for instance a parameter of a request.
+    """The message for a wrong value that does not belong to a group of settings.
 
     Args:
-        name: name of the parameter.
+        name: what is wrong, for instance a parameter of a request or an option.
         got: its value.
         field: its allowed values; if it may be null, it may be left out.
     """
     found = _Type.of_field(field)
     return _sentence(name, got, _expected(found, null=False), _words(found))
+
+
+def wrong_number(
+    name: str, cause: BaseException, kind: type[int] | type[float], least: float | None, most: float | None
+) -> str:
+    """The message for a wrong number, if pydantic refused it.
+
+    Args:
+        name: what is wrong, for instance an option.
+        cause: why it was refused.
+        kind: ``int`` or ``float``.
+        least: its minimum; None: no bound.
+        most: its maximum; None: no bound.
+
+    Returns:
+        The message; empty if ``cause`` is no error of pydantic.
+    """
+    if not isinstance(cause, ValidationError):
+        return ""
+    found = _Type(kind, tuple(Field(ge=least, le=most).metadata))
+    return _sentence(name, cause.errors()[0]["input"], _expected(found), ())
 
 
 def _wrong(key: str, got: Any, found: _Type) -> str:
@@ -146,15 +167,15 @@ def _wrong(key: str, got: Any, found: _Type) -> str:
         names = [name for model in found.models for name in _names(model)]
         if MODULE not in got:
             return f"'{key}' is missing; expected {_either(names)}"
-        return _sentence(key, got[MODULE], _either(names), names)
+        return _sentence(f"'{key}'", got[MODULE], _either(names), names)
     if len(found.models) > 1 and got in [name for model in found.models for name in _names(model)]:
         return f"'{key}' is {_shown(got)}; expected {_expected(found)}; did you mean {key}.{MODULE}={got}?"
-    return _sentence(key, got, _expected(found), _words(found))
+    return _sentence(f"'{key}'", got, _expected(found), _words(found))
 
 
-def _sentence(key: str, got: Any, expected: str, words: Sequence[str]) -> str:
+def _sentence(name: str, got: Any, expected: str, words: Sequence[str]) -> str:
     meant = did_you_mean(got, words)
-    return f"'{key}' is {_shown(got)}; expected {expected}" + (f"; {meant}" if meant else "")
+    return f"{name} is {_shown(got)}; expected {expected}" + (f"; {meant}" if meant else "")
 
 
 def _shown(value: Any) -> str:
