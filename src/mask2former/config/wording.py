@@ -101,6 +101,7 @@ def fault_lines(kind: type[BaseModel], values: Any, error: ValidationError, most
         most: how many lines are worded; the others are empty, because thousands take seconds.
     """
     lines: dict[str, Fault] = {}  # by setting, since each member of a union has its own fault
+    told: set[type[BaseModel]] = set()  # groups whose keys a line lists
     faults = error.errors(include_url=False)
     containers = {fault["loc"][:length] for fault in faults for length in range(len(fault["loc"]))}
     for fault in faults:
@@ -114,7 +115,12 @@ def fault_lines(kind: type[BaseModel], values: Any, error: ValidationError, most
         message = printable(fault["msg"].removeprefix("Value error, "), 600)
         name, is_last_word = key, True
         if fault["type"] == "extra_forbidden":
-            line = f"unknown key '{key}'; {_meant(kind, group, keys)}"
+            line = f"unknown key '{key}'"
+            if meant := _meant(kind, group, keys):
+                line += f"; {meant}"
+            elif group not in told:
+                told.add(group)
+                line += f"; {_keys_of(group, keys[:-1])}"
         elif fault["type"] == _OURS and isinstance(fault["input"], Mapping):  # about several settings together
             name, line = f"{key} {message}", f"{key}{': ' if key else ''}{message}"
         elif fault["type"] == _OURS or found is None:
@@ -255,13 +261,16 @@ def _names(model: type[BaseModel]) -> tuple[Any, ...]:
 
 
 def _meant(kind: type[BaseModel], group: type[BaseModel], keys: Sequence[str]) -> str:
-    """Suggestions for an unknown key: a setting of its group, or of another group."""
-    *parents, name = keys
+    """Suggestions for an unknown key: a setting of its group, or of another group; empty if none is close."""
+    name = keys[-1]
     elsewhere = [path for path in dict.fromkeys(_paths(kind)) if path.rpartition(".")[2] == name]
     if elsewhere and ".".join(keys) not in elsewhere:  # otherwise another kind of this group has it
         return f"did you mean {' or '.join(elsewhere[:_ELSEWHERE])}?"
-    if close := did_you_mean(name, group.model_fields):
-        return close
+    return did_you_mean(name, group.model_fields)
+
+
+def _keys_of(group: type[BaseModel], parents: Sequence[str]) -> str:
+    """The keys that a group has, which is at ``parents`` in the file."""
     of_kind = "".join(f" of {name}" for name in _names(group))
     where = f"'{printable('.'.join(parents), 200)}'{of_kind} has" if parents else "there are"
     return f"{where} {listed([*group.model_fields], None) or 'no settings'}"

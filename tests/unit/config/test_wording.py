@@ -209,6 +209,15 @@ def test_several_faults_are_told_together() -> None:
     )
 
 
+def test_the_keys_of_a_group_are_listed_once() -> None:
+    assert said("model.backbone={name: swin, zz: 1, dephts: 2, yy: 3}", "xx=1", "vv=1") == (
+        "unknown key 'model.backbone.zz'; 'model.backbone' of swin has name, embed_dim, depths, num_heads, "
+        "window_size, drop_path_rate; unknown key 'model.backbone.dephts'; did you mean depths?; unknown key "
+        "'model.backbone.yy'; unknown key 'xx'; there are model, criterion, data, optim, trainer, evaluation, output, "
+        "seed; unknown key 'vv'"
+    )
+
+
 def test_what_is_passed_on_to_others_may_be_anything() -> None:
     kwargs = {"a": True, "b": 1, "c": [False, 0], "d": {"e": True}}
     assert TimmConfig(kwargs=kwargs).kwargs == kwargs
