@@ -254,12 +254,21 @@ def test_no_setting_is_refused_in_the_words_of_pydantic(kind: type[Strict]) -> N
 
 
 @pytest.mark.parametrize(
-    ("text", "got"), [("", "but it is empty"), ("# nothing yet\n", "but it is empty"), ("- a\n", "got a list")]
+    ("text", "got"),
+    [
+        ("", "but it is empty"),
+        ("# nothing yet\n", "but it is empty"),
+        ("{}", "but it is empty"),
+        ("- a\n", "got a list"),
+    ],
 )
 def test_a_run_file_that_is_no_mapping_is_told(tmp_path: Path, text: str, got: str) -> None:
     (tmp_path / "run.yaml").write_text(text)
-    with pytest.raises(UserError, match=f"run.yaml': expected a mapping of settings, {got}"):
+    how = "; mask2former recipe NAME prints a complete run file, and mask2former check-data DATA --suggest RUN.yaml "
+    with pytest.raises(UserError, match=f"run.yaml': expected a mapping of settings, {got}{how}"):
         read_run_file(tmp_path / "run.yaml")
+    with pytest.raises(UserError, match=f"no run file .*other.yaml'{how}"):
+        read_run_file(tmp_path / "other.yaml")
 
 
 class _Bounds(Strict):
