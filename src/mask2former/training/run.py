@@ -18,7 +18,7 @@ from mask2former import checkpoints
 from mask2former.config import RunConfig, leaves
 from mask2former.data.transforms import Augmentation
 from mask2former.dataset_tools.requirements import check_run
-from mask2former.errors import UserError
+from mask2former.errors import OptionError, UserError
 from mask2former.models.mask2former import Mask2Former
 from mask2former.progress import DetailedProgress
 from mask2former.text import terminal_line
@@ -104,7 +104,12 @@ def train(
     limit = None if config.trainer.max_hours is None else TimeLimit(config.trainer.max_hours)
     with locked(directory) as notes, stopping.listening(), quiet():
         if not resume and last.exists() and not overwrite:
-            raise UserError(f"{directory} already contains a run; resume it, choose another output, or pass overwrite")
+            raise OptionError(
+                lambda name: (
+                    f"'{directory}' already contains a run; continue it with {name('resume')}, replace it "
+                    f"with {name('overwrite')}, or choose another output"
+                )
+            )
         past = LastState.read(last) if resume else None
         if past is not None:
             check_objects(past, objects.names())
