@@ -15,6 +15,7 @@ from runs import config_of, run_values
 from mask2former.cli import main
 from mask2former.config import NoPixelDecoderConfig, RunConfig, StandardDecoderConfig, leaves, parse
 from mask2former.errors import UserError
+from mask2former.notes import collect_notes
 from mask2former.recipes import ABLATIONS, PARTS, SINCE, ablated
 from mask2former.training.ablate import BASELINE, AblationRow, ablate, draw, scenes_base
 
@@ -201,6 +202,25 @@ def test_a_row_with_parts_is_trained_and_measured_by_what_it_can(
 def test_a_row_that_the_run_cannot_measure_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="per-pixel classifies pixels, so the run must measure semantic"):
         ablate(config_of(tmp_path), tmp_path / "all", ["per-pixel"])
+
+
+@pytest.mark.parametrize("init", [None, "scenes-tiny", "timm/resnet18.a1_in1k"])
+def test_rows_that_the_initial_model_was_not_trained_for_are_noted(
+    init: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mask2former.training.run.train", stop)
+    if init is not None and init.startswith("timm/"):
+        monkeypatch.setattr("mask2former.checkpoints.initial.open_initial", lambda *_: None)  # no complete model
+    base = config_of(tmp_path, **SHORT)
+    base = base.model_copy(update={"model": base.model.model_copy(update={"init": init})})
+    rows = ["attention-full", "loss-on-masks", "dropout", "pixel-decoder-fpn", "mask-piloted"]
+    with collect_notes() as notes, pytest.raises(KeyboardInterrupt):
+        ablate(base, tmp_path / "all", rows)
+    told = ["2 of 5 rows: attention-full, pixel-decoder-fpn"] if init == "scenes-tiny" else []
+    assert [example for _, example in notes] == told
 
 
 def test_the_spread_of_seeds() -> None:

@@ -18,16 +18,18 @@ from mask2former.documents import read_json
 from mask2former.errors import UserError
 from mask2former.evaluation.curves import plot_changes
 from mask2former.files import write_whole
+from mask2former.notes import note
 from mask2former.progress import DetailedProgress
 from mask2former.recipes import BASES, ROWS, SINCE, ablated
 from mask2former.text import did_you_mean, listed, quoted
 from mask2former.training import need_lightning
 
-__all__ = ["BASELINE", "METRICS", "AblationRow", "ablate", "draw", "scenes_base"]
+__all__ = ["BASELINE", "METRICS", "AblationRow", "ablate", "draw", "note_start", "scenes_base"]
 
 BASELINE = "baseline"
 METRICS = {"PQ": "panoptic/PQ", "AP": "instance/AP", "mIoU": "semantic/mIoU"}
 """Metrics of the paper, and their names in this library."""
+_FOR_TRAINING = (".dropout", ".pilots", ".tasks")  # settings without which a trained model predicts the same
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,7 @@ def ablate(
     for row in _finished(folder / "ablations.json", base):
         table.setdefault(row.name, row).metrics.update(row.metrics)
     need_lightning()
+    note_start(base, [name for name in runs if name != BASELINE])
     from mask2former.training.run import train
 
     for done, (seed, name) in enumerate(jobs):
@@ -142,6 +145,37 @@ def ablate(
         table[name].metrics[seed] = measured
         _write(folder / "ablations.json", base, list(table.values()))
     return list(table.values())
+
+
+def note_start(base: RunConfig, rows: Sequence[str]) -> None:
+    """Add a note on rows that start behind the baseline, because the initial model was trained without their change.
+
+    There is none for random weights or a backbone, from which all rows start alike.
+
+    Args:
+        base: the run that rows change.
+        rows: names of rows.
+
+    Raises:
+        UserError: the initial model cannot be read.
+    """
+    from mask2former.checkpoints.checkpoint import Checkpoint
+    from mask2former.checkpoints.initial import named_backbone, open_initial
+
+    init = base.model.init
+    others = [name for name in rows if name in ROWS and any(map(_changes_prediction, ROWS[name].settings))]
+    if init is None or not others or not isinstance(open_initial(init, named_backbone(base.model)), Checkpoint):
+        return
+    note(
+        f"rows with other attention or parts than model.init, {init}, was trained with, so they start behind the "
+        "baseline; without model.init, or from a backbone, all rows start alike",
+        f"{len(others)} of {len(rows)} rows: {listed(others, None)}",
+    )
+
+
+def _changes_prediction(setting: str) -> bool:
+    """Whether a model with the same weights predicts something else, or has other weights."""
+    return setting.startswith("model.") and not setting.endswith(_FOR_TRAINING)
 
 
 def draw(table: Sequence[AblationRow], path: Path) -> None:
