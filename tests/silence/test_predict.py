@@ -123,7 +123,7 @@ REFUSED: dict[str, tuple[Do, str]] = {
     "--coco names the model": (lambda p: p.predict("--coco", p.model), "is an input"),
     "--coco names the annotations": (
         lambda p: p.predict("--coco", _file(p.photos / "val.json", '{"images": [], "annotations": []}')),
-        "not a file of COCO results",
+        "contains no COCO results of mask2former predict",
     ),
     "--coco would mix settings": (
         lambda p: p.predict("--coco", p.coco, "--score-threshold", 0.5),
