@@ -15,6 +15,7 @@ from runs import config_of, run_values
 from mask2former.cli import main
 from mask2former.config import NoPixelDecoderConfig, RunConfig, StandardDecoderConfig, leaves, parse
 from mask2former.errors import UserError
+from mask2former.notes import collect_notes
 from mask2former.recipes import ABLATIONS, PARTS, ROWS, SINCE, ablated
 from mask2former.training.ablate import BASELINE, AblationRow, ablate, draw, scenes_base
 
@@ -214,6 +215,30 @@ def test_a_row_that_the_run_cannot_measure_is_refused(tmp_path: Path) -> None:
         ablate(config_of(tmp_path), tmp_path / "all", ["per-pixel"])
 
 
+@pytest.mark.parametrize("init", [None, "scenes-tiny", "timm/resnet18.a1_in1k"])
+def test_rows_that_the_initial_model_was_not_trained_for_are_noted(
+    init: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mask2former.training.run.train", stop)
+    if init is not None and init.startswith("timm/"):
+        monkeypatch.setattr("mask2former.checkpoints.initial.open_initial", lambda *_: None)  # no complete model
+        monkeypatch.setattr("mask2former.training.start.with_start", lambda *_: None)
+    base = scenes_base(2)
+    base = base.model_copy(update={"model": base.model.model_copy(update={"init": init, "init_partial": True})})
+    rows = ["attention-full", "loss-on-masks", "dropout", "token-scaling", "mask-piloted"]
+    with collect_notes() as notes, pytest.raises(KeyboardInterrupt):
+        ablate(base, tmp_path / "all", rows)
+    told = ["2 of 5 rows: attention-full, token-scaling"] if init == "scenes-tiny" else []
+    assert [example for _, example in notes] == told
+
+    if init == "scenes-tiny":  # before the first row is trained
+        with pytest.raises(UserError, match="^pixel-decoder-fpn: scenes-tiny does not fit: model.pixel_decoder.name"):
+            ablate(base, tmp_path / "all", [*rows, "pixel-decoder-fpn"])
+
+
 def test_the_spread_of_seeds() -> None:
     row = AblationRow("x", {}, {0: {"panoptic/PQ": 40.0}, 1: {"panoptic/PQ": 43.0}, 2: {"panoptic/PQ": 41.5}}, {})
     assert row.spread("panoptic/PQ") == (41.5, 40.0, 43.0)
@@ -232,7 +257,7 @@ def test_a_row_that_does_not_exist_is_refused_before_anything_is_trained(tmp_pat
     ("args", "words"),
     [
         (["trainer.max_step=3"], "error: override 'trainer.max_step=3': unknown key 'trainer.max_step'; did you mean"),
-        (["--steps", str(10**10)], "error: Invalid value for '--steps'"),
+        (["--steps", str(10**10)], "error: --steps is '10000000000'; expected a whole number from 1"),
     ],
 )
 def test_a_wrong_argument_is_named(

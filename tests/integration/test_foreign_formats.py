@@ -77,9 +77,7 @@ def test_without_names_of_classes_it_is_said_how_to_write_them() -> None:
     make, _, _ = FORMATS["voc"]
     path = make(Path("data"))
     (path / "names.txt").unlink()
-    with pytest.raises(
-        UserError, match=r"write 'data/labelmap.txt' .*; for the classes of VOC 2012 add --names pascal_"
-    ):
+    with pytest.raises(UserError, match=r"write 'data/labelmap.txt' .*; for the classes of VOC 2012, names is pascal_"):
         check_data(path, num_workers=0)
     assert check_data(path, DataPaths(names=Path("pascal_voc")), num_workers=0).report.task == "instance"
 

@@ -17,7 +17,7 @@ from pycocotools import mask as coco_mask
 from scipy.io import savemat
 
 from mask2former.dataset_tools.prepare import dataset_names, prepare
-from mask2former.errors import UserError
+from mask2former.errors import OptionError, UserError
 
 # Of pycocotools, whose decoder uses an old interface of NumPy.
 pytestmark = pytest.mark.filterwarnings("ignore:.*copy keyword.*:DeprecationWarning")
@@ -360,8 +360,9 @@ def test_several_processes_make_the_same_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", dataset_names())
 def test_an_absent_data_set_is_refused_with_what_to_unpack(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UserError, match=r"unpack .*--data-root"):
+    with pytest.raises(OptionError, match=r"unpack .* give another root$") as refused:
         prepare(name, tmp_path)
+    assert refused.value.sentence(lambda argument: f"--data-{argument}").endswith("give another --data-root")
 
 
 def test_an_unknown_data_set_is_refused_with_those_there_are(tmp_path: Path) -> None:

@@ -401,7 +401,7 @@ def test_a_learning_rate_is_found_without_a_trace_in_the_run(
         assert curve.size[0] > 500
     assert not (tmp_path / "run").exists()
     assert main([*command, "--steps", "5"]) == 2
-    assert "at least 10 steps; got 1e-07 to 0.1 in 5 steps" in capsys.readouterr().err
+    assert "--steps is 5; expected ascending rates above 0 and at least 10 steps" in capsys.readouterr().err
 
 
 def test_no_step_is_taken_without_time(tmp_path: Path) -> None:

@@ -167,7 +167,7 @@ def pool_for(nodes: Sequence[tuple[int, int]], actors: int | None, device: str) 
     num_cpus, num_gpus = (sum(counts) for counts in zip(*nodes, strict=True))
     gpus = int(num_gpus > 0 and device != "cpu")
     if device == "cuda" and not gpus:
-        raise UserError("Ray sees no GPU for --device cuda; use cpu or auto")
+        raise OptionError(lambda name: f"Ray sees no GPU for {name('device')} cuda; use cpu or auto")
     count = actors or (num_gpus if gpus else max(1, num_cpus // _CPUS_PER_ACTOR))
     for cpus in range(max(1, num_cpus // count), 0, -1):
         if sum(min(cores // cpus, devices if gpus else cores) for cores, devices in nodes) >= count:

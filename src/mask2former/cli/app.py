@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from typing import Annotated
+from typing import Annotated, Any, cast, get_args, get_type_hints
 
 import typer
 import typer.main
@@ -124,6 +125,8 @@ def _outcome(error: Exception) -> tuple[int, str]:
         # An interrupted import may raise any other error.
         is_told = isinstance(error, StoppedError) and str(error)
         return _STOPPED, f"stopped: {error}" if is_told else "stopped"
+    if isinstance(error, typer.BadParameter) and (message := _wrong_number(error)):
+        return 2, f"error: {message}"
     if isinstance(error, _CommandLineError):
         message = error.format_message()  # pyright: ignore[reportAttributeAccessIssue]
         # Without arguments, help is printed, and the error has no message.
@@ -138,6 +141,29 @@ def _outcome(error: Exception) -> tuple[int, str]:
         reason = getattr(error, "strerror", None) or "Too many levels of symbolic links"
         return 2, f"error: '{shortened(str(name), 100)}' cannot be a path here ({reason}); check it"
     return 1, f"error: {error if isinstance(error, FailedError) else _unexpected(error)}"
+
+
+def _wrong_number(error: typer.BadParameter) -> str:
+    """The message for an option whose value is no number or out of range, worded like those of settings.
+
+    Empty for other errors, and for versions of typer that do not check numbers with pydantic.
+    """
+    from mask2former.config.wording import wrong_number
+
+    if error.__cause__ is None or error.ctx is None or error.param is None:
+        return ""
+    function = inspect.unwrap(cast(Any, error.ctx.command.callback))
+    kind, option = get_args(get_type_hints(function, include_extras=True)[str(error.param.name)])
+    number = next((part for part in _parts(kind) if part in (int, float)), None)
+    name = error.param.opts[0] if error.param.nargs == 1 else f"a value of {error.param.opts[0]}"
+    return "" if number is None else wrong_number(name, error.__cause__, number, option.min, option.max)
+
+
+def _parts(kind: Any) -> Iterator[Any]:
+    """A type, and the types that it consists of."""
+    yield kind
+    for part in get_args(kind):
+        yield from _parts(part)
 
 
 def _flag(argument: str) -> str:

@@ -89,7 +89,8 @@ def find_lr(
             raise FailedError(str(error)) from error
     curve, numbers = found.save(output)
     best = (
-        "the loss does not fall at any rate"
+        f"the loss does not fall at any rate; try lower rates (--lowest below {lowest:g}) or more steps, for a curve "
+        f"with less noise (--steps above {steps}), and check the data (mask2former check-data)"
         if found.suggested is None
         else (f"the loss falls most steeply at {found.suggested:.2g} (the run has optim.lr={config.optim.lr:g})")
     )

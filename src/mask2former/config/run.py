@@ -17,10 +17,15 @@ from mask2former.config.training import CriterionConfig, EvaluationConfig, Optim
 from mask2former.config.wording import MODULE, fault_lines
 from mask2former.documents import parse_yaml, read_yaml
 from mask2former.errors import UserError
+from mask2former.notes import note
 from mask2former.text import listed, printable
 
 __all__ = ["RunConfig", "apply_overrides", "leaves", "parse", "read_run_file"]
 
+_HOW_TO_WRITE = (
+    "mask2former recipe NAME prints a complete run file, and mask2former check-data DATA --suggest RUN.yaml writes one "
+    "for your data"
+)
 _MOST_FAULTS = 10  # listed in one message
 
 
@@ -138,11 +143,17 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
 def read_run_file(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The settings of a run file, with overrides; :func:`parse` makes a :class:`RunConfig` of both.
 
+    There is a note on a file that names no data set, since the default are drawn scenes.
+
     Raises:
         UserError: the file cannot be read as YAML, or an override has the wrong form.
     """
-    values = read_yaml(path, "run file", hint="mask2former recipe scenes-tiny prints one")
-    if not isinstance(values, dict):
-        got = "but it is empty" if values is None else f"got a {type(values).__name__}"
-        raise UserError(f"'{path}': expected a mapping of settings, {got}")
-    return apply_overrides(values, overrides)
+    values = read_yaml(path, "run file", hint=_HOW_TO_WRITE)
+    if not isinstance(values, dict) or not (values or overrides):
+        got = "but it is empty" if values is None or values == {} else f"got a {type(values).__name__}"
+        raise UserError(f"'{path}': expected a mapping of settings, {got}; {_HOW_TO_WRITE}")
+    values = apply_overrides(values, overrides)
+    data = values.get("data", {})
+    if isinstance(data, dict) and "dataset" not in data:
+        note("run files without data.dataset, whose data are drawn scenes", f"'{path}'; {_HOW_TO_WRITE}")
+    return values

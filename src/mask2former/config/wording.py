@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from mask2former.text import did_you_mean, listed, printable, quoted
 
-__all__ = ["MODULE", "Fault", "fault_lines", "wrong_value"]
+__all__ = ["MODULE", "Fault", "fault_lines", "wrong_number", "wrong_value"]
 
 MODULE = "name"
 """The setting that says which of several kinds a group is."""
@@ -101,6 +101,7 @@ def fault_lines(kind: type[BaseModel], values: Any, error: ValidationError, most
         most: how many lines are worded; the others are empty, because thousands take seconds.
     """
     lines: dict[str, Fault] = {}  # by setting, since each member of a union has its own fault
+    told: set[type[BaseModel]] = set()  # groups whose keys a line lists
     faults = error.errors(include_url=False)
     containers = {fault["loc"][:length] for fault in faults for length in range(len(fault["loc"]))}
     for fault in faults:
@@ -114,7 +115,12 @@ def fault_lines(kind: type[BaseModel], values: Any, error: ValidationError, most
         message = printable(fault["msg"].removeprefix("Value error, "), 600)
         name, is_last_word = key, True
         if fault["type"] == "extra_forbidden":
-            line = f"unknown key '{key}'; {_meant(kind, group, keys)}"
+            line = f"unknown key '{key}'"
+            if meant := _meant(kind, group, keys):
+                line += f"; {meant}"
+            elif group not in told:
+                told.add(group)
+                line += f"; {_keys_of(group, keys[:-1])}"
         elif fault["type"] == _OURS and isinstance(fault["input"], Mapping):  # about several settings together
             name, line = f"{key} {message}", f"{key}{': ' if key else ''}{message}"
         elif fault["type"] == _OURS or found is None:
@@ -129,15 +135,36 @@ def fault_lines(kind: type[BaseModel], values: Any, error: ValidationError, most
 
 
 def wrong_value(name: str, got: Any, field: FieldInfo) -> str:
-    """The message for a wrong value that does not belong to a group of settings, for instance a parameter of a request.
+    """The message for a wrong value that does not belong to a group of settings.
 
     Args:
-        name: name of the parameter.
+        name: what is wrong, for instance a parameter of a request or an option.
         got: its value.
         field: its allowed values; if it may be null, it may be left out.
     """
     found = _Type.of_field(field)
     return _sentence(name, got, _expected(found, null=False), _words(found))
+
+
+def wrong_number(
+    name: str, cause: BaseException, kind: type[int] | type[float], least: float | None, most: float | None
+) -> str:
+    """The message for a wrong number, if pydantic refused it.
+
+    Args:
+        name: what is wrong, for instance an option.
+        cause: why it was refused.
+        kind: ``int`` or ``float``.
+        least: its minimum; None: no bound.
+        most: its maximum; None: no bound.
+
+    Returns:
+        The message; empty if ``cause`` is no error of pydantic.
+    """
+    if not isinstance(cause, ValidationError):
+        return ""
+    found = _Type(kind, tuple(Field(ge=least, le=most).metadata))
+    return _sentence(name, cause.errors()[0]["input"], _expected(found), ())
 
 
 def _wrong(key: str, got: Any, found: _Type) -> str:
@@ -146,15 +173,15 @@ def _wrong(key: str, got: Any, found: _Type) -> str:
         names = [name for model in found.models for name in _names(model)]
         if MODULE not in got:
             return f"'{key}' is missing; expected {_either(names)}"
-        return _sentence(key, got[MODULE], _either(names), names)
+        return _sentence(f"'{key}'", got[MODULE], _either(names), names)
     if len(found.models) > 1 and got in [name for model in found.models for name in _names(model)]:
         return f"'{key}' is {_shown(got)}; expected {_expected(found)}; did you mean {key}.{MODULE}={got}?"
-    return _sentence(key, got, _expected(found), _words(found))
+    return _sentence(f"'{key}'", got, _expected(found), _words(found))
 
 
-def _sentence(key: str, got: Any, expected: str, words: Sequence[str]) -> str:
+def _sentence(name: str, got: Any, expected: str, words: Sequence[str]) -> str:
     meant = did_you_mean(got, words)
-    return f"'{key}' is {_shown(got)}; expected {expected}" + (f"; {meant}" if meant else "")
+    return f"{name} is {_shown(got)}; expected {expected}" + (f"; {meant}" if meant else "")
 
 
 def _shown(value: Any) -> str:
@@ -234,13 +261,16 @@ def _names(model: type[BaseModel]) -> tuple[Any, ...]:
 
 
 def _meant(kind: type[BaseModel], group: type[BaseModel], keys: Sequence[str]) -> str:
-    """Suggestions for an unknown key: a setting of its group, or of another group."""
-    *parents, name = keys
+    """Suggestions for an unknown key: a setting of its group, or of another group; empty if none is close."""
+    name = keys[-1]
     elsewhere = [path for path in dict.fromkeys(_paths(kind)) if path.rpartition(".")[2] == name]
     if elsewhere and ".".join(keys) not in elsewhere:  # otherwise another kind of this group has it
         return f"did you mean {' or '.join(elsewhere[:_ELSEWHERE])}?"
-    if close := did_you_mean(name, group.model_fields):
-        return close
+    return did_you_mean(name, group.model_fields)
+
+
+def _keys_of(group: type[BaseModel], parents: Sequence[str]) -> str:
+    """The keys that a group has, which is at ``parents`` in the file."""
     of_kind = "".join(f" of {name}" for name in _names(group))
     where = f"'{printable('.'.join(parents), 200)}'{of_kind} has" if parents else "there are"
     return f"{where} {listed([*group.model_fields], None) or 'no settings'}"

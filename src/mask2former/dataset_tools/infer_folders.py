@@ -17,7 +17,7 @@ from mask2former.data.datasets.class_names import read_color_table
 from mask2former.data.datasets.pairs import LABEL_SUFFIXES, map_files
 from mask2former.data.label_maps import read_with_palette
 from mask2former.dataset_tools.data_paths import IMAGE_FOLDERS, NO_VALIDATION, VALIDATION, DataPaths, others, parsed
-from mask2former.errors import UserError
+from mask2former.errors import OptionError, UserError
 from mask2former.media.archives import find_folder
 from mask2former.media.folders import list_folder
 from mask2former.media.image_files import open_image
@@ -115,19 +115,23 @@ def _voc(path: Path, paths: DataPaths) -> tuple[DatasetConfig, list[str]] | None
         return None
     images = paths.images or next((path / name for name in IMAGE_FOLDERS if (path / name).is_dir()), None)
     if images is None:
-        raise UserError(
-            f"'{path}' has maps in VOC's layout, but no folder 'JPEGImages' or 'images'; give it with --images (CVAT "
-            "exports it with 'Save images')"
+        raise OptionError(
+            lambda name: (
+                f"'{path}' has maps in VOC's layout, but no folder 'JPEGImages' or 'images'; give it with "
+                f"{name('images')} (CVAT exports it with 'Save images')"
+            )
         )
     names, notes = _names_file(path, paths)
     if names is None and (path / "Annotations").is_dir():
         names = "pascal_voc"
         notes.append("the classes are those of VOC 2012 (names: pascal_voc); give others with --names")
     if names is None:
-        raise UserError(
-            f"'{path}' has maps in VOC's layout, but no class names; write '{path / 'labelmap.txt'}' as CVAT exports "
-            "it (cell:128,0,0:: on a line, for each class and the background), or 'names.txt' with one name per line "
-            "(the first is class 0); for the classes of VOC 2012 add --names pascal_voc"
+        raise OptionError(
+            lambda name: (
+                f"'{path}' has maps in VOC's layout, but no class names; write '{path / 'labelmap.txt'}' as "
+                "CVAT exports it (cell:128,0,0:: on a line, for each class and the background), or 'names.txt' with "
+                f"one name per line (the first is class 0); for the classes of VOC 2012, {name('names')} is pascal_voc"
+            )
         )
     encoding, more = _encoding(classes, names)
     entry: dict[str, Any] = {"images": str(images), "labels": str(objects if objects.is_dir() else classes)}
@@ -184,13 +188,18 @@ def _maps(path: Path, train: _Pair | None, paths: DataPaths) -> tuple[DatasetCon
 def _no_names(path: Path, pair: _Pair | None = None) -> UserError:
     colors = [] if pair is None else _colors(pair)
     if colors:
-        return UserError(
-            f"the label maps of '{path}' are drawn in colours ({listed(colors, _COLORS)}), but no file says which "
-            f"classes these are; write '{path / 'names.csv'}' with the columns name, r, g, b, or give one with --names"
+        return OptionError(
+            lambda name: (
+                f"the label maps of '{path}' are drawn in colours ({listed(colors, _COLORS)}), but no file "
+                f"says which classes these are; write '{path / 'names.csv'}' with the columns name, r, g, b, or give "
+                f"one with {name('names')}"
+            )
         )
-    return UserError(
-        f"'{path}' has no file with class names; write one, for instance '{path / 'names.txt'}' (one name per line, "
-        "the first is class 0), or give it with --names"
+    return OptionError(
+        lambda name: (
+            f"'{path}' has no file with class names; write one, for instance '{path / 'names.txt'}' (one name "
+            f"per line, the first is class 0), or give it with {name('names')}"
+        )
     )
 
 

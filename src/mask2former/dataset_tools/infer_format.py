@@ -28,7 +28,7 @@ from mask2former.dataset_tools.data_paths import (
 )
 from mask2former.dataset_tools.infer_folders import infer_folders
 from mask2former.documents import parse_xml, read_json, read_text, read_yaml
-from mask2former.errors import UserError
+from mask2former.errors import OptionError, UserError
 from mask2former.media.archives import Folder
 from mask2former.media.folders import list_folder
 from mask2former.media.images import IMAGE_SUFFIXES
@@ -95,9 +95,11 @@ def infer_format(path: Path, paths: DataPaths | None = None) -> tuple[DatasetCon
     """
     known = paths or DataPaths()
     if any(part.suffix.lower() == ".zip" and part.is_file() for part in (path, *path.parents)):
-        raise UserError(
-            f"'{path}' is in an archive, from which only images and label maps can be read; unpack the "
-            "annotations and give their path (the images may stay in the archive: --images ARCHIVE.zip)"
+        raise OptionError(
+            lambda name: (
+                f"'{path}' is in an archive, from which only images and label maps can be read; unpack the "
+                f"annotations and give their path (the images may stay in the archive: give it with {name('images')})"
+            )
         )
     if not path.exists():
         raise UserError(f"there is no file or folder '{path}'; check the path")
@@ -156,8 +158,11 @@ def _folder(path: Path, paths: DataPaths) -> tuple[DatasetConfig, list[str]]:
         for entry in list_folder(folder, skip_unreadable=True):
             if entry.suffix.lower() in (".npy", ".xml"):
                 return infer_format(entry, paths)  # pyright: ignore[reportReturnType]  (only YAML may be a run)
-    raise UserError(
-        f"'{path}' contains no known data set: {_KNOWN}; give the folders of images and maps with --images and --labels"
+    raise OptionError(
+        lambda name: (
+            f"'{path}' contains no known data set: {_KNOWN}; give the folders of images and maps with "
+            f"{name('images')} and {name('labels')}"
+        )
     )
 
 
@@ -228,13 +233,19 @@ def _not_found(what: Literal["images", "labels"], path: Path, name: str, folders
     """The error for files of an annotation file that were not found; given folders are for the training data."""
     kind = "images" if what == "images" else "PNGs"
     if not folders:
-        return UserError(
-            f"the {kind} of '{path}', for instance {quoted(name)}, are not beside it; give their folder with --{what}"
+        return OptionError(
+            lambda called: (
+                f"the {kind} of '{path}', for instance {quoted(name)}, are not beside it; give their folder "
+                f"with {called(what)}"
+            )
         )
     places = " and ".join(f"'{folder}'" for folder in folders)
-    return UserError(
-        f"the {kind} of the validation data '{path}', for instance {quoted(name)}, are neither in {places} (see "
-        f"--{what}) nor beside that file; move them there, or specify both folders in a run file (data.dataset)"
+    return OptionError(
+        lambda called: (
+            f"the {kind} of the validation data '{path}', for instance {quoted(name)}, are neither in {places} (see "
+            f"{called(what)}) nor beside that file; move them there, or specify both folders in a run file "
+            "(data.dataset)"
+        )
     )
 
 

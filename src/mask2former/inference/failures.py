@@ -15,7 +15,7 @@ from typing import TypeVar
 import torch
 
 from mask2former import limits
-from mask2former.errors import NoCompilerError, UserError
+from mask2former.errors import NoCompilerError, UserError, prefixed
 from mask2former.inference.pipeline import Failure
 from mask2former.limits import check_limit
 from mask2former.memory import is_lack_of_memory, refusing_lack_of_memory
@@ -106,7 +106,7 @@ def naming(source: object) -> Iterator[None]:
         yield
     except UserError as error:
         if isinstance(source, str | Path) and str(source) not in str(error):
-            raise UserError(f"'{source}': {error}") from error
+            raise prefixed(f"'{source}'", error) from error
         raise
 
 

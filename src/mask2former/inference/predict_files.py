@@ -193,7 +193,7 @@ def predict_files(
             )
     for path in tables:
         check_apart(path, [model] if isinstance(model, str | Path) else [])
-        check_run_file(path, jobs, "--table", is_table, overwrite=overwrite)
+        check_run_file(path, jobs, "table", is_table, overwrite=overwrite)
     folders = [_format_folder(Path(output), name, jobs, overwrite=overwrite) for name in dict.fromkeys(also)]
     loading = {"recipe": recipe, "trained_for": trained_for, "weights": weights, "device": device, "dtype": dtype}
     predictor = open_predictor(model, compile=compile, views=views, progress=progress, **loading, **settings)
@@ -234,9 +234,11 @@ def predict_files(
             observe(outcome)
             progress(chosen, sum(outcomes.values()), len(jobs))
         if every and not usable and sums["differs"]:
-            raise UserError(
-                f"no table or other format was written: the results in '{output}' come from another model, "
-                "other classes or settings, or another version; use --overwrite or another output"
+            raise OptionError(
+                lambda name: (
+                    f"no table or other format was written: the results in '{output}' come from another "
+                    f"model, other classes or settings, or another version; use {name('overwrite')} or another output"
+                )
             )
         if file is not None and usable:
             write_coco_results(file, usable, chosen, predictor.categories)

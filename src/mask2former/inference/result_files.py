@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import mask2former
 from mask2former import documents, limits
 from mask2former.config import InferenceConfig, Task, with_new_names
-from mask2former.errors import UserError
+from mask2former.errors import OptionError, UserError
 from mask2former.files import check_apart, check_file, folder_lock, location_of
 from mask2former.media.image_files import (
     ImageFile,
@@ -58,7 +58,7 @@ EXACT_MAPS: Mapping[str, str] = {
     "semantic": "_labels.png",
 }  # by task: the exact map of an image
 ENDINGS = (".png", ".json", *EXACT_MAPS.values())
-_CONTENT = {"--coco": "COCO results", "--table": "table"}  # what the files of options contain, for messages
+_CONTENT = {"coco": "COCO results", "table": "table"}  # what the files of options contain, for messages
 _HEAD = b'{"schema_version": '  # start of JSON result files
 _TIFF_SOFTWARE = 305  # the TIFF tag that names the software that wrote the file
 _MARK = b"tEXtSoftware\0" + SOFTWARE.encode()  # in our PNG files
@@ -256,9 +256,11 @@ def check_in_the_way(jobs: Sequence[Job], request: Request) -> None:
     ]
     if others:
         more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
-        raise UserError(
-            f"'{others[0]}'{more} already exists and is not a result of mask2former predict; choose "
-            "another output, or replace it with --overwrite"
+        raise OptionError(
+            lambda name: (
+                f"'{others[0]}'{more} already exists and is not a result of mask2former predict; choose "
+                f"another output, or replace it with {name('overwrite')}"
+            )
         )
 
 
@@ -275,9 +277,11 @@ def check_alike(jobs: Sequence[Job], request: Request) -> None:
     ]
     if others:
         more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
-        raise UserError(
-            f"'{others[0]}'{more} comes from another model, other classes or settings, or another "
-            "version, and one COCO file must not mix them; use --overwrite or another output"
+        raise OptionError(
+            lambda name: (
+                f"'{others[0]}'{more} comes from another model, other classes or settings, or another "
+                f"version, and one COCO file must not mix them; use {name('overwrite')} or another output"
+            )
         )
 
 
@@ -337,7 +341,7 @@ def check_coco_file(path: Path, jobs: Sequence[Job], *, overwrite: bool = False)
     Raises:
         UserError: it is an image or one of the results, it is where results are written, or another file exists.
     """
-    check_run_file(path, jobs, "--coco", is_coco_results, overwrite=overwrite)
+    check_run_file(path, jobs, "coco", is_coco_results, overwrite=overwrite)
 
 
 def check_run_file(
@@ -354,13 +358,19 @@ def check_run_file(
     results = {location_of(job.file(ending)): job for job in jobs for ending in ENDINGS}
     folders = {folder for index in results for folder in Path(index).parents}
     if target in results or any(str(folder) in results for folder in Path(target).parents):
-        raise UserError(f"'{path}' is one of the results of this run; choose another file for {option}")
+        raise OptionError(
+            lambda name: f"'{path}' is one of the results of this run; choose another file for {name(option)}"
+        )
     if Path(target) in folders:
-        raise UserError(f"'{path}' is a folder with results of this run; choose another file for {option}")
+        raise OptionError(
+            lambda name: f"'{path}' is a folder with results of this run; choose another file for {name(option)}"
+        )
     if path.is_file() and not overwrite and not is_ours(path):  # not for a pipe, where reading would block
-        raise UserError(
-            f"'{path}' already exists and contains no {_CONTENT[option]} of mask2former "
-            f"predict; choose another file for {option}, or replace it with --overwrite"
+        raise OptionError(
+            lambda name: (
+                f"'{path}' already exists and contains no {_CONTENT[option]} of mask2former predict; choose "
+                f"another file for {name(option)}, or replace it with {name('overwrite')}"
+            )
         )
 
 

@@ -26,6 +26,13 @@ class _Depthwise(nn.Conv2d):
         with torch.autocast("cpu", enabled=False):
             return super().forward(input.float())
 
+    def __prepare_scriptable__(self) -> nn.Conv2d:
+        """The plain convolution with the same weights, which ``torch.jit.script`` compiles: it does not know super."""
+        kind: type[nn.Conv2d] = type(self).__bases__[1]
+        plain = kind.__new__(kind)
+        plain.__dict__.update(vars(self))
+        return plain
+
     def __reduce__(self) -> tuple[Any, ...]:  # the class was made at run time, so pickle cannot find it by name
         return _restored, (type(self).__bases__[1],), vars(self)
 

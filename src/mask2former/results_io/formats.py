@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from mask2former.errors import UserError
+from mask2former.errors import OptionError, UserError
 from mask2former.files import check_folder, write_whole
 from mask2former.results_io.class_masks import ClassMaskFiles
 from mask2former.results_io.coco_dataset import CocoDatasetFile
@@ -93,9 +93,11 @@ def format_folder(output: Path, name: str, *, overwrite: bool) -> Path:
     folder = output / name
     check_folder(folder)
     if folder.exists() and not overwrite and not (folder / _MARK).exists() and any(folder.iterdir()):
-        raise UserError(
-            f"'{folder}' already exists and was not written by mask2former predict; choose another "
-            "output, or replace files with the same names with --overwrite"
+        raise OptionError(
+            lambda called: (
+                f"'{folder}' already exists and was not written by mask2former predict; choose another "
+                f"output, or replace files with the same names with {called('overwrite')}"
+            )
         )
     return folder
 

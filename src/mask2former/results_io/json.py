@@ -13,7 +13,7 @@ import numpy as np
 
 from mask2former import documents
 from mask2former.documents import encode_json
-from mask2former.errors import UserError
+from mask2former.errors import OptionError, UserError
 from mask2former.files import check_file, discard, folder_lock, write_whole
 from mask2former.ops import masks as mask_ops
 from mask2former.ops.sparse_masks import SparseMasks
@@ -87,9 +87,11 @@ def saved_document(path: Path, task: str) -> dict[str, Any] | None:
     if document is None or document["schema_version"] != SCHEMA_VERSION:
         return None
     if document["task"] != task:
-        raise UserError(
-            f"'{path}' contains results of the task '{document['task']}', not '{task}'; use --overwrite or another "
-            "output"
+        raise OptionError(
+            lambda name: (
+                f"'{path}' contains results of the task '{document['task']}', not '{task}'; use "
+                f"{name('overwrite')} or another output"
+            )
         )
     return document
 

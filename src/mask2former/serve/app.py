@@ -342,8 +342,9 @@ async def _refuse_query(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     name = first["loc"][1]
+    subject = f"the parameter '{name}'"
     known = {parameter.alias: parameter.field_info for parameter in request.scope["route"].dependant.query_params}
-    return _error(422, f"the parameter {wrong_value(name, first['input'], known[name])}")
+    return _error(422, wrong_value(subject, first["input"], known[name]))
 
 
 async def _refuse_path(request: Request, error: Exception) -> Response:

@@ -15,19 +15,21 @@ from typing import Any
 from mask2former import recipes
 from mask2former.config import EvaluationConfig, RunConfig, leaves, parse
 from mask2former.documents import read_json
-from mask2former.errors import UserError
+from mask2former.errors import UserError, prefixed
 from mask2former.evaluation.curves import plot_changes
 from mask2former.files import write_whole
+from mask2former.notes import note
 from mask2former.progress import DetailedProgress
 from mask2former.recipes import BASES, ROWS, SINCE, ablated
 from mask2former.text import did_you_mean, listed, quoted
 from mask2former.training import need_lightning
 
-__all__ = ["BASELINE", "METRICS", "AblationRow", "ablate", "draw", "scenes_base"]
+__all__ = ["BASELINE", "METRICS", "AblationRow", "ablate", "draw", "note_start", "scenes_base"]
 
 BASELINE = "baseline"
 METRICS = {"PQ": "panoptic/PQ", "AP": "instance/AP", "mIoU": "semantic/mIoU"}
 """Metrics of the paper, and their names in this library."""
+_FOR_TRAINING = (".dropout", ".pilots", ".tasks")  # settings without which a trained model predicts the same
 
 
 @dataclass(frozen=True)
@@ -109,8 +111,8 @@ def ablate(
         The baseline, the rows of this call, and other rows with results in ``output``, all with every available seed.
 
     Raises:
-        UserError: there is no such row, the run's decoder cannot be changed by rows, or the folder contains training
-            runs with other settings.
+        UserError: there is no such row, the run's decoder cannot be changed by rows, a row cannot start from the
+            initial model, or the folder contains training runs with other settings.
         MissingExtraError: Lightning is not installed.
     """
     if unknown := [name for name in rows if name not in ROWS]:
@@ -139,7 +141,15 @@ def ablate(
         known.metrics.update(row.metrics)
     need_lightning()
     from mask2former.training.run import train
+    from mask2former.training.start import with_start
 
+    if base.model.init is not None:
+        for name, run in runs.items():
+            try:
+                with_start(run, None, None)
+            except UserError as error:
+                raise prefixed(name, error) from error
+    note_start(base, [name for name in runs if name != BASELINE])
     for done, (seed, name) in enumerate(jobs):
         if seed in table[name].metrics:
             continue
@@ -151,6 +161,37 @@ def ablate(
         table[name].metrics[seed] = measured
         _write(folder / "ablations.json", base, list(table.values()))
     return list(table.values())
+
+
+def note_start(base: RunConfig, rows: Sequence[str]) -> None:
+    """Add a note on rows that start behind the baseline, because the initial model was trained without their change.
+
+    There is none for random weights or a backbone, from which all rows start alike.
+
+    Args:
+        base: the run that rows change.
+        rows: names of rows.
+
+    Raises:
+        UserError: the initial model cannot be read.
+    """
+    from mask2former.checkpoints.checkpoint import Checkpoint
+    from mask2former.checkpoints.initial import named_backbone, open_initial
+
+    init = base.model.init
+    others = [name for name in rows if name in ROWS and any(map(_changes_prediction, ROWS[name].settings))]
+    if init is None or not others or not isinstance(open_initial(init, named_backbone(base.model)), Checkpoint):
+        return
+    note(
+        f"rows with other attention or parts than model.init, {init}, was trained with, so they start behind the "
+        "baseline; without model.init, or from a backbone, all rows start alike",
+        f"{len(others)} of {len(rows)} rows: {listed(others, None)}",
+    )
+
+
+def _changes_prediction(setting: str) -> bool:
+    """Whether a model with the same weights predicts something else, or has other weights."""
+    return setting.startswith("model.") and not setting.endswith(_FOR_TRAINING)
 
 
 def draw(table: Sequence[AblationRow], path: Path) -> None:

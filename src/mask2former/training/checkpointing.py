@@ -18,7 +18,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from mask2former.checkpoints.restricted_pickle import check_archive
 from mask2former.documents import check_regular
-from mask2former.errors import UserError
+from mask2former.errors import OptionError, UserError
 from mask2former.files import write_whole
 from mask2former.text import printable, quoted
 from mask2former.training.metrics_log import MetricsLog
@@ -31,6 +31,7 @@ __all__ = [
     "WholeFiles",
     "at_step",
     "best_of",
+    "damaged",
     "figure",
     "figures",
     "loaded",
@@ -61,12 +62,12 @@ class Best:
 
 
 @contextlib.contextmanager
-def loaded(path: Path, advice: str, *, device: str = "meta") -> Iterator[dict[str, Any]]:
+def loaded(path: Path, advice: str | None = None, *, device: str = "meta") -> Iterator[dict[str, Any]]:
     """The content of a checkpoint, for a block that reads the expected entries from it.
 
     Args:
         path: path of the file.
-        advice: what to do if it is damaged.
+        advice: what to do if it is damaged; None: see :func:`damaged`.
         device: for the tensors; ``meta`` does not read them.
 
     Raises:
@@ -81,8 +82,23 @@ def loaded(path: Path, advice: str, *, device: str = "meta") -> Iterator[dict[st
         raise
     except Exception as error:  # a damaged file can raise anything
         reason = f"it has no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
-        reason = printable(reason, 150)
-        raise UserError(f"cannot resume: {path} is damaged ({reason}); {advice}") from error
+        raise damaged(path, reason, advice) from error
+
+
+def damaged(path: Path, reason: str, advice: str | None = None) -> OptionError:
+    """The error for a checkpoint from which a run cannot be resumed.
+
+    Args:
+        path: path of the file.
+        reason: what is wrong with it.
+        advice: what to do; None: start over, or restore the file.
+    """
+
+    def sentence(name: Callable[[str], str]) -> str:
+        remedy = advice or f"start over with {name('overwrite')}, or restore the file from a copy"
+        return f"cannot resume: {path} is damaged ({printable(reason, 150)}); {remedy}"
+
+    return OptionError(sentence)
 
 
 def figure(value: Any) -> float | None:

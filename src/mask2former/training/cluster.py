@@ -162,9 +162,9 @@ def is_first() -> bool:
 
 
 def say_once(text: str) -> None:
-    """Print a line for the user, only on the first rank."""
+    """Print a line for the user, only on the first rank; a file into which the output goes has it at once."""
     if is_first():
-        print(terminal_line(text))
+        print(terminal_line(text), flush=True)
 
 
 def _in_task_of_slurm(environ: Mapping[str, str]) -> bool:

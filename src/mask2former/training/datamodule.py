@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Int64
 from torch.utils.data import DataLoader, Dataset
 
-from mask2former.config import NoAugmentationConfig, RunConfig
+from mask2former.config import LargeScaleJitterConfig, NoAugmentationConfig, ResizeCropFlipConfig, RunConfig
 from mask2former.data.annotated import AnnotatedSet
 from mask2former.data.build import build_split, build_training_set, read_as
 from mask2former.data.clips import ClipSet
@@ -185,17 +185,7 @@ class DataModule(lightning.LightningDataModule):
                 f"data.validation: {held} of {held + len(samples)} {samples.counted}s are used for validation"
             )
         remarks += [f"validation: {line}" for line in notes_of_some(self.validation_set.samples) if line not in seen]
-        counts = samples.num_objects
-        queries = self.num_queries
-        if queries is not None and counts is not None and (counts > queries).any():
-            is_clips = isinstance(samples, ClipSet)
-            what, hold = ("clips", "tracks") if is_clips else ("images", "objects")
-            remarks.append(
-                f"{int((counts > queries).sum())} of {len(samples)} training {what} contain more {hold} than "
-                f"the model has queries ({queries}; up to {int(counts.max())} {hold}): objects beyond the "
-                "number of queries cannot be learned; train on smaller crops, or raise "
-                "model.transformer_decoder.num_queries"
-            )
+        remarks += self._crowded()
         inference = self.config.model.inference
         if (
             self._augmentation is None
@@ -217,6 +207,35 @@ class DataModule(lightning.LightningDataModule):
             unchosen = ", no score threshold is chosen" if self.config.evaluation.choose_threshold else ""
             remarks.append(f"{reason}: no metrics are computed{unchosen}, and the model of the last step is kept")
         return remarks
+
+    def _crowded(self) -> list[str]:
+        """A remark on training images with more objects than queries, or clips with more tracks."""
+        samples, queries = self.training_set.samples, self.num_queries
+        counts = samples.num_objects
+        if queries is None or counts is None or not (counts > queries).any():
+            return []
+        is_clips = isinstance(samples, ClipSet)
+        what, hold = ("clips", "tracks") if is_clips else ("images", "objects")
+        consequence = f"{hold} beyond the number of queries cannot be learned"
+        if is_clips or self._crops:
+            part = "a few frames" if is_clips else "a crop"
+            consequence = (
+                f"these are numbers for complete {what}, and a training sample is {part}, usually with fewer; where it "
+                f"has more than {queries}, {consequence}"
+            )
+        return [
+            f"{int((counts > queries).sum())} of {len(samples)} training {what} contain more {hold} than the model has "
+            f"queries ({queries}; up to {int(counts.max())} {hold}): {consequence}; train on smaller crops, or raise "
+            "model.transformer_decoder.num_queries"
+        ]
+
+    @property
+    def _crops(self) -> bool:
+        """Whether training images may be cropped; an augmentation that was passed in Python may do anything."""
+        augmentation = self.config.data.augmentation
+        if self._augmentation is not None or isinstance(augmentation, LargeScaleJitterConfig):
+            return True
+        return isinstance(augmentation, ResizeCropFlipConfig) and augmentation.crop_size is not None
 
     def train_dataloader(self) -> DataLoader:
         assert self.trainer is not None

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from mask2former.config import RunConfig
-from mask2former.errors import UserError
+from mask2former.errors import OptionError, UserError
 from mask2former.evaluation.curves import check_plot, plot_rates
 from mask2former.files import check_file, write_whole
 from mask2former.training import need_lightning
@@ -60,7 +60,12 @@ class LearningRates:
             mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
             means.append(mean / (1 - SMOOTHING**count))
         if len(losses) < LEAST_STEPS:
-            raise UserError(f"the loss diverged after {len(losses)} steps; start with a lower rate, or use more steps")
+            raise OptionError(
+                lambda name: (
+                    f"the loss diverged after {len(losses)} steps; start with a lower rate ({name('lowest')}), or "
+                    f"take more steps ({name('steps')})"
+                )
+            )
         slopes = np.gradient(np.array(means), np.log(np.array(rates)))[LEAST_STEPS // 2 :]
         steepest = LEAST_STEPS // 2 + int(np.argmin(slopes))
         suggested = float(rates[steepest]) if slopes.min() < 0 else None
@@ -118,9 +123,11 @@ def check_search(config: RunConfig, lowest: float, highest: float, steps: int) -
         UserError: rates that do not rise, too few steps, or a run of several processes.
     """
     if not 0 < lowest < highest < math.inf or steps < LEAST_STEPS:
-        raise UserError(
-            f"expected ascending rates above 0 and at least {LEAST_STEPS} steps; "
-            f"got {lowest:g} to {highest:g} in {steps} steps"
+        raise OptionError(
+            lambda name: (
+                f"{name('lowest')} and {name('highest')} are {lowest:g} and {highest:g}, and {name('steps')} is "
+                f"{steps}; expected ascending rates above 0 and at least {LEAST_STEPS} steps"
+            )
         )
     if config.trainer.num_nodes * config.trainer.devices > 1:
         raise UserError(

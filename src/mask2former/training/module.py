@@ -29,8 +29,8 @@ from mask2former.models.mask2former import Mask2Former
 from mask2former.models.parts import FollowsTraining, targets_for
 from mask2former.structures import Segmentation, VideoInstances
 from mask2former.structures.samples import Batch
-from mask2former.text import terminal_line
 from mask2former.training.checkpointing import at_step, figures, plain
+from mask2former.training.cluster import say_once
 from mask2former.training.datamodule import batch_size_per_device
 from mask2former.training.ema import MovingAverage
 from mask2former.training.freezing import Frozen
@@ -101,10 +101,10 @@ class TrainingModule(lightning.LightningModule):
         # On every rank: synchronised norms wait for the other ranks in each forward pass.
         memory = estimate_memory(self.model, self.criterion, batch, images, self.config.optim, validate)
         if self.trainer.is_global_zero:
-            print(terminal_line(data.batching()))
-            print(memory)
+            say_once(data.batching())
+            say_once(str(memory))
             for remark in data.remarks():
-                print(terminal_line(f"note: {remark}"))
+                say_once(f"note: {remark}")
         if self.validation_due:
             self._repeat_validation()
 

@@ -9,6 +9,8 @@ import lightning
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
 
+from mask2former.data.clips import ClipSet
+from mask2former.evaluation.cases import Cases
 from mask2former.progress import DetailedProgress, clock
 from mask2former.training.cluster import say_once
 
@@ -20,7 +22,8 @@ _SILENCE = 60  # seconds of validation between two lines
 class StepProgress(ProgressBar):
     """Reports every step to a progress bar or, without one, prints a line every few steps.
 
-    Each validation ends with a line in both cases. Only the first rank reports. This replaces Lightning's own bar.
+    Each validation ends with a line in both cases; without a bar, the first one also begins with a line, since nobody
+    knows yet how long it takes. Only the first rank reports. This replaces Lightning's own bar.
 
     Args:
         steps: number of steps of the run.
@@ -37,6 +40,7 @@ class StepProgress(ProgressBar):
         self._first = 0  # steps that were completed before this start
         self._began = self._validation_began = self._said = 0.0
         self._validating = 0.0  # seconds
+        self._is_first_validation = True
         self._losses = ""  # formatted
 
     def enable(self) -> None:
@@ -68,6 +72,11 @@ class StepProgress(ProgressBar):
 
     def on_validation_start(self, trainer: lightning.Trainer, *args: Any, **kwargs: Any) -> None:
         self._validation_began = self._said = time.monotonic()
+        if self._tell is None and self._is_on and self._is_first_validation:
+            cases: Cases = trainer.datamodule.validation_set  # pyright: ignore[reportAttributeAccessIssue]
+            what = "clip" if isinstance(cases.samples, ClipSet) else "image"
+            say_once(f"{_when(trainer)} begins: {len(cases)} {what}{'s' * (len(cases) != 1)}")
+        self._is_first_validation = False
         self._tell_validation(trainer, 0)
 
     def on_validation_batch_end(

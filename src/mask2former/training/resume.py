@@ -128,7 +128,7 @@ class LastState:
         Raises:
             UserError: the file is damaged, or there is no record of the settings.
         """
-        with loaded(path, "start over with --overwrite, or restore the file from a copy") as state:
+        with loaded(path) as state:
             return cls._of(path, state)
 
     @classmethod

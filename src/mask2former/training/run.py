@@ -18,14 +18,13 @@ from mask2former import checkpoints
 from mask2former.config import RunConfig, leaves
 from mask2former.data.transforms import Augmentation
 from mask2former.dataset_tools.requirements import check_run
-from mask2former.errors import UserError
+from mask2former.errors import OptionError, UserError
 from mask2former.models.mask2former import Mask2Former
 from mask2former.progress import DetailedProgress
-from mask2former.text import terminal_line
 from mask2former.training.batch_size import check_auto, with_batch_size
 from mask2former.training.checkpointing import KeepCheckpoints, Patience, figure, figures, loaded
 from mask2former.training.class_weights import class_weights
-from mask2former.training.cluster import Rank
+from mask2former.training.cluster import Rank, say_once
 from mask2former.training.datamodule import DataModule
 from mask2former.training.directory import prepare_directory
 from mask2former.training.lock import check_links, locked
@@ -104,7 +103,12 @@ def train(
     limit = None if config.trainer.max_hours is None else TimeLimit(config.trainer.max_hours)
     with locked(directory) as notes, stopping.listening(), quiet():
         if not resume and last.exists() and not overwrite:
-            raise UserError(f"{directory} already contains a run; resume it, choose another output, or pass overwrite")
+            raise OptionError(
+                lambda name: (
+                    f"'{directory}' already contains a run; continue it with {name('resume')}, replace it "
+                    f"with {name('overwrite')}, or choose another output"
+                )
+            )
         past = LastState.read(last) if resume else None
         if past is not None:
             check_objects(past, objects.names())
@@ -171,7 +175,7 @@ def train(
             ours_by_name.begin(leaves(config))
             said += [] if (dead := dead_steps(config)) is None else [dead]
             for note in said:
-                print(terminal_line(f"note: {note}"))
+                say_once(f"note: {note}")
 
         ours_by_name = Loggers(config, resume=resume)
         meeting = Meeting(directory, _facts(config, num_samples, digest), prepare)

@@ -17,9 +17,9 @@ import torch
 
 from mask2former.config import RunConfig
 from mask2former.dataset_tools.requirements import batch_size_per_device
-from mask2former.errors import UserError
 from mask2former.memory import is_lack_of_memory
 from mask2former.text import printable
+from mask2former.training.checkpointing import damaged
 from mask2former.training.cluster import Rank
 
 __all__ = ["STOPPING", "Stopping", "died_reading", "explained", "is_lost_connection"]
@@ -120,10 +120,7 @@ def explained(
                 "reason"
             ) from error
         if last is not None and str(error).startswith("Error(s) in loading state_dict"):
-            raise UserError(
-                f"cannot resume: {last} is damaged ({printable(str(error), 200)}); start over with "
-                "--overwrite, or restore the file from a copy"
-            ) from error
+            raise damaged(last, str(error)) from error
         if not is_lack_of_memory(error):
             raise
         raise MemoryError(

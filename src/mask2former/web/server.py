@@ -161,7 +161,11 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
         listening = socket.create_server((host, port), family=family)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"cannot listen on {host}, port {port} ({reason}); choose another --host or --port") from error
+        raise OptionError(
+            lambda name: (
+                f"cannot listen on {host}, port {port} ({reason}); choose another {name('host')} or {name('port')}"
+            )
+        ) from error
     with listening:
         yield listening
 

@@ -130,6 +130,22 @@ def test_the_shell_completes_names() -> None:
     assert complete_run_recipe("ablation/")
 
 
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("predict a.png -o out --score-threshold true", "--score-threshold is 'true'; expected a number"),
+        ("predict a.png -o out --max-instances 1.5", "--max-instances is '1.5'; expected a whole number"),
+        ("predict a.png -o out --tile=-1", "--tile is '-1'; expected a whole number of at least 0"),
+        ("evaluate a --pooled 2", "--pooled is '2'; expected a number from 0 to 1"),
+        ("serve a --port http", "--port is 'http'; expected a whole number from 0 to 65,535"),
+        ("analyze sampling a --at 1 x", "a value of --at is 'x'; expected a number"),
+    ],
+)
+def test_a_wrong_number_is_told_in_our_words(words: str, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words.split()) == 2
+    assert capsys.readouterr().err == f"error: {line}\n"
+
+
 @pytest.fixture
 def program(monkeypatch: pytest.MonkeyPatch, default_signals: None) -> Iterator[pytest.MonkeyPatch]:
     monkeypatch.setattr(sys, "argv", ["mask2former", "--version"])

@@ -209,6 +209,15 @@ def test_several_faults_are_told_together() -> None:
     )
 
 
+def test_the_keys_of_a_group_are_listed_once() -> None:
+    assert said("model.backbone={name: swin, zz: 1, dephts: 2, yy: 3}", "xx=1", "vv=1") == (
+        "unknown key 'model.backbone.zz'; 'model.backbone' of swin has name, embed_dim, depths, num_heads, "
+        "window_size, drop_path_rate; unknown key 'model.backbone.dephts'; did you mean depths?; unknown key "
+        "'model.backbone.yy'; unknown key 'xx'; there are model, criterion, data, optim, trainer, evaluation, output, "
+        "seed; unknown key 'vv'"
+    )
+
+
 def test_what_is_passed_on_to_others_may_be_anything() -> None:
     kwargs = {"a": True, "b": 1, "c": [False, 0], "d": {"e": True}}
     assert TimmConfig(kwargs=kwargs).kwargs == kwargs
@@ -245,12 +254,21 @@ def test_no_setting_is_refused_in_the_words_of_pydantic(kind: type[Strict]) -> N
 
 
 @pytest.mark.parametrize(
-    ("text", "got"), [("", "but it is empty"), ("# nothing yet\n", "but it is empty"), ("- a\n", "got a list")]
+    ("text", "got"),
+    [
+        ("", "but it is empty"),
+        ("# nothing yet\n", "but it is empty"),
+        ("{}", "but it is empty"),
+        ("- a\n", "got a list"),
+    ],
 )
 def test_a_run_file_that_is_no_mapping_is_told(tmp_path: Path, text: str, got: str) -> None:
     (tmp_path / "run.yaml").write_text(text)
-    with pytest.raises(UserError, match=f"run.yaml': expected a mapping of settings, {got}"):
+    how = "; mask2former recipe NAME prints a complete run file, and mask2former check-data DATA --suggest RUN.yaml "
+    with pytest.raises(UserError, match=f"run.yaml': expected a mapping of settings, {got}{how}"):
         read_run_file(tmp_path / "run.yaml")
+    with pytest.raises(UserError, match=f"no run file .*other.yaml'{how}"):
+        read_run_file(tmp_path / "other.yaml")
 
 
 class _Bounds(Strict):

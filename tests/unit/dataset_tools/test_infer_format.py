@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def test_the_folder_that_is_taken_is_said(tmp_path: Path) -> None:
 def test_images_that_are_nowhere_are_not_looked_for_among_those_of_training(tmp_path: Path) -> None:
     train = coco(tmp_path / "train.json", "a.png", tmp_path / "photos")
     given = DataPaths(images=tmp_path / "photos", validation=coco(tmp_path / "other" / "held-out.json", "b.png"))
-    with pytest.raises(UserError, match=r"'b\.png', are neither in '.*photos' \(see --images\) nor beside that file"):
+    with pytest.raises(UserError, match=r"'b\.png', are neither in '.*photos' \(see images\) nor beside that file"):
         infer_format(train, given)
 
 
@@ -157,7 +158,7 @@ def test_a_folder_is_what_the_file_in_it_is(tmp_path: Path) -> None:
     ("make", "words"),
     [
         (lambda folder: files(folder, "SegmentationClass/a.png"), r"JPEGImages.*--images"),
-        (voc, r"labelmap\.txt.*--names pascal_voc"),
+        (voc, r"labelmap\.txt.*--names is pascal_voc"),
         (lambda folder: files(folder, "meta.json", "a.txt"), r"meta\.json.*'ann' and 'img'"),
         (lambda folder: labelme(folder, "none.jpg"), r"'none\.jpg'.*--images"),
         (lambda folder: (folder / "x.json").write_text('{"images": [], "annotations": []}'), "lists no images"),
@@ -166,8 +167,12 @@ def test_a_folder_is_what_the_file_in_it_is(tmp_path: Path) -> None:
 )
 def test_what_is_missing_is_named_with_its_option(make: Callable[[Path], Any], words: str, tmp_path: Path) -> None:
     make(tmp_path)
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(UserError) as refused:
         infer_format(tmp_path, DataPaths())
+    error = refused.value
+    told = error.sentence(lambda name: f"--{name}") if isinstance(error, OptionError) else str(error)
+    assert re.search(words, told)
+    assert " --" not in str(error)  # in Python
 
 
 def test_validation_data_must_be_of_the_same_kind(tmp_path: Path) -> None:

@@ -180,7 +180,7 @@ def test_what_cannot_be_written_is_refused_before_anything_is(
 def test_tables_of_results_that_were_made_otherwise_are_not_claimed(images: Path) -> None:
     output, table = images.parent / "results", images.parent / "table.csv"
     predict_files("scenes-tiny", images, output, "semantic", overlays=False, classes="car")
-    with pytest.raises(UserError, match=r"no table or other format was written.*--overwrite"):
+    with pytest.raises(UserError, match=r"no table or other format was written.*use overwrite"):
         predict_files("scenes-tiny", images, output, "semantic", overlays=False, classes="sky", table=table)
     assert not table.exists()
 

@@ -74,6 +74,17 @@ def test_twice_is_once_and_copies_and_pickles_are_alike() -> None:
             torch.testing.assert_close(twin(images), ours(images), rtol=0, atol=0)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit")  # deprecated, but still in use
+@pytest.mark.parametrize("kind", [nn.Conv2d, timm.layers.Conv2dSame])
+def test_a_model_that_was_trained_can_be_scripted(kind: type[nn.Conv2d]) -> None:
+    ours, images = model(kind).eval(), torch.rand(2, 3, 7, 6)
+    set_depthwise_precision(ours)
+    expected, weight = ours(images), ours[1].weight
+    torch.testing.assert_close(torch.jit.script(ours)(images), expected, rtol=0, atol=0)
+    assert ours[1].weight is weight
+    torch.testing.assert_close(ours(images), expected, rtol=0, atol=0)
+
+
 def test_those_of_timm_are_found() -> None:
     """Both classes of EfficientNet's depthwise convolutions are found: those with stride two pad themselves."""
     backbone = timm.create_model("tf_efficientnet_lite0", features_only=True)

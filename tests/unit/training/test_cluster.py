@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from lightning.fabric.plugins.environments import (
     KubeflowEnvironment,
@@ -198,3 +200,12 @@ def test_the_first_rank_alone_tells(capsys: pytest.CaptureFixture[str]) -> None:
     assert is_first()
     say_once("two")
     assert capsys.readouterr().out == "two\n"
+
+
+def test_a_file_into_which_the_output_goes_has_each_line_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (tmp_path / "log").open("w") as stream:
+        monkeypatch.setattr("sys.stdout", stream)
+        say_once("step 1")
+        assert (tmp_path / "log").read_text() == "step 1\n"

@@ -181,3 +181,29 @@ def test_annotation_files_are_read_once_per_run(shapes: dict[str, object], monke
         module.sample_batch()
         module.remarks()
     assert sorted(name for name in read if name.endswith(".json")) == ["train.json", "validation.json"]
+
+
+@pytest.mark.parametrize(
+    ("augmentation", "is_cropped"),
+    [
+        ({"name": "none"}, False),
+        ({"name": "resize-crop-flip", "crop_size": None}, False),
+        ({"name": "resize-crop-flip"}, True),
+        ({"name": "large-scale-jitter"}, True),
+    ],
+)
+def test_more_objects_than_queries_are_those_of_complete_images(
+    shapes: dict[str, object], augmentation: dict[str, object], *, is_cropped: bool
+) -> None:
+    module = attached(config(dataset=shapes, augmentation=augmentation, num_workers=0))
+    module.num_queries = 1
+    (remark,) = (line for line in module.remarks() if "queries" in line)
+    of_crops = (
+        "these are numbers for complete images, and a training sample is a crop, usually with fewer; where it has more "
+        "than 1, "
+    )
+    assert remark == (
+        "6 of 6 training images contain more objects than the model has queries (1; up to 2 objects): "
+        f"{of_crops if is_cropped else ''}objects beyond the number of queries cannot be learned; train on smaller "
+        "crops, or raise model.transformer_decoder.num_queries"
+    )

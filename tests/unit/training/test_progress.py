@@ -17,6 +17,15 @@ from mask2former.training.progress import StepProgress
 LOSSES = {"loss": 52.25, "loss_ce": 2.8649, "loss_mask": 0.627, "loss_dice": 0.8502}
 
 
+class Validation(list[str]):
+    """Two images."""
+
+    samples = None
+
+    def __init__(self) -> None:
+        super().__init__(["a", "b"])
+
+
 def drive(
     progress: StepProgress, *, first: int, last: int, measured: tuple[float | None, ...] = (12.34, 12.34)
 ) -> None:
@@ -27,6 +36,7 @@ def drive(
         progress_bar_metrics=LOSSES,
         callback_metrics={"panoptic/PQ": 99.0},  # of an earlier validation
         num_val_batches=[2],
+        datamodule=SimpleNamespace(validation_set=Validation()),
         state=SimpleNamespace(fn=TrainerFn.VALIDATING),
     )
 
@@ -51,10 +61,14 @@ def drive(
 
 
 def test_lines_where_nobody_draws_a_bar(capsys: pytest.CaptureFixture[str]) -> None:
-    """Without a bar, lines are printed every interval and at the end; steps count from 1, also in a resumed run."""
+    """Without a bar, lines are printed every interval and at the end; steps count from 1, also in a resumed run.
+
+    The first validation may take minutes, so it begins with a line.
+    """
     drive(StepProgress(5, 2, "panoptic/PQ"), first=0, last=5)
     lines = capsys.readouterr().out.splitlines()
     assert [re.split(r"[:;]", line)[0] for line in lines] == [
+        "validation before the first step begins",
         "validation before the first step",
         "step 2 of 5",
         "validation after step 3",
@@ -62,9 +76,10 @@ def test_lines_where_nobody_draws_a_bar(capsys: pytest.CaptureFixture[str]) -> N
         "step 5 of 5",
     ]
     assert re.fullmatch(
-        r"step 2 of 5: loss 52.2 \(ce 2.86, mask 0.627, dice 0.85\); [\d.e-]+ s per step, 0:00:00 left", lines[1]
+        r"step 2 of 5: loss 52.2 \(ce 2.86, mask 0.627, dice 0.85\); [\d.e-]+ s per step, 0:00:00 left", lines[2]
     )
-    assert lines[2] == "validation after step 3: panoptic/PQ 12.3 (0:00:00)"
+    assert lines[0] == "validation before the first step begins: 2 images"
+    assert lines[3] == "validation after step 3: panoptic/PQ 12.3 (0:00:00)"
     drive(StepProgress(3, 9, "panoptic/PQ"), first=0, last=3, measured=(12.34, None))
     assert capsys.readouterr().out.splitlines()[-1] == "validation after step 3: panoptic/PQ not measured (0:00:00)"
     drive(StepProgress(6, 1, "semantic/mIoU"), first=4, last=6)

@@ -70,7 +70,7 @@ def test_an_unknown_recipe_names_the_closest() -> None:
 
 def test_a_run_is_read_with_overrides_and_goes_on_where_it_is_told(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
-    path.write_text("output: runs/a\ntrainer: {max_steps: 7}\n")
+    path.write_text("output: runs/a\ntrainer: {max_steps: 7}\ndata: {dataset: {name: scenes}}\n")
     run = read_run(path, ["optim.lr=0.5"])
     assert (run.output, run.trainer.max_steps, run.optim.lr) == ("runs/a", 7, 0.5)
     with collect_notes() as notes:
@@ -90,3 +90,15 @@ def test_an_override_is_blamed_where_settings_make_sense_only_with_those_of_the_
     path.write_text("model: {init: scenes-tiny}\n")
     with pytest.raises(UserError, match=r"^override 'model.inference.long_edge=0': 'model.inference.long_edge' is 0"):
         read_run(path, ["model.inference.long_edge=0"])
+
+
+@pytest.mark.parametrize("text", ["optim: {lr: 0.001}", "data: {batch_size: 2}", "model: {init: scenes-tiny}"])
+def test_a_run_without_data_is_noted_with_what_it_trains_on(text: str, tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(text)
+    with collect_notes() as notes:
+        read_run(tmp_path / "run.yaml")
+    assert [message for message, _ in notes] == ["run files without data.dataset, whose data are drawn scenes"]
+    assert "check-data DATA --suggest RUN.yaml" in notes[0].example
+    with collect_notes() as notes:
+        read_run(tmp_path / "run.yaml", ["data.dataset.name=scenes"])
+    assert not notes

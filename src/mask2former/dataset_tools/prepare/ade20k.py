@@ -22,7 +22,7 @@ from scipy import ndimage
 
 from mask2former.data.label_maps import colors_of_ids, read_label_map
 from mask2former.dataset_tools.prepare.stages import Index, Job, Plan, Stage, images_in, read_rgb, save_image
-from mask2former.errors import UserError
+from mask2former.errors import OptionError, UserError
 from mask2former.structures.categories import Categories
 
 __all__ = ["plan"]
@@ -63,9 +63,11 @@ def plan(root: Path) -> Plan:
         index = Index(folder / f"ade20k_panoptic_{short}.json", _panoptic_index)
         stages.append(Stage(f"panoptic maps, {split}", jobs, _convert_panoptic, official, index))
     if not stages:
-        raise UserError(
-            f"there are no annotations of ADE20K in '{folder}': {'; '.join(notes)}; unpack ADEChallengeData2016.zip "
-            f"into '{root}', or give another --data-root"
+        raise OptionError(
+            lambda name: (
+                f"there are no annotations of ADE20K in '{folder}': {'; '.join(notes)}; unpack "
+                f"ADEChallengeData2016.zip into '{root}', or give another {name('root')}"
+            )
         )
     return Plan(tuple(stages), tuple(notes))
 

@@ -17,7 +17,7 @@ from jaxtyping import UInt16
 from PIL import Image
 
 from mask2former.dataset_tools.prepare.stages import Job, Plan, Stage, images_in, read_rgb, save_image
-from mask2former.errors import UserError
+from mask2former.errors import OptionError, UserError
 from mask2former.files import write_whole
 from mask2former.media.image_files import open_image
 
@@ -51,9 +51,11 @@ def plan(root: Path) -> Plan:
         else:
             notes.append(f"{split} is missing: '{source}' contains no _seg.png")
     if not stages:
-        raise UserError(
-            f"there is no data of ADE20K's 2021 release in '{folder}': {'; '.join(notes)}; unpack "
-            f"ADE20K_2021_17_01.zip into '{root}', or give another --data-root"
+        raise OptionError(
+            lambda name: (
+                f"there is no data of ADE20K's 2021 release in '{folder}': {'; '.join(notes)}; unpack "
+                f"ADE20K_2021_17_01.zip into '{root}', or give another {name('root')}"
+            )
         )
     return Plan(tuple(stages), tuple(notes))
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from mask2former.data.label_maps import colors_of_ids, read_label_map
 from mask2former.dataset_tools.prepare.stages import Index, Job, Plan, Stage, images_in, save_image
-from mask2former.errors import UserError
+from mask2former.errors import OptionError, UserError
 
 __all__ = ["plan"]
 
@@ -47,9 +47,11 @@ def plan(root: Path) -> Plan:
         index = Index(folder / f"cityscapes_panoptic_{split}.json", _panoptic_index)
         stages.append(Stage(f"panoptic maps, {split}", jobs, _convert, official, index))
     if not stages:
-        raise UserError(
-            f"there are no annotations of Cityscapes in '{folder}': {'; '.join(notes)}; unpack gtFine_trainvaltest.zip "
-            f"into '{root / 'cityscapes'}', or give another --data-root"
+        raise OptionError(
+            lambda name: (
+                f"there are no annotations of Cityscapes in '{folder}': {'; '.join(notes)}; unpack "
+                f"gtFine_trainvaltest.zip into '{root / 'cityscapes'}', or give another {name('root')}"
+            )
         )
     return Plan(tuple(stages), tuple(notes))
 

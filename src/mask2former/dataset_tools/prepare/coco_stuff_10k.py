@@ -17,7 +17,7 @@ from PIL import Image
 from mask2former import limits
 from mask2former.dataset_tools.prepare.stages import Job, Plan, Stage, save_image
 from mask2former.documents import check_regular, read_text
-from mask2former.errors import UserError
+from mask2former.errors import OptionError, UserError
 from mask2former.files import write_whole
 from mask2former.limits import check_limit
 from mask2former.media.image_files import open_image
@@ -35,11 +35,17 @@ def plan(root: Path) -> Plan:
         UserError: the lists, or files named in them, do not exist.
     """
     folder = root / "coco" / "coco_stuff_10k"
+    if not folder.is_dir():
+        raise OptionError(
+            lambda name: (
+                f"there is no data of COCO-Stuff 10k in '{folder}'; unpack cocostuff-10k-v1.0.zip into it, or give "
+                f"another {name('root')}"
+            )
+        )
     stages = []
     for split, official in _OFFICIAL.items():
         file = folder / "imageLists" / f"{split}.txt"
-        hint = f"unpack cocostuff-10k-v1.0.zip into '{folder}', or give another --data-root"
-        names = read_text(file, "list", hint=hint).split()
+        names = read_text(file, "list", hint=f"unpack cocostuff-10k-v1.0.zip into '{folder}'").split()
         jobs = []
         for name in dict.fromkeys(names):
             if Path(name).name != name:  # output stays in its folder
