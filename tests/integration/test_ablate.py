@@ -235,7 +235,7 @@ def test_rows_that_the_initial_model_was_not_trained_for_are_noted(
     assert [example for _, example in notes] == told
 
     if init == "scenes-tiny":  # before the first row is trained
-        with pytest.raises(UserError, match="^pixel-decoder-fpn: scenes-tiny does not fit: model.pixel_decoder.name"):
+        with pytest.raises(UserError, match=r"^pixel-decoder-fpn: scenes-tiny does not fit: model.pixel_decoder.name"):
             ablate(base, tmp_path / "all", [*rows, "pixel-decoder-fpn"])
 
 
