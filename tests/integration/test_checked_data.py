@@ -147,15 +147,11 @@ PASSED: dict[str, tuple[Callable[[Path], dict[str, Any]], dict[str, Any], str]] 
 # Slow because faster tests cover them: suggestions for objects and polygons are trained in test_check_data.py, another
 # order comes with other ids, and plain label maps with a comment.
 COVERED = ("objects", "polygons", "validation in another order", "label maps")
-<<<<<<< HEAD
-LONG = (  # each trains, and differs in what is left out or said
+LONG = (  # each trains, and differs in what is left out or noted
     "ignored regions",
     "validation on the training data",
     "label maps of 0 and 255",
 )
-=======
-LONG = ("ignored regions", "validation on the training data")  # each trains, and differs in what is left out or noted
->>>>>>> wt-tests
 
 
 @pytest.mark.parametrize(

@@ -20,11 +20,7 @@ SLUGS = recipes.recipe_names()
 
 
 def by_their_parts() -> Iterator[str | ParameterSet]:
-<<<<<<< HEAD
     """All recipes. Long are those whose parts differ from others in sizes only; slow, those whose parts others have.
-=======
-    """All recipes; those are slow whose kind of backbone and decoders have occurred before.
->>>>>>> wt-tests
 
     ``test_zoo_tables.py`` tests that each of them builds, with the published names and shapes.
     """
