@@ -189,19 +189,25 @@ def sharded(rank: int, folder: str, kind: str) -> None:
 # --- whole runs ------------------------------------------------------------------------------------------------------
 
 
-def train(rank: int, values: dict[str, Any], port: int, resume: bool) -> None:
-    """Train a rank as torchrun would start it."""
+def train(
+    rank: int, values: dict[str, Any], port: int, resume: bool, check: Callable[[], object] = lambda: None
+) -> None:
+    """Train a rank as torchrun would start it, and check something before the processes part."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # advice of Lightning
     found = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
     os.environ.update({name: f"{value}" for name, value in found.items()}, MASTER_ADDR="127.0.0.1")
     training.train(parse(RunConfig, values, "test"), resume=resume)
+    check()
     dist.destroy_process_group()
 
 
 def train_together(rank: int, values: dict[str, Any], port: int, resume: bool) -> None:
-    """Train a rank whose training forward passes wait for those of the other, as synchronised norms do on GPUs."""
-    forward, passes = Mask2Former.forward, 0
+    """Train a rank whose training forward passes wait for those of the other, as synchronised norms do on GPUs.
+
+    Both must see other images, and end with the same weights, which have changed.
+    """
+    forward, passes, seen = Mask2Former.forward, 0, []
 
     def together(self: Mask2Former, *arguments: Any, **options: Any) -> Any:
         nonlocal passes
@@ -210,7 +216,22 @@ def train_together(rank: int, values: dict[str, Any], port: int, resume: bool) -
             mine = torch.full((3,), float(passes))
             dist.all_reduce(mine)
             assert mine.tolist() == [2.0 * passes] * 3, (passes, mine)
+            seen[:] = [self, seen[1] if seen else flat(self), arguments[0]]
         return forward(self, *arguments, **options)
 
+    def agree() -> None:
+        model, first, images = seen
+        of_ranks: list[Any] = [None, None]
+        dist.all_gather_object(of_ranks, (flat(model), images.pixels))
+        (weights, pixels), (other_weights, other_pixels) = of_ranks
+        assert torch.equal(weights, other_weights)
+        assert not torch.equal(weights, first)
+        assert not torch.equal(pixels, other_pixels)
+
     Mask2Former.forward = together
-    train(rank, values, port, resume)
+    train(rank, values, port, resume, agree)
+
+
+def flat(model: nn.Module) -> Tensor:
+    """A copy of all parameters in one row."""
+    return torch.cat([value.detach().flatten() for value in model.parameters()])
