@@ -260,7 +260,7 @@ def test_classes_of_one_name_are_told_once(tmp_path: Path, monkeypatch: pytest.M
     assert main(["check-data", str(run_file(tmp_path, dataset)), "--workers", "0", "--json", "facts.json"]) == 1
     findings = json.loads((tmp_path / "facts.json").read_text())["findings"]
     assert [finding["split"] for finding in findings if finding["broken"]] == ["train"]
-    assert not [finding for finding in findings if "share their names" in finding["message"]]
+    assert [finding["split"] for finding in findings if "the same name" in finding["message"]] == ["train"]
 
 
 def test_all_faults_are_read_and_counted_and_the_last_line_names_the_first(
