@@ -32,7 +32,7 @@ from mask2former.models.build import build_model
 from mask2former.models.mask2former import Mask2Former
 from mask2former.models.parts import targets_for
 from mask2former.models.transformer_decoders import EncoderOnlyDecoder
-from mask2former.structures import MaskOutput, Target
+from mask2former.structures import ImageBatch, MaskOutput, Target
 from mask2former.training import run as training
 from mask2former.training import sharding
 from mask2former.training.ema import MovingAverage
@@ -60,7 +60,7 @@ def gradients(counts: list[int], num_masks: float, model: nn.Module) -> None:
 
 
 def run(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)  # a fork does not have the parent's threads
+    torch.set_num_threads(1)  # those of the parent are not here
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     torch.manual_seed(0)
     model = Tiny()
@@ -70,7 +70,7 @@ def run(rank: int, folder: str) -> None:
 
 
 def piloted(rank: int, folder: str) -> None:
-    """Save the gradients of mask-piloted training in which one rank has no objects and therefore no pilots."""
+    """Gradients of mask-piloted training where one rank has no objects, so no pilots."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/piloted", rank=rank, world_size=2)
     model = small_swin(pilots=4)
@@ -93,7 +93,7 @@ STEPS = 2
 
 
 def small_swin(pilots: int = 0) -> Mask2Former:
-    """A small model with a Swin, one block of which is gathered by itself."""
+    """With one block that is gathered by itself."""
     torch.manual_seed(0)
     decoder = MaskedDecoderConfig(dim=32, num_queries=6, num_layers=1, num_heads=2, feedforward_dim=32)
     config = ModelConfig(
@@ -107,7 +107,7 @@ def small_swin(pilots: int = 0) -> Mask2Former:
 
 
 def small_vit() -> Mask2Former:
-    """A small encoder-only model whose blocks are gathered by themselves; one takes queries, and masks them all."""
+    """Encoder-only, with blocks that are gathered by themselves, one of which takes queries; all of them masked."""
     torch.manual_seed(0)
     vit = {"embed_dim": 160, "depth": 2, "num_heads": 2, "img_size": 64}
     config = ModelConfig(
@@ -129,7 +129,7 @@ MODELS: dict[str, Callable[[], Mask2Former]] = {
 
 
 def step(model: Mask2Former, optimizer: torch.optim.Optimizer, average: MovingAverage, images: list[int]) -> Tensor:
-    """Train a step on images, each made from its number; return the norm of the gradients."""
+    """On images that a number makes each; gives the norm of the gradients."""
     optimizer.zero_grad()
     pixels = []
     for number in images:
@@ -151,7 +151,7 @@ def step(model: Mask2Former, optimizer: torch.optim.Optimizer, average: MovingAv
 
 
 def sharded(rank: int, folder: str, kind: str) -> None:
-    """Train a step, store whole states, train another step, and repeat that one from the stored states."""
+    """A step, then everything is stored whole, another one, and the same again from what was stored."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/sharded", rank=rank, world_size=2)
     optim = OptimConfig(lr=1e-3)
@@ -189,49 +189,39 @@ def sharded(rank: int, folder: str, kind: str) -> None:
 # --- whole runs ------------------------------------------------------------------------------------------------------
 
 
-def train(
-    rank: int, values: dict[str, Any], port: int, resume: bool, check: Callable[[], object] = lambda: None
-) -> None:
-    """Train a rank as torchrun would start it, and check something before the processes part."""
+def train(rank: int, values: dict[str, Any], port: int, resume: bool) -> None:
+    """A rank as torchrun would start it."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # advice of Lightning
     found = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
     os.environ.update({name: f"{value}" for name, value in found.items()}, MASTER_ADDR="127.0.0.1")
     training.train(parse(RunConfig, values, "test"), resume=resume)
-    check()
     dist.destroy_process_group()
 
 
 def train_together(rank: int, values: dict[str, Any], port: int, resume: bool) -> None:
     """Train a rank whose training forward passes wait for those of the other, as synchronised norms do on GPUs.
 
-    Both must see other images, and end with the same weights, which have changed.
+    At each pass, both must have the same weights, which a step has changed, and other images.
     """
-    forward, passes, seen = Mask2Former.forward, 0, []
+    forward, passes = Mask2Former.forward, 0
+    before = torch.zeros(())
 
-    def together(self: Mask2Former, *arguments: Any, **options: Any) -> Any:
-        nonlocal passes
+    def together(self: Mask2Former, images: ImageBatch, *arguments: Any, **options: Any) -> Any:
+        nonlocal passes, before
         if self.training and dist.is_initialized():
             passes += 1
-            mine = torch.full((3,), float(passes))
-            dist.all_reduce(mine)
-            assert mine.tolist() == [2.0 * passes] * 3, (passes, mine)
-            seen[:] = [self, seen[1] if seen else flat(self), arguments[0]]
-        return forward(self, *arguments, **options)
-
-    def agree() -> None:
-        model, first, images = seen
-        of_ranks: list[Any] = [None, None]
-        dist.all_gather_object(of_ranks, (flat(model), images.pixels))
-        (weights, pixels), (other_weights, other_pixels) = of_ranks
-        assert torch.equal(weights, other_weights)
-        assert not torch.equal(weights, first)
-        assert not torch.equal(pixels, other_pixels)
+            weights = torch.cat([value.detach().flatten() for value in self.parameters()])
+            shown = images.pixels.double().mean().item()
+            of_ranks: list[Any] = [None, None]
+            dist.all_gather_object(of_ranks, (passes, weights, shown))
+            (mine, weights, shown), (others, other_weights, other_shown) = of_ranks
+            assert mine == others == passes
+            assert torch.equal(weights, other_weights)
+            assert not torch.equal(weights, before)
+            assert shown != other_shown
+            before = weights
+        return forward(self, images, *arguments, **options)
 
     Mask2Former.forward = together
-    train(rank, values, port, resume, agree)
-
-
-def flat(model: nn.Module) -> Tensor:
-    """A copy of all parameters in one row."""
-    return torch.cat([value.detach().flatten() for value in model.parameters()])
+    train(rank, values, port, resume)
