@@ -60,7 +60,7 @@ def gradients(counts: list[int], num_masks: float, model: nn.Module) -> None:
 
 
 def run(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)  # those of the parent are not here
+    torch.set_num_threads(1)  # a fork does not have the parent's threads
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     torch.manual_seed(0)
     model = Tiny()
@@ -70,7 +70,7 @@ def run(rank: int, folder: str) -> None:
 
 
 def piloted(rank: int, folder: str) -> None:
-    """Gradients of mask-piloted training where one rank has no objects, so no pilots."""
+    """Save the gradients of mask-piloted training in which one rank has no objects and therefore no pilots."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/piloted", rank=rank, world_size=2)
     model = small_swin(pilots=4)
@@ -93,7 +93,7 @@ STEPS = 2
 
 
 def small_swin(pilots: int = 0) -> Mask2Former:
-    """With one block that is gathered by itself."""
+    """A small model with a Swin, one block of which is gathered by itself."""
     torch.manual_seed(0)
     decoder = MaskedDecoderConfig(dim=32, num_queries=6, num_layers=1, num_heads=2, feedforward_dim=32)
     config = ModelConfig(
@@ -107,7 +107,7 @@ def small_swin(pilots: int = 0) -> Mask2Former:
 
 
 def small_vit() -> Mask2Former:
-    """Encoder-only, with blocks that are gathered by themselves, one of which takes queries; all of them masked."""
+    """A small encoder-only model whose blocks are gathered by themselves; one takes queries, and masks them all."""
     torch.manual_seed(0)
     vit = {"embed_dim": 160, "depth": 2, "num_heads": 2, "img_size": 64}
     config = ModelConfig(
@@ -129,7 +129,7 @@ MODELS: dict[str, Callable[[], Mask2Former]] = {
 
 
 def step(model: Mask2Former, optimizer: torch.optim.Optimizer, average: MovingAverage, images: list[int]) -> Tensor:
-    """On images that a number makes each; gives the norm of the gradients."""
+    """Train a step on images, each made from its number; return the norm of the gradients."""
     optimizer.zero_grad()
     pixels = []
     for number in images:
@@ -151,7 +151,7 @@ def step(model: Mask2Former, optimizer: torch.optim.Optimizer, average: MovingAv
 
 
 def sharded(rank: int, folder: str, kind: str) -> None:
-    """A step, then everything is stored whole, another one, and the same again from what was stored."""
+    """Train a step, store whole states, train another step, and repeat that one from the stored states."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/sharded", rank=rank, world_size=2)
     optim = OptimConfig(lr=1e-3)
@@ -190,7 +190,7 @@ def sharded(rank: int, folder: str, kind: str) -> None:
 
 
 def train(rank: int, values: dict[str, Any], port: int, resume: bool) -> None:
-    """A rank as torchrun would start it."""
+    """Train a rank as torchrun would start it."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # advice of Lightning
     found = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
@@ -202,26 +202,28 @@ def train(rank: int, values: dict[str, Any], port: int, resume: bool) -> None:
 def train_together(rank: int, values: dict[str, Any], port: int, resume: bool) -> None:
     """Train a rank whose training forward passes wait for those of the other, as synchronised norms do on GPUs.
 
-    At each pass, both must have the same weights, which a step has changed, and other images.
+    At each pass, both must have the same weights. At the last, a step has changed these, and the images differ.
     """
-    forward, passes = Mask2Former.forward, 0
-    before = torch.zeros(())
+    forward = Mask2Former.forward
+    passes: list[tuple[Tensor, Tensor, Tensor]] = []  # weights, and the images of both
 
     def together(self: Mask2Former, images: ImageBatch, *arguments: Any, **options: Any) -> Any:
-        nonlocal passes, before
         if self.training and dist.is_initialized():
-            passes += 1
-            weights = torch.cat([value.detach().flatten() for value in self.parameters()])
-            shown = images.pixels.double().mean().item()
             of_ranks: list[Any] = [None, None]
-            dist.all_gather_object(of_ranks, (passes, weights, shown))
-            (mine, weights, shown), (others, other_weights, other_shown) = of_ranks
-            assert mine == others == passes
+            dist.all_gather_object(of_ranks, (len(passes), flat(self), images.pixels))
+            (number, weights, pixels), (other_number, other_weights, other_pixels) = of_ranks
+            assert number == other_number == len(passes)
             assert torch.equal(weights, other_weights)
-            assert not torch.equal(weights, before)
-            assert shown != other_shown
-            before = weights
+            passes.append((weights, pixels, other_pixels))
         return forward(self, images, *arguments, **options)
 
     Mask2Former.forward = together
     train(rank, values, port, resume)
+    (first, *_), (last, pixels, other_pixels) = passes[0], passes[-1]
+    assert not torch.equal(first, last)
+    assert not torch.equal(pixels, other_pixels)
+
+
+def flat(model: nn.Module) -> Tensor:
+    """A copy of all parameters in one row."""
+    return torch.cat([value.detach().flatten() for value in model.parameters()])
