@@ -397,7 +397,7 @@ def test_real_cityscapes_files_give_the_published_panoptic_file(tmp_path: Path) 
 
 
 def test_real_ade_objects_come_back(tmp_path: Path) -> None:
-    """PNGs drawn from the derived objects of the training images are converted to objects of the same mask and class."""
+    """PNGs drawn from the derived objects of the training images are converted to the same masks and classes."""
     source = shared() / "ade_mini" / "ADEChallengeData2016"
     given = json.loads((source / "instance_training.json").read_text())
     folder = tmp_path / "ADEChallengeData2016"

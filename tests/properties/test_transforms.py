@@ -33,14 +33,14 @@ COLOR = 30  # grey of object 0; each next one is as much brighter
 
 @st.composite
 def annotated(draw: st.DrawFn) -> Annotated:
-    """Up to five objects of different classes, in colours of their own: masks, a map of ids, and at most one polygon."""
+    """Up to five objects of different classes and colours: masks, a map of ids, and at most one polygon."""
     size, count = draw(SIZES), draw(st.integers(0, 5))
     rng = np.random.default_rng(draw(st.integers(0, 1 << 32)))
     coarse = rng.integers(0, count + 1, (3, 3))
     polygons = {}
     if count and rng.random() < 0.6:
         index = int(rng.integers(count))
-        (top, left), (bottom, right) = first, last = np.sort(rng.integers(0, 3, (2, 2)), axis=0) + [[0], [1]]
+        (top, left), (bottom, right) = first, last = np.sort(rng.integers(0, 3, (2, 2)), axis=0) + np.array([[0], [1]])
         coarse[coarse == index + 1] = 0
         coarse[top:bottom, left:right] = index + 1
         # Pixel k is in cell 3 k // side, so that a cell begins at its part of the side, rounded up.

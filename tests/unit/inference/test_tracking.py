@@ -120,8 +120,7 @@ def test_panoptic_ids_are_classes_and_tracks(predictor: Predictor, frames: list[
 
 
 def test_a_packaged_model_follows_things_through_a_scene() -> None:
-    """Of the things that are found in more than half of a clip's frames, two thirds have one number only; at least two.
-    """
+    """Of the things found in more than half of a clip's frames, two thirds, and at least two, have one number only."""
     predictor = Predictor.from_pretrained("scenes-tiny", device="cpu")
     clips = SceneClips(96, 12, seed=2_500_001, length=1)
     ground_truth = clips.ground_truths(0, ["instance"])["instance"]
