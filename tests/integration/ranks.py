@@ -32,7 +32,7 @@ from mask2former.models.build import build_model
 from mask2former.models.mask2former import Mask2Former
 from mask2former.models.parts import targets_for
 from mask2former.models.transformer_decoders import EncoderOnlyDecoder
-from mask2former.structures import ImageBatch, MaskOutput, Target
+from mask2former.structures import MaskOutput, Target
 from mask2former.training import run as training
 from mask2former.training import sharding
 from mask2former.training.ema import MovingAverage
@@ -207,7 +207,7 @@ def train_together(rank: int, values: dict[str, Any], port: int, resume: bool) -
     forward = Mask2Former.forward
     passes: list[tuple[Tensor, Tensor, Tensor]] = []  # weights, and the images of both
 
-    def together(self: Mask2Former, images: ImageBatch, *arguments: Any, **options: Any) -> Any:
+    def together(self: Mask2Former, images: Any, *arguments: Any, **options: Any) -> Any:
         if self.training and dist.is_initialized():
             of_ranks: list[Any] = [None, None]
             dist.all_gather_object(of_ranks, (len(passes), flat(self), images.pixels))
