@@ -42,5 +42,7 @@ class Predictor(BasePredictor):
         [found] = self.segmenter.run([shown])
         result = found(None if task == "default" else task)  # pyright: ignore[reportArgumentType]
         folder = LocalPath(tempfile.mkdtemp())
-        result.save(folder / "result", shown.image, model=self.model)
+        used = shown.settings.model_dump(mode="json")
+        settings = {name: used.get(name, value) for name, value in self.segmenter.recorded_settings.items()}
+        result.save(folder / "result", shown.image, model=self.model, settings=settings)
         return [Path(str(path)) for path in sorted(folder.iterdir())]

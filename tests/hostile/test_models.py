@@ -18,8 +18,9 @@ from mask2former import checkpoints, limits
 from mask2former.checkpoints import average as averaging
 from mask2former.checkpoints.convert import convert
 from mask2former.checkpoints.describe import describe_checkpoint
-from mask2former.checkpoints.formats.backbones import load_backbone
+from mask2former.checkpoints.formats.backbones import Backbone, load_backbone, save_backbone
 from mask2former.checkpoints.formats.openmmlab import edges_of
+from mask2former.checkpoints.initial import completed_model
 from mask2former.checkpoints.load import read
 from mask2former.config import ModelConfig, parse
 from mask2former.errors import UserError
@@ -228,6 +229,40 @@ def test_backbones_of_checkpoints(
             refused(read, twin)
 
     outcome = limited(lambda: without_files(try_all), seconds=60, megabytes=1500)
+    assert outcome[:2] == ("returned", "[]"), outcome
+
+
+@pytest.mark.long
+def test_backbones_of_backbone_files(tmp_path: Path, limited: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of a backbone with a hostile one in the header: nothing else is opened or run, and no model is built."""
+    monkeypatch.chdir(tmp_path)
+    Path(EVIL).write_bytes(b"evil")
+    state = {name: value for name, value in small_model().state_dict().items() if name.startswith("backbone.")}
+    save_backbone(Backbone(parse(ModelConfig, SMALL, "small").backbone, state), tmp_path / "good.safetensors")
+
+    def build_from(path: Path) -> None:
+        others = {name: part for name, part in SMALL.items() if name != "backbone"}
+        values = completed_model(others, load_backbone(path), str(path))
+        build_model(parse(ModelConfig, values, "run.yaml"), 2)
+
+    def try_some() -> None:
+        build_from(tmp_path / "good.safetensors")
+        for backbone in backbones()[::6]:  # all of them are tried above, and are built by the same code
+            try:
+                text = json.dumps(backbone)
+            except TypeError:  # functions are not written in JSON
+                continue
+            path = with_header(
+                tmp_path / "good.safetensors",
+                tmp_path / "changed.safetensors",
+                lambda header, text=text: header["__metadata__"].update(backbone=text),
+            )
+            with pytest.raises(UserError) as caught:
+                build_from(path)
+            assert len(str(caught.value).replace(str(path), "")) < 700, str(caught.value)
+            assert str(caught.value).isprintable()
+
+    outcome = limited(lambda: without_files(try_some), seconds=60, megabytes=1500)
     assert outcome[:2] == ("returned", "[]"), outcome
 
 

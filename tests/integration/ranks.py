@@ -200,17 +200,30 @@ def train(rank: int, values: dict[str, Any], port: int, resume: bool) -> None:
 
 
 def train_together(rank: int, values: dict[str, Any], port: int, resume: bool) -> None:
-    """Train a rank whose training forward passes wait for those of the other, as synchronised norms do on GPUs."""
-    forward, passes = Mask2Former.forward, 0
+    """Train a rank whose training forward passes wait for those of the other, as synchronised norms do on GPUs.
 
-    def together(self: Mask2Former, *arguments: Any, **options: Any) -> Any:
-        nonlocal passes
+    At each pass, both must have the same weights. At the last, a step has changed these, and the images differ.
+    """
+    forward = Mask2Former.forward
+    passes: list[tuple[Tensor, Tensor, Tensor]] = []  # weights, and the images of both
+
+    def together(self: Mask2Former, images: Any, *arguments: Any, **options: Any) -> Any:
         if self.training and dist.is_initialized():
-            passes += 1
-            mine = torch.full((3,), float(passes))
-            dist.all_reduce(mine)
-            assert mine.tolist() == [2.0 * passes] * 3, (passes, mine)
-        return forward(self, *arguments, **options)
+            of_ranks: list[Any] = [None, None]
+            dist.all_gather_object(of_ranks, (len(passes), flat(self), images.pixels))
+            (number, weights, pixels), (other_number, other_weights, other_pixels) = of_ranks
+            assert number == other_number == len(passes)
+            assert torch.equal(weights, other_weights)
+            passes.append((weights, pixels, other_pixels))
+        return forward(self, images, *arguments, **options)
 
     Mask2Former.forward = together
     train(rank, values, port, resume)
+    (first, *_), (last, pixels, other_pixels) = passes[0], passes[-1]
+    assert not torch.equal(first, last)
+    assert not torch.equal(pixels, other_pixels)
+
+
+def flat(model: nn.Module) -> Tensor:
+    """A copy of all parameters in one row."""
+    return torch.cat([value.detach().flatten() for value in model.parameters()])

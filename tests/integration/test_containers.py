@@ -14,10 +14,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
 from PIL import Image
+
+from mask2former.cli import main
+from mask2former.scenes import draw_scene
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILES = [ROOT / "docker/Dockerfile", ROOT / "docker/Dockerfile.cuda"]
@@ -107,9 +109,18 @@ def test_cog_s_predictor_gives_the_files_of_predict(tmp_path: Path, monkeypatch:
     exec((ROOT / "docker/cog_predict.py").read_text(), space)
     predictor = space["Predictor"]()
     predictor.setup()
-    path = tmp_path / "a.png"
-    Image.fromarray(np.zeros((48, 64, 3), dtype=np.uint8)).save(path)
+    path = tmp_path / "result.png"
+    Image.fromarray(draw_scene(1, (48, 64)).image).save(path)
     files = predictor.predict(path, "panoptic", 0.5)
     assert [file.name for file in files] == ["result.json", "result.png", "result_ids.png"]
-    assert json.loads(files[0].read_text())["model"] == "scenes-tiny"
+    options = ["--model", "scenes-tiny", "--task", "panoptic", "--score-threshold", "0.5", "--device", "cpu"]
+    assert main(["predict", str(path), "-o", str(tmp_path / "out"), *options]) == 0
+    for file in files[1:]:
+        assert file.read_bytes() == (tmp_path / "out" / file.name).read_bytes()
+    found, expected = (
+        json.loads((folder / "result.json").read_text()) for folder in (files[0].parent, tmp_path / "out")
+    )
+    assert found["segments"]
+    del expected["provenance"]  # checksums, by which predict recognises finished results
+    assert found == expected
     shutil.rmtree(files[0].parent)

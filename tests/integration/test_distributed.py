@@ -53,7 +53,10 @@ def steps_of(output: Path) -> list[int]:
 
 
 def test_two_ranks_train_and_agree(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Two ranks train and validate together, even if there is one validation image, which only one of them gets."""
+    """Two ranks train and validate together, even if there is one validation image, which only one of them gets.
+
+    They see other images and have the same weights after a step (``ranks.train_together``).
+    """
     trainer = {"max_steps": 2, "accelerator": "cpu", "devices": 2, "log_interval": 1}
     values = run_values(tmp_path / "out", trainer=trainer)
     values["data"]["dataset"]["num_validation"] = 1

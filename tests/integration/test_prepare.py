@@ -18,6 +18,7 @@ from scipy.io import savemat
 
 from mask2former.dataset_tools.prepare import dataset_names, prepare
 from mask2former.errors import OptionError, UserError
+from mask2former.structures import Categories
 
 # Of pycocotools, whose decoder uses an old interface of NumPy.
 pytestmark = pytest.mark.filterwarnings("ignore:.*copy keyword.*:DeprecationWarning")
@@ -397,10 +398,11 @@ def test_real_cityscapes_files_give_the_published_panoptic_file(tmp_path: Path) 
 
 
 def test_real_ade_objects_come_back(tmp_path: Path) -> None:
-    """PNGs drawn from the derived objects of the three training images are converted to objects with the same masks."""
+    """PNGs drawn from the derived objects of the training images are converted to the same masks and classes."""
     source = shared() / "ade_mini" / "ADEChallengeData2016"
     given = json.loads((source / "instance_training.json").read_text())
     folder = tmp_path / "ADEChallengeData2016"
+    things = Categories.load("ade20k_150").thing_indices
     drawn = {}
     for image in given["images"]:
         stem = Path(image["file_name"]).stem
@@ -410,16 +412,20 @@ def test_real_ade_objects_come_back(tmp_path: Path) -> None:
             rle = entry["segmentation"]
             mask = coco_mask.decode({"size": rle["size"], "counts": rle["counts"].encode()}).astype(bool)
             objects[mask] = (entry["category_id"], number, 0)
-        drawn[stem] = {number: objects[..., 1] == number for number in np.unique(objects[..., 1]).tolist() if number}
+        masks = {number: objects[..., 1] == number for number in np.unique(objects[..., 1]).tolist() if number}
+        # Instance class k of the PNG is the k-th thing of the 100, and the file has the index among all 150 classes.
+        drawn[stem] = [(things[entries[number - 1]["category_id"] - 1], mask) for number, mask in masks.items()]
         save(folder / "annotations_instance" / "training" / f"{stem}.png", objects)
         labels = source / "annotations" / "training" / f"{stem}.png"
         save(folder / "annotations" / "training" / f"{stem}.png", load(labels))
     prepare("ade20k", tmp_path)
     made = json.loads((folder / "ade20k_instance_train.json").read_text())
-    for stem, masks in drawn.items():
+    assert len(drawn) == 3
+    for stem, objects in drawn.items():
         entries = [entry for entry in made["annotations"] if entry["image_id"] == stem]
-        assert [entry["area"] for entry in entries] == [int(mask.sum()) for mask in masks.values()]
-        for entry, mask in zip(entries, masks.values(), strict=True):
+        assert [entry["category_id"] for entry in entries] == [label for label, _ in objects]
+        assert [entry["area"] for entry in entries] == [int(mask.sum()) for _, mask in objects]
+        for entry, (_, mask) in zip(entries, objects, strict=True):
             assert (coco_mask.decode(entry["segmentation"]) == mask).all()
     panoptic = json.loads((folder / "ade20k_panoptic_train.json").read_text())
     for annotation in panoptic["annotations"]:

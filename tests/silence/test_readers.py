@@ -402,12 +402,14 @@ def _offenders(values: Mapping[Any, Any], index: Place) -> tuple[str, ...]:
     return tuple(str(entry[key]) for key in ("id", "file_name", "image_id") if key in entry)
 
 
-def _box_is_off(values: Any) -> bool:
-    """Whether the box of an annotation is clearly not around its mask."""
+def _copies_are_off(values: Any) -> bool:
+    """Whether the box of an annotation is clearly not around its mask, or its area clearly not that of the mask."""
     for entry in values["annotations"]:
         size = next(_SIZES[image["file_name"]] for image in values["images"] if image["id"] == entry["image_id"])
         mask = _legal_mask(entry["segmentation"], size)
-        box = entry.get("bbox")
+        box, area = entry.get("bbox"), entry.get("area")
+        if mask is not None and _is_number(area) and _area_is_off(area, entry["segmentation"], mask):
+            return True
         if mask is None or not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
             continue
         x, y, width, height = box
@@ -421,6 +423,15 @@ def _box_is_off(values: Any) -> bool:
         if common < 0.4 * union:
             return True
     return False
+
+
+def _area_is_off(area: float, segmentation: Any, mask: np.ndarray) -> bool:
+    """Whether an area is far below that of a mask, or far above that of a box around all of it, seen or not."""
+    x1, y1, x2, y2 = mask_ops.boxes_xyxy(mask[None])[0].tolist()
+    if isinstance(segmentation, list):
+        corners = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in segmentation])
+        (x1, y1), (x2, y2) = np.minimum(corners.min(axis=0), (x1, y1)), np.maximum(corners.max(axis=0), (x2, y2))
+    return not mask.sum() / 2 - 30 < area < 1.2 * (x2 - x1) * (y2 - y1) + 30
 
 
 @pytest.fixture(scope="module")
@@ -444,7 +455,7 @@ def coco_case(seed: int, folder: Path) -> tuple[Outcome, str]:
     values, index, what = changed(coco(), random.Random(seed), ("images", *["annotations"] * 4, "categories"))
     (folder / "coco.json").write_text(json.dumps(values))
     legal = legal_coco(values)
-    off = legal is not None and _box_is_off(values)
+    off = legal is not None and _copies_are_off(values)
     return _case(
         seed,
         index,

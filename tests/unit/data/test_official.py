@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -147,13 +148,26 @@ def test_what_is_read_is_what_was_drawn(name: str, task: Task, split: Any, layou
         assert samples.num_objects.tolist() == [len(target.labels) for target in found if target is not None]
 
 
+def files_of(folder: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of change of every file."""
+    found = ((str(path), path.stat()) for path in folder.rglob("*") if path.is_file())
+    return {path: (stat.st_size, stat.st_mtime_ns) for path, stat in found}
+
+
 @pytest.mark.parametrize("name", ["coco", "ade20k", "cityscapes", "mapillary-vistas"])
-def test_downloads_are_read_as_they_are(name: str, layout: Any, tmp_path: Path) -> None:
-    """Zip archives are read directly, also in worker processes that inherit or receive an open data set."""
+def test_downloads_are_read_as_they_are(
+    name: str, layout: Any, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Zip archives are read directly, also in worker processes that inherit or receive an open data set.
+
+    Nothing is unpacked: no file is written beside them or among the temporary ones.
+    """
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary := tmp_path_factory.mktemp("temporary")))
     _, drawn = layout(name)
     shutil.copytree(layout(name)[0], tmp_path, dirs_exist_ok=True)
     pack(tmp_path, name)
-    assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".zip"}
+    before = files_of(tmp_path)
+    assert {Path(file).suffix for file in before} == {".zip"}
     for task in TASKS[name]:
         samples = build_images(config_of(name, task, tmp_path), "validation")
         check(samples, drawn, "validation", name, task)
@@ -165,6 +179,8 @@ def test_downloads_are_read_as_they_are(name: str, layout: Any, tmp_path: Path) 
     for one, other in zip(alone, loader, strict=True):
         assert (one.image == other.image).all()
         assert (one.target.masks == other.target.masks).all()  # type: ignore[union-attr]
+    assert files_of(tmp_path) == before
+    assert not files_of(temporary)
 
 
 def test_the_root_is_the_setting_or_what_the_environment_names(

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mask2former.data.build import build_images
 from mask2former.dataset_tools.check_data import check_data
 from mask2former.dataset_tools.infer_format import DataPaths, infer_format
 from mask2former.errors import OptionError, UserError
@@ -111,12 +112,15 @@ def test_maps_are_paired_by_the_end_of_their_names(tmp_path: Path) -> None:
 
 
 def test_folders_whose_names_do_not_fit_are_kept_as_they_are(tmp_path: Path) -> None:
-    """The folders are returned without a pattern of names; reading them reports the files without a partner."""
+    """The folders are returned with no pattern of names, and reading them says which files lack a partner."""
     files(tmp_path, "images/a.jpg", "images/b.jpg", "masks/x.png", "masks/y.png")
     (tmp_path / "names.txt").write_text("background\ncell\n")
     config, notes = infer_format(tmp_path, DataPaths())
     assert config.train[0].labels == str(tmp_path / "masks")  # type: ignore[union-attr]
-    assert not any("paired" in note for note in notes)
+    assert (config.image_name, config.label_name) == ("{stem}", "{stem}")  # type: ignore[union-attr]
+    assert [note for note in notes if "no validation data" not in note] == []
+    with pytest.raises(UserError, match=r"no image of '.*images' \(such as a\.jpg\) has a label map .*such as x\.png"):
+        build_images(config, "train")
 
 
 def voc(folder: Path) -> Path:

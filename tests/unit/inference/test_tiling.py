@@ -165,14 +165,18 @@ def test_tiles_give_no_candidates_that_are_not_considered() -> None:
 
 
 def test_what_is_left_of_an_object_takes_pixels_where_it_is_alone() -> None:
-    """Each object keeps the pixels that no better one covers, and no covered pixel is lost."""
+    """Each object keeps the pixels that no better one covers; one that is dropped leaves its pixels to the next."""
     masks = np.zeros((3, 12, 10), dtype=bool)
     masks[0, 0:5, 0:8] = True
     masks[1, 2:10, 0:8] = True
-    masks[2, 3:5, 6:10] = True
-    alone = remove_overlaps(instances(masks, np.array([0.9, 0.8, 0.7])), 0.1)
-    assert alone.sparse.areas.tolist() == [40, 40, 4]
+    masks[2, 3:7, 6:10] = True  # over the first, which cuts off the second there, and over what is left of the second
+    found = instances(masks, np.array([0.9, 0.8, 0.7]))
+    alone = remove_overlaps(found, 0.1)
+    assert alone.sparse.areas.tolist() == [40, 40, 8]
     assert (alone.masks.sum(axis=0) == masks.any(axis=0)).all()
+    without_second = remove_overlaps(found, 0.7)
+    assert without_second.sparse.areas.tolist() == [40, 12]
+    assert (without_second.masks.sum(axis=0) == masks[[0, 2]].any(axis=0)).all()
 
 
 @pytest.mark.parametrize(

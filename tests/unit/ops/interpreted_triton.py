@@ -107,8 +107,8 @@ def test_non_contiguous() -> None:
     assert all(grad.isfinite().all() for grad in grads)
 
 
-def test_mixed_dtypes() -> None:
-    """Locations and weights may be in half precision too, as under autocast; so are the results then."""
+def test_half_precision_of_all_inputs() -> None:
+    """Locations and weights may be in half precision too, as under autocast; so are their gradients then."""
     shapes, (value, locations, weights) = make_inputs("one-level", torch.bfloat16)
     inputs = [value, locations.bfloat16(), weights.bfloat16()]
     actual = with_gradients("triton", inputs, shapes)

@@ -108,13 +108,18 @@ def test_fifty_instances_are_drawn_quickly() -> None:
 
 
 def test_objects_between_the_points_of_the_coarse_search_have_labels_too() -> None:
-    """Drawing does not fail for an object that the coarse grid of the search for a label position misses."""
-    ids = np.zeros((801, 801), dtype=np.int32)
-    ids[2::3, 2] = 1  # the search looks at rows and columns 1, 4, 7, ...
-    image = visualization.overlay_panoptic(
-        np.zeros((801, 801, 3), dtype=np.uint8), ids, [1], [Region("cell", (200, 40, 40))]
+    """An object that the coarse grid of the search for a label position misses is named like any other."""
+    ids = np.zeros((401, 401), dtype=np.int32)
+    ids[::2, ::2] = 1  # the search looks at rows and columns 1, 3, 5, ...
+    black, regions = np.zeros((401, 401, 3), dtype=np.uint8), [Region("sky", (200, 40, 40), is_thing=False)]
+    named, plain = (
+        np.asarray(visualization.overlay_panoptic(black, ids, [1], regions, labels=labels)) for labels in (True, False)
     )
-    assert image.size == (801, 801)
+    written = (named != plain).any(axis=2)
+    assert (named[written].min(axis=1) > 200).sum() > 20  # white letters
+    rows, columns = np.nonzero(written)
+    assert np.ptp(rows) < 40  # one label
+    assert np.ptp(columns) < 80
 
 
 def test_a_track_keeps_the_colour_of_its_number() -> None:

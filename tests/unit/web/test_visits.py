@@ -184,7 +184,7 @@ def test_long_clips_are_refused_in_words(predictor: Predictor, clip: Path) -> No
 def test_files_that_are_no_images_are_refused_by_their_name(visits: Visits, tmp_path: Path) -> None:
     for name in ("a.png", "a.mp4", "a"):
         (tmp_path / name).write_text("nothing of the kind")
-        with pytest.raises(UserError, match="a") as caught:
+        with pytest.raises(UserError, match=f"'{name}'") as caught:
             visits.open("a", tmp_path / name, "tiny")
         assert str(tmp_path) not in str(caught.value)
     visit = visits.get("a")  # still there, for another model

@@ -16,7 +16,7 @@ from mask2former.data.annotated import Annotated, place_patches
 from mask2former.data.loading.collate import PackedBatch, pack
 from mask2former.data.loading.packed import PackedSample, pack_sample
 from mask2former.data.transforms import Geometry, Plan
-from mask2former.ops.masks import Patch
+from mask2former.ops.masks import Patch, polygons_to_patch
 from mask2former.structures import Batch, ImageBatch, Sample, Target
 
 
@@ -140,8 +140,8 @@ def test_objects_that_do_not_overlap_share_a_plane() -> None:
 
 
 @pytest.mark.parametrize("keep_lost", [False, True])
-def test_a_plan_packs_what_it_would_draw(keep_lost: bool) -> None:
-    """A plan packs overlapping objects given as polygons, ids and masks; lost ones are empty or left out."""
+def test_a_plan_packs_objects_of_every_form(keep_lost: bool) -> None:
+    """Overlapping objects are packed whole, be they polygons, ids or masks; lost ones are empty or left out."""
     size = (40, 50)
     triangle = np.array([[5.0, 5.0], [30.0, 8.0], [20.0, 35.0]])
     polygons = {0: [triangle], 3: [triangle + np.array([100, 0])]}
@@ -153,12 +153,18 @@ def test_a_plan_packs_what_it_would_draw(keep_lost: bool) -> None:
     plan = Plan(Geometry(size, (), (30, 32)), keep_lost=keep_lost)
     packed = plan.packed(source)
     assert isinstance(packed, PackedSample)
-    target = packed.unpack().target
+    sample = packed.unpack()
+    np.testing.assert_array_equal(sample.image[0].numpy(), image[:30, :32].transpose(2, 0, 1))
+    target = sample.target
     assert target is not None
     assert target.labels.tolist() == ([3, 4, 5, 6, 7] if keep_lost else [3, 4, 5])
+    top, left, mask = polygons_to_patch([triangle], size)
+    drawn = np.pad(mask, ((top, 0), (left, 0)))[:30, :32]  # the rest of the canvas is right and below
+    expected = np.zeros((30, 32), dtype=bool)
+    expected[: drawn.shape[0], : drawn.shape[1]] = drawn
+    np.testing.assert_array_equal(target.masks[0, 0].numpy(), expected)
     np.testing.assert_array_equal(target.masks[1, 0].numpy(), shapes[0, :30, :32])
     np.testing.assert_array_equal(target.masks[2, 0].numpy(), shapes[1, :30, :32])
-    assert target.masks[0].any()
     assert not target.masks[3:].any()
 
 
