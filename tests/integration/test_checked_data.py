@@ -234,6 +234,7 @@ def test_evaluation_refuses_label_maps_that_lose_a_class(tmp_path: Path, capsys:
     assert "validation: 'background' is the only class with pixels" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_several_files_that_number_their_images_alike(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Ids that several files share are noted by check-data, and are in the way only of result files of evaluate."""
     known = [{"id": 4, "name": "ball"}, {"id": 7, "name": "car"}]  # by the model

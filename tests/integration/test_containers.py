@@ -96,6 +96,7 @@ def test_cog_reads_what_the_package_needs() -> None:
     assert f"class {name}(BasePredictor)" in (ROOT / file).read_text()
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("small_overlays")
 def test_cog_s_predictor_gives_the_files_of_predict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The predictor for Cog writes the files of ``predict``; stand-ins replace the three names of ``cog`` it uses."""
