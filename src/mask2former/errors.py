@@ -28,6 +28,10 @@ class OptionError(UserError):
         super().__init__(sentence(str))
         self.sentence = sentence
 
+    def __reduce__(self) -> tuple[type[UserError], tuple[str]]:
+        """From another process it comes back with the names in Python, because functions cannot be pickled."""
+        return UserError, (str(self),)
+
 
 def prefixed(source: object, error: UserError) -> UserError:
     """The same error, prefixed with its subject; names of arguments still depend on where it is shown."""
