@@ -47,6 +47,10 @@ class MissingExtraError(UserError, ImportError):
         super().__init__(
             f"{module} is not installed; it is needed for this. Install it with: pip install 'mask2former[{extra}]'"
         )
+        self._of = module, extra
+
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str]]:
+        return MissingExtraError, self._of  # from another process, where an exception is made of its message otherwise
 
 
 class NoCompilerError(UserError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 
-from mask2former.errors import OptionError, UserError, prefixed
+from mask2former.errors import MissingExtraError, OptionError, UserError, prefixed
 
 
 def test_names_of_arguments_depend_on_where_an_error_is_shown() -> None:
@@ -18,3 +18,6 @@ def test_names_of_arguments_depend_on_where_an_error_is_shown() -> None:
 def test_errors_of_other_processes_keep_their_message() -> None:
     error = pickle.loads(pickle.dumps(OptionError(lambda name: f"use {name('overwrite')}")))
     assert (type(error), str(error)) == (UserError, "use overwrite")
+    missing = MissingExtraError("av", "video")
+    error = pickle.loads(pickle.dumps(missing))
+    assert (type(error), str(error)) == (MissingExtraError, str(missing))
