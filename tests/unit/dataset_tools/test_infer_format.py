@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mask2former.config import LabelFolderConfig
 from mask2former.data.build import build_images
 from mask2former.dataset_tools.check_data import check_data
 from mask2former.dataset_tools.infer_format import DataPaths, infer_format
@@ -116,8 +117,9 @@ def test_folders_whose_names_do_not_fit_are_kept_as_they_are(tmp_path: Path) -> 
     files(tmp_path, "images/a.jpg", "images/b.jpg", "masks/x.png", "masks/y.png")
     (tmp_path / "names.txt").write_text("background\ncell\n")
     config, notes = infer_format(tmp_path, DataPaths())
-    assert config.train[0].labels == str(tmp_path / "masks")  # type: ignore[union-attr]
-    assert (config.image_name, config.label_name) == ("{stem}", "{stem}")  # type: ignore[union-attr]
+    assert isinstance(config, LabelFolderConfig)
+    assert config.train[0].labels == str(tmp_path / "masks")
+    assert (config.image_name, config.label_name) == ("{stem}", "{stem}")
     assert [note for note in notes if "no validation data" not in note] == []
     with pytest.raises(UserError, match=r"no image of '.*images' \(such as a\.jpg\) has a label map .*such as x\.png"):
         build_images(config, "train")
