@@ -131,12 +131,13 @@ def test_other_rows_in_the_same_folder_keep_what_is_finished_there(
     with pytest.raises(UserError, match=message):
         ablate(config_of(tmp_path), tmp_path, ["dropout"])
 
-    values["rows"]["dropout"] = {"settings": {}}
-    table.write_text(json.dumps(values))
-    with pytest.raises(
-        UserError, match="contains rows that do not belong to a table of ablations; choose another output"
-    ):
-        ablate(config_of(tmp_path), tmp_path, ["dropout"])
+    row = values["rows"]["dropout"]
+    message = "contains rows that do not belong to a table of ablations; choose another output"
+    for damaged in ({"settings": {}}, row | {"metrics": {"0": {"panoptic/PQ": "good"}}}, row | {"paper": {"PQ": None}}):
+        values["rows"]["dropout"] = damaged
+        table.write_text(json.dumps(values))
+        with pytest.raises(UserError, match=message):
+            ablate(config_of(tmp_path), tmp_path, ["dropout"])
 
 
 def test_settings_of_rows_are_equal_after_a_round_trip_through_json() -> None:

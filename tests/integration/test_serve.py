@@ -135,7 +135,8 @@ def test_what_is_refused_before_the_model_is_loaded(
         )
     assert "'no.such.host.invalid' is not an address" in refused(capsys, "--host", "no.such.host.invalid")
     assert "--queue is 4: a request with that many" in refused(capsys, "--queue", "4")
-    assert "--max-megabytes must be above 0, got 0.0" in refused(capsys, "--max-megabytes", "0")
+    assert "--max-megabytes must be above 0 and at most 1,000,000, got 0.0" in refused(capsys, "--max-megabytes", "0")
+    assert "--queue must be above 0 and at most 1,000,000, got 1000001" in refused(capsys, "--queue", "1000001")
     short = tmp_path / "token"
     short.write_text("secret\n")
     message = refused(capsys, "--token-file", str(short))

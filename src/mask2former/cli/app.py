@@ -29,8 +29,9 @@ assert _CommandLineError.__name__ == "ClickException"
 
 _STOPPED = 130  # exit code
 _NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP)
-_FLAGS = {  # those whose name differs from the library's argument
+_FLAGS = {  # those that differ from the library's argument in their name, or in that they need a value
     "pooled_threshold": "--pooled",
+    "resume": "--resume DIR",
     "root": "--data-root",
     "tasks": "--task",
     "views": "--tta",

@@ -16,6 +16,7 @@ __all__ = ["TOKEN_VARIABLE", "RayOptions", "ServiceLimits", "read_token"]
 TOKEN_VARIABLE = "MASK2FORMER_TOKEN"
 _SHORTEST_TOKEN = 16  # characters: shorter tokens can be guessed
 _LONGEST_TOKEN = 4096
+_LARGEST = 1_000_000  # of any limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class ServiceLimits:
         timeout: seconds that a request may take, upload included (408 or 504).
 
     Raises:
-        UserError: a limit is not positive, or a request may have more images than the queue.
+        UserError: a limit is not positive or above a million, or a request may have more images than the queue.
     """
 
     batch_size: int = 8
@@ -44,9 +45,13 @@ class ServiceLimits:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if not 0 < value <= 1e6:
+            if not 0 < value <= _LARGEST:
                 name = _ARGUMENTS[field.name]
-                raise OptionError(lambda flag, name=name, value=value: f"{flag(name)} must be above 0, got {value}")
+                raise OptionError(
+                    lambda flag, name=name, value=value: (
+                        f"{flag(name)} must be above 0 and at most {_LARGEST:,}, got {value}"
+                    )
+                )
         if self.images > self.queue:
             raise OptionError(
                 lambda flag: (

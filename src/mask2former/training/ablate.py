@@ -242,8 +242,8 @@ def _finished(path: Path, base: RunConfig) -> list[AblationRow]:
             AblationRow(
                 name,
                 dict(row["settings"]),
-                {int(seed): dict(measured) for seed, measured in row["metrics"].items()},
-                dict(row["paper"]),
+                {int(seed): _numbers(measured) for seed, measured in row["metrics"].items()},
+                _numbers(row["paper"]),
             )
             for name, row in values["rows"].items()
         ]
@@ -252,6 +252,10 @@ def _finished(path: Path, base: RunConfig) -> list[AblationRow]:
             f"{path} contains rows that do not belong to a table of ablations; choose another output folder"
         ) from error
     return [row for row in rows if row.metrics]
+
+
+def _numbers(values: dict[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in values.items()}
 
 
 def _described(settings: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from mask2former.checkpoints.restricted_pickle import check_archive
 from mask2former.documents import check_regular
-from mask2former.errors import OptionError, UserError
+from mask2former.errors import UserError
 from mask2former.files import write_whole
 from mask2former.text import printable, quoted
 from mask2former.training.metrics_log import MetricsLog
@@ -85,20 +85,17 @@ def loaded(path: Path, advice: str | None = None, *, device: str = "meta") -> It
         raise damaged(path, reason, advice) from error
 
 
-def damaged(path: Path, reason: str, advice: str | None = None) -> OptionError:
+def damaged(path: Path, reason: str, advice: str | None = None) -> UserError:
     """The error for a checkpoint from which a run cannot be resumed.
 
     Args:
-        path: path of the file.
+        path: path of the file, in a folder of the run's directory.
         reason: what is wrong with it.
-        advice: what to do; None: start over, or restore the file.
+        advice: what to do; None: start over, or restore the file. It names no option, because ablations have none for
+            it.
     """
-
-    def sentence(name: Callable[[str], str]) -> str:
-        remedy = advice or f"start over with {name('overwrite')}, or restore the file from a copy"
-        return f"cannot resume: {path} is damaged ({printable(reason, 150)}); {remedy}"
-
-    return OptionError(sentence)
+    remedy = advice or f"restore it from a copy, or delete '{path.parents[1]}' and start that run over"
+    return UserError(f"cannot resume: {path} is damaged ({printable(reason, 150)}); {remedy}")
 
 
 def figure(value: Any) -> float | None:

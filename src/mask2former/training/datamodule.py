@@ -278,5 +278,11 @@ class DataModule(lightning.LightningDataModule):
         return DataLoader(_Share(cases), batch_size=None, sampler=share, collate_fn=_as_it_is)  # pyright: ignore
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Validation cases are not moved: the predictor moves what it needs."""
+        """Validation cases are not moved: the predictor moves what it needs.
+
+        Raises:
+            UserError: a sample cannot be read.
+        """
+        if isinstance(batch, UserError):
+            raise batch
         return batch if isinstance(batch, Case) else super().transfer_batch_to_device(batch, device, dataloader_idx)

@@ -24,11 +24,12 @@ def test_a_run_in_the_output_directory_is_told_with_the_names_of_flags(
     run.write_text(f"output: {tmp_path / 'run'}\ndata: {{dataset: {{name: scenes}}}}\n")
     assert main(["train", str(run)]) == 2
     assert capsys.readouterr().err == (
-        f"error: '{tmp_path / 'run'}' already contains a run; continue it with --resume, replace it with --overwrite, "
-        "or choose another output\n"
+        f"error: '{tmp_path / 'run'}' already contains a run; continue it with --resume DIR, replace it with "
+        "--overwrite, or choose another output\n"
     )
     assert main(["train", str(run), "--resume", str(tmp_path / "run")]) == 2
-    assert "; start over with --overwrite, or restore the file from a copy\n" in capsys.readouterr().err
+    advice = f"; restore it from a copy, or delete '{tmp_path / 'run'}' and start that run over\n"
+    assert advice in capsys.readouterr().err
     with pytest.raises(OptionError, match="continue it with resume, replace it with overwrite, or choose another"):
         train(parse(RunConfig, {"output": str(tmp_path / "run")}, "test"))
 

@@ -120,7 +120,7 @@ READER = "DataLoader worker (pid 71) is killed by signal: {}. "
         (
             RuntimeError("Error(s) in loading state_dict for X: size"),
             UserError,
-            r"runs/x\.ckpt is damaged.*start over with overwrite",
+            r"runs/x\.ckpt is damaged.*; restore it from a copy, or delete",
         ),
         (RuntimeError("mat1 and mat2 shapes"), RuntimeError, "^mat1 and mat2 shapes$"),
         (torch.OutOfMemoryError("CUDA out of memory"), MemoryError, r"with 4 images.*batch_size_per_device"),

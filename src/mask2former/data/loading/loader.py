@@ -12,6 +12,7 @@ from mask2former.data.loading.collate import PackedBatch, pack
 from mask2former.data.loading.packed import PackedSample
 from mask2former.data.loading.sampling import Draw, StepSampler
 from mask2former.data.loading.training_set import TrainingSet
+from mask2former.errors import UserError
 
 __all__ = ["training_loader"]
 
@@ -23,8 +24,11 @@ def training_loader(
     *,
     num_workers: int = 0,
     pin_memory: bool = False,
-) -> DataLoader[list[PackedBatch]]:
+) -> DataLoader[list[PackedBatch] | UserError]:
     """Endless accumulations; ``batch.to(device).unpack()`` turns each of their parts into the input of the loss.
+
+    In place of an accumulation with a sample that cannot be read there is the error, to be raised: raised in a reading
+    process, its message would be a traceback.
 
     Args:
         samples: images or clips.
@@ -43,15 +47,18 @@ def training_loader(
     )
 
 
-class _Packed(Dataset[PackedSample]):
+class _Packed(Dataset[PackedSample | UserError]):
     def __init__(self, samples: TrainingSet) -> None:
         self.samples = samples
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, draw: Draw) -> PackedSample:
-        return self.samples.packed(draw)
+    def __getitem__(self, draw: Draw) -> PackedSample | UserError:
+        try:
+            return self.samples.packed(draw)
+        except UserError as error:
+            return error
 
 
 class _Accumulation:
@@ -60,5 +67,10 @@ class _Accumulation:
     def __init__(self, micro: int) -> None:
         self.micro = micro
 
-    def __call__(self, samples: list[PackedSample]) -> list[PackedBatch]:
-        return [pack(samples[start : start + self.micro]) for start in range(0, len(samples), self.micro)]
+    def __call__(self, samples: list[PackedSample | UserError]) -> list[PackedBatch] | UserError:
+        packed: list[PackedSample] = []
+        for sample in samples:
+            if isinstance(sample, UserError):
+                return sample
+            packed.append(sample)
+        return [pack(packed[start : start + self.micro]) for start in range(0, len(packed), self.micro)]
