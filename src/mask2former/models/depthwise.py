@@ -27,7 +27,10 @@ class _Depthwise(nn.Conv2d):
             return super().forward(input.float())
 
     def __prepare_scriptable__(self) -> nn.Conv2d:
-        """The plain convolution with the same weights, which ``torch.jit.script`` compiles: it does not know super."""
+        """The plain convolution with the same weights, which ``torch.jit.script`` compiles: it does not know super.
+
+        That function also puts it in place of this one in the model, until a training starts again.
+        """
         kind: type[nn.Conv2d] = type(self).__bases__[1]
         plain = kind.__new__(kind)
         plain.__dict__.update(vars(self))
