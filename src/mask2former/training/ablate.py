@@ -183,7 +183,7 @@ def note_start(base: RunConfig, rows: Sequence[str]) -> None:
     if init is None or not others or not isinstance(open_initial(init, named_backbone(base.model)), Checkpoint):
         return
     note(
-        f"rows with other attention or parts than model.init, {init}, was trained with, so they start behind the "
+        f"rows that change the attention or a part with which model.init, {init}, was trained start behind the "
         "baseline; without model.init, or from a backbone, all rows start alike",
         f"{len(others)} of {len(rows)} rows: {listed(others, None)}",
     )
