@@ -24,12 +24,11 @@ from mask2former.evaluation.curves import check_plot, plot_rates
 from mask2former.files import check_file, write_whole
 from mask2former.training import need_lightning
 
-__all__ = ["LEAST_STEPS", "SMOOTHING", "LearningRates", "check_output", "check_search", "find_lr"]
+__all__ = ["LearningRates", "check_output", "check_search", "find_lr", "has_diverged"]
 
-SMOOTHING = 0.9
-"""Weight of the past in the running mean of the losses."""
-LEAST_STEPS = 10
-"""Steps that are needed to suggest a rate."""
+_SMOOTHING = 0.9  # weight of the past in the running mean of the losses
+_LEAST_STEPS = 10  # that are needed to suggest a rate
+_DIVERGED = 4.0  # times the lowest mean, above which no higher rate is tried
 
 
 @dataclass(frozen=True)
@@ -55,19 +54,16 @@ class LearningRates:
         Raises:
             UserError: there are too few steps.
         """
-        means, mean = [], 0.0
-        for count, loss in enumerate(losses, start=1):
-            mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
-            means.append(mean / (1 - SMOOTHING**count))
-        if len(losses) < LEAST_STEPS:
+        means = _running_means(losses)
+        if len(losses) < _LEAST_STEPS:
             raise OptionError(
                 lambda name: (
                     f"the loss diverged after {len(losses)} steps; start with a lower rate ({name('lowest')}), or "
                     f"take more steps ({name('steps')})"
                 )
             )
-        slopes = np.gradient(np.array(means), np.log(np.array(rates)))[LEAST_STEPS // 2 :]
-        steepest = LEAST_STEPS // 2 + int(np.argmin(slopes))
+        slopes = np.gradient(np.array(means), np.log(np.array(rates)))[_LEAST_STEPS // 2 :]
+        steepest = _LEAST_STEPS // 2 + int(np.argmin(slopes))
         suggested = float(rates[steepest]) if slopes.min() < 0 else None
         return cls(tuple(rates), tuple(losses), tuple(means), suggested)
 
@@ -78,6 +74,20 @@ class LearningRates:
         write_whole(numbers, lambda file: file.write_text(json.dumps(values, indent=1), encoding="utf-8"))
         plot_rates(self.rates, self.losses, self.means, self.suggested, path)
         return path, numbers
+
+
+def _running_means(losses: Sequence[float]) -> list[float]:
+    means, mean = [], 0.0
+    for count, loss in enumerate(losses, start=1):
+        mean = _SMOOTHING * mean + (1 - _SMOOTHING) * loss
+        means.append(mean / (1 - _SMOOTHING**count))
+    return means
+
+
+def has_diverged(losses: Sequence[float]) -> bool:
+    """Whether the running mean has risen so far above its lowest value that higher rates need not be tried."""
+    means = _running_means(losses)
+    return len(means) >= _LEAST_STEPS and means[-1] > _DIVERGED * min(means)
 
 
 def find_lr(
@@ -104,7 +114,7 @@ def find_lr(
     from mask2former.training.rising_rate import RisingRate
     from mask2former.training.run import train
 
-    rising = RisingRate(lowest, highest, steps)
+    rising = RisingRate(lowest, highest, steps, has_diverged)
     with tempfile.TemporaryDirectory(prefix="find-lr-") as folder:
         trainer = {"max_steps": steps + 1, "checkpoint_interval": steps + 2, "loggers": ("csv",), "max_hours": None}
         probe = config.model_copy(
@@ -122,11 +132,11 @@ def check_search(config: RunConfig, lowest: float, highest: float, steps: int) -
     Raises:
         UserError: rates that do not rise, too few steps, or a run of several processes.
     """
-    if not 0 < lowest < highest < math.inf or steps < LEAST_STEPS:
+    if not 0 < lowest < highest < math.inf or steps < _LEAST_STEPS:
         raise OptionError(
             lambda name: (
                 f"{name('lowest')} and {name('highest')} are {lowest:g} and {highest:g}, and {name('steps')} is "
-                f"{steps}; expected ascending rates above 0 and at least {LEAST_STEPS} steps"
+                f"{steps}; expected ascending rates above 0 and at least {_LEAST_STEPS} steps"
             )
         )
     if config.trainer.num_nodes * config.trainer.devices > 1:

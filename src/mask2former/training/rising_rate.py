@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning
 import torch
 
-from mask2former.training.find_lr import LEAST_STEPS, SMOOTHING
 from mask2former.training.progress import StepProgress
 
 __all__ = ["RisingRate"]
-
-_DIVERGED = 4.0  # times the lowest mean, above which no higher rate is tried
 
 
 class RisingRate(lightning.Callback):
@@ -23,18 +20,20 @@ class RisingRate(lightning.Callback):
         lowest: rate of the first step.
         highest: rate of the last step; the rates between are evenly spaced on a logarithmic scale.
         steps: maximum number of steps; fewer if the loss diverges.
+        has_diverged: whether to stop, given the losses so far.
 
     Attributes:
         rates: rate of each step so far.
         losses: loss before each of these steps.
     """
 
-    def __init__(self, lowest: float, highest: float, steps: int) -> None:
+    def __init__(
+        self, lowest: float, highest: float, steps: int, has_diverged: Callable[[Sequence[float]], bool]
+    ) -> None:
         self._lowest, self._highest, self._steps = lowest, highest, steps
         self.rates: list[float] = []
         self.losses: list[float] = []
-        self._mean = 0.0
-        self._best = math.inf
+        self._has_diverged = has_diverged
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         trainer.limit_val_batches = 0
@@ -51,8 +50,5 @@ class RisingRate(lightning.Callback):
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any, **kwargs: Any) -> None:
         self.losses.append(float(trainer.callback_metrics["loss"]))
-        self._mean = SMOOTHING * self._mean + (1 - SMOOTHING) * self.losses[-1]
-        mean = self._mean / (1 - SMOOTHING ** len(self.losses))
-        self._best = min(self._best, mean)
-        if len(self.losses) == self._steps or (len(self.losses) >= LEAST_STEPS and mean > _DIVERGED * self._best):
+        if len(self.losses) == self._steps or self._has_diverged(self.losses):
             trainer.should_stop = True

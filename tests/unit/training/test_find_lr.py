@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mask2former.errors import UserError
-from mask2former.training.find_lr import LearningRates
+from mask2former.training.find_lr import LearningRates, has_diverged
 
 
 def test_the_rate_is_where_the_loss_falls_most_steeply() -> None:
@@ -25,3 +25,9 @@ def test_a_loss_that_only_rises_suggests_nothing_and_few_steps_are_too_few() -> 
     assert LearningRates.of(rates, np.linspace(1, 2, 30).tolist()).suggested is None
     with pytest.raises(UserError, match="diverged after 4 steps"):
         LearningRates.of(rates[:4], [1.0, 2.0, 3.0, 4.0])
+
+
+def test_a_search_ends_where_the_mean_is_four_times_its_lowest() -> None:
+    assert not has_diverged([1.0] * 5 + [50.0] * 4)  # too few steps to suggest a rate
+    assert not has_diverged([1.0] * 12 + [10.0])
+    assert has_diverged([1.0] * 12 + [40.0, 40.0])
