@@ -184,7 +184,7 @@ REFUSED: dict[str, tuple[Do, str]] = {
         lambda p: p.predict("--tile", 64, "--tile-overlap", 33),
         "tile_overlap 33 must be at most half of tile 64",
     ),
-    "a threshold out of range": (lambda p: p.predict("--score-threshold", 1.5), "score_threshold"),
+    "a threshold out of range": (lambda p: p.predict("--score-threshold", 1.5), "--score-threshold is 1.5; expected"),
     "metrics over the annotations": (
         lambda p: _evaluate(p, "--json", p.photos / "val.json"),
         "is an input",

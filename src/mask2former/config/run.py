@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,13 @@ from mask2former.config.fields import ConfigT, Strict
 from mask2former.config.model import ModelConfig
 from mask2former.config.old_names import OLD_NAMES, forget_old_name, note_old_names, with_new_names
 from mask2former.config.training import CriterionConfig, EvaluationConfig, OptimConfig, TrainerConfig
-from mask2former.config.wording import MODULE, fault_lines
+from mask2former.config.wording import MODULE, Fault, fault_lines
 from mask2former.documents import parse_yaml, read_yaml
-from mask2former.errors import UserError
+from mask2former.errors import OptionError, UserError
 from mask2former.notes import note
 from mask2former.text import listed, printable
 
-__all__ = ["RunConfig", "apply_overrides", "leaves", "parse", "read_run_file"]
+__all__ = ["RunConfig", "apply_overrides", "leaves", "parse", "parse_arguments", "read_run_file"]
 
 _HOW_TO_WRITE = (
     "mask2former recipe NAME prints a complete run file, and mask2former check-data DATA --suggest RUN.yaml writes one "
@@ -73,8 +73,33 @@ def parse(kind: type[ConfigT], values: Any, source: str, overrides: Sequence[str
         for fault in faults[:_MOST_FAULTS]:
             told.setdefault(source_of(fault.keys), []).append(fault.line)
         lines = [f"{where}: {'; '.join(lines)}" for where, lines in told.items()]
-        more = len(faults) - _MOST_FAULTS
-        raise UserError("; ".join([*lines, *([f"and {more} more"] if more > 0 else [])])) from error
+        raise UserError("; ".join([*lines, *_more(faults)])) from error
+
+
+def parse_arguments(kind: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
+    """``values``, which are arguments of a call, as a ``kind``.
+
+    Raises:
+        OptionError: one sentence per fault; settings are named like the arguments or flags that set them.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        faults = fault_lines(kind, values, error, _MOST_FAULTS)
+
+        def sentence(name: Callable[[str], str]) -> str:
+            return "; ".join([*(_of_argument(fault, name) for fault in faults[:_MOST_FAULTS]), *_more(faults)])
+
+        raise OptionError(sentence) from error
+
+
+def _more(faults: Sequence[Fault]) -> list[str]:
+    return [f"and {len(faults) - _MOST_FAULTS} more"] if len(faults) > _MOST_FAULTS else []
+
+
+def _of_argument(fault: Fault, name: Callable[[str], str]) -> str:
+    key = f"'{fault.keys[0]}'" if len(fault.keys) == 1 else ""  # not an entry of a list
+    return name(fault.keys[0]) + fault.line.removeprefix(key) if key and fault.line.startswith(key) else fault.line
 
 
 def _source_of(keys: tuple[str, ...], source: str, overrides: Sequence[str]) -> str:

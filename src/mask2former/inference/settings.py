@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-from mask2former.config import InferenceConfig, Task, parse
+from mask2former.config import InferenceConfig, Task, parse_arguments
 from mask2former.errors import UserError
 from mask2former.pixels import checked_range
 from mask2former.structures import Categories
@@ -58,7 +58,7 @@ def override(
         overrides = {"things_first": True} | overrides
     if "score_threshold" in overrides:  # sets the threshold of every task
         threshold = overrides["score_threshold"]
-        parse(InferenceConfig, {"score_threshold": threshold}, "inference settings")  # refused by the name it was given
+        parse_arguments(InferenceConfig, {"score_threshold": threshold})  # refused by the name it was given
         if "panoptic" not in settings.tasks:
             overrides = {name: value for name, value in overrides.items() if name != "score_threshold"}
         overrides = {"instance_threshold": threshold} | overrides
@@ -66,7 +66,7 @@ def override(
         overrides = {"class_thresholds": {}} | overrides
     if isinstance(overrides.get("classes"), str):
         overrides["classes"] = (overrides["classes"],)
-    chosen = parse(InferenceConfig, settings.model_dump() | overrides, "inference settings")
+    chosen = parse_arguments(InferenceConfig, settings.model_dump() | overrides)
     if chosen.channels != settings.channels:
         raise UserError(
             f"there are {chosen.channels} bands, but the model expects images of {settings.channels} "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mask2former.config import InferenceConfig, Task
-from mask2former.errors import UserError
+from mask2former.errors import OptionError, UserError
 from mask2former.inference.settings import override
 
 
@@ -16,4 +16,14 @@ def test_a_threshold_for_all_tasks_is_refused_once_by_its_own_name(
 ) -> None:
     with pytest.raises(UserError) as refused:
         override(InferenceConfig(tasks=tasks), {"score_threshold": value})
-    assert str(refused.value) == f"inference settings: 'score_threshold' is {shown}; expected a number from 0 to 1"
+    assert str(refused.value) == f"score_threshold is {shown}; expected a number from 0 to 1"
+
+
+def test_several_faults_are_named_as_arguments_or_flags() -> None:
+    with pytest.raises(OptionError) as refused:
+        override(InferenceConfig(), {"short_edge": -5, "bands": (1, 2, 99_999), "tile_overlp": 3})
+    words = refused.value.sentence(lambda name: "--" + name.replace("_", "-"))
+    assert "--short-edge is -5; expected a whole number" in words
+    assert "--bands: expected up to 32 band numbers" in words
+    assert "unknown key 'tile_overlp'; did you mean tile_overlap" in words
+    assert "short_edge is -5; expected" in str(refused.value)
