@@ -24,7 +24,7 @@ from mask2former.training.lock import LOCK, check_links
 from mask2former.training.resume import LastState, record_of
 
 CLASSES = Categories.from_names(["cat", "dog", "sky"])
-DAMAGED = r"cannot resume: .*last\.ckpt is damaged \(.+\); start over"
+DAMAGED = r"cannot resume: .*last\.ckpt is damaged \(.+\); restore it from a copy"
 
 
 def state() -> dict[str, Any]:

@@ -156,8 +156,9 @@ def _wrong_number(error: typer.BadParameter) -> str:
     function = inspect.unwrap(cast(Any, error.ctx.command.callback))
     kind, option = get_args(get_type_hints(function, include_extras=True)[str(error.param.name)])
     number = next((part for part in _parts(kind) if part in (int, float)), None)
-    name = error.param.opts[0] if error.param.nargs == 1 else f"a value of {error.param.opts[0]}"
-    return "" if number is None else wrong_number(name, error.__cause__, number, option.min, option.max)
+    flag = " / ".join(name for name in error.param.opts if name.startswith("--"))  # also its old name, as in --help
+    subject = flag if error.param.nargs == 1 else f"a value of {flag}"
+    return "" if number is None else wrong_number(subject, error.__cause__, number, option.min, option.max)
 
 
 def _parts(kind: Any) -> Iterator[Any]:
