@@ -434,9 +434,9 @@ def test_a_package_of_compiled_code(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".onnx", ".xml"])
-def test_weights_in_fewer_bytes(
-    model: Mask2Former, of_any_size: Exported, tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_weights_in_fewer_bytes(tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A trained model is used: with random weights, rounding moves whole masks across the threshold of attention."""
+    model = Mask2Former.from_pretrained("scenes-tiny")
     scenes = Scenes((64, 96), seed=1, length=3)
     (tmp_path / "images").mkdir()
     for index in range(3):
