@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mask2former import interrupts
+from mask2former.addresses import url_of
 from mask2former.errors import FailedError, UserError
 from mask2former.inference.opening import ModelSource, model_name, open_predictor
 from mask2former.inference.predictor import Predictor
@@ -131,7 +132,7 @@ def serve_on_ray(
             except RuntimeError as error:
                 raise FailedError(f"Ray Serve could not deploy the model: {printable(str(error), 500)}") from error
             with interrupts.postponed() as is_stopped:
-                started(f"http://{host}:{port}")
+                started(url_of(host, port))
                 while not is_stopped():
                     time.sleep(0.2)
                 if hasattr(signal, "alarm"):

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 from mask2former import interrupts
-from mask2former.errors import FailedError, OptionError
+from mask2former.addresses import bound, url_of
+from mask2former.errors import FailedError
 from mask2former.inference.opening import ModelSource, model_name, open_predictor
 from mask2former.progress import Progress, silent
 from mask2former.serve.app import create_app
@@ -61,7 +62,7 @@ def serve(
 
             serve_on_ray(model, ray, host, port, token, limits, started, progress, **loading)
             return
-        with _bound(host, port) as listener:  # before the model: a port in use is reported at once
+        with bound(host, port) as listener:  # before the model: a port in use is reported at once
             predictor = open_predictor(model, progress=progress, **loading)
             _run(create_app(predictor, model_name(model), limits, token), listener, limits, started)
 
@@ -75,9 +76,7 @@ def _run(app: Any, listener: socket.socket, limits: ServiceLimits, started: Call
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             if self.started:
-                address = listener.getsockname()
-                host = f"[{address[0]}]" if listener.family == socket.AF_INET6 else address[0]
-                url = f"http://{host}:{address[1]}"
+                url = url_of(*listener.getsockname()[:2])
                 _logger.info("ready", extra={"facts": {"url": url, "model": app.state.service.name}})
                 started(url)
 
@@ -106,31 +105,6 @@ def _run(app: Any, listener: socket.socket, limits: ServiceLimits, started: Call
                 raise
         except SystemExit as error:  # how uvicorn reports that the application does not start
             raise FailedError("the service could not start; its log says why") from error
-
-
-def _bound(host: str, port: int) -> socket.socket:
-    """A socket that reserves an address and refuses connections until listening starts.
-
-    Raises:
-        UserError: the address does not belong to this machine, or is in use.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-    except (OSError, UnicodeError) as error:
-        raise _no_address(f"{host!r} is not an address of this machine", error) from error
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except OSError as error:
-        listener.close()
-        raise _no_address(f"cannot listen on {host}, port {port}", error) from error
-    return listener
-
-
-def _no_address(what: str, error: Exception) -> OptionError:
-    reason = getattr(error, "strerror", None) or str(error)
-    return OptionError(lambda name: f"{what} ({reason}); choose another {name('port')} or {name('host')}")
 
 
 def _is_loopback(host: str) -> bool:

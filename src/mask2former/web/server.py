@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import importlib.util
 import os
-import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mask2former import interrupts
+from mask2former.addresses import bound, url_of
 from mask2former.errors import MissingExtraError, OptionError, UserError
 from mask2former.inference.opening import model_name, open_predictor
 from mask2former.inference.predictor import Predictor
@@ -128,11 +128,12 @@ def serve_page(
     with (
         interrupts.postponed() as again,  # so that a second signal does not cut short the removal of uploads
         interrupts.postponed() as is_stopped,
-        _listening(host, port) as listening,
+        bound(host, port) as listening,
         open_app(models, hosts=hosts, upload_bytes=upload_bytes) as app,
     ):
         import uvicorn
 
+        listening.listen()  # before the address is told; visitors wait until the server accepts them
         config = uvicorn.Config(
             app, log_config=None, access_log=False, timeout_graceful_shutdown=_SECONDS_TO_END, ws="none"
         )
@@ -140,34 +141,13 @@ def serve_page(
         # Not in the main thread, where it would receive the signals, which we handle ourselves.
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
-        tell(f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}")
+        tell(url_of(host, listening.getsockname()[1]))
         while thread.is_alive() and not is_stopped():
             thread.join(_SECONDS_TO_LOOK)
         server.should_exit = True
         thread.join(2 * _SECONDS_TO_END)
     if is_stopped() or again():
         raise KeyboardInterrupt
-
-
-@contextlib.contextmanager
-def _listening(host: str, port: int) -> Iterator[socket.socket]:
-    """The socket that accepts visitors.
-
-    Raises:
-        UserError: it is not available.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listening = socket.create_server((host, port), family=family)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise OptionError(
-            lambda name: (
-                f"cannot listen on {host}, port {port} ({reason}); choose another {name('host')} or {name('port')}"
-            )
-        ) from error
-    with listening:
-        yield listening
 
 
 @contextlib.contextmanager
