@@ -12,6 +12,7 @@ import yaml
 from PIL import Image
 from runs import config_of, run_values
 
+from mask2former.checkpoints.initial import Initial
 from mask2former.cli import main
 from mask2former.config import NoPixelDecoderConfig, RunConfig, StandardDecoderConfig, leaves, parse
 from mask2former.errors import UserError
@@ -225,8 +226,7 @@ def test_rows_that_the_initial_model_was_not_trained_for_are_noted(
 
     monkeypatch.setattr("mask2former.training.run.train", stop)
     if init is not None and init.startswith("timm/"):
-        monkeypatch.setattr("mask2former.checkpoints.initial.open_initial", lambda *_: None)  # no complete model
-        monkeypatch.setattr("mask2former.training.start.with_start", lambda *_: None)
+        monkeypatch.setattr("mask2former.training.start.with_start", lambda run, *_: (run, Initial()))  # no model
     base = scenes_base(2)
     base = base.model_copy(update={"model": base.model.model_copy(update={"init": init, "init_partial": True})})
     rows = ["attention-full", "loss-on-masks", "dropout", "token-scaling", "mask-piloted"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from mask2former.recipes import BASES, ROWS, SINCE, ablated
 from mask2former.text import did_you_mean, listed, quoted
 from mask2former.training import need_lightning
 
-__all__ = ["BASELINE", "METRICS", "AblationRow", "ablate", "draw", "note_start", "scenes_base"]
+__all__ = ["BASELINE", "METRICS", "AblationRow", "ablate", "draw", "scenes_base"]
 
 BASELINE = "baseline"
 METRICS = {"PQ": "panoptic/PQ", "AP": "instance/AP", "mIoU": "semantic/mIoU"}
@@ -141,15 +141,8 @@ def ablate(
         known.metrics.update(row.metrics)
     need_lightning()
     from mask2former.training.run import train
-    from mask2former.training.start import with_start
 
-    if base.model.init is not None:
-        for name, run in runs.items():
-            try:
-                with_start(run, None, None)
-            except UserError as error:
-                raise prefixed(name, error) from error
-    note_start(base, [name for name in runs if name != BASELINE])
+    _check_start({name: runs[name] for seed, name in jobs if seed not in table[name].metrics})
     for done, (seed, name) in enumerate(jobs):
         if seed in table[name].metrics:
             continue
@@ -163,30 +156,28 @@ def ablate(
     return list(table.values())
 
 
-def note_start(base: RunConfig, rows: Sequence[str]) -> None:
-    """Add a note on rows that start behind the baseline, because the initial model was trained without their change.
+def _check_start(runs: Mapping[str, RunConfig]) -> None:
+    """Refuse rows that cannot start from the initial model, and note those that start behind the baseline."""
+    from mask2former.checkpoints import Checkpoint
+    from mask2former.training.start import with_start
 
-    There is none for random weights or a backbone, from which all rows start alike.
-
-    Args:
-        base: the run that rows change.
-        rows: names of rows.
-
-    Raises:
-        UserError: the initial model cannot be read.
-    """
-    from mask2former.checkpoints.checkpoint import Checkpoint
-    from mask2former.checkpoints.initial import named_backbone, open_initial
-
-    init = base.model.init
-    others = [name for name in rows if name in ROWS and any(map(_changes_prediction, ROWS[name].settings))]
-    if init is None or not others or not isinstance(open_initial(init, named_backbone(base.model)), Checkpoint):
-        return
-    note(
-        f"rows that change the attention or a part with which model.init, {init}, was trained start behind the "
-        "baseline; without model.init, or from a backbone, all rows start alike",
-        f"{len(others)} of {len(rows)} rows: {listed(others, None)}",
-    )
+    is_model = False
+    for name, run in runs.items():
+        if run.model.init is None:
+            return
+        try:
+            _, start = with_start(run, None, None)
+        except UserError as error:
+            raise prefixed(name, error) from error
+        is_model |= isinstance(start.source, Checkpoint)  # otherwise a backbone, from which all rows start alike
+    rows = [name for name in runs if name != BASELINE]
+    others = [name for name in rows if any(map(_changes_prediction, ROWS[name].settings))]
+    if is_model and others:
+        note(
+            f"rows that change the attention or a part with which model.init, {runs[others[0]].model.init}, was "
+            "trained start behind the baseline; without model.init, or from a backbone, all rows start alike",
+            f"{len(others)} of {len(rows)} rows: {listed(others, None)}",
+        )
 
 
 def _changes_prediction(setting: str) -> bool:
