@@ -442,7 +442,7 @@ def test_weights_in_fewer_bytes(tmp_path: Path, suffix: str, capsys: pytest.Capt
     for index in range(3):
         Image.fromarray(scenes.image(index)).save(tmp_path / f"images/{index}.png")
     half = export(model, tmp_path / f"half{suffix}", dtype="float16")
-    assert half.difference < 3e-2
+    assert half.difference < 3e-3  # writing allows ten times as much
     arguments = ["export", "scenes-tiny", str(tmp_path / f"small{suffix}"), "--dtype", "int8", "--data", "scenes"]
     assert main([*arguments, "--calibration", str(tmp_path / "images")]) == 0
     shown = capsys.readouterr().out

@@ -33,7 +33,7 @@ def predictor() -> Predictor:
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("images")
-    for number, size in enumerate([(64, 80), (64, 64), (70, 64)]):
+    for number, size in enumerate([(64, 80), (64, 90), (70, 64)]):
         Image.fromarray(draw_scene(number, size).image).save(folder / f"{number}.png")
     return [str(folder / f"{number}.png") for number in range(3)]
 
