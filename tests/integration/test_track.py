@@ -141,7 +141,7 @@ def test_ctrl_c_ends_after_the_frame_in_work(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("default_signals")
-@pytest.mark.skipif(sys.platform == "win32", reason="signals are other there")
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has other signals")
 def test_ctrl_c_leaves_a_playable_video_and_whole_json(images: list[np.ndarray], tmp_path: Path) -> None:
     folder = tmp_path / "long"
     folder.mkdir()
