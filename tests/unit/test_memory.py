@@ -15,7 +15,9 @@ from mask2former.inference import network
 from mask2former.inference.predictor import Predictor
 
 
-@pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="memory is read from /proc/meminfo, which only Linux has")
+@pytest.mark.skipif(
+    not Path("/proc/meminfo").exists(), reason="memory is read from /proc/meminfo, which only Linux has"
+)
 def test_the_machine_has_some_memory() -> None:
     left = memory.available_memory()
     assert left is not None
