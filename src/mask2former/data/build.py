@@ -336,6 +336,7 @@ def build_augmentation(config: AugmentationConfig) -> Augmentation | None:
         resampling=config.resampling,
         max_category_share=config.max_category_share,
         color_jitter=config.color_jitter,
+        exposure=config.exposure,
         keep_lost=config.keep_lost,
     )
 

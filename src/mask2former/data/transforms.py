@@ -21,6 +21,7 @@ from mask2former import limits
 from mask2former.config import Resampling
 from mask2former.data.annotated import Annotated, Polygons
 from mask2former.data.color_jitter import ColorJitter, draw_color_jitter
+from mask2former.data.exposure import Change, Exposure, draw_exposure
 from mask2former.data.loading.packed import PackedSample, PackedTarget, paint, paint_ignored, plane_type
 from mask2former.errors import UserError
 from mask2former.limits import check_limit
@@ -272,7 +273,7 @@ class Geometry:
     def output_hw(self) -> Size:
         return self.canvas_hw or self.stepped_hw
 
-    def image(self, image: UInt8[np.ndarray, "H W C"], color: ColorJitter | None = None) -> UInt8[Tensor, "C h w"]:
+    def image(self, image: UInt8[np.ndarray, "H W C"], color: Change | None = None) -> UInt8[Tensor, "C h w"]:
         """The image on its canvas, with colour changes applied before padding."""
         if self.transposed:
             image = np.ascontiguousarray(image.swapaxes(0, 1))
@@ -364,6 +365,7 @@ class Plan:
 
     Attributes:
         color: changes of colour, after the steps and before padding.
+        exposure: how bright each image becomes, relative to its own brightest values; colours are changed before.
         keep_lost: whether objects that were cut off stay as empty masks. Otherwise objects without a polygon (or, given
             as pixels, without a pixel) are left out. A polygon too small for any pixel is not lost.
     """
@@ -371,6 +373,7 @@ class Plan:
     geometry: Geometry
     color: ColorJitter | None = None
     keep_lost: bool = True
+    exposure: Exposure | None = None
 
     def __call__(self, annotated: Annotated) -> Sample:
         """The sample, image uint8 and masks at :attr:`Geometry.output_hw`, T is 1."""
@@ -378,8 +381,9 @@ class Plan:
 
     def packed(self, annotated: Annotated) -> PackedSample:
         """The same before its masks are expanded."""
-        target, image = self.target(annotated), self.geometry.image(annotated.image, self.color)
-        return PackedSample(image[None], target, annotated.name, dict(annotated.info))
+        color = self.color if self.exposure is None else self.exposure.around(self.color, annotated.image)
+        image = self.geometry.image(annotated.image, color)
+        return PackedSample(image[None], self.target(annotated), annotated.name, dict(annotated.info))
 
     def target(self, annotated: Annotated) -> PackedTarget:
         """The objects alone."""
@@ -552,6 +556,8 @@ class ResizeCropFlip:
         max_category_share: a window is drawn again, up to ten times in all, while one class has at least this share of
             its labelled pixels, or all of them. 1 switches the rule off.
         color_jitter: whether colours are changed, see :class:`~mask2former.data.color_jitter.ColorJitter`.
+        exposure: smallest and largest share of 255 to which the brightest values of an image are brought, see
+            :func:`~mask2former.data.exposure.draw_exposure`; None: images stay as bright as they are.
         keep_lost: see :class:`Plan`.
     """
 
@@ -568,6 +574,7 @@ class ResizeCropFlip:
         resampling: Resampling = "antialiased",
         max_category_share: float = 1.0,
         color_jitter: bool = True,
+        exposure: tuple[float, float] | None = None,
         keep_lost: bool = True,
     ) -> None:
         self.short_edges = tuple(short_edges)
@@ -580,6 +587,7 @@ class ResizeCropFlip:
         self.resampling: Resampling = resampling
         self.max_category_share = max_category_share
         self.color_jitter = color_jitter
+        self.exposure = exposure
         self.keep_lost = keep_lost
 
     def draw(
@@ -596,7 +604,8 @@ class ResizeCropFlip:
             steps = (resize, self._crop(Geometry(size_hw, (resize,), None, transposed), rng, classes))
         color = draw_color_jitter(rng) if self.color_jitter else None
         steps = (*steps, *_flip(self.flip, rng))
-        return Plan(Geometry(size_hw, steps, self.pad_size, transposed), color, self.keep_lost)
+        exposure = None if self.exposure is None else draw_exposure(rng, *self.exposure)
+        return Plan(Geometry(size_hw, steps, self.pad_size, transposed), color, self.keep_lost, exposure)
 
     def _size(self, size_hw: Size, rng: np.random.Generator, areas: Callable[[], Areas] | None) -> Size:
         if self.scale_range is None:
