@@ -55,6 +55,7 @@ class ResizeCropFlipConfig(Strict):
     # share of 255 to which the brightest values (99.5 %) of half of the images are brought; colour jitter then acts on
     # the full range. For images that use different parts of the range, such as fluorescence
     exposure: tuple[PositiveFloat, PositiveFloat] | None = None
+    blur: float = Field(default=0.0, ge=0.0, le=100.0)  # largest standard deviation in pixels, for half of the images
     flip: Flip = "horizontal"  # with probability 0.5
     pad_size: tuple[PositiveInt, PositiveInt] | None = (640, 640)  # height, width of every output; None: no padding
     keep_lost: bool = True  # objects that are cropped away remain as empty masks

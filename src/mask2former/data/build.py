@@ -337,6 +337,7 @@ def build_augmentation(config: AugmentationConfig) -> Augmentation | None:
         max_category_share=config.max_category_share,
         color_jitter=config.color_jitter,
         exposure=config.exposure,
+        blur=config.blur,
         keep_lost=config.keep_lost,
     )
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from mask2former import limits
 from mask2former.config import Resampling
 from mask2former.data.annotated import Annotated, Polygons
+from mask2former.data.blur import Blur, draw_blur
 from mask2former.data.color_jitter import ColorJitter, draw_color_jitter
 from mask2former.data.exposure import Change, Exposure, draw_exposure
 from mask2former.data.loading.packed import PackedSample, PackedTarget, paint, paint_ignored, plane_type
@@ -273,14 +274,14 @@ class Geometry:
     def output_hw(self) -> Size:
         return self.canvas_hw or self.stepped_hw
 
-    def image(self, image: UInt8[np.ndarray, "H W C"], color: Change | None = None) -> UInt8[Tensor, "C h w"]:
-        """The image on its canvas, with colour changes applied before padding."""
+    def image(self, image: UInt8[np.ndarray, "H W C"], *changes: Change | None) -> UInt8[Tensor, "C h w"]:
+        """The image on its canvas, with changes of its values applied before padding."""
         if self.transposed:
             image = np.ascontiguousarray(image.swapaxes(0, 1))
         for step in self.steps:
             image = step.image(image)
-        if color is not None:
-            image = color(np.ascontiguousarray(image))
+        for change in changes:
+            image = image if change is None else change(np.ascontiguousarray(image))
         height, width = self.output_hw
         image = image[:height, :width]
         full = image.shape[:2] == (height, width)
@@ -366,6 +367,7 @@ class Plan:
     Attributes:
         color: changes of colour, after the steps and before padding.
         exposure: how bright each image becomes, relative to its own brightest values; colours are changed before.
+        blur: after that.
         keep_lost: whether objects that were cut off stay as empty masks. Otherwise objects without a polygon (or, given
             as pixels, without a pixel) are left out. A polygon too small for any pixel is not lost.
     """
@@ -374,6 +376,7 @@ class Plan:
     color: ColorJitter | None = None
     keep_lost: bool = True
     exposure: Exposure | None = None
+    blur: Blur | None = None
 
     def __call__(self, annotated: Annotated) -> Sample:
         """The sample, image uint8 and masks at :attr:`Geometry.output_hw`, T is 1."""
@@ -382,7 +385,7 @@ class Plan:
     def packed(self, annotated: Annotated) -> PackedSample:
         """The same before its masks are expanded."""
         color = self.color if self.exposure is None else self.exposure.around(self.color, annotated.image)
-        image = self.geometry.image(annotated.image, color)
+        image = self.geometry.image(annotated.image, color, self.blur)
         return PackedSample(image[None], self.target(annotated), annotated.name, dict(annotated.info))
 
     def target(self, annotated: Annotated) -> PackedTarget:
@@ -558,6 +561,7 @@ class ResizeCropFlip:
         color_jitter: whether colours are changed, see :class:`~mask2former.data.color_jitter.ColorJitter`.
         exposure: smallest and largest share of 255 to which the brightest values of an image are brought, see
             :func:`~mask2former.data.exposure.draw_exposure`; None: images stay as bright as they are.
+        blur: largest standard deviation in pixels, see :func:`~mask2former.data.blur.draw_blur`; 0: none.
         keep_lost: see :class:`Plan`.
     """
 
@@ -575,6 +579,7 @@ class ResizeCropFlip:
         max_category_share: float = 1.0,
         color_jitter: bool = True,
         exposure: tuple[float, float] | None = None,
+        blur: float = 0.0,
         keep_lost: bool = True,
     ) -> None:
         self.short_edges = tuple(short_edges)
@@ -588,6 +593,7 @@ class ResizeCropFlip:
         self.max_category_share = max_category_share
         self.color_jitter = color_jitter
         self.exposure = exposure
+        self.blur = blur
         self.keep_lost = keep_lost
 
     def draw(
@@ -605,7 +611,8 @@ class ResizeCropFlip:
         color = draw_color_jitter(rng) if self.color_jitter else None
         steps = (*steps, *_flip(self.flip, rng))
         exposure = None if self.exposure is None else draw_exposure(rng, *self.exposure)
-        return Plan(Geometry(size_hw, steps, self.pad_size, transposed), color, self.keep_lost, exposure)
+        blur = draw_blur(rng, self.blur) if self.blur else None
+        return Plan(Geometry(size_hw, steps, self.pad_size, transposed), color, self.keep_lost, exposure, blur)
 
     def _size(self, size_hw: Size, rng: np.random.Generator, areas: Callable[[], Areas] | None) -> Size:
         if self.scale_range is None:

@@ -1,0 +1,38 @@
+"""Random blur: images out of focus. Knows arrays only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageFilter
+
+__all__ = ["Blur", "draw_blur"]
+
+
+@dataclass(frozen=True, slots=True)
+class Blur:
+    """The blur of one draw: of Gaussian shape, with edges extended.
+
+    Attributes:
+        sigma: standard deviation in pixels; 0: none.
+    """
+
+    sigma: float
+
+    def __call__(self, image: UInt8[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "H W C"]:
+        """The blurred image; the input stays unchanged."""
+        if not self.sigma:
+            return image
+        blur = ImageFilter.GaussianBlur(self.sigma)
+        if image.shape[2] == 3:
+            return np.array(Image.fromarray(np.ascontiguousarray(image)).filter(blur))
+        bands = [Image.fromarray(np.ascontiguousarray(image[..., band])) for band in range(image.shape[2])]
+        return np.dstack([np.asarray(band.filter(blur)) for band in bands])
+
+
+def draw_blur(rng: np.random.Generator, most: float) -> Blur:
+    """Half of the time a standard deviation of up to ``most`` pixels (uniform)."""
+    sigma = most * rng.random()
+    return Blur(sigma if rng.random() < 0.5 else 0.0)
