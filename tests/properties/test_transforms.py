@@ -20,9 +20,9 @@ from mask2former.data.transforms import (
     Resize,
     ResizeCropFlip,
     class_map,
-    clip_polygon,
     object_areas,
 )
+from mask2former.data.transforms.geometry import clip_polygon
 from mask2former.structures import Sample
 
 SIDES = st.integers(1, 24)

@@ -13,8 +13,7 @@ import tifffile
 import torch
 from PIL import Image
 
-from mask2former.data.color_jitter import ColorJitter
-from mask2former.data.transforms import Geometry, Resize, resize_image
+from mask2former.data.transforms import ColorJitter, Geometry, Resize, resize_image
 from mask2former.errors import UserError
 from mask2former.media import tiff_files
 from mask2former.media.image_files import ImagePage

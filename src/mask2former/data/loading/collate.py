@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Int, Int64, Num, UInt8
 from torch import Tensor
 
-from mask2former.data.loading.packed import PackedSample, expand, expand_ignored, pack_sample
+from mask2former.data.packed import PackedSample, expand, expand_ignored, pack_sample
 from mask2former.structures.samples import Batch, ImageBatch, Sample, Target
 
 __all__ = ["PackedBatch", "pack"]

@@ -9,9 +9,9 @@ from __future__ import annotations
 from torch.utils.data import DataLoader, Dataset
 
 from mask2former.data.loading.collate import PackedBatch, pack
-from mask2former.data.loading.packed import PackedSample
 from mask2former.data.loading.sampling import Draw, StepSampler
 from mask2former.data.loading.training_set import TrainingSet
+from mask2former.data.packed import PackedSample
 from mask2former.errors import UserError
 
 __all__ = ["training_loader"]

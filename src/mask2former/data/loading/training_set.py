@@ -11,10 +11,10 @@ from jaxtyping import Bool
 from mask2former.config import ClipSampling
 from mask2former.data.annotated import Annotated, AnnotatedSet
 from mask2former.data.clips import ClipSet, assemble_clip, draw_frames
-from mask2former.data.copy_paste import choose_objects, paste
-from mask2former.data.loading.packed import PackedSample, pack_sample
 from mask2former.data.loading.sampling import Draw
+from mask2former.data.packed import PackedSample, pack_sample
 from mask2former.data.transforms import Augmentation, Geometry, Plan, class_map, object_areas
+from mask2former.data.transforms.copy_paste import choose_objects, paste
 from mask2former.structures.categories import Categories
 from mask2former.structures.samples import Sample
 

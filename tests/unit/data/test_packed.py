@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from mask2former.data.annotated import Annotated, place_patches
 from mask2former.data.loading.collate import PackedBatch, pack
-from mask2former.data.loading.packed import PackedSample, pack_sample
+from mask2former.data.packed import PackedSample, pack_sample
 from mask2former.data.transforms import Geometry, Plan
 from mask2former.ops.masks import Patch, polygons_to_patch
 from mask2former.structures import Batch, ImageBatch, Sample, Target

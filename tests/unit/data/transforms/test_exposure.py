@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from mask2former.data.annotated import Annotated
-from mask2former.data.color_jitter import ColorJitter
-from mask2former.data.exposure import Exposure, draw_exposure, white_of
-from mask2former.data.transforms import Geometry, Plan, ResizeCropFlip
+from mask2former.data.transforms import ColorJitter, Geometry, Plan, ResizeCropFlip
+from mask2former.data.transforms.exposure import Exposure, draw_exposure, white_of
 
 
 def dark_image(channels: int = 3) -> np.ndarray:

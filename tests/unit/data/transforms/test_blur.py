@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from mask2former.data.annotated import Annotated
-from mask2former.data.blur import Blur, draw_blur
 from mask2former.data.transforms import ResizeCropFlip
+from mask2former.data.transforms.blur import Blur, draw_blur
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 5])

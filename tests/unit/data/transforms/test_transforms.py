@@ -15,7 +15,6 @@ from PIL import Image
 from mask2former.config import LargeScaleJitterConfig, ResizeCropFlipConfig
 from mask2former.data.annotated import Annotated, place_patches
 from mask2former.data.build import build_augmentation
-from mask2former.data.color_jitter import ColorJitter, draw_color_jitter
 from mask2former.data.transforms import (
     Crop,
     Flip,
@@ -24,10 +23,10 @@ from mask2former.data.transforms import (
     Plan,
     Resize,
     ResizeCropFlip,
-    clip_polygon,
     object_areas,
     resize_image,
 )
+from mask2former.data.transforms.geometry import clip_polygon
 from mask2former.ops.masks import Patch, polygons_to_patch
 from mask2former.structures import Sample
 
@@ -458,43 +457,3 @@ def test_configured_recipes() -> None:
     expected = "320 384 448 512 576 640 704 768 832 896 960 1024 1088 1152 1216 1280"
     assert resize.short_edges == tuple(map(int, expected.split()))
     assert resize.keep_lost
-
-
-# --- colour ----------------------------------------------------------------------------------------------------------
-
-
-def test_no_change_of_colour_is_none_and_the_image_given_stays() -> None:
-    pixels = image()
-    np.testing.assert_array_equal(ColorJitter()(pixels), pixels)
-    for seed in range(50):
-        changed = draw_color_jitter(np.random.default_rng(seed))(pixels)
-        assert changed.shape == pixels.shape
-        assert changed.dtype == np.uint8
-    np.testing.assert_array_equal(pixels, image())
-
-
-def test_brightness_and_contrast_clip_and_truncate() -> None:
-    pixels = np.array([[[0, 100, 250]]], dtype=np.uint8)
-    np.testing.assert_array_equal(ColorJitter(brightness=20.7)(pixels), [[[20, 120, 255]]])
-    np.testing.assert_array_equal(ColorJitter(brightness=-20.7)(pixels), [[[0, 79, 229]]])
-    np.testing.assert_array_equal(ColorJitter(contrast=0.999)(pixels), [[[0, 99, 249]]])
-    both = ColorJitter(brightness=10, contrast=1.5, contrast_first=False)(pixels)
-    np.testing.assert_array_equal(both, [[[15, 165, 255]]])
-
-
-def test_hue_turns_the_colour_wheel_in_half_degrees() -> None:
-    red = np.array([[[255, 0, 0], [0, 255, 0], [77, 77, 77]]], dtype=np.uint8)
-    np.testing.assert_array_equal(ColorJitter(hue=15)(red), [[[255, 128, 0], [0, 255, 128], [77, 77, 77]]])
-    np.testing.assert_array_equal(ColorJitter(hue=-15)(red), [[[255, 0, 128], [128, 255, 0], [77, 77, 77]]])
-
-
-def test_saturation_moves_towards_grey_and_back() -> None:
-    pixels = np.array([[[200, 100, 100], [50, 150, 50]]], dtype=np.uint8)
-    np.testing.assert_array_equal(ColorJitter(saturation=0.5)(pixels), [[[200, 150, 150], [100, 150, 100]]])
-    strong = ColorJitter(saturation=1.5)(pixels)
-    np.testing.assert_array_equal(strong.max(axis=2), [[200, 150]])
-    assert (strong.min(axis=2) < [[100, 50]]).all()
-
-
-def test_hue_and_saturation_nearly_round_trip() -> None:
-    assert abs(ColorJitter(saturation=1.0)(image()).astype(int) - image()).max() <= 6  # hue has 180 steps

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool
 
-from mask2former.data.loading.packed import PackedSample, PackedTarget, plane_type
+from mask2former.data.packed import PackedSample, PackedTarget, plane_type
 
 __all__ = ["choose_objects", "paste"]
 

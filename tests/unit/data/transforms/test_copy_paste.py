@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from mask2former.config import DataConfig, parse
 from mask2former.data.build import build_training_set
-from mask2former.data.copy_paste import choose_objects, paste
 from mask2former.data.datasets.scenes import Scenes
-from mask2former.data.loading.packed import PackedSample, pack_sample
 from mask2former.data.loading.sampling import Draw
 from mask2former.data.loading.training_set import TrainingSet
+from mask2former.data.packed import PackedSample, pack_sample
 from mask2former.data.transforms import LargeScaleJitter
+from mask2former.data.transforms.copy_paste import choose_objects, paste
 from mask2former.errors import UserError
 from mask2former.structures.samples import Sample, Target
 
