@@ -212,8 +212,10 @@ class DataModule(lightning.LightningDataModule):
         """A remark on training images with more objects than queries, or clips with more tracks."""
         samples, queries = self.training_set.samples, self.num_queries
         counts = samples.num_objects
-        if queries is None or counts is None or not (counts > queries).any():
+        if queries is None or counts is None:
             return []
+        if not (counts > queries).any():
+            return self._crowded_together(counts, queries)
         is_clips = isinstance(samples, ClipSet)
         what, hold = ("clips", "tracks") if is_clips else ("images", "objects")
         consequence = f"{hold} beyond the number of queries cannot be learned"
@@ -227,6 +229,17 @@ class DataModule(lightning.LightningDataModule):
             f"{int((counts > queries).sum())} of {len(samples)} training {what} contain more {hold} than the model has "
             f"queries ({queries}; up to {int(counts.max())} {hold}): {consequence}; train on smaller crops, or raise "
             "model.transformer_decoder.num_queries"
+        ]
+
+    def _crowded_together(self, counts: Int64[np.ndarray, " N"], queries: int) -> list[str]:
+        """A remark on images of which none has more objects than queries, but two joined by copy-paste may."""
+        most = np.sort(counts)[-2:].tolist()
+        if not self.config.data.copy_paste or len(most) < 2 or sum(most) <= queries:
+            return []
+        return [
+            f"data.copy_paste can join more objects of two training images than the model has queries ({queries}; up "
+            f"to {most[1]} and {most[0]} objects): objects beyond the number of queries cannot be learned; train on "
+            "smaller crops, or raise model.transformer_decoder.num_queries"
         ]
 
     @property

@@ -207,3 +207,14 @@ def test_more_objects_than_queries_are_those_of_complete_images(
         f"{of_crops if is_cropped else ''}objects beyond the number of queries cannot be learned; train on smaller "
         "crops, or raise model.transformer_decoder.num_queries"
     )
+
+
+def test_objects_that_copy_paste_adds_count_too(shapes: dict[str, object]) -> None:
+    for queries, copy_paste, is_noted in ((3, 0.5, True), (3, 0.0, False), (4, 0.5, False)):
+        module = attached(config(dataset=shapes, copy_paste=copy_paste, num_workers=0))
+        module.num_queries = queries
+        assert [line for line in module.remarks() if "queries" in line] == is_noted * [
+            "data.copy_paste can join more objects of two training images than the model has queries (3; up to 2 and 2 "
+            "objects): objects beyond the number of queries cannot be learned; train on smaller crops, or raise "
+            "model.transformer_decoder.num_queries"
+        ]
