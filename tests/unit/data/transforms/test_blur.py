@@ -47,6 +47,7 @@ def test_samples_are_blurred_but_not_their_masks() -> None:
     grey = []
     for seed in range(20):
         sample = recipe.draw((40, 40), np.random.default_rng(seed))(source)
+        assert sample.target is not None
         np.testing.assert_array_equal(sample.target.masks[0, 0].numpy(), ids > 0)
         grey.append(int(((sample.image > 0) & (sample.image < 200)).sum()))
     assert min(grey) == 0
