@@ -464,6 +464,7 @@ def test_many_small_objects_of_one_class_start_from_the_packaged_model(
         assert (run.trainer.max_steps, run.optim.lr) == (200, 2e-5)
         assert run.evaluation.max_detections == 400
         assert run.data.augmentation.name == "resize-crop-flip"
+        assert run.data.augmentation.exposure == (0.15, 1.0)  # colour jitter would blacken dark fluorescence
     else:
         assert "backbone" not in run.model.model_fields_set
 

@@ -149,7 +149,8 @@ def _cells(
     reasons = [
         f"one class, '{name}', with many small objects (median diameter {diameter:.0f} pixels): training starts from "
         f"the packaged model '{_CELLS}', which was trained on such objects and segments tile by tile",
-        "every image is resized so that its objects have about the diameter of the model's training data",
+        "every image is resized so that its objects have about the diameter of the model's training data; half of them "
+        "are made darker or brighter, as with other exposures",
         "objects are assumed not to overlap; if yours do: model.inference.non_overlapping=false",
         f"{summary.num_images} training images: {steps} steps of {_CELL_BATCH} crops, at a learning rate that "
         "preserves what the model has learned; if the metric at step 0 is poor, your objects look different: set "
@@ -172,6 +173,7 @@ def _cells(
             augmentation=ResizeCropFlipConfig(
                 scale_range=(0.7, 1.5),
                 diameter=40,
+                exposure=(0.15, 1.0),
                 flip="both",
                 crop_size=(256, 256),
                 pad_size=(256, 256),
