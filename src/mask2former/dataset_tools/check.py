@@ -39,6 +39,7 @@ from mask2former.data.datasets.coco import CocoInstances
 from mask2former.data.datasets.label_folder import LabelFolder
 from mask2former.data.faults import Fault, collected_faults
 from mask2former.data.label_maps import LabelCounts
+from mask2former.data.transforms.exposure import white_of
 from mask2former.dataset_tools.requirements import class_map_findings, run_findings
 from mask2former.errors import UserError
 from mask2former.notes import Note, collect_notes, counted
@@ -65,6 +66,7 @@ _COMPARED = 256  # maximum number of other objects that one is compared with
 _TWICE = 0.9  # overlap (IoU) from which two objects of a class are one object annotated twice
 _PARTICULARS = re.compile(r"'[^']*'|\([^()]*\)|\[[^][]*\]|[\d.]+")  # removed, so that messages of one kind are equal
 _COCO_AREAS = (32**2, 96**2)
+_DARK = 64  # of 255: images whose bright values are below become black where colour jitter subtracts up to 32
 _NOTHING = "nothing is annotated"
 
 Unit = Literal["image", "frame"]  # what is counted: frames where the data are clips
@@ -81,6 +83,7 @@ class _Summary:
     areas: Int64[np.ndarray, " N"] = field(default_factory=lambda: np.zeros(0, np.int64))  # pixels, alike
     twice: int = 0  # objects that another one covers almost exactly
     digest: bytes = b""
+    white: int = 255  # of its values in 0..255, see white_of
     # of each channel: the sum of its values in 0..255, and of their squares
     sums: Float64[np.ndarray, "2 C"] = field(default_factory=lambda: np.zeros((2, 0)))
     counts: LabelCounts | None = None  # of its label map, if there is one, even where it cannot be used
@@ -445,7 +448,9 @@ def _summarized(annotated: Annotated) -> _Summary:
     digest = hashlib.blake2b(image.tobytes() + str(image.shape).encode(), digest_size=16).digest()
     name = annotated.name or str(annotated.info.get("image_id", ""))
     twice = num_annotated_twice(annotated.labels, patches)
-    return _Summary(name, None, annotated.size_hw, annotated.labels, areas, twice, digest, _sums(image))
+    return _Summary(
+        name, None, annotated.size_hw, annotated.labels, areas, twice, digest, white_of(image), _sums(image)
+    )
 
 
 def _sums(image: UInt8[np.ndarray, "H W C"]) -> Float64[np.ndarray, "2 C"]:
@@ -554,6 +559,12 @@ def _findings(
         f"{unit}s with more objects than the model has queries ({num_queries})",
         [f"{summary.name}: {len(summary.labels)}" for summary in crowded],
     )
+    if split == "train":
+        add(
+            f"dark {unit}s, 99.5 % of whose values are below {_DARK} of 255 (the colour jitter of resize-crop-flip may "
+            "blacken them; set data.augmentation.exposure, for example to [0.15, 1.0])",
+            [f"{summary.name}: {summary.white}" for summary in whole if summary.white < _DARK],
+        )
     by_digest: dict[bytes, list[str]] = defaultdict(list)
     for summary in whole:
         by_digest[summary.digest].append(summary.name)
