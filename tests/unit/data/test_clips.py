@@ -103,6 +103,22 @@ def test_a_clip_is_a_pure_function_of_index_and_seed() -> None:
     assert len(greys) > 3
 
 
+def test_all_frames_are_exposed_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = [np.full((40, 60, 3), grey, np.uint8) for grey in (80, 100, 120, 160)]
+    monkeypatch.setattr(Blocks, "images", lambda self, index: frames)
+    plain, exposed = (
+        TrainingSet(Blocks(), ResizeCropFlip((40,), 90, None, None, color_jitter=False, exposure=exposure))
+        for exposure in (None, (0.25, 0.25))
+    )
+    seen = set()
+    for seed in range(40):
+        before, after = (samples[Draw(0, seed)].image[:, 0, 0, 0].tolist() for samples in (plain, exposed))
+        factor = 0.25 * 255 / before[0]  # of the first frame, which is darker than the others
+        assert after in (before, [round(factor * grey) for grey in before])
+        seen.add(after == before)
+    assert seen == {True, False}
+
+
 def test_all_frames_are_changed_alike() -> None:
     crops = ResizeCropFlip((30, 50), 90, (25, 25), None, color_jitter=False)
     flips = ResizeCropFlip((30, 50), 90, None, None, color_jitter=False)

@@ -15,6 +15,7 @@ from mask2former.data.loading.sampling import Draw
 from mask2former.data.packed import PackedSample, pack_sample
 from mask2former.data.transforms import Augmentation, Geometry, Plan, class_map, object_areas
 from mask2former.data.transforms.copy_paste import choose_objects, paste
+from mask2former.data.transforms.exposure import white_of
 from mask2former.structures.categories import Categories
 from mask2former.structures.samples import Sample
 
@@ -98,4 +99,7 @@ class TrainingSet:
     def _plan(self, frame: Annotated, rng: np.random.Generator) -> Plan:
         if self.augmentation is None:
             return Plan(Geometry(frame.size_hw))
-        return self.augmentation.draw(frame.size_hw, rng, lambda: class_map(frame), lambda: object_areas(frame))
+        plan = self.augmentation.draw(frame.size_hw, rng, lambda: class_map(frame), lambda: object_areas(frame))
+        if plan.exposure is None:
+            return plan
+        return replace(plan, exposure=replace(plan.exposure, measured=white_of(frame.image)))

@@ -30,13 +30,15 @@ class Exposure:
     Attributes:
         white: what :func:`white_of` the image becomes, in 1..255; all values are multiplied by the same factor, and
             those above 255 are clipped. None: as the image is.
+        measured: what it is before, for all frames of a clip alike; None: each image is measured.
     """
 
     white: float | None = None
+    measured: int | None = None
 
     def around(self, color: Change | None, image: UInt8[np.ndarray, "H W C"]) -> Change:
         """Changes of parts of an image: to the full range, then those of ``color``, then to this exposure."""
-        white = white_of(image)
+        white = self.measured or white_of(image)
         target = self.white or white
         if color is None:
             return _multiplied(target / white)
