@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -83,7 +84,7 @@ class TrainingSet:
         indices = draw_frames(length, sampling.num_frames, sampling.frame_range, rng)
         clip = self._clips.annotated(draw.index, indices, with_ignored=self.with_ignored)
         # Objects keep their numbers until the frames are joined.
-        plan = replace(self._plan(clip.frames[0], rng), keep_lost=True)
+        plan = replace(self._plan(clip.frames[0], rng, clip.frames), keep_lost=True)
         frames = [plan(frame) for frame in clip.frames]
         return pack_sample(assemble_clip(frames, clip.annotated, len(self.categories), sampling.labels_from))
 
@@ -96,10 +97,11 @@ class TrainingSet:
         image = self._images.annotated(index, with_ignored=self.with_ignored)
         return self._plan(image, rng).packed(image)
 
-    def _plan(self, frame: Annotated, rng: np.random.Generator) -> Plan:
+    def _plan(self, frame: Annotated, rng: np.random.Generator, frames: Sequence[Annotated] = ()) -> Plan:
         if self.augmentation is None:
             return Plan(Geometry(frame.size_hw))
         plan = self.augmentation.draw(frame.size_hw, rng, lambda: class_map(frame), lambda: object_areas(frame))
-        if plan.exposure is None:
+        if not frames or plan.exposure is None or plan.exposure.measured is not None:
             return plan
-        return replace(plan, exposure=replace(plan.exposure, measured=white_of(frame.image)))
+        # The brightest frame decides for all of them.
+        return replace(plan, exposure=replace(plan.exposure, measured=max(white_of(each.image) for each in frames)))

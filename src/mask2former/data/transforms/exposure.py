@@ -1,8 +1,8 @@
 """Random exposure: images darker or brighter by a factor, relative to their own brightest values.
 
 A microscope's exposure and gain differ from image to image, so one image may use a tenth of the range of bytes and the
-next all of it. Here, factors are chosen so that bright values never exceed the range, and colours are changed while
-the image uses all of it: published colour jitter subtracts up to 32 from every value, which would blacken a dark image.
+next all of it. Here, factors are chosen so that bright values do not exceed the range, and changes of brightness are in
+proportion to it: published colour jitter adds or subtracts up to 32 everywhere, which would blacken a dark image.
 
 Knows arrays only.
 """
@@ -10,17 +10,19 @@ Knows arrays only.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from mask2former.data.transforms.color_jitter import ColorJitter
+
 __all__ = ["Exposure", "draw_exposure", "white_of"]
 
-_WHITE = 0.995  # share of the values of an image that are at most its white: brighter ones are highlights or defects
-
-Change = Callable[[UInt8[np.ndarray, "H W C"]], UInt8[np.ndarray, "H W C"]]
+# Share of the values of an image that are at most its white. Brighter ones are defects: a small object of 40 pixels is
+# 0.06 % of an image of 256x256.
+_WHITE = 0.9998
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +38,17 @@ class Exposure:
     white: float | None = None
     measured: int | None = None
 
-    def around(self, color: Change | None, image: UInt8[np.ndarray, "H W C"]) -> Change:
-        """Changes of parts of an image: to the full range, then those of ``color``, then to this exposure."""
+    def around(
+        self, color: ColorJitter | None, image: UInt8[np.ndarray, "H W C"]
+    ) -> Callable[[UInt8[np.ndarray, "_h _w C"]], UInt8[np.ndarray, "_h _w C"]]:
+        """Changes of parts of an image: to this exposure, then those of ``color``, with brightness in proportion."""
         white = self.measured or white_of(image)
         target = self.white or white
-        if color is None:
-            return _multiplied(target / white)
-        to_full, to_target = _multiplied(255 / white), _multiplied(target / 255)
-        return lambda part: to_target(color(to_full(part)))
+        every = np.arange(256)
+        table = np.clip(np.rint(every * (target / white)), 0, 255).astype(np.uint8)
+        if color is not None and color.brightness is not None:
+            color = replace(color, brightness=color.brightness * target / 255)
+        return (lambda part: table[part]) if color is None else (lambda part: color(table[part]))
 
 
 def draw_exposure(rng: np.random.Generator, low: float, high: float) -> Exposure:
@@ -53,11 +58,6 @@ def draw_exposure(rng: np.random.Generator, low: float, high: float) -> Exposure
 
 
 def white_of(image: UInt8[np.ndarray, "H W C"]) -> int:
-    """The value, at least 1, that 99.5 % of all values do not exceed."""
+    """The value, at least 1, that 99.98 % of all values of all channels do not exceed."""
     counts = Image.fromarray(image.reshape(len(image), -1)).histogram()  # ten times as fast as numpy's
     return max(1, int(np.searchsorted(np.cumsum(counts), _WHITE * image.size)))
-
-
-def _multiplied(factor: float) -> Change:
-    table = np.clip(np.rint(np.arange(256) * factor), 0, 255).astype(np.uint8)
-    return lambda part: table[part]

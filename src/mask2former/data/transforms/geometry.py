@@ -5,6 +5,7 @@ Knows arrays only, no data sets and no models.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,7 +17,6 @@ from torch import Tensor
 
 from mask2former.config import Resampling
 from mask2former.data.annotated import Polygons
-from mask2former.data.transforms.exposure import Change
 from mask2former.data.transforms.sizes import Size, checked_size, resize_image
 
 __all__ = ["Crop", "Flip", "Geometry", "Nearest", "Resize", "clip_polygon", "turned_size"]
@@ -24,6 +24,7 @@ __all__ = ["Crop", "Flip", "Geometry", "Nearest", "Resize", "clip_polygon", "tur
 _IMAGE_FILL = 128  # Parity: of every channel, before normalisation
 
 Indices = Int64[np.ndarray, " _"]
+Change = Callable[[UInt8[np.ndarray, "H W C"]], UInt8[np.ndarray, "H W C"]]
 Nearest = Literal["centre", "floor"]
 """How ids are resized: by pixel centres, as Pillow resizes the bytes of panoptic maps and decoded masks, or by rounding
 ``index * old / new`` down, as the published semantic training does (a tensor library resizes its label maps).
