@@ -234,8 +234,8 @@ def test_what_is_odd_but_not_broken(tmp_path: Path) -> None:
         "train: images with objects that are annotated twice (1): 1.png: 1",
         "train: images with objects without pixels (1): 2.png: 1",
         "train: images with more objects than the model has queries (2) (1): 1.png: 3",
-        "train: dark images, 99.5 % of whose values are below 64 of 255 (the colour jitter of resize-crop-flip may "
-        "blacken them; set data.augmentation.exposure, for example to [0.15, 1.0]) (1): 1.png: 59",
+        "train: dark images (99.98 % of the values are below 64 of 255; the colour jitter of resize-crop-flip "
+        "subtracts up to 32, unless data.augmentation.exposure is set, for example to [0.15, 1.0]) (1): 1.png: 59",
         "train: images that occur several times (1): 0.png = 2.png",
         "validation: images that are also training data (1): 0.png = 1.png",
     }
@@ -385,6 +385,27 @@ def test_a_run_file_is_checked_with_the_settings_of_its_start(
     assert told in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("augmentation", "is_noted"),
+    [
+        ({"name": "resize-crop-flip"}, True),
+        ({"name": "resize-crop-flip", "exposure": [0.2, 1]}, False),
+        ({"name": "resize-crop-flip", "color_jitter": False}, False),
+        ({"name": "large-scale-jitter"}, False),
+    ],
+)
+def test_dark_images_matter_where_brightness_is_subtracted(
+    tmp_path: Path, augmentation: dict[str, Any], *, is_noted: bool
+) -> None:
+    files = {"annotations": str(coco(tmp_path)), "images": str(tmp_path / "train")}
+    for path in (tmp_path / "train").glob("*.png"):
+        Image.fromarray(np.asarray(Image.open(path)) // 8).save(path)
+    dataset = {"name": "coco-instance", "train": [files], "validation": [files]}
+    run = parse(RunConfig, {"data": {"dataset": dataset, "augmentation": augmentation}}, "run")
+    findings = check_dataset(run.data.dataset, run=run).findings
+    assert any(finding.message.startswith("dark images") for finding in findings) == is_noted
+
+
 def test_crowded_images_ask_for_queries_and_detections(tmp_path: Path) -> None:
     def change(content: dict[str, Any]) -> None:
         corners = [square(x, y, 4) for x in range(0, 55, 5) for y in range(0, 35, 5)] * 2
@@ -422,6 +443,18 @@ def test_proposals_follow_the_sizes_of_images_and_objects(tmp_path: Path) -> Non
     run, _ = suggest_config(config, check_dataset(config))
     assert run.evaluation.area_limits == (1024, 9216)
     assert (run.model.inference.short_edge, run.model.inference.long_edge) == (896, 1184)
+
+
+def test_dark_images_with_classes_alone_get_another_exposure(tmp_path: Path) -> None:
+    config, _ = infer_format(label_folder(tmp_path))
+    assert not isinstance(config, RunConfig)
+    for is_dark in (False, True):
+        run, reasons = suggest_config(config, check_dataset(config))
+        assert run.data.augmentation.name == "resize-crop-flip"
+        assert run.data.augmentation.exposure == ((0.15, 1.0) if is_dark else None)
+        assert any("training images are dark" in reason for reason in reasons) == is_dark
+        for path in (tmp_path / "images" / "train").glob("*.jpg"):
+            Image.fromarray(np.asarray(Image.open(path)) // 8).save(path)
 
 
 def cells(tmp_path: Path, count: int, side: int, classes: int = 1) -> RunConfig:

@@ -52,9 +52,9 @@ class ResizeCropFlipConfig(Strict):
     crop_size: tuple[PositiveInt, PositiveInt] | None = (640, 640)  # height, width; smaller images are not cropped
     max_category_share: float = Field(default=1.0, gt=0.0, le=1.0)  # of one class in a crop, or it is redrawn; 1: off
     color_jitter: bool = True
-    # share of 255 to which the brightest values (99.5 %) of half of the images are brought; colour jitter then acts on
-    # the full range. For images that use different parts of the range, such as fluorescence
-    exposure: tuple[PositiveFloat, PositiveFloat] | None = None
+    # shares of 255 between which the brightest values of half of the images are brought; colour jitter then changes
+    # brightness in proportion. For images that use different parts of the range, such as fluorescence
+    exposure: tuple[float, float] | None = None
     blur: float = Field(default=0.0, ge=0.0, le=100.0)  # largest standard deviation in pixels, for half of the images
     flip: Flip = "horizontal"  # with probability 0.5
     pad_size: tuple[PositiveInt, PositiveInt] | None = (640, 640)  # height, width of every output; None: no padding
@@ -64,8 +64,8 @@ class ResizeCropFlipConfig(Strict):
     def _rising(self) -> ResizeCropFlipConfig:
         if self.scale_range is not None and not self.scale_range[0] <= self.scale_range[1] <= 100:
             raise ValueError(f"scale_range must be ascending, up to 100, got {self.scale_range}")
-        if self.exposure is not None and not self.exposure[0] <= self.exposure[1] <= 1:
-            raise ValueError(f"exposure must be ascending, up to 1, got {self.exposure}")
+        if self.exposure is not None and not 0.01 <= self.exposure[0] <= self.exposure[1] <= 1:
+            raise ValueError(f"exposure must be two ascending shares of 255, from 0.01 to 1, got {self.exposure}")
         if self.diameter is not None and self.scale_range is None:
             raise ValueError(
                 "diameter is the size that scale_range is relative to; set scale_range too, for instance [0.7, 1.4]"

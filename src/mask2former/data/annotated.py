@@ -44,8 +44,8 @@ class Annotated:
         ids: of objects that do not overlap; 0 is none of them (void, ignored, background).
         masks: of objects that overlap others, by object.
         semantic: ``ids`` is a label map: object k is all that is of class ``labels[k]``. It is resized as the published
-            semantic training does (see :class:`~mask2former.data.transforms.Nearest`), and classes without a pixel
-            in the result are no targets.
+            semantic training does (see :class:`~mask2former.data.transforms.geometry.Nearest`), and classes without a
+            pixel in the result are no targets.
         ignored: where the ground truth is not known; what objects cover is known all the same. None: it is known
             everywhere, or was not requested.
     """

@@ -21,7 +21,17 @@ from jaxtyping import Float64, Int64, UInt8
 from scipy import ndimage
 from torch.utils.data import DataLoader, Dataset
 
-from mask2former.config import ClipSampling, DatasetConfig, Reading, RunConfig, SceneClipsConfig, ScenesConfig, Task
+from mask2former.config import (
+    AugmentationConfig,
+    ClipSampling,
+    DatasetConfig,
+    Reading,
+    ResizeCropFlipConfig,
+    RunConfig,
+    SceneClipsConfig,
+    ScenesConfig,
+    Task,
+)
 from mask2former.data.annotated import Annotated, AnnotatedSet
 from mask2former.data.build import build_samples
 from mask2former.data.checks import (
@@ -66,7 +76,7 @@ _COMPARED = 256  # maximum number of other objects that one is compared with
 _TWICE = 0.9  # overlap (IoU) from which two objects of a class are one object annotated twice
 _PARTICULARS = re.compile(r"'[^']*'|\([^()]*\)|\[[^][]*\]|[\d.]+")  # removed, so that messages of one kind are equal
 _COCO_AREAS = (32**2, 96**2)
-_DARK = 64  # of 255: images whose bright values are below become black where colour jitter subtracts up to 32
+_DARK = 64  # of 255: colour jitter, which subtracts up to 32, takes half or more of what is brightest below this
 _NOTHING = "nothing is annotated"
 
 Unit = Literal["image", "frame"]  # what is counted: frames where the data are clips
@@ -106,6 +116,7 @@ class SplitSummary:
         channel_mean: of the values of each channel in 0..255, as the model sees them, over all pixels; empty where the
             images differ in their channels.
         channel_std: their deviations.
+        num_dark: images whose brightest values (99.98 %) are in the lowest quarter of the range.
     """
 
     categories: Categories
@@ -118,6 +129,7 @@ class SplitSummary:
     pixels_of: Int64[np.ndarray, " K"]
     channel_mean: tuple[float, ...] = ()
     channel_std: tuple[float, ...] = ()
+    num_dark: int = 0
 
     @property
     def num_pixels(self) -> int:
@@ -265,6 +277,8 @@ def check_dataset(
         summaries = _read(samples, split, same or split == "validation", num_workers, progress)
         maps[split] = [(summary.name, summary.counts) for summary in summaries if summary.counts is not None]
         findings += _findings(summaries, samples, maps[split], split, num_queries, task, unit)
+        if split == "train" and (run is None or _darkens(run.data.augmentation)):
+            findings += _dark_findings(summaries, split, unit)
         if all(samples.categories.names != other.categories.names for other in opened.values()):
             findings += class_findings(samples.categories, split)
         if (same or split == "validation") and not isinstance(samples, ClipSet):
@@ -512,6 +526,7 @@ def _summary(summaries: Sequence[_Summary], categories: Categories) -> SplitSumm
         np.bincount(labels, weights=areas, minlength=count).astype(np.int64),
         mean,
         std,
+        sum(summary.white < _DARK for summary in whole),
     )
 
 
@@ -559,12 +574,6 @@ def _findings(
         f"{unit}s with more objects than the model has queries ({num_queries})",
         [f"{summary.name}: {len(summary.labels)}" for summary in crowded],
     )
-    if split == "train":
-        add(
-            f"dark {unit}s, 99.5 % of whose values are below {_DARK} of 255 (the colour jitter of resize-crop-flip may "
-            "blacken them; set data.augmentation.exposure, for example to [0.15, 1.0])",
-            [f"{summary.name}: {summary.white}" for summary in whole if summary.white < _DARK],
-        )
     by_digest: dict[bytes, list[str]] = defaultdict(list)
     for summary in whole:
         by_digest[summary.digest].append(summary.name)
@@ -584,6 +593,21 @@ def _findings(
     if whole and is_empty and samples.has_ground_truth and not is_said:
         found.append(Finding(split, True, _NOTHING))
     return found
+
+
+def _darkens(augmentation: AugmentationConfig) -> bool:
+    """Whether values are subtracted from all images alike."""
+    is_jittered = isinstance(augmentation, ResizeCropFlipConfig) and augmentation.color_jitter
+    return is_jittered and augmentation.exposure is None
+
+
+def _dark_findings(summaries: Sequence[_Summary], split: Split, unit: Unit) -> list[Finding]:
+    dark = [f"{summary.name}: {summary.white}" for summary in summaries if summary.white < _DARK]
+    message = (
+        f"dark {unit}s (99.98 % of the values are below {_DARK} of 255; the colour jitter of resize-crop-flip "
+        "subtracts up to 32, unless data.augmentation.exposure is set, for example to [0.15, 1.0])"
+    )
+    return [Finding(split, False, message, tuple(dark[:_NAMED]), len(dark))] if dark else []
 
 
 def _clip_findings(clips: ClipSet, split: Split, num_queries: int) -> list[Finding]:

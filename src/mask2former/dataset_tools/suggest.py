@@ -48,6 +48,7 @@ _CELLS = "nuclei"
 _CELL_SHARE = 1 / 8  # of the shorter side: the largest diameter of the median object
 _CELLS_PER_IMAGE = 5
 _CELL_BATCH, _CELL_EPOCHS = 4, 20
+_EXPOSURE = (0.15, 1.0)
 
 
 def suggest_config(
@@ -94,6 +95,12 @@ def suggest_config(
     steps = _steps(summary.num_images)
     interval = max(1, steps // 20)
     reasons.append(f"{summary.num_images} training images: {steps} steps of {_BATCH}")
+    exposure = _EXPOSURE if task == "semantic" and summary.num_dark else None
+    if exposure is not None:
+        reasons.append(
+            f"{summary.num_dark} of {summary.num_images} training images are dark: half of the training samples are "
+            "made darker or brighter, as if exposed differently"
+        )
     monitor = {"panoptic": "panoptic/PQ", "instance": "instance/AP", "semantic": "semantic/mIoU"}[task]
     reasons.append(f"the best model is chosen by {monitor}")
 
@@ -118,7 +125,7 @@ def suggest_config(
         model = model.model_copy(update={"transformer_decoder": MaskedDecoderConfig(num_queries=queries)})
     run = RunConfig(
         model=model,
-        data=DataConfig(dataset=dataset, augmentation=_augmentation(task, short, typical), batch_size=_BATCH),
+        data=DataConfig(dataset=dataset, augmentation=_augmentation(task, short, typical, exposure), batch_size=_BATCH),
         optim=OptimConfig(warmup_steps=min(100, steps // 10), warmup_factor=0.01),
         trainer=TrainerConfig(max_steps=steps, checkpoint_interval=interval),
         evaluation=EvaluationConfig(
@@ -149,8 +156,8 @@ def _cells(
     reasons = [
         f"one class, '{name}', with many small objects (median diameter {diameter:.0f} pixels): training starts from "
         f"the packaged model '{_CELLS}', which was trained on such objects and segments tile by tile",
-        "every image is resized so that its objects have about the diameter of the model's training data; half of them "
-        "are made darker or brighter, as with other exposures",
+        "every image is resized so that its objects have about the diameter of the model's training data",
+        "half of the training samples are made darker or brighter, as if exposed differently",
         "objects are assumed not to overlap; if yours do: model.inference.non_overlapping=false",
         f"{summary.num_images} training images: {steps} steps of {_CELL_BATCH} crops, at a learning rate that "
         "preserves what the model has learned; if the metric at step 0 is poor, your objects look different: set "
@@ -173,7 +180,7 @@ def _cells(
             augmentation=ResizeCropFlipConfig(
                 scale_range=(0.7, 1.5),
                 diameter=40,
-                exposure=(0.15, 1.0),
+                exposure=_EXPOSURE,
                 flip="both",
                 crop_size=(256, 256),
                 pad_size=(256, 256),
@@ -275,13 +282,14 @@ def run_file(run: RunConfig, reasons: list[str], source: str) -> str:
     return "".join(f"# {printable(line, spaces=True)}\n" for line in comments) + text
 
 
-def _augmentation(task: Task, short: int, typical: int) -> AugmentationConfig:
+def _augmentation(task: Task, short: int, typical: int, exposure: tuple[float, float] | None) -> AugmentationConfig:
     if task == "semantic":
         return ResizeCropFlipConfig(
             short_edges=tuple(round(short * share / 10) for share in range(5, 21)),
             long_edge=4 * typical,
             crop_size=(short, short),
             max_category_share=0.75,
+            exposure=exposure,
             pad_size=(short, short),
         )
     # An image at scale 1 is as large as at inference.

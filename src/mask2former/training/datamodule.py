@@ -209,13 +209,16 @@ class DataModule(lightning.LightningDataModule):
         return remarks
 
     def _crowded(self) -> list[str]:
-        """A remark on training images with more objects than queries, or clips with more tracks."""
+        """A remark on training images with more objects than queries, also if copy-paste joins two, or such clips."""
         samples, queries = self.training_set.samples, self.num_queries
         counts = samples.num_objects
         if queries is None or counts is None:
             return []
-        if not (counts > queries).any():
-            return self._crowded_together(counts, queries)
+        most = int(counts.max(initial=0))
+        crowded = int((counts > queries).sum())
+        pasted = 2 * most if self.config.data.copy_paste else most
+        if pasted <= queries:
+            return []
         is_clips = isinstance(samples, ClipSet)
         what, hold = ("clips", "tracks") if is_clips else ("images", "objects")
         consequence = f"{hold} beyond the number of queries cannot be learned"
@@ -225,22 +228,18 @@ class DataModule(lightning.LightningDataModule):
                 f"these are numbers for complete {what}, and a training sample is {part}, usually with fewer; where it "
                 f"has more than {queries}, {consequence}"
             )
-        return [
-            f"{int((counts > queries).sum())} of {len(samples)} training {what} contain more {hold} than the model has "
-            f"queries ({queries}; up to {int(counts.max())} {hold}): {consequence}; train on smaller crops, or raise "
-            "model.transformer_decoder.num_queries"
-        ]
-
-    def _crowded_together(self, counts: Int64[np.ndarray, " N"], queries: int) -> list[str]:
-        """A remark on images of which none has more objects than queries, but two joined by copy-paste may."""
-        most = np.sort(counts)[-2:].tolist()
-        if not self.config.data.copy_paste or len(most) < 2 or sum(most) <= queries:
-            return []
-        return [
-            f"data.copy_paste can join more objects of two training images than the model has queries ({queries}; up "
-            f"to {most[1]} and {most[0]} objects): objects beyond the number of queries cannot be learned; train on "
-            "smaller crops, or raise model.transformer_decoder.num_queries"
-        ]
+        if crowded:
+            joined = f", and up to {pasted} with data.copy_paste" if pasted > most else ""
+            remark = (
+                f"{crowded} of {len(samples)} training {what} contain more {hold} than the model has queries "
+                f"({queries}; up to {most} {hold}{joined})"
+            )
+        else:
+            remark = (
+                f"with data.copy_paste, a training image may contain up to {pasted} objects (twice the {most} of the "
+                f"image with the most), but the model has {queries} queries"
+            )
+        return [f"{remark}: {consequence}; train on smaller crops, or raise model.transformer_decoder.num_queries"]
 
     @property
     def _crops(self) -> bool:

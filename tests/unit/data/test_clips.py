@@ -15,7 +15,7 @@ from mask2former.data.clips import AnnotatedClip, assemble_clip, draw_frames, wh
 from mask2former.data.datasets.scenes import SceneClips
 from mask2former.data.loading.sampling import Draw
 from mask2former.data.loading.training_set import TrainingSet
-from mask2former.data.transforms import LargeScaleJitter, ResizeCropFlip
+from mask2former.data.transforms import Exposure, Geometry, LargeScaleJitter, Plan, ResizeCropFlip
 from mask2former.scenes import SCENE_CATEGORIES
 from mask2former.structures import Categories, Sample, Target
 from mask2former.structures.ground_truth import ClipGroundTruth
@@ -104,7 +104,7 @@ def test_a_clip_is_a_pure_function_of_index_and_seed() -> None:
 
 
 def test_all_frames_are_exposed_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    frames = [np.full((40, 60, 3), grey, np.uint8) for grey in (80, 100, 120, 160)]
+    frames = [np.full((40, 60, 3), grey, np.uint8) for grey in (0, 20, 120, 160)]  # as a clip that fades in
     monkeypatch.setattr(Blocks, "images", lambda self, index: frames)
     plain, exposed = (
         TrainingSet(Blocks(), ResizeCropFlip((40,), 90, None, None, color_jitter=False, exposure=exposure))
@@ -113,10 +113,20 @@ def test_all_frames_are_exposed_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = set()
     for seed in range(40):
         before, after = (samples[Draw(0, seed)].image[:, 0, 0, 0].tolist() for samples in (plain, exposed))
-        factor = 0.25 * 255 / before[0]  # of the first frame, which is darker than the others
+        factor = 0.25 * 255 / max(before)  # of the brightest frame that was drawn
         assert after in (before, [round(factor * grey) for grey in before])
         seen.add(after == before)
     assert seen == {True, False}
+
+
+def test_an_exposure_that_an_augmentation_measured_stays() -> None:
+    class Measured:
+        def draw(self, size_hw: tuple[int, int], rng: object, classes: object = None, areas: object = None) -> Plan:
+            return Plan(Geometry(size_hw), exposure=Exposure(120.0, measured=60))
+
+    samples = TrainingSet(Blocks(), Measured(), sampling=ClipSampling(num_frames=2))
+    plain = TrainingSet(Blocks(), None, sampling=ClipSampling(num_frames=2))
+    assert torch.equal(samples[Draw(0, 3)].image, 2 * plain[Draw(0, 3)].image)
 
 
 def test_all_frames_are_changed_alike() -> None:

@@ -210,11 +210,21 @@ def test_more_objects_than_queries_are_those_of_complete_images(
 
 
 def test_objects_that_copy_paste_adds_count_too(shapes: dict[str, object]) -> None:
-    for queries, copy_paste, is_noted in ((3, 0.5, True), (3, 0.0, False), (4, 0.5, False)):
-        module = attached(config(dataset=shapes, copy_paste=copy_paste, num_workers=0))
+    def noted(queries: int, copy_paste: float) -> list[str]:
+        module = attached(config(dataset=shapes, copy_paste=copy_paste, num_workers=0, augmentation={"name": "none"}))
         module.num_queries = queries
-        assert [line for line in module.remarks() if "queries" in line] == is_noted * [
-            "data.copy_paste can join more objects of two training images than the model has queries (3; up to 2 and 2 "
-            "objects): objects beyond the number of queries cannot be learned; train on smaller crops, or raise "
-            "model.transformer_decoder.num_queries"
-        ]
+        return [line for line in module.remarks() if "queries" in line]
+
+    end = (
+        "objects beyond the number of queries cannot be learned; train on smaller crops, or raise "
+        "model.transformer_decoder.num_queries"
+    )
+    assert noted(3, 0.5) == [
+        "with data.copy_paste, a training image may contain up to 4 objects (twice the 2 of the image with the most), "
+        f"but the model has 3 queries: {end}"
+    ]
+    assert noted(3, 0.0) == noted(4, 0.5) == []
+    assert noted(1, 0.5) == [
+        "6 of 6 training images contain more objects than the model has queries (1; up to 2 objects, and up to 4 with "
+        f"data.copy_paste): {end}"
+    ]

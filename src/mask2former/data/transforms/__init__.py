@@ -6,7 +6,9 @@ one draw of an augmentation, for an image or all frames of a clip. ``published``
 no data sets and no models.
 """
 
+from mask2former.data.transforms.blur import Blur, draw_blur
 from mask2former.data.transforms.color_jitter import ColorJitter, draw_color_jitter
+from mask2former.data.transforms.exposure import Exposure, draw_exposure
 from mask2former.data.transforms.geometry import Crop, Flip, Geometry, Resize
 from mask2former.data.transforms.plan import Augmentation, Plan, class_map, object_areas
 from mask2former.data.transforms.published import LargeScaleJitter, ResizeCropFlip
@@ -20,8 +22,10 @@ from mask2former.data.transforms.sizes import (
 
 __all__ = [
     "Augmentation",
+    "Blur",
     "ColorJitter",
     "Crop",
+    "Exposure",
     "Flip",
     "Geometry",
     "LargeScaleJitter",
@@ -29,7 +33,9 @@ __all__ = [
     "Resize",
     "ResizeCropFlip",
     "class_map",
+    "draw_blur",
     "draw_color_jitter",
+    "draw_exposure",
     "frame_size",
     "object_areas",
     "resize_clip",

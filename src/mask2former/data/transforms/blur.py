@@ -8,6 +8,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageFilter
 
+from mask2former.errors import UserError
+
 __all__ = ["Blur", "draw_blur"]
 
 
@@ -16,10 +18,14 @@ class Blur:
     """The blur of one draw: of Gaussian shape, with edges extended.
 
     Attributes:
-        sigma: standard deviation in pixels; 0: none.
+        sigma: standard deviation in pixels, up to 100; 0: none.
     """
 
     sigma: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.sigma <= 100:  # Pillow crashes at NaN
+            raise UserError(f"the standard deviation of a blur must be from 0 to 100 pixels, got {self.sigma}")
 
     def __call__(self, image: UInt8[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "H W C"]:
         """The blurred image; the input stays unchanged."""

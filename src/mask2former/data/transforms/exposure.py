@@ -17,6 +17,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from mask2former.data.transforms.color_jitter import ColorJitter
+from mask2former.errors import UserError
 
 __all__ = ["Exposure", "draw_exposure", "white_of"]
 
@@ -52,7 +53,13 @@ class Exposure:
 
 
 def draw_exposure(rng: np.random.Generator, low: float, high: float) -> Exposure:
-    """Half of the time an exposure whose white is ``low`` to ``high`` of 255 (its logarithm is uniform)."""
+    """Half of the time an exposure whose white is ``low`` to ``high`` of 255 (its logarithm is uniform).
+
+    Raises:
+        UserError: these are not two ascending shares from 0.01 to 1.
+    """
+    if not 0.01 <= low <= high <= 1:
+        raise UserError(f"exposure must be two ascending shares of 255, from 0.01 to 1, got {low:g} and {high:g}")
     share = low * (high / low) ** rng.random()
     return Exposure(255 * share if rng.random() < 0.5 else None)
 

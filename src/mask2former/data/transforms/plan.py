@@ -37,8 +37,9 @@ class Plan:
 
     Attributes:
         color: changes of colour, after the steps and before padding.
-        exposure: how bright each image becomes, relative to its own brightest values; colours are changed before.
-        blur: after that.
+        exposure: how bright an image becomes, relative to its own brightest values or to those that were measured;
+            colours are changed after it, and their brightness in proportion.
+        blur: after both.
         keep_lost: whether objects that were cut off stay as empty masks. Otherwise objects without a polygon (or, given
             as pixels, without a pixel) are left out. A polygon too small for any pixel is not lost.
     """

@@ -8,6 +8,7 @@ import pytest
 from mask2former.data.annotated import Annotated
 from mask2former.data.transforms import ResizeCropFlip
 from mask2former.data.transforms.blur import Blur, draw_blur
+from mask2former.errors import UserError
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 5])
@@ -23,6 +24,12 @@ def test_a_line_becomes_as_wide_as_the_standard_deviation_says(channels: int, si
     weights = line / line.sum()
     assert np.sqrt((weights * (np.arange(61) - 30) ** 2).sum()) == pytest.approx(sigma, rel=0.06)
     assert line.sum() == pytest.approx(250, rel=0.06)
+
+
+@pytest.mark.parametrize("sigma", [-1.0, 101.0, float("nan"), float("inf")])
+def test_other_deviations_are_refused(sigma: float) -> None:
+    with pytest.raises(UserError, match="from 0 to 100 pixels, got"):
+        Blur(sigma)
 
 
 def test_no_blur_changes_nothing() -> None:

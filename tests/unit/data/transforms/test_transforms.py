@@ -456,4 +456,13 @@ def test_configured_recipes() -> None:
     assert isinstance(resize, ResizeCropFlip)
     expected = "320 384 448 512 576 640 704 768 832 896 960 1024 1088 1152 1216 1280"
     assert resize.short_edges == tuple(map(int, expected.split()))
-    assert resize.keep_lost
+    assert (resize.keep_lost, resize.exposure, resize.blur) == (True, None, 0)
+    changed = build_augmentation(ResizeCropFlipConfig(exposure=(0.1, 0.9), blur=1.5))
+    assert isinstance(changed, ResizeCropFlip)
+    assert (changed.exposure, changed.blur) == ((0.1, 0.9), 1.5)
+
+
+@pytest.mark.parametrize("exposure", [(0.0, 1.0), (0.5, 0.2), (0.5, 1.5), (15, 100), (float("nan"), 1.0)])
+def test_exposures_are_shares_of_the_range(exposure: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match=r"exposure must be two ascending shares of 255, from 0\.01 to 1, got"):
+        ResizeCropFlipConfig(exposure=exposure)
