@@ -597,8 +597,9 @@ def _findings(
 
 def _darkens(augmentation: AugmentationConfig) -> bool:
     """Whether values are subtracted from all images alike."""
-    is_jittered = isinstance(augmentation, ResizeCropFlipConfig) and augmentation.color_jitter
-    return is_jittered and augmentation.exposure is None
+    if not isinstance(augmentation, ResizeCropFlipConfig):
+        return False
+    return augmentation.color_jitter and augmentation.exposure is None
 
 
 def _dark_findings(summaries: Sequence[_Summary], split: Split, unit: Unit) -> list[Finding]:
