@@ -7,11 +7,29 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from mask2former.config.fields import PositiveFloat, PositiveInt, Resampling, Strict
+from mask2former.errors import UserError
 
-__all__ = ["AugmentationConfig", "Flip", "LargeScaleJitterConfig", "NoAugmentationConfig", "ResizeCropFlipConfig"]
+__all__ = [
+    "AugmentationConfig",
+    "Flip",
+    "LargeScaleJitterConfig",
+    "NoAugmentationConfig",
+    "ResizeCropFlipConfig",
+    "check_exposure",
+]
 
 # both: drawn independently; turns: also transposed, which adds quarter turns. Both are for views from above.
 Flip = Literal["horizontal", "vertical", "both", "turns", "none"]
+
+
+def check_exposure(low: float, high: float) -> None:
+    """Check the limits of ``exposure``, from a run file or in Python.
+
+    Raises:
+        UserError: these are not two ascending shares of 255, from 0.01 to 1.
+    """
+    if not 0.01 <= low <= high <= 1:
+        raise UserError(f"exposure must be two ascending shares of 255, from 0.01 to 1, got {low:g} and {high:g}")
 
 
 class NoAugmentationConfig(Strict):
@@ -64,8 +82,8 @@ class ResizeCropFlipConfig(Strict):
     def _rising(self) -> ResizeCropFlipConfig:
         if self.scale_range is not None and not self.scale_range[0] <= self.scale_range[1] <= 100:
             raise ValueError(f"scale_range must be ascending, up to 100, got {self.scale_range}")
-        if self.exposure is not None and not 0.01 <= self.exposure[0] <= self.exposure[1] <= 1:
-            raise ValueError(f"exposure must be two ascending shares of 255, from 0.01 to 1, got {self.exposure}")
+        if self.exposure is not None:
+            check_exposure(*self.exposure)
         if self.diameter is not None and self.scale_range is None:
             raise ValueError(
                 "diameter is the size that scale_range is relative to; set scale_range too, for instance [0.7, 1.4]"

@@ -16,8 +16,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from mask2former.config.augmentation import check_exposure
 from mask2former.data.transforms.color_jitter import ColorJitter
-from mask2former.errors import UserError
 
 __all__ = ["Exposure", "draw_exposure", "white_of"]
 
@@ -58,8 +58,7 @@ def draw_exposure(rng: np.random.Generator, low: float, high: float) -> Exposure
     Raises:
         UserError: these are not two ascending shares from 0.01 to 1.
     """
-    if not 0.01 <= low <= high <= 1:
-        raise UserError(f"exposure must be two ascending shares of 255, from 0.01 to 1, got {low:g} and {high:g}")
+    check_exposure(low, high)
     share = low * (high / low) ** rng.random()
     return Exposure(255 * share if rng.random() < 0.5 else None)
 

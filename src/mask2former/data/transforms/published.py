@@ -113,6 +113,9 @@ class ResizeCropFlip:
             :func:`~mask2former.data.transforms.exposure.draw_exposure`; None: images stay as bright as they are.
         blur: largest standard deviation in pixels, see :func:`~mask2former.data.transforms.blur.draw_blur`; 0: none.
         keep_lost: see :class:`Plan`.
+
+    Raises:
+        UserError: while drawing: ``exposure`` or ``blur`` is out of range.
     """
 
     def __init__(
