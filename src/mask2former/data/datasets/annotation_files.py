@@ -14,7 +14,7 @@ from mask2former import limits
 from mask2former.data.faults import fault
 from mask2former.documents import check_regular, parse_json, read_bytes
 from mask2former.errors import UserError
-from mask2former.media.archives import File
+from mask2former.media.archives import File, find_file
 from mask2former.structures.categories import Categories, check_count
 from mask2former.text import listed, quoted
 
@@ -23,6 +23,7 @@ __all__ = [
     "check_unique",
     "entry_id",
     "flag",
+    "found_file",
     "groups_in",
     "is_encodable",
     "is_name",
@@ -39,6 +40,11 @@ __all__ = [
 _NAMED = 5  # how many offenders a message lists
 _NUMBERS = frozenset((int, float))
 _FLAGS = {"0": False, "1": True, "false": False, "true": True}
+
+
+def found_file(path: str | os.PathLike[str] | File) -> File:
+    """A path as a file, which may be in an archive; a missing file is reported when it is read."""
+    return (find_file(path) or Path(path)) if isinstance(path, str | os.PathLike) else path
 
 
 def read_annotations(file: File, keys: Sequence[str], form: str) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -28,6 +27,7 @@ from mask2former.data.datasets.annotation_files import (
     check_unique,
     entry_id,
     flag,
+    found_file,
     number,
     polygons_of,
     read_annotations,
@@ -41,7 +41,7 @@ from mask2former.data.datasets.mask_checks import MaskSummary, PolygonFigures, b
 from mask2former.data.datasets.reader import Reader
 from mask2former.data.faults import fault
 from mask2former.errors import UserError
-from mask2former.media.archives import File, Folder, find_file, open_folder
+from mask2former.media.archives import File, Folder, open_folder
 from mask2former.media.images import check_size
 from mask2former.notes import is_collecting, note
 from mask2former.ops import masks as mask_ops
@@ -58,16 +58,6 @@ _HUNDREDTHS = 100  # official coordinates have two decimals
 _KEYS = ("images", "annotations", "categories")
 _FORM = "COCO's instance"
 _MISSED = "images with objects that have no pixels; these objects count as missed, as in the official tool"
-
-
-# --- the file --------------------------------------------------------------------------------------------------------
-
-
-def _found(path: str | os.PathLike[str] | File) -> File:
-    """A path as a file, which may be in an archive; a missing file is reported when it is read."""
-    if isinstance(path, (str, os.PathLike)):
-        return find_file(path) or Path(path)
-    return path
 
 
 # --- the index -------------------------------------------------------------------------------------------------------
@@ -491,7 +481,7 @@ class CocoInstances(Reader):
         reader: _Reader | None = None
         first: Categories | None = None
         for path, images in sources:
-            file = _found(path)
+            file = found_file(path)
             content = read_annotations(file, _KEYS, _FORM) if read is None else read(file)
             found = categories_in(content, file)
             if first is not None:

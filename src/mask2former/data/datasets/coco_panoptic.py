@@ -24,6 +24,7 @@ from mask2former.data.datasets.annotation_files import (
     check_unique,
     entry_id,
     flag,
+    found_file,
     number,
     read_annotations,
     same_categories,
@@ -36,7 +37,7 @@ from mask2former.data.datasets.reader import Reader, SegmentReader
 from mask2former.data.faults import fault
 from mask2former.data.label_maps import read_id_colors, runs_of
 from mask2former.errors import UserError
-from mask2former.media.archives import File, Folder, find_file, open_folder
+from mask2former.media.archives import File, Folder, open_folder
 from mask2former.media.images import IMAGE_SUFFIXES, check_size
 from mask2former.notes import is_collecting, note
 from mask2former.structures.categories import Categories
@@ -69,15 +70,6 @@ class _Image(NamedTuple):
     maps: Folder
     map_name: str
     size_hw: tuple[int, int]  # 0 where not given in the file
-
-
-def _found(path: Location | File) -> File:
-    if not isinstance(path, (str, os.PathLike)):
-        return path
-    file = find_file(path)
-    if file is None:
-        raise UserError(f"there is no annotation file '{os.fspath(path)}'; check the path")
-    return file
 
 
 class CocoPanoptic(SegmentReader):
@@ -129,7 +121,7 @@ class CocoPanoptic(SegmentReader):
         boxes = self._boxes = array("f")  # x, y, width, height; NaN where not given in the file
         first: Categories | None = None
         for source in sources:
-            file = _found(source.annotations)
+            file = found_file(source.annotations)
             content = read_annotations(file, _KEYS, _FORM)
             found = categories_in(content, file)
             if categories is None and task != "semantic":

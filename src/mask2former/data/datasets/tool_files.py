@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from mask2former.data.datasets.annotation_files import some
+from mask2former.data.datasets.annotation_files import found_file, some
 from mask2former.data.datasets.coco import CocoInstances
 from mask2former.data.datasets.tool_formats import FORMATS, ToolName, records_of
 from mask2former.data.datasets.tool_records import Record
 from mask2former.data.faults import fault
 from mask2former.errors import UserError
-from mask2former.media.archives import File, Folder, find_file, find_folder
+from mask2former.media.archives import File, find_folder
 from mask2former.notes import collect_notes, sentences
 from mask2former.structures.categories import Categories
 from mask2former.text import listed, quoted
@@ -55,12 +55,11 @@ def open_tool_files(
         UserError: a file is missing, broken or in another format, has classes that are not among ``names``, or is
             refused by :class:`CocoInstances`.
     """
+    opened = [(found_file(path), images) for path, images in sources]
     with collect_notes() as notes:
         found = {
-            str(Path(path)): [
-                record for file in _files(Path(path), tool) for record in records_of(tool, file, class_attribute)
-            ]
-            for path, _ in sources
+            str(path): [record for file in _files(path, tool) for record in records_of(tool, file, class_attribute)]
+            for path, _ in opened
         }
     labels = Counter(shape.label for records in found.values() for record in records for shape in record.shapes)
     if names is None:
@@ -82,7 +81,7 @@ def open_tool_files(
                 len(unknown),
             )
     samples = CocoInstances(
-        sources,
+        opened,
         categories=classes,
         filter_empty=filter_empty,
         missing_images=missing_images,
@@ -94,24 +93,30 @@ def open_tool_files(
     return samples
 
 
-def _files(path: Path, tool: ToolName) -> list[tuple[File, str]]:
+def _files(path: File, tool: ToolName) -> list[tuple[File, str]]:
     """Annotation files and their paths below the folder, sorted; or the single file and an empty path."""
     suffixes = FORMATS[tool].suffixes
-    folder: Folder | None = None if path.is_file() else find_folder(path)
+    is_folder = isinstance(path, Path) and (path.suffix.lower() == ".zip" or not path.is_file())
+    folder = find_folder(path) if is_folder else None
     if folder is None:
-        return [(find_file(path) or path, "")]
+        return [(path, "")]
     names = [name for name in folder.names(suffixes) if name.rpartition("/")[2] not in FORMATS[tool].others]
     if not names:
         raise UserError(f"'{path}' has no {' or '.join(suffixes)} files of {FORMATS[tool].title}; check the path")
     return [(folder / name, name) for name in names]
 
 
+def _stem(image: str) -> str:
+    return image.rpartition(".")[0] or image
+
+
 def _coco(records: Sequence[Record], classes: Categories) -> dict[str, Any]:
     """Records in COCO's form, with ids that identify the object for readers of messages."""
     id_of = {item.name: item.id for item in classes}
+    stems = Counter(_stem(name) for name in {record.image for record in records})
     images, annotations = [], []
     for record in records:
-        image_id = record.image.rpartition(".")[0] or record.image
+        image_id = _stem(record.image) if stems[_stem(record.image)] == 1 else record.image  # a.jpg and a.png
         height, width = record.size_hw
         images.append({"id": image_id, "file_name": record.image, "height": height, "width": width})
         annotations += [

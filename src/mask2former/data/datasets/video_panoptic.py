@@ -9,17 +9,24 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
 from mask2former.config import MetricStyle, Task
-from mask2former.data.datasets.annotation_files import check_unique, entry_id, mentions, read_annotations, sides, some
+from mask2former.data.datasets.annotation_files import (
+    check_unique,
+    entry_id,
+    found_file,
+    mentions,
+    read_annotations,
+    sides,
+    some,
+)
 from mask2former.data.datasets.coco_panoptic import CocoPanoptic, PanopticFiles
 from mask2former.errors import UserError
-from mask2former.media.archives import File, Folder, find_file, open_folder
+from mask2former.media.archives import File, Folder, open_folder
 from mask2former.structures.categories import Categories
 from mask2former.structures.ground_truth import PanopticGroundTruth
 from mask2former.text import quoted
@@ -83,9 +90,7 @@ class VideoPanoptic:
         *,
         allow_outside: bool = False,
     ) -> None:
-        file = (
-            (find_file(annotations) or Path(annotations)) if isinstance(annotations, str | os.PathLike) else annotations
-        )
+        file = found_file(annotations)
         maps = open_folder(segments, "folder of PNGs", allow_outside=allow_outside)
         frames = open_folder(images, "folder of frames", allow_outside=allow_outside)
         content = read_annotations(file, _KEYS, "VIPSeg's video panoptic")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import json
+import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 from annotated import OTHER, SQUARE, H, W, box, check_disc, check_turned, png, read
+from PIL import Image
 
+from mask2former.data.datasets.tool_files import open_tool_files
 from mask2former.data.datasets.tool_formats import ToolName
 from mask2former.errors import UserError
 from mask2former.structures import Categories
@@ -296,3 +300,24 @@ def test_what_says_less_is_told(tmp_path: Path) -> None:
     found, notes = read(tmp_path, "via", via((polygon, {})))
     assert [label for label, _ in found] == ["object"]
     assert any("all belong to one class, 'object'" in note for note in notes)
+
+
+def test_annotations_may_be_in_an_archive(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    triangle = {"name": "polygon", "all_points_x": [1, 5, 5], "all_points_y": [1, 1, 5]}
+    content = json.dumps(via((triangle, {"class": "cell"})))
+    for name in ("x.zip", "ann.zip"):  # beside the named file; the archive of a folder
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr("via.json", content)
+    for source in ("via.json", "ann.zip"):
+        samples = open_tool_files("via", [(tmp_path / source, tmp_path)])
+        assert samples.num_objects.tolist() == [1]
+
+
+def test_ids_tell_images_apart_whose_names_differ_in_their_suffix(tmp_path: Path) -> None:
+    images = "".join(f"<image name='{name}' width='8' height='8'></image>" for name in ("a.png", "a.jpg", "b.png"))
+    (tmp_path / "a.xml").write_text(f"<annotations>{images}</annotations>")
+    for name in ("a.png", "a.jpg", "b.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    samples = open_tool_files("cvat", [(tmp_path / "a.xml", tmp_path)], names=Categories.from_names(["cell"]))
+    assert [samples.image_id(index) for index in range(3)] == ["a.png", "a.jpg", "b"]
