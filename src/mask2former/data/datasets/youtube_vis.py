@@ -12,7 +12,6 @@ from array import array
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +26,7 @@ from mask2former.data.datasets.annotation_files import (
     check_unique,
     entry_id,
     flag,
+    found_file,
     mentions,
     number,
     polygons_of,
@@ -41,7 +41,7 @@ from mask2former.data.datasets.mask_checks import MaskSummary, PolygonFigures, b
 from mask2former.data.datasets.reader import ClipReader
 from mask2former.data.faults import fault
 from mask2former.errors import UserError
-from mask2former.media.archives import File, Folder, find_file, open_folder
+from mask2former.media.archives import File, Folder, open_folder
 from mask2former.media.frames import by_number
 from mask2former.media.images import check_size
 from mask2former.media.video import VideoFile
@@ -87,13 +87,6 @@ def _read(file: File) -> dict[str, Any]:
     if entries is not None and not (isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)):
         raise UserError(f"'{file}': 'annotations' is not a list of objects")
     return content
-
-
-def _found(path: str | os.PathLike[str] | File) -> File:
-    """A path as a file, which may be in an archive; a missing file is reported when it is read."""
-    if isinstance(path, (str, os.PathLike)):
-        return find_file(path) or Path(path)
-    return path
 
 
 def is_youtube_vis(path: str | os.PathLike[str]) -> bool:
@@ -271,7 +264,7 @@ class YouTubeVIS(ClipReader):
         sources: pairs of annotation file and the folder that its file names are relative to; all with the same
             categories.
         categories: the class table of a published data set; by default the classes of the first file, by ascending id.
-        filter_empty: leaves out videos without tracks other than crowds.
+        filter_empty: leaves out videos without tracks, other than crowds, that are visible in some frame.
         allow_outside: whether file names may lead out of their folders.
 
     Attributes:
@@ -295,7 +288,7 @@ class YouTubeVIS(ClipReader):
         ground_truths: list[bool] = []
         table = categories is not None
         for source, frames in sources:
-            file = _found(source)
+            file = found_file(source)
             folder = open_folder(frames, "folder of frames", allow_outside=allow_outside)
             content = _read(file)
             own = _categories(content, file)
@@ -319,7 +312,7 @@ class YouTubeVIS(ClipReader):
             self._videos += sorted(videos, key=lambda video: (isinstance(video.id, str), video.id))
             del content  # many times the size of the data that is kept
         if filter_empty:
-            self._videos = [video for video in self._videos if any(not track.crowd for track in video.tracks)]
+            self._videos = [video for video, count in zip(self._videos, self.num_objects, strict=True) if count]
         if categories is None or not self._videos:
             files = ", ".join(repr(str(file)) for file, _ in sources) or "no files"
             without = [*self.notes, "data.filter_empty=false keeps videos without objects"] if filter_empty else []
