@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,9 +21,9 @@ from mask2former.config import (
     read_run_file,
 )
 from mask2former.data.annotated import AnnotatedSet
-from mask2former.data.build import build_clips, build_images, build_split
+from mask2former.data.build import build_split
 from mask2former.data.clips import MeasuredClips
-from mask2former.data.datasets.annotation_files import groups_in
+from mask2former.data.datasets.annotation_files import found_file, groups_in
 from mask2former.data.datasets.coco import CocoInstances
 from mask2former.data.datasets.mask_folders import MaskFolders
 from mask2former.data.datasets.official import Split
@@ -31,9 +31,8 @@ from mask2former.data.datasets.scenes import SceneClips, Scenes
 from mask2former.data.datasets.video_panoptic import VideoPanoptic, is_video_panoptic
 from mask2former.data.datasets.youtube_vis import YouTubeVIS, is_youtube_vis
 from mask2former.errors import OptionError, UserError
-from mask2former.media.archives import find_file
 
-__all__ = ["DataSource", "OpenedData", "dataset_by_name", "reading_outside"]
+__all__ = ["DataSource", "OpenedData", "dataset_by_name", "files_named_in", "reading_outside"]
 
 ConfigT = TypeVar("ConfigT", bound=DatasetConfig)
 
@@ -122,24 +121,18 @@ class DataSource:
                 )
         is_drawn = self.annotations is None and self.data in (None, "scenes", "scene-clips")
         subject = self.annotations or self.data
-        if self.allow_outside and (is_drawn or (self.annotations is not None and Path(self.annotations).is_dir())):
+        names_files = not os.path.isdir(self.annotations) if self.annotations is not None else not is_drawn
+        if self.allow_outside and not names_files:
             raise _no_names_of_files(str(subject or "scenes"))
         for about in ("seed", "size"):
             if getattr(self, about) is not None and not is_drawn:
                 raise OptionError(lambda name, about=about: f"{name(about)} applies to scenes, not to {subject}")
 
-        names_files = not os.path.isdir(self.annotations) if self.annotations is not None else not is_drawn
-        if self.allow_outside and not names_files:
-            raise OptionError(
-                lambda name: (
-                    f"{name('allow_outside')} applies to annotations that name files; {subject or 'scenes'} has none"
-                )
-            )
-
     def files(self) -> list[str | Path]:
         """The named files and folders that are read, none of which may be overwritten."""
         named = (self.data, self.annotations, self.images, self.segments)
-        return [entry for entry in named if isinstance(entry, str | Path)]
+        files = [entry for entry in named if isinstance(entry, str | Path)]
+        return files if self.data is None or isinstance(self.data, str) else [*files, *files_named_in(self.data)]
 
     def open(self, default_task: Callable[[], Task]) -> OpenedData:
         """Open the data, and read as much as its length requires.
@@ -153,32 +146,24 @@ class DataSource:
         self.check()
         if self.annotations is not None and self.images is not None:
             return self._open_files(Path(self.annotations), Path(self.images))
-        if self.data is None or self.data == "scenes":
+        if self.data in (None, "scenes", "scene-clips"):
             first, side = _FIRST_SCENE if self.seed is None else self.seed, self.size or _SCENE_SIDE
-            scenes = Scenes((side, side), seed=first, length=self.limit or _SCENES)
-            return OpenedData(samples=scenes, record={"data": "scenes", "seed": first, "size": side}, as_drawn=True)
-        record = {"data": self.data, "split": self.split, "images": None}  # of clips
-        if self.data == "scene-clips":
-            first = _FIRST_SCENE if self.seed is None else self.seed
-            clips = SceneClips(self.size or _SCENE_SIDE, _CLIP_FRAMES, first, self.limit or _SCENE_CLIPS)
-            return OpenedData(samples=clips, record=record, as_drawn=True)
+            if self.data == "scene-clips":
+                drawn = SceneClips(side, _CLIP_FRAMES, first, self.limit or _SCENE_CLIPS)
+            else:
+                drawn = Scenes(side, first, self.limit or _SCENES)
+            record = {"data": self.data or "scenes", "seed": first, "size": side}
+            return OpenedData(samples=drawn, record=record, as_drawn=True)
         config, run = self._configuration(default_task)
-        evaluation = None if run is None else run.evaluation
         if self.allow_outside:
             config = reading_outside(config, self.data if isinstance(self.data, str) else config.name)
-        if run is not None and run.data.validation is not None:
-            data = run.data.model_copy(update={"dataset": config})
-            samples = build_split(data, self.split)
-            if isinstance(config, ClipSampling):
-                return OpenedData(samples=samples, record=record, evaluation=evaluation)
-            record = {"data": data.model_dump(mode="json", include={"dataset", "validation"}), "split": self.split}
-            return OpenedData(samples=samples, record=record, evaluation=evaluation)
-        if isinstance(config, ClipSampling):
-            clips = build_clips(config, self.split)  # pyright: ignore[reportArgumentType]  (all kinds but its base)
-            return OpenedData(samples=clips, record=record, evaluation=evaluation)
-        samples = build_images(config, self.split)
-        record = {"data": config.model_dump(mode="json"), "split": self.split}
-        return OpenedData(samples=samples, record=record, evaluation=evaluation)
+        data = (DataConfig() if run is None else run.data).model_copy(update={"dataset": config})
+        values = data.model_dump(mode="json", include={"dataset", "validation"})
+        return OpenedData(
+            samples=build_split(data, self.split),
+            record={"data": values["dataset"] if data.validation is None else values, "split": self.split},
+            evaluation=None if run is None else run.evaluation,
+        )
 
     def groups(self) -> dict[int | str, str] | None:
         """The group of every image by its id, if there are groups.
@@ -188,8 +173,7 @@ class DataSource:
         """
         if self.by is None or self.annotations is None:
             return None
-        path = Path(self.annotations)
-        return groups_in(find_file(path) or path, self.by)
+        return groups_in(found_file(self.annotations), self.by)
 
     def _open_files(self, annotations: Path, images: Path) -> OpenedData:
         record: dict[str, Any] = {"data": str(annotations), "split": self.split, "images": str(images)}
@@ -260,6 +244,17 @@ def dataset_by_name(name: str, root: Path | None, default_task: Callable[[], Tas
     elif task not in ("", "semantic"):
         raise UserError(f"{typed} has labels for the task semantic only, not for {task}")
     return parse(DataConfig, {"dataset": values}, f"data {name}").dataset
+
+
+def files_named_in(dataset: DatasetConfig) -> Iterator[str]:
+    """Annotation files, names files and the like, but not images: all texts in the settings that name a file."""
+    values: list[Any] = [dataset.model_dump(mode="json")]
+    while values:
+        value = values.pop()
+        if isinstance(value, dict | list):
+            values += value.values() if isinstance(value, dict) else value
+        elif isinstance(value, str) and os.path.isfile(value):
+            yield value
 
 
 def reading_outside(dataset: ConfigT, source: str) -> ConfigT:

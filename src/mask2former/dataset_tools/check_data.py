@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from mask2former import recipes
 from mask2former.checkpoints.checkpoint import Checkpoint
 from mask2former.checkpoints.initial import named_backbone, open_initial, open_replacement, with_initial
 from mask2former.config import ClipSampling, DatasetConfig, InferenceConfig, Reading, RunConfig, parse
-from mask2former.data.sources import dataset_by_name, reading_outside
+from mask2former.data.sources import dataset_by_name, files_named_in, reading_outside
 from mask2former.dataset_tools.check import DataReport, check_dataset, default_workers
 from mask2former.dataset_tools.contact_sheet import sheet as draw_sheet
 from mask2former.dataset_tools.data_paths import DataPaths, refuse_paths
@@ -20,7 +21,7 @@ from mask2former.dataset_tools.infer_format import infer_format
 from mask2former.dataset_tools.suggest import run_file as run_file_of
 from mask2former.dataset_tools.suggest import suggest_config as suggest_run
 from mask2former.errors import OptionError, UserError
-from mask2former.files import check_file, write_whole
+from mask2former.files import check_apart, check_file, location_of, write_whole
 from mask2former.notes import collect_notes
 from mask2former.progress import Progress, silent
 from mask2former.results_io.json import write_json
@@ -89,22 +90,13 @@ def check_data(
         UserError: there is no such data, arguments contradict each other, or a file cannot be written. Faults in the
             data are not errors but findings of the report.
     """
-    for path in (sheet, suggest, json):
-        if path is not None:
-            check_file(Path(path))
+    given = {"sheet": sheet, "suggest": suggest, "json": json}
+    outputs = {name: Path(path) for name, path in given.items() if path is not None}
     source = data if isinstance(data, str | Path) else type(data).__name__
-    if suggest is not None and os.path.exists(suggest) and Path(suggest).resolve() == Path(source).resolve():
-        raise OptionError(
-            lambda name: f"{name('suggest')} would overwrite '{source}', the file to check; choose another file"
-        )
-    if suggest is not None and os.path.exists(suggest):  # it may have been edited since
-        raise OptionError(
-            lambda name: (
-                f"{name('suggest')} '{suggest}' already exists and is not overwritten; choose another file, or remove "
-                "it"
-            )
-        )
+    _check_outputs(outputs, source)
     dataset, run, notes = _inferred(data, paths, root)
+    for path in outputs.values():
+        check_apart(path, files_named_in(dataset))
     if suggest is not None and isinstance(dataset, ClipSampling):
         raise OptionError(
             lambda name: (
@@ -143,6 +135,28 @@ def check_data(
     text = run_file_of(suggested, reasons, str(source))
     write_whole(Path(suggest), lambda temporary: temporary.write_text(text, encoding="utf-8"))
     return replace(done, suggested=Path(suggest), reasons=tuple(reasons))
+
+
+def _check_outputs(outputs: Mapping[str, Path], source: str | Path) -> None:
+    """Refuse to write two files to one path, over the data, or over a run file."""
+    for path in outputs.values():
+        check_file(path)
+        check_apart(path, [source])
+    for (first, path), (second, other) in itertools.combinations(outputs.items(), 2):
+        if location_of(path) == location_of(other):
+            raise OptionError(
+                lambda name, first=first, second=second, path=path: (
+                    f"{name(first)} and {name(second)} would both write '{path}'; choose two different files"
+                )
+            )
+    suggest = outputs.get("suggest")
+    if suggest is not None and suggest.exists():  # it may have been edited since
+        raise OptionError(
+            lambda name: (
+                f"{name('suggest')} '{suggest}' already exists and is not overwritten; choose another file, or remove "
+                "it"
+            )
+        )
 
 
 def _reading(run: RunConfig | None, value_range: ValueRange | None, bands: Sequence[int] | None) -> Reading:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
+from pathlib import Path
 
 import pytest
 
+from mask2former.config import DataConfig, SceneClipsConfig, ScenesConfig, parse
 from mask2former.data.sources import DataSource
 from mask2former.errors import OptionError, UserError
 
@@ -42,5 +45,19 @@ def test_the_default_task_is_asked_for_where_it_matters() -> None:
 def test_scenes_are_drawn_as_requested() -> None:
     opened = DataSource(seed=5, size=64, limit=3).open(lambda: "panoptic")
     assert (len(opened.samples), opened.record, opened.as_drawn) == (3, {"data": "scenes", "seed": 5, "size": 64}, True)
-    clips = DataSource("scene-clips", limit=2).open(lambda: "panoptic")
-    assert (len(clips.samples), clips.record["data"]) == (2, "scene-clips")
+    clips = DataSource("scene-clips", seed=5, size=64, limit=2).open(lambda: "panoptic")
+    assert (len(clips.samples), clips.record) == (2, {"data": "scene-clips", "seed": 5, "size": 64})
+
+
+def test_what_data_are_can_be_written_as_json() -> None:
+    for config in (ScenesConfig(num_validation=1), SceneClipsConfig(num_validation=1)):
+        record = DataSource(config).open(lambda: "panoptic").record
+        assert json.loads(json.dumps(record))["data"]["name"] == config.name
+
+
+def test_files_that_a_configuration_names_are_inputs(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("{}")
+    entry = {"annotations": str(tmp_path / "a.json"), "images": str(tmp_path)}
+    values = {"name": "coco-instance", "train": [entry], "validation": []}
+    config = parse(DataConfig, {"dataset": values}, "test").dataset
+    assert DataSource(config).files() == [str(tmp_path / "a.json")]
