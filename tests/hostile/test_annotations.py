@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from mask2former.config import DataConfig, parse
-from mask2former.data.build import build_clips, build_images
+from mask2former.data.build import build_samples
 from mask2former.data.datasets.annotation_files import read_annotations
 from mask2former.data.datasets.class_names import read_names
 from mask2former.data.datasets.coco import CocoInstances
@@ -114,9 +114,7 @@ def _folders(data: Path, name: str) -> dict[str, Any]:
 
 
 def _build(config: Mapping[str, Any]) -> Any:
-    dataset = parse(DataConfig, {"dataset": config}, "test").dataset
-    build: Any = build_clips if config["name"] in ("clips", "mask-folders") else build_images
-    return build(dataset, "train")
+    return build_samples(parse(DataConfig, {"dataset": config}, "test").dataset, "train")
 
 
 FORMATS: dict[str, Callable[[Path, str], dict[str, Any]]] = {

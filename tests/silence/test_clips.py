@@ -14,7 +14,7 @@ from PIL import Image
 
 from mask2former.cli import main
 from mask2former.config import RunConfig, parse
-from mask2former.data.build import build_clips
+from mask2former.data.build import build_samples
 from mask2former.dataset_tools.check import DataReport, check_dataset
 from mask2former.errors import UserError
 from mask2former.training.datamodule import DataModule
@@ -229,7 +229,7 @@ def test_what_a_run_notes_check_data_notes(tmp_path: Path, name: str) -> None:
 
 def test_masks_without_area_leave_the_others(tmp_path: Path) -> None:
     run = run_of(tmp_path, first_mask([box(5, 5, 25, 20), [1, 1, 5, 5]]), "train")
-    clips: Any = build_clips(run.data.dataset, "train")  # pyright: ignore[reportArgumentType]
+    clips: Any = build_samples(run.data.dataset, "train")
     masks = clips.ground_truths(0, clips.tasks)["instance"].masks
     assert masks.sum(axis=(2, 3)).tolist() == [[300, 300, 300], [414, 414, 414]]
 

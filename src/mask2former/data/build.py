@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -58,10 +59,10 @@ from mask2former.data.transforms import (
 )
 from mask2former.errors import UserError
 from mask2former.notes import collect_notes, sentences
+from mask2former.structures.categories import Categories
 
 __all__ = [
     "build_augmentation",
-    "build_clips",
     "build_images",
     "build_samples",
     "build_split",
@@ -88,7 +89,7 @@ def build_samples(
     if split == "validation" and getattr(config, "validation", None) == ():
         raise UserError(
             f"the data set '{config.name}' has no validation data (data.dataset.validation is []); give data to "
-            "evaluate on (evaluate: --annotations and --images, or --split train)"
+            "evaluate on (--annotations and --images, or --split train; in Python a DataSource with these)"
         )
     with collect_notes() as found:
         samples = _OPENERS[type(config)](config, split, filter_empty)
@@ -145,23 +146,6 @@ def build_images(
     return samples
 
 
-def build_clips(
-    config: SceneClipsConfig | YouTubeVISConfig | ClipsConfig | MaskFoldersConfig,
-    split: Split,
-    *,
-    filter_empty: bool = False,
-    **reading: Unpack[Reading],
-) -> ClipSet:
-    """:func:`build_samples` where clips are expected.
-
-    Raises:
-        UserError: as for :func:`build_samples`.
-    """
-    samples = build_samples(config, split, filter_empty=filter_empty, **reading)
-    assert isinstance(samples, ClipSet)
-    return samples
-
-
 def _scenes(config: ScenesConfig, split: Split, filter_empty: bool) -> AnnotatedSet:
     if split == "train":
         return Scenes(config.image_size, config.train_seed, config.num_training)
@@ -193,6 +177,8 @@ def _label_folder(config: LabelFolderConfig, split: Split, filter_empty: bool) -
     notes: list[str] = []
     by_color = config.encoding == "colors"
     categories = read_names(config.names, notes, by_color=by_color)
+    if by_color:
+        categories = _learned(categories, config.ignore or (), config.names)
     return LabelFolder(
         [LabelFolders(entry.images, entry.labels, _path(entry.split)) for entry in getattr(config, split)],
         categories,
@@ -202,6 +188,18 @@ def _label_folder(config: LabelFolderConfig, split: Split, filter_empty: bool) -
         unseen_classes=config.unseen_classes,
         notes=notes,
     )
+
+
+def _learned(categories: Categories, ignore: Sequence[int], names: str) -> Categories:
+    """The classes of colours without those whose number is ignored, which are in the file to name their colours.
+
+    Raises:
+        UserError: there are no others.
+    """
+    kept = tuple(item for item in categories if item.id not in ignore)
+    if not kept:
+        raise UserError(f"all classes of '{names}' are ignored, so there is nothing to learn; correct dataset.ignore")
+    return replace(categories, items=kept)
 
 
 def _names(config: PairedFilesConfig) -> Names:
@@ -225,7 +223,10 @@ def _id_maps(config: IdMapsConfig, split: Split, filter_empty: bool) -> Annotate
         categories = object_categories(config.class_name)
     else:
         by_color = config.encoding == "colors"
-        categories = things_beside_background(read_names(config.names, by_color=by_color), config.names)
+        categories = read_names(config.names, by_color=by_color)
+        if by_color:
+            categories = _learned(categories, config.ignore, config.names)
+        categories = things_beside_background(categories, config.names)
         colors = read_color_table(config.names) if by_color else None
     return IdMaps(
         [IdMapFolders(entry.images, entry.labels, entry.classes, _path(entry.split)) for entry in entries],
@@ -370,6 +371,11 @@ def build_training_set(
     if isinstance(found, ClipSet) and not found.has_ground_truth:
         raise UserError("the training clips have no 'annotations'; the public test sets cannot be used for training")
     sampling = config.dataset if isinstance(config.dataset, ClipSampling) else None
+    if augmentation is None and getattr(config.augmentation, "diameter", None) and "instance" not in found.tasks:
+        raise UserError(
+            "data.augmentation.diameter is that of objects, but the training data are for the task "
+            f"{', '.join(found.tasks)}; leave it out, so that scale_range counts from the size of the image"
+        )
     augmentation = augmentation or build_augmentation(config.augmentation)
     if config.copy_paste and (isinstance(found, ClipSet) or "instance" not in found.tasks):
         what = "clips" if isinstance(found, ClipSet) else f"for the task {', '.join(found.tasks)}"

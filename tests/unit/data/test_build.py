@@ -17,6 +17,7 @@ from mask2former.data.datasets.scenes import Scenes
 from mask2former.data.loading.collate import pack
 from mask2former.data.loading.sampling import Draw
 from mask2former.errors import UserError
+from mask2former.ops.masks import typical_diameter
 from mask2former.scenes import SCENE_CATEGORIES
 from mask2former.structures import Sample
 
@@ -125,6 +126,37 @@ def test_augmented_images_are_resized_as_the_settings_say(augmentation: dict[str
 def test_wrong_settings_are_refused(values: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         settings(values)
+
+
+SCALED = {
+    "name": "resize-crop-flip",
+    "scale_range": [1, 1],
+    "diameter": 16,
+    "crop_size": None,
+    "pad_size": None,
+    "flip": "none",
+}
+
+
+def test_the_diameter_is_that_of_things() -> None:
+    dataset = {"name": "scenes", "image_size": [96, 96]}
+    training = build_training_set(settings({"dataset": dataset, "augmentation": SCALED}))
+    is_thing = torch.tensor([item.is_thing for item in training.categories])
+    for index in range(6):
+        target = training[Draw(index, 0)].target
+        assert target is not None
+        areas = target.masks[is_thing[target.labels]].flatten(1).sum(1).numpy()
+        assert typical_diameter(areas) == pytest.approx(16, rel=0.1)
+
+
+def test_label_maps_have_no_diameter(tmp_path: Path) -> None:
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "names.txt").write_text("sky\n")
+    folders = {"images": str(tmp_path), "labels": str(tmp_path), "split": None}
+    dataset = {"name": "label-folder", "train": [folders], "validation": [], "names": str(tmp_path / "names.txt")}
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg")
+    with pytest.raises(UserError, match=r"data\.augmentation\.diameter is that of objects, .* task semantic"):
+        build_training_set(settings({"dataset": dataset, "augmentation": SCALED}))
 
 
 @pytest.mark.parametrize("augmentation", ["large-scale-jitter", "resize-crop-flip"])

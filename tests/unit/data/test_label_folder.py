@@ -218,6 +218,26 @@ def test_numbers_that_are_no_classes_come_with_a_hint(tmp_path: Path, numbers: l
         LabelFolder([(tmp_path / "x", tmp_path / "y")], CLASSES).ground_truths(0, ["semantic"])
 
 
+def test_ignored_colours_are_void_and_no_classes(tmp_path: Path) -> None:
+    painted = np.zeros((4, 6, 3), dtype=np.uint8)
+    painted[0], painted[1] = (10, 20, 30), (1, 1, 1)
+    random_image(tmp_path / "images" / "a.png")
+    save(tmp_path / "labels" / "a.png", painted)
+    (tmp_path / "names.csv").write_text("name,r,g,b\nsky,0,0,0\nvoid,1,1,1\nroad,10,20,30\n")
+    folders = {"images": str(tmp_path / "images"), "labels": str(tmp_path / "labels")}
+    values = {"name": "label-folder", "names": str(tmp_path / "names.csv"), "train": [folders], "validation": []}
+    dataset = parse(DataConfig, {"dataset": {**values, "encoding": "colors", "ignore": [1]}}, "test").dataset
+    samples = build_images(dataset, "train")
+    assert samples.categories.names == ("sky", "road")
+    found = samples.annotated(0, with_ignored=True)
+    assert found.labels.tolist() == [0, 1]
+    assert found.ignored is not None
+    assert found.ignored.any(axis=1).tolist() == [False, True, False, False]
+    dataset = parse(DataConfig, {"dataset": {**values, "encoding": "colors", "ignore": [0, 1, 2]}}, "test").dataset
+    with pytest.raises(UserError, match="all classes of .* are ignored"):
+        build_images(dataset, "train")
+
+
 def test_the_suffix_of_0_1_is_a_name_now() -> None:
     files = [{"images": "x", "labels": "y"}]
     values = {"name": "label-folder", "train": files, "validation": files, "names": "n.txt", "label_suffix": "_mask"}

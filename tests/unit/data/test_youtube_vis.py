@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from mask2former.config import ClipSampling, ClipsConfig, DataConfig, YouTubeVISConfig, parse
-from mask2former.data.build import build_clips, build_training_set
+from mask2former.data.build import build_samples, build_training_set
 from mask2former.data.datasets.youtube_vis import YouTubeVIS
 from mask2former.data.loading.sampling import Draw
 from mask2former.data.loading.training_set import TrainingSet
@@ -178,12 +178,13 @@ def test_the_official_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in
         frames.rename(base / "valid" / "JPEGImages")
     monkeypatch.setenv("MASK2FORMER_DATA", str(tmp_path / "sets"))
     config = YouTubeVISConfig(year=2021)
-    clips = build_clips(config, "validation")
+    clips = build_samples(config, "validation")
+    assert isinstance(clips, YouTubeVIS)
     assert len(clips) == 2
     assert clips.images(0)[1][0, 0, 0] == 20
     assert len(clips.categories) == 40  # those of the packaged table, whatever the file lists
     with pytest.raises(UserError, match=r"train\.json"):
-        build_clips(config, "train")
+        build_samples(config, "train")
 
 
 def broken(change: str) -> dict[str, Any]:
@@ -306,6 +307,11 @@ def test_tracks_without_masks_and_frames_that_repeat_are_noted(tmp_path: Path) -
 
     _, notes = noted(tmp_path, change)
     assert "tracks without any mask: annotations 1 (2)" in notes
+    bare = content()
+    for entry in bare["annotations"]:
+        entry.update(segmentations=[None, None], bboxes=[None, None])
+    with pytest.raises(UserError, match=r"^no videos with objects in .*tracks without any mask"):
+        YouTubeVIS([write(tmp_path, bare)], filter_empty=True)
     assert "masks without pixels, where the object counts as not visible: annotations 1 (3 in frame 1)" in notes
     values = content()
     values["videos"][1]["file_names"][1] = "a/0.png"

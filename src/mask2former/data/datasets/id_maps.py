@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -24,10 +23,12 @@ from mask2former.errors import UserError
 from mask2former.media.archives import File, Folder, open_folder
 from mask2former.notes import note
 from mask2former.structures.categories import Categories
+from mask2former.text import quoted
 
 __all__ = ["IdMapFolders", "IdMaps", "object_categories", "things_beside_background"]
 
 _BACKGROUND = 0  # the first class, which is not a thing
+_NO_OBJECT = 0  # on id maps
 
 
 class IdMapFolders(NamedTuple):
@@ -74,12 +75,14 @@ class IdMaps(SegmentReader):
         sources: folders of one data set.
         categories: the background first; all others are things.
         files: how images and id maps are named, and how to treat images without a map and the reverse.
-        ignore: numbers on id maps and class maps that mark pixels where the ground truth is unknown.
+        ignore: numbers on id maps and class maps that mark pixels where the ground truth is unknown; those of colours
+            only on class maps.
         colors: the numbers of the colours on the class maps, where these are drawn in colours.
         filter_empty: leaves out images without objects, for which all maps are read.
 
     Raises:
-        UserError: the folders do not exist, or contain no matching images and id maps.
+        UserError: the folders do not exist, or contain no matching images and id maps; or a number is both ignored and
+            a class or "no object".
     """
 
     def __init__(
@@ -93,8 +96,14 @@ class IdMaps(SegmentReader):
         filter_empty: bool = False,
     ) -> None:
         super().__init__(categories, "instance")
-        self._class_of = {item.id: index for index, item in enumerate(categories)}
-        self._ignore = sorted(ignore)
+        self._class_of = categories.index_of_id()
+        has_classes = any(source.classes is not None for source in sources)
+        if both := sorted(set(ignore) & (self._class_of.keys() if has_classes else {_NO_OBJECT})):
+            what = "classes of the names file" if has_classes else "where no object is"
+            raise UserError(f"the numbers {quoted(both)} are {what} and also ignored; remove them from dataset.ignore")
+        self._ignore = set(ignore)
+        # A number that only stands for a colour on class maps may be that of an object.
+        self._ignored_ids = sorted(self._ignore - set(() if colors is None else colors.number_of.values()))
         self._colors = colors
         self._files: list[_Files] = []
         for source in sources:
@@ -108,17 +117,14 @@ class IdMaps(SegmentReader):
                 for image, label in pairs
             ]
         if filter_empty:
-            self._files = [self._files[index] for index, count in enumerate(self._counts.tolist()) if count]
-            del self._counts
+            self._files = [
+                files for index, files in enumerate(self._files) if len(self.segments(index, "training")[1]) > 1
+            ]
             if not self._files:
                 raise UserError(f"'{sources[0].labels}' has no images with objects; set filter_empty: false")
 
     def __len__(self) -> int:
         return len(self._files)
-
-    @cached_property
-    def _counts(self) -> Int64[np.ndarray, " I"]:
-        return np.array([len(self.segments(index, "training")[1]) - 1 for index in range(len(self))], dtype=np.int64)
 
     def file(self, index: int) -> File:
         return self._files[index].images / self._files[index].image
@@ -141,8 +147,8 @@ class IdMaps(SegmentReader):
         if is_colored:
             note("id maps in colours; each colour is read as one object, and black as none", f"'{label_file}'")
         values, of_pixel = np.unique(numbers, return_inverse=True)
-        is_object = (values != 0) & ~np.isin(values, self._ignore)
-        segment = np.where(values == 0, 1, np.where(is_object, 1 + np.cumsum(is_object), 0))
+        is_object = (values != _NO_OBJECT) & ~np.isin(values, self._ignored_ids)
+        segment = np.where(values == _NO_OBJECT, 1, np.where(is_object, 1 + np.cumsum(is_object), 0))
         ids = segment[of_pixel].reshape(numbers.shape).astype(np.int32)
         count = int(is_object.sum())
         classes = np.ones(count, dtype=np.int64)
@@ -161,7 +167,7 @@ class IdMaps(SegmentReader):
                 f"'{file}' is {numbers.shape[1]}x{numbers.shape[0]} and '{label_file}' {ids.shape[1]}x{ids.shape[0]} "
                 "(width x height); expected maps of the same size"
             )
-        unknown = sorted(set(np.unique(numbers).tolist()) - self._class_of.keys() - set(self._ignore))
+        unknown = sorted(set(np.unique(numbers).tolist()) - self._class_of.keys() - self._ignore)
         if unknown:
             raise UserError(
                 f"'{file}' contains the numbers {some(unknown)}, which are not classes; name them in the names file, "
@@ -180,6 +186,9 @@ class IdMaps(SegmentReader):
                     f"objects of '{label_file}' {what} in '{file}': {some(found)}; expected all pixels of an object "
                     "to be of one class"
                 )
+        if bare := pixels[(pairs[0] > 1) & (pairs[1] == _BACKGROUND)].sum():
+            what = "id maps with pixels of objects that are background on their class map; they stay with their objects"
+            note(what, f"'{label_file}' ({bare} pixels)")
         alone = pixels[(pairs[0] == 1) & (pairs[1] > _BACKGROUND)].sum()
         if alone:
             raise UserError(

@@ -100,7 +100,10 @@ class TrainingSet:
     def _plan(self, frame: Annotated, rng: np.random.Generator, frames: Sequence[Annotated] = ()) -> Plan:
         if self.augmentation is None:
             return Plan(Geometry(frame.size_hw))
-        plan = self.augmentation.draw(frame.size_hw, rng, lambda: class_map(frame), lambda: object_areas(frame))
+        # Regions of stuff are no objects whose size would tell the scale.
+        plan = self.augmentation.draw(
+            frame.size_hw, rng, lambda: class_map(frame), lambda: object_areas(frame)[self._is_thing[frame.labels]]
+        )
         if not frames or plan.exposure is None or plan.exposure.measured is not None:
             return plan
         # The brightest frame decides for all of them.

@@ -138,6 +138,6 @@ class Augmentation(Protocol):
         """The plan for an image, or all frames of a clip, of this height and width.
 
         ``classes`` returns the :func:`class_map` of the image, for recipes that choose windows by it, and ``areas`` the
-        :func:`object_areas`, for recipes that choose the size by them.
+        :func:`object_areas` of its things, for recipes that choose the size by them.
         """
         ...
