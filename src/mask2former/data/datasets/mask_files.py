@@ -57,7 +57,7 @@ class MaskFiles(Reader):
         filter_empty: leaves out images without a mask file.
 
     Raises:
-        UserError: no such folders, masks without an image, or no image with masks.
+        UserError: no such folders, no image with masks, or several images with one folder of masks.
     """
 
     tasks: tuple[Task, ...] = ("instance",)
@@ -97,6 +97,13 @@ class MaskFiles(Reader):
             self._images.append(_Image(images, name, masks or images, by_folder.get(folder, ())))
         if masks is not None and (alone := sorted(by_folder.keys() - taken.keys())):
             self.notes.append(f"'{masks}': left out folders of masks without an image: {some(alone)}")
+        if masks is None:
+            read = {*names, *(name for folder in taken for name in by_folder.get(folder, ()))}
+            if rest := [name for name in images.names(IMAGE_SUFFIXES) if name not in read]:
+                self.notes.append(
+                    f"'{images}': left out files that are neither images in a folder 'images' nor masks of one in the "
+                    f"folder 'masks' beside it: {some(rest)}"
+                )
         if empty := [image.name for image in self._images if not image.mask_names]:
             self.notes.append(f"'{images}': treated images without mask files as empty: {some(empty)}")
 
@@ -126,6 +133,9 @@ class MaskFiles(Reader):
     def ground_truths(self, index: int, tasks: Sequence[Task]) -> dict[Task, GroundTruth]:
         size = self.size(self.file(index))
         masks = SparseMasks(self._patches(index, size), size)
+        if lost := np.count_nonzero(masks.areas == 0):
+            what = "images with mask files without a pixel, whose objects count as missed"
+            note(what, f"'{self.file(index)}' ({lost} of {len(masks)} objects)")
         labels = np.zeros(len(masks), dtype=np.int64)
         found = InstanceGroundTruth(masks, labels, np.zeros(len(masks), dtype=bool))
         return {task: found for task in tasks if task in self.tasks}

@@ -60,9 +60,9 @@ def pair_files(
     note_passed_over(images)
     is_one = str(images) == str(labels)
     maps = map_files(labels, names.label, notes if not is_one else None)
-    # X.jpg and X.png, or X_mask.png, may be in the same folder.
+    # X.jpg and X.png, or X_mask.png, may be in the same folder; what is neither is noted.
     taken = set(maps.values()) if is_one else ()
-    image_files = _by_stem(images, IMAGE_SUFFIXES, names.image, notes if not is_one else None, taken)
+    image_files = _by_stem(images, IMAGE_SUFFIXES, names.image, notes, taken)
     if split_list is not None:
         image_files, maps = _listed(
             split_list, image_files, maps, images, what, skip=names.unpaired == "skip", notes=notes

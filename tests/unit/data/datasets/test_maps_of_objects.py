@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mask2former.config import DataConfig, parse
+from mask2former.data.build import build_images
 from mask2former.data.datasets.class_names import read_color_table, read_names
 from mask2former.data.datasets.id_maps import IdMapFolders, IdMaps, object_categories, things_beside_background
 from mask2former.data.datasets.label_folder import LabelFolder
@@ -103,6 +105,17 @@ def listed(root: Path, text: str, *names: str) -> tuple[list[str], list[str]]:
 def test_a_missing_image_of_a_split_list_is_never_another_one(tmp_path: Path, text: str, missing: str) -> None:
     with pytest.raises(UserError, match=re.escape(f": 1 ({missing}); check both (each line is one name; a final")):
         listed(tmp_path, text, "cell", "cell 1")
+
+
+def test_files_of_one_folder_that_are_neither_images_nor_maps_are_noted(tmp_path: Path) -> None:
+    for name in ("a_img", "a_mask", "other"):
+        image(tmp_path / f"{name}.png")
+    notes: list[str] = []
+    pairs = pair_files(Folder(tmp_path), Folder(tmp_path), Names("{stem}_img", "{stem}_mask"), None, notes)
+    assert pairs == [("a_img.png", "a_mask.png")]
+    assert [note.partition("': ")[2] for note in notes] == [
+        "skipped files whose names do not match {stem}_img: 1 (other.png)"
+    ]
 
 
 def test_lines_of_voc_and_repeated_lines_of_a_split_list(tmp_path: Path) -> None:
@@ -232,6 +245,46 @@ def test_maps_that_do_not_agree_are_refused(tmp_path: Path, ids: np.ndarray, cla
         id_maps(tmp_path, ids, classes).annotated(0)
 
 
+@pytest.mark.parametrize(
+    ("classes", "ignore", "words"),
+    [(None, (0,), r"numbers \[0\] are where no object is"), (numbers(1), (1,), r"numbers \[1\] are classes")],
+)
+def test_numbers_that_mean_something_cannot_be_ignored(
+    tmp_path: Path, classes: np.ndarray | None, ignore: tuple[int, ...], words: str
+) -> None:
+    with pytest.raises(UserError, match=f"{words}.* and also ignored"):
+        id_maps(tmp_path, numbers(1), classes, ignore)
+
+
+def test_pixels_of_objects_on_the_background_of_a_class_map_are_noted(tmp_path: Path) -> None:
+    samples = id_maps(tmp_path, numbers(1, 1, 1), numbers(1))
+    with collect_notes() as notes:
+        assert np.count_nonzero(samples.annotated(0).ids == 1) == 3
+    assert [note.example.rpartition("' ")[2] for note in notes] == ["(2 pixels)"]
+
+
+def test_ignored_colours_of_class_maps_are_void_and_no_classes(tmp_path: Path) -> None:
+    """Their numbers, which count the colours, take nothing from the objects of the same numbers."""
+    (tmp_path / "names.csv").write_text("name,r,g,b\nnone,0,0,0\ncell,9,9,9\nvoid,1,1,1\n")
+    painted = np.zeros((*SIZE, 3), dtype=np.uint8)
+    painted[0, :2], painted[0, 2] = 9, 1
+    image(tmp_path / "x" / "a.png")
+    save(tmp_path / "y" / "a.png", numbers(1, 2, 3))
+    save(tmp_path / "z" / "a.png", painted)
+    folders = {"images": str(tmp_path / "x"), "labels": str(tmp_path / "y"), "classes": str(tmp_path / "z")}
+    values = {"name": "id-maps", "train": [folders], "validation": [], "names": str(tmp_path / "names.csv")}
+    dataset = parse(DataConfig, {"dataset": {**values, "encoding": "colors", "ignore": [2]}}, "test").dataset
+    with pytest.raises(UserError, match=r"have no class in .*: 1 \(3\)"):  # it is void alone
+        build_images(dataset, "train").annotated(0)
+    save(tmp_path / "y" / "a.png", numbers(1, 2, 2))
+    samples = build_images(dataset, "train")
+    assert samples.categories.names == ("cell",)
+    found = samples.annotated(0, with_ignored=True)
+    assert found.ids is not None
+    assert found.ignored is not None
+    assert (found.ids[0, :4].tolist(), np.argwhere(found.ignored).tolist()) == ([1, 2, 0, 0], [[0, 2]])
+
+
 def test_colours_are_objects_and_that_is_said(tmp_path: Path) -> None:
     painted = np.zeros((*SIZE, 3), dtype=np.uint8)
     painted[0, 0], painted[1, 1] = (1, 0, 0), (0, 0, 200)
@@ -269,6 +322,24 @@ def test_masks_may_overlap_and_lie_in_either_layout(tmp_path: Path) -> None:
         assert target is not None
         assert (target.masks[:, 0].numpy() == np.stack(masks).astype(bool)).all()
         assert samples.categories.names == ("nucleus",)
+
+
+def test_files_that_belong_to_no_object_are_noted(tmp_path: Path) -> None:
+    image(tmp_path / "a" / "images" / "a.png")
+    for name in ("a/masks/1.png", "a/masks/deep/2.png", "b/masks/1.png"):
+        save(tmp_path / name, np.ones(SIZE, np.uint8))
+    image(tmp_path / "c" / "c.jpg")
+    [note] = MaskFiles([MaskFolder(tmp_path)]).notes
+    assert note.endswith("beside it: 3 (a/masks/deep/2.png, b/masks/1.png, c/c.jpg)")
+
+
+def test_masks_without_a_pixel_are_noted_where_they_count_as_missed(tmp_path: Path) -> None:
+    image(tmp_path / "a" / "images" / "a.png")
+    for name in ("1", "2"):
+        save(tmp_path / "a" / "masks" / f"{name}.png", np.full(SIZE, name == "1", np.uint8))
+    with collect_notes() as notes:
+        MaskFiles([MaskFolder(tmp_path)]).ground_truths(0, ["instance"])
+    assert [note.example.rpartition("' ")[2] for note in notes] == ["(1 of 2 objects)"]
 
 
 def test_what_is_odd_about_mask_files_is_told(tmp_path: Path) -> None:
