@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,20 @@ def test_every_value_is_one_object_of_the_whole_clip(davis: Path) -> None:
     np.testing.assert_array_equal(ground_truth.masks, sample.target.masks.numpy())
     some = clips.annotated(0, [0, 1])
     assert some.annotated.tolist() == [[True, True]]  # the other object is in none of these
+
+
+def test_huge_ids_take_no_memory(davis: Path) -> None:
+    ids = np.zeros((20, 30), np.int32)
+    ids[3, 4] = 2**31 - 1
+    Image.fromarray(ids).save(davis / "masks" / "b" / "00000.png", format="TIFF")  # PNG has 16 bits at most
+    tracemalloc.start()
+    try:
+        [frame] = MaskFolders(davis / "images", davis / "masks").annotated(1, [0]).frames
+        assert tracemalloc.get_traced_memory()[1] < 2**28
+    finally:
+        tracemalloc.stop()
+    assert frame.ids is not None
+    assert np.argwhere(frame.ids == 1).tolist() == [[3, 4]]
 
 
 def test_training_clips_are_made_of_it(davis: Path) -> None:

@@ -14,6 +14,7 @@ from mask2former.config import DataConfig, parse
 from mask2former.data.build import build_images
 from mask2former.data.datasets.yolo import YoloPolygons, read_yolo
 from mask2former.errors import UserError
+from mask2former.notes import collect_notes
 from mask2former.ops.sparse_masks import SparseMasks
 from mask2former.structures.ground_truth import InstanceGroundTruth
 
@@ -119,6 +120,18 @@ def test_boxes_can_be_left_out_and_flat_polygons_are(tmp_path: Path) -> None:
     assert samples.num_objects.tolist() == [1, 0]
     assert any("only a box: 1" in note for note in samples.notes)
     assert any("without any area: 1" in note for note in samples.notes)
+
+
+def test_the_ground_truth_is_sparse_and_has_the_objects_with_pixels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, SQUARE + "1 0.901 0.901 0.902 0.901 0.902 0.902\n")
+    monkeypatch.setattr("mask2former.limits.MASK_VALUES", 20 * 40)  # one dense mask
+    with collect_notes() as notes:
+        ground_truth = samples_of(tmp_path).ground_truths(0, ["instance"])["instance"]
+    assert isinstance(ground_truth, InstanceGroundTruth)
+    assert (len(ground_truth.masks), ground_truth.labels.tolist()) == (1, [0])
+    assert [note.example.rpartition("' ")[2] for note in notes] == ["(1 of 2 objects)"]
 
 
 def test_no_text_file_at_all_is_refused(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from mask2former.data.clips import AnnotatedClip
 from mask2former.data.datasets.annotation_files import some
 from mask2former.data.datasets.file_names import tell_outside
 from mask2former.data.datasets.reader import ClipReader
-from mask2former.data.label_maps import Palettes, read_with_palette
+from mask2former.data.label_maps import Palettes, read_with_palette, remap
 from mask2former.documents import read_text
 from mask2former.errors import UserError
 from mask2former.media.archives import Folder, leads_outside
@@ -146,10 +146,9 @@ class MaskFolders(ClipReader):
         present = [np.setdiff1d(ids, 0) for ids in maps]
         numbers = np.unique(np.concatenate(present))
         labels = np.zeros(len(numbers), dtype=np.int64)
-        lookup = np.zeros(max((int(ids.max()) for ids in maps), default=0) + 1, dtype=np.int32)
-        lookup[numbers] = np.arange(1, len(numbers) + 1)
+        table = {number: position for position, number in enumerate(numbers.tolist(), start=1)}
         frames = [
-            Annotated(image, labels, {}, lookup[ids], name=self._names[index])
+            Annotated(image, labels, {}, remap(ids, table, 0), name=self._names[index])
             for image, ids in zip(images, maps, strict=True)
         ]
         return AnnotatedClip(frames, np.stack([np.isin(numbers, found) for found in present], axis=1))

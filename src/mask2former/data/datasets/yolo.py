@@ -31,8 +31,10 @@ from mask2former.media.archives import File, Folder, leads_outside
 from mask2former.media.folders import list_folder
 from mask2former.media.images import IMAGE_SUFFIXES, note_passed_over
 from mask2former.notes import note
+from mask2former.ops.masks import polygons_to_patch
+from mask2former.ops.sparse_masks import SparseMasks
 from mask2former.structures.categories import Categories
-from mask2former.structures.ground_truth import GroundTruth, ground_truths_of_target
+from mask2former.structures.ground_truth import GroundTruth, InstanceGroundTruth
 from mask2former.text import printable, quoted
 
 __all__ = ["YoloPolygons", "YoloSet", "read_yolo"]
@@ -282,22 +284,32 @@ class YoloPolygons(Reader):
         image = self.image(index)
         self.check_size(index, None, image.shape[:2])
         size = np.array([image.shape[1], image.shape[0]], dtype=np.float64)
-        first, last = self._starts[int(self._rows[index]) :][:2].tolist()
-        polygons = {position: [self._polygon(number) * size] for position, number in enumerate(range(first, last))}
+        objects = self._objects(index)
+        polygons = {position: [self._polygon(number) * size] for position, number in enumerate(objects)}
         path = self.file(index)
         info = {"image_id": self.image_id(index), "path": str(path)}
-        return Annotated(image, self._labels[first:last], polygons, name=path.name, info=info)
+        labels = self._labels[objects.start : objects.stop]
+        return Annotated(image, labels, polygons, name=path.name, info=info)
+
+    def _objects(self, index: int) -> range:
+        """The numbers of the objects of an image."""
+        return range(*self._starts[int(self._rows[index]) :][:2].tolist())
 
     def _polygon(self, number: int) -> Float64[np.ndarray, "P 2"]:
         return self._corners[self._ends[number] : self._ends[number + 1]]
 
     def ground_truths(self, index: int, tasks: Sequence[Task]) -> dict[Task, GroundTruth]:
-        target = self[index].target
-        assert target is not None
-        if lost := int((~target.masks.flatten(1).any(dim=1)).sum()):
+        height, width = self.size(self.file(index))
+        objects = self._objects(index)
+        patches = [polygons_to_patch([self._polygon(number) * (width, height)], (height, width)) for number in objects]
+        seen = np.array([patch.mask.any() for patch in patches], dtype=bool)
+        if lost := np.count_nonzero(~seen):
             message = "images with objects that have no pixels; these are not measured"
-            note(message, f"'{self.file(index)}' ({lost} of {len(target.labels)} objects)")
-        return ground_truths_of_target(target, [task for task in tasks if task in self.tasks], self.categories)
+            note(message, f"'{self.file(index)}' ({lost} of {len(objects)} objects)")
+        masks = SparseMasks((patch for patch, is_seen in zip(patches, seen, strict=True) if is_seen), (height, width))
+        labels = self._labels[objects.start : objects.stop][seen]
+        found = InstanceGroundTruth(masks, labels, np.zeros(len(masks), dtype=bool))
+        return {task: found for task in tasks if task in self.tasks}
 
 
 class _Lines:
