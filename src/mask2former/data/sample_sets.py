@@ -93,9 +93,10 @@ class _Samples(SampleSequence):
         self.notes: list[str] = []
         self._last: tuple[int, Sample] | None = None
         self._channels: int | None = None  # of the first image
-        offered = tuple(getattr(samples, "tasks", self.tasks))
+        offered = getattr(samples, "tasks", self.tasks)
+        offered = (offered,) if isinstance(offered, str) else tuple(offered)
         self.tasks = tuple(task for task in self.tasks if task in offered)
-        if not self.tasks:
+        if not self.tasks or not set(offered) <= set(_Samples.tasks):
             raise UserError(
                 f"the data set {type(samples).__name__} has the tasks {list(offered)}; expected some of "
                 f"{list(type(self).tasks)}"
@@ -120,6 +121,15 @@ class _Samples(SampleSequence):
         if not isinstance(sample, Sample):
             raise UserError(f"{subject} is a {type(sample).__name__}; expected a Sample")
         image, target = sample.image, sample.target
+        given: list[tuple[str, Any]] = [("image", image)]
+        if target is not None:
+            given += [("labels", target.labels), ("masks", target.masks)]
+            given += [("ignored pixels", target.ignored)] if target.ignored is not None else []
+        for what, value in given:
+            if not isinstance(value, torch.Tensor):
+                raise UserError(
+                    f"{subject} has {type(value).__name__} as {what}; expected a tensor (torch.as_tensor makes one)"
+                )
         if image.dtype != torch.uint8 or image.ndim != 4 or 0 in image.shape:
             raise UserError(
                 f"the image of {subject} is {_described(image)}; expected uint8 (frames, channels, height, width): "
@@ -144,12 +154,11 @@ class _Samples(SampleSequence):
                 f"the masks of {subject} are {_described(target.masks)}; expected bool {(count, *size)}: labels, "
                 "frames, height and width"
             )
-        if target.labels.dtype != torch.int64 or not bool(
-            ((target.labels >= 0) & (target.labels < len(self.categories))).all()
-        ):
+        is_class = (target.labels >= 0) & (target.labels < len(self.categories))
+        if target.labels.dtype != torch.int64 or target.labels.ndim != 1 or not is_class.all():
             raise UserError(
-                f"the labels of {subject} are {target.labels.tolist()[:10]} ({target.labels.dtype}); expected int64 "
-                f"indices of its {len(self.categories)} classes, from 0"
+                f"the labels of {subject} are {target.labels.tolist()[:10]} ({_described(target.labels)}); expected "
+                f"int64 ({count},): indices of its {len(self.categories)} classes, from 0"
             )
         ignored = target.ignored
         if ignored is not None and (ignored.dtype != torch.bool or ignored.shape != size):

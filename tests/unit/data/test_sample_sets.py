@@ -144,11 +144,28 @@ def broken(**changes: Any) -> Sample:
         (lambda: broken(labels=torch.tensor([0, 1, 2])), r"labels .* are \[0, 1, 2\] .*its 2 classes, from 0"),
         (lambda: broken(ignored=torch.ones(20, 30, dtype=torch.bool)), r"ignored pixels .*expected bool \(1, 20, 30\)"),
         (lambda: np.zeros(3), "is a ndarray; expected a Sample"),
+        (lambda: broken(image=sample().image.numpy()), "has ndarray as image; expected a tensor"),
+        (lambda: broken(labels=[0]), "has list as labels; expected a tensor"),
+        (lambda: broken(masks=np.ones((3, 1, 20, 30), bool)), "has ndarray as masks; expected a tensor"),
+        (
+            lambda: broken(labels=torch.zeros(3, 1, dtype=torch.int64)),
+            r"labels .*\(int64 \(3, 1\)\); expected int64 \(3,\)",
+        ),
     ],
 )
 def test_samples_that_do_not_fit_are_refused(make: Callable[[], Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         as_reader(Own(make()))
+
+
+@pytest.mark.parametrize("tasks", [("instance", "panoptc"), "instances"])
+def test_tasks_that_do_not_exist_are_refused(tasks: Any) -> None:
+    own: Any = Own(sample())
+    own.tasks = tasks
+    with pytest.raises(UserError, match="has the tasks .*(panoptc|instances)'.*; expected some of"):
+        as_reader(own)
+    own.tasks = "instance"
+    assert as_reader(own).tasks == ("instance",)
 
 
 def test_data_sets_that_are_none_are_refused() -> None:
