@@ -232,7 +232,7 @@ def test_without_its_library_the_newer_matlab_format_is_refused_with_the_remedy(
         prepare("coco-stuff-10k", tmp_path)
 
 
-@pytest.mark.parametrize("damage", ["text", "other matrix", "other size", "missing"])
+@pytest.mark.parametrize("damage", ["text", "other matrix", "other size", "other values", "missing"])
 def test_broken_matrices_are_named(tmp_path: Path, damage: str) -> None:
     write_stuff(tmp_path)
     file = tmp_path / "coco" / "coco_stuff_10k" / "annotations" / "COCO_train2014_000000000077.mat"
@@ -240,6 +240,8 @@ def test_broken_matrices_are_named(tmp_path: Path, damage: str) -> None:
         file.write_text("no matrix " * 40)
     elif damage == "missing":
         file.unlink()
+    elif damage == "other values":  # as bytes, 300 would be 44, which is a class
+        savemat(file, {"S": np.full((2, 4), 300)})
     else:
         savemat(file, {"S": np.ones((4, 2))} if damage == "other size" else {"T": np.ones((2, 4))})
     with pytest.raises(UserError, match=r"0077\.mat"):

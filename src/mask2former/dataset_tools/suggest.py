@@ -164,7 +164,7 @@ def _cells(
         "optim.lr=1.0e-4 and raise trainer.max_steps",
         "the best model is chosen by instance/AP, which is also measured before the first step",
     ]
-    if most > 400:
+    if detections > 400:
         reasons.append(f"up to {most} objects in an image: {detections} are kept and measured, instead of 400")
     limits = _area_limits(report, reasons)
     settings: dict[str, Any] = {**_read_as(reading)}

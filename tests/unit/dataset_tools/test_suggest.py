@@ -1,0 +1,21 @@
+"""Suggested runs and the reasons for their settings."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mask2former.config import ScenesConfig
+from mask2former.dataset_tools.check import DataReport, SplitSummary
+from mask2former.dataset_tools.suggest import suggest_config
+from mask2former.structures import Categories
+
+
+def test_each_number_of_instances_that_is_set_has_a_reason() -> None:
+    for most, kept in ((330, 100), (380, 500)):  # the packaged model keeps 400
+        counts, one = np.array([most]), np.array([1])
+        summary = SplitSummary(
+            Categories.from_names(["cell"]), 1, (((256, 256), 1),), counts, np.full(most, 50), one, counts, counts * 50
+        )
+        run, reasons = suggest_config(ScenesConfig(), DataReport({"train": summary}, (), "instance", 100))
+        assert run.model.inference.max_instances == kept
+        assert any(f"up to {most} objects" in reason for reason in reasons) == (kept > 400)
