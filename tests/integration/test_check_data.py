@@ -250,7 +250,7 @@ def test_what_is_odd_but_not_broken(tmp_path: Path) -> None:
         (["other.json"], "not a COCO file"),
         (["other.yaml"], "neither a run file .* nor a YOLO data.yaml"),
         (["voc"], "no data set 'voc'"),
-        (["other.json", "--suggest", "other.json"], "would overwrite"),
+        (["other.json", "--suggest", "other.json"], "'other.json' is an input and would be overwritten"),
         (["other.json", "--suggest", "edited.yaml"], "--suggest 'edited.yaml' already exists and is not overwritten"),
         (["alone.json"], "give their folder with --images"),
         (["labels"], "names.txt"),
@@ -557,7 +557,7 @@ def test_one_of_several_files_is_said_to_be_taken(tmp_path: Path) -> None:
     source = label_folder(tmp_path / "labels")
     (source / "classes.txt").write_text("a\nb\n")
     _, notes = infer_format(source)
-    assert any("names.txt', not from 'classes.txt'; choose another file with --names" in note for note in notes)
+    assert any("names.txt', not from 'classes.txt'; to use another file, give it (--names" in note for note in notes)
 
 
 @pytest.mark.parametrize(

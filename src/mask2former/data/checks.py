@@ -133,7 +133,7 @@ def id_findings(samples: AnnotatedSet, split: Split, limit: int | None = None) -
         return []
     message = (
         "several images have the same id, for instance because several annotation files number their images from 1; "
-        "evaluate --results refuses them"
+        "evaluate cannot write result files for them (--results, in Python results)"
     )
     return [Finding(split, False, message, tuple(twice[:_NAMED]), len(twice))]
 

@@ -17,7 +17,7 @@ IMAGE_FOLDERS = ("images", "imgs", "image", "img", "JPEGImages")
 VALIDATION = ("val", "valid", "validation")
 NO_VALIDATION = (
     "there is no validation data, so the training data is used instead and the metrics do not show how the model "
-    "does on other images; give validation data with --validation"
+    "does on other images; give validation data (--validation, in Python DataPaths.validation)"
 )
 
 

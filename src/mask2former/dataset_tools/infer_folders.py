@@ -35,6 +35,7 @@ _LABEL_FOLDERS = (
 _BESIDE = ("annot", "_labels", "_masks", "_mask", "_label")  # of folders: train and trainannot, train and train_labels
 _LABEL_ENDINGS = ("_cp_masks", "_masks", "_mask", "_labels", "_label", "_seg")  # of label maps beside their images
 _CELLPOSE = ("_cp_masks.png", "_cp_masks.tif", "_seg.npy")  # no other tool writes these, and they show objects
+_NAMES = "(--names, in Python DataPaths.names)"
 _SAMPLED = 8  # maps that are examined
 _COMPARED = 2_000  # names that are compared
 _COLORS = 12  # that are listed
@@ -124,7 +125,7 @@ def _voc(path: Path, paths: DataPaths) -> tuple[DatasetConfig, list[str]] | None
     names, notes = _names_file(path, paths)
     if names is None and (path / "Annotations").is_dir():
         names = "pascal_voc"
-        notes.append("the classes are those of VOC 2012 (names: pascal_voc); give others with --names")
+        notes.append(f"the classes are those of VOC 2012 (names: pascal_voc); to use others, give their file {_NAMES}")
     if names is None:
         raise OptionError(
             lambda name: (
@@ -140,16 +141,21 @@ def _voc(path: Path, paths: DataPaths) -> tuple[DatasetConfig, list[str]] | None
         values |= {"name": "id-maps", "ignore": [255] if encoding == "numbers" else []}
         entry["classes"] = str(classes)
         notes.append(
-            f"objects are read from '{objects}' and their classes from '{classes}'; to learn classes "
-            f"only, add --labels {classes}"
+            f"objects are read from '{objects}' and their classes from '{classes}'; to learn classes only, give "
+            f"'{classes}' as the label maps (--labels, in Python DataPaths.labels)"
         )
     lists = path / "ImageSets" / "Segmentation"
     train, validation = ({**entry, "split": str(file)} for file in (lists / "train.txt", lists / "val.txt"))
     if Path(train["split"]).is_file() and Path(validation["split"]).is_file():
         values |= {"train": [train], "validation": [validation]}
     else:
-        everything = sorted(lists.glob("*.txt"))
+        everything = [file for file in list_folder(lists) if file.suffix == ".txt"] if lists.is_dir() else []
         values["train"] = [entry if len(everything) != 1 else {**entry, "split": str(everything[0])}]
+        if len(everything) > 1:
+            notes.append(
+                f"the lists in '{lists}' are not used ({listed([file.name for file in everything], 5)}), so all images "
+                "are training data: expected train.txt and val.txt, or a single list"
+            )
         notes.append(NO_VALIDATION)
     return parsed(values, path), notes + more
 
@@ -390,7 +396,7 @@ def _names_file(path: Path, paths: DataPaths) -> tuple[str | None, list[str]]:
     if not found:
         return None, []
     beside = ", ".join(f"'{other.name}'" for other in found[1:])
-    note = f"class names are read from '{found[0]}', not from {beside}; choose another file with --names"
+    note = f"class names are read from '{found[0]}', not from {beside}; to use another file, give it {_NAMES}"
     return str(found[0]), [note] if beside else []
 
 

@@ -54,7 +54,7 @@ _POLYGONS = "masks cannot be learned from boxes: annotate or export polygons or 
 _REFUSED_FILES: dict[str, tuple[str, str]] = {
     ".npy": (
         "a NumPy array, which is read as the map of an image (also Cellpose's _seg.npy)",
-        "give the folder with images and maps, or the two folders with --images and --labels",
+        "give the folder with images and maps, or the two folders (--images and --labels, in Python DataPaths)",
     ),
     ".ndjson": ("JSON lines, as Labelbox exports", "convert it to COCO with Labelbox's own converters"),
     ".csv": ("a table", "export JSON (VIA: 'Export Annotations (as json)') or COCO from your tool"),

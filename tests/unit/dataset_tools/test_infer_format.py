@@ -137,6 +137,17 @@ def test_the_layout_of_voc_has_its_classes_where_it_has_its_boxes(tmp_path: Path
     assert any("names: pascal_voc" in note for note in notes)
 
 
+def test_lists_of_voc_that_are_not_used_are_noted(tmp_path: Path) -> None:
+    lists = voc(tmp_path) / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    (tmp_path / "names.txt").write_text("background\n")
+    for name in ("train", "test"):
+        (lists / f"{name}.txt").write_text("a\n")
+    config, notes = infer_format(tmp_path, DataPaths())
+    assert config.train[0].split is None  # type: ignore[union-attr]
+    assert any("are not used (test.txt, train.txt), so all images are training data" in note for note in notes)
+
+
 def test_a_folder_is_what_the_file_in_it_is(tmp_path: Path) -> None:
     (tmp_path / "yolo").mkdir()
     (tmp_path / "yolo" / "data.yaml").write_text("train: images\nval: images\nnames: [a]\n")

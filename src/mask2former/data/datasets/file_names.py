@@ -50,7 +50,7 @@ def tell_outside(names: Sequence[str], folder: Folder, file: object) -> None:
         fault(
             f"'{file}' names files that are not in its folder '{folder}': {some(names)}; move them into it or, if "
             "you trust the author of the annotations, set allow_outside=true in 'dataset' of the run file (for "
-            "check-data and evaluate: --allow-outside)",
+            "check-data and evaluate: --allow-outside, in Python allow_outside=True)",
             len(names),
         )
 

@@ -76,7 +76,7 @@ class _Layout:
         advice = f"; {hint}" if hint else ""
         return UserError(
             f"{self.name}: there is no {kind} {where}, nor a zip archive with it{advice}; is '{self.root}' the "
-            "folder of the data sets? Set it with --data-root, data.dataset.root or MASK2FORMER_DATA"
+            "folder of the data sets? Set it with --data-root (in Python root), data.dataset.root or MASK2FORMER_DATA"
         )
 
 
