@@ -312,3 +312,13 @@ def test_flags_and_categories_of_segments_are_checked(tmp_path: Path) -> None:
         values["categories"].append({"id": 1, "name": "one", "isthing": 1})
         with pytest.raises(UserError, match=message):
             CocoPanoptic([write(tmp_path, values)])
+
+
+def test_void_is_no_class_however_many_there_are(tmp_path: Path) -> None:
+    values = content()
+    values["categories"] += [{"id": 1000 + number, "name": f"c{number}", "isthing": 0} for number in range(298)]
+    samples = CocoPanoptic([write(tmp_path, values)])
+    assert len(samples.categories) == 300
+    found = samples.ground_truths(0, ["semantic"])["semantic"]
+    assert isinstance(found, np.ndarray)
+    assert found[0, 0] >= 300
