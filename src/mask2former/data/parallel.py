@@ -9,8 +9,11 @@ import signal
 import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from types import FrameType
 from typing import TypeVar
+
+from mask2former.errors import FailedError
 
 __all__ = ["map_in_processes", "num_processors"]
 
@@ -36,6 +39,9 @@ def map_in_processes(
     process, even if it is killed.
 
     With ``num_workers`` up to 1, or few jobs, everything runs in this process.
+
+    Raises:
+        FailedError: a process was killed; otherwise what ``work`` raises.
     """
     if num_workers <= 1 or len(jobs) <= _FEW:
         yield from map(work, jobs)
@@ -47,6 +53,11 @@ def map_in_processes(
         with _interrupts_held_back():
             results = pool.map(work, jobs, chunksize=chunk)
         yield from results
+    except BrokenProcessPool as error:
+        raise FailedError(
+            "one of the processes was ended from outside, most likely because memory ran out; use fewer (--workers, in "
+            "Python num_workers)"
+        ) from error
     finally:  # also for a Ctrl-C that was held back, which arrives before anybody reads results
         # Once: leaving the pool as a context would shut it down again and undo the cancelling.
         pool.shutdown(cancel_futures=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from mask2former.data.parallel import map_in_processes, num_processors
+from mask2former.errors import FailedError
 
 
 @pytest.mark.parametrize("num_workers", [0, 1, 2])
@@ -28,6 +29,11 @@ def test_a_fault_arrives_after_the_results_before_it(num_workers: int) -> None:
     assert [next(results) for _ in range(48)] == [math.factorial(k) for k in range(48)]
     with pytest.raises(ValueError, match="negative"):
         list(results)
+
+
+def test_a_process_that_is_killed_is_reported_with_the_remedy() -> None:
+    with pytest.raises(FailedError, match="most likely because memory ran out; use fewer"):
+        list(map_in_processes(os._exit, [1] * 60, 2))
 
 
 def test_closing_ends_it() -> None:
