@@ -21,6 +21,7 @@ from mask2former.data.datasets.annotation_files import some
 from mask2former.data.datasets.coco import CocoInstances
 from mask2former.data.datasets.label_folder import LabelFolder
 from mask2former.data.datasets.mask_folders import MaskFolders
+from mask2former.data.datasets.official import Split
 from mask2former.data.datasets.reader import Reader
 from mask2former.data.datasets.youtube_vis import YouTubeVIS
 from mask2former.data.label_maps import LabelCounts, Palettes
@@ -43,7 +44,6 @@ __all__ = [
     "unlisted_findings",
 ]
 
-Split = Literal["train", "validation"]
 Named = tuple[str, LabelCounts]  # a label map and what it contains
 
 _NAMED = 20  # offenders that are listed; more are counted

@@ -57,6 +57,7 @@ from mask2former.ops.masks import Patch, iou, polygons_to_patch
 from mask2former.structures.categories import Categories
 
 __all__ = [
+    "COCO_AREAS",
     "DataReport",
     "Finding",
     "Split",
@@ -75,7 +76,7 @@ _ALIKE = 0.8  # overlap (IoU) of the boxes of two objects, from which their mask
 _COMPARED = 256  # maximum number of other objects that one is compared with
 _TWICE = 0.9  # overlap (IoU) from which two objects of a class are one object annotated twice
 _PARTICULARS = re.compile(r"'[^']*'|\([^()]*\)|\[[^][]*\]|[\d.]+")  # removed, so that messages of one kind are equal
-_COCO_AREAS = (32**2, 96**2)
+COCO_AREAS = (32**2, 96**2)  # pixels from which objects are medium and large
 _DARK = 64  # of 255: colour jitter, which subtracts up to 32, takes half or more of what is brightest below this
 _NOTHING = "nothing is annotated"
 
@@ -138,7 +139,7 @@ class SplitSummary:
     @property
     def size_shares(self) -> tuple[float, float, float]:
         """Shares of small, medium and large objects by COCO's limits."""
-        return area_shares(self.areas, _COCO_AREAS)
+        return area_shares(self.areas, COCO_AREAS)
 
     def short_sides(self) -> Float64[np.ndarray, " I"]:
         """The shorter side of every image in pixels."""

@@ -30,7 +30,7 @@ from mask2former.config import (
     Task,
     TrainerConfig,
 )
-from mask2former.dataset_tools.check import DataReport, SplitSummary, area_shares
+from mask2former.dataset_tools.check import COCO_AREAS, DataReport, SplitSummary, area_shares
 from mask2former.errors import UserError
 from mask2former.structures.categories import Categories
 from mask2former.text import listed, printable
@@ -40,7 +40,6 @@ __all__ = ["run_file", "suggest_config"]
 _EPOCHS = 50
 _BATCH = 16
 _MOST_QUERIES = 500  # memory and training time grow with them
-_COCO_AREAS = (32**2, 96**2)
 
 # Many small objects of one kind: what the packaged model of nuclei was trained on. It saw objects of 40 pixels in crops
 # of 256.
@@ -91,7 +90,7 @@ def suggest_config(
     if detections > 100:
         reasons.append(f"so {detections} objects per image are kept and measured, instead of 100")
 
-    limits = _area_limits(report, reasons) if task == "instance" else _COCO_AREAS
+    limits = _area_limits(report, reasons) if task == "instance" else COCO_AREAS
     steps = _steps(summary.num_images)
     interval = max(1, steps // 20)
     reasons.append(f"{summary.num_images} training images: {steps} steps of {_BATCH}")
@@ -241,11 +240,11 @@ def _channels(summary: SplitSummary, reading: Reading, reasons: list[str]) -> di
 def _area_limits(report: DataReport, reasons: list[str]) -> tuple[int, int]:
     """Where small ends and large begins: COCO's limits, unless nearly all objects would have the same size."""
     areas = np.sort(np.concatenate([split.areas for split in report.splits.values()]))
-    if max(area_shares(areas, _COCO_AREAS)) <= 0.9:
-        return _COCO_AREAS
+    if max(area_shares(areas, COCO_AREAS)) <= 0.9:
+        return COCO_AREAS
     small, large = (_two_digits(float(np.quantile(areas, share))) for share in (1 / 3, 2 / 3))
     if small >= large:
-        return _COCO_AREAS
+        return COCO_AREAS
     reasons.append(
         "with COCO's limits, nine out of ten objects would have the same size: small and large are therefore "
         f"separated at {small} and {large} pixels (AP itself does not change)"

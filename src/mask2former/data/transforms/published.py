@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Literal
 
 import numpy as np
 
 from mask2former.config import Resampling
+from mask2former.config.augmentation import Flip as FlipKind
 from mask2former.data.transforms.blur import draw_blur
 from mask2former.data.transforms.color_jitter import draw_color_jitter
 from mask2former.data.transforms.exposure import draw_exposure
@@ -17,11 +17,9 @@ from mask2former.data.transforms.plan import Areas, ClassMap, Plan
 from mask2former.data.transforms.sizes import Size, shortest_edge_size
 from mask2former.ops.masks import typical_diameter
 
-__all__ = ["FlipKind", "LargeScaleJitter", "ResizeCropFlip"]
+__all__ = ["LargeScaleJitter", "ResizeCropFlip"]
 
 _MOST_RESIZED = 8.0  # times, up or down, to bring objects to one diameter
-
-FlipKind = Literal["horizontal", "vertical", "both", "turns", "none"]
 
 
 def _transposed(kind: FlipKind, rng: np.random.Generator) -> bool:

@@ -96,7 +96,7 @@ def _read_labels(path: Path) -> UInt8[np.ndarray, "H W"]:
     if labels.ndim != 2 or labels.dtype.kind not in "uif":
         raise UserError(f"'{path}': S has the shape {labels.shape}; expected a label map")
     if (strange := labels[~np.isin(labels, np.arange(256))]).size:  # of which bytes would become labels
-        raise UserError(f"'{path}': S contains {strange[0]:g}; expected whole numbers from 0 to 255; is it a label map?")
+        raise UserError(f"'{path}': S contains {strange[0]:g}; expected a label map, whole numbers from 0 to 255")
     return labels.astype(np.uint8)
 
 

@@ -43,12 +43,11 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One image: its input and output files, and what else its conversion needs (numbers and text)."""
+    """One image: its input and output files."""
 
     key: str
     sources: tuple[Path, ...]
     outputs: tuple[Path, ...]
-    details: Any = None
 
 
 @dataclass(frozen=True, slots=True)
