@@ -234,7 +234,7 @@ def test_ignored_colours_are_void_and_no_classes(tmp_path: Path) -> None:
     assert found.ignored is not None
     assert found.ignored.any(axis=1).tolist() == [False, True, False, False]
     dataset = parse(DataConfig, {"dataset": {**values, "encoding": "colors", "ignore": [0, 1, 2]}}, "test").dataset
-    with pytest.raises(UserError, match="all classes of .* are ignored"):
+    with pytest.raises(UserError, match=r"all classes of .* are ignored"):
         build_images(dataset, "train")
 
 

@@ -162,7 +162,7 @@ def test_samples_that_do_not_fit_are_refused(make: Callable[[], Any], message: s
 def test_tasks_that_do_not_exist_are_refused(tasks: Any) -> None:
     own: Any = Own(sample())
     own.tasks = tasks
-    with pytest.raises(UserError, match="has the tasks .*(panoptc|instances)'.*; expected some of"):
+    with pytest.raises(UserError, match=r"has the tasks .*(panoptc|instances)'.*; expected some of"):
         as_reader(own)
     own.tasks = "instance"
     assert as_reader(own).tasks == ("instance",)
