@@ -346,6 +346,17 @@ def test_a_stopped_conversion_goes_on_where_it_was(tmp_path: Path) -> None:
     assert not journal.exists()
 
 
+def test_an_index_of_other_images_is_made_again(tmp_path: Path) -> None:
+    write_ade(tmp_path, numbers=(1, 2))
+    prepare("ade20k", tmp_path)
+    folder = tmp_path / "ADEChallengeData2016"
+    for path in folder.rglob("annotations*/validation/*2.png"):  # the other images are as many
+        path.rename(path.with_name(path.name.replace("2.png", "3.png")))
+    prepare("ade20k", tmp_path)
+    images = json.loads((folder / "ade20k_instance_val.json").read_text())["images"]
+    assert [image["id"][-1] for image in images] == ["1", "3"]
+
+
 @pytest.mark.slow
 def test_several_processes_make_the_same_files(tmp_path: Path) -> None:
     numbers = tuple(range(1, 46))

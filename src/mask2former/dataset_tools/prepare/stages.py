@@ -113,7 +113,7 @@ def run_stage(stage: Stage, num_workers: int, progress: Callable[[str, int, int]
     assert len({job.key for job in stage.jobs}) == len(stage.jobs)
     if stage.index is None:
         return _convert_all(stage, None, num_workers, progress)
-    if _is_whole_index(stage.index.path, len(stage.jobs)):
+    if _is_whole_index(stage.index.path, [job.key for job in stage.jobs]):
         _Journal(stage.index.path).remove()  # of a run that was killed in between
         return _convert_all(stage, None, num_workers, progress)
     with _Journal(stage.index.path) as journal:
@@ -161,13 +161,14 @@ def _is_whole_image(path: Path) -> bool:
     return True
 
 
-def _is_whole_index(path: Path, num_images: int) -> bool:
+def _is_whole_index(path: Path, keys: Sequence[str]) -> bool:
     try:
         content = documents.read_json(path, "index file")
     except UserError:
         return False
     images = content.get("images") if isinstance(content, dict) else None
-    return isinstance(images, list) and len(images) == num_images
+    ids = [image.get("id") if isinstance(image, dict) else None for image in images or ()]
+    return ids == list(keys)
 
 
 class _Journal:
