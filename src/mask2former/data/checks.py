@@ -23,6 +23,7 @@ from mask2former.data.datasets.label_folder import LabelFolder
 from mask2former.data.datasets.mask_folders import MaskFolders
 from mask2former.data.datasets.official import Split
 from mask2former.data.datasets.reader import Reader
+from mask2former.data.datasets.scenes import SceneClips, Scenes
 from mask2former.data.datasets.youtube_vis import YouTubeVIS
 from mask2former.data.label_maps import LabelCounts, Palettes
 from mask2former.errors import UserError
@@ -180,11 +181,7 @@ def _unseen_findings(maps: Sequence[Named], samples: LabelFolder, split: Split) 
     painted = {index: number for number, index in samples.class_of.items() if index < len(categories)}
     seen = {index for index, number in painted.items() if pixels[number]}
     absent = [item.name for index, item in enumerate(categories) if index not in seen]
-    ignored = [
-        (pixels[number] / total, number)
-        for number, index in samples.class_of.items()
-        if index >= len(categories) and pixels[number]
-    ]
+    ignored = [(pixels[number] / total, number) for number in _doubtful(samples) if pixels[number]]
     if not seen:
         message = f"nothing is annotated: {_ignored(ignored)}; check dataset.ignore"
         return [Finding(split, True, message)] if ignored else []
@@ -228,9 +225,8 @@ def _never_beside_findings(maps: Sequence[Named], samples: LabelFolder, split: S
     if len(samples.categories) != 2 or samples.unseen_classes == "keep":
         return []
     findings = []
-    ignored = [number for number, index in samples.class_of.items() if index >= len(samples.categories)]
     for number, index in samples.class_of.items():
-        for void in ignored if index < len(samples.categories) else []:
+        for void in _doubtful(samples) if index < len(samples.categories) else []:
             indices = [name for name, counts in maps if void in counts.pixels and counts.inner[void]]
             others = [counts for _, counts in maps if number in counts.pixels]
             if indices and others and all(void not in counts.pixels for counts in others):
@@ -242,6 +238,13 @@ def _never_beside_findings(maps: Sequence[Named], samples: LabelFolder, split: S
                 )
                 findings.append(Finding(split, False, message, tuple(indices[:_NAMED]), len(indices)))
     return findings
+
+
+def _doubtful(samples: LabelFolder) -> list[int]:
+    """Ignored numbers that may be meant as classes; not those of colours, which were listed in order to be ignored."""
+    if samples.colors is not None:
+        return []
+    return [number for number, index in samples.class_of.items() if index >= len(samples.categories)]
 
 
 def _ignored(ignored: Sequence[tuple[float, int]]) -> str:
@@ -353,11 +356,14 @@ def between_findings(training: AnnotatedSet | ClipSet, validation: AnnotatedSet 
 
 
 def _leak_findings(training: AnnotatedSet | ClipSet, validation: AnnotatedSet | ClipSet) -> list[Finding]:
-    """Files that are both trained and evaluated on; only ``check-data`` finds copies under other names."""
+    """Files or scenes that are both trained and evaluated on; only ``check-data`` finds copies under other names."""
     used = set(_files(training))
-    both = [name for name in _files(validation) if name in used]
+    both: Sequence[object] = [name for name in _files(validation) if name in used]
     message = f"{'frames' if isinstance(validation, ClipSet) else 'images'} that are also training data"
-    return [Finding("validation", False, message, tuple(both[:_NAMED]), len(both))] if both else []
+    if isinstance(training, Scenes | SceneClips) and type(training) is type(validation):
+        ends = (samples.seed + len(samples) for samples in (training, validation))
+        both, message = range(max(training.seed, validation.seed), min(ends)), "scenes that are also training data"
+    return [Finding("validation", False, message, tuple(map(str, both[:_NAMED])), len(both))] if both else []
 
 
 def _files(samples: AnnotatedSet | ClipSet) -> list[str]:

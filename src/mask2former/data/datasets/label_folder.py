@@ -78,7 +78,7 @@ class LabelFolder(Reader):
     ) -> None:
         self.categories = categories
         self.unseen_classes = unseen_classes
-        self._colors = colors
+        self.colors = colors
         self.notes: list[str] = list(notes)
         numbers = categories.index_of_id() if class_of is None else dict(class_of)
         if ignore is None:
@@ -133,7 +133,7 @@ class LabelFolder(Reader):
             UserError: the file is broken, or contains numbers that are neither a class nor ignored.
         """
         file = self.label_file(index)
-        numbers = read_label_map(file) if self._colors is None else self._colors.read(file)
+        numbers = read_label_map(file) if self.colors is None else self.colors.read(file)
         if unknown := sorted(set(np.unique(runs_of(numbers)[0]).tolist()) - self.class_of.keys()):
             raise UserError(
                 f"'{file}' contains the numbers {some(unknown)}, which are not classes; name them in the names file, "
@@ -160,4 +160,4 @@ class LabelFolder(Reader):
         Raises:
             UserError: the file is missing or broken.
         """
-        return count_labels(self.label_file(index), self._colors)
+        return count_labels(self.label_file(index), self.colors)
