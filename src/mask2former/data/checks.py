@@ -360,7 +360,8 @@ def _leak_findings(training: AnnotatedSet | ClipSet, validation: AnnotatedSet | 
     used = set(_files(training))
     both: Sequence[object] = [name for name in _files(validation) if name in used]
     message = f"{'frames' if isinstance(validation, ClipSet) else 'images'} that are also training data"
-    if isinstance(training, Scenes | SceneClips) and type(training) is type(validation):
+    drawn = Scenes | SceneClips
+    if isinstance(training, drawn) and isinstance(validation, drawn) and type(training) is type(validation):
         ends = (samples.seed + len(samples) for samples in (training, validation))
         both, message = range(max(training.seed, validation.seed), min(ends)), "scenes that are also training data"
     return [Finding("validation", False, message, tuple(map(str, both[:_NAMED])), len(both))] if both else []

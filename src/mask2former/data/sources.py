@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from mask2former.data.datasets.official import Split
 from mask2former.data.datasets.scenes import SceneClips, Scenes
 from mask2former.data.datasets.video_panoptic import VideoPanoptic, is_video_panoptic
 from mask2former.data.datasets.youtube_vis import YouTubeVIS, is_youtube_vis
+from mask2former.documents import read_yaml
 from mask2former.errors import OptionError, UserError
 
 __all__ = ["DataSource", "OpenedData", "dataset_by_name", "files_named_in", "reading_outside"]
@@ -129,10 +131,16 @@ class DataSource:
                 raise OptionError(lambda name, about=about: f"{name(about)} applies to scenes, not to {subject}")
 
     def files(self) -> list[str | Path]:
-        """The named files and folders that are read, none of which may be overwritten."""
+        """The files and folders that are named here or in a run file, none of which may be overwritten."""
         named = (self.data, self.annotations, self.images, self.segments)
         files = [entry for entry in named if isinstance(entry, str | Path)]
-        return files if self.data is None or isinstance(self.data, str) else [*files, *files_named_in(self.data)]
+        settings: Any = None
+        if isinstance(self.data, str) and _is_run_file(self.data):
+            with contextlib.suppress(UserError):  # opening it reports what is wrong with it
+                settings = read_yaml(Path(self.data), "run file")
+        elif self.data is not None and not isinstance(self.data, str):
+            settings = self.data.model_dump(mode="json")
+        return [*files, *files_named_in(settings)]
 
     def open(self, default_task: Callable[[], Task]) -> OpenedData:
         """Open the data, and read as much as its length requires.
@@ -246,9 +254,9 @@ def dataset_by_name(name: str, root: Path | None, default_task: Callable[[], Tas
     return parse(DataConfig, {"dataset": values}, f"data {name}").dataset
 
 
-def files_named_in(dataset: DatasetConfig) -> Iterator[str]:
-    """Annotation files, names files and the like, but not images: all texts in the settings that name a file."""
-    values: list[Any] = [dataset.model_dump(mode="json")]
+def files_named_in(settings: Any) -> Iterator[str]:
+    """Annotation files, names files and the like, but not images: all texts in settings, as JSON, that name a file."""
+    values = [settings]
     while values:
         value = values.pop()
         if isinstance(value, dict | list):

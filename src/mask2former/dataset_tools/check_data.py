@@ -96,7 +96,7 @@ def check_data(
     _check_outputs(outputs, source)
     dataset, run, notes = _inferred(data, paths, root)
     for path in outputs.values():
-        check_apart(path, files_named_in(dataset))
+        check_apart(path, files_named_in(dataset.model_dump(mode="json")))
     if suggest is not None and isinstance(dataset, ClipSampling):
         raise OptionError(
             lambda name: (

@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from mask2former.config import STEM, DatasetConfig
 from mask2former.data.array_files import ARRAY_SUFFIX, is_array_file
-from mask2former.data.datasets.class_names import read_color_table
+from mask2former.data.datasets.class_names import read_color_table, read_names
 from mask2former.data.datasets.pairs import LABEL_SUFFIXES, map_files
 from mask2former.data.label_maps import read_with_palette
 from mask2former.dataset_tools.data_paths import IMAGE_FOLDERS, NO_VALIDATION, VALIDATION, DataPaths, others, parsed
@@ -138,7 +138,8 @@ def _voc(path: Path, paths: DataPaths) -> tuple[DatasetConfig, list[str]] | None
     entry: dict[str, Any] = {"images": str(images), "labels": str(objects if objects.is_dir() else classes)}
     values: dict[str, Any] = {"name": "label-folder", "names": names, "encoding": encoding}
     if objects.is_dir():
-        values |= {"name": "id-maps", "ignore": [255] if encoding == "numbers" else []}
+        has_void = encoding == "numbers" and 255 not in read_names(names).index_of_id()
+        values |= {"name": "id-maps", "ignore": [255] if has_void else []}
         entry["classes"] = str(classes)
         notes.append(
             f"objects are read from '{objects}' and their classes from '{classes}'; to learn classes only, give "

@@ -55,9 +55,14 @@ def test_what_data_are_can_be_written_as_json() -> None:
         assert json.loads(json.dumps(record))["data"]["name"] == config.name
 
 
-def test_files_that_a_configuration_names_are_inputs(tmp_path: Path) -> None:
+def test_files_that_a_configuration_or_run_file_names_are_inputs(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("{}")
     entry = {"annotations": str(tmp_path / "a.json"), "images": str(tmp_path)}
     values = {"name": "coco-instance", "train": [entry], "validation": []}
     config = parse(DataConfig, {"dataset": values}, "test").dataset
     assert DataSource(config).files() == [str(tmp_path / "a.json")]
+    run = tmp_path / "run.yaml"
+    run.write_text(json.dumps({"data": {"dataset": values}}))
+    assert DataSource(str(run)).files() == [str(run), str(tmp_path / "a.json")]
+    run.write_text("{")  # it is opened later
+    assert DataSource(str(run)).files() == [str(run)]

@@ -137,6 +137,14 @@ def test_the_layout_of_voc_has_its_classes_where_it_has_its_boxes(tmp_path: Path
     assert any("names: pascal_voc" in note for note in notes)
 
 
+def test_255_is_void_in_the_layout_of_voc_unless_it_is_a_class(tmp_path: Path) -> None:
+    files(voc(tmp_path), "SegmentationObject/a.png")
+    for names, ignore in (("0 background\n1 cell\n", (255,)), ("0 background\n255 cell\n", ())):
+        (tmp_path / "names.txt").write_text(names)
+        config, _ = infer_format(tmp_path, DataPaths())
+        assert config.ignore == ignore  # type: ignore[union-attr]
+
+
 def test_lists_of_voc_that_are_not_used_are_noted(tmp_path: Path) -> None:
     lists = voc(tmp_path) / "ImageSets" / "Segmentation"
     lists.mkdir(parents=True)

@@ -93,8 +93,9 @@ def open_tool_files(
 def _files(path: File, tool: ToolName) -> list[tuple[File, str]]:
     """Annotation files and their paths below the folder, sorted; or the single file and an empty path."""
     suffixes = FORMATS[tool].suffixes
-    is_folder = isinstance(path, Path) and (path.suffix.lower() == ".zip" or not path.is_file())
-    folder = find_folder(path) if is_folder else None
+    if not isinstance(path, Path) or (path.is_file() and path.suffix.lower() != ".zip"):
+        return [(path, "")]
+    folder = find_folder(path)
     if folder is None:
         return [(path, "")]
     names = [name for name in folder.names(suffixes) if name.rpartition("/")[2] not in FORMATS[tool].others]
