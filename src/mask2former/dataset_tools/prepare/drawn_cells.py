@@ -1,4 +1,4 @@
-"""Drawn cells: 2,000 training and 100 validation images, as COCO instances of one class.
+"""Drawn cells: 4,000 training and 100 validation images, as COCO instances of one class.
 
 Needs no download. Writes ``drawn-cells/{train,val}`` and ``drawn-cells/instances_{train,val}.json``.
 """
@@ -18,7 +18,7 @@ from mask2former.scenes.cells import draw_cells
 
 __all__ = ["plan"]
 
-_SPLITS = {"train": (0, 2_000), "val": (1_000_000, 100)}  # first seed, number of images
+_SPLITS = {"train": (0, 4_000), "val": (1_000_000, 100)}  # first seed, number of images
 
 
 def plan(root: Path) -> Plan:

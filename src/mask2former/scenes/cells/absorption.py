@@ -64,6 +64,7 @@ def _stain(rng: np.random.Generator, nuclei: list[Nucleus], tissue: Array, diame
     strength, spread = rng.uniform(0.5, 1.8), rng.uniform(0.05, 0.4)
     rim = rng.uniform(0.0, 1.2) if rng.random() < 0.5 else 0.0
     has_pale = rng.random() < 0.3
+    blurs_some = rng.random() < 0.4
     ink = np.zeros(size_hw, np.float32)
     for nucleus in nuclei:
         value = strength * math.exp(spread * rng.standard_normal())
@@ -73,7 +74,10 @@ def _stain(rng: np.random.Generator, nuclei: list[Nucleus], tissue: Array, diame
         cover = nucleus.cover
         area = ink[nucleus.box]
         area *= 1.0 - cover * rng.uniform(0.6, 1.0)
-        area += value * inside(nucleus) * (1.0 + rim * border) * cover
+        dye = value * inside(nucleus) * (1.0 + rim * border) * cover
+        if blurs_some and rng.random() < 0.4:
+            dye = nucleus.softened(dye, rng.uniform(0.03, 0.15) * diameter)
+        area += dye
         tissue[nucleus.box] *= 1.0 - cover * rng.uniform(0.3, 1.0)
     if rng.random() < 0.3:  # smears
         smears = clouds(rng, size_hw, max(size_hw) / diameter) - rng.uniform(1.5, 2.5)

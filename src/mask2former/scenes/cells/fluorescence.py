@@ -25,7 +25,7 @@ def _glow(rng: np.random.Generator, size_hw: tuple[int, int], diameter: float, n
         thickness = 1.0 - dome + dome * np.sqrt(np.maximum(nucleus.depth, 0.0))
         shade = nucleus.cover * thickness * inside(nucleus) * value
         if blurs_some and rng.random() < 0.4:
-            shade = blurred(np.pad(shade, 2), rng.uniform(0.02, 0.09) * diameter)[2:-2, 2:-2]
+            shade = nucleus.softened(shade, rng.uniform(0.02, 0.09) * diameter)
         area = light[nucleus.box]
         in_front = np.maximum(shade, 0.35 * area) if rng.random() < 0.5 else shade + 0.5 * area
         area[:] = np.where(nucleus.solid, in_front, np.maximum(area, shade))
@@ -39,6 +39,16 @@ def _out_of_focus(rng: np.random.Generator, size_hw: tuple[int, int], diameter: 
     for nucleus in others[: int(most * rng.uniform(0.2, 1.0)) + 1]:
         light[nucleus.box] += nucleus.cover
     return blurred(light, diameter * rng.uniform(0.25, 0.6)) * rng.uniform(0.05, 0.35)
+
+
+def _bodies(rng: np.random.Generator, size_hw: tuple[int, int], diameter: float, nuclei: list[Nucleus]) -> Array:
+    """Faint light (H, W) of cell bodies and their processes, which are no nuclei."""
+    light = np.zeros(size_hw, np.float32)
+    centers = [(nucleus.y, nucleus.x) for nucleus in nuclei]
+    bodies, _ = arrange(rng, size_hw, diameter * rng.uniform(1.3, 2.5), elongation=8.0, roughness=0.25, centers=centers)
+    for body in bodies:
+        light[body.box] += rng.uniform(0.0, 0.3) * body.cover * np.maximum(body.depth, 0.0) ** 0.5
+    return blurred(light, 0.05 * diameter)
 
 
 def _debris(rng: np.random.Generator, size_hw: tuple[int, int], diameter: float) -> Array:
@@ -64,6 +74,8 @@ def paint_fluorescence(rng: np.random.Generator, size_hw: tuple[int, int], diame
     """
     nuclei, front = arrange(rng, size_hw, diameter)
     light = _glow(rng, size_hw, diameter, nuclei)
+    if nuclei and rng.random() < 0.25:
+        light += _bodies(rng, size_hw, diameter, nuclei)
     if rng.random() < 0.35:
         light += _out_of_focus(rng, size_hw, diameter, len(nuclei))
     light += blurred(light, diameter * rng.uniform(0.5, 2.0)) * rng.uniform(0.0, 0.25)

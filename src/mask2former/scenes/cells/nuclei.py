@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mask2former.scenes.cells.textures import Array, clouds
+from mask2former.scenes.cells.textures import Array, blurred, clouds
 
 __all__ = ["Nucleus", "arrange"]
 
 _MIN_PIXELS = 12  # smaller ones, at the border of the image, are not drawn
-_MIN_VISIBLE = 0.6  # of a nucleus behind others
+_MIN_VISIBLE = 0.5  # of a nucleus behind others
 _MOST = 700
 _ANGLES = 128  # points of an outline
 
@@ -45,6 +45,10 @@ class Nucleus:
     def cover(self) -> Array:
         """Soft coverage (h, w) in 0..1."""
         return np.clip(0.5 - self.distance, 0.0, 1.0)
+
+    def softened(self, values: Array, sigma: float) -> Array:
+        """``values`` (h, w) out of focus, within the box."""
+        return blurred(np.pad(values, 2), sigma)[2:-2, 2:-2]
 
     @property
     def solid(self) -> Array:
@@ -115,7 +119,7 @@ def arrange(
     is_aligned = rng.random() < 0.4
     share = rng.choice([0.04, 0.12, 0.25, 0.4, 0.55], p=[0.2, 0.25, 0.25, 0.2, 0.1])
     touching = rng.random()
-    overlap = rng.choice([0.03, 0.12, 0.25])
+    overlap = rng.choice([0.03, 0.12, 0.25, 0.4])
     density = clouds(rng, size_hw, rng.uniform(1.0, 5.0), 2)
     sparsest = rng.uniform(-1.5, 0.8) if rng.random() < 0.6 else -np.inf  # none where the density is lower
     count = min(max(int(share * height * width / (math.pi / 4 * diameter * diameter)), 1), _MOST)
