@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,12 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from scipy.io import savemat
 
-from mask2former.dataset_tools.prepare import dataset_names, prepare
+from mask2former.data.datasets.coco import CocoInstances
+from mask2former.dataset_tools.prepare import dataset_names, drawn_cells, prepare
+from mask2former.dataset_tools.prepare.stages import run_stage
 from mask2former.errors import OptionError, UserError
+from mask2former.progress import silent
+from mask2former.scenes.cells import draw_cells
 from mask2former.structures import Categories
 
 # Of pycocotools, whose decoder uses an old interface of NumPy.
@@ -372,7 +377,7 @@ def test_several_processes_make_the_same_files(tmp_path: Path) -> None:
     assert len(one) == 45
 
 
-@pytest.mark.parametrize("name", dataset_names())
+@pytest.mark.parametrize("name", [name for name in dataset_names() if name != "drawn-cells"])
 def test_an_absent_data_set_is_refused_with_what_to_unpack(tmp_path: Path, name: str) -> None:
     with pytest.raises(OptionError, match=r"unpack .* give another root$") as refused:
         prepare(name, tmp_path)
@@ -380,7 +385,7 @@ def test_an_absent_data_set_is_refused_with_what_to_unpack(tmp_path: Path, name:
 
 
 def test_an_unknown_data_set_is_refused_with_those_there_are(tmp_path: Path) -> None:
-    there_are = "ade20k, ade20k-full, cityscapes, coco-stuff-10k; the other data sets are read as downloaded"
+    there_are = "ade20k, ade20k-full, cityscapes, coco-stuff-10k, drawn-cells; the other data sets are read as downloaded"
     with pytest.raises(UserError, match=f"'voc'; expected one of {there_are}"):
         prepare("voc", tmp_path)
 
@@ -453,3 +458,26 @@ def test_nothing_is_written_outside_of_the_folder(tmp_path: Path) -> None:
     (stuff / "train.txt").write_text("../../x\n")
     with pytest.raises(UserError, match="image names without folders"):
         prepare("coco-stuff-10k", tmp_path)
+
+
+# --- drawn cells -----------------------------------------------------------------------------------------------------
+
+
+def test_drawn_cells_are_coco_instances_of_what_was_drawn(tmp_path: Path) -> None:
+    training, validation = drawn_cells.plan(tmp_path).stages
+    assert (len(training.jobs), len(validation.jobs)) == (4000, 100)
+    assert not {job.details for job in training.jobs} & {job.details for job in validation.jobs}
+
+    few = replace(validation, jobs=validation.jobs[:3], official=3)
+    outcome = run_stage(few, num_workers=1, progress=silent)
+    assert (outcome.made, outcome.there, outcome.note) == (3, 0, "")
+    folder = tmp_path / "drawn-cells"
+    read = CocoInstances([(folder / "instances_val.json", folder / "val")])
+    assert [category.name for category in read.categories] == ["nucleus"]
+    for index, job in enumerate(few.jobs):
+        drawn = draw_cells(job.details)
+        sample = read[index]
+        assert sample.target is not None
+        np.testing.assert_array_equal(sample.image[0].permute(1, 2, 0).numpy(), drawn.image)
+        numbers = np.arange(1, drawn.ids.max() + 1)
+        np.testing.assert_array_equal(sample.target.masks[:, 0].numpy(), drawn.ids == numbers[:, None, None])

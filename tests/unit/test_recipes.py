@@ -84,7 +84,7 @@ def test_the_packaged_models_run_is_panoptic_and_small() -> None:
     assert (run.model.transformer_decoder.queries or 0) in range(1, 101)
 
 
-@pytest.mark.parametrize("name", ["nuclei-start", "camvid"])
+@pytest.mark.parametrize("name", ["drawn-cells", "nuclei-start", "camvid"])
 def test_our_runs_on_real_images_start_from_drawn_ones(name: str) -> None:
     run = recipes.run_recipes()[name]()
     scenes = recipes.scenes_tiny().model

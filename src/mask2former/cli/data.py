@@ -203,7 +203,7 @@ def _lines(summary: SplitSummary, report: DataReport) -> list[str]:
 
 def prepare(
     dataset: Annotated[
-        str, typer.Argument(metavar="DATASET", help="ade20k, ade20k-full, cityscapes or coco-stuff-10k.")
+        str, typer.Argument(metavar="DATASET", help="ade20k, ade20k-full, cityscapes, coco-stuff-10k or drawn-cells.")
     ],
     data_root: Annotated[
         Path | None,
@@ -218,10 +218,10 @@ def prepare(
         typer.Option(min=0, max=limits.WORKERS, help="Number of processes.", show_default="one per processor"),
     ] = None,
 ) -> None:
-    """Convert a published data set into the files that training and evaluation read.
+    """Convert a published data set into the files that training and evaluation read, or draw images of cells.
 
     Complete files are skipped, so you can resume an interrupted conversion. Cityscapes is read as downloaded; for it,
-    only the panoptic files for the official evaluation are written.
+    only the panoptic files for the official evaluation are written. drawn-cells needs no download.
     """
     from mask2former.dataset_tools.prepare import prepare as run
 
@@ -240,6 +240,6 @@ def prepare(
         outcomes, notes = run(dataset, data_root, workers, tell_and_remember)
     for outcome in outcomes:
         line = f"{outcome.title}: {outcome.made} made, {outcome.there} already there"
-        say(f"{line}; {outcome.note}" if outcome.note else f"{line}: all {outcome.official} of the official set")
+        say(f"{line}; {outcome.note}" if outcome.note else f"{line}: all {outcome.official}")
     for note in notes:
         say(f"note: {note}")

@@ -15,6 +15,7 @@ from mask2former.recipes.names import describe_names, recipe, recipe_names
 from mask2former.recipes.ours import (
     camvid,
     camvid_all,
+    drawn_cells,
     nuclei,
     nuclei_end,
     nuclei_middle,
@@ -40,6 +41,7 @@ __all__ = [
     "camvid",
     "camvid_all",
     "describe_names",
+    "drawn_cells",
     "nuclei",
     "nuclei_end",
     "nuclei_middle",
@@ -59,6 +61,7 @@ _OURS: dict[str, Callable[[], RunConfig]] = {
     "scenes-tiny-start": scenes_tiny_start,
     "scenes-tiny-end": scenes_tiny_end,
     "scene-clips": scene_clips,
+    "drawn-cells": drawn_cells,
     "nuclei": nuclei,
     "nuclei-start": nuclei_start,
     "nuclei-middle": nuclei_middle,

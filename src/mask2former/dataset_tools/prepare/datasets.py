@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mask2former.data.parallel import num_processors
-from mask2former.dataset_tools.prepare import ade20k, ade20k_full, cityscapes, coco_stuff_10k
+from mask2former.dataset_tools.prepare import ade20k, ade20k_full, cityscapes, coco_stuff_10k, drawn_cells
 from mask2former.dataset_tools.prepare.stages import Outcome, Plan, run_stage
 from mask2former.errors import UserError
 from mask2former.media.folders import data_root
@@ -19,6 +19,7 @@ _PLANS: dict[str, Callable[[Path], Plan]] = {
     "ade20k-full": ade20k_full.plan,
     "cityscapes": cityscapes.plan,
     "coco-stuff-10k": coco_stuff_10k.plan,
+    "drawn-cells": drawn_cells.plan,
 }
 
 
