@@ -466,16 +466,17 @@ def test_nothing_is_written_outside_of_the_folder(tmp_path: Path) -> None:
 def test_drawn_cells_are_coco_instances_of_what_was_drawn(tmp_path: Path) -> None:
     training, validation = drawn_cells.plan(tmp_path).stages
     assert (len(training.jobs), len(validation.jobs)) == (4000, 100)
-    assert not {job.details for job in training.jobs} & {job.details for job in validation.jobs}
+    assert not {job.key for job in training.jobs} & {job.key for job in validation.jobs}
 
     few = replace(validation, jobs=validation.jobs[:3], official=3)
     outcome = run_stage(few, num_workers=1, progress=silent)
     assert (outcome.made, outcome.there, outcome.note) == (3, 0, "")
+    assert run_stage(few, num_workers=1, progress=silent).there == 3
     folder = tmp_path / "drawn-cells"
     read = CocoInstances([(folder / "instances_val.json", folder / "val")])
     assert [category.name for category in read.categories] == ["nucleus"]
     for index, job in enumerate(few.jobs):
-        drawn = draw_cells(job.details)
+        drawn = draw_cells(int(job.key))
         sample = read[index]
         assert sample.target is not None
         np.testing.assert_array_equal(sample.image[0].permute(1, 2, 0).numpy(), drawn.image)

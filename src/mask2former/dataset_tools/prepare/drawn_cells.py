@@ -26,16 +26,15 @@ def plan(root: Path) -> Plan:
     folder = root / "drawn-cells"
     stages = []
     for split, (first, count) in _SPLITS.items():
-        jobs = [
-            Job(str(seed), (), (folder / split / f"{seed:07d}.png",), seed) for seed in range(first, first + count)
-        ]
+        jobs = [Job(str(seed), (), (folder / split / f"{seed:07d}.png",)) for seed in range(first, first + count)]
         index = Index(folder / f"instances_{split}.json", _instances)
         stages.append(Stage(f"images of cells, {split}", jobs, _draw, count, index))
     return Plan(tuple(stages))
 
 
 def _draw(job: Job) -> dict[str, Any]:
-    image, ids = draw_cells(job.details)
+    seed = int(job.key)
+    image, ids = draw_cells(seed)
     save_image(job.outputs[0], Image.fromarray(image))
     masks = ids == np.arange(1, int(ids.max()) + 1)[:, None, None]
     boxes = boxes_xyxy(masks).astype(int).tolist()
@@ -43,7 +42,7 @@ def _draw(job: Job) -> dict[str, Any]:
         {"bbox": [left, top, right - left, bottom - top], "area": area, "segmentation": rle}
         for (left, top, right, bottom), area, rle in zip(boxes, areas(masks).tolist(), encode(masks), strict=True)
     ]
-    return {"id": job.details, "file_name": job.outputs[0].name, "size": ids.shape, "objects": objects}
+    return {"id": seed, "file_name": job.outputs[0].name, "size": ids.shape, "objects": objects}
 
 
 def _instances(records: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -167,7 +167,7 @@ def _is_whole_index(path: Path, keys: Sequence[str]) -> bool:
     except UserError:
         return False
     images = content.get("images") if isinstance(content, dict) else None
-    ids = [image.get("id") if isinstance(image, dict) else None for image in images or ()]
+    ids = [str(image.get("id")) if isinstance(image, dict) else None for image in images or ()]
     return ids == list(keys)
 
 
