@@ -30,8 +30,8 @@ from mask2former.training.directory import prepare_directory
 from mask2former.training.lock import check_links, locked
 from mask2former.training.loggers import Loggers
 from mask2former.training.meeting import Meeting
-from mask2former.training.metrics_log import MetricsLog
-from mask2former.training.module import LOGGED_STEP, TrainingModule
+from mask2former.training.metrics_log import MetricsLog, validations
+from mask2former.training.module import TrainingModule
 from mask2former.training.objects import Data, Objects
 from mask2former.training.optim import dead_steps
 from mask2former.training.progress import StepProgress
@@ -136,6 +136,7 @@ def train(
 
         model, is_measurable = initial_model(config, objects.model, data.categories, start, past)
         data.num_queries = getattr(model.transformer_decoder, "num_queries", None)
+        data.size_divisibility = math.lcm(model.size_divisibility, 4)  # masks are predicted at stride 4
         if objects.criterion is not None and config.criterion.class_weights is not None:
             raise UserError("criterion.class_weights applies only to the built-in criterion, but another one was given")
         weights, said = class_weights(config.criterion.class_weights, data.training_set.samples)
@@ -203,7 +204,7 @@ def _patience(config: RunConfig, point: ResumePoint) -> Patience | None:
     if config.evaluation.patience is None:
         return None
     patience = Patience(config.evaluation.monitor, config.evaluation.patience, starts_over=point.measured_anew)
-    if point.measured_anew and point.best is not None:
+    if point.best is not None:  # the state in the checkpoint replaces it, if there is one
         patience.begin_at(point.best.value)
     return patience
 
@@ -222,13 +223,14 @@ def _saved(trainer: lightning.Trainer, module: TrainingModule, keep: KeepCheckpo
         model.info = replace(model.info, inference=inference)
     if trainer.is_global_zero:
         checkpoints.save_pretrained(model, path)
-    metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name != LOGGED_STEP}
+    # Not those that Lightning has: they are gone in a resumed run, and may be those of several validations.
+    measured = validations(path.with_name("metrics.csv"), trainer.global_step)
     best = (keep.best_value, keep.best_step) if keep.best_value > -math.inf else None
     return TrainingResult(
         path.parent,
         path,
         config.evaluation.monitor,
-        metrics,
+        measured[-1] if measured else {},
         keep.start_value,
         best,
         is_average=module.average is not None,

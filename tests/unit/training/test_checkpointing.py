@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+from mask2former.config import EvaluationConfig, RunConfig
 from mask2former.errors import UserError
-from mask2former.training.checkpointing import KeepCheckpoints, Patience, WholeFiles, figures, loaded, plain
+from mask2former.training.checkpointing import Best, KeepCheckpoints, Patience, WholeFiles, figures, loaded, plain
+from mask2former.training.resume_point import ResumePoint
+from mask2former.training.run import _patience
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"half of something", b"\x80\x02]q\x00."])
@@ -75,6 +78,14 @@ def test_patience_goes_on_with_its_own_number_or_starts_over() -> None:
     anew.load_state_dict(stored)
     anew.begin_at(20.0)
     assert (anew.wait_count, anew.patience, float(anew.best_score)) == (0, 3, 20.0)
+
+
+def test_patience_that_is_new_in_a_resumed_run_counts_from_the_best_validation(tmp_path: Path) -> None:
+    config = RunConfig(evaluation=EvaluationConfig(patience=3))
+    best = Best(tmp_path / "best.ckpt", 50.0, 100, None, None)
+    patience = _patience(config, ResumePoint(step=200, best=best))
+    assert patience is not None
+    assert float(patience.best_score) == 50.0
 
 
 def test_other_ranks_take_part_in_a_checkpoint_and_a_limit_ends_a_validation(tmp_path: Path) -> None:
