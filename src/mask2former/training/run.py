@@ -22,7 +22,7 @@ from mask2former.errors import OptionError, UserError
 from mask2former.models.mask2former import Mask2Former
 from mask2former.progress import DetailedProgress
 from mask2former.training.batch_size import check_auto, with_batch_size
-from mask2former.training.checkpointing import KeepCheckpoints, Patience, figure, figures, loaded
+from mask2former.training.checkpointing import KeepCheckpoints, figure, figures, loaded
 from mask2former.training.class_weights import class_weights
 from mask2former.training.cluster import Rank, say_once
 from mask2former.training.datamodule import DataModule
@@ -37,7 +37,7 @@ from mask2former.training.optim import dead_steps
 from mask2former.training.progress import StepProgress
 from mask2former.training.result import TrainingResult, finished
 from mask2former.training.resume import LastState, check_objects, compare, digest_of, record_of
-from mask2former.training.resume_point import ResumePoint, put_best_in_place, resume_point
+from mask2former.training.resume_point import ResumePoint, patience_of, put_best_in_place, resume_point
 from mask2former.training.start import initial_model, with_start
 from mask2former.training.stopping import Stopping, explained
 from mask2former.training.time_limit import TimeLimit
@@ -166,7 +166,7 @@ def train(
             is_due=point.is_due,
             limit=limit,
         )
-        patience = _patience(config, point)
+        patience = patience_of(config, point)
         bar = StepProgress(config.trainer.max_steps, config.trainer.log_interval, monitor, progress)
 
         def prepare() -> None:
@@ -198,15 +198,6 @@ def _facts(config: RunConfig, num_samples: tuple[int, int], validation: str) -> 
     settings = {name: value for name, value in leaves(config).items() if name != "output"}
     data = {"the number of training samples": num_samples[0], "the digest of the validation data": validation}
     return {**settings, **data, "the version of torch": torch.__version__}
-
-
-def _patience(config: RunConfig, point: ResumePoint) -> Patience | None:
-    if config.evaluation.patience is None:
-        return None
-    patience = Patience(config.evaluation.monitor, config.evaluation.patience, starts_over=point.measured_anew)
-    if point.best is not None:  # the state in the checkpoint replaces it, if there is one
-        patience.begin_at(point.best.value)
-    return patience
 
 
 def _saved(trainer: lightning.Trainer, module: TrainingModule, keep: KeepCheckpoints) -> TrainingResult:
