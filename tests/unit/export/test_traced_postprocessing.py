@@ -127,7 +127,8 @@ def test_what_no_graph_can_follow_is_refused() -> None:
     for changes in refused:
         with pytest.raises(UserError, match=f"its setting '{next(iter(changes))}'"):
             traced_postprocessing.check_settings(InferenceConfig(tasks=("instance",), **changes), "instance")
+    filters: tuple[dict[str, Any], ...] = ({"min_area": 9}, {"classes": ("cat",)})
     for task in ("panoptic", "instance", "semantic"):
-        for changes in ({"min_area": 9}, {"classes": ("cat",)}):
+        for changes in filters:
             with pytest.raises(UserError, match=f"{task} results of this model depend on its setting"):
                 traced_postprocessing.check_settings(InferenceConfig(**changes), task)
