@@ -194,7 +194,9 @@ class _SeenError(Exception):
 
 
 class Watching(Criterion):
-    def forward(self, output: MaskOutput, targets: Sequence[Target], *more: Any) -> Losses:
+    def forward(
+        self, output: MaskOutput, targets: Sequence[Target], uniform: Any = None, num_masks: float | None = None
+    ) -> Losses:
         raise _SeenError(output.padded_size, *(tuple(target.masks.shape[-2:]) for target in targets))
 
 
