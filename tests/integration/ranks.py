@@ -163,7 +163,7 @@ def sharded(rank: int, folder: str, kind: str) -> None:
     optimizer = build_optimizer(model, optim)
     shares = sum(sharding.local(value).numel() for value in model.parameters())
     norms = [step(model, optimizer, average, [2 * index + rank]) for index in range(STEPS - 1)]
-    sharding.check_gradients(model)
+    sharding.check_gradients(model, is_sharded=True)
     states = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average.state_dict()}
     stored = copy.deepcopy(sharding.gathered(states, keep=True))  # as a file would be
     norms.append(step(model, optimizer, average, [2 * (STEPS - 1) + rank]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ from mask2former.cli import main
 from mask2former.data.datasets.scenes import Scenes
 from mask2former.evaluation.cases import Cases, match_classes
 from mask2former.evaluation.evaluate import evaluate_predictor
-from mask2former.losses import MatchedDepth
+from mask2former.losses import Losses, MatchedDepth
+from mask2former.models.build import build_model
 from mask2former.models.pixel_decoders import PixelFeatures
 from mask2former.scenes import SCENE_CATEGORIES
-from mask2former.structures import MaskOutput
+from mask2former.structures import MaskOutput, Target
 from mask2former.training.optim import parameter_groups
 
 pytestmark = pytest.mark.usefixtures("small_overlays")
@@ -185,6 +187,31 @@ def test_abilities_that_a_part_lacks_are_refused(tmp_path: Path, settings: dict[
 def test_objects_that_cannot_be_trained_with(tmp_path: Path, objects: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         train(run_of(tmp_path / "run"), **objects)
+
+
+class _SeenError(Exception):
+    """Ends a training, with what its criterion received."""
+
+
+class Watching(Criterion):
+    def forward(
+        self, output: MaskOutput, targets: Sequence[Target], uniform: Any = None, num_masks: float | None = None
+    ) -> Losses:
+        raise _SeenError(output.padded_size, *(tuple(target.masks.shape[-2:]) for target in targets))
+
+
+@pytest.mark.parametrize("step", [1, 64])
+def test_targets_are_padded_as_the_model_pads(tmp_path: Path, step: int) -> None:
+    scenes = {"name": "scenes", "image_size": [72, 100], "num_training": 2, "num_validation": 1}
+    data = {"dataset": scenes, "batch_size": 1, "num_workers": 0, "augmentation": {"name": "none"}}
+    config = config_of(tmp_path / "run", data=data)
+    model = build_model(config.model, len(SCENE_CATEGORIES))
+    model.categories, model.size_divisibility = SCENE_CATEGORIES, step
+    with pytest.raises(_SeenError) as seen:
+        train(config, model=model, criterion=Watching(len(SCENE_CATEGORIES)))
+    padded, *targets = seen.value.args
+    assert padded == ((72, 100) if step == 1 else (128, 128))
+    assert set(targets) == {padded}
 
 
 def test_parts_choose_decay_and_rates() -> None:

@@ -77,7 +77,12 @@ def test_two_ranks_that_share_the_weights_learn_what_one_learns(kind: str, tmp_p
 
 def test_a_part_that_gets_no_gradient_is_named() -> None:
     model = nn.Sequential(nn.Linear(2, 2))
-    with pytest.raises(UserError, match=r"fsdp: '0\.weight' has received no gradient"):
-        sharding.check_gradients(model)
+    for is_sharded in (False, True):
+        with pytest.raises(UserError, match=r"'0\.weight' has received no gradient"):
+            sharding.check_gradients(model, is_sharded=is_sharded)
+    model(torch.ones(1, 2)).sum().backward()
+    sharding.check_gradients(model, is_sharded=False)
+    with pytest.raises(UserError, match=r"'0\.weight' has received no gradient"):  # that was exchanged
+        sharding.check_gradients(model, is_sharded=True)
     model.requires_grad_(False)
-    sharding.check_gradients(model)
+    sharding.check_gradients(model, is_sharded=True)

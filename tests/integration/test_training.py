@@ -94,6 +94,19 @@ def test_resumed_equals_uninterrupted(tmp_path: Path, finished_run: Finished) ->
     assert same_weights(finished_run.result.model, resumed.result.model)
 
 
+@quick
+def test_a_run_that_was_killed_before_its_model_was_written_has_its_metrics(
+    tmp_path: Path, finished_run: Finished
+) -> None:
+    shutil.copytree(finished_run.folder, tmp_path / "run")
+    (tmp_path / "run" / "model.safetensors").unlink()
+    config = config_of(tmp_path / "run", evaluation__num_images=2)
+    written, finished = (finish(config, resume=True).result for _ in range(2))
+    assert written.metrics == finished.metrics == finished_run.result.metrics
+    assert "panoptic/PQ" in written.metrics
+    assert all("/" in name for name in written.metrics)
+
+
 @pytest.mark.long
 @quick
 def test_ignoring_void_changes_a_run_only_where_there_is_some(
@@ -434,6 +447,7 @@ def test_checkpoints_of_a_run_load_as_models(finished_run: Finished, tmp_path: P
     state = torch.load(finished_run.folder / "checkpoints" / "last.ckpt", weights_only=True)
     plain = {name.removeprefix("model."): value for name, value in state["state_dict"].items()}
     average = {name: value + 1 for name, value in plain.items() if value.is_floating_point()}
+    state["state_dict"]["criterion.weights"] = torch.ones(2)  # a buffer of a criterion of one's own
     torch.save({**state, "average": {"updates": 1, "values": average}}, tmp_path / "last.ckpt")
     with collect_notes() as notes:
         assert_same(Mask2Former.from_pretrained(tmp_path / "last.ckpt").state_dict(), plain | average)

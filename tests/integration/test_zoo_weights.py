@@ -26,8 +26,9 @@ from torch import Tensor
 from web import Server, serve
 
 from mask2former import Predictor, checkpoints, recipes
-from mask2former.checkpoints.formats.original import original_names, recipe_categories, relative_position_index
+from mask2former.checkpoints.formats.original import original_names, recipe_categories
 from mask2former.checkpoints.zoo import packaged_zoo
+from mask2former.models.backbones.swin import relative_position_index
 from mask2former.models.mask2former import Mask2Former
 
 pytestmark = pytest.mark.long

@@ -22,7 +22,8 @@ from mask2former import recipes
 from mask2former.checkpoints.compare_transformers import compare_with_transformers
 from mask2former.checkpoints.convert import Target, convert
 from mask2former.checkpoints.formats.huggingface import config_of
-from mask2former.checkpoints.formats.original import recipe_categories, relative_position_index, to_original
+from mask2former.checkpoints.formats.original import recipe_categories, to_original
+from mask2former.models.backbones.swin import relative_position_index
 from mask2former.models.mask2former import Mask2Former
 from mask2former.notes import collect_notes
 from mask2former.structures import ModelInfo

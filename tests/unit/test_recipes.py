@@ -203,6 +203,7 @@ def test_rows_with_parts_are_recipes_whose_paper_is_told() -> None:
     assert text.endswith("in:\n  model.pixel_decoder: fpn\n  model.transformer_decoder: standard")
     run = runs["ablation/coco-panoptic/maskformer-decoder"]()
     assert run.model.transformer_decoder == StandardDecoderConfig()
+    assert "  model.inference.tasks: [semantic]\n" in (runs["ablation/ade20k-semantic/per-pixel"].__doc__ or "")
     run = runs["ablation/ade20k-semantic/per-pixel-plus"]()
     assert run.model.transformer_decoder == PerPixelPlusConfig(source="res5")
     assert run.model.inference.tasks == run.evaluation.tasks == ("semantic",)

@@ -77,13 +77,18 @@ def average(models: Sequence[Mask2Former], names: Sequence[str]) -> Mask2Former:
     for state, name in zip(states, names, strict=True):  # all before anything is changed
         if broken := next((key for key in floating if not state[key].isfinite().all()), None):
             raise UserError(f"{name} has weights that are not finite ('{broken}'); its training diverged")
+    # All before anything is changed, since entries of tied parts share their memory.
+    means = {key: _mean([state[key] for state in states]) for key in floating}
     with torch.no_grad():
-        for key in floating:
-            mean = sum(state[key].to(torch.float64) for state in states) / len(states)
-            assert isinstance(mean, Tensor)
+        for key, mean in means.items():
             states[0][key].copy_(mean)
     first.info = replace(first.info, license=next(iter(licenses), None), metrics={})
     return first
+
+
+def _mean(values: Sequence[Tensor]) -> Tensor:
+    """In the type of the first, computed in float64."""
+    return torch.stack([value.detach().to(torch.float64) for value in values]).mean(0).to(values[0].dtype)
 
 
 def check(models: Sequence[Mask2Former], names: Sequence[str]) -> None:

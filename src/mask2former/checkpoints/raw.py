@@ -193,7 +193,9 @@ def _select(payload: Any, raw: Raw, request: Request) -> dict[Any, Any]:
 
 def _select_of_run(payload: dict[Any, Any], raw: Raw, request: Request) -> dict[Any, Any]:
     """The weights in a checkpoint of a training of ours: averaged ones if there are any, like those of its result."""
-    plain = {str(name).removeprefix("model."): value for name, value in payload["state_dict"].items()}
+    # Other entries belong to a criterion of one's own, which may have buffers.
+    entries = {str(name): value for name, value in payload["state_dict"].items()}
+    plain = {name.removeprefix("model."): value for name, value in entries.items() if name.startswith("model.")}
     average = payload.get("average")
     values = average.get("values") if isinstance(average, dict) else None
     sets = {"average": {**plain, **values}, "state_dict": plain} if isinstance(values, dict) else {"state_dict": plain}

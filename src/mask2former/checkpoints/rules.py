@@ -61,7 +61,6 @@ class Layout:
         unused: entries that have no meaning here, or that are regenerated; skipped when reading.
         not_written: original entries that this layout does not have.
         provider: whose published models are preferred over those of the authors for files of this layout.
-        is_backbone: it is a backbone alone.
         has_counters: its batch norms are ordinary ones. Their counters do not show whether the norms were trained, so
             they are removed when reading and added (as zeros) when writing.
     """
@@ -74,7 +73,6 @@ class Layout:
     unused: tuple[str, ...] = ()
     not_written: tuple[str, ...] = ()
     provider: Provider = "official"
-    is_backbone: bool = False
     has_counters: bool = False
 
     def fits(self, names: Iterable[str]) -> bool:

@@ -25,6 +25,7 @@ from mask2former.errors import UserError
 from mask2former.files import write_whole
 from mask2former.models.build import size_divisibility
 from mask2former.models.mask2former import Mask2Former
+from mask2former.notes import note
 from mask2former.structures import ModelInfo
 
 __all__ = ["dump_original", "format_version", "save", "save_folder", "save_torch", "write_original"]
@@ -100,13 +101,17 @@ def save(
     if run is not None:
         metadata["run"] = run.model_dump_json()
     tensors: dict[str, Tensor] = {}
+    owned: set[int] = set()
     for name, value in model.state_dict().items():
         stored = value.detach().cpu()
         if dtype is not None and stored.is_floating_point():
             stored = stored.to(dtype)
             if not torch.equal(stored.isfinite(), value.detach().cpu().isfinite()):
                 raise UserError(f"entry '{name}' has values beyond {dtype}; save it without dtype")
-        tensors[name] = stored.contiguous()
+        stored = stored.contiguous()
+        memory = stored.untyped_storage().data_ptr()
+        tensors[name] = stored.clone() if memory in owned else stored  # the format has no shared (tied) entries
+        owned.add(memory)
     write_whole(path, lambda temporary: write_safetensors(tensors, temporary, metadata), durable=True)
 
 
@@ -138,7 +143,7 @@ def save_folder(
 
 
 def write_original(model: Mask2Former, path: str | Path) -> None:
-    """Write the layout of the published files: ``.pkl`` (arrays) or ``.pth`` (tensors).
+    """Write the layout of the published files: ``.pkl`` (arrays) or ``.pth`` (tensors); what it lacks is noted.
 
     Raises:
         UserError: another suffix, that layout has no place for the model, or the file cannot be written.
@@ -146,11 +151,13 @@ def write_original(model: Mask2Former, path: str | Path) -> None:
     path = Path(path)
     if path.suffix not in (".pkl", ".pth"):
         raise UserError(f"{path}: the original layout is written as .pkl or .pth")
-    _ = model.info.known_architecture
+    architecture = model.info.known_architecture
     _check_preparation(model)
     state = original.file_entries(model)
     check_finite(state, "the model")
     write_whole(path, lambda temporary: dump_original(state, temporary, path.suffix))
+    for phrase in original.unsaid(architecture):
+        note(phrase, f"'{path}'")
 
 
 def dump_original(state: Mapping[str, Tensor], path: Path, suffix: str) -> None:

@@ -20,7 +20,7 @@ from mask2former.checkpoints.normalisation import Normalisation
 from mask2former.checkpoints.rules import Layout, from_original
 from mask2former.checkpoints.safetensors_files import write_safetensors
 from mask2former.checkpoints.save import dump_original, save, save_folder, save_torch
-from mask2former.config import ArchitectureConfig, EncoderOnlyConfig, MaskedDecoderConfig, MSDeformAttnConfig
+from mask2former.config import ArchitectureConfig, MaskedDecoderConfig, MSDeformAttnConfig
 from mask2former.errors import UserError
 from mask2former.files import whole_folder, write_whole
 from mask2former.models.mask2former import Mask2Former
@@ -38,9 +38,6 @@ _SUFFIXES: dict[Target, tuple[str, ...]] = {
     "mmseg": (".pth",),
     "ssseg": (".pth",),
 }
-
-
-_HEADS = 8  # of both decoders in all published models
 
 
 def check_place(path: Path, target: Target) -> None:
@@ -62,18 +59,9 @@ def check_place(path: Path, target: Target) -> None:
 
 def unsaid(info: ModelInfo, target: Target) -> list[str]:
     """What affects the results of a model but a layout does not store, one phrase each; for notes."""
-    architecture = info.architecture
-    if architecture is None or target in ("ours", "huggingface"):
+    if info.architecture is None or target in ("ours", "huggingface"):
         return []
-    parts = (architecture.pixel_decoder, architecture.transformer_decoder)
-    heads = tuple(getattr(part, "num_heads", _HEADS) for part in parts)  # irrelevant without attention
-    if heads == (_HEADS, _HEADS):
-        return []
-    return [
-        "files of this layout do not store the number of attention heads of the decoders, and every reader, this "
-        f"library included, assumes {_HEADS}; this model has {heads[0]} (pixel decoder) and {heads[1]} (transformer "
-        "decoder)"
-    ]
+    return original.unsaid(info.architecture)
 
 
 def write(model: Mask2Former, path: Path, target: Target, check: Callable[[Path], object] | None = None) -> None:
@@ -122,14 +110,8 @@ def _check_parts(architecture: ArchitectureConfig, target: Target) -> None:
     Raises:
         UserError: the message names it.
     """
+    original.check_switches(architecture)
     pixels, decoder = architecture.pixel_decoder, architecture.transformer_decoder
-    if isinstance(decoder, EncoderOnlyConfig):
-        raise UserError("only our own format can store an encoder-only model; choose ours")
-    if isinstance(decoder, MaskedDecoderConfig) and decoder.switches:
-        names = ", ".join(f"{name}={str(value).lower()}" for name, value in decoder.switches.items())
-        raise UserError(f"only our own format can store transformer_decoder.{names}; choose ours")
-    if isinstance(pixels, MSDeformAttnConfig) and pixels.stages is not None:
-        raise UserError("only our own format can store pixel_decoder.stages; choose ours")
     usual = isinstance(decoder, MaskedDecoderConfig) and not decoder.project_inputs
     if target != "original" and not (usual and isinstance(pixels, MSDeformAttnConfig)):
         raise UserError(

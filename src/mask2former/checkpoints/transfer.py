@@ -44,7 +44,12 @@ _CLASS_HEAD = "transformer_decoder.class_head."
 _CLASS_QUERIES = "transformer_decoder.transformer.query_positions."
 _PILOTS = "transformer_decoder.pilot_classes."
 _BACKBONE = "backbone."
-_QUERIES = ("transformer_decoder.query_features.weight", "transformer_decoder.query_positions.weight")
+_QUERIES = (
+    "transformer_decoder.query_features.weight",
+    "transformer_decoder.query_positions.weight",
+    "transformer_decoder.transformer.query_positions.weight",  # of MaskFormer
+    "transformer_decoder.queries.weight",  # among the tokens of the backbone
+)
 _NAMED = 6  # classes listed in a message
 _TABLE = "relative_position_bias_table"
 

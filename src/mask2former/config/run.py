@@ -174,8 +174,9 @@ def read_run_file(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         UserError: the file cannot be read as YAML, or an override has the wrong form.
     """
     values = read_yaml(path, "run file", hint=_HOW_TO_WRITE)
+    values = {} if values is None else values  # an empty file
     if not isinstance(values, dict) or not (values or overrides):
-        got = "but it is empty" if values is None or values == {} else f"got a {type(values).__name__}"
+        got = "but it is empty" if values == {} else f"got a {type(values).__name__}"
         raise UserError(f"'{path}': expected a mapping of settings, {got}; {_HOW_TO_WRITE}")
     values = apply_overrides(values, overrides)
     data = values.get("data", {})

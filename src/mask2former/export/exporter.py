@@ -218,12 +218,13 @@ def _check_inputs(size: tuple[int, int] | None, batch: int | None, frames: int |
 
 
 def _plain(model: Mask2Former) -> Mask2Former:
-    """The model, or a copy if it is not in float32 on the CPU, or has a layout for prediction.
+    """The model, or a copy if it is in training mode, not in float32 on the CPU, or has a layout for prediction.
 
     The channels-last convolutions of a predictor would add conditions on sizes to the graph.
     """
     tensors = [*model.parameters(), *model.buffers()]
     is_plain = all(tensor.device.type == "cpu" and tensor.is_contiguous() for tensor in tensors)
+    is_plain = is_plain and not any(module.training for module in model.modules())
     if is_plain and all(tensor.dtype in (torch.float32, torch.int64) for tensor in tensors):
         return model
     copied = copy.deepcopy(model).to(device="cpu", dtype=torch.float32)

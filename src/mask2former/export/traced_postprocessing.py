@@ -23,15 +23,16 @@ def check_settings(settings: InferenceConfig, task: Task) -> None:
     """Check that a graph can apply the settings.
 
     Raises:
-        UserError: the model was not trained for the task, or its instances are joined from tiles, non-overlapping or
-            have thresholds by class.
+        UserError: the model was not trained for the task, its results contain only some classes or sizes, or its
+            instances are joined from tiles, non-overlapping or have thresholds by class.
     """
     if task not in settings.tasks:
         raise UserError(f"the model has no results of task '{task}'; it was trained for: {', '.join(settings.tasks)}")
-    depends = [name for name in ("tile", "non_overlapping", "class_thresholds") if getattr(settings, name)]
-    if task == "instance" and depends:
+    of_instances = ("tile", "non_overlapping", "class_thresholds") if task == "instance" else ()
+    depends = [name for name in (*of_instances, "classes", "min_area") if getattr(settings, name)]
+    if depends:
         raise UserError(
-            f"instances of this model depend on its setting '{depends[0]}', which an exported file cannot apply; "
+            f"{task} results of this model depend on its setting '{depends[0]}', which an exported file cannot apply; "
             "export it without results, and run the file with this package"
         )
 
@@ -119,8 +120,8 @@ def panoptic(
     scores, labels = probabilities.max(-1)
     kept = (labels != len(is_thing)) & (scores > settings.score_threshold)
     coverage = masks.sigmoid()
-    # With a score below 0, a query that was not kept wins nowhere. If none was kept, no segment is made of the winner.
-    winner = (coverage * torch.where(kept, scores, -1.0)[:, :, None, None]).argmax(1)  # (B, H, W)
+    # Below all others, a query that was not kept wins nowhere. If none was kept, no segment is made of the winner.
+    winner = torch.where(kept[:, :, None, None], coverage * scores[:, :, None, None], -1.0).argmax(1)  # (B, H, W)
     numbers = torch.arange(masks.shape[1])
     won = (winner[:, None] == numbers[:, None, None]) & inside[:, None]
     covered = (coverage >= 0.5) & inside[:, None]

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from mask2former.config import CriterionConfig
@@ -270,7 +270,10 @@ class Criterion(nn.Module):
         return MatchedDepth(pilots.output, targets, masks, pilots.matches, logits, total, sample, is_pilot=True)
 
     def class_loss(self, matched: MatchedDepth) -> Float[Tensor, ""]:
-        """Weighted cross-entropy over all queries, or pilots with an object, divided by the sum of the weights."""
+        """Weighted cross-entropy over all queries, or pilots with an object, divided by the sum of the weights.
+
+        It is 0 if all of these weights are.
+        """
         logits = matched.output.class_logits
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         weights = logits.new_ones(self.num_classes + 1)
@@ -281,11 +284,11 @@ class Criterion(nn.Module):
             pairs = list(zip(logits, matched.targets, matched.matches, strict=True))
             known = torch.cat([scores[queries] for scores, _, (queries, _) in pairs])
             labels = torch.cat([target.labels[chosen] for _, target, (_, chosen) in pairs])
-            return F.cross_entropy(known, labels, weights)
+            return _weighted_mean(known, labels, weights)
         wanted = torch.full(logits.shape[:2], self.num_classes, dtype=torch.int64, device=logits.device)
         for row, (target, (queries, chosen)) in enumerate(zip(matched.targets, matched.matches, strict=True)):
             wanted[row, queries] = target.labels[chosen]
-        return F.cross_entropy(logits.transpose(1, 2), wanted, weights)
+        return _weighted_mean(logits.flatten(0, 1), wanted.flatten(), weights)
 
     def _sample(self, matched: MatchedDepth, draw: _Draws) -> SampledMasks:
         predicted, matches, targets = matched.mask_logits.unsqueeze(1), matched.matches, matched.targets
@@ -307,6 +310,14 @@ class Criterion(nn.Module):
             target = torch.cat([sample_masks(clip.flatten(0, 1), row, piece) for clip, row, piece in pieces])
         logits = sample_points(predicted, points).squeeze(1)
         return SampledMasks(logits, target, None if known is None else known(points).to(logits.dtype))
+
+
+def _weighted_mean(
+    logits: Float[Tensor, "N K1"], labels: Int64[Tensor, " N"], weights: Float[Tensor, " K1"]
+) -> Float[Tensor, ""]:
+    """As ``F.cross_entropy`` computes it, which is NaN where no row has a weight, for instance without objects."""
+    total = weights[labels].sum()
+    return F.cross_entropy(logits, labels, weights, reduction="sum") / total.clamp(min=torch.finfo(total.dtype).tiny)
 
 
 def checked_weights(class_weights: Sequence[float] | None, num_classes: int) -> tuple[float, ...] | None:

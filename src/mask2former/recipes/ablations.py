@@ -184,7 +184,7 @@ def ablation_recipes() -> dict[str, Callable[[], RunConfig]]:
 
 
 def _shown(value: Any) -> Any:
-    return f"[{', '.join(value)}]" if isinstance(value, tuple) else value
+    return f"[{', '.join(value)}]" if isinstance(value, list) else value
 
 
 def _run(name: str, base: str, ablation: Ablation) -> RunConfig:

@@ -150,8 +150,7 @@ def ablate(
         tell(f"{name}, seed {seed}", done, len(jobs))
         run = runs[name].model_copy(update={"seed": seed, "output": str(place)})
         result = train(run, resume=(place / "checkpoints" / "last.ckpt").is_file(), progress=progress)
-        measured = {metric: value for metric, value in result.metrics.items() if "/" in metric}  # excludes losses
-        table[name].metrics[seed] = measured
+        table[name].metrics[seed] = result.metrics
         _write(folder / "ablations.json", base, list(table.values()))
     return list(table.values())
 

@@ -11,12 +11,12 @@ from mask2former.structures.samples import Batch
 from mask2former.training.memory import MemoryEstimate, estimate_memory
 from mask2former.training.module import TrainingModule
 from mask2former.training.resume import LastState
+from mask2former.training.trainer import precision_of
 
 __all__ = ["check_auto", "fitting", "with_batch_size"]
 
 _GIB = 2**30
 _MARGIN = 0.75  # share of the memory to use; the rest is for temporary data of operators, and for larger images
-_HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def check_auto(config: RunConfig, past: LastState | None) -> RunConfig:
@@ -50,9 +50,8 @@ def with_batch_size(config: RunConfig, module: TrainingModule, batch: Batch) -> 
     available = torch.cuda.mem_get_info()[0] if on_gpu else available_memory()
     if available is None:
         raise UserError("the available memory cannot be determined here; set data.batch_size_per_device to a number")
-    half = _HALVES.get(config.trainer.precision)
     try:
-        with module.frozen.held(), torch.autocast(device.type, half, enabled=half is not None):
+        with module.frozen.held(), precision_of(config).forward_context():
             module.frozen.eval()
             estimate = estimate_memory(model.to(device), module.criterion, batch.to(device), 1, config.optim)
     finally:

@@ -367,6 +367,11 @@ class Patience(EarlyStopping):
         """A run that was killed after it had stopped must not take another step."""
         trainer.should_stop = self.wait_count >= self.patience
 
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        """A validation that could not measure the monitor does not count; Lightning has the value of an earlier one."""
+        if self.monitor in pl_module.measured:
+            super().on_validation_end(trainer, pl_module)
+
     def begin_at(self, value: float) -> None:
         """Set the value that the first validation has to exceed."""
         self.best_score = torch.tensor(value)

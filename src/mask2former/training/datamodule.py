@@ -68,6 +68,8 @@ class DataModule(lightning.LightningDataModule):
 
     Attributes:
         num_queries: of the model; None if unknown.
+        size_divisibility: multiples that the sides of a batch are padded to, so that masks of the targets cover the
+            same area as those of the model.
         unit: with ``data.group_by_aspect``, how many successive images belong to one group, see
             :class:`StepSampler`. A resumed run keeps its original value; otherwise images would be used twice.
     """
@@ -83,6 +85,7 @@ class DataModule(lightning.LightningDataModule):
         self.settle(config)
         self.notes: list[str] = []
         self.num_queries: int | None = config.model.transformer_decoder.queries
+        self.size_divisibility = 32
         self._training, self._validation, self._augmentation = training, validation, augmentation
 
     def settle(self, config: RunConfig) -> None:
@@ -255,7 +258,14 @@ class DataModule(lightning.LightningDataModule):
         sampler = self._sampler(self.trainer.global_rank, self.trainer.world_size, self.trainer.global_step)
         is_cuda = self.trainer.strategy.root_device.type == "cuda"
         micro = batch_size_per_device(self.config)
-        return training_loader(self.training_set, sampler, micro, num_workers=data.num_workers, pin_memory=is_cuda)
+        return training_loader(
+            self.training_set,
+            sampler,
+            micro,
+            size_divisibility=self.size_divisibility,
+            num_workers=data.num_workers,
+            pin_memory=is_cuda,
+        )
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Training accumulations, with their masks created on the device; validation cases are not changed."""
@@ -263,7 +273,8 @@ class DataModule(lightning.LightningDataModule):
 
     def sample_batch(self) -> Batch:
         """A batch of one or two training samples, with which memory is measured."""
-        return pack([self.training_set.packed(draw) for draw in self._sampler().draws(0)[:2]]).unpack()
+        samples = [self.training_set.packed(draw) for draw in self._sampler().draws(0)[:2]]
+        return pack(samples, self.size_divisibility).unpack()
 
     def _sampler(self, rank: int = 0, world_size: int = 1, first_step: int = 0) -> StepSampler:
         config, samples = self.config, self.training_set

@@ -40,6 +40,7 @@ def _clear(directory: Path, init: str | None) -> None:
     model = directory / "model.safetensors"
     is_start = init is not None and Path(init).resolve() == model.resolve()
     stale = [*checkpoints_of_it, model] if checkpoints_of_it[0].exists() and not is_start else checkpoints_of_it
-    stale += (directory / "checkpoints").glob("best-before-step-*.ckpt")
+    patterns = ("checkpoints/best-before-step-*.ckpt", f"images/step-{'[0-9]' * 7}.png", "failed-step-[0-9]*.pt")
+    stale += [path for pattern in patterns for path in directory.glob(pattern)]
     for path in stale:
         path.unlink(missing_ok=True)

@@ -36,7 +36,6 @@ class Loggers:
     """
 
     def __init__(self, config: RunConfig, *, resume: bool) -> None:
-        self._config = config
         self._file = Path(config.output) / "loggers.json"
         self._known = _read(self._file) if resume and self._file.exists() else {}
         makers = {"tensorboard": _tensorboard, "wandb": _wandb, "mlflow": _mlflow}

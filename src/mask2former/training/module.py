@@ -99,7 +99,8 @@ class TrainingModule(lightning.LightningModule):
         batch, images = data.sample_batch().to(self.device), batch_size_per_device(self.config)
         validate = self._validate_first if data.is_measured else None  # shows errors now, not after hours
         # On every rank: synchronised norms wait for the other ranks in each forward pass.
-        memory = estimate_memory(self.model, self.criterion, batch, images, self.config.optim, validate)
+        with self.trainer.precision_plugin.forward_context():  # as a step computes
+            memory = estimate_memory(self.model, self.criterion, batch, images, self.config.optim, validate)
         if self.trainer.is_global_zero:
             say_once(data.batching())
             say_once(str(memory))
@@ -149,8 +150,8 @@ class TrainingModule(lightning.LightningModule):
         scaler = self._scaler
         if scaler is not None:
             scaler.unscale_(optimizer.optimizer)
-        if self._whole:
-            check_gradients(self.model)
+        if self.trainer.world_size > 1:
+            check_gradients(self.model, is_sharded=bool(self._whole))
         norm = whole(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm))
         finite = bool(norm.isfinite())
         if not finite and (scaler is None or scaler.get_scale() < _SMALLEST_SCALE):

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mask2former.config import RunConfig
-from mask2former.training.checkpointing import Best, best_of, put_in_place
+from mask2former.training.checkpointing import Best, Patience, best_of, put_in_place
 from mask2former.training.metrics_log import validations
 from mask2former.training.resume import Comparison, LastState
 
-__all__ = ["ResumePoint", "put_best_in_place", "resume_point"]
+__all__ = ["ResumePoint", "patience_of", "put_best_in_place", "resume_point"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,16 @@ def resume_point(
         start = best.start
     is_due = past.validation_due and num_validation > 0
     return ResumePoint(past.step, past.num_rows, is_due, change.measured_anew, best, start)
+
+
+def patience_of(config: RunConfig, point: ResumePoint) -> Patience | None:
+    """The callback for ``evaluation.patience``; validations have to be better than the best one so far."""
+    if config.evaluation.patience is None:
+        return None
+    patience = Patience(config.evaluation.monitor, config.evaluation.patience, starts_over=point.measured_anew)
+    if point.best is not None:  # the state in the checkpoint replaces it, if there is one
+        patience.begin_at(point.best.value)
+    return patience
 
 
 def put_best_in_place(past: LastState, point: ResumePoint, config: RunConfig) -> list[str]:

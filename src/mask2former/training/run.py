@@ -22,7 +22,7 @@ from mask2former.errors import OptionError, UserError
 from mask2former.models.mask2former import Mask2Former
 from mask2former.progress import DetailedProgress
 from mask2former.training.batch_size import check_auto, with_batch_size
-from mask2former.training.checkpointing import KeepCheckpoints, Patience, figure, figures, loaded
+from mask2former.training.checkpointing import KeepCheckpoints, figure, figures, loaded
 from mask2former.training.class_weights import class_weights
 from mask2former.training.cluster import Rank, say_once
 from mask2former.training.datamodule import DataModule
@@ -30,14 +30,14 @@ from mask2former.training.directory import prepare_directory
 from mask2former.training.lock import check_links, locked
 from mask2former.training.loggers import Loggers
 from mask2former.training.meeting import Meeting
-from mask2former.training.metrics_log import MetricsLog
-from mask2former.training.module import LOGGED_STEP, TrainingModule
+from mask2former.training.metrics_log import MetricsLog, validations
+from mask2former.training.module import TrainingModule
 from mask2former.training.objects import Data, Objects
 from mask2former.training.optim import dead_steps
 from mask2former.training.progress import StepProgress
 from mask2former.training.result import TrainingResult, finished
 from mask2former.training.resume import LastState, check_objects, compare, digest_of, record_of
-from mask2former.training.resume_point import ResumePoint, put_best_in_place, resume_point
+from mask2former.training.resume_point import ResumePoint, patience_of, put_best_in_place, resume_point
 from mask2former.training.start import initial_model, with_start
 from mask2former.training.stopping import Stopping, explained
 from mask2former.training.time_limit import TimeLimit
@@ -136,6 +136,7 @@ def train(
 
         model, is_measurable = initial_model(config, objects.model, data.categories, start, past)
         data.num_queries = getattr(model.transformer_decoder, "num_queries", None)
+        data.size_divisibility = math.lcm(model.size_divisibility, 4)  # masks are predicted at stride 4
         if objects.criterion is not None and config.criterion.class_weights is not None:
             raise UserError("criterion.class_weights applies only to the built-in criterion, but another one was given")
         weights, said = class_weights(config.criterion.class_weights, data.training_set.samples)
@@ -165,7 +166,7 @@ def train(
             is_due=point.is_due,
             limit=limit,
         )
-        patience = _patience(config, point)
+        patience = patience_of(config, point)
         bar = StepProgress(config.trainer.max_steps, config.trainer.log_interval, monitor, progress)
 
         def prepare() -> None:
@@ -199,15 +200,6 @@ def _facts(config: RunConfig, num_samples: tuple[int, int], validation: str) -> 
     return {**settings, **data, "the version of torch": torch.__version__}
 
 
-def _patience(config: RunConfig, point: ResumePoint) -> Patience | None:
-    if config.evaluation.patience is None:
-        return None
-    patience = Patience(config.evaluation.monitor, config.evaluation.patience, starts_over=point.measured_anew)
-    if point.measured_anew and point.best is not None:
-        patience.begin_at(point.best.value)
-    return patience
-
-
 def _saved(trainer: lightning.Trainer, module: TrainingModule, keep: KeepCheckpoints) -> TrainingResult:
     """Write the model of a finished training run, with the best or the averaged weights."""
     config, model, path = module.config, module.whole_model(), Path(module.config.output) / "model.safetensors"
@@ -222,13 +214,14 @@ def _saved(trainer: lightning.Trainer, module: TrainingModule, keep: KeepCheckpo
         model.info = replace(model.info, inference=inference)
     if trainer.is_global_zero:
         checkpoints.save_pretrained(model, path)
-    metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name != LOGGED_STEP}
+    # Not those that Lightning has: they are gone in a resumed run, and may be those of several validations.
+    measured = validations(path.with_name("metrics.csv"), trainer.global_step)
     best = (keep.best_value, keep.best_step) if keep.best_value > -math.inf else None
     return TrainingResult(
         path.parent,
         path,
         config.evaluation.monitor,
-        metrics,
+        measured[-1] if measured else {},
         keep.start_value,
         best,
         is_average=module.average is not None,

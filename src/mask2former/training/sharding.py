@@ -54,18 +54,21 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> None:
     fully_shard(model, mesh=mesh)
 
 
-def check_gradients(model: nn.Module) -> None:
+def check_gradients(model: nn.Module, *, is_sharded: bool) -> None:
     """Check, after the backward passes of a step, that gradients were summed over the ranks.
+
+    torch exchanges them only if all parameters have some; with DDP, it would notice in the next step, and with FSDP not
+    at all.
 
     Raises:
         UserError: a parameter has no gradient; the message names it.
     """
     for name, value in model.named_parameters():
-        if value.requires_grad and not (isinstance(value, DTensor) and value.grad is not None):
+        if value.requires_grad and (value.grad is None or (is_sharded and not isinstance(value, DTensor))):
+            how = "" if is_sharded else " (optim.freeze)"  # which is not possible with shares
             raise UserError(
-                f"trainer.strategy fsdp: '{name}' has received no gradient; every parameter that requires one must "
-                "take part, including those of the backbone: freeze the others (requires_grad_(False)), or train "
-                "with trainer.strategy=ddp"
+                f"'{name}' has received no gradient, but several devices can train only parameters that take part in "
+                f"every step; freeze the part that it belongs to{how}, or train on one device"
             )
 
 

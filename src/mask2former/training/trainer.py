@@ -25,7 +25,7 @@ from mask2former.training.meeting import Joining
 from mask2former.training.resume_point import ResumePoint
 from mask2former.training.sharding import Sharded
 
-__all__ = ["build_trainer", "quiet"]
+__all__ = ["build_trainer", "precision_of", "quiet"]
 
 _OF_LIGHTNING = (
     r".*isinstance\(treespec, LeafSpec\)",  # a function of torch that it calls is deprecated
@@ -61,7 +61,7 @@ def build_trainer(
         devices=config.trainer.devices,
         num_nodes=config.trainer.num_nodes,
         strategy=_strategy(config.trainer, rank),
-        plugins=[_precision(config), WholeFiles(), rank.environment()],
+        plugins=[precision_of(config), WholeFiles(), rank.environment()],
         max_steps=max(config.trainer.max_steps, point.step + point.is_due),  # otherwise Lightning would not validate
         val_check_interval=min(config.evaluation.interval, config.trainer.max_steps),
         check_val_every_n_epoch=None,
@@ -116,8 +116,11 @@ def _check_devices(trainer: TrainerConfig) -> None:
         )
 
 
-def _precision(config: RunConfig) -> Precision:
-    """Lightning's precision plugin, created here because Lightning itself would turn fp16 on a CPU into bf16."""
+def precision_of(config: RunConfig) -> Precision:
+    """Lightning's precision plugin; its ``forward_context`` is how a step computes.
+
+    Created here because Lightning itself would turn fp16 on a CPU into bf16.
+    """
     wanted = config.trainer.precision
     if wanted == "fp32":
         return Precision()

@@ -15,7 +15,6 @@ import pytest
 import torch
 
 from mask2former import recipes
-from mask2former.checkpoints.formats.original import relative_position_index
 from mask2former.config import (
     InferenceConfig,
     MaskedDecoderConfig,
@@ -23,6 +22,7 @@ from mask2former.config import (
     MSDeformAttnConfig,
     SwinConfig,
 )
+from mask2former.models.backbones.swin import relative_position_index
 from mask2former.models.build import build_model
 from mask2former.models.mask2former import Mask2Former
 from mask2former.structures import Categories

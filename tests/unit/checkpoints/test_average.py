@@ -44,6 +44,18 @@ def test_every_value_is_the_mean(tiny_model: Mask2Former) -> None:
     assert all(torch.equal(models[1].state_dict()[name], value) for name, value in before[1].items())
 
 
+def test_tied_weights_have_the_mean_of_the_models(tiny_model: Mask2Former) -> None:
+    names = [f"transformer_decoder.layers.{index}.linear1" for index in range(2)]
+    weight = tiny_model.get_parameter(f"{names[0]}.weight")
+    tiny_model.get_submodule(names[1]).register_parameter("weight", weight)
+    models = [copy.deepcopy(tiny_model) for _ in range(2)]
+    with torch.no_grad():
+        for model, value in zip(models, (1.0, 3.0), strict=True):
+            model.get_parameter(f"{names[0]}.weight").fill_(value)
+    mean = average(models, ["a", "b"])
+    assert torch.equal(mean.get_parameter(f"{names[1]}.weight"), torch.full_like(weight, 2.0))
+
+
 def test_the_least_cosine_is_that_of_the_farthest_two(tiny_model: Mask2Former) -> None:
     near, far = moved(tiny_model, 1, 0.01), moved(tiny_model, 2, 3.0)
     assert least_cosine([tiny_model, tiny_model]) == pytest.approx(1.0)

@@ -341,6 +341,51 @@ def test_facts_that_a_file_does_not_carry_are_not_lost_silently(
     assert not list(tmp_path.iterdir())
 
 
+SWITCHES: list[dict[str, Any]] = [
+    {"attention": "full"}, {"attention": "mask_pool"}, {"scales": "s8"}, {"order": "self_first"},
+    {"query_init": "zero"}, {"pre_norm": True}, {"pilots": 3},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("switches", SWITCHES, ids=str)
+def test_the_original_layout_does_not_lose_switches_silently(
+    tiny_model: Mask2Former, tmp_path: Path, switches: dict[str, Any]
+) -> None:
+    architecture = tiny_model.info.known_architecture
+    decoder = architecture.transformer_decoder.model_copy(update=switches)
+    changed = architecture.model_copy(update={"transformer_decoder": decoder})
+    tiny_model.info = replace(tiny_model.info, architecture=changed)
+    with pytest.raises(UserError, match=f"only our own format can store transformer_decoder.{next(iter(switches))}="):
+        tiny_model.save_pretrained(tmp_path / "m.pth")
+    pixels = architecture.pixel_decoder.model_copy(update={"stages": (0, 0, 1)})
+    tiny_model.info = replace(tiny_model.info, architecture=architecture.model_copy(update={"pixel_decoder": pixels}))
+    with pytest.raises(UserError, match=r"only our own format can store pixel_decoder\.stages"):
+        tiny_model.save_pretrained(tmp_path / "m.pkl")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_number_of_heads_that_the_original_layout_lacks_is_noted(tiny_model: Mask2Former, tmp_path: Path) -> None:
+    with collect_notes() as notes:
+        tiny_model.save_pretrained(tmp_path / "m.pth")
+        small_model().save_pretrained(tmp_path / "usual.pth")
+    assert [(str(tmp_path / "m.pth") in note.example, "has 4 (pixel decoder)" in note.message) for note in notes] == [
+        (True, True)
+    ]
+
+
+def test_tied_weights_are_stored_under_each_name(tiny_model: Mask2Former, tmp_path: Path) -> None:
+    names = [f"transformer_decoder.layers.{index}.linear1" for index in range(2)]
+    weight = tiny_model.get_parameter(f"{names[0]}.weight")
+    tiny_model.get_submodule(names[1]).register_parameter("weight", weight)
+    tiny_model.save_pretrained(tmp_path / "m.safetensors")
+    with torch.no_grad():
+        wanted = weight.clone()
+        weight.zero_()
+    again = Mask2Former.from_pretrained(tmp_path / "m.safetensors", model=tiny_model)
+    for name in names:
+        assert torch.equal(again.get_parameter(f"{name}.weight"), wanted)
+
+
 # --- files of other code bases ---------------------------------------------------------------------------------------
 
 

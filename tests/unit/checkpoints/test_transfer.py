@@ -256,6 +256,26 @@ def test_the_first_queries_are_kept(tiny_model: Mask2Former, count: int, note: s
         assert torch.equal(model.state_dict()[name][5:], fresh[name][5:])
 
 
+def test_the_first_queries_of_maskformer_are_kept(tiny_model: Mask2Former) -> None:
+    def of_maskformer(count: int) -> Mask2Former:
+        values = tiny_model.info.known_architecture.model_dump() | {
+            "transformer_decoder": {
+                "name": "standard", "dim": 32, "num_queries": count, "num_layers": 1, "num_heads": 4,
+                "feedforward_dim": 32,
+            },
+        }  # fmt: skip
+        torch.manual_seed(count)
+        made = build_model(ModelConfig.model_validate(values), 3)
+        made.categories = tiny_model.categories
+        return made
+
+    source, model = of_maskformer(5), of_maskformer(3)
+    notes = checkpoints.start_from(model, read(source), "source", partial=True)
+    assert notes == ["the first 3 of 5 queries"]
+    name = "transformer_decoder.transformer.query_positions.weight"
+    assert torch.equal(model.get_parameter(name), source.get_parameter(name)[:3])
+
+
 def test_what_has_another_shape_is_named(tiny_model: Mask2Former) -> None:
     model = another(tiny_model, names_of(tiny_model), transformer_decoder={"feedforward_dim": 16})
     (said,) = checkpoints.start_from(model, read(tiny_model), "source", partial=True)

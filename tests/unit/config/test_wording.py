@@ -271,6 +271,12 @@ def test_a_run_file_that_is_no_mapping_is_told(tmp_path: Path, text: str, got: s
         read_run_file(tmp_path / "other.yaml")
 
 
+@pytest.mark.parametrize("text", ["", "# nothing yet\n", "{}"])
+def test_overrides_are_enough_for_a_run_file(tmp_path: Path, text: str) -> None:
+    (tmp_path / "run.yaml").write_text(text)
+    assert read_run_file(tmp_path / "run.yaml", ["seed=3"]) == {"seed": 3}
+
+
 class _Bounds(Strict):
     up_to: Annotated[int, Field(le=5)] = 0
     between: Annotated[float, Field(gt=0, lt=1.5)] = 1.0

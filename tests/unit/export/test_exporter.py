@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -144,6 +145,13 @@ def test_ranges_are_measured_on_images_as_the_network_sees_them(
     assert written.dtype == "int8"
     assert [images.shape[-2:] for images, _ in calls] == shapes
     assert [sizes.tolist() for _, sizes in calls] == [[[64, 96]], [[10, 96]]]  # without padding
+
+
+def test_a_model_in_training_stays_in_training(written: SimpleNamespace, model: Mask2Former, tmp_path: Path) -> None:
+    trained = copy.deepcopy(model).train()
+    export(trained, tmp_path / "a.onnx")
+    assert all(module.training for module in trained.modules())
+    assert not written.graph.training
 
 
 def test_models_that_files_cannot_hold_are_refused(

@@ -101,6 +101,24 @@ def test_panoptic(seed: int, score: float, overlap: float) -> None:
         assert (labels[ids == 0] == -1).all()
 
 
+def test_pixels_that_no_query_covers_belong_to_a_kept_one() -> None:
+    """Probabilities there are 0; the pixels that the kept query wins decide whether it wins enough of its own mask."""
+    settings = InferenceConfig(score_threshold=0.5, overlap_threshold=0.8)
+    classes = torch.full((1, 3, len(CATEGORIES) + 1), -9.0)
+    classes[0, 0, -1] = classes[0, 1, 0] = 9.0  # the first query is no object
+    classes[0, 2, 1] = 9.0
+    masks = torch.full((1, 3, *PADDED), -400.0)
+    masks[0, 1, :2] = 5.0
+    masks[0, 2, :1] = 8.0  # takes half of the mask of the second
+    inside = torch.ones((1, *PADDED), dtype=torch.bool)
+    expected = postprocessing.panoptic(
+        Prediction(classes[0], masks[0][:, None], PADDED, PADDED), PADDED, CATEGORIES, settings
+    )
+    found = traced_postprocessing.panoptic(classes, masks, inside, IS_THING, settings)
+    assert len(expected.segments) == 2
+    np.testing.assert_array_equal(found[0][0].numpy(), expected.ids)
+
+
 def test_what_no_graph_can_follow_is_refused() -> None:
     semantic_only = InferenceConfig(tasks=("semantic",))
     with pytest.raises(UserError, match="no results of task 'panoptic'; it was trained for: semantic"):
@@ -109,3 +127,8 @@ def test_what_no_graph_can_follow_is_refused() -> None:
     for changes in refused:
         with pytest.raises(UserError, match=f"its setting '{next(iter(changes))}'"):
             traced_postprocessing.check_settings(InferenceConfig(tasks=("instance",), **changes), "instance")
+    filters: tuple[dict[str, Any], ...] = ({"min_area": 9}, {"classes": ("cat",)})
+    for task in ("panoptic", "instance", "semantic"):
+        for changes in filters:
+            with pytest.raises(UserError, match=f"{task} results of this model depend on its setting"):
+                traced_postprocessing.check_settings(InferenceConfig(**changes), task)

@@ -239,3 +239,16 @@ def _classes(matched: MatchedDepth, assigned: list[Tensor]) -> Tensor:
         wanted[row, queries] = target.labels[chosen]
     assigned.append(wanted)
     return torch.zeros(())
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_a_batch_whose_queries_have_no_weight_has_no_class_loss(count: int) -> None:
+    torch.manual_seed(0)
+    output, targets = random_output(5), clips_of([count, 0])
+    output.class_logits.requires_grad_()
+    criterion = Criterion(3, num_points=16, no_object_weight=0.0, class_weights=[0.0, 0.0, 0.0])
+    losses = criterion(output, targets)
+    losses.total.backward()
+    assert losses.terms["loss_ce"] == 0
+    assert output.class_logits.grad is not None
+    assert not output.class_logits.grad.any()

@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 
+from mask2former.config import EvaluationConfig, RunConfig
 from mask2former.errors import UserError
-from mask2former.training.checkpointing import KeepCheckpoints, Patience, WholeFiles, figures, loaded, plain
+from mask2former.training.checkpointing import Best, KeepCheckpoints, Patience, WholeFiles, figures, loaded, plain
+from mask2former.training.resume_point import ResumePoint, patience_of
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"half of something", b"\x80\x02]q\x00."])
@@ -75,6 +78,35 @@ def test_patience_goes_on_with_its_own_number_or_starts_over() -> None:
     anew.load_state_dict(stored)
     anew.begin_at(20.0)
     assert (anew.wait_count, anew.patience, float(anew.best_score)) == (0, 3, 20.0)
+
+
+def test_a_validation_without_the_monitor_does_not_count_for_patience() -> None:
+    """For instance, there is no AP without objects; what Lightning has then is missing, or of an earlier validation."""
+    patience = Patience("instance/AP", 2)
+    trainer: Any = SimpleNamespace(
+        state=SimpleNamespace(fn=TrainerFn.FITTING),
+        sanity_checking=False,
+        fast_dev_run=False,
+        current_epoch=0,
+        should_stop=False,
+        strategy=SimpleNamespace(reduce_boolean_decision=lambda decision, all: decision),
+    )
+    for logs, measured in (({}, {}), ({"instance/AP": torch.tensor(0.0)}, {}), ({}, {"instance/AR100": 1.0})):
+        trainer.callback_metrics = logs
+        patience.on_validation_end(trainer, SimpleNamespace(measured=measured))
+    assert patience.wait_count == 0
+    for value in (3.0, 2.0, 1.0):
+        trainer.callback_metrics = {"instance/AP": torch.tensor(value)}
+        patience.on_validation_end(trainer, SimpleNamespace(measured={"instance/AP": value}))
+    assert (patience.wait_count, trainer.should_stop) == (2, True)
+
+
+def test_patience_that_is_new_in_a_resumed_run_counts_from_the_best_validation(tmp_path: Path) -> None:
+    config = RunConfig(evaluation=EvaluationConfig(patience=3))
+    best = Best(tmp_path / "best.ckpt", 50.0, 100, None, None)
+    patience = patience_of(config, ResumePoint(step=200, best=best))
+    assert patience is not None
+    assert float(patience.best_score) == 50.0
 
 
 def test_other_ranks_take_part_in_a_checkpoint_and_a_limit_ends_a_validation(tmp_path: Path) -> None:

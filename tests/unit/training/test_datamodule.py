@@ -209,6 +209,16 @@ def test_more_objects_than_queries_are_those_of_complete_images(
     )
 
 
+def test_batches_are_padded_as_the_model_pads(shapes: dict[str, object]) -> None:
+    module = attached(config(dataset=shapes, batch_size=2, num_workers=0, augmentation={"name": "none"}))
+    module.size_divisibility = 48
+    batches = [module.sample_batch(), *module.on_after_batch_transfer(next(iter(module.train_dataloader())), 0)]
+    for batch in batches:
+        height, width = batch.images.pixels.shape[-2:]
+        assert (height % 48, width % 48) == (0, 0)
+        assert {target.masks.shape[-2:] for target in batch.targets} == {(height, width)}
+
+
 def test_objects_that_copy_paste_adds_count_too(shapes: dict[str, object]) -> None:
     def noted(queries: int, copy_paste: float) -> list[str]:
         module = attached(config(dataset=shapes, copy_paste=copy_paste, num_workers=0, augmentation={"name": "none"}))

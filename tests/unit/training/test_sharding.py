@@ -61,9 +61,9 @@ def test_a_sharded_model_computes_the_same_and_is_gathered_whole(mesh: DeviceMes
         assert local(value).data_ptr() == value.to_local().data_ptr()
     torch.testing.assert_close(model(images), plain(images))
     with pytest.raises(UserError, match=r"'backbone\.0\.weight' has received no gradient"):
-        check_gradients(model)
+        check_gradients(model, is_sharded=True)
     model(images).sum().backward()
-    check_gradients(model)
+    check_gradients(model, is_sharded=True)
     state = {"weights": model.state_dict(), "step": 3}
     kept, dropped = gathered(state, keep=True), gathered(state, keep=False)
     assert kept["step"] == dropped["step"] == 3

@@ -76,7 +76,6 @@ SWIN = Layout(
     signature=("patch_embed.proj.weight", "layers.0.blocks.0.attn.qkv.weight", "layers.0.downsample.norm.weight"),
     rules=rules("", "backbone.", {name: name for name in _SAME_SWIN}),
     unused=("norm.*", "head.*", f"{_SWIN_BLOCK}.attn_mask"),
-    is_backbone=True,
 )
 RESNET = Layout(
     key="resnet",
@@ -84,7 +83,6 @@ RESNET = Layout(
     signature=("conv1.weight", "layer1.0.conv1.weight"),
     rules=rules("", "backbone.", STEM | BLOCKS),
     unused=("fc.*", "fc.{}.*"),
-    is_backbone=True,
 )
 DEEP_RESNET = Layout(
     key="deep-resnet",
@@ -92,7 +90,6 @@ DEEP_RESNET = Layout(
     signature=("conv1.0.weight", "layer1.0.conv1.weight"),
     rules=rules("", "backbone.", DEEP_STEM | BLOCKS),
     unused=("fc.*",),
-    is_backbone=True,
 )
 DETECTRON2 = Layout(
     key="detectron2",
@@ -100,7 +97,6 @@ DETECTRON2 = Layout(
     signature=("stem.conv1.weight", "res2.0.conv1.weight"),
     rules=rules("", "backbone.", {name: name for name in _SAME_RESNET}),
     unused=("stem.fc.*", "fc.*", "linear.*"),
-    is_backbone=True,
 )
 CAFFE2 = Layout(
     key="caffe2",
@@ -134,7 +130,6 @@ CAFFE2 = Layout(
         ),
     ),
     unused=("fc1000_*",),
-    is_backbone=True,
 )
 BACKBONES = (SWIN, RESNET, DEEP_RESNET, DETECTRON2, CAFFE2, EFFICIENTNET_LITE0)
 

@@ -40,6 +40,7 @@ from mask2former.config import (
     TransformerFPNConfig,
 )
 from mask2former.errors import UserError
+from mask2former.models.backbones.swin import relative_position_index
 from mask2former.models.mask2former import Mask2Former
 from mask2former.recipes import Provider
 from mask2former.structures import Categories
@@ -49,6 +50,7 @@ __all__ = [
     "Architecture",
     "backbone_names",
     "backbone_title",
+    "check_switches",
     "current_spelling",
     "file_entries",
     "from_original",
@@ -61,8 +63,8 @@ __all__ = [
     "original_names",
     "recipe_architecture",
     "recipe_categories",
-    "relative_position_index",
     "to_original",
+    "unsaid",
 ]
 
 _HEAD = "sem_seg_head."
@@ -71,6 +73,7 @@ _PREDICTOR = "sem_seg_head.predictor."
 _EMPTY_WEIGHT = "criterion.empty_weight"
 _INDEX = "relative_position_index"
 _BOTH = ("weight", "bias")
+_HEADS = 8  # of both decoders in all published models
 _PIXELS = ("pixel_mean", "pixel_std")
 
 _RESNETS = {  # timm's name: blocks per stage, convolutions per block
@@ -583,13 +586,33 @@ def matching_recipes(
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
-def relative_position_index(window: int) -> Tensor:
-    """``(w * w, w * w)`` int64: row of the bias table for each pair of window positions (stored in original files)."""
-    axis = torch.arange(window)
-    y, x = (grid.flatten() for grid in torch.meshgrid(axis, axis, indexing="ij"))
-    rows = y[:, None] - y[None, :] + window - 1
-    columns = x[:, None] - x[None, :] + window - 1
-    return rows * (2 * window - 1) + columns
+def check_switches(config: ArchitectureConfig) -> None:
+    """Refuse settings that names and shapes do not show: a reader would build another model, and predict other results.
+
+    Raises:
+        UserError: the message names them.
+    """
+    pixels, decoder, way_out = config.pixel_decoder, config.transformer_decoder, "save as .safetensors instead"
+    if isinstance(decoder, EncoderOnlyConfig):
+        raise UserError(f"only our own format can store an encoder-only model; {way_out}")
+    if isinstance(decoder, MaskedDecoderConfig) and decoder.switches:
+        names = ", ".join(f"{name}={str(value).lower()}" for name, value in decoder.switches.items())
+        raise UserError(f"only our own format can store transformer_decoder.{names}; {way_out}")
+    if isinstance(pixels, MSDeformAttnConfig) and pixels.stages is not None:
+        raise UserError(f"only our own format can store pixel_decoder.stages; {way_out}")
+
+
+def unsaid(config: ArchitectureConfig) -> list[str]:
+    """What affects the results of a model but this layout does not store, one phrase each; for notes."""
+    parts = (config.pixel_decoder, config.transformer_decoder)
+    heads = tuple(getattr(part, "num_heads", _HEADS) for part in parts)  # irrelevant without attention
+    if heads == (_HEADS, _HEADS):
+        return []
+    return [
+        "files of this layout do not store the number of attention heads of the decoders, and every reader, this "
+        f"library included, assumes {_HEADS}; this model has {heads[0]} (pixel decoder) and {heads[1]} (transformer "
+        "decoder)"
+    ]
 
 
 def to_original(model: Mask2Former, no_object_weight: float = 0.1) -> OrderedDict[str, Tensor]:
@@ -600,9 +623,10 @@ def to_original(model: Mask2Former, no_object_weight: float = 0.1) -> OrderedDic
         no_object_weight: the last of the class weights, and the only one that is not 1.
 
     Raises:
-        UserError: the model was built by hand, or the original layout does not support its backbone.
+        UserError: the model was built by hand, or the original layout cannot store one of its parts.
     """
     config = model.info.known_architecture
+    check_switches(config)
     if model.info.inference.bands is not None:
         raise UserError(
             "the model takes bands of images (inference.bands), which only our own format can store; save it as "

@@ -216,7 +216,6 @@ EFFICIENTNET_LITE0 = Layout(
     title="EfficientNet-Lite0 with the names of efficientnet_pytorch",
     signature=("_conv_stem.weight", "_blocks.15._expand_conv.weight", "_conv_head.weight"),
     rules=rules("", "", _lite0()),
-    is_backbone=True,
 )
 LITE0 = TimmWeights(
     TimmConfig(model="tf_efficientnet_lite0"), (Normalisation((127.0, 127.0, 127.0), (128.0, 128.0, 128.0)),)

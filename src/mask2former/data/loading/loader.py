@@ -22,6 +22,7 @@ def training_loader(
     sampler: StepSampler,
     batch_size: int,
     *,
+    size_divisibility: int = 32,
     num_workers: int = 0,
     pin_memory: bool = False,
 ) -> DataLoader[list[PackedBatch] | UserError]:
@@ -34,13 +35,14 @@ def training_loader(
         samples: images or clips.
         sampler: decides which of them a step processes.
         batch_size: of a micro-batch.
+        size_divisibility: heights and widths are padded to multiples of it, like those in the model.
         num_workers: number of reading processes; 0: this process.
         pin_memory: for faster transfers to a CUDA device.
     """
     return DataLoader(  # pyright: ignore[reportReturnType]  (of what the function for accumulations makes of samples)
         _Packed(samples),
         batch_sampler=sampler,  # pyright: ignore[reportArgumentType]  (any iterable of index lists works)
-        collate_fn=_Accumulation(batch_size),
+        collate_fn=_Accumulation(batch_size, size_divisibility),
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         pin_memory=pin_memory,
@@ -64,8 +66,8 @@ class _Packed(Dataset[PackedSample | UserError]):
 class _Accumulation:
     """Packs the samples of one step into micro-batches of equal count."""
 
-    def __init__(self, micro: int) -> None:
-        self.micro = micro
+    def __init__(self, micro: int, size_divisibility: int) -> None:
+        self.micro, self.size_divisibility = micro, size_divisibility
 
     def __call__(self, samples: list[PackedSample | UserError]) -> list[PackedBatch] | UserError:
         packed: list[PackedSample] = []
@@ -73,4 +75,5 @@ class _Accumulation:
             if isinstance(sample, UserError):
                 return sample
             packed.append(sample)
-        return [pack(packed[start : start + self.micro]) for start in range(0, len(packed), self.micro)]
+        starts = range(0, len(packed), self.micro)
+        return [pack(packed[start : start + self.micro], self.size_divisibility) for start in starts]

@@ -24,6 +24,7 @@ __all__ = [
     "SwinTransformer",
     "WindowAttention",
     "from_windows",
+    "relative_position_index",
     "shift_mask",
     "to_windows",
 ]
@@ -33,7 +34,7 @@ _PATCH = 4
 _BLOCKED = -100.0  # added to attention logits between regions that only the shift made adjacent
 
 
-def _pair_index(window: int) -> Int64[Tensor, "N N"]:
+def relative_position_index(window: int) -> Int64[Tensor, "N N"]:
     """Row of the bias table for each pair of positions in a window."""
     if torch.get_default_device().type == "meta":  # arithmetic in plain Python, and imports torch._dynamo, 2 s
         return torch.empty(window**2, window**2, dtype=torch.int64)
@@ -78,7 +79,7 @@ class WindowAttention(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, num_heads))
-        self.register_buffer("relative_position_index", _pair_index(window), persistent=False)
+        self.register_buffer("relative_position_index", relative_position_index(window), persistent=False)
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)

@@ -251,7 +251,9 @@ class TimmBackbone(nn.Module):
         if self._patch == _ONE_STRIDE:
             return images
         size = [side // _ONE_STRIDE * self._patch for side in images.shape[2:]]
-        return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
+        wide = images.to(torch.promote_types(images.dtype, torch.float32))  # on a CPU, torch has no form for halves
+        resized = F.interpolate(wide, size=size, mode="bilinear", align_corners=False, antialias=True)
+        return resized.to(images.dtype)
 
     def _tokens(self, images: Float[Tensor, "N C H W"]) -> TokenFeatures:
         body = self.body

@@ -54,6 +54,14 @@ def test_patches_of_14_pixels_see_an_image_of_as_many_tokens() -> None:
             torch.testing.assert_close(level, wanted)
 
 
+def test_patches_of_14_pixels_are_seen_in_half_precision() -> None:
+    model, kwargs = DINO
+    vit = backbone(model, kwargs).bfloat16()
+    with torch.inference_mode():
+        maps = vit(torch.randn(1, 3, 64, 32).bfloat16())
+    assert {level.dtype for level in maps} == {torch.bfloat16}
+
+
 def test_a_pyramid_is_made_level_by_level() -> None:
     torch.manual_seed(0)
     pyramid = SimpleFeaturePyramid(8, 6).double()
