@@ -385,8 +385,8 @@ def test_an_absent_data_set_is_refused_with_what_to_unpack(tmp_path: Path, name:
 
 
 def test_an_unknown_data_set_is_refused_with_those_there_are(tmp_path: Path) -> None:
-    there_are = "ade20k, ade20k-full, cityscapes, coco-stuff-10k, drawn-cells; the other data sets are read as downloaded"
-    with pytest.raises(UserError, match=f"'voc'; expected one of {there_are}"):
+    names = "ade20k, ade20k-full, cityscapes, coco-stuff-10k, drawn-cells"
+    with pytest.raises(UserError, match=f"'voc'; expected one of {names}; the other data sets are read as downloaded"):
         prepare("voc", tmp_path)
 
 

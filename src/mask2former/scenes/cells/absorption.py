@@ -91,6 +91,7 @@ def paint_absorption(
     """One image, grey or of two dyes (or one dye for everything).
 
     Args:
+        rng: source of all random numbers.
         size_hw: height and width in pixels.
         diameter: of the median nucleus, in pixels.
         is_grey: a bright field: cell bodies with one nucleus each, mostly, and no tissue.

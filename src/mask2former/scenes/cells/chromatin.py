@@ -18,6 +18,9 @@ def chromatin(
     """A function that gives the factors (h, w) by which the brightness or dye of a nucleus varies.
 
     Args:
+        rng: source of all random numbers.
+        size_hw: height and width of the image in pixels.
+        diameter: of the median nucleus, in pixels.
         contrast: standard deviation of the common texture.
         grains: mean number of brighter spots in a nucleus.
         holes: mean number of darker ones (nucleoli).

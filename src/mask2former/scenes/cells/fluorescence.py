@@ -66,6 +66,7 @@ def paint_fluorescence(rng: np.random.Generator, size_hw: tuple[int, int], diame
     """One image.
 
     Args:
+        rng: source of all random numbers.
         size_hw: height and width in pixels.
         diameter: of the median nucleus, in pixels.
 

@@ -103,7 +103,9 @@ def arrange(
     """Nuclei of one image, back to front: few or crowded, apart or touching, alike or of many sizes.
 
     Args:
-        diameter: of the median nucleus.
+        rng: source of all random numbers.
+        size_hw: height and width in pixels.
+        diameter: of the median nucleus, in pixels.
         elongation: largest mean ratio of the axes.
         roughness: largest deviation of an outline from an ellipse, as a share of the radius.
         centers: the only positions (y, x); by default, they are random.

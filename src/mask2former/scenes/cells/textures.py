@@ -26,7 +26,7 @@ def _unit(values: Array) -> Array:
 
 
 def clouds(rng: np.random.Generator, size_hw: tuple[int, int], count: float, octaves: int = 3) -> Array:
-    """Smooth noise (H, W) with about ``count`` blobs along the longer side; each octave halves their size and height."""
+    """Smooth noise (H, W), about ``count`` blobs along the longer side; each octave halves their size and height."""
     height, width = size_hw
     field = np.zeros(size_hw, np.float32)
     for octave in range(octaves):
