@@ -46,7 +46,7 @@ from mask2former.inference.result_files import (
 from mask2former.inference.tile_results import Results
 from mask2former.inference.tiling import PackedResults
 from mask2former.media.georeference import GeoReference, georeference
-from mask2former.media.image_files import NamedBytes, in_memory, path_of
+from mask2former.media.image_files import ImagePage, NamedBytes, in_memory, path_of
 from mask2former.media.images import image_size, read_image
 from mask2former.notes import collect_notes, note, sentences
 from mask2former.pixels import Regions
@@ -265,9 +265,7 @@ def _images_of(jobs: Sequence[Job], predictor: Predictor, model: str) -> ImagesO
             image = read_whole_or_parts(sources[str(image_id)].source, predictor.settings, overlay=False)
         return image.regions if isinstance(image, LargeImage) else image
 
-    names: dict[int | str, str] = {
-        stem: (job.stem.parent / job.source.name).as_posix() for stem, job in sources.items()
-    }
+    names: dict[int | str, str] = {stem: _name(job) for stem, job in sources.items()}
 
     def place_of(image_id: int | str) -> GeoReference | None:
         file = sources[str(image_id)].source
@@ -279,6 +277,14 @@ def _images_of(jobs: Sequence[Job], predictor: Predictor, model: str) -> ImagesO
 
     rooted: dict[int | str, str] = {stem: _rooted(names[stem], path_of(job.source)) for stem, job in sources.items()}
     return ImagesOfRun(predictor.categories, names, read, model, place_of, rooted)
+
+
+def _name(job: Job) -> str:
+    """The name of an image with its folders; for a page, the name that it would have as a file."""
+    name = job.source.name
+    if isinstance(job.source, ImagePage):
+        name = f"{job.stem.name}{Path(name).suffix}"
+    return (job.stem.parent / name).as_posix()
 
 
 def _rooted(name: str, file: Path | None) -> str:

@@ -423,6 +423,15 @@ def test_all_pages_or_one_get_results_of_their_own(predictor: Predictor, stack: 
             predict_files(predictor, stack, tmp_path / "no", page=page)
 
 
+def test_pages_have_names_of_their_own_in_tables_and_formats(predictor: Predictor, stack: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    predict_files(predictor, stack, out, "semantic", page="all", also=["coco-dataset", "label-studio"], overlays=False)
+    images = json.loads((out / "coco-dataset" / "annotations.json").read_text())["images"]
+    assert [image["file_name"] for image in images] == ["a_page1.tif", "a_page2.tif", "a_page3.tif", "b.png"]
+    tasks = json.loads((out / "label-studio" / "tasks.json").read_text())
+    assert tasks[1]["data"]["image"].endswith("d=stacks/a_page2.tif")
+
+
 def test_without_a_page_the_first_is_read_and_the_others_noted(
     predictor: Predictor, stack: Path, tmp_path: Path
 ) -> None:
