@@ -41,6 +41,7 @@ __all__ = [
     "ImagePage",
     "NamedBytes",
     "PixelLimitError",
+    "check_utf8",
     "in_memory",
     "num_pages",
     "open_file",
@@ -161,6 +162,19 @@ def in_memory(file: ImageFile) -> ImageFile:
         assert not isinstance(inner, ImagePage)
         return ImagePage(inner, file.number)
     return NamedBytes(str(file), file.read_bytes()) if isinstance(file, WebImage) else file
+
+
+def check_utf8(name: str) -> None:
+    """Refuse the name of an image that is not text, which tables, XML, Parquet and other machines cannot represent.
+
+    Raises:
+        UserError: the name of the file, or of a folder, has bytes that are not UTF-8.
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        shown = printable(name.encode("utf-8", "backslashreplace").decode())
+        raise UserError(f"the name of the image '{shown}' is not in UTF-8; rename the file or its folder") from error
 
 
 @contextlib.contextmanager
