@@ -469,6 +469,27 @@ def test_an_address_is_fetched_once(predictor: Predictor, tmp_path: Path, monkey
     assert document["provenance"]["image"] == "street.jpg"
 
 
+def test_an_address_that_shows_another_image_by_now_is_not_measured(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched: list[bytes] = []
+
+    def read_bytes(self: WebImage) -> bytes:
+        stream = io.BytesIO()
+        Image.new("RGB", (48, 32), (len(fetched) // 2 * 20,) * 3).save(stream, "PNG")
+        fetched.append(stream.getvalue())
+        return fetched[-1]
+
+    monkeypatch.setattr(WebImage, "read_bytes", read_bytes)
+    options: Any = {"overlays": False, "also": ["cutouts"]}
+    assert (
+        predict_files(predictor, "https://a.org/a.png", tmp_path / "out", "semantic", **options).outcomes["done"] == 1
+    )
+    fetched.append(b"")
+    with pytest.raises(UserError, match=r"'https://a.org/a.png' has changed since it was segmented; save it as a file"):
+        predict_files(predictor, "https://a.org/a.png", tmp_path / "out", "semantic", **options)
+
+
 def test_progress_counts_the_tiles_of_an_image_that_has_many(
     predictor: Predictor, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
