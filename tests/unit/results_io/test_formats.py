@@ -395,13 +395,21 @@ def test_files_of_classes_with_long_names_fit_the_file_system() -> None:
     assert len(file_names(Categories.from_names(["\U00020bb7" * 100]))[0].encode()) <= 200
 
 
-@pytest.mark.parametrize("make", [CocoDatasetFile, CvatFile, LabelStudioFile, TableFiles])
-def test_names_that_are_not_text_are_refused_where_they_would_be_written(tmp_path: Path, make: Any) -> None:
-    named = {"a": os.fsdecode(b"caf\xe9.png")}
-    arguments = (tmp_path / "x.csv",) if make is LabelStudioFile else (tmp_path / "x.csv", CATEGORIES)
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path, names: CocoDatasetFile(path, CATEGORIES, names),
+        lambda path, names: CvatFile(path, CATEGORIES, names),
+        lambda path, names: LabelStudioFile(path, names),
+        lambda path, names: TableFiles(path, CATEGORIES, names),
+    ],
+)
+def test_names_that_are_not_text_are_refused_where_they_would_be_written(
+    tmp_path: Path, make: Callable[[Path, dict[int | str, str] | None], Any]
+) -> None:
     with pytest.raises(UserError, match=r"name of the image 'caf\\udce9.png' is not in UTF-8; rename"):
-        make(*arguments, named)
-    with pytest.raises(UserError, match="is not in UTF-8; rename"), make(*arguments) as writer:
+        make(tmp_path / "x.csv", {"a": os.fsdecode(b"caf\xe9.png")})
+    with pytest.raises(UserError, match="is not in UTF-8; rename"), make(tmp_path / "x.csv", None) as writer:
         writer.add(os.fsdecode(b"\xff"), instances())
     assert not list(tmp_path.iterdir())
 
