@@ -18,7 +18,7 @@ from mask2former.bulk.stores import is_url, local_path, opened_url
 from mask2former.documents import check_regular, parse_csv, read_bytes, read_text
 from mask2former.errors import MissingExtraError, OptionError, UserError
 from mask2former.limits import check_limit
-from mask2former.media.image_files import NamedBytes
+from mask2former.media.image_files import NamedBytes, check_utf8
 from mask2former.media.images import images_below, is_image_name
 from mask2former.notes import note
 from mask2former.text import listed, printable, quoted
@@ -56,7 +56,7 @@ def list_sources(sources: Sequence[str | os.PathLike[str]], *, column: str | Non
         found = _of_list(source, column) if is_list else _of_url(source) if is_url(source) else _of_path(source)
         before, count = len(names), 0
         for name in found:
-            _check_utf8(name)
+            check_utf8(name)
             names[name] = None
             count += 1
             check_limit("the sources name too many images:", len(names), limits.LISTED_IMAGES, "run them in parts")
@@ -86,15 +86,6 @@ def fetch(name: str) -> NamedBytes:
         raise UserError(f"there is no image '{name}'; check the URL") from error
     check_limit(f"the image '{name}' has too many bytes:", len(content), limits.IMAGE_BYTES, "is it the right file?")
     return NamedBytes(name, content)
-
-
-def _check_utf8(name: str) -> None:
-    """Refuse bytes that are not text, which Parquet, tables and other machines cannot represent."""
-    try:
-        name.encode()
-    except UnicodeEncodeError as error:
-        shown = printable(name.encode("utf-8", "backslashreplace").decode())
-        raise UserError(f"the name of the image '{shown}' is not in UTF-8; rename the file or its folder") from error
 
 
 def _of_path(source: str) -> Iterable[str]:

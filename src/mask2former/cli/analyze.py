@@ -6,7 +6,6 @@ Each command calls :mod:`mask2former.analysis`, prints the main figures, and wri
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
@@ -14,10 +13,10 @@ import typer
 
 from mask2former import limits
 from mask2former.cli.names import complete_model
-from mask2former.cli.shared import DEFAULT_MODEL, Device, Recipe, count, working
+from mask2former.cli.shared import DEFAULT_MODEL, DataRoot, Device, Recipe, count, size_hw_of, working
 from mask2former.cli.terminal import make_console, say, say_document
 from mask2former.errors import UserError
-from mask2former.text import listed, quoted
+from mask2former.text import listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -32,7 +31,6 @@ analyze = typer.Typer(
     epilog="Example: mask2former analyze flops coco-instance/r50",
     rich_markup_mode="rich",
 )
-_SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
 
 _Analyzed = Annotated[
     str,
@@ -47,12 +45,6 @@ _Data = Annotated[
         metavar="NAME[:TASK]",
         help="Images with ground truth: scenes, a published data set, or RUN.yaml, as for mask2former evaluate.",
         show_default="scenes",
-    ),
-]
-_DataRoot = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="DIR", help="Folder that contains the data sets.", show_default="$MASK2FORMER_DATA or ./datasets"
     ),
 ]
 _Annotations = Annotated[
@@ -130,7 +122,7 @@ def _table(head: list[str], rows: list[list[str]]) -> None:
 def layers(
     model: _Analyzed = DEFAULT_MODEL,
     data: _Data = None,
-    data_root: _DataRoot = None,
+    data_root: DataRoot = None,
     annotations: _Annotations = None,
     images: _Images = None,
     limit: _Limit = None,
@@ -162,7 +154,7 @@ def _percent(value: float | None) -> str:
 def focus(
     model: _Analyzed = DEFAULT_MODEL,
     data: _Data = None,
-    data_root: _DataRoot = None,
+    data_root: DataRoot = None,
     annotations: _Annotations = None,
     images: _Images = None,
     limit: _Limit = None,
@@ -316,7 +308,7 @@ def flops(
         raise UserError("--json prints what --output writes beside its drawing; give only one of the two")
     if output is not None:
         _checked(output)
-    sizes = [_size_of(text) for text in size or ()]
+    sizes = [size_hw_of(text) for text in size or ()]
     network = skeleton(model, recipe)
     cost = count_flops(network, sizes or paper_sizes(network), frames)
     if as_json:
@@ -336,14 +328,6 @@ def flops(
         say(f"As the paper counts, with the masks of the published code: {cost.published / 1e9:.1f} G.")
     if output is not None:
         _write(cost, output)
-
-
-def _size_of(text: str) -> tuple[int, int]:
-    found = _SIZE.fullmatch(text)
-    height, width = (int(side) for side in found.groups()) if found else (0, 0)
-    if not height or not width:
-        raise UserError(f"--size: expected height and width in pixels like 800x1216, got {quoted(text)}")
-    return height, width
 
 
 def _indented(name: str) -> str:

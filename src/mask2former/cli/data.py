@@ -11,6 +11,7 @@ from mask2former import limits
 from mask2former.cli.shared import (
     BandRanges,
     Bands,
+    DataRoot,
     FailedError,
     ValueRange,
     ValueRule,
@@ -57,9 +58,7 @@ def check_data(
             help="Also read images that annotations name outside their folder (../a.jpg, /data/a.jpg).",
         ),
     ] = False,
-    data_root: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder that contains the published data sets.")
-    ] = None,
+    data_root: DataRoot = None,
     queries: Annotated[
         int | None,
         typer.Option(
@@ -205,14 +204,7 @@ def prepare(
     dataset: Annotated[
         str, typer.Argument(metavar="DATASET", help="ade20k, ade20k-full, cityscapes, coco-stuff-10k or drawn-cells.")
     ],
-    data_root: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Folder that contains the data sets.",
-            show_default="$MASK2FORMER_DATA or ./datasets",
-        ),
-    ] = None,
+    data_root: DataRoot = None,
     workers: Annotated[
         int | None,
         typer.Option(min=0, max=limits.WORKERS, help="Number of processes.", show_default="one per processor"),

@@ -12,6 +12,7 @@ from mask2former.cli.names import complete_model
 from mask2former.cli.scores import headline, print_scores
 from mask2former.cli.shared import (
     BatchSize,
+    DataRoot,
     Device,
     Dtype,
     OfficialSettings,
@@ -47,12 +48,7 @@ def evaluate(
             show_default="scenes",
         ),
     ] = None,
-    data_root: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", help="Folder that contains the data sets.", show_default="$MASK2FORMER_DATA or ./datasets"
-        ),
-    ] = None,
+    data_root: DataRoot = None,
     split: Annotated[
         Literal["validation", "train"], typer.Option(help="Which part of the data to use.")
     ] = "validation",

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from mask2former.cli.shared import ModelTasks, Recipe, Task, TrainedFor, Weights, count, tasks_of, working
+from mask2former.cli.shared import (
+    DataRoot,
+    ModelTasks,
+    Recipe,
+    Task,
+    TrainedFor,
+    Weights,
+    count,
+    size_hw_of,
+    tasks_of,
+    working,
+)
 from mask2former.cli.terminal import make_console, say
 from mask2former.errors import UserError
-from mask2former.text import quoted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -71,7 +80,7 @@ def export(
             help="For int8: also measure the drop in the metric on a data set, named as in evaluate, e.g. scenes."
         ),
     ] = None,
-    data_root: Annotated[Path, typer.Option(help="Folder that contains the data sets.")] = Path("datasets"),
+    data_root: DataRoot = None,
     recipe: Recipe = None,
     trained_for: ModelTasks = None,
     weights: Weights = None,
@@ -94,7 +103,7 @@ def export(
             model,
             output,
             to,
-            size=None if size is None else _size(size),
+            size=None if size is None else size_hw_of(size),
             batch=batch or None,
             frames=frames,
             results=results,
@@ -145,7 +154,7 @@ def verify_export(
             help="Also measure the metric of each: annotations in COCO format of the images in the folder --images."
         ),
     ] = None,
-    data_root: Annotated[Path, typer.Option(help="Folder that holds the data sets.")] = Path("datasets"),
+    data_root: DataRoot = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of images to measure.")] = None,
     task: Annotated[
         Task | None,
@@ -225,10 +234,3 @@ def _table(report: VerifyReport) -> Table:
         runtime, size = f"{row.runtime} {row.dtype}", f"{row.num_bytes / 1e6:,.1f}"
         table.add_row(row.name, runtime, size, *peak, f"{row.milliseconds:,.0f}", differs, *metrics)
     return table
-
-
-def _size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"([0-9]{1,7})x([0-9]{1,7})", text)
-    if match is None:
-        raise UserError(f"--size {quoted(text)}: expected height and width in pixels, for example 800x1333")
-    return int(match[1]), int(match[2])

@@ -30,6 +30,7 @@ __all__ = [
     "Bands",
     "BatchSize",
     "Classes",
+    "DataRoot",
     "Device",
     "Dtype",
     "FailedError",
@@ -54,6 +55,7 @@ __all__ = [
     "fetch_weights",
     "named_model",
     "show_file",
+    "size_hw_of",
     "stoppable",
     "tasks_of",
     "training_shown",
@@ -119,6 +121,12 @@ Weights = Annotated[
     ),
 ]
 
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="Folder that contains the data sets.", show_default="$MASK2FORMER_DATA or ./datasets"
+    ),
+]
 ShortEdge = Annotated[
     int | None,
     typer.Option(help="Resize the shorter side to this many pixels; 0: do not resize.", rich_help_panel="Settings"),
@@ -271,6 +279,19 @@ def chosen_bands(text: str | None) -> tuple[int, ...] | None:
                 f"{limits.IMAGE_PAGES}, with commas between them, as in 4,3,2 or 1-5"
             )
     return tuple(numbers) if text is not None else None
+
+
+def size_hw_of(text: str) -> tuple[int, int]:
+    """Height and width from ``--size``.
+
+    Raises:
+        UserError: the text is not two numbers of pixels with an x between them.
+    """
+    found = re.fullmatch(r"(\d{1,7})x(\d{1,7})", text)
+    height, width = (int(side) for side in found.groups()) if found else (0, 0)
+    if not height or not width:
+        raise UserError(f"--size is {quoted(text)}; expected height and width in pixels, as in 800x1216")
+    return height, width
 
 
 class StoppedError(Exception):

@@ -65,7 +65,9 @@ def reason(error: BaseException, subject: str, device: torch.device) -> str:
         where = f"'{printable(str(error.filename))}'" if error.filename else subject
         return f"{where}: {error.strerror}"
     if is_lack_of_memory(error):
-        return f"{subject} does not fit into the memory of {device}; try a smaller --short-edge, or a smaller image"
+        return (
+            f"{subject} does not fit into the memory of {device}; set a smaller short_edge, or make the image smaller"
+        )
     if isinstance(error, RecursionError):
         return f"{subject} is nested too deeply to be read"
     said = printable(str(error), _LENGTH)

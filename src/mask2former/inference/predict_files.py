@@ -46,7 +46,7 @@ from mask2former.inference.result_files import (
 from mask2former.inference.tile_results import Results
 from mask2former.inference.tiling import PackedResults
 from mask2former.media.georeference import GeoReference, georeference
-from mask2former.media.image_files import NamedBytes, in_memory, path_of
+from mask2former.media.image_files import ImageFile, ImagePage, NamedBytes, in_memory, path_of
 from mask2former.media.images import image_size, read_image
 from mask2former.notes import collect_notes, note, sentences
 from mask2former.pixels import Regions
@@ -262,23 +262,43 @@ def _images_of(jobs: Sequence[Job], predictor: Predictor, model: str) -> ImagesO
 
     def read(image_id: int | str) -> UInt8[np.ndarray, "H W C"] | Regions:
         with collect_notes():  # these notes were already issued when it was segmented
-            image = read_whole_or_parts(sources[str(image_id)].source, predictor.settings, overlay=False)
+            image = read_whole_or_parts(_again(sources[str(image_id)]), predictor.settings, overlay=False)
         return image.regions if isinstance(image, LargeImage) else image
 
-    names: dict[int | str, str] = {
-        stem: (job.stem.parent / job.source.name).as_posix() for stem, job in sources.items()
-    }
+    names: dict[int | str, str] = {stem: _name(job) for stem, job in sources.items()}
 
     def place_of(image_id: int | str) -> GeoReference | None:
-        file = sources[str(image_id)].source
+        job = sources[str(image_id)]
         try:
-            return georeference(file)
+            return georeference(_again(job))
         except UserError:  # it could be read a moment ago
-            note("images whose coordinates could not be read again", f"'{file}'")
+            note("images whose coordinates could not be read again", f"'{job.source}'")
             return None
 
     rooted: dict[int | str, str] = {stem: _rooted(names[stem], path_of(job.source)) for stem, job in sources.items()}
     return ImagesOfRun(predictor.categories, names, read, model, place_of, rooted)
+
+
+def _again(job: Job) -> ImageFile:
+    """The file of an image that was segmented, to be read a second time.
+
+    Raises:
+        UserError: it cannot be fetched again, or the address returns another image now, as that of a webcam does.
+    """
+    source = in_memory(job.source)
+    if path_of(source) is None:
+        there = read_result(job.document)
+        if there is not None and is_of_another_image(there, image_sha256_of(source)):
+            raise UserError(f"'{job.source}' has changed since it was segmented; save it as a file and give that")
+    return source
+
+
+def _name(job: Job) -> str:
+    """The name of an image with its folders; for a page, the name that it would have as a file."""
+    name = job.source.name
+    if isinstance(job.source, ImagePage):
+        name = f"{job.stem.name}{Path(name).suffix}"
+    return (job.stem.parent / name).as_posix()
 
 
 def _rooted(name: str, file: Path | None) -> str:

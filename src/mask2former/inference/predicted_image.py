@@ -18,7 +18,7 @@ from mask2former.media.image_files import ImageFile
 from mask2former.pixels import Regions, displayed
 from mask2former.structures import Instances, PanopticSegmentation, Segmentation, SemanticSegmentation
 
-__all__ = ["LargeImage", "PredictedImage", "ReadResults", "ReadScores", "Shown"]
+__all__ = ["LargeImage", "PredictedImage", "ReadResults", "ReadScores", "Shown", "requested"]
 
 ReadResults = Callable[[Sequence[Task], InferenceConfig], Results]
 """Post-processing of one image: from tasks and settings to results."""
@@ -124,11 +124,17 @@ class PredictedImage:
             raise UserError(f"the image was predicted for {', '.join(self.tasks)}; pass '{missing[0]}' to run, too")
         if names := changed_pass(before, settings):
             kind = (
-                "with tiles, only instance_threshold, classes and min_area can change"
+                "with tiles, only instance_threshold, class_thresholds, classes and min_area can change"
                 if before.tile
                 else "it affects the pass"
             )
             name = next((name for name in overrides if name in names), names[0])
             raise UserError(f"{name} cannot change after the pass through the network ({kind}); pass it to prepare")
-        results = self._read(tasks, settings)
-        return results[task] if isinstance(task, str) else results if task else results[tasks[0]]
+        return requested(self._read(tasks, settings), task)
+
+
+def requested(results: Results, task: Task | Sequence[Task] | None) -> Segmentation | Results:
+    """What a call with this argument returns: the result of one task, by default the first, or those of several."""
+    if isinstance(task, str):
+        return results[task]
+    return results if task else next(iter(results.values()))

@@ -28,7 +28,7 @@ from mask2former.inference.exported import is_exported, open_exported
 from mask2former.inference.failures import naming, result_of, work_on
 from mask2former.inference.network import ModelNetwork, Network, check_predictions, fitting_size, hash_weights
 from mask2former.inference.pipeline import Failure, Ready, Stages, pipelined
-from mask2former.inference.predicted_image import LargeImage, PredictedImage, ReadResults, ReadScores, Shown
+from mask2former.inference.predicted_image import LargeImage, PredictedImage, ReadResults, ReadScores, Shown, requested
 from mask2former.inference.settings import check_overrides, choose_tasks, for_whole_frames, override
 from mask2former.inference.tile_results import Results, TilePrediction
 from mask2former.inference.tiling import PackedResults, segment_in_tiles
@@ -297,7 +297,7 @@ class Predictor:
             return read_image(source, **settings.reading)
 
         def finish(source: ImageSource, image: object, results: Any) -> Segmentation | Results:
-            return results[task] if isinstance(task, str) else results if task else results[tasks[0]]
+            return requested(results, task)
 
         found = self.in_stages(map(unshared, sources), read, finish, None, tasks, batch_size, **overrides)
         return (result_of(source, result) for source, result in found)

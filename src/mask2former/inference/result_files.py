@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import mask2former
 from mask2former import documents, limits
@@ -30,9 +30,6 @@ from mask2former.results_io.json import RECORDS, read_result
 from mask2former.structures import Categories, Instances, Segmentation
 from mask2former.structures.packed_results import PackedSegmentation
 from mask2former.structures.result_base import SCHEMA_VERSION, SOFTWARE
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = [
     "ENDINGS",

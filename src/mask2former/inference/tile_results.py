@@ -162,7 +162,6 @@ class JoinedSegments:
         rows, columns = grid.distances()
         self._distances = rows[:, None] * columns
         width = grid.size_hw[1]
-        self._top = 0
         self._labels = np.zeros((grid.tile_hw[0], width), dtype=np.uint16)
         self._nearest = np.zeros((grid.tile_hw[0], width), dtype=np.float32)  # distances for the pixels in labels
 

@@ -115,7 +115,12 @@ def track_files(
     predictor = open_predictor(model, progress=progress, **loading)
     results, recorded = predictor.track_opened(frames, task, **settings)
 
-    head = {"model": model_name(model), "settings": recorded, "source": str(source), "rate": round(frames.rate, 4)}
+    head = {
+        "model": model_name(model),
+        "settings": recorded,
+        "source": str(source),
+        "rate": float(f"{frames.rate:.6g}"),
+    }
     document = TrackDocument(outputs["results"], head)
     growing: list[TrackDocument | VideoWriter] = [document] if drawing is None else [document, drawing]
     for note in _leftovers(outputs.values(), growing):

@@ -200,7 +200,10 @@ def _read(stream: Any, header: Dataset, frames: int, page: int | None, name: str
     if kind not in _GREY:
         return Stored(values)
     padding = header.get("PixelPaddingValue")
-    missing = None if padding is None else values == int(padding)
+    missing = None
+    if padding is not None:  # alone, or with the other end of a range
+        low, high = sorted((int(padding), int(header.get("PixelPaddingRangeLimit", padding))))
+        missing = (values >= low) & (values <= high)
     shown, ends = _rescaled(values, header, frame)
     window = _window(header, frame, name)
     return Stored(shown, white_is_0=kind == "MONOCHROME1", missing=missing, value_range=window or ends, full=ends)

@@ -21,9 +21,9 @@ from mask2former.documents import check_regular
 from mask2former.errors import UserError
 from mask2former.limits import check_limit
 from mask2former.media.archives import Folder
-from mask2former.media.folders import list_folder
+from mask2former.media.folders import is_passed_over, list_folder
 from mask2former.media.image_files import ImagePage, num_pages
-from mask2former.media.images import IMAGE_SUFFIXES, ImageSource, note_passed_over, read_image
+from mask2former.media.images import IMAGE_SUFFIXES, ImageSource, is_image_name, note_passed_over, read_image
 from mask2former.media.video import VIDEO_SUFFIXES, VideoFile, camera_stream
 from mask2former.notes import Note, collect_notes, sentences
 
@@ -134,14 +134,20 @@ class _Images:
         self.num_frames = None if total is None else max(0, min(total, self._stop or total) - self._first)
 
     def __iter__(self) -> Iterator[tuple[UInt8[np.ndarray, "H W C"], float]]:
-        for index, image_file in enumerate(self._images):
+        is_empty = True
+        for index, source in enumerate(self._images):
             if self._stop is not None and index >= self._stop:
                 break
             if index >= self._first:
                 with collect_notes() as found:
-                    image = read_image(image_file, **self.reading)
+                    image = read_image(source, **self.reading)
                 self._found += found
+                is_empty = False
                 yield image, index / self.rate
+        if is_empty and (self._first or self._stop is not None):
+            raise UserError(
+                f"{self.name} yields no frames; there are none in the requested time (at {self.rate:g} per second)"
+            )
 
     @property
     def notes(self) -> list[str]:
@@ -192,8 +198,9 @@ def open_frames(
 
 
 def _images_of(folder: Path) -> list[ImageSource]:
-    """The images in a folder: frame 2 before frame 10."""
-    names = [entry.name for entry in list_folder(folder) if entry.suffix.lower() in IMAGE_SUFFIXES and entry.is_file()]
+    """The images in a folder without hidden files: frame 2 before frame 10."""
+    files = [entry for entry in list_folder(folder) if entry.is_file() and not is_passed_over(entry.name)]
+    names = [entry.name for entry in files if is_image_name(entry.name)]
     if not names:
         inside = [entry.name for entry in list_folder(folder) if entry.is_dir()]
         hint = f"; it contains folders: give one of them ('{inside[0]}')" if inside else ""

@@ -6,6 +6,7 @@ import contextlib
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,7 +17,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from mask2former import limits
 from mask2former.documents import check_regular, read_bytes
 from mask2former.media.image_files import ImageFile, ImagePage
-from mask2former.media.images import ImageSource, as_file
+from mask2former.media.images import ImageSource, as_file, image_size
 from mask2former.notes import note
 from mask2former.pixels import without_warnings
 
@@ -24,6 +25,7 @@ __all__ = ["GeoReference", "georeference"]
 
 _SCALE, _TIEPOINTS, _TRANSFORM, _KEYS, _DOUBLES, _TEXTS = 33550, 33922, 34264, 34735, 34736, 34737
 _TYPES = {_SCALE: 12, _TIEPOINTS: 12, _TRANSFORM: 12, _KEYS: 3, _DOUBLES: 12, _TEXTS: 2}  # double, short, ASCII
+_OF_IMAGE = _WIDTH, _LENGTH, _ORIENTATION = 256, 257, 274
 _RASTER_TYPE, _GEOGRAPHIC, _PROJECTED = 1025, 2048, 3072  # keys
 _IS_POINT = 2
 _USER_DEFINED = 32767
@@ -74,16 +76,22 @@ def georeference(source: ImageSource) -> GeoReference | None:
     Raises:
         UserError: the file cannot be read.
     """
-    file = as_file(source)
-    if isinstance(file, ImagePage):
-        file = file.file
+    image = as_file(source)
+    file = image.file if isinstance(image, ImagePage) else image
     if not isinstance(file, ImageFile):
         return None
     tags = _tags(file)
+    size_hw = tags.pop(_LENGTH, None), tags.pop(_WIDTH, None)
     if not tags.keys() & {_SCALE, _TIEPOINTS, _TRANSFORM}:
         return None
-    if tags.pop(274, 1) != 1:
+    if tags.pop(_ORIENTATION, 1) != 1:
         note("rotated GeoTIFF files, whose coordinates are not read", f"'{file}'")
+        return None
+    if isinstance(image, ImagePage) and image.number > 1 and image_size(image) != size_hw:
+        note(
+            "pages of GeoTIFF files that differ in size from the first, to which alone its coordinates apply",
+            f"'{image}'",
+        )
         return None
     keys = _keys(tags.get(_KEYS, ()))
     transform = _affine(tags)
@@ -112,13 +120,19 @@ def _tags(file: ImageFile) -> dict[int, Any]:
             directory = ImageFileDirectory_v2(start if start[2:3] == b"+" or start[3:4] == b"+" else start[:8])
             stream.seek(directory.next)
             directory.load(stream)
-            values = {number: directory.get(number) for number in (274, *_TYPES)}
-            return {number: value for number, value in values.items() if value is not None and _is_short(value)}
+            values = {number: _usable(number, directory.get(number)) for number in (*_OF_IMAGE, *_TYPES)}
+            return {number: value for number, value in values.items() if value is not None}
     return {}
 
 
-def _is_short(value: Any) -> bool:
-    return not isinstance(value, tuple | str) or len(value) <= _MOST
+def _usable(number: int, value: Any) -> Any:
+    """The value of a tag, with numbers as a tuple; None: it is absent, too long, or of another kind."""
+    if number in _OF_IMAGE:
+        return value
+    if number == _TEXTS:
+        return value if isinstance(value, str) and len(value) <= _MOST else None
+    numbers = value if isinstance(value, tuple) else (value,)
+    return numbers if len(numbers) <= _MOST and all(isinstance(each, Real) for each in numbers) else None
 
 
 def _keys(directory: tuple[int, ...]) -> dict[int, int]:
@@ -128,10 +142,10 @@ def _keys(directory: tuple[int, ...]) -> dict[int, int]:
 
 
 def _affine(tags: Mapping[int, Any]) -> tuple[float, float, float, float, float, float] | None:
-    if len(matrix := tags.get(_TRANSFORM, ())) == 16:
+    matrix, scale, points = ([float(value) for value in tags.get(tag, ())] for tag in (_TRANSFORM, _SCALE, _TIEPOINTS))
+    if len(matrix) == 16:
         a, b, _, c, d, e, _, f = matrix[:8]
         return a, b, c, d, e, f
-    scale, points = tags.get(_SCALE, ()), tags.get(_TIEPOINTS, ())
     if len(scale) < 2 or len(points) < 6:
         return None
     column, row, _, x, y, _ = points[:6]

@@ -41,6 +41,7 @@ __all__ = [
     "ImagePage",
     "NamedBytes",
     "PixelLimitError",
+    "check_utf8",
     "in_memory",
     "num_pages",
     "open_file",
@@ -70,7 +71,7 @@ _LEFT_OUT = {  # why images of other kinds are left out of folders, by suffix
     "heic heif": f"which need: pip install 'mask2former[{_HEIC_EXTRA}]'",
     "dcm": f"which need: pip install 'mask2former[{DICOM_EXTRA}]'",
     "apng btf dib gif j2k jfif jp2 jpe lsm pbm pgm pnm ppm stk": _WHEN_NAMED,
-    "bif mrxs ndpi scn svs svslide vms vmu": "slides: name them one by one, for a model with tiles or with --tile",
+    "bif mrxs ndpi scn svs svslide vms vmu": "slides: name them one by one, for a model with tiles, or set tile",
     "vsi": "slides: export regions of them as TIFF",
     "czi ims lif nd2 oib oif": "microscope formats: export them as TIFF",
     "arw cr2 cr3 dng nef": "camera raw files: develop them to TIFF or JPEG",
@@ -163,6 +164,19 @@ def in_memory(file: ImageFile) -> ImageFile:
     return NamedBytes(str(file), file.read_bytes()) if isinstance(file, WebImage) else file
 
 
+def check_utf8(name: str) -> None:
+    """Refuse the name of an image that is not text, which tables, XML, Parquet and other machines cannot represent.
+
+    Raises:
+        UserError: the name of the file, or of a folder, has bytes that are not UTF-8.
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        shown = printable(name.encode("utf-8", "backslashreplace").decode())
+        raise UserError(f"the name of the image '{shown}' is not in UTF-8; rename the file or its folder") from error
+
+
 @contextlib.contextmanager
 def open_image(file: ImageFile) -> Iterator[Image.Image]:
     """An image file that Pillow reads, not decoded yet; any fault while it is open ends in one message.
@@ -242,7 +256,7 @@ def _opened(file: ImageFile, *, pillow_alone: bool, bands: Bands | None = None) 
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PixelLimitError(
             f"'{file}' has more than {Image.MAX_IMAGE_PIXELS} pixels, the safety limit; make it smaller, or raise "
-            "PIL.Image.MAX_IMAGE_PIXELS if you trust it; a TIFF can be predicted in tiles (--tile)"
+            "PIL.Image.MAX_IMAGE_PIXELS if you trust it; a TIFF can be predicted in tiles: set tile"
         ) from error
     except PermissionError as error:
         raise UserError(f"'{file}' cannot be read for lack of permission; check its permissions") from error

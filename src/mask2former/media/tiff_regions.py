@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import UInt8, UInt16
 
 from mask2former import limits
 from mask2former.errors import MissingExtraError, UserError
@@ -114,6 +114,7 @@ class TiffRegions:
         self._num_read = (
             3 if bands is None and channels == 4 and page.extrasamples[:1] not in ((1,), (2,)) else channels
         )
+        self._is_multiplied = bands is None and self._num_read == 4 and page.extrasamples[:1] == (1,)
         if self._num_read < channels:
             note("images with more bands than are used", f"'{path}' ({self._num_read} of {channels})")
         if (turn := page.tags.get("Orientation")) is not None and turn.value != 1:
@@ -153,6 +154,8 @@ class TiffRegions:
                 inside = segment[max(0, top - y) : bottom - y, max(0, left - x) : right - x]
                 start = (max(0, y - top), max(0, x - left))
                 values[start[0] : start[0] + inside.shape[0], start[1] : start[1] + inside.shape[1]] = inside
+        if self._is_multiplied:
+            values = _divided_by_alpha(values)
         values, name, example = values[..., : self._num_read], f"image '{self._path}'", str(self._path)
         with noted_as_one(self._told):
             if self._bands is not None:
@@ -205,3 +208,10 @@ class TiffRegions:
         if segment is None:
             return np.zeros((height, width, page.samplesperpixel), page.dtype)
         return np.asarray(segment).reshape(*segment.shape[-3:])
+
+
+def _divided_by_alpha(values: UInt8[np.ndarray, "h w 4"] | UInt16[np.ndarray, "h w 4"]) -> np.ndarray:
+    """Colours that are stored multiplied by alpha, as they were before; rounded down, as by Pillow."""
+    full, alpha = np.iinfo(values.dtype).max, values[..., 3:].astype(np.uint32)
+    colors = np.minimum(values[..., :3].astype(np.uint32) * full // np.maximum(alpha, 1), full)
+    return np.concatenate([np.where(alpha, colors, values[..., :3]), alpha], axis=2).astype(values.dtype)

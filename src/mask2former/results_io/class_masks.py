@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 
 import numpy as np
 
@@ -24,7 +25,7 @@ class ClassMaskFiles(ResultFolder):
     """
 
     def __init__(self, path: str | os.PathLike[str], categories: Categories) -> None:
-        super().__init__(path, {})
+        super().__init__(path)
         self.names = file_names(categories)
 
     def add(self, image_id: int | str, result: Segmentation) -> None:
@@ -46,6 +47,16 @@ class ClassMaskFiles(ResultFolder):
 
 def file_names(categories: Categories) -> list[str]:
     """A file name for each class: letters, digits and ``_.-``, with the index where two would be equal."""
-    words = [re.sub(r"[^\w.-]+", "_", name)[:80].strip(".") or "class" for name in categories.names]
-    folded = [word.casefold() for word in words]
-    return [word if folded.count(word.casefold()) == 1 else f"{word}_{index}" for index, word in enumerate(words)]
+    words = [re.sub(r"[^\w.-]+", "_", name)[:80].encode()[:200].decode(errors="ignore") for name in categories.names]
+    words = [word.strip(".") or "class" for word in words]
+    counts = Counter(word.casefold() for word in words)
+    taken, names = set(counts), []
+    for index, word in enumerate(words):
+        name = word
+        if counts[word.casefold()] > 1:
+            name = f"{word}_{index}"
+            while name.casefold() in taken:
+                name += "_"
+            taken.add(name.casefold())
+        names.append(name)
+    return names

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from types import TracebackType
 
 from mask2former.documents import encode_json
-from mask2former.results_io.writing import JsonList
+from mask2former.results_io.writing import ImageNames, JsonList
 from mask2former.structures.categories import Categories
 from mask2former.structures.results import Segmentation
 
@@ -27,8 +28,8 @@ class CocoDatasetFile(JsonList):
     def __init__(
         self, path: str | os.PathLike[str], categories: Categories, names: Mapping[int | str, str] | None = None
     ) -> None:
-        super().__init__(path, {})
-        self.names = names or {}
+        super().__init__(path)
+        self.names = ImageNames(names)
         classes = [
             {"id": item.id, "name": item.name, "isthing": int(item.is_thing), "color": list(item.color)}
             for item in categories
@@ -42,7 +43,7 @@ class CocoDatasetFile(JsonList):
         self.once(image_id)
         height, width = result.size_hw
         number = len(self._images) + 1
-        head = {"id": number, "file_name": self.names.get(image_id, str(image_id)), "height": height, "width": width}
+        head = {"id": number, "file_name": self.names[image_id], "height": height, "width": width}
         self._images.append(encode_json(head))
         for item, rle in zip(result, result.sparse.encode(), strict=True):
             if item.patch.mask.size:
@@ -50,4 +51,9 @@ class CocoDatasetFile(JsonList):
                 record = {"id": self.count + 1, "image_id": number, "category_id": item.category.id, "iscrowd": 0}
                 record |= {"area": item.area, "bbox": [left, top, right - left, bottom - top], "segmentation": rle}
                 self.append(record if item.score is None else {**record, "score": item.score})
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.closing = '\n], "images": [' + ",\n".join(self._images) + "]}\n"
+        super().__exit__(kind, error, trace)

@@ -28,7 +28,7 @@ class CutoutFiles(ResultFolder):
     """
 
     def __init__(self, path: str | os.PathLike[str], categories: Categories, read: ReadImage) -> None:
-        super().__init__(path, {})
+        super().__init__(path)
         self.names, self.read = file_names(categories), read
 
     def add(self, image_id: int | str, result: Segmentation) -> None:

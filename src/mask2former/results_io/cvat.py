@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
 
+from mask2former.errors import UserError
 from mask2former.ops.masks import Patch
-from mask2former.results_io.writing import ListFile
+from mask2former.results_io.writing import ImageNames, ListFile
 from mask2former.structures.categories import Categories
 from mask2former.structures.results import Segmentation
+from mask2former.text import quoted
 
 __all__ = ["CvatFile", "cvat_runs"]
+
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 class CvatFile(ListFile):
@@ -32,8 +37,13 @@ class CvatFile(ListFile):
     def __init__(
         self, path: str | os.PathLike[str], categories: Categories, names: Mapping[int | str, str] | None = None
     ) -> None:
-        super().__init__(path, {})
-        self.names = names or {}
+        super().__init__(path)
+        self.names = ImageNames(names)
+        for name in (*categories.names, *(names or {}).values()):
+            if _NOT_XML.search(name):
+                raise UserError(
+                    f"{quoted(name)} has a character that XML cannot hold; rename it, or leave out this format"
+                )
         labels = "".join(
             f"<label><name>{escape(item.name)}</name><color>#{bytes(item.color).hex()}</color><type>mask</type></label>"
             for item in categories
@@ -45,7 +55,7 @@ class CvatFile(ListFile):
         """Append the masks of one image."""
         self.once(image_id)
         height, width = result.size_hw
-        name = quoteattr(self.names.get(image_id, str(image_id)))
+        name = quoteattr(self.names[image_id])
         lines = [f'<image id="{self.count}" name={name} width="{width}" height="{height}">\n']
         for item in result:
             if item.patch.mask.size:

@@ -77,7 +77,7 @@ FORMATS: Mapping[str, Callable[[Path, ImagesOfRun], FormatWriter]] = {
         folder / "tasks.json", run.rooted, regions="polygon", model=run.model
     ),
     "label-tiff": lambda folder, run: LabelTiffFiles(folder, place_of=run.place_of),
-    "yolo": lambda folder, run: YoloFiles(folder, run.categories),
+    "yolo": lambda folder, run: YoloFiles(folder, run.categories, run.names),
 }
 
 

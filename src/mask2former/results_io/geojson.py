@@ -44,7 +44,7 @@ class GeoJsonFiles(ResultFolder):
         *,
         place_of: PlaceOf = nowhere,
     ) -> None:
-        super().__init__(path, {})
+        super().__init__(path)
         self.to_world, self.crs, self.place_of = to_world, crs, place_of
 
     def add(self, image_id: int | str, result: Segmentation) -> None:
@@ -109,6 +109,6 @@ def _feature(item: ResultItem, to_world: ToWorld | None) -> dict[str, Any]:
 
 def _turned(rings: list[list[list[float]]]) -> list[list[list[float]]]:
     """Rings of a polygon, the exterior counter-clockwise (RFC 7946); an axis that points north reverses them."""
-    x, y = np.asarray(rings[0]).T
+    x, y = (np.asarray(rings[0]) - rings[0][0]).T  # products of map coordinates would lose the area of a few pixels
     is_clockwise = float(np.sum(x[:-1] * y[1:] - x[1:] * y[:-1])) < 0
     return [ring[::-1] for ring in rings] if is_clockwise else rings

@@ -35,7 +35,7 @@ class RoiFiles(ResultFolder):
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        super().__init__(path, {})
+        super().__init__(path)
         try:
             import roifile
         except ImportError as error:

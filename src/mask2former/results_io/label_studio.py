@@ -12,7 +12,7 @@ import numpy as np
 from mask2former.documents import encode_json
 from mask2former.notes import note
 from mask2former.ops.masks import Patch
-from mask2former.results_io.writing import JsonList
+from mask2former.results_io.writing import ImageNames, JsonList
 from mask2former.results_io.yolo import joined_rings
 from mask2former.structures.result_base import ResultItem
 from mask2former.structures.results import Segmentation
@@ -52,13 +52,13 @@ class LabelStudioFile(JsonList):
         prefix: str = _LOCAL,
         model: str = "",
     ) -> None:
-        super().__init__(path, {})
-        self.names, self.regions, self.prefix, self.model = names or {}, regions, prefix, model
+        super().__init__(path)
+        self.names, self.regions, self.prefix, self.model = ImageNames(names), regions, prefix, model
 
     def add(self, image_id: int | str, result: Segmentation) -> None:
         """Append the task of one image."""
         self.once(image_id)
-        name = self.names.get(image_id, str(image_id))
+        name = self.names[image_id]
         image = self.prefix + (quote(name) if self.prefix.startswith(("/", "http")) else name)
         # One region after the other: a brush stroke covers every pixel of the image.
         head = encode_json({"data": {"image": image}, "predictions": [{"model_version": self.model}]}, compact=True)

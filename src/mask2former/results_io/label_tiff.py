@@ -29,7 +29,7 @@ class LabelTiffFiles(ResultFolder):
     """
 
     def __init__(self, path: str | os.PathLike[str], *, place_of: PlaceOf = nowhere) -> None:
-        super().__init__(path, {})
+        super().__init__(path)
         self.place_of = place_of
 
     def add(self, image_id: int | str, result: Segmentation) -> None:

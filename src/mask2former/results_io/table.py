@@ -13,7 +13,7 @@ from mask2former.errors import MissingExtraError, UserError
 from mask2former.files import check_file, discard, whole_file
 from mask2former.ops.shapes import check_installed
 from mask2former.results_io.csv import csv_text
-from mask2former.results_io.writing import ReadImage, Writer
+from mask2former.results_io.writing import ImageNames, ReadImage, Writer
 from mask2former.structures.categories import Categories
 from mask2former.structures.results import Segmentation
 from mask2former.structures.tables import PixelSize, image_row, table_columns
@@ -56,11 +56,11 @@ class TableFiles(Writer):
         read: ReadImage | None = None,
         pixel_size: str | PixelSize | None = None,
     ) -> None:
-        super().__init__(path, {})
+        super().__init__(path)
         if self.path.suffix.lower() not in (".csv", ".parquet"):
             raise UserError(f"a table file must end in .csv or .parquet, got '{self.path}'")
         check_installed()
-        self.names, self.read, self.categories = names or {}, read, categories
+        self.names, self.read, self.categories = ImageNames(names), read, categories
         self.pixel_size = None if pixel_size is None else PixelSize.of(pixel_size)
         columns = ["image", *table_columns(self.pixel_size)]
         of_images = ["image", *image_row([], (0, 0), categories, self.pixel_size)]
@@ -82,7 +82,7 @@ class TableFiles(Writer):
         self.once(image_id)
         image = None if self.read is None else self.read(image_id)
         rows = result.measured_rows(image, pixel_size=self.pixel_size)
-        name = {"image": self.names.get(image_id, str(image_id))}
+        name = {"image": self.names[image_id]}
         masks, images = self._tables
         masks.add([name | row for row in rows])
         images.add([name | image_row(rows, result.size_hw, self.categories, self.pixel_size)])

@@ -83,17 +83,17 @@ class VideoWriter:
         """Draw and write a frame."""
         self.add_image(np.asarray(frame.plot(labels=self.labels)), frame.seconds)
 
-    def add_image(self, image_file: UInt8[np.ndarray, "H W 3"], seconds: float) -> None:
+    def add_image(self, image: UInt8[np.ndarray, "H W 3"], seconds: float) -> None:
         """Write an image, to be shown from ``seconds`` on."""
-        stream = self._stream or self._open(image_file.shape[0], image_file.shape[1])
+        stream = self._stream or self._open(image.shape[0], image.shape[1])
         height, width = stream.height, stream.width
         # The usual format halves colours, so both sides must be even: a last row or column is shown twice.
-        padding = ((0, height - image_file.shape[0]), (0, width - image_file.shape[1]), (0, 0))
-        image = self._av.VideoFrame.from_ndarray(np.pad(image_file, padding, mode="edge"), format="rgb24")
+        padding = ((0, height - image.shape[0]), (0, width - image.shape[1]), (0, 0))
+        frame = self._av.VideoFrame.from_ndarray(np.pad(image, padding, mode="edge"), format="rgb24")
         self._last = max(self._last + 1, round(seconds * _CLOCK))  # players refuse times that do not rise
-        image.pts, image.time_base = self._last, Fraction(1, _CLOCK)
+        frame.pts, frame.time_base = self._last, Fraction(1, _CLOCK)
         with naming(self.working.path):
-            self._container.mux(stream.encode(image))
+            self._container.mux(stream.encode(frame))
 
     def _open(self, height: int, width: int) -> Any:
         codecs = self._av.codecs_available

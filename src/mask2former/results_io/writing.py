@@ -19,10 +19,12 @@ from mask2former.documents import encode_json
 from mask2former.errors import UserError
 from mask2former.files import discard, whole_file
 from mask2former.media.georeference import GeoReference
+from mask2former.media.image_files import check_utf8
 from mask2former.pixels import Regions
 from mask2former.structures.result_base import SOFTWARE
 
 __all__ = [
+    "ImageNames",
     "JsonList",
     "ListFile",
     "PlaceOf",
@@ -88,12 +90,30 @@ def png_of(values: np.ndarray) -> Callable[[Path], None]:
     return lambda file: image.save(file, format="PNG", compress_level=4, pnginfo=mark)
 
 
+class ImageNames:
+    """The names of image files in files that list them, by image id; an image without one is named by its id.
+
+    Raises:
+        UserError: a name is not in UTF-8, the encoding of these files.
+    """
+
+    def __init__(self, names: Mapping[int | str, str] | None) -> None:
+        self._names = names or {}
+        for name in self._names.values():
+            check_utf8(name)
+
+    def __getitem__(self, image_id: int | str) -> str:
+        if (name := self._names.get(image_id)) is None:
+            check_utf8(name := str(image_id))
+        return name
+
+
 class Writer:
     """What all writers share: an image comes once."""
 
-    def __init__(self, path: str | os.PathLike[str], category_ids: Mapping[int, int]) -> None:
+    def __init__(self, path: str | os.PathLike[str], category_ids: Mapping[int, int] | None = None) -> None:
         self.path = Path(path)
-        self.category_ids = dict(category_ids)
+        self.category_ids = dict(category_ids or {})
         self.count = 0
         self._seen: set[int | str] = set()
 
@@ -114,7 +134,7 @@ class ListFile(Writer):
 
     opening, closing = "", ""
 
-    def __init__(self, path: str | os.PathLike[str], category_ids: Mapping[int, int]) -> None:
+    def __init__(self, path: str | os.PathLike[str], category_ids: Mapping[int, int] | None = None) -> None:
         super().__init__(path, category_ids)
         self._stack = contextlib.ExitStack()
         self._file: IO[str] | None = None

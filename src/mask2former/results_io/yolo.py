@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain, pairwise
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
+import yaml
 from jaxtyping import Int64
 
 from mask2former.files import write_whole
@@ -34,15 +35,26 @@ class YoloFiles(ResultFolder):
     Args:
         path: the folder; it is made.
         categories: the classes of the model.
+        names: image file names by image id. A note counts the images whose labels have another name than programs look
+            for, which is that of the image without its suffix.
     """
 
-    def __init__(self, path: str | os.PathLike[str], categories: Categories) -> None:
-        super().__init__(path, {})
-        self.names = categories.names
+    def __init__(
+        self, path: str | os.PathLike[str], categories: Categories, names: Mapping[int | str, str] | None = None
+    ) -> None:
+        super().__init__(path)
+        self.classes, self.names = categories.names, names or {}
 
     def add(self, image_id: int | str, result: Segmentation) -> None:
         """Write the labels of one image."""
         self.once(image_id)
+        name = self.names.get(image_id)
+        if name is not None and PurePosixPath(name).with_suffix("").as_posix() != file_stem(image_id):
+            note(
+                "images whose names differ from those of others only in the suffix, whose labels YOLO programs do not "
+                "find (rename the images)",
+                f"'{name}' (labels/{file_stem(image_id)}.txt)",
+            )
         height, width = result.size_hw
         lines = []
         for item in result:
@@ -57,10 +69,9 @@ class YoloFiles(ResultFolder):
         target = self.path / "labels" / f"{file_stem(image_id)}.txt"
         write_whole(target, lambda file: file.write_text(text, encoding="utf-8"))
         if not self.count:
-            # JSON text is YAML, whatever a name holds.
-            names = "".join(f"  {index}: {json.dumps(name)}\n" for index, name in enumerate(self.names))
-            yaml = f"path: .\ntrain: images\nval: images\nnames:\n{names}"
-            write_whole(self.path / "data.yaml", lambda file: file.write_text(yaml, encoding="utf-8"))
+            values = {"path": ".", "train": "images", "val": "images", "names": dict(enumerate(self.classes))}
+            content = yaml.safe_dump(values, sort_keys=False)
+            write_whole(self.path / "data.yaml", lambda file: file.write_text(content, encoding="utf-8"))
         self.count += 1
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from typing import Any, ClassVar
 
@@ -75,18 +74,20 @@ class TrackResults(GrowingDocument):
             self._sums[number] = self._sums.get(number, 0.0) + row
 
     def _end(self, finished: bool) -> None:
-        records = []
-        for number, encodings in sorted(self._encodings.items()):
+        found = []
+        for number in sorted(self._encodings):
             means = np.where(self.allowed, self._sums[number], 0.0) / self.count
             label = int(means.argmax())
-            records.append(
-                {
-                    "video_id": self.video_id,
-                    "score": float(means[label]),
-                    "category_id": self.categories[label].id,
-                    "segmentations": [encodings.get(index) for index in range(self.count)],
-                }
-            )
-            assert math.isfinite(records[-1]["score"])
-        records.sort(key=lambda record: -record["score"])
-        self._write("[\n" + ",\n".join(encode_json(record, compact=True) for record in records) + "\n]\n")
+            found.append((number, label, float(means[label])))
+        self._write("[\n")
+        # One after the other: a record is as long as the clip, however short its track is.
+        for written, (number, label, score) in enumerate(sorted(found, key=lambda entry: -entry[2])):
+            encodings = self._encodings[number]
+            record = {
+                "video_id": self.video_id,
+                "score": score,
+                "category_id": self.categories[label].id,
+                "segmentations": [encodings.get(index) for index in range(self.count)],
+            }
+            self._write((",\n" if written else "") + encode_json(record, compact=True))
+        self._write("\n]\n")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -243,7 +244,8 @@ def rgb_of(
 
 def _canvas(image: ImageLike, size_hw: tuple[int, int], scale: int) -> UInt8[np.ndarray, "H W 3"]:
     """A new RGB array of the image, enlarged ``scale`` times."""
-    assert scale >= 1, scale
+    if not isinstance(scale, Integral) or scale < 1:
+        raise UserError(f"scale must be a whole number from 1, or None, got {scale!r}")
     upright = Image.fromarray(rgb_of(image, size_hw))
     if scale > 1:
         upright = upright.resize((upright.width * scale, upright.height * scale), Image.Resampling.BICUBIC)

@@ -10,6 +10,7 @@ import pytest
 
 from mask2former.cli import main
 from mask2former.config import InferenceConfig
+from mask2former.data.sources import DataSource
 from mask2former.export import Exported, Verified, VerifyReport
 from mask2former.inference.exported import ExportedInfo
 from mask2former.structures import ModelInfo
@@ -63,7 +64,8 @@ def test_a_file_in_8_bits_is_measured_at_once(
     assert main(command) == 0
     exported, verified = calls
     assert (exported["to"], exported["calibration"]) == (to, [Path("a")])
-    assert (verified["files"], verified["images"], verified["data"].data) == ([Path(file)], [Path("a")], "scenes")
+    assert (verified["files"], verified["images"]) == ([Path(file)], [Path("a")])
+    assert verified["data"] == DataSource("scenes")
     out = capsys.readouterr().out
     assert "--calibration" in out
     assert "49.00 (-1.25)" in out  # the change of the metric
@@ -92,7 +94,12 @@ def test_verify_export_measures_on_data_and_draws(
     command = ["verify-export", "tiny.onnx", "--against", "tiny", "--limit", "3"]
     plot = tmp_path / "table.svg"
     assert main([*command, "--data", "scenes", "--plot", str(plot)]) == 0
-    assert (calls[0]["data"].data, calls[0]["data"].limit) == ("scenes", 3)
+    source = calls[0]["data"]
+    assert (source.data, source.root, source.limit) == (
+        "scenes",
+        None,
+        3,
+    )  # as in evaluate: MASK2FORMER_DATA, a run file
     assert calls[1] == {"plot": plot}
     assert f"{plot} written" in capsys.readouterr().out
     assert main([*command, "--annotations", "a.json", "--images", "photos"]) == 0
@@ -104,7 +111,8 @@ def test_verify_export_measures_on_data_and_draws(
     ("command", "words"),
     [
         (["export", "tiny", "x.onnx", "--data", "scenes"], ["--data", "--dtype int8", "verify-export"]),
-        (["export", "tiny", "x.onnx", "--size", "480"], ["--size", "'480'", "800x1333"]),
+        (["export", "tiny", "x.onnx", "--size", "480"], ["--size", "'480'", "800x1216"]),
+        (["export", "tiny", "x.onnx", "--size", "0x480"], ["--size", "'0x480'"]),
         (["verify-export", "x.onnx", "--against", "tiny", "--annotations", "a.json"], ["--annotations", "--images"]),
         (
             ["verify-export", "x.onnx", "--against", "tiny", "--annotations", "a", "--images", "b", "--data", "scenes"],

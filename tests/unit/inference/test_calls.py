@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Self
 
@@ -110,6 +111,8 @@ def test_frames_of_a_video_go_to_ones_own_writers_too(predictor: Predictor, tmp_
     assert report.files == {"results": tmp_path / "out" / "clip.json"}
     with pytest.raises(OptionError, match="use overwrite or another output"):
         track_files(predictor, folder, tmp_path / "out", video=False)
+    report = track_files(predictor, folder, tmp_path / "slow", video=False, rate=1 / 3600)
+    assert json.loads(report.files["results"].read_text())["rate"] == pytest.approx(1 / 3600, rel=1e-5)
 
 
 def test_data_that_are_drawn_are_not_checked() -> None:

@@ -423,6 +423,15 @@ def test_all_pages_or_one_get_results_of_their_own(predictor: Predictor, stack: 
             predict_files(predictor, stack, tmp_path / "no", page=page)
 
 
+def test_pages_have_names_of_their_own_in_tables_and_formats(predictor: Predictor, stack: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    predict_files(predictor, stack, out, "semantic", page="all", also=["coco-dataset", "label-studio"], overlays=False)
+    images = json.loads((out / "coco-dataset" / "annotations.json").read_text())["images"]
+    assert [image["file_name"] for image in images] == ["a_page1.tif", "a_page2.tif", "a_page3.tif", "b.png"]
+    tasks = json.loads((out / "label-studio" / "tasks.json").read_text())
+    assert tasks[1]["data"]["image"].endswith("d=stacks/a_page2.tif")
+
+
 def test_without_a_page_the_first_is_read_and_the_others_noted(
     predictor: Predictor, stack: Path, tmp_path: Path
 ) -> None:
@@ -458,6 +467,27 @@ def test_an_address_is_fetched_once(predictor: Predictor, tmp_path: Path, monkey
     assert fetched == ["https://a.org/street.jpg?x=1"]
     document = json.loads((tmp_path / "out" / "street.json").read_text())
     assert document["provenance"]["image"] == "street.jpg"
+
+
+def test_an_address_that_shows_another_image_by_now_is_not_measured(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched: list[bytes] = []
+
+    def read_bytes(self: WebImage) -> bytes:
+        stream = io.BytesIO()
+        Image.new("RGB", (48, 32), (len(fetched) // 2 * 20,) * 3).save(stream, "PNG")
+        fetched.append(stream.getvalue())
+        return fetched[-1]
+
+    monkeypatch.setattr(WebImage, "read_bytes", read_bytes)
+    options: Any = {"overlays": False, "also": ["cutouts"]}
+    assert (
+        predict_files(predictor, "https://a.org/a.png", tmp_path / "out", "semantic", **options).outcomes["done"] == 1
+    )
+    fetched.append(b"")
+    with pytest.raises(UserError, match=r"'https://a.org/a.png' has changed since it was segmented; save it as a file"):
+        predict_files(predictor, "https://a.org/a.png", tmp_path / "out", "semantic", **options)
 
 
 def test_progress_counts_the_tiles_of_an_image_that_has_many(

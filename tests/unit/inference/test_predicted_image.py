@@ -58,7 +58,7 @@ def test_tiles_are_read_above_another_threshold(instance_predictor: Predictor) -
         assert found(instance_threshold=threshold).to_dict() == expected.to_dict()
     assert len(found("instance", instance_threshold=0.0))
     with pytest.raises(
-        UserError, match=r"max_instances cannot change .* only instance_threshold, classes and min_area can change"
+        UserError, match=r"max_instances cannot change .* only instance_threshold, class_thresholds, classes"
     ):
         found(max_instances=2)
 

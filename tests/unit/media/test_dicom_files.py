@@ -100,6 +100,17 @@ def test_padding_is_black_and_no_value() -> None:
     assert "declared in the file as having no value, shown black" in notes
 
 
+def test_padding_may_be_a_range() -> None:
+    values = HOUNSFIELD.copy()
+    values[:3] = np.array([-2010, -2000, -1995])[:, None]
+    padding = {"PixelPaddingValue": -2010, "PixelPaddingRangeLimit": -1990}
+    pixels, _ = shown(dicom(values, **padding, **RESCALED), value_range="percentile")
+    alone, _ = shown(
+        dicom(np.where(values < -1990, -2010, values), PixelPaddingValue=-2010, **RESCALED), value_range="percentile"
+    )
+    np.testing.assert_array_equal(pixels, alone)
+
+
 def test_colours_and_compressed_frames() -> None:
     colors = np.dstack([BYTES, BYTES[::-1], BYTES[:, ::-1]])
     tags = {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "PlanarConfiguration": 0}

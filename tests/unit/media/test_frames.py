@@ -57,6 +57,21 @@ def test_the_pages_of_a_stack_are_frames(tmp_path: Path, name: str) -> None:
     assert frames.notes == []
 
 
+def test_a_time_after_the_last_frame_is_told_from_a_source_without_frames(tmp_path: Path) -> None:
+    for index in range(3):
+        Image.new("RGB", (64, 48)).save(tmp_path / f"{index}.png")
+    with pytest.raises(UserError, match=r"yields no frames; there are none in the requested time \(at 30 per second\)"):
+        list(open_frames(tmp_path, start=9.0))
+    with pytest.raises(UserError, match=r"has no frames; expected at least one"):
+        list(open_frames([]))
+
+
+def test_hidden_files_are_no_frames(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 48)).save(tmp_path / "0.png")
+    (tmp_path / "._0.png").write_bytes(b"\0\5\x16\7")  # as macOS leaves on other file systems
+    assert len(list(open_frames(tmp_path))) == 1
+
+
 def test_a_variable_rate_keeps_its_times(tmp_path: Path) -> None:
     ticks = [0, 4, 5, 30, 31, 90]
     frames = list(open_frames(write_video(tmp_path / "clip.mp4", ticks)))

@@ -91,3 +91,28 @@ def test_other_images_have_none(tmp_path: Path) -> None:
         with collect_notes() as notes:
             assert georeference(written(tmp_path / "d.tif", *tags)) is None
         assert message in notes[0].message
+
+
+def test_a_page_of_another_size_has_no_coordinates(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        for values, tags in ((PIXELS, (SCALE, TIEPOINT, UTM)), (PIXELS, ()), (PIXELS[::2, ::2], ())):
+            file.write(values, photometric="rgb", extratags=tags, metadata=None)
+    with collect_notes() as notes:
+        found = [georeference(ImagePage(tmp_path / "a.tif", number)) for number in (1, 2, 3)]
+    assert found[0] is not None
+    assert found == [found[0], found[0], None]
+    assert [example for _, example in notes] == [f"'{tmp_path / 'a.tif'} (page 3)'"]
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        [(33550, 12, 1, 0.5, False), TIEPOINT],
+        [SCALE, TIEPOINT, (34735, 3, 1, 1, False)],
+        [(33550, 2, 4, "abc", False), TIEPOINT],
+        [(34264, 12, 1, 1.0, False)],
+    ],
+)
+def test_damaged_tags_are_no_coordinates(tmp_path: Path, tags: list[Any]) -> None:
+    found = georeference(written(tmp_path / "a.tif", *tags))
+    assert found is None or found.epsg is None

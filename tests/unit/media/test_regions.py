@@ -351,3 +351,15 @@ def test_a_fourth_band_is_alpha_where_the_file_says_so(tmp_path: Path, extra: st
     with collect_notes() as by_parts:
         np.testing.assert_array_equal(TiffRegions(tmp_path / "a.tif").read(0, 0, 64, 96), whole)
     assert [(message, example.removesuffix(" in the first part concerned")) for message, example in by_parts] == notes
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_colours_that_are_multiplied_by_alpha_are_read_as_from_a_small_file(tmp_path: Path, dtype: type) -> None:
+    values = np.zeros((32, 32, 4), np.uint8)
+    values[..., 3] = np.arange(32) * 8
+    values[..., :3] = values[..., 3:] // (1, 2, 4)
+    stored = values.astype(dtype) * (257 if dtype is np.uint16 else 1)
+    tifffile.imwrite(tmp_path / "a.tif", stored, photometric="rgb", extrasamples=["assocalpha"], tile=(16, 16))
+    whole = read_image(tmp_path / "a.tif", value_range="full")
+    parts = TiffRegions(tmp_path / "a.tif", "full").read(0, 0, 32, 32)
+    assert np.abs(parts.astype(int) - whole).max() <= (1 if dtype is np.uint16 else 0)

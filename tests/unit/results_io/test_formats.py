@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 from pycocotools.mask import decode
 
 from mask2former.data.datasets.coco import CocoInstances
 from mask2former.documents import encode_json
 from mask2former.errors import UserError
+from mask2former.media.georeference import GeoReference
 from mask2former.notes import collect_notes
 from mask2former.ops import masks as mask_ops
 from mask2former.ops.polygons import mask_to_polygons
@@ -30,6 +33,7 @@ from mask2former.results_io.geojson import GeoJsonFiles
 from mask2former.results_io.imagej import RoiFiles
 from mask2former.results_io.label_studio import LabelStudioFile, brush_rle
 from mask2former.results_io.label_tiff import LabelTiffFiles
+from mask2former.results_io.table import TableFiles
 from mask2former.results_io.yolo import YoloFiles
 from mask2former.structures import (
     Categories,
@@ -380,6 +384,75 @@ def test_class_masks_and_cutouts_are_of_the_last_result_alone(tmp_path: Path) ->
 
 def test_classes_of_like_names_have_files_of_their_own() -> None:
     assert file_names(Categories.from_names(["a b", "A_b", "..", "ж"])) == ["a_b_0", "A_b_1", "class", "ж"]
+
+
+@pytest.mark.parametrize("names", [["a b", "a_b", "a_b_0"], ["a_b_0", "a b", "a_b"], ["a", "a.", "a_0", "a_0."]])
+def test_files_of_classes_never_share_a_name(names: list[str]) -> None:
+    assert len({name.casefold() for name in file_names(Categories.from_names(names))}) == len(names)
+
+
+def test_files_of_classes_with_long_names_fit_the_file_system() -> None:
+    assert len(file_names(Categories.from_names(["\U00020bb7" * 100]))[0].encode()) <= 200
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path, names: CocoDatasetFile(path, CATEGORIES, names),
+        lambda path, names: CvatFile(path, CATEGORIES, names),
+        lambda path, names: LabelStudioFile(path, names),
+        lambda path, names: TableFiles(path, CATEGORIES, names),
+    ],
+)
+def test_names_that_are_not_text_are_refused_where_they_would_be_written(
+    tmp_path: Path, make: Callable[[Path, dict[int | str, str] | None], Any]
+) -> None:
+    with pytest.raises(UserError, match=r"name of the image 'caf\\udce9.png' is not in UTF-8; rename"):
+        make(tmp_path / "x.csv", {"a": os.fsdecode(b"caf\xe9.png")})
+    with pytest.raises(UserError, match="is not in UTF-8; rename"), make(tmp_path / "x.csv", None) as writer:
+        writer.add(os.fsdecode(b"\xff"), instances())
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_that_xml_cannot_hold_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"'a\\x01.png' has a character that XML cannot hold; rename it"):
+        CvatFile(tmp_path / "x.xml", CATEGORIES, {"a": "a\x01.png"})
+    with pytest.raises(UserError, match="XML cannot hold"):
+        CvatFile(tmp_path / "x.xml", Categories.from_names(["cell\x07"]))
+
+
+def test_an_empty_coco_data_set_is_json(tmp_path: Path) -> None:
+    with CocoDatasetFile(tmp_path / "a.json", CATEGORIES):
+        pass
+    document = json.loads((tmp_path / "a.json").read_text())
+    assert (document["images"], document["annotations"]) == ([], [])
+    assert len(document["categories"]) == 3
+
+
+def test_classes_of_yolo_are_read_from_yaml_whatever_their_names(tmp_path: Path) -> None:
+    names = ["\U0001f600 cell", 'a: "b"\\', "\x7f\u2028", "yes", "07"]
+    with YoloFiles(tmp_path, Categories.from_names(names)) as writer:
+        writer.add("a", SemanticSegmentation(np.zeros((2, 2), np.uint8), Categories.from_names(names)))
+    assert yaml.safe_load((tmp_path / "data.yaml").read_text())["names"] == dict(enumerate(names))
+
+
+def test_labels_that_yolo_programs_do_not_find_are_noted(tmp_path: Path) -> None:
+    with collect_notes() as notes, YoloFiles(tmp_path, CATEGORIES, {"b/a": "b/a.png", "c.jpg": "c.jpg"}) as writer:
+        for name in ("b/a", "c.jpg", "no name"):
+            writer.add(name, semantic())
+    assert [example for message, example in notes if "suffix" in message] == ["'c.jpg' (labels/c.jpg.txt)"]
+
+
+def test_outlines_of_small_pixels_far_from_the_origin_keep_the_order_that_the_standard_asks() -> None:
+    mask = np.zeros((1, 400, 400), dtype=bool)
+    mask[0, ::2, ::2] = True
+    labels, scores = np.zeros(1, dtype=np.int64), np.ones(1)
+    result = Instances(mask, labels, scores, mask_ops.boxes_xyxy(mask), CATEGORIES)
+    place = GeoReference((0.005, 0, 512345.678, 0, -0.005, 5412345.678))
+    [feature] = geojson.geojson_of(result, place.to_world)["features"]
+    for [ring] in feature["geometry"]["coordinates"]:
+        x, y = (np.array(ring) - ring[0]).T
+        assert np.sum(x[:-1] * y[1:] - x[1:] * y[:-1]) > 0
 
 
 def test_a_folder_of_somebody_else_is_not_written_into(tmp_path: Path) -> None:

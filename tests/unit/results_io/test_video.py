@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import tracemalloc
 from pathlib import Path
 
 import av
@@ -113,6 +114,19 @@ def test_results_are_those_of_the_joined_clip(tmp_path: Path) -> None:
         for mine, whole in zip(record["segmentations"], expected["segmentations"], strict=True):
             assert (mask_ops.encoded_extent(whole)[0] == 0) if mine is None else (mine == whole)
     assert records[1]["segmentations"][:3] == [None] * 3
+
+
+def test_results_of_many_short_tracks_are_written_one_after_the_other(tmp_path: Path) -> None:
+    num_tracks, num_frames = 100, 20_000
+    with TrackResults(tmp_path / "results.json", 17, CATEGORIES, things_only=True) as writer:
+        writer.count = num_frames
+        writer._encodings = {number: {number: {}} for number in range(num_tracks)}
+        writer._sums = dict.fromkeys(range(num_tracks), np.array([1.0, 0.5, 0.0]))
+        tracemalloc.start()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4e6  # of 16 MB of lists
+    assert len(json.loads(writer.path.read_text())) == num_tracks
 
 
 def test_an_interruption_leaves_what_was_done(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Overlays: what is painted where, outlines on any background, enlargement, nothing random."""
 
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -184,3 +185,10 @@ def test_small_images_are_enlarged_by_a_whole_number(size_hw: tuple[int, int], s
 def test_class_maps_of_bytes_leave_unknown_values_alone() -> None:
     classes = np.full((240, 320), 255, dtype=np.uint8)
     np.testing.assert_array_equal(visualization.overlay_semantic(GREY, classes, [Region("a", (1, 2, 3))]), GREY)
+
+
+@pytest.mark.parametrize("scale", [0, -1, 1.5, "2"])
+def test_a_scale_that_is_no_whole_number_is_refused(scale: Any) -> None:
+    masks = np.ones((1, 4, 4), dtype=bool)
+    with pytest.raises(UserError, match="scale must be a whole number from 1, or None, got"):
+        visualization.overlay_instances(np.zeros((4, 4, 3), np.uint8), masks, [Region("a", (1, 2, 3))], scale=scale)

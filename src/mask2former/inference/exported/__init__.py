@@ -13,6 +13,7 @@ from typing import Literal
 
 import torch
 
+from mask2former.documents import check_regular
 from mask2former.errors import OptionError, UserError
 from mask2former.inference.exported.info import ExportedInfo
 from mask2former.inference.exported.network import ExportedNetwork, Runtime
@@ -85,8 +86,7 @@ def open_runtime(
             the device, the file has another precision, or its code is not trusted.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
+    check_regular(path, "exported model")
     kind = SUFFIXES[path.suffix.lower()]
     if kind == "openvino":
         from mask2former.inference.exported.openvino import OpenVinoRuntime
