@@ -336,6 +336,9 @@ def test_masks_are_seen_one_by_one_or_as_parts(make: Callable[[], Segmentation])
     assert len(result[[]]) == 0
     with pytest.raises(IndexError):
         result[len(rows)]
+    for wrong in ([1, 0], [0, 0], slice(None, None, -1)):
+        with pytest.raises(UserError, match="masks keep their order; select each once, by ascending indices"):
+            result[wrong]
 
 
 def test_an_item_prints_short_and_is_cut_out_with_its_mask_as_alpha() -> None:
