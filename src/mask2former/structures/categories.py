@@ -120,9 +120,7 @@ class Categories(Sequence[Category]):
             twice = sorted(number for number, count in counts.items() if count > 1)
             raise UserError(f"category ids must be unique; given more than once: {quoted(twice)}")
         if not 0 <= self.ignore_label <= _LARGEST_LABEL:
-            raise UserError(
-                f"the ignore label is {quoted(self.ignore_label)}; expected 0 to {_LARGEST_LABEL}, a value of label maps"
-            )
+            raise UserError(f"the ignore label is {quoted(self.ignore_label)}; expected 0 to {_LARGEST_LABEL}")
         if self.ignore_label < len(self.items):
             object.__setattr__(self, "ignore_label", _LARGEST_LABEL)  # it is frozen
 
