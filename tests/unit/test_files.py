@@ -119,7 +119,7 @@ def test_an_error_about_another_file_is_not_about_the_folder(tmp_path: Path) -> 
     with pytest.raises(FileNotFoundError) as caught, whole_folder(tmp_path / "new"):
         (tmp_path / "input").read_bytes()
     assert caught.value.filename == str(tmp_path / "input")
-    with pytest.raises(UserError, match="cannot write '.*new': No such file"), whole_folder(tmp_path / "new") as half:
+    with pytest.raises(UserError, match=r"cannot write '.*new': No such file"), whole_folder(tmp_path / "new") as half:
         (half / "deep" / "file").touch()
     assert list(tmp_path.iterdir()) == []
 
