@@ -1,4 +1,4 @@
-"""Training samples per second for each published kind, and how the time is divided.
+"""Training samples per second for each published kind and one with options, and how the time is divided.
 
 Loaders pass on packed samples (id maps, expanded in the main process), with 0, 1 and 2 worker processes of one
 thread. All of them alternate, so a slow phase of the machine affects all of them, and figures are medians over the
@@ -45,6 +45,10 @@ RECIPES = {
     "LSJ instance, 1024x1024": "coco-instance/r50",
     "semantic, crop 512x512": "ade20k-semantic/r50",
     "semantic, crop 512x1024 (Cityscapes)": "cityscapes-semantic/r50",
+    "semantic, crop 512x512, exposure and blur": "ade20k-semantic/r50",
+}
+OPTIONS: dict[str, dict[str, Any]] = {  # of the augmentation, where it is not as published
+    "semantic, crop 512x512, exposure and blur": {"exposure": (0.1, 1.0), "blur": 2.0}
 }
 
 
@@ -114,14 +118,16 @@ def datasets(shared: Path | None, scratch: Path) -> dict[str, tuple[str, dict[st
     files = {"annotations": str(instances), "images": str(all_images[1])}
     found["LSJ instance, 1024x1024"] = (texts[1], _twice("coco-instance", files))
     files = {"images": str(all_images[2]), "labels": str(maps)}
-    found["semantic, crop 512x512"] = (texts[2], _twice("label-folder", files, names=names, ignore=ignore))
+    for kind in ("semantic, crop 512x512", *OPTIONS):
+        found[kind] = (texts[2], _twice("label-folder", files, names=names, ignore=ignore))
     return {kind: found[kind] for kind in RECIPES}
 
 
 def training_set(kind: str, dataset: dict[str, Any]) -> TrainingSet:
-    """A training set with the augmentation of the published recipe."""
-    run = recipes.recipe(RECIPES[kind]).run
-    settings = {"augmentation": run.data.augmentation.model_dump(), "filter_empty": run.data.filter_empty}
+    """A training set with the augmentation of the published recipe, and options."""
+    data = recipes.recipe(RECIPES[kind]).run.data
+    augmentation = data.augmentation.model_dump() | OPTIONS.get(kind, {})
+    settings = {"augmentation": augmentation, "filter_empty": data.filter_empty}
     samples = build_training_set(parse(DataConfig, {"dataset": dataset, **settings}, kind))
     assert isinstance(samples, TrainingSet)
     return samples
@@ -161,7 +167,7 @@ def samples_per_second(samples: TrainingSet, workers: int, steps: int, seed: int
 
 def breakdown(samples: TrainingSet, count: int, seed: int) -> dict[str, float]:
     """Milliseconds of processor time per sample for each part, in one process, averaged over ``count`` draws."""
-    parts = ("read and decode", "geometry", "colour jitter", "masks", "pack", "expand")
+    parts = ("read and decode", "geometry", "exposure", "colour jitter", "blur", "masks", "pack", "expand")
     spent: dict[str, float] = dict.fromkeys(parts, 0.0)
 
     def timed(part: str, action: Callable[..., Any], *arguments: Any) -> Any:
@@ -176,11 +182,15 @@ def breakdown(samples: TrainingSet, count: int, seed: int) -> dict[str, float]:
         annotated = timed("read and decode", samples.samples.annotated, draw.index)
         plan = samples.augmentation.draw(annotated.size_hw, np.random.default_rng(draw.seed))
         image = timed("geometry", plan.geometry.image, annotated.image)
-        if plan.color is not None:
-            # The jitter comes before the padding, so its input has the size after the other steps.
-            height, width = (min(a, b) for a, b in zip(plan.geometry.stepped_hw, plan.geometry.output_hw, strict=True))
-            pixels = np.ascontiguousarray(image[:, :height, :width].permute(1, 2, 0).numpy())
-            timed("colour jitter", plan.color, pixels)
+        # Changes of values come before the padding, so their input has the size after the other steps.
+        height, width = (min(a, b) for a, b in zip(plan.geometry.stepped_hw, plan.geometry.output_hw, strict=True))
+        pixels = np.ascontiguousarray(image[:, :height, :width].permute(1, 2, 0).numpy())
+        if plan.exposure is not None:
+            exposed = timed("exposure", plan.exposure.around, None, annotated.image)
+            pixels = timed("exposure", exposed, pixels)
+        for part, change in (("colour jitter", plan.color), ("blur", plan.blur)):
+            if change is not None:
+                pixels = timed(part, change, pixels)
         timed("masks", plan.target, annotated)
         packed = timed("pack", pack, [plan.packed(annotated)])
         timed("expand", packed.unpack)
@@ -227,6 +237,7 @@ def main() -> None:
             kind: {
                 "data": sources[kind][0],
                 "recipe": RECIPES[kind],
+                "options": OPTIONS.get(kind, {}),
                 "packed": figures(kind),
                 "processor_milliseconds_per_sample": {
                     part: round(statistics.median(found[part] for found in parts[kind]), 2) for part in parts[kind][0]

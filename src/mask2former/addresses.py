@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 
 from mask2former.errors import OptionError
 
-__all__ = ["bound", "url_of"]
+__all__ = ["bound", "is_loopback", "url_of"]
 
 
 def bound(host: str, port: int) -> socket.socket:
@@ -36,6 +37,14 @@ def bound(host: str, port: int) -> socket.socket:
 def _refused(what: str, error: Exception) -> OptionError:
     reason = getattr(error, "strerror", None) or str(error)
     return OptionError(lambda name: f"{what} ({reason}); choose another {name('port')} or {name('host')}")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a service that listens on this name or address can be reached only from this machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def url_of(host: str, port: int) -> str:

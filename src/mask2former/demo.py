@@ -95,8 +95,9 @@ def run(
     samples = Scenes((side, side), seed=_FIRST_SCENE + seed * _STRIDE, length=num_scenes)
 
     rows = []
-    for index in range(min(_ROWS, num_scenes)):
-        progress("drawing the contact sheet", index, _ROWS)
+    num_rows = min(_ROWS, num_scenes)
+    for index in range(num_rows):
+        progress("drawing the contact sheet", index, num_rows)
         rows.append(_row(samples[index], predictor, max(1, _CELL // side)))
 
     class_map = match_classes(predictor.categories, samples.categories)

@@ -121,13 +121,18 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
     Raises:
         UserError: the path cannot be written, or something else exists there.
+        OSError: about another file that the block opened.
     """
+    temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _temporary(path.parent) as temporary:
             yield temporary
             temporary.replace(path)
     except OSError as error:
+        about = error.filename
+        if temporary is not None and about is not None and temporary not in (Path(about), *Path(about).parents):
+            raise
         raise _refusal(path, error) from error
 
 

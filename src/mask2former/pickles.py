@@ -31,6 +31,7 @@ __all__ = [
     "text_of",
 ]
 
+_POINTER = 8  # bytes of each element of a container
 _DTYPE = re.compile(r"[<>|=]?[biufc?]\d{0,2}|[<>|=]?[SU]\d+|\|?O8?")
 
 
@@ -321,9 +322,10 @@ def _check_call(unpickler: Any) -> None:
     if not isinstance(function, Door) or not isinstance(arguments, tuple):
         raise PickleRefused(f"a call of a {type(function).__name__}")
     unpickler.budget.spend(len(arguments))
+    is_container = function._function in (list, tuple, _members)  # of single characters, if it is given text
     for argument in arguments:
         if isinstance(argument, str | bytes | bytearray):
-            unpickler.budget.spend(copied=len(argument))
+            unpickler.budget.spend(copied=len(argument) * (_POINTER if is_container else 1))
         elif isinstance(argument, list | tuple | dict | set | frozenset):
             unpickler.budget.spend(len(argument))
 

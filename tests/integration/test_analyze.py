@@ -132,7 +132,12 @@ def test_convergence_of_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert json.loads(output.with_suffix(".json").read_text())["metric"] == "panoptic/PQ"
     assert output.stat().st_size > 1000
     assert main(["analyze", "convergence", str(tmp_path / "a"), "--metric", "instance/AP", "-o", str(output)]) == 2
-    assert "not all runs have the metric 'instance/AP'; they share panoptic/PQ" in capsys.readouterr().err
+    assert (
+        "not all runs have the metric 'instance/AP'; the metrics that they share: panoptic/PQ"
+        in capsys.readouterr().err
+    )
+    with pytest.raises(UserError, match="not all runs have the metric 'loss'"):  # the largest is not the best
+        convergence([tmp_path / "a"], "loss")
 
 
 @pytest.mark.long

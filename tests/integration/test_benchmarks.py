@@ -45,6 +45,16 @@ def test_that_of_growth(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_that_of_loading(tmp_path: Path) -> None:
+    kinds = run("loading.py", tmp_path / "loading.json", "--rounds", "1", "--steps", "1")["kinds"]
+    spent = {kind: found["processor_milliseconds_per_sample"] for kind, found in kinds.items()}
+    changed = {kind: {part for part in ("exposure", "blur") if parts[part]} for kind, parts in spent.items()}
+    assert [kind for kind, parts in changed.items() if parts] == ["semantic, crop 512x512, exposure and blur"]
+    assert changed["semantic, crop 512x512, exposure and blur"] == {"exposure", "blur"}
+    assert all(parts["colour jitter"] > 0 for kind, parts in spent.items() if kind.startswith("semantic"))
+
+
+@pytest.mark.slow
 def test_that_of_formats(tmp_path: Path) -> None:
     result = run("formats.py", tmp_path / "formats.json", "--counts", "20", "40")
     names = ["table", "coco-dataset", "cvat", "geojson", "imagej", "label-studio-polygons", "label-tiff", "yolo"]

@@ -27,9 +27,11 @@ from mask2former.evaluation.report import write_report
 from mask2former.evaluation.scores import EvaluationReport
 from mask2former.inference.predictor import Predictor
 from mask2former.inference.tta import MultiScaleFlip
+from mask2former.metrics.cityscapes import CityscapesPixelEvaluator
 from mask2former.metrics.semantic import SemanticEvaluator
 from mask2former.scenes import SCENE_CATEGORIES
-from mask2former.structures import Categories
+from mask2former.structures import Categories, SemanticSegmentation
+from mask2former.structures.ground_truth import CityscapesGroundTruth
 
 TASKS = ("panoptic", "instance", "semantic")
 HOSTILE = '<script>alert("x")</script> {{ 7 * 7 }} & \'"'
@@ -111,6 +113,21 @@ def test_the_page_holds_the_numbers(source: str, measured: tuple[EvaluationRepor
     entries = report.to_dict()["score_thresholds"]
     assert max(entry["F1"] for entry in entries) == pytest.approx(f1)
     assert [entry["score"] for entry in entries] == [round(0.05 * step, 2) for step in range(1, 20)]
+
+
+def test_confusions_are_shown_in_the_style_of_cityscapes_too(tmp_path: Path) -> None:
+    city = Categories.load("cityscapes")
+    evaluator = CityscapesPixelEvaluator(city)
+    ids = np.full((10, 10), city[0].id)
+    evaluator.update(
+        SemanticSegmentation(np.repeat([[0], [1]], 5, axis=0) + np.zeros((10, 10), int), city),
+        CityscapesGroundTruth(ids),
+    )
+    report = EvaluationReport(evaluator.compute(), {"semantic": evaluator.per_class()}, 1, 0.1, {"semantic": evaluator})
+    write_report(tmp_path / "x.html", report, city)
+    text = " ".join(Page((tmp_path / "x.html").read_text(encoding="utf-8")).text.split())
+    assert re.search(rf"{city[0].name} ?{city[1].name} ?50\.0", text)
+    assert "Confusion matrix" in text
 
 
 def test_the_page_shows_groups_with_their_numbers(measured: tuple[EvaluationReport, Gallery], tmp_path: Path) -> None:

@@ -115,6 +115,15 @@ def test_a_full_disk_is_said_with_the_name_of_the_file(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_an_error_about_another_file_is_not_about_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught, whole_folder(tmp_path / "new"):
+        (tmp_path / "input").read_bytes()
+    assert caught.value.filename == str(tmp_path / "input")
+    with pytest.raises(UserError, match=r"cannot write '.*new': No such file"), whole_folder(tmp_path / "new") as half:
+        (half / "deep" / "file").touch()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_many_threads_may_write_one_path(tmp_path: Path) -> None:
     path, problems = tmp_path / "a.txt", []
 

@@ -134,3 +134,9 @@ def test_steps_and_copies_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     budget.bytes = 10
     with pytest.raises(UserError, match=f"over {limits.PICKLE_SHARING} times its size"):
         load(pickle.dumps(Asks(str, ("a" * 20,)), 4), budget)
+    for kind in (list, tuple, set, frozenset):  # a character takes as much as a pointer
+        for protocol in (2, 4):
+            budget = Budget(1)
+            budget.bytes = 100
+            with pytest.raises(UserError, match=f"over {limits.PICKLE_SHARING} times its size"):
+                load(pickle.dumps(Asks(kind, ("a" * 20,)), protocol), budget)

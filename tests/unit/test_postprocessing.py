@@ -218,9 +218,10 @@ def test_a_clip_of_one_frame_has_the_masks_of_the_image() -> None:
 
 def test_a_clip_whose_masks_would_not_fit_the_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "available_memory", lambda: 200 << 20)
-    prediction = _sure([0], torch.full((1, 40, 4, 4), SURE))
-    with pytest.raises(UserError, match=r"the result of 40 frames of 2600x2600 pixels .* use track"):
-        postprocessing.video_instance(prediction, (2600, 2600), CATEGORIES, EVERY)
+    prediction = _sure([0], torch.full((1, 6000, 4, 4), SURE))
+    bits = "needs about 0.3 GiB"  # as results hold them, eight pixels in a byte
+    with pytest.raises(UserError, match=f"the result of 6000 frames of 600x600 pixels .* {bits} .* use track"):
+        postprocessing.video_instance(prediction, (600, 600), CATEGORIES, EVERY)
 
 
 def test_each_mask_is_unpacked_once_to_remove_overlaps(monkeypatch: pytest.MonkeyPatch) -> None:

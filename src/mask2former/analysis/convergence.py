@@ -56,10 +56,11 @@ def convergence(runs: Sequence[Path], metric: str | None = None) -> Convergence:
 
     Args:
         runs: run directories, which may still be in training; their ``metrics.csv`` is read.
-        metric: name of its column, for instance ``panoptic/PQ``; None: the first of PQ, AP and mIoU that all have.
+        metric: name of its column, for instance ``panoptic/PQ``, no loss; None: the first of PQ, AP and mIoU that all
+            have.
 
     Raises:
-        UserError: a run has no values, or the runs have no metric in common.
+        UserError: a run has no values, or the runs do not share the metric, or have none in common.
     """
     if not runs:
         raise UserError("there is no run to compare; give at least one run directory")
@@ -67,9 +68,11 @@ def convergence(runs: Sequence[Path], metric: str | None = None) -> Convergence:
     shared = [name for name in next(iter(found.values())) if all(name in series for series in found.values())]
     measured = [name for name in shared if "/" in name]
     chosen = metric or next((name for name in (*_PREFERRED, *measured) if name in measured), None)
-    if chosen is None or chosen not in shared:
+    if chosen is None or chosen not in measured:
         wanted = "a metric" if chosen is None else f"the metric {quoted(chosen)}"
-        raise UserError(f"not all runs have {wanted}; they share {listed(measured, 10) if measured else 'none'}")
+        raise UserError(
+            f"not all runs have {wanted}; the metrics that they share: {listed(measured, 10) if measured else 'none'}"
+        )
     rows = []
     for name, series in found.items():
         steps, values = [int(step) for step in series[chosen][0]], series[chosen][1]

@@ -140,7 +140,11 @@ class ShardWriter:
         """
         started = time.monotonic()
         with collect_notes() as notes:
-            rows = dict(self._rows(shard, images))
+            try:
+                rows = dict(self._rows(shard, images))
+            except FailedError:  # the process did not die: no image is to blame
+                self._store.remove(_marker(shard))
+                raise
         ordered = [rows[name] for name in images]
         lines = [line for row in ordered if (line := row.pop("line")) is not None]
         if self._json_lines:

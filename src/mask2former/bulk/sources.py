@@ -105,10 +105,10 @@ def _of_path(source: str) -> Iterable[str]:
 def _of_url(source: str) -> Iterable[str]:
     files, path = opened_url(source)
     try:
-        if _MAGIC.search(path):
-            return _images_of_glob(source, [files.unstrip_protocol(name) for name in sorted(files.glob(path))])
         if files.isfile(path):
             return [source]
+        if _MAGIC.search(path):
+            return _images_of_glob(source, [files.unstrip_protocol(name) for name in sorted(files.glob(path))])
         found = sorted(files.find(path))
     except UserError:
         raise
@@ -145,7 +145,7 @@ def _of_list(source: str, column: str | None) -> Iterator[str]:
 
 
 def _of_csv(source: str, column: str | None) -> list[str | None]:
-    file = fetch(source) if is_url(source) else local_path(source)
+    file = _list_at(source) if is_url(source) else local_path(source)
     table = [row for row in parse_csv(read_text(file, "list", limits.TABLE_BYTES), f"the list '{source}'") if row]
     header = table[0] if table else []
     if any(is_image_name(cell) for cell in header):
@@ -168,7 +168,7 @@ def _column_of_parquet(source: str, column: str | None) -> Iterator[Any]:
         raise MissingExtraError("pyarrow", "ray") from error
     try:
         if is_url(source):
-            stream: Any = io.BytesIO(fetch(source).content)
+            stream: Any = io.BytesIO(_list_at(source).content)
         else:
             check_regular(local_path(source), "list of images")
             stream = str(local_path(source))
@@ -182,6 +182,16 @@ def _column_of_parquet(source: str, column: str | None) -> Iterator[Any]:
                 yield from batch.column(0).to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"'{source}' cannot be read as Parquet: {printable(str(error), 200)}") from error
+
+
+def _list_at(url: str) -> NamedBytes:
+    try:
+        return fetch(url)
+    except UserError:
+        raise
+    except Exception as error:  # whatever the package for a protocol raises
+        reason = printable(str(error) or type(error).__name__, 200)
+        raise UserError(f"the list '{url}' cannot be read: {reason}; check access to it") from error
 
 
 def _chosen(source: str, names: Sequence[str], column: str | None) -> str:

@@ -85,7 +85,8 @@ class Store(ABC):
         """A file to read.
 
         Raises:
-            OSError: it does not exist.
+            OSError: it does not exist, or cannot be read.
+            FailedError: access to a URL failed, which says nothing about the file.
         """
 
     @abstractmethod
@@ -98,7 +99,12 @@ class Store(ABC):
 
     @abstractmethod
     def remove(self, name: str) -> None:
-        """Remove a file, which may be gone."""
+        """Remove a file, which may be gone.
+
+        Raises:
+            OSError: it cannot be removed.
+            FailedError: access to a URL failed.
+        """
 
     @abstractmethod
     def for_arrow(self) -> tuple[str, Any]:
@@ -189,14 +195,13 @@ class _Remote(Store):
         return f"{self._root.rstrip('/')}/{name}"
 
     def write(self, name: str, content: bytes) -> None:
-        try:
+        with self._access("write", name):
             self._files.makedirs(self._files._parent(self._at(name)), exist_ok=True)
             self._files.pipe_file(self._at(name), content)  # one request, so complete or not at all
-        except Exception as error:  # whatever the package for a protocol raises
-            raise FailedError(f"cannot write '{self.path(name)}': {printable(str(error), 200)}") from error
 
     def open(self, name: str) -> BinaryIO:
-        return self._files.open(self._at(name), "rb")
+        with self._access("read", name):
+            return self._files.open(self._at(name), "rb")
 
     def names(self, folder: str) -> list[str]:
         self._files.invalidate_cache()
@@ -209,8 +214,23 @@ class _Remote(Store):
         return sorted(path.rstrip("/").rpartition("/")[2] for path in found)
 
     def remove(self, name: str) -> None:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError), self._access("remove", name):
             self._files.rm_file(self._at(name))
+
+    @contextlib.contextmanager
+    def _access(self, what: str, name: str) -> Iterator[None]:
+        """Replaces whatever the package for a protocol raises, except that a file does not exist.
+
+        Raises:
+            FailedError: the block failed.
+        """
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except Exception as error:
+            reason = printable(str(error) or type(error).__name__, 200)
+            raise FailedError(f"cannot {what} '{self.path(name)}': {reason}") from error
 
     def for_arrow(self) -> tuple[str, Any]:
         return self._root, self._files

@@ -139,10 +139,12 @@ def plot_series(
         ticks: names of the positions 0, 1, 2 and so on.
 
     Raises:
-        UserError: the path has another suffix, or cannot be written.
+        UserError: the path has another suffix, or cannot be written; or there is no panel.
         MissingExtraError: matplotlib is not installed.
     """
     kind = check_plot(path)
+    if not panels:
+        raise UserError(f"there is nothing to draw into '{path}', since no value is defined; use more data")
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     figure = _figure(4.6 * columns, 3.1 * rows + (0.4 if len(found) > 1 else 0))

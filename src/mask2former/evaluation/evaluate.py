@@ -282,7 +282,7 @@ def evaluate(
             chosen = _clip_tasks(samples, requested)
             others = {"views": views, "report": report, "by": source.by}
             others |= {"batch_size": batch_size if batch_size > 1 else None}
-            _check_clips(samples, chosen, given, others, results)
+            _check_clips(chosen, given, others, results)
         else:
             group_of = source.groups()
             chosen = image_tasks(predictor(), samples, requested)
@@ -291,6 +291,8 @@ def evaluate(
             if "instance" not in chosen:
                 subject = f"instances; add the task instance (got {', '.join(chosen)})"
                 _refuse(given & {"pooled_threshold", "max_detections"}, subject)
+        if not samples.has_ground_truth:
+            _check_unannotated("clips" if is_clip else "images", results, report)
         if strange := [task for task, _ in evaluators if task not in chosen]:
             raise UserError(
                 f"an evaluator is for the task {strange[0]}, which is not measured; measured: {', '.join(chosen)}"
@@ -403,7 +405,7 @@ def _options(
 def _recorded_options(options: EvaluationConfig, tasks: Sequence[Task], *, is_clip: bool) -> dict[str, Any]:
     if is_clip:
         return options.model_dump(mode="json", include=set(_OF_CLIPS)) if "instance" in tasks else {}
-    return options.model_dump(mode="json", include={*_MEASURES, "choose_threshold"})
+    return options.model_dump(mode="json", include=set(_MEASURES))
 
 
 def _refuse(names: Iterable[str], subject: str) -> None:
@@ -434,7 +436,6 @@ def _clip_tasks(samples: MeasuredClips, requested: Sequence[Task]) -> tuple[Task
 
 
 def _check_clips(
-    samples: MeasuredClips,
     tasks: Sequence[Task],
     given: Collection[str],
     others: Mapping[str, object],
@@ -445,12 +446,17 @@ def _check_clips(
     if "panoptic" in tasks:
         about_tracks = [name for name in _OF_CLIPS if name in given] + (["results"] if results is not None else [])
         _refuse(about_tracks, "the task instance, not to panoptic")
-    if not samples.has_ground_truth and results is None:
+
+
+def _check_unannotated(what: str, results: object, report: object) -> None:
+    if results is None:
         raise OptionError(
             lambda name: (
-                f"these clips have no annotations to measure with; {name('results')} FILE.json writes the results"
+                f"these {what} have no annotations to measure with; {name('results')} FILE.json writes the results"
             )
         )
+    if report is not None:
+        _refuse(["report"], f"{what} with annotations, and these have none")
 
 
 def _shared_ids(shared: Finding) -> UserError:

@@ -21,6 +21,7 @@ from mask2former.evaluation.gallery import Gallery, Kind
 from mask2former.evaluation.scores import EvaluationReport
 from mask2former.files import write_whole
 from mask2former.metrics.average_precision import InstanceEvaluator, PrecisionRecall
+from mask2former.metrics.cityscapes import CityscapesPixelEvaluator
 from mask2former.metrics.semantic import SemanticEvaluator
 from mask2former.structures import Categories
 from mask2former.text import shortened
@@ -133,7 +134,9 @@ def _task_values(
         "groups": _group_bars(shown, report),
         "curves": _curves(evaluator.curves()) if isinstance(evaluator, InstanceEvaluator) else None,
         "thresholds": _thresholds(report) if task == "instance" else None,
-        "confusion": _confusion(evaluator.confusion, categories) if isinstance(evaluator, SemanticEvaluator) else None,
+        "confusion": _confusion(evaluator.confusion, categories)
+        if isinstance(evaluator, SemanticEvaluator | CityscapesPixelEvaluator)
+        else None,
         "explanation": _QUALITIES[task],
         "gallery": _gallery_groups(task, gallery),
     }

@@ -175,8 +175,12 @@ class _AveragePrecision:
         """Match the predictions that count, class by class, and count the true objects.
 
         Raises:
-            UserError: an area is outside all ranges.
+            UserError: an area is outside all ranges, or a label is no class.
         """
+        if len(wrong := true.labels[(true.labels < 0) | (true.labels >= len(self.categories))]):
+            raise UserError(
+                f"ground truth has the label {wrong[0]}; expected class indices, 0 to {len(self.categories) - 1}"
+            )
         if len(wrong := true.areas[~((true.areas >= 0) & (true.areas <= _LARGEST))]):  # NaN too
             raise UserError(
                 f"ground truth has an area of {wrong[0]:g} pixels, which is in no range of areas; expected 0 to "

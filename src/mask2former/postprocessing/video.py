@@ -51,7 +51,7 @@ def video_instance(
             height, width = output_size
             check_memory(
                 f"the result of {prediction.num_frames} frames of {height}x{width} pixels (height x width)",
-                sum(patch.mask.nbytes for patch in masks) * prediction.num_frames,
+                sum(len(packed.bits) for packed in masks.packed) * prediction.num_frames,
                 "use fewer frames or a smaller max_instances, or use track, which holds one window of frames",
             )
         frames.append(masks.take(rows))  # a query with several classes shares one mask, which is not copied

@@ -6,7 +6,7 @@ from typing import Any
 
 from mask2former.serve.uploads import FIELD
 
-__all__ = ["ERRORS", "HEALTH", "METRICS", "MODELS", "PREDICT_BODY", "PREDICT_REPLIES"]
+__all__ = ["HEALTH", "METRICS", "MODELS", "PREDICT_BODY", "PREDICT_REPLIES"]
 
 _NUMBER = {"type": "number"}
 _COUNT = {"type": "integer", "minimum": 0}
@@ -142,8 +142,7 @@ def _refusal(description: str, message: str, *, retry: bool = False) -> dict[str
     return found
 
 
-ERRORS: dict[int | str, dict[str, Any]] = {
-    400: _refusal("Unreadable HTTP.", "the request is malformed"),
+_ERRORS: dict[int | str, dict[str, Any]] = {
     401: _refusal(
         "The bearer token is missing or wrong.", "this service needs the header 'Authorization: Bearer TOKEN'"
     ),
@@ -177,7 +176,7 @@ PREDICT_REPLIES: dict[int | str, dict[str, Any]] = {
             "image/png": {"schema": _PNG},
         },
     },
-    **{status: ERRORS[status] for status in (401, 408, 413, 415, 422, 429, 500, 503, 504)},
+    **_ERRORS,
 }
 MODELS: dict[int | str, dict[str, Any]] = {
     200: {
@@ -210,11 +209,11 @@ MODELS: dict[int | str, dict[str, Any]] = {
             }
         },
     },
-    401: ERRORS[401],
+    401: _ERRORS[401],
 }
 METRICS: dict[int | str, dict[str, Any]] = {
     200: {"description": "Metrics in Prometheus format.", "content": {"text/plain": {"schema": _TEXT}}},
-    401: ERRORS[401],
+    401: _ERRORS[401],
 }
 HEALTH: dict[int | str, dict[str, Any]] = {
     200: {
@@ -225,5 +224,5 @@ HEALTH: dict[int | str, dict[str, Any]] = {
             }
         },
     },
-    503: ERRORS[503],
+    503: _ERRORS[503],
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import math
 import socket
@@ -11,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mask2former import interrupts
-from mask2former.addresses import bound, url_of
+from mask2former.addresses import bound, is_loopback, url_of
 from mask2former.errors import FailedError
 from mask2former.inference.opening import ModelSource, model_name, open_predictor
 from mask2former.progress import Progress, silent
@@ -55,7 +54,7 @@ def serve(
     """
     limits = limits or ServiceLimits()
     with logging_as_json():
-        if token is None and not _is_loopback(host):
+        if token is None and not is_loopback(host):
             _logger.warning("anybody who can reach %s can use this service: set a token, or restrict access", host)
         if ray is not None:
             from mask2former.serve.on_ray import serve_on_ray
@@ -105,10 +104,3 @@ def _run(app: Any, listener: socket.socket, limits: ServiceLimits, started: Call
                 raise
         except SystemExit as error:  # how uvicorn reports that the application does not start
             raise FailedError("the service could not start; its log says why") from error
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

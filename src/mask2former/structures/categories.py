@@ -21,6 +21,8 @@ from mask2former.text import listed, printable, quoted
 
 __all__ = ["Categories", "Category", "check_count", "color_of"]
 
+_LARGEST_LABEL = 65535  # in label maps, which have up to 16 bits
+
 
 @dataclass(frozen=True, slots=True)
 class Category:
@@ -81,16 +83,33 @@ def _name(value: Any) -> str:
     return name
 
 
+def _whole(value: Any) -> int:
+    """A whole number, also as text.
+
+    Raises:
+        ValueError: it is something else, for instance a fraction, which ``int`` would cut off.
+    """
+    if isinstance(value, float) and not value.is_integer():
+        raise ValueError(f"{quoted(value)} is not a whole number")
+    return int(value)
+
+
 @dataclass(frozen=True)
 class Categories(Sequence[Category]):
     """An ordered class list; ``categories[class_index]`` is a :class:`Category`.
 
+    Attributes:
+        items: the classes.
+        ignore_label: value of "no class" in label maps, 0..65535; where it would be the index of a class, as 255 is
+            with more than 255 classes, it is 65535.
+
     Raises:
-        UserError: two categories have the same id, or there are no categories or more than ``limits.CLASSES``.
+        UserError: two categories have the same id, there are no categories or more than ``limits.CLASSES``, or the
+            ignore label is out of range.
     """
 
     items: tuple[Category, ...]
-    ignore_label: int = 255  # value of "no class" in label maps
+    ignore_label: int = 255
 
     def __post_init__(self) -> None:
         if not self.items:
@@ -100,6 +119,10 @@ class Categories(Sequence[Category]):
         if len(counts) < len(self.items):
             twice = sorted(number for number, count in counts.items() if count > 1)
             raise UserError(f"category ids must be unique; given more than once: {quoted(twice)}")
+        if not 0 <= self.ignore_label <= _LARGEST_LABEL:
+            raise UserError(f"the ignore label is {quoted(self.ignore_label)}; expected 0 to {_LARGEST_LABEL}")
+        if self.ignore_label < len(self.items):
+            object.__setattr__(self, "ignore_label", _LARGEST_LABEL)  # it is frozen
 
     @overload
     def __getitem__(self, index: int) -> Category: ...
@@ -187,8 +210,8 @@ class Categories(Sequence[Category]):
                 name, is_thing = entry["name"], entry.get("is_thing", entry.get("isthing", 1))
                 if is_thing not in (0, 1):  # true and false are equal to them; "0" would be true
                     raise ValueError(f"'isthing' of {quoted(name)} is {quoted(is_thing)}; expected 0 or 1")
-                items.append(Category(int(entry["id"]), _name(name), bool(is_thing), (red, green, blue)))
-            return cls(tuple(items), int(values.get("ignore_label", 255)))
+                items.append(Category(_whole(entry["id"]), _name(name), bool(is_thing), (red, green, blue)))
+            return cls(tuple(items), _whole(values.get("ignore_label", 255)))
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             if isinstance(error, UserError):
                 raise
@@ -220,7 +243,4 @@ class Categories(Sequence[Category]):
         if not file.is_file():
             known = sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".json"))
             raise UserError(f"there is no class table '{table}'; expected one of {', '.join(known)}")
-        values = json.loads(file.read_text(encoding="utf-8"))
-        if table == "ade20k_full_847":  # the label maps of this data set contain trainId, not the object id
-            values["ignore_label"] = 65535
-        return cls.from_dict(values)
+        return cls.from_dict(json.loads(file.read_text(encoding="utf-8")))

@@ -29,7 +29,7 @@ from mask2former.ops.sparse_masks import SparseMasks
 from mask2former.pixels import ArrayRegions, Bands, Regions, ValueRange
 from mask2former.structures.categories import Categories, Category
 from mask2former.structures.tables import PixelSize, table_columns, table_rows
-from mask2former.text import listed, shown
+from mask2former.text import listed, quoted, shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -198,17 +198,17 @@ class Result:
 
         Raises:
             IndexError: the index is out of range.
-            UserError: a name or a truth value, which is not an index.
+            UserError: a name or a truth value, which is not an index; or indices that do not ascend.
         """
         if isinstance(index, str | bool):
             raise UserError(f"a mask is selected by its index, got {index!r}; filter(classes=...) selects by class")
-        if isinstance(index, slice):
-            return self._part(index)
         entries = self._entries()
-        if isinstance(index, np.ndarray | Sequence):
-            return self._part(
-                np.arange(len(entries), dtype=np.int64)[np.asarray(index, dtype=None if len(index) else int)]
-            )
+        if isinstance(index, slice | np.ndarray | Sequence):
+            chosen = index if isinstance(index, slice) else np.asarray(index, dtype=None if len(index) else int)
+            rows = np.arange(len(entries), dtype=np.int64)[chosen]
+            if (np.diff(rows) <= 0).any():
+                raise UserError(f"masks keep their order; select each once, by ascending indices, got {quoted(index)}")
+            return self._part(rows)
         if not -len(entries) <= index < len(entries):
             raise IndexError(f"index {index} of {len(entries)} masks")
         row = range(len(entries))[index]

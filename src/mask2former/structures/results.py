@@ -392,8 +392,10 @@ class SemanticSegmentation(Result):
 
     def _label_image(self) -> tuple[str, Image.Image] | None:
         # The width depends on the class list, not the image, so that all files of one data set are alike.
-        wide = max(len(self.categories) - 1, self.categories.ignore_label) > 255
-        return "_labels", Image.fromarray(self.labels.astype(np.uint16 if wide else np.uint8))
+        nothing = self.categories.ignore_label
+        wide = max(len(self.categories) - 1, nothing) > 255
+        labels = np.where(self.labels < len(self.categories), self.labels, nothing)  # others could become a class
+        return "_labels", Image.fromarray(labels.astype(np.uint16 if wide else np.uint8))
 
 
 Segmentation = PanopticSegmentation | Instances | SemanticSegmentation

@@ -6,8 +6,10 @@ refused here, by a list of what is needed. An ASGI application around another; k
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, MutableMapping
 from pathlib import Path
 from typing import Any
@@ -47,12 +49,22 @@ class Guard:
         app: the page.
         folder: where uploads go; events may name files in there and no others.
         upload_bytes: maximum size of a file.
+        keep_seconds: after which an upload that never ended is removed.
         hosts: names under which the page is reached, without port; None: any. A page on loopback that accepts any name
             can be read by websites, whose names may point to loopback.
     """
 
-    def __init__(self, app: Application, folder: Path, upload_bytes: int, hosts: Collection[str] | None = None) -> None:
-        self._app, self._folder, self._upload_bytes, self._hosts = app, folder.resolve(), upload_bytes, hosts
+    def __init__(
+        self,
+        app: Application,
+        folder: Path,
+        upload_bytes: int,
+        keep_seconds: float,
+        hosts: Collection[str] | None = None,
+    ) -> None:
+        self._app, self._folder, self._hosts = app, folder.resolve(), hosts
+        self._upload_bytes, self._keep_seconds = upload_bytes, keep_seconds
+        self._arriving = 0  # bytes of the uploads in progress
 
     async def __call__(self, scope: _Message, receive: _Receive, send: _Send) -> None:
         """The ASGI entry point."""
@@ -67,10 +79,10 @@ class Guard:
             await _refuse(send, 421, "this page is for localhost only; start it with --host for other names")
         elif path not in _PATHS and (not path.startswith(_FOLDERS) or ".." in path):
             await _refuse(send, 404, "there is nothing here")
-        elif path == _UPLOAD and not self._has_room():
-            await _refuse(send, 503, "there are too many uploads at the moment; try again in half an hour")
+        elif path == _UPLOAD:
+            await self._upload(scope, receive, send)
         else:
-            receive = _limited(receive, self._upload_bytes + _FORM_BYTES if path == _UPLOAD else _EVENT_BYTES)
+            receive = _limited(receive, _EVENT_BYTES)
             if path == _EVENT:
                 body = await _whole(receive)
                 if not self._names_uploads_only(body):
@@ -84,6 +96,34 @@ class Guard:
             return True
         host = dict(headers).get(b"host", b"").decode("latin-1")
         return (host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host) in self._hosts
+
+    async def _upload(self, scope: _Message, receive: _Receive, send: _Send) -> None:
+        """Pass on an upload while it is small enough, and with those that arrive at the same time."""
+        self._remove_abandoned()
+        if not self._has_room():
+            await _refuse(send, 503, "there are too many uploads at the moment; try again in half an hour")
+            return
+        taken = 0
+
+        async def counted() -> _Message:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            self._arriving += len(message.get("body", b""))
+            return message if self._arriving <= _UPLOADS * self._upload_bytes else {"type": "http.disconnect"}
+
+        try:
+            await self._app(scope, _limited(counted, self._upload_bytes + _FORM_BYTES), _with_headers(send))
+        finally:
+            self._arriving -= taken
+
+    def _remove_abandoned(self) -> None:
+        """Remove uploads that never ended, which gradio forgets; those that did are in folders of their own."""
+        oldest = time.time() - self._keep_seconds
+        for path in self._folder.glob("*"):
+            with contextlib.suppress(FileNotFoundError):
+                if path.is_file() and path.lstat().st_mtime < oldest:
+                    path.unlink()
 
     def _has_room(self) -> bool:
         sizes = (Path(top, name).lstat().st_size for top, _, names in os.walk(self._folder) for name in names)

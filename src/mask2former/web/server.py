@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mask2former import interrupts
-from mask2former.addresses import bound, url_of
+from mask2former.addresses import bound, is_loopback, url_of
 from mask2former.errors import MissingExtraError, OptionError, UserError
 from mask2former.inference.opening import model_name, open_predictor
 from mask2former.inference.predictor import Predictor
@@ -27,7 +27,7 @@ __all__ = ["PACKAGED", "open_app", "open_models", "serve_page"]
 PACKAGED = ("scenes-tiny", "nuclei")
 """The models of a page for which none is given: those that need no download."""
 
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 UPLOAD_BYTES = 64 << 20  # that a file may have
 KEEP_SECONDS = 1800
 _SECONDS_TO_END = 3
@@ -98,7 +98,7 @@ def open_app(
             return build_page(visits, examples, upload_bytes=upload_bytes, keep_seconds=keep_seconds)
 
         app = asyncio.run(build())  # without a running loop, gradio creates some, and closes none
-        yield Guard(app, Path(folder), upload_bytes, hosts)
+        yield Guard(app, Path(folder), upload_bytes, keep_seconds, hosts)
 
 
 def serve_page(
@@ -124,7 +124,8 @@ def serve_page(
         UserError: the address is in use, or does not belong to this machine.
         MissingExtraError: gradio is not installed.
     """
-    hosts = ("127.0.0.1", "localhost", "[::1]") if host in _LOOPBACK else None
+    own = f"[{host}]" if ":" in host else host
+    hosts = tuple(dict.fromkeys((*_LOOPBACK, own))) if is_loopback(host) else None
     with (
         interrupts.postponed() as again,  # so that a second signal does not cut short the removal of uploads
         interrupts.postponed() as is_stopped,

@@ -16,6 +16,7 @@ from mask2former.analysis.layers import RECALL, Depth, LayerMetrics
 from mask2former.analysis.queries import AttentionMaps, QueryAttention
 from mask2former.analysis.sampling import LayerPoints, SamplingPoints
 from mask2former.cli import main
+from mask2former.errors import UserError
 
 GREY = np.full((40, 80, 3), 100, np.uint8)
 PANOPTIC = "panoptic/PQ"
@@ -82,6 +83,12 @@ def test_curves_are_those_that_are_defined_everywhere() -> None:
     drawn = FOCUS.curves()
     assert [values for _, values in drawn.series[""].values()] == [[40, 50], [25, 30], [10, 10]]
     assert drawn.ticks == ["1: 1/32", "2: 1/16, 8"]
+
+
+def test_curves_without_a_value_are_refused(tmp_path: Path) -> None:
+    nothing = LayerMetrics((Depth("layer 1", {PANOPTIC: None}),), {})
+    with pytest.raises(UserError, match=r"nothing to draw into '.*layers.png', since no value is defined"):
+        nothing.draw(tmp_path / "layers.png")
 
 
 COMMANDS: dict[str, tuple[str, Any, list[list[str]]]] = {

@@ -3,12 +3,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pyarrow
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from pyarrow import parquet
 
-from mask2former.bulk.plan import RESULTS, open_plan, results_file, shards_as_rows, shards_done
+from mask2former.bulk.plan import PLAN, RESULTS, open_plan, results_file, shards_as_rows, shards_done
 from mask2former.bulk.stores import open_store
 from mask2former.errors import FailedError, UserError
 from mask2former.notes import collect_notes
@@ -119,3 +121,18 @@ def test_a_store_is_one_place(tmp_path: Path) -> None:
     remote.remove("a/b.txt")
     remote.remove("a/b.txt")
     assert remote.names("a") == remote.names("z") == []
+
+
+def test_what_a_protocol_raises_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says nothing about the file, which is neither missing nor damaged then."""
+    remote = open_store("memory://out")
+    remote.write(results_file(0), b"")
+    for method in ("open", "rm_file"):
+        monkeypatch.setattr(MemoryFileSystem, method, Mock(side_effect=RuntimeError("no credentials")))
+    for call, what in (
+        (lambda: remote.read(PLAN), "read 'memory://out/plan.json"),
+        (lambda: shards_done(remote, [1]), "read 'memory://out/shards/shard-00000.parquet"),
+        (lambda: remote.remove(PLAN), "remove 'memory://out/plan.json"),
+    ):
+        with pytest.raises(FailedError, match=f"cannot {what}': no credentials"):
+            call()

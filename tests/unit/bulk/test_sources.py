@@ -4,10 +4,12 @@ import csv
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import fsspec
 import pyarrow
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from pyarrow import parquet
 
 from mask2former.bulk.sources import fetch, list_sources
@@ -50,6 +52,8 @@ def test_the_same_behind_a_url(bucket: str) -> None:
     assert list_sources([bucket]) == [f"memory:///bucket/photos/{name}" for name in ("a.PNG", "b.jpg", "deep/c.tif")]
     assert list_sources([f"{bucket}/*.jpg"]) == ["memory:///bucket/photos/b.jpg"]
     assert list_sources([f"{bucket}/notes.txt"]) == [f"{bucket}/notes.txt"]
+    fsspec.filesystem("memory").pipe("/bucket/photos/d[1].jpg", b"d")
+    assert list_sources([f"{bucket}/d[1].jpg"]) == [f"{bucket}/d[1].jpg"]  # a name before it is a pattern
     file = fetch("memory:///bucket/photos/deep/c.tif")
     assert (str(file), file.content) == ("memory:///bucket/photos/deep/c.tif", b"deep/c.tif")
 
@@ -160,6 +164,13 @@ def test_what_is_not_there_is_refused(tmp_path: Path, photos: Path, bucket: str)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="only POSIX file names are bytes")
+def test_a_list_without_access_is_refused(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", Mock(side_effect=RuntimeError("no credentials")))
+    for suffix in ("csv", "parquet"):
+        with pytest.raises(UserError, match=f"the list '{bucket}/x.{suffix}' cannot be read: no credentials; check"):
+            list_sources([f"{bucket}/x.{suffix}"])
+
+
 def test_a_name_that_is_not_utf8_is_refused(photos: Path) -> None:
     (photos / os.fsdecode(b"caf\xe9.jpg")).touch()
     for source in (photos, photos / "*.jpg", photos / os.fsdecode(b"caf\xe9.jpg")):

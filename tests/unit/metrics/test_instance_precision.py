@@ -122,6 +122,12 @@ def test_parts_that_travelled_between_processes_add_up() -> None:
     assert parts[0].compute() == pytest.approx(whole.compute(), nan_ok=True)
 
 
+@pytest.mark.parametrize("label", [-1, 3])
+def test_a_label_that_is_no_class_is_refused(label: int) -> None:
+    with pytest.raises(UserError, match=f"ground truth has the label {label}; expected class indices, 0 to 2"):
+        InstanceEvaluator(CATEGORIES).update(_instances(_masks(), [], []), _ground_truth(_masks((0, 9)), [label]))
+
+
 def test_requests_that_do_not_fit_are_refused() -> None:
     evaluator = InstanceEvaluator(CATEGORIES)
     with pytest.raises(UserError, match="resize the prediction"):

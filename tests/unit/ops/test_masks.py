@@ -13,6 +13,10 @@ def random_masks(count: int = 5, height: int = 37, width: int = 53) -> np.ndarra
     return np.random.default_rng(0).random((count, height, width)) > 0.6
 
 
+# 32 runs of 2^59 - 1 pixels, and one of 1632: their sum in 64 bits is 1600.
+HUGE_RUNS = {"size": [40, 40], "counts": 3 * "ooooooooooo?" + 29 * "0" + "QcQPPPPPPPP@"}
+
+
 def test_encoding_round_trips_through_json() -> None:
     masks = random_masks()
     restored = mask_ops.decode(json.loads(json.dumps(mask_ops.encode(masks))))
@@ -48,6 +52,7 @@ def test_decodes_bytes_and_plain_runs() -> None:
     [
         {"size": [40, 40], "counts": "54"},
         {"size": [40, 40], "counts": "P"},
+        HUGE_RUNS,
         {"size": [40, 40], "counts": [3]},
         {"size": [2, 2], "counts": [5, -1]},
         {"size": [0, 0], "counts": []},

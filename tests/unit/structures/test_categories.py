@@ -40,6 +40,19 @@ def test_from_names_marks_things_and_spreads_colors() -> None:
     assert len({item.color for item in categories}) == 3
 
 
+def test_the_label_of_no_class_is_never_that_of_a_class() -> None:
+    assert Categories.from_names([f"{number}" for number in range(255)]).ignore_label == 255
+    many = Categories.from_names([f"{number}" for number in range(256)])
+    assert many.ignore_label == 65535
+    # As 0.1.0 wrote it.
+    assert Categories.from_dict(many.to_dict() | {"ignore_label": 255}).ignore_label == 65535
+    for wrong in (-1, 65536):
+        with pytest.raises(UserError, match=f"the ignore label is {wrong}; expected 0 to 65535"):
+            Categories(many.items, wrong)
+    with pytest.raises(UserError, match=r"254\.5 is not a whole number"):
+        Categories.from_dict(many.to_dict() | {"ignore_label": 254.5})
+
+
 def test_faults() -> None:
     with pytest.raises(UserError, match="unique"):
         Categories((Category(1, "a", True, (0, 0, 0)), Category(1, "b", True, (0, 0, 0))))
@@ -70,6 +83,8 @@ def test_colours_are_bytes() -> None:
         ({"name": None}, "not a valid class name"),
         ({"name": " "}, "not a valid class name"),
         ({"color": [0.2, 0.4, 0.6]}, "in whole numbers"),
+        ({"id": 1.5}, "1.5 is not a whole number"),
+        ({"id": float("inf")}, "inf is not a whole number"),
     ],
 )
 def test_entries_that_would_be_bent_are_refused(entry: dict[str, object], words: str) -> None:

@@ -182,6 +182,18 @@ def test_saved_labels_are_8_or_16_bit(tmp_path: Path, ignore_label: int, mode: s
         np.testing.assert_array_equal(np.asarray(image), semantic(ignore_label).labels)
 
 
+def test_a_saved_label_beyond_the_classes_is_of_no_class(tmp_path: Path) -> None:
+    SemanticSegmentation(np.array([[1, 256, 300]]), CATEGORIES).save(tmp_path / "x")
+    with Image.open(tmp_path / "x_labels.png") as image:
+        assert np.asarray(image).tolist() == [[1, 255, 255]]  # not 0 and 44, which are classes here or elsewhere
+
+
+def test_a_part_of_many_classes_leaves_out_the_others() -> None:
+    categories = Categories.from_names([f"class {index}" for index in range(300)])
+    part = SemanticSegmentation(np.array([[255, 1, 1]]), categories).filter(min_area=2)
+    assert [item.label for item in part] == [1]
+
+
 def test_a_failed_save_leaves_no_half_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="pixels"):
         instances().save(tmp_path / "x", IMAGE[:3])
@@ -324,6 +336,9 @@ def test_masks_are_seen_one_by_one_or_as_parts(make: Callable[[], Segmentation])
     assert len(result[[]]) == 0
     with pytest.raises(IndexError):
         result[len(rows)]
+    for wrong in ([1, 0], [0, 0], slice(None, None, -1)):
+        with pytest.raises(UserError, match="masks keep their order; select each once, by ascending indices"):
+            result[wrong]
 
 
 def test_an_item_prints_short_and_is_cut_out_with_its_mask_as_alpha() -> None:

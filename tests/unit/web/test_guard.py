@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def ask(
         sent.append(message)
 
     scope = {"type": "http", "path": path, "headers": [(b"host", host.encode())]}
-    asyncio.run(Guard(page, folder, 200_000, hosts)(scope, receive, send))
+    asyncio.run(Guard(page, folder, 200_000, 1800.0, hosts)(scope, receive, send))
     return sent[0]["status"], dict(sent[0]["headers"])
 
 
@@ -119,6 +120,45 @@ def test_uploads_are_refused_where_too_many_lie_there(tmp_path: Path) -> None:
     assert ask(Page(), "/", folder=tmp_path)[0] == 200
 
 
+def test_uploads_that_never_ended_are_removed_after_a_while(tmp_path: Path) -> None:
+    (tmp_path / "finished").mkdir()
+    names = [f"tmp{number}" for number in range(31)] + ["finished/image.png"]
+    for name in names:
+        (tmp_path / name).write_bytes(bytes(200_000))
+    assert ask(Page(), "/gradio_api/upload", b"x", folder=tmp_path)[0] == 503
+    for name in names:
+        os.utime(tmp_path / name, (0, 0))
+    assert ask(Page(), "/gradio_api/upload", b"x", folder=tmp_path)[0] == 200
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["image.png"]  # gradio removes it
+
+
+def test_uploads_at_the_same_time_are_limited_together(tmp_path: Path) -> None:
+    """Each alone is small enough, and when it starts nothing is on disk yet."""
+    page = Page()
+    guard = Guard(page, tmp_path, 200_000, 1800.0)
+
+    async def upload() -> None:
+        parts = [bytes(100_000)] * 2
+
+        async def receive() -> MutableMapping[str, Any]:
+            await asyncio.sleep(0)  # lets the others go on
+            return {"type": "http.request", "body": parts.pop(), "more_body": bool(parts)}
+
+        async def send(message: MutableMapping[str, Any]) -> None:
+            await asyncio.sleep(0)
+
+        await guard({"type": "http", "path": "/gradio_api/upload", "headers": []}, receive, send)
+
+    async def many() -> None:
+        await asyncio.gather(*(upload() for _ in range(40)))
+
+    asyncio.run(many())
+    assert sum(map(len, page.bodies)) == 32 * 200_000
+    page.bodies.clear()
+    asyncio.run(upload())
+    assert list(map(len, page.bodies)) == [200_000]
+
+
 def test_events_name_uploads_and_no_other_files(tmp_path: Path) -> None:
     uploads = tmp_path / "uploads"
     (uploads / "a").mkdir(parents=True)
@@ -160,5 +200,5 @@ def test_websockets_are_closed() -> None:
     async def send(message: Any) -> None:
         sent.append(message["type"])
 
-    asyncio.run(Guard(Page(), Path(), 1)({"type": "websocket", "path": "/", "headers": []}, receive, send))
+    asyncio.run(Guard(Page(), Path(), 1, 1800.0)({"type": "websocket", "path": "/", "headers": []}, receive, send))
     assert sent == ["websocket.close"]

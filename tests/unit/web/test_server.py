@@ -61,6 +61,14 @@ def test_a_page_is_served_until_a_signal_comes(hosts: list[Any]) -> None:
     assert hosts == [("127.0.0.1", "localhost", "[::1]"), 99, "closed"]
 
 
+@pytest.mark.parametrize("host", ["127.0.0.2", "127.1.2.3"])
+def test_any_loopback_address_answers_to_its_names_only(hosts: list[Any], host: str) -> None:
+    """A page that answers to any name can be read by websites, whose names may point to it."""
+    with pytest.raises(KeyboardInterrupt):
+        serve_page({}, host=host, port=0, tell=lambda address: os.kill(os.getpid(), signal.SIGTERM))
+    assert hosts[0] == ("127.0.0.1", "localhost", "[::1]", host)
+
+
 def test_the_command_says_where_the_page_is(
     hosts: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
