@@ -20,7 +20,6 @@ from mask2former.text import listed, quoted
 
 __all__ = [
     "categories_in",
-    "categories_of",
     "check_unique",
     "entry_id",
     "flag",
@@ -99,14 +98,9 @@ def categories_in(content: dict[str, Any], file: File) -> Categories:
     """
     try:
         check_count(len(content["categories"]))
-        return categories_of([_category(entry) for entry in content["categories"]])
+        return Categories.from_dict({"categories": [_category(entry) for entry in content["categories"]]})
     except UserError as error:
         raise UserError(f"'{file}': {error}") from error
-
-
-def categories_of(entries: Sequence[dict[str, Any]]) -> Categories:
-    """A class list, see :meth:`Categories.from_dict`, whose "no class" is not the index of one."""
-    return Categories.from_dict({"categories": entries, "ignore_label": 255 if len(entries) <= 255 else 65535})
 
 
 def _category(entry: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from mask2former import limits
-from mask2former.data.datasets.annotation_files import categories_of, some
+from mask2former.data.datasets.annotation_files import some
 from mask2former.data.label_maps import ColorTable
 from mask2former.documents import parse_csv, parse_json, parse_yaml, read_text
 from mask2former.errors import UserError
@@ -125,7 +125,7 @@ def _categories(entries: list[dict[str, Any]], file: Path, *, by_color: bool) ->
         counts = Counter(entry["name"] for entry in entries)
         if twice := [name for name, count in counts.items() if count > 1]:
             raise ValueError(f"names must be unique, but {some(sorted(twice))} are not")
-        return categories_of(entries)
+        return Categories.from_dict({"categories": entries})
 
 
 @contextlib.contextmanager

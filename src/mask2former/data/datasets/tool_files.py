@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from mask2former.data.datasets.annotation_files import categories_of, found_file, some
+from mask2former.data.datasets.annotation_files import found_file, some
 from mask2former.data.datasets.coco import CocoInstances
 from mask2former.data.datasets.tool_formats import FORMATS, ToolName, records_of
 from mask2former.data.datasets.tool_records import Record
@@ -66,7 +66,9 @@ def open_tool_files(
     if names is None:
         if not labels:
             raise UserError(f"'{sources[0][0]}' has no objects, so there is nothing to learn; is it the right file?")
-        classes = categories_of([{"id": number, "name": name} for number, name in enumerate(sorted(labels), 1)])
+        classes = Categories.from_dict(
+            {"categories": [{"id": number, "name": name} for number, name in enumerate(sorted(labels), 1)]}
+        )
     else:
         classes = replace(names, items=tuple(replace(item, is_thing=True) for item in names))
         if unknown := [

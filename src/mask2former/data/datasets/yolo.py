@@ -20,7 +20,7 @@ from jaxtyping import Float64, Int64
 
 from mask2former.config import Task
 from mask2former.data.annotated import Annotated
-from mask2former.data.datasets.annotation_files import categories_of, is_name, some
+from mask2former.data.datasets.annotation_files import is_name, some
 from mask2former.data.datasets.file_names import tell_outside
 from mask2former.data.datasets.mask_checks import PolygonFigures
 from mask2former.data.datasets.reader import Reader
@@ -107,7 +107,7 @@ def _categories(names: Any, file: Path) -> Categories:
         raise UserError(
             f"'{file}': {quoted(wrong[0])} in 'names' is not a name; put names such as yes, no and on in quotes"
         )
-    return categories_of([{"id": number, "name": str(name)} for number, name in pairs])
+    return Categories.from_dict({"categories": [{"id": number, "name": str(name)} for number, name in pairs]})
 
 
 def _roots(file: Path, declared: Any) -> list[Path]:
