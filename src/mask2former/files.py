@@ -130,9 +130,10 @@ def whole_folder(path: Path) -> Iterator[Path]:
             yield temporary
             temporary.replace(path)
     except OSError as error:
-        about = error.filename
-        if temporary is not None and about is not None and temporary not in (Path(about), *Path(about).parents):
-            raise
+        if temporary is not None and error.filename is not None:
+            about = Path(os.path.abspath(os.fsdecode(error.filename)))
+            if Path(os.path.abspath(temporary)) not in (about, *about.parents):
+                raise
         raise _refusal(path, error) from error
 
 

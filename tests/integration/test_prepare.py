@@ -468,7 +468,7 @@ def test_drawn_cells_are_coco_instances_of_what_was_drawn(tmp_path: Path) -> Non
     assert (len(training.jobs), len(validation.jobs)) == (4000, 100)
     assert not {job.key for job in training.jobs} & {job.key for job in validation.jobs}
 
-    few = replace(validation, jobs=validation.jobs[:3], official=3)
+    few = replace(validation, jobs=validation.jobs[:3])
     outcome = run_stage(few, num_workers=1, progress=silent)
     assert (outcome.made, outcome.there, outcome.note) == (3, 0, "")
     assert run_stage(few, num_workers=1, progress=silent).there == 3

@@ -85,7 +85,7 @@ def test_the_packaged_models_run_is_panoptic_and_small() -> None:
 
 
 @pytest.mark.parametrize("name", ["drawn-cells", "nuclei-start", "camvid"])
-def test_our_runs_on_real_images_start_from_drawn_ones(name: str) -> None:
+def test_our_runs_on_cells_and_streets_start_from_scenes(name: str) -> None:
     run = recipes.run_recipes()[name]()
     scenes = recipes.scenes_tiny().model
     assert run.model.backbone == scenes.backbone

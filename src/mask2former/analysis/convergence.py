@@ -69,9 +69,10 @@ def convergence(runs: Sequence[Path], metric: str | None = None) -> Convergence:
     measured = [name for name in shared if "/" in name]
     chosen = metric or next((name for name in (*_PREFERRED, *measured) if name in measured), None)
     if chosen is None or chosen not in measured:
-        wanted = "a metric" if chosen is None else f"the metric {quoted(chosen)}"
+        if not measured:
+            raise UserError("the runs share no metric; give runs that were validated for the same task")
         raise UserError(
-            f"not all runs have {wanted}; the metrics that they share: {listed(measured, 10) if measured else 'none'}"
+            f"{quoted(chosen)} is no metric that all runs have; those that they share: {listed(measured, 10)}"
         )
     rows = []
     for name, series in found.items():

@@ -7,6 +7,7 @@ that was in progress at two deaths is abandoned. Knows no Ray.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import time
@@ -139,11 +140,13 @@ class ShardWriter:
                 not written.
         """
         started = time.monotonic()
+        past = self._past(shard)
         with collect_notes() as notes:
             try:
-                rows = dict(self._rows(shard, images))
+                rows = dict(self._rows(shard, images, past))
             except FailedError:  # the process did not die: no image is to blame
-                self._store.remove(_marker(shard))
+                with contextlib.suppress(OSError, FailedError):  # perhaps for the same reason
+                    self._store.write(_marker(shard), json.dumps(past).encode())
                 raise
         ordered = [rows[name] for name in images]
         lines = [line for row in ordered if (line := row.pop("line")) is not None]
@@ -162,9 +165,10 @@ class ShardWriter:
             time.monotonic() - started,
         )
 
-    def _rows(self, shard: int, images: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Images with their rows, as they are done."""
-        begun = self._begin(shard)
+    def _rows(self, shard: int, images: Sequence[str], past: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Images with their rows, as they are done; records that the shard is begun."""
+        begun = {**past, "begun": past["begun"] + 1}
+        self._store.write(_marker(shard), json.dumps(begun).encode())
         if begun["begun"] <= _BEGUN:
             yield from self._segmented(images)
             return
@@ -173,17 +177,15 @@ class ShardWriter:
                 reason = f"'{name}': the process that segmented it died {_DEATHS} times; is there enough memory?"
                 yield name, self._row(name, error=reason)
                 continue
-            self._store.write(_marker(shard), json.dumps(begun | {"image": name}).encode())
+            self._store.write(_marker(shard), json.dumps({**begun, "image": name}).encode())
             yield from self._segmented([name])
 
-    def _begin(self, shard: int) -> dict[str, Any]:
-        """Record that a shard is begun: how often so far, and for which images that was the end."""
+    def _past(self, shard: int) -> dict[str, Any]:
+        """How often a shard was begun so far, and for which images that was the end."""
         times, deaths, image = _read_marker(self._store.read(_marker(shard)))
         if image is not None:
             deaths[image] = deaths.get(image, 0) + 1
-        begun = {"begun": times + 1, "deaths": deaths, "image": None}
-        self._store.write(_marker(shard), json.dumps(begun).encode())
-        return begun
+        return {"begun": times, "deaths": deaths, "image": None}
 
     def _segmented(self, images: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
         items = as_read(images, self._fetched, limit=self._image_timeout)

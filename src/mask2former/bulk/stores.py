@@ -203,6 +203,10 @@ class _Remote(Store):
         with self._access("read", name):
             return self._files.open(self._at(name), "rb")
 
+    def read(self, name: str) -> bytes | None:
+        with self._access("read", name):  # what is opened may be fetched only now
+            return super().read(name)
+
     def names(self, folder: str) -> list[str]:
         self._files.invalidate_cache()
         try:
@@ -226,7 +230,7 @@ class _Remote(Store):
         """
         try:
             yield
-        except FileNotFoundError:
+        except (FileNotFoundError, FailedError):
             raise
         except Exception as error:
             reason = printable(str(error) or type(error).__name__, 200)

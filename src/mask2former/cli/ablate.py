@@ -10,7 +10,7 @@ import typer
 from mask2former import limits
 from mask2former.cli.shared import FailedError, training_shown
 from mask2former.cli.terminal import make_console, say
-from mask2former.errors import MissingExtraError, UserError, prefixed
+from mask2former.errors import MissingExtraError, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,9 +88,7 @@ def ablate(
         except (MemoryError, FloatingPointError, ChildProcessError) as error:
             raise FailedError(f"{name}: {error}") from error
         except UserError as error:
-            if not name:
-                raise
-            raise prefixed(name, error) from error
+            raise UserError(f"{name}: {error}" if name else str(error)) from error
     for line in _lines(table):
         say(line)
     found, image = [output / "ablations.json"], output / "ablations.png"

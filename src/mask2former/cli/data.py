@@ -232,6 +232,10 @@ def prepare(
         outcomes, notes = run(dataset, data_root, workers, tell_and_remember)
     for outcome in outcomes:
         line = f"{outcome.title}: {outcome.made} made, {outcome.there} already there"
-        say(f"{line}; {outcome.note}" if outcome.note else f"{line}: all {outcome.official}")
+        if outcome.note:
+            line += f"; {outcome.note}"
+        elif outcome.official is not None:
+            line += f": all {outcome.official} of the official set"
+        say(line)
     for note in notes:
         say(f"note: {note}")

@@ -97,6 +97,7 @@ def export(
 
     if data is not None and dtype != "int8":
         raise UserError("--data applies to --dtype int8; compare other files with mask2former verify-export")
+    _refuse_root(data_root, data)
     console = make_console()
     with working(console, lambda: "nothing was written") as progress:
         done = export_model(
@@ -187,6 +188,7 @@ def verify_export(
     if plot is not None:
         check_plot(plot)
 
+    _refuse_root(data_root, data)
     source, shown = None, images or []
     if annotations is not None:
         if data is not None or len(shown) != 1:
@@ -215,6 +217,11 @@ def verify_export(
         say(f"{plot} written")
     for note in report.notes:
         say(f"note: {note}")
+
+
+def _refuse_root(data_root: Path | None, data: str | None) -> None:
+    if data_root is not None and data is None:
+        raise UserError("--data-root applies to --data; name the data set with --data, or leave it out")
 
 
 def _table(report: VerifyReport) -> Table:

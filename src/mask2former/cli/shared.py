@@ -287,7 +287,7 @@ def size_hw_of(text: str) -> tuple[int, int]:
     Raises:
         UserError: the text is not two numbers of pixels with an x between them.
     """
-    found = re.fullmatch(r"(\d{1,7})x(\d{1,7})", text)
+    found = re.fullmatch(r"([0-9]{1,6})x([0-9]{1,6})", text)
     height, width = (int(side) for side in found.groups()) if found else (0, 0)
     if not height or not width:
         raise UserError(f"--size is {quoted(text)}; expected height and width in pixels, as in 800x1216")

@@ -180,7 +180,9 @@ class IdMapsConfig(PairedFilesConfig):
     class_name: str = UNNAMED_CLASS  # of all objects, if there are no class maps
     names: str | None = None  # with class maps: their names file, whose first class is the background
     encoding: Literal["numbers", "colors"] = "numbers"  # of the class maps
-    ignore: tuple[NonNegativeInt, ...] = ()  # numbers on either map that mean unknown, like VOC's 255
+    ignore: tuple[
+        NonNegativeInt, ...
+    ] = ()  # unknown pixels: numbers on either map (VOC: 255), or those of colours of the names file
 
 
 class MaskFileFolders(Strict):

@@ -223,10 +223,14 @@ def _id_maps(config: IdMapsConfig, split: Split, filter_empty: bool) -> Annotate
         categories = object_categories(config.class_name)
     else:
         by_color = config.encoding == "colors"
-        categories = read_names(config.names, by_color=by_color)
+        categories = things_beside_background(read_names(config.names, by_color=by_color), config.names)
         if by_color:
+            if categories[0].id in config.ignore:
+                raise UserError(
+                    f"dataset.ignore contains {categories[0].id}, the background '{categories[0].name}' of "
+                    f"'{config.names}', which has no objects; remove it from dataset.ignore"
+                )
             categories = _learned(categories, config.ignore, config.names)
-        categories = things_beside_background(categories, config.names)
         colors = read_color_table(config.names) if by_color else None
     return IdMaps(
         [IdMapFolders(entry.images, entry.labels, entry.classes, _path(entry.split)) for entry in entries],

@@ -183,8 +183,9 @@ def _unseen_findings(maps: Sequence[Named], samples: LabelFolder, split: Split) 
     absent = [item.name for index, item in enumerate(categories) if index not in seen]
     ignored = [(pixels[number] / total, number) for number in _doubtful(samples) if pixels[number]]
     if not seen:
-        message = f"nothing is annotated: {_ignored(ignored)}; check dataset.ignore"
-        return [Finding(split, True, message)] if ignored else []
+        void = [(pixels[number] / total, number) for number, index in samples.class_of.items() if pixels[number]]
+        message = f"nothing is annotated: {_ignored(void)}; check dataset.ignore"
+        return [Finding(split, True, message)] if void else []
     share, number = max(ignored, default=(0.0, -1))
     # Isolated stray pixels must not pass for a class where far more pixels are ignored.
     inner = _inner(maps)

@@ -41,7 +41,7 @@ def map_in_processes(
     With ``num_workers`` up to 1, or few jobs, everything runs in this process.
 
     Raises:
-        FailedError: a process was killed; otherwise what ``work`` raises.
+        FailedError: a process was killed or could not begin; otherwise what ``work`` raises.
     """
     if num_workers <= 1 or len(jobs) <= _FEW:
         yield from map(work, jobs)
@@ -55,8 +55,8 @@ def map_in_processes(
         yield from results
     except BrokenProcessPool as error:
         raise FailedError(
-            "one of the processes was ended from outside, most likely because memory ran out; use fewer (--workers, in "
-            "Python num_workers)"
+            "one of the processes ended before its work was done: memory may have run out (use fewer: --workers, in "
+            "Python num_workers), or, in a script, this call is not under if __name__ == '__main__'"
         ) from error
     finally:  # also for a Ctrl-C that was held back, which arrives before anybody reads results
         # Once: leaving the pool as a context would shut it down again and undo the cancelling.

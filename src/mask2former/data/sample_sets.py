@@ -148,17 +148,22 @@ class _Samples(SampleSequence):
             )
         if target is None:
             raise UserError(f"{subject} has no target, so it can be used neither for training nor for evaluation")
-        count, size = len(target.labels), (image.shape[0], *image.shape[2:])
+        labels = target.labels
+        if labels.dtype != torch.int64 or labels.ndim != 1:
+            raise UserError(
+                f"the labels of {subject} are {_described(labels)}; expected int64 (objects,): indices of its "
+                f"{len(self.categories)} classes, from 0"
+            )
+        count, size = len(labels), (image.shape[0], *image.shape[2:])
         if target.masks.dtype != torch.bool or target.masks.shape != (count, *size):
             raise UserError(
                 f"the masks of {subject} are {_described(target.masks)}; expected bool {(count, *size)}: labels, "
                 "frames, height and width"
             )
-        is_class = (target.labels >= 0) & (target.labels < len(self.categories))
-        if target.labels.dtype != torch.int64 or target.labels.ndim != 1 or not is_class.all():
+        if not ((labels >= 0) & (labels < len(self.categories))).all():
             raise UserError(
-                f"the labels of {subject} are {target.labels.tolist()[:10]} ({_described(target.labels)}); expected "
-                f"int64 ({count},): indices of its {len(self.categories)} classes, from 0"
+                f"the labels of {subject} are {labels.tolist()[:10]}; expected indices of its {len(self.categories)} "
+                "classes, from 0"
             )
         ignored = target.ignored
         if ignored is not None and (ignored.dtype != torch.bool or ignored.shape != size):

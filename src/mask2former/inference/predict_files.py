@@ -48,6 +48,7 @@ from mask2former.inference.tiling import PackedResults
 from mask2former.media.georeference import GeoReference, georeference
 from mask2former.media.image_files import ImageFile, ImagePage, NamedBytes, in_memory, path_of
 from mask2former.media.images import image_size, read_image
+from mask2former.media.web_images import WebImage
 from mask2former.notes import collect_notes, note, sentences
 from mask2former.pixels import Regions
 from mask2former.progress import Progress, silent, tiles_told
@@ -286,7 +287,7 @@ def _again(job: Job) -> ImageFile:
         UserError: it cannot be fetched again, or the address returns another image now, as that of a webcam does.
     """
     source = in_memory(job.source)
-    if path_of(source) is None:
+    if isinstance(job.source.file if isinstance(job.source, ImagePage) else job.source, WebImage):
         there = read_result(job.document)
         if there is not None and is_of_another_image(there, image_sha256_of(source)):
             raise UserError(f"'{job.source}' has changed since it was segmented; save it as a file and give that")

@@ -284,11 +284,11 @@ class Criterion(nn.Module):
             pairs = list(zip(logits, matched.targets, matched.matches, strict=True))
             known = torch.cat([scores[queries] for scores, _, (queries, _) in pairs])
             labels = torch.cat([target.labels[chosen] for _, target, (_, chosen) in pairs])
-            return _weighted_mean(known, labels, weights)
+            return _cross_entropy(known, labels, weights)
         wanted = torch.full(logits.shape[:2], self.num_classes, dtype=torch.int64, device=logits.device)
         for row, (target, (queries, chosen)) in enumerate(zip(matched.targets, matched.matches, strict=True)):
             wanted[row, queries] = target.labels[chosen]
-        return _weighted_mean(logits.flatten(0, 1), wanted.flatten(), weights)
+        return _cross_entropy(logits.transpose(1, 2), wanted, weights)
 
     def _sample(self, matched: MatchedDepth, draw: _Draws) -> SampledMasks:
         predicted, matches, targets = matched.mask_logits.unsqueeze(1), matched.matches, matched.targets
@@ -312,12 +312,11 @@ class Criterion(nn.Module):
         return SampledMasks(logits, target, None if known is None else known(points).to(logits.dtype))
 
 
-def _weighted_mean(
-    logits: Float[Tensor, "N K1"], labels: Int64[Tensor, " N"], weights: Float[Tensor, " K1"]
+def _cross_entropy(
+    logits: Float[Tensor, "N K1 *Q"], labels: Int64[Tensor, N * Q], weights: Float[Tensor, " K1"]
 ) -> Float[Tensor, ""]:
-    """As ``F.cross_entropy`` computes it, which is NaN where no row has a weight, for instance without objects."""
-    total = weights[labels].sum()
-    return F.cross_entropy(logits, labels, weights, reduction="sum") / total.clamp(min=torch.finfo(total.dtype).tiny)
+    """``F.cross_entropy``, but 0 instead of NaN where no label has a weight, for instance without objects."""
+    return F.cross_entropy(logits, labels, weights) if weights[labels].any() else (logits * 0).sum()
 
 
 def checked_weights(class_weights: Sequence[float] | None, num_classes: int) -> tuple[float, ...] | None:

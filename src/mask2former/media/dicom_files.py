@@ -201,8 +201,9 @@ def _read(stream: Any, header: Dataset, frames: int, page: int | None, name: str
         return Stored(values)
     padding = header.get("PixelPaddingValue")
     missing = None
-    if padding is not None:  # alone, or with the other end of a range
-        low, high = sorted((int(padding), int(header.get("PixelPaddingRangeLimit", padding))))
+    if padding is not None:
+        limit = header.get("PixelPaddingRangeLimit")  # the other end of a range; may be there and empty
+        low, high = sorted((int(padding), int(padding if limit is None else limit)))
         missing = (values >= low) & (values <= high)
     shown, ends = _rescaled(values, header, frame)
     window = _window(header, frame, name)

@@ -134,7 +134,7 @@ class _Images:
         self.num_frames = None if total is None else max(0, min(total, self._stop or total) - self._first)
 
     def __iter__(self) -> Iterator[tuple[UInt8[np.ndarray, "H W C"], float]]:
-        is_empty = True
+        is_empty, index = True, None
         for index, source in enumerate(self._images):
             if self._stop is not None and index >= self._stop:
                 break
@@ -144,7 +144,7 @@ class _Images:
                 self._found += found
                 is_empty = False
                 yield image, index / self.rate
-        if is_empty and (self._first or self._stop is not None):
+        if is_empty and index is not None:
             raise UserError(
                 f"{self.name} yields no frames; there are none in the requested time (at {self.rate:g} per second)"
             )

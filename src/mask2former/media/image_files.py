@@ -71,7 +71,7 @@ _LEFT_OUT = {  # why images of other kinds are left out of folders, by suffix
     "heic heif": f"which need: pip install 'mask2former[{_HEIC_EXTRA}]'",
     "dcm": f"which need: pip install 'mask2former[{DICOM_EXTRA}]'",
     "apng btf dib gif j2k jfif jp2 jpe lsm pbm pgm pnm ppm stk": _WHEN_NAMED,
-    "bif mrxs ndpi scn svs svslide vms vmu": "slides: name them one by one, for a model with tiles, or set tile",
+    "bif mrxs ndpi scn svs svslide vms vmu": "slides: name them one by one, and use a model with tiles or set tile",
     "vsi": "slides: export regions of them as TIFF",
     "czi ims lif nd2 oib oif": "microscope formats: export them as TIFF",
     "arw cr2 cr3 dng nef": "camera raw files: develop them to TIFF or JPEG",

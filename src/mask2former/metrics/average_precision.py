@@ -21,7 +21,7 @@ from mask2former.ops.masks import iou
 from mask2former.ops.sparse_masks import SparseMasks, frames_of, pairwise_iou
 from mask2former.structures import Categories, Instances
 from mask2former.structures.clips import VideoInstances
-from mask2former.structures.ground_truth import ClipGroundTruth, InstanceGroundTruth
+from mask2former.structures.ground_truth import ClipGroundTruth, InstanceGroundTruth, check_labels
 
 __all__ = [
     "InstanceEvaluator",
@@ -177,10 +177,7 @@ class _AveragePrecision:
         Raises:
             UserError: an area is outside all ranges, or a label is no class.
         """
-        if len(wrong := true.labels[(true.labels < 0) | (true.labels >= len(self.categories))]):
-            raise UserError(
-                f"ground truth has the label {wrong[0]}; expected class indices, 0 to {len(self.categories) - 1}"
-            )
+        check_labels(true.labels, len(self.categories))
         if len(wrong := true.areas[~((true.areas >= 0) & (true.areas <= _LARGEST))]):  # NaN too
             raise UserError(
                 f"ground truth has an area of {wrong[0]:g} pixels, which is in no range of areas; expected 0 to "

@@ -186,12 +186,14 @@ def _nuclei_run(
     output: str,
     max_steps: int,
     interval: int,
+    dataset: CocoInstanceConfig | None = None,
 ) -> RunConfig:
-    """Settings shared by all parts of the training of the packaged model.
+    """Settings shared by all trainings on cells.
 
-    Expects data in COCO's format in nuclei/ (docs/results.md describes the split); for other paths, edit data.dataset.
+    By default, data are expected in COCO's format in nuclei/ (docs/results.md describes the split); for other paths,
+    edit data.dataset.
     """
-    dataset = CocoInstanceConfig(
+    dataset = dataset or CocoInstanceConfig(
         train=(CocoFiles(annotations="nuclei/annotations/instances_train.json", images="nuclei/train"),),
         validation=(CocoFiles(annotations="nuclei/annotations/instances_val.json", images="nuclei/val"),),
     )
@@ -221,17 +223,17 @@ _NUCLEI_TILES = InferenceConfig(
 def drawn_cells() -> RunConfig:
     """Instances of nuclei without one annotated image: 3,000 steps of four crops of drawn cells, from ``scenes-tiny``.
 
-    Expects the files of ``mask2former prepare drawn-cells``. MEASURED
+    Expects the files of ``mask2former prepare drawn-cells`` in datasets/; for another folder, edit data.dataset.
+    MEASURED
     """
     crops = _nuclei_crops(0.6, 1.8).model_copy(update={"exposure": (0.15, 1.0)})
     tiles = _NUCLEI_TILES.model_copy(update={"diameter": 40.0})
-    run = _nuclei_run(crops, tiles, "scenes-tiny", "runs/drawn-cells", 3000, interval=3000)
     folder = "datasets/drawn-cells"
     dataset = CocoInstanceConfig(
         train=(CocoFiles(annotations=f"{folder}/instances_train.json", images=f"{folder}/train"),),
         validation=(CocoFiles(annotations=f"{folder}/instances_val.json", images=f"{folder}/val"),),
     )
-    return run.model_copy(update={"data": run.data.model_copy(update={"dataset": dataset})})
+    return _nuclei_run(crops, tiles, "scenes-tiny", "runs/drawn-cells", 3000, interval=3000, dataset=dataset)
 
 
 def nuclei_start() -> RunConfig:

@@ -40,10 +40,7 @@ class CvatFile(ListFile):
         super().__init__(path)
         self.names = ImageNames(names)
         for name in (*categories.names, *(names or {}).values()):
-            if _NOT_XML.search(name):
-                raise UserError(
-                    f"{quoted(name)} has a character that XML cannot hold; rename it, or leave out this format"
-                )
+            _check_xml(name)
         labels = "".join(
             f"<label><name>{escape(item.name)}</name><color>#{bytes(item.color).hex()}</color><type>mask</type></label>"
             for item in categories
@@ -55,7 +52,9 @@ class CvatFile(ListFile):
         """Append the masks of one image."""
         self.once(image_id)
         height, width = result.size_hw
-        name = quoteattr(self.names[image_id])
+        name = self.names[image_id]
+        _check_xml(name)
+        name = quoteattr(name)
         lines = [f'<image id="{self.count}" name={name} width="{width}" height="{height}">\n']
         for item in result:
             if item.patch.mask.size:
@@ -67,6 +66,11 @@ class CvatFile(ListFile):
                 )
         self.write("".join([*lines, "</image>\n"]))
         self.count += 1
+
+
+def _check_xml(name: str) -> None:
+    if _NOT_XML.search(name):
+        raise UserError(f"{quoted(name)} has a character that XML cannot hold; rename it, or leave out this format")
 
 
 def cvat_runs(patch: Patch) -> list[int]:

@@ -51,8 +51,7 @@ class YoloFiles(ResultFolder):
         name = self.names.get(image_id)
         if name is not None and PurePosixPath(name).with_suffix("").as_posix() != file_stem(image_id):
             note(
-                "images whose names differ from those of others only in the suffix, whose labels YOLO programs do not "
-                "find (rename the images)",
+                "images whose labels have another name, so that YOLO programs do not find them (rename the images)",
                 f"'{name}' (labels/{file_stem(image_id)}.txt)",
             )
         height, width = result.size_hw

@@ -21,6 +21,7 @@ from mask2former.text import listed, printable, quoted
 
 __all__ = ["Categories", "Category", "check_count", "color_of"]
 
+_IGNORED = 255  # where nothing else is given
 _LARGEST_LABEL = 65535  # in label maps, which have up to 16 bits
 
 
@@ -100,8 +101,7 @@ class Categories(Sequence[Category]):
 
     Attributes:
         items: the classes.
-        ignore_label: value of "no class" in label maps, 0..65535; where it would be the index of a class, as 255 is
-            with more than 255 classes, it is 65535.
+        ignore_label: value of "no class" in label maps, 0..65535; with more than 255 classes, 255 becomes 65535.
 
     Raises:
         UserError: two categories have the same id, there are no categories or more than ``limits.CLASSES``, or the
@@ -109,7 +109,7 @@ class Categories(Sequence[Category]):
     """
 
     items: tuple[Category, ...]
-    ignore_label: int = 255
+    ignore_label: int = _IGNORED
 
     def __post_init__(self) -> None:
         if not self.items:
@@ -121,8 +121,13 @@ class Categories(Sequence[Category]):
             raise UserError(f"category ids must be unique; given more than once: {quoted(twice)}")
         if not 0 <= self.ignore_label <= _LARGEST_LABEL:
             raise UserError(f"the ignore label is {quoted(self.ignore_label)}; expected 0 to {_LARGEST_LABEL}")
-        if self.ignore_label < len(self.items):
+        if self.ignore_label == _IGNORED < len(self.items):
             object.__setattr__(self, "ignore_label", _LARGEST_LABEL)  # it is frozen
+        elif self.ignore_label < len(self.items):
+            raise UserError(
+                f"the ignore label is {self.ignore_label}, the index of the class "
+                f"{quoted(self.items[self.ignore_label].name)}; expected {len(self.items)} to {_LARGEST_LABEL}"
+            )
 
     @overload
     def __getitem__(self, index: int) -> Category: ...
@@ -211,7 +216,7 @@ class Categories(Sequence[Category]):
                 if is_thing not in (0, 1):  # true and false are equal to them; "0" would be true
                     raise ValueError(f"'isthing' of {quoted(name)} is {quoted(is_thing)}; expected 0 or 1")
                 items.append(Category(_whole(entry["id"]), _name(name), bool(is_thing), (red, green, blue)))
-            return cls(tuple(items), _whole(values.get("ignore_label", 255)))
+            return cls(tuple(items), _whole(values.get("ignore_label", _IGNORED)))
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             if isinstance(error, UserError):
                 raise

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int, Int32, Int64
 
 from mask2former.config import Task
+from mask2former.errors import UserError
 from mask2former.ops.sparse_masks import AnyMasks, SparseMasks
 from mask2former.structures.categories import Categories
 from mask2former.structures.samples import Target
@@ -23,6 +24,7 @@ __all__ = [
     "InstanceGroundTruth",
     "PanopticGroundTruth",
     "SemanticGroundTruth",
+    "check_labels",
     "ground_truths_of_target",
     "with_classes",
 ]
@@ -96,13 +98,16 @@ def with_classes(ground_truth: GroundTruth, class_map: Int64[np.ndarray, " K"], 
         ground_truth: that of Cityscapes has label ids, which stay unchanged.
         class_map: new class index by old one.
         ignore_label: for pixels of label maps that are not of a class.
+
+    Raises:
+        UserError: the class of an object or a segment is no class.
     """
     if isinstance(ground_truth, list):
         return [frame._replace(segments=_with_classes(frame.segments, class_map)) for frame in ground_truth]
     if isinstance(ground_truth, PanopticGroundTruth):
         return ground_truth._replace(segments=_with_classes(ground_truth.segments, class_map))
     if isinstance(ground_truth, InstanceGroundTruth | ClipGroundTruth):
-        return ground_truth._replace(labels=class_map[ground_truth.labels])
+        return ground_truth._replace(labels=_mapped(ground_truth.labels, class_map))
     if isinstance(ground_truth, CityscapesGroundTruth):
         return ground_truth
     known = (ground_truth >= 0) & (ground_truth < len(class_map))
@@ -112,7 +117,23 @@ def with_classes(ground_truth: GroundTruth, class_map: Int64[np.ndarray, " K"], 
 def _with_classes(
     segments: Sequence[tuple[int, int, bool]], class_map: Int64[np.ndarray, " K"]
 ) -> list[tuple[int, int, bool]]:
-    return [(number, int(class_map[label]), crowd) for number, label, crowd in segments]
+    labels = _mapped(np.array([label for _, label, _ in segments], dtype=np.int64), class_map)
+    return [(number, int(label), crowd) for (number, _, crowd), label in zip(segments, labels, strict=True)]
+
+
+def _mapped(labels: Int64[np.ndarray, " N"], class_map: Int64[np.ndarray, " K"]) -> Int64[np.ndarray, " N"]:
+    check_labels(labels, len(class_map))
+    return class_map[labels]
+
+
+def check_labels(labels: Int64[np.ndarray, " N"], num_classes: int) -> None:
+    """Check the class indices of ground truth.
+
+    Raises:
+        UserError: one is no class; as an index, -1 would be the last.
+    """
+    if len(wrong := labels[(labels < 0) | (labels >= num_classes)]):
+        raise UserError(f"ground truth has the label {wrong[0]}; expected class indices, 0 to {num_classes - 1}")
 
 
 def ground_truths_of_target(

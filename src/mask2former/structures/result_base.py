@@ -29,7 +29,7 @@ from mask2former.ops.sparse_masks import SparseMasks
 from mask2former.pixels import ArrayRegions, Bands, Regions, ValueRange
 from mask2former.structures.categories import Categories, Category
 from mask2former.structures.tables import PixelSize, table_columns, table_rows
-from mask2former.text import listed, quoted, shown
+from mask2former.text import listed, shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -207,7 +207,10 @@ class Result:
             chosen = index if isinstance(index, slice) else np.asarray(index, dtype=None if len(index) else int)
             rows = np.arange(len(entries), dtype=np.int64)[chosen]
             if (np.diff(rows) <= 0).any():
-                raise UserError(f"masks keep their order; select each once, by ascending indices, got {quoted(index)}")
+                raise UserError(
+                    f"masks keep their order, each once; select them by ascending indices, got {rows.tolist()[:10]} "
+                    "(for another order, sort the items: sorted(result, key=...))"
+                )
             return self._part(rows)
         if not -len(entries) <= index < len(entries):
             raise IndexError(f"index {index} of {len(entries)} masks")

@@ -93,7 +93,11 @@ def estimate_memory(
     with torch.no_grad():
         for name, value in model.named_buffers():
             value.copy_(buffers[name])
-    activations = sum(kept.values()) * images // len(batch.images.sizes)
+    # Under autocast, the weights in half precision are kept, too, but once for all images.
+    casts = trained // 2 if torch.is_autocast_enabled(model.device.type) else 0
+    activations = max(sum(kept.values()) - casts, 0) * images // len(batch.images.sizes)
     del losses, output
     validation = 0 if validate is None else peak_memory(validate)
-    return MemoryEstimate(stored + 3 * trained + (stored if optim.ema_decay else 0), activations, images, validation)
+    return MemoryEstimate(
+        stored + casts + 3 * trained + (stored if optim.ema_decay else 0), activations, images, validation
+    )

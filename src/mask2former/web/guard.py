@@ -100,7 +100,8 @@ class Guard:
     async def _upload(self, scope: _Message, receive: _Receive, send: _Send) -> None:
         """Pass on an upload while it is small enough, and with those that arrive at the same time."""
         self._remove_abandoned()
-        if not self._has_room():
+        there, most = self._on_disk(), _UPLOADS * self._upload_bytes
+        if there + self._arriving >= most:
             await _refuse(send, 503, "there are too many uploads at the moment; try again in half an hour")
             return
         taken = 0
@@ -110,7 +111,7 @@ class Guard:
             message = await receive()
             taken += len(message.get("body", b""))
             self._arriving += len(message.get("body", b""))
-            return message if self._arriving <= _UPLOADS * self._upload_bytes else {"type": "http.disconnect"}
+            return message if there + self._arriving <= most else {"type": "http.disconnect"}
 
         try:
             await self._app(scope, _limited(counted, self._upload_bytes + _FORM_BYTES), _with_headers(send))
@@ -125,12 +126,14 @@ class Guard:
                 if path.is_file() and path.lstat().st_mtime < oldest:
                     path.unlink()
 
-    def _has_room(self) -> bool:
-        sizes = (Path(top, name).lstat().st_size for top, _, names in os.walk(self._folder) for name in names)
-        try:
-            return sum(sizes) < _UPLOADS * self._upload_bytes
-        except FileNotFoundError:  # removed meanwhile
-            return True
+    def _on_disk(self) -> int:
+        """Bytes of uploads, also of those in progress, so that these count twice rather than not at all."""
+        taken = 0
+        for top, _, names in os.walk(self._folder):
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                    taken += Path(top, name).lstat().st_size
+        return taken
 
     def _names_uploads_only(self, body: bytes | None) -> bool:
         """Whether no value of an event is a file from elsewhere, which gradio would copy or download."""

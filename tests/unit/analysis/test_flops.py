@@ -210,7 +210,7 @@ def test_the_command_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("size", ["64", "64x", "0x64", "64x-3", "64x1000000"])
 def test_a_size_that_is_none_is_refused(size: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["analyze", "flops", "scenes-tiny", "--size", size]) == 2
-    assert f"expected height and width in pixels like 800x1216, got '{size}'" in capsys.readouterr().err
+    assert f"--size is '{size}'; expected height and width in pixels, as in 800x1216" in capsys.readouterr().err
 
 
 def test_a_model_that_does_not_exist_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -184,7 +184,21 @@ def test_what_would_stop_all_images_stops_the_shard(
             write(predictor, tmp_path, images)
         assert not (tmp_path / RESULTS).exists()
     monkeypatch.undo()
+    marker = tmp_path / "working" / "shard-00000.json"
+    assert json.loads(marker.read_text()) == {"begun": 0, "deaths": {}, "image": None}
     assert write(predictor, tmp_path, images).failed == []  # none is taken for one that kills its process
+
+
+def test_a_full_disk_does_not_forget_which_image_killed_a_process(
+    predictor: Predictor, tmp_path: Path, images: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "working").mkdir()
+    marker = tmp_path / "working" / "shard-00000.json"
+    marker.write_text(json.dumps({"begun": 3, "deaths": {images[0]: 1}, "image": images[0]}))
+    monkeypatch.setattr(predictor, "run", Mock(side_effect=OSError(28, "No space left on device")))
+    with pytest.raises(FailedError, match="No space left on device"):
+        write(predictor, tmp_path, images)
+    assert json.loads(marker.read_text()) == {"begun": 3, "deaths": {images[0]: 2}, "image": None}
 
 
 def test_results_that_are_not_there_are_refused(tmp_path: Path) -> None:

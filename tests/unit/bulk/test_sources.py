@@ -163,7 +163,6 @@ def test_what_is_not_there_is_refused(tmp_path: Path, photos: Path, bucket: str)
         fetch("memory://gone.jpg")
 
 
-@pytest.mark.skipif(os.name != "posix", reason="only POSIX file names are bytes")
 def test_a_list_without_access_is_refused(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MemoryFileSystem, "cat_file", Mock(side_effect=RuntimeError("no credentials")))
     for suffix in ("csv", "parquet"):
@@ -171,6 +170,7 @@ def test_a_list_without_access_is_refused(bucket: str, monkeypatch: pytest.Monke
             list_sources([f"{bucket}/x.{suffix}"])
 
 
+@pytest.mark.skipif(os.name != "posix", reason="only POSIX file names are bytes")
 def test_a_name_that_is_not_utf8_is_refused(photos: Path) -> None:
     (photos / os.fsdecode(b"caf\xe9.jpg")).touch()
     for source in (photos, photos / "*.jpg", photos / os.fsdecode(b"caf\xe9.jpg")):

@@ -37,3 +37,18 @@ def test_ignored_colours_are_not_taken_for_missing_classes(tmp_path: Path) -> No
         unseen_classes="error",
     )
     assert [finding for finding in split_findings(samples, "train") if finding.broken] == []
+
+
+def test_label_maps_of_ignored_colours_alone_are_broken(tmp_path: Path) -> None:
+    (tmp_path / "names.csv").write_text("name,r,g,b\nsky,9,9,9\nvoid,0,0,0\n")
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)).save(tmp_path / folder / "a.png")
+    samples = LabelFolder(
+        [(tmp_path / "images", tmp_path / "labels")],
+        Categories(read_names(tmp_path / "names.csv", by_color=True)[:1]),
+        ignore=[1],
+        colors=read_color_table(tmp_path / "names.csv"),
+    )
+    [finding] = [finding for finding in split_findings(samples, "train") if finding.broken]
+    assert "nothing is annotated" in finding.sentence()

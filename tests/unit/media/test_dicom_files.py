@@ -100,6 +100,12 @@ def test_padding_is_black_and_no_value() -> None:
     assert "declared in the file as having no value, shown black" in notes
 
 
+def test_an_empty_end_of_the_padding_is_none() -> None:
+    alone, _ = shown(dicom(HOUNSFIELD, PixelPaddingValue=-2000, **RESCALED))
+    empty, _ = shown(dicom(HOUNSFIELD, PixelPaddingValue=-2000, PixelPaddingRangeLimit=None, **RESCALED))
+    np.testing.assert_array_equal(empty, alone)
+
+
 def test_padding_may_be_a_range() -> None:
     values = HOUNSFIELD.copy()
     values[:3] = np.array([-2010, -2000, -1995])[:, None]

@@ -154,6 +154,8 @@ def test_what_is_no_clip_is_refused(tmp_path: Path) -> None:
     video = write_video(tmp_path / "clip.mp4", STEADY)
     with pytest.raises(UserError, match="yields no frames; there are none in the requested time"):
         list(open_frames(video, start=50))
+    with pytest.raises(UserError, match="expected at least one"):
+        list(open_frames([], end=5.0))
     with pytest.raises(UserError, match="0 <= start < end"):
         open_frames(video, start=2, end=1)
     with pytest.raises(UserError, match="rate must be above 0"):

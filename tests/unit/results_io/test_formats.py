@@ -440,7 +440,7 @@ def test_labels_that_yolo_programs_do_not_find_are_noted(tmp_path: Path) -> None
     with collect_notes() as notes, YoloFiles(tmp_path, CATEGORIES, {"b/a": "b/a.png", "c.jpg": "c.jpg"}) as writer:
         for name in ("b/a", "c.jpg", "no name"):
             writer.add(name, semantic())
-    assert [example for message, example in notes if "suffix" in message] == ["'c.jpg' (labels/c.jpg.txt)"]
+    assert [example for message, example in notes if "have another name" in message] == ["'c.jpg' (labels/c.jpg.txt)"]
 
 
 def test_outlines_of_small_pixels_far_from_the_origin_keep_the_order_that_the_standard_asks() -> None:

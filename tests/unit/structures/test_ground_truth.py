@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
+from mask2former.errors import UserError
 from mask2former.ops.sparse_masks import SparseMasks
 from mask2former.structures import Categories, Target
 from mask2former.structures.ground_truth import (
@@ -34,6 +36,18 @@ def test_every_form_gets_the_new_indices_and_keeps_the_rest() -> None:
     assert found.masks is masks
     assert found.iscrowd is crowds
     assert found.areas is areas
+
+
+@pytest.mark.parametrize("label", [-1, 3])
+def test_objects_of_no_class_are_refused(label: int) -> None:
+    """As an index, -1 would be the last class."""
+    masks, one = np.ones((1, 2, 2), dtype=bool), np.ones(1)
+    for ground_truth in (
+        InstanceGroundTruth(masks, np.array([label]), one < 0, one),
+        PanopticGroundTruth(np.ones((2, 2), dtype=np.int32), [(1, label, False)]),
+    ):
+        with pytest.raises(UserError, match=f"ground truth has the label {label}; expected class indices, 0 to 2"):
+            with_classes(ground_truth, CLASS_MAP, 255)
 
 
 def test_pixels_of_no_class_get_the_ignore_label_of_the_model() -> None:

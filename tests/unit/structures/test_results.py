@@ -337,7 +337,7 @@ def test_masks_are_seen_one_by_one_or_as_parts(make: Callable[[], Segmentation])
     with pytest.raises(IndexError):
         result[len(rows)]
     for wrong in ([1, 0], [0, 0], slice(None, None, -1)):
-        with pytest.raises(UserError, match="masks keep their order; select each once, by ascending indices"):
+        with pytest.raises(UserError, match="masks keep their order, each once; select them by ascending indices"):
             result[wrong]
 
 

@@ -592,14 +592,14 @@ def check_switches(config: ArchitectureConfig) -> None:
     Raises:
         UserError: the message names them.
     """
-    pixels, decoder, way_out = config.pixel_decoder, config.transformer_decoder, "save as .safetensors instead"
+    pixels, decoder = config.pixel_decoder, config.transformer_decoder
     if isinstance(decoder, EncoderOnlyConfig):
-        raise UserError(f"only our own format can store an encoder-only model; {way_out}")
+        raise UserError("only our own format (.safetensors) can store an encoder-only model; choose it")
     if isinstance(decoder, MaskedDecoderConfig) and decoder.switches:
         names = ", ".join(f"{name}={str(value).lower()}" for name, value in decoder.switches.items())
-        raise UserError(f"only our own format can store transformer_decoder.{names}; {way_out}")
+        raise UserError(f"only our own format (.safetensors) can store transformer_decoder.{names}; choose it")
     if isinstance(pixels, MSDeformAttnConfig) and pixels.stages is not None:
-        raise UserError(f"only our own format can store pixel_decoder.stages; {way_out}")
+        raise UserError("only our own format (.safetensors) can store pixel_decoder.stages; choose it")
 
 
 def unsaid(config: ArchitectureConfig) -> list[str]:
@@ -629,8 +629,7 @@ def to_original(model: Mask2Former, no_object_weight: float = 0.1) -> OrderedDic
     check_switches(config)
     if model.info.inference.bands is not None:
         raise UserError(
-            "the model takes bands of images (inference.bands), which only our own format can store; save it as "
-            ".safetensors instead"
+            "only our own format (.safetensors) can store a model of bands of images (inference.bands); choose it"
         )
     values = model.state_dict()
     state: OrderedDict[str, Tensor] = OrderedDict()

@@ -22,7 +22,7 @@ def training_loader(
     sampler: StepSampler,
     batch_size: int,
     *,
-    size_divisibility: int = 32,
+    size_divisibility: int,
     num_workers: int = 0,
     pin_memory: bool = False,
 ) -> DataLoader[list[PackedBatch] | UserError]:
@@ -35,7 +35,8 @@ def training_loader(
         samples: images or clips.
         sampler: decides which of them a step processes.
         batch_size: of a micro-batch.
-        size_divisibility: heights and widths are padded to multiples of it, like those in the model.
+        size_divisibility: heights and widths are padded to multiples of it, like those in the model, whose property has
+            the same name.
         num_workers: number of reading processes; 0: this process.
         pin_memory: for faster transfers to a CUDA device.
     """

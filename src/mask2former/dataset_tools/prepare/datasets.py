@@ -34,7 +34,7 @@ def prepare(
     num_workers: int | None = 1,
     progress: Progress = silent,
 ) -> tuple[list[Outcome], tuple[str, ...]]:
-    """Create the files that the readers of a published data set, or its official tools, need beside the download.
+    """Create the files that the readers of a published data set, or its official tools, need, or draw images of cells.
 
     Complete files are left unchanged, so an interrupted call continues where it stopped.
 

@@ -28,7 +28,7 @@ def plan(root: Path) -> Plan:
     for split, (first, count) in _SPLITS.items():
         jobs = [Job(str(seed), (), (folder / split / f"{seed:07d}.png",)) for seed in range(first, first + count)]
         index = Index(folder / f"instances_{split}.json", _instances)
-        stages.append(Stage(f"images of cells, {split}", jobs, _draw, count, index))
+        stages.append(Stage(f"images of cells, {split}", jobs, _draw, None, index))
     return Plan(tuple(stages))
 
 

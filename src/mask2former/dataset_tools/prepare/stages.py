@@ -66,14 +66,14 @@ class Stage:
         title: what is created.
         jobs: one per image, with different keys.
         convert: writes the outputs of a job; returns the record for the index.
-        official: number of images in the official data set.
+        official: number of images in the official data set; None: the jobs are all there are.
         index: the JSON file that lists the images, with the records of ``convert``; None: there is none.
     """
 
     title: str
     jobs: Sequence[Job]
     convert: Callable[[Job], Record | None]
-    official: int
+    official: int | None
     index: Index | None = None
 
 
@@ -87,18 +87,18 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The result of a stage: images converted now, images that existed already, and the official total."""
+    """The result of a stage: images converted now, images that existed already, and the official total, if any."""
 
     title: str
     made: int
     there: int
-    official: int
+    official: int | None
 
     @property
     def note(self) -> str:
         """What a user should know; empty if everything is complete."""
         found = self.made + self.there
-        if found == self.official:
+        if self.official in (None, found):
             return ""
         kind = "subset" if found < self.official else "not the official set"
         return f"{kind}: {found} of {self.official} official images"
@@ -167,8 +167,9 @@ def _is_whole_index(path: Path, keys: Sequence[str]) -> bool:
     except UserError:
         return False
     images = content.get("images") if isinstance(content, dict) else None
-    ids = [str(image.get("id")) if isinstance(image, dict) else None for image in images or ()]
-    return ids == list(keys)
+    if not isinstance(images, list):
+        return False
+    return [str(image.get("id")) if isinstance(image, dict) else None for image in images] == list(keys)
 
 
 class _Journal:

@@ -43,24 +43,24 @@ def _tissue(rng: np.random.Generator, size_hw: tuple[int, int], diameter: float)
 
 
 def _add_discs(rng: np.random.Generator, amount: Array, diameter: float) -> None:
-    """Red blood cells and the like, in the colour of the tissue."""
+    """Add red blood cells and the like, in the colour of the tissue."""
     discs, _ = arrange(rng, (amount.shape[0], amount.shape[1]), diameter * rng.uniform(0.7, 1.3), **_SHAPE)
     for disc in discs[: rng.integers(1, 25)]:
         amount[disc.box] += disc.cover * rng.uniform(0.1, 0.6)
 
 
 def _add_bodies(rng: np.random.Generator, amount: Array, bodies: list[Nucleus]) -> None:
-    """Cell bodies with a faint border."""
+    """Add cell bodies with a faint border."""
     for body in bodies:
         rim = 0.1 * np.exp(-(body.distance**2) / 4.0)
         amount[body.box] += body.cover * rng.uniform(0.05, 0.35) + rim
 
 
 def _stain(rng: np.random.Generator, nuclei: list[Nucleus], tissue: Array, diameter: float) -> Array:
-    """Amount of the nuclear dye (H, W); the tissue becomes thinner in nuclei."""
-    holes = float(rng.choice([0, 2]))
+    """Amount of the nuclear dye (H, W). Changes ``tissue``, which becomes thinner in nuclei."""
+    spots = float(rng.choice([0, 2]))  # dark ones and pale ones
     size_hw = (tissue.shape[0], tissue.shape[1])
-    inside = chromatin(rng, size_hw, diameter, rng.uniform(0.05, 0.35), holes, holes)
+    inside = chromatin(rng, size_hw, diameter, rng.uniform(0.05, 0.35), spots, spots)
     strength, spread = rng.uniform(0.5, 1.8), rng.uniform(0.05, 0.4)
     rim = rng.uniform(0.0, 1.2) if rng.random() < 0.5 else 0.0
     has_pale = rng.random() < 0.3
@@ -72,12 +72,12 @@ def _stain(rng: np.random.Generator, nuclei: list[Nucleus], tissue: Array, diame
             value *= 0.45
         border = np.exp(-((nucleus.distance / max(1.0, 0.12 * nucleus.radius)) ** 2))
         cover = nucleus.cover
-        area = ink[nucleus.box]
-        area *= 1.0 - cover * rng.uniform(0.6, 1.0)
+        under = ink[nucleus.box]  # a view: what changes it changes the image
+        under *= 1.0 - cover * rng.uniform(0.6, 1.0)
         dye = value * inside(nucleus) * (1.0 + rim * border) * cover
         if blurs_some and rng.random() < 0.4:
             dye = nucleus.softened(dye, rng.uniform(0.03, 0.15) * diameter)
-        area += dye
+        under += dye
         tissue[nucleus.box] *= 1.0 - cover * rng.uniform(0.3, 1.0)
     if rng.random() < 0.3:  # smears
         smears = clouds(rng, size_hw, max(size_hw) / diameter) - rng.uniform(1.5, 2.5)
@@ -94,7 +94,7 @@ def paint_absorption(
         rng: source of all random numbers.
         size_hw: height and width in pixels.
         diameter: of the median nucleus, in pixels.
-        is_grey: a bright field: cell bodies with one nucleus each, mostly, and no tissue.
+        is_grey: a bright field: cell bodies with one nucleus each, mostly, and little tissue.
 
     Returns:
         Values in 0..255, not yet rounded or clipped (H, W, 3), and the number of the nucleus at each pixel (H, W).

@@ -29,8 +29,8 @@ class CellImage(NamedTuple):
 def draw_cells(seed: int, size_hw: tuple[int, int] = (256, 256)) -> CellImage:
     """An image of cells, as a pure function of seed and size.
 
-    Of ten images, six show fluorescence, three stained tissue or smears, and one a bright field. The median diameter of
-    the nuclei is between 9 and 70 pixels, with equal weight for each factor.
+    On average, six of ten images show fluorescence, three stained tissue or smears, one a bright field. The median
+    diameter of the nuclei is between 9 and 70 pixels, with equal weight for each factor.
 
     Args:
         seed: at least 0.

@@ -26,9 +26,9 @@ def _glow(rng: np.random.Generator, size_hw: tuple[int, int], diameter: float, n
         shade = nucleus.cover * thickness * inside(nucleus) * value
         if blurs_some and rng.random() < 0.4:
             shade = nucleus.softened(shade, rng.uniform(0.02, 0.09) * diameter)
-        area = light[nucleus.box]
-        in_front = np.maximum(shade, 0.35 * area) if rng.random() < 0.5 else shade + 0.5 * area
-        area[:] = np.where(nucleus.solid, in_front, np.maximum(area, shade))
+        under = light[nucleus.box]  # a view: what changes it changes the image
+        in_front = np.maximum(shade, 0.35 * under) if rng.random() < 0.5 else shade + 0.5 * under
+        under[:] = np.where(nucleus.solid, in_front, np.maximum(under, shade))
     return light
 
 

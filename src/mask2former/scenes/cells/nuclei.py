@@ -26,7 +26,7 @@ class Nucleus:
         radius: of a circle of the same area, nearly.
         rows, columns: its box.
         depth: 1 in its centre, 0 at its border, negative outside (h, w).
-        distance: from its border, negative inside, in pixels (h, w); approximate if it is elongated.
+        distance: from its border, negative inside, in pixels (h, w); approximate.
     """
 
     y: float
@@ -57,7 +57,7 @@ class Nucleus:
 
 
 def _radii(rng: np.random.Generator, roughness: float, notched: bool) -> Array:
-    """Outline: radius by angle, of mean 1; low Fourier terms, and a notch in kidney-shaped ones."""
+    """Outline: radius by angle, about 1; low Fourier terms, and a notch in kidney-shaped ones."""
     angles = np.linspace(0.0, 2.0 * math.pi, _ANGLES, endpoint=False)
     radii = np.ones(_ANGLES)
     for order in range(2, 7):
@@ -119,6 +119,8 @@ def arrange(
     rough = rng.uniform(0.0, roughness)
     direction = clouds(rng, size_hw, rng.uniform(1.0, 4.0), 1) * 1.2 + rng.uniform(0.0, math.pi)
     is_aligned = rng.random() < 0.4
+    # The share of the image that nuclei would cover if none overlapped, how often one lies beside another, and the
+    # largest share of a new one that may lie over others.
     share = rng.choice([0.04, 0.12, 0.25, 0.4, 0.55], p=[0.2, 0.25, 0.25, 0.2, 0.1])
     touching = rng.random()
     overlap = rng.choice([0.03, 0.12, 0.25, 0.4])
@@ -131,7 +133,7 @@ def arrange(
     front = np.zeros(size_hw, np.int32)
     nuclei: list[Nucleus] = []
     areas, visible = [0], [0]  # by number; 0 is the background
-    for attempt in range(3 * count):
+    for attempt in range(3 * count):  # some do not fit
         if len(nuclei) == count:
             break
         radius = diameter / 2 * math.exp(spread * rng.standard_normal())

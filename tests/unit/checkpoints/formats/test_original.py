@@ -19,6 +19,7 @@ from mask2former.checkpoints.load import recognised
 from mask2former.checkpoints.raw import Raw, Request
 from mask2former.config import ModelConfig, TimmConfig
 from mask2former.errors import UserError
+from mask2former.models.backbones.swin import relative_position_index
 from mask2former.models.build import build_model
 from mask2former.models.mask2former import Mask2Former
 from mask2former.structures import Categories, ModelInfo
@@ -276,7 +277,7 @@ def test_things_keep_their_order_and_ids() -> None:
 
 @pytest.mark.parametrize("window", [2, 7, 12])
 def test_window_index_equals_the_models(window: int) -> None:
-    index = original.relative_position_index(window)
+    index = relative_position_index(window)
     assert index.shape == (window**2, window**2)
     for one, other in ((0, 0), (1, 0), (window, window**2 - 1)):
         dy, dx = one // window - other // window, one % window - other % window

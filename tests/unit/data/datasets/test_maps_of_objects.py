@@ -274,6 +274,9 @@ def test_ignored_colours_of_class_maps_are_void_and_no_classes(tmp_path: Path) -
     folders = {"images": str(tmp_path / "x"), "labels": str(tmp_path / "y"), "classes": str(tmp_path / "z")}
     values = {"name": "id-maps", "train": [folders], "validation": [], "names": str(tmp_path / "names.csv")}
     dataset = parse(DataConfig, {"dataset": {**values, "encoding": "colors", "ignore": [2]}}, "test").dataset
+    first = parse(DataConfig, {"dataset": {**values, "encoding": "colors", "ignore": [0]}}, "test").dataset
+    with pytest.raises(UserError, match=r"ignore contains 0, the background 'none' of .*names\.csv"):
+        build_images(first, "train")
     with pytest.raises(UserError, match=r"have no class in .*: 1 \(3\)"):  # it is void alone
         build_images(dataset, "train").annotated(0)
     save(tmp_path / "y" / "a.png", numbers(1, 2, 2))

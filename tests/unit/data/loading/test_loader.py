@@ -28,7 +28,7 @@ class Unreadable:
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_errors_of_reading_processes_keep_their_sentence(num_workers: int) -> None:
     sampler = [[index] for index in range(len(ERRORS))]
-    loader = training_loader(Unreadable(), sampler, 1, num_workers=num_workers)  # pyright: ignore[reportArgumentType]
+    loader = training_loader(Unreadable(), sampler, 1, size_divisibility=32, num_workers=num_workers)  # pyright: ignore[reportArgumentType]
     data = DataModule(RunConfig())
     for batch, error in zip(loader, ERRORS, strict=True):
         with pytest.raises(UserError) as raised:
