@@ -133,10 +133,9 @@ def test_convergence_of_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert output.stat().st_size > 1000
     assert main(["analyze", "convergence", str(tmp_path / "a"), "--metric", "instance/AP", "-o", str(output)]) == 2
     assert (
-        "not all runs have the metric 'instance/AP'; the metrics that they share: panoptic/PQ"
-        in capsys.readouterr().err
+        "'instance/AP' is no metric that all runs have; those that they share: panoptic/PQ" in capsys.readouterr().err
     )
-    with pytest.raises(UserError, match="not all runs have the metric 'loss'"):  # the largest is not the best
+    with pytest.raises(UserError, match="'loss' is no metric that all runs have"):  # the largest is not the best
         convergence([tmp_path / "a"], "loss")
 
 

@@ -57,6 +57,6 @@ def test_a_model_with_switches_learns_and_lives_in_its_file(switches: dict[str, 
     assert torch.equal(first.mask_logits, second.mask_logits)
     assert Predictor(loaded, "cpu")(clip[0].permute(1, 2, 0).numpy(), "panoptic").ids.shape == (64, 96)
 
-    with pytest.raises(UserError, match=r"only our own format can store transformer_decoder\.\w+="):
+    with pytest.raises(UserError, match=r"only our own format .* can store transformer_decoder\.\w+="):
         convert(again, tmp_path / "original.pkl", to="original")
     assert main(["inspect", str(again)]) == 0

@@ -94,7 +94,7 @@ def test_results_are_not_lost_by_accident(folder: Path, tmp_path: Path, capsys: 
     ("words", "message"),
     [
         (["none.mp4"], "there is no video or folder 'none.mp4'"),
-        (["FOLDER", "--start", "9"], "has no frame"),
+        (["FOLDER", "--start", "9"], "there are none in the requested time"),
         (["FOLDER", "--start", "2", "--end", "1"], "0 <= start < end"),
         (["FOLDER", "--window", "0"], "window"),
         (["FOLDER", "--window", "2", "--stride", "3"], "stride 3 must not be above window 2"),

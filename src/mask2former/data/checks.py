@@ -361,10 +361,11 @@ def _leak_findings(training: AnnotatedSet | ClipSet, validation: AnnotatedSet | 
     used = set(_files(training))
     both: Sequence[object] = [name for name in _files(validation) if name in used]
     message = f"{'frames' if isinstance(validation, ClipSet) else 'images'} that are also training data"
-    drawn = Scenes | SceneClips
-    if isinstance(training, drawn) and isinstance(validation, drawn) and type(training) is type(validation):
-        ends = (samples.seed + len(samples) for samples in (training, validation))
-        both, message = range(max(training.seed, validation.seed), min(ends)), "scenes that are also training data"
+    drawn = [samples for samples in (training, validation) if isinstance(samples, Scenes | SceneClips)]
+    if len(drawn) == 2 and type(training) is type(validation):
+        ends = (samples.seed + len(samples) for samples in drawn)
+        both = range(max(samples.seed for samples in drawn), min(ends))
+        message = "scenes that are also training data"
     return [Finding("validation", False, message, tuple(map(str, both[:_NAMED])), len(both))] if both else []
 
 

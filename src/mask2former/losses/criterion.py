@@ -313,10 +313,14 @@ class Criterion(nn.Module):
 
 
 def _cross_entropy(
-    logits: Float[Tensor, "N K1 *Q"], labels: Int64[Tensor, N * Q], weights: Float[Tensor, " K1"]
+    logits: Float[Tensor, "N K1 ..."], labels: Int64[Tensor, "N ..."], weights: Float[Tensor, " K1"]
 ) -> Float[Tensor, ""]:
     """``F.cross_entropy``, but 0 instead of NaN where no label has a weight, for instance without objects."""
-    return F.cross_entropy(logits, labels, weights) if weights[labels].any() else (logits * 0).sum()
+    if not labels.numel():
+        return logits.sum()  # of nothing: zero, with a gradient
+    # Without a branch on values, for which the host would wait. Where there are weights, nothing changes the loss.
+    has_weight = weights[labels].sum() > 0
+    return F.cross_entropy(logits, labels, torch.where(has_weight, weights, 1.0)) * has_weight
 
 
 def checked_weights(class_weights: Sequence[float] | None, num_classes: int) -> tuple[float, ...] | None:

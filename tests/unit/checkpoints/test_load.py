@@ -355,11 +355,13 @@ def test_the_original_layout_does_not_lose_switches_silently(
     decoder = architecture.transformer_decoder.model_copy(update=switches)
     changed = architecture.model_copy(update={"transformer_decoder": decoder})
     tiny_model.info = replace(tiny_model.info, architecture=changed)
-    with pytest.raises(UserError, match=f"only our own format can store transformer_decoder.{next(iter(switches))}="):
+    with pytest.raises(
+        UserError, match=f"only our own format .* can store transformer_decoder.{next(iter(switches))}="
+    ):
         tiny_model.save_pretrained(tmp_path / "m.pth")
     pixels = architecture.pixel_decoder.model_copy(update={"stages": (0, 0, 1)})
     tiny_model.info = replace(tiny_model.info, architecture=architecture.model_copy(update={"pixel_decoder": pixels}))
-    with pytest.raises(UserError, match=r"only our own format can store pixel_decoder\.stages"):
+    with pytest.raises(UserError, match=r"only our own format .* can store pixel_decoder\.stages"):
         tiny_model.save_pretrained(tmp_path / "m.pkl")
     assert not list(tmp_path.iterdir())
 

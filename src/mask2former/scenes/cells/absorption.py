@@ -7,6 +7,7 @@ exp(-a density). Haematoxylin colours nuclei, eosin the rest (densities of Ruifr
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 
@@ -18,7 +19,7 @@ __all__ = ["paint_absorption"]
 
 _HAEMATOXYLIN = np.array([0.65, 0.70, 0.29])
 _EOSIN = np.array([0.07, 0.99, 0.11])
-_SHAPE = {"elongation": 2.4, "roughness": 0.25}  # in tissue, nuclei are less regular
+_arrange = partial(arrange, elongation=2.4, roughness=0.25)  # in tissue, nuclei are less regular
 
 
 def _dyes(rng: np.random.Generator, is_grey: bool, is_single: bool) -> tuple[Array, Array]:
@@ -44,7 +45,7 @@ def _tissue(rng: np.random.Generator, size_hw: tuple[int, int], diameter: float)
 
 def _add_discs(rng: np.random.Generator, amount: Array, diameter: float) -> None:
     """Add red blood cells and the like, in the colour of the tissue."""
-    discs, _ = arrange(rng, (amount.shape[0], amount.shape[1]), diameter * rng.uniform(0.7, 1.3), **_SHAPE)
+    discs, _ = _arrange(rng, (amount.shape[0], amount.shape[1]), diameter * rng.uniform(0.7, 1.3))
     for disc in discs[: rng.integers(1, 25)]:
         amount[disc.box] += disc.cover * rng.uniform(0.1, 0.6)
 
@@ -105,11 +106,11 @@ def paint_absorption(
     centers = None
     if is_grey or rng.random() < 0.2:
         tissue *= rng.uniform(0.0, 0.3)
-        bodies, _ = arrange(rng, size_hw, diameter * rng.uniform(1.8, 5.0), **_SHAPE)
+        bodies, _ = _arrange(rng, size_hw, diameter * rng.uniform(1.8, 5.0))
         _add_bodies(rng, tissue, bodies)
         if bodies and rng.random() < 0.7:
             centers = [(body.y, body.x) for body in bodies]
-    nuclei, front = arrange(rng, size_hw, diameter, centers=centers, **_SHAPE)
+    nuclei, front = _arrange(rng, size_hw, diameter, centers=centers)
     if not is_single and rng.random() < 0.3:
         _add_discs(rng, tissue, diameter)
     ink = _stain(rng, nuclei, tissue, diameter)
