@@ -463,6 +463,12 @@ def test_nothing_is_written_outside_of_the_folder(tmp_path: Path) -> None:
 # --- drawn cells -----------------------------------------------------------------------------------------------------
 
 
+def test_a_folder_where_nothing_can_be_drawn_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file' is a file; choose another folder"):
+        prepare("drawn-cells", tmp_path / "file")
+
+
 def test_drawn_cells_are_coco_instances_of_what_was_drawn(tmp_path: Path) -> None:
     training, validation = drawn_cells.plan(tmp_path).stages
     assert (len(training.jobs), len(validation.jobs)) == (4000, 100)

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from mask2former.dataset_tools.prepare.stages import Index, Job, Plan, Stage, save_image
+from mask2former.files import check_folder
 from mask2former.ops.masks import areas, boxes_xyxy, encode
 from mask2former.scenes.cells import draw_cells
 
@@ -22,8 +23,13 @@ _SPLITS = {"train": (0, 4_000), "val": (1_000_000, 100)}  # first seed, number o
 
 
 def plan(root: Path) -> Plan:
-    """Both splits; each image depends only on its seed."""
+    """Both splits; each image depends only on its seed.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
     folder = root / "drawn-cells"
+    check_folder(folder)
     stages = []
     for split, (first, count) in _SPLITS.items():
         jobs = [Job(str(seed), (), (folder / split / f"{seed:07d}.png",)) for seed in range(first, first + count)]

@@ -183,6 +183,9 @@ class _Journal:
     def __enter__(self) -> _Journal:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot write to '{self.path.parent}': {error.strerror}; choose another folder") from error
+        try:
             content = documents.read_bytes(self.path, "journal", limits.JSON_BYTES) if self.path.exists() else b""
             whole = content[: content.rfind(b"\n") + 1]  # the last line may be incomplete
             for line in whole.splitlines():
