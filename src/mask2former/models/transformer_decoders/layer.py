@@ -1,4 +1,4 @@
-"""One layer of a decoder: attention to the pixels, to the other queries, feed-forward."""
+"""One layer of the masked decoder: attention to the pixels, to the other queries, feed-forward."""
 
 from __future__ import annotations
 

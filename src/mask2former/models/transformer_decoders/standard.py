@@ -7,14 +7,14 @@ as in DETR; the same head predicts classes and masks after every layer.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from mask2former.config import MSDeformAttnConfig, StandardDecoderConfig
 from mask2former.errors import UserError
-from mask2former.models.layers import conv_kaiming, xavier_matrices
+from mask2former.models.layers import MultiHeadAttention, conv_kaiming, xavier_matrices
 from mask2former.models.pixel_decoders.features import PixelFeatures
-from mask2former.models.transformer_decoders.layer import DecoderLayer
 from mask2former.models.transformer_layers import TransformerEncoder, position_of
 from mask2former.ops.mask_logits import MaskProduct
 from mask2former.structures.outputs import MaskOutput
@@ -23,6 +23,37 @@ __all__ = ["OneMapTransformer", "StandardTransformerDecoder", "mask_embeddings"]
 
 _DEFAULT, _PIXELS = StandardDecoderConfig(), MSDeformAttnConfig()
 _MAPS = ("res2", "res3", "res4", "res5")
+
+
+class _DecoderLayer(nn.Module):
+    """Self-attention, cross-attention, feed-forward; each with a residual and a norm after or before it."""
+
+    def __init__(self, dim: int, num_heads: int, feedforward_dim: int, dropout: float, *, pre_norm: bool) -> None:
+        super().__init__()
+        self.pre_norm = pre_norm
+        self.self_attention = MultiHeadAttention(dim, num_heads, dropout)
+        self.cross_attention = MultiHeadAttention(dim, num_heads, dropout)
+        self.linear1 = nn.Linear(dim, feedforward_dim)
+        self.linear2 = nn.Linear(feedforward_dim, dim)
+        self.self_norm = nn.LayerNorm(dim)
+        self.cross_norm = nn.LayerNorm(dim)
+        self.feedforward_norm = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, queries: Tensor, query_positions: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        def attend(queries: Tensor) -> Tensor:
+            placed = queries + query_positions
+            return self.dropout(self.self_attention(placed, placed, queries))
+
+        def read(queries: Tensor) -> Tensor:
+            return self.dropout(self.cross_attention(queries + query_positions, key, value))
+
+        def transform(queries: Tensor) -> Tensor:
+            return self.dropout(self.linear2(self.dropout(F.relu(self.linear1(queries)))))
+
+        for step, norm in ((attend, self.self_norm), (read, self.cross_norm), (transform, self.feedforward_norm)):
+            queries = queries + step(norm(queries)) if self.pre_norm else norm(queries + step(queries))
+        return queries
 
 
 class OneMapTransformer(nn.Module):
@@ -69,8 +100,7 @@ class OneMapTransformer(nn.Module):
             else None
         )
         self.layers = nn.ModuleList(
-            DecoderLayer(dim, num_heads, feedforward_dim, dropout, self_first=True, pre_norm=pre_norm)
-            for _ in range(num_layers)
+            _DecoderLayer(dim, num_heads, feedforward_dim, dropout, pre_norm=pre_norm) for _ in range(num_layers)
         )
         self.norm = nn.LayerNorm(dim)
         self.query_positions = nn.Embedding(num_queries, dim)
@@ -92,7 +122,7 @@ class OneMapTransformer(nn.Module):
         queries = torch.zeros_like(query_positions)
         states = []
         for layer in self.layers:
-            queries = layer(queries, query_positions, placed, tokens, None)
+            queries = layer(queries, query_positions, placed, tokens)
             states.append(self.norm(queries))
         return states
 
