@@ -38,6 +38,8 @@ __all__ = [
     "MaskFilesConfig",
     "MaskFoldersConfig",
     "MetricStyle",
+    "MixedConfig",
+    "MixedPart",
     "NamedFilesConfig",
     "OfficialConfig",
     "PairedFilesConfig",
@@ -280,6 +282,48 @@ class MapillaryVistasConfig(OfficialConfig):
     task: Literal["panoptic", "semantic"]
 
 
+ImageFilesConfig = (
+    CocoInstanceConfig
+    | CocoPanopticConfig
+    | CocoConfig
+    | CocoStuff10kConfig
+    | Ade20kConfig
+    | Ade20kFullConfig
+    | CityscapesConfig
+    | MapillaryVistasConfig
+    | LabelFolderConfig
+    | IdMapsConfig
+    | MaskFilesConfig
+    | ToolFilesConfig
+    | YoloConfig
+)
+
+
+class MixedPart(Strict):
+    """One of several data sets that are trained on together."""
+
+    dataset: ImageFilesConfig = Field(discriminator="name")
+    repeat: PositiveInt = 1  # how often each of its training images occurs in a pass over the data
+    held_back: bool = True  # whether data.validation takes validation images from this part
+
+    @property
+    def is_validated(self) -> bool:
+        """Whether the data set has validation images of its own."""
+        return getattr(self.dataset, "validation", None) != ()
+
+
+class MixedConfig(Strict):
+    """Images of several data sets, of any formats; the first part has all classes, the others some of them by name."""
+
+    name: Literal["mixed"] = "mixed"
+    parts: tuple[MixedPart, ...] = Field(min_length=1)
+
+    @property
+    def validation(self) -> tuple[MixedPart, ...]:
+        """The parts with validation images of their own."""
+        return tuple(part for part in self.parts if part.is_validated)
+
+
 class ClipSampling(Strict):
     """How training clips are sampled from longer ones; validation uses complete clips."""
 
@@ -340,19 +384,8 @@ class MaskFoldersConfig(ClipSampling, NamedFilesConfig):
 
 DatasetConfig = Annotated[
     ScenesConfig
-    | CocoInstanceConfig
-    | CocoPanopticConfig
-    | CocoConfig
-    | CocoStuff10kConfig
-    | Ade20kConfig
-    | Ade20kFullConfig
-    | CityscapesConfig
-    | MapillaryVistasConfig
-    | LabelFolderConfig
-    | IdMapsConfig
-    | MaskFilesConfig
-    | ToolFilesConfig
-    | YoloConfig
+    | ImageFilesConfig
+    | MixedConfig
     | SceneClipsConfig
     | YouTubeVISConfig
     | ClipsConfig
@@ -392,6 +425,20 @@ class ValidationSplitConfig(Strict):
         return int(fold), int(folds)
 
 
+def _validated_by_training(dataset: Any) -> Any:
+    """The values of a data set, or of a mixed one, with the training files as validation files where it has none."""
+    if not isinstance(dataset, dict):
+        return dataset
+    if isinstance(parts := dataset.get("parts"), list):
+        return {**dataset, "parts": [_part_validated_by_training(part) for part in parts]}
+    return {"validation": dataset["train"], **dataset} if "train" in dataset else dataset
+
+
+def _part_validated_by_training(part: Any) -> Any:
+    is_part = isinstance(part, dict) and "dataset" in part
+    return {**part, "dataset": _validated_by_training(part["dataset"])} if is_part else part
+
+
 class DataConfig(Strict):
     """Data that a run reads, and how it is batched."""
 
@@ -415,9 +462,8 @@ class DataConfig(Strict):
     @classmethod
     def _without_validation_files(cls, values: Any) -> Any:
         """Data that is split here needs no validation files: the training files are inserted in their place."""
-        dataset = values.get("dataset") if isinstance(values, dict) else None
-        if isinstance(dataset, dict) and values.get("validation") and "train" in dataset:
-            return {**values, "dataset": {"validation": dataset["train"], **dataset}}
+        if isinstance(values, dict) and values.get("validation") and "dataset" in values:
+            return {**values, "dataset": _validated_by_training(values["dataset"])}
         return values
 
     @model_validator(mode="after")

@@ -25,6 +25,8 @@ from mask2former.config import (
     MapillaryVistasConfig,
     MaskFilesConfig,
     MaskFoldersConfig,
+    MixedConfig,
+    MixedPart,
     PairedFilesConfig,
     Reading,
     SceneClipsConfig,
@@ -45,12 +47,13 @@ from mask2former.data.datasets.mask_files import MaskFiles, MaskFolder
 from mask2former.data.datasets.mask_folders import MaskFolders
 from mask2former.data.datasets.official import Split
 from mask2former.data.datasets.pairs import Names
-from mask2former.data.datasets.reader import ImageReader
+from mask2former.data.datasets.reader import ImageReader, Reader
 from mask2former.data.datasets.scenes import SceneClips, Scenes
 from mask2former.data.datasets.tool_files import open_tool_files
 from mask2former.data.datasets.yolo import YoloPolygons, read_yolo
 from mask2former.data.datasets.youtube_vis import YouTubeVIS
 from mask2former.data.loading.training_set import TrainingSet
+from mask2former.data.mixed import Mixed
 from mask2former.data.parts import part_of
 from mask2former.data.transforms import (
     Augmentation,
@@ -97,6 +100,7 @@ def build_samples(
         samples.exif = getattr(config, "exif", "apply")
     read_as(samples, reading)
     if found:
+        assert not isinstance(samples, Mixed), "what is noted while a part is opened belongs to the part"
         assert isinstance(samples.notes, list)
         samples.notes.extend(sentences(found))
     return samples
@@ -127,6 +131,17 @@ def build_split(
     """
     if config.validation is None:
         return build_samples(config.dataset, split, filter_empty=filter_empty, **reading)
+    if isinstance(config.dataset, MixedConfig):
+        if not any(part.held_back for part in config.dataset.parts):
+            raise UserError("data.validation takes images from no part of the data set: held_back is false for all")
+
+        def opened(part: MixedPart) -> AnnotatedSet | ClipSet:
+            own = config.model_copy(
+                update={"dataset": part.dataset, "validation": config.validation if part.held_back else None}
+            )
+            return build_split(own, split, filter_empty=filter_empty, **reading)
+
+        return _mix(config.dataset, lambda part: part.held_back, opened, split)
     whole = build_samples(config.dataset, "train", filter_empty=filter_empty, **reading)
     return part_of(whole, config.validation, split)
 
@@ -270,6 +285,37 @@ def _yolo(config: YoloConfig, split: Split, filter_empty: bool) -> AnnotatedSet:
     )
 
 
+def _mixed(config: MixedConfig, split: Split, filter_empty: bool) -> AnnotatedSet:
+    return _mix(
+        config,
+        lambda part: part.is_validated,
+        lambda part: build_samples(part.dataset, split, filter_empty=filter_empty),
+        split,
+    )
+
+
+def _mix(
+    config: MixedConfig,
+    is_validated: Callable[[MixedPart], bool],
+    opened: Callable[[MixedPart], AnnotatedSet | ClipSet],
+    split: Split,
+) -> Mixed:
+    """The parts that have this split as one data set; only training repeats images, metrics count each of them once."""
+    readers: dict[str, Reader] = {}
+    kept: list[MixedPart] = []
+    for number, part in enumerate(config.parts, start=1):
+        if split == "train" or is_validated(part):
+            name = f"part {number} ({part.dataset.name})"
+            try:
+                samples = opened(part)
+            except UserError as error:
+                raise UserError(f"{name}: {error}") from error
+            assert isinstance(samples, Reader)  # all data sets that can be a part are read from image files
+            readers[name] = samples
+            kept.append(part)
+    return Mixed(list(readers.values()), [part.repeat if split == "train" else 1 for part in kept], list(readers))
+
+
 def _scene_clips(config: SceneClipsConfig, split: Split, filter_empty: bool) -> ClipSet:
     training = split == "train"
     seed = config.train_seed if training else config.validation_seed
@@ -314,6 +360,7 @@ _OPENERS: dict[type, Callable[[Any, Split, bool], AnnotatedSet | ClipSet]] = {
     ),
     ClipsConfig: _clips,
     MaskFoldersConfig: _mask_folders,
+    MixedConfig: _mixed,
 }
 
 

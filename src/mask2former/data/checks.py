@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -26,6 +26,8 @@ from mask2former.data.datasets.reader import Reader
 from mask2former.data.datasets.scenes import SceneClips, Scenes
 from mask2former.data.datasets.youtube_vis import YouTubeVIS
 from mask2former.data.label_maps import LabelCounts, Palettes
+from mask2former.data.mixed import Mixed
+from mask2former.data.parts import Part
 from mask2former.errors import UserError
 from mask2former.media.folders import list_folder
 from mask2former.media.images import IMAGE_SUFFIXES
@@ -103,6 +105,14 @@ def split_findings(samples: DataSet, split: Split, *, measured_only: bool = Fals
     Raises:
         UserError: one of the label maps that are read is missing or broken.
     """
+    if isinstance(samples, Mixed):
+        return [
+            replace(finding, message=f"{name}: {finding.message}")
+            for name, part in samples.named()
+            for finding in split_findings(
+                part.whole if isinstance(part, Part) else part, split, measured_only=measured_only
+            )
+        ]
     findings = class_findings(samples.categories, split)
     counts = samples.num_objects if samples.has_ground_truth else None
     if counts is not None and not counts.sum():
@@ -384,9 +394,14 @@ def unlisted_findings(splits: Mapping[Split, AnnotatedSet | ClipSet]) -> list[Fi
     Folders that contain images of both splits may contain those of a third, so nothing is reported for them.
     """
     listed: dict[Split, set[Path]] = {
-        split: {Path(os.path.abspath(path)) for path in samples.listed if isinstance(path, Path)}
+        split: {
+            Path(os.path.abspath(path))
+            for part in (samples.parts if isinstance(samples, Mixed) else [samples])
+            if isinstance(part, CocoInstances)
+            for path in part.listed
+            if isinstance(path, Path)
+        }
         for split, samples in splits.items()
-        if isinstance(samples, CocoInstances)
     }
     folders = {split: {path.parent for path in paths} for split, paths in listed.items()}
     findings = []

@@ -14,6 +14,7 @@ from mask2former.config import (
     DataConfig,
     DatasetConfig,
     EvaluationConfig,
+    MixedConfig,
     NamedFilesConfig,
     OfficialConfig,
     RunConfig,
@@ -271,6 +272,14 @@ def reading_outside(dataset: ConfigT, source: str) -> ConfigT:
     Raises:
         UserError: nothing in it names files.
     """
+    if isinstance(dataset, MixedConfig) and any(isinstance(part.dataset, NamedFilesConfig) for part in dataset.parts):
+        parts = [
+            part.model_copy(update={"dataset": reading_outside(part.dataset, source)})
+            if isinstance(part.dataset, NamedFilesConfig)
+            else part
+            for part in dataset.parts
+        ]
+        return dataset.model_copy(update={"parts": tuple(parts)})
     if not isinstance(dataset, NamedFilesConfig):
         raise _no_names_of_files(source)
     return dataset.model_copy(update={"allow_outside": True})

@@ -25,6 +25,7 @@ from mask2former.config import (
     AugmentationConfig,
     ClipSampling,
     DatasetConfig,
+    MixedConfig,
     Reading,
     ResizeCropFlipConfig,
     RunConfig,
@@ -49,6 +50,7 @@ from mask2former.data.datasets.coco import CocoInstances
 from mask2former.data.datasets.label_folder import LabelFolder
 from mask2former.data.faults import Fault, collected_faults
 from mask2former.data.label_maps import LabelCounts
+from mask2former.data.mixed import Mixed
 from mask2former.data.transforms.exposure import white_of
 from mask2former.dataset_tools.requirements import class_map_findings, run_findings
 from mask2former.errors import UserError
@@ -254,6 +256,8 @@ def check_dataset(
         raise UserError(
             f"data sets '{config.name}' are drawn and not checked; expected images or clips that are read from files"
         )
+    if isinstance(config, MixedConfig):  # each image counts once
+        config = MixedConfig(parts=tuple(part.model_copy(update={"repeat": 1}) for part in config.parts))
     unit: Unit = "frame" if isinstance(config, ClipSampling) else "image"
     findings: list[Finding] = []
     opened: dict[Split, AnnotatedSet | ClipSet] = {}
@@ -278,6 +282,8 @@ def check_dataset(
         summaries = _read(samples, split, same or split == "validation", num_workers, progress)
         maps[split] = [(summary.name, summary.counts) for summary in summaries if summary.counts is not None]
         findings += _findings(summaries, samples, maps[split], split, num_queries, task, unit)
+        if isinstance(samples, Mixed):
+            findings += _findings_of_parts(samples, split)
         if split == "train" and (run is None or _darkens(run.data.augmentation)):
             findings += _dark_findings(summaries, split, unit)
         if all(samples.categories.names != other.categories.names for other in opened.values()):
@@ -324,12 +330,13 @@ def open_split(
         else:
             shown = tuple(messages[:_NAMED])
             findings.append(Finding(split, True, "annotations that cannot be used", shown, len(messages)))
-    if isinstance(samples, CocoInstances) and samples.num_crowds and sum(samples.num_objects):
-        message = (
-            "annotations marked as crowd regions, which are ignored in training and in metrics; if they "
-            "are single objects (CVAT and Datumaro mark painted masks), set crowds=objects"
-        )
-        findings.append(Finding(split, False, message, count=samples.num_crowds))
+    for part in samples.parts if isinstance(samples, Mixed) else (samples,):
+        if isinstance(part, CocoInstances) and part.num_crowds and sum(part.num_objects):
+            message = (
+                "annotations marked as crowd regions, which are ignored in training and in metrics; if they "
+                "are single objects (CVAT and Datumaro mark painted masks), set crowds=objects"
+            )
+            findings.append(Finding(split, False, message, count=part.num_crowds))
     return samples, findings + [Finding(split, False, note) for note in (samples.notes if samples is not None else ())]
 
 
@@ -593,6 +600,21 @@ def _findings(
     is_said = any(finding.message.startswith(_NOTHING) for finding in found)
     if whole and is_empty and samples.has_ground_truth and not is_said:
         found.append(Finding(split, True, _NOTHING))
+    return found
+
+
+def _findings_of_parts(samples: Mixed, split: Split) -> list[Finding]:
+    """What the label maps of each part show."""
+    found = []
+    for name, part in samples.named():
+        if isinstance(part, LabelFolder):
+            maps = []
+            for index in range(len(part)):
+                with contextlib.suppress(UserError):  # if it cannot be read, that has already been reported
+                    maps.append((str(part.image_id(index)), part.counts(index)))
+            found += [
+                replace(finding, message=f"{name}: {finding.message}") for finding in label_findings(maps, part, split)
+            ]
     return found
 
 

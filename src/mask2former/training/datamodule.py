@@ -23,6 +23,7 @@ from mask2former.data.loading.collate import pack
 from mask2former.data.loading.loader import training_loader
 from mask2former.data.loading.sampling import StepSampler
 from mask2former.data.loading.training_set import TrainingSet
+from mask2former.data.mixed import Mixed
 from mask2former.data.parts import Part, PartOfClips
 from mask2former.data.transforms import Augmentation
 from mask2former.dataset_tools.requirements import (
@@ -187,6 +188,8 @@ class DataModule(lightning.LightningDataModule):
             remarks.append(
                 f"data.validation: {held} of {held + len(samples)} {samples.counted}s are used for validation"
             )
+        elif isinstance(samples, Mixed) and self.config.data.validation is not None:
+            remarks.append(f"data.validation: {self.num_validation} images of the parts are used for validation")
         remarks += [f"validation: {line}" for line in notes_of_some(self.validation_set.samples) if line not in seen]
         remarks += self._crowded()
         inference = self.config.model.inference
