@@ -93,8 +93,7 @@ def test_what_predict_wrote_is_read_back(tmp_path: Path) -> None:
 
 def test_what_is_read_by_assumption_is_noted(tmp_path: Path) -> None:
     cell = feature(closed(SQUARE), name=None, nucleusGeometry={"type": "Polygon", "coordinates": closed(HOLE)})
-    plane = {"geometry": {"plane": {"c": -1, "z": 2, "t": 0}}}
-    other = feature(closed(OTHER), **plane)
+    other = feature(closed(OTHER), geometry={"plane": {"c": -1, "z": 2, "t": 0}})
     (tmp_path / "1").mkdir()
     (tmp_path / "2").mkdir()
     found, notes = read(tmp_path / "1", "qupath", collection(cell), "a.geojson")
