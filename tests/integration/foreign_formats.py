@@ -8,6 +8,8 @@ from __future__ import annotations
 import base64
 import io
 import json
+import struct
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -322,6 +324,36 @@ def supervisely(root: Path) -> Path:
     return root
 
 
+def qupath(root: Path) -> Path:
+    """GeoJSON of QuPath, one file beside each image."""
+    for split, name in named():
+        image_file(root / split / f"{name}.png")
+        features = [
+            {
+                "type": "Feature",
+                "id": f"{number:08d}-0000-4000-8000-000000000000",
+                "geometry": {"type": "Polygon", "coordinates": [[*map(list, corners), list(corners[0])]]},
+                "properties": {"objectType": "annotation", "classification": {"name": label, "color": [200, 0, 0]}},
+            }
+            for number, (label, corners) in enumerate(objects(name))
+        ]
+        _write(root / split / f"{name}.geojson", {"type": "FeatureCollection", "features": features})
+    return root
+
+
+def imagej(root: Path) -> Path:
+    """What ImageJ's ROI manager saves, one zip file beside each image."""
+    for split, name in named():
+        image_file(root / split / f"{name}.png")
+        with zipfile.ZipFile(root / split / f"{name}_RoiSet.zip", "w") as archive:
+            for number, (_, corners) in enumerate(objects(name), start=1):
+                (left, top), (right, bottom) = corners[0], corners[2]
+                head = struct.pack(">4shBx4hH46x", b"Iout", 228, 0, top, left, bottom, right, len(corners))
+                body = (np.array(corners) - [left, top]).T.astype(">i2").tobytes()
+                archive.writestr(f"{number:04d}.roi", head + body)
+    return root
+
+
 # By name: the function that writes it, the data set that it is read as, and whether it has classes.
 FORMATS: dict[str, tuple[Callable[[Path], Path], str, bool]] = {
     "colours": (colored, "label-folder", True),
@@ -338,4 +370,6 @@ FORMATS: dict[str, tuple[Callable[[Path], Path], str, bool]] = {
     "cvat": (cvat, "cvat", True),
     "label studio": (label_studio, "label-studio", True),
     "supervisely": (supervisely, "supervisely", True),
+    "qupath": (qupath, "qupath", True),
+    "imagej": (imagej, "imagej", False),
 }

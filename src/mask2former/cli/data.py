@@ -39,8 +39,8 @@ def check_data(
         typer.Argument(
             metavar="DATA",
             help="RUN.yaml, a COCO file (.json), YOLO's data.yaml, a file or folder of LabelMe, VIA, CVAT, Label "
-            "Studio or Supervisely, a folder of images with label maps, id maps or mask files, or the name of a "
-            "published data set (ade20k, coco:instance, ...).",
+            "Studio, Supervisely, QuPath (GeoJSON) or ImageJ (.roi, .zip), a folder of images with label maps, id maps "
+            "or mask files, or the name of a published data set (ade20k, coco:instance, ...).",
         ),
     ],
     images: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the images.")] = None,

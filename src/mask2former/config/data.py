@@ -219,7 +219,7 @@ class ToolFiles(Strict):
 class ToolFilesConfig(NamedFilesConfig):
     """Objects in the format in which an annotation tool saves or exports them."""
 
-    name: Literal["labelme", "via", "cvat", "label-studio", "supervisely"]
+    name: Literal["labelme", "via", "cvat", "label-studio", "supervisely", "qupath", "imagej"]
     train: tuple[ToolFiles, ...] = Field(min_length=1)
     validation: tuple[ToolFiles, ...]
     names: str | None = None  # file with the classes, as for label-folder; None: those in the data, sorted

@@ -36,7 +36,7 @@ __all__ = [
 
 Colors = dict[int, tuple[int, int, int]]  # RGB by number
 
-_NUMBERS = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")  # Pillow modes
+_NUMBERS = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "F")  # Pillow modes
 _LOSSY = ("JPEG", "MPO", "WEBP")
 
 
@@ -72,11 +72,12 @@ def _decoded(file: ImageFile, modes: tuple[str, ...], expected: str) -> _Decoded
 def read_label_map(file: ImageFile) -> Int32[np.ndarray, "H W"]:
     """The numbers of an image of 1 to 32 bits or with a palette (PNG, TIFF): for a palette, its indices.
 
-    Of several pages the first is read, which is noted.
+    They may be stored as floats, as ImageJ and MorphoLibJ store labels, if all are whole. Of several pages the first is
+    read, which is noted.
 
     Raises:
-        UserError: the file is missing or damaged, contains colours instead of numbers, or numbers below 0 (numbers from
-            2**31 on are read as such).
+        UserError: the file is missing or damaged, contains colours instead of numbers, numbers that are not whole,
+            or numbers below 0 (numbers from 2**31 on are read as such).
     """
     return read_with_palette(file)[0]
 
@@ -178,7 +179,13 @@ def read_with_palette(file: ImageFile) -> tuple[Int32[np.ndarray, "H W"], Colors
 
 def _numbers(file: ImageFile, decoded: _Decoded) -> Int32[np.ndarray, "H W"]:
     image, packing, has_pages = decoded
-    numbers = np.asarray(image).astype(np.int32)
+    stored = np.asarray(image)
+    if image.mode == "F" and (wrong := ~((stored >= 0) & (stored < 2**31) & (np.floor(stored) == stored))).any():
+        raise UserError(
+            f"'{file}' contains the number {stored[wrong][0]:g}; expected whole numbers from 0 to {2**31 - 1} (is it a "
+            "map of probabilities or distances?)"
+        )
+    numbers = stored.astype(np.int32)
     if found := re.search(r"\bL;([24])", packing):  # Pillow stretches grey of 2 and 4 bits to 0..255
         numbers //= 255 // (2 ** int(found[1]) - 1)
     if has_pages and (numbers == numbers[0, 0]).all():

@@ -205,7 +205,8 @@ def _no_names(path: Path, pair: _Pair | None = None) -> UserError:
     return OptionError(
         lambda name: (
             f"'{path}' has no file with class names; write one, for instance '{path / 'names.txt'}' (one name "
-            f"per line, the first is class 0), or give it with {name('names')}"
+            f"per line, the first is class 0), or give it with {name('names')}; if each number on a map is an object, "
+            "as in Cellpose and StarDist, write a run file whose data set has the name id-maps"
         )
     )
 

@@ -29,7 +29,7 @@ from mask2former.dataset_tools.data_paths import (
 from mask2former.dataset_tools.infer_folders import infer_folders
 from mask2former.documents import parse_xml, read_json, read_text, read_yaml
 from mask2former.errors import OptionError, UserError
-from mask2former.media.archives import Folder
+from mask2former.media.archives import Folder, find_folder
 from mask2former.media.folders import list_folder
 from mask2former.media.images import IMAGE_SUFFIXES
 from mask2former.text import quoted
@@ -46,9 +46,10 @@ _COCO_FILES = (
     "train.json",
 )
 _KNOWN = (
-    "expected a run file (.yaml), COCO, YOLO (data.yaml), a file or folder of LabelMe, VIA, CVAT, Label Studio or "
-    "Supervisely, or a folder of images with label maps, id maps or mask files"
+    "expected a run file (.yaml), COCO, YOLO (data.yaml), a file or folder of LabelMe, VIA, CVAT, Label Studio, "
+    "Supervisely, QuPath (GeoJSON) or ImageJ (.roi, .zip), or a folder of images with label maps, id maps or mask files"
 )
+_SAMPLED = 8  # files that are examined
 _POLYGONS = "masks cannot be learned from boxes: annotate or export polygons or masks, for instance as COCO"
 # Files that are recognised but not supported: by suffix, what they are and what to do.
 _REFUSED_FILES: dict[str, tuple[str, str]] = {
@@ -94,6 +95,8 @@ def infer_format(path: Path, paths: DataPaths | None = None) -> tuple[DatasetCon
         UserError: it is none of these; the message says what is missing and how to give it, or how to export it.
     """
     known = paths or DataPaths()
+    if path.suffix.lower() == ".zip" and _has_rois(path):
+        return _tool("imagej", path, known)
     if any(part.suffix.lower() == ".zip" and part.is_file() for part in (path, *path.parents)):
         raise OptionError(
             lambda name: (
@@ -106,7 +109,9 @@ def infer_format(path: Path, paths: DataPaths | None = None) -> tuple[DatasetCon
     suffix = path.suffix.lower()
     if path.is_dir():
         return _folder(path, known)
-    if suffix == ".json":
+    if suffix == ".roi":
+        return _tool("imagej", path, known)
+    if suffix in (".json", ".geojson"):
         return _json(path, known)
     if suffix in (".yaml", ".yml"):
         refuse_paths(known, f"'{path}'")
@@ -218,7 +223,9 @@ def _images_of(tool: ToolName, path: Path, folders: Sequence[Path] = ()) -> Path
     record = next(iter(records_of(tool, (file, name))), None)
     if record is None:
         raise UserError(f"'{file}' lists no images")
-    found = _one_with([record.image], folders) or _folder_with(record.image, path / "-" if path.is_dir() else path)
+    find = FORMATS[tool].find
+    found = next((folder for folder in folders if find(record.image, Folder(folder))), None)
+    found = found or _folder_with(record.image, path / "-" if path.is_dir() else path, find=find)
     if found is None:
         raise _not_found("images", path, record.image, folders)
     return found
@@ -258,16 +265,28 @@ def _tool_files(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
 
 
 def _tool_folder(path: Path, paths: DataPaths) -> tuple[DatasetConfig, list[str]] | None:
-    """A folder with one JSON file for each image, or with a single file for all."""
+    """A folder with one file of a tool for each image, or with a single one for all."""
     for folder in (path / "train", path / "training", path):
-        names = _tool_files(folder, (".json",)) if folder.is_dir() else []
+        names = _tool_files(folder, (".json", ".geojson")) if folder.is_dir() else []
         if not names:
+            rois = _tool_files(folder, (".roi", ".zip")) if folder.is_dir() else []
+            if rois and all(name.lower().endswith(".roi") or _has_rois(folder / name) for name in rois[:_SAMPLED]):
+                return _tool("imagej", folder, paths)
             continue
         tool = looks_like(read_json(folder / names[0], "annotation file"))
         if tool is None:
             return None if len(names) > 1 else _json(folder / names[0], paths)
         return _tool(tool, folder / names[0] if len(names) == 1 and "/" not in names[0] else folder, paths)
     return None
+
+
+def _has_rois(path: Path) -> bool:
+    """Whether a zip file contains regions of ImageJ."""
+    try:
+        folder = find_folder(path) if path.is_file() else None
+        return folder is not None and bool(folder.names((".roi",)))
+    except UserError:  # damaged: reported when it is read
+        return False
 
 
 def _supervisely(path: Path, paths: DataPaths) -> tuple[DatasetConfig, list[str]]:
@@ -343,7 +362,12 @@ def _coco_files(
     return ("coco-panoptic" if is_panoptic else "coco-instance"), images, segments
 
 
-def _folder_with(name: str, path: Path, other_than: Path | None = None) -> Path | None:
+def _folder_with(
+    name: str,
+    path: Path,
+    other_than: Path | None = None,
+    find: Callable[[str, Folder], str | None] = find_name,
+) -> Path | None:
     """The folder near an annotation file that contains its first image."""
     split = re.sub(r"^(instances|panoptic|annotations)_", "", path.stem)
     roots = path.parent, path.parent.parent
@@ -351,6 +375,6 @@ def _folder_with(name: str, path: Path, other_than: Path | None = None) -> Path 
     names = (*IMAGE_FOLDERS, "data")  # the last in exports of FiftyOne
     folders += [root / part / deeper for root in roots for part in names for deeper in (split, "")]
     for folder in (*folders, *roots):
-        if folder.is_dir() and folder != other_than and find_name(name, Folder(folder)) is not None:
+        if folder.is_dir() and folder != other_than and find(name, Folder(folder)) is not None:
             return folder
     return None

@@ -21,7 +21,7 @@ from mask2former import limits
 from mask2former.errors import MissingExtraError, UserError
 from mask2former.limits import check_limit
 from mask2former.notes import note
-from mask2former.pixels import Bands, Stored, StoredImage
+from mask2former.pixels import FIRST_PAGE, OTHER_PAGES, Bands, Stored, StoredImage
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -184,7 +184,7 @@ def _read(stream: Any, header: Dataset, frames: int, page: int | None, name: str
     from pydicom import pixels
 
     if page is None and frames > 1:
-        note("images with several pages, frames or planes, of which only the first is read", f"'{name}' ({frames})")
+        note(f"images {FIRST_PAGE}{OTHER_PAGES}", f"'{name}' ({frames})")
     frame, kind = page or 0, str(header.get("PhotometricInterpretation", "MONOCHROME2"))
     stream.seek(0)
     try:

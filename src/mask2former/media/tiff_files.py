@@ -27,6 +27,8 @@ from mask2former.errors import MissingExtraError, UserError
 from mask2former.limits import check_limit
 from mask2former.notes import note, noted_as_one
 from mask2former.pixels import (
+    FIRST_PAGE,
+    OTHER_PAGES,
     Bands,
     Stored,
     StoredImage,
@@ -209,7 +211,7 @@ def _read(
     if count is not None and (total := count()) > 1 and not _are_overviews(file, total):
         if bands is not None and page.samplesperpixel == 1 and _last_band(bands) > 1:
             return _pages_as_bands(file, page, total, name, bands)
-        note("images with several pages, frames or planes, of which only the first is read", f"'{name}' ({total})")
+        note(f"images {FIRST_PAGE}{OTHER_PAGES}", f"'{name}' ({total})")
     if absent := sum(not size for size in page.databytecounts):
         note("TIFF files with tiles that are not stored, which are read as empty", f"'{name}' ({absent})")
     if bands is not None:  # others are refused before they are decoded
@@ -239,8 +241,12 @@ def _last_band(bands: Bands) -> int:
 
 
 def _pages_as_bands(file: tifffile.TiffFile, first: tifffile.TiffPage, total: int, name: str, bands: Bands) -> Stored:
-    """The values of pages with one band each, as far as requested, as the bands of one image."""
-    chosen_bands(np.empty((1, 1, total), np.bool_), bands, f"'{name}'")  # refuses others before they are read
+    """The values of pages with one band each, as far as requested, as the bands of one image.
+
+    Of a stack of several channels, these are the channels of its first plane, at its first time.
+    """
+    pages = _pages_of_channels(first.description, total) or range(total)
+    chosen_bands(np.empty((1, 1, len(pages)), np.bool_), bands, f"'{name}'")  # refuses others before they are read
     wanted = _last_band(bands)
     check_limit(
         f"'{name}' has too many bytes of pixels in its pages:",
@@ -250,7 +256,7 @@ def _pages_as_bands(file: tifffile.TiffFile, first: tifffile.TiffPage, total: in
     )
     found: list[Stored] = []
     with noted_as_one():
-        for index in range(wanted):
+        for index in pages[:wanted]:
             page = _page(file, index, total, name)
             plane, page = (index, first) if page is None else (0, page)
             _check(page, file.filehandle.size, name)
@@ -260,7 +266,12 @@ def _pages_as_bands(file: tifffile.TiffFile, first: tifffile.TiffPage, total: in
                     "so that pages are not bands of one image; save it with all bands in one page"
                 )
             found.append(_read(file, page, plane, name, None, 1))
-    if _stated_channels(first.description) != total:
+    if len(pages) < total:
+        note(
+            "stacks of several channels, of which the channels of the first plane and time are read",
+            f"'{name}' ({len(pages)} channels, {total} pages)",
+        )
+    elif _stated_channels(first.description) != total:
         note(
             "TIFF files with one band whose pages are read as bands, since the model expects several",
             f"'{name}' ({total} pages)",
@@ -278,6 +289,24 @@ def _stated_channels(description: str) -> int | None:
     pattern = r"^channels=(\d{1,4})$" if description.startswith("ImageJ=") else r'SizeC="(\d{1,4})"'
     found = re.search(pattern, description, re.MULTILINE)
     return None if found is None else int(found[1])
+
+
+def _pages_of_channels(description: str, total: int) -> range | None:
+    """The pages, from 0, of the channels in the first plane, at the first time; None: no such order is stated.
+
+    ImageJ writes channels first, then planes (z), then times. OME states the order, in which planes may come first.
+    """
+    channels = _stated_channels(description)
+    if channels is None or channels < 2:
+        return None
+    if description.startswith("ImageJ="):
+        return range(channels) if total % channels == 0 else None
+    order = re.search(r'DimensionOrder="XY([CZT]{3})"', description)
+    sizes = dict(re.findall(r'\bSize([CZT])="(\d{1,6})"', description)[:3])
+    if order is None or len(sizes) < 3 or math.prod(map(int, sizes.values())) != total:
+        return None
+    step = math.prod(int(sizes[axis]) for axis in order[1].partition("C")[0])
+    return range(0, step * channels, step)
 
 
 def _plane(file: tifffile.TiffFile, page: tifffile.TiffPage, plane: int, name: str) -> np.ndarray:

@@ -18,6 +18,7 @@ from mask2former.errors import MissingExtraError, UserError
 from mask2former.media.image_files import NamedBytes
 from mask2former.notes import note, noted_as_one
 from mask2former.pixels import (
+    FIRST_PAGE,
     Bands,
     ValueRange,
     bands_of_array,
@@ -189,10 +190,7 @@ class TiffRegions:
             further = (every[number] for number in range(1, min(len(every), limits.IMAGE_PAGES)))
             pages = max(pages, 1 + sum((page.imagelength, page.imagewidth) == size_hw for page in further))
         if pages > 1:
-            note(
-                "images with several pages, frames or planes, of which only the first is read",
-                f"'{self._path}' ({pages})",
-            )
+            note(f"images {FIRST_PAGE}", f"'{self._path}' ({pages})")
 
     def _decoded(self, index: int) -> np.ndarray:
         """A tile or strip of the file."""

@@ -13,9 +13,13 @@ from mask2former.notes import note
 from mask2former.pixels.decoder_warnings import without_warnings
 from mask2former.pixels.tags import BAND_TAG, DESCRIPTION, SUBFILE, tag_of
 
-__all__ = ["CHOSEN_PAGE", "count_pages", "described_planes", "note_pages"]
+__all__ = ["CHOSEN_PAGE", "FIRST_PAGE", "OTHER_PAGES", "count_pages", "described_planes", "note_pages"]
 
 CHOSEN_PAGE = "mask2former.page"  # in Pillow's info: that the caller chose the page, even if it is the first
+
+FIRST_PAGE = "with several pages, frames or planes, of which only the first is read"
+OTHER_PAGES = " (predict --page reads others, in Python ImagePage; --bands reads channels)"
+"""For images of which any page can be chosen: what to do."""
 
 
 def note_pages(image: Image.Image, name: str, what: str = "images") -> bool:
@@ -28,9 +32,7 @@ def note_pages(image: Image.Image, name: str, what: str = "images") -> bool:
         pages = max(count, _described_pages(image))
         if pages > 1 and not (is_all and _are_overviews(image, count)):
             number = f"{pages}{'' if is_all else ' or more'}"
-            note(
-                f"{what} with several pages, frames or planes, of which only the first is read", f"'{name}' ({number})"
-            )
+            note(f"{what} {FIRST_PAGE}{OTHER_PAGES if what == 'images' else ''}", f"'{name}' ({number})")
             return True
     return False
 

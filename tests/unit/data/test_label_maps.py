@@ -95,3 +95,15 @@ def test_formats_that_change_numbers_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").rename(tmp_path / "a.png")
     with pytest.raises(UserError, match=r"a\.png' is a JPEG file, a format that changes pixel values"):
         read_label_map(tmp_path / "a.png")
+
+
+def test_whole_numbers_may_be_stored_as_floats(tmp_path: Path) -> None:
+    """As ImageJ and MorphoLibJ store labels; probabilities are refused."""
+    numbers = np.array([[0, 1, 2], [70_000, 2, 0]], dtype=np.float32)
+    path = tmp_path / "a.tif"
+    Image.fromarray(numbers).save(path)
+    np.testing.assert_array_equal(read_label_map(path), numbers)
+    for wrong in (0.5, -1.0, np.nan):
+        Image.fromarray(np.where(numbers == 2, np.float32(wrong), numbers)).save(path)
+        with pytest.raises(UserError, match="expected whole numbers from 0 to"):
+            read_label_map(path)

@@ -55,6 +55,24 @@ def test_images_that_are_nowhere_are_not_looked_for_among_those_of_training(tmp_
         infer_format(train, given)
 
 
+def test_maps_without_names_may_be_maps_of_objects(tmp_path: Path) -> None:
+    """ImageJ stores labels as floats; where maps do not look like objects, the error says how to read them as such."""
+    for folder, kind in (("images", np.uint8), ("masks", np.float32)):
+        (tmp_path / folder).mkdir()
+        for number, name in enumerate("ab", start=4):
+            values = np.zeros((24, 24), kind)
+            for index in range(number if folder == "masks" else 0):
+                values[4 * index : 4 * index + 2, 2:8] = index + 1
+            Image.fromarray(values).save(tmp_path / folder / f"{name}.tif")
+    config, notes = infer_format(tmp_path)
+    assert config.name == "id-maps"  # type: ignore[union-attr]
+    assert any("one object of the class 'object'" in note for note in notes)
+    for name in "ab":
+        Image.fromarray(np.ones((24, 24), np.uint8)).save(tmp_path / "masks" / f"{name}.tif")
+    with pytest.raises(UserError, match=r"no file with class names.* if each number on a map is an object, .*id-maps"):
+        infer_format(tmp_path)
+
+
 def test_validation_data_that_are_found_are_said_with_their_folder(tmp_path: Path) -> None:
     train = coco(tmp_path / "train.json", "a.png", tmp_path / "train")
     coco(tmp_path / "val.json", "b.png", tmp_path / "val")

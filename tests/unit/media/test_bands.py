@@ -84,6 +84,31 @@ def test_pages_are_bands_where_several_are_wanted_and_that_is_noted(tmp_path: Pa
         read_image(tmp_path / "mixed.tif", bands=2)
 
 
+@pytest.mark.parametrize("kind", ["ImageJ", "ImageJ, planes behind a page", "OME, channels first", "OME, planes first"])
+def test_channels_of_a_stack_are_those_of_its_first_plane(tmp_path: Path, kind: str) -> None:
+    stack = np.random.default_rng(0).integers(0, 256, (3, 2, H, W)).astype(np.uint8)  # z, channels
+    if "ImageJ" in kind:
+        options: dict[str, Any] = {"imagej": True, "metadata": {"axes": "ZCYX"}}
+        path = written(tmp_path, stack, **options)
+        if kind == "ImageJ":
+            with tifffile.TiffFile(path) as file:
+                text = file.pages.first.description
+            with tifffile.TiffWriter(path) as writer:
+                for page, more in zip(stack.reshape(-1, H, W), [text, *[None] * 5], strict=True):
+                    writer.write(page, description=more, contiguous=False, metadata=None, **GREY)
+    else:
+        axes = "ZCYX" if "channels" in kind else "CZYX"
+        values = stack if axes == "ZCYX" else stack.swapaxes(0, 1)
+        path = written(tmp_path, values, "a.ome.tif", ome=True, metadata={"axes": axes}, **GREY)
+    found, notes = shown(path, bands=2)
+    np.testing.assert_array_equal(found, stack[0].transpose(1, 2, 0))
+    assert "of which the channels of the first plane and time are read (1): " in notes
+    assert "(2 channels, 6 pages)" in notes
+    np.testing.assert_array_equal(shown(path, bands=(2, 2, 1))[0], stack[0].transpose(1, 2, 0)[..., [1, 1, 0]])
+    with pytest.raises(UserError, match="has 2 bands, but band 3 is requested"):
+        read_image(path, bands=(1, 3))
+
+
 @pytest.mark.parametrize(
     ("bands", "message"),
     [

@@ -33,7 +33,7 @@ def test_avif(tmp_path: Path) -> None:
     Image.fromarray(COLORS).save(path, quality=95, append_images=[Image.new("RGB", (W, H))], save_all=True)
     with collect_notes() as notes:
         assert close(read_image(path))
-    assert "of which only the first is read" in sentences(notes)[0]
+    assert "of which only the first is read (predict --page reads others" in sentences(notes)[0]
     assert (image_size(path), num_pages(path)) == ((H, W), 2)
     assert [found for found, _ in list_images([tmp_path])] == [path]
 

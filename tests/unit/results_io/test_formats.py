@@ -16,6 +16,7 @@ from PIL import Image
 from pycocotools.mask import decode
 
 from mask2former.data.datasets.coco import CocoInstances
+from mask2former.data.datasets.tool_files import open_tool_files
 from mask2former.documents import encode_json
 from mask2former.errors import UserError
 from mask2former.media.georeference import GeoReference
@@ -252,6 +253,19 @@ def test_regions_of_imagej_are_read_by_roifile(tmp_path: Path, make: Make) -> No
             np.testing.assert_array_equal(ring[: len(corners)], corners)
         if item.score is not None:
             assert float(roi.props.partition(":")[2]) == item.score
+
+
+def test_regions_of_imagej_can_be_trained_on(tmp_path: Path) -> None:
+    pytest.importorskip("roifile")
+    result = instances()
+    Image.new("L", SIZE[::-1]).save(tmp_path / "a.png")
+    with RoiFiles(tmp_path) as writer:
+        writer.add("a", result)
+    samples = open_tool_files("imagej", [(tmp_path / "a.zip", tmp_path)])
+    target = samples[0].target
+    assert target is not None
+    for mask, (_, expected) in zip(target.masks[:, 0].numpy(), _whole(result), strict=True):
+        np.testing.assert_array_equal(mask, expected)
 
 
 @pytest.mark.parametrize("make", RESULTS)

@@ -11,10 +11,14 @@ from urllib.parse import unquote
 from mask2former import limits
 from mask2former.data.datasets.annotation_files import some
 from mask2former.data.faults import fault
+from mask2former.errors import UserError
 from mask2former.media.archives import Folder
+from mask2former.media.images import IMAGE_SUFFIXES, is_image_name
+from mask2former.text import listed, quoted
 
-__all__ = ["find_name", "is_file_name", "leads_to_file", "tell_outside"]
+__all__ = ["find_name", "find_stem", "is_file_name", "leads_to_file", "tell_outside"]
 
+_SUFFIXES = ("", *(suffix for one in (*IMAGE_SUFFIXES, ".ome.tif", ".ome.tiff") for suffix in (one, one.upper())))
 _DRIVE = re.compile(r"^[A-Za-z]:")
 _LOCAL_FILES = re.compile(r"^.*[?&]d=")  # Label Studio: /data/local-files/?d=photos/X.jpg
 # Label Studio: upload/1/0a1b2c3d-X.jpg for X.jpg, and images/0a1b2c3d__X.jpg in exports with images.
@@ -32,6 +36,32 @@ def find_name(declared: str, folder: Folder) -> str | None:
     if folder.exists(declared):
         return declared
     return next((name for name in _others(declared) if folder.exists(name)), None)
+
+
+def find_stem(stem: str, folder: Folder, endings: Sequence[str] = ()) -> str | None:
+    """The name of the image below ``folder`` of an annotation file that names none; None: it is not there.
+
+    Args:
+        stem: the name of the annotation file without suffix, with its folders, which images may have, too.
+        folder: of the images.
+        endings: what tools append to names of images (``_rois``).
+
+    Raises:
+        UserError: several images have the name.
+    """
+    for base in dict.fromkeys((stem, stem.rpartition("/")[2])):
+        for wanted in dict.fromkeys((base, *(base.removesuffix(ending) for ending in endings))):
+            names = [name for suffix in _SUFFIXES if is_image_name(name := f"{wanted}{suffix}")]
+            # Some file systems find a name in any case.
+            found = {name.casefold(): name for name in reversed(names) if folder.exists(name)}
+            if len(found) > 1:
+                raise UserError(
+                    f"the annotations {quoted(stem)} may belong to {len(found)} images in '{folder}' "
+                    f"({listed(sorted(found.values()), 3)}); keep one of them"
+                )
+            if found:
+                return next(iter(found.values()))
+    return None
 
 
 def is_file_name(value: Any) -> TypeGuard[str]:

@@ -62,6 +62,8 @@ def open_tool_files(
             str(path): [record for file in _files(path, tool) for record in records_of(tool, file, class_attribute)]
             for path, _ in opened
         }
+        if FORMATS[tool].endings is not None:
+            found = {str(path): _with_images(tool, found[str(path)], images) for path, images in opened}
     labels = Counter(shape.label for records in found.values() for record in records for shape in record.shapes)
     if names is None:
         if not labels:
@@ -95,7 +97,8 @@ def open_tool_files(
 def _files(path: File, tool: ToolName) -> list[tuple[File, str]]:
     """Annotation files and their paths below the folder, sorted; or the single file and an empty path."""
     suffixes = FORMATS[tool].suffixes
-    if not isinstance(path, Path) or (path.is_file() and path.suffix.lower() != ".zip"):
+    is_archive = isinstance(path, Path) and path.suffix.lower() == ".zip" and ".zip" not in suffixes
+    if not isinstance(path, Path) or (path.is_file() and not is_archive):
         return [(path, "")]
     folder = find_folder(path)
     if folder is None:
@@ -104,6 +107,23 @@ def _files(path: File, tool: ToolName) -> list[tuple[File, str]]:
     if not names:
         raise UserError(f"'{path}' has no {' or '.join(suffixes)} files of {FORMATS[tool].title}; check the path")
     return [(folder / name, name) for name in names]
+
+
+def _with_images(tool: ToolName, records: Sequence[Record], images: Location) -> list[Record]:
+    """The records of files that do not name their images, with the names of these; those without an image unchanged."""
+    folder = find_folder(images)
+    if folder is None:  # reported when it is opened
+        return list(records)
+    files: dict[str, str] = {}
+    named = []
+    for record in records:
+        name = FORMATS[tool].find(record.image, folder) or record.image
+        if (other := files.setdefault(name, record.where)) != record.where:
+            raise UserError(
+                f"'{other}' and '{record.where}' are both annotations of {quoted(name)}; keep one, or join them"
+            )
+        named.append(record._replace(image=name))
+    return named
 
 
 def _stem(image: str) -> str:

@@ -1,6 +1,7 @@
 """Files of annotation tools as records: an image, its size, and shapes with a class. One small parser per format.
 
-The parser for Label Studio is in ``label_studio.py``, and what all parsers share in ``tool_records.py``.
+Parsers that need more are in ``label_studio.py``, ``qupath.py`` and ``imagej_rois.py``, and what all parsers share in
+``tool_records.py``.
 
 Sources: the formats' own descriptions (LabelMe's and Supervisely's documentation, VIA's user guide, "CVAT for images
 1.1"). Reads no image files.
@@ -19,7 +20,10 @@ import numpy as np
 
 from mask2former import limits
 from mask2former.data.datasets.annotation_files import is_name
+from mask2former.data.datasets.file_names import find_name, find_stem
+from mask2former.data.datasets.imagej_rois import ROI_ENDINGS, is_roi_file, parse_rois, read_rois
 from mask2former.data.datasets.label_studio import is_label_studio, parse_label_studio
+from mask2former.data.datasets.qupath import is_geojson, parse_geojson
 from mask2former.data.datasets.tool_records import (
     DamagedError,
     Record,
@@ -41,7 +45,7 @@ from mask2former.data.datasets.tool_records import (
 )
 from mask2former.documents import parse_xml, read_json, read_text
 from mask2former.errors import UserError
-from mask2former.media.archives import File
+from mask2former.media.archives import File, Folder
 from mask2former.notes import note
 from mask2former.ops.masks import Patch
 from mask2former.text import printable, quoted
@@ -51,7 +55,13 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMATS", "Format", "ToolName", "looks_like", "records_of"]
 
-ToolName = Literal["labelme", "via", "cvat", "label-studio", "supervisely"]
+ToolName = Literal["labelme", "via", "cvat", "label-studio", "supervisely", "qupath", "imagej"]
+
+
+def _content(path: File) -> Any:
+    if path.name.lower().endswith(".xml"):
+        return parse_xml(read_text(path, "annotation file", limits.TABLE_BYTES), f"the annotation file '{path}'")
+    return read_json(path, "annotation file")
 
 
 class Format(NamedTuple):
@@ -63,6 +73,8 @@ class Format(NamedTuple):
         parse: creates records; unexpected content raises an ordinary Python error.
         is_one: whether content is in this format.
         others: files in a folder that are not annotations.
+        endings: files do not name their image: it has their name, without one of these; None: files name it.
+        read: returns the content of a file.
     """
 
     title: str
@@ -70,6 +82,16 @@ class Format(NamedTuple):
     parse: Callable[[Source], Iterator[Record]]
     is_one: Callable[[Any], bool]
     others: tuple[str, ...] = ()
+    endings: tuple[str, ...] | None = None
+    read: Callable[[File], Any] = _content
+
+    def find(self, image: str, folder: Folder) -> str | None:
+        """The name below a folder of the image that a record names; None: it is not there.
+
+        Raises:
+            UserError: several images have the name.
+        """
+        return find_name(image, folder) if self.endings is None else find_stem(image, folder, self.endings)
 
 
 def records_of(tool: ToolName, file: tuple[File, str], class_attribute: str | None = None) -> list[Record]:
@@ -85,7 +107,7 @@ def records_of(tool: ToolName, file: tuple[File, str], class_attribute: str | No
     """
     path, name = file
     kind = FORMATS[tool]
-    content = _content(path)
+    content = kind.read(path)
     if not kind.is_one(content):
         other = looks_like(content)
         hint = f"; it looks like {FORMATS[other].title} ({other})" if other else ""
@@ -94,7 +116,7 @@ def records_of(tool: ToolName, file: tuple[File, str], class_attribute: str | No
         )
     try:
         with within(""):
-            return list(kind.parse(Source(content, name, class_attribute)))
+            return list(kind.parse(Source(content, name, class_attribute, path.name)))
     except DamagedError as error:
         raise UserError(
             f"'{path}' is not a valid file of {kind.title}: {error}; export it again, or export COCO"
@@ -106,12 +128,6 @@ def records_of(tool: ToolName, file: tuple[File, str], class_attribute: str | No
 def looks_like(content: Any) -> ToolName | None:
     """The format of the content of a JSON or XML file, if it is one of these."""
     return next((name for name, kind in FORMATS.items() if kind.is_one(content)), None)
-
-
-def _content(path: File) -> Any:
-    if path.name.lower().endswith(".xml"):
-        return parse_xml(read_text(path, "annotation file", limits.TABLE_BYTES), f"the annotation file '{path}'")
-    return read_json(path, "annotation file")
 
 
 # --- LabelMe ---------------------------------------------------------------------------------------------------------
@@ -340,5 +356,9 @@ FORMATS: dict[ToolName, Format] = {
     "label-studio": Format("Label Studio", (".json",), parse_label_studio, is_label_studio),
     "supervisely": Format(
         "Supervisely", (".json",), _supervisely, _is_supervisely, ("meta.json", "obj_class_to_machine_color.json")
+    ),
+    "qupath": Format("QuPath (GeoJSON)", (".geojson", ".json"), parse_geojson, is_geojson, endings=()),
+    "imagej": Format(
+        "ImageJ (regions of interest)", (".zip", ".roi"), parse_rois, is_roi_file, endings=ROI_ENDINGS, read=read_rois
     ),
 }

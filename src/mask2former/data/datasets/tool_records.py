@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from mask2former import limits
 from mask2former.data.datasets.annotation_files import is_name, number
 from mask2former.errors import UserError, prefixed
 from mask2former.media.image_files import NamedBytes, open_image
+from mask2former.notes import note
 from mask2former.ops.masks import Patch, decode_patch, encode_patch, merged, polygons_to_patch, tight
 from mask2former.text import printable, quoted
 
@@ -23,9 +24,11 @@ __all__ = [
     "Record",
     "Shape",
     "Source",
+    "check_one_plane",
     "check_pixels",
     "ellipse",
     "flat",
+    "joined",
     "label_of",
     "mask_of_image",
     "patch_of",
@@ -71,11 +74,18 @@ class Source(NamedTuple):
         content: for JSON the value, for XML the root.
         name: its path below the folder of annotations; empty where the file itself was given.
         class_attribute: as chosen by the user.
+        file: its name without folders.
     """
 
     content: Any
     name: str
     class_attribute: str | None
+    file: str = ""
+
+    @property
+    def stem(self) -> str:
+        """The name of the image of a file that does not name one, without suffix."""
+        return (self.name or self.file).rpartition(".")[0]
 
 
 class DamagedError(Exception):
@@ -177,6 +187,44 @@ def united(shapes: Sequence[tuple[Any, Shape]], size_hw: tuple[int, int]) -> lis
             first = first._replace(segmentation=run_lengths(patch, size_hw))
         found.append(first)
     return found
+
+
+def joined(rings: Sequence[Sequence[float]]) -> list[float]:
+    """Outlines, in COCO's form, as one: lines of no width lead to all but the first, so that holes stay holes.
+
+    COCO fills polygons by the even-odd rule, and the two directions of a line cancel out.
+    """
+    first, *others = rings
+    path = list(first)
+    for ring in others:
+        path += [*first[:2], *ring, *ring[:2]]
+    return [*path, *first[:2]] if others else path
+
+
+def check_one_plane(file: str, planes: Mapping[tuple[int, ...], int], what: str) -> None:
+    """Refuse objects on several planes of a stack, which would be merged, and note those on another than the first.
+
+    Args:
+        file: that has them, for messages.
+        planes: numbers of objects by their plane, counted from 1; 0: on all planes.
+        what: the meaning of the numbers.
+
+    Raises:
+        UserError: they belong to several planes.
+    """
+    found = sorted(plane for plane in planes if any(plane))
+    if len(found) > 1:
+        listed = ", ".join("/".join(map(str, plane)) for plane in found[:5])
+        raise UserError(
+            f"its objects belong to {len(found)} planes of a stack ({what}: {listed}{', ...' if found[5:] else ''}); "
+            "save each plane as an image with annotations of its own"
+        )
+    if found and any(number > 1 for number in found[0]):
+        note(
+            "files whose objects were outlined on another plane of a stack than the first, which is the one that is "
+            "read (save that plane as an image)",
+            f"'{file}' ({what}: {'/'.join(map(str, found[0]))})",
+        )
 
 
 def label_of(value: Any) -> str:

@@ -1,0 +1,172 @@
+"""Regions of interest of ImageJ: kinds of outlines, groups, planes of a stack, broken files."""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from annotated import OTHER, SQUARE, H, W, box, check_disc
+from PIL import Image
+
+from mask2former.config import ToolFilesConfig
+from mask2former.data.datasets.tool_files import open_tool_files
+from mask2former.dataset_tools.infer_format import infer_format
+from mask2former.errors import UserError
+
+POLYGON, RECTANGLE, OVAL, LINE, TRACED = 0, 1, 2, 3, 8
+
+
+def roi(
+    corners: Any = SQUARE,
+    kind: int = POLYGON,
+    *,
+    bounds: tuple[int, int, int, int] | None = None,
+    exact: bool = False,
+    path: Any = (),
+    slice_: int = 0,
+    position: tuple[int, int, int] = (0, 0, 0),
+    group: int = 0,
+    options: int = 0,
+) -> bytes:
+    """A region as ImageJ 1.54 lays it out; ``bounds`` are left, top, right and bottom."""
+    points = np.array(corners, dtype=np.float64).reshape(-1, 2)
+    left, top, right, bottom = bounds or (*np.floor(points.min(0)).astype(int), *np.ceil(points.max(0)).astype(int))
+    body = (np.floor(points) - [left, top]).astype(">i2").T.tobytes()
+    body += points.astype(">f4").T.tobytes() if exact else b""
+    if len(path):
+        body = np.array(path, dtype=">f4").tobytes()
+    if kind in (RECTANGLE, OVAL, LINE) or len(path):
+        points = points[:0]
+        body = body if len(path) else b""
+    head = struct.pack(">4shBx4hH", b"Iout", 228, kind, top, left, bottom, right, len(points)) + bytes(16)
+    head += struct.pack(">hi8xhh4xii", 0, len(path), 0, options | (128 if exact else 0), slice_, 64 + len(body))
+    return head + body + struct.pack(">4x3i12xhB33x", *position, 0, group)
+
+
+def written(root: Path, *regions: bytes, name: str = "a_RoiSet.zip") -> Path:
+    """A file of regions beside the image ``a.tif``."""
+    root.mkdir(exist_ok=True)
+    Image.new("L", (W, H)).save(root / "a.tif")
+    with zipfile.ZipFile(root / name, "w") as archive:
+        for number, region in enumerate(regions, start=1):
+            archive.writestr(f"{number:04d}.roi", region)
+    return root / name
+
+
+def read(root: Path, *regions: bytes, name: str = "a_RoiSet.zip") -> tuple[list[Any], list[str]]:
+    """Class and mask of each region, and the notes."""
+    samples = open_tool_files("imagej", [(written(root, *regions, name=name), root)])
+    target = samples[0].target
+    assert target is not None
+    labels = [samples.categories[label].name for label in target.labels.tolist()]
+    return list(zip(labels, target.masks[:, 0].numpy(), strict=True)), samples.notes
+
+
+RING = [0, 5, 5, 1, 15, 5, 1, 15, 15, 1, 5, 15, 4, 0, 8, 8, 1, 12, 8, 1, 12, 12, 1, 8, 12, 4]
+PARTS: dict[str, tuple[bytes, np.ndarray]] = {
+    "a polygon": (roi(), box(5, 5, 15, 15)),
+    "a traced outline": (roi(OTHER, TRACED), box(30, 20, 50, 30)),
+    "exact coordinates": (roi(np.array(SQUARE) + 0.25, exact=True), box(5, 5, 15, 15)),
+    "a composite with a hole": (
+        roi(kind=RECTANGLE, bounds=(5, 5, 15, 15), path=RING),
+        box(5, 5, 15, 15) & ~box(8, 8, 12, 12),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_outlines_become_their_masks(tmp_path: Path, name: str) -> None:
+    region, expected = PARTS[name]
+    found, _ = read(tmp_path, region)
+    ((label, mask),) = found
+    assert label == "object"
+    np.testing.assert_array_equal(mask, expected)
+
+
+def test_ovals_and_curves_are_the_pixels_inside_them(tmp_path: Path) -> None:
+    (_, oval), *_ = read(tmp_path / "1", roi(kind=OVAL, bounds=(20, 10, 40, 30)))[0]
+    check_disc(oval)
+    near = 10 * 0.5523  # control points of a quarter of a circle
+    curves = [0, 40, 20]
+    for (x, y), (u, v) in (((30, 30), (40, 30)), ((20, 20), (20, 30)), ((30, 10), (20, 10)), ((40, 20), (40, 10))):
+        (start_x, start_y), corner = curves[-2:], np.array([u, v])
+        first = np.array([start_x, start_y]) + (corner - [start_x, start_y]) * near / 10
+        second = np.array([x, y]) + (corner - [x, y]) * near / 10
+        curves += [3, *first.tolist(), *second.tolist(), x, y]
+    (_, curved), *_ = read(tmp_path / "2", roi(kind=RECTANGLE, bounds=(20, 10, 40, 30), path=[*curves, 4]))[0]
+    check_disc(curved)
+
+
+def test_groups_are_classes(tmp_path: Path) -> None:
+    found, notes = read(tmp_path, roi(), roi(OTHER, group=3))
+    assert [label for label, _ in found] == ["object", "group 3"]
+    assert any("with groups of regions" in note and "'a_RoiSet.zip' (3)" in note for note in notes)
+
+
+def test_regions_of_a_stack_belong_to_one_plane(tmp_path: Path) -> None:
+    _, notes = read(tmp_path / "1", roi(slice_=1), roi(OTHER))
+    assert not any("plane" in note for note in notes)
+    _, notes = read(tmp_path / "4", roi(position=(1, 1, 1)), roi(OTHER, position=(2, 1, 1)))  # two channels
+    assert not any("plane" in note for note in notes)
+    _, notes = read(tmp_path / "2", roi(position=(1, 3, 1)))
+    assert any("another plane of a stack than the first" in note and "3/1" in note for note in notes)
+    with pytest.raises(UserError, match="belong to 2 planes of a stack"):
+        read(tmp_path / "3", roi(slice_=1), roi(OTHER, slice_=2))
+
+
+def test_a_spline_is_noted(tmp_path: Path) -> None:
+    _, notes = read(tmp_path, roi(options=1))
+    assert any("fitted to a spline" in note for note in notes)
+
+
+REFUSED: dict[str, tuple[bytes, str]] = {
+    "a rectangle": (roi(kind=RECTANGLE, bounds=(5, 5, 15, 15)), r"\(rectangle\).* no segmentation"),
+    "a line": (roi(kind=LINE), r"\(line\).* no segmentation"),
+    "a file that is cut short": (roi()[:40], r"region '0001\.roi': it is cut short \(40 bytes\)"),
+    "corners that are missing": (roi()[:70], r"region '0001\.roi'"),
+    "something else": (b"PNG?" + roi()[4:], "expected Iout"),
+    "an unknown step": (roi(kind=RECTANGLE, bounds=(5, 5, 15, 15), path=[0, 5, 5, 9, 1, 1]), "unknown step, 9"),
+    "a step without its corner": (roi(kind=RECTANGLE, bounds=(5, 5, 15, 15), path=[0, 5, 5, 1, 1]), "unknown step"),
+    "a step that is no number": (
+        roi(kind=RECTANGLE, bounds=(5, 5, 15, 15), path=[0, 5, 5, float("nan"), 1, 1]),
+        "unknown step, nan",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_read_is_refused_in_a_sentence(tmp_path: Path, name: str) -> None:
+    region, message = REFUSED[name]
+    with pytest.raises(UserError, match=message):
+        read(tmp_path, region)
+
+
+def test_a_zip_file_without_regions_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"contains no regions of ImageJ \(\.roi\)"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a_rois.zip", "a.zip", "a-RoiSet.zip"])
+@pytest.mark.parametrize("by_name", [True, False])
+def test_check_data_finds_files_of_regions(tmp_path: Path, name: str, by_name: bool) -> None:
+    for split in ("train", "val"):
+        path = written(tmp_path / split, roi(), name=name)
+    config, _ = infer_format(tmp_path / "train" / path.name if by_name else tmp_path)
+    assert isinstance(config, ToolFilesConfig)
+    assert config.name == "imagej"
+    assert Path(config.train[0].images) == tmp_path / "train"
+    assert Path(config.validation[0].images) == tmp_path / "val"
+    samples = open_tool_files("imagej", [(config.train[0].annotations, config.train[0].images)])
+    assert samples.num_objects.tolist() == [1]
+
+
+def test_a_folder_of_single_regions(tmp_path: Path) -> None:
+    (tmp_path / "a.roi").write_bytes(roi())
+    Image.new("L", (W, H)).save(tmp_path / "a.tif")
+    config, _ = infer_format(tmp_path)
+    assert isinstance(config, ToolFilesConfig)
+    assert open_tool_files("imagej", [(tmp_path, tmp_path)]).num_objects.tolist() == [1]
