@@ -86,8 +86,8 @@ def attention_of(model: Mask2Former, shown: Shown) -> tuple[list[Prediction], li
     """The predictions of each depth for an image, and the cross-attention of each decoder layer.
 
     Raises:
-        UserError: the decoder is not the masked one, a custom layer has no ``cross_attention``, or a custom attention no
-            method ``weights``.
+        UserError: the decoder is not the masked one, a custom layer has no ``cross_attention``, or a custom attention
+            has no method ``weights``.
     """
     decoder = model.transformer_decoder
     if not isinstance(decoder, MaskedTransformerDecoder):
@@ -149,7 +149,7 @@ def sampling_of(model: Mask2Former, shown: Shown) -> list[LayerSamples]:
 
 
 def _watched(model: Mask2Former, shown: Shown, modules: Sequence[nn.Module]) -> tuple[list[Prediction], list[_Watched]]:
-    """The predictions of each depth for an image, and the calls of some modules, in order; layers may share a module."""
+    """The predictions of each depth for an image, and the calls of some modules in order; layers may share one."""
     calls: list[_Watched] = []
 
     def remember(module: nn.Module, arguments: tuple[Any, ...]) -> None:

@@ -50,8 +50,8 @@ def choose_tracking(
     """
     if unused := [name for name in ("max_instances", "things_first") if name in given]:
         raise UserError(
-            f"{unused[0]} applies to images and to clips as a whole (clip); any number of tracks can have a score of at "
-            "least score_threshold: raise that for fewer"
+            f"{unused[0]} applies to images and to clips as a whole (clip); tracks are limited by their score: raise "
+            "score_threshold for fewer"
         )
     only_panoptic = "panoptic" in settings.tasks and "instance" not in settings.tasks
     chosen: Task = task or ("panoptic" if only_panoptic else "instance")

@@ -134,7 +134,8 @@ def test_layers_that_share_a_module_are_seen_one_by_one() -> None:
         layer.cross_attention.load_state_dict(decoders[0].layers[0].cross_attention.state_dict())
     for layer in decoders[1].layers[1:]:
         layer.cross_attention = decoders[1].layers[0].cross_attention
-    for apart, one in zip(attention_of(model, shown_to(model))[1], attention_of(shared, shown_to(shared))[1], strict=True):
+    both = [attention_of(one, shown_to(one))[1] for one in (model, shared)]
+    for apart, one in zip(*both, strict=True):
         assert one.grids == apart.grids
         assert torch.equal(one.weights, apart.weights)
 
