@@ -133,8 +133,16 @@ def test_another_matcher_decides_what_each_query_learns() -> None:
     logits, masks, targets = torch.randn(1, 5, 4), torch.randn(1, 5, 1, 8, 8), random_targets([2])
 
     class LastFirst(HungarianMatcher):
-        def cost(self, class_logits: Tensor, mask_logits: Any, labels: Tensor, *others: Any) -> Tensor:
-            cost = super().cost(class_logits, mask_logits, labels, *others)
+        def cost(
+            self,
+            class_logits: Tensor,
+            mask_logits: Any,
+            labels: Tensor,
+            masks: Tensor,
+            points: Tensor,
+            ignored: Tensor | None = None,
+        ) -> Tensor:
+            cost = super().cost(class_logits, mask_logits, labels, masks, points, ignored)
             return cost - 1e6 * torch.arange(len(class_logits)).to(cost)[:, None]
 
     seen: list[MatchedDepth] = []
