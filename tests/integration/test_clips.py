@@ -281,7 +281,8 @@ def test_clips_without_annotations_can_only_be_predicted(
     assert json.loads((tmp_path / "r.json").read_text())
 
 
-def test_the_page_about_clips_tells_the_ground_truth() -> None:
+def test_the_page_about_clips_tells_the_ground_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     page = (Path(__file__).parents[2] / "docs" / "video.md").read_text(encoding="utf-8")
     names: dict[str, object] = {}
     for block in page.split("```python\n")[1:]:
@@ -289,6 +290,10 @@ def test_the_page_about_clips_tells_the_ground_truth() -> None:
     assert len(names["overlays"]) == 6  # pyright: ignore[reportArgumentType]
     assert names["records"]
     assert names["whole"].num_frames == 6  # pyright: ignore[reportAttributeAccessIssue]
+    boxes = [line.split(",") for line in (tmp_path / "boxes.txt").read_text().splitlines()]
+    assert {len(box) for box in boxes} == {10}
+    assert {int(box[0]) for box in boxes} == set(range(1, 7))
+    assert all(float(box[2]) >= 1 and float(box[2]) + float(box[4]) <= 97 for box in boxes)
     assert main(["recipe", "ytvis2019-instance/r50"]) == 0
     assert "mask2former recipe ytvis2019-instance/r50" in page
 

@@ -18,6 +18,8 @@ PAGES = [
         "attention",
         "augmentation",
         "backbone",
+        "distillation",
+        "head",
         "loss_term",
         "pixel_decoder",
         "plain_loop",

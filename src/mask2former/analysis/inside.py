@@ -86,7 +86,8 @@ def attention_of(model: Mask2Former, shown: Shown) -> tuple[list[Prediction], li
     """The predictions of each depth for an image, and the cross-attention of each decoder layer.
 
     Raises:
-        UserError: the decoder is not the masked one, or a custom attention has no method ``weights``.
+        UserError: the decoder is not the masked one, a custom layer has no ``cross_attention``, or a custom attention
+            has no method ``weights``.
     """
     decoder = model.transformer_decoder
     if not isinstance(decoder, MaskedTransformerDecoder):
@@ -96,9 +97,14 @@ def attention_of(model: Mask2Former, shown: Shown) -> tuple[list[Prediction], li
         )
     layers: list[Any] = list(decoder.layers)
     for layer in layers:
-        if not callable(getattr(layer.cross_attention, "weights", None)):
+        attention = getattr(layer, "cross_attention", None)
+        if attention is None:
             raise UserError(
-                f"the cross-attention {type(layer.cross_attention).__name__} has no method weights(query, key, "
+                f"the decoder layer {type(layer).__name__} has no module cross_attention, whose weights could be shown"
+            )
+        if not callable(getattr(attention, "weights", None)):
+            raise UserError(
+                f"the cross-attention {type(attention).__name__} has no method weights(query, key, "
                 "guide), which returns (B, heads, Q, S); add one"
             )
     modules = [decoder, *(layer.cross_attention for layer in layers)]
@@ -143,16 +149,16 @@ def sampling_of(model: Mask2Former, shown: Shown) -> list[LayerSamples]:
 
 
 def _watched(model: Mask2Former, shown: Shown, modules: Sequence[nn.Module]) -> tuple[list[Prediction], list[_Watched]]:
-    """The predictions of each depth for an image, and the arguments with which some modules were called."""
-    calls: dict[nn.Module, _Watched] = {}
+    """The predictions of each depth for an image, and the calls of some modules in order; layers may share one."""
+    calls: list[_Watched] = []
 
     def remember(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-        calls[module] = _Watched(module, arguments)
+        calls.append(_Watched(module, arguments))
 
-    hooks = [module.register_forward_pre_hook(remember) for module in modules]
+    hooks = [module.register_forward_pre_hook(remember) for module in dict.fromkeys(modules)]
     try:
         depths = predictions_of_depths(model, [to_pixels(shown.resized)])
     finally:
         for hook in hooks:
             hook.remove()
-    return [depth[0] for depth in depths], [calls[module] for module in modules]
+    return [depth[0] for depth in depths], calls

@@ -582,7 +582,7 @@ class Predictor:
         settings = for_whole_frames(override(self.settings, overrides, self.categories), overrides)
         frames.reading = settings.reading
         requested = parse(TrackingConfig, mine, "tracking settings")
-        chosen, tracking = choose_tracking(task, requested, settings, getattr(self.network, "window", 1))
+        chosen, tracking = choose_tracking(task, requested, settings, getattr(self.network, "window", 1), overrides)
         self.choose_tasks(chosen)
         predict = partial(self.clip_prediction, settings=settings)
         results = track_frames(predict, frames, chosen, self.categories, settings, tracking)

@@ -6,8 +6,9 @@ tracks. Nothing is written.
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -34,13 +35,24 @@ Predict = Callable[[Sequence[UInt8[np.ndarray, "H W C"]]], Prediction]
 
 
 def choose_tracking(
-    task: Task | None, tracking: TrackingConfig, settings: InferenceConfig, default_window: int
+    task: Task | None,
+    tracking: TrackingConfig,
+    settings: InferenceConfig,
+    default_window: int,
+    given: Collection[str] = (),
 ) -> tuple[TrackingTask, TrackingConfig]:
     """The task, by default instance if the model supports it, and the settings with their defaults filled in.
 
+    ``given`` are the names of the inference settings of this call.
+
     Raises:
-        UserError: the task has no tracks, or the stride exceeds the window.
+        UserError: the task has no tracks, the stride exceeds the window, or a setting of this call has no effect.
     """
+    if unused := [name for name in ("max_instances", "things_first") if name in given]:
+        raise UserError(
+            f"{unused[0]} applies to images and to clips as a whole (clip); tracks are limited by their score: raise "
+            "score_threshold for fewer"
+        )
     only_panoptic = "panoptic" in settings.tasks and "instance" not in settings.tasks
     chosen: Task = task or ("panoptic" if only_panoptic else "instance")
     if chosen not in get_args(TrackingTask):
@@ -91,27 +103,45 @@ def track_frames(
     buffer: deque[Frame] = deque(maxlen=window)
     shown = given = 0  # frames that the network has seen; frames that were returned
     last: _Window | None = None
-    source = iter(frames)
-    upcoming = next(source, None)
-    while upcoming is not None:
-        buffer.append(upcoming)
-        upcoming = next(source, None)
-        seen = buffer[-1].index + 1
-        ends = upcoming is None
-        if not ends and (len(buffer) < window or seen - shown < stride):
+    source = _Ahead(frames)
+    for frame in source:
+        buffer.append(frame)
+        seen = frame.index + 1
+        is_full = len(buffer) == window and seen - shown >= stride
+        if not is_full and not source.ends():
             continue
         last = None  # freed before the next window is created
         last = reader.read(list(buffer))
-        is_whole = ends and shown == 0
+        is_whole = shown == 0 and source.ends()
         numbers = (
             _by_certainty(last.found) if is_whole else linker.update(last.found, non_overlapping=task == "panoptic")
         )
         means = _means(last.found, numbers, None if is_whole else linker)
         shown = seen
-        final = seen if ends else seen - window + stride
-        for index in range(given, final):
-            yield reader.frame(last, index - last.frames[0].index, numbers, means)
-        given = final
+        # Before the source is asked for its next frame, which may come only after somebody has seen these.
+        for final in (seen - window + stride, seen):
+            for index in range(given, final):
+                yield reader.frame(last, index - last.frames[0].index, numbers, means)
+            given = max(given, final)
+            if final < seen and not source.ends():
+                break
+
+
+class _Ahead(Iterator[Frame]):
+    """Frames, of which the next one is read early if someone has to know whether there is one."""
+
+    def __init__(self, frames: Iterable[Frame]) -> None:
+        self._frames = iter(frames)
+        self._read: list[Frame] = []
+
+    def __next__(self) -> Frame:
+        return self._read.pop() if self._read else next(self._frames)
+
+    def ends(self) -> bool:
+        """Whether there is no further frame; waits for it if it has not been read yet."""
+        if not self._read:
+            self._read += itertools.islice(self._frames, 1)
+        return not self._read
 
 
 def join_frames(

@@ -73,6 +73,7 @@ class MatchedDepth:
         mask_logits: of the matched queries of all clips, one row for each frame.
         num_masks: normaliser of sums over masks, at least 1; see :meth:`Criterion.forward`.
         is_pilot: whether the queries are pilots, of which only those in ``matches`` count.
+        index: index of the auxiliary output, from 0; None: the last layer.
     """
 
     output: MaskOutput
@@ -83,6 +84,13 @@ class MatchedDepth:
     num_masks: float
     _sample: Callable[[MatchedDepth], SampledMasks]
     is_pilot: bool = False
+    index: int | None = None
+
+    @property
+    def target_masks(self) -> Bool[Tensor, "N H W"]:
+        """The target mask of each row of ``mask_logits``, at the padded size."""
+        pairs = zip(self.masks, self.matches, strict=True)
+        return torch.cat([clip[chosen] for clip, (_, chosen) in pairs]).flatten(0, 1)
 
     @cached_property
     def sampled(self) -> SampledMasks:
@@ -129,6 +137,7 @@ class Criterion(nn.Module):
 
     Attributes:
         terms: all terms, the published ones first.
+        matcher: may be replaced with an object of a subclass of :class:`HungarianMatcher` that adds costs of its own.
 
     Raises:
         UserError: two terms have the same name, or a name ends in a number.
@@ -211,6 +220,7 @@ class Criterion(nn.Module):
             num_masks = float(sum(len(target.labels) for target in targets))
         num_masks = max(num_masks, 1.0)
         depths = {"": output, **{f"_{index}": aux_outputs for index, aux_outputs in enumerate(output.aux_outputs)}}
+        indices = [None, *range(len(output.aux_outputs))]
         masks = [target.masks.bool() for target in targets]
         clips = [depth.masks.clips() for depth in depths.values()]  # for each depth
 
@@ -239,15 +249,16 @@ class Criterion(nn.Module):
 
         terms: dict[str, Tensor] = {}
         weighted: list[Tensor] = []
-        for (suffix, depth), chosen, matched_logits, draw in zip(depths.items(), matches, logits, draws, strict=True):
+        found = zip(depths.items(), indices, matches, logits, draws, strict=True)
+        for (suffix, depth), index, chosen, matched_logits, draw in found:
             sample = partial(self._sample, draw=draw)
-            matched = MatchedDepth(depth, targets, masks, chosen, matched_logits, num_masks, sample)
+            matched = MatchedDepth(depth, targets, masks, chosen, matched_logits, num_masks, sample, index=index)
             for term in self.terms:
                 terms[term.name + suffix] = loss = term.loss(matched)
                 weighted.append(term.weight * loss)
-        for suffix, depth in depths.items():
+        for (suffix, depth), index in zip(depths.items(), indices, strict=True):
             if depth.pilots is not None:
-                matched = self._piloted(depth.pilots, targets, masks, num_masks, uniform)
+                matched = self._piloted(depth.pilots, targets, masks, num_masks, uniform, index)
                 for term in self.terms:
                     terms[f"{term.name}_pilot{suffix}"] = loss = term.loss(matched)
                     weighted.append(term.weight * loss)
@@ -260,6 +271,7 @@ class Criterion(nn.Module):
         masks: Sequence[Bool[Tensor, "_N T H W"]],
         num_masks: float,
         uniform: UniformPoints,
+        index: int | None,
     ) -> MatchedDepth:
         """The pilots of a depth with their known objects. Their points are drawn after all others."""
         clips = zip(pilots.output.masks.clips(), pilots.matches, strict=True)
@@ -267,7 +279,7 @@ class Criterion(nn.Module):
         draw = _Draws([], _Draws.of_masks(self, len(logits), uniform))
         sample = partial(self._sample, draw=draw)
         total = num_masks * pilots.groups
-        return MatchedDepth(pilots.output, targets, masks, pilots.matches, logits, total, sample, is_pilot=True)
+        return MatchedDepth(pilots.output, targets, masks, pilots.matches, logits, total, sample, True, index)
 
     def class_loss(self, matched: MatchedDepth) -> Float[Tensor, ""]:
         """Weighted cross-entropy over all queries, or pilots with an object, divided by the sum of the weights.
@@ -356,17 +368,17 @@ def dice_loss(matched: MatchedDepth) -> Float[Tensor, ""]:
 
 def _at_all_pixels(matched: MatchedDepth) -> SampledMasks:
     """Every pixel of the targets, and the predictions for it."""
-    chosen_masks = [clip[chosen] for clip, (_, chosen) in zip(matched.masks, matched.matches, strict=True)]
-    targets = torch.cat(chosen_masks)  # (N, T, H, W)
-    logits = resize_masks(matched.mask_logits, (targets.shape[2], targets.shape[3])).flatten(1)
+    targets = matched.target_masks
+    logits = resize_masks(matched.mask_logits, (targets.shape[1], targets.shape[2])).flatten(1)
     counts = None
     if any(target.ignored is not None for target in matched.targets):
-        known = [
-            torch.ones_like(masks) if target.ignored is None else (~target.ignored).expand_as(masks)
-            for target, masks in zip(matched.targets, chosen_masks, strict=True)
-        ]
+        known = []
+        for target, (_, chosen) in zip(matched.targets, matched.matches, strict=True):
+            shape = (len(chosen), *target.masks.shape[1:])
+            here = target.masks.new_ones((), dtype=torch.bool) if target.ignored is None else ~target.ignored
+            known.append(here.expand(shape))
         counts = torch.cat(known).flatten(0, 1).flatten(1).to(logits)
-    return SampledMasks(logits, targets.flatten(0, 1).flatten(1).to(logits), counts)
+    return SampledMasks(logits, targets.flatten(1).to(logits), counts)
 
 
 def _known_points(targets: Sequence[Target], matches: Sequence[Match]) -> PointsCount:

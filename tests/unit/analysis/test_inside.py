@@ -121,6 +121,30 @@ def test_what_cannot_be_seen_is_refused() -> None:
     layer.cross_attention = Own()
     with pytest.raises(UserError, match=r"cross-attention Own has no method weights\(query, key, guide\)"):
         attention_of(of_pixels, shown_to(of_pixels))
+    layers: Any = of_pixels.transformer_decoder.layers
+    layers[1] = Own()
+    with pytest.raises(UserError, match="the decoder layer Own has no module cross_attention"):
+        attention_of(of_pixels, shown_to(of_pixels))
+
+
+def test_layers_that_share_a_module_are_seen_one_by_one() -> None:
+    model, shared = small(), small()
+    decoders: list[Any] = [model.transformer_decoder, shared.transformer_decoder]
+    for layer in decoders[0].layers[1:]:
+        layer.cross_attention.load_state_dict(decoders[0].layers[0].cross_attention.state_dict())
+    for layer in decoders[1].layers[1:]:
+        layer.cross_attention = decoders[1].layers[0].cross_attention
+    both = [attention_of(one, shown_to(one))[1] for one in (model, shared)]
+    for apart, one in zip(*both, strict=True):
+        assert one.grids == apart.grids
+        assert torch.equal(one.weights, apart.weights)
+
+    encoders: list[Any] = [model.pixel_decoder, shared.pixel_decoder]
+    for layer in encoders[0].layers[1:]:
+        layer.load_state_dict(encoders[0].layers[0].state_dict())
+    encoders[1].layers = nn.ModuleList([encoders[1].layers[0]] * len(encoders[1].layers))
+    pairs = zip(sampling_of(model, shown_to(model)), sampling_of(shared, shown_to(shared)), strict=True)
+    assert all(torch.equal(one.locations, apart.locations) for apart, one in pairs)
 
 
 def test_models_without_queries_are_refused() -> None:

@@ -88,12 +88,30 @@ def test_results_come_as_soon_as_they_are_final(predictor: Predictor, frames: li
 
     for frame in watched.track(source(), window=4, stride=3):
         events.append(f"final {frame.index}")
-    # One frame is read ahead, to know whether the clip ends. The last window is moved back to be full.
-    expected = [*(f"read {n}" for n in range(5)), "window of 4", *(f"final {n}" for n in range(3))]
-    expected += ["read 5", "read 6", "read 7", "window of 4", *(f"final {n}" for n in range(3, 6))]
-    expected += ["read 8", "read 9", "read 10", "window of 4", *(f"final {n}" for n in range(6, 9))]
-    expected += ["window of 4", "final 9", "final 10"]
+    # The first window waits for the next frame, to know whether the clip ends. The last one is moved back to be full.
+    expected = [*(f"read {n}" for n in range(4)), "window of 4", "read 4", *(f"final {n}" for n in range(3))]
+    expected += ["read 5", "read 6", "window of 4", *(f"final {n}" for n in range(3, 6))]
+    expected += ["read 7", "read 8", "read 9", "window of 4", *(f"final {n}" for n in range(6, 9))]
+    expected += ["read 10", "window of 4", "final 9", "final 10"]
     assert events == expected
+
+
+@pytest.mark.parametrize(("window", "stride"), [(1, 1), (3, 3), (4, 2)])
+def test_a_camera_may_wait_until_results_are_seen(
+    predictor: Predictor, frames: list[np.ndarray], window: int, stride: int
+) -> None:
+    finished = 0
+
+    def camera() -> Iterator[np.ndarray]:
+        for index, frame in enumerate(frames):
+            if index > window:  # what the windows before have made final
+                assert finished >= (index - window) // stride * stride + stride
+            yield frame
+
+    for number, frame in enumerate(predictor.track(camera(), window=window, stride=stride), start=1):
+        assert frame.index == number - 1
+        finished = number
+    assert finished == len(frames)
 
 
 def test_windows_of_one_frame_are_the_results_of_images(predictor: Predictor, frames: list[np.ndarray]) -> None:
@@ -149,6 +167,8 @@ def test_wrong_requests_are_refused_at_once(
         predictor.track(frames, stride=2, window=1)
     with pytest.raises(UserError, match="window"):
         predictor.track(frames, window=0)
+    with pytest.raises(UserError, match="max_instances applies to images and to clips as a whole"):
+        predictor.track(frames, max_instances=5)
     other = Predictor(tiny_model, device="cpu", settings=InferenceConfig(tasks=("semantic",)))
     with pytest.raises(UserError, match="does not support the task 'instance'"):
         other.track(frames)

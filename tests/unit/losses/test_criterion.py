@@ -101,6 +101,60 @@ def test_a_term_is_added_without_changing_the_others() -> None:
     assert [matched.sampled.logits.shape for matched in seen] == [(5, 32), (5, 32)]
     assert seen[0].mask_logits.shape == (5, 8, 8)
     assert len(seen[0].matches) == 2
+    assert [matched.index for matched in seen] == [None, 0]
+
+
+@pytest.mark.parametrize("frames", [1, 2])
+def test_a_term_sees_the_target_mask_of_each_row_of_logits(frames: int) -> None:
+    torch.manual_seed(0)
+    output, targets = random_output(7, frames), clips_of([3, 0, 2], frames, ignored=False)
+    output = MaskOutput(output.class_logits[[0, 1, 0]], output.mask_logits[[0, 1, 0]], output.query_features[[0, 1, 0]])
+    seen: list[MatchedDepth] = []
+
+    def keep(matched: MatchedDepth) -> Tensor:
+        seen.append(matched)
+        return matched.mask_logits.sum()
+
+    Criterion(3, num_points=32, terms=[LossTerm("loss_own", 1.0, keep)])(output, targets)
+    expected = [
+        (clip, query, target, frame)
+        for clip, (queries, chosen) in enumerate(seen[0].matches)
+        for query, target in zip(queries.tolist(), chosen.tolist(), strict=True)
+        for frame in range(frames)
+    ]
+    assert len(seen[0].mask_logits) == len(seen[0].target_masks) == len(expected) == 5 * frames
+    for row, (clip, query, target, frame) in enumerate(expected):
+        assert torch.equal(seen[0].target_masks[row], targets[clip].masks[target, frame])
+        assert torch.equal(seen[0].mask_logits[row], output.mask_logits[clip, query, frame])
+
+
+def test_another_matcher_decides_what_each_query_learns() -> None:
+    torch.manual_seed(0)
+    logits, masks, targets = torch.randn(1, 5, 4), torch.randn(1, 5, 1, 8, 8), random_targets([2])
+
+    class LastFirst(HungarianMatcher):
+        def cost(
+            self,
+            class_logits: Tensor,
+            mask_logits: Any,
+            labels: Tensor,
+            masks: Tensor,
+            points: Tensor,
+            ignored: Tensor | None = None,
+        ) -> Tensor:
+            cost = super().cost(class_logits, mask_logits, labels, masks, points, ignored)
+            return cost - 1e6 * torch.arange(len(class_logits)).to(cost)[:, None]
+
+    seen: list[MatchedDepth] = []
+
+    def keep(matched: MatchedDepth) -> Tensor:
+        seen.append(matched)
+        return matched.mask_logits.sum()
+
+    criterion = Criterion(3, num_points=32, terms=[LossTerm("loss_own", 1.0, keep)])
+    criterion.matcher = LastFirst()
+    criterion(output_of(logits, masks), targets)
+    assert seen[0].matches[0][0].tolist() == [3, 4]
 
 
 @pytest.mark.parametrize("names", [["loss_ce"], ["one", "one"], ["loss_area_2"]])
