@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from mask2former import limits
 from mask2former.errors import MissingExtraError, UserError
 from mask2former.evaluation.metrics_table import STEP, read_metrics, read_times
-from mask2former.files import check_file, write_whole
+from mask2former.files import check_outputs, write_whole
 from mask2former.text import shortened
 
 if TYPE_CHECKING:
@@ -269,17 +269,17 @@ def plot_rates(
     write_whole(path, lambda file: figure.savefig(file, format=kind))
 
 
-def check_plot(path: Path) -> str:
+def check_plot(path: Path, inputs: Iterable[str | Path] = ()) -> str:
     """Check that a figure can be written later, and return its format, by the suffix.
 
     Raises:
-        UserError: the path has another suffix, or cannot be written.
+        UserError: the path has another suffix, cannot be written, or would replace an input.
         MissingExtraError: matplotlib is not installed.
     """
     kind = path.suffix[1:].lower()
     if kind not in _FORMATS:
         raise UserError(f"'{path}': expected a file that ends in .{', .'.join(_FORMATS)}")
-    check_file(path)
+    check_outputs([("plot", path)], inputs)
     if importlib.util.find_spec("matplotlib") is None:
         raise MissingExtraError("matplotlib", "report")
     return kind

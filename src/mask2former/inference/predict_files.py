@@ -19,10 +19,10 @@ from jaxtyping import UInt8
 
 from mask2former.config import InferenceConfig, Task
 from mask2former.errors import FailedError, OptionError, UserError, prefixed
-from mask2former.files import check_apart, folder_lock, leftovers_note, location_of, reserved
+from mask2former.files import check_outputs, folder_lock, leftovers_note, reserved
 from mask2former.inference import failures
 from mask2former.inference.large_files import check_unchanged, encode_result, file_state, read_whole_or_parts
-from mask2former.inference.opening import ModelSource, model_name, open_predictor
+from mask2former.inference.opening import ModelSource, model_files, model_name, open_predictor
 from mask2former.inference.pipeline import Failure, Ready
 from mask2former.inference.plan_files import FileSource, plan
 from mask2former.inference.predicted_image import LargeImage
@@ -34,7 +34,6 @@ from mask2former.inference.result_files import (
     Request,
     categories_sha256,
     check_alike,
-    check_coco_file,
     check_in_the_way,
     check_run_file,
     drop_stale,
@@ -52,7 +51,7 @@ from mask2former.media.web_images import WebImage
 from mask2former.notes import collect_notes, note, sentences
 from mask2former.pixels import Regions
 from mask2former.progress import Progress, silent, tiles_told
-from mask2former.results_io.coco import write_coco_results
+from mask2former.results_io.coco import is_coco_results, write_coco_results
 from mask2former.results_io.formats import FormatWriter, ImagesOfRun, format_folder, open_format
 from mask2former.results_io.json import read_result, result_of, saved_document
 from mask2former.results_io.table import TableFiles, images_table, is_table
@@ -185,16 +184,11 @@ def predict_files(
         several = [sources] if isinstance(sources, str | os.PathLike | NamedBytes) else sources
         jobs = plan(several, output, page=page)
     tables = () if table is None else (Path(table), images_table(Path(table)))
-    if file is not None:
-        check_apart(file, [model] if isinstance(model, str | Path) else [])
-        check_coco_file(file, jobs, overwrite=overwrite)
-        if location_of(file) in map(location_of, tables):
-            raise OptionError(
-                lambda name: f"{name('coco')} and {name('table')} would both write '{file}'; choose two different files"
-            )
-    for path in tables:
-        check_apart(path, [model] if isinstance(model, str | Path) else [])
-        check_run_file(path, jobs, "table", is_table, overwrite=overwrite)
+    files = [*([] if file is None else [("coco", file)]), *(("table", path) for path in tables)]
+    read = [source for job in jobs if (source := path_of(job.source)) is not None]
+    check_outputs(files, [*model_files(model), *read])
+    for option, path in files:
+        check_run_file(path, jobs, option, is_coco_results if option == "coco" else is_table, overwrite=overwrite)
     folders = [_format_folder(Path(output), name, jobs, overwrite=overwrite) for name in dict.fromkeys(also)]
     loading = {"recipe": recipe, "trained_for": trained_for, "weights": weights, "device": device, "dtype": dtype}
     predictor = open_predictor(model, compile=compile, views=views, progress=progress, **loading, **settings)

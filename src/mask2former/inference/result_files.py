@@ -16,7 +16,7 @@ import mask2former
 from mask2former import documents, limits
 from mask2former.config import InferenceConfig, Task, with_new_names
 from mask2former.errors import OptionError, UserError
-from mask2former.files import check_apart, check_file, folder_lock, location_of
+from mask2former.files import folder_lock, location_of
 from mask2former.media.image_files import (
     ImageFile,
     ImagePage,
@@ -25,7 +25,6 @@ from mask2former.media.image_files import (
     path_of,
 )
 from mask2former.notes import note
-from mask2former.results_io.coco import is_coco_results
 from mask2former.results_io.json import RECORDS, read_result
 from mask2former.structures import Categories, Instances, Segmentation
 from mask2former.structures.packed_results import PackedSegmentation
@@ -39,7 +38,6 @@ __all__ = [
     "Request",
     "categories_sha256",
     "check_alike",
-    "check_coco_file",
     "check_in_the_way",
     "check_run_file",
     "drop_stale",
@@ -332,25 +330,14 @@ def is_own_image(path: Path) -> bool:
     return False
 
 
-def check_coco_file(path: Path, jobs: Sequence[Job], *, overwrite: bool = False) -> None:
-    """Check that the file for the COCO results of a run can be written later without destroying anything.
-
-    Raises:
-        UserError: it is an image or one of the results, it is where results are written, or another file exists.
-    """
-    check_run_file(path, jobs, "coco", is_coco_results, overwrite=overwrite)
-
-
 def check_run_file(
     path: Path, jobs: Sequence[Job], option: str, is_ours: Callable[[Path], bool], *, overwrite: bool
 ) -> None:
-    """The same check for any file for a complete run, which is named ``option`` in messages.
+    """Check that a file for a complete run, which is named ``option`` in messages, destroys no results and no file.
 
     Raises:
-        UserError: see :func:`check_coco_file`.
+        UserError: it is one of the results, it is where results are written, or another file exists.
     """
-    check_file(path)
-    check_apart(path, [source for job in jobs if (source := path_of(job.source)) is not None])
     target = location_of(path)
     results = {location_of(job.file(ending)): job for job in jobs for ending in ENDINGS}
     folders = {folder for index in results for folder in Path(index).parents}
