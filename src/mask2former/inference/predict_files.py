@@ -41,6 +41,7 @@ from mask2former.inference.result_files import (
     is_of_another_image,
     remove_incomplete,
     remove_old,
+    with_other_formats,
 )
 from mask2former.inference.tile_results import Results
 from mask2former.inference.tiling import PackedResults
@@ -237,6 +238,9 @@ def predict_files(
             )
         if file is not None and usable:
             write_coco_results(file, usable, chosen, predictor.categories)
+        for path in () if usable else (*(path for _, path in files), *(writer.path for writer in every)):
+            if path.is_file():
+                note("files of an earlier run that were kept, because no image has a result now", f"'{path}'")
     notes = (*removed, *sentences([*planned, *found]))
     return FilesReport(
         chosen,
@@ -483,9 +487,10 @@ class _Run:
                 return outcome
             is_stale = there is not None and is_of_another_image(there, file.sha256)
             remove_old(job)
+            gone = with_other_formats(job) if is_stale else ""
             write_files(job.document, files)
         if is_stale:
-            note("results of other images of the same name, replaced", f"'{job.document}'")
+            note("results of other images of the same name, replaced", f"'{job.document}'{gone}")
         return done
 
     def _there(self, file: _File) -> tuple[dict[str, Any] | None, Outcome | None]:

@@ -25,6 +25,7 @@ from mask2former.media.image_files import (
     path_of,
 )
 from mask2former.notes import note
+from mask2former.results_io.formats import remove_files_of
 from mask2former.results_io.json import RECORDS, read_result
 from mask2former.structures import Categories, Instances, Segmentation
 from mask2former.structures.packed_results import PackedSegmentation
@@ -46,6 +47,7 @@ __all__ = [
     "is_own_image",
     "remove_incomplete",
     "remove_old",
+    "with_other_formats",
 ]
 
 EXACT_MAPS: Mapping[str, str] = {
@@ -306,7 +308,13 @@ def drop_stale(job: Job) -> None:
     if there is not None and is_of_another_image(there, image_sha256_of(job.source)):
         remove_old(job)
         message = "results of earlier images of the same name, removed because the new images could not be segmented"
-        note(message, f"'{job.document}'")
+        note(message, f"'{job.document}'{with_other_formats(job)}")
+
+
+def with_other_formats(job: Job) -> str:
+    """Remove what other formats hold of an earlier image, which would seem to be of this one; the end of a note."""
+    removed = remove_files_of(job.output, job.stem.as_posix())
+    return f" with {removed} file{'s' * (removed > 1)} of other formats" if removed else ""
 
 
 def is_own_image(path: Path) -> bool:
