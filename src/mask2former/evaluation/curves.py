@@ -264,8 +264,7 @@ def plot_rates(
     axes.set_ylabel("loss", color=_SOFT, fontsize=9)
     axes.tick_params(colors=_SOFT, labelsize=8.5)
     axes.legend(frameon=False, fontsize=8.5, labelcolor=_INK)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    axes.spines[["top", "right"]].set_visible(False)
     write_whole(path, lambda file: figure.savefig(file, format=kind))
 
 
@@ -299,10 +298,8 @@ def _rows(figure: Figure, number: int, count: int, title: str, names: Sequence[s
     axes.set_yticks(range(len(names)), [_plain(name) for name in names] if number == 0 else [""] * len(names))
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.tick_params(length=0, labelsize=9, labelcolor=_INK)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(_LINE)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(_LINE)
     return axes
 
 
@@ -355,8 +352,7 @@ def _draw(axes: Axes, title: str, names: Sequence[str], found: Mapping[str, Seri
     axes.yaxis.get_offset_text().set(size=8, color=_SOFT)
     axes.grid(color=_LINE, linewidth=0.7)
     axes.set_axisbelow(True)
-    for side in ("top", "right", "left", "bottom"):
-        axes.spines[side].set_visible(False)
+    axes.spines[:].set_visible(False)
     if len(names) > 1:
         axes.legend(fontsize=8, frameon=False, labelcolor=_SOFT)
     if "/" in names[0]:
