@@ -328,7 +328,7 @@ def test_data_that_has_changed_since_is_refused(tmp_path: Path, monkeypatch: pyt
 
     ablate(base, tmp_path, ["dropout"], seeds=1)
     ablate(base, tmp_path, ["dropout"], seeds=1)
-    for name, change in (("validation.png", "validation data"), ("train.json", r".*train\.json")):
+    for name, change in (("validation.png", "sizes of validation images"), ("train.json", r".*train\.json")):
         file = tmp_path / name
         before = file.read_bytes()
         file.write_bytes(before + b" ")

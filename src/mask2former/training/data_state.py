@@ -1,4 +1,4 @@
-"""The state of the files of a run's data, which shows a change between two calls without reading any image."""
+"""What identifies the data of a run, to notice a change between two calls without reading any image."""
 
 from __future__ import annotations
 
@@ -6,24 +6,34 @@ import contextlib
 import hashlib
 import json
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from mask2former.config import DataConfig
+from mask2former.data.annotated import AnnotatedSet
 from mask2former.data.build import build_split
+from mask2former.data.clips import MeasuredClips
 from mask2former.data.datasets.official import Split
 from mask2former.data.datasets.reader import Reader
 from mask2former.data.sources import files_named_in
 from mask2former.media.archives import File
 
-__all__ = ["data_state"]
+__all__ = ["data_state", "digest_of"]
+
+
+def digest_of(samples: AnnotatedSet | MeasuredClips, count: int) -> str:
+    """Identifies the first samples of a data set by names, ids and numbers of objects, but not by their location."""
+    counts = samples.num_objects
+    names = [samples.image_id(index) for index in range(count)]
+    files = [samples.file(index).name for index in range(count)] if isinstance(samples, Reader) else []
+    return _digest([names, files, [] if counts is None else counts[:count].tolist()])
 
 
 def data_state(config: DataConfig) -> dict[str, str]:
-    """What identifies the data of a run, by what it belongs to.
+    """Digests of all that can be told about the data of a run without reading an image, by what they are about.
 
-    That is the SHA-256 of every file that the configuration names, such as annotations, and for each split one of the
-    ids of its images or clips, of their numbers of objects as far as the annotations tell, and of the names and sizes
-    in bytes of image files. Label maps and masks in folders are not part of it, nor are the frames of clips.
+    These are the files that the configuration names, such as annotations; and for each split :func:`digest_of` and the
+    sizes of image files in bytes. The content of label maps and masks in folders is not part of it, nor are the files
+    of clips.
 
     Raises:
         UserError: the data is missing or broken.
@@ -35,12 +45,14 @@ def data_state(config: DataConfig) -> dict[str, str]:
                 state[name] = hashlib.file_digest(file, "sha256").hexdigest()
     for split in get_args(Split) if config.is_validated else ("train",):
         samples = build_split(config, split)
-        files = [samples.file(index) for index in range(len(samples))] if isinstance(samples, Reader) else []
-        counts = None if samples.num_objects is None else samples.num_objects.tolist()
-        ids = [samples.image_id(index) for index in range(len(samples))]
-        values = [ids, counts, [(file.name, _num_bytes(file)) for file in files]]
-        state[f"{split} data"] = hashlib.sha256(json.dumps(values).encode()).hexdigest()
+        state[f"{split} samples"] = digest_of(samples, len(samples))
+        if isinstance(samples, Reader):
+            state[f"sizes of {split} images"] = _digest([_num_bytes(samples.file(i)) for i in range(len(samples))])
     return state
+
+
+def _digest(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 
 def _num_bytes(file: File) -> int | None:
