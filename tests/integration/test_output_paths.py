@@ -20,6 +20,10 @@ COMMANDS = [
     (["evaluate", "M", "--json", "x", "--results", "x.json"], f"--json and --results {BOTH} 'x'"),
     (["evaluate", "M", "--json", "x", "--results", "x/y.json"], "--results 'x/y.json' would be inside 'x', which is"),
     (["predict", "a.png", "-m", "M", "-o", "out", "--coco", "b.csv", "--table", "b.csv"], f"--coco and --table {BOTH}"),
+    (
+        ["predict", "a.png", "-m", "M", "-o", "out", "--also", "geojson", "--coco", "out/geojson/a.geojson"],
+        "--coco 'out/geojson/a.geojson' is inside 'out/geojson', which --also writes",
+    ),
     (["predict", "a.png", "-m", "model", "-o", "out", "--coco", "model/config.json"], f"'model/config.json' {INPUT}"),
     (["track", "a.png", "-m", "M", "-o", ".", "--ytvis", "a.json"], f"--output and --ytvis {BOTH}"),
     (["track", "a.mp4", "-m", "M", "-o", ".", "--overwrite"], f"'a.mp4' {INPUT}"),

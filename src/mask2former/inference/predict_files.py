@@ -19,7 +19,7 @@ from jaxtyping import UInt8
 
 from mask2former.config import InferenceConfig, Task
 from mask2former.errors import FailedError, OptionError, UserError, prefixed
-from mask2former.files import check_outputs, folder_lock, leftovers_note, reserved
+from mask2former.files import check_outputs, folder_lock, leftovers_note, location_of, reserved
 from mask2former.inference import failures
 from mask2former.inference.large_files import check_unchanged, encode_result, file_state, read_whole_or_parts
 from mask2former.inference.opening import ModelSource, model_files, model_name, open_predictor
@@ -190,7 +190,7 @@ def predict_files(
     check_outputs(files, [*model_files(model), *read])
     for option, path in files:
         check_run_file(path, jobs, option, is_coco_results if option == "coco" else is_table, overwrite=overwrite)
-    folders = [_format_folder(Path(output), name, jobs, overwrite=overwrite) for name in dict.fromkeys(also)]
+    folders = [_format_folder(Path(output), name, jobs, files, overwrite=overwrite) for name in dict.fromkeys(also)]
     loading = {"recipe": recipe, "trained_for": trained_for, "weights": weights, "device": device, "dtype": dtype}
     predictor = open_predictor(model, compile=compile, views=views, progress=progress, **loading, **settings)
     chosen = predictor.choose_tasks(task)[0]
@@ -328,13 +328,23 @@ def _pass_on(job: Job, task: Task, categories: Categories, writers: Sequence[For
         writer.add(job.stem.as_posix(), result)
 
 
-def _format_folder(output: Path, name: str, jobs: Sequence[Job], *, overwrite: bool) -> Path:
-    """The folder of a format, which must not contain results of images.
+def _format_folder(
+    output: Path, name: str, jobs: Sequence[Job], files: Iterable[tuple[str, Path]], *, overwrite: bool
+) -> Path:
+    """The folder of a format, which must contain neither results of images nor files of other options.
 
     Raises:
         UserError: there is no such format, or the folder is used for something else.
     """
     folder = format_folder(output, name, overwrite=overwrite)
+    for option, path in files:
+        if location_of(folder) in map(str, Path(location_of(path)).parents):
+            raise OptionError(
+                lambda called, option=option, path=path: (
+                    f"{called(option)} '{path}' is inside '{folder}', which {called('also')} writes; choose another "
+                    "file"
+                )
+            )
     if inside := next((job for job in jobs if job.stem.parts[:-1][:1] == (name,)), None):
         raise UserError(
             f"'{folder}' contains results of images, for instance of '{inside.source}', so the format "
