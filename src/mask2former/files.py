@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import secrets
 import shutil
@@ -18,13 +19,13 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
-from mask2former.errors import UserError
+from mask2former.errors import OptionError, UserError
 
 __all__ = [
     "TEMPORARY",
-    "check_apart",
     "check_file",
     "check_folder",
+    "check_outputs",
     "discard",
     "folder_lock",
     "leftovers_note",
@@ -298,16 +299,43 @@ def _sync(path: Path) -> None:
 # --- paths -----------------------------------------------------------------------------------------------------------
 
 
-def check_apart(path: Path, inputs: Iterable[str | os.PathLike[str]]) -> None:
-    """Check that a file to write is not one of the inputs.
+def check_outputs(
+    files: Iterable[tuple[str, Path]],
+    inputs: Iterable[str | os.PathLike[str]] = (),
+    folders: Iterable[tuple[str, Path]] = (),
+) -> None:
+    """Check, before any work, that the outputs of a call can be written later without replacing each other or an input.
+
+    Args:
+        files: the files to write, each with the name of the argument that determines it.
+        inputs: files and folders that the call reads; names of something else, such as a published model, are ignored.
+        folders: folders to write into, likewise. They are only compared with the others; files may be in them.
 
     Raises:
-        UserError: it is one of them, regardless of spelling.
+        UserError: a file cannot be written, an output is an input, regardless of spelling, or two outputs are the same.
     """
-    target = location_of(path)
-    for entry in inputs:
-        if os.path.exists(entry) and location_of(Path(entry)) == target:
+    files, folders = list(files), list(folders)
+    for _, path in files:
+        check_file(path)
+    outputs = [(name, path, location_of(path)) for name, path in (*files, *folders)]
+    paths = {location: path for _, path, location in outputs}
+    for entry in inputs if paths else ():
+        if os.path.exists(entry) and (path := paths.get(location_of(Path(entry)))) is not None:
             raise UserError(f"'{path}' is an input and would be overwritten; choose another file to write")
+    for (first, path, location), (second, other, another) in itertools.permutations(outputs, 2):
+        if location == another:
+            raise OptionError(
+                lambda name, first=first, second=second, path=path: (
+                    f"{name(first)} and {name(second)} would both write '{path}'; choose two different files"
+                )
+            )
+        if (first, path) in files and location in map(str, Path(another).parents):
+            raise OptionError(
+                lambda name, first=first, second=second, path=path, other=other: (
+                    f"{name(second)} '{other}' would be inside '{path}', which is the file of {name(first)}; choose "
+                    "another path for one of them"
+                )
+            )
 
 
 def location_of(path: Path) -> str:

@@ -307,3 +307,38 @@ def test_rows_change_the_scenes_as_they_change_the_papers_runs(row: str) -> None
         expected[queries] = round(expected[queries] * 0.32)  # of 32, for 100 in the paper
     assert changed == expected
     assert BASELINE not in ABLATIONS
+
+
+def test_data_that_has_changed_since_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def trained(run: RunConfig, *, resume: bool, progress: object) -> SimpleNamespace:
+        return SimpleNamespace(metrics={"instance/AP": 40.0})
+
+    monkeypatch.setattr("mask2former.training.run.train", trained)
+    splits = {}
+    for split in ("train", "validation"):
+        image, file = tmp_path / f"{split}.png", tmp_path / f"{split}.json"
+        Image.new("RGB", (64, 64)).save(image)
+        shape = {"id": 1, "image_id": 1, "category_id": 1, "segmentation": [[1, 1, 50, 1, 50, 50]]}
+        images, categories = [{"id": 1, "file_name": image.name}], [{"id": 1, "name": "cell"}]
+        file.write_text(json.dumps({"images": images, "annotations": [shape], "categories": categories}))
+        splits[split] = [{"annotations": str(file), "images": str(tmp_path)}]
+    values = run_values(tmp_path, data__dataset={"name": "coco-instance", **splits})
+    values["evaluation"] |= {"tasks": ["instance"], "monitor": "instance/AP"}
+    base, table = parse(RunConfig, values, "test"), tmp_path / "ablations.json"
+
+    ablate(base, tmp_path, ["dropout"], seeds=1)
+    ablate(base, tmp_path, ["dropout"], seeds=1)
+    for name, change in (("validation.png", "sizes of validation images"), ("train.json", r".*train\.json")):
+        file = tmp_path / name
+        before = file.read_bytes()
+        file.write_bytes(before + b" ")
+        with pytest.raises(UserError, match=rf"with other data \(changed since: {change}\); choose another output"):
+            ablate(base, tmp_path, ["dropout"], seeds=1)
+        file.write_bytes(before)
+
+    document = json.loads(table.read_text())
+    del document["data"]
+    table.write_text(json.dumps(document))
+    with collect_notes() as notes:
+        ablate(base, tmp_path, ["dropout"], seeds=1)
+    assert [note.example for note in notes if "without a record of their data" in note.message] == [f"'{tmp_path}'"]

@@ -114,7 +114,7 @@ def test_the_video_itself_is_safe(images: list[np.ndarray], tmp_path: Path, caps
         writer.add_image(images[0], 0.0)
     before = (tmp_path / "clip.mp4").read_bytes()
     assert run(tmp_path / "clip.mp4", "-o", tmp_path, "--overwrite") == 2
-    assert "would overwrite the video itself" in capsys.readouterr().err
+    assert "is an input and would be overwritten" in capsys.readouterr().err
     assert (tmp_path / "clip.mp4").read_bytes() == before
 
 

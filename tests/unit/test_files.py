@@ -19,6 +19,7 @@ from mask2former.files import (
     TEMPORARY,
     check_file,
     check_folder,
+    check_outputs,
     remove_leftovers,
     take_lock,
     whole_file,
@@ -300,3 +301,24 @@ def test_where_folders_cannot_be_opened_or_locked_files_are_written_all_the_same
         assert take_lock(file) is None
     write_whole(tmp_path / "new" / "a.txt", _text("one"))
     assert (tmp_path / "new" / "a.txt").read_text() == "one"
+
+
+def test_outputs_are_compared_with_inputs_and_with_each_other(tmp_path: Path) -> None:
+    (tmp_path / "in.json").write_text("{}")
+    (tmp_path / "link.json").symlink_to(tmp_path / "in.json")
+    (tmp_path / "images").mkdir()
+    out, folder = tmp_path / "out", tmp_path / "folder"
+    inputs = ["scenes-tiny", tmp_path / "in.json", str(tmp_path / "images")]
+    check_outputs([("json", out / "a.json"), ("coco", folder / "b.json")], inputs, [("results", folder)])
+    for path in (tmp_path / "in.json", tmp_path / "link.json", out / ".." / "in.json"):
+        with pytest.raises(UserError, match="is an input and would be overwritten"):
+            check_outputs([("json", path)], inputs)
+    with pytest.raises(UserError, match=r"'.*images' is an input"):
+        check_outputs([], inputs, [("results", tmp_path / "images")])
+    with pytest.raises(UserError, match=r"^json and results would both write '.*out'; choose two different files"):
+        check_outputs([("json", out)], inputs, [("results", folder / ".." / "out")])
+    for files in ([("json", out), ("coco", out / "b")], [("coco", out / "b"), ("json", out)]):
+        with pytest.raises(UserError, match=r"^coco '.*out/b' would be inside '.*out', which is the file of json;"):
+            check_outputs(files)
+    with pytest.raises(UserError, match="is a folder; expected the name of a file"):
+        check_outputs([("json", tmp_path / "images")])

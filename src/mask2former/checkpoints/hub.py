@@ -15,7 +15,7 @@ from mask2former.checkpoints.download import is_offline
 from mask2former.errors import UserError
 from mask2former.text import printable
 
-__all__ = ["HubName", "fetch_folder", "parse_hub_name", "published_recipe", "push_folder"]
+__all__ = ["HubName", "fetch_folder", "files_of_folder", "parse_hub_name", "published_recipe", "push_folder"]
 
 HubName = tuple[str, str | None]  # owner/name, revision
 
@@ -86,6 +86,12 @@ def fetch_folder(repo_id: str, revision: str | None = None) -> Path:
             if any(folder.glob(f"*{suffix}")):
                 return folder
     raise UserError(f"'{repo_id}' on the hub has no weights (model.safetensors or pytorch_model.bin) at its top level")
+
+
+def files_of_folder(folder: Path) -> list[Path]:
+    """The files of a model in a folder, which may contain others, such as results."""
+    patterns = (*_SETTINGS, *(name for names in _WEIGHTS.values() for name in names))
+    return [path for pattern in patterns for path in folder.glob(pattern)]
 
 
 def push_folder(folder: Path, repo_id: str, *, private: bool, message: str) -> str:

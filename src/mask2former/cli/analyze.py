@@ -77,19 +77,19 @@ class _Report(Protocol):
     def draw(self, path: Path) -> None: ...
 
 
-def _checked(output: Path) -> Path:
+def _check(output: Path, model: str | None = None, inputs: Iterable[str | Path | None] = ()) -> None:
     """Check, before any computation, that the drawing and the figures beside it can be written.
 
     Raises:
-        UserError: they cannot be written, or the path is not an image file.
+        UserError: they cannot be written or are inputs, or the path is not an image file.
     """
-    from mask2former.files import check_file
+    from mask2former.files import check_outputs
+    from mask2former.inference.opening import model_files
 
     if output.suffix.lower() != ".png":
         raise UserError(f"--output {output}: expected a file that ends in .png")
-    for path in (output, output.with_suffix(".json")):
-        check_file(path)
-    return output
+    read = [*([] if model is None else model_files(model)), *(path for path in inputs if path is not None)]
+    check_outputs([("output", output), ("output", output.with_suffix(".json"))], read)
 
 
 def _write(report: _Report, output: Path) -> None:
@@ -136,9 +136,10 @@ def layers(
     from mask2former.analysis import layer_metrics
     from mask2former.analysis.layers import RECALL
 
-    _checked(output)
+    source = _source(data, data_root, annotations, images, limit)
+    _check(output, model, source.files())
     with working(make_console(), lambda: "nothing was written") as tell:
-        found = layer_metrics(model, _source(data, data_root, annotations, images, limit), device=device, progress=tell)
+        found = layer_metrics(model, source, device=device, progress=tell)
     names = [
         name for name in (RECALL, "panoptic/PQ", "instance/AP", "semantic/mIoU") if name in found.depths[0].metrics
     ]
@@ -168,11 +169,10 @@ def focus(
     """
     from mask2former.analysis import attention_focus
 
-    _checked(output)
+    source = _source(data, data_root, annotations, images, limit)
+    _check(output, model, source.files())
     with working(make_console(), lambda: "nothing was written") as tell:
-        found = attention_focus(
-            model, _source(data, data_root, annotations, images, limit), device=device, progress=tell
-        )
+        found = attention_focus(model, source, device=device, progress=tell)
     rows = [
         [one.name, ", ".join(map(str, one.strides)), *(_percent(100 * getattr(one, name)) for name in _FOCUS)]
         for one in found.layers
@@ -195,7 +195,7 @@ def attention(
     """Draw what queries attend to in every decoder layer."""
     from mask2former.analysis import attention_maps
 
-    _checked(output)
+    _check(output, model, [image])
     found = attention_maps(model, image, query or (), device=device)
     say("Share of attention on the mask that the query has at the end, percent, by layer and stride:")
     _query_table(found.layers, [(one, one.inside) for one in found.queries])
@@ -212,7 +212,7 @@ def proposals(
     """Draw the masks of queries before the first decoder layer and after each."""
     from mask2former.analysis import query_proposals
 
-    _checked(output)
+    _check(output, model, [image])
     found = query_proposals(model, image, query or (), device=device)
     say("IoU with the mask that the query has at the end, percent:")
     _query_table(found.depths, [(one, one.ious) for one in found.queries])
@@ -241,7 +241,7 @@ def sampling(
     """Draw where each encoder layer of the pixel decoder samples for one point of an image."""
     from mask2former.analysis import sampling_points
 
-    _checked(output)
+    _check(output, model, [image])
     found = sampling_points(model, image, at, device=device)
     rows = [[one.name, f"{one.distance:.1f}", f"{one.reach:.1f}"] for one in found.layers]
     say("Distance of samples in pixels of the image, by weight:")
@@ -261,7 +261,7 @@ def convergence(
     """Compare how soon trainings reach their metric, from their metrics.csv files."""
     from mask2former.analysis import convergence as compare
 
-    _checked(output)
+    _check(output)
     found = compare(runs, metric)
     shares = sorted({share for one in found.runs for share in one.reached})
     rows = [
@@ -307,7 +307,7 @@ def flops(
     if output is not None and as_json:
         raise UserError("--json prints what --output writes beside its drawing; give only one of the two")
     if output is not None:
-        _checked(output)
+        _check(output, model)
     sizes = [size_hw_of(text) for text in size or ()]
     network = skeleton(model, recipe)
     cost = count_flops(network, sizes or paper_sizes(network), frames)

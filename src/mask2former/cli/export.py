@@ -185,9 +185,6 @@ def verify_export(
     from mask2former.export import draw_report
     from mask2former.export import verify_export as verify
 
-    if plot is not None:
-        check_plot(plot)
-
     _refuse_root(data_root, data)
     source, shown = None, images or []
     if annotations is not None:
@@ -196,6 +193,8 @@ def verify_export(
         source = DataSource(annotations=annotations, images=shown[0], limit=limit)
     elif data is not None:
         source = DataSource(data, data_root, limit=limit)
+    if plot is not None:
+        check_plot(plot, [*shown, *([] if source is None else source.files())])
     console = make_console()
     with working(console, lambda: "nothing was changed") as progress:
         report = verify(

@@ -24,8 +24,6 @@ def plot(
 ) -> None:
     """Plot losses, learning rate and metrics of one or more training runs."""
     from mask2former.evaluation.curves import plot_runs
-    from mask2former.files import check_file
 
-    check_file(output)
     plot_runs(runs, output, over)
     say(f"Curves of {count(len(runs), 'run')}: {output}")

@@ -72,13 +72,16 @@ def find_lr(
     steps: Annotated[int, typer.Option(help="Training steps; fewer are taken if the loss diverges.")] = 100,
 ) -> None:
     """Find a learning rate: train for some steps with a rising one, and draw the loss."""
+    from mask2former.data.sources import files_named_in
+    from mask2former.inference.opening import model_files
     from mask2former.training.find_lr import check_output, check_search
     from mask2former.training.find_lr import find_lr as find
     from mask2former.training.run_file import read_run
 
     config = read_run(run, overrides or [])
     check_search(config, lowest, highest, steps)
-    check_output(output)
+    start = [] if config.model.init is None else model_files(config.model.init)
+    check_output(output, [run, *files_named_in(config.model_dump(mode="json")), *start])
     need_lightning()
     if config.model.init is not None:
         fetch_weights(make_console(), config.model.init)

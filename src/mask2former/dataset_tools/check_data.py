@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from mask2former.dataset_tools.infer_format import infer_format
 from mask2former.dataset_tools.suggest import run_file as run_file_of
 from mask2former.dataset_tools.suggest import suggest_config as suggest_run
 from mask2former.errors import OptionError, UserError
-from mask2former.files import check_apart, check_file, location_of, write_whole
+from mask2former.files import check_outputs, write_whole
 from mask2former.notes import collect_notes
 from mask2former.progress import Progress, silent
 from mask2former.results_io.json import write_json
@@ -93,10 +92,16 @@ def check_data(
     given = {"sheet": sheet, "suggest": suggest, "json": json}
     outputs = {name: Path(path) for name, path in given.items() if path is not None}
     source = data if isinstance(data, str | Path) else type(data).__name__
-    _check_outputs(outputs, source)
+    check_outputs(outputs.items(), [source])
+    if (run_file := outputs.get("suggest")) is not None and run_file.exists():  # it may have been edited since
+        raise OptionError(
+            lambda name: (
+                f"{name('suggest')} '{run_file}' already exists and is not overwritten; choose another file, or remove "
+                "it"
+            )
+        )
     dataset, run, notes = _inferred(data, paths, root)
-    for path in outputs.values():
-        check_apart(path, files_named_in(dataset.model_dump(mode="json")))
+    check_outputs(outputs.items(), files_named_in(dataset.model_dump(mode="json")))
     if suggest is not None and isinstance(dataset, ClipSampling):
         raise OptionError(
             lambda name: (
@@ -135,28 +140,6 @@ def check_data(
     text = run_file_of(suggested, reasons, str(source))
     write_whole(Path(suggest), lambda temporary: temporary.write_text(text, encoding="utf-8"))
     return replace(done, suggested=Path(suggest), reasons=tuple(reasons))
-
-
-def _check_outputs(outputs: Mapping[str, Path], source: str | Path) -> None:
-    """Refuse to write two files to one path, over the data, or over a run file."""
-    for path in outputs.values():
-        check_file(path)
-        check_apart(path, [source])
-    for (first, path), (second, other) in itertools.combinations(outputs.items(), 2):
-        if location_of(path) == location_of(other):
-            raise OptionError(
-                lambda name, first=first, second=second, path=path: (
-                    f"{name(first)} and {name(second)} would both write '{path}'; choose two different files"
-                )
-            )
-    suggest = outputs.get("suggest")
-    if suggest is not None and suggest.exists():  # it may have been edited since
-        raise OptionError(
-            lambda name: (
-                f"{name('suggest')} '{suggest}' already exists and is not overwritten; choose another file, or remove "
-                "it"
-            )
-        )
 
 
 def _reading(run: RunConfig | None, value_range: ValueRange | None, bands: Sequence[int] | None) -> Reading:

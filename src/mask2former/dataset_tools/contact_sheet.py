@@ -16,7 +16,7 @@ from mask2former.data.clips import ClipSet
 from mask2former.data.transforms import Geometry, Plan, Resize
 from mask2former.dataset_tools.check import Split, open_split
 from mask2former.errors import UserError
-from mask2former.evaluation.comparison import comparison_row
+from mask2former.evaluation.comparison import annotation_overlay
 from mask2former.pixels import displayed
 from mask2former.structures.categories import Categories
 
@@ -79,7 +79,7 @@ def _cell(annotated: Annotated, categories: Categories, box: tuple[int, int]) ->
         image = displayed(np.ascontiguousarray(sample.image[0].permute(1, 2, 0).numpy()))
         drawn = visualization.overlay_instances(image, sample.target.masks[:, 0].numpy(), regions, scale=scale)
     else:
-        drawn = comparison_row(sample, {}, categories, scale)[1]
+        drawn = annotation_overlay(sample, categories, scale)
     drawn.thumbnail(box, Image.Resampling.LANCZOS)
     cell = Image.new("RGB", box, (255, 255, 255))
     cell.paste(drawn, ((box[0] - drawn.width) // 2, (box[1] - drawn.height) // 2))

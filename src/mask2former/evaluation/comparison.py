@@ -13,28 +13,19 @@ from mask2former.config import Task
 from mask2former.pixels import displayed
 from mask2former.structures import Categories, Sample, Segmentation
 
-__all__ = ["comparison_row"]
+__all__ = ["annotation_overlay", "comparison_row"]
 
 
 def comparison_row(
-    sample: Sample, predictions: Mapping[Task, Segmentation], categories: Categories, scale: int | None = None
+    sample: Sample, predictions: Mapping[Task, Segmentation], categories: Categories, scale: int
 ) -> list[Image.Image]:
-    """The image, its ground truth, then one overlay per prediction, all enlarged by ``scale``.
-
-    None: large enough for legible names (:func:`mask2former.visualization.readable_scale`).
-    """
-    image = displayed(sample.image[0].permute(1, 2, 0).contiguous().numpy())
-    scale = scale or visualization.readable_scale(image.shape[:2])
+    """The image, its ground truth, then one overlay per prediction, all enlarged by ``scale``."""
+    image = _image(sample)
     overlays = [prediction.plot(image, scale=scale) for prediction in predictions.values()]
-    return [_enlarged(image, scale), _ground_truth(image, sample, categories, scale), *overlays]
+    return [visualization.enlarged(image, scale), annotation_overlay(sample, categories, scale), *overlays]
 
 
-def _enlarged(image: UInt8[np.ndarray, "H W 3"], scale: int) -> Image.Image:
-    plain = Image.fromarray(image)
-    return plain.resize((plain.width * scale, plain.height * scale), Image.Resampling.BICUBIC)
-
-
-def _ground_truth(image: UInt8[np.ndarray, "H W 3"], sample: Sample, categories: Categories, scale: int) -> Image.Image:
+def annotation_overlay(sample: Sample, categories: Categories, scale: int) -> Image.Image:
     """The image with its annotation drawn like predictions, but without scores; later masks are on top."""
     assert sample.target is not None
     masks = sample.target.masks[:, 0].numpy()
@@ -44,4 +35,8 @@ def _ground_truth(image: UInt8[np.ndarray, "H W 3"], sample: Sample, categories:
         ids[mask] = number
         item = categories[label]
         regions.append(visualization.Region(item.name, item.color, group=label, is_thing=item.is_thing))
-    return visualization.overlay_panoptic(image, ids, range(1, len(regions) + 1), regions, scale=scale)
+    return visualization.overlay_panoptic(_image(sample), ids, range(1, len(regions) + 1), regions, scale=scale)
+
+
+def _image(sample: Sample) -> UInt8[np.ndarray, "H W 3"]:
+    return displayed(sample.image[0].permute(1, 2, 0).contiguous().numpy())

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from mask2former import limits
 from mask2former.errors import MissingExtraError, UserError
 from mask2former.evaluation.metrics_table import STEP, read_metrics, read_times
-from mask2former.files import check_file, write_whole
+from mask2former.files import check_outputs, write_whole
 from mask2former.text import shortened
 
 if TYPE_CHECKING:
@@ -264,22 +264,21 @@ def plot_rates(
     axes.set_ylabel("loss", color=_SOFT, fontsize=9)
     axes.tick_params(colors=_SOFT, labelsize=8.5)
     axes.legend(frameon=False, fontsize=8.5, labelcolor=_INK)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    axes.spines[["top", "right"]].set_visible(False)
     write_whole(path, lambda file: figure.savefig(file, format=kind))
 
 
-def check_plot(path: Path) -> str:
+def check_plot(path: Path, inputs: Iterable[str | Path] = ()) -> str:
     """Check that a figure can be written later, and return its format, by the suffix.
 
     Raises:
-        UserError: the path has another suffix, or cannot be written.
+        UserError: the path has another suffix, cannot be written, or would replace an input.
         MissingExtraError: matplotlib is not installed.
     """
     kind = path.suffix[1:].lower()
     if kind not in _FORMATS:
         raise UserError(f"'{path}': expected a file that ends in .{', .'.join(_FORMATS)}")
-    check_file(path)
+    check_outputs([("plot", path)], inputs)
     if importlib.util.find_spec("matplotlib") is None:
         raise MissingExtraError("matplotlib", "report")
     return kind
@@ -299,10 +298,8 @@ def _rows(figure: Figure, number: int, count: int, title: str, names: Sequence[s
     axes.set_yticks(range(len(names)), [_plain(name) for name in names] if number == 0 else [""] * len(names))
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.tick_params(length=0, labelsize=9, labelcolor=_INK)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(_LINE)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(_LINE)
     return axes
 
 
@@ -355,8 +352,7 @@ def _draw(axes: Axes, title: str, names: Sequence[str], found: Mapping[str, Seri
     axes.yaxis.get_offset_text().set(size=8, color=_SOFT)
     axes.grid(color=_LINE, linewidth=0.7)
     axes.set_axisbelow(True)
-    for side in ("top", "right", "left", "bottom"):
-        axes.spines[side].set_visible(False)
+    axes.spines[:].set_visible(False)
     if len(names) > 1:
         axes.legend(fontsize=8, frameon=False, labelcolor=_SOFT)
     if "/" in names[0]:

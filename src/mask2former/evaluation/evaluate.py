@@ -33,9 +33,9 @@ from mask2former.data.sources import DataSource, OpenedData
 from mask2former.errors import FailedError, OptionError, UserError
 from mask2former.evaluation.cases import Case, Cases, match_classes
 from mask2former.evaluation.scores import Evaluation, EvaluationReport, Predictions
-from mask2former.files import check_apart, check_file, check_folder
+from mask2former.files import check_folder, check_outputs
 from mask2former.inference import failures
-from mask2former.inference.opening import ModelSource, model_name, open_predictor
+from mask2former.inference.opening import ModelSource, model_files, model_name, open_predictor
 from mask2former.inference.pipeline import Failure
 from mask2former.inference.predictor import ALL_CANDIDATES, Predictor, predicted
 from mask2former.metrics.build import Evaluator
@@ -261,7 +261,7 @@ def evaluate(
     """
     data = str(data) if isinstance(data, Path) else data
     source = data if isinstance(data, DataSource) else DataSource(data) if _is_named(data) else DataSource()
-    _check_outputs(json, results, report, [*source.files(), *([model] if isinstance(model, str | Path) else [])])
+    _check_outputs(json, results, report, [*source.files(), *model_files(model)])
 
     @functools.cache  # loaded as late as possible, so missing data is noticed before a download
     def predictor() -> Predictor:
@@ -375,23 +375,17 @@ def _check_outputs(
     inputs: Sequence[str | Path],
 ) -> None:
     """Reject output paths that cannot be written or that are inputs, before anything is measured."""
-    files = [Path(path) for path in (json, report) if path is not None]
-    for path in files:
-        check_file(path)
+    files = [(name, Path(path)) for name, path in (("json", json), ("report", report)) if path is not None]
+    folders: list[tuple[str, Path]] = []
     if isinstance(results, str | os.PathLike):
         target = Path(results)
-        (check_folder if target.suffix != ".json" else check_file)(target)
-        files.append(target)
-        if target.name:  # panoptic results X.json come with a folder X of images
-            files.append(target.with_suffix(""))
-        if json is not None and Path(json).resolve() == target.resolve():
-            raise OptionError(
-                lambda name: (
-                    f"{name('json')} and {name('results')} would both write '{json}'; choose two different files"
-                )
-            )
-    for path in files:
-        check_apart(path, inputs)
+        if target.suffix == ".json":  # panoptic results X.json come with a folder X of images
+            files.append(("results", target))
+            folders.append(("results", target.with_suffix("")))
+        else:
+            check_folder(target)
+            folders.append(("results", target))
+    check_outputs(files, inputs, folders)
 
 
 def _options(

@@ -272,17 +272,15 @@ def _comparison(
         height, width = (len(range(0, side, step)) for side in image.shape[:2])
         small = np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BOX))
     scale = -(-_SIDES[0] // max(small.shape[:2]))
-    plain = Image.fromarray(small)
-    plain = plain.resize((plain.width * scale, plain.height * scale), Image.Resampling.BICUBIC)
     true, found = _layers(ground_truth, prediction, categories, step, of_clip)
-    return [plain, true(small, scale), found(small, scale)]
+    return [visualization.enlarged(small, scale), true(small, scale), found(small, scale)]
 
 
 _Draw = Callable[[UInt8[np.ndarray, "H W 3"], int], Image.Image]
 
 
 def _layers(
-    ground_truth: object, prediction: Segmentation, categories: Categories, step: int, of_clip: bool = False
+    ground_truth: object, prediction: Segmentation, categories: Categories, step: int, of_clip: bool
 ) -> tuple[_Draw, _Draw]:
     """Drawings of ground truth and prediction, with every ``step``-th pixel of them."""
 

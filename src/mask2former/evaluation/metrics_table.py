@@ -43,7 +43,7 @@ def read_metrics(path: Path, *, hint: str = "check the path") -> MetricsTable:
     rows = read_rows(path, "table of metrics", hint=hint)
     old = bool(rows) and STEP not in rows[0] and _FROM_ZERO in rows[0]
     name = _FROM_ZERO if old else STEP
-    rows = [{STEP: int(row[name]), **_without(row, name)} for row in rows if is_step(row.get(name))]
+    rows = [{STEP: int(row.pop(name)), **row} for row in rows if is_step(row.get(name))]
     if old:
         before = _before_the_first(rows, path)
         for number, row in enumerate(rows):
@@ -72,10 +72,6 @@ def read_times(path: Path, *, has_start: bool, hint: str = "check the path") -> 
 def is_step(text: object) -> bool:
     """Whether the text is the number of a step."""
     return isinstance(text, str) and text.isdecimal() and len(text) <= _DIGITS
-
-
-def _without(row: dict[str, Any], name: str) -> dict[str, Any]:
-    return {column: value for column, value in row.items() if column != name}
 
 
 def _before_the_first(rows: Sequence[dict[str, Any]], path: Path) -> int | None:

@@ -35,10 +35,11 @@ from mask2former.export.writers import (
     write_openvino,
     write_pt2,
 )
-from mask2former.files import check_file, whole_file, whole_folder
+from mask2former.files import check_outputs, whole_file, whole_folder
 from mask2former.inference.exported import SUFFIXES, ExportedInfo, Format, open_runtime
 from mask2former.inference.exported.network import SMALLEST, file_inputs
 from mask2former.inference.network import ModelNetwork
+from mask2former.inference.opening import model_files
 from mask2former.inference.predictor import Predictor
 from mask2former.media.images import list_images
 from mask2former.models.backbones.swin import SwinTransformer
@@ -134,7 +135,12 @@ def export(
     path = Path(path)
     kind = _format(path, to)
     _check_inputs(size, batch, frames)
-    check_repository(path) if kind == "triton" else check_file(path)
+    parameters = path.with_suffix(_WEIGHTS)
+    if kind == "triton":
+        check_repository(path)
+    else:
+        outputs = [path, parameters] if kind == "openvino" else [path]
+        check_outputs([("path", output) for output in outputs], [*model_files(model), *calibration])
     if dtype not in _TOLERANCES or (kind == "pt2" and dtype != "float32"):
         expected = "float32" if kind == "pt2" else ", ".join(_TOLERANCES)
         raise OptionError(lambda name: f"{name('dtype')} {dtype}: expected {expected} for weights in {kind}")
@@ -172,7 +178,6 @@ def export(
         check_settings(model.info.inference, results)
     calls = _calls(model, info, calibration)
     graph = ExportedGraph(_plain(model), clips=frames is not None, task=results).eval()
-    parameters = path.with_suffix(_WEIGHTS)
     with contextlib.ExitStack() as stack:
         if kind == "triton":
             folder = stack.enter_context(whole_folder(path))

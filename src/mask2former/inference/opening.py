@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mask2former import checkpoints
+from mask2former.checkpoints.hub import files_of_folder
 from mask2former.config import Task
 from mask2former.errors import OptionError, UserError
 from mask2former.inference.predictor import Predictor
@@ -14,7 +15,7 @@ from mask2former.inference.tta import AugmentedPredictor, MultiScaleFlip
 from mask2former.models.mask2former import Mask2Former
 from mask2former.progress import DOWNLOADING, Progress, silent
 
-__all__ = ["ModelSource", "model_name", "open_predictor"]
+__all__ = ["ModelSource", "model_files", "model_name", "open_predictor"]
 
 ModelSource = Predictor | Mask2Former | str | Path
 
@@ -75,3 +76,11 @@ def open_predictor(
 def model_name(model: ModelSource) -> str:
     """The model's name in files of results: its name or path, or for an object its class."""
     return str(model) if isinstance(model, str | Path) else type(model).__name__
+
+
+def model_files(model: ModelSource) -> list[Path]:
+    """The files of a model, none of which may be overwritten; empty for an object and for the name of a model."""
+    path = Path(model) if isinstance(model, str | Path) else None
+    if path is None or not path.exists():
+        return []
+    return files_of_folder(path) if path.is_dir() else [path]

@@ -19,10 +19,10 @@ from jaxtyping import UInt8
 
 from mask2former.config import InferenceConfig, Task
 from mask2former.errors import FailedError, OptionError, UserError, prefixed
-from mask2former.files import check_apart, folder_lock, leftovers_note, location_of, reserved
+from mask2former.files import check_outputs, folder_lock, leftovers_note, location_of, reserved
 from mask2former.inference import failures
 from mask2former.inference.large_files import check_unchanged, encode_result, file_state, read_whole_or_parts
-from mask2former.inference.opening import ModelSource, model_name, open_predictor
+from mask2former.inference.opening import ModelSource, model_files, model_name, open_predictor
 from mask2former.inference.pipeline import Failure, Ready
 from mask2former.inference.plan_files import FileSource, plan
 from mask2former.inference.predicted_image import LargeImage
@@ -34,7 +34,6 @@ from mask2former.inference.result_files import (
     Request,
     categories_sha256,
     check_alike,
-    check_coco_file,
     check_in_the_way,
     check_run_file,
     drop_stale,
@@ -42,6 +41,7 @@ from mask2former.inference.result_files import (
     is_of_another_image,
     remove_incomplete,
     remove_old,
+    with_other_formats,
 )
 from mask2former.inference.tile_results import Results
 from mask2former.inference.tiling import PackedResults
@@ -52,7 +52,7 @@ from mask2former.media.web_images import WebImage
 from mask2former.notes import collect_notes, note, sentences
 from mask2former.pixels import Regions
 from mask2former.progress import Progress, silent, tiles_told
-from mask2former.results_io.coco import write_coco_results
+from mask2former.results_io.coco import is_coco_results, write_coco_results
 from mask2former.results_io.formats import FormatWriter, ImagesOfRun, format_folder, open_format
 from mask2former.results_io.json import read_result, result_of, saved_document
 from mask2former.results_io.table import TableFiles, images_table, is_table
@@ -185,17 +185,12 @@ def predict_files(
         several = [sources] if isinstance(sources, str | os.PathLike | NamedBytes) else sources
         jobs = plan(several, output, page=page)
     tables = () if table is None else (Path(table), images_table(Path(table)))
-    if file is not None:
-        check_apart(file, [model] if isinstance(model, str | Path) else [])
-        check_coco_file(file, jobs, overwrite=overwrite)
-        if location_of(file) in map(location_of, tables):
-            raise OptionError(
-                lambda name: f"{name('coco')} and {name('table')} would both write '{file}'; choose two different files"
-            )
-    for path in tables:
-        check_apart(path, [model] if isinstance(model, str | Path) else [])
-        check_run_file(path, jobs, "table", is_table, overwrite=overwrite)
-    folders = [_format_folder(Path(output), name, jobs, overwrite=overwrite) for name in dict.fromkeys(also)]
+    files = [*([] if file is None else [("coco", file)]), *(("table", path) for path in tables)]
+    read = [source for job in jobs if (source := path_of(job.source)) is not None]
+    check_outputs(files, [*model_files(model), *read])
+    for option, path in files:
+        check_run_file(path, jobs, option, is_coco_results if option == "coco" else is_table, overwrite=overwrite)
+    folders = [_format_folder(Path(output), name, jobs, files, overwrite=overwrite) for name in dict.fromkeys(also)]
     loading = {"recipe": recipe, "trained_for": trained_for, "weights": weights, "device": device, "dtype": dtype}
     predictor = open_predictor(model, compile=compile, views=views, progress=progress, **loading, **settings)
     chosen = predictor.choose_tasks(task)[0]
@@ -243,6 +238,9 @@ def predict_files(
             )
         if file is not None and usable:
             write_coco_results(file, usable, chosen, predictor.categories)
+        for path in () if usable else (*(path for _, path in files), *(writer.path for writer in every)):
+            if path.is_file():
+                note("files of an earlier run that were kept, because no image has a result now", f"'{path}'")
     notes = (*removed, *sentences([*planned, *found]))
     return FilesReport(
         chosen,
@@ -330,13 +328,23 @@ def _pass_on(job: Job, task: Task, categories: Categories, writers: Sequence[For
         writer.add(job.stem.as_posix(), result)
 
 
-def _format_folder(output: Path, name: str, jobs: Sequence[Job], *, overwrite: bool) -> Path:
-    """The folder of a format, which must not contain results of images.
+def _format_folder(
+    output: Path, name: str, jobs: Sequence[Job], files: Iterable[tuple[str, Path]], *, overwrite: bool
+) -> Path:
+    """The folder of a format, which must contain neither results of images nor files of other options.
 
     Raises:
         UserError: there is no such format, or the folder is used for something else.
     """
     folder = format_folder(output, name, overwrite=overwrite)
+    for option, path in files:
+        if location_of(folder) in map(str, Path(location_of(path)).parents):
+            raise OptionError(
+                lambda called, option=option, path=path: (
+                    f"{called(option)} '{path}' is inside '{folder}', which {called('also')} writes; choose another "
+                    "file"
+                )
+            )
     if inside := next((job for job in jobs if job.stem.parts[:-1][:1] == (name,)), None):
         raise UserError(
             f"'{folder}' contains results of images, for instance of '{inside.source}', so the format "
@@ -489,9 +497,10 @@ class _Run:
                 return outcome
             is_stale = there is not None and is_of_another_image(there, file.sha256)
             remove_old(job)
+            gone = with_other_formats(job) if is_stale else ""
             write_files(job.document, files)
         if is_stale:
-            note("results of other images of the same name, replaced", f"'{job.document}'")
+            note("results of other images of the same name, replaced", f"'{job.document}'{gone}")
         return done
 
     def _there(self, file: _File) -> tuple[dict[str, Any] | None, Outcome | None]:

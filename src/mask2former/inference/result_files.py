@@ -16,7 +16,7 @@ import mask2former
 from mask2former import documents, limits
 from mask2former.config import InferenceConfig, Task, with_new_names
 from mask2former.errors import OptionError, UserError
-from mask2former.files import check_apart, check_file, folder_lock, location_of
+from mask2former.files import folder_lock, location_of
 from mask2former.media.image_files import (
     ImageFile,
     ImagePage,
@@ -25,7 +25,7 @@ from mask2former.media.image_files import (
     path_of,
 )
 from mask2former.notes import note
-from mask2former.results_io.coco import is_coco_results
+from mask2former.results_io.formats import remove_files_of
 from mask2former.results_io.json import RECORDS, read_result
 from mask2former.structures import Categories, Instances, Segmentation
 from mask2former.structures.packed_results import PackedSegmentation
@@ -39,7 +39,6 @@ __all__ = [
     "Request",
     "categories_sha256",
     "check_alike",
-    "check_coco_file",
     "check_in_the_way",
     "check_run_file",
     "drop_stale",
@@ -48,6 +47,7 @@ __all__ = [
     "is_own_image",
     "remove_incomplete",
     "remove_old",
+    "with_other_formats",
 ]
 
 EXACT_MAPS: Mapping[str, str] = {
@@ -308,7 +308,13 @@ def drop_stale(job: Job) -> None:
     if there is not None and is_of_another_image(there, image_sha256_of(job.source)):
         remove_old(job)
         message = "results of earlier images of the same name, removed because the new images could not be segmented"
-        note(message, f"'{job.document}'")
+        note(message, f"'{job.document}'{with_other_formats(job)}")
+
+
+def with_other_formats(job: Job) -> str:
+    """Remove what other formats hold of an earlier image, which would seem to be of this one; the end of a note."""
+    removed = remove_files_of(job.output, job.stem.as_posix())
+    return f" with {removed} file{'s' * (removed > 1)} of other formats" if removed else ""
 
 
 def is_own_image(path: Path) -> bool:
@@ -332,25 +338,14 @@ def is_own_image(path: Path) -> bool:
     return False
 
 
-def check_coco_file(path: Path, jobs: Sequence[Job], *, overwrite: bool = False) -> None:
-    """Check that the file for the COCO results of a run can be written later without destroying anything.
-
-    Raises:
-        UserError: it is an image or one of the results, it is where results are written, or another file exists.
-    """
-    check_run_file(path, jobs, "coco", is_coco_results, overwrite=overwrite)
-
-
 def check_run_file(
     path: Path, jobs: Sequence[Job], option: str, is_ours: Callable[[Path], bool], *, overwrite: bool
 ) -> None:
-    """The same check for any file for a complete run, which is named ``option`` in messages.
+    """Check that a file for a complete run, which is named ``option`` in messages, destroys no results and no file.
 
     Raises:
-        UserError: see :func:`check_coco_file`.
+        UserError: it is one of the results, it is where results are written, or another file exists.
     """
-    check_file(path)
-    check_apart(path, [source for job in jobs if (source := path_of(job.source)) is not None])
     target = location_of(path)
     results = {location_of(job.file(ending)): job for job in jobs for ending in ENDINGS}
     folders = {folder for index in results for folder in Path(index).parents}

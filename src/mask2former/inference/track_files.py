@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,9 +12,9 @@ from typing import Any, Literal
 from mask2former import interrupts
 from mask2former.config import Task
 from mask2former.errors import FailedError, OptionError, UserError
-from mask2former.files import check_file, leftovers_note
+from mask2former.files import check_outputs, leftovers_note
 from mask2former.inference import failures
-from mask2former.inference.opening import ModelSource, model_name, open_predictor
+from mask2former.inference.opening import ModelSource, model_files, model_name, open_predictor
 from mask2former.media.frames import open_frames
 from mask2former.progress import Progress, silent
 from mask2former.results_io.growing import FrameWriter
@@ -23,6 +23,8 @@ from mask2former.results_io.video import VideoWriter
 from mask2former.results_io.youtube_vis import TrackResults
 
 __all__ = ["TrackReport", "track_files"]
+
+_TRACKS = "YouTube-VIS results"  # kind of a file, in reports
 
 
 @dataclass(frozen=True)
@@ -107,8 +109,8 @@ def track_files(
     if video:
         outputs["video"] = folder / f"{name}.mp4"
     if ytvis is not None:
-        outputs["YouTube-VIS results"] = Path(ytvis)
-    _check_outputs(outputs, where, overwrite)
+        outputs[_TRACKS] = Path(ytvis)
+    _check_files(outputs, [*model_files(model), *([] if isinstance(where, int) else [where])], overwrite)
     frames = open_frames(where, start=start, end=end, rate=rate)
     drawing = VideoWriter(outputs["video"], frames.rate) if video else None
     loading = {"recipe": recipe, "trained_for": trained_for, "weights": weights, "device": device, "dtype": dtype}
@@ -167,17 +169,13 @@ def _source(source: str | Path | int) -> tuple[Path | int, str]:
     return path, path.resolve().name if path.is_dir() else path.stem
 
 
-def _check_outputs(outputs: dict[str, Path], source: Path | int, overwrite: bool) -> None:
-    if len({output.resolve() for output in outputs.values()}) < len(outputs):
-        raise UserError(f"two results would be written to the same file; got {', '.join(map(str, outputs.values()))}")
+def _check_files(outputs: Mapping[str, Path], inputs: Sequence[Path], overwrite: bool) -> None:
+    check_outputs([("ytvis" if kind == _TRACKS else "output", path) for kind, path in outputs.items()], inputs)
     for output in outputs.values():
-        if isinstance(source, Path) and output.resolve() == source.resolve():
-            raise UserError(f"'{output}' would overwrite the video itself; choose another output")
         if output.is_file() and not overwrite:  # not for a device or a pipe
             raise OptionError(
                 lambda name, output=output: f"'{output}' already exists; use {name('overwrite')} or another output"
             )
-        check_file(output)
 
 
 def _leftovers(outputs: Iterable[Path], growing: Sequence[TrackDocument | VideoWriter]) -> list[str]:

@@ -62,8 +62,9 @@ def _why_not(page: Any, value_range: ValueRange | None, bands: Bands | None) -> 
         )
     if page.dtype == np.uint16 and value_range in (None, "auto"):
         return (
-            "because it has 16 bits; give the values of black and white (--value-range BLACK WHITE, in Python "
-            "value_range), or use the full range of 16 bits (--value-rule full)"
+            "because it has 16 bits; give the values of black and white (--value-range BLACK WHITE, in Python and in "
+            "runs the inference setting value_range), or use the full range of 16 bits (--value-rule full, or the "
+            "setting as 'full')"
         )
     return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,7 @@ from mask2former.results_io.yolo import YoloFiles
 from mask2former.structures.categories import Categories
 from mask2former.text import did_you_mean, listed, quoted
 
-__all__ = ["FORMATS", "FormatWriter", "ImagesOfRun", "format_folder", "open_format"]
+__all__ = ["FORMATS", "FormatWriter", "ImagesOfRun", "format_folder", "open_format", "remove_files_of"]
 
 _MARK = ".mask2former"  # marks folders that are ours
 
@@ -79,6 +80,27 @@ FORMATS: Mapping[str, Callable[[Path, ImagesOfRun], FormatWriter]] = {
     "label-tiff": lambda folder, run: LabelTiffFiles(folder, place_of=run.place_of),
     "yolo": lambda folder, run: YoloFiles(folder, run.categories, run.names),
 }
+
+
+_OF_IMAGE = {  # the files of an image in the folder of a format that has some for each
+    "class-masks": "{}/*.png",
+    "cutouts": "{}/*.png",
+    "geojson": "{}.geojson",
+    "imagej": "{}.zip",
+    "label-tiff": "{}.tif",
+    "yolo": "labels/{}.txt",
+}
+
+
+def remove_files_of(output: Path, image_id: str) -> int:
+    """Remove the files of an image from all format folders in ``output`` that are ours; returns their number."""
+    removed = 0
+    for name, pattern in _OF_IMAGE.items():
+        if (output / name / _MARK).exists():
+            for path in (output / name).glob(pattern.format(glob.escape(image_id))):
+                path.unlink(missing_ok=True)
+                removed += 1
+    return removed
 
 
 def format_folder(output: Path, name: str, *, overwrite: bool) -> Path:

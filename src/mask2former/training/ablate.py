@@ -131,7 +131,8 @@ def ablate(
         table[name] = AblationRow(name, ROWS[name].described, {}, ROWS[name].paper)
     runs = {name: base if name == BASELINE else ablated(base, ROWS[name]) for name in table}
     jobs = [(seed, name) for seed in range(seeds) for name in table]
-    for row in _finished(folder / "ablations.json", base):
+    finished, before = _finished(folder / "ablations.json", base)
+    for row in finished:
         known = table.setdefault(row.name, row)
         if known.settings != row.settings:
             raise UserError(
@@ -140,8 +141,11 @@ def ablate(
             )
         known.metrics.update(row.metrics)
     need_lightning()
+    from mask2former.training.data_state import data_state
     from mask2former.training.run import train
 
+    data = data_state(base.data)
+    _check_data(folder, before, data, is_begun=bool(finished))
     _check_start({name: runs[name] for seed, name in jobs if seed not in table[name].metrics})
     for done, (seed, name) in enumerate(jobs):
         if seed in table[name].metrics:
@@ -151,7 +155,7 @@ def ablate(
         run = runs[name].model_copy(update={"seed": seed, "output": str(place)})
         result = train(run, resume=(place / "checkpoints" / "last.ckpt").is_file(), progress=progress)
         table[name].metrics[seed] = result.metrics
-        _write(folder / "ablations.json", base, list(table.values()))
+        _write(folder / "ablations.json", base, data, list(table.values()))
     return list(table.values())
 
 
@@ -211,10 +215,27 @@ def draw(table: Sequence[AblationRow], path: Path) -> None:
     plot_changes([row.name for row in rows], columns, spreads, path)
 
 
-def _finished(path: Path, base: RunConfig) -> list[AblationRow]:
-    """Rows with results of earlier calls; a folder of training runs with other settings is rejected."""
+def _check_data(folder: Path, before: object, now: Mapping[str, str], *, is_begun: bool) -> None:
+    """Refuse data that has changed since the finished training runs of a folder.
+
+    Raises:
+        UserError: the message says what has changed.
+    """
+    if not isinstance(before, dict):
+        if is_begun:
+            note("tables of ablations without a record of their data, which may have changed since", f"'{folder}'")
+        return
+    if changed := [name for name in {**before, **now} if before.get(name) != now.get(name)]:
+        raise UserError(
+            f"{folder} contains trainings with other data (changed since: {listed(changed, 4)}); choose another output "
+            "folder, or restore the data"
+        )
+
+
+def _finished(path: Path, base: RunConfig) -> tuple[list[AblationRow], object]:
+    """Rows with results of earlier calls, and the state of their data; runs with other settings are refused."""
     if not path.exists():
-        return []
+        return [], None
     values = read_json(path, "table of ablations")
     before = values.get("run") if isinstance(values, dict) else None
     if not isinstance(before, dict):
@@ -241,7 +262,7 @@ def _finished(path: Path, base: RunConfig) -> list[AblationRow]:
         raise UserError(
             f"{path} contains rows that do not belong to a table of ablations; choose another output folder"
         ) from error
-    return [row for row in rows if row.metrics]
+    return [row for row in rows if row.metrics], values.get("data")
 
 
 def _numbers(values: dict[str, Any]) -> dict[str, float]:
@@ -252,12 +273,13 @@ def _described(settings: dict[str, Any]) -> str:
     return listed([f"{name}={value}" for name, value in settings.items()], 4) or "none"
 
 
-def _write(path: Path, base: RunConfig, table: Sequence[AblationRow]) -> None:
+def _write(path: Path, base: RunConfig, data: Mapping[str, str], table: Sequence[AblationRow]) -> None:
     values = {
         "steps": base.trainer.max_steps,
         "seeds": len({seed for row in table for seed in row.metrics}),
         "metrics": METRICS,
         "run": base.model_dump(mode="json"),
+        "data": data,
         "rows": {row.name: row.to_dict() for row in table},
     }
     text = json.dumps(values, indent=1) + "\n"

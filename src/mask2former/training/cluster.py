@@ -135,11 +135,6 @@ class Rank:
             )
         return cls(node * devices + local, nodes * devices)
 
-    @property
-    def is_first(self) -> bool:
-        """Whether this process writes the files of the run."""
-        return self.index == 0
-
     def environment(self) -> ClusterEnvironment:
         """The same information for Lightning."""
         if self.launcher == "srun":

@@ -38,8 +38,7 @@ from mask2former.evaluation.cases import Case, Cases, match_classes
 from mask2former.structures.categories import Categories
 from mask2former.structures.samples import Batch
 
-__all__ = ["DataModule", "batch_size_per_device"]
-
+__all__ = ["DataModule"]
 
 _OTHER_SCALE = 1.5  # ratio between the scales of training and inference from which a note is added
 

@@ -11,7 +11,7 @@ import contextlib
 import json
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import numpy as np
 from mask2former.config import RunConfig
 from mask2former.errors import OptionError, UserError
 from mask2former.evaluation.curves import check_plot, plot_rates
-from mask2former.files import check_file, write_whole
+from mask2former.files import check_outputs, write_whole
 from mask2former.training import need_lightning
 
 __all__ = ["LearningRates", "check_output", "check_search", "find_lr", "has_diverged"]
@@ -146,12 +146,12 @@ def check_search(config: RunConfig, lowest: float, highest: float, steps: int) -
         )
 
 
-def check_output(path: Path) -> None:
+def check_output(path: Path, inputs: Iterable[str | Path] = ()) -> None:
     """Check that a curve and its numbers can be written later.
 
     Raises:
-        UserError: the path has another suffix, or cannot be written.
+        UserError: the path has another suffix, cannot be written, or would replace an input.
         MissingExtraError: matplotlib is not installed.
     """
     check_plot(path)
-    check_file(path.with_suffix(".json"))
+    check_outputs([("output", path), ("output", path.with_suffix(".json"))], inputs)

@@ -13,10 +13,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
-
 from mask2former.errors import UserError
 from mask2former.text import printable
+from mask2former.training.cluster import is_first
 
 __all__ = ["LOCK", "check_links", "locked"]
 
@@ -62,7 +61,7 @@ def locked(directory: Path) -> Iterator[list[str]]:
     Raises:
         UserError: another training run holds the lock; the message names its process.
     """
-    if getattr(rank_zero_only, "rank", 0) != 0:
+    if not is_first():
         yield []
         return
     is_new = not directory.exists()

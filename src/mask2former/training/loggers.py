@@ -41,6 +41,8 @@ class Loggers:
         makers = {"tensorboard": _tensorboard, "wandb": _wandb, "mlflow": _mlflow}
         wanted = [name for name in dict.fromkeys(config.trainer.loggers) if name in makers]
         self._by_name = {name: makers[name](Path(config.output), self._known.get(name)) for name in wanted}
+        # Listed now, because Lightning opens the file of this run before ``begin``.
+        self._stale = () if resume else tuple(self._file.parent.glob("tensorboard/events.out.tfevents.*"))
 
     def __iter__(self) -> Iterator[Logger]:
         yield from self._by_name.values()
@@ -51,6 +53,8 @@ class Loggers:
         Raises:
             UserError: a service rejects the run or cannot be reached.
         """
+        for path in self._stale:  # TensorBoard would draw them as one curve with those of this run
+            path.unlink(missing_ok=True)
         services = {name: logger for name, logger in self._by_name.items() if name != "tensorboard"}
         for name, logger in services.items():
             try:

@@ -53,7 +53,7 @@ class MetricsLog(Logger):
         Returns:
             Sentences for the user.
         """
-        table = self._table()
+        table = _table_of(self.path)
         self._keep(table.rows)
         has_start = any(row[STEP] == 0 for row in table.rows)
         self._began = time.monotonic() - self._keep_times(has_start)
@@ -88,7 +88,7 @@ class MetricsLog(Logger):
         row = {STEP: step, **{name: value for name, value in metrics.items() if name != "epoch"}}
         new = sorted(row.keys() - set(self.columns))
         if new:
-            rows = self._table().rows
+            rows = _table_of(self.path).rows
             self.columns += new
             self._write([*rows, row])
             return
@@ -101,9 +101,6 @@ class MetricsLog(Logger):
         for path in (self.path, self.times):
             with _appended(path) as stream:
                 os.fsync(stream.fileno())
-
-    def _table(self) -> MetricsTable:
-        return _table_of(self.path)
 
     def _keep(self, rows: list[dict[str, Any]]) -> None:
         # A power failure can leave an incomplete last line: it ends early, or in something that is not a number.
@@ -122,11 +119,9 @@ class MetricsLog(Logger):
                 if step <= self._steps_before and seconds.replace(".", "", 1).isdecimal():
                     kept.append((step, float(seconds)))
         kept = kept[: self._rows_before]
-        self._write_times("".join([f"{STEP},seconds\n", *(f"{step},{seconds:.2f}\n" for step, seconds in kept)]))
-        return kept[-1][1] if kept else 0.0
-
-    def _write_times(self, text: str) -> None:
+        text = "".join([f"{STEP},seconds\n", *(f"{step},{seconds:.2f}\n" for step, seconds in kept)])
         write_whole(self.times, lambda file: file.write_text(text, encoding="utf-8"))
+        return kept[-1][1] if kept else 0.0
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
         def write(file: Path) -> None:

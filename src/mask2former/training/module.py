@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from mask2former.config import OptimConfig, RunConfig, Task
+from mask2former.dataset_tools.requirements import batch_size_per_device
 from mask2former.evaluation.cases import Case, Cases
 from mask2former.evaluation.evaluate import predict_case
 from mask2former.evaluation.gallery import case_rows
@@ -31,7 +32,6 @@ from mask2former.structures import Segmentation, VideoInstances
 from mask2former.structures.samples import Batch
 from mask2former.training.checkpointing import at_step, figures, plain
 from mask2former.training.cluster import say_once
-from mask2former.training.datamodule import batch_size_per_device
 from mask2former.training.ema import MovingAverage
 from mask2former.training.freezing import Frozen
 from mask2former.training.memory import estimate_memory

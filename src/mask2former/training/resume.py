@@ -6,8 +6,6 @@ neither list counts as one that must not change. Files are read, but not changed
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -17,17 +15,15 @@ from typing import Any
 
 from mask2former import limits
 from mask2former.config import RunConfig, leaves, parse
-from mask2former.data.datasets.reader import Reader
 from mask2former.dataset_tools.requirements import batch_size_per_device
 from mask2former.documents import read_yaml
 from mask2former.errors import UserError
-from mask2former.evaluation.cases import Cases
 from mask2former.structures.categories import Categories
 from mask2former.text import listed, quoted
 from mask2former.training.checkpointing import figure, loaded
 from mask2former.training.optim import learning_rate_factor
 
-__all__ = ["FIXED", "FREE", "LastState", "check_objects", "compare", "digest_of", "record_of", "setting_of"]
+__all__ = ["FIXED", "FREE", "LastState", "check_objects", "compare", "record_of", "setting_of"]
 
 
 def _settings(groups: Mapping[str, str]) -> frozenset[str]:
@@ -95,7 +91,8 @@ class LastState:
         license: of its weights, if known.
         waited: validations without a better monitor, if patience was set.
         notes: sentences for the user.
-        validation: digest of its validation data, see :func:`digest_of`; None in checkpoints of 0.1.0.
+        validation: digest of its validation data, see :func:`~mask2former.training.data_state.digest_of`; None in
+            checkpoints of 0.1.0.
         start: the monitor before the first step; None if it was not measured.
         has_best: whether there was a best validation.
         validation_due: whether the validation of this step was still to be done; also False in checkpoints of 0.1.0.
@@ -222,15 +219,6 @@ def _text(value: Any) -> str | None:
     return value
 
 
-def digest_of(cases: Cases) -> str:
-    """Identifies validation data by names, ids and numbers of objects, but not by the location of files."""
-    indices, counts = range(len(cases)), cases.samples.num_objects
-    names = [cases.samples.image_id(index) for index in indices]
-    files = [cases.samples.file(index).name for index in indices] if isinstance(cases.samples, Reader) else []
-    rows = [names, files, [] if counts is None else counts[: len(cases)].tolist()]
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
-
-
 def record_of(
     config: RunConfig,
     categories: Categories,
@@ -311,7 +299,7 @@ def compare(
         config: the new settings, complete.
         categories: the current classes of the training data.
         num_samples: current numbers of samples of the training and the validation data.
-        validation: digest of the current validation data, see :func:`digest_of`.
+        validation: digest of the current validation data.
 
     Raises:
         UserError: something that must not change is different; the message lists all differences.

@@ -25,6 +25,7 @@ from mask2former.training.batch_size import check_auto, with_batch_size
 from mask2former.training.checkpointing import KeepCheckpoints, figure, figures, loaded
 from mask2former.training.class_weights import class_weights
 from mask2former.training.cluster import Rank, say_once
+from mask2former.training.data_state import digest_of
 from mask2former.training.datamodule import DataModule
 from mask2former.training.directory import prepare_directory
 from mask2former.training.lock import check_links, locked
@@ -36,7 +37,7 @@ from mask2former.training.objects import Data, Objects
 from mask2former.training.optim import dead_steps
 from mask2former.training.progress import StepProgress
 from mask2former.training.result import TrainingResult, finished
-from mask2former.training.resume import LastState, check_objects, compare, digest_of, record_of
+from mask2former.training.resume import LastState, check_objects, compare, record_of
 from mask2former.training.resume_point import ResumePoint, patience_of, put_best_in_place, resume_point
 from mask2former.training.start import initial_model, with_start
 from mask2former.training.stopping import Stopping, explained
@@ -124,7 +125,8 @@ def train(
         lightning.seed_everything(config.seed, verbose=False)
         data = DataModule(config, objects.train_data, objects.validation_data, objects.augmentation)
         data.check()
-        num_samples, digest = (len(data.training_set), data.num_validation), digest_of(data.validation_set)
+        num_samples = len(data.training_set), data.num_validation
+        digest = digest_of(data.validation_set.samples, data.num_validation)
         point = ResumePoint()
         if past is not None:
             change = compare(past, config, data.categories, num_samples, digest)

@@ -34,6 +34,7 @@ __all__ = [
     "Palette",
     "Region",
     "contact_sheet",
+    "enlarged",
     "overlay_instances",
     "overlay_panoptic",
     "overlay_semantic",
@@ -246,10 +247,13 @@ def _canvas(image: ImageLike, size_hw: tuple[int, int], scale: int) -> UInt8[np.
     """A new RGB array of the image, enlarged ``scale`` times."""
     if not isinstance(scale, Integral) or scale < 1:
         raise UserError(f"scale must be a whole number from 1, or None, got {scale!r}")
-    upright = Image.fromarray(rgb_of(image, size_hw))
-    if scale > 1:
-        upright = upright.resize((upright.width * scale, upright.height * scale), Image.Resampling.BICUBIC)
-    return np.array(upright)
+    return np.array(enlarged(rgb_of(image, size_hw), scale))
+
+
+def enlarged(image: UInt8[np.ndarray, "H W 3"], scale: int) -> Image.Image:
+    """The image with ``scale`` times its height and width, at least once."""
+    plain = Image.fromarray(image)
+    return plain.resize((plain.width * scale, plain.height * scale), Image.Resampling.BICUBIC)
 
 
 def _line_width(size_hw: tuple[int, ...]) -> float:

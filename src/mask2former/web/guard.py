@@ -76,7 +76,8 @@ class Guard:
             return
         path = scope["path"]
         if not self._knows_host(scope["headers"]):
-            await _refuse(send, 421, "this page is for localhost only; start it with --host for other names")
+            sentence = "this page is for localhost only; start it with --host (in Python host) for other names"
+            await _refuse(send, 421, sentence)
         elif path not in _PATHS and (not path.startswith(_FOLDERS) or ".." in path):
             await _refuse(send, 404, "there is nothing here")
         elif path == _UPLOAD:

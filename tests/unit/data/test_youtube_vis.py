@@ -291,6 +291,40 @@ def test_areas_that_cannot_be_are_counted(tmp_path: Path, area: Any) -> None:
     assert areas[0] == 80
 
 
+@pytest.mark.parametrize(
+    ("area", "words", "used"),
+    [
+        (104, "", 104),  # of a mask of 80 pixels that fills its box
+        (105, "'area' differs from the area of the mask; it still decides what counts as small", 105),
+        (24, "", 24),
+        (23, "'area' differs from the area of the mask", 23),
+        (HEIGHT * WIDTH, "'area' differs from the area of the mask", HEIGHT * WIDTH),
+        (HEIGHT * WIDTH + 1, "'area' is not a positive number that fits into the image", 80),
+        (0, "'area' is not a positive number that fits into the image", 80),
+    ],
+)
+def test_areas_that_differ_from_their_mask_are_noted(tmp_path: Path, area: int, words: str, used: int) -> None:
+    clips, notes = noted(tmp_path, lambda entries: entries[0]["areas"].__setitem__(1, area))
+    assert words in notes
+    assert notes.count("'area'") == bool(words)
+    assert ("annotations 1 (1 in frame 1)" in notes) == bool(words)
+    areas = clips.ground_truths(0, ["instance"])["instance"].areas
+    assert areas is not None
+    assert areas[0] == (80 + used) / 2  # the mean of the frames
+
+
+def test_areas_of_polygons_count_what_is_outside_of_the_frame(tmp_path: Path) -> None:
+    def change(entries: list[dict[str, Any]]) -> None:
+        entries[1]["segmentations"][1] = [[-40, 12, 60, 12, 60, 20, -40, 20]]
+        entries[1].update(bboxes=[None, [-40, 12, 100, 8]], areas=[None, 800])
+
+    clips, notes = noted(tmp_path, change)  # of more pixels than a frame has
+    assert "'area'" not in notes
+    areas = clips.ground_truths(0, ["instance"])["instance"].areas
+    assert areas is not None
+    assert areas[1] == 800
+
+
 def test_masks_and_boxes_that_do_not_go_together_are_noted(tmp_path: Path) -> None:
     _, notes = noted(tmp_path, lambda entries: entries[0]["bboxes"].__setitem__(1, [20, 14, 10, 8]))
     assert notes.count("do not match their 'bbox' (IoU below 0.5) and are used as they are: annotations 1 (1 in") == 1

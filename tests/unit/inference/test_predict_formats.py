@@ -191,3 +191,34 @@ def test_two_files_of_one_name_are_refused(images: Path) -> None:
         with pytest.raises(UserError, match="would both write"):
             predict_files("scenes-tiny", images, output, "instance", table=table, coco=coco)
     assert not output.exists()
+
+
+def test_files_of_other_formats_go_with_the_results_of_an_earlier_image(predictor: Predictor, images: Path) -> None:
+    output, table, coco = images.parent / "out", images.parent / "t.csv", images.parent / "coco.json"
+    lists: dict[str, Any] = {"table": table, "coco": coco}
+    predict_files(predictor, images, output, "instance", overlays=False, also=list(FORMATS), **lists)
+    before = _files(output)
+
+    def of_image(name: str) -> set[str]:
+        found = _files(output)
+        return {file for file in found if name in (Path(file).stem, *Path(file).parts)}
+
+    of_a, of_b = of_image("a"), of_image("b")
+    assert {Path(file).parts[0] for file in of_a} >= {"a.json", "geojson", "imagej", "label-tiff", "yolo"}
+    (images / "a.jpg").write_bytes(b"\xff\xd8\xff broken since")
+    Image.new("RGB", (60, 40), "red").save(images / "deep" / "b.png")
+    report = predict_files(predictor, images, output, "instance", overlays=False)
+    assert report.outcomes == {"done": 1, "skipped": 0, "refused": 2, "failed": 0}
+    assert of_image("a") == set()
+    assert of_image("b") == {"deep/b.json"}
+    assert before.keys() - _files(output).keys() == (of_a | of_b) - {"deep/b.json"}
+    gone = {"removed because": (of_a, "a.json"), "replaced (1)": (of_b, "b.json")}
+    for words, (files, document) in gone.items():
+        [note] = [note for note in report.notes if words in note]
+        assert note.endswith(f"{document}' with {len(files) - 1} files of other formats")
+
+    (images / "deep" / "b.png").unlink()
+    report = predict_files(predictor, images, output, "instance", overlays=False, also=["cvat"], **lists)
+    assert report.outcomes["refused"] == report.num_images
+    [note] = [note for note in report.notes if "files of an earlier run that were kept" in note]
+    assert "(4)" in note  # coco.json, t.csv, t_images.csv and that of cvat

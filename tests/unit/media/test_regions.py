@@ -148,7 +148,8 @@ def test_parts_of_a_slide_are_not_counted_as_images(
         (
             np.zeros((40, 40), np.uint16),
             {},
-            r"read in parts, .* because it has 16 bits; give the values of black .*value_range",
+            r"read in parts, .*; give the values of black .*--value-range .*the inference setting value_range.*or the "
+            "setting as 'full'",
         ),
         (np.zeros((40, 40), np.float32), {}, "because it contains values of type float32; save it with 8 or 16 bits"),
         (np.zeros((40, 40), np.uint32), {}, "type uint32"),

@@ -76,9 +76,7 @@ BY_HAND = {"NODE_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "29500"}
     ],
 )
 def test_a_process_is_told_among_all(environ: dict[str, str], nodes: int, devices: int, expected: Rank) -> None:
-    rank = Rank.of(trainer(nodes, devices), environ)
-    assert rank == expected
-    assert rank.is_first == (rank.index == 0)
+    assert Rank.of(trainer(nodes, devices), environ) == expected
 
 
 @pytest.mark.parametrize(

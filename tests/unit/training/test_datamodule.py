@@ -14,10 +14,11 @@ from PIL import Image
 from mask2former.config import RunConfig, parse
 from mask2former.data.loading.collate import PackedBatch, pack
 from mask2former.data.loading.sampling import StepSampler
+from mask2former.dataset_tools.requirements import batch_size_per_device
 from mask2former.errors import UserError
 from mask2former.evaluation.cases import Case
 from mask2former.structures import Batch
-from mask2former.training.datamodule import DataModule, batch_size_per_device
+from mask2former.training.datamodule import DataModule
 
 
 def config(**data: object) -> RunConfig:

@@ -103,3 +103,24 @@ def test_a_package_that_is_not_installed_is_named(
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(MissingExtraError, match=extra):
         Loggers(config(tmp_path, name), resume=False)
+
+
+@pytest.mark.parametrize("names", [(), ("tensorboard",)])
+def test_events_of_a_run_that_is_overwritten_are_removed(names: tuple[str, ...], tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    old, own = tmp_path / "tensorboard" / "events.out.tfevents.1.host.2.0", tmp_path / "tensorboard" / "notes.txt"
+    old.parent.mkdir()
+    for file in (old, own):
+        file.write_bytes(b"")
+    Loggers(config(tmp_path, *names), resume=True).begin({})
+    assert old.exists()
+    loggers = Loggers(config(tmp_path, *names), resume=False)
+    for logger in loggers:  # as Lightning does before the run begins
+        logger.experiment.add_scalar("loss", 1.0, 1)  # pyright: ignore[reportAttributeAccessIssue]
+    loggers.begin({})
+    assert own.exists()
+    events = list(old.parent.glob("events*"))
+    assert old not in events
+    assert len(events) == len(names)
+    for logger in loggers:
+        logger.experiment.close()  # pyright: ignore[reportAttributeAccessIssue]
