@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import os
 from pathlib import Path
 
 from mask2former.control_groups import OWN_GROUPS, ROOT, groups_of_process
 
-__all__ = ["num_processors", "processors_in_group"]
+__all__ = ["limit_threads", "num_processors", "processors_in_group"]
+
+_logger = logging.getLogger(__name__)
 
 _VERSION_1 = ("cpu", "cpu,cpuacct")  # where version 1 mounts the groups of processors
 
@@ -20,6 +23,24 @@ def num_processors() -> int:
     here = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
     limit = processors_in_group()
     return here if limit is None else max(1, min(here, math.ceil(limit)))
+
+
+def limit_threads() -> None:
+    """Give PyTorch no more threads than there are processors to use; it counts those of the machine.
+
+    Beyond the limit of a container, threads stop each other. For programs that own their process, unless
+    ``OMP_NUM_THREADS`` sets the number.
+    """
+    import torch  # here, since most users of this module do without it
+
+    allowed, chosen = num_processors(), torch.get_num_threads()
+    if "OMP_NUM_THREADS" not in os.environ and allowed < chosen:
+        torch.set_num_threads(allowed)
+        _logger.warning(
+            "threads of PyTorch: %d instead of %d, as many as the processors that this container may use",
+            allowed,
+            chosen,
+        )
 
 
 def processors_in_group(root: Path = ROOT, own: Path = OWN_GROUPS) -> float | None:

@@ -18,6 +18,7 @@ from mask2former.addresses import bound, is_loopback, url_of
 from mask2former.errors import MissingExtraError, OptionError, UserError
 from mask2former.inference.opening import model_name, open_predictor
 from mask2former.inference.predictor import Predictor
+from mask2former.processors import limit_threads
 from mask2former.progress import Progress, silent
 from mask2former.text import quoted
 from mask2former.web.examples import draw_examples
@@ -41,6 +42,8 @@ def open_models(
 ) -> dict[str, Predictor]:
     """The models of a page, by name.
 
+    PyTorch gets no more threads than the container allows processors, unless ``OMP_NUM_THREADS`` sets their number.
+
     Args:
         models: names, files and folders.
         progress: called with what is being downloaded and loaded.
@@ -58,6 +61,7 @@ def open_models(
         raise UserError(f"expected one or more different models, got {', '.join(names) or 'none'}")
     if importlib.util.find_spec("gradio") is None:
         raise MissingExtraError("gradio", "web")
+    limit_threads()
     return {
         name: open_predictor(model, quiet=True, progress=progress, **loading)
         for name, model in zip(names, models, strict=True)
