@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ def test_a_package_says_what_it_is_and_runs_nothing_until_that_is_allowed(
     package: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded: list[str] = []
+    monkeypatch.setattr("torch.get_num_threads", lambda: 1)
 
     def load(path: str) -> Any:
         loaded.append(path)
@@ -53,9 +55,28 @@ def test_a_package_says_what_it_is_and_runs_nothing_until_that_is_allowed(
     assert runtime.info == INFO
     found = runtime(torch.zeros(1, 3, 2, 2).byte().numpy(), torch.ones(1, 2).long().numpy())
     assert [array.shape for array in found] == [(1, 3, 2, 2), (1, 2)]
+    again = pickle.loads(pickle.dumps(runtime))  # for another process, which opens the file itself
+    assert (again.info, loaded.pop()) == (INFO, str(package))
+    monkeypatch.setattr("os.getpid", lambda: 1)
+    runtime(torch.zeros(1, 3, 2, 2).byte().numpy(), torch.ones(1, 2).long().numpy())  # it has one thread
     monkeypatch.setenv("MASK2FORMER_TRUST_CODE", "1")
     assert Predictor.from_pretrained(package).categories.names == ("a",)
     assert loaded == [str(package)] * 2
+
+
+def test_a_file_is_refused_in_a_process_that_was_forked_after_it_was_opened(
+    package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its threads are not there, and a call would wait for them forever."""
+    monkeypatch.setattr("torch._inductor.aoti_load_package", lambda path: lambda images, sizes: (images, sizes))
+    monkeypatch.setattr("torch.get_num_threads", lambda: 2)
+    arrays = torch.zeros(1, 3, 2, 2).byte().numpy(), torch.ones(1, 2).long().numpy()
+    runtime = open_runtime(package, trust_code=True)
+    runtime(*arrays)
+    monkeypatch.setattr("os.getpid", lambda: 1)
+    with pytest.raises(UserError, match=r"model\.pt2 was opened before this process was forked, .*'spawn'"):
+        runtime(*arrays)
+    pickle.loads(pickle.dumps(runtime))(*arrays)
 
 
 def test_what_is_no_package_for_this_machine_is_refused(package: Path, tmp_path: Path) -> None:
