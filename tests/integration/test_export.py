@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import pickle
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -188,18 +186,6 @@ def test_a_file_of_one_size_shows_every_image_in_it(
         found.network([torch.zeros((3, 80, 90), dtype=torch.uint8)])
     with pytest.raises(UserError, match="expects images, got a clip of 2"):
         found.network([torch.zeros((2, 3, 64, 64), dtype=torch.uint8)])
-
-
-def test_predictors_of_files_work_in_threads_and_other_processes(
-    of_any_size: Exported, of_one_size: Exported, images: list[np.ndarray]
-) -> None:
-    for done in (of_any_size, of_one_size):
-        predictor = Predictor.from_pretrained(done.path)
-        expected = predictor(images[0], "panoptic")
-        for found in (predictor, pickle.loads(pickle.dumps(predictor))):
-            with ThreadPoolExecutor(4) as threads:
-                for result in threads.map(lambda _, found=found: found(images[0], "panoptic"), range(8)):
-                    np.testing.assert_array_equal(result.ids, expected.ids)
 
 
 def test_files_say_what_they_are(of_any_size: Exported, of_one_size: Exported, model: Mask2Former) -> None:

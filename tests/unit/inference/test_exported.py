@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import pickle
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -62,6 +64,52 @@ def test_a_package_says_what_it_is_and_runs_nothing_until_that_is_allowed(
     monkeypatch.setenv("MASK2FORMER_TRUST_CODE", "1")
     assert Predictor.from_pretrained(package).categories.names == ("a",)
     assert loaded == [str(package)] * 2
+
+
+def tiny_file(path: Path) -> Path:
+    """An ONNX or OpenVINO file with the inputs and outputs of an export, which only multiplies images by a matrix."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    of, kinds, side = onnx.helper, onnx.TensorProto, 256
+    matrix = onnx.numpy_helper.from_array(np.eye(side, dtype=np.float32), "matrix")
+    nodes = [
+        of.make_node("Cast", ["images"], ["pixels"], to=kinds.FLOAT),
+        of.make_node("MatMul", ["pixels", "matrix"], ["mask_logits"]),
+        of.make_node("Cast", ["sizes"], ["class_logits"], to=kinds.FLOAT),
+        of.make_node("Neg", ["class_logits"], ["query_features"]),
+    ]
+    inputs = [
+        of.make_tensor_value_info("images", kinds.UINT8, (1, 3, side, side)),
+        of.make_tensor_value_info("sizes", kinds.INT64, (1, 2)),
+    ]
+    shapes = {"class_logits": (1, 2), "mask_logits": (1, 3, side, side), "query_features": (1, 2)}
+    outputs = [of.make_tensor_value_info(name, kinds.FLOAT, shape) for name, shape in shapes.items()]
+    graph = of.make_graph(nodes, "tiny", inputs, outputs, [matrix])
+    model = of.make_model(graph, opset_imports=[of.make_opsetid("", 18)], ir_version=10)
+    of.set_model_props(model, {"mask2former": INFO.to_json()})
+    file = path.with_suffix(".onnx")
+    onnx.save(model, file)
+    if path.suffix == ".xml":
+        openvino = pytest.importorskip("openvino")
+        converted = openvino.convert_model(file)
+        for port, name in zip([*converted.inputs, *converted.outputs], ["images", "sizes", *shapes], strict=True):
+            port.get_tensor().set_names({name})
+        converted.set_rt_info(INFO.to_json(), ["mask2former"])
+        openvino.save_model(converted, path, compress_to_fp16=False)
+    return path
+
+
+@pytest.mark.parametrize("name", ["tiny.onnx", "tiny.xml"])
+def test_a_file_can_be_called_from_threads_and_pickled(name: str, tmp_path: Path) -> None:
+    """OpenVINO by itself refuses a second call while the first one lasts."""
+    runtime = open_runtime(tiny_file(tmp_path / name))
+    generator = np.random.default_rng(0)
+    images = [generator.integers(0, 256, (1, 3, 256, 256), dtype=np.uint8) for _ in range(24)]
+    for opened in (runtime, pickle.loads(pickle.dumps(runtime))):
+        with ThreadPoolExecutor(4) as threads:
+            found = threads.map(lambda image, opened=opened: opened(image, np.ones((1, 2), np.int64)), images)
+            for image, (_, masks, _) in zip(images, found, strict=True):
+                np.testing.assert_array_equal(masks, image)
 
 
 def test_a_file_is_refused_in_a_process_that_was_forked_after_it_was_opened(
