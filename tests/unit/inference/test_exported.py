@@ -101,7 +101,6 @@ def tiny_file(path: Path) -> Path:
 
 @pytest.mark.parametrize("name", ["tiny.onnx", "tiny.xml"])
 def test_a_file_can_be_called_from_threads_and_pickled(name: str, tmp_path: Path) -> None:
-    """OpenVINO by itself refuses a second call while the first one lasts."""
     runtime = open_runtime(tiny_file(tmp_path / name))
     generator = np.random.default_rng(0)
     images = [generator.integers(0, 256, (1, 3, 256, 256), dtype=np.uint8) for _ in range(24)]

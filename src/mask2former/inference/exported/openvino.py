@@ -68,6 +68,6 @@ class OpenVinoRuntime(OpenedFile):
     def __call__(self, images: UInt8[np.ndarray, "B *T C H W"], sizes: Int64[np.ndarray, "B 2"], /) -> list[np.ndarray]:
         """See :class:`~mask2former.inference.exported.network.Runtime`."""
         self.check_process()
-        with self._lock:  # its buffers are reused, and a second call at the same time fails
+        with self._lock:  # the next call reuses the buffers that are copied here
             found = self._compiled(dict(zip(INPUTS, (images, sizes), strict=True)))
             return [np.array(found[name]) for name in self.info.outputs]
