@@ -77,8 +77,11 @@ class Guard:
             return
         path = scope["path"]
         if not self._knows_host(scope["headers"]):
-            sentence = "this page is not reached by this name; start it with --server-name (in Python server_names)"
-            await _refuse(send, 421, f"{sentence} for the name of a proxy")
+            sentence = (
+                "this page is not reached by this name; start it with --server-name (in Python server_names) for the "
+                "name of a proxy"
+            )
+            await _refuse(send, 421, sentence)
         elif path not in _PATHS and (not path.startswith(_FOLDERS) or ".." in path):
             await _refuse(send, 404, "there is nothing here")
         elif path == _UPLOAD:
