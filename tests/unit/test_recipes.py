@@ -8,8 +8,10 @@ import pytest
 
 from mask2former import recipes
 from mask2former.config import (
+    CocoInstanceConfig,
     LabelFolderConfig,
     MaskedDecoderConfig,
+    MixedConfig,
     ModelConfig,
     PerPixelPlusConfig,
     RunConfig,
@@ -130,6 +132,18 @@ def test_the_runs_of_nuclei_go_on_from_one_another_with_objects_of_one_size() ->
         seen = [factor * augmentation.diameter for factor in augmentation.scale_range]
         assert seen[0] < run.model.inference.diameter < seen[1]
         assert RunConfig.model_validate(run.model_dump(mode="json")) == run
+
+
+def test_mixed_nuclei_learn_from_real_and_drawn_images_and_are_measured_on_real_ones() -> None:
+    drawn, start, mixed = recipes.drawn_cells(), recipes.nuclei_start(), recipes.nuclei_mixed()
+    assert isinstance(mixed.data.dataset, MixedConfig)
+    real, other = mixed.data.dataset.parts
+    assert real.dataset == start.data.dataset
+    assert isinstance(other.dataset, CocoInstanceConfig)
+    assert isinstance(drawn.data.dataset, CocoInstanceConfig)
+    assert (other.dataset.train, other.dataset.validation) == (drawn.data.dataset.train, ())
+    assert (mixed.model.init, mixed.model.init_partial) == (f"{drawn.output}/model.safetensors", False)
+    assert RunConfig.model_validate(mixed.model_dump(mode="json")) == mixed
 
 
 @pytest.mark.parametrize("name", ["nuclei", "scenes-tiny"])

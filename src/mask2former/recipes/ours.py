@@ -12,6 +12,8 @@ from mask2former.config import (
     LabelFolderConfig,
     LabelFolders,
     MaskedDecoderConfig,
+    MixedConfig,
+    MixedPart,
     ModelConfig,
     MSDeformAttnConfig,
     OptimConfig,
@@ -30,6 +32,7 @@ __all__ = [
     "nuclei",
     "nuclei_end",
     "nuclei_middle",
+    "nuclei_mixed",
     "nuclei_start",
     "scene_clips",
     "scenes_tiny",
@@ -179,6 +182,16 @@ def _small_run(model: ModelConfig, data: DataConfig, output: str, max_steps: int
     )
 
 
+_NUCLEI = CocoInstanceConfig(
+    train=(CocoFiles(annotations="nuclei/annotations/instances_train.json", images="nuclei/train"),),
+    validation=(CocoFiles(annotations="nuclei/annotations/instances_val.json", images="nuclei/val"),),
+)
+_DRAWN_CELLS = CocoInstanceConfig(
+    train=(CocoFiles(annotations="datasets/drawn-cells/instances_train.json", images="datasets/drawn-cells/train"),),
+    validation=(CocoFiles(annotations="datasets/drawn-cells/instances_val.json", images="datasets/drawn-cells/val"),),
+)
+
+
 def _nuclei_run(
     augmentation: ResizeCropFlipConfig,
     inference: InferenceConfig,
@@ -193,10 +206,7 @@ def _nuclei_run(
     By default, data are expected in COCO's format in nuclei/ (docs/results.md describes the split); for other paths,
     edit data.dataset.
     """
-    dataset = dataset or CocoInstanceConfig(
-        train=(CocoFiles(annotations="nuclei/annotations/instances_train.json", images="nuclei/train"),),
-        validation=(CocoFiles(annotations="nuclei/annotations/instances_val.json", images="nuclei/val"),),
-    )
+    dataset = dataset or _NUCLEI
     run = _small_run(
         _tiny_model(100, inference, init, partial=init == "scenes-tiny"),
         DataConfig(dataset=dataset, augmentation=augmentation, batch_size=4, num_workers=0),
@@ -229,12 +239,29 @@ def drawn_cells() -> RunConfig:
     """
     crops = _nuclei_crops(0.6, 1.8).model_copy(update={"exposure": (0.15, 1.0)})
     tiles = _NUCLEI_TILES.model_copy(update={"diameter": 40.0})
-    folder = "datasets/drawn-cells"
-    dataset = CocoInstanceConfig(
-        train=(CocoFiles(annotations=f"{folder}/instances_train.json", images=f"{folder}/train"),),
-        validation=(CocoFiles(annotations=f"{folder}/instances_val.json", images=f"{folder}/val"),),
+    return _nuclei_run(crops, tiles, "scenes-tiny", "runs/drawn-cells", 3000, interval=3000, dataset=_DRAWN_CELLS)
+
+
+def nuclei_mixed() -> RunConfig:
+    """Nuclei from real and drawn images, half and half: 6,000 steps of four crops, from ``drawn-cells``.
+
+    Expects the files of ``nuclei-start`` and of ``drawn-cells``; for other paths, edit data.dataset. Measured: MEASURED
+    """
+    run = drawn_cells()
+    parts = (
+        MixedPart(dataset=_NUCLEI, repeat=8),
+        MixedPart(dataset=_DRAWN_CELLS.model_copy(update={"validation": ()})),
     )
-    return _nuclei_run(crops, tiles, "scenes-tiny", "runs/drawn-cells", 3000, interval=3000, dataset=dataset)
+    return run.model_copy(
+        update={
+            "model": run.model.model_copy(update={"init": "runs/drawn-cells/model.safetensors", "init_partial": False}),
+            "data": run.data.model_copy(update={"dataset": MixedConfig(parts=parts)}),
+            "trainer": run.trainer.model_copy(update={"max_steps": 6000}),
+            "evaluation": run.evaluation.model_copy(update={"interval": 6000}),
+            "output": "runs/nuclei-mixed",
+            "seed": 1,
+        }
+    )
 
 
 def nuclei_start() -> RunConfig:
