@@ -24,7 +24,7 @@ from mask2former.results_io.yolo import YoloFiles
 from mask2former.structures.categories import Categories
 from mask2former.text import did_you_mean, listed, quoted
 
-__all__ = ["FORMATS", "FormatWriter", "ImagesOfRun", "format_folder", "open_format", "remove_files_of"]
+__all__ = ["FORMATS", "FormatWriter", "ImagesOfRun", "files_of_image", "format_folder", "open_format"]
 
 _MARK = ".mask2former"  # marks folders that are ours
 
@@ -92,15 +92,14 @@ _OF_IMAGE = {  # the files of an image in the folder of a format that has some f
 }
 
 
-def remove_files_of(output: Path, image_id: str) -> int:
-    """Remove the files of an image from all format folders in ``output`` that are ours; returns their number."""
-    removed = 0
-    for name, pattern in _OF_IMAGE.items():
-        if (output / name / _MARK).exists():
-            for path in (output / name).glob(pattern.format(glob.escape(image_id))):
-                path.unlink(missing_ok=True)
-                removed += 1
-    return removed
+def files_of_image(output: Path, image_id: str) -> list[Path]:
+    """The files of an image in all format folders of ``output`` that are ours."""
+    return [
+        path
+        for name, pattern in _OF_IMAGE.items()
+        if (output / name / _MARK).exists()
+        for path in sorted((output / name).glob(pattern.format(glob.escape(image_id))))
+    ]
 
 
 def format_folder(output: Path, name: str, *, overwrite: bool) -> Path:
