@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,16 @@ def test_objects_that_cannot_be_trained_with(tmp_path: Path, objects: dict[str, 
         train(run_of(tmp_path / "run"), **objects)
 
 
+def test_a_model_that_could_not_be_loaded_again_is_not_trained(tmp_path: Path) -> None:
+    model = build_model(run_of(tmp_path).model, CLASSES)
+    model.depth_head = nn.Linear(DIM, 1)
+    with pytest.raises(
+        ValueError, match=r"2 unexpected: depth_head\.bias, depth_head\.weight\); set .*architecture=None"
+    ):
+        train(run_of(tmp_path / "run"), model=model, **own_data())
+    assert not (tmp_path / "run" / "run.yaml").exists()
+
+
 def test_rates_of_parts_that_are_not_there_are_refused() -> None:
     model = own_model()
     rates = {"step": 0.5}
@@ -244,6 +255,7 @@ def test_targets_are_padded_as_the_model_pads(tmp_path: Path, step: int) -> None
     config = config_of(tmp_path / "run", data=data)
     model = build_model(config.model, len(SCENE_CATEGORIES))
     model.categories, model.size_divisibility = SCENE_CATEGORIES, step
+    model.info = replace(model.info, architecture=None)
     with pytest.raises(_SeenError) as seen:
         train(config, model=model, criterion=Watching(len(SCENE_CATEGORIES)))
     padded, *targets = seen.value.args
