@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from mask2former.control_groups import OWN_GROUPS, ROOT, groups_of_process
 from mask2former.errors import UserError
 
 __all__ = [
@@ -23,8 +24,6 @@ __all__ = [
 ]
 
 _GIB = 2**30
-_GROUPS = Path("/sys/fs/cgroup")
-_OWN_GROUP = Path("/proc/self/cgroup")
 
 
 class LackOfMemoryError(UserError):
@@ -45,25 +44,19 @@ def _of_machine() -> int | None:
     return None
 
 
-def available_in_group(root: Path = _GROUPS, own: Path = _OWN_GROUP) -> int | None:
+def available_in_group(root: Path = ROOT, own: Path = OWN_GROUPS) -> int | None:
     """What the limit of the container or service manager leaves; cached pages of files count as available."""
-    with contextlib.suppress(OSError, ValueError, StopIteration):  # the last one: there are only groups of version 1
-        name = next(line for line in own.read_text("utf-8").splitlines() if line[:3] == "0::")[3:]
-        left = []
-        folder = root / name.lstrip("/")
-        for group in (folder, *folder.parents):
-            if not group.is_relative_to(root):
-                break
-            with contextlib.suppress(OSError, ValueError, StopIteration):
-                most = int((group / "memory.max").read_text("ascii"))  # ValueError: "max"
-                files = next(
-                    int(line.split()[1])
-                    for line in (group / "memory.stat").read_text("ascii").splitlines()
-                    if line.startswith("inactive_file ")
-                )
-                left.append(most - int((group / "memory.current").read_text("ascii")) + files)
-        return min(left, default=None)
-    return None
+    left = []
+    for group in groups_of_process(root, own):
+        with contextlib.suppress(OSError, ValueError, StopIteration):
+            most = int((group / "memory.max").read_text("ascii"))  # ValueError: "max"
+            files = next(
+                int(line.split()[1])
+                for line in (group / "memory.stat").read_text("ascii").splitlines()
+                if line.startswith("inactive_file ")
+            )
+            left.append(most - int((group / "memory.current").read_text("ascii")) + files)
+    return min(left, default=None)
 
 
 def _of_process() -> int | None:

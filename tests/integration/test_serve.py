@@ -118,6 +118,24 @@ def test_a_model_is_served_until_it_is_asked_to_stop(tmp_path: Path) -> None:
         assert (line["path"], line["status"], line["images"], line["batch"]) == ("/v1/predict", 200, 1, 1)
 
 
+def test_the_application_runs_in_a_server_of_your_own_as_on_the_page() -> None:
+    """The code of ``docs/serve.md``: an application alone, and mounted in another one."""
+    testing = pytest.importorskip("starlette.testclient")
+    page = (Path(__file__).parents[2] / "docs/serve.md").read_text().partition("## In your own server")[2]
+    alone, mounted = re.findall(r"```python\n(.*?)```", page.partition("\n## ")[0], re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(alone, names)
+    with testing.TestClient(names["app"]) as client:
+        assert client.get("/health/ready").status_code == 200
+    exec(mounted, names)
+    stream = io.BytesIO()
+    Image.fromarray(draw_scene(3, (48, 64)).image).save(stream, "PNG")
+    with testing.TestClient(names["outer"]) as client:
+        assert client.get("/segmentation/health/ready").status_code == 200
+        headers = {"Content-Type": "image/png"}
+        assert client.post("/segmentation/v1/predict", content=stream.getvalue(), headers=headers).status_code == 200
+
+
 def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     code = main(["serve", "scenes-tiny", *words])
     error = capsys.readouterr().err

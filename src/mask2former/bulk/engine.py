@@ -18,6 +18,7 @@ from mask2former.config import Task
 from mask2former.errors import FailedError, OptionError, UserError
 from mask2former.inference.opening import open_predictor
 from mask2former.inference.ray_cluster import cluster_address, joined_cluster
+from mask2former.processors import num_processors
 from mask2former.progress import Progress
 from mask2former.text import printable
 
@@ -145,7 +146,7 @@ def started_pool(address: str | None, actors: int | None, device: str, progress:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of every pool of actors that may restart
     with joined_cluster(
         cluster_address(address),
-        max(os.cpu_count() or 1, actors or 1),
+        max(num_processors(), actors or 1),
         progress,
         configure_logging=False,
         log_to_driver=False,

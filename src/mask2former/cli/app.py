@@ -33,6 +33,7 @@ _FLAGS = {  # those that differ from the library's argument in their name, or in
     "pooled_threshold": "--pooled",
     "resume": "--resume DIR",
     "root": "--data-root",
+    "server_names": "--server-name",
     "tasks": "--task",
     "views": "--tta",
 }

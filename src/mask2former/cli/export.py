@@ -20,7 +20,7 @@ from mask2former.cli.shared import (
     working,
 )
 from mask2former.cli.terminal import make_console, say
-from mask2former.errors import UserError
+from mask2former.errors import FailedError, UserError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -167,6 +167,16 @@ def verify_export(
     memory: Annotated[
         bool, typer.Option("--memory/--no-memory", help="Measure the peak memory of each, in separate processes.")
     ] = True,
+    max_differing: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=100,
+            metavar="PERCENT",
+            help='Exit with code 1 if a file "differs" by more than this.',
+            show_default="only shown",
+        ),
+    ] = None,
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also draw the table: a PNG, SVG or PDF file.")
     ] = None,
@@ -216,6 +226,13 @@ def verify_export(
         say(f"{plot} written")
     for note in report.notes:
         say(f"note: {note}")
+    if max_differing is not None and (
+        worse := [row for row in report.rows if row.differing is not None and not row.differing <= max_differing]
+    ):
+        raise FailedError(
+            f"{worse[0].name} differs from the model by {worse[0].differing:.3f} %, more than --max-differing "
+            f"{max_differing:g}{f', and {len(worse) - 1} more' if len(worse) > 1 else ''}"
+        )
 
 
 def _refuse_root(data_root: Path | None, data: str | None) -> None:

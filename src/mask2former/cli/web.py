@@ -39,6 +39,14 @@ def web(
         str, typer.Option(help="Address to listen on. By default only this machine can open the page.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free port.")] = 7860,
+    server_name: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Name by which visitors reach the page through a proxy, e.g. page.example.org; can be repeated.",
+            show_default="local names only",
+        ),
+    ] = None,
     max_upload: Annotated[
         int, typer.Option(min=1, max=4096, metavar="MB", help="Largest file that can be uploaded, in megabytes.")
     ] = 64,
@@ -79,4 +87,6 @@ def web(
         sys.stdout.flush()  # the output may be a pipe whose reader waits for this line
 
     with stoppable(lambda: ""):
-        serve_page(opened, host=host, port=port, upload_bytes=max_upload << 20, tell=tell)
+        serve_page(
+            opened, host=host, port=port, server_names=server_name or (), upload_bytes=max_upload << 20, tell=tell
+        )

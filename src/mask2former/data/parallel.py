@@ -15,18 +15,13 @@ from typing import TypeVar
 
 from mask2former.errors import FailedError
 
-__all__ = ["map_in_processes", "num_processors"]
+__all__ = ["map_in_processes"]
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 _LARGEST_CHUNK = 16  # jobs that are sent together; more would make progress jumpy
 _FEW = 40  # with fewer jobs, they are done before processes have started
-
-
-def num_processors() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def map_in_processes(

@@ -395,7 +395,8 @@ class Predictor:
     def run(self, images: Sequence[Shown], tasks: Sequence[Task] = ()) -> list[PredictedImage]:
         """Pass images through the network in one call; results are read from the return value.
 
-        Call a predictor from only one thread at a time.
+        From one thread at a time, unless the network can be called from several: models that are not compiled, and
+        exported files, can.
 
         Args:
             images: from :meth:`prepare`, with equal :meth:`batch_key`; a single one if that is None.

@@ -31,7 +31,17 @@ from mask2former.memory import LackOfMemoryError
 from mask2former.serve import description
 from mask2former.serve.logs import request_id, request_id_of
 from mask2former.serve.metrics import METRICS_TYPE
-from mask2former.serve.service import BusyError, FaultError, Masks, Output, Reply, Service, TooLargeError, Wanted
+from mask2former.serve.service import (
+    BusyError,
+    FaultError,
+    Masks,
+    NotReadyError,
+    Output,
+    Reply,
+    Service,
+    TooLargeError,
+    Wanted,
+)
 from mask2former.serve.settings import ServiceLimits
 from mask2former.serve.uploads import ClientDisconnect, SlowUploadError, UnknownTypeError, read_uploads
 from mask2former.text import printable, quoted
@@ -48,6 +58,7 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (UnknownTypeError, 415),
     (SlowUploadError, 408),
     (LackOfMemoryError, 503),
+    (NotReadyError, 503),
     (UserError, 422),
 )
 
@@ -250,19 +261,19 @@ async def _show_metrics(request: Request) -> Response:
 
 @_health.get("/live", summary="Whether the process is alive", responses=description.HEALTH, response_class=JSONResponse)
 async def _live(request: Request) -> Response:
-    return _status(not request.app.state.service.is_broken)
+    return _status(request, not request.app.state.service.is_broken)
 
 
 @_health.get("/ready", summary="Whether it accepts images", responses=description.HEALTH, response_class=JSONResponse)
 async def _ready(request: Request) -> Response:
     service: Service = request.app.state.service
-    return _status(service.is_ready and not service.is_broken)
+    return _status(request, service.is_ready and not service.is_broken)
 
 
-def _status(good: bool) -> Response:
+def _status(request: Request, good: bool) -> Response:
     if good:
         return JSONResponse({"status": "ok"})
-    return _error(503, "the model does not work, or not yet", {"Retry-After": "5"})
+    return _error(request.scope, 503, "the model does not work, or not yet", {"Retry-After": "5"})
 
 
 def _check_query(request: Request) -> None:
@@ -325,17 +336,19 @@ async def _disconnected(request: Request) -> None:
 # --- refusing ---------------------------------------------------------------------------------------------------------
 
 
-def _error(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
+def _error(scope: Scope, status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    """The reply for an error, whose message is also logged with the request."""
+    scope["facts"]["error"] = message
     return JSONResponse({"error": {"message": message, "request_id": request_id.get()}}, status, headers)
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
     if isinstance(error, FaultError):
         _logger.error("%s", error, exc_info=error.__cause__)
-        return _error(500, _FAILED)
+        return _error(request.scope, 500, _FAILED)
     status = next(status for kind, status in _STATUS if isinstance(error, kind))
     seconds = error.retry_after if isinstance(error, BusyError) else 5
-    return _error(status, str(error), {"Retry-After": str(seconds)} if status in (429, 503) else None)
+    return _error(request.scope, status, str(error), {"Retry-After": str(seconds)} if status in (429, 503) else None)
 
 
 async def _refuse_query(request: Request, error: Exception) -> Response:
@@ -344,7 +357,7 @@ async def _refuse_query(request: Request, error: Exception) -> Response:
     name = first["loc"][1]
     subject = f"the parameter '{name}'"
     known = {parameter.alias: parameter.field_info for parameter in request.scope["route"].dependant.query_params}
-    return _error(422, wrong_value(subject, first["input"], known[name]))
+    return _error(request.scope, 422, wrong_value(subject, first["input"], known[name]))
 
 
 async def _refuse_path(request: Request, error: Exception) -> Response:
@@ -354,7 +367,7 @@ async def _refuse_path(request: Request, error: Exception) -> Response:
         message = f"there is no path {quoted(request.url.path)}; images go to POST /v1/predict"
     elif error.status_code == 405:
         message = f"{request.method} is not supported there; images go to POST /v1/predict"
-    return _error(error.status_code, message, dict(error.headers or {}))
+    return _error(request.scope, error.status_code, message, dict(error.headers or {}))
 
 
 # --- observing --------------------------------------------------------------------------------------------------------
@@ -375,13 +388,17 @@ class _Observed:
         current = request_id_of(headers.get(b"x-request-id", b"").decode("latin-1"))
         reset = request_id.set(current)
         facts: dict[str, Any] = {}
-        scope["facts"] = facts
+        method = scope["method"]
+        is_head = method == "HEAD"  # which load balancers send; as GET, without the body
+        scope = {**scope, "facts": facts, "method": "GET" if is_head else method}
 
         async def tell(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", current.encode())]
+            elif is_head:
+                message = {**message, "body": b""}
             await send(message)
 
         try:
@@ -392,13 +409,13 @@ class _Observed:
             except Exception:  # a fault of the service: logged, but not disclosed to clients
                 _logger.exception("the request failed")
                 if not status:
-                    await _error(500, _FAILED)(scope, receive, tell)
+                    await _error(scope, 500, _FAILED)(scope, receive, tell)
         finally:
             route = scope.get("route")
             path = getattr(route, "path", None) or "other"  # not the requested path: each would be kept
             seconds = time.monotonic() - began
             self.service.metrics.finished(path, status, seconds)
-            line = {"method": scope["method"], "path": path, "status": status, "ms": round(1000 * seconds), **facts}
+            line = {"method": method, "path": path, "status": status, "ms": round(1000 * seconds), **facts}
             level = logging.DEBUG if path.startswith("/health") and status == 200 else logging.INFO
             _logger.log(level, "request", extra={"facts": line})
             request_id.reset(reset)

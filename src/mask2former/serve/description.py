@@ -192,6 +192,11 @@ MODELS: dict[int | str, dict[str, Any]] = {
                                 "type": "object",
                                 "properties": {
                                     "name": _TEXT,
+                                    "version": {**_TEXT, "description": "Of this package."},
+                                    "weights_sha256": {
+                                        **_TEXT,
+                                        "description": "Of the weights as they are used, as in results of predict.",
+                                    },
                                     "tasks": {"type": "array", "items": _TEXT},
                                     "default_task": _TEXT,
                                     "classes": {"type": "array", "items": {"type": "object"}},
@@ -200,7 +205,10 @@ MODELS: dict[int | str, dict[str, Any]] = {
                                     "metrics": {"type": "object"},
                                     "device": _TEXT,
                                 },
-                                "required": ["name", "tasks", "default_task", "classes", "settings", "device"],
+                                "required": [
+                                    *("name", "version", "weights_sha256", "tasks", "default_task", "classes"),
+                                    *("settings", "device"),
+                                ],
                             },
                         }
                     },
@@ -210,6 +218,7 @@ MODELS: dict[int | str, dict[str, Any]] = {
         },
     },
     401: _ERRORS[401],
+    503: _ERRORS[503],
 }
 METRICS: dict[int | str, dict[str, Any]] = {
     200: {"description": "Metrics in Prometheus format.", "content": {"text/plain": {"schema": _TEXT}}},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import time
 from collections.abc import Callable
@@ -16,10 +15,11 @@ from mask2former.inference.opening import ModelSource, model_name, open_predicto
 from mask2former.inference.predictor import Predictor
 from mask2former.inference.ray_cluster import cluster_address, joined_cluster
 from mask2former.models.mask2former import Mask2Former
+from mask2former.processors import num_processors
 from mask2former.progress import Progress
 from mask2former.serve.app import create_app
 from mask2former.serve.logs import logging_as_json
-from mask2former.serve.settings import RayOptions, ServiceLimits
+from mask2former.serve.settings import RayOptions, ServiceLimits, allowed_pixels
 from mask2former.text import printable
 
 __all__ = ["APPLICATION", "deployment", "serve_on_ray"]
@@ -52,6 +52,7 @@ def deployment(
     def build() -> Any:
         told = contextlib.ExitStack()
         told.enter_context(logging_as_json())
+        told.enter_context(allowed_pixels(limits))
         predictor = open_predictor(model, quiet=True, **loading)
         app = create_app(predictor, model, limits, token, with_metrics=False)
         app.state.told = told  # for as long as the replica lives
@@ -112,7 +113,7 @@ def serve_on_ray(
     if not port:
         raise UserError("Ray Serve needs a fixed port number; give one")
     given = cluster_address()
-    cores = max(os.cpu_count() or 1, round(options.replicas[1] * options.cpus + 0.5))
+    cores = max(num_processors(), round(options.replicas[1] * options.cpus + 0.5))
     with joined_cluster(given, cores, progress):
         import ray
         from ray import serve

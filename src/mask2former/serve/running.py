@@ -9,14 +9,17 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+import mask2former
 from mask2former import interrupts
 from mask2former.addresses import bound, is_loopback, url_of
 from mask2former.errors import FailedError
 from mask2former.inference.opening import ModelSource, model_name, open_predictor
+from mask2former.processors import limit_threads
 from mask2former.progress import Progress, silent
 from mask2former.serve.app import create_app
+from mask2former.serve.connections import KEEP_ALIVE, limited_connections
 from mask2former.serve.logs import logging_as_json
-from mask2former.serve.settings import RayOptions, ServiceLimits
+from mask2former.serve.settings import RayOptions, ServiceLimits, allowed_pixels
 
 __all__ = ["serve"]
 
@@ -37,6 +40,8 @@ def serve(
     **loading: Any,
 ) -> None:
     """Serve a model until a signal stops it; requests in progress are finished first.
+
+    PyTorch gets no more threads than the container allows processors, unless ``OMP_NUM_THREADS`` sets their number.
 
     Args:
         model: what predicts.
@@ -61,7 +66,9 @@ def serve(
 
             serve_on_ray(model, ray, host, port, token, limits, started, progress, **loading)
             return
-        with bound(host, port) as listener:  # before the model: a port in use is reported at once
+        limit_threads()
+        # The port before the model, so that one in use is reported at once.
+        with allowed_pixels(limits), bound(host, port) as listener:
             predictor = open_predictor(model, progress=progress, **loading)
             _run(create_app(predictor, model_name(model), limits, token), listener, limits, started)
 
@@ -76,7 +83,9 @@ def _run(app: Any, listener: socket.socket, limits: ServiceLimits, started: Call
             await super().startup(sockets)
             if self.started:
                 url = url_of(*listener.getsockname()[:2])
-                _logger.info("ready", extra={"facts": {"url": url, "model": app.state.service.name}})
+                service = app.state.service
+                facts = {"url": url, "model": service.name, "weights_sha256": service.weights_sha256}
+                _logger.info("ready", extra={"facts": facts | {"version": mask2former.__version__}})
                 started(url)
 
         async def on_tick(self, counter: int) -> bool:
@@ -88,6 +97,9 @@ def _run(app: Any, listener: socket.socket, limits: ServiceLimits, started: Call
 
     config = uvicorn.Config(
         app,
+        http=limited_connections(limits.timeout),
+        timeout_keep_alive=KEEP_ALIVE,
+        ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
+import mask2former
 from mask2former.config import Task
 from mask2former.documents import encode_json
 from mask2former.errors import UserError
@@ -24,12 +24,13 @@ from mask2former.inference.settings import override
 from mask2former.media.images import NamedBytes, PixelLimitError, image_size
 from mask2former.memory import LackOfMemoryError, is_lack_of_memory
 from mask2former.notes import collect_notes, sentences
+from mask2former.processors import num_processors
 from mask2former.serve.batcher import Batcher
 from mask2former.serve.metrics import Metrics
 from mask2former.serve.settings import ServiceLimits
 from mask2former.structures import ModelInfo, Segmentation
 
-__all__ = ["BusyError", "FaultError", "Masks", "Output", "Reply", "Service", "TooLargeError", "Wanted"]
+__all__ = ["BusyError", "FaultError", "Masks", "NotReadyError", "Output", "Reply", "Service", "TooLargeError", "Wanted"]
 
 _MOST_THREADS = 4  # threads that decode and encode
 _T = TypeVar("_T")
@@ -56,6 +57,16 @@ class BusyError(Exception):
     def __init__(self, retry_after: int) -> None:
         super().__init__(f"the service is busy; try again in {retry_after} s")
         self.retry_after = retry_after
+
+
+class NotReadyError(Exception):
+    """The service has not started, or has stopped."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the service has not started, or has stopped; if this persists, its server does not run the lifespan of "
+            "the application (docs/serve.md, 'In your own server')"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,20 +114,26 @@ class Service:
     Attributes:
         metrics: of what has happened so far.
         is_broken: predictions are no longer possible, for instance because the GPU is lost: restart the process.
+        is_ready: it has started, and not stopped.
+        weights_sha256: of the model as it is used; None before the first start.
     """
+
+    _threads: ThreadPoolExecutor
+    _batcher: Batcher[Shown, PredictedImage]
 
     def __init__(self, predictor: Predictor, name: str, limits: ServiceLimits) -> None:
         self.predictor, self.name, self.limits = predictor, name, limits
         self.metrics = Metrics(lambda: self._pending)
         self.is_broken = False
         self.is_ready = False
+        self.weights_sha256: str | None = None
         self._pending = 0
         self._seconds_per_image = 0.0
-        self._threads = ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1), "mask2former-images")
-        self._batcher = Batcher[Shown, PredictedImage](self._run, limits.batch_size, self._observe)
 
     async def start(self) -> None:
-        """Warm up, and start working; inside the event loop."""
+        """Warm up, and start working; inside the event loop. Possible again after :meth:`stop`."""
+        self._threads = ThreadPoolExecutor(min(_MOST_THREADS, num_processors()), "mask2former-images")
+        self._batcher = Batcher(self._run, self.limits.batch_size, self._observe)
         self._batcher.start()
         await self._in_thread(self._warm_up)
         self.is_ready = True
@@ -133,14 +150,23 @@ class Service:
 
         black = np.zeros((64, 64, self.predictor.settings.fewest_bands), dtype=np.uint8)
         self.predictor.run([self.predictor.prepare(black)])[0]()
+        self.weights_sha256 = self.predictor.weights_sha256()  # takes seconds for a large model
 
     def describe(self) -> dict[str, Any]:
-        """The description of the model, as JSON."""
+        """The description of the model, as JSON.
+
+        Raises:
+            NotReadyError: the service does not work.
+        """
+        if not self.is_ready:
+            raise NotReadyError
         predictor, network = self.predictor, self.predictor.network
         info = network.model.info if isinstance(network, ModelNetwork) else None
         info = info or getattr(getattr(network, "info", None), "model", None) or ModelInfo()
         return {
             "name": self.name,
+            "version": mask2former.__version__,
+            "weights_sha256": self.weights_sha256,
             "tasks": list(predictor.settings.tasks),
             "default_task": predictor.settings.default_task,
             "classes": predictor.categories.to_dict()["categories"],
@@ -158,7 +184,10 @@ class Service:
 
         Raises:
             BusyError: there are not enough places.
+            NotReadyError: the service does not work.
         """
+        if not self.is_ready:  # otherwise the images would wait for a worker that does not exist
+            raise NotReadyError
         held = 0
 
         def hold(count: int) -> None:

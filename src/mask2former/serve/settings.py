@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
+
+from PIL import Image
 
 from mask2former.documents import read_text
 from mask2former.errors import OptionError, UserError
 from mask2former.text import quoted
 
-__all__ = ["TOKEN_VARIABLE", "RayOptions", "ServiceLimits", "read_token"]
+__all__ = ["TOKEN_VARIABLE", "RayOptions", "ServiceLimits", "allowed_pixels", "read_token"]
 
 TOKEN_VARIABLE = "MASK2FORMER_TOKEN"
 _SHORTEST_TOKEN = 16  # characters: shorter tokens can be guessed
@@ -59,6 +64,18 @@ class ServiceLimits:
                     "many images could never be accepted"
                 )
             )
+
+
+@contextlib.contextmanager
+def allowed_pixels(limits: ServiceLimits) -> Iterator[None]:
+    """Inside, Pillow accepts images as large as the service does, since a limit above Pillow's is set on purpose."""
+    before = Image.MAX_IMAGE_PIXELS
+    if before is not None:
+        Image.MAX_IMAGE_PIXELS = max(before, math.ceil(limits.megapixels * 1e6))
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
 
 
 _ARGUMENTS = {  # their names in a call of ``serve``

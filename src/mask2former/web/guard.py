@@ -62,7 +62,8 @@ class Guard:
         keep_seconds: float,
         hosts: Collection[str] | None = None,
     ) -> None:
-        self._app, self._folder, self._hosts = app, folder.resolve(), hosts
+        self._app, self._folder = app, folder.resolve()
+        self._hosts = None if hosts is None else {host.lower() for host in hosts}
         self._upload_bytes, self._keep_seconds = upload_bytes, keep_seconds
         self._arriving = 0  # bytes of the uploads in progress
 
@@ -76,7 +77,10 @@ class Guard:
             return
         path = scope["path"]
         if not self._knows_host(scope["headers"]):
-            sentence = "this page is for localhost only; start it with --host (in Python host) for other names"
+            sentence = (
+                "this page is not reached by this name; start it with --server-name (in Python server_names) for the "
+                "name of a proxy"
+            )
             await _refuse(send, 421, sentence)
         elif path not in _PATHS and (not path.startswith(_FOLDERS) or ".." in path):
             await _refuse(send, 404, "there is nothing here")
@@ -96,7 +100,7 @@ class Guard:
         if self._hosts is None:
             return True
         host = dict(headers).get(b"host", b"").decode("latin-1")
-        return (host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host) in self._hosts
+        return (host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host).lower() in self._hosts
 
     async def _upload(self, scope: _Message, receive: _Receive, send: _Send) -> None:
         """Pass on an upload while it is small enough, and with those that arrive at the same time."""

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import importlib.util
 import os
+import re
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +18,9 @@ from mask2former.addresses import bound, is_loopback, url_of
 from mask2former.errors import MissingExtraError, OptionError, UserError
 from mask2former.inference.opening import model_name, open_predictor
 from mask2former.inference.predictor import Predictor
+from mask2former.processors import limit_threads
 from mask2former.progress import Progress, silent
+from mask2former.text import quoted
 from mask2former.web.examples import draw_examples
 from mask2former.web.guard import Application, Guard
 from mask2former.web.visits import Visits
@@ -39,6 +42,8 @@ def open_models(
 ) -> dict[str, Predictor]:
     """The models of a page, by name.
 
+    PyTorch gets no more threads than the container allows processors, unless ``OMP_NUM_THREADS`` sets their number.
+
     Args:
         models: names, files and folders.
         progress: called with what is being downloaded and loaded.
@@ -56,6 +61,7 @@ def open_models(
         raise UserError(f"expected one or more different models, got {', '.join(names) or 'none'}")
     if importlib.util.find_spec("gradio") is None:
         raise MissingExtraError("gradio", "web")
+    limit_threads()
     return {
         name: open_predictor(model, quiet=True, progress=progress, **loading)
         for name, model in zip(names, models, strict=True)
@@ -106,6 +112,7 @@ def serve_page(
     *,
     host: str = "127.0.0.1",
     port: int = 7860,
+    server_names: Sequence[str] = (),
     upload_bytes: int = UPLOAD_BYTES,
     tell: Callable[[str], None] = lambda address: None,
 ) -> None:
@@ -117,15 +124,18 @@ def serve_page(
         models: see :func:`open_app`.
         host: the address to listen on; the default can only be reached from this machine.
         port: 0: any free port.
+        server_names: names by which visitors reach the page through a proxy, without port; no other names are accepted
+            then, except the local ones.
         upload_bytes: see :func:`open_app`.
         tell: called with the address when the page can be opened.
 
     Raises:
-        UserError: the address is in use, or does not belong to this machine.
+        UserError: the address is in use, or does not belong to this machine; or a name is an address of a page.
         MissingExtraError: gradio is not installed.
     """
     own = f"[{host}]" if ":" in host else host
-    hosts = tuple(dict.fromkeys((*_LOOPBACK, own))) if is_loopback(host) else None
+    _check_names(server_names)
+    hosts = tuple(dict.fromkeys((*_LOOPBACK, own, *server_names))) if server_names or is_loopback(host) else None
     with (
         interrupts.postponed() as again,  # so that a second signal does not cut short the removal of uploads
         interrupts.postponed() as is_stopped,
@@ -149,6 +159,17 @@ def serve_page(
         thread.join(2 * _SECONDS_TO_END)
     if is_stopped() or again():
         raise KeyboardInterrupt
+
+
+def _check_names(names: Sequence[str]) -> None:
+    for name in names:
+        if re.fullmatch(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*|\[[0-9A-Fa-f:]+\]", name) is None:
+            raise OptionError(
+                lambda flag, name=name: (
+                    f"{flag('server_names')} {quoted(name)}: expected a name without scheme, port and path, for "
+                    "example page.example.org"
+                )
+            )
 
 
 @contextlib.contextmanager

@@ -88,6 +88,15 @@ def test_the_table_of_verify_export(calls: list[dict[str, Any]], capsys: pytest.
     assert out.splitlines()[-1] == "note: measured on a busy machine"
 
 
+@pytest.mark.parametrize(("most", "code"), [("1.25", 0), ("1.2", 1), ("101", 2)])
+def test_scripts_learn_from_the_exit_code_that_a_file_differs(
+    most: str, code: int, calls: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["verify-export", "tiny.onnx", "--against", "tiny", "--max-differing", most]) == code
+    error = capsys.readouterr().err
+    assert ("tiny.onnx differs from the model by 1.250 %, more than --max-differing 1.2" in error) == (code == 1)
+
+
 def test_verify_export_measures_on_data_and_draws(
     calls: list[dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

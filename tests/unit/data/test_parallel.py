@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mask2former.data.parallel import map_in_processes, num_processors
+from mask2former.data.parallel import map_in_processes
 from mask2former.errors import FailedError
 
 
@@ -118,7 +118,3 @@ def test_workers_of_conversions_do_without_torch() -> None:
     code += "; print([name for name in ('torch', 'pydantic', 'matplotlib') if name in sys.modules])"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout == "[]\n"
-
-
-def test_there_is_a_processor() -> None:
-    assert num_processors() >= 1

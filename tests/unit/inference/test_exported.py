@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import pickle
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -34,6 +37,7 @@ def test_a_package_says_what_it_is_and_runs_nothing_until_that_is_allowed(
     package: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded: list[str] = []
+    monkeypatch.setattr("torch.get_num_threads", lambda: 1)
 
     def load(path: str) -> Any:
         loaded.append(path)
@@ -53,9 +57,73 @@ def test_a_package_says_what_it_is_and_runs_nothing_until_that_is_allowed(
     assert runtime.info == INFO
     found = runtime(torch.zeros(1, 3, 2, 2).byte().numpy(), torch.ones(1, 2).long().numpy())
     assert [array.shape for array in found] == [(1, 3, 2, 2), (1, 2)]
+    again = pickle.loads(pickle.dumps(runtime))  # for another process, which opens the file itself
+    assert (again.info, loaded.pop()) == (INFO, str(package))
+    monkeypatch.setattr("os.getpid", lambda: 1)
+    runtime(torch.zeros(1, 3, 2, 2).byte().numpy(), torch.ones(1, 2).long().numpy())  # it has one thread
     monkeypatch.setenv("MASK2FORMER_TRUST_CODE", "1")
     assert Predictor.from_pretrained(package).categories.names == ("a",)
     assert loaded == [str(package)] * 2
+
+
+def tiny_file(path: Path) -> Path:
+    """An ONNX or OpenVINO file with the inputs and outputs of an export, which only multiplies images by a matrix."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    of, kinds, side = onnx.helper, onnx.TensorProto, 256
+    matrix = onnx.numpy_helper.from_array(np.eye(side, dtype=np.float32), "matrix")
+    nodes = [
+        of.make_node("Cast", ["images"], ["pixels"], to=kinds.FLOAT),
+        of.make_node("MatMul", ["pixels", "matrix"], ["mask_logits"]),
+        of.make_node("Cast", ["sizes"], ["class_logits"], to=kinds.FLOAT),
+        of.make_node("Neg", ["class_logits"], ["query_features"]),
+    ]
+    inputs = [
+        of.make_tensor_value_info("images", kinds.UINT8, (1, 3, side, side)),
+        of.make_tensor_value_info("sizes", kinds.INT64, (1, 2)),
+    ]
+    shapes = {"class_logits": (1, 2), "mask_logits": (1, 3, side, side), "query_features": (1, 2)}
+    outputs = [of.make_tensor_value_info(name, kinds.FLOAT, shape) for name, shape in shapes.items()]
+    graph = of.make_graph(nodes, "tiny", inputs, outputs, [matrix])
+    model = of.make_model(graph, opset_imports=[of.make_opsetid("", 18)], ir_version=10)
+    of.set_model_props(model, {"mask2former": INFO.to_json()})
+    file = path.with_suffix(".onnx")
+    onnx.save(model, file)
+    if path.suffix == ".xml":
+        openvino = pytest.importorskip("openvino")
+        converted = openvino.convert_model(file)
+        for port, name in zip([*converted.inputs, *converted.outputs], ["images", "sizes", *shapes], strict=True):
+            port.get_tensor().set_names({name})
+        converted.set_rt_info(INFO.to_json(), ["mask2former"])
+        openvino.save_model(converted, path, compress_to_fp16=False)
+    return path
+
+
+@pytest.mark.parametrize("name", ["tiny.onnx", "tiny.xml"])
+def test_a_file_can_be_called_from_threads_and_pickled(name: str, tmp_path: Path) -> None:
+    runtime = open_runtime(tiny_file(tmp_path / name))
+    generator = np.random.default_rng(0)
+    images = [generator.integers(0, 256, (1, 3, 256, 256), dtype=np.uint8) for _ in range(24)]
+    for opened in (runtime, pickle.loads(pickle.dumps(runtime))):
+        with ThreadPoolExecutor(4) as threads:
+            found = threads.map(lambda image, opened=opened: opened(image, np.ones((1, 2), np.int64)), images)
+            for image, (_, masks, _) in zip(images, found, strict=True):
+                np.testing.assert_array_equal(masks, image)
+
+
+def test_a_file_is_refused_in_a_process_that_was_forked_after_it_was_opened(
+    package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its threads are not there, and a call would wait for them forever."""
+    monkeypatch.setattr("torch._inductor.aoti_load_package", lambda path: lambda images, sizes: (images, sizes))
+    monkeypatch.setattr("torch.get_num_threads", lambda: 2)
+    arrays = torch.zeros(1, 3, 2, 2).byte().numpy(), torch.ones(1, 2).long().numpy()
+    runtime = open_runtime(package, trust_code=True)
+    runtime(*arrays)
+    monkeypatch.setattr("os.getpid", lambda: 1)
+    with pytest.raises(UserError, match=r"model\.pt2 was opened before this process was forked, .*'spawn'"):
+        runtime(*arrays)
+    pickle.loads(pickle.dumps(runtime))(*arrays)
 
 
 def test_what_is_no_package_for_this_machine_is_refused(package: Path, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from PIL import Image
 pytest.importorskip("fastapi")
 pytest.importorskip("prometheus_client")
 
+import mask2former
 from mask2former.config import InferenceConfig
 from mask2former.inference.predictor import Predictor
 from mask2former.serve import ServiceLimits, create_app
@@ -48,6 +49,9 @@ class Network:
             if (error := self.fails(image)) is not None:
                 raise error
         return [self.predicted(image) for image in images]
+
+    def weights_sha256(self) -> str:
+        return "5ha"
 
     def predicted(self, image: torch.Tensor) -> Prediction:
         height, width = image.shape[-2:]
@@ -450,9 +454,49 @@ def test_a_model_that_fails_is_no_fault_of_the_request(caplog: pytest.LogCapture
     with_client(test, network)
 
 
+def test_a_service_can_be_started_again_and_refuses_images_in_between() -> None:
+    """As in the tests of an application; a server that does not run the lifespan must not let requests wait."""
+
+    async def run() -> None:
+        client = Client(app)
+        for _ in range(2):
+            for path in ("/health/ready", "/v1/models"):
+                assert (await client.get(path)).status == 503
+            refused = await client.predict(body=SMALL)
+            assert (refused.status, refused.headers["retry-after"]) == (503, "5")
+            assert "does not run the lifespan" in refused.error
+            async with app.router.lifespan_context(app):
+                assert (await client.predict(body=SMALL)).status == 200
+
+    app = create_app(make_predictor(), "bright", ServiceLimits(timeout=1))
+    for _ in range(2):  # in another event loop, too
+        asyncio.run(run())
+
+
+def test_load_balancers_may_ask_with_head() -> None:
+    async def test(client: Client) -> None:
+        reply = await client.send("HEAD", "/health/ready", {})
+        assert (reply.status, reply.body) == (200, b"")
+        assert (await client.send("HEAD", "/v1/predict", {})).status == 405
+
+    with_client(test)
+
+
+def test_the_log_says_why_a_request_was_refused(caplog: pytest.LogCaptureFixture) -> None:
+    async def test(client: Client) -> None:
+        with caplog.at_level("INFO", "mask2former"):
+            refused = await client.predict(body=b"hello")
+            assert (await client.predict(body=SMALL)).status == 200
+        facts = [record.facts for record in caplog.records if record.message == "request"]  # pyright: ignore[reportAttributeAccessIssue]
+        assert [line.get("error") for line in facts] == [refused.error, None]
+
+    with_client(test)
+
+
 def test_what_the_model_is() -> None:
     async def test(client: Client) -> None:
         [model] = (await client.get("/v1/models")).json["models"]
+        assert (model["version"], model["weights_sha256"]) == (mask2former.__version__, "5ha")
         assert (model["name"], model["default_task"], model["device"]) == ("bright", "panoptic", "cpu")
         assert [(item["name"], item["is_thing"]) for item in model["classes"]][1:] == [("dog", True), ("sky", False)]
         document = (await client.get("/openapi.json")).json

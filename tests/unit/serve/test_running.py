@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
@@ -26,7 +27,7 @@ from mask2former.errors import FailedError, UserError
 from mask2former.inference.predictor import Predictor
 from mask2former.inference.ray_cluster import joined_cluster
 from mask2former.progress import silent
-from mask2former.serve import RayOptions, serve
+from mask2former.serve import RayOptions, ServiceLimits, serve
 from mask2former.serve.logs import JsonLines, request_id
 from mask2former.structures import Categories, Prediction
 
@@ -68,6 +69,18 @@ def test_a_service_replies_until_a_signal_ends_it(number: signal.Signals, capsys
     assert url.startswith("http://127.0.0.1:")
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert {"message": "ready", "url": url} in [{name: line.get(name) for name in ("message", "url")} for line in lines]
+
+
+@pytest.mark.parametrize(("megapixels", "expected"), [(50, 89), (200, 200)])
+def test_pillow_accepts_images_as_large_as_the_service_does(megapixels: float, expected: int) -> None:
+    before, found = Image.MAX_IMAGE_PIXELS, []
+
+    def started(url: str) -> None:
+        found.append((Image.MAX_IMAGE_PIXELS or 0) // 10**6)
+        asked_and_ended([])(url)
+
+    serve(make_predictor(), port=0, token=TOKEN, limits=ServiceLimits(megapixels=megapixels), started=started)
+    assert (found, Image.MAX_IMAGE_PIXELS) == ([expected], before)
 
 
 def test_an_application_that_does_not_start_is_no_silent_end(monkeypatch: pytest.MonkeyPatch) -> None:

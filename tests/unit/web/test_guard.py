@@ -93,7 +93,7 @@ def test_nothing_else_is(path: str) -> None:
 
 @pytest.mark.parametrize(
     ("host", "status"),
-    [("127.0.0.1:7860", 200), ("localhost", 200), ("[::1]:7860", 200), ("evil.example:7860", 421), ("", 421)],
+    [("127.0.0.1:7860", 200), ("LocalHost", 200), ("[::1]:7860", 200), ("evil.example:7860", 421), ("", 421)],
 )
 def test_a_page_on_loopback_answers_to_its_names_only(host: str, status: int) -> None:
     names = ("127.0.0.1", "localhost", "[::1]")

@@ -15,6 +15,7 @@ import pytest
 pytest.importorskip("uvicorn")
 
 from mask2former.cli import main
+from mask2former.errors import UserError
 from mask2former.web import serve_page
 
 
@@ -69,19 +70,33 @@ def test_any_loopback_address_answers_to_its_names_only(hosts: list[Any], host: 
     assert hosts[0] == ("127.0.0.1", "localhost", "[::1]", host)
 
 
+def test_a_page_behind_a_proxy_answers_to_the_name_of_the_proxy(hosts: list[Any]) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        serve_page(
+            {},
+            port=0,
+            server_names=["page.example.org"],
+            tell=lambda address: os.kill(os.getpid(), signal.SIGTERM),
+        )
+    assert hosts[0] == ("127.0.0.1", "localhost", "[::1]", "page.example.org")
+    for name in ("https://page.example.org", "page.example.org:443", "page.example.org/a", ""):
+        with pytest.raises(UserError, match="expected a name without scheme, port and path"):
+            serve_page({}, port=0, server_names=[name])
+
+
 def test_the_command_says_where_the_page_is(
     hosts: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("mask2former.web.open_models", lambda models, **_: dict.fromkeys(models))
 
     def serve(models: Any, **options: Any) -> None:
-        hosts.extend([list(models), options["port"], options["upload_bytes"]])
+        hosts.extend([list(models), options["port"], options["upload_bytes"], options["server_names"]])
         options["tell"]("http://127.0.0.1:7")
         raise KeyboardInterrupt
 
     monkeypatch.setattr("mask2former.web.serve_page", serve)
-    assert main(["web", "tiny", "--port", "7", "--max-upload", "2"]) == 130
-    assert hosts == [["tiny"], 7, 2 << 20]
+    assert main(["web", "tiny", "--port", "7", "--max-upload", "2", "--server-name", "a.example"]) == 130
+    assert hosts == [["tiny"], 7, 2 << 20, ["a.example"]]
     captured = capsys.readouterr()
     assert "http://127.0.0.1:7 " in captured.out
     assert captured.err == "stopped\n"

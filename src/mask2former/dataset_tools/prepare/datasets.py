@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from mask2former.data.parallel import num_processors
 from mask2former.dataset_tools.prepare import ade20k, ade20k_full, cityscapes, coco_stuff_10k, drawn_cells
 from mask2former.dataset_tools.prepare.stages import Outcome, Plan, run_stage
 from mask2former.errors import UserError
 from mask2former.media.folders import data_root
+from mask2former.processors import num_processors
 from mask2former.progress import Progress, silent
 
 __all__ = ["dataset_names", "prepare"]

@@ -11,6 +11,7 @@ from jaxtyping import Int64, UInt8
 
 from mask2former.errors import MissingExtraError, UserError
 from mask2former.inference.exported.info import INPUTS, KEY, ExportedInfo
+from mask2former.inference.exported.opened_file import OpenedFile
 from mask2former.text import printable
 
 __all__ = ["OnnxRuntime"]
@@ -18,7 +19,7 @@ __all__ = ["OnnxRuntime"]
 _ERRORS_ONLY = 3  # severity of messages; others are about its own optimisations
 
 
-class OnnxRuntime:
+class OnnxRuntime(OpenedFile):
     """A session of onnxruntime, with as many threads as torch has.
 
     Args:
@@ -33,6 +34,7 @@ class OnnxRuntime:
     dtype = torch.float32
 
     def __init__(self, path: Path, device: torch.device | None = None) -> None:
+        super().__init__(path, device)
         try:
             import onnxruntime
         except ImportError as error:
@@ -70,5 +72,6 @@ class OnnxRuntime:
 
     def __call__(self, images: UInt8[np.ndarray, "B *T C H W"], sizes: Int64[np.ndarray, "B 2"], /) -> list[np.ndarray]:
         """See :class:`~mask2former.inference.exported.network.Runtime`."""
+        self.check_process()
         found: Any = self._session.run(list(self.info.outputs), dict(zip(INPUTS, (images, sizes), strict=True)))
         return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from jaxtyping import Int64, UInt8
 
 from mask2former.errors import MissingExtraError, UserError
 from mask2former.inference.exported.info import INPUTS, KEY, ExportedInfo
+from mask2former.inference.exported.opened_file import OpenedFile
 from mask2former.text import printable
 
 __all__ = ["OpenVinoRuntime"]
@@ -17,7 +19,7 @@ __all__ = ["OpenVinoRuntime"]
 _PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
 
-class OpenVinoRuntime:
+class OpenVinoRuntime(OpenedFile):
     """A compiled model of OpenVINO on the CPU, with as many threads as torch has.
 
     Args:
@@ -34,6 +36,8 @@ class OpenVinoRuntime:
     name = "openvino"
 
     def __init__(self, path: Path, device: torch.device | None = None, dtype: torch.dtype | None = None) -> None:
+        super().__init__(path, device, dtype)
+        self._lock = threading.Lock()
         try:
             import openvino
         except ImportError as error:
@@ -63,5 +67,7 @@ class OpenVinoRuntime:
 
     def __call__(self, images: UInt8[np.ndarray, "B *T C H W"], sizes: Int64[np.ndarray, "B 2"], /) -> list[np.ndarray]:
         """See :class:`~mask2former.inference.exported.network.Runtime`."""
-        found = self._compiled(dict(zip(INPUTS, (images, sizes), strict=True)))
-        return [np.array(found[name]) for name in self.info.outputs]  # copies: the buffers are reused
+        self.check_process()
+        with self._lock:  # the next call reuses the buffers that are copied here
+            found = self._compiled(dict(zip(INPUTS, (images, sizes), strict=True)))
+            return [np.array(found[name]) for name in self.info.outputs]

@@ -5,6 +5,7 @@ Loading a package runs its code, but its metadata is read as text.
 
 from __future__ import annotations
 
+import functools
 import json
 import zipfile
 import zlib
@@ -18,6 +19,7 @@ from mask2former import limits
 from mask2former.documents import parse_json
 from mask2former.errors import UserError
 from mask2former.inference.exported.info import KEY, ExportedInfo
+from mask2former.inference.exported.opened_file import OpenedFile
 from mask2former.text import printable
 
 __all__ = ["CompiledRuntime", "add_info"]
@@ -26,7 +28,7 @@ _CPU_INFO = Path("/proc/cpuinfo")
 _EXTENSIONS = ("amx", "avx", "bmi", "f16c", "fma", "sse", "sve", "asimd", "bf16", "i8mm")  # that compilers use
 
 
-class CompiledRuntime:
+class CompiledRuntime(OpenedFile):
     """A compiled package on the CPU, with as many threads as torch has.
 
     Args:
@@ -43,6 +45,7 @@ class CompiledRuntime:
     dtype = torch.float32
 
     def __init__(self, path: Path, device: torch.device | None = None, *, trust_code: bool = False) -> None:
+        super().__init__(path, device)
         self.info, needed = _read_info(path)
         if device is not None and device.type != "cpu":
             raise UserError(f"PyTorch packages run on the CPU here, got device {device}")
@@ -65,8 +68,12 @@ class CompiledRuntime:
             reason = printable(str(error), 300)
             raise UserError(f"{path}: PyTorch cannot load it ({reason}); export the model again") from error
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return functools.partial(type(self), trust_code=True), self._arguments  # trusted, since it has been opened
+
     def __call__(self, images: UInt8[np.ndarray, "B *T C H W"], sizes: Int64[np.ndarray, "B 2"], /) -> list[np.ndarray]:
         """See :class:`~mask2former.inference.exported.network.Runtime`."""
+        self.check_process()
         return [output.numpy() for output in self._run(torch.from_numpy(images), torch.from_numpy(sizes))]
 
 

@@ -1,0 +1,125 @@
+"""Connections that would last forever: without a request, and without a reader of the reply."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+pytest.importorskip("uvicorn")
+
+import uvicorn
+
+from mask2former.serve.connections import limited_connections
+
+LIMIT = 0.4
+LARGE = 12 << 20  # bytes, more than the buffers of sockets hold
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@contextmanager
+def served(size: int) -> Iterator[int]:
+    """A server, by its port, whose replies have this size."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", str(size).encode())]})
+        await send({"type": "http.response.body", "body": bytes(size)})
+
+    config = uvicorn.Config(app, http=limited_connections(LIMIT), lifespan="off", log_config=None, ws="none")
+    server = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])))
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            server.should_exit = True
+            thread.join(10)
+    assert not thread.is_alive()
+
+
+def connected(port: int, sent: bytes) -> socket.socket:
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+    client.settimeout(10)
+    client.connect(("127.0.0.1", port))
+    client.sendall(sent)
+    return client
+
+
+def received(client: socket.socket, size: int) -> bytes:
+    """A reply with a body of this size, or its beginning if the connection ends."""
+    reply = b""
+    while len(reply.partition(b"\r\n\r\n")[2]) < size:
+        try:
+            if not (chunk := client.recv(1 << 20)):
+                break
+        except ConnectionResetError:
+            break
+        reply += chunk
+    return reply
+
+
+def is_ended(client: socket.socket) -> bool:
+    try:
+        return client.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+@pytest.mark.parametrize("sent", [b"", GET[:20]])
+def test_a_client_that_sends_no_request_is_disconnected(sent: bytes) -> None:
+    with served(1) as port, connected(port, sent) as client:
+        assert is_ended(client)
+
+
+def test_a_client_may_be_idle_between_requests() -> None:
+    with served(1) as port, connected(port, GET) as client:
+        assert received(client, 1).endswith(b"\r\n\r\n\0")
+        time.sleep(1.5 * LIMIT)
+        client.sendall(GET)
+        assert received(client, 1).endswith(b"\r\n\r\n\0")
+
+
+def test_a_client_that_sends_endless_headers_is_disconnected() -> None:
+    with served(1) as port, connected(port, GET[:-2]) as client:
+        with contextlib.suppress(ConnectionError):
+            for _ in range(100):
+                client.sendall(b"X: " + bytes(4096).replace(b"\0", b"x") + b"\r\n")
+        assert len(received(client, 1 << 20)) < 1 << 20
+        assert is_ended(client)
+
+
+def test_a_client_that_still_sends_its_image_gets_the_refusal() -> None:
+    with served(1) as port:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        for _ in range(2):  # and can go on
+            connection.request("POST", "/", bytes(LARGE))
+            assert connection.getresponse().read() == b"\0"
+        connection.close()
+
+
+def test_a_reply_that_nobody_reads_is_given_up() -> None:
+    with served(LARGE) as port, connected(port, GET) as client:
+        time.sleep(3 * LIMIT)
+        assert len(received(client, LARGE)) < LARGE
+
+
+def test_a_slow_reader_gets_the_whole_reply() -> None:
+    with served(LARGE) as port, connected(port, GET) as client:
+        began, size = time.monotonic(), 0
+        while size < LARGE:
+            chunk = client.recv(1 << 20)
+            assert chunk
+            size += len(chunk)
+            if time.monotonic() - began < 4 * LIMIT:
+                time.sleep(LIMIT / 40)
+        assert time.monotonic() - began > LIMIT
