@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
-import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -57,6 +56,7 @@ from mask2former.dataset_tools.requirements import class_map_findings, run_findi
 from mask2former.errors import UserError
 from mask2former.notes import Note, collect_notes, counted
 from mask2former.ops.masks import Patch, iou, polygons_to_patch
+from mask2former.processors import num_processors
 from mask2former.structures.categories import Categories
 
 __all__ = [
@@ -674,5 +674,5 @@ def _leaks(digests: dict[Split, dict[bytes, str]], unit: Unit) -> list[Finding]:
 
 
 def default_workers() -> int:
-    """Default number of reading processes: all processors but one, eight at most."""
-    return max(0, min(8, (os.cpu_count() or 1) - 1))
+    """Default number of reading processes: all processors that may be used but one, eight at most."""
+    return max(0, min(8, num_processors() - 1))

@@ -30,7 +30,7 @@ from mask2former.results_io.json import RECORDS, read_result
 from mask2former.structures import Categories, Instances, Segmentation
 from mask2former.structures.packed_results import PackedSegmentation
 from mask2former.structures.result_base import SCHEMA_VERSION, SOFTWARE
-from mask2former.text import listed, quoted
+from mask2former.text import listed
 
 __all__ = [
     "ENDINGS",
@@ -318,7 +318,7 @@ def with_other_formats(job: Job) -> str:
     Other programs may have changed these files since, so they are not removed.
     """
     kept = files_of_image(job.output, job.stem.as_posix())
-    return f" (its files of other formats (also) are kept: {listed(kept, 3, show=quoted)})" if kept else ""
+    return f" (its files of other formats (also) are kept: {listed([f"'{path}'" for path in kept], 3)})" if kept else ""
 
 
 def is_own_image(path: Path) -> bool:

@@ -47,6 +47,7 @@ __all__ = [
     "open_file",
     "open_image",
     "path_of",
+    "pixel_limit",
     "why_left_out",
 ]
 
@@ -256,7 +257,8 @@ def _opened(file: ImageFile, *, pillow_alone: bool, bands: Bands | None = None) 
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PixelLimitError(
             f"'{file}' has more than {Image.MAX_IMAGE_PIXELS} pixels, the safety limit; make it smaller, or raise "
-            "PIL.Image.MAX_IMAGE_PIXELS if you trust it; a TIFF can be predicted in tiles: set tile"
+            "the limit if you trust it: --max-megapixels of predict, track and evaluate, in Python "
+            "PIL.Image.MAX_IMAGE_PIXELS; a TIFF can be predicted in tiles: set tile"
         ) from error
     except PermissionError as error:
         raise UserError(f"'{file}' cannot be read for lack of permission; check its permissions") from error
@@ -276,6 +278,20 @@ def _of_pillow(content: Path | io.BytesIO) -> Image.Image:
 def can_read_heic() -> bool:
     """Whether the package is installed."""
     return importlib.util.find_spec("pillow_heif") is not None
+
+
+@contextlib.contextmanager
+def pixel_limit(most: int | None) -> Iterator[None]:
+    """Inside, images may have this number of pixels; None: any number.
+
+    Pillow has one limit for a process, ``PIL.Image.MAX_IMAGE_PIXELS``, which counts for all readers here.
+    """
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = most
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
 
 
 @functools.cache
