@@ -82,7 +82,7 @@ def _as_utf8(text: str) -> str:
 
 
 def _of_imagej(description: str, tags: Mapping[int, Any]) -> Iterator[tuple[float, float]]:
-    fields = dict(line.partition("=")[::2] for line in description.splitlines())
+    fields = {key: value for key, _, value in (line.partition("=") for line in description.splitlines())}
     unit = fields.get("unit", "")
     factors = _micrometres(fields.get("yunit", unit)), _micrometres(unit)
     try:

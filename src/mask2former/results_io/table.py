@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from mask2former.errors import MissingExtraError, UserError
 from mask2former.files import check_file, discard, whole_file
@@ -27,7 +27,7 @@ _ROWS = 50_000  # of a group of a Parquet file
 _WHOLE = {"id", "category_id", "area", "x1", "y1", "x2", "y2", "height", "width", "num", "total_area"}
 
 
-_IN_FILES = "file"
+_IN_FILES: Final = "file"
 _TOLERANCE = 0.01  # of sides of pixels that count as equal
 
 
@@ -37,8 +37,10 @@ def checked_size(pixel_size: str | PixelSize | None) -> PixelSize | Literal["fil
     Raises:
         UserError: it is not valid.
     """
-    if pixel_size is None or pixel_size == _IN_FILES:
-        return pixel_size
+    if pixel_size is None:
+        return None
+    if pixel_size == _IN_FILES:
+        return _IN_FILES
     try:
         return PixelSize.of(pixel_size)
     except UserError as error:
