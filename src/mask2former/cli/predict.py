@@ -104,7 +104,11 @@ def predict(
     ] = None,
     pixel_size: Annotated[
         str | None,
-        typer.Option(metavar="SIZE", help="Side length of a pixel, for example 0.65um; adds units to the tables."),
+        typer.Option(
+            metavar="SIZE|file",
+            help="Side length of a pixel, for example 0.65um, or 'file' for what each file states (ImageJ, OME, "
+            "DICOM, slides); adds units to the tables.",
+        ),
     ] = None,
     also: Annotated[
         list[str] | None,

@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError, features
 
@@ -31,7 +32,7 @@ from mask2former.media.png_files import is_deep_png, stored_png
 from mask2former.media.tiff_files import EXTRA as TIFF_EXTRA
 from mask2former.media.tiff_files import can_read_tiff, is_for_tifffile, open_tiff
 from mask2former.media.web_images import WebImage
-from mask2former.pixels import CHOSEN_PAGE, Bands, StoredImage, count_pages, without_warnings
+from mask2former.pixels import CHOSEN_PAGE, Bands, StoredImage, count_pages, no_page, without_warnings
 from mask2former.text import printable
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "num_pages",
     "open_file",
     "open_image",
+    "open_stream",
     "path_of",
     "pixel_limit",
     "why_left_out",
@@ -163,6 +165,27 @@ def in_memory(file: ImageFile) -> ImageFile:
         assert not isinstance(inner, ImagePage)
         return ImagePage(inner, file.number)
     return NamedBytes(str(file), file.read_bytes()) if isinstance(file, WebImage) else file
+
+
+@contextlib.contextmanager
+def open_stream(file: ImageFile) -> Iterator[BinaryIO]:
+    """The bytes of an image file, whatever is in them.
+
+    Raises:
+        UserError: the file cannot be read, or is not on a disk and has more than ``limits.IMAGE_BYTES``.
+    """
+    if isinstance(file, ImagePage):
+        file = file.file
+    if not isinstance(file, Path):
+        yield io.BytesIO(read_bytes(file, "image", limits.IMAGE_BYTES))
+        return
+    check_regular(file, "image")
+    try:
+        stream = file.open("rb")
+    except OSError as error:
+        raise UserError(f"the image '{file}' cannot be read: {error.strerror}") from error
+    with stream:
+        yield stream
 
 
 def check_utf8(name: str) -> None:
@@ -343,7 +366,7 @@ def _seek(image: Image.Image, page: int, name: str) -> None:
         count = count_pages(image)
         if page < count:  # of planes after a page
             raise MissingExtraError("tifffile", TIFF_EXTRA) from error
-        raise UserError(f"'{name}' has no page {page + 1}; it has {count}") from error
+        raise UserError(no_page(name, page, count, len(image.getbands()))) from error
     image.info[CHOSEN_PAGE] = page
 
 

@@ -19,7 +19,7 @@ from mask2former.results_io.geojson import GeoJsonFiles
 from mask2former.results_io.imagej import RoiFiles
 from mask2former.results_io.label_studio import LabelStudioFile
 from mask2former.results_io.label_tiff import LabelTiffFiles
-from mask2former.results_io.writing import PlaceOf, ReadImage, nowhere
+from mask2former.results_io.writing import PixelSizeOf, PlaceOf, ReadImage, nowhere, unsized
 from mask2former.results_io.yolo import YoloFiles
 from mask2former.structures.categories import Categories
 from mask2former.text import did_you_mean, listed, quoted
@@ -56,6 +56,7 @@ class ImagesOfRun:
         place_of: returns where on the Earth the image with an id is; None: unknown.
         rooted: like names, preceded by the folder that these are in (``slides/a.png``); for images without a folder
             like names.
+        pixel_size_of: returns the size that the file of the image with an id states; None: it states none.
     """
 
     categories: Categories
@@ -64,6 +65,7 @@ class ImagesOfRun:
     model: str = ""
     place_of: PlaceOf = nowhere
     rooted: Mapping[int | str, str] = field(default_factory=dict)
+    pixel_size_of: PixelSizeOf = unsized
 
 
 FORMATS: Mapping[str, Callable[[Path, ImagesOfRun], FormatWriter]] = {
