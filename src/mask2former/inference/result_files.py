@@ -318,7 +318,8 @@ def with_other_formats(job: Job) -> str:
     Other programs may have changed these files since, so they are not removed.
     """
     kept = files_of_image(job.output, job.stem.as_posix())
-    return f" (its files of other formats (also) are kept: {listed([f"'{path}'" for path in kept], 3)})" if kept else ""
+    names = listed([f"'{path}'" for path in kept], 3)
+    return f" (its files of other formats (also) are kept: {names})" if kept else ""
 
 
 def is_own_image(path: Path) -> bool:
