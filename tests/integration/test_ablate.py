@@ -327,18 +327,35 @@ def test_data_that_has_changed_since_is_refused(tmp_path: Path, monkeypatch: pyt
     base, table = parse(RunConfig, values, "test"), tmp_path / "ablations.json"
 
     ablate(base, tmp_path, ["dropout"], seeds=1)
-    ablate(base, tmp_path, ["dropout"], seeds=1)
-    for name, change in (("validation.png", "sizes of validation images"), ("train.json", r".*train\.json")):
+    recorded = json.loads(table.read_text())["data"]
+    ablate(base, tmp_path, ["dropout"], seeds=2)
+    assert json.loads(table.read_text())["data"] == recorded
+    changes = (
+        ("validation.png", "sizes of validation images"),
+        ("train.json", r".*train\.json, annotation files of train"),
+    )
+    for name, change in changes:
         file = tmp_path / name
         before = file.read_bytes()
         file.write_bytes(before + b" ")
         with pytest.raises(UserError, match=rf"with other data \(changed since: {change}\); choose another output"):
-            ablate(base, tmp_path, ["dropout"], seeds=1)
+            ablate(base, tmp_path, ["dropout"], seeds=3)
         file.write_bytes(before)
 
-    document = json.loads(table.read_text())
+    # a finished folder does not need its data
+    away = (tmp_path / "train.json").rename(tmp_path / "away.json")
+    text = table.read_text()
+    assert [sorted(row.metrics) for row in ablate(base, tmp_path, ["dropout"], seeds=2)] == [[0, 1], [0, 1]]
+    assert table.read_text() == text
+    away.rename(tmp_path / "train.json")
+
+    # nobody knows what the rows of a table without a record were trained on, however many rows are added
+    document = json.loads(text)
     del document["data"]
     table.write_text(json.dumps(document))
-    with collect_notes() as notes:
-        ablate(base, tmp_path, ["dropout"], seeds=1)
-    assert [note.example for note in notes if "without a record of their data" in note.message] == [f"'{tmp_path}'"]
+    for seeds in (3, 4):
+        with collect_notes() as notes:
+            ablate(base, tmp_path, ["dropout"], seeds=seeds)
+        told = [note.example for note in notes if "without a record of their data" in note.message]
+        assert told == [f"'{tmp_path}'"]
+        assert json.loads(table.read_text())["data"] is None

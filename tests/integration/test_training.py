@@ -411,8 +411,16 @@ def test_another_run_is_not_overwritten(tmp_path: Path, one_step: Finished, monk
 
     monkeypatch.setattr(TrainingModule, "on_train_start", stopped)
     start = config.model_copy(update={"model": config.model.model_copy(update={"init": str(weights)})})
+    events = tmp_path / "run" / "tensorboard" / "events.out.tfevents.1.host.2.0"
+    events.parent.mkdir()
+    events.write_bytes(b"")
     with pytest.raises(KeyboardInterrupt):
         train(start, overwrite=True)
+    assert not events.exists()
+    events.write_bytes(b"")
+    with pytest.raises(KeyboardInterrupt):
+        train(start)  # no run is here now that it would replace
+    assert events.exists()
     assert weights.read_bytes() == there  # weights that a run starts from are kept until it is done
     (tmp_path / "run" / "checkpoints" / "last.ckpt").write_bytes(b"another run was here")
     with pytest.raises(KeyboardInterrupt):

@@ -47,6 +47,7 @@ class Mixed(Reader):
         self.categories, self.tasks = first.categories, first.tasks
         self.metric_style: MetricStyle = first.metric_style
         self.has_ground_truth = all(part.has_ground_truth for part in parts)
+        self.annotation_files = [file for part in parts for file in part.annotation_files]
         self._own_notes: list[str] = []
         lengths = [len(part) * times for part, times in zip(parts, repeats, strict=True)]
         shares = [

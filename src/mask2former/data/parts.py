@@ -88,6 +88,7 @@ class _Some:
         self.indices = indices.tolist()
         self.categories, self.tasks, self.notes = whole.categories, whole.tasks, whole.notes
         self.has_ground_truth, self.metric_style = whole.has_ground_truth, whole.metric_style
+        self.annotation_files = whole.annotation_files
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -97,7 +97,7 @@ def ablate(
     All rows are trained with one seed before the next seed, so there is a table early on. ``ablations.json`` in
     ``output`` is written after each training run and keeps results of earlier calls; a call with the same arguments
     resumes an interrupted one. Results in that file are not measured again, so the folders of finished training runs
-    can be deleted.
+    can be deleted; if none is missing, the data is not read.
 
     Args:
         base: the run that rows change; its ``seed`` and ``output`` are replaced.
@@ -140,13 +140,15 @@ def ablate(
                 f"{_described(known.settings)}); choose another output folder"
             )
         known.metrics.update(row.metrics)
+    missing = {name: runs[name] for seed, name in jobs if seed not in table[name].metrics}
+    if not missing:  # then neither the data nor a package for training is needed
+        return list(table.values())
     need_lightning()
     from mask2former.training.data_state import data_state
     from mask2former.training.run import train
 
-    data = data_state(base.data)
-    _check_data(folder, before, data, is_begun=bool(finished))
-    _check_start({name: runs[name] for seed, name in jobs if seed not in table[name].metrics})
+    data = _checked(folder, before, data_state(base.data), is_begun=bool(finished))
+    _check_start(missing)
     for done, (seed, name) in enumerate(jobs):
         if seed in table[name].metrics:
             continue
@@ -215,21 +217,23 @@ def draw(table: Sequence[AblationRow], path: Path) -> None:
     plot_changes([row.name for row in rows], columns, spreads, path)
 
 
-def _check_data(folder: Path, before: object, now: Mapping[str, str], *, is_begun: bool) -> None:
-    """Refuse data that has changed since the finished training runs of a folder.
+def _checked(folder: Path, before: object, now: dict[str, str], *, is_begun: bool) -> dict[str, str] | None:
+    """The record of the data that is true of all rows of a folder; None if it is not known for those finished before.
 
     Raises:
-        UserError: the message says what has changed.
+        UserError: the data has changed since; the message says how.
     """
     if not isinstance(before, dict):
         if is_begun:
             note("tables of ablations without a record of their data, which may have changed since", f"'{folder}'")
-        return
+            return None
+        return now
     if changed := [name for name in {**before, **now} if before.get(name) != now.get(name)]:
         raise UserError(
             f"{folder} contains trainings with other data (changed since: {listed(changed, 4)}); choose another output "
             "folder, or restore the data"
         )
+    return now
 
 
 def _finished(path: Path, base: RunConfig) -> tuple[list[AblationRow], object]:
@@ -273,7 +277,7 @@ def _described(settings: dict[str, Any]) -> str:
     return listed([f"{name}={value}" for name, value in settings.items()], 4) or "none"
 
 
-def _write(path: Path, base: RunConfig, data: Mapping[str, str], table: Sequence[AblationRow]) -> None:
+def _write(path: Path, base: RunConfig, data: Mapping[str, str] | None, table: Sequence[AblationRow]) -> None:
     values = {
         "steps": base.trainer.max_steps,
         "seeds": len({seed for row in table for seed in row.metrics}),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+import socket
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,32 +30,39 @@ class Loggers:
 
     Args:
         config: settings of the complete run.
+        others: loggers of the run besides these, whose files are left alone.
         resume: whether it is resumed.
+        replaces: whether it replaces another run, whose event files are then removed.
 
     Raises:
         MissingExtraError: a package is not installed.
     """
 
-    def __init__(self, config: RunConfig, *, resume: bool) -> None:
+    def __init__(
+        self, config: RunConfig, others: Sequence[Logger] = (), *, resume: bool = False, replaces: bool = False
+    ) -> None:
         self._file = Path(config.output) / "loggers.json"
         self._known = _read(self._file) if resume and self._file.exists() else {}
         makers = {"tensorboard": _tensorboard, "wandb": _wandb, "mlflow": _mlflow}
         wanted = [name for name in dict.fromkeys(config.trainer.loggers) if name in makers]
         self._by_name = {name: makers[name](Path(config.output), self._known.get(name)) for name in wanted}
         # Listed now, because Lightning opens the file of this run before ``begin``.
-        self._stale = () if resume else tuple(self._file.parent.glob("tensorboard/events.out.tfevents.*"))
+        self._earlier = () if resume else tuple(self._file.parent.glob("tensorboard/events.out.tfevents.*"))
+        self._others, self._replaces = others, replaces
 
     def __iter__(self) -> Iterator[Logger]:
         yield from self._by_name.values()
 
-    def begin(self, settings: Mapping[str, Any]) -> None:
+    def begin(self, settings: Mapping[str, Any]) -> list[str]:
         """Open the records, with the settings of a new run; called on the first rank, in the directory of the run.
+
+        Returns:
+            Sentences for the user.
 
         Raises:
             UserError: a service rejects the run or cannot be reached.
         """
-        for path in self._stale:  # TensorBoard would draw them as one curve with those of this run
-            path.unlink(missing_ok=True)
+        notes = self._clear_events()
         services = {name: logger for name, logger in self._by_name.items() if name != "tensorboard"}
         for name, logger in services.items():
             try:
@@ -71,6 +79,28 @@ class Loggers:
             write_whole(self._file, lambda file: file.write_text(json.dumps(self._known), encoding="utf-8"))
         else:  # it belongs to a run that was overwritten
             self._file.unlink(missing_ok=True)
+        return notes
+
+    def _clear_events(self) -> list[str]:
+        """Remove the event files of a run that is replaced: TensorBoard would draw them as one curve with new ones."""
+        kept = list(self._earlier)
+        if self._replaces:
+            kept = [path for path in self._earlier if self._may_be_open(path) or not _is_removed(path)]
+        removed, folder = len(self._earlier) - len(kept), self._file.parent / "tensorboard"
+        notes = [f"removed {_files(removed)} of the run that is replaced from '{folder}'"] if removed else []
+        if kept and ("tensorboard" in self._by_name or self._replaces):
+            why = "open in a program" if self._replaces else "not those of a run that is replaced"
+            notes.append(
+                f"kept {_files(len(kept))} in '{folder}', {why}; TensorBoard draws one curve of them and those of this "
+                "run: move or delete them, or choose another output"
+            )
+        return notes
+
+    def _may_be_open(self, path: Path) -> bool:
+        """Whether a file was begun by this process, for a folder that another logger of the run writes to."""
+        is_own = f".{socket.gethostname()}.{os.getpid()}." in path.name
+        folders = (logger.log_dir for logger in self._others if logger.log_dir is not None) if is_own else ()
+        return any(Path(folder).resolve() == path.parent.resolve() for folder in folders)
 
     @contextlib.contextmanager
     def closing(self) -> Iterator[None]:
@@ -82,6 +112,18 @@ class Loggers:
                 import wandb  # pyright: ignore[reportMissingImports]  (an extra)
 
                 wandb.finish()
+
+
+def _is_removed(path: Path) -> bool:
+    try:
+        path.unlink(missing_ok=True)
+    except PermissionError:  # on Windows, another program has it open, such as TensorBoard
+        return False
+    return True
+
+
+def _files(count: int) -> str:
+    return f"{count} event file{'' if count == 1 else 's'}"
 
 
 def _read(file: Path) -> dict[str, str]:

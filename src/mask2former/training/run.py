@@ -110,6 +110,7 @@ def train(
                     f"with {name('overwrite')}, or choose another output"
                 )
             )
+        replaces = last.exists() and not resume
         past = LastState.read(last) if resume else None
         if past is not None:
             check_objects(past, objects.names())
@@ -175,12 +176,12 @@ def train(
             said = [*notes, *prepare_directory(config, names, resume=resume)]
             said += [] if past is None else put_best_in_place(past, point, config)
             said += table.open()
-            ours_by_name.begin(leaves(config))
+            said += ours_by_name.begin(leaves(config))
             said += [] if (dead := dead_steps(config)) is None else [dead]
             for note in said:
                 say_once(f"note: {note}")
 
-        ours_by_name = Loggers(config, resume=resume)
+        ours_by_name = Loggers(config, loggers, resume=resume, replaces=replaces)
         meeting = Meeting(directory, _facts(config, num_samples, digest), prepare)
         ours = [stopping, meeting, keep, bar, *([] if patience is None else [patience])]
         logs = [table, *ours_by_name, *loggers]

@@ -105,22 +105,65 @@ def test_a_package_that_is_not_installed_is_named(
         Loggers(config(tmp_path, name), resume=False)
 
 
+def events_of(folder: Path) -> list[Path]:
+    return sorted(folder.glob("tensorboard/events*"))
+
+
 @pytest.mark.parametrize("names", [(), ("tensorboard",)])
-def test_events_of_a_run_that_is_overwritten_are_removed(names: tuple[str, ...], tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_replacing", [False, True])
+def test_only_events_of_a_run_that_is_replaced_are_removed(
+    names: tuple[str, ...], *, is_replacing: bool, tmp_path: Path
+) -> None:
     pytest.importorskip("tensorboard")
     old, own = tmp_path / "tensorboard" / "events.out.tfevents.1.host.2.0", tmp_path / "tensorboard" / "notes.txt"
     old.parent.mkdir()
     for file in (old, own):
         file.write_bytes(b"")
-    Loggers(config(tmp_path, *names), resume=True).begin({})
+    assert Loggers(config(tmp_path, *names), resume=True).begin({}) == []
     assert old.exists()
-    loggers = Loggers(config(tmp_path, *names), resume=False)
+    loggers = Loggers(config(tmp_path, *names), replaces=is_replacing)
     for logger in loggers:  # as Lightning does before the run begins
         logger.experiment.add_scalar("loss", 1.0, 1)  # pyright: ignore[reportAttributeAccessIssue]
-    loggers.begin({})
+    notes = loggers.begin({})
     assert own.exists()
-    events = list(old.parent.glob("events*"))
-    assert old not in events
-    assert len(events) == len(names)
+    assert old.exists() is not is_replacing
+    assert len(events_of(tmp_path)) == len(names) + (not is_replacing)
+    if is_replacing:
+        assert [note.partition(" of the run that is replaced from ")[0] for note in notes] == ["removed 1 event file"]
+    else:
+        assert [note.partition(" in ")[0] for note in notes] == ["kept 1 event file"] * len(names)
     for logger in loggers:
         logger.experiment.close()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_events_that_another_logger_of_the_run_has_open_are_kept(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    old = tmp_path / "tensorboard" / "events.out.tfevents.1.host.2.0"
+    old.parent.mkdir()
+    old.write_bytes(b"")
+    theirs = TensorBoardLogger(tmp_path, name="tensorboard", version="")
+    theirs.experiment.add_scalar("loss", 1.0, 1)  # opened before the run
+    elsewhere = TensorBoardLogger(tmp_path / "elsewhere")
+    notes = Loggers(config(tmp_path), [elsewhere, theirs], replaces=True).begin({})
+    assert not old.exists()
+    assert len(events_of(tmp_path)) == 1
+    assert [note.split(" event file")[0] for note in notes] == ["removed 1", "kept 1"]
+    theirs.experiment.close()
+
+
+def test_events_that_another_program_has_open_do_not_stop_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = tmp_path / "tensorboard" / "events.out.tfevents.1.host.2.0"
+    old.parent.mkdir()
+    old.write_bytes(b"")
+
+    def refuse(self: Path, missing_ok: bool = False) -> None:
+        if self == old:
+            raise PermissionError(13, "in use")  # as on Windows
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    notes = Loggers(config(tmp_path), replaces=True).begin({})
+    assert [note.partition(";")[0] for note in notes] == [f"kept 1 event file in '{old.parent}', open in a program"]

@@ -504,6 +504,7 @@ class CocoInstances(Reader):
         assert reader is not None
         assert first is not None
         self.categories = categories or first
+        self.annotation_files = [found_file(path) for path, _ in sources]
         self._index = reader.index()
         out = reader.out
         self._names, self._folders, self._image_ids = out.names, out.folders, out.image_ids

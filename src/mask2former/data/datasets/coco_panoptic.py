@@ -145,6 +145,7 @@ class CocoPanoptic(SegmentReader):
                 "are things only; set it to 1 for countable classes, or use task: panoptic or semantic"
             )
         super().__init__(categories or first, task, ground_truths_from)
+        self.annotation_files = [found_file(source.annotations) for source in sources]
         self.notes += left_out
         ids, labels, crowds, areas, ends = self._growing
         self._ids = np.array(ids, dtype=np.int32)

@@ -105,6 +105,8 @@ def coco(root: str | None, split: Split, task: Task, *, filter_empty: bool = Fal
         ground_truths_from=ground_truths_from,
         filter_empty=filter_empty,
     )
+    if ground_truths_from:
+        reader.annotation_files = [*reader.annotation_files, layout.file(objects)]
     if task == "panoptic" and not ground_truths_from:
         reader.notes.append(f"there is no {objects}, so the segments of things are used as the ground-truth instances")
     return reader
@@ -152,13 +154,16 @@ def ade20k(root: str | None, split: Split, task: Task, *, filter_empty: bool = F
         "instance": partial(_ade20k_objects, root, split),
     }
     table = Categories.load("ade20k_150")
-    return CocoPanoptic(
+    reader = CocoPanoptic(
         [source],
         categories=table,
         ground_truths_from=ground_truths_from,
         filter_empty=filter_empty,
         areas_from_file=True,
     )
+    if layout.has_file(objects := f"ADEChallengeData2016/ade20k_instance_{short}.json"):
+        reader.annotation_files = [*reader.annotation_files, layout.file(objects)]
+    return reader
 
 
 _ADE20K_PARTS = {"train": ("training", "train"), "validation": ("validation", "val")}

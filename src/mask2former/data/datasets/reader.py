@@ -41,10 +41,12 @@ class ImageReader:
     Attributes:
         exif: ``ignore`` reads images as they are stored, for annotations that were made on those.
         reading: how the model reads values and bands; see :func:`~mask2former.media.images.read_image`.
+        annotation_files: the files that were read to open the data set, not those of images, label maps and masks.
     """
 
     exif: Exif = "apply"
     reading: Reading = {}  # noqa: RUF012  (replaced as a whole)
+    annotation_files: Sequence[File] = ()
 
     def read(self, file: File) -> UInt8[np.ndarray, "H W C"]:
         """An image of the data set."""

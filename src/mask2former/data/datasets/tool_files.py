@@ -57,10 +57,11 @@ def open_tool_files(
             refused by :class:`CocoInstances`.
     """
     opened = [(found_file(path), images) for path, images in sources]
+    files = {str(path): _files(path, tool) for path, _ in opened}
     with collect_notes() as notes:
         found = {
-            str(path): [record for file in _files(path, tool) for record in records_of(tool, file, class_attribute)]
-            for path, _ in opened
+            path: [record for file in own for record in records_of(tool, file, class_attribute)]
+            for path, own in files.items()
         }
         if FORMATS[tool].endings is not None:
             found = {str(path): _with_images(tool, found[str(path)], images) for path, images in opened}
@@ -90,6 +91,7 @@ def open_tool_files(
         allow_outside=allow_outside,
         read=lambda file: _coco(found[str(file)], classes),
     )
+    samples.annotation_files = [file for own in files.values() for file, _ in own]
     samples.notes += sentences(notes)
     return samples
 

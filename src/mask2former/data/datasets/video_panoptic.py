@@ -104,6 +104,7 @@ class VideoPanoptic:
             raise UserError(f"'{file}' has no videos with annotated frames")
         sources = [PanopticFiles(_Frames(file, flat), maps, frames)]  # pyright: ignore[reportArgumentType]
         self._frames = CocoPanoptic(sources, "panoptic")
+        self._frames.annotation_files = [file]  # not what was made of it, which takes many times the memory
         self.categories: Categories = self._frames.categories
 
     def _flatten(self, content: dict[str, Any], file: File, flat: dict[str, Any], maps: Folder, frames: Folder) -> None:

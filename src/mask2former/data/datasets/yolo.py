@@ -264,6 +264,10 @@ class YoloPolygons(Reader):
                 self.notes.append(f"{what}: {some(offenders)}")
         self.notes += lines.remarks()
 
+    @property
+    def annotation_files(self) -> list[File]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return [file for image in self._images if (file := _label_file(image)).is_file()]
+
     def __len__(self) -> int:
         return len(self._rows)
 

@@ -318,6 +318,7 @@ class YouTubeVIS(ClipReader):
             without = [*self.notes, "data.filter_empty=false keeps videos without objects"] if filter_empty else []
             raise UserError("; ".join([f"no videos{'' if not filter_empty else ' with objects'} in {files}", *without]))
         self.categories = categories
+        self.annotation_files = [found_file(path) for path, _ in sources]
         self.has_ground_truth = all(ground_truths)
 
     def __len__(self) -> int:
