@@ -56,11 +56,49 @@ READ: dict[str, tuple[Any, list[np.ndarray]]] = {
         collection({**feature(closed(SQUARE)), "properties": {"classification": "cell"}}),
         [box(5, 5, 15, 15)],
     ),
-    "a grid, which is no object": (
-        collection(feature(closed(SQUARE)), {**feature(closed(OTHER)), "properties": {"objectType": "tile"}}),
-        [box(5, 5, 15, 15)],
-    ),
 }
+
+
+# By version of QuPath: the kind of an object, and of one that is none.
+KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    f"{version}, {kind}": (make(plain), make(kind))
+    for version, make, plain, kinds in (
+        (
+            "0.4",
+            lambda kind: {"properties": {"objectType": kind}},
+            "annotation",
+            ("tile", "root", "tma_core", "tmaCore"),
+        ),
+        ("0.3", lambda kind: {"properties": {"object_type": kind}}, "detection", ("tile", "root", "tma_core")),
+        (
+            "0.2",
+            lambda kind: {"id": kind, "properties": {}},
+            "PathAnnotationObject",
+            ("PathTileObject", "PathRootObject", "TMACoreObject"),
+        ),
+    )
+    for kind in kinds
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_grids_are_no_objects_in_any_version(tmp_path: Path, name: str) -> None:
+    cell, grid = KINDS[name]
+    content = collection({**feature(closed(SQUARE)), **cell}, {**feature(closed(OTHER)), **grid})
+    ((_, mask),), notes = read(tmp_path, "qupath", content, "a.geojson")
+    np.testing.assert_array_equal(mask, box(5, 5, 15, 15))
+    assert any("with tiles or cores, which are no objects" in note for note in notes)
+
+
+@pytest.mark.parametrize("content", [[], collection()])
+def test_a_file_without_features_is_an_image_without_objects(tmp_path: Path, content: Any) -> None:
+    for name, value in (("a", content), ("b", collection(feature(closed(SQUARE))))):
+        Image.new("L", (W, H)).save(tmp_path / f"{name}.tif")
+        (tmp_path / f"{name}.geojson").write_text(json.dumps(value))
+    config, _ = infer_format(tmp_path)
+    assert isinstance(config, ToolFilesConfig)
+    assert config.name == "qupath"
+    assert open_tool_files("qupath", [(tmp_path, tmp_path)]).num_objects.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("name", READ)
