@@ -114,6 +114,11 @@ class Archive:
             )
         return kept
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has no entry at all, not even a folder or a name that is skipped."""
+        return not self._zip().namelist()
+
     @cached_property
     def folders(self) -> frozenset[str]:
         """Folders in it, including those without their own entry; ``""`` is the archive itself."""
