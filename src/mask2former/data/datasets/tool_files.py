@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from mask2former.data.datasets.annotation_files import found_file, some
 from mask2former.data.datasets.coco import CocoInstances
+from mask2former.data.datasets.file_names import Stems
 from mask2former.data.datasets.tool_formats import FORMATS, ToolName, records_of
 from mask2former.data.datasets.tool_records import Record
 from mask2former.data.faults import fault
@@ -116,8 +117,9 @@ def _with_images(tool: ToolName, records: Sequence[Record], images: Location) ->
         return list(records)
     files: dict[str, str] = {}
     named = []
+    stems = Stems(folder, FORMATS[tool].endings or ())
     for record in records:
-        name = FORMATS[tool].find(record.image, folder) or record.image
+        name = stems.find(record.image) or record.image
         if (other := files.setdefault(name, record.where)) != record.where:
             raise UserError(
                 f"'{other}' and '{record.where}' are both annotations of {quoted(name)}; keep one, or join them"
