@@ -38,9 +38,10 @@ def parse_geojson(source: Source) -> Iterator[Record]:
         DamagedError: something differs from GeoJSON.
     """
     content = source.content
-    if isinstance(content, dict) and content.get("crs") is not None:
+    if isinstance(content, dict) and "crs" in content:  # null: of a map without a known reference system
         raise UserError(
-            "its coordinates refer to a map ('crs'), not to pixels; export them in pixels of the image, or export COCO"
+            "its coordinates refer to a map ('crs'), not to pixels; export them in pixels of the image, or export COCO "
+            "(if they are pixels, remove 'crs')"
         )
     features = content
     if isinstance(content, dict):

@@ -32,7 +32,7 @@ def feature(coordinates: Any, kind: str = "Polygon", name: Any = "cell", **other
 
 
 def closed(*rings: Any) -> list[Any]:
-    return [[*ring, ring[0]] for ring in rings]
+    return [[*ring, ring[0]] for ring in np.array(rings).tolist()]
 
 
 def collection(*features: dict[str, Any], **other: Any) -> dict[str, Any]:
@@ -147,6 +147,17 @@ REFUSED: dict[str, tuple[Any, str]] = {
         collection(feature(closed(SQUARE)), crs={"type": "name", "properties": {"name": "EPSG:32633"}}),
         r"refer to a map \('crs'\), not to pixels",
     ),
+    "map coordinates of an unknown system": (
+        collection(feature(closed(SQUARE)), crs=None),
+        r"refer to a map \('crs'\)",
+    ),
+    "degrees": (
+        collection(feature(closed(np.add(np.array(SQUARE) / 1e5, [7.12, 51.33])))),
+        r"a\.geojson' has no object that covers a pixel of 'a\.png': they lie between x 7\.12.*are these map",
+    ),
+    "metres": (collection(feature(closed(np.add(SQUARE, [6e5, 5.7e6])))), "are these map coordinates"),
+    "metres near the origin": (collection(feature(closed(np.add(SQUARE, [W, 0])))), "are these map coordinates"),
+    "metres south of the origin": (collection(feature(closed(np.array(SQUARE) * [1, -1]))), "are these map coord"),
     "several planes": (
         collection(
             feature(closed(SQUARE), geometry={"plane": {"z": 0}}), feature(closed(OTHER), geometry={"plane": {"z": 3}})
@@ -165,6 +176,12 @@ def test_what_cannot_be_read_is_refused_in_a_sentence(tmp_path: Path, name: str)
     content, message = REFUSED[name]
     with pytest.raises(UserError, match=message):
         read(tmp_path, "qupath", content, "a.geojson")
+
+
+def test_one_object_within_the_image_is_enough(tmp_path: Path) -> None:
+    away = feature(closed(np.add(SQUARE, [W, 0])))
+    found, _ = read(tmp_path, "qupath", collection(away, feature(closed(SQUARE))), "a.geojson")
+    np.testing.assert_array_equal([mask for _, mask in found], [box(0, 0, 0, 0), box(5, 5, 15, 15)])
 
 
 def test_a_file_belongs_to_the_image_of_its_name(tmp_path: Path) -> None:
