@@ -132,8 +132,14 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "a rectangle": (roi(kind=RECTANGLE, bounds=(5, 5, 15, 15)), r"\(rectangle\).* no segmentation"),
     "a line": (roi(kind=LINE), r"\(line\).* no segmentation"),
     "a file that is cut short": (roi()[:40], r"region '0001\.roi': it is cut short \(40 bytes\)"),
-    "corners that are missing": (roi()[:70], r"region '0001\.roi': it is cut short \(70 bytes\)"),
-    "exact corners that are missing": (roi(exact=True)[:84], r"region '0001\.roi': it is cut short \(84 bytes\)"),
+    "corners that are missing": (
+        roi()[:60] + bytes(4) + roi()[64:70],
+        r"region '0001\.roi': it is cut short \(70 bytes\)",
+    ),
+    "exact corners that are missing": (
+        roi(exact=True)[:60] + bytes(4) + roi(exact=True)[64:84],
+        r"region '0001\.roi': it is cut short \(84 bytes\)",
+    ),
     "steps that are missing": (
         roi(kind=RECTANGLE, bounds=(5, 5, 15, 15), path=RING)[:60].ljust(100, b"\0"),
         r"region '0001\.roi': it is cut short \(100 bytes\)",
