@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -37,6 +38,7 @@ __all__ = [
 Colors = dict[int, tuple[int, int, int]]  # RGB by number
 
 _NUMBERS = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "F")  # Pillow modes
+_ROUNDED = 2**24  # the first number that may stand for another one in Pillow's floats, which have 32 bits
 _LOSSY = ("JPEG", "MPO", "WEBP")
 
 
@@ -72,8 +74,8 @@ def _decoded(file: ImageFile, modes: tuple[str, ...], expected: str) -> _Decoded
 def read_label_map(file: ImageFile) -> Int32[np.ndarray, "H W"]:
     """The numbers of an image of 1 to 32 bits or with a palette (PNG, TIFF): for a palette, its indices.
 
-    They may be stored as floats, as ImageJ and MorphoLibJ store labels, if all are whole. Of several pages the first is
-    read, which is noted.
+    They may be stored as floats, as ImageJ and MorphoLibJ store labels, if all are whole and below 2**24, from where on
+    floats of 32 bits are rounded. Of several pages the first is read, which is noted.
 
     Raises:
         UserError: the file is missing or damaged, contains colours instead of numbers, numbers that are not whole,
@@ -180,10 +182,13 @@ def read_with_palette(file: ImageFile) -> tuple[Int32[np.ndarray, "H W"], Colors
 def _numbers(file: ImageFile, decoded: _Decoded) -> Int32[np.ndarray, "H W"]:
     image, packing, has_pages = decoded
     stored = np.asarray(image)
-    if image.mode == "F" and (wrong := ~((stored >= 0) & (stored < 2**31) & (np.floor(stored) == stored))).any():
+    if image.mode == "F" and (wrong := ~((stored >= 0) & (stored < _ROUNDED) & (np.floor(stored) == stored))).any():
+        value = stored[wrong][0].item()
+        hint = "floats of 32 bits round larger ones: save it as whole numbers of 32 bits"
+        if not (value >= _ROUNDED and math.isfinite(value)):
+            hint = "is it a map of probabilities or distances?"
         raise UserError(
-            f"'{file}' contains the number {stored[wrong][0]:g}; expected whole numbers from 0 to {2**31 - 1} (is it a "
-            "map of probabilities or distances?)"
+            f"'{file}' contains the number {value:.10g}; expected whole numbers from 0 to {_ROUNDED - 1} ({hint})"
         )
     numbers = stored.astype(np.int32)
     if found := re.search(r"\bL;([24])", packing):  # Pillow stretches grey of 2 and 4 bits to 0..255

@@ -267,7 +267,8 @@ def _tool_files(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
 def _tool_folder(path: Path, paths: DataPaths) -> tuple[DatasetConfig, list[str]] | None:
     """A folder with one file of a tool for each image, or with a single one for all."""
     for folder in (path / "train", path / "training", path):
-        names = _tool_files(folder, (".json", ".geojson")) if folder.is_dir() else []
+        # GeoJSON last: annotations of another format may lie beside an exported map.
+        names = (_tool_files(folder, (".json",)) or _tool_files(folder, (".geojson",))) if folder.is_dir() else []
         if not names:
             rois = _tool_files(folder, (".roi", ".zip")) if folder.is_dir() else []
             if rois and all(name.lower().endswith(".roi") or _has_rois(folder / name) for name in rois[:_SAMPLED]):
@@ -281,10 +282,11 @@ def _tool_folder(path: Path, paths: DataPaths) -> tuple[DatasetConfig, list[str]
 
 
 def _has_rois(path: Path) -> bool:
-    """Whether a zip file contains regions of ImageJ."""
+    """Whether a zip file contains regions of ImageJ, or nothing at all, as that of an image without objects."""
     try:
         folder = find_folder(path) if path.is_file() else None
-        return folder is not None and bool(folder.names((".roi",)))
+        archive = None if folder is None else folder.archive
+        return folder is not None and archive is not None and (archive.is_empty or bool(folder.names((".roi",))))
     except UserError:  # damaged: reported when it is read
         return False
 

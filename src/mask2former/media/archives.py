@@ -115,6 +115,20 @@ class Archive:
         return kept
 
     @cached_property
+    def leaves(self) -> dict[str, frozenset[str]]:
+        """Names without folders of the files in each folder that has any."""
+        found: dict[str, list[str]] = {}
+        for name in self.names:
+            parent, _, leaf = name.rpartition("/")
+            found.setdefault(parent, []).append(leaf)
+        return {parent: frozenset(leaves) for parent, leaves in found.items()}
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has no entry at all, not even a folder or a name that is skipped."""
+        return not self._zip().namelist()
+
+    @cached_property
     def folders(self) -> frozenset[str]:
         """Folders in it, including those without their own entry; ``""`` is the archive itself."""
         found = {""}
@@ -276,13 +290,27 @@ class Folder:
         if self.archive is not None:
             return str(PurePosixPath(self.inner) / name) in self.archive.names
         parent, leaf = os.path.split(os.path.join(self.path, name))
+        # Some file systems accept other spellings of names (case, accents), so only "yes" is final.
+        return leaf in self._in(parent) or os.path.isfile(os.path.join(parent, leaf))
+
+    def beside(self, name: str) -> frozenset[str]:
+        """Names without folders of what is in the folder of a file, which need not exist; each folder is listed once.
+
+        Of archives, files only.
+        """
+        if self.leads_outside(name):
+            return frozenset()
+        if self.archive is not None:
+            return self.archive.leaves.get(str(PurePosixPath(self.inner) / name).rpartition("/")[0], frozenset())
+        return self._in(os.path.dirname(os.path.join(self.path, name)))
+
+    def _in(self, parent: str) -> frozenset[str]:
         if parent not in self._listed:
             try:
                 self._listed[parent] = frozenset(os.listdir(parent))
             except (OSError, ValueError):  # ValueError: characters that no file name can have
                 self._listed[parent] = frozenset()
-        # Some file systems accept other spellings of names (case, accents), so only "yes" is final.
-        return leaf in self._listed[parent] or os.path.isfile(os.path.join(parent, leaf))
+        return self._listed[parent]
 
     def names(self, suffixes: Sequence[str]) -> list[str]:
         """Files below it at any depth with these suffixes, sorted, with ``/`` between folders; no hidden ones."""

@@ -32,7 +32,8 @@ class GeoJsonFiles(ResultFolder):
     Args:
         path: the folder; created if it does not exist.
         to_world: to map coordinates; without it they are pixels, as QuPath expects.
-        crs: the name of its reference system, for instance ``urn:ogc:def:crs:EPSG::32633``, which GIS programs read.
+        crs: the name of its reference system, for instance ``urn:ogc:def:crs:EPSG::32633``, which GIS programs read;
+            map coordinates without one are marked with ``"crs": null``, so that they are not taken for pixels.
         place_of: returns where the image with an id is, which then takes precedence over these two; a note says so.
     """
 
@@ -66,17 +67,18 @@ class GeoJsonFiles(ResultFolder):
 
 def geojson_of(result: Segmentation, to_world: ToWorld | None = None, crs: str | None = None) -> dict[str, Any]:
     """The FeatureCollection of a result; see :class:`GeoJsonFiles`."""
-    return _collection([_feature(item, to_world) for item in result if item.patch.mask.size], crs)
+    return _collection([_feature(item, to_world) for item in result if item.patch.mask.size], to_world, crs)
 
 
-def _collection(features: list[dict[str, Any]], crs: str | None) -> dict[str, Any]:
-    head = {} if crs is None else {"crs": {"type": "name", "properties": {"name": crs}}}
+def _collection(features: list[dict[str, Any]], to_world: ToWorld | None, crs: str | None) -> dict[str, Any]:
+    system = None if crs is None else {"type": "name", "properties": {"name": crs}}
+    head = {} if to_world is None and system is None else {"crs": system}
     return {"type": "FeatureCollection", **head, "features": features}
 
 
 def _text(result: Segmentation, to_world: ToWorld | None, crs: str | None) -> Iterator[str]:
     """:func:`geojson_of` as JSON, feature by feature: outlines as lists take many times the memory of their text."""
-    opening, _, closing = encode_json(_collection([], crs)).rpartition("[]")
+    opening, _, closing = encode_json(_collection([], to_world, crs)).rpartition("[]")
     yield f"{opening}["
     written = 0
     for item in result:

@@ -103,7 +103,15 @@ def test_whole_numbers_may_be_stored_as_floats(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     Image.fromarray(numbers).save(path)
     np.testing.assert_array_equal(read_label_map(path), numbers)
-    for wrong in (0.5, -1.0, np.nan):
+    Image.fromarray(np.where(numbers == 2, np.float32(2**24 - 1), numbers)).save(path)
+    assert read_label_map(path).max() == 2**24 - 1
+    for wrong in (2**24, 2**31):  # for which a larger number may have been rounded
         Image.fromarray(np.where(numbers == 2, np.float32(wrong), numbers)).save(path)
-        with pytest.raises(UserError, match="expected whole numbers from 0 to"):
+        with pytest.raises(
+            UserError, match=rf"number {wrong}; expected whole numbers from 0 to 16777215 \(floats of 32"
+        ):
+            read_label_map(path)
+    for wrong in (0.5, -1.0, np.nan, np.inf):
+        Image.fromarray(np.where(numbers == 2, np.float32(wrong), numbers)).save(path)
+        with pytest.raises(UserError, match=r"expected whole numbers from 0 to 16777215 \(is it a map of prob"):
             read_label_map(path)

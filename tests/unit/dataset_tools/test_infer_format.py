@@ -181,6 +181,8 @@ def test_a_folder_is_what_the_file_in_it_is(tmp_path: Path) -> None:
     assert (config.name, notes) == ("yolo", [])  # pyright: ignore[reportAttributeAccessIssue]
     coco(tmp_path / "coco" / "mine.json", "a.png", tmp_path / "coco" / "images")
     assert infer_format(tmp_path / "coco", DataPaths())[0].name == "coco-instance"  # pyright: ignore
+    (tmp_path / "coco" / "area.geojson").write_text('{"type": "FeatureCollection", "features": []}')
+    assert infer_format(tmp_path / "coco", DataPaths())[0].name == "coco-instance"  # pyright: ignore
     files(tmp_path, "cvat/a.png")
     xml = "<annotations><image id='0' name='a.png' width='4' height='4'></image></annotations>"
     (tmp_path / "cvat" / "annotations.xml").write_text(xml)

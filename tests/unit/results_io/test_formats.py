@@ -463,7 +463,9 @@ def test_outlines_of_small_pixels_far_from_the_origin_keep_the_order_that_the_st
     labels, scores = np.zeros(1, dtype=np.int64), np.ones(1)
     result = Instances(mask, labels, scores, mask_ops.boxes_xyxy(mask), CATEGORIES)
     place = GeoReference((0.005, 0, 512345.678, 0, -0.005, 5412345.678))
-    [feature] = geojson.geojson_of(result, place.to_world)["features"]
+    document = geojson.geojson_of(result, place.to_world)
+    assert document["crs"] is None  # there, but unknown: they are no pixels
+    [feature] = document["features"]
     for [ring] in feature["geometry"]["coordinates"]:
         x, y = (np.array(ring) - ring[0]).T
         assert np.sum(x[:-1] * y[1:] - x[1:] * y[:-1]) > 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeGuard
 from urllib.parse import unquote
@@ -13,12 +14,12 @@ from mask2former.data.datasets.annotation_files import some
 from mask2former.data.faults import fault
 from mask2former.errors import UserError
 from mask2former.media.archives import Folder
-from mask2former.media.images import IMAGE_SUFFIXES, is_image_name
+from mask2former.media.images import is_image_name
 from mask2former.text import listed, quoted
 
-__all__ = ["find_name", "find_stem", "is_file_name", "leads_to_file", "tell_outside"]
+__all__ = ["Stems", "find_name", "is_file_name", "leads_to_file", "tell_outside"]
 
-_SUFFIXES = ("", *(suffix for one in (*IMAGE_SUFFIXES, ".ome.tif", ".ome.tiff") for suffix in (one, one.upper())))
+_IS_OME = re.compile(r"\.ome\.tiff?$", re.IGNORECASE)
 _DRIVE = re.compile(r"^[A-Za-z]:")
 _LOCAL_FILES = re.compile(r"^.*[?&]d=")  # Label Studio: /data/local-files/?d=photos/X.jpg
 # Label Studio: upload/1/0a1b2c3d-X.jpg for X.jpg, and images/0a1b2c3d__X.jpg in exports with images.
@@ -38,30 +39,50 @@ def find_name(declared: str, folder: Folder) -> str | None:
     return next((name for name in _others(declared) if folder.exists(name)), None)
 
 
-def find_stem(stem: str, folder: Folder, endings: Sequence[str] = ()) -> str | None:
-    """The name of the image below ``folder`` of an annotation file that names none; None: it is not there.
+class Stems:
+    """The images below a folder by their names without suffix, for annotation files that name none.
 
     Args:
-        stem: the name of the annotation file without suffix, with its folders, which images may have, too.
-        folder: of the images.
+        folder: of the images; each of its folders is listed once.
         endings: what tools append to names of images (``_rois``).
-
-    Raises:
-        UserError: several images have the name.
     """
-    for base in dict.fromkeys((stem, stem.rpartition("/")[2])):
-        for wanted in dict.fromkeys((base, *(base.removesuffix(ending) for ending in endings))):
-            names = [name for suffix in _SUFFIXES if is_image_name(name := f"{wanted}{suffix}")]
-            # Some file systems find a name in any case.
-            found = {name.casefold(): name for name in reversed(names) if folder.exists(name)}
-            if len(found) > 1:
-                raise UserError(
-                    f"the annotations {quoted(stem)} may belong to {len(found)} images in '{folder}' "
-                    f"({listed(sorted(found.values()), 3)}); keep one of them"
-                )
-            if found:
-                return next(iter(found.values()))
-    return None
+
+    def __init__(self, folder: Folder, endings: Sequence[str] = ()) -> None:
+        self.folder, self.endings = folder, endings
+        self._names: dict[str, dict[str, list[str]]] = {}  # by folder and name without suffix
+
+    def find(self, stem: str) -> str | None:
+        """The name of an image; None: it is not there.
+
+        Args:
+            stem: the name of the annotation file without suffix, with its folders, which images may have, too.
+
+        Raises:
+            UserError: several images have the name.
+        """
+        for base in dict.fromkeys((stem, stem.rpartition("/")[2])):
+            parent, slash, _ = base.rpartition("/")
+            for wanted in dict.fromkeys((base, *(base.removesuffix(ending) for ending in self.endings))):
+                found = [
+                    f"{parent}{slash}{name}" for name in self._of(base, parent).get(wanted[len(parent + slash) :], ())
+                ]
+                if len(found) > 1:
+                    raise UserError(
+                        f"the annotations {quoted(stem)} may belong to {len(found)} images in '{self.folder}' "
+                        f"({listed(found, 3)}); keep one of them"
+                    )
+                if found:
+                    return found[0]
+        return None
+
+    def _of(self, name: str, parent: str) -> dict[str, list[str]]:
+        if parent not in self._names:
+            names = self._names[parent] = defaultdict(list)
+            for leaf in sorted(filter(is_image_name, self.folder.beside(name))):
+                plain = leaf.rpartition(".")[0]
+                for stem in (leaf, plain, *((plain[:-4],) if _IS_OME.search(leaf) else ())):
+                    names[stem].append(leaf)
+        return self._names[parent]
 
 
 def is_file_name(value: Any) -> TypeGuard[str]:

@@ -25,7 +25,7 @@ from mask2former.data.datasets.tool_records import (
 )
 from mask2former.documents import read_bytes
 from mask2former.errors import UserError
-from mask2former.media.archives import File, find_folder
+from mask2former.media.archives import ArchivedFile, File, find_folder
 from mask2former.notes import note
 from mask2former.text import printable, quoted
 
@@ -59,20 +59,28 @@ class _Region(NamedTuple):
 
 
 def read_rois(file: File) -> RoiFile:
-    """The regions of a ``.roi`` or ``.zip`` file.
+    """The regions of a ``.roi`` or ``.zip`` file; an empty zip file, as ``predict`` writes it, has none.
 
     Raises:
-        UserError: it is missing, damaged or too large, or holds no regions.
+        UserError: it is missing, damaged or too large, or holds only other files.
     """
     if file.name.lower().endswith(_SUFFIX):
-        return RoiFile({file.name: read_bytes(file, "region of ImageJ", limits.TEXT_BYTES)})
+        return RoiFile({file.name: read_bytes(file, "region of ImageJ", limits.REGION_BYTES)})
     folder = find_folder(file) if isinstance(file, Path) else None
     if folder is None:
         raise UserError(f"there is no zip file of regions '{file}'; check the path, and unpack outer archives")
     names = folder.names((_SUFFIX,))
-    if not names:
+    if not names and not (folder.archive is not None and folder.archive.is_empty):
         raise UserError(f"'{file}' contains no regions of ImageJ ({_SUFFIX}); check the file")
-    return RoiFile({name: read_bytes(folder / name, "region of ImageJ", limits.TEXT_BYTES) for name in names})
+    files = {name: folder / name for name in names}
+    # Together, before any is read: a zip file of some megabytes can hold thousands of large ones.
+    size = sum(region.num_bytes for region in files.values() if isinstance(region, ArchivedFile))
+    limits.check_limit(
+        f"the regions in '{file}' have too many bytes:", size, limits.REGIONS_BYTES, "is it the right file?"
+    )
+    return RoiFile(
+        {name: read_bytes(region, "region of ImageJ", limits.REGION_BYTES) for name, region in files.items()}
+    )
 
 
 def is_roi_file(content: Any) -> bool:
@@ -118,7 +126,7 @@ def _region(data: bytes, file: str) -> _Region:
         plane = (z, t) if channel or z or t else (index,)  # all channels of a plane show the same objects
         word = _KINDS[kind] if kind < len(_KINDS) else "point" if kind == len(_KINDS) else f"kind {kind}"
         if path > 0:
-            rings = _path(np.frombuffer(data, ">f4", path, 64).astype(np.float64))
+            rings = _path(_values(data, ">f4", path, 64))
             return _Region([joined([ring.ravel().tolist() for ring in rings])], "composite", group, plane)
         if kind == _OVAL:
             x, y, width, height = float(left), float(top), float(right - left), float(bottom - top)
@@ -130,16 +138,29 @@ def _region(data: bytes, file: str) -> _Region:
             return _Region(None, word, group, plane)
         if not count:  # does not fit into 16 bits
             count = struct.unpack_from(">i", data, 18)[0]
+        if count < 0:
+            raise ValueError(f"it has {count} corners; expected a positive number")
         if options & _SPLINE:
             note("regions of ImageJ fitted to a spline, whose corners are joined by straight lines", f"'{file}'")
         if options & _SUBPIXEL and version >= _FIRST_SUBPIXEL[0]:
-            corners = np.frombuffer(data, ">f4", 2 * count, 64 + 4 * count).astype(np.float64)
+            corners = _values(data, ">f4", 2 * count, 64 + 4 * count)
         else:
-            corners = np.frombuffer(data, ">i2", 2 * count, 64).astype(np.float64)
+            corners = _values(data, ">i2", 2 * count, 64)
             corners += np.repeat([left, top], count)
     except struct.error as error:
         raise ValueError(f"it is cut short ({len(data)} bytes)") from error
     return _Region([corners.reshape(2, count).T.ravel().tolist()], printable(word, 40), group, plane)
+
+
+def _values(data: bytes, kind: str, count: int, offset: int) -> np.ndarray:
+    """Numbers of an outline.
+
+    Raises:
+        struct.error: the data end before.
+    """
+    if offset + count * np.dtype(kind).itemsize > len(data):
+        raise struct.error("too few bytes")
+    return np.frombuffer(data, kind, count, offset).astype(np.float64)
 
 
 def _path(steps: np.ndarray) -> list[np.ndarray]:

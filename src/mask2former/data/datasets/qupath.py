@@ -26,7 +26,8 @@ from mask2former.text import quoted
 
 __all__ = ["is_geojson", "parse_geojson"]
 
-_NO_OBJECTS = ("root", "tile", "TMACoreObject", "tma_core")  # of QuPath's kinds: grids, which outline nothing
+# Of QuPath's kinds: grids, which outline nothing; the long names are those of 0.2.
+_NO_OBJECTS = ("root", "tile", "tma_core", "tmaCore", "PathRootObject", "PathTileObject", "TMACoreObject")
 
 
 def parse_geojson(source: Source) -> Iterator[Record]:
@@ -37,9 +38,10 @@ def parse_geojson(source: Source) -> Iterator[Record]:
         DamagedError: something differs from GeoJSON.
     """
     content = source.content
-    if isinstance(content, dict) and content.get("crs") is not None:
+    if isinstance(content, dict) and "crs" in content:  # null: of a map without a known reference system
         raise UserError(
-            "its coordinates refer to a map ('crs'), not to pixels; export them in pixels of the image, or export COCO"
+            "its coordinates refer to a map ('crs'), not to pixels; export them in pixels of the image, or export COCO "
+            "(if they are pixels, remove 'crs')"
         )
     features = content
     if isinstance(content, dict):
@@ -48,7 +50,9 @@ def parse_geojson(source: Source) -> Iterator[Record]:
     for position, feature in enumerate(features, start=1):
         with within_object(position):
             properties = feature.get("properties") or {}
-            if (kind := properties.get("objectType", feature.get("id"))) in _NO_OBJECTS:
+            # As in QuPath from 0.4 on, in 0.3, and in 0.2, where others have an id of their own.
+            kind = properties.get("objectType") or properties.get("object_type") or feature.get("id")
+            if kind in _NO_OBJECTS:
                 note("GeoJSON files with tiles or cores, which are no objects", f"'{source.file}' ({kind})")
                 continue
             if feature.get("nucleusGeometry") is not None:
@@ -85,7 +89,9 @@ def _shape(geometry: dict[str, Any], label: str) -> Shape:
 
 
 def is_geojson(content: Any) -> bool:
-    """Whether the content of a JSON file is a feature, a list of features or a collection of them."""
+    """Whether the content of a JSON file is a feature, a list of features or a collection of them, also of none."""
+    if content == []:
+        return True
     first = content[0] if isinstance(content, list) and content else content
     if not isinstance(first, dict):
         return False

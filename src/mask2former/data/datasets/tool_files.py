@@ -6,6 +6,7 @@ the same for each format, and the reader is :class:`~mask2former.data.datasets.c
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -13,13 +14,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
+from mask2former import limits
 from mask2former.data.datasets.annotation_files import found_file, some
 from mask2former.data.datasets.coco import CocoInstances
+from mask2former.data.datasets.file_names import Stems
 from mask2former.data.datasets.tool_formats import FORMATS, ToolName, records_of
 from mask2former.data.datasets.tool_records import Record
 from mask2former.data.faults import fault
 from mask2former.errors import UserError
-from mask2former.media.archives import File, find_folder
+from mask2former.media.archives import File, Folder, find_folder
+from mask2former.media.images import image_size
 from mask2former.notes import collect_notes, sentences
 from mask2former.structures.categories import Categories
 from mask2former.text import listed, quoted
@@ -118,14 +124,50 @@ def _with_images(tool: ToolName, records: Sequence[Record], images: Location) ->
         return list(records)
     files: dict[str, str] = {}
     named = []
+    stems = Stems(folder, FORMATS[tool].endings or ())
     for record in records:
-        name = FORMATS[tool].find(record.image, folder) or record.image
+        name = stems.find(record.image) or record.image
         if (other := files.setdefault(name, record.where)) != record.where:
             raise UserError(
                 f"'{other}' and '{record.where}' are both annotations of {quoted(name)}; keep one, or join them"
             )
+        _check_covers(record, folder, name)
         named.append(record._replace(image=name))
     return named
+
+
+def _check_covers(record: Record, folder: Folder, name: str) -> None:
+    """Refuse a record if no object covers a pixel of its image, as if they were coordinates of a map or another image.
+
+    Images that are missing or damaged are reported later, and so are corners that are no numbers. The size of an image
+    in an archive is not read, since that takes as long as reading the image.
+    """
+    image = folder / name
+    size = limits.CORNER, limits.CORNER
+    if isinstance(image, Path):
+        if not image.is_file():
+            return
+        with contextlib.suppress(UserError):
+            size = image_size(image)
+    low, high = np.full(2, np.inf), np.full(2, -np.inf)
+    for shape in record.shapes:
+        if shape.segmentation is None:
+            return
+        try:
+            corners = np.concatenate([np.array(part, dtype=np.float64).reshape(-1, 2) for part in shape.segmentation])
+            first, last = corners.min(axis=0), corners.max(axis=0)
+        except (TypeError, ValueError, OverflowError):
+            return
+        # The first and the last centre of a pixel within the box of the object and the image.
+        if not (np.ceil(np.maximum(first, 0) - 0.5) > np.floor(np.minimum(last, size[::-1]) - 0.5)).any():
+            return
+        low, high = np.minimum(low, first), np.maximum(high, last)
+    if record.shapes:
+        raise UserError(
+            f"'{record.where}' has no object that covers a pixel of {quoted(name)}: they lie between x {low[0]:g} and "
+            f"{high[0]:g}, y {low[1]:g} and {high[1]:g}; are these map coordinates, or those of another image? Export "
+            "them in pixels of this one"
+        )
 
 
 def _stem(image: str) -> str:

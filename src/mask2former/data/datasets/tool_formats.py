@@ -20,7 +20,7 @@ import numpy as np
 
 from mask2former import limits
 from mask2former.data.datasets.annotation_files import is_name
-from mask2former.data.datasets.file_names import find_name, find_stem
+from mask2former.data.datasets.file_names import Stems, find_name
 from mask2former.data.datasets.imagej_rois import ROI_ENDINGS, is_roi_file, parse_rois, read_rois
 from mask2former.data.datasets.label_studio import is_label_studio, parse_label_studio
 from mask2former.data.datasets.qupath import is_geojson, parse_geojson
@@ -91,7 +91,7 @@ class Format(NamedTuple):
         Raises:
             UserError: several images have the name.
         """
-        return find_name(image, folder) if self.endings is None else find_stem(image, folder, self.endings)
+        return find_name(image, folder) if self.endings is None else Stems(folder, self.endings).find(image)
 
 
 def records_of(tool: ToolName, file: tuple[File, str], class_attribute: str | None = None) -> list[Record]:

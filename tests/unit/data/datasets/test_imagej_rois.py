@@ -12,10 +12,15 @@ import pytest
 from annotated import OTHER, SQUARE, H, W, box, check_disc
 from PIL import Image
 
+from mask2former import limits
 from mask2former.config import ToolFilesConfig
 from mask2former.data.datasets.tool_files import open_tool_files
 from mask2former.dataset_tools.infer_format import infer_format
 from mask2former.errors import UserError
+from mask2former.media.archives import Archive
+from mask2former.ops import masks as mask_ops
+from mask2former.results_io.imagej import RoiFiles
+from mask2former.structures import Categories, Instances
 
 POLYGON, RECTANGLE, OVAL, LINE, TRACED = 0, 1, 2, 3, 8
 
@@ -127,7 +132,22 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "a rectangle": (roi(kind=RECTANGLE, bounds=(5, 5, 15, 15)), r"\(rectangle\).* no segmentation"),
     "a line": (roi(kind=LINE), r"\(line\).* no segmentation"),
     "a file that is cut short": (roi()[:40], r"region '0001\.roi': it is cut short \(40 bytes\)"),
-    "corners that are missing": (roi()[:70], r"region '0001\.roi'"),
+    "corners that are missing": (
+        roi()[:60] + bytes(4) + roi()[64:70],
+        r"region '0001\.roi': it is cut short \(70 bytes\)",
+    ),
+    "exact corners that are missing": (
+        roi(exact=True)[:60] + bytes(4) + roi(exact=True)[64:84],
+        r"region '0001\.roi': it is cut short \(84 bytes\)",
+    ),
+    "steps that are missing": (
+        roi(kind=RECTANGLE, bounds=(5, 5, 15, 15), path=RING)[:60].ljust(100, b"\0"),
+        r"region '0001\.roi': it is cut short \(100 bytes\)",
+    ),
+    "a negative number of corners": (
+        roi(exact=True)[:16] + struct.pack(">Hi", 0, -1) + roi(exact=True)[22:],
+        r"region '0001\.roi': it has -1 corners",
+    ),
     "something else": (b"PNG?" + roi()[4:], "expected Iout"),
     "an unknown step": (roi(kind=RECTANGLE, bounds=(5, 5, 15, 15), path=[0, 5, 5, 9, 1, 1]), "unknown step, 9"),
     "a step without its corner": (roi(kind=RECTANGLE, bounds=(5, 5, 15, 15), path=[0, 5, 5, 1, 1]), "unknown step"),
@@ -145,9 +165,44 @@ def test_what_cannot_be_read_is_refused_in_a_sentence(tmp_path: Path, name: str)
         read(tmp_path, region)
 
 
-def test_a_zip_file_without_regions_is_refused(tmp_path: Path) -> None:
+def test_a_zip_file_of_other_things_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(written(tmp_path), "a") as archive:
+        archive.writestr("notes.txt", "nothing")
     with pytest.raises(UserError, match=r"contains no regions of ImageJ \(\.roi\)"):
-        read(tmp_path)
+        open_tool_files("imagej", [(tmp_path, tmp_path)])
+
+
+def test_what_predict_wrote_is_read_back_with_images_without_objects(tmp_path: Path) -> None:
+    pytest.importorskip("roifile")
+    categories = Categories.from_names(["cell"])
+    with RoiFiles(tmp_path) as writer:
+        for name, number in (("a", 0), ("b", 1)):  # the first file, by which the folder is recognised, has none
+            masks = box(5, 5, 15, 15)[None][:number]
+            boxes = mask_ops.boxes_xyxy(masks)
+            writer.add(name, Instances(masks, np.zeros(number, int), np.ones(number), boxes, categories))
+            Image.new("L", (W, H)).save(tmp_path / f"{name}.tif")
+    config, _ = infer_format(tmp_path)
+    assert isinstance(config, ToolFilesConfig)
+    assert config.name == "imagej"
+    samples = open_tool_files("imagej", [(tmp_path, tmp_path)])
+    assert samples.num_objects.tolist() == [0, 1]
+    target = samples[1].target
+    assert target is not None
+    np.testing.assert_array_equal(target.masks[0, 0].numpy(), box(5, 5, 15, 15))
+
+
+@pytest.mark.parametrize("name", ["REGION_BYTES", "REGIONS_BYTES"])
+def test_regions_that_would_fill_the_memory_are_not_read(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit is checked against sizes in the directory of the archive, before the first region is unpacked."""
+    monkeypatch.setattr(limits, name, len(roi()) * 3 // 2)
+    read(tmp_path / "1", roi())
+    larger = [roi() + bytes(len(roi()))] if name == "REGION_BYTES" else [roi(), roi(OTHER)]
+    with monkeypatch.context() as patch:
+        patch.setattr(Archive, "read", lambda *_: pytest.fail("it was read"))
+        with pytest.raises(UserError, match="too many bytes"):
+            read(tmp_path / "2", *larger)
 
 
 @pytest.mark.parametrize("name", ["a_rois.zip", "a.zip", "a-RoiSet.zip"])

@@ -32,7 +32,7 @@ def feature(coordinates: Any, kind: str = "Polygon", name: Any = "cell", **other
 
 
 def closed(*rings: Any) -> list[Any]:
-    return [[*ring, ring[0]] for ring in rings]
+    return [[*ring, ring[0]] for ring in np.array(rings).tolist()]
 
 
 def collection(*features: dict[str, Any], **other: Any) -> dict[str, Any]:
@@ -56,11 +56,49 @@ READ: dict[str, tuple[Any, list[np.ndarray]]] = {
         collection({**feature(closed(SQUARE)), "properties": {"classification": "cell"}}),
         [box(5, 5, 15, 15)],
     ),
-    "a grid, which is no object": (
-        collection(feature(closed(SQUARE)), {**feature(closed(OTHER)), "properties": {"objectType": "tile"}}),
-        [box(5, 5, 15, 15)],
-    ),
 }
+
+
+# By version of QuPath: the kind of an object, and of one that is none.
+KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    f"{version}, {kind}": (make(plain), make(kind))
+    for version, make, plain, kinds in (
+        (
+            "0.4",
+            lambda kind: {"properties": {"objectType": kind}},
+            "annotation",
+            ("tile", "root", "tma_core", "tmaCore"),
+        ),
+        ("0.3", lambda kind: {"properties": {"object_type": kind}}, "detection", ("tile", "root", "tma_core")),
+        (
+            "0.2",
+            lambda kind: {"id": kind, "properties": {}},
+            "PathAnnotationObject",
+            ("PathTileObject", "PathRootObject", "TMACoreObject"),
+        ),
+    )
+    for kind in kinds
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_grids_are_no_objects_in_any_version(tmp_path: Path, name: str) -> None:
+    cell, grid = KINDS[name]
+    content = collection({**feature(closed(SQUARE)), **cell}, {**feature(closed(OTHER)), **grid})
+    ((_, mask),), notes = read(tmp_path, "qupath", content, "a.geojson")
+    np.testing.assert_array_equal(mask, box(5, 5, 15, 15))
+    assert any("with tiles or cores, which are no objects" in note for note in notes)
+
+
+@pytest.mark.parametrize("content", [[], collection()])
+def test_a_file_without_features_is_an_image_without_objects(tmp_path: Path, content: Any) -> None:
+    for name, value in (("a", content), ("b", collection(feature(closed(SQUARE))))):
+        Image.new("L", (W, H)).save(tmp_path / f"{name}.tif")
+        (tmp_path / f"{name}.geojson").write_text(json.dumps(value))
+    config, _ = infer_format(tmp_path)
+    assert isinstance(config, ToolFilesConfig)
+    assert config.name == "qupath"
+    assert open_tool_files("qupath", [(tmp_path, tmp_path)]).num_objects.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("name", READ)
@@ -109,6 +147,17 @@ REFUSED: dict[str, tuple[Any, str]] = {
         collection(feature(closed(SQUARE)), crs={"type": "name", "properties": {"name": "EPSG:32633"}}),
         r"refer to a map \('crs'\), not to pixels",
     ),
+    "map coordinates of an unknown system": (
+        collection(feature(closed(SQUARE)), crs=None),
+        r"refer to a map \('crs'\)",
+    ),
+    "degrees": (
+        collection(feature(closed(np.add(np.array(SQUARE) / 1e5, [7.12, 51.33])))),
+        r"a\.geojson' has no object that covers a pixel of 'a\.png': they lie between x 7\.12.*are these map",
+    ),
+    "metres": (collection(feature(closed(np.add(SQUARE, [6e5, 5.7e6])))), "are these map coordinates"),
+    "metres near the origin": (collection(feature(closed(np.add(SQUARE, [W, 0])))), "are these map coordinates"),
+    "metres south of the origin": (collection(feature(closed(np.array(SQUARE) * [1, -1]))), "are these map coord"),
     "several planes": (
         collection(
             feature(closed(SQUARE), geometry={"plane": {"z": 0}}), feature(closed(OTHER), geometry={"plane": {"z": 3}})
@@ -127,6 +176,12 @@ def test_what_cannot_be_read_is_refused_in_a_sentence(tmp_path: Path, name: str)
     content, message = REFUSED[name]
     with pytest.raises(UserError, match=message):
         read(tmp_path, "qupath", content, "a.geojson")
+
+
+def test_one_object_within_the_image_is_enough(tmp_path: Path) -> None:
+    away = feature(closed(np.add(SQUARE, [W, 0])))
+    found, _ = read(tmp_path, "qupath", collection(away, feature(closed(SQUARE))), "a.geojson")
+    np.testing.assert_array_equal([mask for _, mask in found], [box(0, 0, 0, 0), box(5, 5, 15, 15)])
 
 
 def test_a_file_belongs_to_the_image_of_its_name(tmp_path: Path) -> None:
