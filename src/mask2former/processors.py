@@ -29,10 +29,12 @@ def limit_threads() -> None:
     Beyond the limit of a container, threads stop each other. For programs that own their process, unless
     ``OMP_NUM_THREADS`` sets the number.
     """
+    if "OMP_NUM_THREADS" in os.environ or processors_in_group() is None:
+        return
     import torch  # here, since most users of this module do without it
 
     allowed, chosen = num_processors(), torch.get_num_threads()
-    if "OMP_NUM_THREADS" not in os.environ and allowed < chosen:
+    if allowed < chosen:
         torch.set_num_threads(allowed)
         _logger.warning(
             "threads of PyTorch: %d instead of %d, as many as the processors that this process may use",

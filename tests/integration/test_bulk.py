@@ -152,7 +152,7 @@ def test_what_an_actor_raises_is_one_sentence(tmp_path: Path) -> None:
     names = draw_images(tmp_path / "images", 2)
     sha256 = Predictor.from_pretrained(MODEL, device="cpu", quiet=True).weights_sha256()
     head = {"weights_sha256": "other", "json_lines": False, "model": MODEL}
-    job = Job(MODEL, {"device": "cpu"}, str(tmp_path / "out"), "panoptic", head, 1, 60.0)
+    job = Job(MODEL, {"device": "cpu"}, str(tmp_path / "out"), "panoptic", head, 1, 60.0, None)
     plan = Plan(head, [names])
     (tmp_path / "out").mkdir()
     with started_pool(None, 1, "cpu", silent) as pool:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from lightning import Callback
 from runs import config_of, table
 from safetensors import safe_open
 from torch import Tensor, nn
@@ -25,7 +27,7 @@ from mask2former.models.build import build_model
 from mask2former.models.pixel_decoders import PixelFeatures
 from mask2former.scenes import SCENE_CATEGORIES
 from mask2former.structures import MaskOutput, Target
-from mask2former.training.optim import parameter_groups
+from mask2former.training.optim import learning_rate_factor, parameter_groups
 
 pytestmark = pytest.mark.usefixtures("small_overlays")
 
@@ -189,6 +191,52 @@ def test_objects_that_cannot_be_trained_with(tmp_path: Path, objects: dict[str, 
         train(run_of(tmp_path / "run"), **objects)
 
 
+def test_a_model_that_could_not_be_loaded_again_is_not_trained(tmp_path: Path) -> None:
+    model = build_model(run_of(tmp_path).model, CLASSES)
+    model.depth_head = nn.Linear(DIM, 1)
+    with pytest.raises(
+        ValueError, match=r"2 unexpected: depth_head\.bias, depth_head\.weight\); set .*architecture=None"
+    ):
+        train(run_of(tmp_path / "run"), model=model, **own_data())
+    assert not (tmp_path / "run" / "run.yaml").exists()
+
+
+def test_rates_of_parts_that_are_not_there_are_refused() -> None:
+    model = own_model()
+    rates = {"step": 0.5}
+    model.backbone.learning_rate_multipliers = lambda: rates  # pyright: ignore
+    with pytest.raises(ValueError, match=r"of the backbone names 'step', which it does not have; expected .*steps"):
+        parameter_groups(model, run_of(Path("run")).optim)
+
+
+def test_the_rate_of_a_layer_is_not_that_of_others_whose_names_begin_alike() -> None:
+    model = own_model()
+    model.pixel_decoder.blocks = nn.ModuleList(nn.Linear(1, 1) for _ in range(11))
+    model.pixel_decoder.learning_rate_multipliers = lambda: {"blocks.1": 0.5, "blocks.2.weight": 0.25}  # pyright: ignore
+    settings = {
+        name.removeprefix("pixel_decoder.blocks."): group["lr_multiplier"]
+        for group in parameter_groups(model, run_of(Path("run")).optim)
+        for name in group["names"]
+    }
+    assert (settings["1.weight"], settings["1.bias"], settings["2.weight"]) == (0.5, 0.5, 0.25)
+    assert settings["2.bias"] == settings["10.weight"] == settings["10.bias"] == 1
+
+
+class Falling(Callback):
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: torch.optim.Optimizer) -> None:
+        for group in optimizer.param_groups:
+            group["lr"] = 0.5 ** (trainer.global_step + 1) * group["lr_multiplier"]
+
+
+def test_the_rate_that_a_callback_sets_is_logged(finished: Path, tmp_path: Path) -> None:
+    config = run_of(tmp_path / "run")
+    train(config, model=own_model(), criterion=own_criterion(), **own_data(), callbacks=[Falling()])
+    assert [float(row["learning_rate"]) for row in table(tmp_path / "run") if row["learning_rate"]] == [0.5, 0.25]
+    usual = [float(row["learning_rate"]) for row in table(finished) if row["learning_rate"]]
+    scheduled = [config.optim.lr * learning_rate_factor(step, 2, config.optim) for step in range(2)]
+    assert usual == torch.tensor(scheduled).tolist()  # metrics are logged in single precision
+
+
 class _SeenError(Exception):
     """Ends a training, with what its criterion received."""
 
@@ -207,6 +255,7 @@ def test_targets_are_padded_as_the_model_pads(tmp_path: Path, step: int) -> None
     config = config_of(tmp_path / "run", data=data)
     model = build_model(config.model, len(SCENE_CATEGORIES))
     model.categories, model.size_divisibility = SCENE_CATEGORIES, step
+    model.info = replace(model.info, architecture=None)
     with pytest.raises(_SeenError) as seen:
         train(config, model=model, criterion=Watching(len(SCENE_CATEGORIES)))
     padded, *targets = seen.value.args

@@ -8,7 +8,10 @@ import pytest
 import torch
 
 from mask2former import processors
+from mask2former.cli import main
+from mask2former.dataset_tools.check import default_workers
 from mask2former.errors import UserError
+from mask2former.inference.pipeline import Stages, pipelined
 from mask2former.processors import limit_threads, num_processors, processors_in_group
 
 
@@ -82,6 +85,52 @@ def test_services_in_a_container_limit_their_threads(monkeypatch: pytest.MonkeyP
         with pytest.raises(UserError, match="enough"):
             start(loaded)
         assert limited == ["threads", "tiny"]
+
+
+@pytest.mark.parametrize(
+    ("command", "called"),
+    [
+        (["predict", "a.png", "-o", "out", "-m", "scenes-tiny"], "mask2former.inference.predict_files.predict_files"),
+        (["track", "a.mp4", "-o", "out", "-m", "scenes-tiny"], "mask2former.inference.track_files.track_files"),
+        (["evaluate", "scenes-tiny"], "mask2former.evaluation.evaluate.evaluate"),
+        (["train", "run.yaml"], "mask2former.training.run_file.read_run"),
+        (["analyze", "layers", "scenes-tiny"], "mask2former.analysis.layer_metrics"),
+    ],
+)
+def test_commands_in_a_container_limit_their_threads(
+    command: list[str], called: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*_: object, **__: object) -> None:
+        raise UserError(f"{torch.get_num_threads()} thread")
+
+    monkeypatch.setattr(called, run)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(processors, "processors_in_group", lambda: 0.5)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert main(command) == 2
+        assert "error: 1 thread\n" in capsys.readouterr().err
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_threads_and_processes_of_the_library_are_as_many_as_a_container_allows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(processors, "processors_in_group", lambda: 0.5)
+    assert default_workers() == 0
+    sizes: list[int] = []
+
+    def pool(size: int, name: str) -> None:
+        sizes.append(size)
+        raise UserError(name)
+
+    monkeypatch.setattr("mask2former.inference.pipeline.ThreadPoolExecutor", pool)
+    stages: Stages[int, int, int, int] = Stages(lambda item: item, lambda _: None, lambda items: items, lambda *_: 0)
+    with pytest.raises(UserError):
+        next(pipelined([1], stages))
+    assert sizes == [1]
 
 
 def test_there_is_at_least_one_processor(monkeypatch: pytest.MonkeyPatch) -> None:

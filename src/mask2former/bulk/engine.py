@@ -18,6 +18,7 @@ from mask2former.config import Task
 from mask2former.errors import FailedError, OptionError, UserError
 from mask2former.inference.opening import open_predictor
 from mask2former.inference.ray_cluster import cluster_address, joined_cluster
+from mask2former.media.image_files import pixel_limit
 from mask2former.processors import num_processors
 from mask2former.progress import Progress
 from mask2former.text import printable
@@ -40,6 +41,7 @@ class Job:
         head: see :class:`~mask2former.bulk.shards.ShardWriter`.
         batch_size: see :class:`~mask2former.bulk.shards.ShardWriter`.
         image_timeout: see :class:`~mask2former.bulk.shards.ShardWriter`.
+        most_pixels: see :func:`~mask2former.media.image_files.pixel_limit`.
     """
 
     model: str | Path
@@ -49,6 +51,7 @@ class Job:
     head: Mapping[str, Any]
     batch_size: int
     image_timeout: float
+    most_pixels: int | None
 
 
 class Segmenter:
@@ -67,6 +70,7 @@ class Segmenter:
                 f"'{job.model}' is a different model in an actor than where the run was started; use the same file "
                 "everywhere"
             )
+        self._most_pixels = job.most_pixels
         self._write = ShardWriter(
             predictor,
             job.task,
@@ -80,10 +84,11 @@ class Segmenter:
 
     def __call__(self, rows: Any) -> Any:
         """Shards, as tables of one row, to reports as JSON."""
-        reports = [
-            json.dumps(asdict(self._write(shard, images)))
-            for shard, images in zip(rows["shard"].to_pylist(), rows["images"].to_pylist(), strict=True)
-        ]
+        with pixel_limit(self._most_pixels):
+            reports = [
+                json.dumps(asdict(self._write(shard, images)))
+                for shard, images in zip(rows["shard"].to_pylist(), rows["images"].to_pylist(), strict=True)
+            ]
         return {"report": reports}
 
 

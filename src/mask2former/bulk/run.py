@@ -19,6 +19,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 import mask2former
 from mask2former.bulk import plan as plans
 from mask2former.bulk.engine import Job, shard_reports, started_pool
@@ -187,7 +189,8 @@ def predict_bulk(
         rest = sorted(set(range(len(counts))).difference(done))
         pool = stack.enter_context(started_pool(ray_address, actors, device, progress)) if rest else None
         num_there = sum(counts[shard] for shard in done)
-        job = Job(_for_actors(model), loading, store.address, chosen, dict(plan.head), batch_size, image_timeout)
+        limits = batch_size, image_timeout, Image.MAX_IMAGE_PIXELS  # the last as it is set here
+        job = Job(_for_actors(model), loading, store.address, chosen, dict(plan.head), *limits)
         progress(chosen, num_there, plan.num_images)
         num_done = num_found = 0
         failed: list[Failed] = []

@@ -31,7 +31,7 @@ from mask2former.checkpoints.download import Progress
 from mask2former.checkpoints.hub import HubName, fetch_folder, parse_hub_name, published_recipe, push_folder
 from mask2former.checkpoints.instantiate import instantiate
 from mask2former.checkpoints.load import Found, checkpoint_of, load, read
-from mask2former.checkpoints.save import format_version, save, save_folder, write_original
+from mask2former.checkpoints.save import check_described, format_version, save, save_folder, write_original
 from mask2former.checkpoints.transfer import start_from
 from mask2former.checkpoints.zoo import Zoo, ZooModel, current_zoo, packaged_names
 from mask2former.config import Task
@@ -43,6 +43,7 @@ __all__ = [
     "Checkpoint",
     "Zoo",
     "ZooModel",
+    "check_described",
     "close_names",
     "current_zoo",
     "fetch",
@@ -249,7 +250,8 @@ def save_pretrained(model: Mask2Former, path: str | Path) -> None:
     """Write the model: ``.safetensors`` is one file in our format, ``.pkl`` and ``.pth`` are original, else a folder.
 
     Raises:
-        UserError: another suffix, a model without its description, or a location that cannot be written.
+        UserError: another suffix, a model without classes or other than its architecture says, or a location that
+            cannot be written.
     """
     path = Path(path)
     if path.suffix == ".safetensors":

@@ -16,7 +16,7 @@ from mask2former.errors import UserError
 from mask2former.structures import Categories, ModelInfo
 from mask2former.text import listed, printable
 
-__all__ = ["FORMAT_VERSION", "OURS", "WEIGHTS", "Checkpoint", "check_finite", "load_into"]
+__all__ = ["FORMAT_VERSION", "OURS", "WEIGHTS", "Checkpoint", "check_finite", "load_into", "misfits"]
 
 FORMAT_VERSION = 2
 WEIGHTS = "model.safetensors"  # inside a folder
@@ -77,33 +77,46 @@ def load_into(
             all.
     """
     own = model.state_dict()
-    missing = sorted(own.keys() - state.keys())
-    unexpected = sorted(state.keys() - own.keys())
     shared = sorted(own.keys() & state.keys())
     misshaped = [name for name in shared if own[name].shape != state[name].shape]
-    shown = spellings or {}
-    texts = {
-        name: f"{printable(shown.get(name, name), 80)} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
-        for name in misshaped
-    }
-    groups = [("missing", missing), ("unexpected", unexpected)]
-    if not drop_misshaped:
-        groups.append(("mis-shaped", [texts[name] for name in misshaped]))
-    faults = [
-        f"{len(names)} {kind}: {listed([shown.get(name, name) for name in names], _SHOWN)}"
-        for kind, names in groups
-        if names
-    ]
-    if faults:
-        raise UserError(f"{source}: the weights do not fit the model; " + "; ".join(faults))
+    if faults := misfits(own, state, spellings, misshaped=not drop_misshaped):
+        raise UserError(f"{source}: the weights do not fit the model; {faults}")
     if not any(value.is_meta for value in own.values()):  # else only shapes are checked; the real model comes later
         check_finite(state, source)
         _check_variances(model, state, source)
     with torch.no_grad():
         for name in shared:
-            if name not in texts:
+            if name not in misshaped:
                 own[name].copy_(state[name])  # state_dict shares memory with the model
     return misshaped
+
+
+def misfits(
+    own: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    spellings: Mapping[str, str] | None = None,
+    *,
+    misshaped: bool = True,
+) -> str:
+    """How entries differ from those of a model, as one phrase with counts and names; empty: not at all.
+
+    Args:
+        own: the entries of the model.
+        state: the entries that are compared with them.
+        spellings: names for the phrase by our names.
+        misshaped: whether other shapes are a difference.
+    """
+    shown = spellings or {}
+    groups = {
+        "missing": [shown.get(name, name) for name in sorted(own.keys() - state.keys())],
+        "unexpected": [shown.get(name, name) for name in sorted(state.keys() - own.keys())],
+        "mis-shaped": [
+            f"{printable(shown.get(name, name), 80)} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
+            for name in sorted(own.keys() & state.keys())
+            if misshaped and own[name].shape != state[name].shape
+        ],
+    }
+    return "; ".join(f"{len(names)} {kind}: {listed(names, _SHOWN)}" for kind, names in groups.items() if names)
 
 
 def check_finite(state: Mapping[str, Tensor], source: str) -> None:

@@ -16,19 +16,19 @@ import torch
 from torch import Tensor
 
 from mask2former.checkpoints.card import model_card
-from mask2former.checkpoints.checkpoint import FORMAT_VERSION, WEIGHTS, check_finite
+from mask2former.checkpoints.checkpoint import FORMAT_VERSION, WEIGHTS, check_finite, misfits
 from mask2former.checkpoints.entries import check_entry
 from mask2former.checkpoints.formats import original
 from mask2former.checkpoints.safetensors_files import write_safetensors
 from mask2former.config import RunConfig
 from mask2former.errors import UserError
 from mask2former.files import write_whole
-from mask2former.models.build import size_divisibility
+from mask2former.models.build import build_checked, build_skeleton, size_divisibility
 from mask2former.models.mask2former import Mask2Former
 from mask2former.notes import note
 from mask2former.structures import ModelInfo
 
-__all__ = ["dump_original", "format_version", "save", "save_folder", "save_torch", "write_original"]
+__all__ = ["check_described", "dump_original", "format_version", "save", "save_folder", "save_torch", "write_original"]
 
 
 def format_version(info: ModelInfo) -> int:
@@ -48,13 +48,37 @@ def _metadata_of(info: ModelInfo) -> dict[str, str]:
 
 def _check(model: Mask2Former) -> None:
     """Refuse to write what could not be read back unchanged."""
-    _ = model.info.known_categories
-    if model.info.architecture is not None:  # otherwise whoever loads it builds the model
-        _check_preparation(model)
+    check_described(model, len(model.info.known_categories))
     state = model.state_dict()
     for name, value in state.items():
         check_entry(name, value)
     check_finite(state, "the model")
+
+
+def check_described(model: Mask2Former, num_classes: int) -> None:
+    """Refuse a model that is not what its architecture says, since its file could not be loaded.
+
+    A model without an architecture passes: whoever loads its file builds it.
+
+    Args:
+        model: any.
+        num_classes: the length of its class list.
+
+    Raises:
+        UserError: it has other parameters and buffers, or a mean, deviation or divisibility that no file stores.
+    """
+    architecture = model.info.architecture
+    if architecture is None:
+        return
+    _check_preparation(model)
+    with torch.random.fork_rng(devices=[]):  # some models of timm cannot be created without initial values
+        described = build_skeleton(architecture, num_classes) or build_checked(architecture, num_classes)
+    if faults := misfits(described.state_dict(), model.state_dict()):
+        raise UserError(
+            f"the model is not what its architecture describes, so its file could not be loaded ({faults}); set "
+            "model.info = dataclasses.replace(model.info, architecture=None), and to load the file, build the model "
+            "and pass it: from_pretrained(..., model=model)"
+        )
 
 
 def _check_preparation(model: Mask2Former) -> None:
@@ -91,8 +115,8 @@ def save(
         metrics: measured values of these weights in percent, stored as well; None: those of ``model.info``.
 
     Raises:
-        UserError: the model has no classes, or a mean, deviation or divisibility that no file stores; a value is not
-            finite or does not fit ``dtype``; or the file cannot be written.
+        UserError: the model has no classes, or is not what its architecture says (see :func:`check_described`); a
+            value is not finite or does not fit ``dtype``; or the file cannot be written.
     """
     path = Path(path)
     _check(model)
@@ -153,7 +177,7 @@ def write_original(model: Mask2Former, path: str | Path) -> None:
         raise UserError(f"{path}: the original layout is written as .pkl or .pth")
     architecture = model.info.known_architecture
     _check_preparation(model)
-    state = original.file_entries(model)
+    state = original.file_entries(model)  # refuses other entries
     check_finite(state, "the model")
     write_whole(path, lambda temporary: dump_original(state, temporary, path.suffix))
     for phrase in original.unsaid(architecture):

@@ -4,8 +4,10 @@ Exit codes: 0 done, 1 failed while running, 2 the request is wrong, 130 stopped 
 standard error; ``--debug`` adds the traceback. Everything that a command does can also be done from Python.
 """
 
+import functools
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 from mask2former.cli.ablate import ablate
 from mask2former.cli.analyze import analyze, attention, convergence, flops, focus, layers, proposals, sampling
@@ -23,6 +25,7 @@ from mask2former.cli.serve import serve
 from mask2former.cli.track import track
 from mask2former.cli.train import find_lr, recipe, train
 from mask2former.cli.web import web
+from mask2former.processors import limit_threads
 
 __all__ = ["app", "main"]
 
@@ -32,6 +35,20 @@ def _help(command: Callable[..., None]) -> str:
     paragraphs = (inspect.getdoc(command) or "").split("\n\n")
     return "\n\n".join(" ".join(paragraph.split("\n")) for paragraph in paragraphs)
 
+
+def _within_limits(command: Callable[..., None]) -> Callable[..., None]:
+    """The command, with no more threads of PyTorch than its container may use processors."""
+
+    @functools.wraps(command)
+    def limited(*arguments: Any, **options: Any) -> None:
+        limit_threads()
+        command(*arguments, **options)
+
+    return limited
+
+
+# Those that run models; web and serve limit their threads themselves, since they can also be started from Python.
+_COMPUTING = {demo, predict, track, train, find_lr, export, verify_export, evaluate, ablate}
 
 # In the order of --help.
 for _name, _command, _example in (
@@ -55,7 +72,8 @@ for _name, _command, _example in (
     ("prepare", prepare, "prepare ade20k --data-root datasets"),
     ("ablate", ablate, "ablate scenes --row attention-full --row scales-naive"),
 ):
-    app.command(_name, help=_help(_command), epilog=f"Example: mask2former {_example}")(_command)
+    _run = _within_limits(_command) if _command in _COMPUTING else _command
+    app.command(_name, help=_help(_command), epilog=f"Example: mask2former {_example}")(_run)
 
 for _name, _command, _example in (
     ("flops", flops, "flops coco-instance/r50"),
@@ -66,5 +84,6 @@ for _name, _command, _example in (
     ("sampling", sampling, "sampling coco-panoptic/swin-t --image street.jpg --at 320 200"),
     ("convergence", convergence, "convergence runs/mine runs/other"),
 ):
-    analyze.command(_name, help=_help(_command), epilog=f"Example: mask2former analyze {_example}")(_command)
+    _run = _within_limits(_command)
+    analyze.command(_name, help=_help(_command), epilog=f"Example: mask2former analyze {_example}")(_run)
 app.add_typer(analyze, name="analyze")

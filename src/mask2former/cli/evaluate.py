@@ -15,12 +15,14 @@ from mask2former.cli.shared import (
     DataRoot,
     Device,
     Dtype,
+    MaxMegapixels,
     OfficialSettings,
     Recipe,
     Tile,
     TileOverlap,
     TrainedFor,
     Weights,
+    allowed_pixels,
     count,
     tasks_of,
     working,
@@ -166,6 +168,7 @@ def evaluate(
     weights: Weights = None,
     device: Device = "auto",
     dtype: Dtype = None,
+    max_megapixels: MaxMegapixels = None,
     batch_size: BatchSize = 1,
 ) -> None:
     """Evaluate a model: panoptic quality, average precision and mean IoU, in percent.
@@ -190,7 +193,7 @@ def evaluate(
     settings = {"tile": tile, "tile_overlap": tile_overlap, "official_settings": official_settings or None}
     page = None if report_folder is None else report_folder / "index.html"
     console = make_console()
-    with working(console, lambda: "nothing was written") as tell:
+    with allowed_pixels(max_megapixels), working(console, lambda: "nothing was written") as tell:
         report = measure(
             model,
             DataSource(data, data_root, annotations, images, segments, split, seed, size, limit, by, allow_outside),

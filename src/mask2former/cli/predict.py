@@ -19,6 +19,7 @@ from mask2former.cli.shared import (
     Dtype,
     FailedError,
     LongEdge,
+    MaxMegapixels,
     MinArea,
     Model,
     OfficialSettings,
@@ -31,6 +32,7 @@ from mask2former.cli.shared import (
     ValueRange,
     ValueRule,
     Weights,
+    allowed_pixels,
     chosen_bands,
     chosen_range,
     count,
@@ -102,7 +104,11 @@ def predict(
     ] = None,
     pixel_size: Annotated[
         str | None,
-        typer.Option(metavar="SIZE", help="Side length of a pixel, for example 0.65um; adds units to the tables."),
+        typer.Option(
+            metavar="SIZE|file",
+            help="Side length of a pixel, for example 0.65um, or 'file' for what each file states (ImageJ, OME, "
+            "DICOM, slides); adds units to the tables.",
+        ),
     ] = None,
     also: Annotated[
         list[str] | None,
@@ -156,6 +162,7 @@ def predict(
     tta_sizes: TtaSizes = None,
     device: Device = "auto",
     dtype: Dtype = None,
+    max_megapixels: MaxMegapixels = None,
     compile: Annotated[
         bool,
         typer.Option(
@@ -283,7 +290,8 @@ def predict(
         **{setting: value for setting, value in settings.items() if value is not None},
     }
     if ray:
-        predict_in_bulk(console, name, sources, output, task, **bulk, **shared)
+        with allowed_pixels(max_megapixels):
+            predict_in_bulk(console, name, sources, output, task, **bulk, **shared)
         return
 
     def so_far() -> str:
@@ -297,7 +305,7 @@ def predict(
         if outcome.reason and total > 1:
             say(f"failed: {outcome.reason}", console=console, style="red")
 
-    with _told(so_far), working(console, so_far) as show:
+    with _told(so_far), allowed_pixels(max_megapixels), working(console, so_far) as show:
 
         def tell(step: str, number: int, of: int | None) -> None:
             nonlocal total

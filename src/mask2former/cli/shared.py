@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import sys
 import time
@@ -35,6 +36,7 @@ __all__ = [
     "Dtype",
     "FailedError",
     "LongEdge",
+    "MaxMegapixels",
     "MinArea",
     "Model",
     "ModelTasks",
@@ -49,6 +51,7 @@ __all__ = [
     "ValueRange",
     "ValueRule",
     "Weights",
+    "allowed_pixels",
     "chosen_bands",
     "chosen_range",
     "count",
@@ -86,6 +89,16 @@ BatchSize = Annotated[
 Dtype = Annotated[
     Literal["float32", "bfloat16", "float16"] | None,
     typer.Option(help="Precision of the model.", show_default="as stored", rich_help_panel="Machine"),
+]
+MaxMegapixels = Annotated[
+    float | None,
+    typer.Option(
+        min=1,
+        max=limits.IMAGE_SIDE**2 / 1e6,
+        help="Maximum pixels of one image, in millions; raise it only for images that you trust.",
+        show_default="89, Pillow's safety limit",
+        rich_help_panel="Machine",
+    ),
 ]
 Model = Annotated[
     str | None,
@@ -366,6 +379,13 @@ def working(console: Console, what_was_done: Callable[[], str], *, forks: bool =
         raise StoppedError(kept if current.startswith(DOWNLOADING) else what_was_done()) from interrupt
     finally:
         bars.stop()
+
+
+def allowed_pixels(megapixels: float | None) -> contextlib.AbstractContextManager[None]:
+    """Inside, images may have this many million pixels; None: as many as otherwise."""
+    from mask2former.media.image_files import pixel_limit
+
+    return contextlib.nullcontext() if megapixels is None else pixel_limit(math.ceil(megapixels * 1e6))
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from mask2former.cli.shared import (
     Bands,
     Device,
     Dtype,
+    MaxMegapixels,
     Model,
     Recipe,
     ShortEdge,
@@ -20,6 +21,7 @@ from mask2former.cli.shared import (
     ValueRange,
     ValueRule,
     Weights,
+    allowed_pixels,
     chosen_bands,
     chosen_range,
     count,
@@ -93,6 +95,7 @@ def track(
     bands: Bands = None,
     device: Device = "auto",
     dtype: Dtype = None,
+    max_megapixels: MaxMegapixels = None,
 ) -> None:
     """Track objects through a video of any length.
 
@@ -116,7 +119,7 @@ def track(
         "value_range": chosen_range(value_range, value_rule, band_ranges),
         "bands": chosen_bands(bands),
     }
-    with working(make_console(), lambda: "nothing was written") as progress:
+    with allowed_pixels(max_megapixels), working(make_console(), lambda: "nothing was written") as progress:
         report = track_files(
             name,
             source,

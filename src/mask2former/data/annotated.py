@@ -167,7 +167,7 @@ class AnnotatedSet(DataSet, Protocol):
         ...
 
     def __getitem__(self, index: int, /) -> Sample:
-        """The image at its own size with the targets of training."""
+        """The image at its own size with the targets of training, and where the ground truth is unknown."""
         ...
 
     def image(self, index: int) -> UInt8[np.ndarray, "H W C"]:

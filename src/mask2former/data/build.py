@@ -60,7 +60,7 @@ from mask2former.data.transforms import (
     LargeScaleJitter,
     ResizeCropFlip,
 )
-from mask2former.errors import UserError
+from mask2former.errors import UserError, prefixed
 from mask2former.notes import collect_notes, sentences
 from mask2former.structures.categories import Categories
 
@@ -309,7 +309,7 @@ def _mix(
             try:
                 samples = opened(part)
             except UserError as error:
-                raise UserError(f"{name}: {error}") from error
+                raise prefixed(name, error) from error
             assert isinstance(samples, Reader)  # all data sets that can be a part are read from image files
             readers[name] = samples
             kept.append(part)

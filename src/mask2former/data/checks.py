@@ -106,16 +106,9 @@ def split_findings(samples: DataSet, split: Split, *, measured_only: bool = Fals
         UserError: one of the label maps that are read is missing or broken.
     """
     if isinstance(samples, Mixed):
-        return [
-            replace(finding, message=f"{name}: {finding.message}")
-            for name, part in samples.named()
-            for finding in split_findings(
-                part.whole if isinstance(part, Part) else part, split, measured_only=measured_only
-            )
-        ]
+        return _mixed_findings(samples, split, measured_only=measured_only)
     findings = class_findings(samples.categories, split)
-    counts = samples.num_objects if samples.has_ground_truth else None
-    if counts is not None and not counts.sum():
+    if _is_empty(samples):
         message = "; ".join(["nothing is annotated", *samples.notes])  # objects that were left out may be the reason
         findings.append(Finding(split, not measured_only, message))
     if isinstance(samples, LabelFolder):
@@ -124,6 +117,21 @@ def split_findings(samples: DataSet, split: Split, *, measured_only: bool = Fals
         # Sample notes say nothing new about what no sample shows.
         findings += [finding for finding in label_findings(maps, samples, split) if finding.broken]
         findings += _never_beside_findings(maps, samples, split)
+    return findings
+
+
+def _is_empty(samples: DataSet) -> bool:
+    counts = samples.num_objects if samples.has_ground_truth else None
+    return counts is not None and not counts.sum()
+
+
+def _mixed_findings(samples: Mixed, split: Split, *, measured_only: bool) -> list[Finding]:
+    """Those of each part; a part may consist of images without objects, as long as another part has some."""
+    findings = []
+    for name, part in samples.named():
+        whole = part.whole if isinstance(part, Part) else part
+        found = split_findings(whole, split, measured_only=measured_only or not _is_empty(samples))
+        findings += [replace(finding, message=f"{name}: {finding.message}") for finding in found]
     return findings
 
 

@@ -115,8 +115,8 @@ def assemble_clip(
 
 
 def whole_clip(samples: ClipSet, index: int) -> Sample:
-    """All frames at their original size with the true classes, as validation uses them."""
-    clip = samples.annotated(index, range(samples.clip_length(index)))
+    """All frames at their original size with the true classes, and where the ground truth is unknown."""
+    clip = samples.annotated(index, range(samples.clip_length(index)), with_ignored=True)
     plan = Plan(Geometry(clip.frames[0].size_hw))
     sample = assemble_clip([plan(frame) for frame in clip.frames], clip.annotated, len(samples.categories), "any-frame")
     return replace(sample, info={**sample.info, "clip_id": samples.image_id(index)})

@@ -125,29 +125,30 @@ class Mixed(Reader):
         starts = np.cumsum([0, *(len(part) for part in self.parts[:-1])])
         return np.concatenate(values)[starts[self._part_of] + self._index_of]
 
-    def _where(self, index: int) -> tuple[Reader, int]:
+    def located(self, index: int) -> tuple[Reader, int]:
+        """The part that an image is of, and its index there."""
         return self.parts[self._part_of[index]], self._index_of[index]
 
     def file(self, index: int) -> File:
-        part, own = self._where(index)
+        part, own = self.located(index)
         return part.file(own)
 
     def image(self, index: int) -> UInt8[np.ndarray, "H W C"]:
-        part, own = self._where(index)
+        part, own = self.located(index)
         return part.image(own)
 
     def image_id(self, index: int) -> int | str:
-        part, own = self._where(index)
+        part, own = self.located(index)
         return part.image_id(own)
 
     def annotated(self, index: int, *, with_ignored: bool = False) -> Annotated:
-        part, own = self._where(index)
+        part, own = self.located(index)
         annotated = part.annotated(own, with_ignored=with_ignored)
         class_map = self._class_maps[self._part_of[index]]
         return annotated if class_map is None else replace(annotated, labels=class_map[annotated.labels])
 
     def ground_truths(self, index: int, tasks: Sequence[Task]) -> dict[Task, GroundTruth]:
-        part, own = self._where(index)
+        part, own = self.located(index)
         found = part.ground_truths(own, tasks)
         class_map = self._class_maps[self._part_of[index]]
         if class_map is None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
+import itertools
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Unpack
 
@@ -56,6 +56,7 @@ from mask2former.dataset_tools.requirements import class_map_findings, run_findi
 from mask2former.errors import UserError
 from mask2former.notes import Note, collect_notes, counted
 from mask2former.ops.masks import Patch, iou, polygons_to_patch
+from mask2former.processors import num_processors
 from mask2former.structures.categories import Categories
 
 __all__ = [
@@ -263,7 +264,7 @@ def check_dataset(
     opened: dict[Split, AnnotatedSet | ClipSet] = {}
     splits: dict[Split, SplitSummary] = {}
     digests: dict[Split, dict[bytes, str]] = {}
-    maps: dict[Split, list[Named]] = {}
+    maps: dict[Split, dict[str, list[Named]]] = {}  # of each part of a mixed data set
     task: Task = "instance"
     is_divided = run is not None and run.data.validation is not None
     same = is_divided or (
@@ -280,10 +281,10 @@ def check_dataset(
             continue
         task = "instance" if isinstance(samples, ClipSet) else samples.tasks[0]
         summaries = _read(samples, split, same or split == "validation", num_workers, progress)
-        maps[split] = [(summary.name, summary.counts) for summary in summaries if summary.counts is not None]
-        findings += _findings(summaries, samples, maps[split], split, num_queries, task, unit)
+        maps[split] = _maps_of_parts(samples, summaries)
+        findings += _findings(summaries, samples, maps[split].get("", []), split, num_queries, task, unit)
         if isinstance(samples, Mixed):
-            findings += _findings_of_parts(samples, split)
+            findings += _findings_of_parts(samples, maps[split], split)
         if split == "train" and (run is None or _darkens(run.data.augmentation)):
             findings += _dark_findings(summaries, split, unit)
         if all(samples.categories.names != other.categories.names for other in opened.values()):
@@ -294,7 +295,9 @@ def check_dataset(
         digests[split] = {summary.digest: summary.name for summary in summaries if summary.problem is None}
     validation = opened.get("train" if same else "validation")
     if len(maps) == 2:
-        findings += palette_findings(maps["validation"], "validation", maps["train"])
+        for name in maps["train"].keys() & maps["validation"].keys():
+            found = palette_findings(maps["validation"][name], "validation", maps["train"][name])
+            findings += _named(found, name)
     if "train" in opened and validation is not None and not class_findings(opened["train"].categories, "train"):
         findings += class_map_findings(opened["train"].categories, validation.categories)
     if run is not None:
@@ -368,9 +371,10 @@ class _Images(Dataset[list[_Summary]]):
                 problem = None
             except UserError as error:
                 annotated, problem = None, str(error)
-        if isinstance(self.samples, LabelFolder):
+        part, own = self.samples.located(index) if isinstance(self.samples, Mixed) else (self.samples, index)
+        if isinstance(part, LabelFolder):
             with contextlib.suppress(UserError):  # if it cannot be read, that has already been reported
-                counts = self.samples.counts(index)
+                counts = part.counts(own)
         if annotated is None:
             return [_Summary(str(self.samples.image_id(index)), problem=problem, notes=tuple(notes), counts=counts)]
         return [replace(_summarized(annotated), notes=tuple(notes), counts=counts)]
@@ -603,19 +607,30 @@ def _findings(
     return found
 
 
-def _findings_of_parts(samples: Mixed, split: Split) -> list[Finding]:
+def _maps_of_parts(samples: AnnotatedSet | ClipSet, summaries: Sequence[_Summary]) -> dict[str, list[Named]]:
+    """The contents of label maps by the name of the part, which is empty where the data set is not mixed."""
+    lengths = (
+        {name: len(part) for name, part in samples.named()} if isinstance(samples, Mixed) else {"": len(summaries)}
+    )
+    ends = itertools.accumulate(lengths.values())
+    return {
+        name: [(found.name, found.counts) for found in summaries[end - length : end] if found.counts is not None]
+        for (name, length), end in zip(lengths.items(), ends, strict=True)
+    }
+
+
+def _findings_of_parts(samples: Mixed, maps: Mapping[str, Sequence[Named]], split: Split) -> list[Finding]:
     """What the label maps of each part show."""
-    found = []
-    for name, part in samples.named():
-        if isinstance(part, LabelFolder):
-            maps = []
-            for index in range(len(part)):
-                with contextlib.suppress(UserError):  # if it cannot be read, that has already been reported
-                    maps.append((str(part.image_id(index)), part.counts(index)))
-            found += [
-                replace(finding, message=f"{name}: {finding.message}") for finding in label_findings(maps, part, split)
-            ]
-    return found
+    return [
+        finding
+        for name, part in samples.named()
+        if isinstance(part, LabelFolder)
+        for finding in _named(label_findings(maps[name], part, split), name)
+    ]
+
+
+def _named(findings: Iterable[Finding], part: str) -> list[Finding]:
+    return [replace(finding, message=f"{part}: {finding.message}" if part else finding.message) for finding in findings]
 
 
 def _darkens(augmentation: AugmentationConfig) -> bool:
@@ -659,5 +674,5 @@ def _leaks(digests: dict[Split, dict[bytes, str]], unit: Unit) -> list[Finding]:
 
 
 def default_workers() -> int:
-    """Default number of reading processes: all processors but one, eight at most."""
-    return max(0, min(8, (os.cpu_count() or 1) - 1))
+    """Default number of reading processes: all processors that may be used but one, eight at most."""
+    return max(0, min(8, num_processors() - 1))

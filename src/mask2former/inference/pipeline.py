@@ -6,7 +6,6 @@ models and files are not known here.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -17,6 +16,7 @@ from typing import Any, Generic, TypeVar
 from mask2former.errors import UserError
 from mask2former.memory import is_lack_of_memory
 from mask2former.notes import Note, collect_notes, is_collecting, note
+from mask2former.processors import num_processors
 
 __all__ = ["Failure", "Ready", "Stages", "pipelined"]
 
@@ -97,7 +97,7 @@ def pipelined(
 def _pipelined(
     items: Iterable[_Item], stages: Stages[_Item, Any, Any, _Result], batch_size: int
 ) -> Generator[tuple[_Item, _Result | Failure], None, None]:
-    num_threads = min(_MOST_THREADS, os.cpu_count() or 1)
+    num_threads = min(_MOST_THREADS, num_processors())
     ahead = _AHEAD * batch_size if batch_size > 1 else 1
     most = ahead + batch_size - 1 + num_threads
     source, broken, is_more = iter(items), None, True

@@ -7,12 +7,13 @@ the program; the result for each image is an :class:`Outcome`.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
@@ -45,9 +46,10 @@ from mask2former.inference.result_files import (
 )
 from mask2former.inference.tile_results import Results
 from mask2former.inference.tiling import PackedResults
-from mask2former.media.georeference import GeoReference, georeference
+from mask2former.media.georeference import georeference
 from mask2former.media.image_files import ImageFile, ImagePage, NamedBytes, in_memory, path_of
 from mask2former.media.images import image_size, read_image
+from mask2former.media.pixel_sizes import stated_pixel_size
 from mask2former.media.web_images import WebImage
 from mask2former.notes import collect_notes, note, sentences
 from mask2former.pixels import Regions
@@ -55,7 +57,7 @@ from mask2former.progress import Progress, silent, tiles_told
 from mask2former.results_io.coco import is_coco_results, write_coco_results
 from mask2former.results_io.formats import FormatWriter, ImagesOfRun, format_folder, open_format
 from mask2former.results_io.json import read_result, result_of, saved_document
-from mask2former.results_io.table import TableFiles, images_table, is_table
+from mask2former.results_io.table import TableFiles, checked_size, images_table, is_table
 from mask2former.structures import Categories, Instances, Segmentation, SemanticSegmentation
 from mask2former.structures.packed_results import PackedPanoptic, PackedSegmentation, PackedSemantic
 from mask2former.structures.result_base import write_files
@@ -69,6 +71,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FileSource", "FilesReport", "predict_files", "segment_files"]
 
+_Read = TypeVar("_Read")
 _TRACED = 6  # last calls of a trace that are kept
 
 
@@ -155,7 +158,8 @@ def predict_files(
         coco: also write one COCO results file, with instances of any score.
         table: also write a table of all masks, and one of all images beside it, see
             :class:`~mask2former.results_io.table.TableFiles`.
-        pixel_size: for the tables, for instance ``0.65um``.
+        pixel_size: for the tables, for instance ``0.65um``; ``file``: what each file states, see
+            :func:`~mask2former.media.pixel_sizes.stated_pixel_size`.
         also: further formats to write, each in a folder of ``output`` with its name; some of
             :data:`~mask2former.results_io.formats.FORMATS`.
         writers: for your own formats; they receive every result, and the stems of files as ids of images.
@@ -179,7 +183,7 @@ def predict_files(
     """
     if pixel_size is not None and table is None:
         raise OptionError(lambda name: f"{name('pixel_size')} applies to tables; give {name('table')} too")
-    size = None if pixel_size is None else PixelSize.of(pixel_size)
+    size = checked_size(pixel_size)
     file = None if coco is None else Path(coco)
     with collect_notes() as planned:
         several = [sources] if isinstance(sources, str | os.PathLike | NamedBytes) else sources
@@ -197,7 +201,7 @@ def predict_files(
     run = _images_of(jobs, predictor, model_name(model))
     every = [*writers]
     if table is not None:
-        every.append(TableFiles(table, run.categories, run.names, run.read, size))
+        every.append(TableFiles(table, run.categories, run.names, run.read, size, run.pixel_size_of))
     every += [open_format(folder, run) for folder in folders]
     removed = leftovers_note(path.parent for path in (*(job.document for job in jobs), *([file] if file else [])))
     outcomes: dict[str, int] = dict.fromkeys(("done", "skipped", "refused", "failed"), 0)
@@ -259,23 +263,28 @@ def _images_of(jobs: Sequence[Job], predictor: Predictor, model: str) -> ImagesO
     """Information for formats about the images of a run; the ids are the stems of their results."""
     sources = {job.stem.as_posix(): job for job in jobs}
 
+    @functools.lru_cache(maxsize=1)  # what is behind an address is fetched once for all formats
+    def again(stem: str) -> ImageFile:
+        return _again(sources[stem])
+
     def read(image_id: int | str) -> UInt8[np.ndarray, "H W C"] | Regions:
         with collect_notes():  # these notes were already issued when it was segmented
-            image = read_whole_or_parts(_again(sources[str(image_id)]), predictor.settings, overlay=False)
+            image = read_whole_or_parts(again(str(image_id)), predictor.settings, overlay=False)
         return image.regions if isinstance(image, LargeImage) else image
 
     names: dict[int | str, str] = {stem: _name(job) for stem, job in sources.items()}
 
-    def place_of(image_id: int | str) -> GeoReference | None:
-        job = sources[str(image_id)]
+    def read_again(what: str, reader: Callable[[ImageFile], _Read], image_id: int | str) -> _Read | None:
         try:
-            return georeference(_again(job))
+            return reader(again(str(image_id)))
         except UserError:  # it could be read a moment ago
-            note("images whose coordinates could not be read again", f"'{job.source}'")
+            note(f"images whose {what} could not be read again", f"'{sources[str(image_id)].source}'")
             return None
 
+    place_of = functools.partial(read_again, "coordinates", georeference)
+    pixel_size_of = functools.partial(read_again, "pixel sizes", stated_pixel_size)
     rooted: dict[int | str, str] = {stem: _rooted(names[stem], path_of(job.source)) for stem, job in sources.items()}
-    return ImagesOfRun(predictor.categories, names, read, model, place_of, rooted)
+    return ImagesOfRun(predictor.categories, names, read, model, place_of, rooted, pixel_size_of)
 
 
 def _again(job: Job) -> ImageFile:

@@ -251,6 +251,7 @@ class Predictor:
         """
         if isinstance(source, list | tuple):
             return list(self.stream(source, task, **overrides))  # pyright: ignore[reportReturnType]
+        self._check_process()
         tasks, settings = self.choose_tasks(task), override(self.settings, overrides, self.categories)
         image = read_image(source, **settings.reading)  # pyright: ignore[reportArgumentType]
         with naming(source):
@@ -290,6 +291,7 @@ class Predictor:
                 f"stream expects several images, got one {type(sources).__name__}; pass a list of images, or call the "
                 "predictor with the image"
             )
+        self._check_process()
         # The request is checked now, not when the first result is read.
         tasks, settings = self.choose_tasks(task), override(self.settings, overrides, self.categories)
 
@@ -361,10 +363,16 @@ class Predictor:
         Raises:
             UserError: the image cannot be read, or a setting is wrong.
         """
+        self._check_process()
         settings = override(self.settings, overrides, self.categories)
         image = read_image(source, **settings.reading)
         with naming(source):
             return self._shown(image, settings)
+
+    def _check_process(self) -> None:
+        """Before images are converted or resized, which may be the first operation after a fork."""
+        if isinstance(self.network, ModelNetwork):
+            self.network.check_process()
 
     def _shown(self, image: UInt8[np.ndarray, "H W C"] | LargeImage, settings: InferenceConfig) -> Shown:
         """An image with its network input, not resized if it will be cut into tiles."""
@@ -517,6 +525,7 @@ class Predictor:
             UserError: a frame cannot be read or has another size, the model does not support the task instance, or a
                 setting is wrong.
         """
+        self._check_process()
         self.choose_tasks("instance")
         settings = for_whole_frames(override(self.settings, overrides, self.categories), overrides)
         images = [read_image(frame, **settings.reading) for frame in frames]
@@ -585,6 +594,7 @@ class Predictor:
         requested = parse(TrackingConfig, mine, "tracking settings")
         chosen, tracking = choose_tracking(task, requested, settings, getattr(self.network, "window", 1), overrides)
         self.choose_tasks(chosen)
+        self._check_process()
         predict = partial(self.clip_prediction, settings=settings)
         results = track_frames(predict, frames, chosen, self.categories, settings, tracking)
         return results, self._recorded(settings, tracking)

@@ -25,11 +25,12 @@ from mask2former.media.image_files import (
     path_of,
 )
 from mask2former.notes import note
-from mask2former.results_io.formats import remove_files_of
+from mask2former.results_io.formats import files_of_image
 from mask2former.results_io.json import RECORDS, read_result
 from mask2former.structures import Categories, Instances, Segmentation
 from mask2former.structures.packed_results import PackedSegmentation
 from mask2former.structures.result_base import SCHEMA_VERSION, SOFTWARE
+from mask2former.text import listed
 
 __all__ = [
     "ENDINGS",
@@ -312,9 +313,13 @@ def drop_stale(job: Job) -> None:
 
 
 def with_other_formats(job: Job) -> str:
-    """Remove what other formats hold of an earlier image, which would seem to be of this one; the end of a note."""
-    removed = remove_files_of(job.output, job.stem.as_posix())
-    return f" with {removed} file{'s' * (removed > 1)} of other formats" if removed else ""
+    """What other formats hold of an earlier image, which seems to be of this one; the end of a note.
+
+    Other programs may have changed these files since, so they are not removed.
+    """
+    kept = files_of_image(job.output, job.stem.as_posix())
+    names = listed([f"'{path}'" for path in kept], 3)
+    return f" (its files of other formats (also) are kept: {names})" if kept else ""
 
 
 def is_own_image(path: Path) -> bool:

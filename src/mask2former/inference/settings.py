@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
 
 from mask2former.config import InferenceConfig, Task, parse_arguments
-from mask2former.errors import UserError
+from mask2former.errors import OptionError, UserError
 from mask2former.pixels import checked_range
 from mask2former.structures import Categories
 from mask2former.value_range import ranges_of_bands
@@ -68,15 +68,28 @@ def override(
         overrides["classes"] = (overrides["classes"],)
     chosen = parse_arguments(InferenceConfig, settings.model_dump() | overrides)
     if chosen.channels != settings.channels:
-        raise UserError(
-            f"there are {chosen.channels} bands, but the model expects images of {settings.channels} "
-            f"channel{'s' * (settings.channels != 1)}; choose that many bands"
-        )
+        raise OptionError(lambda name: _other_number_of_bands(chosen, settings, name))
     if overrides.get("tile_overlap") and not chosen.tile:
         raise UserError("tile_overlap is the overlap of tiles, but there are no tiles; set tile, too")
     if categories is not None and chosen.classes is not None:
         categories.indices(chosen.classes)
     return chosen
+
+
+def _other_number_of_bands(chosen: InferenceConfig, settings: InferenceConfig, name: Callable[[str], str]) -> str:
+    bands = chosen.bands if isinstance(chosen.bands, tuple) else ()
+    count, expected = chosen.channels, settings.channels
+    if count == 1:  # repeated, as grey images are in models of three channels
+        band, flag = (bands or (1,))[0], name("bands")
+        repeated = (band,) * expected
+        words = f"{repeated}" if flag == "bands" else ",".join(map(str, repeated))
+        hint = f"; to use it for all of them, set {flag} to {words}"
+    else:
+        hint = "; choose that many bands"
+    return (
+        f"{'there is' if count == 1 else 'there are'} {count} band{'s' * (count != 1)}, but the model expects images "
+        f"of {expected} channel{'s' * (expected != 1)}{hint}"
+    )
 
 
 def check_overrides(overrides: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ import io
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -26,7 +26,16 @@ from mask2former.pixels import FIRST_PAGE, OTHER_PAGES, Bands, Stored, StoredIma
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = ["DICOM_SUFFIXES", "EXTRA", "can_read_dicom", "is_dicom", "open_dicom", "parts_of_slides", "slide_size"]
+__all__ = [
+    "DICOM_SUFFIXES",
+    "EXTRA",
+    "can_read_dicom",
+    "dicom_pixel_size",
+    "is_dicom",
+    "open_dicom",
+    "parts_of_slides",
+    "slide_size",
+]
 
 EXTRA = "dicom"
 """The optional dependencies that this module needs."""
@@ -36,6 +45,7 @@ _DEFLATED = b"1.2.840.10008.1.2.1.99\0"[:22]  # the whole file is compressed, wh
 _SLIDES = "1.2.840.10008.5.1.4.1.1.77.1.6"  # class of whole-slide images
 # The last tag needed to identify a slide; after it, before the pixels, come the tags of each frame.
 _TOTAL_ROWS = 0x00480007
+_SHARED_GROUPS = 0x52009229  # what all frames have in common; that of each frame follows
 _GREY, _COLOR = ("MONOCHROME1", "MONOCHROME2"), ("RGB", "PALETTE COLOR")
 
 
@@ -113,6 +123,36 @@ def parts_of_slides(paths: Sequence[Path]) -> set[Path]:
         most = max((math.prod(slide.size_hw) for slide in files.values() if slide.is_tiled), default=0)
         lesser |= {path for path, slide in files.items() if most and slide.volume < most}
     return lesser
+
+
+def dicom_pixel_size(stream: BinaryIO, page: int | None = None) -> tuple[float, float] | None:
+    """Height and width of a pixel in micrometres; None: the file states none, or cannot be read.
+
+    From ``PixelSpacing``, or ``ImagerPixelSpacing``, which is measured at the detector of a projection.
+
+    Args:
+        stream: the content of a file that :func:`is_dicom`.
+        page: the frame, counted from 0; None: the first.
+    """
+    with contextlib.suppress(Exception):  # pydicom has no common exception; the reader of the file reports the fault
+        from pydicom import dcmread
+        from pydicom.filereader import read_partial
+
+        stream.seek(0)
+        header = read_partial(stream, stop_when=lambda tag, *_: tag > _SHARED_GROUPS)
+        if (found := _spacing(header, page or 0)) is None and header.get("NumberOfFrames"):
+            stream.seek(0)
+            found = _spacing(dcmread(stream, stop_before_pixels=True), page or 0)
+        return found
+    return None
+
+
+def _spacing(header: Dataset, frame: int) -> tuple[float, float] | None:
+    stated = _of_frame(header, "PixelMeasuresSequence", frame).get("PixelSpacing") or header.get("ImagerPixelSpacing")
+    if not stated or len(stated) != 2:
+        return None
+    between_rows, between_columns = (1000 * float(distance) for distance in stated)  # from millimetres
+    return between_rows, between_columns
 
 
 class _Slide(NamedTuple):

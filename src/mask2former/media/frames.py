@@ -103,8 +103,9 @@ class Frames:
         for index, (image, seconds) in enumerate(self._source):
             size = size or image.shape
             if image.shape != size:
+                file = self._source.last if isinstance(self._source, _Images) else ""
                 raise UserError(
-                    f"frame {index} of {self.name} is {image.shape[0]}x{image.shape[1]} but the first is "
+                    f"frame {index} of {self.name}{file} is {image.shape[0]}x{image.shape[1]} but the first is "
                     f"{size[0]}x{size[1]} (height x width); all frames of a clip must have the same size"
                 )
             yield Frame(image, index, seconds)
@@ -113,7 +114,11 @@ class Frames:
 
 
 class _Images:
-    """Images at a fixed rate."""
+    """Images at a fixed rate.
+
+    Attributes:
+        last: the file of the image that was read last, in brackets, for messages; empty if it has none.
+    """
 
     def __init__(
         self,
@@ -127,6 +132,7 @@ class _Images:
         self.name, self.rate = name, rate or _RATE
         self._found = list(passed_over)
         self.reading: Reading = {}
+        self.last = ""
         self._images = images
         self._first = int(np.ceil(start * self.rate - 1e-6))
         self._stop = None if end is None else int(np.ceil(end * self.rate - 1e-6))
@@ -143,6 +149,7 @@ class _Images:
                     image = read_image(source, **self.reading)
                 self._found += found
                 is_empty = False
+                self.last = f" ('{source}')" if isinstance(source, str | os.PathLike | ImagePage) else ""
                 yield image, index / self.rate
         if is_empty and index is not None:
             raise UserError(

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from numbers import Real
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from mask2former import limits
-from mask2former.documents import check_regular, read_bytes
 from mask2former.media.image_files import ImageFile, ImagePage
 from mask2former.media.images import ImageSource, as_file, image_size
+from mask2former.media.tiff_tags import first_page_tags
 from mask2former.notes import note
-from mask2former.pixels import without_warnings
 
 __all__ = ["GeoReference", "georeference"]
 
@@ -108,25 +103,12 @@ def georeference(source: ImageSource) -> GeoReference | None:
 
 def _tags(file: ImageFile) -> dict[int, Any]:
     """The relevant tags of the first page; none for a file that is not a TIFF, or a damaged one."""
-    with contextlib.ExitStack() as stack:
-        if isinstance(file, Path):
-            check_regular(file, "image")
-            stream: BinaryIO = stack.enter_context(file.open("rb"))
-        else:
-            stream = io.BytesIO(read_bytes(file, "image", limits.IMAGE_BYTES))  # pyright: ignore[reportArgumentType]
-        # of a directory that is damaged in any way: decoding reports it
-        with without_warnings(), contextlib.suppress(Exception):
-            start = stream.read(16)
-            directory = ImageFileDirectory_v2(start if start[2:3] == b"+" or start[3:4] == b"+" else start[:8])
-            stream.seek(directory.next)
-            directory.load(stream)
-            values = {number: _usable(number, directory.get(number)) for number in (*_OF_IMAGE, *_TYPES)}
-            return {number: value for number, value in values.items() if value is not None}
-    return {}
+    values = first_page_tags(file, (*_OF_IMAGE, *_TYPES)).items()
+    return {number: usable for number, value in values if (usable := _usable(number, value)) is not None}
 
 
 def _usable(number: int, value: Any) -> Any:
-    """The value of a tag, with numbers as a tuple; None: it is absent, too long, or of another kind."""
+    """The value of a tag, with numbers as a tuple; None: it is too long, or of another kind."""
     if number in _OF_IMAGE:
         return value
     if number == _TEXTS:

@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError, features
 
@@ -31,7 +32,7 @@ from mask2former.media.png_files import is_deep_png, stored_png
 from mask2former.media.tiff_files import EXTRA as TIFF_EXTRA
 from mask2former.media.tiff_files import can_read_tiff, is_for_tifffile, open_tiff
 from mask2former.media.web_images import WebImage
-from mask2former.pixels import CHOSEN_PAGE, Bands, StoredImage, count_pages, without_warnings
+from mask2former.pixels import CHOSEN_PAGE, Bands, StoredImage, count_pages, no_page, without_warnings
 from mask2former.text import printable
 
 __all__ = [
@@ -46,7 +47,9 @@ __all__ = [
     "num_pages",
     "open_file",
     "open_image",
+    "open_stream",
     "path_of",
+    "pixel_limit",
     "why_left_out",
 ]
 
@@ -164,6 +167,27 @@ def in_memory(file: ImageFile) -> ImageFile:
     return NamedBytes(str(file), file.read_bytes()) if isinstance(file, WebImage) else file
 
 
+@contextlib.contextmanager
+def open_stream(file: ImageFile) -> Iterator[BinaryIO]:
+    """The bytes of an image file, whatever is in them.
+
+    Raises:
+        UserError: the file cannot be read, or is not on a disk and has more than ``limits.IMAGE_BYTES``.
+    """
+    if isinstance(file, ImagePage):
+        file = file.file
+    if not isinstance(file, Path):
+        yield io.BytesIO(read_bytes(file, "image", limits.IMAGE_BYTES))
+        return
+    check_regular(file, "image")
+    try:
+        stream = file.open("rb")
+    except OSError as error:
+        raise UserError(f"the image '{file}' cannot be read: {error.strerror}") from error
+    with stream:
+        yield stream
+
+
 def check_utf8(name: str) -> None:
     """Refuse the name of an image that is not text, which tables, XML, Parquet and other machines cannot represent.
 
@@ -256,7 +280,8 @@ def _opened(file: ImageFile, *, pillow_alone: bool, bands: Bands | None = None) 
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PixelLimitError(
             f"'{file}' has more than {Image.MAX_IMAGE_PIXELS} pixels, the safety limit; make it smaller, or raise "
-            "PIL.Image.MAX_IMAGE_PIXELS if you trust it; a TIFF can be predicted in tiles: set tile"
+            "the limit if you trust it: --max-megapixels of predict, track and evaluate, in Python "
+            "PIL.Image.MAX_IMAGE_PIXELS; a TIFF can be predicted in tiles: set tile"
         ) from error
     except PermissionError as error:
         raise UserError(f"'{file}' cannot be read for lack of permission; check its permissions") from error
@@ -276,6 +301,20 @@ def _of_pillow(content: Path | io.BytesIO) -> Image.Image:
 def can_read_heic() -> bool:
     """Whether the package is installed."""
     return importlib.util.find_spec("pillow_heif") is not None
+
+
+@contextlib.contextmanager
+def pixel_limit(most: int | None) -> Iterator[None]:
+    """Inside, images may have this number of pixels; None: any number.
+
+    Pillow has one limit for a process, ``PIL.Image.MAX_IMAGE_PIXELS``, which counts for all readers here.
+    """
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = most
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
 
 
 @functools.cache
@@ -327,7 +366,7 @@ def _seek(image: Image.Image, page: int, name: str) -> None:
         count = count_pages(image)
         if page < count:  # of planes after a page
             raise MissingExtraError("tifffile", TIFF_EXTRA) from error
-        raise UserError(f"'{name}' has no page {page + 1}; it has {count}") from error
+        raise UserError(no_page(name, page, count, len(image.getbands()))) from error
     image.info[CHOSEN_PAGE] = page
 
 

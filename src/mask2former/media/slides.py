@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -26,6 +27,7 @@ class SlideRegions:
 
     Attributes:
         size_hw: height and width in pixels, at full resolution.
+        pixel_size: height and width of a pixel in micrometres; None: the file states none.
 
     Raises:
         UserError: it is damaged, or not a slide.
@@ -45,6 +47,16 @@ class SlideRegions:
             raise UserError(f"'{path}' is not a readable slide: {printable(str(error), 200)}") from error
         width, height = self._slide.dimensions
         self.size_hw = (height, width)
+        self.pixel_size = self._pixel_size(openslide)
+
+    def _pixel_size(self, openslide: Any) -> tuple[float, float] | None:
+        stated = self._slide.properties
+        if stated.get(openslide.PROPERTY_NAME_VENDOR) == "generic-tiff":  # that of print, in dots per centimetre
+            return None
+        try:
+            return float(stated[openslide.PROPERTY_NAME_MPP_Y]), float(stated[openslide.PROPERTY_NAME_MPP_X])
+        except (KeyError, ValueError):
+            return None
 
     def read(self, top: int, left: int, bottom: int, right: int) -> UInt8[np.ndarray, "_h _w 3"]:
         """See :class:`~mask2former.media.regions.Regions`.

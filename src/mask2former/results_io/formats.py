@@ -19,12 +19,12 @@ from mask2former.results_io.geojson import GeoJsonFiles
 from mask2former.results_io.imagej import RoiFiles
 from mask2former.results_io.label_studio import LabelStudioFile
 from mask2former.results_io.label_tiff import LabelTiffFiles
-from mask2former.results_io.writing import PlaceOf, ReadImage, nowhere
+from mask2former.results_io.writing import PixelSizeOf, PlaceOf, ReadImage, nowhere, unsized
 from mask2former.results_io.yolo import YoloFiles
 from mask2former.structures.categories import Categories
 from mask2former.text import did_you_mean, listed, quoted
 
-__all__ = ["FORMATS", "FormatWriter", "ImagesOfRun", "format_folder", "open_format", "remove_files_of"]
+__all__ = ["FORMATS", "FormatWriter", "ImagesOfRun", "files_of_image", "format_folder", "open_format"]
 
 _MARK = ".mask2former"  # marks folders that are ours
 
@@ -56,6 +56,7 @@ class ImagesOfRun:
         place_of: returns where on the Earth the image with an id is; None: unknown.
         rooted: like names, preceded by the folder that these are in (``slides/a.png``); for images without a folder
             like names.
+        pixel_size_of: returns the size that the file of the image with an id states; None: it states none.
     """
 
     categories: Categories
@@ -64,6 +65,7 @@ class ImagesOfRun:
     model: str = ""
     place_of: PlaceOf = nowhere
     rooted: Mapping[int | str, str] = field(default_factory=dict)
+    pixel_size_of: PixelSizeOf = unsized
 
 
 FORMATS: Mapping[str, Callable[[Path, ImagesOfRun], FormatWriter]] = {
@@ -92,15 +94,14 @@ _OF_IMAGE = {  # the files of an image in the folder of a format that has some f
 }
 
 
-def remove_files_of(output: Path, image_id: str) -> int:
-    """Remove the files of an image from all format folders in ``output`` that are ours; returns their number."""
-    removed = 0
-    for name, pattern in _OF_IMAGE.items():
-        if (output / name / _MARK).exists():
-            for path in (output / name).glob(pattern.format(glob.escape(image_id))):
-                path.unlink(missing_ok=True)
-                removed += 1
-    return removed
+def files_of_image(output: Path, image_id: str) -> list[Path]:
+    """The files of an image in all format folders of ``output`` that are ours."""
+    return [
+        path
+        for name, pattern in _OF_IMAGE.items()
+        if (output / name / _MARK).exists()
+        for path in sorted((output / name).glob(pattern.format(glob.escape(image_id))))
+    ]
 
 
 def format_folder(output: Path, name: str, *, overwrite: bool) -> Path:

@@ -3,26 +3,48 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Literal, Self
 
 from mask2former.errors import MissingExtraError, UserError
 from mask2former.files import check_file, discard, whole_file
+from mask2former.notes import note
 from mask2former.ops.shapes import check_installed
 from mask2former.results_io.csv import csv_text
-from mask2former.results_io.writing import ImageNames, ReadImage, Writer
+from mask2former.results_io.writing import ImageNames, PixelSizeOf, ReadImage, Writer, unsized
 from mask2former.structures.categories import Categories
 from mask2former.structures.results import Segmentation
 from mask2former.structures.tables import PixelSize, image_row, table_columns
 
-__all__ = ["TableFiles", "images_table", "is_table"]
+__all__ = ["TableFiles", "checked_size", "images_table", "is_table"]
 
 _FIRST = ("image", "id", "category_id", "category_name")  # columns that identify a table written here
 _ROWS = 50_000  # of a group of a Parquet file
 _WHOLE = {"id", "category_id", "area", "x1", "y1", "x2", "y2", "height", "width", "num", "total_area"}
+
+
+_IN_FILES: Final = "file"
+_TOLERANCE = 0.01  # of sides of pixels that count as equal
+
+
+def checked_size(pixel_size: str | PixelSize | None) -> PixelSize | Literal["file"] | None:
+    """A pixel size for :class:`TableFiles`.
+
+    Raises:
+        UserError: it is not valid.
+    """
+    if pixel_size is None:
+        return None
+    if pixel_size == _IN_FILES:
+        return _IN_FILES
+    try:
+        return PixelSize.of(pixel_size)
+    except UserError as error:
+        raise UserError(f"{error}; or give 'file' for the size that each image file states") from error
 
 
 def images_table(path: Path) -> Path:
@@ -41,10 +63,12 @@ class TableFiles(Writer):
         categories: the classes of the model, each of which has a column in the table of images.
         names: image file names by image id; an image without one is named by its id.
         read: returns the image with an id, for mean intensities; None: these stay empty.
-        pixel_size: adds columns in units.
+        pixel_size: adds columns in units; ``file``: in micrometres, from the size that each image file states (empty
+            for images that state none, or whose pixels are not square, with a note).
+        stated: returns that size; where it is not used, or contradicts ``pixel_size``, it is noted.
 
     Raises:
-        UserError: another suffix.
+        UserError: another suffix, or the pixel size is not valid.
         MissingExtraError: scikit-image, or pyarrow for Parquet, is not installed.
     """
 
@@ -55,15 +79,17 @@ class TableFiles(Writer):
         names: Mapping[int | str, str] | None = None,
         read: ReadImage | None = None,
         pixel_size: str | PixelSize | None = None,
+        stated: PixelSizeOf = unsized,
     ) -> None:
         super().__init__(path)
         if self.path.suffix.lower() not in (".csv", ".parquet"):
             raise UserError(f"a table file must end in .csv or .parquet, got '{self.path}'")
         check_installed()
         self.names, self.read, self.categories = ImageNames(names), read, categories
-        self.pixel_size = None if pixel_size is None else PixelSize.of(pixel_size)
-        columns = ["image", *table_columns(self.pixel_size)]
-        of_images = ["image", *image_row([], (0, 0), categories, self.pixel_size)]
+        self.pixel_size, self.stated = checked_size(pixel_size), stated
+        units = _micrometres(1) if self.pixel_size == _IN_FILES else self.pixel_size
+        columns = ["image", *table_columns(units)]
+        of_images = ["image", *image_row([], (0, 0), categories, units)]
         kind = _Csv if self.path.suffix.lower() == ".csv" else _Parquet
         self._tables = kind(self.path, columns), kind(images_table(self.path), of_images)
         self._stack = contextlib.ExitStack()
@@ -81,12 +107,44 @@ class TableFiles(Writer):
         """Append the rows of one image."""
         self.once(image_id)
         image = None if self.read is None else self.read(image_id)
-        rows = result.measured_rows(image, pixel_size=self.pixel_size)
         name = {"image": self.names[image_id]}
+        size = self._size_of(image_id, name["image"])
+        rows = result.measured_rows(image, pixel_size=size)
         masks, images = self._tables
         masks.add([name | row for row in rows])
-        images.add([name | image_row(rows, result.size_hw, self.categories, self.pixel_size)])
+        images.add([name | image_row(rows, result.size_hw, self.categories, size)])
         self.count += len(rows)
+
+    def _size_of(self, image_id: int | str, name: str) -> PixelSize | None:
+        """The pixel size of an image; what its file states is noted where that is not used, or missing."""
+        stated, size = self.stated(image_id), self.pixel_size
+        if stated is None:
+            if size == _IN_FILES:
+                note("images whose files state no pixel size, so that their values in units are empty", f"'{name}'")
+                return None
+            return size
+        height, width = stated
+        if size == _IN_FILES:
+            if not math.isclose(height, width, rel_tol=_TOLERANCE):
+                note(
+                    "images whose pixels are not square according to their files, so that their values in units are "
+                    "empty (resample them)",
+                    f"'{name}' ({_text(stated)}, height x width)",
+                )
+                return None
+            return _micrometres(math.sqrt(height * width))
+        if size is None:
+            note(
+                "images whose files state a pixel size, which is not used (--pixel-size file uses it, in Python "
+                "pixel_size='file')",
+                f"'{name}' ({_text(stated)})",
+            )
+        elif not all(math.isclose(side, size.micrometres, rel_tol=_TOLERANCE) for side in stated):
+            note(
+                "images whose files state a pixel size other than the given one, which is used",
+                f"'{name}' ({_text(stated)}, not {size.side:g} {size.unit})",
+            )
+        return size
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -97,6 +155,14 @@ class TableFiles(Writer):
         with self._stack:
             for table in self._tables:
                 table.finish()
+
+
+def _micrometres(side: float) -> PixelSize:
+    return PixelSize(side, "um")
+
+
+def _text(size_hw: tuple[float, float]) -> str:
+    return f"{' x '.join(dict.fromkeys(f'{side:.5g}' for side in size_hw))} um"
 
 
 class _Csv:

@@ -27,6 +27,7 @@ __all__ = [
     "ImageNames",
     "JsonList",
     "ListFile",
+    "PixelSizeOf",
     "PlaceOf",
     "ReadImage",
     "ResultFolder",
@@ -35,6 +36,7 @@ __all__ = [
     "file_stem",
     "nowhere",
     "png_of",
+    "unsized",
 ]
 
 ReadImage = Callable[[int | str], UInt8[np.ndarray, "H W C"] | Regions]
@@ -46,6 +48,15 @@ PlaceOf = Callable[[int | str], GeoReference | None]
 
 def nowhere(image_id: int | str) -> GeoReference | None:
     """The place of images without coordinates."""
+    return None
+
+
+PixelSizeOf = Callable[[int | str], tuple[float, float] | None]
+"""Height and width in micrometres of a pixel, as the file of an id states; None: it states none."""
+
+
+def unsized(image_id: int | str) -> tuple[float, float] | None:
+    """The pixel size of images without files."""
     return None
 
 

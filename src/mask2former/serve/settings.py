@@ -14,6 +14,7 @@ from PIL import Image
 
 from mask2former.documents import read_text
 from mask2former.errors import OptionError, UserError
+from mask2former.media.image_files import pixel_limit
 from mask2former.text import quoted
 
 __all__ = ["TOKEN_VARIABLE", "RayOptions", "ServiceLimits", "allowed_pixels", "read_token"]
@@ -70,12 +71,8 @@ class ServiceLimits:
 def allowed_pixels(limits: ServiceLimits) -> Iterator[None]:
     """Inside, Pillow accepts images as large as the service does, since a limit above Pillow's is set on purpose."""
     before = Image.MAX_IMAGE_PIXELS
-    if before is not None:
-        Image.MAX_IMAGE_PIXELS = max(before, math.ceil(limits.megapixels * 1e6))
-    try:
+    with pixel_limit(None if before is None else max(before, math.ceil(limits.megapixels * 1e6))):
         yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = before
 
 
 _ARGUMENTS = {  # their names in a call of ``serve``

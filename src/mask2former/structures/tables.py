@@ -36,7 +36,7 @@ MEASURED_COLUMNS = (
 
 _PIXELS_AT_ONCE = 1 << 22  # pixels of an image that are in memory for measuring
 _LENGTHS = ("x1", "y1", "x2", "y2", "centroid_x", "centroid_y", "diameter", "perimeter")
-_UNITS = ("nm", "um", "mm", "cm", "m", "km")
+_UNITS = {"nm": 1e-3, "um": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6, "km": 1e9}  # in micrometres
 _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?|\.[0-9]+)\s*([^\W\d]+)\s*")
 
 
@@ -57,6 +57,11 @@ class PixelSize:
                 f"a pixel size is a number above 0 and one of {', '.join(_UNITS)}, for example 0.65um; got "
                 f"{quoted(f'{self.side:g}{self.unit}')}"
             )
+
+    @property
+    def micrometres(self) -> float:
+        """The side in micrometres."""
+        return self.side * _UNITS[self.unit]
 
     @classmethod
     def of(cls, text: str | PixelSize) -> Self | PixelSize:
@@ -170,7 +175,7 @@ def image_row(
         rows: of :func:`table_rows`.
         size_hw: of the image.
         categories: each has a column ``num_NAME``; classes of one name share it.
-        pixel_size: with areas in units, too.
+        pixel_size: itself, and with areas in units, too.
     """
     areas = [row["area"] for row in rows]
     scores = [row["score"] for row in rows if row["score"] is not None]
@@ -185,6 +190,7 @@ def image_row(
         "mean_score": float(np.mean(scores)) if scores else None,
     }
     if pixel_size is not None:
+        values[f"pixel_size_{pixel_size.unit}"] = pixel_size.side
         for name in ("total_area", "mean_area", "median_area"):
             value = values[name]
             values[f"{name}_{pixel_size.unit}2"] = None if value is None else value * pixel_size.side**2

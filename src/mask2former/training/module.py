@@ -164,7 +164,10 @@ class TrainingModule(lightning.LightningModule):
         self.log("loss", total, prog_bar=True)
         shown = {name: terms.pop(name) for name in list(terms) if not _OF_EARLIER_LAYERS.search(name)}
         self.log_dict(shown, prog_bar=True)
-        self.log_dict({**terms, "gradient_norm": norm, "learning_rate": self.config.optim.lr * factor})
+        # After the step: callbacks may have set other rates for it. If all that learns has a multiplier, as scheduled.
+        rates = [group["lr"] for group in optimizer.param_groups if group["lr_multiplier"] == 1]
+        rate = rates[0] if rates else self.config.optim.lr * factor
+        self.log_dict({**terms, "gradient_norm": norm, "learning_rate": rate})
 
     @property
     def _scaler(self) -> torch.amp.GradScaler | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from typing import Any
 
 import torch
@@ -11,7 +11,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from mask2former.config import OptimConfig, RunConfig
+from mask2former.errors import UserError
 from mask2former.models.parts import ChoosesDecay, ChoosesRates
+from mask2former.text import close_names, listed, quoted
 from mask2former.training.freezing import is_of
 
 __all__ = ["build_optimizer", "dead_steps", "learning_rate_factor", "parameter_groups", "regrouped"]
@@ -32,6 +34,9 @@ def parameter_groups(model: nn.Module, config: OptimConfig, frozen_now: Containe
         config: the settings.
         frozen_now: names of parameters that would be trained if they were not currently frozen.
 
+    Raises:
+        UserError: a part multiplies the learning rate of something that it does not have.
+
     Reference: Mask2Former, Sec. 4.1, and the values of the published optimizer.
     """
     groups: dict[tuple[float, float], tuple[list[str], list[nn.Parameter]]] = defaultdict(lambda: ([], []))
@@ -47,7 +52,7 @@ def parameter_groups(model: nn.Module, config: OptimConfig, frozen_now: Containe
         f"{part}.{name}": factor
         for part, module in parts.items()
         if isinstance(module, ChoosesRates)
-        for name, factor in module.learning_rate_multipliers().items()
+        for name, factor in _multipliers(part, module).items()
     }
     for module_name, module in model.named_modules():
         for leaf, parameter in module.named_parameters(recurse=False):
@@ -58,7 +63,7 @@ def parameter_groups(model: nn.Module, config: OptimConfig, frozen_now: Containe
             seen.add(parameter)
             multiplier = config.backbone_multiplier if name.startswith("backbone.") else 1.0
             multiplier *= (
-                rates[max(fitting, key=len)] if (fitting := [one for one in rates if name.startswith(one)]) else 1
+                rates[max(fitting, key=len)] if (fitting := [one for one in rates if is_of(name, [one])]) else 1
             )
             undecayed = isinstance(module, (*_NORMS, nn.Embedding)) or any(part in name for part in _UNDECAYED_NAMES)
             undecayed = undecayed or name in exempt
@@ -75,6 +80,19 @@ def parameter_groups(model: nn.Module, config: OptimConfig, frozen_now: Containe
         }
         for (multiplier, decay), (names, parameters) in groups.items()
     ]
+
+
+def _multipliers(part: str, module: ChoosesRates) -> Mapping[str, float]:
+    multipliers = module.learning_rate_multipliers()
+    assert isinstance(module, nn.Module)
+    known = {name for name, _ in (*module.named_modules(), *module.named_parameters(remove_duplicate=False)) if name}
+    for name in multipliers:
+        if name not in known:
+            raise UserError(
+                f"learning_rate_multipliers() of the {part} names {quoted(name)}, which it does not have; expected "
+                f"names of its modules or parameters, for instance {listed(close_names(name, known) or sorted(known))}"
+            )
+    return multipliers
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:

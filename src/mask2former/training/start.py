@@ -166,7 +166,8 @@ def initial_model(
         past: the state that has its weights, if the run is resumed.
 
     Raises:
-        UserError: the classes, or the initial weights, do not fit.
+        UserError: the classes, or the initial weights, do not fit, or the given model is not what its architecture
+            says.
     """
     model, is_whole = _with_weights(config, given, categories, start, begins=_begins(past))
     set_precision(model.pixel_decoder, full=not config.trainer.half_pixel_decoder)
@@ -195,6 +196,7 @@ def _with_weights(
                 f"the classes of the model ({_some(given.categories)}) differ from those of the training data "
                 f"({_some(categories)}); start from its weights file instead (model.init, model.init_partial)"
             )
+        checkpoints.check_described(given, len(categories))  # now, not when the trained model is saved
         given.train()
     model.info = replace(model.info, inference=config.model.inference, categories=categories, metrics={})
     init = config.model.init

@@ -221,6 +221,23 @@ def test_a_full_disk_ends_the_run(
     assert (engine.job.model, engine.job.output) == (tmp_path / "mine.safetensors", str(tmp_path / "out"))
 
 
+def test_actors_have_the_limit_on_pixels_of_the_caller(
+    engine: Engine, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = Image.MAX_IMAGE_PIXELS
+
+    def elsewhere(*arguments: Any) -> Iterator[dict[str, Any]]:
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", there)  # as in another process
+        yield from engine.reports(*arguments)
+
+    monkeypatch.setattr("mask2former.bulk.run.shard_reports", elsewhere)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 64 - 1)
+    report = predict_bulk(MODEL, photos, tmp_path / "out", device="cpu")
+    assert report.num_failed == 5
+    assert "more than 4095 pixels" in report.failed[0].reason
+    assert there == Image.MAX_IMAGE_PIXELS
+
+
 def test_wrong_requests(engine: Engine, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     predictor: Any = Predictor.from_pretrained(MODEL, device="cpu", quiet=True)
     with pytest.raises(UserError, match="need its name, file or folder, got a Predictor; save it with"):
@@ -228,7 +245,7 @@ def test_wrong_requests(engine: Engine, photos: Path, tmp_path: Path, monkeypatc
     with pytest.raises(UserError, match="'nothing' is neither a file, a folder nor a known model"):
         predict_bulk("nothing", photos, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    job = Job(MODEL, {"device": "cpu"}, str(tmp_path), "panoptic", {"weights_sha256": "other"}, 1, 60.0)
+    job = Job(MODEL, {"device": "cpu"}, str(tmp_path), "panoptic", {"weights_sha256": "other"}, 1, 60.0, None)
     with pytest.raises(UserError, match="is a different model in an actor than where the run was started"):
         Segmenter(job)
     monkeypatch.setattr("mask2former.bulk.run.find_spec", lambda module: None if module == "ray" else module)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 from conversions import RESNET, small_model
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from mask2former import checkpoints
 from mask2former.checkpoints.checkpoint import Checkpoint
@@ -97,12 +100,12 @@ def test_arguments_of_timm_are_held_to_the_weights(kwargs: dict[str, Any]) -> No
 
 def test_a_file_with_such_a_claim(tmp_path: Path) -> None:
     model = small_model()
-    architecture = model.info.known_architecture
-    decoder = architecture.transformer_decoder.model_copy(update={"num_layers": 10**9})
-    model.info = dataclasses.replace(
-        model.info, architecture=architecture.model_copy(update={"transformer_decoder": decoder})
-    )
     checkpoints.save(model, tmp_path / "model.safetensors")
+    with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
+        metadata = file.metadata()
+    claimed = json.loads(metadata["config"])
+    claimed["transformer_decoder"]["num_layers"] = 10**9
+    save_file(model.state_dict(), tmp_path / "model.safetensors", {**metadata, "config": json.dumps(claimed)})
     with pytest.raises(UserError, match=r"model\.safetensors: transformer_decoder\.num_layers of the model is"):
         checkpoints.from_pretrained(tmp_path / "model.safetensors")
     with pytest.raises(UserError, match=r"model\.safetensors: transformer_decoder\.num_layers of the model is"):

@@ -13,10 +13,13 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from mask2former import __main__, interrupts
 from mask2former.cli import main
 from mask2former.cli.names import complete_model, complete_recipe, complete_run_recipe
+from mask2former.errors import UserError
+from mask2former.media.images import read_image
 
 
 def raiser(error: BaseException) -> Any:
@@ -24,6 +27,37 @@ def raiser(error: BaseException) -> Any:
         raise error
 
     return raise_it
+
+
+@pytest.mark.parametrize(
+    ("command", "called"),
+    [
+        (["predict", "a.png", "-o", "out", "-m", "scenes-tiny"], "mask2former.inference.predict_files.predict_files"),
+        (["predict", "a.png", "-o", "out", "-m", "scenes-tiny", "--ray"], "mask2former.bulk.predict_bulk"),
+        (["track", "frames", "-o", "out", "-m", "scenes-tiny"], "mask2former.inference.track_files.track_files"),
+        (["evaluate", "scenes-tiny"], "mask2former.evaluation.evaluate.evaluate"),
+    ],
+)
+def test_commands_read_images_up_to_the_given_number_of_pixels(
+    command: list[str], called: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("L", (1201, 1000)).save(tmp_path / "a.png")
+
+    def read(*_: object, **__: object) -> None:
+        read_image(tmp_path / "a.png")
+        raise UserError("read")
+
+    monkeypatch.setattr(called, read)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    for flags, message in (
+        ([], "has more than 1000 pixels, the safety limit; make it smaller, or raise the limit if you trust it: --max"),
+        (["--max-megapixels", "1.2"], "has more than 1200000 pixels"),
+        (["--max-megapixels", "1.201"], "error: read\n"),
+        (["--max-megapixels", "0"], "error: --max-megapixels is '0'; expected a number from 1 to 40000"),
+    ):
+        assert main([*command, *flags]) == 2
+        assert message in capsys.readouterr().err
+        assert Image.MAX_IMAGE_PIXELS == 1000
 
 
 COMMAND = ["demo", "--no-open"]

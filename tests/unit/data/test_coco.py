@@ -163,6 +163,10 @@ def test_crowd_regions_are_ignored_where_no_object_lies(tmp_path: Path) -> None:
     assert target.ignored is not None
     np.testing.assert_array_equal(target.ignored[0], box_mask(0, 0, 8, 9) & ~box_mask(2, 1, 12, 11))
     np.testing.assert_array_equal(target.masks[:, 0], masks(samples[1]))
+    alone = samples[1].target  # for readers inside a data set of one's own
+    assert alone is not None
+    assert alone.ignored is not None
+    np.testing.assert_array_equal(alone.ignored, target.ignored)
     assert without is not None
     assert without.ignored is None  # there is no crowd region
 

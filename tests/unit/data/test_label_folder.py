@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import ConcatDataset
 
 from mask2former.config import DataConfig, DatasetConfig, LabelFolderConfig, parse
 from mask2former.data.build import build_images, build_training_set
@@ -16,6 +18,8 @@ from mask2former.data.datasets.class_names import read_names
 from mask2former.data.datasets.label_folder import LabelFolder
 from mask2former.data.datasets.pairs import Names
 from mask2former.data.loading.sampling import Draw
+from mask2former.data.loading.training_set import TrainingSet
+from mask2former.data.sample_sets import as_reader
 from mask2former.errors import UserError
 from mask2former.structures import Categories
 
@@ -68,6 +72,21 @@ def test_numbers_become_classes_and_ignored_ones_stay_void(folders: tuple[Path, 
         assert torch.equal(mask, torch.from_numpy(expected == int(label)))
     assert not target.masks[:, 0, 0, 5].any()  # the ignored pixel has no class
     assert samples.annotated(1).semantic
+
+
+def test_readers_that_are_joined_keep_void(folders: tuple[Path, Path]) -> None:
+    joined: Any = ConcatDataset([LabelFolder([folders], CLASSES)] * 2)
+    joined.categories = CLASSES
+    known = LabelFolder([folders], CLASSES).annotated(1, with_ignored=True).ignored
+    assert known is not None
+    assert known.any()
+    target = TrainingSet(as_reader(joined), with_ignored=True)[Draw(3, 0)].target
+    assert target is not None
+    assert target.ignored is not None
+    np.testing.assert_array_equal(target.ignored[0], known)
+    without = TrainingSet(as_reader(joined))[Draw(3, 0)].target
+    assert without is not None
+    assert without.ignored is None
 
 
 @pytest.mark.parametrize("kind", ["8-bit", "palette", "1-bit", "tiff"])

@@ -161,6 +161,17 @@ def test_parts_that_do_not_belong_together_are_refused(
         mixed({"dataset": {"name": "mixed", "parts": [{"dataset": both[0]}]}})
 
 
+def test_a_part_may_be_images_without_objects(tmp_path: Path, both: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    empty = coco(tmp_path / "empty", ["debris"], 2)
+    path = Path(empty["train"][0]["annotations"])
+    path.write_text(json.dumps({**json.loads(path.read_text()), "annotations": []}))
+    found = split_findings(build_samples(mixed({"dataset": both[0]}, {"dataset": empty}).dataset, "train"), "train")
+    assert [finding.broken for finding in found] == [False]
+    assert found[0].message.startswith("part 2 (coco-instance): nothing is annotated")
+    found = split_findings(build_samples(mixed({"dataset": empty}).dataset, "train"), "train")
+    assert [finding.broken for finding in found] == [True]
+
+
 def test_label_maps_of_each_part_are_checked(tmp_path: Path) -> None:
     good, wrong = labels(tmp_path / "good", 1), labels(tmp_path / "wrong", 7)
     data = mixed({"dataset": good}, {"dataset": wrong})

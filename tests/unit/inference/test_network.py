@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import pickle
 import re
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -230,6 +234,54 @@ def test_a_model_is_prepared_once_and_shares_what_it_does_not_fold(tiny_model: M
         assert isinstance(one, Prediction)
         assert isinstance(other, Prediction)
         assert not torch.equal(one.class_logits, other.class_logits)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("first", ["call", "stream", "hash"])
+def test_a_forked_process_uses_one_thread_and_says_so(predictor: Predictor, two_threads: None, first: str) -> None:
+    """Threads of PyTorch do not survive a fork: each of these operations waited for them forever."""
+    image = torch.rand(3, 1000, 1000, generator=torch.Generator().manual_seed(0))
+    predictor(image)  # starts the threads
+    operations = {
+        "call": lambda: predictor(image),
+        "stream": lambda: next(predictor.stream([image])),
+        "hash": predictor.weights_sha256,
+    }
+
+    def run() -> None:
+        with pytest.warns(RuntimeWarning, match=r"forked from .* that loaded the model, .*'spawn'"):
+            operations[first]()
+        assert torch.get_num_threads() == 1
+        predictor(image)  # warnings are errors here
+
+    process = multiprocessing.get_context("fork").Process(target=run, daemon=True)
+    process.start()
+    process.join(60)
+    if waits := process.is_alive():
+        process.kill()
+        process.join()
+    assert not waits
+    assert process.exitcode == 0
+
+
+def test_a_pickle_of_a_network_belongs_to_the_process_that_reads_it(
+    tiny_model: Mask2Former, two_threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pickled = pickle.dumps(ModelNetwork(tiny_model, torch.device("cpu")))
+    monkeypatch.setattr("os.getpid", lambda: 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pickle.loads(pickled).check_process()
+    assert torch.get_num_threads() == 2
 
 
 def test_the_python_of_the_page_runs() -> None:

@@ -27,3 +27,15 @@ def test_several_faults_are_named_as_arguments_or_flags() -> None:
     assert "--bands: expected up to 32 band numbers" in words
     assert "unknown key 'tile_overlp'; did you mean tile_overlap" in words
     assert "short_edge is -5; expected" in str(refused.value)
+
+
+def test_one_band_for_a_model_of_several_channels_says_how_to_repeat_it() -> None:
+    with pytest.raises(OptionError) as caught:
+        override(InferenceConfig(), {"bands": (2,)})
+    told = "there is 1 band, but the model expects images of 3 channels; to use it for all of them, set "
+    assert str(caught.value) == told + "bands to (2, 2, 2)"
+    assert caught.value.sentence(lambda name: f"--{name}") == told + "--bands to 2,2,2"
+    with pytest.raises(OptionError, match=r"there are 2 bands, .* of 3 channels; choose that many bands"):
+        override(InferenceConfig(), {"bands": (1, 2)})
+    with pytest.raises(OptionError, match=r"there are 3 bands, .* of 1 channel; choose that many bands"):
+        override(InferenceConfig(bands=(1,)), {"bands": 3})

@@ -120,6 +120,17 @@ def test_a_folder_is_read_in_the_order_of_its_numbers(tmp_path: Path) -> None:
     assert [int(frame.image[0, 0, 0]) for frame in frames] == [1, 2, 9, 10]
 
 
+def test_a_frame_of_another_size_is_named(tmp_path: Path) -> None:
+    for index, size in ((1, (8, 6)), (2, (8, 6)), (10, (6, 8))):
+        Image.new("RGB", size).save(tmp_path / f"frame{index}.png")
+    with pytest.raises(UserError, match=r"frame 2 of the folder '.*' \('.*frame10\.png'\) is 8x6 but the first is 6x8"):
+        list(open_frames(tmp_path))
+    pages = [Image.new("L", (8, 6)), Image.new("L", (6, 8))]
+    pages[0].save(tmp_path / "stack.tif", save_all=True, append_images=pages[1:])
+    with pytest.raises(UserError, match=r"frame 1 of the pages of '.*' \('.*stack\.tif \(page 2\)'\) is 8x6"):
+        list(open_frames(tmp_path / "stack.tif"))
+
+
 def test_an_iterator_is_read_one_by_one() -> None:
     taken = []
 

@@ -364,6 +364,17 @@ def test_a_tile_of_webp_says_its_size_whatever_its_kind(tile: bytes, kind: bytes
         read_image(NamedBytes("a.tif", stream.getvalue()))
 
 
+@pytest.mark.parametrize("installed", [True, False])
+def test_bands_that_are_taken_for_pages_are_mentioned(
+    tmp_path: Path, installed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((9, 9, 3), np.uint8), photometric="rgb")
+    if not installed:
+        monkeypatch.setattr("mask2former.media.image_files.can_read_tiff", lambda: False)
+    with pytest.raises(UserError, match=r"a.tif' has no page 2; it has 1, of 3 bands, which --bands chooses \(in Pyth"):
+        read_image(ImagePage(tmp_path / "a.tif", 2))
+
+
 def test_pages_in_a_circle_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "IMAGE_PAGES", 150)  # tifffile looks for circles at 100
     stream = io.BytesIO()

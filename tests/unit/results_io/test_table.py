@@ -1,11 +1,13 @@
 """Tables of a run: written row by row, read back by pandas."""
 
+import csv
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mask2former.errors import UserError
+from mask2former.notes import collect_notes, sentences
 from mask2former.ops import masks as mask_ops
 from mask2former.results_io.table import TableFiles, images_table, is_table
 from mask2former.structures import Categories, Instances
@@ -64,3 +66,59 @@ def _write_twice(path: Path) -> None:
 def test_another_ending_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"must end in .csv or .parquet, got .*table.xlsx"):
         TableFiles(tmp_path / "table.xlsx", CATEGORIES)
+
+
+STATED = {"a": (0.5, 0.5), "b": (0.5, 0.502), "c": (0.5, 0.6), "d": None}
+
+
+def stated(image_id: int | str) -> tuple[float, float] | None:
+    return STATED[str(image_id)]
+
+
+def tables(path: Path, pixel_size: str | None) -> tuple[list[dict[str, str]], list[str], str]:
+    """The rows of images, the columns of masks, and the notes."""
+    with collect_notes() as notes, TableFiles(path, CATEGORIES, pixel_size=pixel_size, stated=stated) as table:
+        for name in STATED:
+            table.add(name, result(1))
+    with images_table(path).open(encoding="utf-8", newline="") as file:
+        images = list(csv.DictReader(file))
+    return images, path.read_text().splitlines()[0].split(","), "\n".join(sentences(notes))
+
+
+def test_units_may_be_those_that_each_file_states(tmp_path: Path) -> None:
+    images, columns, notes = tables(tmp_path / "t.csv", "file")
+    assert "area_um2" in columns
+    assert [row["pixel_size_um"] for row in images] == ["0.5", "0.500999", "", ""]
+    area = float(images[0]["total_area"])
+    assert float(images[0]["total_area_um2"]) == area / 4
+    assert float(images[1]["total_area_um2"]) == pytest.approx(area * 0.5 * 0.502)
+    assert [row["total_area_um2"] for row in images[2:]] == ["", ""]
+    assert notes.splitlines() == [
+        "images whose pixels are not square according to their files, so that their values in units are empty "
+        "(resample them) (1): 'c' (0.5 x 0.6 um, height x width)",
+        "images whose files state no pixel size, so that their values in units are empty (1): 'd'",
+    ]
+    pyarrow = pytest.importorskip("pyarrow.parquet")
+    with TableFiles(tmp_path / "t.parquet", CATEGORIES, pixel_size="file", stated=stated) as table:
+        for name in STATED:
+            table.add(name, result(1))
+    rows = pyarrow.read_table(tmp_path / "t.parquet").to_pylist()
+    assert [row["area_um2"] is None for row in rows] == [False, False, True, True]
+
+
+def test_sizes_that_are_stated_but_not_used_are_noted(tmp_path: Path) -> None:
+    _, columns, notes = tables(tmp_path / "none.csv", None)
+    assert "area_um2" not in columns
+    assert notes == (
+        "images whose files state a pixel size, which is not used (--pixel-size file uses it, in Python "
+        "pixel_size='file') (3): 'a' (0.5 um); 'b' (0.5 x 0.502 um); 'c' (0.5 x 0.6 um)"
+    )
+    for given in ("0.5um", "5e-4mm"):
+        images, _, notes = tables(tmp_path / "given.csv", given)
+        assert "size other than the given one, which is used (1): 'c' (0.5 x 0.6 um, not" in notes
+        assert all(row[f"pixel_size_{given[-2:]}"] for row in images)
+
+
+def test_what_is_no_pixel_size_says_what_is(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"one number with its unit.*or give 'file' for the size that each image file"):
+        TableFiles(tmp_path / "t.csv", CATEGORIES, pixel_size="files")

@@ -101,7 +101,7 @@ class Reader(ImageReader, SampleSequence):
     counted = "image"
 
     def sample(self, position: int) -> Sample:
-        annotated = self.annotated(position)
+        annotated = self.annotated(position, with_ignored=True)
         return Plan(Geometry(annotated.size_hw))(annotated)
 
     def check_size(

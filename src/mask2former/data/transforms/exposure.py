@@ -9,7 +9,6 @@ Knows arrays only.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,6 +17,7 @@ from PIL import Image
 
 from mask2former.config.augmentation import check_exposure
 from mask2former.data.transforms.color_jitter import ColorJitter
+from mask2former.data.transforms.geometry import Change
 
 __all__ = ["Exposure", "draw_exposure", "white_of"]
 
@@ -39,15 +39,13 @@ class Exposure:
     white: float | None = None
     measured: int | None = None
 
-    def around(
-        self, color: ColorJitter | None, image: UInt8[np.ndarray, "H W C"]
-    ) -> Callable[[UInt8[np.ndarray, "_h _w C"]], UInt8[np.ndarray, "_h _w C"]]:
-        """Changes of parts of an image: to this exposure, then those of ``color``, with brightness in proportion."""
+    def around(self, color: Change | None, image: UInt8[np.ndarray, "H W C"]) -> Change:
+        """Changes of parts of an image: to this exposure, then ``color``, the brightness of a jitter in proportion."""
         white = self.measured or white_of(image)
         target = self.white or white
         every = np.arange(256)
         table = np.clip(np.rint(every * (target / white)), 0, 255).astype(np.uint8)
-        if color is not None and color.brightness is not None:
+        if isinstance(color, ColorJitter) and color.brightness is not None:
             color = replace(color, brightness=color.brightness * target / 255)
         return (lambda part: table[part]) if color is None else (lambda part: color(table[part]))
 

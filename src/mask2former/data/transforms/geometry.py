@@ -18,6 +18,7 @@ from torch import Tensor
 from mask2former.config import Resampling
 from mask2former.data.annotated import Polygons
 from mask2former.data.transforms.sizes import Size, checked_size, resize_image
+from mask2former.errors import UserError
 
 __all__ = ["Crop", "Flip", "Geometry", "Nearest", "Resize", "clip_polygon", "turned_size"]
 
@@ -158,13 +159,17 @@ class Geometry:
         return self.canvas_hw or self.stepped_hw
 
     def image(self, image: UInt8[np.ndarray, "H W C"], *changes: Change | None) -> UInt8[Tensor, "C h w"]:
-        """The image on its canvas, with changes of its values applied before padding."""
+        """The image on its canvas, with changes of its values applied before padding.
+
+        Raises:
+            UserError: a change returns another size, number of channels or type.
+        """
         if self.transposed:
             image = np.ascontiguousarray(image.swapaxes(0, 1))
         for step in self.steps:
             image = step.image(image)
         for change in changes:
-            image = image if change is None else change(np.ascontiguousarray(image))
+            image = image if change is None else _changed(image, change)
         height, width = self.output_hw
         image = image[:height, :width]
         full = image.shape[:2] == (height, width)
@@ -239,3 +244,14 @@ def _clip_half(polygon: Float64[np.ndarray, "P 2"], axis: int, bound: float, sig
     crossing = polygon + share[:, None] * (following - polygon)
     crossing[:, axis] = bound
     return np.stack([polygon, crossing], axis=1)[np.stack([inside, crosses], axis=1)]
+
+
+def _changed(image: UInt8[np.ndarray, "H W C"], change: Change) -> UInt8[np.ndarray, "H W C"]:
+    changed = change(np.ascontiguousarray(image))
+    if not isinstance(changed, np.ndarray) or (changed.shape, changed.dtype) != (image.shape, image.dtype):
+        got = f"{changed.dtype} {changed.shape}" if isinstance(changed, np.ndarray) else type(changed).__name__
+        raise UserError(
+            f"a change of pixel values (color or blur of a Plan) got a uint8 array {image.shape} and returned {got}; "
+            "expected the same shape and type"
+        )
+    return changed

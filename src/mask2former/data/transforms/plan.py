@@ -15,10 +15,8 @@ from jaxtyping import Bool, Int64
 
 from mask2former.data.annotated import Annotated, Polygons
 from mask2former.data.packed import PackedSample, PackedTarget, paint, paint_ignored, plane_type
-from mask2former.data.transforms.blur import Blur
-from mask2former.data.transforms.color_jitter import ColorJitter
 from mask2former.data.transforms.exposure import Exposure
-from mask2former.data.transforms.geometry import Geometry, Nearest
+from mask2former.data.transforms.geometry import Change, Geometry, Nearest
 from mask2former.data.transforms.sizes import Size
 from mask2former.ops.masks import Patch, polygons_to_patch
 from mask2former.structures.samples import Sample
@@ -36,19 +34,20 @@ class Plan:
     """One draw of a recipe. It can be applied to any number of images of its size, such as the frames of a clip.
 
     Attributes:
-        color: changes of colour, after the steps and before padding.
+        color: changes of colour, after the steps and before padding: a :class:`ColorJitter`, or any other function from
+            image to image, which keeps the size.
         exposure: how bright an image becomes, relative to its own brightest values or to those that were measured;
-            colours are changed after it, and their brightness in proportion.
-        blur: after both.
+            colours are changed after it, and the brightness of a :class:`ColorJitter` in proportion.
+        blur: a :class:`Blur` or another such function, after both.
         keep_lost: whether objects that were cut off stay as empty masks. Otherwise objects without a polygon (or, given
             as pixels, without a pixel) are left out. A polygon too small for any pixel is not lost.
     """
 
     geometry: Geometry
-    color: ColorJitter | None = None
+    color: Change | None = None
     keep_lost: bool = True
     exposure: Exposure | None = None
-    blur: Blur | None = None
+    blur: Change | None = None
 
     def __call__(self, annotated: Annotated) -> Sample:
         """The sample, image uint8 and masks at :attr:`Geometry.output_hw`, T is 1."""

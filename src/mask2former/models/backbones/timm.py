@@ -218,8 +218,8 @@ class TimmBackbone(nn.Module):
         """Larger for the pyramid, which is not pre-trained; in an encoder-only model, smaller for earlier blocks."""
         if self.joint_blocks:
             alone = len(self.body.blocks) - self.joint_blocks
-            blocks = {f"body.blocks.{index}.": _LAYER_DECAY ** max(0, alone - index) for index in range(alone)}
-            return {"body.": _LAYER_DECAY ** (alone + 1), "body.blocks.": 1.0, "body.norm.": 1.0, **blocks}
+            blocks = {f"body.blocks.{index}": _LAYER_DECAY ** max(0, alone - index) for index in range(alone)}
+            return {"body": _LAYER_DECAY ** (alone + 1), "body.blocks": 1.0, "body.norm": 1.0, **blocks}
         return {} if self.pyramid is None else {"pyramid": _PYRAMID_RATE}
 
     def forward(self, images: Float[Tensor, "N C H W"]) -> list[Float[Tensor, "N _C_l _H_l _W_l"]] | TokenFeatures:

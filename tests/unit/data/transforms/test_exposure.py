@@ -87,6 +87,32 @@ def test_the_plan_measures_the_whole_image_and_not_the_crop() -> None:
     assert not seen & {*range(4, 20), *range(33, 200), 255}  # 255: background alone, at the full range
 
 
+def test_any_function_changes_colours_after_the_exposure() -> None:
+    image = dark_image()
+    seen = []
+
+    def invert(part: np.ndarray) -> np.ndarray:
+        seen.append(part)
+        return 255 - part
+
+    plan = Plan(Geometry((40, 50)), color=invert, exposure=Exposure(240.0))
+    changed = plan(Annotated(image, np.zeros(0, dtype=np.int64))).image[0].permute(1, 2, 0).numpy()
+    np.testing.assert_array_equal(seen[0], 10 * image.astype(int))
+    np.testing.assert_array_equal(changed, 255 - 10 * image.astype(int))
+
+
+def test_functions_that_return_no_such_image_are_refused() -> None:
+    annotated = Annotated(dark_image(), np.zeros(0, dtype=np.int64))
+    for function, got in (
+        (lambda image: image / 2, r"returned float64 \(40, 50, 3\)"),
+        (lambda image: image[:20], r"returned uint8 \(20, 50, 3\)"),
+        (lambda image: None, "returned NoneType"),
+    ):
+        for part in ("color", "blur"):
+            with pytest.raises(UserError, match=rf"got a uint8 array \(40, 50, 3\) and {got}; expected the same"):
+                Plan(Geometry((40, 50)), **{part: function})(annotated)
+
+
 def test_exposures_are_drawn_half_of_the_time_within_their_limits() -> None:
     rng = np.random.default_rng(0)
     drawn = [draw_exposure(rng, 0.1, 0.8).white for _ in range(2000)]

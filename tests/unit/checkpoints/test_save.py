@@ -1,0 +1,53 @@
+"""What is written can be loaded: a model that is not what its architecture describes is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from mask2former.errors import UserError
+from mask2former.models.build import build_model
+from mask2former.models.mask2former import Mask2Former
+from mask2former.recipes import scenes_tiny
+from mask2former.scenes import SCENE_CATEGORIES
+
+
+def with_head() -> Mask2Former:
+    model = build_model(scenes_tiny().model, len(SCENE_CATEGORIES))
+    model.categories = SCENE_CATEGORIES
+    model.depth_head = nn.Linear(4, 1)
+    return model
+
+
+@pytest.mark.parametrize("name", ["m.safetensors", "folder"])
+def test_a_head_of_ones_own_needs_a_model_without_architecture(tmp_path: Path, name: str) -> None:
+    model = with_head()
+    message = r"could not be loaded \(2 unexpected: depth_head\.bias, depth_head\.weight\); set model\.info = .*None"
+    with pytest.raises(UserError, match=message):
+        model.save_pretrained(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_architecture_it_is_written_and_loaded(tmp_path: Path) -> None:
+    model = with_head()
+    model.info = replace(model.info, architecture=None)
+    model.save_pretrained(tmp_path / "m.safetensors")
+    again = Mask2Former.from_pretrained(tmp_path / "m.safetensors", model=with_head())
+    assert torch.equal(again.state_dict()["depth_head.weight"], model.state_dict()["depth_head.weight"])
+
+
+def test_parts_that_were_replaced_are_named(tmp_path: Path) -> None:
+    model = build_model(scenes_tiny().model, len(SCENE_CATEGORIES))
+    model.categories = SCENE_CATEGORIES
+    state = torch.get_rng_state()
+    model.save_pretrained(tmp_path / "m.safetensors")
+    assert torch.equal(torch.get_rng_state(), state)
+    head = model.transformer_decoder.class_head
+    assert isinstance(head, nn.Linear)
+    model.transformer_decoder.class_head = nn.Linear(head.in_features, 3, bias=False)
+    with pytest.raises(UserError, match=r"1 missing: \S*class_head\.bias; 1 mis-shaped: \S*class_head\.weight \(3, "):
+        model.save_pretrained(tmp_path / "other.safetensors")
