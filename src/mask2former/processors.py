@@ -14,8 +14,6 @@ __all__ = ["limit_threads", "num_processors", "processors_in_group"]
 
 _logger = logging.getLogger(__name__)
 
-_VERSION_1 = ("cpu", "cpu,cpuacct")  # where version 1 mounts the groups of processors
-
 
 def num_processors() -> int:
     """Processors that this process may use, at least 1: limited by machine, affinity and container."""
@@ -39,7 +37,7 @@ def limit_threads() -> None:
     if allowed < chosen:
         torch.set_num_threads(allowed)
         _logger.warning(
-            "threads of PyTorch: %d instead of %d, as many as the processors that this container may use",
+            "threads of PyTorch: %d instead of %d, as many as the processors that this process may use",
             allowed,
             chosen,
         )
@@ -60,10 +58,8 @@ def processors_in_group(root: Path = ROOT, own: Path = OWN_GROUPS) -> float | No
         with contextlib.suppress(OSError, ValueError, ZeroDivisionError):  # ValueError: "max"
             quota, period = (group / "cpu.max").read_text("ascii").split()
             found.append(int(quota) / int(period))
-    for name in _VERSION_1:
+    for group in groups_of_process(root, own, "cpu"):
         with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
-            quota, period = (
-                int((root / name / f"cpu.cfs_{what}_us").read_text("ascii")) for what in ("quota", "period")
-            )
+            quota, period = (int((group / f"cpu.cfs_{what}_us").read_text("ascii")) for what in ("quota", "period"))
             found += [quota / period] * (quota > 0)  # -1: no limit
     return min(found, default=None)

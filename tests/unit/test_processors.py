@@ -39,6 +39,15 @@ def test_groups_of_version_1_limit_as_well(tmp_path: Path) -> None:
     assert processors_in_group(tmp_path, own) is None
     (folder / "cpu.cfs_quota_us").write_text("250000\n")
     assert processors_in_group(tmp_path, own) == 2.5
+    own.write_text("9:cpuset:/\n4:cpu,cpuacct:/services/this\n0::/unlimited\n")  # without a container
+    assert processors_in_group(tmp_path, own) == 2.5
+    inner = folder / "services"
+    inner.mkdir()
+    (inner / "cpu.cfs_period_us").write_text("100000\n")
+    (inner / "cpu.cfs_quota_us").write_text("150000\n")
+    assert processors_in_group(tmp_path, own) == 1.5
+    folder.rename(tmp_path / "cpu")
+    assert processors_in_group(tmp_path, own) == 1.5
 
 
 @pytest.mark.parametrize(("variable", "expected"), [(None, 1), ("2", 2)])

@@ -229,9 +229,10 @@ def verify_export(
     if max_differing is not None and (
         worse := [row for row in report.rows if row.differing is not None and not row.differing <= max_differing]
     ):
+        others = f"; the same is true of {count(len(worse) - 1, 'more file')}" if len(worse) > 1 else ""
         raise FailedError(
             f"{worse[0].name} differs from the model by {worse[0].differing:.3f} %, more than --max-differing "
-            f"{max_differing:g}{f', and {len(worse) - 1} more' if len(worse) > 1 else ''}"
+            f"{max_differing:g}{others}"
         )
 
 

@@ -49,9 +49,12 @@ def choose_tracking(
         UserError: the task has no tracks, the stride exceeds the window, or a setting of this call has no effect.
     """
     if unused := [name for name in ("max_instances", "things_first") if name in given]:
+        advice = {
+            "max_instances": "tracks are limited by their score: raise score_threshold for fewer",
+            "things_first": "there is no maximum number of tracks that stuff could take up: leave it out",
+        }
         raise UserError(
-            f"{unused[0]} applies to images and to clips as a whole (clip); tracks are limited by their score: raise "
-            "score_threshold for fewer"
+            f"{unused[0]} applies to images and to clips as a whole (`Predictor.clip`); {advice[unused[0]]}"
         )
     only_panoptic = "panoptic" in settings.tasks and "instance" not in settings.tasks
     chosen: Task = task or ("panoptic" if only_panoptic else "instance")

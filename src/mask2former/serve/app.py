@@ -42,7 +42,7 @@ from mask2former.serve.service import (
     TooLargeError,
     Wanted,
 )
-from mask2former.serve.settings import ServiceLimits
+from mask2former.serve.settings import ServiceLimits, allowed_pixels
 from mask2former.serve.uploads import ClientDisconnect, SlowUploadError, UnknownTypeError, read_uploads
 from mask2former.text import printable, quoted
 
@@ -84,9 +84,12 @@ def create_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        await service.start()
-        yield
-        await service.stop()
+        with allowed_pixels(service.limits):
+            await service.start()
+            try:
+                yield
+            finally:
+                await service.stop()
 
     app = FastAPI(
         title="Mask2Former",

@@ -6,6 +6,7 @@ Otherwise each such client would keep a connection, and a reply its memory, for 
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -17,14 +18,20 @@ __all__ = ["KEEP_ALIVE", "limited_connections"]
 # 502.
 KEEP_ALIVE = 75
 
+# Bytes that the system may hold of a reply. Progress is seen only when a third of them has been read, which must take a
+# slow client less than the limit; left alone, systems hold megabytes.
+_SEND_BUFFER = 1 << 18
+
 
 def limited_connections(seconds: float) -> type[asyncio.Protocol]:
     """The protocol of uvicorn for connections, with limits of time.
 
     Args:
-        seconds: until the head of a request must have arrived, from the connection or its first byte; and without any
-            progress in sending a reply.
+        seconds: without any progress in sending a reply. If longer than :data:`KEEP_ALIVE`, also until the head of a
+            request must have arrived, from the connection (some proxies open them in advance) or its first byte;
+            else, that is :data:`KEEP_ALIVE`.
     """
+    until_head = max(seconds, KEEP_ALIVE)
 
     class Connection(H11Protocol):  # the other parser, which uvicorn takes where it is installed, reads endless headers
         cycle: Any  # uvicorn's current request; None before the first one
@@ -32,16 +39,19 @@ def limited_connections(seconds: float) -> type[asyncio.Protocol]:
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
             transport.set_write_buffer_limits(0)  # so that every reply that is not sent at once counts as paused
+            connected = transport.get_extra_info("socket")
+            if connected is not None and connected.family in (socket.AF_INET, socket.AF_INET6):
+                connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
             self._connection = transport
             self._timers: dict[str, asyncio.TimerHandle] = {}
-            self._start("head", transport.abort)
+            self._start("head", transport.abort, until_head)
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
             if self.cycle is not None and not self.cycle.response_complete:
                 self._stop("head")
             elif "head" not in self._timers:  # a further request begins, or a refused one has not ended
-                self._start("head", self._connection.abort, max(seconds, KEEP_ALIVE))
+                self._start("head", self._connection.abort, until_head)
 
         def pause_writing(self) -> None:
             super().pause_writing()
@@ -56,6 +66,9 @@ def limited_connections(seconds: float) -> type[asyncio.Protocol]:
                 self._stop(name)
             super().connection_lost(exc)
 
+        def _unsupported_upgrade_warning(self) -> None:
+            """Nothing: uvicorn would advise to install WebSockets; such requests get the reply of any other."""
+
         def _look_again(self, left: int) -> None:
             def look() -> None:
                 size = self._connection.get_write_buffer_size()
@@ -64,9 +77,9 @@ def limited_connections(seconds: float) -> type[asyncio.Protocol]:
                 else:
                     self._look_again(size)
 
-            self._start("reply", look)
+            self._start("reply", look, seconds)
 
-        def _start(self, name: str, step: Any, after: float = seconds) -> None:
+        def _start(self, name: str, step: Any, after: float) -> None:
             self._timers[name] = asyncio.get_running_loop().call_later(after, step)
 
         def _stop(self, name: str) -> None:

@@ -19,7 +19,7 @@ from mask2former.processors import num_processors
 from mask2former.progress import Progress
 from mask2former.serve.app import create_app
 from mask2former.serve.logs import logging_as_json
-from mask2former.serve.settings import RayOptions, ServiceLimits, allowed_pixels
+from mask2former.serve.settings import RayOptions, ServiceLimits
 from mask2former.text import printable
 
 __all__ = ["APPLICATION", "deployment", "serve_on_ray"]
@@ -52,7 +52,6 @@ def deployment(
     def build() -> Any:
         told = contextlib.ExitStack()
         told.enter_context(logging_as_json())
-        told.enter_context(allowed_pixels(limits))
         predictor = open_predictor(model, quiet=True, **loading)
         app = create_app(predictor, model, limits, token, with_metrics=False)
         app.state.told = told  # for as long as the replica lives

@@ -19,7 +19,7 @@ from mask2former.progress import Progress, silent
 from mask2former.serve.app import create_app
 from mask2former.serve.connections import KEEP_ALIVE, limited_connections
 from mask2former.serve.logs import logging_as_json
-from mask2former.serve.settings import RayOptions, ServiceLimits, allowed_pixels
+from mask2former.serve.settings import RayOptions, ServiceLimits
 
 __all__ = ["serve"]
 
@@ -68,7 +68,7 @@ def serve(
             return
         limit_threads()
         # The port before the model, so that one in use is reported at once.
-        with allowed_pixels(limits), bound(host, port) as listener:
+        with bound(host, port) as listener:
             predictor = open_predictor(model, progress=progress, **loading)
             _run(create_app(predictor, model_name(model), limits, token), listener, limits, started)
 

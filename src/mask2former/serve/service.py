@@ -135,7 +135,11 @@ class Service:
         self._threads = ThreadPoolExecutor(min(_MOST_THREADS, num_processors()), "mask2former-images")
         self._batcher = Batcher(self._run, self.limits.batch_size, self._observe)
         self._batcher.start()
-        await self._in_thread(self._warm_up)
+        try:
+            await self._in_thread(self._warm_up)
+        except BaseException:
+            await self.stop()
+            raise
         self.is_ready = True
 
     async def stop(self) -> None:

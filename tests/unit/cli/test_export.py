@@ -94,7 +94,17 @@ def test_scripts_learn_from_the_exit_code_that_a_file_differs(
 ) -> None:
     assert main(["verify-export", "tiny.onnx", "--against", "tiny", "--max-differing", most]) == code
     error = capsys.readouterr().err
-    assert ("tiny.onnx differs from the model by 1.250 %, more than --max-differing 1.2" in error) == (code == 1)
+    assert ("tiny.onnx differs from the model by 1.250 %, more than --max-differing 1.2\n" in error) == (code == 1)
+
+
+@pytest.mark.usefixtures("calls")
+def test_an_error_about_several_files_counts_the_others(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = VerifyReport("panoptic", 4, (*ROWS, ROWS[1], ROWS[1]), ())
+    monkeypatch.setattr("mask2former.export.verify_export", lambda *_, **arguments: report)
+    assert main(["verify-export", "a.onnx", "b.onnx", "c.onnx", "--against", "tiny", "--max-differing", "1"]) == 1
+    assert "more than --max-differing 1; the same is true of 2 more files\n" in capsys.readouterr().err
 
 
 def test_verify_export_measures_on_data_and_draws(

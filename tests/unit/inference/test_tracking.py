@@ -167,8 +167,13 @@ def test_wrong_requests_are_refused_at_once(
         predictor.track(frames, stride=2, window=1)
     with pytest.raises(UserError, match="window"):
         predictor.track(frames, window=0)
-    with pytest.raises(UserError, match="max_instances applies to images and to clips as a whole"):
+    whole = r"applies to images and to clips as a whole \(`Predictor.clip`\); "
+    with pytest.raises(
+        UserError, match=f"max_instances {whole}tracks are limited by their score: raise score_threshold"
+    ):
         predictor.track(frames, max_instances=5)
+    with pytest.raises(UserError, match=f"things_first {whole}there is no maximum number of tracks"):
+        predictor.track(frames, things_first=True)
     other = Predictor(tiny_model, device="cpu", settings=InferenceConfig(tasks=("semantic",)))
     with pytest.raises(UserError, match="does not support the task 'instance'"):
         other.track(frames)

@@ -473,6 +473,33 @@ def test_a_service_can_be_started_again_and_refuses_images_in_between() -> None:
         asyncio.run(run())
 
 
+def test_a_failed_start_leaves_nothing_behind() -> None:
+    async def run() -> None:
+        tasks, threads = asyncio.all_tasks(), set(threading.enumerate())
+        with pytest.raises(RuntimeError, match="no kernel"):
+            async with app.router.lifespan_context(app):
+                pass
+        assert asyncio.all_tasks() == tasks
+        for thread in set(threading.enumerate()) - threads:
+            thread.join(10)
+            assert not thread.is_alive()
+
+    network = Network()
+    network.fails = lambda image: RuntimeError("no kernel")
+    app = create_app(make_predictor(network), "bright")
+    asyncio.run(run())
+
+
+def test_pillow_accepts_images_as_large_as_the_application_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
+
+    async def test(client: Client) -> None:
+        assert (await client.predict(body=SMALL)).status == 200  # 192 pixels
+
+    with_client(test, limits=ServiceLimits(megapixels=0.0002))
+    assert Image.MAX_IMAGE_PIXELS == 50
+
+
 def test_load_balancers_may_ask_with_head() -> None:
     async def test(client: Client) -> None:
         reply = await client.send("HEAD", "/health/ready", {})
