@@ -121,7 +121,7 @@ def track_frames(
         )
         means = _means(last.found, numbers, None if is_whole else linker)
         shown = seen
-        # Before the source is asked for its next frame, which may come only after somebody has seen these.
+        # Before the next frame is read, which the source may produce only after somebody has seen these.
         for final in (seen - window + stride, seen):
             for index in range(given, final):
                 yield reader.frame(last, index - last.frames[0].index, numbers, means)
