@@ -662,7 +662,8 @@ LABEL_ROWS: dict[str, Row] = {
     ),
     "EXIF": Row(lambda folder: turned_label(folder), LABELS, note="EXIF orientation, which is not applied"),
     "negative": Row(save(LABELS.astype(np.int32) - 1, "a.tif"), refused="contains the number -1"),
-    "floats": Row(save(LABELS.astype(np.float32), "a.tif"), refused="mode F"),
+    "floats, all of them whole": Row(save(LABELS.astype(np.float32), "a.tif"), LABELS),
+    "floats": Row(save(LABELS.astype(np.float32) + 0.5, "a.tif"), refused="whole numbers"),
 }
 
 

@@ -178,7 +178,8 @@ def _json(path: Path, paths: DataPaths) -> tuple[DatasetConfig, list[str]]:
     content = read_json(path, "annotation file")
     if isinstance(content, dict) and "annotations" in content and not content.keys() & {"videos", "item"}:
         return _coco(path, paths, content)
-    if (tool := looks_like(content)) is not None:
+    is_empty = content == [] and path.suffix.lower() == ".json"  # of any tool, or of none
+    if not is_empty and (tool := looks_like(content)) is not None:
         return _tool(tool, path, paths)
     for is_one, what, todo in _REFUSED_JSON:
         if is_one(content):
