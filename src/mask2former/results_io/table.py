@@ -118,13 +118,11 @@ class TableFiles(Writer):
     def _size_of(self, image_id: int | str, name: str) -> PixelSize | None:
         """The pixel size of an image; what its file states is noted where that is not used, or missing."""
         stated, size = self.stated(image_id), self.pixel_size
-        if stated is None:
-            if size == _IN_FILES:
+        if isinstance(size, str):
+            if stated is None:
                 note("images whose files state no pixel size, so that their values in units are empty", f"'{name}'")
                 return None
-            return size
-        height, width = stated
-        if size == _IN_FILES:
+            height, width = stated
             if not math.isclose(height, width, rel_tol=_TOLERANCE):
                 note(
                     "images whose pixels are not square according to their files, so that their values in units are "
@@ -133,6 +131,8 @@ class TableFiles(Writer):
                 )
                 return None
             return _micrometres(math.sqrt(height * width))
+        if stated is None:
+            return size
         if size is None:
             note(
                 "images whose files state a pixel size, which is not used (--pixel-size file uses it, in Python "

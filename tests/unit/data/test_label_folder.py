@@ -75,7 +75,7 @@ def test_numbers_become_classes_and_ignored_ones_stay_void(folders: tuple[Path, 
 
 
 def test_readers_that_are_joined_keep_void(folders: tuple[Path, Path]) -> None:
-    joined: Any = ConcatDataset([LabelFolder([folders], CLASSES)] * 2)
+    joined: Any = ConcatDataset([LabelFolder([folders], CLASSES)] * 2)  # pyright: ignore[reportArgumentType]
     joined.categories = CLASSES
     known = LabelFolder([folders], CLASSES).annotated(1, with_ignored=True).ignored
     assert known is not None

@@ -147,6 +147,8 @@ def test_crowds_are_ignored_in_the_frames_that_have_them(tmp_path: Path) -> None
     assert packed.ignored is not None
     assert torch.equal(packed.ignored, target.ignored)
     alone = samples.samples[0].target  # pyright: ignore[reportIndexIssue]  (a reader inside a data set of one's own)
+    assert alone is not None
+    assert alone.ignored is not None
     assert torch.equal(alone.ignored, target.ignored)
     assert without is not None
     assert without.ignored is None

@@ -11,7 +11,7 @@ import tifffile
 from PIL import Image
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.sequence import Sequence
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 
 from mask2former.errors import UserError
 from mask2former.media.image_files import ImagePage
@@ -84,7 +84,7 @@ def test_a_page_of_another_image_may_have_another_size(tmp_path: Path) -> None:
 @pytest.mark.parametrize("where", ["PixelSpacing", "ImagerPixelSpacing", "Shared", "PerFrame"])
 def test_dicom_states_the_distance_of_rows_before_that_of_columns(tmp_path: Path, where: str) -> None:
     meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, "1.2.3"
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, UID("1.2.3")
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     data = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
     data.NumberOfFrames, data.SOPClassUID, data.SOPInstanceUID = 2, CTImageStorage, "1.2.3"

@@ -258,7 +258,7 @@ def test_regions_of_imagej_are_read_by_roifile(tmp_path: Path, make: Make) -> No
 def test_regions_of_imagej_can_be_trained_on(tmp_path: Path) -> None:
     pytest.importorskip("roifile")
     result = instances()
-    Image.new("L", SIZE[::-1]).save(tmp_path / "a.png")
+    Image.new("L", (SIZE[1], SIZE[0])).save(tmp_path / "a.png")
     with RoiFiles(tmp_path) as writer:
         writer.add("a", result)
     samples = open_tool_files("imagej", [(tmp_path / "a.zip", tmp_path)])

@@ -110,7 +110,7 @@ def test_functions_that_return_no_such_image_are_refused() -> None:
     ):
         for part in ("color", "blur"):
             with pytest.raises(UserError, match=rf"got a uint8 array \(40, 50, 3\) and {got}; expected the same"):
-                Plan(Geometry((40, 50)), **{part: function})(annotated)
+                Plan(Geometry((40, 50)), **{part: function})(annotated)  # pyright: ignore[reportArgumentType]
 
 
 def test_exposures_are_drawn_half_of_the_time_within_their_limits() -> None:
