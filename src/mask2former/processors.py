@@ -36,7 +36,7 @@ def limit_threads() -> None:
     allowed, chosen = num_processors(), torch.get_num_threads()
     if allowed < chosen:
         torch.set_num_threads(allowed)
-        _logger.warning(
+        _logger.info(
             "threads of PyTorch: %d instead of %d, as many as the processors that this process may use",
             allowed,
             chosen,

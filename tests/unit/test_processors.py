@@ -61,7 +61,8 @@ def test_threads_are_limited_to_the_processors_of_the_container(
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        limit_threads()
+        with caplog.at_level("INFO", "mask2former"):
+            limit_threads()
         assert torch.get_num_threads() == expected
         assert ("threads of PyTorch: 1 instead of 2" in caplog.text) == (expected == 1)
     finally:
