@@ -7,7 +7,6 @@ import pickle
 import re
 import subprocess
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
@@ -282,8 +281,9 @@ for first in operations:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_process_uses_one_thread_and_says_so() -> None:
+def test_a_forked_process_predicts_with_one_thread() -> None:
     """Threads of PyTorch do not survive a fork: each of these operations waited for them forever.
 
     The processes are forked from one that has no other threads, such as those of this test run.
@@ -293,14 +293,21 @@ def test_a_forked_process_uses_one_thread_and_says_so() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_a_pickle_of_a_network_belongs_to_the_process_that_reads_it(
-    tiny_model: Mask2Former, two_threads: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pickled = pickle.dumps(ModelNetwork(tiny_model, torch.device("cpu")))
-    monkeypatch.setattr("os.getpid", lambda: 1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        pickle.loads(pickled).check_process()
+def test_a_network_of_another_process_uses_one_thread_and_says_so(tiny_model: Mask2Former, two_threads: None) -> None:
+    network = ModelNetwork(tiny_model, torch.device("cpu"))
+    network.check_process()
+    assert torch.get_num_threads() == 2
+    network._process += 1  # pyright: ignore[reportPrivateUsage]  (as after a fork)
+    with pytest.warns(RuntimeWarning, match=r"forked from .* that loaded the model, .*'spawn'"):
+        network([torch.zeros(3, 32, 32, dtype=torch.uint8)])
+    assert torch.get_num_threads() == 1
+    network.check_process()  # warnings are errors here
+
+
+def test_a_pickle_of_a_network_belongs_to_the_process_that_reads_it(tiny_model: Mask2Former, two_threads: None) -> None:
+    network = ModelNetwork(tiny_model, torch.device("cpu"))
+    network._process += 1  # pyright: ignore[reportPrivateUsage]  (as after a fork)
+    pickle.loads(pickle.dumps(network)).check_process()
     assert torch.get_num_threads() == 2
 
 
