@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import subprocess
+import sys
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -109,6 +111,29 @@ def test_a_file_can_be_called_from_threads_and_pickled(name: str, tmp_path: Path
             found = threads.map(lambda image, opened=opened: opened(image, np.ones((1, 2), np.int64)), images)
             for image, (_, masks, _) in zip(images, found, strict=True):
                 np.testing.assert_array_equal(masks, image)
+
+
+_OPENED_TWICE = """
+import pickle, signal, sys
+from pathlib import Path
+from mask2former.inference.exported import open_runtime
+
+first = open_runtime(Path(sys.argv[1]))
+second = pickle.loads(pickle.dumps(first))
+del first
+del second
+received = []
+signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+signal.raise_signal(signal.SIGTERM)
+assert received == [signal.SIGTERM]
+"""
+
+
+def test_signals_arrive_after_several_files_were_open(tmp_path: Path) -> None:
+    """On processors with AMX, OpenVINO gives the thread a stack for signals, which was freed while still in use."""
+    command = [sys.executable, "-X", "faulthandler", "-c", _OPENED_TWICE, str(tiny_file(tmp_path / "tiny.xml"))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, (done.returncode, done.stderr)
 
 
 def test_a_file_is_refused_in_a_process_that_was_forked_after_it_was_opened(

@@ -281,7 +281,7 @@ for first in operations:
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_process_predicts_with_one_thread() -> None:
     """Threads of PyTorch do not survive a fork: each of these operations waited for them forever.

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import threading
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +20,24 @@ from mask2former.text import printable
 __all__ = ["OpenVinoRuntime"]
 
 _PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16"}
+
+
+_creating = threading.Lock()
+
+
+@cache
+def _core_of(process: int) -> Any:
+    """The only OpenVINO core of a process, which is never freed.
+
+    On processors with AMX, each core gives the thread that first compiles with it an alternate stack for signals, and
+    puts back the one before when it is freed. Unless cores are freed in reverse order, the thread is left with a stack
+    that no longer exists, and the next signal (Ctrl-C, SIGTERM) ends the process with a segmentation fault.
+    """
+    try:
+        import openvino
+    except ImportError as error:
+        raise MissingExtraError("openvino", "export") from error
+    return openvino.Core()
 
 
 class OpenVinoRuntime(OpenedFile):
@@ -38,16 +59,13 @@ class OpenVinoRuntime(OpenedFile):
     def __init__(self, path: Path, device: torch.device | None = None, dtype: torch.dtype | None = None) -> None:
         super().__init__(path, device, dtype)
         self._lock = threading.Lock()
-        try:
-            import openvino
-        except ImportError as error:
-            raise MissingExtraError("openvino", "export") from error
+        with _creating:
+            core = _core_of(os.getpid())
         if device is not None and device.type != "cpu":
             raise UserError(f"OpenVINO files run on the CPU here, got device {device}")
         self.dtype = dtype or torch.float32
         if self.dtype not in _PRECISIONS:
             raise UserError(f"OpenVINO computes in float32 or bfloat16 here, got {self.dtype}")
-        core = openvino.Core()
         settings = {
             "INFERENCE_PRECISION_HINT": _PRECISIONS[self.dtype],
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),

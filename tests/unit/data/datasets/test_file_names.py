@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 from pathlib import Path
 
@@ -48,12 +47,18 @@ def test_images_are_found_by_their_names_without_suffix(tmp_path: Path, archived
     assert {stem: stems.find(stem) for stem in FOUND} == FOUND
 
 
-@pytest.mark.parametrize("archived", [False, True])
-@pytest.mark.parametrize("others", [("a.tif", "a.TIF"), ("a.tif", "a.png"), ("a.ome.tif", "a.tif")])
+@pytest.mark.parametrize(
+    ("others", "archived"),
+    [
+        (("a.tif", "a.TIF"), True),  # not in a folder, which may be on a file system that ignores case
+        (("a.tif", "a.png"), False),
+        (("a.tif", "a.png"), True),
+        (("a.ome.tif", "a.tif"), False),
+        (("a.ome.tif", "a.tif"), True),
+    ],
+)
 def test_two_images_of_one_name_are_an_error(tmp_path: Path, others: tuple[str, str], archived: bool) -> None:
     folder = folder_of(tmp_path, *others, archived=archived)
-    if not archived and len(os.listdir(folder.path)) == 1:
-        pytest.skip("this file system takes a.tif and a.TIF for one file")
     with pytest.raises(UserError, match=r"'a' may belong to 2 images in .*images' \("):
         Stems(folder).find("a")
 
