@@ -11,7 +11,17 @@ from collections.abc import Callable, Collection, Iterable
 from itertools import islice
 from typing import Any
 
-__all__ = ["close_names", "did_you_mean", "listed", "printable", "quoted", "shortened", "shown", "terminal_line"]
+__all__ = [
+    "close_names",
+    "count",
+    "did_you_mean",
+    "listed",
+    "printable",
+    "quoted",
+    "shortened",
+    "shown",
+    "terminal_line",
+]
 
 _LINE = 10_000  # characters of a line; our longest one lists ten paths
 _LONG_WORD = re.compile(r"(\S{500})\S+")  # not a path, or none that anyone reads to the end
@@ -69,6 +79,12 @@ def listed(values: Collection[Any], most: int | None = 8, *, show: Callable[[Any
     """
     more = 0 if most is None else len(values) - most
     return ", ".join(show(value) for value in islice(values, most)) + (f" and {more} more" if more > 0 else "")
+
+
+def count(number: int, noun: str) -> str:
+    """``1 image``, ``2 images``, ``3 classes``."""
+    plural = noun + ("es" if noun.endswith("s") else "s")
+    return f"{number} {noun if number == 1 else plural}"
 
 
 def close_names(name: str, known: Iterable[str], most: int = 3) -> list[str]:

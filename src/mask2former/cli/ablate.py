@@ -9,7 +9,7 @@ import typer
 
 from mask2former import limits
 from mask2former.cli.shared import FailedError, training_shown
-from mask2former.cli.terminal import make_console, say
+from mask2former.cli.terminal import aligned, make_console, say
 from mask2former.errors import MissingExtraError, UserError
 
 if TYPE_CHECKING:
@@ -104,14 +104,11 @@ def _lines(table: Sequence[AblationRow]) -> list[str]:
     """A line for each row: mean, range and difference from the baseline, and that difference in the paper."""
     from mask2former.training.ablate import METRICS
 
-    base, widest = table[0], max(len(row.name) for row in table)
+    base = table[0]
     measured = {title: name for title, name in METRICS.items() if base.spread(name) is not None}
-    lines = [
-        f"{'':<{widest}}"
-        + "".join(f"  {title + ' (least to most)':>23}  {'change':>6}  {'paper':>6}" for title in measured)
-    ]
+    rows = [["", *(head for title in measured for head in (f"{title} (least to most)", "change", "paper"))]]
     for row in table:
-        cells = ""
+        cells = [row.name]
         for title, name in measured.items():
             spread, plain = row.spread(name), base.spread(name)
             assert plain is not None
@@ -122,6 +119,6 @@ def _lines(table: Sequence[AblationRow]) -> list[str]:
                 change = f"{spread[0] - plain[0]:+.1f}"
             if row is not base and title in row.paper:
                 paper = f"{row.paper[title] - base.paper[title]:+.1f}"
-            cells += f"  {shown:>23}  {change:>6}  {paper:>6}"
-        lines.append(f"{row.name:<{widest}}{cells}")
-    return lines
+            cells += [shown, change, paper]
+        rows.append(cells)
+    return aligned(rows)

@@ -9,6 +9,7 @@ import typer
 
 from mask2former import limits
 from mask2former.cli.shared import (
+    AllowOutside,
     BandRanges,
     Bands,
     DataRoot,
@@ -17,10 +18,11 @@ from mask2former.cli.shared import (
     ValueRule,
     chosen_bands,
     chosen_range,
-    count,
+    renamed,
     working,
 )
 from mask2former.cli.terminal import make_console, say
+from mask2former.text import count
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -51,13 +53,7 @@ def check_data(
     validation: Annotated[
         Path | None, typer.Option(metavar="DATA", help="Validation data, in the same format as DATA.")
     ] = None,
-    allow_outside: Annotated[
-        bool,
-        typer.Option(
-            "--allow-outside",
-            help="Also read images that annotations name outside their folder (../a.jpg, /data/a.jpg).",
-        ),
-    ] = False,
+    allow_outside: AllowOutside = False,
     data_root: DataRoot = None,
     queries: Annotated[
         int | None,
@@ -99,9 +95,7 @@ def check_data(
     from mask2former.dataset_tools.check_data import check_data as check
     from mask2former.dataset_tools.infer_format import DataPaths
 
-    if propose is not None:
-        say("note: --propose is called --suggest now", error=True)
-    suggest = suggest or propose
+    suggest = renamed("--propose", propose, "--suggest", suggest)
     console = make_console()
     with working(console, lambda: "nothing was written") as tell:
         checked = check(

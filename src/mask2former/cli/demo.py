@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mask2former import limits
-from mask2former.cli.shared import DEFAULT_MODEL, Device, count, show_file, working
+from mask2former.cli.shared import DEFAULT_MODEL, Device, show_file, working
 from mask2former.cli.terminal import make_console, say
+from mask2former.text import count
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -8,14 +8,15 @@ from typing import Annotated, Literal
 import typer
 
 from mask2former import limits
-from mask2former.cli.names import complete_model
 from mask2former.cli.scores import headline, print_scores
 from mask2former.cli.shared import (
+    AllowOutside,
     BatchSize,
     DataRoot,
     Device,
     Dtype,
     MaxMegapixels,
+    ModelArgument,
     OfficialSettings,
     Recipe,
     Tile,
@@ -23,24 +24,19 @@ from mask2former.cli.shared import (
     TrainedFor,
     Weights,
     allowed_pixels,
-    count,
+    given,
     tasks_of,
     working,
 )
 from mask2former.cli.terminal import make_console, say
 from mask2former.cli.views import Tta, TtaSizes, parse_views
+from mask2former.text import count
 
 __all__ = ["evaluate"]
 
 
 def evaluate(
-    model: Annotated[
-        str,
-        typer.Argument(
-            help="Model: a name (see: mask2former models), file, folder, or hf://owner/name.",
-            autocompletion=complete_model,
-        ),
-    ],
+    model: ModelArgument,
     data: Annotated[
         str | None,
         typer.Option(
@@ -68,13 +64,7 @@ def evaluate(
             help="Your own clips with panoptic ground truth (VIPSeg format): the folder of PNG files.",
         ),
     ] = None,
-    allow_outside: Annotated[
-        bool,
-        typer.Option(
-            "--allow-outside",
-            help="Also read images that annotations name outside their folder (../a.jpg, /data/a.jpg).",
-        ),
-    ] = False,
+    allow_outside: AllowOutside = False,
     tasks: Annotated[
         list[str] | None,
         typer.Option(
@@ -183,14 +173,7 @@ def evaluate(
     from mask2former.data.sources import DataSource
     from mask2former.evaluation.evaluate import evaluate as measure
 
-    options = {
-        "max_detections": max_detections,
-        "area_limits": area_limits,
-        "boundary": boundary or None,
-        "pooled_threshold": pooled,
-    }
-    given = {name: value for name, value in options.items() if value is not None}
-    settings = {"tile": tile, "tile_overlap": tile_overlap, "official_settings": official_settings or None}
+    options = given(max_detections=max_detections, area_limits=area_limits, boundary=boundary, pooled_threshold=pooled)
     page = None if report_folder is None else report_folder / "index.html"
     console = make_console()
     with allowed_pixels(max_megapixels), working(console, lambda: "nothing was written") as tell:
@@ -198,7 +181,7 @@ def evaluate(
             model,
             DataSource(data, data_root, annotations, images, segments, split, seed, size, limit, by, allow_outside),
             tasks_of(tasks),
-            parse(EvaluationConfig, given, "evaluate"),
+            parse(EvaluationConfig, options, "evaluate"),
             views=parse_views(tta, tta_sizes),
             results=results,
             json=json,
@@ -210,7 +193,7 @@ def evaluate(
             dtype=dtype,
             batch_size=batch_size,
             progress=tell,
-            **{name: value for name, value in settings.items() if value is not None},
+            **given(tile=tile, tile_overlap=tile_overlap, official_settings=official_settings),
         )
     print_scores(console, report)
     written = [f"report: {page}"] if page is not None else []

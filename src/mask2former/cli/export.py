@@ -9,18 +9,19 @@ import typer
 
 from mask2former.cli.shared import (
     DataRoot,
+    ModelArgument,
     ModelTasks,
     Recipe,
     Task,
     TrainedFor,
     Weights,
-    count,
     size_hw_of,
     tasks_of,
     working,
 )
 from mask2former.cli.terminal import make_console, say
 from mask2former.errors import FailedError, UserError
+from mask2former.text import count
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -31,7 +32,7 @@ __all__ = ["export", "verify_export"]
 
 
 def export(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model: a name, file, folder, or hf://owner/name.")],
+    model: ModelArgument,
     output: Annotated[
         Path,
         typer.Argument(metavar="FILE", help="What to write: NAME.onnx, NAME.xml (OpenVINO) or NAME.pt2 (PyTorch)."),

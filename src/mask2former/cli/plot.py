@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from mask2former.cli.shared import count
 from mask2former.cli.terminal import say
+from mask2former.text import count
 
 __all__ = ["plot"]
 

@@ -35,7 +35,7 @@ from mask2former.cli.shared import (
     allowed_pixels,
     chosen_bands,
     chosen_range,
-    count,
+    given,
     named_model,
     tasks_of,
     working,
@@ -43,7 +43,7 @@ from mask2former.cli.shared import (
 from mask2former.cli.terminal import make_console, say
 from mask2former.cli.views import Tta, TtaSizes, parse_views
 from mask2former.errors import OptionError, UserError
-from mask2former.text import quoted
+from mask2former.text import count, quoted
 
 if TYPE_CHECKING:
     from mask2former.inference.predict_files import FilesReport
@@ -240,22 +240,21 @@ def predict(
 
     console = make_console()
     name = named_model(model)
-    bulk = {
-        "actors": actors,
-        "shard_size": shard_size,
-        "image_timeout": image_timeout,
-        "json_lines": json_lines or None,
-        "column": column,
-        "retry_failed": retry_failed or None,
-        "ray_address": ray_address,
-    }
-    bulk = {argument: value for argument, value in bulk.items() if value is not None}
+    bulk = given(
+        actors=actors,
+        shard_size=shard_size,
+        image_timeout=image_timeout,
+        json_lines=json_lines,
+        column=column,
+        retry_failed=retry_failed,
+        ray_address=ray_address,
+    )
     if bulk and not ray:
         raise OptionError(lambda name: f"{name(next(iter(bulk)))} works only with --ray; give both or neither")
-    others = {"coco": coco, "table": table, "pixel_size": pixel_size, "also": also or None, "page": page}
-    others |= {"palette": None if palette == "classes" else palette}
-    if ray and (wrong := [option for option, value in others.items() if value is not None]):
-        raise OptionError(lambda name: f"{name(wrong[0])} cannot be used with --ray, which writes shards")
+    of_files = given(coco=coco, table=table, pixel_size=pixel_size, also=also or None, page=page)
+    of_files |= given(palette=palette != "classes")
+    if ray and of_files:
+        raise OptionError(lambda name: f"{name(next(iter(of_files)))} cannot be used with --ray, which writes shards")
     if ray and "-" in sources:
         raise UserError("standard input (-) cannot be used with --ray")
     if page is not None and page != "all" and not page.isdecimal():
@@ -263,20 +262,20 @@ def predict(
     if no_pictures:
         say("note: --no-pictures is called --no-overlays now", error=True)
     done = total = 0
-    settings = {
-        "score_threshold": score_threshold,
-        "overlap_threshold": overlap_threshold,
-        "max_instances": max_instances,
-        "classes": tuple(classes) if classes else None,
-        "min_area": min_area,
-        "short_edge": short_edge,
-        "long_edge": long_edge,
-        "official_settings": official_settings or None,
-        "value_range": chosen_range(value_range, value_rule, band_ranges),
-        "bands": chosen_bands(bands),
-        "tile": tile,
-        "tile_overlap": tile_overlap,
-    }
+    settings = given(
+        score_threshold=score_threshold,
+        overlap_threshold=overlap_threshold,
+        max_instances=max_instances,
+        classes=tuple(classes) if classes else None,
+        min_area=min_area,
+        short_edge=short_edge,
+        long_edge=long_edge,
+        official_settings=official_settings,
+        value_range=chosen_range(value_range, value_rule, band_ranges),
+        bands=chosen_bands(bands),
+        tile=tile,
+        tile_overlap=tile_overlap,
+    )
     shared: dict[str, Any] = {
         "recipe": recipe,
         "trained_for": tasks_of(trained_for),
@@ -287,7 +286,7 @@ def predict(
         "device": device,
         "dtype": dtype,
         "compile": compile,
-        **{setting: value for setting, value in settings.items() if value is not None},
+        **settings,
     }
     if ray:
         with allowed_pixels(max_megapixels):

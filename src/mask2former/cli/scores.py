@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mask2former.cli.shared import count
 from mask2former.cli.terminal import say
+from mask2former.text import count
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -12,11 +12,13 @@ from mask2former.cli.shared import (
     Device,
     Dtype,
     LongEdge,
+    ModelArgument,
     OfficialSettings,
     Recipe,
     ShortEdge,
     TrainedFor,
     Weights,
+    given,
     tasks_of,
     working,
 )
@@ -30,7 +32,7 @@ _RAY = "Ray Serve"
 
 
 def serve(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model: a name, file, folder, or hf://owner/name.")],
+    model: ModelArgument,
     host: Annotated[
         str, typer.Option(help="Address to listen on; 0.0.0.0: every address of this machine.")
     ] = "127.0.0.1",
@@ -131,9 +133,7 @@ def serve(
     standard error, one JSON object per line. After Ctrl-C or SIGTERM, no requests are accepted, those in progress are
     finished, and the exit code is 0.
     """
-    settings = {"short_edge": short_edge, "long_edge": long_edge, "official_settings": official_settings or None}
-    on_ray = {"replicas": replicas, "max_queued": max_queued, "cpus_per_replica": cpus_per_replica}
-    chosen = {name: value for name, value in on_ray.items() if value is not None}
+    chosen = given(replicas=replicas, max_queued=max_queued, cpus_per_replica=cpus_per_replica)
     if chosen and not ray:
         raise OptionError(lambda name: f"{name(next(iter(chosen)))} applies to replicas on Ray Serve; add --ray")
     say_at_once(f"loading {model}")
@@ -163,6 +163,6 @@ def serve(
             recipe=recipe,
             trained_for=tasks_of(trained_for),
             weights=weights,
-            **{name: value for name, value in settings.items() if value is not None},
+            **given(short_edge=short_edge, long_edge=long_edge, official_settings=official_settings),
         )
     say("stopped")

@@ -9,13 +9,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
 from mask2former import limits
 from mask2former.cli.names import complete_model, complete_recipe
-from mask2former.cli.terminal import progress_bar
+from mask2former.cli.terminal import progress_bar, say
 from mask2former.errors import FailedError, OptionError, UserError
 from mask2former.progress import DOWNLOADING, DetailedProgress
 from mask2former.text import quoted
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_MODEL",
+    "AllowOutside",
     "BandRanges",
     "Bands",
     "BatchSize",
@@ -39,6 +40,7 @@ __all__ = [
     "MaxMegapixels",
     "MinArea",
     "Model",
+    "ModelArgument",
     "ModelTasks",
     "OfficialSettings",
     "Recipe",
@@ -54,9 +56,10 @@ __all__ = [
     "allowed_pixels",
     "chosen_bands",
     "chosen_range",
-    "count",
     "fetch_weights",
+    "given",
     "named_model",
+    "renamed",
     "show_file",
     "size_hw_of",
     "stoppable",
@@ -65,6 +68,7 @@ __all__ = [
     "working",
 ]
 
+_T = TypeVar("_T")
 DEFAULT_MODEL = "scenes-tiny"
 _DRAWN_EVERY = 0.1  # seconds
 _OTHERS = "Models of other code bases"
@@ -100,15 +104,9 @@ MaxMegapixels = Annotated[
         rich_help_panel="Machine",
     ),
 ]
-Model = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        "-m",
-        help="Model: a name (see: mask2former models), file, folder, or hf://owner/name.",
-        autocompletion=complete_model,
-    ),
-]
+_MODEL = "Model: a name (see: mask2former models), file, folder, or hf://owner/name."
+Model = Annotated[str | None, typer.Option("--model", "-m", help=_MODEL, autocompletion=complete_model)]
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL, autocompletion=complete_model)]
 Recipe = Annotated[
     str | None,
     typer.Option(
@@ -134,6 +132,13 @@ Weights = Annotated[
     ),
 ]
 
+AllowOutside = Annotated[
+    bool,
+    typer.Option(
+        "--allow-outside",
+        help="Also read images that annotations name outside their folder (../a.jpg, /data/a.jpg).",
+    ),
+]
 DataRoot = Annotated[
     Path | None,
     typer.Option(
@@ -238,10 +243,9 @@ def chosen_range(
     """
     from mask2former.value_range import as_value_range
 
-    options = {"value_range": value_range, "value_rule": value_rule, "band_ranges": band_ranges}
-    given = [option for option, value in options.items() if value is not None]
-    if len(given) > 1:
-        raise OptionError(lambda name: f"{name(given[0])} and {name(given[1])} cannot be used together; give only one")
+    several = list(given(value_range=value_range, value_rule=value_rule, band_ranges=band_ranges))
+    if len(several) > 1:
+        raise OptionError(lambda name: f"{' and '.join(map(name, several[:2]))} cannot be used together; give only one")
     if value_range is not None:
         named, pairs = f"--value-range is {quoted(' '.join(value_range), 60)}", value_range
         expected = "two ascending numbers, black and white, as in 0 4095"
@@ -311,6 +315,25 @@ class StoppedError(Exception):
     """The user pressed Ctrl-C; the message states what was done. Exit code 130."""
 
 
+def given(**options: Any) -> dict[str, Any]:
+    """The options that the user gave, where None or False is the default of all."""
+    return {name: value for name, value in options.items() if value is not None and value is not False}
+
+
+def renamed(former: str, old: _T | None, current: str, new: _T | None) -> _T | None:
+    """The value of an option that is still accepted under its former name, which is noted.
+
+    Raises:
+        UserError: both names are given.
+    """
+    if old is None:
+        return new
+    if new is not None:
+        raise UserError(f"{former} is the former name of {current}; give only one of them")
+    say(f"note: {former} is called {current} now", error=True)
+    return old
+
+
 def named_model(model: str | None) -> str:
     """The model, which must be named: any default would give useless results on most images.
 
@@ -325,11 +348,6 @@ def named_model(model: str | None) -> str:
 def tasks_of(words: list[str] | None) -> list[Any]:
     """Tasks that were given one by one or separated by commas; the library checks them."""
     return [name for entry in words or () for name in entry.split(",")]
-
-
-def count(number: int, noun: str) -> str:
-    """``1 image``, ``2 images``."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def fetch_weights(console: Console, model: str) -> None:

@@ -24,12 +24,13 @@ from mask2former.cli.shared import (
     allowed_pixels,
     chosen_bands,
     chosen_range,
-    count,
+    given,
     named_model,
     tasks_of,
     working,
 )
 from mask2former.cli.terminal import make_console, say
+from mask2former.text import count
 
 __all__ = ["track"]
 
@@ -109,16 +110,16 @@ def track(
     name = named_model(model)
     if threshold is not None:
         say("note: --threshold is called --score-threshold now, as in predict", error=True)
-    settings = {
-        "window": window,
-        "stride": stride,
-        "threshold": threshold,
-        "max_lost": max_lost,
-        "score_threshold": score_threshold,
-        "short_edge": short_edge,
-        "value_range": chosen_range(value_range, value_rule, band_ranges),
-        "bands": chosen_bands(bands),
-    }
+    settings = given(
+        window=window,
+        stride=stride,
+        threshold=threshold,
+        max_lost=max_lost,
+        score_threshold=score_threshold,
+        short_edge=short_edge,
+        value_range=chosen_range(value_range, value_rule, band_ranges),
+        bands=chosen_bands(bands),
+    )
     with allowed_pixels(max_megapixels), working(make_console(), lambda: "nothing was written") as progress:
         report = track_files(
             name,
@@ -139,7 +140,7 @@ def track(
             dtype=dtype,
             progress=progress,
             tell=lambda note: say(f"note: {note}", error=True),
-            **{key: value for key, value in settings.items() if value is not None},
+            **settings,
         )
     for note in report.notes:
         say(f"note: {note}")

@@ -16,6 +16,7 @@ from mask2former.cli.shared import (
     TileOverlap,
     TrainedFor,
     Weights,
+    given,
     stoppable,
     tasks_of,
     working,
@@ -69,7 +70,6 @@ def web(
     from mask2former.web import open_models, serve_page
     from mask2former.web.server import PACKAGED
 
-    tiles = {"tile": tile, "tile_overlap": tile_overlap}
     with working(make_console(), lambda: "") as progress:
         opened = open_models(
             models or PACKAGED,
@@ -79,7 +79,7 @@ def web(
             weights=weights,
             device=device,
             dtype=dtype,
-            **{name: value for name, value in tiles.items() if value is not None},
+            **given(tile=tile, tile_overlap=tile_overlap),
         )
 
     def tell(address: str) -> None:

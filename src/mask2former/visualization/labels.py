@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 from PIL import Image, ImageDraw
 
+from mask2former.text import shortened
 from mask2former.visualization.colors import line_color
 from mask2former.visualization.fonts import Lettering, readable
 from mask2former.visualization.regions import Color, Crop, Region
@@ -25,6 +26,7 @@ LABELS_PER_NAME = 8  # per class; more do not help to read a crowd
 MANY_REGIONS = 15  # from this number on, small regions have no label
 INK = (24, 24, 28)
 _PLATE_ROWS = 8
+_NAME = 28  # characters
 _LEGEND_SHARE = 1 / 12  # of the image; a legend may not hide more
 
 _Box = tuple[int, int, int, int]  # left, top, right, bottom
@@ -219,7 +221,8 @@ class Plate:
     def __init__(self, rows: Sequence[_Row], font: Lettering, most: int = _PLATE_ROWS, *, dots: bool = True) -> None:
         kept = rows if len(rows) <= most else rows[: most - 1]
         self.lines = [
-            f"{_shortened(name)}: {number}" if region.is_thing else _shortened(name) for name, (region, number) in kept
+            f"{shortened(name, _NAME)}: {number}" if region.is_thing else shortened(name, _NAME)
+            for name, (region, number) in kept
         ]
         self._colors = [region.color for _, (region, _) in kept] if dots else []
         if rest := rows[len(kept) :]:
@@ -287,7 +290,7 @@ class _Tag:
     """A label: name and score in white on a dark rounded box, with a dot in the colour of the region."""
 
     def __init__(self, name: str, score: float | None, color: Color, font: Lettering) -> None:
-        self._name = _shortened(name)
+        self._name = shortened(name, _NAME)
         self._score = "" if score is None else f"{int(100 * score + 1e-6)}%"
         self._color = color
         self._font = font
@@ -310,10 +313,6 @@ class _Tag:
         if self._score:
             self._font.write(draw, (start + self._name_width + self._pad, baseline), self._score, (190, 190, 198))
         canvas[top : top + height, left : left + width] = np.asarray(patch)
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= 28 else name[:27] + "…"
 
 
 def _dark_box(

@@ -131,14 +131,9 @@ class Visit:
         return last[1]
 
     def _read(self, image: PredictedImage) -> Segmentation:
-        threshold = None if self.task == "semantic" else self.threshold
-        if threshold is None:
-            return image(self.task)
-        if self.task == "instance":
-            return image(self.task, instance_threshold=threshold)
-        if self.pass_again is not None:
-            return self.pass_again(threshold)(self.task)
-        return image(self.task, score_threshold=threshold)
+        if self.task == "panoptic" and self.threshold is not None and self.pass_again is not None:
+            return self.pass_again(self.threshold)(self.task)
+        return image(self.task, **self._thresholds())
 
     def visible(self, every: Segmentation) -> Segmentation:
         """The part of a result that is not switched off."""
@@ -170,7 +165,7 @@ class Visit:
         return f"{stem}.{kind}", files[f".{kind}"]
 
     def _thresholds(self) -> Mapping[str, Any]:
-        """As recorded: what a visitor sets applies to all classes."""
+        """As a setting: what a visitor sets applies to all classes."""
         if self.threshold is None:
             return {}
         if self.task == "instance":
