@@ -44,7 +44,7 @@ def predict_in_bulk(
         if num_failed <= _SHOWN:
             say(f"failed: {failed.reason}", console=console, style="red")
 
-    with working(console, so_far) as show:
+    with working(console, so_far, resumes=True) as show:
 
         def tell(step: str, number: int, of: int | None) -> None:
             nonlocal done, total
@@ -54,10 +54,7 @@ def predict_in_bulk(
                 say(step, error=True)
             show(step, number, of)
 
-        try:
-            report = predict_bulk(model, sources, output, task, progress=tell, observe=observe, **options)
-        except FailedError as error:
-            raise FailedError(f"{error}; {so_far()}") from error
+        report = predict_bulk(model, sources, output, task, progress=tell, observe=observe, **options)
     for note in report.notes:
         say(f"note: {note}", error=True)
     say(_summary(report, model, output))

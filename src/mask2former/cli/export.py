@@ -204,6 +204,8 @@ def verify_export(
         source = DataSource(annotations=annotations, images=shown[0], limit=limit)
     elif data is not None:
         source = DataSource(data, data_root, limit=limit)
+    elif limit is not None:
+        raise UserError("--limit applies to --data and --annotations; give one of them, or leave it out")
     if plot is not None:
         check_plot(plot, [*shown, *([] if source is None else source.files())])
     console = make_console()

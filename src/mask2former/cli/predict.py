@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
@@ -304,7 +302,7 @@ def predict(
         if outcome.reason and total > 1:
             say(f"failed: {outcome.reason}", console=console, style="red")
 
-    with _told(so_far), allowed_pixels(max_megapixels), working(console, so_far) as show:
+    with allowed_pixels(max_megapixels), working(console, so_far, resumes=True) as show:
 
         def tell(step: str, number: int, of: int | None) -> None:
             nonlocal total
@@ -348,15 +346,6 @@ def predict(
             if outcome.trace:
                 error.add_note(outcome.trace)
         raise error
-
-
-@contextlib.contextmanager
-def _told(what_was_done: Callable[[], str]) -> Iterator[None]:
-    """An error that ends a run early also reports what was done before."""
-    try:
-        yield
-    except FailedError as error:
-        raise FailedError(f"{error}; {what_was_done()}") from error
 
 
 def _summary(report: FilesReport, model: str, output: str, coco: Path | None) -> str:

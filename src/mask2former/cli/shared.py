@@ -363,7 +363,9 @@ def fetch_weights(console: Console, model: str) -> None:
 
 
 @contextlib.contextmanager
-def working(console: Console, what_was_done: Callable[[], str], *, forks: bool = False) -> Iterator[DetailedProgress]:
+def working(
+    console: Console, what_was_done: Callable[[], str], *, forks: bool = False, resumes: bool = False
+) -> Iterator[DetailedProgress]:
     """Show the steps of a library call as a bar; Ctrl-C ends the command and reports what was done so far.
 
     Args:
@@ -371,6 +373,7 @@ def working(console: Console, what_was_done: Callable[[], str], *, forks: bool =
         what_was_done: returns the end of the sentence about Ctrl-C.
         forks: whether the call starts processes by forking, which must not happen while a thread draws. The bar is then
             drawn only when progress is reported, at most ten times a second.
+        resumes: whether the next call continues this one, so that an error that ends it also reports what was done.
     """
     current, last, drawn = "", 0, 0.0
     bars = progress_bar(console, has_thread=not forks)
@@ -395,6 +398,10 @@ def working(console: Console, what_was_done: Callable[[], str], *, forks: bool =
     except KeyboardInterrupt as interrupt:
         kept = "the partial download is kept; run the same command again to continue"
         raise StoppedError(kept if current.startswith(DOWNLOADING) else what_was_done()) from interrupt
+    except FailedError as error:
+        if not resumes:
+            raise
+        raise FailedError(f"{error}; {what_was_done()}") from error
     finally:
         bars.stop()
 
@@ -408,9 +415,16 @@ def allowed_pixels(megapixels: float | None) -> contextlib.AbstractContextManage
 
 @contextlib.contextmanager
 def training_shown(console: Console, what_was_done: Callable[[], str]) -> Iterator[DetailedProgress | None]:
-    """:func:`working` for a training; None where the output is no terminal, since a training then prints lines."""
-    with working(console, what_was_done, forks=True) as tell:
-        yield tell if console.is_terminal else None
+    """:func:`working` for a training; None where the output is no terminal, since a training then prints lines.
+
+    Raises:
+        FailedError: memory ran out, a number was not finite, or a process died.
+    """
+    try:
+        with working(console, what_was_done, forks=True) as tell:
+            yield tell if console.is_terminal else None
+    except (MemoryError, FloatingPointError, ChildProcessError) as error:  # whose messages are for the user
+        raise FailedError(str(error)) from error
 
 
 @contextlib.contextmanager

@@ -30,6 +30,7 @@ from mask2former.cli.shared import (
     working,
 )
 from mask2former.cli.terminal import make_console, say
+from mask2former.errors import UserError
 from mask2former.text import count
 
 __all__ = ["track"]
@@ -56,7 +57,7 @@ def track(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing results.")] = False,
     no_video: Annotated[bool, typer.Option("--no-video", help="Do not draw X.mp4.")] = False,
     ytvis: Annotated[Path | None, typer.Option(help="Also write the tracks as a YouTube-VIS results file.")] = None,
-    video_id: Annotated[int, typer.Option(help="Id of the video in the --ytvis file.")] = 1,
+    video_id: Annotated[int | None, typer.Option(help="ID of the video in the --ytvis file.", show_default="1")] = None,
     window: Annotated[
         int | None,
         typer.Option(
@@ -108,6 +109,8 @@ def track(
     from mask2former.inference.track_files import track_files
 
     name = named_model(model)
+    if video_id is not None and ytvis is None:
+        raise UserError("--video-id applies to --ytvis; give both or neither")
     if threshold is not None:
         say("note: --threshold is called --score-threshold now, as in predict", error=True)
     settings = given(
@@ -134,12 +137,12 @@ def track(
             rate=rate,
             video=not no_video,
             ytvis=ytvis,
-            video_id=video_id,
             overwrite=overwrite,
             device=device,
             dtype=dtype,
             progress=progress,
             tell=lambda note: say(f"note: {note}", error=True),
+            **given(video_id=video_id),
             **settings,
         )
     for note in report.notes:

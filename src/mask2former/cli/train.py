@@ -9,18 +9,21 @@ from typing import Annotated
 import typer
 
 from mask2former.cli.names import complete_run_recipe
-from mask2former.cli.shared import FailedError, fetch_weights, training_shown
+from mask2former.cli.shared import fetch_weights, training_shown
 from mask2former.cli.terminal import make_console, say, say_document
 from mask2former.training import need_lightning
 
 __all__ = ["find_lr", "recipe", "train"]
 
+_RunFile = Annotated[Path, typer.Argument(metavar="RUN.yaml", help="A run file; mask2former recipe NAME prints one.")]
+_Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="KEY.SUB=VALUE", help="Settings that override those of the file.")
+]
+
 
 def train(
-    run: Annotated[Path, typer.Argument(metavar="RUN.yaml", help="A run file; mask2former recipe NAME prints one.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY.SUB=VALUE", help="Settings that override those of the file.")
-    ] = None,
+    run: _RunFile,
+    overrides: _Overrides = None,
     resume: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Continue from the last checkpoint in this run directory.")
     ] = None,
@@ -48,10 +51,7 @@ def train(
         return f"no checkpoint had been written yet (one is written every {every} steps); start again without --resume"
 
     with training_shown(make_console(), stopped) as progress:
-        try:
-            result = train_model(config, resume=resume is not None, overwrite=overwrite, progress=progress)
-        except (MemoryError, FloatingPointError, ChildProcessError) as error:
-            raise FailedError(str(error)) from error
+        result = train_model(config, resume=resume is not None, overwrite=overwrite, progress=progress)
     from mask2former.training.cluster import is_first
 
     if is_first():
@@ -60,10 +60,8 @@ def train(
 
 
 def find_lr(
-    run: Annotated[Path, typer.Argument(metavar="RUN.yaml", help="A run file; mask2former recipe NAME prints one.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY.SUB=VALUE", help="Settings that override those of the file.")
-    ] = None,
+    run: _RunFile,
+    overrides: _Overrides = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The curve: .png, .svg or .pdf; the numbers go to .json beside it.")
     ] = Path("learning-rates.png"),
@@ -86,10 +84,7 @@ def find_lr(
     if config.model.init is not None:
         fetch_weights(make_console(), config.model.init)
     with training_shown(make_console(), lambda: "nothing was written") as progress:
-        try:
-            found = find(config, lowest=lowest, highest=highest, steps=steps, progress=progress)
-        except (MemoryError, ChildProcessError) as error:
-            raise FailedError(str(error)) from error
+        found = find(config, lowest=lowest, highest=highest, steps=steps, progress=progress)
     curve, numbers = found.save(output)
     best = (
         f"the loss does not fall at any rate; try lower rates (--lowest below {lowest:g}) or more steps, for a curve "
