@@ -56,7 +56,9 @@ _Annotations = Annotated[
 _Images = Annotated[Path | None, typer.Option(metavar="DIR", help="Your own data: the folder of the images.")]
 _Limit = Annotated[
     int | None,
-    typer.Option("--limit", min=1, max=limits.INTEGER, help="Maximum number of images.", show_default="all; 50 scenes"),
+    typer.Option(
+        "--limit", min=1, max=limits.INTEGER, help="Maximum number of images.", show_default="all; of scenes 50"
+    ),
 ]
 _Image = Annotated[Path | None, typer.Option(metavar="FILE", help="The image.", show_default="a drawn scene")]
 _Queries = Annotated[
@@ -64,7 +66,7 @@ _Queries = Annotated[
     typer.Option(
         "--query",
         min=0,
-        help="Index of a query, from 0; can be repeated. The best have the most certain classes and masks.",
+        help="Index of a query, from 0; can be repeated. The best queries have the most certain classes and masks.",
         show_default="the six best",
     ),
 ]
@@ -127,7 +129,7 @@ def layers(
 ) -> None:
     """Measure the predictions before the first decoder layer and after each.
 
-    AR@100 is the average recall of masks, regardless of class: learned queries are proposals before any layer.
+    AR@100 is the average recall of masks, regardless of class: before any layer, the learned queries are proposals.
     """
     from mask2former.analysis import layer_metrics
     from mask2former.analysis.layers import RECALL
@@ -224,7 +226,7 @@ def sampling(
     image: _Image = None,
     at: Annotated[
         tuple[float, float] | None,
-        typer.Option(metavar="X Y", help="The point in pixels of the image.", show_default="its centre"),
+        typer.Option(metavar="X Y", help="The point, in pixels of the image.", show_default="its centre"),
     ] = None,
     output: _Output = Path("sampling.png"),
     device: Device = "auto",
@@ -242,14 +244,14 @@ def sampling(
 
 def convergence(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Run directories of finished or running trainings.")
+        list[Path], typer.Argument(metavar="RUN", help="Run directories of finished or running trainings.")
     ],
     metric: Annotated[
         str | None, typer.Option(help="For example panoptic/PQ.", show_default="PQ, else AP, else mIoU")
     ] = None,
     output: _Output = Path("convergence.png"),
 ) -> None:
-    """Compare how soon trainings reach their metric, from their metrics.csv files."""
+    """Compare how many steps trainings need to reach a metric, from their metrics.csv files."""
     from mask2former.analysis import convergence as compare
 
     _check(output)
@@ -290,8 +292,8 @@ def flops(
 ) -> None:
     """Count the multiply-adds, parameters and activations of a model, per module, without running it.
 
-    Published models are not downloaded. The last line is the cost of the published code for the same input, as the
-    paper reports it: that code computes all masks at full resolution after every layer.
+    Published models are not downloaded. The last line is the cost of the published code for the same input, as reported
+    in the paper: that code computes all masks at full resolution after every layer.
     """
     from mask2former.analysis import count_flops, paper_sizes, skeleton
 

@@ -61,7 +61,7 @@ def check_data(
             min=1,
             max=limits.INTEGER,
             help="Number of queries of the model to train.",
-            show_default="of the run file, or 100",
+            show_default="as in the run file, or 100",
         ),
     ] = None,
     value_range: ValueRange = None,
@@ -83,7 +83,7 @@ def check_data(
         typer.Option(
             min=0,
             max=limits.WORKERS,
-            help="Number of reading processes.",
+            help="Number of processes that read images.",
             show_default="all processors but one, at most 8",
         ),
     ] = None,

@@ -35,7 +35,7 @@ _OF_TRACKS = {
 
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = Path("demo"),
-    seed: Annotated[int, typer.Option(min=0, max=limits.SEED, help="Random seed: which scenes are drawn.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=limits.SEED, help="Random seed that selects the scenes.")] = 0,
     scenes: Annotated[
         int | None, typer.Option(min=1, max=10_000, help="Number of scenes to measure.", show_default="50")
     ] = None,
@@ -54,7 +54,7 @@ def demo(
     show: Annotated[bool, typer.Option("--open/--no-open", help="Open the result when done.")] = True,
     device: Device = "auto",
 ) -> None:
-    """Segment freshly drawn scenes with a packaged model, measure the predictions and show them."""
+    """Segment newly drawn scenes with a packaged model, then measure and show the predictions."""
     from mask2former import demo as demonstration
 
     if video and scenes is not None:

@@ -41,8 +41,8 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="NAME[:TASK]",
-            help="scenes or scene-clips (built in), coco, coco-stuff-10k, ade20k, ade20k-full, cityscapes, "
-            "mapillary-vistas, youtube-vis:YEAR; RUN.yaml for the data of a run file.",
+            help="Data set: scenes or scene-clips (built in), coco, coco-stuff-10k, ade20k, ade20k-full, cityscapes, "
+            "mapillary-vistas or youtube-vis:YEAR; or RUN.yaml, for the data of a run file.",
             show_default="scenes",
         ),
     ] = None,
@@ -83,7 +83,7 @@ def evaluate(
             min=1,
             max=limits.INTEGER,
             help="Maximum number of images or clips.",
-            show_default="all; 50 scenes; 20 scene clips",
+            show_default="all; of scenes 50, of scene clips 20",
         ),
     ] = None,
     max_detections: Annotated[
@@ -91,7 +91,7 @@ def evaluate(
         typer.Option(
             min=1,
             max=limits.DETECTIONS,
-            help="Instance: maximum number of detections per image and class that count.",
+            help="Instance: maximum number of detections per image and class that are evaluated.",
             show_default="100, or as RUN.yaml says",
         ),
     ] = None,
@@ -110,7 +110,8 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="KEY",
-            help="Also measure each group of images, by this key of the images in --annotations, for example modality.",
+            help="Also measure groups of images: those with the same value of this key in --annotations, for example "
+            "modality.",
         ),
     ] = None,
     pooled: Annotated[
@@ -126,8 +127,8 @@ def evaluate(
     results: Annotated[
         Path | None,
         typer.Option(
-            help="Also write the predictions in the format of the data set's test server (of several tasks the "
-            "instances): a .json file, or a folder for label maps and for instances of Cityscapes."
+            help="Also write the predictions in the format of the data set's test server: a .json file, or a folder "
+            "for label maps and for instances of Cityscapes. With several tasks, the instances are written."
         ),
     ] = None,
     report_folder: Annotated[

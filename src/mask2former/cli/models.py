@@ -41,6 +41,7 @@ def models(
     name: Annotated[
         str | None,
         typer.Argument(
+            metavar="NAME",
             help="Describe this model in detail instead of listing all.",
             autocompletion=complete_model,
             show_default=False,
@@ -68,9 +69,10 @@ def models(
     cached: Annotated[bool, typer.Option("--cached", help="Only models that need no download.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print all details as JSON.")] = False,
 ) -> None:
-    """List the models that can be loaded by name: provider, license, published metrics, size, and what is cached.
+    """List the models that can be loaded by name: provider, license, published metrics, size, and which are cached.
 
-    With a NAME: everything about that one, such as its address and how its settings differ from the official ones.
+    With a NAME, print everything about that model, such as its address and how its settings differ from the official
+    ones.
     """
     from mask2former.checkpoints.describe import describe_model, known_models
 

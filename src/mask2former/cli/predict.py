@@ -55,14 +55,15 @@ def predict(
     sources: Annotated[
         list[str],  # with --ray they may be URLs, in which a Path would drop a slash
         typer.Argument(
-            help="Images, or folders that are searched recursively; http(s) addresses; - for standard input. With "
-            "--ray also globs, lists of images (.csv, .parquet) and URLs such as s3://.",
+            metavar="SOURCE",
+            help="Images, folders (searched recursively), http(s) addresses, or - for standard input. With --ray, also "
+            "globs, lists of images (.csv, .parquet) and URLs such as s3://.",
         ),
     ],
     output: Annotated[
         str,
         typer.Option(
-            "--output", "-o", metavar="PATH", help="Folder for the results; mirrors the structure of the sources."
+            "--output", "-o", metavar="PATH", help="Folder for the results; it mirrors the structure of the sources."
         ),
     ],
     model: Model = None,
@@ -79,25 +80,25 @@ def predict(
         str | None,
         typer.Option(
             metavar="N|all",
-            help="Page, frame or plane to read from files with several, counted from 1, or 'all'; results are "
-            "called X_page3.",
+            help="Page, frame or plane to read from files that contain several: a number from 1, or 'all'. Results "
+            "are named X_page3 and so on.",
             show_default="the first",
         ),
     ] = None,
     overwrite: Annotated[
         bool,
-        typer.Option("--overwrite", help="Replace existing results and other files with the same names."),
+        typer.Option("--overwrite", help="Replace existing results, and any other files with the same names."),
     ] = False,
     coco: Annotated[
         Path | None,
-        typer.Option(help="Also write one COCO results file for all images, with instances of any score."),
+        typer.Option(help="Also write a COCO results file for all images, with instances of any score."),
     ] = None,
     table: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Also write a table of all masks (.csv or .parquet) and, as NAME_images, one of all images: sizes, "
-            "shapes, scores and intensities. Needs the extra 'table'.",
+            help="Also write a table of all masks (.csv or .parquet) with sizes, shapes, scores and intensities, and a "
+            "table of all images beside it (NAME_images). Needs the extra 'table'.",
         ),
     ] = None,
     pixel_size: Annotated[
@@ -112,7 +113,7 @@ def predict(
         list[str] | None,
         typer.Option(
             metavar="FORMAT",
-            help="Also write this format, into a folder with its name in the output; can be repeated: "
+            help="Also write the results in this format, to a subfolder of the output with its name; can be repeated: "
             "geojson, yolo, coco-dataset, cvat, label-studio, label-studio-polygons, label-tiff, imagej, "
             "class-masks, cutouts.",
         ),
@@ -138,11 +139,11 @@ def predict(
     overlap_threshold: Annotated[
         float | None,
         typer.Option(
-            help="Panoptic: drop segments of which less than this share is visible, 0 to 1.", rich_help_panel="Settings"
+            help="Panoptic: drop segments whose visible share is smaller than this, 0 to 1.", rich_help_panel="Settings"
         ),
     ] = None,
     max_instances: Annotated[
-        int | None, typer.Option(help="Instance: maximum number per image.", rich_help_panel="Settings")
+        int | None, typer.Option(help="Instance: maximum number of instances per image.", rich_help_panel="Settings")
     ] = None,
     classes: Classes = None,
     min_area: MinArea = None,
@@ -165,8 +166,8 @@ def predict(
         bool,
         typer.Option(
             "--compile",
-            help="Compile the model for each of the first eight input sizes, which takes a minute or more "
-            "each; useful for many images of one size. Needs a C++ compiler.",
+            help="Compile the model for each of the first eight input sizes, which takes a minute or more per size; "
+            "useful for many images of the same size. Needs a C++ compiler.",
             rich_help_panel="Machine",
         ),
     ] = False,
@@ -174,8 +175,8 @@ def predict(
         bool,
         typer.Option(
             "--ray",
-            help="Distribute the images over processes or machines with Ray Data, and write shards of results "
-            "(Parquet) instead of files for each image.",
+            help="Distribute the images over processes or machines with Ray Data, and write results to shards "
+            "(Parquet) instead of separate files for each image.",
             rich_help_panel=_BULK,
         ),
     ] = False,
@@ -183,50 +184,52 @@ def predict(
         int | None,
         typer.Option(
             help="Number of processes that run the model.",
-            show_default="one per GPU, without GPUs one per 4 CPU cores",
+            show_default="one per GPU, or one per 4 CPU cores without GPUs",
             rich_help_panel=_BULK,
         ),
     ] = None,
     shard_size: Annotated[
-        int | None, typer.Option(help="Images in a shard.", show_default="64", rich_help_panel=_BULK)
+        int | None, typer.Option(help="Number of images per shard.", show_default="64", rich_help_panel=_BULK)
     ] = None,
     image_timeout: Annotated[
         float | None,
         typer.Option(
             metavar="SECONDS",
-            help="Give up on an image if its file is not read within this time.",
+            help="Give up on an image whose file cannot be read within this time.",
             show_default="60",
             rich_help_panel=_BULK,
         ),
     ] = None,
     json_lines: Annotated[
-        bool, typer.Option("--json-lines", help="Also write the results as JSON lines.", rich_help_panel=_BULK)
+        bool, typer.Option("--json-lines", help="Also write the results as JSON Lines.", rich_help_panel=_BULK)
     ] = False,
     column: Annotated[
         str | None,
         typer.Option(
-            help="Column of a list that names the images.", show_default="image, or the only one", rich_help_panel=_BULK
+            help="Column with the names of the images, in lists of images.",
+            show_default="image, or the only column",
+            rich_help_panel=_BULK,
         ),
     ] = None,
     retry_failed: Annotated[
         bool,
-        typer.Option("--retry-failed", help="Redo shards in which images failed.", rich_help_panel=_BULK),
+        typer.Option("--retry-failed", help="Redo shards with failed images.", rich_help_panel=_BULK),
     ] = False,
     ray_address: Annotated[
         str | None,
         typer.Option(
             help="Address of a running Ray cluster, for example auto.",
-            show_default="RAY_ADDRESS, else this machine alone",
+            show_default="RAY_ADDRESS, or only this machine",
             rich_help_panel=_BULK,
         ),
     ] = None,
 ) -> None:
     """Segment images.
 
-    Writes, for each image X, an overlay X.png, X.json with the masks or segments, and an exact map: X_ids.png
+    For each image X, this writes an overlay (X.png), the masks or segments (X.json) and an exact map: X_ids.png
     (panoptic, id = R + 256 G + 65536 B) or X_labels.png (semantic, class indices).
 
-    With --ray the output holds shards in Parquet instead, with a row for each image.
+    With --ray, the output is shards in Parquet instead, with a row for each image.
 
     Images that already have results are skipped, so that an interrupted run can be resumed. They are processed again if
     the image has changed or a file is missing. Results of another model or other settings are kept, unless --overwrite

@@ -40,8 +40,8 @@ def serve(
     token_file: Annotated[
         Path | None,
         typer.Option(
-            help="File with the token that requests must carry as 'Authorization: Bearer TOKEN'; the environment "
-            "variable MASK2FORMER_TOKEN can hold it instead.",
+            help="File with the token that requests must send as 'Authorization: Bearer TOKEN'. It can be in the "
+            "environment variable MASK2FORMER_TOKEN instead.",
             show_default="no token",
         ),
     ] = None,
@@ -52,8 +52,8 @@ def serve(
         int,
         typer.Option(
             min=1,
-            help="Send up to this many waiting images through the network together; only images padded to the same "
-            "size share a batch.",
+            help="Process up to this many waiting images in one batch; only images that are padded to the same size "
+            "share a batch.",
             rich_help_panel=_LIMITS,
         ),
     ] = 8,
@@ -69,19 +69,20 @@ def serve(
         int, typer.Option(min=1, help="Maximum number of images in one request.", rich_help_panel=_LIMITS)
     ] = 16,
     max_megabytes: Annotated[
-        float, typer.Option(help="Maximum body of one request, in 10^6 bytes.", rich_help_panel=_LIMITS)
+        float, typer.Option(help="Maximum size of the body of a request, in 10^6 bytes.", rich_help_panel=_LIMITS)
     ] = 32,
     max_megapixels: Annotated[
-        float, typer.Option(help="Maximum pixels of one image, in millions.", rich_help_panel=_LIMITS)
+        float, typer.Option(help="Maximum number of pixels in one image, in millions.", rich_help_panel=_LIMITS)
     ] = 50,
     timeout: Annotated[
-        float, typer.Option(help="Maximum seconds for a request, upload included.", rich_help_panel=_LIMITS)
+        float,
+        typer.Option(help="Maximum time for a request in seconds, including the upload.", rich_help_panel=_LIMITS),
     ] = 60,
     ray: Annotated[
         bool,
         typer.Option(
             "--ray",
-            help="Deploy on Ray Serve: on the cluster of RAY_ADDRESS, or only on this machine. The limits apply to "
+            help="Deploy on Ray Serve: on the cluster at RAY_ADDRESS, or only on this machine. The limits apply to "
             "each replica.",
             rich_help_panel=_RAY,
         ),
@@ -90,7 +91,7 @@ def serve(
         str | None,
         typer.Option(
             metavar="N or MIN:MAX",
-            help="Number of replicas; with two numbers, as many as the load needs.",
+            help="Number of replicas; with two numbers, as many in this range as the load needs.",
             show_default="1",
             rich_help_panel=_RAY,
         ),
@@ -119,7 +120,8 @@ def serve(
         bool,
         typer.Option(
             "--compile",
-            help="Compile the model for each of the first eight input and batch sizes, a minute or more each.",
+            help="Compile the model for each of the first eight input and batch sizes, which takes a minute or more "
+            "per size.",
             rich_help_panel="Machine",
         ),
     ] = False,
@@ -130,8 +132,8 @@ def serve(
     """Serve a model over HTTP.
 
     Send images to POST /v1/predict, as the body or as files of a form; results are JSON or PNG. The log goes to
-    standard error, one JSON object per line. After Ctrl-C or SIGTERM, no requests are accepted, those in progress are
-    finished, and the exit code is 0.
+    standard error, one JSON object per line. After Ctrl-C or SIGTERM, no more requests are accepted, those in progress
+    are finished, and the exit code is 0.
     """
     chosen = given(replicas=replicas, max_queued=max_queued, cpus_per_replica=cpus_per_replica)
     if chosen and not ray:

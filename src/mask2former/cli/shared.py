@@ -84,9 +84,8 @@ BatchSize = Annotated[
     int,
     typer.Option(
         min=1,
-        help="Send up to this many images through the network together; useful on GPUs and for small images. Only "
-        "images padded to the same size share a batch; no effect with tiles or --tta. Scores may differ in their "
-        "last digits.",
+        help="Process up to this many images in one batch; useful on GPUs and for small images. Only images that are "
+        "padded to the same size share a batch. No effect with tiles or --tta. Scores may differ in their last digits.",
         rich_help_panel="Machine",
     ),
 ]
@@ -99,7 +98,7 @@ MaxMegapixels = Annotated[
     typer.Option(
         min=1,
         max=limits.IMAGE_SIDE**2 / 1e6,
-        help="Maximum pixels of one image, in millions; raise it only for images that you trust.",
+        help="Maximum number of pixels in one image, in millions; raise it only for images that you trust.",
         show_default="89, Pillow's safety limit",
         rich_help_panel="Machine",
     ),
@@ -110,15 +109,15 @@ ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL, auto
 Recipe = Annotated[
     str | None,
     typer.Option(
-        help="Name of the published model in a file or folder of another code base, for example "
-        "coco-panoptic/r50; required if the file does not say.",
+        help="Name of the published model that a file or folder of another code base contains, for example "
+        "coco-panoptic/r50; required if the file does not state it.",
         autocompletion=complete_recipe,
         rich_help_panel=_OTHERS,
     ),
 ]
 _TRAINED_FOR: dict[str, Any] = {
     "metavar": "TASK",
-    "help": "Instead of --recipe, for a model with classes of its own: a task it was trained for; can be repeated.",
+    "help": "Instead of --recipe, for a model with custom classes: a task that it was trained for; can be repeated.",
     "rich_help_panel": _OTHERS,
 }
 TrainedFor = Annotated[list[str] | None, typer.Option("--trained-for", **_TRAINED_FOR)]
@@ -127,7 +126,7 @@ Weights = Annotated[
     str | None,
     typer.Option(
         metavar="ENTRY",
-        help="Which of several sets of weights in a file, for example model_ema.",
+        help="Set of weights to load from a file that contains several, for example model_ema.",
         rich_help_panel=_OTHERS,
     ),
 ]
@@ -156,8 +155,8 @@ Tile = Annotated[
     int | None,
     typer.Option(
         min=0,
-        help="Cut images into tiles of this side in pixels and join their results; the model's diameter then no longer "
-        "applies. 0: no tiles.",
+        help="Cut images into tiles with sides of this many pixels and join their results; the object diameter of the "
+        "model is then ignored. 0: no tiles.",
         show_default="as the model was trained",
         rich_help_panel="Settings",
     ),
@@ -166,7 +165,7 @@ TileOverlap = Annotated[
     int | None,
     typer.Option(
         min=0,
-        help="Minimum overlap of neighbouring tiles in pixels; where possible, more than the width of an object.",
+        help="Minimum overlap of neighbouring tiles in pixels; preferably more than the width of an object.",
         show_default="a quarter of --tile",
         rich_help_panel="Settings",
     ),
@@ -175,7 +174,7 @@ OfficialSettings = Annotated[
     bool,
     typer.Option(
         "--official-settings",
-        help="Resize images as the authors of Mask2Former do, even if another toolbox trained the model.",
+        help="Resize images as the authors of Mask2Former do, even if the model was trained with another toolbox.",
         rich_help_panel="Settings",
     ),
 ]
@@ -209,8 +208,8 @@ ValueRule = Annotated[
     Literal["auto", "full", "percentile"] | None,
     typer.Option(
         "--value-rule",
-        help="Instead of --value-range: as each file says (auto), all values of its type (full), or the percentiles "
-        "0.5 and 99.5 of each image.",
+        help="Instead of --value-range: the range that each file states (auto), all values of its data type (full), or "
+        "the 0.5th to 99.5th percentile of each image (percentile).",
         show_default="as in training, or auto",
         rich_help_panel="Settings",
     ),
@@ -271,8 +270,8 @@ Bands = Annotated[
     typer.Option(
         "--bands",
         metavar="N,N,...",
-        help="In place of red, green and blue: the bands of each image that the model sees, by their numbers from 1, "
-        "for example 4,3,2 or 1-5.",
+        help="Bands of each image that the model receives in place of red, green and blue, numbered from 1, for "
+        "example 4,3,2 or 1-5.",
         show_default="as in training",
         rich_help_panel="Settings",
     ),

@@ -39,7 +39,10 @@ TrackingTask = Literal["panoptic", "instance"]
 
 
 def track(
-    source: Annotated[str, typer.Argument(help="A video file, a folder of frames, a TIFF stack, or a camera number.")],
+    source: Annotated[
+        str,
+        typer.Argument(metavar="SOURCE", help="A video file, a folder of frames, a TIFF stack, or a camera number."),
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")],
     model: Model = None,
     recipe: Recipe = None,
@@ -52,7 +55,7 @@ def track(
     start: Annotated[float, typer.Option(min=0, max=1e9, help="Start at this time, in seconds.")] = 0.0,
     end: Annotated[float | None, typer.Option(min=0, max=1e9, help="Stop at this time, in seconds.")] = None,
     rate: Annotated[
-        float | None, typer.Option(help="Frames per second, for a folder of frames.", show_default="30")
+        float | None, typer.Option(help="Frames per second of a folder of frames.", show_default="30")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing results.")] = False,
     no_video: Annotated[bool, typer.Option("--no-video", help="Do not draw X.mp4.")] = False,
@@ -61,7 +64,7 @@ def track(
     window: Annotated[
         int | None,
         typer.Option(
-            help="Number of frames that the model sees at once.",
+            help="Number of frames that the model processes at once.",
             show_default="1, or 8 for video models",
             rich_help_panel="Settings",
         ),
@@ -69,7 +72,7 @@ def track(
     stride: Annotated[
         int | None,
         typer.Option(
-            help="Step between windows, in frames.",
+            help="Number of frames from one window to the next.",
             show_default="three quarters of the window",
             rich_help_panel="Settings",
         ),
@@ -101,10 +104,10 @@ def track(
 ) -> None:
     """Track objects through a video of any length.
 
-    Writes X.mp4 with the tracks drawn on the video, and X.json with all masks.
+    For a video X, this writes X.mp4 with the tracks drawn on the video, and X.json with all masks.
 
     Ctrl-C stops after the current frame and keeps all finished frames. While the command runs, and after a crash,
-    X.partial.mp4 and X.partial.jsonl hold what is finished; both can be opened at any time.
+    X.partial.mp4 and X.partial.jsonl contain the finished frames; both can be opened at any time.
     """
     from mask2former.inference.track_files import track_files
 

@@ -15,7 +15,7 @@ from mask2former.training import need_lightning
 
 __all__ = ["find_lr", "recipe", "train"]
 
-_RunFile = Annotated[Path, typer.Argument(metavar="RUN.yaml", help="A run file; mask2former recipe NAME prints one.")]
+_RunFile = Annotated[Path, typer.Argument(metavar="RUN.yaml", help="A run file; 'mask2former recipe NAME' prints one.")]
 _Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="KEY.SUB=VALUE", help="Settings that override those of the file.")
 ]
@@ -63,13 +63,18 @@ def find_lr(
     run: _RunFile,
     overrides: _Overrides = None,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The curve: .png, .svg or .pdf; the numbers go to .json beside it.")
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Where to draw the curve (.png, .svg or .pdf); the numbers go into a JSON file beside it.",
+        ),
     ] = Path("learning-rates.png"),
     lowest: Annotated[float, typer.Option(help="Learning rate of the first step.")] = 1e-7,
     highest: Annotated[float, typer.Option(help="Learning rate of the last step.")] = 1e-1,
-    steps: Annotated[int, typer.Option(help="Training steps; fewer are taken if the loss diverges.")] = 100,
+    steps: Annotated[int, typer.Option(help="Number of training steps; fewer if the loss diverges.")] = 100,
 ) -> None:
-    """Find a learning rate: train for some steps with a rising one, and draw the loss."""
+    """Find a learning rate: train for some steps with an increasing rate, and plot the loss."""
     from mask2former.data.sources import files_named_in
     from mask2former.inference.opening import model_files
     from mask2former.training.find_lr import check_output, check_search
@@ -99,11 +104,13 @@ def recipe(
     name: Annotated[
         str | None,
         typer.Argument(
-            help="Name of the recipe; without it, all names are listed.", autocompletion=complete_run_recipe
+            metavar="NAME",
+            help="Name of the recipe; without it, all names are listed.",
+            autocompletion=complete_run_recipe,
         ),
     ] = None,
 ) -> None:
-    """Print the complete run file of a recipe, to redirect into a file and edit."""
+    """Print the complete run file of a recipe, which you can redirect into a file and edit."""
     if name is None:
         from mask2former.recipes import run_recipes
 

@@ -19,7 +19,7 @@ Tta = Annotated[
     bool,
     typer.Option(
         "--tta",
-        help="Test-time augmentation: average over sizes and mirrored images; slower.",
+        help="Test-time augmentation: average predictions over several sizes and mirrored images (slower).",
         rich_help_panel="Settings",
     ),
 ]
@@ -27,8 +27,8 @@ TtaSizes = Annotated[
     str | None,
     typer.Option(
         metavar="PX,PX,...",
-        help="Shorter sides for --tta, which it implies.",
-        show_default="semantic: as published, or 0.5 to 1.75 times the model's; others: the model's",
+        help="Lengths of the shorter side for --tta, in pixels; implies --tta.",
+        show_default="semantic: as published, or 0.5 to 1.75 times that of the model; other tasks: that of the model",
         rich_help_panel="Settings",
     ),
 ]
