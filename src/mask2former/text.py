@@ -87,17 +87,17 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun if number == 1 else plural}"
 
 
-def close_names(name: str, known: Iterable[str], most: int = 3) -> list[str]:
-    """Known names that may have been meant, the closest first, ignoring case."""
+def close_names(name: str, known: Iterable[str]) -> list[str]:
+    """At most three known names that may have been meant, the closest first, ignoring case."""
     folded: dict[str, str] = {}
     for one in known:
         folded.setdefault(one.casefold(), one)
-    return [folded[one] for one in difflib.get_close_matches(name.casefold()[:_LONGEST_NAME], folded, n=most)]
+    return [folded[one] for one in difflib.get_close_matches(name.casefold()[:_LONGEST_NAME], folded, n=3)]
 
 
-def did_you_mean(name: Any, known: Iterable[str], most: int = 3) -> str:
+def did_you_mean(name: Any, known: Iterable[str]) -> str:
     """``did you mean bf16 or fp16?``, or empty if no known name is close to the given one."""
-    close = close_names(name, known, most) if isinstance(name, str) else []
+    close = close_names(name, known) if isinstance(name, str) else []
     return f"did you mean {' or '.join(close)}?" if close else ""
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, get_args
 
-from mask2former.cli.shared import FailedError, Task, working
+from mask2former.cli.shared import Task, working
 from mask2former.cli.terminal import say
+from mask2former.errors import FailedError
 from mask2former.text import count
 
 if TYPE_CHECKING:

@@ -13,7 +13,6 @@ from mask2former.cli.shared import (
     BandRanges,
     Bands,
     DataRoot,
-    FailedError,
     ValueRange,
     ValueRule,
     chosen_bands,
@@ -22,6 +21,7 @@ from mask2former.cli.shared import (
     working,
 )
 from mask2former.cli.terminal import make_console, say
+from mask2former.errors import FailedError
 from mask2former.text import count
 
 if TYPE_CHECKING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -33,6 +34,8 @@ from mask2former.cli.views import Tta, TtaSizes, parse_views
 from mask2former.text import count
 
 __all__ = ["evaluate"]
+
+_scenes_option = partial(typer.Option, rich_help_panel="Scenes")
 
 
 def evaluate(
@@ -142,17 +145,10 @@ def evaluate(
     official_settings: OfficialSettings = False,
     seed: Annotated[
         int | None,
-        typer.Option(
-            min=0,
-            max=limits.SCENE,
-            help="Random seed of the first scene.",
-            show_default="1000000",
-            rich_help_panel="Scenes",
-        ),
+        _scenes_option(min=0, max=limits.SCENE, help="Random seed of the first scene.", show_default="1000000"),
     ] = None,
     size: Annotated[
-        int | None,
-        typer.Option(min=32, help="Side of the scenes in pixels.", show_default="128", rich_help_panel="Scenes"),
+        int | None, _scenes_option(min=32, help="Side of the scenes in pixels.", show_default="128")
     ] = None,
     recipe: Recipe = None,
     trained_for: TrainedFor = None,

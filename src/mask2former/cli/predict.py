@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
@@ -15,7 +16,6 @@ from mask2former.cli.shared import (
     Classes,
     Device,
     Dtype,
-    FailedError,
     LongEdge,
     MaxMegapixels,
     MinArea,
@@ -34,13 +34,15 @@ from mask2former.cli.shared import (
     chosen_bands,
     chosen_range,
     given,
+    machine_option,
     named_model,
+    setting_option,
     tasks_of,
     working,
 )
 from mask2former.cli.terminal import make_console, say
 from mask2former.cli.views import Tta, TtaSizes, parse_views
-from mask2former.errors import OptionError, UserError
+from mask2former.errors import FailedError, OptionError, UserError
 from mask2former.text import count, quoted
 
 if TYPE_CHECKING:
@@ -48,7 +50,7 @@ if TYPE_CHECKING:
 
 __all__ = ["predict"]
 
-_BULK = "Bulk (--ray)"
+_bulk_option = partial(typer.Option, rich_help_panel="Bulk (--ray)")
 
 
 def predict(
@@ -130,20 +132,16 @@ def predict(
     ] = False,
     score_threshold: Annotated[
         float | None,
-        typer.Option(
+        setting_option(
             help="Keep instances with at least this score, and panoptic segments above it, 0 to 1.",
             show_default="the model's own",
-            rich_help_panel="Settings",
         ),
     ] = None,
     overlap_threshold: Annotated[
-        float | None,
-        typer.Option(
-            help="Panoptic: drop segments whose visible share is smaller than this, 0 to 1.", rich_help_panel="Settings"
-        ),
+        float | None, setting_option(help="Panoptic: drop segments whose visible share is smaller than this, 0 to 1.")
     ] = None,
     max_instances: Annotated[
-        int | None, typer.Option(help="Instance: maximum number of instances per image.", rich_help_panel="Settings")
+        int | None, setting_option(help="Instance: maximum number of instances per image.")
     ] = None,
     classes: Classes = None,
     min_area: MinArea = None,
@@ -164,63 +162,46 @@ def predict(
     max_megapixels: MaxMegapixels = None,
     compile: Annotated[
         bool,
-        typer.Option(
+        machine_option(
             "--compile",
             help="Compile the model for each of the first eight input sizes, which takes a minute or more per size; "
             "useful for many images of the same size. Needs a C++ compiler.",
-            rich_help_panel="Machine",
         ),
     ] = False,
     ray: Annotated[
         bool,
-        typer.Option(
+        _bulk_option(
             "--ray",
             help="Distribute the images over processes or machines with Ray Data, and write results to shards "
             "(Parquet) instead of separate files for each image.",
-            rich_help_panel=_BULK,
         ),
     ] = False,
     actors: Annotated[
         int | None,
-        typer.Option(
+        _bulk_option(
             help="Number of processes that run the model.",
             show_default="one per GPU, or one per 4 CPU cores without GPUs",
-            rich_help_panel=_BULK,
         ),
     ] = None,
-    shard_size: Annotated[
-        int | None, typer.Option(help="Number of images per shard.", show_default="64", rich_help_panel=_BULK)
-    ] = None,
+    shard_size: Annotated[int | None, _bulk_option(help="Number of images per shard.", show_default="64")] = None,
     image_timeout: Annotated[
         float | None,
-        typer.Option(
-            metavar="SECONDS",
-            help="Give up on an image whose file cannot be read within this time.",
-            show_default="60",
-            rich_help_panel=_BULK,
+        _bulk_option(
+            metavar="SECONDS", help="Give up on an image whose file cannot be read within this time.", show_default="60"
         ),
     ] = None,
-    json_lines: Annotated[
-        bool, typer.Option("--json-lines", help="Also write the results as JSON Lines.", rich_help_panel=_BULK)
-    ] = False,
+    json_lines: Annotated[bool, _bulk_option("--json-lines", help="Also write the results as JSON Lines.")] = False,
     column: Annotated[
         str | None,
-        typer.Option(
-            help="Column with the names of the images, in lists of images.",
-            show_default="image, or the only column",
-            rich_help_panel=_BULK,
+        _bulk_option(
+            help="Column with the names of the images, in lists of images.", show_default="image, or the only column"
         ),
     ] = None,
-    retry_failed: Annotated[
-        bool,
-        typer.Option("--retry-failed", help="Redo shards with failed images.", rich_help_panel=_BULK),
-    ] = False,
+    retry_failed: Annotated[bool, _bulk_option("--retry-failed", help="Redo shards with failed images.")] = False,
     ray_address: Annotated[
         str | None,
-        typer.Option(
-            help="Address of a running Ray cluster, for example auto.",
-            show_default="RAY_ADDRESS, or only this machine",
-            rich_help_panel=_BULK,
+        _bulk_option(
+            help="Address of a running Ray cluster, for example auto.", show_default="RAY_ADDRESS, or only this machine"
         ),
     ] = None,
 ) -> None:

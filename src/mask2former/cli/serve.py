@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +20,7 @@ from mask2former.cli.shared import (
     TrainedFor,
     Weights,
     given,
+    machine_option,
     tasks_of,
     working,
 )
@@ -27,8 +29,8 @@ from mask2former.errors import OptionError
 
 __all__ = ["serve"]
 
-_LIMITS = "Limits"
-_RAY = "Ray Serve"
+_limit_option = partial(typer.Option, rich_help_panel="Limits")
+_ray_option = partial(typer.Option, rich_help_panel="Ray Serve")
 
 
 def serve(
@@ -50,79 +52,54 @@ def serve(
     official_settings: OfficialSettings = False,
     batch_size: Annotated[
         int,
-        typer.Option(
+        _limit_option(
             min=1,
             help="Process up to this many waiting images in one batch; only images that are padded to the same size "
             "share a batch.",
-            rich_help_panel=_LIMITS,
         ),
     ] = 8,
     queue: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            help="Maximum number of images waiting or in progress; further requests get 429.",
-            rich_help_panel=_LIMITS,
-        ),
+        int, _limit_option(min=1, help="Maximum number of images waiting or in progress; further requests get 429.")
     ] = 64,
-    max_images: Annotated[
-        int, typer.Option(min=1, help="Maximum number of images in one request.", rich_help_panel=_LIMITS)
-    ] = 16,
-    max_megabytes: Annotated[
-        float, typer.Option(help="Maximum size of the body of a request, in 10^6 bytes.", rich_help_panel=_LIMITS)
-    ] = 32,
-    max_megapixels: Annotated[
-        float, typer.Option(help="Maximum number of pixels in one image, in millions.", rich_help_panel=_LIMITS)
-    ] = 50,
-    timeout: Annotated[
-        float,
-        typer.Option(help="Maximum time for a request in seconds, including the upload.", rich_help_panel=_LIMITS),
-    ] = 60,
+    max_images: Annotated[int, _limit_option(min=1, help="Maximum number of images in one request.")] = 16,
+    max_megabytes: Annotated[float, _limit_option(help="Maximum size of the body of a request, in 10^6 bytes.")] = 32,
+    max_megapixels: Annotated[float, _limit_option(help="Maximum number of pixels in one image, in millions.")] = 50,
+    timeout: Annotated[float, _limit_option(help="Maximum time for a request in seconds, including the upload.")] = 60,
     ray: Annotated[
         bool,
-        typer.Option(
+        _ray_option(
             "--ray",
             help="Deploy on Ray Serve: on the cluster at RAY_ADDRESS, or only on this machine. The limits apply to "
             "each replica.",
-            rich_help_panel=_RAY,
         ),
     ] = False,
     replicas: Annotated[
         str | None,
-        typer.Option(
+        _ray_option(
             metavar="N or MIN:MAX",
             help="Number of replicas; with two numbers, as many in this range as the load needs.",
             show_default="1",
-            rich_help_panel=_RAY,
         ),
     ] = None,
     max_queued: Annotated[
         int | None,
-        typer.Option(
+        _ray_option(
             min=1,
             help="Maximum number of requests waiting for a replica at each proxy; further ones get 503.",
             show_default="256",
-            rich_help_panel=_RAY,
         ),
     ] = None,
     cpus_per_replica: Annotated[
-        float | None,
-        typer.Option(
-            min=0.1,
-            help="Cores per replica; PyTorch uses as many threads.",
-            show_default="1",
-            rich_help_panel=_RAY,
-        ),
+        float | None, _ray_option(min=0.1, help="Cores per replica; PyTorch uses as many threads.", show_default="1")
     ] = None,
     device: Device = "auto",
     dtype: Dtype = None,
     compile: Annotated[
         bool,
-        typer.Option(
+        machine_option(
             "--compile",
             help="Compile the model for each of the first eight input and batch sizes, which takes a minute or more "
             "per size.",
-            rich_help_panel="Machine",
         ),
     ] = False,
     recipe: Recipe = None,

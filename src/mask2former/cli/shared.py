@@ -8,6 +8,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -35,7 +36,6 @@ __all__ = [
     "DataRoot",
     "Device",
     "Dtype",
-    "FailedError",
     "LongEdge",
     "MaxMegapixels",
     "MinArea",
@@ -58,8 +58,10 @@ __all__ = [
     "chosen_range",
     "fetch_weights",
     "given",
+    "machine_option",
     "named_model",
     "renamed",
+    "setting_option",
     "show_file",
     "size_hw_of",
     "stoppable",
@@ -71,7 +73,10 @@ __all__ = [
 _T = TypeVar("_T")
 DEFAULT_MODEL = "scenes-tiny"
 _DRAWN_EVERY = 0.1  # seconds
-_OTHERS = "Models of other code bases"
+# Options in a panel of their own in the help.
+setting_option = partial(typer.Option, rich_help_panel="Settings")
+machine_option = partial(typer.Option, rich_help_panel="Machine")
+_other_code_option = partial(typer.Option, rich_help_panel="Models of other code bases")
 _NO_MODEL = (
     "no model given: use --model coco-panoptic/swin-t for photographs (downloaded once; for "
     "commercial use mmdet/coco-panoptic/swin-t), nuclei for cells under a microscope, or "
@@ -79,28 +84,26 @@ _NO_MODEL = (
 )
 
 Task = Literal["panoptic", "instance", "semantic"]
-Device = Annotated[str, typer.Option(help="Device: auto, cpu, cuda or cuda:N.", rich_help_panel="Machine")]
+Device = Annotated[str, machine_option(help="Device: auto, cpu, cuda or cuda:N.")]
 BatchSize = Annotated[
     int,
-    typer.Option(
+    machine_option(
         min=1,
         help="Process up to this many images in one batch; useful on GPUs and for small images. Only images that are "
         "padded to the same size share a batch. No effect with tiles or --tta. Scores may differ in their last digits.",
-        rich_help_panel="Machine",
     ),
 ]
 Dtype = Annotated[
     Literal["float32", "bfloat16", "float16"] | None,
-    typer.Option(help="Precision of the model.", show_default="as stored", rich_help_panel="Machine"),
+    machine_option(help="Precision of the model.", show_default="as stored"),
 ]
 MaxMegapixels = Annotated[
     float | None,
-    typer.Option(
+    machine_option(
         min=1,
         max=limits.IMAGE_SIDE**2 / 1e6,
         help="Maximum number of pixels in one image, in millions; raise it only for images that you trust.",
         show_default="89, Pillow's safety limit",
-        rich_help_panel="Machine",
     ),
 ]
 _MODEL = "Model: a name (see: mask2former models), file, folder, or hf://owner/name."
@@ -108,26 +111,23 @@ Model = Annotated[str | None, typer.Option("--model", "-m", help=_MODEL, autocom
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL, autocompletion=complete_model)]
 Recipe = Annotated[
     str | None,
-    typer.Option(
+    _other_code_option(
         help="Name of the published model that a file or folder of another code base contains, for example "
         "coco-panoptic/r50; required if the file does not state it.",
         autocompletion=complete_recipe,
-        rich_help_panel=_OTHERS,
     ),
 ]
-_TRAINED_FOR: dict[str, Any] = {
-    "metavar": "TASK",
-    "help": "Instead of --recipe, for a model with custom classes: a task that it was trained for; can be repeated.",
-    "rich_help_panel": _OTHERS,
-}
-TrainedFor = Annotated[list[str] | None, typer.Option("--trained-for", **_TRAINED_FOR)]
-ModelTasks = Annotated[list[str] | None, typer.Option("--task", "--trained-for", "-t", **_TRAINED_FOR)]
+_task_option = partial(
+    _other_code_option,
+    metavar="TASK",
+    help="Instead of --recipe, for a model with custom classes: a task that it was trained for; can be repeated.",
+)
+TrainedFor = Annotated[list[str] | None, _task_option("--trained-for")]
+ModelTasks = Annotated[list[str] | None, _task_option("--task", "--trained-for", "-t")]
 Weights = Annotated[
     str | None,
-    typer.Option(
-        metavar="ENTRY",
-        help="Set of weights to load from a file that contains several, for example model_ema.",
-        rich_help_panel=_OTHERS,
+    _other_code_option(
+        metavar="ENTRY", help="Set of weights to load from a file that contains several, for example model_ema."
     ),
 ]
 
@@ -144,87 +144,67 @@ DataRoot = Annotated[
         metavar="DIR", help="Folder that contains the data sets.", show_default="$MASK2FORMER_DATA or ./datasets"
     ),
 ]
-ShortEdge = Annotated[
-    int | None,
-    typer.Option(help="Resize the shorter side to this many pixels; 0: do not resize.", rich_help_panel="Settings"),
-]
-LongEdge = Annotated[
-    int | None, typer.Option(help="Maximum length of the longer side, in pixels.", rich_help_panel="Settings")
-]
+ShortEdge = Annotated[int | None, setting_option(help="Resize the shorter side to this many pixels; 0: do not resize.")]
+LongEdge = Annotated[int | None, setting_option(help="Maximum length of the longer side, in pixels.")]
 Tile = Annotated[
     int | None,
-    typer.Option(
+    setting_option(
         min=0,
         help="Cut images into tiles with sides of this many pixels and join their results; the object diameter of the "
         "model is then ignored. 0: no tiles.",
         show_default="as the model was trained",
-        rich_help_panel="Settings",
     ),
 ]
 TileOverlap = Annotated[
     int | None,
-    typer.Option(
+    setting_option(
         min=0,
         help="Minimum overlap of neighbouring tiles in pixels; preferably more than the width of an object.",
         show_default="a quarter of --tile",
-        rich_help_panel="Settings",
     ),
 ]
 OfficialSettings = Annotated[
     bool,
-    typer.Option(
+    setting_option(
         "--official-settings",
         help="Resize images as the authors of Mask2Former do, even if the model was trained with another toolbox.",
-        rich_help_panel="Settings",
     ),
 ]
 Classes = Annotated[
     list[str] | None,
-    typer.Option(
-        "--classes",
-        metavar="NAME",
-        help="Keep only this class; can be repeated.",
-        show_default="all",
-        rich_help_panel="Settings",
-    ),
+    setting_option("--classes", metavar="NAME", help="Keep only this class; can be repeated.", show_default="all"),
 ]
 MinArea = Annotated[
-    int | None,
-    typer.Option(
-        min=0, help="Leave out segments, instances and class masks with fewer pixels.", rich_help_panel="Settings"
-    ),
+    int | None, setting_option(min=0, help="Leave out segments, instances and class masks with fewer pixels.")
 ]
 ValueRange = Annotated[
     tuple[str, str] | None,
-    typer.Option(
+    setting_option(
         "--value-range",
         metavar="BLACK WHITE",
         help="For images that are not 8-bit: the values of black and white, for example 0 4095.",
         show_default="as in training, or per file",
-        rich_help_panel="Settings",
     ),
 ]
 ValueRule = Annotated[
     Literal["auto", "full", "percentile"] | None,
-    typer.Option(
+    setting_option(
         "--value-rule",
         help="Instead of --value-range: the range that each file states (auto), all values of its data type (full), or "
         "the 0.5th to 99.5th percentile of each image (percentile).",
         show_default="as in training, or auto",
-        rich_help_panel="Settings",
     ),
 ]
 
 
 BandRanges = Annotated[
     str | None,
-    typer.Option(
+    setting_option(
         "--band-ranges",
         metavar="BLACK:WHITE,...",
         help="Instead of --value-range: one range for each band, in the order of --bands, for example "
         "0:4095,0:900,100:60000.",
         show_default="as in training",
-        rich_help_panel="Settings",
     ),
 ]
 
@@ -267,13 +247,12 @@ def chosen_range(
 
 Bands = Annotated[
     str | None,
-    typer.Option(
+    setting_option(
         "--bands",
         metavar="N,N,...",
         help="Bands of each image that the model receives in place of red, green and blue, numbered from 1, for "
         "example 4,3,2 or 1-5.",
         show_default="as in training",
-        rich_help_panel="Settings",
     ),
 ]
 

@@ -26,6 +26,7 @@ from mask2former.cli.shared import (
     chosen_range,
     given,
     named_model,
+    setting_option,
     tasks_of,
     working,
 )
@@ -63,18 +64,14 @@ def track(
     video_id: Annotated[int | None, typer.Option(help="ID of the video in the --ytvis file.", show_default="1")] = None,
     window: Annotated[
         int | None,
-        typer.Option(
-            help="Number of frames that the model processes at once.",
-            show_default="1, or 8 for video models",
-            rich_help_panel="Settings",
+        setting_option(
+            help="Number of frames that the model processes at once.", show_default="1, or 8 for video models"
         ),
     ] = None,
     stride: Annotated[
         int | None,
-        typer.Option(
-            help="Number of frames from one window to the next.",
-            show_default="three quarters of the window",
-            rich_help_panel="Settings",
+        setting_option(
+            help="Number of frames from one window to the next.", show_default="three quarters of the window"
         ),
     ] = None,
     threshold: Annotated[
@@ -82,15 +79,12 @@ def track(
         typer.Option(help="The former name of --score-threshold for instances.", hidden=True),
     ] = None,
     max_lost: Annotated[
-        int | None,
-        typer.Option(help="End a track after this many frames without its object.", rich_help_panel="Settings"),
+        int | None, setting_option(help="End a track after this many frames without its object.")
     ] = None,
     score_threshold: Annotated[
         float | None,
-        typer.Option(
-            help="Keep objects and panoptic segments with at least this score, 0 to 1.",
-            show_default="the model's own",
-            rich_help_panel="Settings",
+        setting_option(
+            help="Keep objects and panoptic segments with at least this score, 0 to 1.", show_default="the model's own"
         ),
     ] = None,
     short_edge: ShortEdge = None,

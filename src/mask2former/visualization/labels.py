@@ -27,6 +27,7 @@ MANY_REGIONS = 15  # from this number on, small regions have no label
 INK = (24, 24, 28)
 _PLATE_ROWS = 8
 _NAME = 28  # characters
+_GAP = 3  # pixels between labels
 _LEGEND_SHARE = 1 / 12  # of the image; a legend may not hide more
 
 _Box = tuple[int, int, int, int]  # left, top, right, bottom
@@ -277,12 +278,9 @@ def _positions(anchor: Anchor, size: tuple[int, int], limits_hw: tuple[int, int]
             yield clamped(middle, shifted - label_height / 2)
 
 
-def _touch(first: _Box, second: _Box, gap: int = 3) -> bool:
-    return (
-        first[0] < second[2] + gap
-        and second[0] < first[2] + gap
-        and first[1] < second[3] + gap
-        and second[1] < first[3] + gap
+def _touch(first: _Box, second: _Box) -> bool:
+    return all(
+        one[side] < other[side + 2] + _GAP for one, other in ((first, second), (second, first)) for side in (0, 1)
     )
 
 
