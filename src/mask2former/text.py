@@ -1,6 +1,6 @@
-"""External text in our messages: names, paths, licenses and values from files, made safe and short.
+"""Words of our messages: external text (names, paths, licenses, values from files) made safe and short, and counts.
 
-Every message, table and line that contains such text uses this module.
+Every message, table and line that contains external text uses this module.
 """
 
 from __future__ import annotations
