@@ -85,11 +85,7 @@ def run(
         UserError: the model cannot be loaded, has other classes than those of scenes or lacks a task, or the
             output cannot be written.
     """
-    if not 1 <= num_scenes <= _STRIDE:
-        raise UserError(f"the number of scenes must be 1 to {_STRIDE}, got {num_scenes}")
-    folder = Path(output)
-    check_folder(folder)
-    predictor = _predictor(source, device)
+    predictor, folder = _prepared(source, device, output, num_scenes, "scenes")
     predictor.choose_tasks(_TASKS)
     side = predictor.settings.short_edge or 128
     samples = Scenes((side, side), seed=_FIRST_SCENE + seed * _STRIDE, length=num_scenes)
@@ -162,11 +158,7 @@ def run_video(
     Raises:
         UserError: see :func:`run`.
     """
-    if not 1 <= num_clips <= _STRIDE:
-        raise UserError(f"the number of clips must be 1 to {_STRIDE}, got {num_clips}")
-    folder = Path(output)
-    check_folder(folder)
-    predictor = _predictor(source, device)
+    predictor, folder = _prepared(source, device, output, num_clips, "clips")
     first = _FIRST_SCENE + seed * _STRIDE
 
     # Not evaluate_predictor, which measures clips with one pass over all frames: this demonstration is about tracks.
@@ -195,15 +187,21 @@ def run_video(
     )
 
 
-def _predictor(source: str | Path, device: str | None) -> Predictor:
-    """The model, if its classes are those of scenes."""
+def _prepared(
+    source: str | Path, device: str | None, output: str | Path, number: int, what: str
+) -> tuple[Predictor, Path]:
+    """The model, if its classes are those of scenes, and the folder, if it can be written."""
+    if not 1 <= number <= _STRIDE:
+        raise UserError(f"the number of {what} must be 1 to {_STRIDE}, got {number}")
+    folder = Path(output)
+    check_folder(folder)
     predictor = Predictor.from_pretrained(source, device=device, quiet=True)
     if predictor.categories.names != SCENE_CATEGORIES.names:
         raise UserError(
             f"the {len(predictor.categories)} classes of the model '{source}' are not those of scenes; expected a "
             "model trained on scenes"
         )
-    return predictor
+    return predictor, folder
 
 
 def _side_by_side(frame: TrackedFrame) -> Image.Image:

@@ -155,16 +155,13 @@ def parse_xml(text: str, source: str) -> xml.etree.ElementTree.Element:
         raise UserError(f"{source} is not XML, or is cut short: {printable(str(error), 200)}") from error
 
 
-def read_yaml(
-    file: Readable, what: str, *, hint: str = "check the path", loader: type[yaml.SafeLoader] | None = None
-) -> Any:
+def read_yaml(file: Readable, what: str, *, hint: str = "check the path") -> Any:
     """The value in a YAML file, with plain data only.
 
     Raises:
         UserError: see :func:`read_bytes` and :func:`parse_yaml`.
     """
-    text = read_text(file, what, limits.YAML_BYTES, hint=hint)
-    return parse_yaml(text, f"the {what} '{file}'", loader=loader)
+    return parse_yaml(read_text(file, what, limits.YAML_BYTES, hint=hint), f"the {what} '{file}'")
 
 
 def parse_yaml(text: str, source: str, *, loader: type[yaml.SafeLoader] | None = None) -> Any:

@@ -24,6 +24,11 @@ __all__ = [
 ]
 
 _GIB = 2**30
+_GROUP_FILES = (  # of versions 2 and 1: the controller, the files of limit and use, and a line of memory.stat
+    ("", "memory.max", "memory.current", "inactive_file"),
+    ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+_NO_LIMIT = 1 << 62  # version 1 has a number instead of "max": the largest multiple of a page below 2**63
 
 
 class LackOfMemoryError(UserError):
@@ -47,15 +52,17 @@ def _of_machine() -> int | None:
 def available_in_group(root: Path = ROOT, own: Path = OWN_GROUPS) -> int | None:
     """What the limit of the container or service manager leaves; cached pages of files count as available."""
     left = []
-    for group in groups_of_process(root, own):
-        with contextlib.suppress(OSError, ValueError, StopIteration):
-            most = int((group / "memory.max").read_text("ascii"))  # ValueError: "max"
-            files = next(
-                int(line.split()[1])
-                for line in (group / "memory.stat").read_text("ascii").splitlines()
-                if line.startswith("inactive_file ")
-            )
-            left.append(most - int((group / "memory.current").read_text("ascii")) + files)
+    for controller, limit, used, cached in _GROUP_FILES:
+        for group in groups_of_process(root, own, controller):
+            with contextlib.suppress(OSError, ValueError, StopIteration):
+                most = int((group / limit).read_text("ascii"))  # ValueError: "max"
+                files = next(
+                    int(line.split()[1])
+                    for line in (group / "memory.stat").read_text("ascii").splitlines()
+                    if line.startswith(f"{cached} ")
+                )
+                if most < _NO_LIMIT:
+                    left.append(most - int((group / used).read_text("ascii")) + files)
     return min(left, default=None)
 
 

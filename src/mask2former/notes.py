@@ -18,6 +18,7 @@ __all__ = ["Note", "collect_notes", "counted", "is_collecting", "note", "noted_a
 _logger = logging.getLogger("mask2former")
 _collected: ContextVar[list[Note] | None] = ContextVar("_collected", default=None)
 _logged: set[str] = set()
+_EXAMPLES = 3  # of a message, in a sentence
 
 
 class Note(NamedTuple):
@@ -92,12 +93,12 @@ def counted(notes: Iterable[Note]) -> dict[str, list[str]]:
     return {message: list(examples) for message, examples in found.items()}
 
 
-def sentences(notes: Iterable[Note], most: int = 3) -> list[str]:
-    """One line for each message, with the count and up to ``most`` examples."""
+def sentences(notes: Iterable[Note]) -> list[str]:
+    """One line for each message, with the count and up to three examples."""
     lines = []
     for message, examples in counted(notes).items():
-        more = len(examples) - most
-        listed = "; ".join(examples[:most]) + (f"; and {more} more" if more > 0 else "")
+        more = len(examples) - _EXAMPLES
+        listed = "; ".join(examples[:_EXAMPLES]) + (f"; and {more} more" if more > 0 else "")
         lines.append(f"{message} ({len(examples)}): {listed}")
     return lines
 

@@ -1,6 +1,6 @@
-"""External text in our messages: names, paths, licenses and values from files, made safe and short.
+"""Words of our messages: external text (names, paths, licenses, values from files) made safe and short, and counts.
 
-Every message, table and line that contains such text uses this module.
+Every message, table and line that contains external text uses this module.
 """
 
 from __future__ import annotations
@@ -11,7 +11,17 @@ from collections.abc import Callable, Collection, Iterable
 from itertools import islice
 from typing import Any
 
-__all__ = ["close_names", "did_you_mean", "listed", "printable", "quoted", "shortened", "shown", "terminal_line"]
+__all__ = [
+    "close_names",
+    "count",
+    "did_you_mean",
+    "listed",
+    "printable",
+    "quoted",
+    "shortened",
+    "shown",
+    "terminal_line",
+]
 
 _LINE = 10_000  # characters of a line; our longest one lists ten paths
 _LONG_WORD = re.compile(r"(\S{500})\S+")  # not a path, or none that anyone reads to the end
@@ -71,17 +81,23 @@ def listed(values: Collection[Any], most: int | None = 8, *, show: Callable[[Any
     return ", ".join(show(value) for value in islice(values, most)) + (f" and {more} more" if more > 0 else "")
 
 
-def close_names(name: str, known: Iterable[str], most: int = 3) -> list[str]:
-    """Known names that may have been meant, the closest first, ignoring case."""
+def count(number: int, noun: str) -> str:
+    """``1 image``, ``2 images``, ``3 classes``."""
+    plural = noun + ("es" if noun.endswith("s") else "s")
+    return f"{number} {noun if number == 1 else plural}"
+
+
+def close_names(name: str, known: Iterable[str]) -> list[str]:
+    """At most three known names that may have been meant, the closest first, ignoring case."""
     folded: dict[str, str] = {}
     for one in known:
         folded.setdefault(one.casefold(), one)
-    return [folded[one] for one in difflib.get_close_matches(name.casefold()[:_LONGEST_NAME], folded, n=most)]
+    return [folded[one] for one in difflib.get_close_matches(name.casefold()[:_LONGEST_NAME], folded, n=3)]
 
 
-def did_you_mean(name: Any, known: Iterable[str], most: int = 3) -> str:
+def did_you_mean(name: Any, known: Iterable[str]) -> str:
     """``did you mean bf16 or fp16?``, or empty if no known name is close to the given one."""
-    close = close_names(name, known, most) if isinstance(name, str) else []
+    close = close_names(name, known) if isinstance(name, str) else []
     return f"did you mean {' or '.join(close)}?" if close else ""
 
 

@@ -41,7 +41,7 @@ HOMES = {
     "pydantic": ("config/", "structures/model_info.py"),
     "python_multipart": ("serve/__init__.py",),  # required by fastapi
     "ray": ("inference/ray_cluster.py", "serve/on_ray.py", "bulk/engine.py"),
-    "rich": ("cli/", "demo.py"),
+    "rich": ("cli/",),
     "roifile": ("results_io/imagej.py",),
     "safetensors": ("checkpoints/",),
     "skimage": ("ops/shapes.py",),

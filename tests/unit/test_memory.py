@@ -44,6 +44,24 @@ def test_the_narrowest_group_counts(tmp_path: Path) -> None:
     assert memory.available_in_group(tmp_path, own) is None
 
 
+def test_groups_of_version_1_limit_as_well(tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.write_text("9:cpuset:/\n4:memory:/services/this\n0::/unlimited\n")
+    outer = tmp_path / "memory"
+    inner = outer / "services/this"
+    inner.mkdir(parents=True)
+    for group, most in ((outer, 9223372036854771712), (inner, 3000)):
+        (group / "memory.limit_in_bytes").write_text(f"{most}\n")
+        (group / "memory.usage_in_bytes").write_text("1500\n")
+        (group / "memory.stat").write_text("inactive_file 1\ntotal_cache 700\ntotal_inactive_file 400\n")
+    assert memory.available_in_group(tmp_path, own) == 1900
+    (inner / "memory.limit_in_bytes").write_text("9223372036854771712\n")
+    assert memory.available_in_group(tmp_path, own) is None
+    own.write_text("4:memory:/\n")  # a container that sees its own group as the root
+    (outer / "memory.limit_in_bytes").write_text("2000\n")
+    assert memory.available_in_group(tmp_path, own) == 900
+
+
 def test_what_does_not_fit_is_refused_with_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "available_memory", lambda: 2**30)
     memory.check_memory("it", 2**30, "wait")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mask2former.text import close_names, did_you_mean, listed, printable, quoted, shortened, terminal_line
+from mask2former.text import close_names, count, did_you_mean, listed, printable, quoted, shortened, terminal_line
 
 
 @pytest.mark.parametrize(
@@ -123,3 +123,7 @@ def test_any_value_is_quoted_in_bounded_time_and_room(name: str) -> None:
     assert len(shown) <= 60
     assert shown.isprintable()
     shown.encode()
+
+
+def test_counted_nouns_have_their_plural() -> None:
+    assert [count(1, "image"), count(0, "image"), count(2, "class")] == ["1 image", "0 images", "2 classes"]

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mask2former import limits
-from mask2former.cli.shared import FailedError, training_shown
-from mask2former.cli.terminal import make_console, say
-from mask2former.errors import MissingExtraError, UserError
+from mask2former.cli.shared import training_shown
+from mask2former.cli.terminal import aligned, make_console, say
+from mask2former.errors import FailedError, MissingExtraError, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,15 +64,18 @@ def ablate(
     from mask2former.training.ablate import draw, scenes_base
     from mask2former.training.run_file import read_run
 
-    for override in overrides or []:
+    overrides = overrides or []
+    for override in overrides:
         if (setting := override.partition("=")[0]) in _SET_HERE:
             raise UserError(f"{setting} is set for each training; {_SET_HERE[setting]} instead")
+        if setting == "trainer.max_steps" and steps is not None:
+            raise UserError(f"--steps {steps} and the override {override} set the same; give only one of them")
     if run == _SCENES:
         settings = scenes_base(steps or _STEPS).model_dump(mode="json")
-        base = parse(RunConfig, apply_overrides(settings, overrides or []), run, overrides or [])
+        base = parse(RunConfig, apply_overrides(settings, overrides), run, overrides)
     else:
         length = [] if steps is None else [f"trainer.max_steps={steps}"]
-        base = read_run(Path(run), [*(overrides or []), *length])
+        base = read_run(Path(run), [*overrides, *length])
     check_folder(output)
     name = ""
 
@@ -104,14 +107,11 @@ def _lines(table: Sequence[AblationRow]) -> list[str]:
     """A line for each row: mean, range and difference from the baseline, and that difference in the paper."""
     from mask2former.training.ablate import METRICS
 
-    base, widest = table[0], max(len(row.name) for row in table)
+    base = table[0]
     measured = {title: name for title, name in METRICS.items() if base.spread(name) is not None}
-    lines = [
-        f"{'':<{widest}}"
-        + "".join(f"  {title + ' (least to most)':>23}  {'change':>6}  {'paper':>6}" for title in measured)
-    ]
+    rows = [["", *(head for title in measured for head in (f"{title} (least to most)", "change", "paper"))]]
     for row in table:
-        cells = ""
+        cells = [row.name]
         for title, name in measured.items():
             spread, plain = row.spread(name), base.spread(name)
             assert plain is not None
@@ -122,6 +122,6 @@ def _lines(table: Sequence[AblationRow]) -> list[str]:
                 change = f"{spread[0] - plain[0]:+.1f}"
             if row is not base and title in row.paper:
                 paper = f"{row.paper[title] - base.paper[title]:+.1f}"
-            cells += f"  {shown:>23}  {change:>6}  {paper:>6}"
-        lines.append(f"{row.name:<{widest}}{cells}")
-    return lines
+            cells += [shown, change, paper]
+        rows.append(cells)
+    return aligned(rows)

@@ -7,24 +7,34 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
 
 import typer
 
 from mask2former import limits
 from mask2former.cli.names import complete_model
-from mask2former.cli.shared import DEFAULT_MODEL, DataRoot, Device, Recipe, count, size_hw_of, working
-from mask2former.cli.terminal import make_console, say, say_document
+from mask2former.cli.shared import (
+    DEFAULT_MODEL,
+    DataRoot,
+    Device,
+    ModelArgument,
+    Recipe,
+    size_hw_of,
+    working,
+)
+from mask2former.cli.terminal import aligned, make_console, say, say_document
 from mask2former.errors import UserError
-from mask2former.text import listed
+from mask2former.text import count, listed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from mask2former.analysis.queries import QueryAttention, QueryMasks
     from mask2former.data.sources import DataSource
 
 __all__ = ["analyze", "attention", "convergence", "flops", "focus", "layers", "proposals", "sampling"]
+
+_T = TypeVar("_T")
 
 analyze = typer.Typer(
     help="Analyze a model: the cost of its parts, the effect of its layers, and what it attends to.",
@@ -32,13 +42,6 @@ analyze = typer.Typer(
     rich_markup_mode="rich",
 )
 
-_Analyzed = Annotated[
-    str,
-    typer.Argument(
-        help="Model: a name (see: mask2former models), file, folder, or hf://owner/name.",
-        autocompletion=complete_model,
-    ),
-]
 _Data = Annotated[
     str | None,
     typer.Option(
@@ -53,7 +56,9 @@ _Annotations = Annotated[
 _Images = Annotated[Path | None, typer.Option(metavar="DIR", help="Your own data: the folder of the images.")]
 _Limit = Annotated[
     int | None,
-    typer.Option("--limit", min=1, max=limits.INTEGER, help="Maximum number of images.", show_default="all; 50 scenes"),
+    typer.Option(
+        "--limit", min=1, max=limits.INTEGER, help="Maximum number of images.", show_default="all; of scenes 50"
+    ),
 ]
 _Image = Annotated[Path | None, typer.Option(metavar="FILE", help="The image.", show_default="a drawn scene")]
 _Queries = Annotated[
@@ -61,7 +66,7 @@ _Queries = Annotated[
     typer.Option(
         "--query",
         min=0,
-        help="Index of a query, from 0; can be repeated. The best have the most certain classes and masks.",
+        help="Index of a query, from 0; can be repeated. The best queries have the most certain classes and masks.",
         show_default="the six best",
     ),
 ]
@@ -100,27 +105,20 @@ def _write(report: _Report, output: Path) -> None:
     say(f"Drawing: {output}; all figures: {output.with_suffix('.json')}")
 
 
-def _source(
-    data: str | None, root: Path | None, annotations: Path | None, images: Path | None, limit: int | None
-) -> DataSource:
-    from mask2former.data.sources import DataSource
+def _measured(measure: Callable[..., _T], model: str, source: DataSource, output: Path, device: str) -> _T:
+    """The result of an analysis on images with ground truth."""
+    _check(output, model, source.files())
+    with working(make_console(), lambda: "nothing was written") as tell:
+        return measure(model, source, device=device, progress=tell)
 
-    return DataSource(data, root, annotations, images, limit=limit)
 
-
-def _table(head: list[str], rows: list[list[str]]) -> None:
-    """Lines with columns, of which the first is aligned to the left."""
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    for row in (head, *rows):
-        first, *rest = (
-            cell.ljust(width) if not index else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        say("  ".join([first, *rest]))
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    for line in aligned([head, *rows]):
+        say(line)
 
 
 def layers(
-    model: _Analyzed = DEFAULT_MODEL,
+    model: ModelArgument = DEFAULT_MODEL,
     data: _Data = None,
     data_root: DataRoot = None,
     annotations: _Annotations = None,
@@ -131,15 +129,14 @@ def layers(
 ) -> None:
     """Measure the predictions before the first decoder layer and after each.
 
-    AR@100 is the average recall of masks, regardless of class: learned queries are proposals before any layer.
+    AR@100 is the average recall of masks, regardless of class: before any layer, the learned queries are proposals.
     """
     from mask2former.analysis import layer_metrics
     from mask2former.analysis.layers import RECALL
+    from mask2former.data.sources import DataSource
 
-    source = _source(data, data_root, annotations, images, limit)
-    _check(output, model, source.files())
-    with working(make_console(), lambda: "nothing was written") as tell:
-        found = layer_metrics(model, source, device=device, progress=tell)
+    source = DataSource(data, data_root, annotations, images, limit=limit)
+    found = _measured(layer_metrics, model, source, output, device)
     names = [
         name for name in (RECALL, "panoptic/PQ", "instance/AP", "semantic/mIoU") if name in found.depths[0].metrics
     ]
@@ -153,7 +150,7 @@ def _percent(value: float | None) -> str:
 
 
 def focus(
-    model: _Analyzed = DEFAULT_MODEL,
+    model: ModelArgument = DEFAULT_MODEL,
     data: _Data = None,
     data_root: DataRoot = None,
     annotations: _Annotations = None,
@@ -168,25 +165,21 @@ def focus(
     model give unmasked; the paper compares with a model trained without masks (ablation/coco-instance/attention-full).
     """
     from mask2former.analysis import attention_focus
+    from mask2former.data.sources import DataSource
 
-    source = _source(data, data_root, annotations, images, limit)
-    _check(output, model, source.files())
-    with working(make_console(), lambda: "nothing was written") as tell:
-        found = attention_focus(model, source, device=device, progress=tell)
-    rows = [
-        [one.name, ", ".join(map(str, one.strides)), *(_percent(100 * getattr(one, name)) for name in _FOCUS)]
-        for one in found.layers
-    ]
+    source = DataSource(data, data_root, annotations, images, limit=limit)
+    found = _measured(attention_focus, model, source, output, device)
+    rows = []
+    for one in found.layers:
+        shares = (one.share, one.everywhere, one.area)
+        rows.append([one.name, ", ".join(map(str, one.strides)), *(_percent(100 * share) for share in shares)])
     _table(["layer", "stride", "on objects, %", "without mask, %", "area, %"], rows)
     say(f"Mean over {count(found.objects, 'object')} of {found.data['images']} images.")
     _write(found, output)
 
 
-_FOCUS = ("share", "everywhere", "area")
-
-
 def attention(
-    model: _Analyzed = DEFAULT_MODEL,
+    model: ModelArgument = DEFAULT_MODEL,
     image: _Image = None,
     query: _Queries = None,
     output: _Output = Path("attention.png"),
@@ -203,7 +196,7 @@ def attention(
 
 
 def proposals(
-    model: _Analyzed = DEFAULT_MODEL,
+    model: ModelArgument = DEFAULT_MODEL,
     image: _Image = None,
     query: _Queries = None,
     output: _Output = Path("proposals.png"),
@@ -229,11 +222,11 @@ def _query_table(columns: Sequence[str], found: Iterable[tuple[QueryMasks | Quer
 
 
 def sampling(
-    model: _Analyzed = DEFAULT_MODEL,
+    model: ModelArgument = DEFAULT_MODEL,
     image: _Image = None,
     at: Annotated[
         tuple[float, float] | None,
-        typer.Option(metavar="X Y", help="The point in pixels of the image.", show_default="its centre"),
+        typer.Option(metavar="X Y", help="The point, in pixels of the image.", show_default="its centre"),
     ] = None,
     output: _Output = Path("sampling.png"),
     device: Device = "auto",
@@ -251,14 +244,14 @@ def sampling(
 
 def convergence(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Run directories of finished or running trainings.")
+        list[Path], typer.Argument(metavar="RUN", help="Run directories of finished or running trainings.")
     ],
     metric: Annotated[
         str | None, typer.Option(help="For example panoptic/PQ.", show_default="PQ, else AP, else mIoU")
     ] = None,
     output: _Output = Path("convergence.png"),
 ) -> None:
-    """Compare how soon trainings reach their metric, from their metrics.csv files."""
+    """Compare how many steps trainings need to reach a metric, from their metrics.csv files."""
     from mask2former.analysis import convergence as compare
 
     _check(output)
@@ -299,8 +292,8 @@ def flops(
 ) -> None:
     """Count the multiply-adds, parameters and activations of a model, per module, without running it.
 
-    Published models are not downloaded. The last line is the cost of the published code for the same input, as the
-    paper reports it: that code computes all masks at full resolution after every layer.
+    Published models are not downloaded. The last line is the cost of the published code for the same input, as reported
+    in the paper: that code computes all masks at full resolution after every layer.
     """
     from mask2former.analysis import count_flops, paper_sizes, skeleton
 
@@ -314,13 +307,12 @@ def flops(
     if as_json:
         say_document(json.dumps({"model": model, **cost.to_dict()}, indent=1))
         return
-    rows = [row for row in cost.modules if not row.name or row.name.count(".") < depth]
-    names = [_indented(row.name) for row in rows]
-    widest = max(map(len, names))
-    say(f"{'module':<{widest}}  {'parameters':>13}  {'G multiply-adds':>15}  {'M activations':>13}")
-    for name, row in zip(names, rows, strict=True):
-        counts = f"{row.parameters:>13,}  {row.multiply_adds / 1e9:>15.2f}  {row.activations / 1e6:>13.1f}"
-        say(f"{name:<{widest}}  {counts}")
+    rows = [
+        [_indented(one.name), f"{one.parameters:,}", f"{one.multiply_adds / 1e9:.2f}", f"{one.activations / 1e6:.1f}"]
+        for one in cost.modules
+        if not one.name or one.name.count(".") < depth
+    ]
+    _table(["module", "parameters", "G multiply-adds", "M activations"], rows)
     shown = {f"{height}x{width}": None for height, width in cost.sizes}
     mean = f"mean of {count(len(cost.sizes), 'image')} of " if len(cost.sizes) > 1 else ""
     say(f"Input: {mean}{listed(list(shown), 5)} pixels, padded{f', {frames} frames' if frames > 1 else ''}.")

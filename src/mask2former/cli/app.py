@@ -15,9 +15,9 @@ import typer
 import typer.main
 
 from mask2former import interrupts
-from mask2former.cli.shared import FailedError, StoppedError
+from mask2former.cli.shared import StoppedError
 from mask2former.cli.terminal import filtered, say, silence_stdout
-from mask2former.errors import OptionError, UserError
+from mask2former.errors import FailedError, OptionError, UserError
 from mask2former.memory import is_lack_of_memory
 from mask2former.text import printable, quoted, shortened
 

@@ -16,14 +16,12 @@ _ALIKE = 0.9  # cosine of weights; below it, a note says that the models may be 
 
 
 def average(
-    sources: Annotated[
-        list[str], typer.Argument(metavar="MODEL...", help="Two or more models trained from the same initial weights.")
-    ],
+    sources: Annotated[list[str], typer.Argument(metavar="MODEL", help="Two or more models.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="A new .safetensors file or folder.")],
     recipe: Recipe = None,
     tasks: ModelTasks = None,
 ) -> None:
-    """Average the weights of several trainings that started from the same weights."""
+    """Average the weights of several models that were trained from the same initial weights."""
     from mask2former.checkpoints.average import average_files
 
     with stoppable(lambda: "nothing was written"):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, get_args
 
-from mask2former.cli.shared import FailedError, Task, count, working
+from mask2former.cli.shared import Task, working
 from mask2former.cli.terminal import say
+from mask2former.errors import FailedError
+from mask2former.text import count
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,7 +45,7 @@ def predict_in_bulk(
         if num_failed <= _SHOWN:
             say(f"failed: {failed.reason}", console=console, style="red")
 
-    with working(console, so_far) as show:
+    with working(console, so_far, resumes=True) as show:
 
         def tell(step: str, number: int, of: int | None) -> None:
             nonlocal done, total
@@ -53,10 +55,7 @@ def predict_in_bulk(
                 say(step, error=True)
             show(step, number, of)
 
-        try:
-            report = predict_bulk(model, sources, output, task, progress=tell, observe=observe, **options)
-        except FailedError as error:
-            raise FailedError(f"{error}; {so_far()}") from error
+        report = predict_bulk(model, sources, output, task, progress=tell, observe=observe, **options)
     for note in report.notes:
         say(f"note: {note}", error=True)
     say(_summary(report, model, output))

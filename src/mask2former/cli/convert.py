@@ -34,7 +34,10 @@ def convert(
     weights: Weights = None,
     verify: Annotated[
         bool,
-        typer.Option("--verify/--no-verify", help="Compare the logits with those of transformers, if it is involved."),
+        typer.Option(
+            "--verify/--no-verify",
+            help="Compare the logits with those of transformers, when converting from or to its format.",
+        ),
     ] = True,
 ) -> None:
     """Convert a checkpoint to another format and verify the result."""

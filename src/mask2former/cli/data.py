@@ -9,18 +9,20 @@ import typer
 
 from mask2former import limits
 from mask2former.cli.shared import (
+    AllowOutside,
     BandRanges,
     Bands,
     DataRoot,
-    FailedError,
     ValueRange,
     ValueRule,
     chosen_bands,
     chosen_range,
-    count,
+    renamed,
     working,
 )
 from mask2former.cli.terminal import make_console, say
+from mask2former.errors import FailedError
+from mask2former.text import count
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -51,13 +53,7 @@ def check_data(
     validation: Annotated[
         Path | None, typer.Option(metavar="DATA", help="Validation data, in the same format as DATA.")
     ] = None,
-    allow_outside: Annotated[
-        bool,
-        typer.Option(
-            "--allow-outside",
-            help="Also read images that annotations name outside their folder (../a.jpg, /data/a.jpg).",
-        ),
-    ] = False,
+    allow_outside: AllowOutside = False,
     data_root: DataRoot = None,
     queries: Annotated[
         int | None,
@@ -65,7 +61,7 @@ def check_data(
             min=1,
             max=limits.INTEGER,
             help="Number of queries of the model to train.",
-            show_default="of the run file, or 100",
+            show_default="as in the run file, or 100",
         ),
     ] = None,
     value_range: ValueRange = None,
@@ -87,7 +83,7 @@ def check_data(
         typer.Option(
             min=0,
             max=limits.WORKERS,
-            help="Number of reading processes.",
+            help="Number of processes that read images.",
             show_default="all processors but one, at most 8",
         ),
     ] = None,
@@ -99,9 +95,7 @@ def check_data(
     from mask2former.dataset_tools.check_data import check_data as check
     from mask2former.dataset_tools.infer_format import DataPaths
 
-    if propose is not None:
-        say("note: --propose is called --suggest now", error=True)
-    suggest = suggest or propose
+    suggest = renamed("--propose", propose, "--suggest", suggest)
     console = make_console()
     with working(console, lambda: "nothing was written") as tell:
         checked = check(

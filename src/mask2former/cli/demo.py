@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mask2former import limits
-from mask2former.cli.shared import DEFAULT_MODEL, Device, count, show_file, working
+from mask2former.cli.shared import DEFAULT_MODEL, Device, given, show_file, working
 from mask2former.cli.terminal import make_console, say
+from mask2former.errors import UserError
+from mask2former.text import count
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -33,10 +35,15 @@ _OF_TRACKS = {
 
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = Path("demo"),
-    seed: Annotated[int, typer.Option(min=0, max=limits.SEED, help="Random seed: which scenes are drawn.")] = 0,
-    scenes: Annotated[int, typer.Option(min=1, max=10_000, help="Number of scenes to measure.")] = 50,
+    seed: Annotated[int, typer.Option(min=0, max=limits.SEED, help="Random seed that selects the scenes.")] = 0,
+    scenes: Annotated[
+        int | None, typer.Option(min=1, max=10_000, help="Number of scenes to measure.", show_default="50")
+    ] = None,
     video: Annotated[bool, typer.Option("--video", help="Track objects through a video instead.")] = False,
-    clips: Annotated[int, typer.Option(min=1, max=10_000, help="With --video: number of clips to measure.")] = 20,
+    clips: Annotated[
+        int | None,
+        typer.Option(min=1, max=10_000, help="With --video: number of clips to measure.", show_default="20"),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -47,30 +54,36 @@ def demo(
     show: Annotated[bool, typer.Option("--open/--no-open", help="Open the result when done.")] = True,
     device: Device = "auto",
 ) -> None:
-    """Segment freshly drawn scenes with a packaged model, measure the predictions and show them."""
+    """Segment newly drawn scenes with a packaged model, then measure and show the predictions."""
     from mask2former import demo as demonstration
 
+    if video and scenes is not None:
+        raise UserError("--scenes applies to images; give --clips with --video")
+    if clips is not None and not video:
+        raise UserError("--clips applies to --video; give both, or --scenes")
     console = make_console()
     with working(console, lambda: "nothing was written") as progress:
+        shared: dict[str, Any] = {"seed": seed, "device": device, "progress": progress}
         if video:
-            report = demonstration.run_video(
-                model or _OF_CLIPS, output, seed=seed, num_clips=clips, device=device, progress=progress
-            )
+            tracked = demonstration.run_video(model or _OF_CLIPS, output, **given(num_clips=clips), **shared)
+            made, metrics, meanings = tracked.video, tracked.metrics, _OF_TRACKS
+            title = f"{count(tracked.num_clips, 'fresh clip')}, {tracked.seconds_per_frame:.2f} s a frame"
+            lines = [
+                f"Video: {made}   ({tracked.num_tracks} tracks; the clip on the left, predictions on the right)",
+                "Next, your own: mask2former track CLIP.mp4 --output results --model coco-panoptic/swin-t",
+            ]
         else:
-            report = demonstration.run(
-                model or DEFAULT_MODEL, output, seed=seed, num_scenes=scenes, device=device, progress=progress
-            )
-    if isinstance(report, demonstration.VideoDemoReport):
-        title, made = f"{count(report.num_clips, 'fresh clip')}, {report.seconds_per_frame:.2f} s a frame", report.video
-        console.print(_table(title, report.metrics, _OF_TRACKS))
-        say(f"Video: {made}   ({report.num_tracks} tracks; the clip on the left, predictions on the right)")
-        say("Next, your own: mask2former track CLIP.mp4 --output results --model coco-panoptic/swin-t")
-    else:
-        title, made = f"{count(report.num_scenes, 'fresh scene')}, {report.seconds_per_scene:.2f} s each", report.sheet
-        console.print(_table(title, report.metrics, _OF_IMAGES))
-        say(f"Contact sheet: {made}")
-        say("Next, your own images: mask2former predict IMAGES --output results --model coco-panoptic/swin-t")
-        say("(photographs; --model nuclei: cells under microscopes; all: mask2former models)")
+            report = demonstration.run(model or DEFAULT_MODEL, output, **given(num_scenes=scenes), **shared)
+            made, metrics, meanings = report.sheet, report.metrics, _OF_IMAGES
+            title = f"{count(report.num_scenes, 'fresh scene')}, {report.seconds_per_scene:.2f} s each"
+            lines = [
+                f"Contact sheet: {made}",
+                "Next, your own images: mask2former predict IMAGES --output results --model coco-panoptic/swin-t",
+                "(photographs; --model nuclei: cells under microscopes; all: mask2former models)",
+            ]
+    console.print(_table(title, metrics, meanings))
+    for line in lines:
+        say(line)
     if show:
         show_file(made)
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from mask2former import limits
-from mask2former.cli.names import complete_model
 from mask2former.cli.scores import headline, print_scores
 from mask2former.cli.shared import (
+    AllowOutside,
     BatchSize,
     DataRoot,
     Device,
     Dtype,
     MaxMegapixels,
+    ModelArgument,
     OfficialSettings,
     Recipe,
     Tile,
@@ -23,30 +25,27 @@ from mask2former.cli.shared import (
     TrainedFor,
     Weights,
     allowed_pixels,
-    count,
+    given,
     tasks_of,
     working,
 )
 from mask2former.cli.terminal import make_console, say
 from mask2former.cli.views import Tta, TtaSizes, parse_views
+from mask2former.text import count
 
 __all__ = ["evaluate"]
 
+_scenes_option = partial(typer.Option, rich_help_panel="Scenes")
+
 
 def evaluate(
-    model: Annotated[
-        str,
-        typer.Argument(
-            help="Model: a name (see: mask2former models), file, folder, or hf://owner/name.",
-            autocompletion=complete_model,
-        ),
-    ],
+    model: ModelArgument,
     data: Annotated[
         str | None,
         typer.Option(
             metavar="NAME[:TASK]",
-            help="scenes or scene-clips (built in), coco, coco-stuff-10k, ade20k, ade20k-full, cityscapes, "
-            "mapillary-vistas, youtube-vis:YEAR; RUN.yaml for the data of a run file.",
+            help="Data set: scenes or scene-clips (built in), coco, coco-stuff-10k, ade20k, ade20k-full, cityscapes, "
+            "mapillary-vistas or youtube-vis:YEAR; or RUN.yaml, for the data of a run file.",
             show_default="scenes",
         ),
     ] = None,
@@ -68,13 +67,7 @@ def evaluate(
             help="Your own clips with panoptic ground truth (VIPSeg format): the folder of PNG files.",
         ),
     ] = None,
-    allow_outside: Annotated[
-        bool,
-        typer.Option(
-            "--allow-outside",
-            help="Also read images that annotations name outside their folder (../a.jpg, /data/a.jpg).",
-        ),
-    ] = False,
+    allow_outside: AllowOutside = False,
     tasks: Annotated[
         list[str] | None,
         typer.Option(
@@ -93,7 +86,7 @@ def evaluate(
             min=1,
             max=limits.INTEGER,
             help="Maximum number of images or clips.",
-            show_default="all; 50 scenes; 20 scene clips",
+            show_default="all; of scenes 50, of scene clips 20",
         ),
     ] = None,
     max_detections: Annotated[
@@ -101,7 +94,7 @@ def evaluate(
         typer.Option(
             min=1,
             max=limits.DETECTIONS,
-            help="Instance: maximum number of detections per image and class that count.",
+            help="Instance: maximum number of detections per image and class that are evaluated.",
             show_default="100, or as RUN.yaml says",
         ),
     ] = None,
@@ -120,7 +113,8 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="KEY",
-            help="Also measure each group of images, by this key of the images in --annotations, for example modality.",
+            help="Also measure groups of images: those with the same value of this key in --annotations, for example "
+            "modality.",
         ),
     ] = None,
     pooled: Annotated[
@@ -136,8 +130,8 @@ def evaluate(
     results: Annotated[
         Path | None,
         typer.Option(
-            help="Also write the predictions in the format of the data set's test server (of several tasks the "
-            "instances): a .json file, or a folder for label maps and for instances of Cityscapes."
+            help="Also write the predictions in the format of the data set's test server: a .json file, or a folder "
+            "for label maps and for instances of Cityscapes. With several tasks, the instances are written."
         ),
     ] = None,
     report_folder: Annotated[
@@ -151,17 +145,10 @@ def evaluate(
     official_settings: OfficialSettings = False,
     seed: Annotated[
         int | None,
-        typer.Option(
-            min=0,
-            max=limits.SCENE,
-            help="Random seed of the first scene.",
-            show_default="1000000",
-            rich_help_panel="Scenes",
-        ),
+        _scenes_option(min=0, max=limits.SCENE, help="Random seed of the first scene.", show_default="1000000"),
     ] = None,
     size: Annotated[
-        int | None,
-        typer.Option(min=32, help="Side of the scenes in pixels.", show_default="128", rich_help_panel="Scenes"),
+        int | None, _scenes_option(min=32, help="Side of the scenes in pixels.", show_default="128")
     ] = None,
     recipe: Recipe = None,
     trained_for: TrainedFor = None,
@@ -183,14 +170,7 @@ def evaluate(
     from mask2former.data.sources import DataSource
     from mask2former.evaluation.evaluate import evaluate as measure
 
-    options = {
-        "max_detections": max_detections,
-        "area_limits": area_limits,
-        "boundary": boundary or None,
-        "pooled_threshold": pooled,
-    }
-    given = {name: value for name, value in options.items() if value is not None}
-    settings = {"tile": tile, "tile_overlap": tile_overlap, "official_settings": official_settings or None}
+    options = given(max_detections=max_detections, area_limits=area_limits, boundary=boundary, pooled_threshold=pooled)
     page = None if report_folder is None else report_folder / "index.html"
     console = make_console()
     with allowed_pixels(max_megapixels), working(console, lambda: "nothing was written") as tell:
@@ -198,7 +178,7 @@ def evaluate(
             model,
             DataSource(data, data_root, annotations, images, segments, split, seed, size, limit, by, allow_outside),
             tasks_of(tasks),
-            parse(EvaluationConfig, given, "evaluate"),
+            parse(EvaluationConfig, options, "evaluate"),
             views=parse_views(tta, tta_sizes),
             results=results,
             json=json,
@@ -210,7 +190,7 @@ def evaluate(
             dtype=dtype,
             batch_size=batch_size,
             progress=tell,
-            **{name: value for name, value in settings.items() if value is not None},
+            **given(tile=tile, tile_overlap=tile_overlap, official_settings=official_settings),
         )
     print_scores(console, report)
     written = [f"report: {page}"] if page is not None else []

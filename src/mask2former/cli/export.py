@@ -9,18 +9,19 @@ import typer
 
 from mask2former.cli.shared import (
     DataRoot,
+    ModelArgument,
     ModelTasks,
     Recipe,
     Task,
     TrainedFor,
     Weights,
-    count,
     size_hw_of,
     tasks_of,
     working,
 )
 from mask2former.cli.terminal import make_console, say
 from mask2former.errors import FailedError, UserError
+from mask2former.text import count
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -31,7 +32,7 @@ __all__ = ["export", "verify_export"]
 
 
 def export(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model: a name, file, folder, or hf://owner/name.")],
+    model: ModelArgument,
     output: Annotated[
         Path,
         typer.Argument(metavar="FILE", help="What to write: NAME.onnx, NAME.xml (OpenVINO) or NAME.pt2 (PyTorch)."),
@@ -39,7 +40,7 @@ def export(
     to: Annotated[
         Literal["onnx", "openvino", "pt2", "triton"] | None,
         typer.Option(
-            help="Format; for triton, FILE is a new folder, for the model repository of a Triton inference server.",
+            help="Format to write; for triton, FILE is a new folder for the model repository of a Triton server.",
             show_default="from the suffix of FILE",
         ),
     ] = None,
@@ -47,7 +48,7 @@ def export(
         str | None,
         typer.Option(
             metavar="HxW",
-            help="Height and width in pixels; images must fit into this size and are padded to it.",
+            help="Fixed height and width in pixels; images must fit into this size and are padded to it.",
             show_default="any size",
         ),
     ] = None,
@@ -58,7 +59,7 @@ def export(
     results: Annotated[
         Task | None,
         typer.Option(
-            help="Return results of this task instead of logits, at the size of the input padded to "
+            help="Make the file return results of this task instead of logits, at the size of the input padded to "
             "multiples of 32; for programs that do not use this package.",
             show_default="logits",
         ),
@@ -72,12 +73,16 @@ def export(
     ] = "float32",
     calibration: Annotated[
         list[Path] | None,
-        typer.Option(help="For int8: images and folders like those you will use the file for; can be repeated."),
+        typer.Option(
+            metavar="PATH",
+            help="For int8: images, or folders of images, like those that the file will be used for; can be repeated.",
+        ),
     ] = None,
     data: Annotated[
         str | None,
         typer.Option(
-            help="For int8: also measure the drop in the metric on a data set, named as in evaluate, e.g. scenes."
+            help="For int8: also measure the drop in the metric on a data set, named as in evaluate (for example "
+            "scenes)."
         ),
     ] = None,
     data_root: DataRoot = None,
@@ -85,11 +90,11 @@ def export(
     trained_for: ModelTasks = None,
     weights: Weights = None,
 ) -> None:
-    """Export a model to an ONNX, OpenVINO or compiled PyTorch file, and compare the two.
+    """Export a model to an ONNX, OpenVINO or compiled PyTorch file, and compare the file with the model.
 
-    This takes a minute or more. ONNX and OpenVINO files run without PyTorch wherever their runtime does, and with
+    This takes a minute or more. ONNX and OpenVINO files need no PyTorch: they run wherever their runtime does, and with
     'mask2former predict --model NAME.onnx'. Writing PyTorch files needs a C++ compiler; they run on processors like
-    this one. An existing FILE is replaced.
+    that of this machine. An existing FILE is replaced.
     """
     from mask2former.data.sources import DataSource
     from mask2former.export import export as export_model
@@ -139,20 +144,28 @@ def export(
 
 
 def verify_export(
-    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Files that mask2former export wrote.")],
+    files: Annotated[list[str], typer.Argument(metavar="FILE", help="Files that mask2former export wrote.")],
     against: Annotated[str, typer.Option(metavar="MODEL", help="The model: a name, file, folder, or hf://owner/name.")],
     images: Annotated[
         list[Path] | None,
-        typer.Option(help="Images and folders to compare results on; can be repeated.", show_default="4 drawn scenes"),
+        typer.Option(
+            metavar="PATH",
+            help="Images and folders on which to compare results; can be repeated.",
+            show_default="4 drawn scenes",
+        ),
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(help="Also measure the metric of each on a data set, named as in evaluate, for example scenes."),
+        typer.Option(
+            help="Also measure the metric of each file on a data set, named as in evaluate, for example scenes."
+        ),
     ] = None,
     annotations: Annotated[
         Path | None,
         typer.Option(
-            help="Also measure the metric of each: annotations in COCO format of the images in the folder --images."
+            metavar="FILE.json",
+            help="Also measure the metric of each file on your own data: annotations in COCO format of the images in "
+            "the folder --images.",
         ),
     ] = None,
     data_root: DataRoot = None,
@@ -163,9 +176,9 @@ def verify_export(
             "--task", "-t", help="Task to compare.", show_default="the first of these that the model supports"
         ),
     ] = None,
-    calls: Annotated[int, typer.Option(min=1, help="Timed calls on each image.")] = 5,
+    calls: Annotated[int, typer.Option(min=1, help="Number of timed calls per image.")] = 5,
     memory: Annotated[
-        bool, typer.Option("--memory/--no-memory", help="Measure the peak memory of each, in separate processes.")
+        bool, typer.Option("--memory/--no-memory", help="Measure the peak memory of each file, in separate processes.")
     ] = True,
     max_differing: Annotated[
         float | None,
@@ -186,9 +199,9 @@ def verify_export(
 ) -> None:
     """Compare exported files with their model: results, metrics, time, size and memory.
 
-    Under "differs": the share of pixels whose class differs from that of the model, or of instances that only one of
-    the two found; under "ms": the median time from an image to its result; under "peak MB": the memory that a process
-    takes to load it and segment the largest image, beyond Python and PyTorch.
+    The column "differs" shows the share of pixels whose class differs from that of the model, or of instances that
+    only one of the two found; "ms" shows the median time from an image to its result; and "peak MB" shows the memory
+    that a process needs to load the file and segment the largest image, in addition to that of Python and PyTorch.
     """
     from mask2former.data.sources import DataSource
     from mask2former.evaluation.curves import check_plot
@@ -203,6 +216,8 @@ def verify_export(
         source = DataSource(annotations=annotations, images=shown[0], limit=limit)
     elif data is not None:
         source = DataSource(data, data_root, limit=limit)
+    elif limit is not None:
+        raise UserError("--limit applies to --data and --annotations; give one of them, or leave it out")
     if plot is not None:
         check_plot(plot, [*shown, *([] if source is None else source.files())])
     console = make_console()

@@ -8,8 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from mask2former.cli.names import complete_model
-from mask2former.cli.shared import ModelTasks, Recipe, Weights, fetch_weights, stoppable, tasks_of
-from mask2former.cli.terminal import make_console, say, say_document
+from mask2former.cli.shared import (
+    ModelArgument,
+    ModelTasks,
+    Recipe,
+    Weights,
+    fetch_weights,
+    renamed,
+    stoppable,
+    tasks_of,
+)
+from mask2former.cli.terminal import aligned, make_console, say, say_document
 from mask2former.errors import UserError
 from mask2former.text import printable
 
@@ -20,7 +29,7 @@ __all__ = ["inspect_checkpoint", "models"]
 
 _WIDE = 110  # columns of a terminal from which all columns are shown; also used if the output is not a terminal
 _CELL = 60  # characters of a cell, in tables with text from files
-_NUMBERS = ("queries", "MB")
+_TEXTS = ("name", "backbone", "published, %", "here")  # columns that are aligned to the left
 _TERMS = {
     True: "also for commercial use",
     False: "not for commercial use",
@@ -32,6 +41,7 @@ def models(
     name: Annotated[
         str | None,
         typer.Argument(
+            metavar="NAME",
             help="Describe this model in detail instead of listing all.",
             autocompletion=complete_model,
             show_default=False,
@@ -59,17 +69,14 @@ def models(
     cached: Annotated[bool, typer.Option("--cached", help="Only models that need no download.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print all details as JSON.")] = False,
 ) -> None:
-    """List the models that can be loaded by name: provider, license, published metrics, size, and what is cached.
+    """List the models that can be loaded by name: provider, license, published metrics, size, and which are cached.
 
-    With a NAME: everything about that one, such as its address and how its settings differ from the official ones.
+    With a NAME, print everything about that model, such as its address and how its settings differ from the official
+    ones.
     """
     from mask2former.checkpoints.describe import describe_model, known_models
 
-    if data is not None:
-        if dataset is not None:
-            raise UserError("--data is the former name of --dataset; give only one of them")
-        say("note: --data is called --dataset now", error=True)
-    dataset = dataset or data
+    dataset = renamed("--data", data, "--dataset", dataset)
     if name is not None and (task or dataset or provider or commercial or cached):
         raise UserError(f"'{name}' is a single model; leave out the options that select several")
     if name is not None:
@@ -116,20 +123,13 @@ def _say_table(console: Console, rows: list[dict[str, Any]]) -> None:
 
     is_wide = console.width >= _WIDE
     titles = ["name", *(["backbone", "queries"] if is_wide else []), "published, %", "MB", "here"]
-    cells = {row["name"]: [printable(cell, _CELL) for cell in _cells(row, is_wide=is_wide)] for row in rows}
-    widths = [max(map(len, column)) for column in zip(titles, *cells.values(), strict=True)]
-
-    def line(cells: list[str]) -> str:
-        columns = zip(titles, cells, widths, strict=True)
-        return "  ".join(
-            f"{cell:{'>' if title in _NUMBERS else '<'}{width}}" for title, cell, width in columns
-        ).rstrip()
-
-    say(line(titles), console=console, style="bold")
-    for heading, group in groupby(rows, key=_heading):
+    cells = [[printable(cell, _CELL) for cell in _cells(row, is_wide=is_wide)] for row in rows]
+    head, *lines = aligned([titles, *cells], [index for index, title in enumerate(titles) if title in _TEXTS])
+    say(head, console=console, style="bold")
+    for heading, group in groupby(zip(rows, lines, strict=True), key=lambda pair: _heading(pair[0])):
         say(heading, console=console, style="bold")
-        for row in group:
-            say(line(cells[row["name"]]), console=console)
+        for _, line in group:
+            say(line, console=console)
 
 
 def _heading(row: dict[str, Any]) -> str:
@@ -186,13 +186,7 @@ def _say_pairs(pairs: Sequence[tuple[str, str]]) -> None:
 
 
 def inspect_checkpoint(
-    checkpoint: Annotated[
-        str,
-        typer.Argument(
-            help="Model: a name (see: mask2former models), file, folder, or hf://owner/name.",
-            autocompletion=complete_model,
-        ),
-    ],
+    checkpoint: ModelArgument,
     recipe: Recipe = None,
     tasks: ModelTasks = None,
     weights: Weights = None,

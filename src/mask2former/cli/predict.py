@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
@@ -17,7 +16,6 @@ from mask2former.cli.shared import (
     Classes,
     Device,
     Dtype,
-    FailedError,
     LongEdge,
     MaxMegapixels,
     MinArea,
@@ -35,36 +33,39 @@ from mask2former.cli.shared import (
     allowed_pixels,
     chosen_bands,
     chosen_range,
-    count,
+    given,
+    machine_option,
     named_model,
+    setting_option,
     tasks_of,
     working,
 )
 from mask2former.cli.terminal import make_console, say
 from mask2former.cli.views import Tta, TtaSizes, parse_views
-from mask2former.errors import OptionError, UserError
-from mask2former.text import quoted
+from mask2former.errors import FailedError, OptionError, UserError
+from mask2former.text import count, quoted
 
 if TYPE_CHECKING:
     from mask2former.inference.predict_files import FilesReport
 
 __all__ = ["predict"]
 
-_BULK = "Bulk (--ray)"
+_bulk_option = partial(typer.Option, rich_help_panel="Bulk (--ray)")
 
 
 def predict(
     sources: Annotated[
         list[str],  # with --ray they may be URLs, in which a Path would drop a slash
         typer.Argument(
-            help="Images, or folders that are searched recursively; http(s) addresses; - for standard input. With "
-            "--ray also globs, lists of images (.csv, .parquet) and URLs such as s3://.",
+            metavar="SOURCE",
+            help="Images, folders (searched recursively), http(s) addresses, or - for standard input. With --ray, also "
+            "globs, lists of images (.csv, .parquet) and URLs such as s3://.",
         ),
     ],
     output: Annotated[
         str,
         typer.Option(
-            "--output", "-o", metavar="PATH", help="Folder for the results; mirrors the structure of the sources."
+            "--output", "-o", metavar="PATH", help="Folder for the results; it mirrors the structure of the sources."
         ),
     ],
     model: Model = None,
@@ -81,25 +82,25 @@ def predict(
         str | None,
         typer.Option(
             metavar="N|all",
-            help="Page, frame or plane to read from files with several, counted from 1, or 'all'; results are "
-            "called X_page3.",
+            help="Page, frame or plane to read from files that contain several: a number from 1, or 'all'. Results "
+            "are named X_page3 and so on.",
             show_default="the first",
         ),
     ] = None,
     overwrite: Annotated[
         bool,
-        typer.Option("--overwrite", help="Replace existing results and other files with the same names."),
+        typer.Option("--overwrite", help="Replace existing results, and any other files with the same names."),
     ] = False,
     coco: Annotated[
         Path | None,
-        typer.Option(help="Also write one COCO results file for all images, with instances of any score."),
+        typer.Option(help="Also write a COCO results file for all images, with instances of any score."),
     ] = None,
     table: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Also write a table of all masks (.csv or .parquet) and, as NAME_images, one of all images: sizes, "
-            "shapes, scores and intensities. Needs the extra 'table'.",
+            help="Also write a table of all masks (.csv or .parquet) with sizes, shapes, scores and intensities, and a "
+            "table of all images beside it (NAME_images). Needs the extra 'table'.",
         ),
     ] = None,
     pixel_size: Annotated[
@@ -114,7 +115,7 @@ def predict(
         list[str] | None,
         typer.Option(
             metavar="FORMAT",
-            help="Also write this format, into a folder with its name in the output; can be repeated: "
+            help="Also write the results in this format, to a subfolder of the output with its name; can be repeated: "
             "geojson, yolo, coco-dataset, cvat, label-studio, label-studio-polygons, label-tiff, imagej, "
             "class-masks, cutouts.",
         ),
@@ -131,20 +132,16 @@ def predict(
     ] = False,
     score_threshold: Annotated[
         float | None,
-        typer.Option(
+        setting_option(
             help="Keep instances with at least this score, and panoptic segments above it, 0 to 1.",
             show_default="the model's own",
-            rich_help_panel="Settings",
         ),
     ] = None,
     overlap_threshold: Annotated[
-        float | None,
-        typer.Option(
-            help="Panoptic: drop segments of which less than this share is visible, 0 to 1.", rich_help_panel="Settings"
-        ),
+        float | None, setting_option(help="Panoptic: drop segments whose visible share is smaller than this, 0 to 1.")
     ] = None,
     max_instances: Annotated[
-        int | None, typer.Option(help="Instance: maximum number per image.", rich_help_panel="Settings")
+        int | None, setting_option(help="Instance: maximum number of instances per image.")
     ] = None,
     classes: Classes = None,
     min_area: MinArea = None,
@@ -165,70 +162,55 @@ def predict(
     max_megapixels: MaxMegapixels = None,
     compile: Annotated[
         bool,
-        typer.Option(
+        machine_option(
             "--compile",
-            help="Compile the model for each of the first eight input sizes, which takes a minute or more "
-            "each; useful for many images of one size. Needs a C++ compiler.",
-            rich_help_panel="Machine",
+            help="Compile the model for each of the first eight input sizes, which takes a minute or more per size; "
+            "useful for many images of the same size. Needs a C++ compiler.",
         ),
     ] = False,
     ray: Annotated[
         bool,
-        typer.Option(
+        _bulk_option(
             "--ray",
-            help="Distribute the images over processes or machines with Ray Data, and write shards of results "
-            "(Parquet) instead of files for each image.",
-            rich_help_panel=_BULK,
+            help="Distribute the images over processes or machines with Ray Data, and write results to shards "
+            "(Parquet) instead of separate files for each image.",
         ),
     ] = False,
     actors: Annotated[
         int | None,
-        typer.Option(
+        _bulk_option(
             help="Number of processes that run the model.",
-            show_default="one per GPU, without GPUs one per 4 CPU cores",
-            rich_help_panel=_BULK,
+            show_default="one per GPU, or one per 4 CPU cores without GPUs",
         ),
     ] = None,
-    shard_size: Annotated[
-        int | None, typer.Option(help="Images in a shard.", show_default="64", rich_help_panel=_BULK)
-    ] = None,
+    shard_size: Annotated[int | None, _bulk_option(help="Number of images per shard.", show_default="64")] = None,
     image_timeout: Annotated[
         float | None,
-        typer.Option(
-            metavar="SECONDS",
-            help="Give up on an image if its file is not read within this time.",
-            show_default="60",
-            rich_help_panel=_BULK,
+        _bulk_option(
+            metavar="SECONDS", help="Give up on an image whose file cannot be read within this time.", show_default="60"
         ),
     ] = None,
-    json_lines: Annotated[
-        bool, typer.Option("--json-lines", help="Also write the results as JSON lines.", rich_help_panel=_BULK)
-    ] = False,
+    json_lines: Annotated[bool, _bulk_option("--json-lines", help="Also write the results as JSON Lines.")] = False,
     column: Annotated[
         str | None,
-        typer.Option(
-            help="Column of a list that names the images.", show_default="image, or the only one", rich_help_panel=_BULK
+        _bulk_option(
+            help="Column with the names of the images, in lists of images.", show_default="image, or the only column"
         ),
     ] = None,
-    retry_failed: Annotated[
-        bool,
-        typer.Option("--retry-failed", help="Redo shards in which images failed.", rich_help_panel=_BULK),
-    ] = False,
+    retry_failed: Annotated[bool, _bulk_option("--retry-failed", help="Redo shards with failed images.")] = False,
     ray_address: Annotated[
         str | None,
-        typer.Option(
-            help="Address of a running Ray cluster, for example auto.",
-            show_default="RAY_ADDRESS, else this machine alone",
-            rich_help_panel=_BULK,
+        _bulk_option(
+            help="Address of a running Ray cluster, for example auto.", show_default="RAY_ADDRESS, or only this machine"
         ),
     ] = None,
 ) -> None:
     """Segment images.
 
-    Writes, for each image X, an overlay X.png, X.json with the masks or segments, and an exact map: X_ids.png
+    For each image X, this writes an overlay (X.png), the masks or segments (X.json) and an exact map: X_ids.png
     (panoptic, id = R + 256 G + 65536 B) or X_labels.png (semantic, class indices).
 
-    With --ray the output holds shards in Parquet instead, with a row for each image.
+    With --ray, the output is shards in Parquet instead, with a row for each image.
 
     Images that already have results are skipped, so that an interrupted run can be resumed. They are processed again if
     the image has changed or a file is missing. Results of another model or other settings are kept, unless --overwrite
@@ -240,22 +222,21 @@ def predict(
 
     console = make_console()
     name = named_model(model)
-    bulk = {
-        "actors": actors,
-        "shard_size": shard_size,
-        "image_timeout": image_timeout,
-        "json_lines": json_lines or None,
-        "column": column,
-        "retry_failed": retry_failed or None,
-        "ray_address": ray_address,
-    }
-    bulk = {argument: value for argument, value in bulk.items() if value is not None}
+    bulk = given(
+        actors=actors,
+        shard_size=shard_size,
+        image_timeout=image_timeout,
+        json_lines=json_lines,
+        column=column,
+        retry_failed=retry_failed,
+        ray_address=ray_address,
+    )
     if bulk and not ray:
         raise OptionError(lambda name: f"{name(next(iter(bulk)))} works only with --ray; give both or neither")
-    others = {"coco": coco, "table": table, "pixel_size": pixel_size, "also": also or None, "page": page}
-    others |= {"palette": None if palette == "classes" else palette}
-    if ray and (wrong := [option for option, value in others.items() if value is not None]):
-        raise OptionError(lambda name: f"{name(wrong[0])} cannot be used with --ray, which writes shards")
+    of_files = given(coco=coco, table=table, pixel_size=pixel_size, also=also or None, page=page)
+    of_files |= given(palette=palette != "classes")
+    if ray and of_files:
+        raise OptionError(lambda name: f"{name(next(iter(of_files)))} cannot be used with --ray, which writes shards")
     if ray and "-" in sources:
         raise UserError("standard input (-) cannot be used with --ray")
     if page is not None and page != "all" and not page.isdecimal():
@@ -263,20 +244,20 @@ def predict(
     if no_pictures:
         say("note: --no-pictures is called --no-overlays now", error=True)
     done = total = 0
-    settings = {
-        "score_threshold": score_threshold,
-        "overlap_threshold": overlap_threshold,
-        "max_instances": max_instances,
-        "classes": tuple(classes) if classes else None,
-        "min_area": min_area,
-        "short_edge": short_edge,
-        "long_edge": long_edge,
-        "official_settings": official_settings or None,
-        "value_range": chosen_range(value_range, value_rule, band_ranges),
-        "bands": chosen_bands(bands),
-        "tile": tile,
-        "tile_overlap": tile_overlap,
-    }
+    settings = given(
+        score_threshold=score_threshold,
+        overlap_threshold=overlap_threshold,
+        max_instances=max_instances,
+        classes=tuple(classes) if classes else None,
+        min_area=min_area,
+        short_edge=short_edge,
+        long_edge=long_edge,
+        official_settings=official_settings,
+        value_range=chosen_range(value_range, value_rule, band_ranges),
+        bands=chosen_bands(bands),
+        tile=tile,
+        tile_overlap=tile_overlap,
+    )
     shared: dict[str, Any] = {
         "recipe": recipe,
         "trained_for": tasks_of(trained_for),
@@ -287,7 +268,7 @@ def predict(
         "device": device,
         "dtype": dtype,
         "compile": compile,
-        **{setting: value for setting, value in settings.items() if value is not None},
+        **settings,
     }
     if ray:
         with allowed_pixels(max_megapixels):
@@ -305,7 +286,7 @@ def predict(
         if outcome.reason and total > 1:
             say(f"failed: {outcome.reason}", console=console, style="red")
 
-    with _told(so_far), allowed_pixels(max_megapixels), working(console, so_far) as show:
+    with allowed_pixels(max_megapixels), working(console, so_far, resumes=True) as show:
 
         def tell(step: str, number: int, of: int | None) -> None:
             nonlocal total
@@ -349,15 +330,6 @@ def predict(
             if outcome.trace:
                 error.add_note(outcome.trace)
         raise error
-
-
-@contextlib.contextmanager
-def _told(what_was_done: Callable[[], str]) -> Iterator[None]:
-    """An error that ends a run early also reports what was done before."""
-    try:
-        yield
-    except FailedError as error:
-        raise FailedError(f"{error}; {what_was_done()}") from error
 
 
 def _summary(report: FilesReport, model: str, output: str, coco: Path | None) -> str:

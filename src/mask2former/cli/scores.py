@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mask2former.cli.shared import count
 from mask2former.cli.terminal import say
+from mask2former.text import count
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,6 +17,7 @@ __all__ = ["class_table", "headline", "print_scores"]
 
 _HEADLINES = ("panoptic/PQ", "instance/AP", "instance/boundary_AP", "instance/pooled_AP", "semantic/mIoU")
 
+_MOST_CLASSES = 24  # rows of the table
 _GROUP_METRICS = {
     "panoptic": ("PQ",),
     "instance": ("AP", "AP50", "boundary_AP", "pooled_AP", "pooled_AP50"),
@@ -94,7 +95,7 @@ def _group_table(report: EvaluationReport) -> Table:
     return table
 
 
-def class_table(task: str, rows: dict[str, dict[str, float]], most: int = 24) -> Table:
+def class_table(task: str, rows: dict[str, dict[str, float]]) -> Table:
     """Metrics by class, in the order of the classes; if there are many, only the best and worst by the first metric."""
     from rich.table import Table
 
@@ -105,12 +106,12 @@ def class_table(task: str, rows: dict[str, dict[str, float]], most: int = 24) ->
     for name in next(iter(rows.values()), {}):
         table.add_column(name, justify="right")
     shown: list[tuple[str, dict[str, float]] | None] = list(defined.items())
-    if len(shown) > most:
+    if len(shown) > _MOST_CLASSES:
         falling = sorted(defined.items(), key=lambda row: -next(iter(row[1].values())))
-        shown = [*falling[: most // 2], None, *falling[-(most // 2) :]]
+        shown = [*falling[: _MOST_CLASSES // 2], None, *falling[-(_MOST_CLASSES // 2) :]]
     for row in shown:
         if row is None:
-            table.add_row(f"({len(defined) - most} between)", style="dim")
+            table.add_row(f"({len(defined) - _MOST_CLASSES} between)", style="dim")
         else:
             table.add_row(row[0], *("-" if value != value else f"{value:.2f}" for value in row[1].values()))
     return table

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -12,11 +13,14 @@ from mask2former.cli.shared import (
     Device,
     Dtype,
     LongEdge,
+    ModelArgument,
     OfficialSettings,
     Recipe,
     ShortEdge,
     TrainedFor,
     Weights,
+    given,
+    machine_option,
     tasks_of,
     working,
 )
@@ -25,12 +29,12 @@ from mask2former.errors import OptionError
 
 __all__ = ["serve"]
 
-_LIMITS = "Limits"
-_RAY = "Ray Serve"
+_limit_option = partial(typer.Option, rich_help_panel="Limits")
+_ray_option = partial(typer.Option, rich_help_panel="Ray Serve")
 
 
 def serve(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model: a name, file, folder, or hf://owner/name.")],
+    model: ModelArgument,
     host: Annotated[
         str, typer.Option(help="Address to listen on; 0.0.0.0: every address of this machine.")
     ] = "127.0.0.1",
@@ -38,8 +42,8 @@ def serve(
     token_file: Annotated[
         Path | None,
         typer.Option(
-            help="File with the token that requests must carry as 'Authorization: Bearer TOKEN'; the environment "
-            "variable MASK2FORMER_TOKEN can hold it instead.",
+            help="File with the token that requests must send as 'Authorization: Bearer TOKEN'. It can be in the "
+            "environment variable MASK2FORMER_TOKEN instead.",
             show_default="no token",
         ),
     ] = None,
@@ -48,77 +52,54 @@ def serve(
     official_settings: OfficialSettings = False,
     batch_size: Annotated[
         int,
-        typer.Option(
+        _limit_option(
             min=1,
-            help="Send up to this many waiting images through the network together; only images padded to the same "
-            "size share a batch.",
-            rich_help_panel=_LIMITS,
+            help="Process up to this many waiting images in one batch; only images that are padded to the same size "
+            "share a batch.",
         ),
     ] = 8,
     queue: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            help="Maximum number of images waiting or in progress; further requests get 429.",
-            rich_help_panel=_LIMITS,
-        ),
+        int, _limit_option(min=1, help="Maximum number of images waiting or in progress; further requests get 429.")
     ] = 64,
-    max_images: Annotated[
-        int, typer.Option(min=1, help="Maximum number of images in one request.", rich_help_panel=_LIMITS)
-    ] = 16,
-    max_megabytes: Annotated[
-        float, typer.Option(help="Maximum body of one request, in 10^6 bytes.", rich_help_panel=_LIMITS)
-    ] = 32,
-    max_megapixels: Annotated[
-        float, typer.Option(help="Maximum pixels of one image, in millions.", rich_help_panel=_LIMITS)
-    ] = 50,
-    timeout: Annotated[
-        float, typer.Option(help="Maximum seconds for a request, upload included.", rich_help_panel=_LIMITS)
-    ] = 60,
+    max_images: Annotated[int, _limit_option(min=1, help="Maximum number of images in one request.")] = 16,
+    max_megabytes: Annotated[float, _limit_option(help="Maximum size of the body of a request, in 10^6 bytes.")] = 32,
+    max_megapixels: Annotated[float, _limit_option(help="Maximum number of pixels in one image, in millions.")] = 50,
+    timeout: Annotated[float, _limit_option(help="Maximum time for a request in seconds, including the upload.")] = 60,
     ray: Annotated[
         bool,
-        typer.Option(
+        _ray_option(
             "--ray",
-            help="Deploy on Ray Serve: on the cluster of RAY_ADDRESS, or only on this machine. The limits apply to "
+            help="Deploy on Ray Serve: on the cluster at RAY_ADDRESS, or only on this machine. The limits apply to "
             "each replica.",
-            rich_help_panel=_RAY,
         ),
     ] = False,
     replicas: Annotated[
         str | None,
-        typer.Option(
+        _ray_option(
             metavar="N or MIN:MAX",
-            help="Number of replicas; with two numbers, as many as the load needs.",
+            help="Number of replicas; with two numbers, as many in this range as the load needs.",
             show_default="1",
-            rich_help_panel=_RAY,
         ),
     ] = None,
     max_queued: Annotated[
         int | None,
-        typer.Option(
+        _ray_option(
             min=1,
             help="Maximum number of requests waiting for a replica at each proxy; further ones get 503.",
             show_default="256",
-            rich_help_panel=_RAY,
         ),
     ] = None,
     cpus_per_replica: Annotated[
-        float | None,
-        typer.Option(
-            min=0.1,
-            help="Cores per replica; PyTorch uses as many threads.",
-            show_default="1",
-            rich_help_panel=_RAY,
-        ),
+        float | None, _ray_option(min=0.1, help="Cores per replica; PyTorch uses as many threads.", show_default="1")
     ] = None,
     device: Device = "auto",
     dtype: Dtype = None,
     compile: Annotated[
         bool,
-        typer.Option(
+        machine_option(
             "--compile",
-            help="Compile the model for each of the first eight input and batch sizes, a minute or more each.",
-            rich_help_panel="Machine",
+            help="Compile the model for each of the first eight input and batch sizes, which takes a minute or more "
+            "per size.",
         ),
     ] = False,
     recipe: Recipe = None,
@@ -128,12 +109,10 @@ def serve(
     """Serve a model over HTTP.
 
     Send images to POST /v1/predict, as the body or as files of a form; results are JSON or PNG. The log goes to
-    standard error, one JSON object per line. After Ctrl-C or SIGTERM, no requests are accepted, those in progress are
-    finished, and the exit code is 0.
+    standard error, one JSON object per line. After Ctrl-C or SIGTERM, no more requests are accepted, those in progress
+    are finished, and the exit code is 0.
     """
-    settings = {"short_edge": short_edge, "long_edge": long_edge, "official_settings": official_settings or None}
-    on_ray = {"replicas": replicas, "max_queued": max_queued, "cpus_per_replica": cpus_per_replica}
-    chosen = {name: value for name, value in on_ray.items() if value is not None}
+    chosen = given(replicas=replicas, max_queued=max_queued, cpus_per_replica=cpus_per_replica)
     if chosen and not ray:
         raise OptionError(lambda name: f"{name(next(iter(chosen)))} applies to replicas on Ray Serve; add --ray")
     say_at_once(f"loading {model}")
@@ -163,6 +142,6 @@ def serve(
             recipe=recipe,
             trained_for=tasks_of(trained_for),
             weights=weights,
-            **{name: value for name, value in settings.items() if value is not None},
+            **given(short_edge=short_edge, long_edge=long_edge, official_settings=official_settings),
         )
     say("stopped")

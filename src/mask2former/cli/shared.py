@@ -8,14 +8,15 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
 from mask2former import limits
 from mask2former.cli.names import complete_model, complete_recipe
-from mask2former.cli.terminal import progress_bar
+from mask2former.cli.terminal import progress_bar, say
 from mask2former.errors import FailedError, OptionError, UserError
 from mask2former.progress import DOWNLOADING, DetailedProgress
 from mask2former.text import quoted
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_MODEL",
+    "AllowOutside",
     "BandRanges",
     "Bands",
     "BatchSize",
@@ -34,11 +36,11 @@ __all__ = [
     "DataRoot",
     "Device",
     "Dtype",
-    "FailedError",
     "LongEdge",
     "MaxMegapixels",
     "MinArea",
     "Model",
+    "ModelArgument",
     "ModelTasks",
     "OfficialSettings",
     "Recipe",
@@ -54,9 +56,12 @@ __all__ = [
     "allowed_pixels",
     "chosen_bands",
     "chosen_range",
-    "count",
     "fetch_weights",
+    "given",
+    "machine_option",
     "named_model",
+    "renamed",
+    "setting_option",
     "show_file",
     "size_hw_of",
     "stoppable",
@@ -65,9 +70,13 @@ __all__ = [
     "working",
 ]
 
+_T = TypeVar("_T")
 DEFAULT_MODEL = "scenes-tiny"
 _DRAWN_EVERY = 0.1  # seconds
-_OTHERS = "Models of other code bases"
+# Options in a panel of their own in the help.
+setting_option = partial(typer.Option, rich_help_panel="Settings")
+machine_option = partial(typer.Option, rich_help_panel="Machine")
+_other_code_option = partial(typer.Option, rich_help_panel="Models of other code bases")
 _NO_MODEL = (
     "no model given: use --model coco-panoptic/swin-t for photographs (downloaded once; for "
     "commercial use mmdet/coco-panoptic/swin-t), nuclei for cells under a microscope, or "
@@ -75,152 +84,127 @@ _NO_MODEL = (
 )
 
 Task = Literal["panoptic", "instance", "semantic"]
-Device = Annotated[str, typer.Option(help="Device: auto, cpu, cuda or cuda:N.", rich_help_panel="Machine")]
+Device = Annotated[str, machine_option(help="Device: auto, cpu, cuda or cuda:N.")]
 BatchSize = Annotated[
     int,
-    typer.Option(
+    machine_option(
         min=1,
-        help="Send up to this many images through the network together; useful on GPUs and for small images. Only "
-        "images padded to the same size share a batch; no effect with tiles or --tta. Scores may differ in their "
-        "last digits.",
-        rich_help_panel="Machine",
+        help="Process up to this many images in one batch; useful on GPUs and for small images. Only images that are "
+        "padded to the same size share a batch. No effect with tiles or --tta. Scores may differ in their last digits.",
     ),
 ]
 Dtype = Annotated[
     Literal["float32", "bfloat16", "float16"] | None,
-    typer.Option(help="Precision of the model.", show_default="as stored", rich_help_panel="Machine"),
+    machine_option(help="Precision of the model.", show_default="as stored"),
 ]
 MaxMegapixels = Annotated[
     float | None,
-    typer.Option(
+    machine_option(
         min=1,
         max=limits.IMAGE_SIDE**2 / 1e6,
-        help="Maximum pixels of one image, in millions; raise it only for images that you trust.",
+        help="Maximum number of pixels in one image, in millions; raise it only for images that you trust.",
         show_default="89, Pillow's safety limit",
-        rich_help_panel="Machine",
     ),
 ]
-Model = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        "-m",
-        help="Model: a name (see: mask2former models), file, folder, or hf://owner/name.",
-        autocompletion=complete_model,
-    ),
-]
+_MODEL = "Model: a name (see: mask2former models), file, folder, or hf://owner/name."
+Model = Annotated[str | None, typer.Option("--model", "-m", help=_MODEL, autocompletion=complete_model)]
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL, autocompletion=complete_model)]
 Recipe = Annotated[
     str | None,
-    typer.Option(
-        help="Name of the published model in a file or folder of another code base, for example "
-        "coco-panoptic/r50; required if the file does not say.",
+    _other_code_option(
+        help="Name of the published model that a file or folder of another code base contains, for example "
+        "coco-panoptic/r50; required if the file does not state it.",
         autocompletion=complete_recipe,
-        rich_help_panel=_OTHERS,
     ),
 ]
-_TRAINED_FOR: dict[str, Any] = {
-    "metavar": "TASK",
-    "help": "Instead of --recipe, for a model with classes of its own: a task it was trained for; can be repeated.",
-    "rich_help_panel": _OTHERS,
-}
-TrainedFor = Annotated[list[str] | None, typer.Option("--trained-for", **_TRAINED_FOR)]
-ModelTasks = Annotated[list[str] | None, typer.Option("--task", "--trained-for", "-t", **_TRAINED_FOR)]
+_task_option = partial(
+    _other_code_option,
+    metavar="TASK",
+    help="Instead of --recipe, for a model with custom classes: a task that it was trained for; can be repeated.",
+)
+TrainedFor = Annotated[list[str] | None, _task_option("--trained-for")]
+ModelTasks = Annotated[list[str] | None, _task_option("--task", "--trained-for", "-t")]
 Weights = Annotated[
     str | None,
-    typer.Option(
-        metavar="ENTRY",
-        help="Which of several sets of weights in a file, for example model_ema.",
-        rich_help_panel=_OTHERS,
+    _other_code_option(
+        metavar="ENTRY", help="Set of weights to load from a file that contains several, for example model_ema."
     ),
 ]
 
+AllowOutside = Annotated[
+    bool,
+    typer.Option(
+        "--allow-outside",
+        help="Also read images that annotations name outside their folder (../a.jpg, /data/a.jpg).",
+    ),
+]
 DataRoot = Annotated[
     Path | None,
     typer.Option(
         metavar="DIR", help="Folder that contains the data sets.", show_default="$MASK2FORMER_DATA or ./datasets"
     ),
 ]
-ShortEdge = Annotated[
-    int | None,
-    typer.Option(help="Resize the shorter side to this many pixels; 0: do not resize.", rich_help_panel="Settings"),
-]
-LongEdge = Annotated[
-    int | None, typer.Option(help="Maximum length of the longer side, in pixels.", rich_help_panel="Settings")
-]
+ShortEdge = Annotated[int | None, setting_option(help="Resize the shorter side to this many pixels; 0: do not resize.")]
+LongEdge = Annotated[int | None, setting_option(help="Maximum length of the longer side, in pixels.")]
 Tile = Annotated[
     int | None,
-    typer.Option(
+    setting_option(
         min=0,
-        help="Cut images into tiles of this side in pixels and join their results; the model's diameter then no longer "
-        "applies. 0: no tiles.",
+        help="Cut images into tiles with sides of this many pixels and join their results; the object diameter of the "
+        "model is then ignored. 0: no tiles.",
         show_default="as the model was trained",
-        rich_help_panel="Settings",
     ),
 ]
 TileOverlap = Annotated[
     int | None,
-    typer.Option(
+    setting_option(
         min=0,
-        help="Minimum overlap of neighbouring tiles in pixels; where possible, more than the width of an object.",
+        help="Minimum overlap of neighbouring tiles in pixels; preferably more than the width of an object.",
         show_default="a quarter of --tile",
-        rich_help_panel="Settings",
     ),
 ]
 OfficialSettings = Annotated[
     bool,
-    typer.Option(
+    setting_option(
         "--official-settings",
-        help="Resize images as the authors of Mask2Former do, even if another toolbox trained the model.",
-        rich_help_panel="Settings",
+        help="Resize images as the authors of Mask2Former do, even if the model was trained with another toolbox.",
     ),
 ]
 Classes = Annotated[
     list[str] | None,
-    typer.Option(
-        "--classes",
-        metavar="NAME",
-        help="Keep only this class; can be repeated.",
-        show_default="all",
-        rich_help_panel="Settings",
-    ),
+    setting_option("--classes", metavar="NAME", help="Keep only this class; can be repeated.", show_default="all"),
 ]
 MinArea = Annotated[
-    int | None,
-    typer.Option(
-        min=0, help="Leave out segments, instances and class masks with fewer pixels.", rich_help_panel="Settings"
-    ),
+    int | None, setting_option(min=0, help="Leave out segments, instances and class masks with fewer pixels.")
 ]
 ValueRange = Annotated[
     tuple[str, str] | None,
-    typer.Option(
+    setting_option(
         "--value-range",
         metavar="BLACK WHITE",
         help="For images that are not 8-bit: the values of black and white, for example 0 4095.",
         show_default="as in training, or per file",
-        rich_help_panel="Settings",
     ),
 ]
 ValueRule = Annotated[
     Literal["auto", "full", "percentile"] | None,
-    typer.Option(
+    setting_option(
         "--value-rule",
-        help="Instead of --value-range: as each file says (auto), all values of its type (full), or the percentiles "
-        "0.5 and 99.5 of each image.",
+        help="Instead of --value-range: the range that each file states (auto), all values of its data type (full), or "
+        "the 0.5th to 99.5th percentile of each image (percentile).",
         show_default="as in training, or auto",
-        rich_help_panel="Settings",
     ),
 ]
 
 
 BandRanges = Annotated[
     str | None,
-    typer.Option(
+    setting_option(
         "--band-ranges",
         metavar="BLACK:WHITE,...",
         help="Instead of --value-range: one range for each band, in the order of --bands, for example "
         "0:4095,0:900,100:60000.",
         show_default="as in training",
-        rich_help_panel="Settings",
     ),
 ]
 
@@ -238,10 +222,9 @@ def chosen_range(
     """
     from mask2former.value_range import as_value_range
 
-    options = {"value_range": value_range, "value_rule": value_rule, "band_ranges": band_ranges}
-    given = [option for option, value in options.items() if value is not None]
-    if len(given) > 1:
-        raise OptionError(lambda name: f"{name(given[0])} and {name(given[1])} cannot be used together; give only one")
+    several = list(given(value_range=value_range, value_rule=value_rule, band_ranges=band_ranges))
+    if len(several) > 1:
+        raise OptionError(lambda name: f"{' and '.join(map(name, several[:2]))} cannot be used together; give only one")
     if value_range is not None:
         named, pairs = f"--value-range is {quoted(' '.join(value_range), 60)}", value_range
         expected = "two ascending numbers, black and white, as in 0 4095"
@@ -264,13 +247,12 @@ def chosen_range(
 
 Bands = Annotated[
     str | None,
-    typer.Option(
+    setting_option(
         "--bands",
         metavar="N,N,...",
-        help="In place of red, green and blue: the bands of each image that the model sees, by their numbers from 1, "
-        "for example 4,3,2 or 1-5.",
+        help="Bands of each image that the model receives in place of red, green and blue, numbered from 1, for "
+        "example 4,3,2 or 1-5.",
         show_default="as in training",
-        rich_help_panel="Settings",
     ),
 ]
 
@@ -311,6 +293,25 @@ class StoppedError(Exception):
     """The user pressed Ctrl-C; the message states what was done. Exit code 130."""
 
 
+def given(**options: Any) -> dict[str, Any]:
+    """The options that the user gave, where None or False is the default of all."""
+    return {name: value for name, value in options.items() if value is not None and value is not False}
+
+
+def renamed(former: str, old: _T | None, current: str, new: _T | None) -> _T | None:
+    """The value of an option that is still accepted under its former name, which is noted.
+
+    Raises:
+        UserError: both names are given.
+    """
+    if old is None:
+        return new
+    if new is not None:
+        raise UserError(f"{former} is the former name of {current}; give only one of them")
+    say(f"note: {former} is called {current} now", error=True)
+    return old
+
+
 def named_model(model: str | None) -> str:
     """The model, which must be named: any default would give useless results on most images.
 
@@ -327,11 +328,6 @@ def tasks_of(words: list[str] | None) -> list[Any]:
     return [name for entry in words or () for name in entry.split(",")]
 
 
-def count(number: int, noun: str) -> str:
-    """``1 image``, ``2 images``."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 def fetch_weights(console: Console, model: str) -> None:
     """Download the file of a published model into the cache, with a progress bar; other models need no download.
 
@@ -345,7 +341,9 @@ def fetch_weights(console: Console, model: str) -> None:
 
 
 @contextlib.contextmanager
-def working(console: Console, what_was_done: Callable[[], str], *, forks: bool = False) -> Iterator[DetailedProgress]:
+def working(
+    console: Console, what_was_done: Callable[[], str], *, forks: bool = False, resumes: bool = False
+) -> Iterator[DetailedProgress]:
     """Show the steps of a library call as a bar; Ctrl-C ends the command and reports what was done so far.
 
     Args:
@@ -353,6 +351,7 @@ def working(console: Console, what_was_done: Callable[[], str], *, forks: bool =
         what_was_done: returns the end of the sentence about Ctrl-C.
         forks: whether the call starts processes by forking, which must not happen while a thread draws. The bar is then
             drawn only when progress is reported, at most ten times a second.
+        resumes: whether the next call continues this one, so that an error that ends it also reports what was done.
     """
     current, last, drawn = "", 0, 0.0
     bars = progress_bar(console, has_thread=not forks)
@@ -377,6 +376,10 @@ def working(console: Console, what_was_done: Callable[[], str], *, forks: bool =
     except KeyboardInterrupt as interrupt:
         kept = "the partial download is kept; run the same command again to continue"
         raise StoppedError(kept if current.startswith(DOWNLOADING) else what_was_done()) from interrupt
+    except FailedError as error:
+        if not resumes:
+            raise
+        raise FailedError(f"{error}; {what_was_done()}") from error
     finally:
         bars.stop()
 
@@ -390,9 +393,16 @@ def allowed_pixels(megapixels: float | None) -> contextlib.AbstractContextManage
 
 @contextlib.contextmanager
 def training_shown(console: Console, what_was_done: Callable[[], str]) -> Iterator[DetailedProgress | None]:
-    """:func:`working` for a training; None where the output is no terminal, since a training then prints lines."""
-    with working(console, what_was_done, forks=True) as tell:
-        yield tell if console.is_terminal else None
+    """:func:`working` for a training; None where the output is no terminal, since a training then prints lines.
+
+    Raises:
+        FailedError: memory ran out, a number was not finite, or a process died.
+    """
+    try:
+        with working(console, what_was_done, forks=True) as tell:
+            yield tell if console.is_terminal else None
+    except (MemoryError, FloatingPointError, ChildProcessError) as error:  # whose messages are for the user
+        raise FailedError(str(error)) from error
 
 
 @contextlib.contextmanager

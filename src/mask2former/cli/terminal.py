@@ -12,7 +12,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mask2former.progress import clock
@@ -22,7 +22,16 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-__all__ = ["filtered", "make_console", "progress_bar", "say", "say_at_once", "say_document", "silence_stdout"]
+__all__ = [
+    "aligned",
+    "filtered",
+    "make_console",
+    "progress_bar",
+    "say",
+    "say_at_once",
+    "say_document",
+    "silence_stdout",
+]
 
 _COLUMNS = 2000  # maximum width of a terminal
 _CELL = 200  # characters of a cell of a table, and of the description of a bar
@@ -56,6 +65,15 @@ def say_at_once(line: str) -> None:
 def say_document(text: str) -> None:
     """Print our own text in one of our formats, to be redirected into a file: nothing in it is changed."""
     print(text.rstrip("\n"))
+
+
+def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> list[str]:
+    """Rows of cells as lines with columns, those with an index in ``left`` aligned to the left, others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(f"{cell:{'<' if index in left else '>'}{widths[index]}}" for index, cell in enumerate(row)).rstrip()
+        for row in rows
+    ]
 
 
 def make_console() -> Console:

@@ -9,18 +9,21 @@ from typing import Annotated
 import typer
 
 from mask2former.cli.names import complete_run_recipe
-from mask2former.cli.shared import FailedError, fetch_weights, training_shown
+from mask2former.cli.shared import fetch_weights, training_shown
 from mask2former.cli.terminal import make_console, say, say_document
 from mask2former.training import need_lightning
 
 __all__ = ["find_lr", "recipe", "train"]
 
+_RunFile = Annotated[Path, typer.Argument(metavar="RUN.yaml", help="A run file; 'mask2former recipe NAME' prints one.")]
+_Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="KEY.SUB=VALUE", help="Settings that override those of the file.")
+]
+
 
 def train(
-    run: Annotated[Path, typer.Argument(metavar="RUN.yaml", help="A run file; mask2former recipe NAME prints one.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY.SUB=VALUE", help="Settings that override those of the file.")
-    ] = None,
+    run: _RunFile,
+    overrides: _Overrides = None,
     resume: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Continue from the last checkpoint in this run directory.")
     ] = None,
@@ -48,10 +51,7 @@ def train(
         return f"no checkpoint had been written yet (one is written every {every} steps); start again without --resume"
 
     with training_shown(make_console(), stopped) as progress:
-        try:
-            result = train_model(config, resume=resume is not None, overwrite=overwrite, progress=progress)
-        except (MemoryError, FloatingPointError, ChildProcessError) as error:
-            raise FailedError(str(error)) from error
+        result = train_model(config, resume=resume is not None, overwrite=overwrite, progress=progress)
     from mask2former.training.cluster import is_first
 
     if is_first():
@@ -60,18 +60,21 @@ def train(
 
 
 def find_lr(
-    run: Annotated[Path, typer.Argument(metavar="RUN.yaml", help="A run file; mask2former recipe NAME prints one.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY.SUB=VALUE", help="Settings that override those of the file.")
-    ] = None,
+    run: _RunFile,
+    overrides: _Overrides = None,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The curve: .png, .svg or .pdf; the numbers go to .json beside it.")
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Where to draw the curve (.png, .svg or .pdf); the numbers go into a JSON file beside it.",
+        ),
     ] = Path("learning-rates.png"),
     lowest: Annotated[float, typer.Option(help="Learning rate of the first step.")] = 1e-7,
     highest: Annotated[float, typer.Option(help="Learning rate of the last step.")] = 1e-1,
-    steps: Annotated[int, typer.Option(help="Training steps; fewer are taken if the loss diverges.")] = 100,
+    steps: Annotated[int, typer.Option(help="Number of training steps; fewer if the loss diverges.")] = 100,
 ) -> None:
-    """Find a learning rate: train for some steps with a rising one, and draw the loss."""
+    """Find a learning rate: train for some steps with an increasing rate, and plot the loss."""
     from mask2former.data.sources import files_named_in
     from mask2former.inference.opening import model_files
     from mask2former.training.find_lr import check_output, check_search
@@ -86,10 +89,7 @@ def find_lr(
     if config.model.init is not None:
         fetch_weights(make_console(), config.model.init)
     with training_shown(make_console(), lambda: "nothing was written") as progress:
-        try:
-            found = find(config, lowest=lowest, highest=highest, steps=steps, progress=progress)
-        except (MemoryError, ChildProcessError) as error:
-            raise FailedError(str(error)) from error
+        found = find(config, lowest=lowest, highest=highest, steps=steps, progress=progress)
     curve, numbers = found.save(output)
     best = (
         f"the loss does not fall at any rate; try lower rates (--lowest below {lowest:g}) or more steps, for a curve "
@@ -104,11 +104,13 @@ def recipe(
     name: Annotated[
         str | None,
         typer.Argument(
-            help="Name of the recipe; without it, all names are listed.", autocompletion=complete_run_recipe
+            metavar="NAME",
+            help="Name of the recipe; without it, all names are listed.",
+            autocompletion=complete_run_recipe,
         ),
     ] = None,
 ) -> None:
-    """Print the complete run file of a recipe, to redirect into a file and edit."""
+    """Print the complete run file of a recipe, which you can redirect into a file and edit."""
     if name is None:
         from mask2former.recipes import run_recipes
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from mask2former import limits
+from mask2former.cli.shared import setting_option
 from mask2former.errors import UserError
 from mask2former.text import quoted
 
@@ -17,19 +16,16 @@ __all__ = ["Tta", "TtaSizes", "parse_views"]
 
 Tta = Annotated[
     bool,
-    typer.Option(
-        "--tta",
-        help="Test-time augmentation: average over sizes and mirrored images; slower.",
-        rich_help_panel="Settings",
+    setting_option(
+        "--tta", help="Test-time augmentation: average predictions over several sizes and mirrored images (slower)."
     ),
 ]
 TtaSizes = Annotated[
     str | None,
-    typer.Option(
+    setting_option(
         metavar="PX,PX,...",
-        help="Shorter sides for --tta, which it implies.",
-        show_default="semantic: as published, or 0.5 to 1.75 times the model's; others: the model's",
-        rich_help_panel="Settings",
+        help="Lengths of the shorter side for --tta, in pixels; implies --tta.",
+        show_default="semantic: as published, or 0.5 to 1.75 times that of the model; other tasks: that of the model",
     ),
 ]
 

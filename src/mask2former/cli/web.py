@@ -16,6 +16,7 @@ from mask2former.cli.shared import (
     TileOverlap,
     TrainedFor,
     Weights,
+    given,
     stoppable,
     tasks_of,
     working,
@@ -36,14 +37,14 @@ def web(
         ),
     ] = None,
     host: Annotated[
-        str, typer.Option(help="Address to listen on. By default only this machine can open the page.")
+        str, typer.Option(help="Address to listen on. By default, only this machine can open the page.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free port.")] = 7860,
     server_name: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Name by which visitors reach the page through a proxy, e.g. page.example.org; can be repeated.",
+            help="Name by which visitors reach the page through a proxy, such as page.example.org; can be repeated.",
             show_default="local names only",
         ),
     ] = None,
@@ -60,8 +61,9 @@ def web(
 ) -> None:
     """Open a web page for trying models on images and short clips.
 
-    Drop a file to see its segments. Change task, score threshold and classes without another pass through the network,
-    and download PNG, JSON or CSV. Nothing is loaded from other servers, and uploads are removed after half an hour.
+    Drop a file onto the page to see its segments. You can change the task, score threshold and classes without running
+    the model again, and download PNG, JSON or CSV. Nothing is loaded from other servers, and uploads are removed after
+    half an hour.
 
     Ctrl-C stops the page. It has no passwords: with --host 0.0.0.0, everyone on the network can use it.
     """
@@ -69,7 +71,6 @@ def web(
     from mask2former.web import open_models, serve_page
     from mask2former.web.server import PACKAGED
 
-    tiles = {"tile": tile, "tile_overlap": tile_overlap}
     with working(make_console(), lambda: "") as progress:
         opened = open_models(
             models or PACKAGED,
@@ -79,7 +80,7 @@ def web(
             weights=weights,
             device=device,
             dtype=dtype,
-            **{name: value for name, value in tiles.items() if value is not None},
+            **given(tile=tile, tile_overlap=tile_overlap),
         )
 
     def tell(address: str) -> None:

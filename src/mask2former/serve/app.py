@@ -29,6 +29,7 @@ from mask2former.inference.predictor import Predictor
 from mask2former.limits import DETECTIONS
 from mask2former.memory import LackOfMemoryError
 from mask2former.serve import description
+from mask2former.serve.batcher import Called
 from mask2former.serve.logs import request_id, request_id_of
 from mask2former.serve.metrics import METRICS_TYPE
 from mask2former.serve.service import (
@@ -37,7 +38,6 @@ from mask2former.serve.service import (
     Masks,
     NotReadyError,
     Output,
-    Reply,
     Service,
     TooLargeError,
     Wanted,
@@ -233,8 +233,8 @@ async def _predict(
         "batch": max(reply.batch_size for reply in replies),
     }
     if output != "json":
-        return Response(replies[0].content, media_type="image/png")
-    content = b'{"results": [' + b", ".join(reply.content for reply in replies) + b"]}\n"
+        return Response(replies[0].result, media_type="image/png")
+    content = b'{"results": [' + b", ".join(reply.result for reply in replies) + b"]}\n"
     return Response(content, media_type="application/json")
 
 
@@ -299,7 +299,7 @@ def _check_query(request: Request) -> None:
 # --- waiting ----------------------------------------------------------------------------------------------------------
 
 
-async def _all(work: Iterable[Coroutine[Any, Any, Reply]]) -> list[Reply]:
+async def _all(work: Iterable[Coroutine[Any, Any, Called[bytes]]]) -> list[Called[bytes]]:
     """All of them; the first that fails cancels the others."""
     try:
         async with asyncio.TaskGroup() as group:

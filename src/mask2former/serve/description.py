@@ -8,73 +8,67 @@ from mask2former.serve.uploads import FIELD
 
 __all__ = ["HEALTH", "METRICS", "MODELS", "PREDICT_BODY", "PREDICT_REPLIES"]
 
-_NUMBER = {"type": "number"}
 _COUNT = {"type": "integer", "minimum": 0}
 _TEXT = {"type": "string"}
+_PNG = {"type": "string", "format": "binary"}
+
+
+def _list(items: dict[str, Any], length: int | None = None) -> dict[str, Any]:
+    exactly = {} if length is None else {"minItems": length, "maxItems": length}
+    return {"type": "array", "items": items, **exactly}
+
+
+def _object(required: str = "", **properties: dict[str, Any]) -> dict[str, Any]:
+    """An object; ``required`` names those of its properties that it always has, separated by spaces."""
+    return {"type": "object", "properties": properties, **({"required": required.split()} if required else {})}
+
+
+def _reply(text: str, schema: dict[str, Any], example: Any = None) -> dict[str, Any]:
+    content = {"schema": schema} if example is None else {"schema": schema, "example": example}
+    return {"description": text, "content": {"application/json": content}}
+
+
 _RLE = {
-    "type": "object",
     "description": "COCO run lengths, column by column.",
-    "properties": {"size": {"type": "array", "items": _COUNT, "minItems": 2, "maxItems": 2}, "counts": _TEXT},
-    "required": ["size", "counts"],
+    **_object("size counts", size=_list(_COUNT, 2), counts=_TEXT),
 }
 _POLYGONS = {
-    "type": "object",
     "description": "GeoJSON in pixels: rasterised, it gives the exact mask. Pixel (x, y) reaches to (x + 1, y + 1).",
-    "properties": {
-        "type": {"const": "MultiPolygon"},
-        "coordinates": {
-            "type": "array",
-            "items": {
-                "type": "array",
-                "items": {"type": "array", "items": {"type": "array", "items": {"type": "integer"}}},
-            },
-        },
-    },
-    "required": ["type", "coordinates"],
+    **_object(
+        "type coordinates",
+        type={"const": "MultiPolygon"},
+        coordinates=_list(_list(_list(_list({"type": "integer"})))),
+    ),
 }
-_RECORD = {
-    "type": "object",
-    "properties": {
-        "id": {**_COUNT, "description": "Panoptic: the value of the segment in the id map."},
-        "label": {**_COUNT, "description": "Semantic: the class index."},
-        "category_id": {"type": "integer"},
-        "category_name": _TEXT,
-        "is_thing": {"type": "boolean"},
-        "score": {"type": "number", "minimum": 0, "maximum": 1},
-        "area": {**_COUNT, "description": "Pixels."},
-        "bbox": {
-            "type": "array",
-            "items": _NUMBER,
-            "minItems": 4,
-            "maxItems": 4,
-            "description": "x, y, w, h in pixels.",
-        },
-        "segmentation": _RLE,
-        "polygons": _POLYGONS,
-    },
-    "required": ["category_id", "category_name", "area"],
-}
+_RECORD = _object(
+    "category_id category_name area",
+    id={**_COUNT, "description": "Panoptic: the value of the segment in the id map."},
+    label={**_COUNT, "description": "Semantic: the class index."},
+    category_id={"type": "integer"},
+    category_name=_TEXT,
+    is_thing={"type": "boolean"},
+    score={"type": "number", "minimum": 0, "maximum": 1},
+    area={**_COUNT, "description": "Pixels."},
+    bbox={**_list({"type": "number"}, 4), "description": "x, y, w, h in pixels."},
+    segmentation=_RLE,
+    polygons=_POLYGONS,
+)
 _RESULT = {
-    "type": "object",
     "description": "As written to X.json by `mask2former predict`.",
-    "properties": {
-        "schema_version": {"const": 1},
-        "image": {**_TEXT, "description": "The file name, or `image`."},
-        "task": {"enum": ["panoptic", "instance", "semantic"]},
-        "model": _TEXT,
-        "settings": {"type": "object"},
-        "size": {"type": "array", "items": _COUNT, "minItems": 2, "maxItems": 2, "description": "Height and width."},
-        "segments": {"type": "array", "items": _RECORD, "description": "Task panoptic."},
-        "instances": {"type": "array", "items": _RECORD, "description": "Task instance, the best first."},
-        "classes": {"type": "array", "items": _RECORD, "description": "Task semantic."},
-        "label_map": {**_TEXT, "format": "byte", "description": "masks=png: the id or label map, a PNG in Base64."},
-        "notes": {
-            "type": "array",
-            "items": _TEXT,
-            "description": "What was left out or inferred in reading the file.",
-        },
-    },
-    "required": ["schema_version", "image", "task", "model", "settings", "size", "notes"],
+    **_object(
+        "schema_version image task model settings size notes",
+        schema_version={"const": 1},
+        image={**_TEXT, "description": "The file name, or `image`."},
+        task={"enum": ["panoptic", "instance", "semantic"]},
+        model=_TEXT,
+        settings={"type": "object"},
+        size={**_list(_COUNT, 2), "description": "Height and width."},
+        segments={**_list(_RECORD), "description": "Task panoptic."},
+        instances={**_list(_RECORD), "description": "Task instance, the best first."},
+        classes={**_list(_RECORD), "description": "Task semantic."},
+        label_map={**_TEXT, "format": "byte", "description": "masks=png: the id or label map, a PNG in Base64."},
+        notes={**_list(_TEXT), "description": "What was left out or inferred in reading the file."},
+    ),
 }
 _EXAMPLE = {
     "results": [
@@ -99,16 +93,13 @@ _EXAMPLE = {
         }
     ]
 }
-_PNG = {"type": "string", "format": "binary"}
 
 PREDICT_BODY: dict[str, Any] = {
     "required": True,
     "content": {
         "multipart/form-data": {
             "schema": {
-                "type": "object",
-                "properties": {FIELD: {"type": "array", "items": _PNG, "minItems": 1}},
-                "required": [FIELD],
+                **_object(FIELD, **{FIELD: {**_list(_PNG), "minItems": 1}}),
                 "additionalProperties": False,
             },
             "encoding": {FIELD: {"contentType": "image/*"}},
@@ -121,25 +112,10 @@ PREDICT_BODY: dict[str, Any] = {
 
 
 def _refusal(description: str, message: str, *, retry: bool = False) -> dict[str, Any]:
-    schema = {
-        "type": "object",
-        "properties": {
-            "error": {
-                "type": "object",
-                "properties": {"message": _TEXT, "request_id": _TEXT},
-                "required": ["message", "request_id"],
-            }
-        },
-        "required": ["error"],
-    }
+    schema = _object("error", error=_object("message request_id", message=_TEXT, request_id=_TEXT))
     example = {"error": {"message": message, "request_id": "5f2c9d0b6a1e4477"}}
-    found: dict[str, Any] = {
-        "description": description,
-        "content": {"application/json": {"schema": schema, "example": example}},
-    }
-    if retry:
-        found["headers"] = {"Retry-After": {"description": "Seconds.", "schema": _COUNT}}
-    return found
+    headers = {"headers": {"Retry-After": {"description": "Seconds.", "schema": _COUNT}}} if retry else {}
+    return {**_reply(description, schema, example), **headers}
 
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
@@ -161,62 +137,26 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
     503: _refusal("Not ready, or short of memory.", "the image does not fit into the memory that is left", retry=True),
     504: _refusal("Not finished in time.", "the images were not finished within 60 s"),
 }
-PREDICT_REPLIES: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "One result for each image, in order; or a PNG of one image.",
-        "content": {
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "properties": {"results": {"type": "array", "items": _RESULT}},
-                    "required": ["results"],
-                },
-                "example": _EXAMPLE,
-            },
-            "image/png": {"schema": _PNG},
-        },
-    },
-    **_ERRORS,
-}
+_RESULTS = _reply(
+    "One result for each image, in order; or a PNG of one image.", _object("results", results=_list(_RESULT)), _EXAMPLE
+)
+_RESULTS["content"]["image/png"] = {"schema": _PNG}
+PREDICT_REPLIES: dict[int | str, dict[str, Any]] = {200: _RESULTS, **_ERRORS}
+_MODEL = _object(
+    "name version weights_sha256 tasks default_task classes settings device",
+    name=_TEXT,
+    version={**_TEXT, "description": "Of this package."},
+    weights_sha256={**_TEXT, "description": "Of the weights as they are used, as in results of predict."},
+    tasks=_list(_TEXT),
+    default_task=_TEXT,
+    classes=_list({"type": "object"}),
+    settings={"type": "object"},
+    license={"type": ["string", "null"]},
+    metrics={"type": "object"},
+    device=_TEXT,
+)
 MODELS: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "The model, its classes and its settings.",
-        "content": {
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "properties": {
-                        "models": {
-                            "type": "array",
-                            "items": {
-                                "type": "object",
-                                "properties": {
-                                    "name": _TEXT,
-                                    "version": {**_TEXT, "description": "Of this package."},
-                                    "weights_sha256": {
-                                        **_TEXT,
-                                        "description": "Of the weights as they are used, as in results of predict.",
-                                    },
-                                    "tasks": {"type": "array", "items": _TEXT},
-                                    "default_task": _TEXT,
-                                    "classes": {"type": "array", "items": {"type": "object"}},
-                                    "settings": {"type": "object"},
-                                    "license": {"type": ["string", "null"]},
-                                    "metrics": {"type": "object"},
-                                    "device": _TEXT,
-                                },
-                                "required": [
-                                    *("name", "version", "weights_sha256", "tasks", "default_task", "classes"),
-                                    *("settings", "device"),
-                                ],
-                            },
-                        }
-                    },
-                    "required": ["models"],
-                }
-            }
-        },
-    },
+    200: _reply("The model, its classes and its settings.", _object("models", models=_list(_MODEL))),
     401: _ERRORS[401],
     503: _ERRORS[503],
 }
@@ -225,13 +165,6 @@ METRICS: dict[int | str, dict[str, Any]] = {
     401: _ERRORS[401],
 }
 HEALTH: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "Yes.",
-        "content": {
-            "application/json": {
-                "schema": {"type": "object", "properties": {"status": {"const": "ok"}}, "required": ["status"]}
-            }
-        },
-    },
+    200: _reply("Yes.", _object("status", status={"const": "ok"})),
     503: _ERRORS[503],
 }

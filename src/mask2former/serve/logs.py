@@ -47,25 +47,23 @@ class JsonLines(logging.Formatter):
 
 
 @contextlib.contextmanager
-def logging_as_json(level: int = logging.INFO) -> Iterator[None]:
+def logging_as_json() -> Iterator[None]:
     """Inside, this process logs to standard error, one JSON object per line."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    root, levels = (
-        logging.getLogger(),
-        {
-            "": logging.WARNING,  # libraries
-            "mask2former": level,
-            "python_multipart": logging.ERROR,  # its warnings are refused requests, which we log
-        },
-    )
-    before = root.handlers[:], {name: logging.getLogger(name).level for name in levels}
+    root = logging.getLogger()
+    levels = {
+        "": logging.WARNING,  # libraries
+        "mask2former": logging.INFO,
+        "python_multipart": logging.ERROR,  # its warnings are refused requests, which we log
+    }
+    handlers, before = root.handlers[:], {name: logging.getLogger(name).level for name in levels}
     root.handlers[:] = [handler]
     for name, value in levels.items():
         logging.getLogger(name).setLevel(value)
     try:
         yield
     finally:
-        root.handlers[:] = before[0]
-        for name, value in before[1].items():
+        root.handlers[:] = handlers
+        for name, value in before.items():
             logging.getLogger(name).setLevel(value)

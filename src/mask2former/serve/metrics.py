@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -23,29 +24,15 @@ class Metrics:
     def __init__(self, pending: Callable[[], int]) -> None:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
-        name = "mask2former"
-        labels = ("path", "status")
-        self._requests = Counter(f"{name}_requests", "Finished requests", labels, registry=self._registry)
-        self._request_seconds = Histogram(
-            f"{name}_request_seconds", "From the first byte to the last", ("path",),
-            buckets=_SECONDS, registry=self._registry,
-        )  # fmt: skip
-        self._waited = Histogram(
-            f"{name}_wait_seconds",
-            "Time that an image waits for the network",
-            buckets=_SECONDS,
-            registry=self._registry,
-        )
-        self._called = Histogram(
-            f"{name}_network_seconds", "Time of a batch in the network", buckets=_SECONDS, registry=self._registry
-        )
-        self._batches = Histogram(
-            f"{name}_batch_images", "Images per batch", buckets=(1, 2, 4, 8, 16, 32, 64), registry=self._registry
-        )
-        self._images = Counter(f"{name}_images", "Images that were segmented", registry=self._registry)
-        Gauge(f"{name}_pending_images", "Images that are waiting or in progress", registry=self._registry).set_function(
-            pending
-        )
+        here: dict[str, Any] = {"namespace": "mask2former", "registry": self._registry}
+        timed: dict[str, Any] = {**here, "buckets": _SECONDS}
+        self._requests = Counter("requests", "Finished requests", ("path", "status"), **here)
+        self._request_seconds = Histogram("request_seconds", "From the first byte to the last", ("path",), **timed)
+        self._waited = Histogram("wait_seconds", "Time that an image waits for the network", **timed)
+        self._called = Histogram("network_seconds", "Time of a batch in the network", **timed)
+        self._batches = Histogram("batch_images", "Images per batch", buckets=(1, 2, 4, 8, 16, 32, 64), **here)
+        self._images = Counter("images", "Images that were segmented", **here)
+        Gauge("pending_images", "Images that are waiting or in progress", **here).set_function(pending)
 
     def finished(self, path: str, status: int, seconds: float) -> None:
         """Count a request."""

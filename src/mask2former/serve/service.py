@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import copy_context
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 import mask2former
@@ -25,12 +25,12 @@ from mask2former.media.images import NamedBytes, PixelLimitError, image_size
 from mask2former.memory import LackOfMemoryError, is_lack_of_memory
 from mask2former.notes import collect_notes, sentences
 from mask2former.processors import num_processors
-from mask2former.serve.batcher import Batcher
+from mask2former.serve.batcher import Batcher, Called
 from mask2former.serve.metrics import Metrics
 from mask2former.serve.settings import ServiceLimits
 from mask2former.structures import ModelInfo, Segmentation
 
-__all__ = ["BusyError", "FaultError", "Masks", "NotReadyError", "Output", "Reply", "Service", "TooLargeError", "Wanted"]
+__all__ = ["BusyError", "FaultError", "Masks", "NotReadyError", "Output", "Service", "TooLargeError", "Wanted"]
 
 _MOST_THREADS = 4  # threads that decode and encode
 _T = TypeVar("_T")
@@ -80,27 +80,10 @@ class Wanted:
         masks: how JSON represents them.
     """
 
-    task: Task | None = None
-    overrides: Mapping[str, Any] = field(default_factory=dict)
-    output: Output = "json"
-    masks: Masks = "rle"
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """The outcome of an image.
-
-    Attributes:
-        content: a JSON object, or a PNG file.
-        waited: seconds until it entered the network.
-        took: duration of its batch in the network, in seconds.
-        batch_size: images of that batch.
-    """
-
-    content: bytes
-    waited: float
-    took: float
-    batch_size: int
+    task: Task | None
+    overrides: Mapping[str, Any]
+    output: Output
+    masks: Masks
 
 
 class Service:
@@ -206,8 +189,8 @@ class Service:
         finally:
             self._pending -= held
 
-    def check(self, wanted: Wanted) -> Task:
-        """Refuse what can be refused before an image is read; returns the task.
+    def check(self, wanted: Wanted) -> None:
+        """Refuse what can be refused before an image is read.
 
         Raises:
             UserError: the model does not support the task, a setting, a class or the form of the output.
@@ -219,16 +202,18 @@ class Service:
                 "instances may overlap, so there is no map of their ids; request masks=rle or masks=polygons, or the "
                 "task panoptic"
             )
-        return task
 
     # --- one image ----------------------------------------------------------------------------------------------------
 
-    async def segment(self, file: NamedBytes, wanted: Wanted) -> Reply:
+    async def segment(self, file: NamedBytes, wanted: Wanted) -> Called[bytes]:
         """Read, segment and encode an image. If cancelled, it does not use the network any more.
 
         Args:
             file: the content of an image file.
             wanted: accepted by :meth:`check`.
+
+        Returns:
+            A JSON object or a PNG file, and how it went through the network.
 
         Raises:
             UserError: the image cannot be read; :class:`TooLargeError` if it has too many pixels.
@@ -239,7 +224,7 @@ class Service:
         called = await self._batcher(shown, self.predictor.batch_key(shown.size_hw, shown.settings))
         content = await self._in_thread(self._encode, file, called.result, wanted, notes)
         self.metrics.segmented(called.waited)
-        return Reply(content, called.waited, called.took, called.batch_size)
+        return Called(content, *called[1:])
 
     async def _in_thread(self, function: Callable[..., _T], *args: Any) -> _T:
         context = copy_context()  # with the id of the request, for what is logged there

@@ -17,9 +17,9 @@ from mask2former.errors import OptionError, UserError
 from mask2former.media.image_files import pixel_limit
 from mask2former.text import quoted
 
-__all__ = ["TOKEN_VARIABLE", "RayOptions", "ServiceLimits", "allowed_pixels", "read_token"]
+__all__ = ["RayOptions", "ServiceLimits", "allowed_pixels", "read_token"]
 
-TOKEN_VARIABLE = "MASK2FORMER_TOKEN"
+_TOKEN_VARIABLE = "MASK2FORMER_TOKEN"
 _SHORTEST_TOKEN = 16  # characters: shorter tokens can be guessed
 _LONGEST_TOKEN = 4096
 _LARGEST = 1_000_000  # of any limit
@@ -52,7 +52,7 @@ class ServiceLimits:
         for field in fields(self):
             value = getattr(self, field.name)
             if not 0 < value <= _LARGEST:
-                name = _ARGUMENTS[field.name]
+                name = _ARGUMENTS.get(field.name, field.name)
                 raise OptionError(
                     lambda flag, name=name, value=value: (
                         f"{flag(name)} must be above 0 and at most {_LARGEST:,}, got {value}"
@@ -75,13 +75,10 @@ def allowed_pixels(limits: ServiceLimits) -> Iterator[None]:
         yield
 
 
-_ARGUMENTS = {  # their names in a call of ``serve``
-    "batch_size": "batch_size",
-    "queue": "queue",
+_ARGUMENTS = {  # of limits whose flags have other names
     "images": "max_images",
     "megabytes": "max_megabytes",
     "megapixels": "max_megapixels",
-    "timeout": "timeout",
 }
 
 
@@ -126,8 +123,8 @@ def read_token(path: Path | None = None) -> str | None:
     """
     if path is not None:
         token, where = read_text(path, "token file", _LONGEST_TOKEN).strip(), f"the token file '{path}'"
-    elif TOKEN_VARIABLE in os.environ:
-        token, where = os.environ[TOKEN_VARIABLE].strip(), f"the environment variable {TOKEN_VARIABLE}"
+    elif _TOKEN_VARIABLE in os.environ:
+        token, where = os.environ[_TOKEN_VARIABLE].strip(), f"the environment variable {_TOKEN_VARIABLE}"
     else:
         return None
     if len(token) < _SHORTEST_TOKEN or not (token.isascii() and token.isprintable()) or " " in token:

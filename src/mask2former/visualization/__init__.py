@@ -15,7 +15,7 @@ from numbers import Integral
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int, UInt8
+from jaxtyping import Bool, Float32, Int, UInt8
 from PIL import Image, ImageFilter
 
 from mask2former import limits
@@ -304,10 +304,16 @@ _STRENGTH: Float32[np.ndarray, 256] = np.clip((_LEVELS - 0.02) / 0.08, 0, CASING
 
 def _draw_seams(canvas: UInt8[np.ndarray, "H W 3"], index_map: Int[np.ndarray, "H W"]) -> None:
     """A faint light line where the index changes, so that flat neighbours of similar colours remain distinct."""
+    seam = _seams(index_map)
+    canvas[seam] = _mix(canvas[seam], (255, 255, 255), 0.35)
+
+
+def _seams(index_map: Int[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
+    """Pixels whose index is not that of the pixel above or to the left."""
     seam = np.zeros(index_map.shape, dtype=bool)
     seam[:, 1:] |= index_map[:, 1:] != index_map[:, :-1]
     seam[1:] |= index_map[1:] != index_map[:-1]
-    canvas[seam] = _mix(canvas[seam], (255, 255, 255), 0.35)
+    return seam
 
 
 def _mix(pixels: UInt8[np.ndarray, "P 3"], color: Color, alpha: float) -> UInt8[np.ndarray, "P 3"]:
@@ -321,12 +327,7 @@ def _interior_points(index_map: Int[np.ndarray, "H W"], count: int) -> dict[int,
 
     step = 1 + max(index_map.shape) // 400
     coarse = index_map[step // 2 :: step, step // 2 :: step]
-    inside = np.zeros((coarse.shape[0] + 2, coarse.shape[1] + 2), dtype=bool)  # the border counts as an edge
-    same = np.ones(coarse.shape, dtype=bool)
-    same[:, 1:] &= coarse[:, 1:] == coarse[:, :-1]
-    same[1:] &= coarse[1:] == coarse[:-1]
-    inside[1:-1, 1:-1] = same
-    depth = distance(inside)[1:-1, 1:-1]
+    depth = distance(np.pad(~_seams(coarse), 1))[1:-1, 1:-1]  # the border counts as an edge
     present = [int(index) for index in np.unique(coarse) if 0 <= index < count]
     if not present:
         return {}

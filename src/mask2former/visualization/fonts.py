@@ -18,7 +18,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont, features
 
 from mask2former.errors import UserError
-from mask2former.text import quoted
+from mask2former.text import listed, quoted
 
 __all__ = ["Lettering", "has_glyph", "own_fonts", "readable", "runs"]
 
@@ -89,8 +89,7 @@ def _report(replaced: dict[str, str]) -> None:
     if not new:
         return
     _reported.update(new)
-    listed = ", ".join(f"{text} for {quoted(name)}" for name, text in list(new.items())[:10])
-    more = f" and {len(new) - 10} more" if len(new) > 10 else ""
+    shown = listed(new, 10, show=lambda name: f"{new[name]} for {quoted(name)}")
     if not _can_shape() and any(_needs_shaping(char) for name in new for char in name[:_LONGEST]):
         cure = "right-to-left and Indic scripts need a Pillow with libraqm and FriBiDi (Debian: libfribidi0)"
     else:
@@ -98,7 +97,7 @@ def _report(replaced: dict[str, str]) -> None:
             "install a font that has them (Noto Sans of the script; Debian and Ubuntu: fonts-noto-core, "
             "fonts-noto-cjk, for pictographs fonts-symbola)"
         )
-    _logger.warning("class names that no installed font can write are drawn as numbers: %s%s; %s", listed, more, cure)
+    _logger.warning("class names that no installed font can write are drawn as numbers: %s; %s", shown, cure)
 
 
 @lru_cache(maxsize=4096)

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 from PIL import Image, ImageDraw
 
+from mask2former.text import shortened
 from mask2former.visualization.colors import line_color
 from mask2former.visualization.fonts import Lettering, readable
 from mask2former.visualization.regions import Color, Crop, Region
@@ -25,6 +26,8 @@ LABELS_PER_NAME = 8  # per class; more do not help to read a crowd
 MANY_REGIONS = 15  # from this number on, small regions have no label
 INK = (24, 24, 28)
 _PLATE_ROWS = 8
+_NAME = 28  # characters
+_GAP = 3  # pixels between labels
 _LEGEND_SHARE = 1 / 12  # of the image; a legend may not hide more
 
 _Box = tuple[int, int, int, int]  # left, top, right, bottom
@@ -219,7 +222,8 @@ class Plate:
     def __init__(self, rows: Sequence[_Row], font: Lettering, most: int = _PLATE_ROWS, *, dots: bool = True) -> None:
         kept = rows if len(rows) <= most else rows[: most - 1]
         self.lines = [
-            f"{_shortened(name)}: {number}" if region.is_thing else _shortened(name) for name, (region, number) in kept
+            f"{shortened(name, _NAME)}: {number}" if region.is_thing else shortened(name, _NAME)
+            for name, (region, number) in kept
         ]
         self._colors = [region.color for _, (region, _) in kept] if dots else []
         if rest := rows[len(kept) :]:
@@ -274,12 +278,9 @@ def _positions(anchor: Anchor, size: tuple[int, int], limits_hw: tuple[int, int]
             yield clamped(middle, shifted - label_height / 2)
 
 
-def _touch(first: _Box, second: _Box, gap: int = 3) -> bool:
-    return (
-        first[0] < second[2] + gap
-        and second[0] < first[2] + gap
-        and first[1] < second[3] + gap
-        and second[1] < first[3] + gap
+def _touch(first: _Box, second: _Box) -> bool:
+    return all(
+        one[side] < other[side + 2] + _GAP for one, other in ((first, second), (second, first)) for side in (0, 1)
     )
 
 
@@ -287,7 +288,7 @@ class _Tag:
     """A label: name and score in white on a dark rounded box, with a dot in the colour of the region."""
 
     def __init__(self, name: str, score: float | None, color: Color, font: Lettering) -> None:
-        self._name = _shortened(name)
+        self._name = shortened(name, _NAME)
         self._score = "" if score is None else f"{int(100 * score + 1e-6)}%"
         self._color = color
         self._font = font
@@ -310,10 +311,6 @@ class _Tag:
         if self._score:
             self._font.write(draw, (start + self._name_width + self._pad, baseline), self._score, (190, 190, 198))
         canvas[top : top + height, left : left + width] = np.asarray(patch)
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= 28 else name[:27] + "…"
 
 
 def _dark_box(

@@ -6,6 +6,7 @@ import base64
 import logging
 import secrets
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ _OF_ALL = "One for all classes; open the image again for those of the model."
 _logger = logging.getLogger(__name__)
 
 _TYPES = {"png": "image/png", "json": "application/json", "csv": "text/csv", "mp4": "video/mp4"}
+_PROGRESS = gr.Progress()  # by this default value, gradio recognises the parameter
 _WAITING = 32  # events of all visitors; further ones are refused
 
 
@@ -139,116 +141,89 @@ def build_page(visits: Visits, examples: Sequence[Example], *, upload_bytes: int
     )
 
 
+@dataclass(frozen=True, eq=False)
 class _Handlers:
     """What each control calls. Results are values by component; errors are shown as a sentence."""
 
-    def __init__(
-        self,
-        visits: Visits,
-        examples: Sequence[Example],
-        file: gr.File,
-        viewer: gr.HTML,
-        task: gr.Radio,
-        threshold: gr.Slider,
-        again: gr.Button,
-    ) -> None:
-        self._visits, self._examples, self._file = visits, examples, file
-        self._viewer, self._task, self._threshold, self._again = viewer, task, threshold, again
+    visits: Visits
+    examples: Sequence[Example]
+    file: gr.File
+    viewer: gr.HTML
+    task: gr.Radio
+    threshold: gr.Slider
+    again: gr.Button
 
     def upload(
-        self,
-        file: str | None,
-        model: str,
-        task: str,
-        request: gr.Request,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008  (gradio recognises the parameter by this value)
+        self, file: str | None, model: str, task: str, request: gr.Request, progress: gr.Progress = _PROGRESS
     ) -> dict[Any, Any]:
         if file is None:  # withdrawn in the meantime
-            return {self._file: None}
+            return {self.file: None}
         opened = self._opened(request, Path(file), model, task, progress)
-        return {**opened, self._file: None}  # so that another one can be dropped
+        return {**opened, self.file: None}  # so that another one can be dropped
 
     def choose(
-        self,
-        model: str,
-        task: str,
-        event: gr.EventData,
-        request: gr.Request,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008
+        self, model: str, task: str, event: gr.EventData, request: gr.Request, progress: gr.Progress = _PROGRESS
     ) -> dict[Any, Any]:
         number = event._data.get("example")
-        if not isinstance(number, int) or not 0 <= number < len(self._examples):
-            return {self._viewer: failure("there is no such example; choose one of those shown")}
-        return self._opened(request, self._examples[number].path, model, task, progress)
+        if not isinstance(number, int) or not 0 <= number < len(self.examples):
+            return {self.viewer: failure("there is no such example; choose one of those shown")}
+        return self._opened(request, self.examples[number].path, model, task, progress)
 
     def change_model(
-        self,
-        model: str,
-        task: str,
-        request: gr.Request,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008
+        self, model: str, task: str, request: gr.Request, progress: gr.Progress = _PROGRESS
     ) -> dict[Any, Any]:
-        if (visit := self._visits.find(_visitor(request))) is not None:
+        if (visit := self.visits.find(_visitor(request))) is not None:
             return self._opened(request, visit.source, model, task, progress)
         return self._controls(model, task, is_clip=False)
 
     def change_task(
-        self,
-        model: str,
-        task: str,
-        request: gr.Request,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008
+        self, model: str, task: str, request: gr.Request, progress: gr.Progress = _PROGRESS
     ) -> dict[Any, Any]:
-        visit = self._visits.find(_visitor(request))
+        visit = self.visits.find(_visitor(request))
         if visit is None:
             return self._controls(model, task, is_clip=False)
         if visit.image is None:
             return self._opened(request, visit.source, model, task, progress)
-        if task not in (tasks := self._visits.tasks(visit.model)):
-            return {self._viewer: failure(f"the model has no task '{printable(task, 40)}'; choose one of those shown")}
+        if task not in (tasks := self.visits.tasks(visit.model)):
+            return {self.viewer: failure(f"the model has no task '{printable(task, 40)}'; choose one of those shown")}
         visit.read_as(tasks[tasks.index(task)])
-        return self._controls(visit.model, task, is_clip=False) | {self._viewer: _seen(lambda: visit)}
+        return self._controls(visit.model, task, is_clip=False) | {self.viewer: _seen(lambda: visit)}
 
-    def track_again(
-        self,
-        threshold: float,
-        request: gr.Request,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008
-    ) -> dict[Any, Any]:
-        visit = self._visits.find(_visitor(request))
+    def track_again(self, threshold: float, request: gr.Request, progress: gr.Progress = _PROGRESS) -> dict[Any, Any]:
+        visit = self.visits.find(_visitor(request))
         if visit is None:
-            return {self._viewer: failure(GONE)}
+            return {self.viewer: failure(GONE)}
         return self._opened(request, visit.source, visit.model, visit.task, progress, threshold / 100)
 
     def change_threshold(self, threshold: float, request: gr.Request) -> dict[Any, Any]:
-        visit = self._visits.find(_visitor(request))
+        visit = self.visits.find(_visitor(request))
         if visit is None or visit.image is None:  # a clip waits for its button
-            return {self._viewer: gr.skip()}
+            return {self.viewer: gr.skip()}
         told = {}
         if visit.threshold is None and _of_classes(visit.predictor, visit.task):
-            told = {self._threshold: gr.update(info=_OF_ALL)}
+            told = {self.threshold: gr.update(info=_OF_ALL)}
         visit.threshold = threshold / 100
-        return {self._viewer: _seen(lambda: visit), **told}
+        return {self.viewer: _seen(lambda: visit), **told}
 
     def toggle(self, event: gr.EventData, request: gr.Request) -> dict[Any, Any]:
         def changed() -> Visit:
-            visit = self._visits.get(_visitor(request))
+            visit = self.visits.get(_visitor(request))
             visit.hide(event._data.get("labels"))
             return visit
 
-        return {self._viewer: _seen(changed)}
+        return {self.viewer: _seen(changed)}
 
     def download(self, event: gr.EventData, request: gr.Request) -> dict[str, Any]:
         def file() -> dict[str, Any]:
             kind = event._data.get("kind")
-            name, content = self._visits.get(_visitor(request)).download(kind)
+            name, content = self.visits.get(_visitor(request)).download(kind)
             data = f"data:{_TYPES[kind]};base64,{base64.b64encode(content).decode()}"
             return {"name": name, "url": data, "number": secrets.token_hex(4)}  # the same file can be saved twice
 
         return _told(file)
 
     def leave(self, request: gr.Request) -> None:
-        self._visits.close(_visitor(request))
+        self.visits.close(_visitor(request))
 
     def _opened(
         self,
@@ -263,26 +238,26 @@ class _Handlers:
             if total:
                 progress((done, total), desc=step, unit="frames")
 
-        seen = _seen(lambda: self._visits.open(_visitor(request), source, model, task, threshold, tell))
-        visit = self._visits.find(_visitor(request))
+        seen = _seen(lambda: self.visits.open(_visitor(request), source, model, task, threshold, tell))
+        visit = self.visits.find(_visitor(request))
         if visit is None or seen["kind"] == "failure":
-            return {self._viewer: seen}
+            return {self.viewer: seen}
         is_clip = visit.clip is not None
-        return self._controls(model, visit.task, is_clip=is_clip, threshold=visit.least_score) | {self._viewer: seen}
+        return self._controls(model, visit.task, is_clip=is_clip, threshold=visit.least_score) | {self.viewer: seen}
 
     def _controls(self, model: str, task: str, *, is_clip: bool, threshold: float | None = None) -> dict[Any, Any]:
         """Task and threshold as a model has them."""
-        tasks = self._visits.tasks(model, is_clip=is_clip)
+        tasks = self.visits.tasks(model, is_clip=is_clip)
         chosen = tasks[tasks.index(task)] if task in tasks else tasks[0]
-        value = threshold_of(self._visits.predictor(model), chosen) if threshold is None else threshold
+        value = threshold_of(self.visits.predictor(model), chosen) if threshold is None else threshold
         return {
-            self._task: gr.update(choices=_choices(tasks), value=chosen),
-            self._threshold: gr.update(
+            self.task: gr.update(choices=_choices(tasks), value=chosen),
+            self.threshold: gr.update(
                 value=_percent(value),
                 interactive=chosen != "semantic",
-                info=None if is_clip else _of_classes(self._visits.predictor(model), chosen),
+                info=None if is_clip else _of_classes(self.visits.predictor(model), chosen),
             ),
-            self._again: gr.update(visible=is_clip),
+            self.again: gr.update(visible=is_clip),
         }
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from mask2former.structures import Categories, Segmentation
-from mask2former.text import printable
+from mask2former.text import count, printable
 from mask2former.web.visits import Visit
 
 __all__ = ["data_url", "failure", "thumbnail", "view"]
@@ -62,7 +62,7 @@ def _image(visit: Visit) -> dict[str, Any]:
     order = sorted(range(len(rows)), key=lambda index: -rows[index]["area"])  # the largest first
     rows = [rows[index] for index in order]
     noun = {"panoptic": "segment", "instance": "object", "semantic": "class"}[visit.task]
-    found = "nothing found" if not rows else _count(len(rows), noun)
+    found = "nothing found" if not rows else count(len(rows), noun)
     return {
         "kind": "image",
         "summary": " · ".join(
@@ -113,7 +113,7 @@ def _clip(visit: Visit) -> dict[str, Any]:
         "kind": "clip",
         "summary": " · ".join(
             [
-                _count(len(clip.tracks), "track"),
+                count(len(clip.tracks), "track"),
                 f"{clip.num_frames} frames in {seconds:.1f} s",
                 f"{width} \N{MULTIPLICATION SIGN} {height}",
             ]
@@ -147,11 +147,6 @@ def data_url(image: Image.Image, kind: str) -> str:
     stream = io.BytesIO()
     image.save(stream, format=kind, **({"quality": 88, "method": 2} if kind == "WEBP" else {"compress_level": 4}))
     return f"data:image/{kind.lower()};base64,{base64.b64encode(stream.getvalue()).decode()}"
-
-
-def _count(number: int, noun: str) -> str:
-    plural = noun + ("es" if noun.endswith("s") else "s")
-    return f"{number} {noun if number == 1 else plural}"
 
 
 def _hex(color: tuple[int, int, int]) -> str:

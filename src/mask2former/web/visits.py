@@ -13,7 +13,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, Self
 
 from mask2former import limits
@@ -131,14 +130,9 @@ class Visit:
         return last[1]
 
     def _read(self, image: PredictedImage) -> Segmentation:
-        threshold = None if self.task == "semantic" else self.threshold
-        if threshold is None:
-            return image(self.task)
-        if self.task == "instance":
-            return image(self.task, instance_threshold=threshold)
-        if self.pass_again is not None:
-            return self.pass_again(threshold)(self.task)
-        return image(self.task, score_threshold=threshold)
+        if self.task == "panoptic" and self.threshold is not None and self.pass_again is not None:
+            return self.pass_again(self.threshold)(self.task)
+        return image(self.task, **self._thresholds())
 
     def visible(self, every: Segmentation) -> Segmentation:
         """The part of a result that is not switched off."""
@@ -170,7 +164,7 @@ class Visit:
         return f"{stem}.{kind}", files[f".{kind}"]
 
     def _thresholds(self) -> Mapping[str, Any]:
-        """As recorded: what a visitor sets applies to all classes."""
+        """As a setting: what a visitor sets applies to all classes."""
         if self.threshold is None:
             return {}
         if self.task == "instance":
@@ -390,7 +384,5 @@ class _Table:
         check_limit("the clip has too many frames:", frame.index + 1, self._most, self._advice)
         self.rows += frame.rows()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return None
+    def __exit__(self, *_: object) -> None:
+        """Nothing needs to be closed."""

@@ -9,7 +9,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from mask2former.cli.terminal import filtered, progress_bar, say_at_once
+from mask2former.cli.terminal import aligned, filtered, progress_bar, say_at_once
 
 
 class Screen(io.StringIO):
@@ -24,6 +24,12 @@ def test_what_takes_a_while_is_told_on_a_terminal_only(monkeypatch: pytest.Monke
         assert stream.getvalue() == expected
     monkeypatch.setattr(sys, "stderr", None)  # of a program without a console
     say_at_once("loading tiny")
+
+
+def test_columns_are_as_wide_as_their_widest_cell_and_numbers_are_aligned_to_the_right() -> None:
+    rows = [["row", "PQ", "note"], ["baseline", "7.5", "x"], ["b", "12.5", ""]]
+    assert aligned(rows) == ["row         PQ  note", "baseline   7.5     x", "b         12.5"]
+    assert aligned(rows, left=(0, 2)) == ["row         PQ  note", "baseline   7.5  x", "b         12.5"]
 
 
 def test_a_bar_of_a_download_counts_bytes() -> None:
