@@ -7,9 +7,35 @@ from pathlib import Path
 import yaml
 
 from mask2former.config import RunConfig
+from mask2former.errors import OptionError
 from mask2former.files import leftovers_note, write_whole
 
-__all__ = ["prepare_directory"]
+__all__ = ["check_vacant", "prepare_directory"]
+
+
+def check_vacant(directory: Path) -> None:
+    """Reject a directory with checkpoints that a new run would replace.
+
+    A run that ended before its first ``last.ckpt`` does not count: it cannot be resumed, and starts over.
+
+    Raises:
+        UserError: there is a run, or a best checkpoint that no run in this directory has written.
+    """
+    last, best = _checkpoints(directory)
+    if last.exists():
+        raise OptionError(
+            lambda name: (
+                f"'{directory}' already contains a run; continue it with {name('resume')}, replace it "
+                f"with {name('overwrite')}, or choose another output"
+            )
+        )
+    if best.exists() and not (directory / "run.yaml").exists():
+        raise OptionError(
+            lambda name: (
+                f"'{best}' is of another run, since '{directory}' has neither last.ckpt nor run.yaml; move it, replace "
+                f"it with {name('overwrite')}, or choose another output"
+            )
+        )
 
 
 def prepare_directory(config: RunConfig, objects: list[str], *, resume: bool) -> list[str]:
@@ -29,18 +55,24 @@ def prepare_directory(config: RunConfig, objects: list[str], *, resume: bool) ->
     head = f"# Given in Python, whatever is below: {', '.join(objects)}\n" if objects else ""
     text = head + yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
     write_whole(directory / "run.yaml", lambda file: file.write_text(text, encoding="utf-8"), durable=True)
-    if not resume:
-        _clear(directory, config.model.init)
-    return notes
+    return notes if resume else [*notes, *_clear(directory, config.model.init)]
 
 
-def _clear(directory: Path, init: str | None) -> None:
+def _checkpoints(directory: Path) -> tuple[Path, Path]:
+    return directory / "checkpoints" / "last.ckpt", directory / "checkpoints" / "best.ckpt"
+
+
+def _clear(directory: Path, init: str | None) -> list[str]:
     """Remove files of another run, which could pass for results of this one if it stops; its initial model is kept."""
-    checkpoints_of_it = [directory / "checkpoints" / name for name in ("last.ckpt", "best.ckpt")]
+    last, best = _checkpoints(directory)
     model = directory / "model.safetensors"
     is_start = init is not None and Path(init).resolve() == model.resolve()
-    stale = [*checkpoints_of_it, model] if checkpoints_of_it[0].exists() and not is_start else checkpoints_of_it
+    notes = []
+    if best.exists() and not last.exists():
+        notes.append(f"removed '{best}' of a run that had no last.ckpt")
+    stale = [last, best, model] if last.exists() and not is_start else [last, best]
     patterns = ("checkpoints/best-before-step-*.ckpt", f"images/step-{'[0-9]' * 7}.png", "failed-step-[0-9]*.pt")
     stale += [path for pattern in patterns for path in directory.glob(pattern)]
     for path in stale:
         path.unlink(missing_ok=True)
+    return notes
