@@ -48,21 +48,19 @@ def test_without_masks_there_is_nothing() -> None:
 def test_uncertain_points_lie_nearer_to_the_edge_than_random_ones() -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.linspace(-8, 8, 64).expand(2, 1, 64, 64)  # the edge is the vertical middle line
-    points = uncertain_points(logits, 400, 3.0, 0.75, lambda shape: torch.rand(shape, generator=generator))
-    distance = (points[..., 0] - 0.5).abs()
-    assert points.shape == (2, 400, 2)
-    assert distance[:, :300].max() < distance[:, 300:].max()
-    assert distance[:, :300].mean() < 0.5 * distance[:, 300:].mean()
+    candidates = torch.rand((2, 1200, 2), generator=generator)
+    points = uncertain_points(logits, candidates, 300)
+    distance, of_all = (points[..., 0] - 0.5).abs(), (candidates[..., 0] - 0.5).abs()
+    assert points.shape == (2, 300, 2)
+    assert distance.max() < of_all.max()
+    assert distance.mean() < 0.5 * of_all.mean()
 
 
 @pytest.mark.parametrize("share", [0.5, 0.1])
 def test_candidates_that_count_come_before_those_that_do_not(share: float) -> None:
     """Of 900 candidates 225 are kept, those that count first; at a share of a tenth, fewer than 225 count."""
-    drawn = [torch.rand(shape, generator=torch.Generator().manual_seed(3)) for shape in ((2, 900, 2), (2, 75, 2))]
+    candidates = torch.rand((2, 900, 2), generator=torch.Generator().manual_seed(3))
     logits = torch.randn((2, 1, 16, 16), generator=torch.Generator().manual_seed(4))
-    source = iter(drawn)
-    points = uncertain_points(logits, 300, 3.0, 0.75, lambda shape: next(source), lambda p: p[..., 0] < share)
-    kept, fresh = points[:, :225, 0], points[:, 225:]
-    there = (drawn[0][..., 0] < share).sum(dim=1)
+    kept = uncertain_points(logits, candidates, 225, lambda p: p[..., 0] < share)[..., 0]
+    there = (candidates[..., 0] < share).sum(dim=1)
     assert ((kept < share).sum(dim=1) == there.clamp(max=225)).all()
-    assert torch.equal(fresh, drawn[1])
