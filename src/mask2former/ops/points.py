@@ -36,7 +36,8 @@ def pixel_centers(size_hw: Sequence[int], like: Tensor) -> Float[Tensor, "1 P 2"
     """Centres (x, y) in 0..1 of all pixels of a map, row by row; at least float32, on the device of ``like``."""
     dtype = torch.promote_types(like.dtype, torch.float32)
     y, x = ((torch.arange(length, dtype=dtype, device=like.device) + 0.5) / length for length in size_hw)
-    return torch.stack((x.expand(len(y), -1), y[:, None].expand(-1, len(x))), 2).flatten(0, 1).unsqueeze(0)
+    rows, columns = torch.meshgrid(y, x, indexing="ij")
+    return torch.stack((columns, rows), 2).flatten(0, 1).unsqueeze(0)
 
 
 def sample_points(maps: Float[Tensor, "N C H W"], points: Float[Tensor, "N P 2"]) -> Float[Tensor, "N C P"]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mask2former.ops.points import reads_mask, sample_masks, sample_points, uncertain_points
+from mask2former.ops.points import pixel_centers, reads_mask, sample_masks, sample_points, uncertain_points
 
 
 @pytest.mark.parametrize("size", [(7, 5), (1, 9), (1, 1), (64, 48)])
@@ -64,3 +64,9 @@ def test_candidates_that_count_come_before_those_that_do_not(share: float) -> No
     kept = uncertain_points(logits, candidates, 225, lambda p: p[..., 0] < share)[..., 0]
     there = (candidates[..., 0] < share).sum(dim=1)
     assert ((kept < share).sum(dim=1) == there.clamp(max=225)).all()
+
+
+def test_pixel_centers_are_xy_row_by_row() -> None:
+    expected = [[[(x + 0.5) / 3, (y + 0.5) / 2] for y in range(2) for x in range(3)]]
+    got = pixel_centers((2, 3), torch.zeros((), dtype=torch.float64))
+    torch.testing.assert_close(got, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-15)
