@@ -17,7 +17,7 @@ from mask2former.ops.sparse_masks import SparseMasks, pairwise_iou
 from mask2former.structures import PanopticSegmentation
 from mask2former.structures.ground_truth import PanopticGroundTruth
 
-__all__ = ["IdentityCounts", "add_identities", "count_identities", "count_panoptic_identities", "no_identities"]
+__all__ = ["IdentityCounts", "count_identities", "count_panoptic_identities", "no_identities"]
 
 _VALID_IOU = 0.5  # least mask IoU of a pair
 
@@ -39,11 +39,6 @@ class IdentityCounts(NamedTuple):
 def no_identities() -> IdentityCounts:
     """Counts of zero, to start a sum."""
     return IdentityCounts(0, 0, 0)
-
-
-def add_identities(one: IdentityCounts, other: IdentityCounts) -> IdentityCounts:
-    """The sum of two counts."""
-    return IdentityCounts(*(a + b for a, b in zip(one, other, strict=True)))
 
 
 def count_identities(
