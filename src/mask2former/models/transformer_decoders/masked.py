@@ -134,9 +134,7 @@ class MaskedTransformerDecoder(nn.Module):
         With ``aux_outputs=False`` only the last prediction is kept. ``targets`` are for training with pilots, one per
         clip; predictions of queries do not depend on them.
         """
-        # Pixels are read one by one, so the channels of each are contiguous.
-        mask_features = features.mask_features.contiguous(memory_format=torch.channels_last)
-        mask_features = mask_features.unflatten(0, (-1, num_frames))  # (B, T, C_mask, h, w)
+        mask_features = features.embeddings(num_frames)
         kind = mask_features.device.type
         batch = mask_features.shape[0]
         query_positions = self.query_positions.weight.expand(batch, -1, -1)

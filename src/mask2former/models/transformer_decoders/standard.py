@@ -206,11 +206,9 @@ class StandardTransformerDecoder(nn.Module):
         With ``aux_outputs=False`` only the last prediction is kept.
         """
         *earlier, last = self.transformer(features, num_frames)
-        mask_features = features.mask_features.contiguous(memory_format=torch.channels_last)
-        mask_features = mask_features.unflatten(0, (-1, num_frames))  # (B, T, C_mask, h, w)
-        outputs = [
-            MaskOutput(self.class_head(state), MaskProduct(self.mask_head(state), mask_features), state)
-            for state in ((*earlier, last) if aux_outputs else (last,))
-        ]
-        final = outputs[-1]
-        return MaskOutput(final.class_logits, final.masks, final.query_features, outputs[:-1])
+        pixels = features.embeddings(num_frames)
+
+        def read(state: Tensor, aux: list[MaskOutput] | None = None) -> MaskOutput:
+            return MaskOutput(self.class_head(state), MaskProduct(self.mask_head(state), pixels), state, aux)
+
+        return read(last, [read(state) for state in earlier] if aux_outputs else None)
