@@ -9,17 +9,22 @@ import yaml
 from mask2former.config import RunConfig
 from mask2former.errors import OptionError
 from mask2former.files import leftovers_note, write_whole
+from mask2former.text import listed
 
 __all__ = ["check_vacant", "prepare_directory"]
 
 
-def check_vacant(directory: Path) -> None:
-    """Reject a directory with checkpoints that a new run would replace.
+def check_vacant(directory: Path, init: str | None = None) -> None:
+    """Reject a directory with checkpoints or a model that a new run would replace.
 
     A run that ended before its first ``last.ckpt`` does not count: it cannot be resumed, and starts over.
 
+    Args:
+        directory: of the new run.
+        init: the model that it starts from, which may be in the directory.
+
     Raises:
-        UserError: there is a run, or a best checkpoint that no run in this directory has written.
+        UserError: there is a run, the model of one without checkpoints, or a best checkpoint of another one.
     """
     last, best = _checkpoints(directory)
     if last.exists():
@@ -29,11 +34,13 @@ def check_vacant(directory: Path) -> None:
                 f"with {name('overwrite')}, or choose another output"
             )
         )
-    if best.exists() and not (directory / "run.yaml").exists():
+    model, is_run = directory / "model.safetensors", (directory / "run.yaml").exists()
+    if (is_run and model.exists() and not _is_same(init, model)) or (best.exists() and not is_run):
+        result, why = (model, "checkpoints") if is_run else (best, "run.yaml and last.ckpt")
         raise OptionError(
             lambda name: (
-                f"'{best}' is of another run, since '{directory}' has neither last.ckpt nor run.yaml; move it, replace "
-                f"it with {name('overwrite')}, or choose another output"
+                f"'{result}' is of an earlier run, whose {why} are gone; move it, replace it with "
+                f"{name('overwrite')}, or choose another output"
             )
         )
 
@@ -66,13 +73,18 @@ def _clear(directory: Path, init: str | None) -> list[str]:
     """Remove files of another run, which could pass for results of this one if it stops; its initial model is kept."""
     last, best = _checkpoints(directory)
     model = directory / "model.safetensors"
-    is_start = init is not None and Path(init).resolve() == model.resolve()
-    notes = []
-    if best.exists() and not last.exists():
-        notes.append(f"removed '{best}' of a run that had no last.ckpt")
-    stale = [last, best, model] if last.exists() and not is_start else [last, best]
+    had_last = last.exists()
+    stale = [last, best, model] if had_last and not _is_same(init, model) else [last, best]
     patterns = ("checkpoints/best-before-step-*.ckpt", f"images/step-{'[0-9]' * 7}.png", "failed-step-[0-9]*.pt")
     stale += [path for pattern in patterns for path in directory.glob(pattern)]
-    for path in stale:
-        path.unlink(missing_ok=True)
-    return notes
+    removed = [path for path in stale if path.exists()]
+    for path in removed:
+        path.unlink()
+    if had_last or not removed:  # whoever replaces a run that could be resumed has asked for it
+        return []
+    names = [path.relative_to(directory).as_posix() for path in removed]
+    return [f"removed files of a run that had no last.ckpt from '{directory}': {listed(names)}"]
+
+
+def _is_same(init: str | None, model: Path) -> bool:
+    return init is not None and Path(init).resolve() == model.resolve()

@@ -42,7 +42,9 @@ def put(folder: Path, *names: str) -> None:
 def test_a_best_checkpoint_in_a_folder_without_a_run_is_not_replaced(tmp_path: Path) -> None:
     check_vacant(tmp_path)
     put(tmp_path, "checkpoints/best.ckpt")
-    with pytest.raises(UserError, match=r"best.ckpt' is of another run, .* neither last.ckpt nor run.yaml; move it"):
+    with pytest.raises(
+        UserError, match=r"best.ckpt' is of an earlier run, whose run.yaml and last.ckpt are gone; move"
+    ):
         check_vacant(tmp_path)
 
 
@@ -50,8 +52,15 @@ def test_a_run_without_a_last_checkpoint_starts_over_and_its_best_one_is_not_rem
     put(tmp_path, "run.yaml", "checkpoints/best.ckpt")
     check_vacant(tmp_path)
     notes = prepare_directory(RunConfig(output=str(tmp_path)), [], resume=False)
-    assert [note for note in notes if "best.ckpt' of a run that had no last.ckpt" in note]
+    assert notes == [f"removed files of a run that had no last.ckpt from '{tmp_path}': checkpoints/best.ckpt"]
     assert not (tmp_path / "checkpoints" / "best.ckpt").exists()
     put(tmp_path, "checkpoints/last.ckpt")
     with pytest.raises(UserError, match="already contains a run"):
         check_vacant(tmp_path)
+
+
+def test_a_model_whose_checkpoints_were_deleted_is_not_replaced(tmp_path: Path) -> None:
+    put(tmp_path, "run.yaml", "model.safetensors")
+    check_vacant(tmp_path, init=str(tmp_path / "model.safetensors"))
+    with pytest.raises(UserError, match=r"model.safetensors' is of an earlier run, whose checkpoints are gone; move"):
+        check_vacant(tmp_path, init="scenes-tiny")
