@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mask2former.config import MaskedDecoderConfig, MSDeformAttnConfig
 from mask2former.models.layers import conv_kaiming, xavier_matrices
 from mask2former.models.pixel_decoders.features import PixelFeatures
-from mask2former.models.position_encoding import sine_encoding
+from mask2former.models.position_encoding import token_encoding
 from mask2former.models.transformer_decoders.attention import KINDS, Grid
 from mask2former.models.transformer_decoders.layer import DecoderLayer
 from mask2former.models.transformer_decoders.pilots import Pilots, make_pilots
@@ -200,10 +200,7 @@ class MaskedTransformerDecoder(nn.Module):
         height, width = feature.shape[2:]
         projected = self.input_projections[level](feature).flatten(2).transpose(1, 2)  # (B*T, H*W, C)
         value = projected.unflatten(0, (-1, num_frames)).flatten(1, 2) + self.level_embedding.weight[level]
-        position = sine_encoding(
-            num_frames, height, width, self.dim, temporal=self.temporal, dtype=feature.dtype, device=feature.device
-        )
-        key = value + position.flatten(0, 2).to(value.dtype)
+        key = value + token_encoding((height, width), self.dim, value, num_frames, temporal=self.temporal)
         # Attention needs masks at the size of the level. Resizing is linear, so the pixel embeddings are resized
         # instead, once for all queries and layers.
         frames = F.interpolate(mask_features.flatten(0, 1), size=(height, width), mode="bilinear", align_corners=False)

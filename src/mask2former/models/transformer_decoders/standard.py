@@ -15,7 +15,8 @@ from mask2former.config import MSDeformAttnConfig, StandardDecoderConfig
 from mask2former.errors import UserError
 from mask2former.models.layers import MultiHeadAttention, conv_kaiming, xavier_matrices
 from mask2former.models.pixel_decoders.features import PixelFeatures
-from mask2former.models.transformer_layers import TransformerEncoder, position_of
+from mask2former.models.position_encoding import token_encoding
+from mask2former.models.transformer_layers import TransformerEncoder
 from mask2former.ops.mask_logits import MaskProduct
 from mask2former.structures.outputs import MaskOutput
 
@@ -114,7 +115,7 @@ class OneMapTransformer(nn.Module):
         """
         feature = self.input_projection(self._map(features))
         tokens = feature.flatten(2).transpose(1, 2).unflatten(0, (-1, num_frames)).flatten(1, 2)  # (B, T*H*W, C)
-        position = position_of(feature, self.dim, num_frames)
+        position = token_encoding(feature.shape[2:], self.dim, feature, num_frames)
         if self.encoder is not None:
             tokens = self.encoder(tokens, position)
         placed = tokens + position
