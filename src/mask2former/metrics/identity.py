@@ -9,10 +9,10 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64, Integer
+from jaxtyping import Bool, Float64, Integer
 from scipy.optimize import linear_sum_assignment
 
-from mask2former.metrics.overlaps import common_runs, count_pairs
+from mask2former.metrics.overlaps import common_runs, count_pairs, looked_up
 from mask2former.ops.sparse_masks import SparseMasks, pairwise_iou
 from mask2former.structures import PanopticSegmentation
 from mask2former.structures.ground_truth import PanopticGroundTruth
@@ -86,8 +86,8 @@ def count_panoptic_identities(
             found = [segment.id for segment in prediction.segments if segment.label in things]
             runs = common_runs(ground_truth.ids, prediction.ids)
             pixels = count_pairs(
-                _codes(runs.first, [0, *true]),
-                _codes(runs.second, found),
+                looked_up(runs.first, _indices([0, *true]), missing=len(true) + 1),
+                looked_up(runs.second, _indices(found), missing=len(found)),
                 runs.lengths,
                 (len(true) + 2, len(found) + 1),
             )[:-1]  # void and the true objects (rows), by found objects and the rest (columns)
@@ -101,19 +101,16 @@ def count_panoptic_identities(
     return _count(overlaps())
 
 
+def _indices(numbers: list[int]) -> dict[int, int]:
+    return {number: index for index, number in enumerate(numbers)}
+
+
 class _Frame(NamedTuple):
     """The true objects that have pixels, the predicted objects, and their IoUs."""
 
     true: list[int]
     found: list[int]
     ious: Float64[np.ndarray, "G N"]
-
-
-def _codes(values: Integer[np.ndarray, " R"], listed: list[int]) -> Int64[np.ndarray, " R"]:
-    """The index of every value in the list, or the length of the list for values that it lacks."""
-    unique, inverse = np.unique(values, return_inverse=True)
-    index_of = {number: index for index, number in enumerate(listed)}
-    return np.array([index_of.get(number, len(listed)) for number in unique.tolist()], dtype=np.int64)[inverse]
 
 
 def _count(frames: Iterable[_Frame]) -> IdentityCounts:
@@ -123,8 +120,7 @@ def _count(frames: Iterable[_Frame]) -> IdentityCounts:
     for frame in frames:
         present += len(frame.true)
         ious = np.where(frame.ious < _VALID_IOU, 0.0, frame.ious)
-        row_of = {number: row for row, number in enumerate(frame.true)}
-        column_of = {number: column for column, number in enumerate(frame.found)}
+        row_of, column_of = _indices(frame.true), _indices(frame.found)
         assert len(column_of) == len(frame.found), "an id occurs twice in one frame"
         pairs = [
             (row_of[true], column_of[number])

@@ -14,7 +14,7 @@ from jaxtyping import Float64, Int64, Integer
 from mask2former.errors import UserError
 from mask2former.structures import Categories
 
-__all__ = ["Runs", "added", "by_class", "check_sizes", "common_runs", "count_pairs", "defined_mean"]
+__all__ = ["Runs", "added", "by_class", "check_sizes", "common_runs", "count_pairs", "defined_mean", "looked_up"]
 
 _Counts = TypeVar("_Counts", bound=NamedTuple)
 
@@ -47,6 +47,17 @@ def count_pairs(
     # These are sums of integers far below 2**53, so float64 is exact.
     counts = np.bincount(codes, weights=lengths, minlength=height * width)
     return counts.astype(np.int64).reshape(shape)
+
+
+def looked_up(
+    ids: Integer[np.ndarray, "*shape"], value_of: Mapping[int, int], missing: int
+) -> Int64[np.ndarray, "*shape"]:
+    """The value of every id; ``missing`` for ids without one. Ids may be large: there is no table of all below."""
+    if not value_of:
+        return np.full(ids.shape, missing, dtype=np.int64)
+    known, values = np.array(sorted(value_of.items()), dtype=np.int64).T
+    indices = np.searchsorted(known, ids).clip(max=len(known) - 1)
+    return np.where(known[indices] == ids, values[indices], missing)
 
 
 def check_sizes(prediction: tuple[int, ...], ground_truth: tuple[int, ...]) -> None:

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float64, Int64, Integer
 
 from mask2former.errors import UserError
 from mask2former.metrics.boundary import boundary, boundary_width
-from mask2former.metrics.overlaps import added, by_class, check_sizes, common_runs, count_pairs, defined_mean
+from mask2former.metrics.overlaps import added, by_class, check_sizes, common_runs, count_pairs, defined_mean, looked_up
 from mask2former.ops.masks import Patch, iou
 from mask2former.structures import Categories, PanopticSegmentation
 from mask2former.structures.ground_truth import PanopticGroundTruth
@@ -177,10 +177,7 @@ def _codes(values: Integer[np.ndarray, " R"], ids: Sequence[int]) -> Int64[np.nd
     lowest, highest = int(values.min(initial=0)), int(values.max(initial=0))
     if lowest < 0 or highest >= _MAX_ID:
         raise UserError(f"ids in an id map must be in 0..{_MAX_ID - 1}; got {lowest}..{highest}")
-    table = np.ones(max(highest, *ids, 0) + 1, dtype=np.int64)
-    table[VOID] = 0
-    table[list(ids)] = np.arange(2, len(ids) + 2)
-    return table[values]
+    return looked_up(values, {VOID: 0, **{identifier: code for code, identifier in enumerate(ids, 2)}}, missing=1)
 
 
 class PanopticEvaluator:
