@@ -85,17 +85,16 @@ def count_panoptic_identities(
             true = [number for number, label, crowd in ground_truth.segments if label in things and not crowd]
             found = [segment.id for segment in prediction.segments if segment.label in things]
             runs = common_runs(ground_truth.ids, prediction.ids)
-            pixels = count_pairs(
+            pixels = count_pairs(  # void, the true objects and the rest (rows), by found objects and the rest (columns)
                 looked_up(runs.first, _indices([0, *true]), missing=len(true) + 1),
                 looked_up(runs.second, _indices(found), missing=len(found)),
                 runs.lengths,
                 (len(true) + 2, len(found) + 1),
-            )[:-1]  # void and the true objects (rows), by found objects and the rest (columns)
-            shared = pixels[1:, :-1]
-            everything = np.array([np.count_nonzero(prediction.ids == number) for number in found], dtype=np.int64)
-            unions = pixels[1:].sum(axis=1)[:, None] + everything - pixels[0, :-1] - shared
+            )
+            of_true, shared = pixels[1:-1], pixels[1:-1, :-1]
+            unions = of_true.sum(axis=1)[:, None] + pixels.sum(axis=0)[:-1] - pixels[0, :-1] - shared
             ious = np.divide(shared, unions, out=np.zeros(shared.shape), where=shared > 0)
-            seen = np.flatnonzero(pixels[1:].any(axis=1))
+            seen = np.flatnonzero(of_true.any(axis=1))
             yield _Frame([true[row] for row in seen], found, ious[seen])
 
     return _count(overlaps())

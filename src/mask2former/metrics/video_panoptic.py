@@ -12,7 +12,7 @@ from jaxtyping import Int64, Integer
 
 from mask2former.errors import UserError
 from mask2former.metrics.identity import count_panoptic_identities, no_identities
-from mask2former.metrics.overlaps import added, by_class, defined_mean
+from mask2former.metrics.overlaps import added, by_class, defined_mean, looked_up
 from mask2former.metrics.panoptic import PanopticCounts, count_matches, no_counts, qualities
 from mask2former.structures import Categories, PanopticSegmentation
 from mask2former.structures.ground_truth import PanopticGroundTruth
@@ -70,16 +70,12 @@ def _tubes(maps: Sequence[Integer[np.ndarray, "H W"]], lists: Sequence[Sequence[
     numbers: dict[tuple[int, int, bool], int] = {}
     result = np.zeros((len(maps), *sizes.pop()), dtype=np.int64)
     for index, (ids, segments) in enumerate(zip(maps, lists, strict=True)):
-        listed = np.array([number for number, _, _ in segments], dtype=np.int64)
-        unknown = np.setdiff1d(ids, np.append(listed, 0))
-        if unknown.size:
-            raise UserError(f"the id map of frame {index} contains the id {unknown[0]}, which its list lacks")
-        table = np.zeros(int(ids.max(initial=0)) + 1, dtype=np.int64)
-        for segment in segments:
-            tube = numbers.setdefault(segment, len(numbers) + 1)
-            if segment[0] < len(table):
-                table[segment[0]] = tube
-        result[index] = table[ids]
+        tube_of = {segment[0]: numbers.setdefault(segment, len(numbers) + 1) for segment in segments}
+        result[index] = looked_up(ids, {0: 0, **tube_of}, missing=-1)
+        if (is_unknown := result[index] < 0).any():
+            raise UserError(
+                f"the id map of frame {index} contains the id {ids[is_unknown].min()}, which its list lacks"
+            )
     return result, [(tube, label, crowd) for (_, label, crowd), tube in numbers.items()]
 
 
