@@ -90,7 +90,7 @@ class MatchedDepth:
     matches: Sequence[Match]
     mask_logits: Float[Tensor, "N h w"]
     num_masks: float
-    _sample: Callable[[MatchedDepth], SampledMasks]
+    _points: _LossPoints | None
     is_pilot: bool = False
     index: int | None = None
 
@@ -103,7 +103,7 @@ class MatchedDepth:
     @cached_property
     def sampled(self) -> SampledMasks:
         """The matched masks at points where the prediction is uncertain, or at all pixels; shared by all terms."""
-        return self._sample(self)
+        return _sampled(self, self._points)
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,8 +254,7 @@ class Criterion(nn.Module):
         matched: dict[str, MatchedDepth] = {}
         rows = zip(depths.items(), indices, matches, logits, draws, strict=True)
         for (suffix, depth), index, chosen, of_depth, (_, points) in rows:
-            sample = partial(self._sample, points=points)
-            matched[suffix] = MatchedDepth(depth, targets, masks, chosen, of_depth, num_masks, sample, index=index)
+            matched[suffix] = MatchedDepth(depth, targets, masks, chosen, of_depth, num_masks, points, index=index)
         for (suffix, depth), index in zip(depths.items(), indices, strict=True):
             if depth.pilots is not None:
                 piloted = self._piloted(depth.pilots, targets, masks, num_masks, uniform, index)
@@ -301,9 +300,8 @@ class Criterion(nn.Module):
         """The pilots of a depth with their known objects. Their points are drawn after all others."""
         clips = zip(pilots.output.masks.clips(), pilots.matches, strict=True)
         logits = torch.cat([clip.of_queries(queries) for clip, (queries, _) in clips]).flatten(0, 1)
-        sample = partial(self._sample, points=self._loss_points(len(logits), uniform))
-        total = num_masks * pilots.groups
-        return MatchedDepth(pilots.output, targets, masks, pilots.matches, logits, total, sample, True, index)
+        points, total = self._loss_points(len(logits), uniform), num_masks * pilots.groups
+        return MatchedDepth(pilots.output, targets, masks, pilots.matches, logits, total, points, True, index)
 
     def class_loss(self, matched: MatchedDepth) -> Float[Tensor, ""]:
         """Weighted cross-entropy over all queries, or pilots with an object, divided by the sum of the weights.
@@ -325,26 +323,6 @@ class Criterion(nn.Module):
         for row, (target, (queries, chosen)) in enumerate(zip(matched.targets, matched.matches, strict=True)):
             wanted[row, queries] = target.labels[chosen]
         return _cross_entropy(logits.transpose(1, 2), wanted, weights)
-
-    @staticmethod
-    def _sample(matched: MatchedDepth, points: _LossPoints | None) -> SampledMasks:
-        predicted, matches, targets = matched.mask_logits.unsqueeze(1), matched.matches, matched.targets
-        if not len(predicted):
-            nothing = predicted.flatten(1)  # its sum still has a gradient, which is zero
-            return SampledMasks(nothing, nothing.detach(), None)
-        if points is None:
-            return _at_all_pixels(matched)
-        known = _known_points(targets, matches) if any(target.ignored is not None for target in targets) else None
-        with torch.no_grad():
-            uncertain = uncertain_points(predicted, points.candidates, points.num_uncertain, known)
-            chosen_points = torch.cat((uncertain, points.fresh), dim=1)
-            num_frames = matched.output.masks.shape[2]
-            frames = torch.arange(num_frames, device=predicted.device)
-            rows = [(chosen[:, None] * num_frames + frames).flatten() for _, chosen in matches]
-            pieces = zip(matched.masks, rows, chosen_points.split([len(piece) for piece in rows]), strict=True)
-            target = torch.cat([sample_masks(clip.flatten(0, 1), row, piece) for clip, row, piece in pieces])
-        logits = sample_points(predicted, chosen_points).squeeze(1)
-        return SampledMasks(logits, target, None if known is None else known(chosen_points).to(logits.dtype))
 
 
 def _cross_entropy(
@@ -387,6 +365,27 @@ _MASK_LOSSES = {"bce": mask_loss, "focal": focal_loss}
 def dice_loss(matched: MatchedDepth) -> Float[Tensor, ""]:
     """Dice loss at the sampled points; every frame of a matched pair counts as a mask."""
     return dice(*matched.sampled).sum() / matched.num_masks
+
+
+def _sampled(matched: MatchedDepth, points: _LossPoints | None) -> SampledMasks:
+    """The matched masks at the points, or at all pixels."""
+    predicted, matches, targets = matched.mask_logits.unsqueeze(1), matched.matches, matched.targets
+    if not len(predicted):
+        nothing = predicted.flatten(1)  # its sum still has a gradient, which is zero
+        return SampledMasks(nothing, nothing.detach(), None)
+    if points is None:
+        return _at_all_pixels(matched)
+    known = _known_points(targets, matches) if any(target.ignored is not None for target in targets) else None
+    with torch.no_grad():
+        uncertain = uncertain_points(predicted, points.candidates, points.num_uncertain, known)
+        chosen_points = torch.cat((uncertain, points.fresh), dim=1)
+        num_frames = matched.output.masks.shape[2]
+        frames = torch.arange(num_frames, device=predicted.device)
+        rows = [(chosen[:, None] * num_frames + frames).flatten() for _, chosen in matches]
+        pieces = zip(matched.masks, rows, chosen_points.split([len(piece) for piece in rows]), strict=True)
+        target = torch.cat([sample_masks(clip.flatten(0, 1), row, piece) for clip, row, piece in pieces])
+    logits = sample_points(predicted, chosen_points).squeeze(1)
+    return SampledMasks(logits, target, None if known is None else known(chosen_points).to(logits.dtype))
 
 
 def _at_all_pixels(matched: MatchedDepth) -> SampledMasks:
