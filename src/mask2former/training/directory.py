@@ -59,10 +59,12 @@ def prepare_directory(config: RunConfig, objects: list[str], *, resume: bool) ->
     directory = Path(config.output)
     directory.mkdir(parents=True, exist_ok=True)
     notes = leftovers_note((directory, directory / "checkpoints", directory / "images"))
+    if not resume:
+        notes += _clear(directory, config.model.init)
     head = f"# Given in Python, whatever is below: {', '.join(objects)}\n" if objects else ""
     text = head + yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
     write_whole(directory / "run.yaml", lambda file: file.write_text(text, encoding="utf-8"), durable=True)
-    return notes if resume else [*notes, *_clear(directory, config.model.init)]
+    return notes
 
 
 def _checkpoints(directory: Path) -> tuple[Path, Path]:
@@ -72,9 +74,9 @@ def _checkpoints(directory: Path) -> tuple[Path, Path]:
 def _clear(directory: Path, init: str | None) -> list[str]:
     """Remove files of another run, which could pass for results of this one if it stops; its initial model is kept."""
     last, best = _checkpoints(directory)
-    model = directory / "model.safetensors"
-    had_last = last.exists()
-    stale = [last, best, model] if had_last and not _is_same(init, model) else [last, best]
+    model, had_last = directory / "model.safetensors", last.exists()
+    is_result = (had_last or (directory / "run.yaml").exists()) and not _is_same(init, model)
+    stale = [last, best, model] if is_result else [last, best]
     patterns = ("checkpoints/best-before-step-*.ckpt", f"images/step-{'[0-9]' * 7}.png", "failed-step-[0-9]*.pt")
     stale += [path for pattern in patterns for path in directory.glob(pattern)]
     removed = [path for path in stale if path.exists()]

@@ -64,3 +64,6 @@ def test_a_model_whose_checkpoints_were_deleted_is_not_replaced(tmp_path: Path) 
     check_vacant(tmp_path, init=str(tmp_path / "model.safetensors"))
     with pytest.raises(UserError, match=r"model.safetensors' is of an earlier run, whose checkpoints are gone; move"):
         check_vacant(tmp_path, init="scenes-tiny")
+    notes = prepare_directory(RunConfig(output=str(tmp_path)), [], resume=False)  # with overwrite
+    assert notes == [f"removed files of a run that had no last.ckpt from '{tmp_path}': model.safetensors"]
+    assert not (tmp_path / "model.safetensors").exists()
