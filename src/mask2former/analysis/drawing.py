@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
@@ -49,7 +50,8 @@ def spotlight(image: UInt8[np.ndarray, "H W 3"], mask: Bool[np.ndarray, "H W"]) 
     """The pixels of a mask in colour with an outline, and all others grey and dark."""
     canvas = _canvas(image)
     inside = np.asarray(Image.fromarray(mask).resize(canvas.size, Image.Resampling.NEAREST), dtype=bool)
-    edge = inside & ~ndimage.binary_erosion(inside, border_value=1)
+    inner: Any = ndimage.binary_erosion(inside, border_value=1)
+    edge = inside & ~inner
     drawn = np.where(inside[..., None], np.asarray(canvas, dtype=np.float64), _dimmed(canvas))
     return Image.fromarray(np.where(edge[..., None], _LINE, drawn).astype(np.uint8))
 
