@@ -39,6 +39,7 @@ from unittest import mock
 import numpy as np
 from PIL import Image
 
+from mask2former.config import EvaluationConfig
 from mask2former.data.label_maps import read_id_colors
 from mask2former.metrics.average_precision import InstanceEvaluator
 from mask2former.metrics.build import evaluators
@@ -369,9 +370,8 @@ def compare(
 
 def everything(count: int, distinct: int) -> dict[str, Any]:
     """All tasks with all options for ``count`` images; peak memory of this process."""
-    built = evaluators(
-        ("panoptic", "instance", "semantic"), CATEGORIES, boundary=True, pooled_threshold=0.5, semantic_segments=True
-    )
+    options = EvaluationConfig(boundary=True, pooled_threshold=0.5, semantic_segments=True)
+    built = evaluators(("panoptic", "instance", "semantic"), CATEGORIES, options)
     pool = [image(seed) for seed in range(distinct)]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     begin = time.process_time()

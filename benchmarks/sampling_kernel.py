@@ -23,7 +23,8 @@ from torch import Tensor
 
 from mask2former.ops.deform_attn import deformable_sampling, deformable_self_attention
 from mask2former.ops.deform_attn.api import Kernel
-from mask2former.ops.deform_attn.projected import pixel_centres, samples_of
+from mask2former.ops.deform_attn.projected import samples_of
+from mask2former.ops.points import pixel_centers
 
 SHAPES = ((25, 38), (50, 76), (100, 152))
 HEADS, CHANNELS, POINTS = 8, 32, 4
@@ -35,10 +36,10 @@ def inputs(shapes: Sequence[tuple[int, int]] = SHAPES) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
     queries = sum(height * width for height, width in shapes)
     value = torch.randn((1, queries, HEADS, CHANNELS), generator=generator)
-    centre = torch.cat([pixel_centres(*shape, torch.float32, torch.device("cpu")) for shape in shapes])
+    center = torch.cat([pixel_centers(shape, value) for shape in shapes], dim=1)
     offsets = 0.03 * torch.randn((1, queries, HEADS, len(shapes), POINTS, 2), generator=generator)
     weights = torch.randn((1, queries, HEADS, len(shapes) * POINTS), generator=generator).softmax(3)
-    locations = centre[None, :, None, None, None, :] + offsets
+    locations = center[:, :, None, None, None, :] + offsets
     return [value, locations, weights.unflatten(3, (len(shapes), POINTS))]
 
 

@@ -31,7 +31,8 @@ from mask2former.inference.network import Network
 from mask2former.inference.predictor import Predictor
 from mask2former.inference.tracking import join_frames
 from mask2former.metrics.average_precision import VideoInstanceEvaluator
-from mask2former.metrics.identity import add_identities, count_identities, no_identities
+from mask2former.metrics.identity import count_identities, no_identities
+from mask2former.metrics.overlaps import added
 from mask2former.metrics.video_panoptic import VideoPanopticEvaluator
 from mask2former.ops.sparse_masks import pairwise_iou
 from mask2former.scenes import SCENE_CATEGORIES
@@ -102,7 +103,7 @@ class Score:
         self, result: VideoInstances, frames: list[tuple[np.ndarray, np.ndarray]], ground_truth: ClipGroundTruth
     ) -> None:
         self.tracks.update(result, ground_truth)
-        self.identities = add_identities(self.identities, count_identities(frames, ground_truth.masks))
+        self.identities = added(self.identities, count_identities(frames, ground_truth.masks))
         self.num_tracks += len(set(np.concatenate([numbers for numbers, _ in frames]).tolist()))
 
     def to_dict(self) -> dict[str, float]:

@@ -209,6 +209,14 @@ def test_rates_of_parts_that_are_not_there_are_refused() -> None:
         parameter_groups(model, run_of(Path("run")).optim)
 
 
+def test_decay_of_parameters_that_are_not_there_is_refused() -> None:
+    model = own_model()
+    model.backbone.no_weight_decay = lambda: ["stem.weight", "steps"]  # pyright: ignore
+    message = r"no_weight_decay\(\) of the backbone names 'steps', which it does not have; .* its parameters, .*0\."
+    with pytest.raises(ValueError, match=message):
+        parameter_groups(model, run_of(Path("run")).optim)
+
+
 def test_the_rate_of_a_layer_is_not_that_of_others_whose_names_begin_alike() -> None:
     model = own_model()
     model.pixel_decoder.blocks = nn.ModuleList(nn.Linear(1, 1) for _ in range(11))

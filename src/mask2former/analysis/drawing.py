@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw
+from scipy import ndimage
 
 from mask2former.files import check_file, write_whole
 from mask2former.visualization import contact_sheet
@@ -24,9 +26,9 @@ _HOT = np.array([255.0, 96.0, 0.0])
 _LINE = np.array([255.0, 214.0, 0.0])
 
 
-def _canvas(image: UInt8[np.ndarray, "H W 3"], size_hw: tuple[int, int] | None = None) -> Image.Image:
+def _canvas(image: UInt8[np.ndarray, "H W 3"], width: int = CELL) -> Image.Image:
     """The image, resized to the width of a cell."""
-    height, width = size_hw or (max(1, round(CELL * image.shape[0] / image.shape[1])), CELL)
+    height = max(1, round(width * image.shape[0] / image.shape[1]))
     return Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS)
 
 
@@ -48,22 +50,15 @@ def spotlight(image: UInt8[np.ndarray, "H W 3"], mask: Bool[np.ndarray, "H W"]) 
     """The pixels of a mask in colour with an outline, and all others grey and dark."""
     canvas = _canvas(image)
     inside = np.asarray(Image.fromarray(mask).resize(canvas.size, Image.Resampling.NEAREST), dtype=bool)
-    edge = inside & ~_shrunk(inside)
+    inner: Any = ndimage.binary_erosion(inside, border_value=1)
+    edge = inside & ~inner
     drawn = np.where(inside[..., None], np.asarray(canvas, dtype=np.float64), _dimmed(canvas))
     return Image.fromarray(np.where(edge[..., None], _LINE, drawn).astype(np.uint8))
 
 
-def _shrunk(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
-    """The mask without the pixels that touch the outside."""
-    padded = np.pad(mask, 1, mode="edge")
-    return padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-
-
-def points_on(
-    image: UInt8[np.ndarray, "H W 3"], points: Points, center: tuple[float, float], width: int = 2 * CELL
-) -> Image.Image:
+def points_on(image: UInt8[np.ndarray, "H W 3"], points: Points, center: tuple[float, float]) -> Image.Image:
     """Points on the grey image, larger for larger weights, with a cross at the centre. Points outside are left out."""
-    canvas = _canvas(image, (max(1, round(width * image.shape[0] / image.shape[1])), width))
+    canvas = _canvas(image, 2 * CELL)
     drawn = Image.fromarray(_dimmed(canvas).astype(np.uint8))
     draw = ImageDraw.Draw(drawn)
     for x, y, strength, color in sorted(points, key=lambda point: -point[2]):

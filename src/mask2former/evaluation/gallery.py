@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
-from jaxtyping import Float64, Int, Int64, UInt8
+from jaxtyping import Float64, Int, UInt8
 from PIL import Image
 from scipy import ndimage
 
@@ -21,6 +21,7 @@ from mask2former import visualization
 from mask2former.config import Task
 from mask2former.evaluation.cases import Case
 from mask2former.metrics.cityscapes import plain_ground_truth
+from mask2former.metrics.overlaps import looked_up
 from mask2former.metrics.panoptic import count_matches
 from mask2former.metrics.semantic import confusion_matrix
 from mask2former.ops.sparse_masks import AnyMasks, SparseMasks, common_pixels
@@ -100,11 +101,10 @@ def _compare_panoptic(
     matches, wrong, missed = (int(column.sum()) for column in counts[:3])
     weight = matches + 0.5 * (wrong + missed)
     quality = float(counts.iou_sums.sum()) / weight if weight else float("nan")
-    true_labels = _looked_up(ground_truth.ids, [(number, label) for number, label, _ in ground_truth.segments])
-    labels = _looked_up(prediction.ids, listed)
-    scores = np.array([0.0, *prediction.scores])[
-        1 + _looked_up(prediction.ids, [(n, k) for k, (n, _) in enumerate(listed)])
-    ]
+    true_labels = looked_up(ground_truth.ids, {number: label for number, label, _ in ground_truth.segments}, missing=-1)
+    labels = looked_up(prediction.ids, dict(listed), missing=-1)
+    index_of = {number: index for index, (number, _) in enumerate(listed)}
+    scores = np.array([*prediction.scores, 0.0])[looked_up(prediction.ids, index_of, missing=-1)]
     return Comparison(quality, *_largest_confusion(labels, true_labels, scores, categories))
 
 
@@ -140,17 +140,6 @@ def _compare_instances(prediction: Instances, ground_truth: InstanceGroundTruth,
     name, score = categories[prediction.labels[counted][index]].name, prediction.scores[counted][index]
     remark = f"{name}, {100 * score:.0f} % sure, best IoU with a true one {100 * best[index]:.0f} %"
     return Comparison(quality, float(errors[index]), remark)
-
-
-def _looked_up(ids: Int[np.ndarray, "H W"], values: Sequence[tuple[int, int]]) -> Int64[np.ndarray, "H W"]:
-    """The value of every id; -1 for ids that are not listed."""
-    numbers = np.array([number for number, _ in values], dtype=np.int64)
-    order = np.argsort(numbers)
-    numbers, targets = numbers[order], np.array([value for _, value in values], dtype=np.int64)[order]
-    if not len(numbers):
-        return np.full(ids.shape, -1, dtype=np.int64)
-    indices = np.searchsorted(numbers, ids).clip(max=len(numbers) - 1)
-    return np.where(numbers[indices] == ids, targets[indices], -1)
 
 
 def _largest_confusion(

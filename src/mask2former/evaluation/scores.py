@@ -107,17 +107,7 @@ class Evaluation:
         others: Sequence[tuple[Task, Evaluator]] = (),
     ) -> None:
         self.others: list[tuple[Task, Evaluator]] = [(task, copy.deepcopy(evaluator)) for task, evaluator in others]
-        options = metrics or EvaluationConfig()
-        self.evaluators = evaluators(
-            tasks,
-            categories,
-            max_detections=options.max_detections,
-            area_limits=options.area_limits,
-            boundary=options.boundary,
-            pooled_threshold=options.pooled_threshold,
-            semantic_segments=options.semantic_segments,
-            style=style,
-        )
+        self.evaluators = evaluators(tasks, categories, metrics, style)
 
     def add(self, predictions: Predictions, ground_truths: Mapping[Task, Any]) -> None:
         """Add the results and the ground truth of one image or clip, with an entry for every task."""

@@ -50,6 +50,14 @@ class Losses:
     terms: dict[str, Float[Tensor, ""]]
 
 
+class _LossPoints(NamedTuple):
+    """The random points of matched masks, drawn before any computation to fix their order."""
+
+    candidates: Float[Tensor, "N _C 2"]
+    num_uncertain: int  # of the candidates, which are kept
+    fresh: Float[Tensor, "N _F 2"]
+
+
 class SampledMasks(NamedTuple):
     """Matched masks at the points where they are compared, with one row for each mask and frame.
 
@@ -82,7 +90,7 @@ class MatchedDepth:
     matches: Sequence[Match]
     mask_logits: Float[Tensor, "N h w"]
     num_masks: float
-    _sample: Callable[[MatchedDepth], SampledMasks]
+    _points: _LossPoints | None
     is_pilot: bool = False
     index: int | None = None
 
@@ -95,7 +103,7 @@ class MatchedDepth:
     @cached_property
     def sampled(self) -> SampledMasks:
         """The matched masks at points where the prediction is uncertain, or at all pixels; shared by all terms."""
-        return self._sample(self)
+        return _sampled(self, self._points)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +139,9 @@ class Criterion(nn.Module):
         loss_on: ``points``, or ``masks``: losses then compare every pixel of the targets, to whose size predictions are
             resized.
         num_points: points sampled per mask.
-        oversample_ratio: see :func:`uncertain_points`.
-        importance_sample_ratio: see :func:`uncertain_points`.
+        oversample_ratio: of candidates for the loss, to ``num_points``.
+        importance_sample_ratio: share of the points for the loss that are the most uncertain candidates; the others are
+            anywhere.
         terms: additional terms.
 
     Attributes:
@@ -219,24 +228,19 @@ class Criterion(nn.Module):
         if num_masks is None:
             num_masks = float(sum(len(target.labels) for target in targets))
         num_masks = max(num_masks, 1.0)
-        depths = {"": output, **{f"_{index}": aux_outputs for index, aux_outputs in enumerate(output.aux_outputs)}}
+        depths = {"": output, **{f"_{index}": depth for index, depth in enumerate(output.aux_outputs)}}
         indices = [None, *range(len(output.aux_outputs))]
         masks = [target.masks.bool() for target in targets]
         clips = [depth.masks.clips() for depth in depths.values()]  # for each depth
 
         # First draw all points, in the published order; then use one transfer to the host for checks and assignments.
-        draws = [_Draws.make(self, depth, targets, uniform) for depth in depths.values()]
+        draws = [self._draw(depth, targets, uniform) for depth in depths.values()]
         costs = [
             self.matcher.cost(
-                depth.class_logits[index],
-                predicted[index],
-                target.labels,
-                masks[index],
-                draw.match[index],
-                target.ignored,
+                depth.class_logits[clip], predicted[clip], target.labels, masks[clip], points[clip], target.ignored
             )
-            for depth, predicted, draw in zip(depths.values(), clips, draws, strict=True)
-            for index, target in enumerate(targets)
+            for depth, predicted, (points, _) in zip(depths.values(), clips, draws, strict=True)
+            for clip, target in enumerate(targets)
         ]
         names, finite = _finite(depths, costs)
         finite, *costs = _on_host([finite.to(costs[0].dtype), *costs] if costs else [finite])
@@ -247,22 +251,42 @@ class Criterion(nn.Module):
         matches = [[next(assigned) for _ in targets] for _ in depths]
         logits = _matched_logits(clips, matches)
 
-        terms: dict[str, Tensor] = {}
-        weighted: list[Tensor] = []
-        found = zip(depths.items(), indices, matches, logits, draws, strict=True)
-        for (suffix, depth), index, chosen, matched_logits, draw in found:
-            sample = partial(self._sample, draw=draw)
-            matched = MatchedDepth(depth, targets, masks, chosen, matched_logits, num_masks, sample, index=index)
-            for term in self.terms:
-                terms[term.name + suffix] = loss = term.loss(matched)
-                weighted.append(term.weight * loss)
+        matched: dict[str, MatchedDepth] = {}
+        rows = zip(depths.items(), indices, matches, logits, draws, strict=True)
+        for (suffix, depth), index, chosen, of_depth, (_, points) in rows:
+            matched[suffix] = MatchedDepth(depth, targets, masks, chosen, of_depth, num_masks, points, index=index)
         for (suffix, depth), index in zip(depths.items(), indices, strict=True):
             if depth.pilots is not None:
-                matched = self._piloted(depth.pilots, targets, masks, num_masks, uniform, index)
-                for term in self.terms:
-                    terms[f"{term.name}_pilot{suffix}"] = loss = term.loss(matched)
-                    weighted.append(term.weight * loss)
+                piloted = self._piloted(depth.pilots, targets, masks, num_masks, uniform, index)
+                matched[f"_pilot{suffix}"] = piloted
+
+        terms: dict[str, Tensor] = {}
+        weighted: list[Tensor] = []
+        for suffix, depth in matched.items():
+            for term in self.terms:
+                terms[term.name + suffix] = loss = term.loss(depth)
+                weighted.append(term.weight * loss)
         return Losses(torch.stack(weighted).sum(), terms)
+
+    def _draw(
+        self, depth: MaskOutput, targets: Sequence[Target], uniform: UniformPoints
+    ) -> tuple[list[Tensor], _LossPoints | None]:
+        """The points of one depth: of each clip for matching, and of all matched masks for the loss."""
+        if self.match_on == "masks":
+            match = [pixel_centers(depth.masks.shape[-2:], depth.class_logits)] * len(targets)
+        else:
+            match = [uniform((1, self.num_points, 2)) for _ in targets]
+        num_queries, num_frames = depth.masks.shape[1:3]
+        pairs = sum(min(len(target.labels), num_queries) for target in targets)
+        return match, self._loss_points(pairs * num_frames, uniform)
+
+    def _loss_points(self, count: int, uniform: UniformPoints) -> _LossPoints | None:
+        """The points of ``count`` masks and frames; None where all pixels are used."""
+        if self.loss_on == "masks":
+            return None
+        candidates = uniform((count, int(self.oversample_ratio * self.num_points), 2))
+        num_uncertain = int(self.importance_sample_ratio * self.num_points)
+        return _LossPoints(candidates, num_uncertain, uniform((count, self.num_points - num_uncertain, 2)))
 
     def _piloted(
         self,
@@ -276,10 +300,8 @@ class Criterion(nn.Module):
         """The pilots of a depth with their known objects. Their points are drawn after all others."""
         clips = zip(pilots.output.masks.clips(), pilots.matches, strict=True)
         logits = torch.cat([clip.of_queries(queries) for clip, (queries, _) in clips]).flatten(0, 1)
-        draw = _Draws([], _Draws.of_masks(self, len(logits), uniform))
-        sample = partial(self._sample, draw=draw)
-        total = num_masks * pilots.groups
-        return MatchedDepth(pilots.output, targets, masks, pilots.matches, logits, total, sample, True, index)
+        points, total = self._loss_points(len(logits), uniform), num_masks * pilots.groups
+        return MatchedDepth(pilots.output, targets, masks, pilots.matches, logits, total, points, True, index)
 
     def class_loss(self, matched: MatchedDepth) -> Float[Tensor, ""]:
         """Weighted cross-entropy over all queries, or pilots with an object, divided by the sum of the weights.
@@ -301,27 +323,6 @@ class Criterion(nn.Module):
         for row, (target, (queries, chosen)) in enumerate(zip(matched.targets, matched.matches, strict=True)):
             wanted[row, queries] = target.labels[chosen]
         return _cross_entropy(logits.transpose(1, 2), wanted, weights)
-
-    def _sample(self, matched: MatchedDepth, draw: _Draws) -> SampledMasks:
-        predicted, matches, targets = matched.mask_logits.unsqueeze(1), matched.matches, matched.targets
-        if not len(predicted):
-            nothing = predicted.flatten(1)  # its sum still has a gradient, which is zero
-            return SampledMasks(nothing, nothing.detach(), None)
-        device = predicted.device
-        if self.loss_on == "masks":
-            return _at_all_pixels(matched)
-        known = _known_points(targets, matches) if any(target.ignored is not None for target in targets) else None
-        with torch.no_grad():
-            points = uncertain_points(
-                predicted, self.num_points, self.oversample_ratio, self.importance_sample_ratio, draw.replay(), known
-            )
-            num_frames = matched.output.masks.shape[2]
-            frames = torch.arange(num_frames, device=device)
-            rows = [(chosen[:, None] * num_frames + frames).flatten() for _, chosen in matches]
-            pieces = zip(matched.masks, rows, points.split([len(piece) for piece in rows]), strict=True)
-            target = torch.cat([sample_masks(clip.flatten(0, 1), row, piece) for clip, row, piece in pieces])
-        logits = sample_points(predicted, points).squeeze(1)
-        return SampledMasks(logits, target, None if known is None else known(points).to(logits.dtype))
 
 
 def _cross_entropy(
@@ -366,6 +367,27 @@ def dice_loss(matched: MatchedDepth) -> Float[Tensor, ""]:
     return dice(*matched.sampled).sum() / matched.num_masks
 
 
+def _sampled(matched: MatchedDepth, points: _LossPoints | None) -> SampledMasks:
+    """The matched masks at the points, or at all pixels."""
+    predicted, matches, targets = matched.mask_logits.unsqueeze(1), matched.matches, matched.targets
+    if not len(predicted):
+        nothing = predicted.flatten(1)  # its sum still has a gradient, which is zero
+        return SampledMasks(nothing, nothing.detach(), None)
+    if points is None:
+        return _at_all_pixels(matched)
+    known = _known_points(targets, matches) if any(target.ignored is not None for target in targets) else None
+    with torch.no_grad():
+        uncertain = uncertain_points(predicted, points.candidates, points.num_uncertain, known)
+        chosen_points = torch.cat((uncertain, points.fresh), dim=1)
+        num_frames = matched.output.masks.shape[2]
+        frames = torch.arange(num_frames, device=predicted.device)
+        rows = [(chosen[:, None] * num_frames + frames).flatten() for _, chosen in matches]
+        pieces = zip(matched.masks, rows, chosen_points.split([len(piece) for piece in rows]), strict=True)
+        target = torch.cat([sample_masks(clip.flatten(0, 1), row, piece) for clip, row, piece in pieces])
+    logits = sample_points(predicted, chosen_points).squeeze(1)
+    return SampledMasks(logits, target, None if known is None else known(chosen_points).to(logits.dtype))
+
+
 def _at_all_pixels(matched: MatchedDepth) -> SampledMasks:
     """Every pixel of the targets, and the predictions for it."""
     targets = matched.target_masks
@@ -385,59 +407,17 @@ def _known_points(targets: Sequence[Target], matches: Sequence[Match]) -> Points
     """A function that returns which points of the matched masks, frame by frame, have known ground truth."""
 
     def known(points: Tensor) -> Tensor:
-        pieces, start = [], 0
-        for target, (_, chosen) in zip(targets, matches, strict=True):
-            num_frames = target.masks.shape[1]
-            piece = points[start : start + len(chosen) * num_frames]
-            start += len(piece)
+        counts = [len(chosen) * target.masks.shape[1] for target, (_, chosen) in zip(targets, matches, strict=True)]
+        pieces = []
+        for target, (_, chosen), piece in zip(targets, matches, points.split(counts), strict=True):
             if target.ignored is None:
                 pieces.append(torch.ones(piece.shape[:2], dtype=torch.bool, device=points.device))
             else:
-                frames = torch.arange(num_frames, device=points.device).repeat(len(chosen))
+                frames = torch.arange(target.masks.shape[1], device=points.device).repeat(len(chosen))
                 pieces.append(~reads_mask(target.ignored, frames, piece))
         return torch.cat(pieces)
 
     return known
-
-
-@dataclass(frozen=True, slots=True)
-class _Draws:
-    """The points of one depth, drawn before any computation to fix their order; empty where all pixels are used."""
-
-    match: list[Tensor]
-    masks: list[Tensor]
-
-    @classmethod
-    def make(cls, criterion: Criterion, depth: MaskOutput, targets: Sequence[Target], uniform: UniformPoints) -> _Draws:
-        points = criterion.num_points
-        num_queries, num_frames = depth.masks.shape[1:3]
-        pairs = sum(min(len(target.labels), num_queries) for target in targets) * num_frames
-        if criterion.match_on == "masks":
-            match = [pixel_centers(depth.masks.shape[-2:], depth.class_logits)] * len(targets)
-        else:
-            match = [uniform((1, points, 2)) for _ in targets]
-        return cls(match, cls.of_masks(criterion, pairs, uniform))
-
-    @staticmethod
-    def of_masks(criterion: Criterion, pairs: int, uniform: UniformPoints) -> list[Tensor]:
-        """Points for ``pairs`` masks and frames: the candidates, then the random share."""
-        if criterion.loss_on == "masks":
-            return []
-        points = criterion.num_points
-        fresh = points - int(criterion.importance_sample_ratio * points)
-        candidates = uniform((pairs, int(criterion.oversample_ratio * points), 2))
-        return [candidates, uniform((pairs, fresh, 2))]
-
-    def replay(self) -> UniformPoints:
-        """A source that returns the numbers drawn for the mask losses."""
-        remaining = iter(self.masks)
-
-        def uniform(shape: tuple[int, ...]) -> Tensor:
-            numbers = next(remaining)
-            assert numbers.shape == shape, (numbers.shape, shape)
-            return numbers
-
-        return uniform
 
 
 def _matched_logits(

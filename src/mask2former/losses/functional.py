@@ -25,10 +25,7 @@ def binary_cross_entropy(
     logits: Float[Tensor, "N P"], targets: Float[Tensor, "N P"], counts: Float[Tensor, "N P"] | None = None
 ) -> Float[Tensor, " N"]:
     """Mean over the points that count, per mask; 0 for a mask without such points. Targets are in 0..1."""
-    losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    if counts is None:
-        return losses.mean(1)
-    return (losses * counts).sum(1) / counts.sum(1).clamp(min=1.0)
+    return _mean(F.binary_cross_entropy_with_logits(logits, targets, reduction="none"), counts)
 
 
 def focal(
@@ -42,6 +39,10 @@ def focal(
     probabilities = logits.sigmoid()
     wrong = probabilities * (1.0 - targets) + (1.0 - probabilities) * targets
     losses = losses * wrong**_FOCAL_EXPONENT * (_FOCAL_WEIGHT * targets + (1.0 - _FOCAL_WEIGHT) * (1.0 - targets))
+    return _mean(losses, counts)
+
+
+def _mean(losses: Float[Tensor, "N P"], counts: Float[Tensor, "N P"] | None) -> Float[Tensor, " N"]:
     if counts is None:
         return losses.mean(1)
     return (losses * counts).sum(1) / counts.sum(1).clamp(min=1.0)
@@ -62,11 +63,7 @@ def pairwise_binary_cross_entropy(
     logits: Float[Tensor, "Q P"], targets: Float[Tensor, "N P"], counts: Float[Tensor, " P"] | None = None
 ) -> Float[Tensor, "Q N"]:
     """:func:`binary_cross_entropy` of every query with every target."""
-    positive, negative = F.softplus(-logits), F.softplus(logits)  # cost of a point that is, or is not, on the target
-    if counts is None:
-        return (positive @ targets.T + negative @ (1.0 - targets).T) / logits.shape[1]
-    on, off = targets * counts, (1.0 - targets) * counts
-    return (positive @ on.T + negative @ off.T) / counts.sum().clamp(min=1.0)
+    return _pairwise_mean(F.softplus(-logits), F.softplus(logits), targets, counts)
 
 
 def pairwise_dice(
@@ -87,7 +84,17 @@ def pairwise_focal(
     probabilities = logits.sigmoid()
     positive = F.softplus(-logits) * (1.0 - probabilities) ** _FOCAL_EXPONENT * _FOCAL_WEIGHT
     negative = F.softplus(logits) * probabilities**_FOCAL_EXPONENT * (1.0 - _FOCAL_WEIGHT)
+    return _pairwise_mean(positive, negative, targets, counts)
+
+
+def _pairwise_mean(
+    positive: Float[Tensor, "Q P"],
+    negative: Float[Tensor, "Q P"],
+    targets: Float[Tensor, "N P"],
+    counts: Float[Tensor, " P"] | None,
+) -> Float[Tensor, "Q N"]:
+    """The mean over points whose cost is ``positive`` where they are on the target, and ``negative`` elsewhere."""
     if counts is None:
-        return (positive @ targets.T + negative @ (1.0 - targets).T) / logits.shape[1]
+        return (positive @ targets.T + negative @ (1.0 - targets).T) / targets.shape[1]
     on, off = targets * counts, (1.0 - targets) * counts
     return (positive @ on.T + negative @ off.T) / counts.sum().clamp(min=1.0)

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float64, Int, Int64
 
 from mask2former.errors import UserError
 from mask2former.metrics.boundary import boundary, boundary_width
-from mask2former.metrics.overlaps import defined_mean
+from mask2former.metrics.overlaps import by_class, check_sizes, defined_mean
 from mask2former.metrics.pooled import PooledEvaluator
 from mask2former.ops.masks import iou
 from mask2former.ops.sparse_masks import SparseMasks, frames_of, pairwise_iou
@@ -247,15 +247,13 @@ class _AveragePrecision:
 
     def per_class(self) -> dict[str, dict[str, float]]:
         """``AP`` and ``AP50`` of every thing class by name; percent, NaN for classes without true objects."""
-        precision = self._accumulate("").precision[:, 0]
-        return {
-            category.name: {
-                "AP": 100.0 * defined_mean(precision[index]),
-                "AP50": 100.0 * defined_mean(precision[index, _AT_50]),
-            }
-            for index, category in enumerate(self.categories)
-            if category.is_thing
-        }
+        columns = {}
+        for kind in self._kinds:
+            precision = self._accumulate(kind).precision[:, 0]
+            columns[f"{kind}AP"] = [100.0 * defined_mean(of_class) for of_class in precision]
+            if not kind:
+                columns["AP50"] = [100.0 * defined_mean(of_class[_AT_50]) for of_class in precision]
+        return by_class(self.categories, columns, things_only=True)
 
     def curves(self) -> dict[str, PrecisionRecall]:
         """Precision over recall by class name, over objects of all sizes, for classes with true objects."""
@@ -368,7 +366,6 @@ class InstanceEvaluator(_AveragePrecision):
     ) -> None:
         kinds: tuple[_Kind, ...] = ("", "boundary_") if boundary else ("",)
         super().__init__(categories, max_detections, area_limits, kinds, crowd_share=True)
-        self.boundary = boundary
         self.pooled = None if pooled_threshold is None else PooledEvaluator(categories, pooled_threshold)
 
     def update(
@@ -384,11 +381,7 @@ class InstanceEvaluator(_AveragePrecision):
         """
         if not isinstance(ground_truth, InstanceGroundTruth):
             ground_truth = InstanceGroundTruth(*ground_truth)
-        if prediction.size_hw != ground_truth.masks.shape[1:]:
-            raise UserError(
-                f"the prediction has {prediction.size_hw} pixels and the ground truth {ground_truth.masks.shape[1:]}; "
-                "resize the prediction to the size of the annotation"
-            )
+        check_sizes(prediction.size_hw, ground_truth.masks.shape[1:])
         masks = SparseMasks.of(ground_truth.masks)
         ground_truth = ground_truth._replace(masks=masks)
         true, is_crowd = _true_objects(
@@ -412,11 +405,6 @@ class InstanceEvaluator(_AveragePrecision):
     def per_class(self) -> dict[str, dict[str, float]]:
         """As for clips, plus ``boundary_AP`` and ``pooled_AP`` where they were requested."""
         rows = super().per_class()
-        if self.boundary:
-            precision = self._accumulate("boundary_").precision
-            for index, category in enumerate(self.categories):
-                if category.is_thing:
-                    rows[category.name]["boundary_AP"] = 100.0 * defined_mean(precision[index, 0])
         if self.pooled:
             for name, values in self.pooled.per_class().items():
                 rows[name] |= values

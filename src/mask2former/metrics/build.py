@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-from mask2former.config import MetricStyle, Task
+from mask2former.config import EvaluationConfig, MetricStyle, Task
 from mask2former.errors import UserError
 from mask2former.metrics.average_precision import InstanceEvaluator, VideoInstanceEvaluator
 from mask2former.metrics.cityscapes import CityscapesInstanceEvaluator, CityscapesPixelEvaluator
@@ -40,12 +40,7 @@ class Evaluator(Protocol):
 def evaluators(
     tasks: Iterable[Task],
     categories: Categories,
-    *,
-    max_detections: int = 100,
-    area_limits: tuple[float, float] | None = None,
-    boundary: bool = False,
-    pooled_threshold: float | None = None,
-    semantic_segments: bool = False,
+    options: EvaluationConfig | None = None,
     style: MetricStyle = "coco",
 ) -> dict[Task, Evaluator]:
     """One new evaluator per task.
@@ -53,11 +48,7 @@ def evaluators(
     Args:
         tasks: the tasks to measure.
         categories: the classes of the model.
-        max_detections: how many instances count per image and class.
-        area_limits: areas in pixels from which instances are medium and large; None: those of the style.
-        boundary: also measure the boundary variants.
-        pooled_threshold: also measure pooled average precision of instances, above this score.
-        semantic_segments: also measure panoptic quality of label maps.
+        options: the options of the metrics; its tasks are ignored.
         style: whose rules apply. ``cityscapes`` has its own metrics for instances (without options) and for pixels;
             both expect :class:`~mask2former.structures.ground_truth.CityscapesGroundTruth`. Panoptic quality is the
             same.
@@ -67,6 +58,8 @@ def evaluators(
     Raises:
         UserError: an option is invalid, or the style does not know some of the classes.
     """
+    options = options or EvaluationConfig()
+    max_detections, limits, boundary = options.max_detections, options.area_limits, options.boundary
     kinds: dict[Task, Evaluator] = {}
     for task in tasks:
         if style == "youtube-vis":
@@ -75,8 +68,9 @@ def evaluators(
                 continue
             if task != "instance":
                 raise UserError(f"clips are measured by the tasks instance and panoptic, not by '{task}'")
-            limits = area_limits or (128**2, 256**2)
-            kinds[task] = VideoInstanceEvaluator(categories, max_detections=max_detections, area_limits=limits)
+            kinds[task] = VideoInstanceEvaluator(
+                categories, max_detections=max_detections, area_limits=limits or (128**2, 256**2)
+            )
         elif task == "panoptic":
             kinds[task] = PanopticEvaluator(categories, boundary=boundary)
         elif task == "instance" and style == "cityscapes":
@@ -85,11 +79,11 @@ def evaluators(
             kinds[task] = InstanceEvaluator(
                 categories,
                 max_detections=max_detections,
-                area_limits=area_limits or (32**2, 96**2),
+                area_limits=limits or (32**2, 96**2),
                 boundary=boundary,
-                pooled_threshold=pooled_threshold,
+                pooled_threshold=options.pooled_threshold,
             )
         else:
             kind = CityscapesPixelEvaluator if style == "cityscapes" else SemanticEvaluator
-            kinds[task] = kind(categories, boundary=boundary, segments=semantic_segments)
+            kinds[task] = kind(categories, boundary=boundary, segments=options.semantic_segments)
     return kinds

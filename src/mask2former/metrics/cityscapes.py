@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from mask2former.config import Task
 from mask2former.errors import UserError
-from mask2former.metrics.overlaps import defined_mean
+from mask2former.metrics.overlaps import by_class, check_sizes, defined_mean
 from mask2former.metrics.semantic import SemanticEvaluator
 from mask2former.structures import Categories, Instances, SemanticSegmentation
 from mask2former.structures.ground_truth import CityscapesGroundTruth, InstanceGroundTruth, SemanticGroundTruth
@@ -60,11 +60,7 @@ class _Regions(NamedTuple):
 
 def _regions(ground_truth: CityscapesGroundTruth, size_hw: tuple[int, int]) -> _Regions:
     ids = ground_truth.instance_ids
-    if ids.shape != size_hw:
-        raise UserError(
-            f"the prediction has {size_hw} pixels and the ground truth {ids.shape}; "
-            "resize the prediction to the size of the annotation"
-        )
+    check_sizes(size_hw, ids.shape)
     if ids.min(initial=0) < 0 or ids.max(initial=0) >= 1 << 16:
         raise UserError(
             f"ids in an instance map of Cityscapes must be in 0..65535; got {ids.min()}..{ids.max()}; "
@@ -186,22 +182,12 @@ class CityscapesInstanceEvaluator:
     def compute(self) -> dict[str, float]:
         """``instance/AP`` (mean over overlaps 0.5 to 0.95) and ``instance/AP50``; percent, NaN without true objects."""
         precision = self._precision()
-        present = ~np.isnan(precision).any(axis=1)
-        if not present.any():
-            return {"instance/AP": float("nan"), "instance/AP50": float("nan")}
-        return {
-            "instance/AP": float(precision[present].mean()),
-            "instance/AP50": float(precision[present, 0].mean()),
-        }
+        return {"instance/AP": defined_mean(precision), "instance/AP50": defined_mean(precision[:, 0])}
 
     def per_class(self) -> dict[str, dict[str, float]]:
         """``AP`` and ``AP50`` of every thing class by name; percent, NaN for classes without true objects."""
         precision = self._precision()
-        return {
-            category.name: {"AP": float(precision[index].mean()), "AP50": float(precision[index, 0])}
-            for index, category in enumerate(self.categories)
-            if category.is_thing
-        }
+        return by_class(self.categories, {"AP": precision.mean(axis=1), "AP50": precision[:, 0]}, things_only=True)
 
     def _precision(self) -> Float64[np.ndarray, "K T"]:
         values = np.full(self._missed.shape, np.nan)

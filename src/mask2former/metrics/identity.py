@@ -9,15 +9,15 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64, Integer
+from jaxtyping import Bool, Float64, Integer
 from scipy.optimize import linear_sum_assignment
 
-from mask2former.metrics.overlaps import common_runs, count_pairs
+from mask2former.metrics.overlaps import common_runs, count_pairs, looked_up
 from mask2former.ops.sparse_masks import SparseMasks, pairwise_iou
 from mask2former.structures import PanopticSegmentation
 from mask2former.structures.ground_truth import PanopticGroundTruth
 
-__all__ = ["IdentityCounts", "add_identities", "count_identities", "count_panoptic_identities", "no_identities"]
+__all__ = ["IdentityCounts", "count_identities", "count_panoptic_identities", "no_identities"]
 
 _VALID_IOU = 0.5  # least mask IoU of a pair
 
@@ -39,11 +39,6 @@ class IdentityCounts(NamedTuple):
 def no_identities() -> IdentityCounts:
     """Counts of zero, to start a sum."""
     return IdentityCounts(0, 0, 0)
-
-
-def add_identities(one: IdentityCounts, other: IdentityCounts) -> IdentityCounts:
-    """The sum of two counts."""
-    return IdentityCounts(*(a + b for a, b in zip(one, other, strict=True)))
 
 
 def count_identities(
@@ -90,20 +85,23 @@ def count_panoptic_identities(
             true = [number for number, label, crowd in ground_truth.segments if label in things and not crowd]
             found = [segment.id for segment in prediction.segments if segment.label in things]
             runs = common_runs(ground_truth.ids, prediction.ids)
-            pixels = count_pairs(
-                _codes(runs.first, [0, *true]),
-                _codes(runs.second, found),
+            pixels = count_pairs(  # void, the true objects and the rest (rows), by found objects and the rest (columns)
+                looked_up(runs.first, _indices([0, *true]), missing=len(true) + 1),
+                looked_up(runs.second, _indices(found), missing=len(found)),
                 runs.lengths,
                 (len(true) + 2, len(found) + 1),
-            )[:-1]  # void and the true objects (rows), by found objects and the rest (columns)
-            shared = pixels[1:, :-1]
-            everything = np.array([np.count_nonzero(prediction.ids == number) for number in found], dtype=np.int64)
-            unions = pixels[1:].sum(axis=1)[:, None] + everything - pixels[0, :-1] - shared
+            )
+            of_true, shared = pixels[1:-1], pixels[1:-1, :-1]
+            unions = of_true.sum(axis=1)[:, None] + pixels.sum(axis=0)[:-1] - pixels[0, :-1] - shared
             ious = np.divide(shared, unions, out=np.zeros(shared.shape), where=shared > 0)
-            seen = np.flatnonzero(pixels[1:].any(axis=1))
+            seen = np.flatnonzero(of_true.any(axis=1))
             yield _Frame([true[row] for row in seen], found, ious[seen])
 
     return _count(overlaps())
+
+
+def _indices(numbers: list[int]) -> dict[int, int]:
+    return {number: index for index, number in enumerate(numbers)}
 
 
 class _Frame(NamedTuple):
@@ -114,13 +112,6 @@ class _Frame(NamedTuple):
     ious: Float64[np.ndarray, "G N"]
 
 
-def _codes(values: Integer[np.ndarray, " R"], listed: list[int]) -> Int64[np.ndarray, " R"]:
-    """The index of every value in the list, or the length of the list for values that it lacks."""
-    unique, inverse = np.unique(values, return_inverse=True)
-    index_of = {number: index for index, number in enumerate(listed)}
-    return np.array([index_of.get(number, len(listed)) for number in unique.tolist()], dtype=np.int64)[inverse]
-
-
 def _count(frames: Iterable[_Frame]) -> IdentityCounts:
     last_id: dict[int, int] = {}  # by true object: its id when it was last found
     previous: dict[int, int] = {}  # the pairs of the previous frame
@@ -128,8 +119,7 @@ def _count(frames: Iterable[_Frame]) -> IdentityCounts:
     for frame in frames:
         present += len(frame.true)
         ious = np.where(frame.ious < _VALID_IOU, 0.0, frame.ious)
-        row_of = {number: row for row, number in enumerate(frame.true)}
-        column_of = {number: column for column, number in enumerate(frame.found)}
+        row_of, column_of = _indices(frame.true), _indices(frame.found)
         assert len(column_of) == len(frame.found), "an id occurs twice in one frame"
         pairs = [
             (row_of[true], column_of[number])

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float64, Int64, Integer
 
 from mask2former.errors import UserError
 from mask2former.metrics.boundary import boundary, boundary_width
-from mask2former.metrics.overlaps import common_runs, count_pairs, defined_mean
+from mask2former.metrics.overlaps import added, by_class, check_sizes, common_runs, count_pairs, defined_mean, looked_up
 from mask2former.ops.masks import Patch, iou
 from mask2former.structures import Categories, PanopticSegmentation
 from mask2former.structures.ground_truth import PanopticGroundTruth
@@ -23,7 +23,6 @@ from mask2former.structures.ground_truth import PanopticGroundTruth
 __all__ = [
     "PanopticCounts",
     "PanopticEvaluator",
-    "add_counts",
     "count_boundary_matches",
     "count_matches",
     "no_counts",
@@ -120,11 +119,7 @@ def _overlaps(
     ground_truth: PanopticGroundTruth,
 ) -> _Overlaps:
     true_ids, true_segments, true_areas = ground_truth
-    if predicted_ids.shape != true_ids.shape:
-        raise UserError(
-            f"the prediction has {predicted_ids.shape} pixels and the ground truth {true_ids.shape}; "
-            "resize the prediction to the size of the annotation"
-        )
+    check_sizes(predicted_ids.shape, true_ids.shape)
     listed = [identifier for identifier, _ in predicted_segments]
     runs = common_runs(true_ids, predicted_ids)
     true_codes = _codes(runs.first, [identifier for identifier, _, _ in true_segments])
@@ -182,10 +177,7 @@ def _codes(values: Integer[np.ndarray, " R"], ids: Sequence[int]) -> Int64[np.nd
     lowest, highest = int(values.min(initial=0)), int(values.max(initial=0))
     if lowest < 0 or highest >= _MAX_ID:
         raise UserError(f"ids in an id map must be in 0..{_MAX_ID - 1}; got {lowest}..{highest}")
-    table = np.ones(max(highest, *ids, 0) + 1, dtype=np.int64)
-    table[VOID] = 0
-    table[list(ids)] = np.arange(2, len(ids) + 2)
-    return table[values]
+    return looked_up(values, {VOID: 0, **{identifier: code for code, identifier in enumerate(ids, 2)}}, missing=1)
 
 
 class PanopticEvaluator:
@@ -216,18 +208,18 @@ class PanopticEvaluator:
             ground_truth = PanopticGroundTruth(*ground_truth)
         arguments = prediction.ids, segments, ground_truth, len(self.categories)
         if self.boundary_counts is None:
-            self.counts = add_counts(self.counts, count_matches(*arguments))
+            self.counts = added(self.counts, count_matches(*arguments))
         else:
             counts, boundary_counts = count_boundary_matches(*arguments)
-            self.counts = add_counts(self.counts, counts)
-            self.boundary_counts = add_counts(self.boundary_counts, boundary_counts)
+            self.counts = added(self.counts, counts)
+            self.boundary_counts = added(self.boundary_counts, boundary_counts)
 
     def merge(self, other: PanopticEvaluator) -> None:
         """Add the images of another evaluator, for instance from another process (evaluators can be pickled)."""
-        self.counts = add_counts(self.counts, other.counts)
+        self.counts = added(self.counts, other.counts)
         if self.boundary_counts is not None:
             assert other.boundary_counts is not None
-            self.boundary_counts = add_counts(self.boundary_counts, other.boundary_counts)
+            self.boundary_counts = added(self.boundary_counts, other.boundary_counts)
 
     def compute(self) -> dict[str, float]:
         """``panoptic/PQ``, ``SQ``, ``RQ``, also with ``_things`` and ``_stuff``; percent, NaN where undefined.
@@ -247,11 +239,7 @@ class PanopticEvaluator:
 
         ``boundary_PQ`` and so on are included if they were requested.
         """
-        values = self._qualities()
-        return {
-            category.name: {name: float(column[index]) for name, column in values.items()}
-            for index, category in enumerate(self.categories)
-        }
+        return by_class(self.categories, self._qualities())
 
     def _qualities(self) -> dict[str, Float64[np.ndarray, " K"]]:
         values = qualities(self.counts)
@@ -264,11 +252,6 @@ def no_counts(num_classes: int) -> PanopticCounts:
     """Counts of zero, to start a sum."""
     zeros = np.zeros(num_classes, dtype=np.int64)
     return PanopticCounts(zeros, zeros, zeros, zeros.astype(np.float64))
-
-
-def add_counts(first: PanopticCounts, second: PanopticCounts) -> PanopticCounts:
-    """The sum of two counts."""
-    return PanopticCounts(*(mine + theirs for mine, theirs in zip(first, second, strict=True)))
 
 
 def qualities(counts: PanopticCounts) -> dict[str, Float64[np.ndarray, " K"]]:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float64, Int, Int64
 
 from mask2former.errors import UserError
-from mask2former.metrics.overlaps import common_runs, count_pairs
+from mask2former.metrics.overlaps import added, by_class, common_runs, count_pairs
 from mask2former.ops.sparse_masks import SparseMasks
 from mask2former.structures import Categories, Instances
 from mask2former.structures.ground_truth import InstanceGroundTruth
@@ -107,11 +107,12 @@ class PooledEvaluator:
     def update(self, prediction: Instances, ground_truth: InstanceGroundTruth) -> None:
         """Add one image. Prediction and ground truth have the same size."""
         found = prediction.above(self.score_threshold)
-        self._add(count_pooled(found.sparse, found.labels, ground_truth, len(self.categories)))
+        counts = count_pooled(found.sparse, found.labels, ground_truth, len(self.categories))
+        self.counts = added(self.counts, counts)
 
     def merge(self, other: PooledEvaluator) -> None:
         """Add the images of another evaluator."""
-        self._add(other.counts)
+        self.counts = added(self.counts, other.counts)
 
     def compute(self) -> dict[str, float]:
         """``instance/pooled_AP``, and ``instance/pooled_AP50`` to ``pooled_AP90`` in steps of 5; percent."""
@@ -123,18 +124,10 @@ class PooledEvaluator:
 
     def per_class(self) -> dict[str, dict[str, float]]:
         """``pooled_AP`` of every thing class by name; percent, NaN for classes without true objects."""
-        means = self._precision().mean(axis=0)
-        return {
-            category.name: {"pooled_AP": float(means[index])}
-            for index, category in enumerate(self.categories)
-            if category.is_thing
-        }
+        return by_class(self.categories, {"pooled_AP": self._precision().mean(axis=0)}, things_only=True)
 
     def _precision(self) -> Float64[np.ndarray, "T K"]:
         """Percent by threshold and class; NaN for classes without true objects."""
         hits, wrong, missed = self.counts
         present = np.where(hits + missed > 0, 100.0, np.nan)
         return present * hits / np.maximum(hits + wrong + missed, 1)
-
-    def _add(self, counts: PooledCounts) -> None:
-        self.counts = PooledCounts(*(mine + new for mine, new in zip(self.counts, counts, strict=True)))

@@ -9,10 +9,9 @@ import numpy as np
 from jaxtyping import Float64, Int64, Integer
 
 from mask2former import limits
-from mask2former.errors import UserError
 from mask2former.metrics.boundary import boundary_width, eroded
-from mask2former.metrics.overlaps import common_runs, count_pairs, defined_mean
-from mask2former.metrics.panoptic import PanopticCounts, add_counts, no_counts, qualities
+from mask2former.metrics.overlaps import added, by_class, check_sizes, common_runs, count_pairs, defined_mean
+from mask2former.metrics.panoptic import PanopticCounts, no_counts, qualities
 from mask2former.structures import Categories, SemanticSegmentation
 
 __all__ = ["SemanticEvaluator", "boundary_confusion", "confusion_matrix", "segment_counts"]
@@ -26,11 +25,7 @@ def confusion_matrix(
     Raises:
         UserError: the sizes differ.
     """
-    if predicted.shape != ground_truth.shape:
-        raise UserError(
-            f"the prediction has {predicted.shape} pixels and the ground truth {ground_truth.shape}; "
-            "resize the prediction to the size of the annotation"
-        )
+    check_sizes(predicted.shape, ground_truth.shape)
     runs = common_runs(predicted, ground_truth)
     rows, columns = _with_rest(runs.first, num_classes), _with_rest(runs.second, num_classes)
     return count_pairs(rows, columns, runs.lengths, (num_classes + 1, num_classes + 1))
@@ -117,7 +112,7 @@ class SemanticEvaluator:
             found = boundary_confusion(prediction.labels, ground_truth, len(self.categories))
             self.boundary_confusion = self.boundary_confusion + found
         if self.segment_counts is not None:
-            self.segment_counts = add_counts(self.segment_counts, segment_counts(confusion))
+            self.segment_counts = added(self.segment_counts, segment_counts(confusion))
 
     def merge(self, other: SemanticEvaluator) -> None:
         """Add the images of another evaluator, for instance from another process (evaluators can be pickled)."""
@@ -127,7 +122,7 @@ class SemanticEvaluator:
             self.boundary_confusion = self.boundary_confusion + other.boundary_confusion
         if self.segment_counts is not None:
             assert other.segment_counts is not None
-            self.segment_counts = add_counts(self.segment_counts, other.segment_counts)
+            self.segment_counts = added(self.segment_counts, other.segment_counts)
 
     def compute(self) -> dict[str, float]:
         """Means in percent, NaN without ground truth.
@@ -163,10 +158,7 @@ class SemanticEvaluator:
             columns |= {"boundary_IoU": boundary_ious, "lesser_IoU": np.minimum(ious, boundary_ious)}
         if self.segment_counts is not None:
             columns |= qualities(self.segment_counts)
-        return {
-            category.name: {name: float(column[index]) for name, column in columns.items()}
-            for index, category in enumerate(self.categories)
-        }
+        return by_class(self.categories, columns)
 
     def _per_class(self) -> tuple[Float64[np.ndarray, " K"], Float64[np.ndarray, " K"], Int64[np.ndarray, " K"]]:
         """IoU and accuracy in percent, and the number of true pixels."""

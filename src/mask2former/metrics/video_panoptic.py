@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Int64, Integer
 
 from mask2former.errors import UserError
-from mask2former.metrics.identity import add_identities, count_panoptic_identities, no_identities
-from mask2former.metrics.overlaps import defined_mean
-from mask2former.metrics.panoptic import PanopticCounts, add_counts, count_matches, no_counts, qualities
+from mask2former.metrics.identity import count_panoptic_identities, no_identities
+from mask2former.metrics.overlaps import added, by_class, defined_mean, looked_up
+from mask2former.metrics.panoptic import PanopticCounts, count_matches, no_counts, qualities
 from mask2former.structures import Categories, PanopticSegmentation
 from mask2former.structures.ground_truth import PanopticGroundTruth
 
@@ -58,7 +58,7 @@ def count_tubes(
         mine, my_tubes = _window(predicted, start, length)
         theirs, their_tubes = _window(true, start, length)
         tubes = [(number, label) for number, label, _ in my_tubes]
-        counts = add_counts(counts, count_matches(mine, tubes, PanopticGroundTruth(theirs, their_tubes), num_classes))
+        counts = added(counts, count_matches(mine, tubes, PanopticGroundTruth(theirs, their_tubes), num_classes))
     return counts
 
 
@@ -70,16 +70,12 @@ def _tubes(maps: Sequence[Integer[np.ndarray, "H W"]], lists: Sequence[Sequence[
     numbers: dict[tuple[int, int, bool], int] = {}
     result = np.zeros((len(maps), *sizes.pop()), dtype=np.int64)
     for index, (ids, segments) in enumerate(zip(maps, lists, strict=True)):
-        listed = np.array([number for number, _, _ in segments], dtype=np.int64)
-        unknown = np.setdiff1d(ids, np.append(listed, 0))
-        if unknown.size:
-            raise UserError(f"the id map of frame {index} contains the id {unknown[0]}, which its list lacks")
-        table = np.zeros(int(ids.max(initial=0)) + 1, dtype=np.int64)
-        for segment in segments:
-            tube = numbers.setdefault(segment, len(numbers) + 1)
-            if segment[0] < len(table):
-                table[segment[0]] = tube
-        result[index] = table[ids]
+        tube_of = {segment[0]: numbers.setdefault(segment, len(numbers) + 1) for segment in segments}
+        result[index] = looked_up(ids, {0: 0, **tube_of}, missing=-1)
+        if (is_unknown := result[index] < 0).any():
+            raise UserError(
+                f"the id map of frame {index} contains the id {ids[is_unknown].min()}, which its list lacks"
+            )
     return result, [(tube, label, crowd) for (_, label, crowd), tube in numbers.items()]
 
 
@@ -116,15 +112,15 @@ class VideoPanopticEvaluator:
         """
         for length, counts in self.counts.items():
             found = count_tubes(prediction, ground_truth, length, len(self.categories))
-            self.counts[length] = add_counts(counts, found)
+            self.counts[length] = added(counts, found)
         switches = count_panoptic_identities(prediction, ground_truth, self.categories.thing_indices)
-        self.identities = add_identities(self.identities, switches)
+        self.identities = added(self.identities, switches)
 
     def merge(self, other: VideoPanopticEvaluator) -> None:
         """Add the clips of another evaluator, for instance from another process (evaluators can be pickled)."""
         assert self.counts.keys() == other.counts.keys()
-        self.counts = {length: add_counts(counts, other.counts[length]) for length, counts in self.counts.items()}
-        self.identities = add_identities(self.identities, other.identities)
+        self.counts = {length: added(counts, other.counts[length]) for length, counts in self.counts.items()}
+        self.identities = added(self.identities, other.identities)
 
     def compute(self) -> dict[str, float]:
         """``panoptic/VPQ``, the mean over the lengths, and ``VPQ1`` etc. for each; also with ``_things``, ``_stuff``.
@@ -149,4 +145,4 @@ class VideoPanopticEvaluator:
     def per_class(self) -> dict[str, dict[str, float]]:
         """``VPQ`` of every class by name; percent, NaN for classes neither present nor predicted."""
         columns = np.stack([qualities(counts)["PQ"] for counts in self.counts.values()])
-        return {item.name: {"VPQ": defined_mean(columns[:, index])} for index, item in enumerate(self.categories)}
+        return by_class(self.categories, {"VPQ": [defined_mean(of_class) for of_class in columns.T]})

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["sine_encoding"]
+__all__ = ["sine_encoding", "token_encoding"]
 
 _TEMPERATURE = 10000.0
 _EPSILON = 1e-6
@@ -40,3 +41,12 @@ def sine_encoding(
     if temporal:
         code = code + _axis_code(frames, dim, dtype, device)[:, None, None, :]
     return code
+
+
+def token_encoding(
+    size_hw: Sequence[int], dim: int, like: Tensor, num_frames: int = 1, *, temporal: bool = False
+) -> Float[Tensor, "S C"]:
+    """:func:`sine_encoding` with a row for each token, in the precision and on the device of ``like``."""
+    height, width = size_hw
+    code = sine_encoding(num_frames, height, width, dim, temporal=temporal, dtype=like.dtype, device=like.device)
+    return code.flatten(0, 2).to(like.dtype)

@@ -10,9 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mask2former.models.layers import MultiHeadAttention, xavier_matrices
-from mask2former.models.position_encoding import sine_encoding
 
-__all__ = ["TransformerEncoder", "position_of"]
+__all__ = ["TransformerEncoder"]
 
 
 class _EncoderLayer(nn.Module):
@@ -60,10 +59,3 @@ class TransformerEncoder(nn.Module):
         for layer in self.layers:
             tokens = layer(tokens, position)
         return self.norm(tokens)
-
-
-def position_of(feature: Float[Tensor, "N _C H W"], dim: int, num_frames: int = 1) -> Float[Tensor, "S dim"]:
-    """The code of every pixel of a map, for ``num_frames`` equal frames, in the precision of the map."""
-    height, width = feature.shape[2:]
-    code = sine_encoding(num_frames, height, width, dim, temporal=False, dtype=feature.dtype, device=feature.device)
-    return code.flatten(0, 2).to(feature.dtype)

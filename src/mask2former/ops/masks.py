@@ -103,20 +103,13 @@ def _compressed(rle: Mapping[str, Any]) -> dict[str, Any]:
         counts = rle["counts"]
         if min(height, width) < 1:
             raise ValueError("empty size")
+        sides = f"a run-length encoding is {quoted([height, width])} and has too many pixels:"
         # The decoder counts pixels in 32 bits.
-        sides, most = (
-            f"a run-length encoding is {quoted([height, width])} and has too many pixels:",
-            limits.IMAGE_PIXELS,
-        )
-        limits.check_limit(sides, height * width, most, "is it 'size': [height, width]?")
+        limits.check_limit(sides, height * width, limits.IMAGE_PIXELS, "is it 'size': [height, width]?")
         if isinstance(counts, (str, bytes)):
             return {"size": [height, width], "counts": counts}
-        limits.check_limit(
-            "a run-length encoding has too many runs:",
-            len(counts),
-            2 * height * width + 1,
-            "is its 'size' right?",
-        )
+        most = 2 * height * width + 1
+        limits.check_limit("a run-length encoding has too many runs:", len(counts), most, "is its 'size' right?")
         runs = [int(run) for run in counts]
         if min(runs, default=0) < 0 or sum(runs) != height * width:
             raise UserError(
@@ -359,14 +352,9 @@ def check_outline(length: float) -> None:
 
 def boxes_xyxy(masks: Bool[np.ndarray, "N H W"]) -> Float64[np.ndarray, "N 4"]:
     """Tight boxes (x1, y1, x2, y2) in pixels: x2 and y2 are one past the last pixel; an empty mask has zeros."""
-    count, _height, _width = masks.shape
-    boxes = np.zeros((count, 4), dtype=np.float64)
-    for index, mask in enumerate(masks):
-        rows = np.flatnonzero(mask.any(axis=1))
-        if rows.size:
-            columns = np.flatnonzero(mask[rows[0] : rows[-1] + 1].any(axis=0))
-            boxes[index] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
-    return boxes
+    patches = [tight(Patch(0, 0, mask)) for mask in masks]
+    boxes = [(left, top, left + part.shape[1], top + part.shape[0]) for top, left, part in patches]
+    return np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
 
 
 def boxes_of_ids(ids: Integer[np.ndarray, "H W"], wanted: Int64[np.ndarray, " N"]) -> Int64[np.ndarray, "N 4"]:

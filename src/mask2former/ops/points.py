@@ -36,7 +36,8 @@ def pixel_centers(size_hw: Sequence[int], like: Tensor) -> Float[Tensor, "1 P 2"
     """Centres (x, y) in 0..1 of all pixels of a map, row by row; at least float32, on the device of ``like``."""
     dtype = torch.promote_types(like.dtype, torch.float32)
     y, x = ((torch.arange(length, dtype=dtype, device=like.device) + 0.5) / length for length in size_hw)
-    return torch.stack((x.expand(len(y), -1), y[:, None].expand(-1, len(x))), 2).flatten(0, 1).unsqueeze(0)
+    rows, columns = torch.meshgrid(y, x, indexing="ij")
+    return torch.stack((columns, rows), 2).flatten(0, 1).unsqueeze(0)
 
 
 def sample_points(maps: Float[Tensor, "N C H W"], points: Float[Tensor, "N P 2"]) -> Float[Tensor, "N C P"]:
@@ -128,27 +129,16 @@ def reads_mask(
 
 def uncertain_points(
     logits: Float[Tensor, "N 1 H W"],
+    candidates: Float[Tensor, "N _C 2"],
     num_points: int,
-    oversample_ratio: float,
-    importance_sample_ratio: float,
-    uniform: UniformPoints,
     counts: PointsCount | None = None,
 ) -> Float[Tensor, "N P 2"]:
-    """Points (x, y) in [0, 1]: a share where the mask logit is nearest to 0, the rest anywhere.
-
-    Of ``int(oversample_ratio * num_points)`` candidates the ``int(importance_sample_ratio * num_points)`` with the
-    smallest absolute logit are kept, then fresh uniform points are added. With ``counts``, candidates that count are
-    kept before any that does not.
+    """The candidates (x, y) in [0, 1] where the mask logit is nearest to 0; those that count come before all others.
 
     Reference: PointRend (Kirillov et al.), Sec. 3.1; Mask2Former, Sec. 3.3.
     """
-    count = logits.shape[0]
-    candidates = uniform((count, int(oversample_ratio * num_points), 2))
-    num_uncertain = int(importance_sample_ratio * num_points)
     uncertainty = -sample_points(logits, candidates).squeeze(1).abs()  # (N, candidates)
     if counts is not None:
         uncertainty = uncertainty.masked_fill(~counts(candidates), -torch.inf)
-    chosen = uncertainty.topk(num_uncertain, dim=1, sorted=False).indices
-    kept = candidates.gather(1, chosen.unsqueeze(2).expand(-1, -1, 2))
-    fresh = uniform((count, num_points - num_uncertain, 2))
-    return torch.cat((kept, fresh), dim=1)
+    chosen = uncertainty.topk(num_points, dim=1, sorted=False).indices
+    return candidates.gather(1, chosen.unsqueeze(2).expand(-1, -1, 2))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Container, Mapping
+from collections.abc import Collection, Container
 from typing import Any
 
 import torch
@@ -35,25 +35,25 @@ def parameter_groups(model: nn.Module, config: OptimConfig, frozen_now: Containe
         frozen_now: names of parameters that would be trained if they were not currently frozen.
 
     Raises:
-        UserError: a part multiplies the learning rate of something that it does not have.
+        UserError: a part chooses the decay or the learning rate of something that it does not have.
 
     Reference: Mask2Former, Sec. 4.1, and the values of the published optimizer.
     """
     groups: dict[tuple[float, float], tuple[list[str], list[nn.Parameter]]] = defaultdict(lambda: ([], []))
     seen: set[nn.Parameter] = set()
-    parts = dict(model.named_children())
-    exempt = {
-        f"{part}.{name}"
-        for part, module in parts.items()
-        if isinstance(module, ChoosesDecay)
-        for name in module.no_weight_decay()
-    }
-    rates = {
-        f"{part}.{name}": factor
-        for part, module in parts.items()
-        if isinstance(module, ChoosesRates)
-        for name, factor in _multipliers(part, module).items()
-    }
+    exempt: set[nn.Parameter] = set()
+    rates: dict[str, float] = {}
+    for part, module in model.named_children():
+        own = dict(module.named_parameters(remove_duplicate=False))
+        if isinstance(module, ChoosesDecay):
+            names = module.no_weight_decay()
+            _check_names(f"no_weight_decay() of the {part}", names, own, "parameters")
+            exempt.update(own[name] for name in names)
+        if isinstance(module, ChoosesRates):
+            multipliers = module.learning_rate_multipliers()
+            known = {*own, *(name for name, _ in module.named_modules() if name)}
+            _check_names(f"learning_rate_multipliers() of the {part}", multipliers, known, "modules or parameters")
+            rates |= {f"{part}.{name}": factor for name, factor in multipliers.items()}
     for module_name, module in model.named_modules():
         for leaf, parameter in module.named_parameters(recurse=False):
             name = f"{module_name}.{leaf}" if module_name else leaf
@@ -66,7 +66,7 @@ def parameter_groups(model: nn.Module, config: OptimConfig, frozen_now: Containe
                 rates[max(fitting, key=len)] if (fitting := [one for one in rates if is_of(name, [one])]) else 1
             )
             undecayed = isinstance(module, (*_NORMS, nn.Embedding)) or any(part in name for part in _UNDECAYED_NAMES)
-            undecayed = undecayed or name in exempt
+            undecayed = undecayed or parameter in exempt
             names, parameters = groups[multiplier, 0.0 if undecayed else config.weight_decay]
             names.append(name)
             parameters.append(parameter)
@@ -82,17 +82,13 @@ def parameter_groups(model: nn.Module, config: OptimConfig, frozen_now: Containe
     ]
 
 
-def _multipliers(part: str, module: ChoosesRates) -> Mapping[str, float]:
-    multipliers = module.learning_rate_multipliers()
-    assert isinstance(module, nn.Module)
-    known = {name for name, _ in (*module.named_modules(), *module.named_parameters(remove_duplicate=False)) if name}
-    for name in multipliers:
+def _check_names(method: str, names: Collection[str], known: Collection[str], kind: str) -> None:
+    for name in names:
         if name not in known:
             raise UserError(
-                f"learning_rate_multipliers() of the {part} names {quoted(name)}, which it does not have; expected "
-                f"names of its modules or parameters, for instance {listed(close_names(name, known) or sorted(known))}"
+                f"{method} names {quoted(name)}, which it does not have; expected names of its {kind}, for instance "
+                f"{listed(close_names(name, known) or sorted(known))}"
             )
-    return multipliers
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:

@@ -18,7 +18,7 @@ from mask2former import checkpoints
 from mask2former.config import RunConfig, leaves
 from mask2former.data.transforms import Augmentation
 from mask2former.dataset_tools.requirements import check_run
-from mask2former.errors import OptionError, UserError
+from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
 from mask2former.progress import DetailedProgress
 from mask2former.training.batch_size import check_auto, with_batch_size
@@ -27,7 +27,7 @@ from mask2former.training.class_weights import class_weights
 from mask2former.training.cluster import Rank, say_once
 from mask2former.training.data_state import digest_of
 from mask2former.training.datamodule import DataModule
-from mask2former.training.directory import prepare_directory
+from mask2former.training.directory import check_vacant, prepare_directory
 from mask2former.training.lock import check_links, locked
 from mask2former.training.loggers import Loggers
 from mask2former.training.meeting import Meeting
@@ -103,13 +103,8 @@ def train(
     stopping = Stopping()
     limit = None if config.trainer.max_hours is None else TimeLimit(config.trainer.max_hours)
     with locked(directory) as notes, stopping.listening(), quiet():
-        if not resume and last.exists() and not overwrite:
-            raise OptionError(
-                lambda name: (
-                    f"'{directory}' already contains a run; continue it with {name('resume')}, replace it "
-                    f"with {name('overwrite')}, or choose another output"
-                )
-            )
+        if not resume and not overwrite:
+            check_vacant(directory, config.model.init)
         replaces = last.exists() and not resume
         past = LastState.read(last) if resume else None
         if past is not None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from mask2former.config import MetricStyle, Task
+from mask2former.config import EvaluationConfig, MetricStyle, Task
 from mask2former.errors import UserError
 from mask2former.metrics.build import evaluators
 from mask2former.structures import Categories, Instances, PanopticSegmentation, Segment, SemanticSegmentation, Target
@@ -16,6 +16,7 @@ from mask2former.structures.ground_truth import CityscapesGroundTruth, ground_tr
 CATEGORIES = Categories.from_names(["cat", "dog", "sky"], ["cat", "dog"])
 CITY = Categories(tuple(item for item in Categories.load("cityscapes") if item.name in ("road", "person", "car")))
 TASKS = ("panoptic", "instance", "semantic")
+EVERYTHING = EvaluationConfig(boundary=True, pooled_threshold=0.3, semantic_segments=True)
 
 
 def _results(masks: np.ndarray, labels: np.ndarray, categories: Categories) -> dict[str, object]:
@@ -49,7 +50,7 @@ def test_three_processes_with_a_third_of_the_images_each_equal_one(style: Metric
     generator = np.random.default_rng(0)
 
     def fresh() -> dict:
-        return evaluators(TASKS, CITY, boundary=True, pooled_threshold=0.3, semantic_segments=True, style=style)
+        return evaluators(TASKS, CITY, EVERYTHING, style)
 
     one, ranks = fresh(), [fresh() for _ in range(3)]
     for number in range(7):  # not divisible by three
@@ -74,7 +75,7 @@ def test_what_is_kept_of_an_image_does_not_grow_with_its_size(style: MetricStyle
     sizes = []
     for scale in (16, 64):
         masks = np.arange(4)[:, None, None] == np.kron(np.arange(4).reshape(2, 2), np.ones((scale, scale)))
-        built = evaluators(TASKS, CITY, boundary=True, pooled_threshold=0.3, semantic_segments=True, style=style)
+        built = evaluators(TASKS, CITY, EVERYTHING, style)
         target = Target(torch.from_numpy(labels), torch.from_numpy(masks)[:, None])
         for task, evaluator in built.items():
             evaluator.update(_results(masks, labels, CITY)[task], _ground_truth(target, task, style))

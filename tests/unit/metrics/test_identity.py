@@ -10,7 +10,8 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from mask2former.metrics.identity import IdentityCounts, add_identities, count_identities, no_identities
+from mask2former.metrics.identity import IdentityCounts, count_identities, no_identities
+from mask2former.metrics.overlaps import added
 
 Frames = list[tuple[np.ndarray, np.ndarray]]
 
@@ -93,7 +94,7 @@ def test_a_kept_pair_goes_before_the_sum_of_all_overlaps() -> None:
 def test_counts_add_up() -> None:
     found, ground_truth = alternating(with_second=True)
     counts = count_identities(found, ground_truth)
-    assert add_identities(add_identities(no_identities(), counts), counts) == IdentityCounts(0, 12, 12)
+    assert added(added(no_identities(), counts), counts) == IdentityCounts(0, 12, 12)
 
 
 def iou(first: np.ndarray, second: np.ndarray) -> float:

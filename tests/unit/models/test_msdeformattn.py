@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mask2former.config import MSDeformAttnConfig
 from mask2former.models.pixel_decoders import MSDeformAttnPixelDecoder
 from mask2former.models.pixel_decoders.msdeformattn import DeformableAttention
-from mask2former.ops.deform_attn.projected import pixel_centres
+from mask2former.ops.points import pixel_centers
 
 DIRECTIONS = [(1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1)]  # (x, y) of the 8 heads
 
@@ -56,7 +56,7 @@ def test_fresh_attention_averages_its_samples() -> None:
     shapes = [(3, 4), (6, 8), (12, 16)]
     tokens = sum(h * w for h, w in shapes)
     value = torch.randn(1, tokens, 32, dtype=torch.float64)
-    reference = torch.cat([pixel_centres(h, w, torch.float64, torch.device("cpu")) for h, w in shapes])
+    reference = torch.cat([pixel_centers(shape, value)[0] for shape in shapes])
     got = attention(torch.randn(1, tokens, 32, dtype=torch.float64), value, shapes)
 
     values = attention.value_projection(value)[0].view(tokens, 2, 16)

@@ -14,7 +14,7 @@ from torch import Tensor
 from mask2former.errors import UserError
 from mask2former.ops.deform_attn import api, deformable_sampling, deformable_self_attention, native
 from mask2former.ops.deform_attn.api import Kernel
-from mask2former.ops.deform_attn.projected import pixel_centres, samples_of
+from mask2former.ops.deform_attn.projected import samples_of
 
 needs_native = pytest.mark.skipif(not native.available(), reason=native.why_unavailable())
 KERNELS = [pytest.param("native", marks=needs_native), "portable", "gather"]
@@ -289,12 +289,6 @@ def attend(kernel: Kernel, inputs: tuple[Tensor, Tensor], shapes=SHAPES) -> list
     generator = torch.Generator().manual_seed(1)
     grad = torch.randn(out.shape, generator=generator, dtype=torch.float64).to(out.dtype)
     return [out.detach(), *torch.autograd.grad(out, (value, projected), grad)]
-
-
-def test_pixel_centres_are_xy_row_by_row() -> None:
-    expected = [[(x + 0.5) / 3, (y + 0.5) / 2] for y in range(2) for x in range(3)]
-    got = pixel_centres(2, 3, torch.float64, torch.device("cpu"))
-    torch.testing.assert_close(got, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-15)
 
 
 def test_samples_by_hand() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mask2former.ops.points import reads_mask, sample_masks, sample_points, uncertain_points
+from mask2former.ops.points import pixel_centers, reads_mask, sample_masks, sample_points, uncertain_points
 
 
 @pytest.mark.parametrize("size", [(7, 5), (1, 9), (1, 1), (64, 48)])
@@ -48,21 +48,25 @@ def test_without_masks_there_is_nothing() -> None:
 def test_uncertain_points_lie_nearer_to_the_edge_than_random_ones() -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.linspace(-8, 8, 64).expand(2, 1, 64, 64)  # the edge is the vertical middle line
-    points = uncertain_points(logits, 400, 3.0, 0.75, lambda shape: torch.rand(shape, generator=generator))
-    distance = (points[..., 0] - 0.5).abs()
-    assert points.shape == (2, 400, 2)
-    assert distance[:, :300].max() < distance[:, 300:].max()
-    assert distance[:, :300].mean() < 0.5 * distance[:, 300:].mean()
+    candidates = torch.rand((2, 1200, 2), generator=generator)
+    points = uncertain_points(logits, candidates, 300)
+    distance, of_all = (points[..., 0] - 0.5).abs(), (candidates[..., 0] - 0.5).abs()
+    assert points.shape == (2, 300, 2)
+    assert distance.max() < of_all.max()
+    assert distance.mean() < 0.5 * of_all.mean()
 
 
 @pytest.mark.parametrize("share", [0.5, 0.1])
 def test_candidates_that_count_come_before_those_that_do_not(share: float) -> None:
     """Of 900 candidates 225 are kept, those that count first; at a share of a tenth, fewer than 225 count."""
-    drawn = [torch.rand(shape, generator=torch.Generator().manual_seed(3)) for shape in ((2, 900, 2), (2, 75, 2))]
+    candidates = torch.rand((2, 900, 2), generator=torch.Generator().manual_seed(3))
     logits = torch.randn((2, 1, 16, 16), generator=torch.Generator().manual_seed(4))
-    source = iter(drawn)
-    points = uncertain_points(logits, 300, 3.0, 0.75, lambda shape: next(source), lambda p: p[..., 0] < share)
-    kept, fresh = points[:, :225, 0], points[:, 225:]
-    there = (drawn[0][..., 0] < share).sum(dim=1)
+    kept = uncertain_points(logits, candidates, 225, lambda p: p[..., 0] < share)[..., 0]
+    there = (candidates[..., 0] < share).sum(dim=1)
     assert ((kept < share).sum(dim=1) == there.clamp(max=225)).all()
-    assert torch.equal(fresh, drawn[1])
+
+
+def test_pixel_centers_are_xy_row_by_row() -> None:
+    expected = [[[(x + 0.5) / 3, (y + 0.5) / 2] for y in range(2) for x in range(3)]]
+    got = pixel_centers((2, 3), torch.zeros((), dtype=torch.float64))
+    torch.testing.assert_close(got, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-15)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from mask2former.config import RunConfig
-from mask2former.training.directory import prepare_directory
+from mask2former.errors import UserError
+from mask2former.training.directory import check_vacant, prepare_directory
 
 WRITTEN = (
     "checkpoints/last.ckpt",
@@ -30,3 +31,39 @@ def test_what_another_run_wrote_is_removed_unless_it_is_resumed(tmp_path: Path, 
     prepare_directory(RunConfig(output=str(tmp_path)), [], resume=resume)
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert left == {"run.yaml", *OWN, *(WRITTEN if resume else ())}
+
+
+def put(folder: Path, *names: str) -> None:
+    (folder / "checkpoints").mkdir(exist_ok=True)
+    for name in names:
+        (folder / name).touch()
+
+
+def test_a_best_checkpoint_in_a_folder_without_a_run_is_not_replaced(tmp_path: Path) -> None:
+    check_vacant(tmp_path)
+    put(tmp_path, "checkpoints/best.ckpt")
+    with pytest.raises(
+        UserError, match=r"best.ckpt' is of an earlier run, whose run.yaml and last.ckpt are gone; move"
+    ):
+        check_vacant(tmp_path)
+
+
+def test_a_run_without_a_last_checkpoint_starts_over_and_its_best_one_is_not_removed_in_silence(tmp_path: Path) -> None:
+    put(tmp_path, "run.yaml", "checkpoints/best.ckpt")
+    check_vacant(tmp_path)
+    notes = prepare_directory(RunConfig(output=str(tmp_path)), [], resume=False)
+    assert notes == [f"removed files of a run that had no last.ckpt from '{tmp_path}': checkpoints/best.ckpt"]
+    assert not (tmp_path / "checkpoints" / "best.ckpt").exists()
+    put(tmp_path, "checkpoints/last.ckpt")
+    with pytest.raises(UserError, match="already contains a run"):
+        check_vacant(tmp_path)
+
+
+def test_a_model_whose_checkpoints_were_deleted_is_not_replaced(tmp_path: Path) -> None:
+    put(tmp_path, "run.yaml", "model.safetensors")
+    check_vacant(tmp_path, init=str(tmp_path / "model.safetensors"))
+    with pytest.raises(UserError, match=r"model.safetensors' is of an earlier run, whose checkpoints are gone; move"):
+        check_vacant(tmp_path, init="scenes-tiny")
+    notes = prepare_directory(RunConfig(output=str(tmp_path)), [], resume=False)  # with overwrite
+    assert notes == [f"removed files of a run that had no last.ckpt from '{tmp_path}': model.safetensors"]
+    assert not (tmp_path / "model.safetensors").exists()

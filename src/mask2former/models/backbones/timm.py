@@ -145,11 +145,8 @@ class TimmBackbone(nn.Module):
         from timm.models import is_model_in_modules
 
         is_resnet = is_model_in_modules(model.split(".")[0], {"resnet"})
-        is_known = is_resnet and not options.keys() - {
-            "channels",
-            "zero_init_last",
-            "in_chans",
-        }  # spares published models the test image
+        # Spares published models the test image.
+        is_known = is_resnet and options.keys() <= {"channels", "zero_init_last", "in_chans"}
         if is_resnet:
             # With frozen norms timm's default would silence every residual branch for good.
             options.setdefault("zero_init_last", False)
@@ -165,11 +162,8 @@ class TimmBackbone(nn.Module):
             self.body = body
             return
         if pyramid:
-            try:
-                body = _body(model, {"dynamic_img_size": True, "out_indices": 1, **options})  # the last map
-            except UserError as error:
-                hint = "a pyramid (model.backbone.pyramid) is for plain vision transformers"
-                raise UserError(f"{error}; {hint}") from error
+            hint = "; a pyramid (model.backbone.pyramid) is for plain vision transformers"
+            body = _body(model, {"dynamic_img_size": True, "out_indices": 1, **options}, hint)  # the last map
             self._patch, channels = _one_map(model, body, in_channels)
             self.channels = (pyramid,) * len(_STRIDES)
             self.body = _with_norms(body, norm)
@@ -299,15 +293,19 @@ def _with_norms(body: Any, norm: Literal["frozen", "sync", "batch"]) -> Any:
     return body
 
 
-def _body(model: str, options: Mapping[str, Any]) -> Any:
+def _body(model: str, options: Mapping[str, Any], hint: str = "") -> Any:
+    return _created(model, {"features_only": True, **options}, hint)
+
+
+def _created(model: str, options: Mapping[str, Any], hint: str) -> Any:
     import timm
 
     try:
-        return timm.create_model(model, features_only=True, **options)
+        return timm.create_model(model, **options)
     except UserError:  # of the function that counts parameters
         raise
     except Exception as error:  # timm models handle arguments in many different ways
-        raise UserError(f"backbone '{model}': timm could not create it: {_reason(error)}") from error
+        raise UserError(f"backbone '{model}': timm could not create it: {_reason(error)}{hint}") from error
 
 
 def _maps(model: str, body: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -354,7 +352,6 @@ def _transformer(model: str, options: Mapping[str, Any], joint_blocks: int) -> A
     Raises:
         UserError: it is not one, or has too few blocks.
     """
-    import timm
     from timm.models.eva import Eva
     from timm.models.vision_transformer import VisionTransformer
 
@@ -363,17 +360,8 @@ def _transformer(model: str, options: Mapping[str, Any], joint_blocks: int) -> A
             f"backbone '{model}': remove 'dynamic_img_size' and 'patch_drop_rate' from its kwargs: with joint_blocks "
             "images may have any size, and all patches are needed"
         )
-    try:
-        body: Any = timm.create_model(
-            model, **{"dynamic_img_size": True, **options}, num_classes=0, global_pool="token"
-        )
-    except UserError:  # of the function that counts parameters
-        raise
-    except Exception as error:  # timm models handle arguments in many different ways
-        raise UserError(
-            f"backbone '{model}': timm could not create it: {_reason(error)}; joint_blocks require a plain vision "
-            "transformer"
-        ) from error
+    options = {"dynamic_img_size": True, **options, "num_classes": 0, "global_pool": "token"}
+    body = _created(model, options, "; joint_blocks require a plain vision transformer")
     if not isinstance(body, VisionTransformer | Eva):
         raise UserError(
             f"backbone '{model}' is not a plain vision transformer with blocks that accept masks, which joint_blocks "

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -25,6 +26,11 @@ class PixelFeatures:
     multi_scale: list[Float[Tensor, "N C _h_l _w_l"]]
     encoded: Float[Tensor, "N _C _h _w"] | None = None
     backbone: Sequence[Float[Tensor, "N _C_b _h_b _w_b"]] | None = None
+
+    def embeddings(self, num_frames: int) -> Float[Tensor, "B T C_mask h w"]:
+        """The embeddings of clips; pixels are read one by one, so the channels of each are contiguous."""
+        pixels = self.mask_features.contiguous(memory_format=torch.channels_last)
+        return pixels.unflatten(0, (-1, num_frames))
 
 
 class TokenFeatures(NamedTuple):

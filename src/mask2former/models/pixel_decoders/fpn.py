@@ -16,7 +16,8 @@ from mask2former.config import FPNConfig, TransformerFPNConfig
 from mask2former.models.layers import conv_kaiming
 from mask2former.models.pixel_decoders.convolutions import PrecisionDecoder, conv_norm
 from mask2former.models.pixel_decoders.features import PixelFeatures
-from mask2former.models.transformer_layers import TransformerEncoder, position_of
+from mask2former.models.position_encoding import token_encoding
+from mask2former.models.transformer_layers import TransformerEncoder
 
 __all__ = ["FPNPixelDecoder", "TransformerFPNPixelDecoder"]
 
@@ -93,6 +94,7 @@ class TransformerFPNPixelDecoder(FPNPixelDecoder):
 
     def _coarsest(self, feature: Tensor) -> tuple[Tensor, Tensor]:
         projected = self.input_projection(feature)
-        tokens = self.encoder(projected.flatten(2).transpose(1, 2), position_of(projected, self.dim))
+        position = token_encoding(projected.shape[2:], self.dim, projected)
+        tokens = self.encoder(projected.flatten(2).transpose(1, 2), position)
         encoded = tokens.transpose(1, 2).unflatten(2, feature.shape[2:])
         return encoded, encoded

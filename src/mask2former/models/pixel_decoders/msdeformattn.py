@@ -19,7 +19,7 @@ from mask2former.config import MSDeformAttnConfig
 from mask2former.models.layers import conv_kaiming, xavier_matrices
 from mask2former.models.pixel_decoders.convolutions import NORM_GROUPS, PrecisionDecoder, conv_norm
 from mask2former.models.pixel_decoders.features import PixelFeatures
-from mask2former.models.position_encoding import sine_encoding
+from mask2former.models.position_encoding import token_encoding
 from mask2former.ops.deform_attn import deformable_self_attention
 from mask2former.ops.onednn import linear
 
@@ -197,11 +197,8 @@ class MSDeformAttnPixelDecoder(PrecisionDecoder):
         shapes = [(feature.shape[2], feature.shape[3]) for feature in coarse_first]
         projected, positions = [], []
         for level, (feature, projection) in enumerate(zip(coarse_first, self.input_projections, strict=True)):
-            height, width = shapes[level]
-            dtype, device = feature.dtype, feature.device
             projected.append(projection(feature).flatten(2).transpose(1, 2))  # (N, H_l*W_l, C)
-            code = sine_encoding(1, height, width, self.dim, temporal=False, dtype=dtype, device=device)
-            positions.append(code.flatten(0, 2).to(dtype) + self.level_embedding[level])
+            positions.append(token_encoding(shapes[level], self.dim, feature) + self.level_embedding[level])
         return torch.cat(projected, dim=1), torch.cat(positions), shapes
 
 

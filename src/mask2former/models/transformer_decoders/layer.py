@@ -67,7 +67,7 @@ class DecoderLayer(nn.Module):
 
         def to_queries(queries: Tensor) -> Tensor:
             placed = queries + query_positions
-            return self.self_attention(placed, placed, queries, *(() if apart is None else (apart,)))
+            return self.self_attention(placed, placed, queries, apart)
 
         attentions = [(to_pixels, self.cross_norm), (to_queries, self.self_norm)]
         for attend, norm in attentions[::-1] if self.self_first else attentions:

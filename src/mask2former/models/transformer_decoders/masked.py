@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mask2former.config import MaskedDecoderConfig, MSDeformAttnConfig
 from mask2former.models.layers import conv_kaiming, xavier_matrices
 from mask2former.models.pixel_decoders.features import PixelFeatures
-from mask2former.models.position_encoding import sine_encoding
+from mask2former.models.position_encoding import token_encoding
 from mask2former.models.transformer_decoders.attention import KINDS, Grid
 from mask2former.models.transformer_decoders.layer import DecoderLayer
 from mask2former.models.transformer_decoders.pilots import Pilots, make_pilots
@@ -134,9 +134,7 @@ class MaskedTransformerDecoder(nn.Module):
         With ``aux_outputs=False`` only the last prediction is kept. ``targets`` are for training with pilots, one per
         clip; predictions of queries do not depend on them.
         """
-        # Pixels are read one by one, so the channels of each are contiguous.
-        mask_features = features.mask_features.contiguous(memory_format=torch.channels_last)
-        mask_features = mask_features.unflatten(0, (-1, num_frames))  # (B, T, C_mask, h, w)
+        mask_features = features.embeddings(num_frames)
         kind = mask_features.device.type
         batch = mask_features.shape[0]
         query_positions = self.query_positions.weight.expand(batch, -1, -1)
@@ -202,10 +200,7 @@ class MaskedTransformerDecoder(nn.Module):
         height, width = feature.shape[2:]
         projected = self.input_projections[level](feature).flatten(2).transpose(1, 2)  # (B*T, H*W, C)
         value = projected.unflatten(0, (-1, num_frames)).flatten(1, 2) + self.level_embedding.weight[level]
-        position = sine_encoding(
-            num_frames, height, width, self.dim, temporal=self.temporal, dtype=feature.dtype, device=feature.device
-        )
-        key = value + position.flatten(0, 2).to(value.dtype)
+        key = value + token_encoding((height, width), self.dim, value, num_frames, temporal=self.temporal)
         # Attention needs masks at the size of the level. Resizing is linear, so the pixel embeddings are resized
         # instead, once for all queries and layers.
         frames = F.interpolate(mask_features.flatten(0, 1), size=(height, width), mode="bilinear", align_corners=False)

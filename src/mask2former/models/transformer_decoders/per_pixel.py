@@ -6,7 +6,6 @@ one query per class, whose mask logits are the scores of the class.
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
 from mask2former.config import MSDeformAttnConfig, PerPixelPlusConfig
@@ -95,7 +94,7 @@ class PerPixelPlusHead(nn.Module):
     def forward(self, features: PixelFeatures, num_frames: int = 1, *, aux_outputs: bool = True) -> PixelOutput:
         """Scores for clips of ``num_frames`` frames, with ``aux_outputs`` also those after earlier layers."""
         states = self.transformer(features, num_frames)
-        pixels = features.mask_features.contiguous(memory_format=torch.channels_last).unflatten(0, (-1, num_frames))
+        pixels = features.embeddings(num_frames)
         scores = [
             MaskProduct(self.mask_head(state), pixels).all() for state in (states if aux_outputs else states[-1:])
         ]

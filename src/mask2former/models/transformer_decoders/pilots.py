@@ -18,11 +18,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
+from mask2former.models.transformer_decoders.attention import Grid
 from mask2former.structures.samples import Target
 
 __all__ = ["Pilots", "make_pilots"]
-
-Grid = tuple[int, int, int]
 
 
 @dataclass(frozen=True)

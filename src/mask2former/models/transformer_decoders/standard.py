@@ -15,7 +15,8 @@ from mask2former.config import MSDeformAttnConfig, StandardDecoderConfig
 from mask2former.errors import UserError
 from mask2former.models.layers import MultiHeadAttention, conv_kaiming, xavier_matrices
 from mask2former.models.pixel_decoders.features import PixelFeatures
-from mask2former.models.transformer_layers import TransformerEncoder, position_of
+from mask2former.models.position_encoding import token_encoding
+from mask2former.models.transformer_layers import TransformerEncoder
 from mask2former.ops.mask_logits import MaskProduct
 from mask2former.structures.outputs import MaskOutput
 
@@ -114,7 +115,7 @@ class OneMapTransformer(nn.Module):
         """
         feature = self.input_projection(self._map(features))
         tokens = feature.flatten(2).transpose(1, 2).unflatten(0, (-1, num_frames)).flatten(1, 2)  # (B, T*H*W, C)
-        position = position_of(feature, self.dim, num_frames)
+        position = token_encoding(feature.shape[2:], self.dim, feature, num_frames)
         if self.encoder is not None:
             tokens = self.encoder(tokens, position)
         placed = tokens + position
@@ -206,11 +207,9 @@ class StandardTransformerDecoder(nn.Module):
         With ``aux_outputs=False`` only the last prediction is kept.
         """
         *earlier, last = self.transformer(features, num_frames)
-        mask_features = features.mask_features.contiguous(memory_format=torch.channels_last)
-        mask_features = mask_features.unflatten(0, (-1, num_frames))  # (B, T, C_mask, h, w)
-        outputs = [
-            MaskOutput(self.class_head(state), MaskProduct(self.mask_head(state), mask_features), state)
-            for state in ((*earlier, last) if aux_outputs else (last,))
-        ]
-        final = outputs[-1]
-        return MaskOutput(final.class_logits, final.masks, final.query_features, outputs[:-1])
+        pixels = features.embeddings(num_frames)
+
+        def read(state: Tensor, aux: list[MaskOutput] | None = None) -> MaskOutput:
+            return MaskOutput(self.class_head(state), MaskProduct(self.mask_head(state), pixels), state, aux)
+
+        return read(last, [read(state) for state in earlier] if aux_outputs else None)

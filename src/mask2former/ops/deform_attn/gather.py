@@ -17,7 +17,7 @@ from torch.nn.functional import embedding
 
 from mask2former.ops.filled import filled
 
-__all__ = ["deformable_sampling_gather"]
+__all__ = ["deformable_sampling_gather", "neighbours"]
 
 
 def deformable_sampling_gather(
@@ -38,8 +38,8 @@ def deformable_sampling_gather(
     heights, widths = filled(sides, compute, value.device).view(-1, 1, 2).unbind(-1)  # (L, 1) each
     areas = heights * widths
     starts = areas.cumsum(0) - areas
-    x0, x1, weight_x0, weight_x1 = _neighbours(locations[..., 0], widths)
-    y0, y1, weight_y0, weight_y1 = _neighbours(locations[..., 1], heights)
+    x0, x1, weight_x0, weight_x1 = neighbours(locations[..., 0], widths)
+    y0, y1, weight_y0, weight_y1 = neighbours(locations[..., 1], heights)
     # Rows of (S * M, D): a pixel has one for each head.
     head = torch.arange(heads, dtype=compute, device=value.device).view(-1, 1, 1)
     upper, lower = ((starts + y * widths) * heads + head for y in (y0, y1))
@@ -59,7 +59,7 @@ def deformable_sampling_gather(
     return total.squeeze(3).flatten(2).to(value.dtype)
 
 
-def _neighbours(
+def neighbours(
     normalised: Float[Tensor, "B Q M L P"], size: Float[Tensor, "L 1"]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Clamped indices, whole numbers, of the two pixels beside a coordinate; and their weights (zero outside)."""

@@ -99,36 +99,8 @@ def deformable_self_attention_native(
     """
     flat_shapes = [side for shape in shapes for side in shape]
     if is_plain_inference() and type(value) is type(projected) is Tensor:  # the operator imports torch._dynamo, 2 s
-        return run_projected(value, flat_shapes, projected, _BEST)
+        return run_projected(value, flat_shapes, projected)
     return torch.ops.mask2former.deform_attn_projected(value, flat_shapes, projected)
-
-
-def _forward(value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Tensor) -> Tensor:
-    return run_forward(value, shapes, locations, weights, _BEST)
-
-
-def _backward(
-    grad_output: Tensor, value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    return run_backward(grad_output, value, shapes, locations, weights, _BEST)
-
-
-register_sampling("deform_attn", _forward, _backward, "cpu")
-
-
-@torch.library.custom_op(
-    "mask2former::deform_attn_projected",
-    mutates_args=(),
-    device_types="cpu",
-    schema="(Tensor value, int[] shapes, Tensor projected) -> Tensor",
-)
-def _projected(value: Tensor, shapes: Sequence[int], projected: Tensor) -> Tensor:
-    return run_projected(value, shapes, projected, _BEST)
-
-
-@_projected.register_fake
-def _(value: Tensor, shapes: Sequence[int], projected: Tensor) -> Tensor:
-    return value.new_empty((value.shape[0], value.shape[1], value.shape[2] * value.shape[3]))
 
 
 def _setup_projected(ctx, inputs: tuple, output: Tensor) -> None:
@@ -150,10 +122,7 @@ def _autograd_projected(ctx, grad_output: Tensor) -> tuple[Tensor, None, Tensor]
     return grad_value, None, grad_projected.to(projected.dtype)
 
 
-_projected.register_autograd(_autograd_projected, setup_context=_setup_projected)
-
-
-def run_forward(value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Tensor, level: int) -> Tensor:
+def run_forward(value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Tensor, level: int = _BEST) -> Tensor:
     """Calls the library; ``level`` picks an instruction set, counted from the baseline, -1 the best."""
     assert _LIBRARY is not None
     value, locations, weights = value.contiguous(), locations.contiguous(), weights.contiguous()
@@ -166,7 +135,7 @@ def run_forward(value: Tensor, shapes: Sequence[int], locations: Tensor, weights
     return output
 
 
-def run_projected(value: Tensor, shapes: Sequence[int], projected: Tensor, level: int) -> Tensor:
+def run_projected(value: Tensor, shapes: Sequence[int], projected: Tensor, level: int = _BEST) -> Tensor:
     """As ``run_forward``, for queries that are the pixels.
 
     Raises:
@@ -200,7 +169,7 @@ def run_projected(value: Tensor, shapes: Sequence[int], projected: Tensor, level
 
 
 def run_backward(
-    grad_output: Tensor, value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Tensor, level: int
+    grad_output: Tensor, value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Tensor, level: int = _BEST
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of value, locations and weights; ``level`` as in ``run_forward``."""
     assert _LIBRARY is not None
@@ -231,3 +200,19 @@ def _call(
     pointers = [tensor.data_ptr() for tensor in tensors]
     if function(*arrays, _ELEMENTS[tensors[0].dtype], level, torch.get_num_threads(), *pointers):
         raise MemoryError("deform_attn: no memory for the threads' work space")
+
+
+register_sampling("deform_attn", run_forward, run_backward, "cpu")
+_projected = torch.library.custom_op(
+    "mask2former::deform_attn_projected",
+    run_projected,
+    mutates_args=(),
+    device_types="cpu",
+    schema="(Tensor value, int[] shapes, Tensor projected) -> Tensor",
+)
+_projected.register_autograd(_autograd_projected, setup_context=_setup_projected)
+
+
+@_projected.register_fake
+def _(value: Tensor, shapes: Sequence[int], projected: Tensor) -> Tensor:
+    return value.new_empty((value.shape[0], value.shape[1], value.shape[2] * value.shape[3]))

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from mask2former.ops.deform_attn.corners import corners, rows_of
+from mask2former.ops.deform_attn.gather import neighbours
+from mask2former.ops.filled import filled
 
 __all__ = ["deformable_sampling_portable"]
 
@@ -36,8 +37,8 @@ def deformable_sampling_portable(
         # embedding_bag refuses empty tables; the sum keeps an (empty) gradient for every input.
         zero = value.sum() + locations.sum() + weights.sum()
         return value.new_zeros((batch, queries, heads * channels)) + zero.to(value.dtype)
-    pixel, corner_weight = corners(shapes, locations.to(compute))
-    rows = rows_of(pixel, pixels)
+    pixel, corner_weight = _corners(shapes, locations.to(compute))
+    rows = _rows_of(pixel, pixels)
     corner_weight = corner_weight * weights.to(compute).unsqueeze(-1)
     out = embedding_bag(
         rows.flatten(3).flatten(0, 2),
@@ -46,3 +47,34 @@ def deformable_sampling_portable(
         mode="sum",
     )
     return out.view(batch, queries, heads * channels).to(value.dtype)
+
+
+def _corners(
+    shapes: Sequence[tuple[int, int]], locations: Float[Tensor, "B Q M L P 2"]
+) -> tuple[Int64[Tensor, "B Q M L P 4"], Float[Tensor, "B Q M L P 4"]]:
+    """Pixel indices into the concatenated levels, and bilinear weights, of the corners around each location.
+
+    A corner outside its level has weight zero and the index of some pixel inside.
+    """
+    sides = [side for shape in shapes for side in shape]
+    sizes_hw = filled(sides, locations.dtype, locations.device).view(-1, 1, 2)  # (L, 1, 2)
+    heights, widths = sizes_hw.long().unbind(-1)  # (L, 1) each
+    areas = heights * widths
+    starts = areas.cumsum(0) - areas
+    x0, x1, weight_x0, weight_x1 = neighbours(locations[..., 0], sizes_hw[..., 1])
+    y0, y1, weight_y0, weight_y1 = neighbours(locations[..., 1], sizes_hw[..., 0])
+    row0, row1 = (starts + y.long() * widths for y in (y0, y1))
+    left, right = x0.long(), x1.long()
+    pixel = torch.stack((row0 + left, row0 + right, row1 + left, row1 + right), dim=-1)
+    weight = torch.stack(
+        (weight_y0 * weight_x0, weight_y0 * weight_x1, weight_y1 * weight_x0, weight_y1 * weight_x1), dim=-1
+    )
+    return pixel, weight
+
+
+def _rows_of(pixel: Int64[Tensor, "B Q M L P 4"], pixels: int) -> Int64[Tensor, "B Q M L P 4"]:
+    """Where the pixels of each image and head lie in ``value`` seen as rows ``(B * S * M, D)``; S is ``pixels``."""
+    batch, heads = pixel.shape[0], pixel.shape[2]
+    image = torch.arange(batch, device=pixel.device).view(-1, 1, 1, 1, 1, 1)
+    head = torch.arange(heads, device=pixel.device).view(1, 1, -1, 1, 1, 1)
+    return (image * pixels + pixel) * heads + head

@@ -12,8 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mask2former.ops.filled import filled
+from mask2former.ops.points import pixel_centers
 
-__all__ = ["pixel_centres", "samples_of"]
+__all__ = ["samples_of"]
 
 
 def samples_of(
@@ -33,13 +34,5 @@ def samples_of(
     logits = projected[..., 2 * samples :].unflatten(2, (heads, samples // heads))
     weights = logits.softmax(3).unflatten(3, (levels, -1))
     sizes_xy = filled([side for h, w in shapes for side in (w, h)], projected.dtype, projected.device).view(-1, 2)
-    centres = torch.cat([pixel_centres(h, w, projected.dtype, projected.device) for h, w in shapes])
-    return centres[:, None, None, None, :] + offsets / sizes_xy[:, None, :], weights
-
-
-def pixel_centres(height: int, width: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "S 2"]:
-    """Normalised (x, y) of pixel centres, row-major."""
-    y = (torch.arange(height, dtype=dtype, device=device) + 0.5) / height
-    x = (torch.arange(width, dtype=dtype, device=device) + 0.5) / width
-    grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
-    return torch.stack((grid_x, grid_y), dim=2).flatten(0, 1)
+    centers = torch.cat([pixel_centers(shape, projected) for shape in shapes], dim=1)
+    return centers[:, :, None, None, None, :] + offsets / sizes_xy[:, None, :], weights
