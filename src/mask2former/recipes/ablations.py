@@ -23,6 +23,7 @@ from mask2former.config import (
     SemanticFPNConfig,
     StandardDecoderConfig,
     TimmConfig,
+    changed,
     parse,
 )
 from mask2former.config.fields import ConfigT, Strict
@@ -188,7 +189,7 @@ def _shown(value: Any) -> Any:
 
 
 def _run(name: str, base: str, ablation: Ablation) -> RunConfig:
-    return ablated(recipe(base).run.model_copy(update={"output": f"runs/{name}"}), ablation)
+    return ablated(changed(recipe(base).run, {"output": f"runs/{name}"}), ablation)
 
 
 def ablated(run: RunConfig, ablation: Ablation) -> RunConfig:
@@ -211,7 +212,7 @@ def ablated(run: RunConfig, ablation: Ablation) -> RunConfig:
             value = _sized(value, decoder, "num_layers", layers)
         elif setting == "model.pixel_decoder" and isinstance(value, Strict):
             value = _sized(value, run.model.pixel_decoder)
-        run = _changed(run, setting, value)
+        run = changed(run, {setting: value})
     parse(RunConfig, run.model_dump(mode="json"), "the run with " + ", ".join(ablation.settings))
     return run
 
@@ -221,8 +222,3 @@ def _sized(part: ConfigT, before: Strict, name: str = "", value: int = 0) -> Con
     kept = [size for size in ("dim", "mask_dim", "num_queries", "num_heads", "feedforward_dim") if hasattr(part, size)]
     sizes = {size: getattr(before, size) for size in kept if hasattr(before, size)}
     return part.model_copy(update=sizes | ({name: value} if hasattr(part, name) else {}))
-
-
-def _changed(config: ConfigT, setting: str, value: Any) -> ConfigT:
-    name, _, rest = setting.partition(".")
-    return config.model_copy(update={name: _changed(getattr(config, name), rest, value) if rest else value})
