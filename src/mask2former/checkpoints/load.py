@@ -17,7 +17,13 @@ from torch import Tensor
 from mask2former import recipes
 from mask2former.checkpoints.checkpoint import OURS, Checkpoint
 from mask2former.checkpoints.formats import huggingface, original
-from mask2former.checkpoints.formats.backbones import BACKBONES, Backbone, recognised_backbone
+from mask2former.checkpoints.formats.backbones import (
+    BACKBONE_FORMAT,
+    BACKBONES,
+    Backbone,
+    recognised_backbone,
+    stored_backbone,
+)
 from mask2former.checkpoints.formats.huggingface import HUGGINGFACE, Preparation
 from mask2former.checkpoints.formats.openmmlab import edges_of, normalisation_of
 from mask2former.checkpoints.formats.original import Architecture
@@ -38,10 +44,8 @@ __all__ = [
     "Found",
     "checkpoint_of",
     "folder_of_transformers",
-    "load",
     "published_state",
     "read",
-    "read_backbone_alone",
     "recognised",
 ]
 
@@ -73,25 +77,6 @@ class Found:
         return f"{self.kind}, {Architecture(self.content.info.known_architecture, len(self.content.categories))}"
 
 
-def load(
-    path: str | Path, recipe: str | None = None, tasks: Task | Sequence[Task] = (), weights: str | None = None
-) -> Checkpoint:
-    """The model in a file or folder of any known code base; what to know about it is reported as notes.
-
-    Weights of the official zoo are licensed CC BY-NC 4.0; this library is MIT-licensed.
-
-    Args:
-        path: as for :func:`read`.
-        recipe: as for :func:`read`.
-        tasks: as for :func:`read`.
-        weights: as for :func:`read`.
-
-    Raises:
-        UserError: as for :func:`read`, or it contains only a backbone.
-    """
-    return checkpoint_of(read(Path(path), recipe, tasks, weights), str(path))
-
-
 def checkpoint_of(found: Found, source: str, *, is_named: bool = False) -> Checkpoint:
     """The model that was found, with what to know about it reported as notes.
 
@@ -119,6 +104,7 @@ def read(
     tasks: Task | Sequence[Task] = (),
     weights: str | None = None,
     source: str | None = None,
+    backbone: TimmConfig | None = None,
 ) -> Found:
     """Read a file or folder of any known code base: open it, recognise it, rename entries, determine its purpose.
 
@@ -129,6 +115,7 @@ def read(
         weights: which of several sets of weights in the file, by the name of its entry; None: the trained ones, or the
             average that a training of ours returns.
         source: what it is called in messages; None: the path.
+        backbone: timm backbone, for files that contain its weights without saying so.
 
     Raises:
         UserError: it cannot be read, is none of these, is incomplete, or does not contain enough information; the
@@ -141,39 +128,14 @@ def read(
             raise UserError(f"recipe '{recipe}' already determines the tasks; leave out either it or the tasks")
     if unknown := [task for task in wanted_tasks if task not in _TASKS]:
         raise OptionError(lambda name: f"{name('tasks')} {unknown[0]}: no such task; expected {', '.join(_TASKS)}")
-    request = Request(source or str(path), recipe, [task for task in _TASKS if task in wanted_tasks], weights)
+    ordered = [task for task in _TASKS if task in wanted_tasks]
+    request = Request(source or str(path), recipe, ordered, weights, backbone)
     try:
         return recognised(open_raw(path, request), request)
     except UserError as error:
         if str(error).startswith((str(path), request.source)):
             raise
         raise prefixed(path, error) from error
-
-
-def read_backbone_alone(path: Path, backbone: TimmConfig | None = None) -> Backbone | None:
-    """The backbone in a file or folder that contains nothing else; None if it contains a complete model.
-
-    Args:
-        path: in any known layout.
-        backbone: timm backbone, for files that contain its weights without saying so.
-
-    Raises:
-        UserError: it cannot be read, is not of a known kind, or is incomplete.
-    """
-    request = Request(str(path), backbone=backbone)
-    raw = open_raw(path, request)
-    beside = path.parent / "config.json"
-    if raw.metadata is None and raw.config is None and beside.is_file():
-        raw.config = read_json_mapping(beside)
-    state, _ = _unwrapped(raw)
-    is_ours = raw.metadata is not None or raw.run is not None
-    if is_ours or original.is_original(state) or any(layout.fits(state) for layout in MODELS):
-        return None
-    try:
-        content = recognised(raw, request).content
-    except UserError as error:
-        raise prefixed(path, error) from error
-    return content if isinstance(content, Backbone) else None
 
 
 def published_state(path: Path) -> dict[str, Tensor]:
@@ -212,6 +174,9 @@ def recognised(raw: Raw, request: Request) -> Found:
     Raises:
         UserError: as for :func:`read`.
     """
+    if raw.metadata is not None and raw.metadata["format"] == BACKBONE_FORMAT:
+        stored = stored_backbone(raw.metadata, raw.state, raw.path)
+        return Found("mask2former", stored, stored.notes)
     if raw.metadata is not None:
         return Found("mask2former", _ours(raw, raw.metadata))
     if raw.run is not None:
@@ -227,7 +192,9 @@ def recognised(raw: Raw, request: Request) -> Found:
         return _whole(raw, layout, to_original(layout, state, known_only=False), prefix, request)
     if _is_of_ours(state):  # a complete model, even where a backbone would suffice
         raise UserError(_unknown(state))
-    backbone = recognised_backbone(state, raw.config, request.backbone)
+    beside = raw.path.parent / "config.json"
+    config = read_json_mapping(beside) if raw.config is None and beside.is_file() else raw.config
+    backbone = recognised_backbone(state, config, request.backbone)
     if backbone is None:
         raise UserError(_unknown(state))
     if request.recipe is not None or request.tasks:

@@ -83,7 +83,7 @@ def test_there_and_back_bit_for_bit(ours: Path, tmp_path: Path, target: Target) 
     assert back.source == f"{titles[target]}, {SWIN_TITLE}"
     assert same_weights(ours, back.path)
     if says_it:
-        first, second = checkpoints.load(ours), checkpoints.load(back.path)
+        first, second = checkpoints.open_checkpoint(ours), checkpoints.open_checkpoint(back.path)
         assert first.info == second.info
 
 
@@ -105,7 +105,7 @@ def test_resnets_there_and_back(tmp_path: Path, target: Target, norm: Any) -> No
     if target == "huggingface":
         back = convert(there, tmp_path / "back.safetensors", verify=False).path
         assert same_weights(tmp_path / "ours.safetensors", back)
-        assert checkpoints.load(back).info == model.info
+        assert checkpoints.open_checkpoint(back).info == model.info
         return
     state = torch.load(there)["state_dict"]
     assert state["backbone.bn1.num_batches_tracked"] == (17 if norm == "sync" else 0)
