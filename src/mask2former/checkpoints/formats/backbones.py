@@ -18,7 +18,7 @@ from torch import Tensor
 from mask2former.checkpoints.checkpoint import check_finite, load_into
 from mask2former.checkpoints.formats import original
 from mask2former.checkpoints.formats import timm as timm_models
-from mask2former.checkpoints.formats.resnet import BLOCKS, DEEP_STEM, STEM
+from mask2former.checkpoints.formats.resnet import DEEP_STEM, resnet_table
 from mask2former.checkpoints.formats.timm import EFFICIENTNET_LITE0, LITE0, TimmWeights
 from mask2former.checkpoints.normalisation import IMAGENET, Normalisation
 from mask2former.checkpoints.rules import Layout, rules, their_name, to_original
@@ -76,14 +76,14 @@ RESNET = Layout(
     key="resnet",
     title="ResNet of torchvision or timm",
     signature=("conv1.weight", "layer1.0.conv1.weight"),
-    rules=rules("", "backbone.", STEM | BLOCKS),
+    rules=rules("", "backbone.", resnet_table()),
     unused=("fc.*", "fc.{}.*"),
 )
 DEEP_RESNET = Layout(
     key="deep-resnet",
     title="timm ResNet with a deep stem",
     signature=("conv1.0.weight", "layer1.0.conv1.weight"),
-    rules=rules("", "backbone.", DEEP_STEM | BLOCKS),
+    rules=rules("", "backbone.", resnet_table(DEEP_STEM)),
     unused=("fc.*",),
 )
 DETECTRON2 = Layout(
@@ -99,11 +99,7 @@ CAFFE2 = Layout(
     signature=("conv1_w", "res2_0_branch2a_w"),
     rules=(
         *rules("", "backbone.", {"conv1_w": "stem.conv1.weight"}),
-        *rules(
-            "res_conv1_bn_",
-            "backbone.stem.conv1.norm.",
-            {theirs: leaf for theirs, leaf in _CAFFE2_LEAVES.items()},
-        ),
+        *rules("res_conv1_bn_", "backbone.stem.conv1.norm.", {**_CAFFE2_LEAVES}),
         *rules(
             "",
             "backbone.",

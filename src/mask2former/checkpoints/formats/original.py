@@ -24,6 +24,7 @@ from mask2former.checkpoints.formats.original_variants import (
     pixel_kind,
     pixel_names,
 )
+from mask2former.checkpoints.formats.resnet import BLOCK, DEEP_STEM, STEM
 from mask2former.checkpoints.normalisation import IMAGENET, Normalisation
 from mask2former.config import (
     ArchitectureConfig,
@@ -47,9 +48,11 @@ from mask2former.structures import Categories
 from mask2former.text import printable, quoted
 
 __all__ = [
+    "RESNETS",
     "Architecture",
     "backbone_names",
     "backbone_title",
+    "channels_of",
     "check_switches",
     "current_spelling",
     "file_entries",
@@ -76,7 +79,7 @@ _BOTH = ("weight", "bias")
 _HEADS = 8  # of both decoders in all published models
 _PIXELS = ("pixel_mean", "pixel_std")
 
-_RESNETS = {  # timm's name: blocks per stage, convolutions per block
+RESNETS = {  # timm's name: blocks per stage, convolutions per block
     "resnet18": ((2, 2, 2, 2), 2),
     "resnet34": ((3, 4, 6, 3), 2),
     "resnet50": ((3, 4, 6, 3), 3),
@@ -128,16 +131,16 @@ def _is_projected(config: ArchitectureConfig) -> bool:
     if isinstance(decoder, MaskedDecoderConfig | PerPixelConfig | EncoderOnlyConfig):
         return False
     assert not isinstance(pixels, NoPixelDecoderConfig)
-    widths = {f"res{level}": width for level, width in enumerate(_channels(config.backbone), start=2)}
+    widths = {f"res{level}": width for level, width in enumerate(channels_of(config.backbone), start=2)}
     widths |= {"encoder": pixels.dim, "mask_features": pixels.mask_dim}
     return decoder.project_source or widths[decoder.source] != decoder.dim
 
 
-def _channels(backbone: SwinConfig | TimmConfig) -> list[int]:
+def channels_of(backbone: SwinConfig | TimmConfig) -> list[int]:
     """Channels of the four maps of a backbone that this layout supports."""
     if isinstance(backbone, SwinConfig):
         return [backbone.embed_dim * 2**stage for stage in range(4)]
-    convolutions = _RESNETS[backbone.model.split(".")[0].removesuffix("s")][1]
+    convolutions = RESNETS[backbone.model.split(".")[0].removesuffix("s")][1]
     return [64 * 2**stage * (4 if convolutions == 3 else 1) for stage in range(4)]
 
 
@@ -159,40 +162,33 @@ def _resnet_names(config: TimmConfig) -> Iterator[Pair]:
     name = config.model.split(".")[0]
     is_deep = name.endswith("s")
     if not is_resnet(name) or config.kwargs:
-        known = ", ".join(_RESNETS)
+        known = ", ".join(RESNETS)
         raise UserError(
             f"backbone '{config.model}' exists in our own format only; other layouts support Swin and {known} (and "
             "their deep stems, with an s), without kwargs. Save as .safetensors instead"
         )
-    blocks, convolutions = _RESNETS[name.removesuffix("s")]
+    blocks, convolutions = RESNETS[name.removesuffix("s")]
     leaves = ("weight", "bias", "running_mean", "running_var")
     if config.norm != "frozen":
         leaves = (*leaves, "num_batches_tracked")
 
-    def convolution(original: str, ours: str, ours_norm: str) -> Iterator[Pair]:
-        yield f"backbone.{original}.weight", f"backbone.body.{ours}.weight"
+    def convolution(original: str, ours: str, names: tuple[str, str]) -> Iterator[Pair]:
+        yield f"backbone.{original}.weight", f"backbone.body.{ours}{names[0]}.weight"
         for leaf in leaves:
-            yield f"backbone.{original}.norm.{leaf}", f"backbone.body.{ours_norm}.{leaf}"
+            yield f"backbone.{original}.norm.{leaf}", f"backbone.body.{ours}{names[1]}.{leaf}"
 
-    if is_deep:
-        yield from convolution("stem.conv1", "conv1.0", "conv1.1")
-        yield from convolution("stem.conv2", "conv1.3", "conv1.4")
-        yield from convolution("stem.conv3", "conv1.6", "bn1")
-    else:
-        yield from convolution("stem.conv1", "conv1", "bn1")
+    for original, names in (DEEP_STEM if is_deep else STEM).items():
+        yield from convolution(original, "", names)
     for stage, count in enumerate(blocks, start=1):
         for block in range(count):
-            original, ours = f"res{stage + 1}.{block}", f"layer{stage}.{block}"
-            widens = convolutions == 3 or stage > 1 or is_deep
-            if block == 0 and widens:
-                yield from convolution(f"{original}.shortcut", f"{ours}.downsample.0", f"{ours}.downsample.1")
-            for index in range(1, convolutions + 1):
-                yield from convolution(f"{original}.conv{index}", f"{ours}.conv{index}", f"{ours}.bn{index}")
+            widens = block == 0 and (convolutions == 3 or stage > 1 or is_deep)
+            for part in (*["shortcut"] * widens, *[f"conv{index + 1}" for index in range(convolutions)]):
+                yield from convolution(f"res{stage + 1}.{block}.{part}", f"layer{stage}.{block}.", BLOCK[part])
 
 
 def is_resnet(model: str) -> bool:
     """Whether a timm model is a ResNet of the original layout, for which several code bases have weights."""
-    return model.partition(".")[0].removesuffix("s") in _RESNETS
+    return model.partition(".")[0].removesuffix("s") in RESNETS
 
 
 def _swin_names(config: SwinConfig) -> Iterator[Pair]:
@@ -462,7 +458,7 @@ def infer_architecture(
             )
         if kind != "masked":
             has_encoder = isinstance(pixels, TransformerFPNConfig)
-            decoder = infer_decoder(current, shape, count, kind, _channels(backbone), has_encoder, num_heads)
+            decoder = infer_decoder(current, shape, count, kind, channels_of(backbone), has_encoder, num_heads)
         else:
             decoder = MaskedDecoderConfig(
                 dim=shape(f"{_PREDICTOR}decoder_norm.weight", 1)[0],
@@ -544,14 +540,14 @@ def _infer_resnet(shape: _Shape, count: _Count, names: Mapping[str, object]) -> 
     shape("backbone.stem.conv1.weight", 4)
     blocks = tuple(count(f"backbone.res{stage}.*.conv1.weight") for stage in range(2, 6))
     convolutions = 3 if "backbone.res2.0.conv3.weight" in names else 2
-    for name, layout in _RESNETS.items():
+    for name, layout in RESNETS.items():
         if layout == (blocks, convolutions):
             stem = "s" if "backbone.stem.conv3.weight" in names else ""
             is_trained = "backbone.stem.conv1.norm.num_batches_tracked" in names
             return TimmConfig(model=name + stem, norm="sync" if is_trained else "frozen")
     raise UserError(
         f"a ResNet with {'-'.join(map(str, blocks))} blocks of {convolutions} convolutions; expected one of "
-        f"{', '.join(_RESNETS)}, or Swin"
+        f"{', '.join(RESNETS)}, or Swin"
     )
 
 
