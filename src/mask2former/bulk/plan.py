@@ -38,6 +38,7 @@ __all__ = [
 PLAN, IMAGES, RESULTS = "plan.json", "images.parquet", "shards"
 WORKING, JSON_LINES = "working", "json"  # shards that were begun; what is written on request
 _KIND = "mask2former bulk results"
+_SHARD_SIZE = 64  # images
 SHARD = "shard-"  # begins the file names of shards
 _SAME = ("schema_version", "task", "settings", "weights_sha256", "categories_sha256", "json_lines")
 _THREADS = 16  # that examine result files; each may be a request
@@ -65,17 +66,14 @@ def results_file(shard: int) -> str:
     return f"{RESULTS}/{SHARD}{shard:05d}.parquet"
 
 
-def open_plan(
-    store: Store, images: Sequence[str], head: Mapping[str, Any], shard_size: int | None = None, *, default: int = 64
-) -> Plan:
+def open_plan(store: Store, images: Sequence[str], head: Mapping[str, Any], shard_size: int | None = None) -> Plan:
     """The plan of an output: the existing one, with new images in shards of their own, or a new one.
 
     Args:
         store: the output.
         images: everything that the sources name now.
         head: JSON values; an existing plan must agree with it on task, settings, weights, classes and files.
-        shard_size: images per shard; None: as planned.
-        default: the same for a new plan.
+        shard_size: images per shard; None: as planned, and 64 in a new plan.
 
     Raises:
         UserError: what exists was made by another model or with other settings, for other images, or is not a plan.
@@ -87,7 +85,7 @@ def open_plan(
             raise UserError(
                 f"'{store.path(RESULTS)}' contains files, but no {PLAN} that describes them; choose another output"
             )
-        size = default if shard_size is None else shard_size
+        size = _SHARD_SIZE if shard_size is None else shard_size
     else:
         if others := [name for name in _SAME if there.get(name) != head[name]]:
             other = others[0].removesuffix("_sha256")

@@ -54,7 +54,7 @@ class Ablation:
 
     table: str
     settings: Mapping[str, Any]
-    figures: tuple[float, float, float] | None
+    figures: tuple[float, ...] | None
     is_semantic: bool = False
 
     @property
@@ -76,14 +76,12 @@ class Ablation:
 
 
 def _decoder(table: str, *figures: float, **settings: Any) -> Ablation:
-    ap, pq, miou = figures
     named = {f"model.transformer_decoder.{name}": value for name, value in settings.items()}
-    return Ablation(table, named, (ap, pq, miou))
+    return Ablation(table, named, figures)
 
 
 def _loss(*figures: float, **settings: str) -> Ablation:
-    ap, pq, miou = figures
-    return Ablation("5", {f"criterion.{name}": value for name, value in settings.items()}, (ap, pq, miou))
+    return Ablation("5", {f"criterion.{name}": value for name, value in settings.items()}, figures)
 
 
 ABLATIONS: Mapping[str, Ablation] = {
@@ -111,8 +109,7 @@ ABLATIONS: Mapping[str, Ablation] = {
 
 
 def _pixels(part: Strict, *figures: float) -> Ablation:
-    ap, pq, miou = figures
-    return Ablation("4e", {"model.pixel_decoder": part}, (ap, pq, miou))
+    return Ablation("4e", {"model.pixel_decoder": part}, figures)
 
 
 def _per_pixel(part: Strict) -> Ablation:

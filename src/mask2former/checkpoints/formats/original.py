@@ -76,6 +76,7 @@ _PREDICTOR = "sem_seg_head.predictor."
 _EMPTY_WEIGHT = "criterion.empty_weight"
 _INDEX = "relative_position_index"
 _BOTH = ("weight", "bias")
+_NO_OBJECT = 0.1  # the last of the published class weights; all others are 1
 _HEADS = 8  # of both decoders in all published models
 _PIXELS = ("pixel_mean", "pixel_std")
 
@@ -611,12 +612,8 @@ def unsaid(config: ArchitectureConfig) -> list[str]:
     ]
 
 
-def to_original(model: Mask2Former, no_object_weight: float = 0.1) -> OrderedDict[str, Tensor]:
+def to_original(model: Mask2Former) -> OrderedDict[str, Tensor]:
     """The model's entries under the original names in the published order, regenerated ones included.
-
-    Args:
-        model: as built from a configuration.
-        no_object_weight: the last of the class weights, and the only one that is not 1.
 
     Raises:
         UserError: the model was built by hand, or the original layout cannot store one of its parts.
@@ -634,7 +631,7 @@ def to_original(model: Mask2Former, no_object_weight: float = 0.1) -> OrderedDic
             state[original] = values.pop(ours).detach()
         elif original == _EMPTY_WEIGHT:
             weight = torch.ones(len(state[f"{_PREDICTOR}class_embed.bias"]))
-            weight[-1] = no_object_weight
+            weight[-1] = _NO_OBJECT
             state[original] = weight
         else:
             assert isinstance(config.backbone, SwinConfig)
