@@ -26,7 +26,7 @@ from mask2former.checkpoints.formats.backbones import (
 )
 from mask2former.checkpoints.formats.huggingface import HUGGINGFACE, Preparation
 from mask2former.checkpoints.formats.openmmlab import edges_of, normalisation_of
-from mask2former.checkpoints.formats.original import Architecture
+from mask2former.checkpoints.formats.original import ORIGINAL, Architecture
 from mask2former.checkpoints.layouts import MODELS, has_layout
 from mask2former.checkpoints.normalisation import Normalisation
 from mask2former.checkpoints.purpose import notes_on_settings, settled
@@ -184,7 +184,7 @@ def recognised(raw: Raw, request: Request) -> Found:
     state, prefix = _unwrapped(raw)
     raw.state = state
     if original.is_original(state):
-        return _whole(raw, None, original.current_spelling(state), prefix, request)
+        return _whole(raw, ORIGINAL, original.current_spelling(state), prefix, request)
     layout = next((layout for layout in MODELS if layout.fits(state)), None)
     if layout is HUGGINGFACE:
         _check_alone(raw)
@@ -225,7 +225,7 @@ def _unknown(state: Mapping[str, Tensor]) -> str:
             "weights of a model of this library without its settings and classes; expected a file from "
             "save_pretrained, or the model.safetensors of a training (also if it is a checkpoint of version 0.1.0)"
         )
-    known = ", ".join(["ours", "original", *(layout.title for layout in (*MODELS, *BACKBONES))])
+    known = ", ".join(["ours", *(layout.title for layout in (ORIGINAL, *MODELS, *BACKBONES))])
     return (
         f"none of the known layouts ({known}); it has {len(state)} entries such as {listed(state, 3)}. Weights of a "
         "timm model are read from a folder with its config.json, or by a training that names the model: "
@@ -263,21 +263,20 @@ def _promoted(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.float() if value.dtype in _HALVES else value for name, value in state.items()}
 
 
-def _whole(raw: Raw, layout: Layout | None, published: dict[str, Tensor], prefix: str, request: Request) -> Found:
-    title = "original" if layout is None else layout.title
+def _whole(raw: Raw, layout: Layout, published: dict[str, Tensor], prefix: str, request: Request) -> Found:
     counters: dict[str, Tensor] = {}
-    if layout is not None and layout.has_counters:
+    if layout.has_counters:
         counters = {name: value for name, value in published.items() if name.endswith(_COUNTER)}
         published = {name: value for name, value in published.items() if name not in counters}
 
     def spelled(name: str) -> str:
-        return prefix + (name if layout is None else their_name(layout, name))
+        return prefix + their_name(layout, name)
 
     found = original.infer_architecture(
         published,
         num_heads=8 if raw.config is None else huggingface.num_heads_of(raw.config),
         spelled=spelled,
-        layout="the original layout" if layout is None else title,
+        layout="the original layout" if layout is ORIGINAL else layout.title,
     )
     names, notes = raw.class_names, raw.notes
     preparation = Preparation(normalisation=original.normalisation_of(raw.state))
@@ -294,7 +293,6 @@ def _whole(raw: Raw, layout: Layout | None, published: dict[str, Tensor], prefix
         )
         names = None
     own = None if raw.config is None else huggingface.own_facts(raw.config)
-    key = "original" if layout is None else layout.key
     config, categories, assumed = settled(found, layout, names, preparation, own, request)
     notes += [assumed] if assumed else []
     if preparation.normalisation is not None:
@@ -304,9 +302,9 @@ def _whole(raw: Raw, layout: Layout | None, published: dict[str, Tensor], prefix
     notes += notes_on_settings(config, categories, preparation, names, own is not None, request)
     pairs = original.original_names(config)
     for name, ours in pairs:
-        if ours is not None and name.endswith(_COUNTER) and name not in published and layout is not None:
+        if ours is not None and name.endswith(_COUNTER) and name not in published and layout is not ORIGINAL:
             published[name] = counters.get(name, torch.zeros((), dtype=torch.int64))
     state = _promoted(original.from_original(published, config))
     spellings = {name: spelled(name) for name in state} | {ours: spelled(name) for name, ours in pairs if ours}
-    content = Checkpoint(ModelInfo.of(config, categories), state, str(raw.path), layout=key, spellings=spellings)
-    return Found(title, content, tuple(notes))
+    content = Checkpoint(ModelInfo.of(config, categories), state, str(raw.path), layout=layout.key, spellings=spellings)
+    return Found(layout.title, content, tuple(notes))

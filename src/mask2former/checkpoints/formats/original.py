@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -26,6 +26,7 @@ from mask2former.checkpoints.formats.original_variants import (
 )
 from mask2former.checkpoints.formats.resnet import BLOCK, DEEP_STEM, STEM
 from mask2former.checkpoints.normalisation import IMAGENET, Normalisation
+from mask2former.checkpoints.rules import Layout
 from mask2former.config import (
     ArchitectureConfig,
     EncoderOnlyConfig,
@@ -48,6 +49,7 @@ from mask2former.structures import Categories
 from mask2former.text import printable, quoted
 
 __all__ = [
+    "ORIGINAL",
     "RESNETS",
     "Architecture",
     "backbone_names",
@@ -96,6 +98,9 @@ _CLASS_ROWS = {  # the entry with one row per class, its axes, and how many addi
     "per-pixel": ("weight", 4, 0),
     "per-pixel-plus": ("query_embed.weight", 2, 0),
 }
+
+ORIGINAL = Layout(key="original", title="original", signature=(), rules=())
+"""Without rules, since names of other layouts are given relative to these; :func:`is_original` recognises it."""
 
 Pair = tuple[str, str | None]
 _Shape = Callable[[str, int], tuple[int, ...]]
@@ -365,7 +370,7 @@ class Architecture:
         queries = f"{decoder.queries} queries, " if decoder.queries is not None else ""
         return f"{', '.join([text, *kinds])}, {queries}{self.num_classes} classes"
 
-    def shape_summary(self) -> tuple[object, ...]:
+    def _shape_summary(self, norms_are_open: bool) -> tuple[object, ...]:
         """What a state dict reveals: equal facts mean equal names and shapes."""
         backbone = self.model.backbone
         if isinstance(backbone, SwinConfig):
@@ -376,7 +381,7 @@ class Architecture:
                 backbone.window_size,
             )
         else:
-            seen = (backbone.model, backbone.norm == "frozen")
+            seen = (backbone.model, norms_are_open or backbone.norm == "frozen")
         return (
             *seen,
             _seen_of_pixels(self.model.pixel_decoder),
@@ -386,8 +391,7 @@ class Architecture:
 
     def fits(self, other: Architecture, norms_are_open: bool = False) -> bool:
         """Whether names and shapes agree; with open norms, it does not matter whether they were trained."""
-        one, other = (_with_frozen_norms(each) if norms_are_open else each for each in (self, other))
-        return one.shape_summary() == other.shape_summary()
+        return self._shape_summary(norms_are_open) == other._shape_summary(norms_are_open)
 
 
 def _seen_of_pixels(config: PixelDecoderConfig) -> tuple[object, ...]:
@@ -407,14 +411,6 @@ def _seen_of_decoder(config: TransformerDecoderConfig) -> tuple[object, ...]:
     if not seen.get("num_encoder_layers"):
         seen.pop("pre_norm", None)
     return tuple(seen.items())
-
-
-def _with_frozen_norms(architecture: Architecture) -> Architecture:
-    backbone = architecture.model.backbone
-    if not isinstance(backbone, TimmConfig):
-        return architecture
-    frozen = backbone.model_copy(update={"norm": "frozen"})
-    return replace(architecture, model=architecture.model.model_copy(update={"backbone": frozen}))
 
 
 def infer_architecture(
