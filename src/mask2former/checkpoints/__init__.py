@@ -26,22 +26,20 @@ from importlib import resources
 from pathlib import Path
 
 from mask2former import recipes, text
-from mask2former.checkpoints.checkpoint import FORMAT_VERSION, Checkpoint, load_into
+from mask2former.checkpoints.checkpoint import Checkpoint, load_into
 from mask2former.checkpoints.download import Progress
 from mask2former.checkpoints.hub import HubName, fetch_folder, parse_hub_name, published_recipe, push_folder
 from mask2former.checkpoints.instantiate import instantiate
 from mask2former.checkpoints.load import Found, checkpoint_of, read
 from mask2former.checkpoints.save import check_described, format_version, save, save_folder, write_original
 from mask2former.checkpoints.transfer import start_from
-from mask2former.checkpoints.zoo import Zoo, ZooModel, current_zoo, packaged_names
+from mask2former.checkpoints.zoo import ZooModel, current_zoo, packaged_names
 from mask2former.config import Task, TimmConfig
 from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
 
 __all__ = [
-    "FORMAT_VERSION",
     "Checkpoint",
-    "Zoo",
     "ZooModel",
     "check_described",
     "close_names",
@@ -114,7 +112,7 @@ def find(
     """Like :func:`open_checkpoint`, but also accepts backbones and emits no notes.
 
     Args:
-        source: as of :func:`open_checkpoint`, like the following.
+        source: as of :func:`open_checkpoint`, like the next three.
         recipe: as there.
         tasks: as there.
         weights: as there.
