@@ -128,7 +128,7 @@ def read(
             raise UserError(f"recipe '{recipe}' already determines the tasks; leave out either it or the tasks")
     if unknown := [task for task in wanted_tasks if task not in _TASKS]:
         raise OptionError(lambda name: f"{name('tasks')} {unknown[0]}: no such task; expected {', '.join(_TASKS)}")
-    ordered = [task for task in _TASKS if task in wanted_tasks]
+    ordered: list[Task] = [task for task in _TASKS if task in wanted_tasks]
     request = Request(source or str(path), recipe, ordered, weights, backbone)
     try:
         return recognised(open_raw(path, request), request)

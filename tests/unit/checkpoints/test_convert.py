@@ -19,7 +19,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mask2former import checkpoints, recipes
-from mask2former.checkpoints import convert as conversion
 from mask2former.checkpoints import targets
 from mask2former.checkpoints.checkpoint import Checkpoint
 from mask2former.checkpoints.convert import Target, convert
@@ -27,7 +26,7 @@ from mask2former.checkpoints.formats import original
 from mask2former.checkpoints.formats.huggingface import HUGGINGFACE
 from mask2former.checkpoints.formats.openmmlab import MMDET, MMDET_2, MMSEG, MMSEG_2
 from mask2former.checkpoints.formats.sssegmentation import SSSEG
-from mask2former.checkpoints.load import read, recognised
+from mask2former.checkpoints.load import Found, read, recognised
 from mask2former.checkpoints.raw import Raw, Request
 from mask2former.checkpoints.rules import Layout, from_original
 from mask2former.checkpoints.targets import write
@@ -67,7 +66,7 @@ def same_weights(one: Path, other: Path) -> bool:
     )
 
 
-def whole(found: conversion.Found) -> Checkpoint:
+def whole(found: Found) -> Checkpoint:
     assert isinstance(found.content, Checkpoint)
     return found.content
 
@@ -401,7 +400,7 @@ test_pipeline = [
 def test_the_configuration_in_files_of_openmmlab_is_heeded(model: Mask2Former, tmp_path: Path) -> None:
     path = tmp_path / "mmdet.pth"
 
-    def found(text: str) -> conversion.Found:
+    def found(text: str) -> Found:
         torch.save({"meta": {"cfg": text}, "state_dict": renamed(model, MMDET)}, path)
         return read(path, tasks=("instance",))
 
