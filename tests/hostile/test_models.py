@@ -18,9 +18,9 @@ from mask2former import checkpoints, limits
 from mask2former.checkpoints import average as averaging
 from mask2former.checkpoints.convert import convert
 from mask2former.checkpoints.describe import describe_checkpoint
-from mask2former.checkpoints.formats.backbones import Backbone, load_backbone, save_backbone
+from mask2former.checkpoints.formats.backbones import Backbone, save_backbone
 from mask2former.checkpoints.formats.openmmlab import edges_of
-from mask2former.checkpoints.initial import completed_model
+from mask2former.checkpoints.initial import completed_model, open_initial
 from mask2former.checkpoints.load import read
 from mask2former.config import ModelConfig, parse
 from mask2former.errors import UserError
@@ -242,7 +242,7 @@ def test_backbones_of_backbone_files(tmp_path: Path, limited: Any, monkeypatch: 
 
     def build_from(path: Path) -> None:
         others = {name: part for name, part in SMALL.items() if name != "backbone"}
-        values = completed_model(others, load_backbone(path), str(path))
+        values = completed_model(others, open_initial(str(path)), str(path))
         build_model(parse(ModelConfig, values, "run.yaml"), 2)
 
     def try_some() -> None:
@@ -406,7 +406,7 @@ HEADERS: dict[str, Callable[[dict[str, Any]], object]] = {
 @pytest.mark.parametrize("name", HEADERS)
 def test_headers(name: str, ours: Path, tmp_path: Path, limited: Any) -> None:
     path = with_header(ours, tmp_path / "changed.safetensors", HEADERS[name])
-    readers = (checkpoints.from_pretrained, describe_checkpoint, read, load_backbone)
+    readers = (checkpoints.from_pretrained, describe_checkpoint, read)
     if name == "a huge and empty entry":  # harmless, but not an entry of the model
         readers = (checkpoints.from_pretrained,)
 
@@ -434,7 +434,7 @@ def test_files_that_never_end(tmp_path: Path, limited: Any) -> None:
     pipe = tmp_path / "pipe.safetensors"
     os.mkfifo(pipe)
     for path in (pipe, Path("/dev/zero"), tmp_path / ("x" * 5000)):
-        for reader in (checkpoints.from_pretrained, describe_checkpoint, load_backbone):
+        for reader in (checkpoints.from_pretrained, describe_checkpoint, read):
             assert limited(lambda reader=reader, path=path: reader(path), seconds=5).kind == "UserError", path
 
 

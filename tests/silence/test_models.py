@@ -100,7 +100,7 @@ def image(tmp_path: Path) -> Path:
 
 
 def damage(path: Path, value: float) -> None:
-    info = checkpoints.load(path).info.to_dict()
+    info = checkpoints.open_checkpoint(path).info.to_dict()
     state = load_file(path)
     state["transformer_decoder.class_head.bias"][0] = value
     facts = {key: json.dumps(info[key]) for key in ("config", "categories")}
@@ -188,10 +188,10 @@ def test_folders_of_transformers(
         return
     assert code == 0
     if words.startswith("short_edge"):
-        inference = checkpoints.load(f"{out}.safetensors").info.inference
+        inference = checkpoints.open_checkpoint(f"{out}.safetensors").info.inference
         assert f"short_edge {inference.short_edge}" == words
         assert "note:" not in printed.out
     else:
         assert words in printed.out
     tasks: tuple[Task, ...] = (task,)
-    assert checkpoints.load(f"{out}.safetensors").info.inference.tasks == tasks
+    assert checkpoints.open_checkpoint(f"{out}.safetensors").info.inference.tasks == tasks

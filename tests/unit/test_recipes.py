@@ -16,6 +16,7 @@ from mask2former.config import (
     PerPixelPlusConfig,
     RunConfig,
     StandardDecoderConfig,
+    changed,
     leaves,
 )
 from mask2former.errors import UserError
@@ -238,3 +239,13 @@ def test_maskformer_is_a_recipe_with_its_loss() -> None:
     assert run_file("maskformer/ade20k-panoptic/r50").startswith(
         "# MaskFormer, ade20k-150-panoptic/maskformer_panoptic"
     )
+
+
+def test_a_changed_run_keeps_the_rest_and_records_what_was_set() -> None:
+    """``changed`` sets settings of groups by dotted name; the original stays as it is."""
+    run = RunConfig()
+    other = changed(run, {"optim.lr": 0.5, "model.transformer_decoder.num_queries": 7, "seed": 3})
+    assert (other.optim.lr, other.model.transformer_decoder.queries, other.seed) == (0.5, 7, 3)
+    assert other.optim.model_fields_set == {"lr"}
+    assert leaves(other) == leaves(run) | {"optim.lr": 0.5, "model.transformer_decoder.num_queries": 7, "seed": 3}
+    assert run == RunConfig()

@@ -76,8 +76,6 @@ class Segmenter:
             job.task,
             open_store(job.output),
             job.head,
-            model=job.head["model"],
-            json_lines=job.head["json_lines"],
             batch_size=job.batch_size,
             image_timeout=job.image_timeout,
         )

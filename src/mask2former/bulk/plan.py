@@ -7,7 +7,7 @@ exists, complete, with a row for each of its images. Knows no models and no Ray.
 from __future__ import annotations
 
 import io
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +38,7 @@ __all__ = [
 PLAN, IMAGES, RESULTS = "plan.json", "images.parquet", "shards"
 WORKING, JSON_LINES = "working", "json"  # shards that were begun; what is written on request
 _KIND = "mask2former bulk results"
+_SHARD_SIZE = 64  # images
 SHARD = "shard-"  # begins the file names of shards
 _SAME = ("schema_version", "task", "settings", "weights_sha256", "categories_sha256", "json_lines")
 _THREADS = 16  # that examine result files; each may be a request
@@ -65,17 +66,14 @@ def results_file(shard: int) -> str:
     return f"{RESULTS}/{SHARD}{shard:05d}.parquet"
 
 
-def open_plan(
-    store: Store, images: Sequence[str], head: Mapping[str, Any], shard_size: int | None = None, *, default: int = 64
-) -> Plan:
+def open_plan(store: Store, images: Sequence[str], head: Mapping[str, Any], shard_size: int | None = None) -> Plan:
     """The plan of an output: the existing one, with new images in shards of their own, or a new one.
 
     Args:
         store: the output.
         images: everything that the sources name now.
         head: JSON values; an existing plan must agree with it on task, settings, weights, classes and files.
-        shard_size: images per shard; None: as planned.
-        default: the same for a new plan.
+        shard_size: images per shard; None: as planned, and 64 in a new plan.
 
     Raises:
         UserError: what exists was made by another model or with other settings, for other images, or is not a plan.
@@ -87,7 +85,7 @@ def open_plan(
             raise UserError(
                 f"'{store.path(RESULTS)}' contains files, but no {PLAN} that describes them; choose another output"
             )
-        size = default if shard_size is None else shard_size
+        size = _SHARD_SIZE if shard_size is None else shard_size
     else:
         if others := [name for name in _SAME if there.get(name) != head[name]]:
             other = others[0].removesuffix("_sha256")
@@ -153,44 +151,44 @@ def shards_done(store: Store, counts: Sequence[int]) -> list[int]:
     """
     there = frozenset(store.names(RESULTS))
     numbers = [shard for shard in range(len(counts)) if results_file(shard).rpartition("/")[2] in there]
-    with ThreadPoolExecutor(_THREADS) as pool:
-        rows = pool.map(lambda shard: _num_rows(store, results_file(shard)), numbers)
-        return [shard for shard, number in zip(numbers, rows, strict=True) if number == counts[shard]]
+    rows = _num_rows(store, map(results_file, numbers))
+    return [shard for shard, number in zip(numbers, rows, strict=True) if number == counts[shard]]
 
 
 def shards_without_failures(store: Store, shards: Sequence[int]) -> list[int]:
     """The finished shards in which no image failed; one with a damaged file does not count."""
-    with ThreadPoolExecutor(_THREADS) as pool:
-        failed = pool.map(lambda shard: _num_failed(store, results_file(shard)), shards)
-        return [shard for shard, number in zip(shards, failed, strict=True) if number == 0]
+
+    def num_failed(file: Any) -> int:
+        errors = file.read(columns=["error"])["error"]
+        return len(errors) - errors.null_count
+
+    failed = _measured(store, map(results_file, shards), num_failed)
+    return [shard for shard, number in zip(shards, failed, strict=True) if number == 0]
 
 
 def first_damaged(store: Store, names: Sequence[str]) -> str | None:
     """The first of several result files whose end cannot be read; None if all can be read."""
+    return next((name for name, number in zip(names, _num_rows(store, names), strict=True) if number is None), None)
+
+
+def _num_rows(store: Store, names: Iterable[str]) -> list[int | None]:
+    """The number of images in each result file, according to its end; None if it is damaged."""
+    return _measured(store, names, lambda file: file.metadata.num_rows)
+
+
+def _measured(store: Store, names: Iterable[str], measure: Callable[[Any], int]) -> list[int | None]:
+    """A number for each result file, from an open ``ParquetFile``; None if it is damaged."""
+    parquet, arrow_error = _parquet()
+
+    def measured(name: str) -> int | None:
+        try:
+            with store.open(name) as file:
+                return measure(parquet.ParquetFile(file))
+        except (arrow_error, OSError, KeyError):
+            return None
+
     with ThreadPoolExecutor(_THREADS) as pool:
-        rows = pool.map(lambda name: _num_rows(store, name), names)
-        return next((name for name, number in zip(names, rows, strict=True) if number is None), None)
-
-
-def _num_failed(store: Store, name: str) -> int | None:
-    """The number of failed images in a result file; None if it is damaged."""
-    parquet, arrow_error = _parquet()
-    try:
-        with store.open(name) as file:
-            errors = parquet.ParquetFile(file).read(columns=["error"])["error"]
-            return len(errors) - errors.null_count
-    except (arrow_error, OSError, KeyError):
-        return None
-
-
-def _num_rows(store: Store, name: str) -> int | None:
-    """The number of images in a result file, according to its end; None if it is damaged."""
-    parquet, arrow_error = _parquet()
-    try:
-        with store.open(name) as file:
-            return parquet.read_metadata(file).num_rows
-    except (arrow_error, OSError):
-        return None
+        return list(pool.map(measured, names))
 
 
 def shards_as_rows(shards: Sequence[Sequence[str]], numbers: Collection[int]) -> Iterator[Any]:

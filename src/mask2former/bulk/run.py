@@ -27,7 +27,7 @@ from mask2former.bulk.engine import Job, shard_reports, started_pool
 from mask2former.bulk.plan import open_plan, shards_done, shards_without_failures
 from mask2former.bulk.sources import list_sources
 from mask2former.bulk.stores import Store, open_store
-from mask2former.checkpoints import current_zoo, packaged_names
+from mask2former.checkpoints import is_name
 from mask2former.config import InferenceConfig, Task
 from mask2former.errors import MissingExtraError, OptionError, UserError
 from mask2former.inference.opening import open_predictor
@@ -241,8 +241,7 @@ def _need_ray() -> None:
 
 def _for_actors(model: str | Path) -> str | Path:
     """The name of a model, or its absolute path, since actors may work in another folder."""
-    is_named = isinstance(model, str) and (model in packaged_names() or model in current_zoo())
-    return model if is_named or not os.path.exists(model) else Path(model).absolute()
+    return model if is_name(model) or not os.path.exists(model) else Path(model).absolute()
 
 
 def _check(actors: int | None, shard_size: int | None, image_timeout: float, batch_size: int, device: str) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,20 +80,16 @@ class ShardReport:
     """The outcome of a shard.
 
     Attributes:
-        shard: its number.
         num_images: all of its images.
         num_found: segments, instances or classes in them.
         failed: the images without a result, and why.
         notes: message and example of each.
-        seconds: duration.
     """
 
-    shard: int
     num_images: int
     num_found: int
     failed: Sequence[tuple[str, str]]
     notes: Sequence[tuple[str, str]]
-    seconds: float
 
 
 class ShardWriter:
@@ -104,9 +99,8 @@ class ShardWriter:
         predictor: its settings are used.
         task: of the results.
         store: the output.
-        head: what the files say they were made by.
-        model: name of the model, for JSON lines.
-        json_lines: also write ``json/shard-N.jsonl``, a line with our JSON for each result.
+        head: what the files say they were made by. With ``json_lines``, ``json/shard-N.jsonl`` is also written, a line
+            with our JSON for each result.
         batch_size: see :meth:`Predictor.stream`.
         image_timeout: seconds that reading the bytes of an image may take.
     """
@@ -118,8 +112,6 @@ class ShardWriter:
         store: Store,
         head: Mapping[str, Any],
         *,
-        model: str = "",
-        json_lines: bool = False,
         batch_size: int = 1,
         image_timeout: float = 60.0,
     ) -> None:
@@ -127,8 +119,8 @@ class ShardWriter:
         self._task: Task = task
         self._store = store
         self._schema = SCHEMA.with_metadata({"mask2former": json.dumps(dict(head), sort_keys=True)})
-        self._model = model
-        self._json_lines = json_lines
+        self._model: str = head.get("model", "")
+        self._json_lines: bool = head.get("json_lines", False)
         self._batch_size = batch_size
         self._image_timeout = image_timeout
 
@@ -139,7 +131,6 @@ class ShardWriter:
             FailedError: an image failed for a reason that would stop all others, for instance a full disk; the shard is
                 not written.
         """
-        started = time.monotonic()
         past = self._past(shard)
         with collect_notes() as notes:
             try:
@@ -157,12 +148,10 @@ class ShardWriter:
         self._store.write(results_file(shard), stream.getvalue())  # last: from here on the shard is done
         self._store.remove(_marker(shard))
         return ShardReport(
-            shard,
             len(images),
             sum(len(row["segments"] or ()) for row in ordered),
             [(row["image"], row["error"]) for row in ordered if row["error"] is not None],
             [(message, example) for message, example in dict.fromkeys(notes)],
-            time.monotonic() - started,
         )
 
     def _rows(self, shard: int, images: Sequence[str], past: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -26,22 +26,20 @@ from importlib import resources
 from pathlib import Path
 
 from mask2former import recipes, text
-from mask2former.checkpoints.checkpoint import FORMAT_VERSION, Checkpoint, load_into
+from mask2former.checkpoints.checkpoint import Checkpoint, load_into
 from mask2former.checkpoints.download import Progress
 from mask2former.checkpoints.hub import HubName, fetch_folder, parse_hub_name, published_recipe, push_folder
 from mask2former.checkpoints.instantiate import instantiate
-from mask2former.checkpoints.load import Found, checkpoint_of, load, read
+from mask2former.checkpoints.load import Found, checkpoint_of, read
 from mask2former.checkpoints.save import check_described, format_version, save, save_folder, write_original
 from mask2former.checkpoints.transfer import start_from
-from mask2former.checkpoints.zoo import Zoo, ZooModel, current_zoo, packaged_names
-from mask2former.config import Task
+from mask2former.checkpoints.zoo import ZooModel, current_zoo, packaged_names
+from mask2former.config import Task, TimmConfig
 from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
 
 __all__ = [
-    "FORMAT_VERSION",
     "Checkpoint",
-    "Zoo",
     "ZooModel",
     "check_described",
     "close_names",
@@ -51,11 +49,12 @@ __all__ = [
     "format_version",
     "from_pretrained",
     "instantiate",
-    "load",
+    "is_name",
     "load_into",
     "open_checkpoint",
     "packaged_names",
     "push_to_hub",
+    "read_fetched",
     "save",
     "save_folder",
     "save_pretrained",
@@ -95,9 +94,12 @@ def open_checkpoint(
         UserError: the name does not exist, it cannot be downloaded, or the file is unsuitable; the message says what
             was expected.
     """
-    found = find(source, recipe, tasks, weights)
-    is_named = isinstance(source, str) and (source in packaged_names() or source in current_zoo())
-    return checkpoint_of(found, str(source), is_named=is_named)
+    return checkpoint_of(find(source, recipe, tasks, weights), str(source), is_named=is_name(source))
+
+
+def is_name(source: object) -> bool:
+    """Whether it is the name of a packaged or published model."""
+    return isinstance(source, str) and (source in packaged_names() or source in current_zoo())
 
 
 def find(
@@ -105,8 +107,16 @@ def find(
     recipe: str | None = None,
     tasks: Task | Sequence[Task] = (),
     weights: str | None = None,
+    backbone: TimmConfig | None = None,
 ) -> Found:
     """Like :func:`open_checkpoint`, but also accepts backbones and emits no notes.
+
+    Args:
+        source: as of :func:`open_checkpoint`, like the next three.
+        recipe: as there.
+        tasks: as there.
+        weights: as there.
+        backbone: timm backbone, for files and folders that contain its weights without saying so.
 
     Raises:
         UserError: as for :func:`open_checkpoint`.
@@ -122,11 +132,13 @@ def find(
             return _find_published(zoo[source], weights)
         hub_name = parse_hub_name(source)
         if hub_name and (source.startswith("hf://") or not (os.path.exists(source) or _is_meant_as_published(source))):
-            return _find_on_hub(source, hub_name, recipe, tasks, weights)
+            return read_fetched(
+                _fetched(source, hub_name), hub_name[0], source, recipe, tasks, weights, backbone=backbone
+            )
     path = Path(source)
     if not os.path.exists(path):
         raise UserError(_unknown(str(source)))
-    return read(path, recipe, tasks, weights)
+    return read(path, recipe, tasks, weights, backbone=backbone)
 
 
 def fetch(source: str | Path, progress: Progress | None = None) -> None:
@@ -175,17 +187,40 @@ def _license_notice(model: ZooModel) -> str:
     return f"{what} ({license.url})"
 
 
-def _find_on_hub(
-    source: str, name: HubName, recipe: str | None, tasks: Task | Sequence[Task], weights: str | None
-) -> Found:
+def _fetched(source: str, name: HubName) -> Path:
     try:
-        folder = fetch_folder(*name)
+        return fetch_folder(*name)
     except UserError as error:
         if source.startswith("hf://"):
             raise
         raise UserError(f"'{source}' is not an existing file or folder, and {error}{_hint(source)}") from error
-    known = None if recipe is not None or tasks else published_recipe(name[0])
-    found = read(folder, recipe or known, tasks, weights, source)
+
+
+def read_fetched(
+    folder: Path,
+    repository: str,
+    source: str,
+    recipe: str | None = None,
+    tasks: Task | Sequence[Task] = (),
+    weights: str | None = None,
+    backbone: TimmConfig | None = None,
+) -> Found:
+    """The content of a folder that was fetched from the hub.
+
+    Args:
+        folder: with the files.
+        repository: its name on the hub, which determines the settings of the models that were published there.
+        source: what it is called in messages.
+        recipe: as of :func:`open_checkpoint`.
+        tasks: as of :func:`open_checkpoint`.
+        weights: as of :func:`open_checkpoint`.
+        backbone: as of :func:`find`.
+
+    Raises:
+        UserError: as for :func:`open_checkpoint`.
+    """
+    known = None if recipe is not None or tasks else published_recipe(repository)
+    found = read(folder, recipe or known, tasks, weights, source, backbone)
     if known is None:
         return found
     return replace(found, notes=(f"settings and classes are those of {known}, to judge by its name", *found.notes))

@@ -16,7 +16,6 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from mask2former.checkpoints import from_pretrained
-from mask2former.checkpoints.normalisation import Normalisation
 from mask2former.checkpoints.targets import check_place, write
 from mask2former.config import Task
 from mask2former.errors import UserError
@@ -106,7 +105,7 @@ def check(models: Sequence[Mask2Former], names: Sequence[str]) -> None:
                 f"{name} has a different architecture from {names[0]} (mask2former inspect shows both); only "
                 "trainings of one model from the same weights can be averaged"
             )
-        if _normalisation(model) != _normalisation(first):
+        if (model.mean, model.std) != (first.mean, first.std):
             raise UserError(
                 f"{name} normalises images differently from {names[0]} (pixel_mean, pixel_std); only trainings of one "
                 "model from the same weights can be averaged"
@@ -139,7 +138,3 @@ def _architecture(model: Mask2Former) -> dict[str, object]:
     if model.info.architecture is None:
         return {name: value.shape for name, value in model.state_dict().items()}
     return model.info.architecture.model_dump(exclude={"pixel_mean", "pixel_std"})
-
-
-def _normalisation(model: Mask2Former) -> Normalisation | None:
-    return None if model.info.architecture is None else Normalisation.of(model.info.architecture)

@@ -14,12 +14,11 @@ from mask2former import checkpoints
 from mask2former.checkpoints.compare_transformers import compare_with_transformers
 from mask2former.checkpoints.formats.backbones import Backbone, save_backbone
 from mask2former.checkpoints.formats.huggingface import HUGGINGFACE
-from mask2former.checkpoints.load import Found, read
 from mask2former.checkpoints.targets import TARGETS, Target, check_place, unsaid, write
 from mask2former.config import Task
 from mask2former.errors import OptionError, UserError
 
-__all__ = ["TARGETS", "Conversion", "Found", "Target", "convert", "read"]
+__all__ = ["Conversion", "Target", "convert"]
 
 
 @dataclass(frozen=True)

@@ -336,16 +336,13 @@ def _opener(guard: _Guard) -> urllib.request.OpenerDirector:
             super().connect()
             guard.watch(self.sock)
 
-    class SecureConnection(http.client.HTTPSConnection):
-        def connect(self) -> None:
-            super().connect()
-            guard.watch(self.sock)
+    class SecureConnection(Connection, http.client.HTTPSConnection):
+        pass
 
-    class Handler(urllib.request.HTTPHandler):
+    class Handler(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
         def http_open(self, req: urllib.request.Request) -> Any:
             return self.do_open(Connection, req)
 
-    class SecureHandler(urllib.request.HTTPSHandler):
         def https_open(self, req: urllib.request.Request) -> Any:
             return self.do_open(SecureConnection, req)
 
@@ -365,7 +362,7 @@ def _opener(guard: _Guard) -> urllib.request.OpenerDirector:
 
         http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 
-    return urllib.request.build_opener(Handler, SecureHandler, Redirections)
+    return urllib.request.build_opener(Handler, Redirections)
 
 
 def check_address(url: str, *, is_secure: bool = False) -> None:

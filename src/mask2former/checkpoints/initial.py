@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 from mask2former import checkpoints
 from mask2former.checkpoints.checkpoint import Checkpoint
 from mask2former.checkpoints.formats import timm as timm_models
-from mask2former.checkpoints.formats.backbones import Backbone, is_backbone_file, load_backbone
+from mask2former.checkpoints.formats.backbones import Backbone
 from mask2former.checkpoints.hub import fetch_folder, parse_hub_name
-from mask2former.checkpoints.load import read_backbone_alone
+from mask2former.checkpoints.load import checkpoint_of
 from mask2former.checkpoints.normalisation import IMAGENET, Normalisation
 from mask2former.checkpoints.transfer import (
     explicit_settings,
@@ -104,20 +104,17 @@ def open_replacement(init: str, source: Checkpoint | Backbone, name: str, backbo
 
 
 def _opened(source: str, backbone: TimmConfig | None) -> Checkpoint | Backbone:
-    is_name = source in checkpoints.packaged_names() or source in checkpoints.current_zoo()
-    if not is_name and os.path.exists(source):
-        path = Path(source)
-        found = load_backbone(path) if is_backbone_file(path) else read_backbone_alone(path, backbone)
-        if found is not None:
-            return found
-    elif not is_name and source.startswith((_TIMM, _HUB)):
-        found = read_backbone_alone(_fetched(source), backbone)
-        if found is not None:
-            return found
-    return checkpoints.open_checkpoint(source)
+    is_named = checkpoints.is_name(source)
+    if source.startswith((_TIMM, _HUB)) and not is_named and not os.path.exists(source):
+        folder, repository = _fetched(source)
+        found = checkpoints.read_fetched(folder, repository, source, backbone=backbone)
+    else:
+        found = checkpoints.find(source, backbone=backbone)
+    return found.content if isinstance(found.content, Backbone) else checkpoint_of(found, source, is_named=is_named)
 
 
-def _fetched(source: str) -> Path:
+def _fetched(source: str) -> tuple[Path, str]:
+    """The folder of a repository of the hub, and its name."""
     name = parse_hub_name(source if source.startswith(_HUB) else _HUB + source)
     assert name is not None, "the prefix allows no other source"
     repository, revision = name
@@ -128,7 +125,7 @@ def _fetched(source: str) -> Path:
             f"{listed([_TIMM + one for one in known])}"
         )
     try:
-        return fetch_folder(repository, revision)
+        return fetch_folder(repository, revision), repository
     except UserError as error:
         raise UserError(f"{error} ({_FILES} of https://huggingface.co/{repository}; then model.init=FOLDER)") from error
 

@@ -17,10 +17,16 @@ from torch import Tensor
 from mask2former import recipes
 from mask2former.checkpoints.checkpoint import OURS, Checkpoint
 from mask2former.checkpoints.formats import huggingface, original
-from mask2former.checkpoints.formats.backbones import BACKBONES, Backbone, recognised_backbone
+from mask2former.checkpoints.formats.backbones import (
+    BACKBONE_FORMAT,
+    BACKBONES,
+    Backbone,
+    recognised_backbone,
+    stored_backbone,
+)
 from mask2former.checkpoints.formats.huggingface import HUGGINGFACE, Preparation
 from mask2former.checkpoints.formats.openmmlab import edges_of, normalisation_of
-from mask2former.checkpoints.formats.original import Architecture
+from mask2former.checkpoints.formats.original import ORIGINAL, Architecture
 from mask2former.checkpoints.layouts import MODELS, has_layout
 from mask2former.checkpoints.normalisation import Normalisation
 from mask2former.checkpoints.purpose import notes_on_settings, settled
@@ -38,10 +44,8 @@ __all__ = [
     "Found",
     "checkpoint_of",
     "folder_of_transformers",
-    "load",
     "published_state",
     "read",
-    "read_backbone_alone",
     "recognised",
 ]
 
@@ -73,25 +77,6 @@ class Found:
         return f"{self.kind}, {Architecture(self.content.info.known_architecture, len(self.content.categories))}"
 
 
-def load(
-    path: str | Path, recipe: str | None = None, tasks: Task | Sequence[Task] = (), weights: str | None = None
-) -> Checkpoint:
-    """The model in a file or folder of any known code base; what to know about it is reported as notes.
-
-    Weights of the official zoo are licensed CC BY-NC 4.0; this library is MIT-licensed.
-
-    Args:
-        path: as for :func:`read`.
-        recipe: as for :func:`read`.
-        tasks: as for :func:`read`.
-        weights: as for :func:`read`.
-
-    Raises:
-        UserError: as for :func:`read`, or it contains only a backbone.
-    """
-    return checkpoint_of(read(Path(path), recipe, tasks, weights), str(path))
-
-
 def checkpoint_of(found: Found, source: str, *, is_named: bool = False) -> Checkpoint:
     """The model that was found, with what to know about it reported as notes.
 
@@ -119,6 +104,7 @@ def read(
     tasks: Task | Sequence[Task] = (),
     weights: str | None = None,
     source: str | None = None,
+    backbone: TimmConfig | None = None,
 ) -> Found:
     """Read a file or folder of any known code base: open it, recognise it, rename entries, determine its purpose.
 
@@ -129,6 +115,7 @@ def read(
         weights: which of several sets of weights in the file, by the name of its entry; None: the trained ones, or the
             average that a training of ours returns.
         source: what it is called in messages; None: the path.
+        backbone: timm backbone, for files that contain its weights without saying so.
 
     Raises:
         UserError: it cannot be read, is none of these, is incomplete, or does not contain enough information; the
@@ -141,39 +128,14 @@ def read(
             raise UserError(f"recipe '{recipe}' already determines the tasks; leave out either it or the tasks")
     if unknown := [task for task in wanted_tasks if task not in _TASKS]:
         raise OptionError(lambda name: f"{name('tasks')} {unknown[0]}: no such task; expected {', '.join(_TASKS)}")
-    request = Request(source or str(path), recipe, [task for task in _TASKS if task in wanted_tasks], weights)
+    ordered: list[Task] = [task for task in _TASKS if task in wanted_tasks]
+    request = Request(source or str(path), recipe, ordered, weights, backbone)
     try:
         return recognised(open_raw(path, request), request)
     except UserError as error:
         if str(error).startswith((str(path), request.source)):
             raise
         raise prefixed(path, error) from error
-
-
-def read_backbone_alone(path: Path, backbone: TimmConfig | None = None) -> Backbone | None:
-    """The backbone in a file or folder that contains nothing else; None if it contains a complete model.
-
-    Args:
-        path: in any known layout.
-        backbone: timm backbone, for files that contain its weights without saying so.
-
-    Raises:
-        UserError: it cannot be read, is not of a known kind, or is incomplete.
-    """
-    request = Request(str(path), backbone=backbone)
-    raw = open_raw(path, request)
-    beside = path.parent / "config.json"
-    if raw.metadata is None and raw.config is None and beside.is_file():
-        raw.config = read_json_mapping(beside)
-    state, _ = _unwrapped(raw)
-    is_ours = raw.metadata is not None or raw.run is not None
-    if is_ours or original.is_original(state) or any(layout.fits(state) for layout in MODELS):
-        return None
-    try:
-        content = recognised(raw, request).content
-    except UserError as error:
-        raise prefixed(path, error) from error
-    return content if isinstance(content, Backbone) else None
 
 
 def published_state(path: Path) -> dict[str, Tensor]:
@@ -212,6 +174,9 @@ def recognised(raw: Raw, request: Request) -> Found:
     Raises:
         UserError: as for :func:`read`.
     """
+    if raw.metadata is not None and raw.metadata["format"] == BACKBONE_FORMAT:
+        stored = stored_backbone(raw.metadata, raw.state, raw.path)
+        return Found("mask2former", stored, stored.notes)
     if raw.metadata is not None:
         return Found("mask2former", _ours(raw, raw.metadata))
     if raw.run is not None:
@@ -219,7 +184,7 @@ def recognised(raw: Raw, request: Request) -> Found:
     state, prefix = _unwrapped(raw)
     raw.state = state
     if original.is_original(state):
-        return _whole(raw, None, original.current_spelling(state), prefix, request)
+        return _whole(raw, ORIGINAL, original.current_spelling(state), prefix, request)
     layout = next((layout for layout in MODELS if layout.fits(state)), None)
     if layout is HUGGINGFACE:
         _check_alone(raw)
@@ -227,7 +192,9 @@ def recognised(raw: Raw, request: Request) -> Found:
         return _whole(raw, layout, to_original(layout, state, known_only=False), prefix, request)
     if _is_of_ours(state):  # a complete model, even where a backbone would suffice
         raise UserError(_unknown(state))
-    backbone = recognised_backbone(state, raw.config, request.backbone)
+    beside = raw.path.parent / "config.json"
+    config = read_json_mapping(beside) if raw.config is None and beside.is_file() else raw.config
+    backbone = recognised_backbone(state, config, request.backbone)
     if backbone is None:
         raise UserError(_unknown(state))
     if request.recipe is not None or request.tasks:
@@ -258,7 +225,7 @@ def _unknown(state: Mapping[str, Tensor]) -> str:
             "weights of a model of this library without its settings and classes; expected a file from "
             "save_pretrained, or the model.safetensors of a training (also if it is a checkpoint of version 0.1.0)"
         )
-    known = ", ".join(["ours", "original", *(layout.title for layout in (*MODELS, *BACKBONES))])
+    known = ", ".join(["ours", *(layout.title for layout in (ORIGINAL, *MODELS, *BACKBONES))])
     return (
         f"none of the known layouts ({known}); it has {len(state)} entries such as {listed(state, 3)}. Weights of a "
         "timm model are read from a folder with its config.json, or by a training that names the model: "
@@ -296,21 +263,20 @@ def _promoted(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.float() if value.dtype in _HALVES else value for name, value in state.items()}
 
 
-def _whole(raw: Raw, layout: Layout | None, published: dict[str, Tensor], prefix: str, request: Request) -> Found:
-    title = "original" if layout is None else layout.title
+def _whole(raw: Raw, layout: Layout, published: dict[str, Tensor], prefix: str, request: Request) -> Found:
     counters: dict[str, Tensor] = {}
-    if layout is not None and layout.has_counters:
+    if layout.has_counters:
         counters = {name: value for name, value in published.items() if name.endswith(_COUNTER)}
         published = {name: value for name, value in published.items() if name not in counters}
 
     def spelled(name: str) -> str:
-        return prefix + (name if layout is None else their_name(layout, name))
+        return prefix + their_name(layout, name)
 
     found = original.infer_architecture(
         published,
         num_heads=8 if raw.config is None else huggingface.num_heads_of(raw.config),
         spelled=spelled,
-        layout="the original layout" if layout is None else title,
+        layout="the original layout" if layout is ORIGINAL else layout.title,
     )
     names, notes = raw.class_names, raw.notes
     preparation = Preparation(normalisation=original.normalisation_of(raw.state))
@@ -327,7 +293,6 @@ def _whole(raw: Raw, layout: Layout | None, published: dict[str, Tensor], prefix
         )
         names = None
     own = None if raw.config is None else huggingface.own_facts(raw.config)
-    key = "original" if layout is None else layout.key
     config, categories, assumed = settled(found, layout, names, preparation, own, request)
     notes += [assumed] if assumed else []
     if preparation.normalisation is not None:
@@ -337,9 +302,9 @@ def _whole(raw: Raw, layout: Layout | None, published: dict[str, Tensor], prefix
     notes += notes_on_settings(config, categories, preparation, names, own is not None, request)
     pairs = original.original_names(config)
     for name, ours in pairs:
-        if ours is not None and name.endswith(_COUNTER) and name not in published and layout is not None:
+        if ours is not None and name.endswith(_COUNTER) and name not in published and layout is not ORIGINAL:
             published[name] = counters.get(name, torch.zeros((), dtype=torch.int64))
     state = _promoted(original.from_original(published, config))
     spellings = {name: spelled(name) for name in state} | {ours: spelled(name) for name, ours in pairs if ours}
-    content = Checkpoint(ModelInfo.of(config, categories), state, str(raw.path), layout=key, spellings=spellings)
-    return Found(title, content, tuple(notes))
+    content = Checkpoint(ModelInfo.of(config, categories), state, str(raw.path), layout=layout.key, spellings=spellings)
+    return Found(layout.title, content, tuple(notes))

@@ -13,7 +13,7 @@ from typing import Any
 from mask2former import recipes
 from mask2former.checkpoints.formats import original
 from mask2former.checkpoints.formats.huggingface import Preparation
-from mask2former.checkpoints.formats.original import Architecture
+from mask2former.checkpoints.formats.original import ORIGINAL, Architecture
 from mask2former.checkpoints.raw import Request
 from mask2former.checkpoints.rules import Layout
 from mask2former.config import InferenceConfig, ModelConfig, MSDeformAttnConfig, parse
@@ -45,7 +45,7 @@ class UndecidedError(OptionError):
 
 def settled(
     found: Architecture,
-    layout: Layout | None,
+    layout: Layout,
     names: tuple[str, ...] | None,
     preparation: Preparation,
     own: tuple[Any, Any] | None,
@@ -55,8 +55,8 @@ def settled(
 
     The third item is a phrase about what was inferred; empty where it was specified.
     """
-    norms_are_open = layout is not None
-    providers: list[Provider] = ["official"] if layout is None else list(dict.fromkeys([layout.provider, "official"]))
+    norms_are_open = layout is not ORIGINAL
+    providers: list[Provider] = list(dict.fromkeys([layout.provider, "official"]))
     fitting = [
         slug for one in providers for slug in original.matching_recipes(found, one, norms_are_open=norms_are_open)
     ]
@@ -100,8 +100,8 @@ def settled(
             },
             "tasks",
         )
-        own_way = "" if layout is None or inference.resampling == "antialiased" else layout.title
-        said = f"images are resized without antialiasing, as in {own_way}" if own_way else ""
+        is_official = inference.resampling == "antialiased"
+        said = "" if is_official else f"images are resized without antialiasing, as in {layout.title}"
         return ModelConfig(**dict(found.model), inference=inference), categories, said
     if names is not None:
         fitting = [slug for slug in fitting if _same_names(original.recipe_categories(slug).names, names)]
@@ -110,7 +110,7 @@ def settled(
     choices = [(recipes.recipe(slug).model, original.recipe_categories(slug)) for slug in first]
     if choices and all(choice == choices[0] for choice in choices):
         return *choices[0], f"settings and classes are those of {first[0]}, the published model that fits"
-    raise _undecided(found, fitting, "original" if layout is None else layout.key, request)
+    raise _undecided(found, fitting, layout.key, request)
 
 
 def _undecided(found: Architecture, fitting: Sequence[str], layout: str, request: Request) -> UndecidedError:

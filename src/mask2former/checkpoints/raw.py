@@ -35,7 +35,7 @@ class Raw:
     Attributes:
         path: the file that was read, or the folder.
         state: the entries.
-        metadata: of the header, for a file in our format.
+        metadata: of the header, for a file in one of our formats.
         run: for a checkpoint of a training of ours, everything but its weights.
         class_names: as OpenMMLab stores them.
         text: configuration as text, as OpenMMLab stores it.
@@ -148,8 +148,6 @@ def _is_exported(head: bytes) -> bool:
 
 
 def _check_format(path: Path, metadata: Mapping[str, str]) -> None:
-    if metadata.get("format") == "mask2former-backbone":
-        raise UserError(f"{path}: contains only a backbone; train a model from it with model.init={path}")
     version = metadata.get("format_version", "")
     if not version.isdecimal() or len(version) > 9 or int(version) > FORMAT_VERSION:
         raise UserError(

@@ -46,15 +46,6 @@ def _metadata_of(info: ModelInfo) -> dict[str, str]:
     return metadata
 
 
-def _check(model: Mask2Former) -> None:
-    """Refuse to write what could not be read back unchanged."""
-    check_described(model, len(model.info.known_categories))
-    state = model.state_dict()
-    for name, value in state.items():
-        check_entry(name, value)
-    check_finite(state, "the model")
-
-
 def check_described(model: Mask2Former, num_classes: int) -> None:
     """Refuse a model that is not what its architecture says, since its file could not be loaded.
 
@@ -119,14 +110,18 @@ def save(
             value is not finite or does not fit ``dtype``; or the file cannot be written.
     """
     path = Path(path)
-    _check(model)
+    check_described(model, len(model.info.known_categories))
+    state = model.state_dict()
+    for name, value in state.items():
+        check_entry(name, value)
+    check_finite(state, "the model")
     info = model.info if metrics is None else replace(model.info, metrics=metrics)
     metadata = {"format": "mask2former", "format_version": str(format_version(info)), **_metadata_of(info)}
     if run is not None:
         metadata["run"] = run.model_dump_json()
     tensors: dict[str, Tensor] = {}
     owned: set[int] = set()
-    for name, value in model.state_dict().items():
+    for name, value in state.items():
         stored = value.detach().cpu()
         if dtype is not None and stored.is_floating_point():
             stored = stored.to(dtype)
@@ -142,7 +137,6 @@ def save(
 def save_folder(
     model: Mask2Former,
     path: str | Path,
-    dtype: torch.dtype | None = None,
     metrics: Mapping[str, float] | None = None,
     address: str | None = None,
 ) -> None:
@@ -151,7 +145,6 @@ def save_folder(
     Args:
         model: with its classes.
         path: the folder.
-        dtype: as of :func:`save`.
         metrics: as of :func:`save`; also listed in the model card.
         address: the name or path to load the model by, for the card; by default the folder.
 
@@ -159,10 +152,9 @@ def save_folder(
         UserError: as :func:`save`.
     """
     path = Path(path)
-    _check(model)
+    save(model, path / WEIGHTS, metrics=metrics)
     info = model.info if metrics is None else replace(model.info, metrics=metrics)
     card = model_card(info, sum(value.numel() for value in model.parameters()), address or str(path))
-    save(model, path / WEIGHTS, dtype, metrics=metrics)
     write_whole(path / "README.md", lambda temporary: temporary.write_text(card, encoding="utf-8"))
 
 

@@ -85,13 +85,15 @@ def write(model: Mask2Former, path: Path, target: Target, check: Callable[[Path]
             "transformers can neither process images in tiles nor remove overlaps (inference.tile, "
             "inference.non_overlapping), as this model does; choose ours, or a layout without such settings"
         )
-    if _is_folder(path, target):
-        _write_folder(model, path, target, check)
-        return
+    is_folder = target == "huggingface" or (target == "ours" and path.suffix != ".safetensors")
 
     def into(temporary: Path) -> None:
-        if target == "ours":
+        if target == "ours" and is_folder:
+            save_folder(model, temporary, address=str(path))
+        elif target == "ours":
             save(model, temporary)
+        elif target == "huggingface":
+            _write_huggingface(model, temporary)
         elif target == "original":
             dump_original(original.file_entries(model), temporary, path.suffix)
         else:
@@ -101,7 +103,11 @@ def write(model: Mask2Former, path: Path, target: Target, check: Callable[[Path]
         if check is not None:
             check(temporary)
 
-    write_whole(path, into)
+    if is_folder:
+        with whole_folder(path) as temporary:
+            into(temporary)
+    else:
+        write_whole(path, into)
 
 
 def _check_parts(architecture: ArchitectureConfig, target: Target) -> None:
@@ -118,10 +124,6 @@ def _check_parts(architecture: ArchitectureConfig, target: Target) -> None:
             f"{target} cannot store a model with the pixel decoder {pixels.name} and the transformer decoder "
             f"{decoder.name}; choose ours or original"
         )
-
-
-def _is_folder(path: Path, target: Target) -> bool:
-    return target == "huggingface" or (target == "ours" and path.suffix != ".safetensors")
 
 
 def _payload(model: Mask2Former, target: Target) -> dict[str, Any]:
@@ -144,17 +146,6 @@ def _payload(model: Mask2Former, target: Target) -> dict[str, Any]:
 
 def _renamed(model: Mask2Former, layout: Layout) -> OrderedDict[str, Tensor]:
     return from_original(layout, original.to_original(model))
-
-
-def _write_folder(model: Mask2Former, path: Path, target: Target, check: Callable[[Path], object] | None) -> None:
-    with whole_folder(path) as temporary:
-        if target == "ours":
-            save_folder(model, temporary, address=str(path))
-        else:
-            _write_huggingface(model, temporary)
-            _read_back(model, temporary)
-        if check is not None:
-            check(temporary)
 
 
 def _write_huggingface(model: Mask2Former, folder: Path) -> None:

@@ -132,20 +132,8 @@ class ZooModel:
         return download(self.url, self.path, self.checksum, progress, most=most)
 
 
-class Zoo(Mapping[str, ZooModel]):
+class Zoo(dict[str, ZooModel]):
     """Published models by name, in table order."""
-
-    def __init__(self, models: Mapping[str, ZooModel]) -> None:
-        self._models = dict(models)
-
-    def __getitem__(self, name: str) -> ZooModel:
-        return self._models[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._models)
-
-    def __len__(self) -> int:
-        return len(self._models)
 
     @classmethod
     def load(cls, path: Path) -> Zoo:

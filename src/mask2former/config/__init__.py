@@ -80,7 +80,7 @@ from mask2former.config.model import (
     TransformerFPNConfig,
 )
 from mask2former.config.old_names import with_new_names
-from mask2former.config.run import RunConfig, apply_overrides, leaves, parse, parse_arguments, read_run_file
+from mask2former.config.run import RunConfig, apply_overrides, changed, leaves, parse, parse_arguments, read_run_file
 from mask2former.config.training import CriterionConfig, EvaluationConfig, OptimConfig, TrainerConfig
 
 __all__ = [
@@ -158,6 +158,7 @@ __all__ = [
     "YoloConfig",
     "YouTubeVISConfig",
     "apply_overrides",
+    "changed",
     "leaves",
     "parse",
     "parse_arguments",

@@ -58,16 +58,13 @@ class Strict(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    @model_validator(mode="before")
-    @classmethod
-    def _read_old_names(cls, values: Any) -> Any:
-        return with_new_names(values, cls.model_fields) if isinstance(values, dict) else values
-
     @model_validator(mode="wrap")
     @classmethod
-    def _no_number_is_true(cls, values: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
-        result = validate(values)
-        given = with_new_names(values, cls.model_fields) if isinstance(values, dict) else {}
+    def _with_new_names(cls, values: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        if not isinstance(values, dict):
+            return validate(values)
+        given = with_new_names(values, cls.model_fields)
+        result = validate(given)
         wrong = [
             name
             for name, value in given.items()

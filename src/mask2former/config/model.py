@@ -82,6 +82,12 @@ class SwinConfig(Strict):
 
 _NORM_GROUPS = 32  # of the pixel decoders
 
+
+def _check_dim(dim: int, num_heads: int, step: int, reason: str = "") -> None:
+    if dim % num_heads or dim % step:
+        raise ValueError(f"dim {dim} must be a multiple of num_heads {num_heads} and of {step}{reason}")
+
+
 BackboneConfig = Annotated[TimmConfig | SwinConfig, Field(discriminator="name")]
 
 
@@ -107,8 +113,7 @@ class MSDeformAttnConfig(Strict):
 
     @model_validator(mode="after")
     def _divisible(self) -> MSDeformAttnConfig:
-        if self.dim % self.num_heads or self.dim % 32:
-            raise ValueError(f"dim {self.dim} must be a multiple of num_heads {self.num_heads} and of 32 (norm groups)")
+        _check_dim(self.dim, self.num_heads, _NORM_GROUPS, " (norm groups)")
         return self
 
 
@@ -182,14 +187,18 @@ class TransformerFPNConfig(_EncoderSettings):
 
     @model_validator(mode="after")
     def _divisible(self) -> Self:
-        if self.dim % self.num_heads or self.dim % _NORM_GROUPS:
-            raise ValueError(
-                f"dim {self.dim} must be a multiple of num_heads {self.num_heads} and of {_NORM_GROUPS} (norm groups)"
-            )
+        _check_dim(self.dim, self.num_heads, _NORM_GROUPS, " (norm groups)")
         return self
 
 
-class MaskedDecoderConfig(Strict):
+class _DecoderSettings(Strict):
+    @property
+    def queries(self) -> int | None:
+        """Maximum number of objects that it can predict; None if it classifies pixels."""
+        return getattr(self, "num_queries", None)
+
+
+class MaskedDecoderConfig(_DecoderSettings):
     """Masked-attention transformer decoder; from ``attention`` on, alternatives compared in the paper."""
 
     name: Literal["masked"] = "masked"
@@ -215,8 +224,7 @@ class MaskedDecoderConfig(Strict):
 
     @model_validator(mode="after")
     def _divisible(self) -> MaskedDecoderConfig:
-        if self.dim % self.num_heads or self.dim % 4:
-            raise ValueError(f"dim {self.dim} must be a multiple of num_heads {self.num_heads} and of 4")
+        _check_dim(self.dim, self.num_heads, 4)
         return self
 
     @model_validator(mode="after")
@@ -236,13 +244,8 @@ class MaskedDecoderConfig(Strict):
         values = {name: getattr(self, name) for name in names}
         return {name: value for name, value in values.items() if value != type(self).model_fields[name].default}
 
-    @property
-    def queries(self) -> int | None:
-        """Maximum number of objects that it can predict; None if it classifies pixels."""
-        return self.num_queries
 
-
-class _StandardSettings(_EncoderSettings):
+class _StandardSettings(_EncoderSettings, _DecoderSettings):
     """Settings of MaskFormer's transformer, which attends to one map."""
 
     dim: PositiveInt = 256
@@ -254,8 +257,7 @@ class _StandardSettings(_EncoderSettings):
 
     @model_validator(mode="after")
     def _divisible(self) -> Self:
-        if self.dim % self.num_heads or self.dim % 4:
-            raise ValueError(f"dim {self.dim} must be a multiple of num_heads {self.num_heads} and of 4")
+        _check_dim(self.dim, self.num_heads, 4)
         return self
 
 
@@ -265,21 +267,11 @@ class StandardDecoderConfig(_StandardSettings):
     name: Literal["standard"] = "standard"
     num_queries: PositiveInt = 100
 
-    @property
-    def queries(self) -> int | None:
-        """Maximum number of objects that it can predict; None if it classifies pixels."""
-        return self.num_queries
 
-
-class PerPixelConfig(Strict):
+class PerPixelConfig(_DecoderSettings):
     """No queries: a convolution classifies every pixel (MaskFormer, PerPixelBaseline)."""
 
     name: Literal["per-pixel"] = "per-pixel"
-
-    @property
-    def queries(self) -> int | None:
-        """Maximum number of objects that it can predict; None if it classifies pixels."""
-        return None
 
 
 class PerPixelPlusConfig(_StandardSettings):
@@ -288,13 +280,8 @@ class PerPixelPlusConfig(_StandardSettings):
     name: Literal["per-pixel-plus"] = "per-pixel-plus"
     source: Literal["res2", "res3", "res4", "res5", "encoder", "mask_features"] = "encoder"
 
-    @property
-    def queries(self) -> int | None:
-        """Maximum number of objects that it can predict; None if it classifies pixels."""
-        return None
 
-
-class EncoderOnlyConfig(Strict):
+class EncoderOnlyConfig(_DecoderSettings):
     """Queries among the tokens of a plain vision transformer, and the heads that read them (EoMT)."""
 
     name: Literal["encoder-only"] = "encoder-only"
@@ -302,11 +289,6 @@ class EncoderOnlyConfig(Strict):
     # in training, masked attention at first, then gradually less of it; false: none at all, for models that have
     # already been trained with it
     mask_annealing: bool = True
-
-    @property
-    def queries(self) -> int | None:
-        """Maximum number of objects that it can predict; None if it classifies pixels."""
-        return self.num_queries
 
 
 def _kind_of(default: str) -> Discriminator:

@@ -20,7 +20,7 @@ from mask2former.errors import OptionError, UserError
 from mask2former.notes import note
 from mask2former.text import listed, printable
 
-__all__ = ["RunConfig", "apply_overrides", "leaves", "parse", "parse_arguments", "read_run_file"]
+__all__ = ["RunConfig", "apply_overrides", "changed", "leaves", "parse", "parse_arguments", "read_run_file"]
 
 _HOW_TO_WRITE = (
     "mask2former recipe NAME prints a complete run file, and mask2former check-data DATA --suggest RUN.yaml writes one "
@@ -132,6 +132,14 @@ def leaves(config: BaseModel, prefix: str = "") -> dict[str, Any]:
         value = getattr(config, name)
         values |= leaves(value, f"{prefix}{name}.") if isinstance(value, BaseModel) else {prefix + name: dumped[name]}
     return values
+
+
+def changed(config: ConfigT, settings: Mapping[str, Any]) -> ConfigT:
+    """A copy with other settings, by dotted name; the values are not validated, as in ``model_copy``."""
+    for setting, value in settings.items():
+        name, _, rest = setting.partition(".")
+        config = config.model_copy(update={name: changed(getattr(config, name), {rest: value}) if rest else value})
+    return config
 
 
 def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

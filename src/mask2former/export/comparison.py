@@ -119,8 +119,8 @@ def verify_export(
         if not is_exported(file):
             raise UserError(f"'{file}' is not an exported file; expected a name ending in {' or '.join(SUFFIXES)}")
     device = None if isinstance(against, Predictor) else "cpu"
-    loading = {"recipe": recipe, "trained_for": trained_for, "weights": weights, "progress": progress}
-    model = open_predictor(against, device=device, quiet=True, **loading)
+    loading = {"recipe": recipe, "trained_for": trained_for, "weights": weights}
+    model = open_predictor(against, device=device, quiet=True, progress=progress, **loading)
     exported = [open_predictor(file, device="cpu", quiet=True, trust_code=trust_code) for file in files]
     for file, predictor in zip(files, exported, strict=True):
         if predictor.categories != model.categories or predictor.settings != model.settings:
@@ -156,12 +156,10 @@ def verify_export(
     if memory:
         progress("measuring memory", 0, None)
         largest = max(shown, key=lambda image: image.size)
-        of_model = {"recipe": recipe, "trained_for": trained_for, "weights": weights}
-        for index, (source, loading) in enumerate(
-            [(against, of_model), *((file, {"trust_code": trust_code}) for file in files)]
-        ):
+        options = [loading, *({"trust_code": trust_code} for _ in files)]
+        for index, (source, given) in enumerate(zip([against, *files], options, strict=True)):
             if isinstance(source, str | Path):
-                peaks[index] = peak_of_process(source, largest, chosen, loading)
+                peaks[index] = peak_of_process(source, largest, chosen, given)
     names = [model_name(against), *map(str, files)]
     rows = [
         Verified(

@@ -11,7 +11,7 @@ from pathlib import Path
 from mask2former.config import RunConfig
 from mask2former.recipes.ablations import ABLATIONS, BASES, PARTS, ROWS, SINCE, Ablation, ablated, ablation_recipes
 from mask2former.recipes.families import PROVIDERS, Provider, Recipe
-from mask2former.recipes.names import describe_names, recipe, recipe_names
+from mask2former.recipes.names import recipe, recipe_names
 from mask2former.recipes.ours import (
     camvid,
     camvid_all,
@@ -41,7 +41,6 @@ __all__ = [
     "ablated",
     "camvid",
     "camvid_all",
-    "describe_names",
     "drawn_cells",
     "nuclei",
     "nuclei_end",

@@ -23,6 +23,7 @@ from mask2former.config import (
     SemanticFPNConfig,
     StandardDecoderConfig,
     TimmConfig,
+    changed,
     parse,
 )
 from mask2former.config.fields import ConfigT, Strict
@@ -53,7 +54,7 @@ class Ablation:
 
     table: str
     settings: Mapping[str, Any]
-    figures: tuple[float, float, float] | None
+    figures: tuple[float, ...] | None
     is_semantic: bool = False
 
     @property
@@ -75,14 +76,12 @@ class Ablation:
 
 
 def _decoder(table: str, *figures: float, **settings: Any) -> Ablation:
-    ap, pq, miou = figures
     named = {f"model.transformer_decoder.{name}": value for name, value in settings.items()}
-    return Ablation(table, named, (ap, pq, miou))
+    return Ablation(table, named, figures)
 
 
 def _loss(*figures: float, **settings: str) -> Ablation:
-    ap, pq, miou = figures
-    return Ablation("5", {f"criterion.{name}": value for name, value in settings.items()}, (ap, pq, miou))
+    return Ablation("5", {f"criterion.{name}": value for name, value in settings.items()}, figures)
 
 
 ABLATIONS: Mapping[str, Ablation] = {
@@ -110,8 +109,7 @@ ABLATIONS: Mapping[str, Ablation] = {
 
 
 def _pixels(part: Strict, *figures: float) -> Ablation:
-    ap, pq, miou = figures
-    return Ablation("4e", {"model.pixel_decoder": part}, (ap, pq, miou))
+    return Ablation("4e", {"model.pixel_decoder": part}, figures)
 
 
 def _per_pixel(part: Strict) -> Ablation:
@@ -188,7 +186,7 @@ def _shown(value: Any) -> Any:
 
 
 def _run(name: str, base: str, ablation: Ablation) -> RunConfig:
-    return ablated(recipe(base).run.model_copy(update={"output": f"runs/{name}"}), ablation)
+    return ablated(changed(recipe(base).run, {"output": f"runs/{name}"}), ablation)
 
 
 def ablated(run: RunConfig, ablation: Ablation) -> RunConfig:
@@ -211,7 +209,7 @@ def ablated(run: RunConfig, ablation: Ablation) -> RunConfig:
             value = _sized(value, decoder, "num_layers", layers)
         elif setting == "model.pixel_decoder" and isinstance(value, Strict):
             value = _sized(value, run.model.pixel_decoder)
-        run = _changed(run, setting, value)
+        run = changed(run, {setting: value})
     parse(RunConfig, run.model_dump(mode="json"), "the run with " + ", ".join(ablation.settings))
     return run
 
@@ -221,8 +219,3 @@ def _sized(part: ConfigT, before: Strict, name: str = "", value: int = 0) -> Con
     kept = [size for size in ("dim", "mask_dim", "num_queries", "num_heads", "feedforward_dim") if hasattr(part, size)]
     sizes = {size: getattr(before, size) for size in kept if hasattr(before, size)}
     return part.model_copy(update=sizes | ({name: value} if hasattr(part, name) else {}))
-
-
-def _changed(config: ConfigT, setting: str, value: Any) -> ConfigT:
-    name, _, rest = setting.partition(".")
-    return config.model_copy(update={name: _changed(getattr(config, name), rest, value) if rest else value})

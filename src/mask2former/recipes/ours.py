@@ -23,6 +23,7 @@ from mask2former.config import (
     ScenesConfig,
     TimmConfig,
     TrainerConfig,
+    changed,
 )
 
 __all__ = [
@@ -72,6 +73,7 @@ def _scenes_run(size: int, output: str, init: str | None) -> RunConfig:
             init,
         ),
         data=DataConfig(dataset=ScenesConfig(image_size=(size, size)), num_workers=1),
+        optim=OptimConfig(backbone_multiplier=1.0, warmup_steps=100, warmup_factor=0.01, ema_decay=0.998),
         trainer=TrainerConfig(precision="bf16"),
         output=output,
     )
@@ -83,22 +85,14 @@ def scenes_tiny_start() -> RunConfig:
     The schedule is that of 5,500 steps, so the learning rate is still high at the end. Measured: panoptic quality 53.7
     on the validation scenes, after 12 minutes on two cores (AMD Zen 5, bf16).
     """
-    run = _scenes_run(128, "runs/scenes-tiny-start", init=None)
-    return run.model_copy(
-        update={
-            "criterion": CriterionConfig(num_points=512),
-            "optim": OptimConfig(
-                lr=5e-4,
-                backbone_multiplier=1.0,
-                warmup_steps=100,
-                warmup_factor=0.01,
-                ema_decay=0.998,
-                schedule_steps=5500,
-            ),
-            "trainer": run.trainer.model_copy(update={"max_steps": 1000}),
-            "evaluation": EvaluationConfig(interval=500),
-        }
-    )
+    changes = {
+        "criterion.num_points": 512,
+        "optim.lr": 5e-4,
+        "optim.schedule_steps": 5500,
+        "trainer.max_steps": 1000,
+        "evaluation.interval": 500,
+    }
+    return changed(_scenes_run(128, "runs/scenes-tiny-start", init=None), changes)
 
 
 def scenes_tiny_end() -> RunConfig:
@@ -108,17 +102,14 @@ def scenes_tiny_end() -> RunConfig:
     ``mask2former demo``, which are not used in training or validation. It took an hour on one core (AMD Zen 5, bf16).
     """
     run = _scenes_run(192, "runs/scenes-tiny-end", init="runs/scenes-tiny-start/model.safetensors")
-    return run.model_copy(
-        update={
-            "criterion": CriterionConfig(num_points=1024),
-            "data": run.data.model_copy(update={"batch_size": 8}),
-            "optim": OptimConfig(
-                lr=4e-4, backbone_multiplier=1.0, warmup_steps=100, warmup_factor=0.01, ema_decay=0.998
-            ),
-            "trainer": run.trainer.model_copy(update={"max_steps": 3600}),
-            "evaluation": EvaluationConfig(interval=300),
-        }
-    )
+    changes = {
+        "criterion.num_points": 1024,
+        "data.batch_size": 8,
+        "optim.lr": 4e-4,
+        "trainer.max_steps": 3600,
+        "evaluation.interval": 300,
+    }
+    return changed(run, changes)
 
 
 def scenes_tiny() -> RunConfig:
@@ -127,16 +118,14 @@ def scenes_tiny() -> RunConfig:
     A first training that needs no files. The packaged model itself was trained with ``scenes-tiny-start``, then
     ``scenes-tiny-end``.
     """
-    run = scenes_tiny_end()
-    return run.model_copy(
-        update={
-            "model": run.model.model_copy(update={"init": "scenes-tiny"}),
-            "optim": run.optim.model_copy(update={"lr": 1e-4}),
-            "trainer": run.trainer.model_copy(update={"max_steps": 1000}),
-            "evaluation": EvaluationConfig(interval=250),
-            "output": "runs/scenes-tiny",
-        }
-    )
+    changes = {
+        "model.init": "scenes-tiny",
+        "optim.lr": 1e-4,
+        "trainer.max_steps": 1000,
+        "evaluation.interval": 250,
+        "output": "runs/scenes-tiny",
+    }
+    return changed(scenes_tiny_end(), changes)
 
 
 def scene_clips() -> RunConfig:
@@ -145,27 +134,17 @@ def scene_clips() -> RunConfig:
     Instances over time in moving scenes; needs no files. Measured: AP 30.6 on 40 fresh clips of 36 frames, where
     ``scenes-tiny`` with tracking has 21.1, after 21 CPU minutes on one core (AMD Zen 4, bf16).
     """
-    run = _scenes_run(128, "runs/scene-clips", init="scenes-tiny")
-    decoder = run.model.transformer_decoder
-    assert isinstance(decoder, MaskedDecoderConfig)
-    inference = InferenceConfig(tasks=("instance",), short_edge=128, long_edge=256, max_instances=30)
-    return run.model_copy(
-        update={
-            "model": run.model.model_copy(
-                update={
-                    "transformer_decoder": decoder.model_copy(update={"position_encoding": "3d"}),
-                    "inference": inference,
-                }
-            ),
-            "criterion": CriterionConfig(num_points=512),
-            "data": DataConfig(dataset=SceneClipsConfig(labels_from="any-frame"), batch_size=4, num_workers=0),
-            "optim": OptimConfig(
-                lr=2e-4, backbone_multiplier=1.0, warmup_steps=100, warmup_factor=0.1, ema_decay=0.998
-            ),
-            "trainer": run.trainer.model_copy(update={"max_steps": 2000}),
-            "evaluation": EvaluationConfig(interval=500, tasks=("instance",), monitor="instance/AP"),
-        }
-    )
+    changes = {
+        "model.transformer_decoder.position_encoding": "3d",
+        "model.inference": InferenceConfig(tasks=("instance",), short_edge=128, long_edge=256, max_instances=30),
+        "criterion.num_points": 512,
+        "data": DataConfig(dataset=SceneClipsConfig(labels_from="any-frame"), batch_size=4, num_workers=0),
+        "optim.lr": 2e-4,
+        "optim.warmup_factor": 0.1,
+        "trainer.max_steps": 2000,
+        "evaluation": EvaluationConfig(interval=500, tasks=("instance",), monitor="instance/AP"),
+    }
+    return changed(_scenes_run(128, "runs/scene-clips", init="scenes-tiny"), changes)
 
 
 def _small_run(model: ModelConfig, data: DataConfig, output: str, max_steps: int) -> RunConfig:
@@ -199,14 +178,13 @@ def _nuclei_run(
     output: str,
     max_steps: int,
     interval: int,
-    dataset: CocoInstanceConfig | None = None,
+    dataset: CocoInstanceConfig = _NUCLEI,
 ) -> RunConfig:
     """Settings shared by all trainings on cells.
 
     By default, data are expected in COCO's format in nuclei/ (docs/results.md describes the split); for other paths,
     edit data.dataset.
     """
-    dataset = dataset or _NUCLEI
     run = _small_run(
         _tiny_model(100, inference, init, partial=init == "scenes-tiny"),
         DataConfig(dataset=dataset, augmentation=augmentation, batch_size=4, num_workers=0),
@@ -216,7 +194,7 @@ def _nuclei_run(
     evaluation = EvaluationConfig(
         interval=interval, tasks=("instance",), monitor="instance/AP", max_detections=400, pooled_threshold=0.5
     )
-    return run.model_copy(update={"optim": run.optim.model_copy(update={"lr": 4e-4}), "evaluation": evaluation})
+    return changed(run, {"optim.lr": 4e-4, "evaluation": evaluation})
 
 
 _NUCLEI_TILES = InferenceConfig(
@@ -237,8 +215,8 @@ def drawn_cells() -> RunConfig:
     Measured: AP 49.1, AP50 75.7 and pooled AP 63.2 at IoU 0.5 on 71 real validation images of ``nuclei``, after 50
     minutes on one core (AMD Zen 4, bf16).
     """
-    crops = _nuclei_crops(0.6, 1.8).model_copy(update={"exposure": (0.15, 1.0)})
-    tiles = _NUCLEI_TILES.model_copy(update={"diameter": 40.0})
+    crops = changed(_nuclei_crops(0.6, 1.8), {"exposure": (0.15, 1.0)})
+    tiles = changed(_NUCLEI_TILES, {"diameter": 40.0})
     return _nuclei_run(crops, tiles, "scenes-tiny", "runs/drawn-cells", 3000, interval=3000, dataset=_DRAWN_CELLS)
 
 
@@ -249,21 +227,17 @@ def nuclei_mixed() -> RunConfig:
     diameter of 48 pixels: AP 55.5 and AP50 83.1 (with ``seed=2`` 54.2 and 82.1) on 71 validation images, after 105
     minutes on one core (AMD Zen 4, bf16).
     """
-    run = drawn_cells()
-    parts = (
-        MixedPart(dataset=_NUCLEI, repeat=8),
-        MixedPart(dataset=_DRAWN_CELLS.model_copy(update={"validation": ()})),
-    )
-    return run.model_copy(
-        update={
-            "model": run.model.model_copy(update={"init": "runs/drawn-cells/model.safetensors", "init_partial": False}),
-            "data": run.data.model_copy(update={"dataset": MixedConfig(parts=parts)}),
-            "trainer": run.trainer.model_copy(update={"max_steps": 6000}),
-            "evaluation": run.evaluation.model_copy(update={"interval": 6000}),
-            "output": "runs/nuclei-mixed",
-            "seed": 1,
-        }
-    )
+    drawn = changed(_DRAWN_CELLS, {"validation": ()})
+    changes = {
+        "model.init": "runs/drawn-cells/model.safetensors",
+        "model.init_partial": False,
+        "data.dataset": MixedConfig(parts=(MixedPart(dataset=_NUCLEI, repeat=8), MixedPart(dataset=drawn))),
+        "trainer.max_steps": 6000,
+        "evaluation.interval": 6000,
+        "output": "runs/nuclei-mixed",
+        "seed": 1,
+    }
+    return changed(drawn_cells(), changes)
 
 
 def nuclei_start() -> RunConfig:
@@ -287,13 +261,13 @@ def nuclei_middle() -> RunConfig:
     """
     run = _nuclei_run(
         _nuclei_crops(0.6, 1.8),
-        _NUCLEI_TILES.model_copy(update={"diameter": 40.0}),
+        changed(_NUCLEI_TILES, {"diameter": 40.0}),
         "runs/nuclei-start/model.safetensors",
         "runs/nuclei-middle",
         5500,
         interval=2750,
     )
-    return run.model_copy(update={"seed": 1})
+    return changed(run, {"seed": 1})
 
 
 def nuclei_end() -> RunConfig:
@@ -305,14 +279,13 @@ def nuclei_end() -> RunConfig:
     """
     run = _nuclei_run(
         _nuclei_crops(0.7, 1.5),
-        _NUCLEI_TILES.model_copy(update={"diameter": 48.0, "instance_threshold": 0.85}),
+        changed(_NUCLEI_TILES, {"diameter": 48.0, "instance_threshold": 0.85}),
         "runs/nuclei-middle/model.safetensors",
         "runs/nuclei-end",
         5500,
         interval=5500,
     )
-    evaluation = run.evaluation.model_copy(update={"choose_threshold": False})
-    return run.model_copy(update={"seed": 1, "evaluation": evaluation})
+    return changed(run, {"seed": 1, "evaluation.choose_threshold": False})
 
 
 def nuclei() -> RunConfig:
@@ -322,17 +295,16 @@ def nuclei() -> RunConfig:
     also fits the length to the data. The packaged model itself was trained with ``nuclei-start``, ``nuclei-middle``,
     then ``nuclei-end``.
     """
-    run = nuclei_end()
-    return run.model_copy(
-        update={
-            "model": run.model.model_copy(update={"init": "nuclei"}),
-            "optim": run.optim.model_copy(update={"lr": 2e-5, "warmup_factor": 0.01}),
-            "trainer": run.trainer.model_copy(update={"max_steps": 1000}),
-            "evaluation": run.evaluation.model_copy(update={"interval": 250}),
-            "output": "runs/nuclei",
-            "seed": 0,
-        }
-    )
+    changes = {
+        "model.init": "nuclei",
+        "optim.lr": 2e-5,
+        "optim.warmup_factor": 0.01,
+        "trainer.max_steps": 1000,
+        "evaluation.interval": 250,
+        "output": "runs/nuclei",
+        "seed": 0,
+    }
+    return changed(nuclei_end(), changes)
 
 
 def _nuclei_crops(least: float, most: float) -> ResizeCropFlipConfig:
@@ -366,9 +338,8 @@ def camvid() -> RunConfig:
         "runs/camvid",
         4200,
     )
-    criterion = CriterionConfig(num_points=2048, void="ignored")
     evaluation = EvaluationConfig(interval=1000, tasks=("semantic",), monitor="semantic/mIoU")
-    return run.model_copy(update={"criterion": criterion, "evaluation": evaluation})
+    return changed(run, {"criterion.void": "ignored", "evaluation": evaluation})
 
 
 def camvid_all() -> RunConfig:
@@ -379,5 +350,6 @@ def camvid_all() -> RunConfig:
     run = camvid()
     dataset = run.data.dataset
     assert isinstance(dataset, LabelFolderConfig)
-    both = dataset.model_copy(update={"train": (*dataset.train, *dataset.validation), "validation": ()})
-    return run.model_copy(update={"data": run.data.model_copy(update={"dataset": both}), "output": "runs/camvid-all"})
+    everything = (*dataset.train, *dataset.validation)
+    changes = {"data.dataset.train": everything, "data.dataset.validation": (), "output": "runs/camvid-all"}
+    return changed(run, changes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Literal
 
@@ -63,46 +63,29 @@ def _whole_frames(base: int) -> AugmentationConfig:
     )
 
 
-def _files(folder: str, **names: str) -> dict[str, str]:
-    """``swin_t="swin/NAME"`` and so on to ``{"swin-t": "FOLDER/swin/NAME.yaml"}``."""
-    return {backbone.replace("_", "-"): f"{folder}/{name}.yaml" for backbone, name in names.items()}
+_FILE_NAMES = {  # of backbones in the names of published files
+    "r50": "maskformer2_R50",
+    "r101": "maskformer2_R101",
+    "swin-t": "maskformer2_swin_tiny",
+    "swin-s": "maskformer2_swin_small",
+    "swin-b": "maskformer2_swin_base_384",
+    "swin-b-in21k": "maskformer2_swin_base_IN21k_384",
+    "swin-l": "maskformer2_swin_large_IN21k_384",
+}
+_SIX = ("r50", "r101", "swin-t", "swin-s", "swin-b-in21k", "swin-l")
+_TWO = ("r50", "swin-l")
 
 
-def _coco(folder: str) -> dict[str, str]:
-    return _files(
-        folder,
-        r50="maskformer2_R50_bs16_50ep",
-        r101="maskformer2_R101_bs16_50ep",
-        swin_t="swin/maskformer2_swin_tiny_bs16_50ep",
-        swin_s="swin/maskformer2_swin_small_bs16_50ep",
-        swin_b="swin/maskformer2_swin_base_384_bs16_50ep",
-        swin_b_in21k="swin/maskformer2_swin_base_IN21k_384_bs16_50ep",
-        swin_l="swin/maskformer2_swin_large_IN21k_384_bs16_100ep",
-    )
-
-
-def _cityscapes(folder: str) -> dict[str, str]:
-    return _files(
-        folder,
-        r50="maskformer2_R50_bs16_90k",
-        r101="maskformer2_R101_bs16_90k",
-        swin_t="swin/maskformer2_swin_tiny_bs16_90k",
-        swin_s="swin/maskformer2_swin_small_bs16_90k",
-        swin_b_in21k="swin/maskformer2_swin_base_IN21k_384_bs16_90k",
-        swin_l="swin/maskformer2_swin_large_IN21k_384_bs16_90k",
-    )
-
-
-def _ytvis(folder: str) -> dict[str, str]:
-    return _files(
-        folder,
-        r50="video_maskformer2_R50_bs16_8ep",
-        r101="video_maskformer2_R101_bs16_8ep",
-        swin_t="swin/video_maskformer2_swin_tiny_bs16_8ep",
-        swin_s="swin/video_maskformer2_swin_small_bs16_8ep",
-        swin_b_in21k="swin/video_maskformer2_swin_base_IN21k_384_bs16_8ep",
-        swin_l="swin/video_maskformer2_swin_large_IN21k_384_bs16_8ep",
-    )
+def _files(
+    folder: str, length: str, backbones: Iterable[str] = tuple(_FILE_NAMES), start: str = "", **others: str
+) -> dict[str, str]:
+    """Backbone to published file; ``others`` are the backbones trained for another length (``swin_l="100ep"``)."""
+    lengths = {name.replace("_", "-"): other for name, other in others.items()}
+    return {
+        name: f"{folder}/{'swin/' * name.startswith('swin')}{start}{_FILE_NAMES[name]}_bs16_{lengths.get(name, length)}"
+        ".yaml"
+        for name in backbones
+    }
 
 
 def _coco_training(task: Task, monitor: str) -> Training:
@@ -154,21 +137,21 @@ FAMILIES = {
         "coco_panoptic",
         ALL_TASKS,
         (800, 1333),
-        _coco("coco/panoptic-segmentation"),
+        _files("coco/panoptic-segmentation", "50ep", swin_l="100ep"),
         training=_coco_training("panoptic", "panoptic/PQ"),
     ),
     "coco-instance": _family(
         "coco_instance",
         ("instance",),
         (800, 1333),
-        _coco("coco/instance-segmentation"),
+        _files("coco/instance-segmentation", "50ep", swin_l="100ep"),
         training=_coco_training("instance", "instance/AP"),
     ),
     "cityscapes-panoptic": _family(
         "cityscapes",
         ALL_TASKS,
         (1024, 2048),
-        _cityscapes("cityscapes/panoptic-segmentation"),
+        _files("cityscapes/panoptic-segmentation", "90k", _SIX),
         norm="sync",
         training=_cityscapes_training("panoptic", "panoptic/PQ"),
     ),
@@ -176,7 +159,7 @@ FAMILIES = {
         "cityscapes",
         ("instance",),
         (1024, 2048),
-        _cityscapes("cityscapes/instance-segmentation"),
+        _files("cityscapes/instance-segmentation", "90k", _SIX),
         only_things=True,
         norm="sync",
         training=_cityscapes_training("instance", "instance/AP"),
@@ -185,7 +168,7 @@ FAMILIES = {
         "cityscapes",
         ("semantic",),
         (1024, 2048),
-        _cityscapes("cityscapes/semantic-segmentation"),
+        _files("cityscapes/semantic-segmentation", "90k", _SIX),
         norm="sync",
         queries_large=100,
         training=_cityscapes_training("semantic", "semantic/mIoU"),
@@ -194,11 +177,7 @@ FAMILIES = {
         "ade20k_150",
         ALL_TASKS,
         (640, 2560),
-        _files(
-            "ade20k/panoptic-segmentation",
-            r50="maskformer2_R50_bs16_160k",
-            swin_l="swin/maskformer2_swin_large_IN21k_384_bs16_160k",
-        ),
+        _files("ade20k/panoptic-segmentation", "160k", _TWO),
         training=_ade20k_training("panoptic", "panoptic/PQ"),
     ),
     # The published files enable all three outputs here, but the models were trained and measured for this one.
@@ -206,11 +185,7 @@ FAMILIES = {
         "ade20k_instance_100",
         ("instance",),
         (640, 2560),
-        _files(
-            "ade20k/instance-segmentation",
-            r50="maskformer2_R50_bs16_160k",
-            swin_l="swin/maskformer2_swin_large_IN21k_384_bs16_160k",
-        ),
+        _files("ade20k/instance-segmentation", "160k", _TWO),
         training=_ade20k_training("instance", "instance/AP"),
     ),
     "ade20k-semantic": _family(
@@ -219,13 +194,11 @@ FAMILIES = {
         (512, 2048),
         _files(
             "ade20k/semantic-segmentation",
-            r50="maskformer2_R50_bs16_160k",
-            r101="maskformer2_R101_bs16_90k",
-            swin_t="swin/maskformer2_swin_tiny_bs16_160k",
-            swin_s="swin/maskformer2_swin_small_bs16_160k",
-            swin_b="swin/maskformer2_swin_base_384_bs16_160k_res640",
-            swin_b_in21k="swin/maskformer2_swin_base_IN21k_384_bs16_160k_res640",
-            swin_l="swin/maskformer2_swin_large_IN21k_384_bs16_160k_res640",
+            "160k",
+            r101="90k",
+            swin_b="160k_res640",
+            swin_b_in21k="160k_res640",
+            swin_l="160k_res640",
         ),
         queries_large=100,
         norm_exceptions=(("r101", "sync"),),  # Parity: the only ADE20K model with trained batch norms
@@ -236,11 +209,8 @@ FAMILIES = {
         "mapillary_vistas_v1.2",
         ALL_TASKS,
         (2048, 2048),
-        _files(
-            "mapillary-vistas/panoptic-segmentation",
-            r50="maskformer_R50_bs16_300k",
-            swin_l="swin/maskformer2_swin_large_IN21k_384_bs16_300k",
-        ),
+        _files("mapillary-vistas/panoptic-segmentation", "300k", _TWO)
+        | {"r50": "mapillary-vistas/panoptic-segmentation/maskformer_R50_bs16_300k.yaml"},
         score_threshold=0.0,
         training=_mapillary_training("panoptic", "panoptic/PQ"),
     ),
@@ -248,11 +218,7 @@ FAMILIES = {
         "mapillary_vistas_v1.2",
         ("semantic",),
         (2048, 2048),
-        _files(
-            "mapillary-vistas/semantic-segmentation",
-            r50="maskformer2_R50_bs16_300k",
-            swin_l="swin/maskformer2_swin_large_IN21k_384_bs16_300k",
-        ),
+        _files("mapillary-vistas/semantic-segmentation", "300k", _TWO),
         score_threshold=0.0,
         queries_large=100,
         training=_mapillary_training("semantic", "semantic/mIoU"),
@@ -261,7 +227,7 @@ FAMILIES = {
         "ytvis_2019",
         ("instance",),
         (480, 1333),
-        _ytvis("youtubevis_2019"),
+        _files("youtubevis_2019", "8ep", _SIX, "video_"),
         is_video=True,
         exceptions=(("r50", (360, 1333)), ("r101", (360, 1333))),
         training=_ytvis_training(2019, 6000, 4000),
@@ -270,7 +236,7 @@ FAMILIES = {
         "ytvis_2021",
         ("instance",),
         (480, 1333),
-        _ytvis("youtubevis_2021"),
+        _files("youtubevis_2021", "8ep", _SIX, "video_"),
         is_video=True,
         exceptions=(("r50", (360, 1333)), ("r101", (360, 1333)), ("swin-l", (360, 1333))),
         training=_ytvis_training(2021, 8000, 5500),

@@ -17,12 +17,11 @@ from mask2former.config import (
     StandardDecoderConfig,
     Task,
     TransformerFPNConfig,
+    changed,
 )
 from mask2former.recipes.families import Recipe
 
 __all__ = ["maskformer_recipes", "variant_recipes"]
-
-Base = Callable[[str], Recipe]
 
 _LOSS = CriterionConfig(
     class_weight=1.0, mask_weight=20.0, dice_weight=1.0, mask_loss="focal", match_on="masks", loss_on="masks"
@@ -67,7 +66,7 @@ _PUBLISHED = {
 }
 
 
-def maskformer_recipes(base: Base) -> dict[str, Recipe]:
+def maskformer_recipes(base: Callable[[str], Recipe]) -> dict[str, Recipe]:
     """Published MaskFormer models by name; ``base`` returns the Mask2Former recipes from which they differ."""
     return {slug: _maskformer(slug, facts, base(facts.base)) for slug, facts in _PUBLISHED.items()}
 
@@ -76,37 +75,29 @@ def _maskformer(slug: str, facts: _MaskFormer, base: Recipe) -> Recipe:
     pixels = TransformerFPNConfig() if facts.has_encoder else FPNConfig()
     decoder = StandardDecoderConfig(source="encoder" if facts.has_encoder else "res5")
     settings = base.model.inference.model_dump() | {"tasks": facts.tasks, "score_threshold": facts.score_threshold}
-    model = base.model.model_copy(
-        update={
-            "pixel_decoder": pixels,
-            "transformer_decoder": decoder,
-            "inference": InferenceConfig.model_validate(settings),
-        }
-    )
-    run = base.run.model_copy(
-        update={
-            "model": model,
-            "criterion": _LOSS,
-            "optim": base.run.optim.model_copy(update={"weight_decay": 1e-4}),
-            "trainer": base.run.trainer.model_copy(update={"max_steps": facts.max_steps, "precision": "fp32"}),
-            "evaluation": base.run.evaluation.model_copy(update={"tasks": facts.tasks, "monitor": facts.monitor}),
-            "output": f"runs/{slug}",
-        }
-    )
+    inference = InferenceConfig.model_validate(settings)
+    model = changed(base.model, {"pixel_decoder": pixels, "transformer_decoder": decoder, "inference": inference})
+    changes = {
+        "model": model,
+        "criterion": _LOSS,
+        "optim.weight_decay": 1e-4,
+        "trainer.max_steps": facts.max_steps,
+        "trainer.precision": "fp32",
+        "evaluation.tasks": facts.tasks,
+        "evaluation.monitor": facts.monitor,
+        "output": f"runs/{slug}",
+    }
+    run = changed(base.run, changes)
     return replace(base, slug=slug, model=model, reproduces=facts.file, run=run)
 
 
-def variant_recipes(base: Base) -> dict[str, Callable[[], RunConfig]]:
-    """Complete training runs by name; the docstring of each has its published results."""
+def variant_recipes(recipe: Callable[[str], Recipe]) -> dict[str, Callable[[], RunConfig]]:
+    """Complete training runs by name, those of ``recipe``; the docstring of each has its published results."""
     runs: dict[str, Callable[[], RunConfig]] = {}
     for slug, facts in _PUBLISHED.items():
-        runs[slug] = run = partial(_run_of_maskformer, slug, base)
+        runs[slug] = run = partial(lambda name: recipe(name).run, slug)
         run.__doc__ = (
             f"MaskFormer, {facts.file} of its published code, which reached {facts.metric} (validation, percent).\n"
             f"Differs from the recipe {facts.base} in decoders, loss, weight decay, precision and number of steps."
         )
     return runs
-
-
-def _run_of_maskformer(slug: str, base: Base) -> RunConfig:
-    return maskformer_recipes(base)[slug].run

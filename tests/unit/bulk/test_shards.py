@@ -39,12 +39,17 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def write(
-    predictor: Predictor, output: str | Path, images: Sequence[str], task: Task = "panoptic", **options: Any
+    predictor: Predictor,
+    output: str | Path,
+    images: Sequence[str],
+    task: Task = "panoptic",
+    batch_size: int = 1,
+    **head: Any,
 ) -> ShardReport:
     store = open_store(output)
     if store.read(PLAN) is None:
         store.write(PLAN, b'{"kind": "mask2former bulk results", "shard_size": 3}')
-    return ShardWriter(predictor, task, store, {"task": task}, **options)(0, images)
+    return ShardWriter(predictor, task, store, {"task": task, **head}, batch_size=batch_size)(0, images)
 
 
 @pytest.mark.parametrize("task", ["panoptic", "instance", "semantic"])
@@ -70,7 +75,7 @@ def test_rows_are_what_the_predictor_says(predictor: Predictor, tmp_path: Path, 
     assert frame["height"].tolist() == [64, 64, 70]
     assert sum(map(len, frame["segments"])) == num_found
     metadata = open_results(tmp_path).schema.metadata
-    assert json.loads(metadata[b"mask2former"]) == {"task": task}
+    assert json.loads(metadata[b"mask2former"]) == {"task": task, "json_lines": True, "model": "scenes-tiny"}
 
 
 def test_what_fails_is_a_row_with_its_reason(predictor: Predictor, tmp_path: Path, images: list[str]) -> None:

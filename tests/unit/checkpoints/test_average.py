@@ -80,9 +80,12 @@ def test_what_has_no_mean_is_refused(tiny_model: Mask2Former) -> None:
     deeper.info = replace(deeper.info, architecture=architecture.model_copy(update={"transformer_decoder": decoder}))
     refused(deeper, r"b\.safetensors has a different architecture from a\.safetensors")
     darker = moved(tiny_model, 1, 0.1)
-    values = architecture.model_copy(update={"pixel_mean": (0.0, 0.0, 0.0)})
-    darker.info = replace(darker.info, architecture=values)
+    darker.mean = (0.0, 0.0, 0.0)
     refused(darker, r"b\.safetensors normalises images differently from a\.safetensors")
+    own = copy.deepcopy(tiny_model)
+    own.info, darker.info = (replace(tiny_model.info, architecture=None) for _ in range(2))  # of parts made in Python
+    with pytest.raises(UserError, match="b normalises images differently from a"):
+        average([own, darker], ["a", "b"])
     assert tiny_model.categories is not None
     renamed = moved(tiny_model, 1, 0.1)
     renamed.categories = Categories.from_names([f"{name}s" for name in tiny_model.categories.names])

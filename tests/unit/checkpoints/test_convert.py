@@ -19,7 +19,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mask2former import checkpoints, recipes
-from mask2former.checkpoints import convert as conversion
 from mask2former.checkpoints import targets
 from mask2former.checkpoints.checkpoint import Checkpoint
 from mask2former.checkpoints.convert import Target, convert
@@ -27,7 +26,7 @@ from mask2former.checkpoints.formats import original
 from mask2former.checkpoints.formats.huggingface import HUGGINGFACE
 from mask2former.checkpoints.formats.openmmlab import MMDET, MMDET_2, MMSEG, MMSEG_2
 from mask2former.checkpoints.formats.sssegmentation import SSSEG
-from mask2former.checkpoints.load import read, recognised
+from mask2former.checkpoints.load import Found, read, recognised
 from mask2former.checkpoints.raw import Raw, Request
 from mask2former.checkpoints.rules import Layout, from_original
 from mask2former.checkpoints.targets import write
@@ -67,7 +66,7 @@ def same_weights(one: Path, other: Path) -> bool:
     )
 
 
-def whole(found: conversion.Found) -> Checkpoint:
+def whole(found: Found) -> Checkpoint:
     assert isinstance(found.content, Checkpoint)
     return found.content
 
@@ -83,7 +82,7 @@ def test_there_and_back_bit_for_bit(ours: Path, tmp_path: Path, target: Target) 
     assert back.source == f"{titles[target]}, {SWIN_TITLE}"
     assert same_weights(ours, back.path)
     if says_it:
-        first, second = checkpoints.load(ours), checkpoints.load(back.path)
+        first, second = checkpoints.open_checkpoint(ours), checkpoints.open_checkpoint(back.path)
         assert first.info == second.info
 
 
@@ -105,7 +104,7 @@ def test_resnets_there_and_back(tmp_path: Path, target: Target, norm: Any) -> No
     if target == "huggingface":
         back = convert(there, tmp_path / "back.safetensors", verify=False).path
         assert same_weights(tmp_path / "ours.safetensors", back)
-        assert checkpoints.load(back).info == model.info
+        assert checkpoints.open_checkpoint(back).info == model.info
         return
     state = torch.load(there)["state_dict"]
     assert state["backbone.bn1.num_batches_tracked"] == (17 if norm == "sync" else 0)
@@ -401,7 +400,7 @@ test_pipeline = [
 def test_the_configuration_in_files_of_openmmlab_is_heeded(model: Mask2Former, tmp_path: Path) -> None:
     path = tmp_path / "mmdet.pth"
 
-    def found(text: str) -> conversion.Found:
+    def found(text: str) -> Found:
         torch.save({"meta": {"cfg": text}, "state_dict": renamed(model, MMDET)}, path)
         return read(path, tasks=("instance",))
 

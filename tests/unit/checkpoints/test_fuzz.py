@@ -26,7 +26,6 @@ from mask2former import checkpoints
 from mask2former.checkpoints.checkpoint import Checkpoint
 from mask2former.checkpoints.convert import Target, convert
 from mask2former.checkpoints.formats import original
-from mask2former.checkpoints.formats.backbones import load_backbone
 from mask2former.checkpoints.load import read
 from mask2former.checkpoints.purpose import UndecidedError
 from mask2former.config import (
@@ -206,7 +205,7 @@ FORMATS = ["ours", "original.pkl", "original.pth", "legacy.pth", "mmdet.pth", "s
 
 def load_all_of_it(path: Path) -> None:
     if path.name == "backbone.safetensors":
-        load_backbone(path)
+        read(path)
         return
     found = None
     attempts: tuple[tuple[Task, ...], ...] = ((), ("panoptic",))

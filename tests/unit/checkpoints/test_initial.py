@@ -12,7 +12,9 @@ import torch
 from conversions import small_model
 from safetensors.torch import save_file
 
-from mask2former.checkpoints import Checkpoint, initial, save
+from mask2former.checkpoints import Checkpoint, initial, restricted_pickle, save
+from mask2former.checkpoints.convert import convert
+from mask2former.checkpoints.formats import original
 from mask2former.checkpoints.formats.backbones import Backbone, save_backbone, start_from_backbone
 from mask2former.checkpoints.initial import completed_model, named_backbone, open_initial, with_initial
 from mask2former.checkpoints.normalisation import IMAGENET, Normalisation
@@ -95,6 +97,24 @@ def test_a_file_alone_needs_the_name_of_its_model(folder: Path, tmp_path: Path) 
     assert opened(folder / "model.safetensors").normalisations == (HALF,)  # config.json is beside it
     with pytest.raises(UserError, match="do not fit timm's convnext_atto"):
         open_initial(str(tmp_path / "other.safetensors"), TimmConfig(model="convnext_atto"))
+
+
+def test_the_configuration_beside_a_file_counts_for_every_reader(folder: Path, tmp_path: Path) -> None:
+    """``convert`` reads it as training does, so that it need not assume a normalisation."""
+    convert(folder / "model.safetensors", tmp_path / "backbone.safetensors")
+    assert opened(tmp_path / "backbone.safetensors").normalisations == (HALF,)
+
+
+def test_a_whole_model_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[Path] = []
+    torch.save(original.to_original(small_model()), tmp_path / "model.pth")
+    plain = restricted_pickle.read_state
+    monkeypatch.setattr(
+        restricted_pickle, "read_state", lambda path, *others: reads.append(path) or plain(path, *others)
+    )
+    with pytest.raises(UserError, match="does not say what it was trained for"):  # convert has the options for it
+        open_initial(str(tmp_path / "model.pth"))
+    assert reads == [tmp_path / "model.pth"]
 
 
 def test_whole_models_and_converted_backbones_are_told_apart(folder: Path, tmp_path: Path) -> None:

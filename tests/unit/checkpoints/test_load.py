@@ -101,7 +101,7 @@ def test_header_holds_the_facts(tiny_model: Mask2Former, tmp_path: Path) -> None
     assert metadata["format_version"] == "1"
     assert not json.loads(metadata["config"]).keys() & {"init", "pixel_mean", "pixel_std"}
     assert not any("relative_position_index" in name or "criterion" in name for name in names)
-    run = checkpoints.load(path).run
+    run = checkpoints.open_checkpoint(path).run
     assert run is not None
     assert run.seed == 3
 

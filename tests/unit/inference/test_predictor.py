@@ -343,8 +343,8 @@ def test_kernels_lie_as_processors_like_them_and_are_saved_as_they_were(
     assert kernels
     assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
     predictor.model.save_pretrained(tmp_path / "two.safetensors")
-    again = checkpoints.load(tmp_path / "two.safetensors").state
-    for name, value in checkpoints.load(tmp_path / "one.safetensors").state.items():
+    again = checkpoints.open_checkpoint(tmp_path / "two.safetensors").state
+    for name, value in checkpoints.open_checkpoint(tmp_path / "one.safetensors").state.items():
         assert torch.equal(again[name], value)
         assert again[name].is_contiguous()
 

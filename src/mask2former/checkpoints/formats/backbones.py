@@ -18,17 +18,11 @@ from torch import Tensor
 from mask2former.checkpoints.checkpoint import check_finite, load_into
 from mask2former.checkpoints.formats import original
 from mask2former.checkpoints.formats import timm as timm_models
-from mask2former.checkpoints.formats.resnet import BLOCKS, DEEP_STEM, STEM
+from mask2former.checkpoints.formats.resnet import DEEP_STEM, resnet_table
 from mask2former.checkpoints.formats.timm import EFFICIENTNET_LITE0, LITE0, TimmWeights
 from mask2former.checkpoints.normalisation import IMAGENET, Normalisation
 from mask2former.checkpoints.rules import Layout, rules, their_name, to_original
-from mask2former.checkpoints.safetensors_files import (
-    entries_of,
-    is_safetensors,
-    metadata_value,
-    open_safetensors,
-    write_safetensors,
-)
+from mask2former.checkpoints.safetensors_files import metadata_value, write_safetensors
 from mask2former.checkpoints.transfer import with_own_channels, with_own_windows
 from mask2former.config import BackboneConfig, ModelConfig, TimmConfig, parse
 from mask2former.errors import UserError
@@ -39,16 +33,17 @@ from mask2former.text import listed, printable
 
 __all__ = [
     "BACKBONES",
+    "BACKBONE_FORMAT",
     "Backbone",
-    "is_backbone_file",
     "read_backbone",
     "recognised_backbone",
     "save_backbone",
     "start_from_backbone",
+    "stored_backbone",
     "without_wrapping",
 ]
 
-_FORMAT = "mask2former-backbone"
+BACKBONE_FORMAT = "mask2former-backbone"
 _COUNTER = "num_batches_tracked"
 _PYRAMID = "backbone.pyramid."  # on top of a plain vision transformer; no published weights include it
 _LICENSE = 200  # characters
@@ -81,14 +76,14 @@ RESNET = Layout(
     key="resnet",
     title="ResNet of torchvision or timm",
     signature=("conv1.weight", "layer1.0.conv1.weight"),
-    rules=rules("", "backbone.", STEM | BLOCKS),
+    rules=rules("", "backbone.", resnet_table()),
     unused=("fc.*", "fc.{}.*"),
 )
 DEEP_RESNET = Layout(
     key="deep-resnet",
     title="timm ResNet with a deep stem",
     signature=("conv1.0.weight", "layer1.0.conv1.weight"),
-    rules=rules("", "backbone.", DEEP_STEM | BLOCKS),
+    rules=rules("", "backbone.", resnet_table(DEEP_STEM)),
     unused=("fc.*",),
 )
 DETECTRON2 = Layout(
@@ -104,11 +99,7 @@ CAFFE2 = Layout(
     signature=("conv1_w", "res2_0_branch2a_w"),
     rules=(
         *rules("", "backbone.", {"conv1_w": "stem.conv1.weight"}),
-        *rules(
-            "res_conv1_bn_",
-            "backbone.stem.conv1.norm.",
-            {theirs: leaf for theirs, leaf in _CAFFE2_LEAVES.items()},
-        ),
+        *rules("res_conv1_bn_", "backbone.stem.conv1.norm.", {**_CAFFE2_LEAVES}),
         *rules(
             "",
             "backbone.",
@@ -301,13 +292,13 @@ def _as_rgb(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def save_backbone(backbone: Backbone, path: Path) -> None:
-    """Write a safetensors file that :func:`start_from_backbone` reads.
+    """Write a safetensors file that training can start from; :func:`stored_backbone` reads it.
 
     Raises:
         UserError: values are not finite, nothing says how images were normalised, or the file cannot be written.
     """
     check_finite(backbone.state, "the backbone")
-    metadata = {"format": _FORMAT, "format_version": "1", "backbone": backbone.config.model_dump_json()}
+    metadata = {"format": BACKBONE_FORMAT, "format_version": "1", "backbone": backbone.config.model_dump_json()}
     if backbone.license is not None:
         metadata["license"] = backbone.license
     if backbone.says_normalisation:
@@ -323,34 +314,13 @@ def save_backbone(backbone: Backbone, path: Path) -> None:
     write_whole(path, lambda temporary: write_safetensors(tensors, temporary, metadata))
 
 
-def is_backbone_file(source: str | Path) -> bool:
-    """Whether it is a file of :func:`save_backbone`; False for anything else, including names and nonexistent paths."""
-    path = Path(source)
-    try:
-        if not path.is_file():
-            return False
-        with path.open("rb") as stream:
-            head = stream.read(9)
-        if not is_safetensors(head, path.stat().st_size):
-            return False
-        with open_safetensors(path) as file:
-            return (file.metadata() or {}).get("format") == _FORMAT
-    except (UserError, OSError):
-        return False
-
-
-def load_backbone(path: Path) -> Backbone:
-    """Read a file of :func:`save_backbone`.
+def stored_backbone(metadata: Mapping[str, str], state: dict[str, Tensor], path: Path) -> Backbone:
+    """The content of a file of :func:`save_backbone`.
 
     Raises:
-        UserError: it is damaged, or something else.
+        UserError: its metadata are damaged.
     """
     try:
-        with open_safetensors(path) as file:
-            metadata: dict[str, str] = file.metadata() or {}
-            if metadata.get("format") != _FORMAT or metadata.get("format_version") not in ("1", "2"):
-                raise UserError("not a backbone file that this version can read")
-            state = entries_of(file, path)
         values = {"backbone": metadata_value(metadata, "backbone", path)}
         says_normalisation = "normalisation" in metadata
         stated = metadata_value(metadata, "normalisation", path) if says_normalisation else {}

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mask2former import limits
-from mask2former.checkpoints.formats.original import Architecture
-from mask2former.checkpoints.formats.resnet import BLOCKS, STEM
+from mask2former.checkpoints.formats.original import RESNETS, Architecture, channels_of
+from mask2former.checkpoints.formats.resnet import resnet_table
 from mask2former.checkpoints.normalisation import IMAGENET, Normalisation
 from mask2former.checkpoints.rules import Layout, Rule, rules
 from mask2former.config import InferenceConfig, MaskedDecoderConfig, MSDeformAttnConfig, SwinConfig, TimmConfig
@@ -67,24 +67,12 @@ def _in_memory() -> dict[str | tuple[str, ...], str]:
 
 
 def _resnet() -> tuple[Rule, ...]:
-    stem = {"convolution.*": "stem.conv1.*", "normalization.*": "stem.conv1.norm.*"}
-    blocks = {
-        template: original
-        for stage in range(4)
-        for template, original in {
-            f"stages.{stage}.layers.{{}}.shortcut.convolution.*": f"res{stage + 2}.{{}}.shortcut.*",
-            f"stages.{stage}.layers.{{}}.shortcut.normalization.*": f"res{stage + 2}.{{}}.shortcut.norm.*",
-            f"stages.{stage}.layers.{{}}.layer.0.convolution.*": f"res{stage + 2}.{{}}.conv1.*",
-            f"stages.{stage}.layers.{{}}.layer.0.normalization.*": f"res{stage + 2}.{{}}.conv1.norm.*",
-            f"stages.{stage}.layers.{{}}.layer.1.convolution.*": f"res{stage + 2}.{{}}.conv2.*",
-            f"stages.{stage}.layers.{{}}.layer.1.normalization.*": f"res{stage + 2}.{{}}.conv2.norm.*",
-            f"stages.{stage}.layers.{{}}.layer.2.convolution.*": f"res{stage + 2}.{{}}.conv3.*",
-            f"stages.{stage}.layers.{{}}.layer.2.normalization.*": f"res{stage + 2}.{{}}.conv3.norm.*",
-        }.items()
-    }
-    return rules(f"{_ENCODER}embedder.embedder.", "backbone.", {**stem}) + rules(
-        f"{_ENCODER}encoder.", "backbone.", {**blocks}
-    )
+    def layer(name: str) -> tuple[str, str]:
+        return f"{name}.convolution", f"{name}.normalization"
+
+    stem = {"stem.conv1": layer("embedder.embedder")}
+    block = {"shortcut": layer("shortcut")} | {f"conv{index + 1}": layer(f"layer.{index}") for index in range(3)}
+    return rules(_ENCODER, "backbone.", resnet_table(stem, block, "encoder.stages.{}.layers", first=0))
 
 
 _DECODERS = (
@@ -150,20 +138,22 @@ HUGGINGFACE = Layout(
     also_read=(
         *rules(_ENCODER, "backbone.", _in_memory()),
         *rules(f"{_ENCODER}swin.", "backbone.", _in_files() | _in_memory()),
-        *rules(f"{_ENCODER}_backbone.", "backbone.", STEM | BLOCKS),  # its wrapper around timm
+        *rules(f"{_ENCODER}_backbone.", "backbone.", resnet_table()),  # its wrapper around timm
     ),
     unused=tuple(f"{_ENCODER}{part}layernorm.*" for part in ("", "swin.")),
     not_written=("backbone.layers.{}.blocks.{}.attn.relative_position_index",),
     has_counters=True,
 )
 
-_RESNETS: dict[str, dict[str, Any]] = {
-    "resnet18": {"layer_type": "basic", "depths": [2, 2, 2, 2], "hidden_sizes": [64, 128, 256, 512]},
-    "resnet34": {"layer_type": "basic", "depths": [3, 4, 6, 3], "hidden_sizes": [64, 128, 256, 512]},
-    "resnet50": {"layer_type": "bottleneck", "depths": [3, 4, 6, 3], "hidden_sizes": [256, 512, 1024, 2048]},
-    "resnet101": {"layer_type": "bottleneck", "depths": [3, 4, 23, 3], "hidden_sizes": [256, 512, 1024, 2048]},
-    "resnet152": {"layer_type": "bottleneck", "depths": [3, 8, 36, 3], "hidden_sizes": [256, 512, 1024, 2048]},
+_FIXED: Mapping[str, Any] = {  # settings with which our model computes the same
+    "activation_function": "relu",
+    "pre_norm": False,
+    "enforce_input_projection": False,
+    "common_stride": 4,
+    "feature_strides": [4, 8, 16, 32],
 }
+# Settings of Swin that change no results, or that shapes show.
+_UNCHECKED = ("model_type", "drop_path_rate", "mlp_ratio", "patch_size", "qkv_bias", "out_features")
 _STAGES = [f"stage{number}" for number in (1, 2, 3, 4)]
 _POINTS = 4  # of deformable attention, fixed in transformers
 _RESCALED = 1 / 255  # the factor for pixels, unless specified
@@ -200,6 +190,19 @@ def config_of(info: ModelInfo) -> dict[str, Any]:
         "architectures": ["Mask2FormerForUniversalSegmentation"],
         "model_type": "mask2former",
         "backbone_config": _backbone_config(architecture.backbone),
+        **_sizes(pixel, decoder),
+        "dropout": pixel.dropout,
+        **_FIXED,
+        "no_object_weight": 0.1,
+        "ignore_value": categories.ignore_label,
+        "id2label": names,
+        "label2id": {name: int(index) for index, name in names.items()},
+        _OURS: {key: facts[key] for key in ("config", "categories")},
+    }
+
+
+def _sizes(pixel: MSDeformAttnConfig, decoder: MaskedDecoderConfig) -> dict[str, int]:
+    return {
         "feature_size": pixel.dim,
         "mask_feature_size": pixel.mask_dim,
         "hidden_dim": decoder.dim,
@@ -209,17 +212,6 @@ def config_of(info: ModelInfo) -> dict[str, Any]:
         "dim_feedforward": decoder.feedforward_dim,
         "num_attention_heads": decoder.num_heads,
         "num_queries": decoder.num_queries,
-        "dropout": pixel.dropout,
-        "activation_function": "relu",
-        "pre_norm": False,
-        "enforce_input_projection": False,
-        "common_stride": 4,
-        "feature_strides": [4, 8, 16, 32],
-        "no_object_weight": 0.1,
-        "ignore_value": categories.ignore_label,
-        "id2label": names,
-        "label2id": {name: int(index) for index, name in names.items()},
-        _OURS: {key: facts[key] for key in ("config", "categories")},
     }
 
 
@@ -240,13 +232,21 @@ def _backbone_config(backbone: SwinConfig | TimmConfig) -> dict[str, Any]:
             "use_absolute_embeddings": False,
             "out_features": _STAGES,
         }
-    sizes = _RESNETS.get(backbone.model.split(".")[0])
-    if sizes is None or backbone.kwargs:
+    blocks, convolutions = RESNETS.get(backbone.model.split(".")[0], ((), 0))
+    if not blocks or backbone.kwargs:
         raise UserError(
             "Mask2Former in transformers supports Swin and ResNets with a plain stem, not backbone "
             f"'{backbone.model}'; choose another layout"
         )
-    return {"model_type": "resnet", "embedding_size": 64, "hidden_act": "relu", "out_features": _STAGES, **sizes}
+    return {
+        "model_type": "resnet",
+        "embedding_size": 64,
+        "hidden_act": "relu",
+        "out_features": _STAGES,
+        "layer_type": "bottleneck" if convolutions == 3 else "basic",
+        "depths": list(blocks),
+        "hidden_sizes": channels_of(backbone),
+    }
 
 
 def preprocessor_of(
@@ -300,40 +300,18 @@ def check_config(config: Mapping[str, Any], found: Architecture) -> None:
     pixel, decoder, backbone = found.model.pixel_decoder, found.model.transformer_decoder, found.model.backbone
     assert isinstance(pixel, MSDeformAttnConfig)  # the names of transformers lead to no other decoders
     assert isinstance(decoder, MaskedDecoderConfig)
-    expected: dict[str, int] = {
-        "feature_size": pixel.dim,
-        "mask_feature_size": pixel.mask_dim,
-        "hidden_dim": decoder.dim,
-        "encoder_layers": pixel.num_layers,
-        "encoder_feedforward_dim": pixel.feedforward_dim,
-        "decoder_layers": decoder.num_layers + 1,
-        "dim_feedforward": decoder.feedforward_dim,
-        "num_queries": decoder.num_queries,
-        "num_labels": found.num_classes,
-    }
-    fixed: dict[str, Any] = {
-        "pre_norm": False, "activation_function": "relu", "enforce_input_projection": False, "common_stride": 4,
-        "feature_strides": [4, 8, 16, 32],
-    }  # fmt: skip
+    expected = _sizes(pixel, decoder) | {"num_labels": found.num_classes}
     faults = [f"'{key}' is {quoted(config[key], 60)}, but the weights have {value}" for key, value in expected.items()
               if key in config and config[key] != value]  # fmt: skip
-    faults += [f"'{key}' is {quoted(config[key], 60)}; only {value!r} is supported" for key, value in fixed.items()
+    faults += [f"'{key}' is {quoted(config[key], 60)}; only {value!r} is supported" for key, value in _FIXED.items()
                if key in config and config[key] != value]  # fmt: skip
     if pixel.num_points != _POINTS:
         faults.append(f"'num_attention_heads' is {pixel.num_heads}, which the weights of the pixel decoder do not fit")
     inner = config.get("backbone_config")
     if isinstance(inner, dict) and isinstance(backbone, SwinConfig):
-        swin: dict[str, Any] = {
-            "embed_dim": backbone.embed_dim,
-            "depths": list(backbone.depths),
-            "num_heads": list(backbone.num_heads),
-            "window_size": backbone.window_size,
-            "use_absolute_embeddings": False,
-            "hidden_act": "gelu",
-            "layer_norm_eps": 1e-5,
-        }
         faults += [f"backbone_config '{key}' is {quoted(inner[key], 60)}, expected {value}"
-                   for key, value in swin.items() if key in inner and inner[key] != value]  # fmt: skip
+                   for key, value in _backbone_config(backbone).items()
+                   if key in inner and inner[key] != value and key not in _UNCHECKED]  # fmt: skip
     if isinstance(inner, dict) and isinstance(backbone, TimmConfig) and inner.get("hidden_act", "relu") != "relu":
         faults.append(f"backbone_config 'hidden_act' is {quoted(inner['hidden_act'], 60)}, expected 'relu'")
     if isinstance(inner, dict) and isinstance(backbone, TimmConfig) and inner.get("downsample_in_bottleneck"):

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from mask2former import limits
-from mask2former.checkpoints.formats.resnet import BLOCKS, STEM
+from mask2former.checkpoints.formats.resnet import resnet_table
 from mask2former.checkpoints.normalisation import Normalisation
 from mask2former.checkpoints.rules import Change, Layout, Rule, rules
 from mask2former.errors import UserError
@@ -144,7 +144,7 @@ def _layout(key: str, title: str, provider: Provider, generation: int) -> Layout
     prefix = "panoptic_head" if provider == "mmdet" else "decode_head"
     encoder, decoder = (_ENCODER_3, _DECODER_3) if generation == 3 else (_ENCODER_2, _DECODER_2)
     other_encoder, other_decoder = (_ENCODER_2, _DECODER_2) if generation == 3 else (_ENCODER_3, _DECODER_3)
-    backbone = rules("backbone.", "backbone.", STEM | BLOCKS) + swin_rules("backbone.")
+    backbone = rules("backbone.", "backbone.", resnet_table()) + swin_rules("backbone.")
     decoding = "cross_attn.attn" if generation == 3 else "attentions.0.attn"
     return Layout(
         key=key,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -24,7 +24,9 @@ from mask2former.checkpoints.formats.original_variants import (
     pixel_kind,
     pixel_names,
 )
+from mask2former.checkpoints.formats.resnet import BLOCK, DEEP_STEM, STEM
 from mask2former.checkpoints.normalisation import IMAGENET, Normalisation
+from mask2former.checkpoints.rules import Layout
 from mask2former.config import (
     ArchitectureConfig,
     EncoderOnlyConfig,
@@ -47,9 +49,12 @@ from mask2former.structures import Categories
 from mask2former.text import printable, quoted
 
 __all__ = [
+    "ORIGINAL",
+    "RESNETS",
     "Architecture",
     "backbone_names",
     "backbone_title",
+    "channels_of",
     "check_switches",
     "current_spelling",
     "file_entries",
@@ -73,10 +78,11 @@ _PREDICTOR = "sem_seg_head.predictor."
 _EMPTY_WEIGHT = "criterion.empty_weight"
 _INDEX = "relative_position_index"
 _BOTH = ("weight", "bias")
+_NO_OBJECT = 0.1  # the last of the published class weights; all others are 1
 _HEADS = 8  # of both decoders in all published models
 _PIXELS = ("pixel_mean", "pixel_std")
 
-_RESNETS = {  # timm's name: blocks per stage, convolutions per block
+RESNETS = {  # timm's name: blocks per stage, convolutions per block
     "resnet18": ((2, 2, 2, 2), 2),
     "resnet34": ((3, 4, 6, 3), 2),
     "resnet50": ((3, 4, 6, 3), 3),
@@ -92,6 +98,9 @@ _CLASS_ROWS = {  # the entry with one row per class, its axes, and how many addi
     "per-pixel": ("weight", 4, 0),
     "per-pixel-plus": ("query_embed.weight", 2, 0),
 }
+
+ORIGINAL = Layout(key="original", title="original", signature=(), rules=())
+"""Without rules, since names of other layouts are given relative to these; :func:`is_original` recognises it."""
 
 Pair = tuple[str, str | None]
 _Shape = Callable[[str, int], tuple[int, ...]]
@@ -128,16 +137,16 @@ def _is_projected(config: ArchitectureConfig) -> bool:
     if isinstance(decoder, MaskedDecoderConfig | PerPixelConfig | EncoderOnlyConfig):
         return False
     assert not isinstance(pixels, NoPixelDecoderConfig)
-    widths = {f"res{level}": width for level, width in enumerate(_channels(config.backbone), start=2)}
+    widths = {f"res{level}": width for level, width in enumerate(channels_of(config.backbone), start=2)}
     widths |= {"encoder": pixels.dim, "mask_features": pixels.mask_dim}
     return decoder.project_source or widths[decoder.source] != decoder.dim
 
 
-def _channels(backbone: SwinConfig | TimmConfig) -> list[int]:
+def channels_of(backbone: SwinConfig | TimmConfig) -> list[int]:
     """Channels of the four maps of a backbone that this layout supports."""
     if isinstance(backbone, SwinConfig):
         return [backbone.embed_dim * 2**stage for stage in range(4)]
-    convolutions = _RESNETS[backbone.model.split(".")[0].removesuffix("s")][1]
+    convolutions = RESNETS[backbone.model.split(".")[0].removesuffix("s")][1]
     return [64 * 2**stage * (4 if convolutions == 3 else 1) for stage in range(4)]
 
 
@@ -159,40 +168,33 @@ def _resnet_names(config: TimmConfig) -> Iterator[Pair]:
     name = config.model.split(".")[0]
     is_deep = name.endswith("s")
     if not is_resnet(name) or config.kwargs:
-        known = ", ".join(_RESNETS)
+        known = ", ".join(RESNETS)
         raise UserError(
             f"backbone '{config.model}' exists in our own format only; other layouts support Swin and {known} (and "
             "their deep stems, with an s), without kwargs. Save as .safetensors instead"
         )
-    blocks, convolutions = _RESNETS[name.removesuffix("s")]
+    blocks, convolutions = RESNETS[name.removesuffix("s")]
     leaves = ("weight", "bias", "running_mean", "running_var")
     if config.norm != "frozen":
         leaves = (*leaves, "num_batches_tracked")
 
-    def convolution(original: str, ours: str, ours_norm: str) -> Iterator[Pair]:
-        yield f"backbone.{original}.weight", f"backbone.body.{ours}.weight"
+    def convolution(original: str, ours: str, names: tuple[str, str]) -> Iterator[Pair]:
+        yield f"backbone.{original}.weight", f"backbone.body.{ours}{names[0]}.weight"
         for leaf in leaves:
-            yield f"backbone.{original}.norm.{leaf}", f"backbone.body.{ours_norm}.{leaf}"
+            yield f"backbone.{original}.norm.{leaf}", f"backbone.body.{ours}{names[1]}.{leaf}"
 
-    if is_deep:
-        yield from convolution("stem.conv1", "conv1.0", "conv1.1")
-        yield from convolution("stem.conv2", "conv1.3", "conv1.4")
-        yield from convolution("stem.conv3", "conv1.6", "bn1")
-    else:
-        yield from convolution("stem.conv1", "conv1", "bn1")
+    for original, names in (DEEP_STEM if is_deep else STEM).items():
+        yield from convolution(original, "", names)
     for stage, count in enumerate(blocks, start=1):
         for block in range(count):
-            original, ours = f"res{stage + 1}.{block}", f"layer{stage}.{block}"
-            widens = convolutions == 3 or stage > 1 or is_deep
-            if block == 0 and widens:
-                yield from convolution(f"{original}.shortcut", f"{ours}.downsample.0", f"{ours}.downsample.1")
-            for index in range(1, convolutions + 1):
-                yield from convolution(f"{original}.conv{index}", f"{ours}.conv{index}", f"{ours}.bn{index}")
+            widens = block == 0 and (convolutions == 3 or stage > 1 or is_deep)
+            for part in (*["shortcut"] * widens, *[f"conv{index + 1}" for index in range(convolutions)]):
+                yield from convolution(f"res{stage + 1}.{block}.{part}", f"layer{stage}.{block}.", BLOCK[part])
 
 
 def is_resnet(model: str) -> bool:
     """Whether a timm model is a ResNet of the original layout, for which several code bases have weights."""
-    return model.partition(".")[0].removesuffix("s") in _RESNETS
+    return model.partition(".")[0].removesuffix("s") in RESNETS
 
 
 def _swin_names(config: SwinConfig) -> Iterator[Pair]:
@@ -368,7 +370,7 @@ class Architecture:
         queries = f"{decoder.queries} queries, " if decoder.queries is not None else ""
         return f"{', '.join([text, *kinds])}, {queries}{self.num_classes} classes"
 
-    def shape_summary(self) -> tuple[object, ...]:
+    def _shape_summary(self, norms_are_open: bool) -> tuple[object, ...]:
         """What a state dict reveals: equal facts mean equal names and shapes."""
         backbone = self.model.backbone
         if isinstance(backbone, SwinConfig):
@@ -379,7 +381,7 @@ class Architecture:
                 backbone.window_size,
             )
         else:
-            seen = (backbone.model, backbone.norm == "frozen")
+            seen = (backbone.model, norms_are_open or backbone.norm == "frozen")
         return (
             *seen,
             _seen_of_pixels(self.model.pixel_decoder),
@@ -389,8 +391,7 @@ class Architecture:
 
     def fits(self, other: Architecture, norms_are_open: bool = False) -> bool:
         """Whether names and shapes agree; with open norms, it does not matter whether they were trained."""
-        one, other = (_with_frozen_norms(each) if norms_are_open else each for each in (self, other))
-        return one.shape_summary() == other.shape_summary()
+        return self._shape_summary(norms_are_open) == other._shape_summary(norms_are_open)
 
 
 def _seen_of_pixels(config: PixelDecoderConfig) -> tuple[object, ...]:
@@ -410,14 +411,6 @@ def _seen_of_decoder(config: TransformerDecoderConfig) -> tuple[object, ...]:
     if not seen.get("num_encoder_layers"):
         seen.pop("pre_norm", None)
     return tuple(seen.items())
-
-
-def _with_frozen_norms(architecture: Architecture) -> Architecture:
-    backbone = architecture.model.backbone
-    if not isinstance(backbone, TimmConfig):
-        return architecture
-    frozen = backbone.model_copy(update={"norm": "frozen"})
-    return replace(architecture, model=architecture.model.model_copy(update={"backbone": frozen}))
 
 
 def infer_architecture(
@@ -462,7 +455,7 @@ def infer_architecture(
             )
         if kind != "masked":
             has_encoder = isinstance(pixels, TransformerFPNConfig)
-            decoder = infer_decoder(current, shape, count, kind, _channels(backbone), has_encoder, num_heads)
+            decoder = infer_decoder(current, shape, count, kind, channels_of(backbone), has_encoder, num_heads)
         else:
             decoder = MaskedDecoderConfig(
                 dim=shape(f"{_PREDICTOR}decoder_norm.weight", 1)[0],
@@ -544,14 +537,14 @@ def _infer_resnet(shape: _Shape, count: _Count, names: Mapping[str, object]) -> 
     shape("backbone.stem.conv1.weight", 4)
     blocks = tuple(count(f"backbone.res{stage}.*.conv1.weight") for stage in range(2, 6))
     convolutions = 3 if "backbone.res2.0.conv3.weight" in names else 2
-    for name, layout in _RESNETS.items():
+    for name, layout in RESNETS.items():
         if layout == (blocks, convolutions):
             stem = "s" if "backbone.stem.conv3.weight" in names else ""
             is_trained = "backbone.stem.conv1.norm.num_batches_tracked" in names
             return TimmConfig(model=name + stem, norm="sync" if is_trained else "frozen")
     raise UserError(
         f"a ResNet with {'-'.join(map(str, blocks))} blocks of {convolutions} convolutions; expected one of "
-        f"{', '.join(_RESNETS)}, or Swin"
+        f"{', '.join(RESNETS)}, or Swin"
     )
 
 
@@ -615,12 +608,8 @@ def unsaid(config: ArchitectureConfig) -> list[str]:
     ]
 
 
-def to_original(model: Mask2Former, no_object_weight: float = 0.1) -> OrderedDict[str, Tensor]:
+def to_original(model: Mask2Former) -> OrderedDict[str, Tensor]:
     """The model's entries under the original names in the published order, regenerated ones included.
-
-    Args:
-        model: as built from a configuration.
-        no_object_weight: the last of the class weights, and the only one that is not 1.
 
     Raises:
         UserError: the model was built by hand, or the original layout cannot store one of its parts.
@@ -638,7 +627,7 @@ def to_original(model: Mask2Former, no_object_weight: float = 0.1) -> OrderedDic
             state[original] = values.pop(ours).detach()
         elif original == _EMPTY_WEIGHT:
             weight = torch.ones(len(state[f"{_PREDICTOR}class_embed.bias"]))
-            weight[-1] = no_object_weight
+            weight[-1] = _NO_OBJECT
             state[original] = weight
         else:
             assert isinstance(config.backbone, SwinConfig)

@@ -82,7 +82,7 @@ def test_real_bytes_return_exactly(published: Any, tmp_path: Path, slug: str, le
 def test_torch_file_equals_pickle(r50_file: Path, tmp_path: Path) -> None:
     model = Mask2Former.from_pretrained(r50_file)
     model.save_pretrained(tmp_path / "back.pth")
-    again = checkpoints.load(tmp_path / "back.pth").state  # no second model: both fit the same recipe
+    again = checkpoints.open_checkpoint(tmp_path / "back.pth").state  # no second model: both fit the same recipe
     (tmp_path / "back.pth").unlink()
     assert again.keys() == model.state_dict().keys()
     assert all(torch.equal(value, again[name]) for name, value in model.state_dict().items())
@@ -250,7 +250,7 @@ def test_weights_of_another_model_are_told(tmp_path: Path) -> None:
     path = tmp_path / "backbone.pkl"
     path.write_bytes(pickle.dumps({"model": {"stem.conv1.weight": np.zeros(3)}, "matching_heuristics": True}))
     with pytest.raises(UserError, match=r"none of the known layouts.*such as stem\.conv1\.weight"):
-        checkpoints.load(path)
+        checkpoints.open_checkpoint(path)
 
 
 @pytest.mark.parametrize("slug", recipes.recipe_names("official"))

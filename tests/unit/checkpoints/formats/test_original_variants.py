@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mask2former.checkpoints.formats.huggingface import Preparation
 from mask2former.checkpoints.formats.original import (
+    ORIGINAL,
     Architecture,
     from_original,
     infer_architecture,
@@ -102,17 +103,17 @@ def test_published_files_are_of_their_recipes_or_of_the_tasks_that_are_given(tas
     found = infer_architecture(state_of("standard_decoder_fpn"))
     assert recipe_architecture(slug).fits(found)
     assert not recipe_architecture("maskformer/ade20k-panoptic/r50").fits(found)
-    config, categories, _ = settled(found, None, None, Preparation(), None, Request("x", slug))
+    config, categories, _ = settled(found, ORIGINAL, None, Preparation(), None, Request("x", slug))
     assert (config.transformer_decoder, len(categories)) == (StandardDecoderConfig(), 150)
     with pytest.raises(UserError, match="no published model fits; give tasks"):
-        settled(found, None, None, Preparation(), None, Request("x"))
+        settled(found, ORIGINAL, None, Preparation(), None, Request("x"))
     pixels = infer_architecture(state_of("per_pixel_baseline"))
     if tasks == ["semantic"]:
-        config, _, _ = settled(pixels, None, None, Preparation(), None, Request("x", None, tasks))
+        config, _, _ = settled(pixels, ORIGINAL, None, Preparation(), None, Request("x", None, tasks))
         assert (config.transformer_decoder, config.inference.tasks) == (PerPixelConfig(), ("semantic",))
     else:
         with pytest.raises(UserError, match="classifies pixels; give the task semantic, not panoptic"):
-            settled(pixels, None, None, Preparation(), None, Request("x", None, tasks))
+            settled(pixels, ORIGINAL, None, Preparation(), None, Request("x", None, tasks))
 
 
 def test_what_classifies_pixels_has_no_weights_of_classes_and_no_queries() -> None:

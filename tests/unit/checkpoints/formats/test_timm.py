@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mask2former.checkpoints.convert import convert
-from mask2former.checkpoints.formats.backbones import Backbone, load_backbone, recognised_backbone, start_from_backbone
+from mask2former.checkpoints.formats.backbones import Backbone, recognised_backbone, start_from_backbone
 from mask2former.checkpoints.formats.timm import EFFICIENTNET_LITE0, fitted, known_normalisations
 from mask2former.checkpoints.load import read
 from mask2former.checkpoints.normalisation import IMAGENET, Normalisation
@@ -70,7 +70,7 @@ def test_maps_are_those_of_timm_with_the_same_weights(family: str, tmp_path: Pat
     folder = write_folder(tmp_path / "folder", config, state, HALF)
     done = convert(folder, tmp_path / "backbone.safetensors")
     assert done.source.startswith(f"timm {config.model}, {config.model}, a backbone alone")
-    backbone = load_backbone(done.path)
+    backbone = backbone_of(done.path)
     assert backbone.normalisations == (Normalisation((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),)
     model = small_model(config)
     model.mean, model.std = (127.5, 127.5, 127.5), (127.5, 127.5, 127.5)
