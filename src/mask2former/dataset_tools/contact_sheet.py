@@ -12,9 +12,10 @@ from PIL import Image
 from mask2former import visualization
 from mask2former.config import DatasetConfig, Reading
 from mask2former.data.annotated import Annotated
+from mask2former.data.checks import Split
 from mask2former.data.clips import ClipSet
 from mask2former.data.transforms import Geometry, Plan, Resize
-from mask2former.dataset_tools.check import Split, open_split
+from mask2former.dataset_tools.check import open_split
 from mask2former.errors import UserError
 from mask2former.evaluation.comparison import annotation_overlay
 from mask2former.pixels import displayed

@@ -21,8 +21,8 @@ from mask2former.dataset_tools.data_paths import (
     NO_VALIDATION,
     VALIDATION,
     DataPaths,
+    held_out,
     near,
-    others,
     parsed,
     refuse_paths,
 )
@@ -204,12 +204,12 @@ def _xml(path: Path, paths: DataPaths) -> tuple[DatasetConfig, list[str]]:
 def _tool(tool: ToolName, path: Path, paths: DataPaths) -> tuple[DatasetConfig, list[str]]:
     """A file of a tool, or a folder with one file per image, with the validation data beside it."""
     train = {"annotations": str(path), "images": str(paths.images or _images_of(tool, path))}
-    found = paths.validation or next((other for other in others(path) if other.exists()), None)
+    found, notes = (paths.validation, []) if paths.validation else held_out(path, FORMATS[tool].suffixes, folders=True)
     values: dict[str, Any] = {"name": tool, "train": [train]}
     if paths.names is not None:
         values["names"] = str(paths.names)
     if found is None:
-        return parsed(values, path), [NO_VALIDATION]
+        return parsed(values, path), notes
     images = _images_of(tool, found, near(paths.images))
     values["validation"] = [{"annotations": str(found), "images": str(images)}]
     return parsed(values, path), [_taken(found, images)]
@@ -318,11 +318,9 @@ def _coco(path: Path, paths: DataPaths, content: Any) -> tuple[DatasetConfig, li
     train = {"annotations": str(path), "images": str(images)}
     if segments is not None:
         train["segments"] = str(segments)
-    validation, notes = train, []
-    found = paths.validation or next((other for other in others(path) if other.is_file()), None)
-    if found is None:
-        notes.append(NO_VALIDATION)
-    else:
+    validation = train
+    found, notes = (paths.validation, []) if paths.validation else held_out(path)
+    if found is not None:
         # Folders that were given are for the training data, and may contain these files, too.
         beside = replace(paths, images=None, labels=None)
         folders = near(paths.images), near(paths.labels)

@@ -30,7 +30,7 @@ from mask2former.config import (
     Task,
     TrainerConfig,
 )
-from mask2former.dataset_tools.check import COCO_AREAS, DataReport, SplitSummary, area_shares
+from mask2former.dataset_tools.figures import COCO_AREAS, DataReport, SplitSummary, area_shares, cell_diameter
 from mask2former.errors import UserError
 from mask2former.structures.categories import Categories
 from mask2former.text import listed, printable
@@ -44,8 +44,6 @@ _MOST_QUERIES = 500  # memory and training time grow with them
 # Many small objects of one kind: what the packaged model of nuclei was trained on. It saw objects of 40 pixels in crops
 # of 256.
 _CELLS = "nuclei"
-_CELL_SHARE = 1 / 8  # of the shorter side: the largest diameter of the median object
-_CELLS_PER_IMAGE = 5
 _CELL_BATCH, _CELL_EPOCHS = 4, 20
 _EXPOSURE = (0.15, 1.0)
 
@@ -68,7 +66,7 @@ def suggest_config(
     if summary is None or not summary.objects.sum():
         raise UserError("no run can be suggested: the training data has no annotated images")
     task = report.task
-    if task == "instance" and (diameter := _cell_diameter(summary)) is not None:
+    if task == "instance" and (diameter := cell_diameter(summary)) is not None:
         return _cells(dataset, report, summary, diameter, output, reading)
     reasons: list[str] = []
 
@@ -133,14 +131,6 @@ def suggest_config(
         output=output,
     )
     return run, reasons
-
-
-def _cell_diameter(summary: SplitSummary) -> float | None:
-    """The diameter of a disc with the median area of the objects, in pixels; None unless they are many and small."""
-    diameter = math.sqrt(4 * float(np.median(summary.areas)) / math.pi)
-    is_small = diameter <= _CELL_SHARE * float(np.median(summary.short_sides()))
-    is_many = float(np.median(summary.objects)) >= _CELLS_PER_IMAGE
-    return diameter if len(summary.categories) == 1 and is_small and is_many else None
 
 
 def _cells(
