@@ -162,9 +162,18 @@ def build_images(
 
 
 def _scenes(config: ScenesConfig, split: Split, filter_empty: bool) -> AnnotatedSet:
+    return Scenes(config.image_size, *_drawn(config, split))
+
+
+def _scene_clips(config: SceneClipsConfig, split: Split, filter_empty: bool) -> ClipSet:
+    return SceneClips(config.image_size, config.clip_length, *_drawn(config, split))
+
+
+def _drawn(config: ScenesConfig | SceneClipsConfig, split: Split) -> tuple[int, int]:
+    """The first seed, and the number of scenes or clips."""
     if split == "train":
-        return Scenes(config.image_size, config.train_seed, config.num_training)
-    return Scenes(config.image_size, config.validation_seed, config.num_validation)
+        return config.train_seed, config.num_training
+    return config.validation_seed, config.num_validation
 
 
 def _coco_instances(config: CocoInstanceConfig, split: Split, filter_empty: bool) -> AnnotatedSet:
@@ -316,13 +325,6 @@ def _mix(
     return Mixed(list(readers.values()), [part.repeat if split == "train" else 1 for part in kept], list(readers))
 
 
-def _scene_clips(config: SceneClipsConfig, split: Split, filter_empty: bool) -> ClipSet:
-    training = split == "train"
-    seed = config.train_seed if training else config.validation_seed
-    count = config.num_training if training else config.num_validation
-    return SceneClips(config.image_size, config.clip_length, seed, count)
-
-
 def _clips(config: ClipsConfig, split: Split, filter_empty: bool) -> ClipSet:
     sources = [(entry.annotations, entry.frames) for entry in getattr(config, split)]
     return YouTubeVIS(sources, filter_empty=filter_empty, allow_outside=config.allow_outside)
@@ -365,33 +367,10 @@ _OPENERS: dict[type, Callable[[Any, Split, bool], AnnotatedSet | ClipSet]] = {
 
 
 def build_augmentation(config: AugmentationConfig) -> Augmentation | None:
-    """The random augmentation, or None for images as they are."""
-    if config.name == "none":
-        return None
-    if config.name == "large-scale-jitter":
-        return LargeScaleJitter(
-            config.image_size,
-            config.min_scale,
-            config.max_scale,
-            config.flip,
-            resampling=config.resampling,
-            keep_lost=config.keep_lost,
-        )
-    return ResizeCropFlip(
-        config.short_edges,
-        config.long_edge,
-        config.crop_size,
-        config.pad_size,
-        config.flip,
-        scale_range=config.scale_range,
-        diameter=config.diameter,
-        resampling=config.resampling,
-        max_category_share=config.max_category_share,
-        color_jitter=config.color_jitter,
-        exposure=config.exposure,
-        blur=config.blur,
-        keep_lost=config.keep_lost,
-    )
+    """The random augmentation, whose arguments have the names of its settings; None for images as they are."""
+    settings = dict(config)
+    kind = {"large-scale-jitter": LargeScaleJitter, "resize-crop-flip": ResizeCropFlip}.get(settings.pop("name"))
+    return None if kind is None else kind(**settings)
 
 
 def build_training_set(
