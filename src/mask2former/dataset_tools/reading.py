@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Float64, Int64, UInt8
-from scipy import ndimage
 from torch.utils.data import DataLoader, Dataset
 
 from mask2former.data.annotated import Annotated, AnnotatedSet
@@ -23,7 +22,8 @@ from mask2former.data.transforms.exposure import white_of
 from mask2former.dataset_tools.figures import SplitSummary
 from mask2former.errors import UserError
 from mask2former.notes import Note, collect_notes
-from mask2former.ops.masks import Patch, iou, polygons_to_patch
+from mask2former.ops.masks import Patch, iou, polygons_to_patch, tight
+from mask2former.ops.sparse_masks import SparseMasks
 from mask2former.processors import num_processors
 from mask2former.structures.categories import Categories
 
@@ -186,19 +186,15 @@ def _summarized(annotated: Annotated) -> ImageSummary:
     for index, polygons in annotated.polygons.items():
         patches[index] = polygons_to_patch(polygons, annotated.size_hw)
     for index, mask in annotated.masks.items():
-        window = next(iter(ndimage.find_objects(mask.astype(np.uint8))), None)
-        if window is not None:
-            patches[index] = Patch(window[0].start, window[1].start, mask[window])
+        patches[index] = tight(Patch(0, 0, mask))
     for index, patch in patches.items():
         areas[index] = np.count_nonzero(patch.mask)
     if annotated.ids is not None and count:
         pixels = np.bincount(annotated.ids.ravel(), minlength=count + 1)[1 : count + 1]
         areas += np.where([index in patches for index in range(count)], 0, pixels)
         if patches:  # one of these may lie exactly on one of the map
-            for index, window in enumerate(ndimage.find_objects(annotated.ids.astype(np.int32), max_label=count)):
-                if window is not None and index not in patches:
-                    mask = annotated.ids[window] == index + 1
-                    patches[index] = Patch(window[0].start, window[1].start, mask)
+            others = [index for index in range(count) if index not in patches]
+            patches.update(zip(others, SparseMasks.of_ids(annotated.ids, [index + 1 for index in others]), strict=True))
     image = annotated.image
     digest = hashlib.blake2b(image.tobytes() + str(image.shape).encode(), digest_size=16).digest()
     name = annotated.name or str(annotated.info.get("image_id", ""))

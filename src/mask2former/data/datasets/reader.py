@@ -13,7 +13,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int, Int32, Int64, UInt8
-from scipy import ndimage
 
 from mask2former.config import MetricStyle, Reading, Task
 from mask2former.data.annotated import Annotated, num_without_pixel
@@ -25,7 +24,6 @@ from mask2former.errors import UserError
 from mask2former.media.archives import File
 from mask2former.media.images import Exif, check_size, image_size, read_image
 from mask2former.notes import collect_notes, note, sentences
-from mask2former.ops.masks import Patch
 from mask2former.ops.sparse_masks import SparseMasks
 from mask2former.structures.categories import Categories
 from mask2former.structures.ground_truth import GroundTruth, InstanceGroundTruth, PanopticGroundTruth, with_classes
@@ -300,14 +298,5 @@ class SegmentReader(Reader):
         if task == "semantic":
             return np.append(self.categories.ignore_label, classes).astype(np.int32)[ids]
         things = np.flatnonzero(self._is_thing[classes])
-        windows = ndimage.find_objects(ids, max_label=len(classes)) if len(classes) else []
-        patches = []
-        for segment in things.tolist():
-            window = windows[segment]
-            patches.append(
-                Patch(0, 0, np.zeros((0, 0), dtype=bool))
-                if window is None
-                else Patch(window[0].start, window[1].start, ids[window] == segment + 1)
-            )
-        masks = SparseMasks(patches, (ids.shape[0], ids.shape[1]))
+        masks = SparseMasks.of_ids(ids, (things + 1).tolist())
         return InstanceGroundTruth(masks, self._index_of_class[classes[things]], crowds[things])

@@ -21,8 +21,8 @@ from mask2former.data.datasets.annotation_files import (
     found_file,
     mentions,
     read_annotations,
-    sides,
     some,
+    stated_sides,
 )
 from mask2former.data.datasets.coco_panoptic import CocoPanoptic, PanopticFiles
 from mask2former.errors import UserError
@@ -134,11 +134,9 @@ class VideoPanoptic:
                 if annotation is None:
                     bare.append(f"{video_id}/{image_id}")
                     continue
-                if (size := sides(image)) is None:
-                    raise UserError(
-                        f"'{file}': 'height' and 'width' of frame {quoted(image_id)} of video {quoted(video_id)} are "
-                        "not positive whole numbers, or are too large"
-                    )
+                what = f"frame {quoted(image_id)} of video {quoted(video_id)}"
+                if (size := stated_sides(image, what, file)) is None:
+                    continue
                 sizes.add(size)
                 name = f"{video_id}/{image_id}"
                 declared = _inside(frames, video_id, image.get("file_name"))

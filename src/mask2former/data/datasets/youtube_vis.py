@@ -27,6 +27,7 @@ from mask2former.data.datasets.annotation_files import (
     entry_id,
     flag,
     found_file,
+    ids_of,
     mentions,
     number,
     polygons_of,
@@ -35,6 +36,7 @@ from mask2former.data.datasets.annotation_files import (
     sides,
     some,
     stuff_remark,
+    tell_unlisted,
 )
 from mask2former.data.datasets.file_names import is_file_name, leads_to_file, tell_outside
 from mask2former.data.datasets.mask_checks import MaskSummary, PolygonFigures, box_of, check_masks
@@ -188,11 +190,9 @@ def _polygon_shape(polygons: Sequence[Sequence[float]], size_hw: tuple[int, int]
         return _Shape(b"", True, (0, 0, 0, 0), 0, 0)
     extents = figures.extents[~figures.flat]
     extent = (*extents[:, :2].min(axis=0).tolist(), *extents[:, 2:].max(axis=0).tolist())
-    mask = np.zeros(size_hw, dtype=bool)
-    top, left, patch = mask_ops.polygons_to_patch(solid, size_hw)
-    mask[top : top + patch.shape[0], left : left + patch.shape[1]] = patch
-    encoded, _ = mask_ops.compress(mask_ops.encode(mask[None])[0])
-    return _Shape(encoded, True, extent, float(figures.areas[~figures.flat].sum()), int(np.count_nonzero(mask)))
+    patch = mask_ops.polygons_to_patch(solid, size_hw)
+    encoded, _ = mask_ops.compress(mask_ops.encode_patch(patch, size_hw))
+    return _Shape(encoded, True, extent, float(figures.areas[~figures.flat].sum()), int(np.count_nonzero(patch.mask)))
 
 
 def _track(entry: Mapping[str, Any], video: _Video, label: int, masks: _Masks, name: str) -> _Track:
@@ -467,14 +467,9 @@ def _add_tracks(
     broken = ""  # the fault of the first of these
     for index, entry in enumerate(entries):
         name = shown(entry.get("id", f"number {index + 1}"))
-        video_id, category_id = entry_id(entry.get("video_id")), entry_id(entry.get("category_id"))
-        if video_id is None or category_id is None:
-            fault(
-                f"'{file}': annotation {shown(name)} needs a 'video_id' and a 'category_id', whole numbers or text; "
-                f"got {quoted(entry.get('video_id'), 40)} and {quoted(entry.get('category_id'), 40)}"
-            )
+        if (ids := ids_of(entry, "video_id", name, file)) is None:
             continue
-        label = class_of_id.get(category_id)  # pyright: ignore[reportArgumentType]
+        video_id, label = ids[0], class_of_id.get(ids[1])
         if video_id not in videos:
             of["unknown videos"].append(name)
         elif label is None:
@@ -504,13 +499,8 @@ def _add_tracks(
 
 def _refuse(of: Mapping[str, list[str]], broken: str, file: File) -> None:
     """Report the faults of the annotations of a file, if there are any; these annotations have been left out."""
-    for kind, listed, key in (("unknown videos", "videos", "videos"), ("unknown classes", "categories", "categories")):
-        if names := of.get(kind):
-            fault(
-                f"'{file}': the {listed} of annotations {some(names)} are not listed in '{key}'; ids must match "
-                "exactly, and text does not match a number",
-                len(names),
-            )
+    tell_unlisted(of.get("unknown videos", ()), "videos", file)
+    tell_unlisted(of.get("unknown classes", ()), "categories", file)
     if names := of.get("broken"):
         also = f"; {len(names) - 1} more annotations are broken: {some(names[1:])}" if len(names) > 1 else ""
         fault(f"'{file}': annotation {shown(names[0])} is broken: {broken}{also}", len(names))
