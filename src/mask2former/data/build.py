@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Unpack
 
 from mask2former.config import (
@@ -204,7 +203,7 @@ def _label_folder(config: LabelFolderConfig, split: Split, filter_empty: bool) -
     if by_color:
         categories = _learned(categories, config.ignore or (), config.names)
     return LabelFolder(
-        [LabelFolders(entry.images, entry.labels, _path(entry.split)) for entry in getattr(config, split)],
+        [LabelFolders(entry.images, entry.labels, entry.split) for entry in getattr(config, split)],
         categories,
         ignore=config.ignore,
         files=_names(config),
@@ -230,10 +229,6 @@ def _names(config: PairedFilesConfig) -> Names:
     return Names(config.image_name, config.label_name, config.unpaired)
 
 
-def _path(name: str | None) -> Path | None:
-    return None if name is None else Path(name)
-
-
 def _id_maps(config: IdMapsConfig, split: Split, filter_empty: bool) -> AnnotatedSet:
     entries = config.train if split == "train" else config.validation
     has_classes = {entry.classes is not None for entry in entries}
@@ -257,7 +252,7 @@ def _id_maps(config: IdMapsConfig, split: Split, filter_empty: bool) -> Annotate
             categories = _learned(categories, config.ignore, config.names)
         colors = read_color_table(config.names) if by_color else None
     return IdMaps(
-        [IdMapFolders(entry.images, entry.labels, entry.classes, _path(entry.split)) for entry in entries],
+        [IdMapFolders(entry.images, entry.labels, entry.classes, entry.split) for entry in entries],
         categories,
         files=_names(config),
         ignore=config.ignore,

@@ -13,8 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from mask2former.data.annotated import AnnotatedSet, DataSet
 from mask2former.data.clips import ClipSet
 from mask2former.data.datasets.annotation_files import some
@@ -28,6 +26,7 @@ from mask2former.data.datasets.youtube_vis import YouTubeVIS
 from mask2former.data.label_maps import LabelCounts, Palettes
 from mask2former.data.mixed import Mixed, parts_of
 from mask2former.data.parts import Part
+from mask2former.data.sequence import spread_indices
 from mask2former.errors import UserError
 from mask2former.media.folders import list_folder
 from mask2former.media.images import IMAGE_SUFFIXES
@@ -333,18 +332,13 @@ def _some_maps(samples: LabelFolder, split: Split) -> list[Named]:
     """Some label maps of a split; all of them, up to those that decide, where a class seems to be missing."""
     maps = [_read_map(samples, 0)]
     count = min(_SAMPLED_MAPS, max(2, _PIXELS // sum(maps[0][1].pixels.values())))
-    chosen = _spread(samples, count)
+    chosen = spread_indices(len(samples), count)
     maps += [_read_map(samples, index) for index in chosen if index]
     rest = sorted(set(range(len(samples))) - {0, *chosen})
     while rest and any(finding.broken for finding in _unseen_findings(maps, samples, split)):
         more, rest = rest[: len(maps)], rest[len(maps) :]
         maps += [_read_map(samples, index) for index in more]
     return maps
-
-
-def _spread(samples: LabelFolder, most: int) -> list[int]:
-    """Indices of up to ``most`` samples, spread over the whole data set."""
-    return np.unique(np.linspace(0, len(samples) - 1, min(most, len(samples))).round().astype(int)).tolist()
 
 
 def _read_map(samples: LabelFolder, index: int) -> Named:
@@ -363,7 +357,8 @@ def between_findings(training: AnnotatedSet | ClipSet, validation: AnnotatedSet 
     findings = _leak_findings(training, validation)
     if isinstance(training, LabelFolder) and isinstance(validation, LabelFolder):
         known, maps = (
-            [_read_map(samples, index) for index in _spread(samples, 20)] for samples in (training, validation)
+            [_read_map(samples, index) for index in spread_indices(len(samples), 20)]
+            for samples in (training, validation)
         )
         findings += palette_findings(maps, "validation", known)
     return findings

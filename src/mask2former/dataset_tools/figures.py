@@ -60,7 +60,7 @@ class SplitSummary:
     @property
     def size_shares(self) -> tuple[float, float, float]:
         """Shares of small, medium and large objects by COCO's limits."""
-        return area_shares(self.areas, COCO_AREAS)
+        return area_shares(self.areas)
 
     def short_sides(self) -> Float64[np.ndarray, " I"]:
         """The shorter side of every image in pixels."""
@@ -90,9 +90,9 @@ class SplitSummary:
         }
 
 
-def area_shares(areas: Int64[np.ndarray, " N"], limits: tuple[float, float]) -> tuple[float, float, float]:
-    """Shares of areas below the first limit, below the second, and from there on."""
-    edges = np.searchsorted(areas, limits)
+def area_shares(areas: Int64[np.ndarray, " N"]) -> tuple[float, float, float]:
+    """Shares of small, medium and large objects by COCO's limits; areas are ascending, in pixels."""
+    edges = np.searchsorted(areas, COCO_AREAS)
     count = max(len(areas), 1)
     return float(edges[0]) / count, float(edges[1] - edges[0]) / count, float(len(areas) - edges[1]) / count
 

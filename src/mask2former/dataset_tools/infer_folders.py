@@ -16,6 +16,7 @@ from mask2former.data.array_files import ARRAY_SUFFIX, is_array_file
 from mask2former.data.datasets.class_names import read_color_table, read_names
 from mask2former.data.datasets.pairs import LABEL_SUFFIXES, map_files
 from mask2former.data.label_maps import read_with_palette
+from mask2former.data.sequence import spread_indices
 from mask2former.dataset_tools.data_paths import (
     IMAGE_FOLDERS,
     NO_VALIDATION,
@@ -325,11 +326,7 @@ def _some_maps(labels: Path, label_name: str = STEM) -> list[Any]:
     if folder is None:
         return []
     names = sorted(map_files(folder, label_name).values())
-    return (
-        [folder / names[index] for index in np.unique(np.linspace(0, len(names) - 1, _SAMPLED).astype(int))]
-        if names
-        else []
-    )
+    return [folder / names[index] for index in spread_indices(len(names), _SAMPLED)]
 
 
 def _is_colored(files: Iterable[Any]) -> bool:
@@ -343,20 +340,15 @@ def _is_colored(files: Iterable[Any]) -> bool:
 
 def _colors(pair: _Pair) -> list[str]:
     """The most frequent colours on some maps, if the maps are in colour."""
-    counts: Counter[tuple[int, int, int]] = Counter()
+    counts = Counter[tuple[int, ...]]()
     files = _some_maps(pair.labels, pair.label_name)
     if not _is_colored(files):
         return []
     for file in files:
         with open_image(file) as image:
             values, pixels = np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0, return_counts=True)
-        counts.update(
-            {
-                (red, green, blue): count
-                for (red, green, blue), count in zip(values.tolist(), pixels.tolist(), strict=True)
-            }
-        )
-    return [f"{red} {green} {blue}" for (red, green, blue), _ in counts.most_common()]
+        counts.update(dict(zip(map(tuple, values.tolist()), pixels.tolist(), strict=True)))
+    return [" ".join(map(str, color)) for color, _ in counts.most_common()]
 
 
 def _encoding(labels: Path, names: str, label_name: str = STEM) -> tuple[str, list[str]]:

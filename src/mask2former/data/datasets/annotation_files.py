@@ -21,7 +21,11 @@ from mask2former.media.archives import File, find_file
 from mask2former.structures.categories import Categories, check_count
 from mask2former.text import listed, quoted, shown
 
+Location = str | os.PathLike[str]
+"""Where a file or folder is."""
+
 __all__ = [
+    "Location",
     "categories_in",
     "check_unique",
     "entry_id",

@@ -8,7 +8,6 @@ survive it.
 from __future__ import annotations
 
 import math
-import os
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
@@ -23,6 +22,7 @@ from mask2former import limits
 from mask2former.config import Task
 from mask2former.data.annotated import Annotated, cover, place_patches
 from mask2former.data.datasets.annotation_files import (
+    Location,
     categories_in,
     check_unique,
     entry_id,
@@ -55,7 +55,7 @@ from mask2former.text import quoted, shown
 
 __all__ = ["CocoInstances"]
 
-Source = tuple[str | os.PathLike[str] | File, str | os.PathLike[str] | Folder]
+Source = tuple[Location | File, Location | Folder]
 
 _HUNDREDTHS = 100  # official coordinates have two decimals
 _KEYS = ("images", "annotations", "categories")
@@ -322,7 +322,7 @@ class _Reader:
             self.out.heights.append(size[0])
             self.out.widths.append(size[1])
         tell_outside(outside, folder, file)
-        self.notes += tell_missing(missing, folder, file, self.missing_images)
+        self.notes += tell_missing(missing, folder, file, skip=self.missing_images == "skip")
         if renamed:
             self.notes.append(
                 f"'{file}': images were not found in '{folder}' under the names in the file, but under others: "

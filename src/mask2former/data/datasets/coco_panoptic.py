@@ -7,7 +7,6 @@ The JSON is read once into flat arrays, the PNGs when an image is read. Every fa
 from __future__ import annotations
 
 import math
-import os
 from array import array
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cached_property
@@ -20,6 +19,7 @@ from scipy import ndimage
 
 from mask2former.config import Task
 from mask2former.data.datasets.annotation_files import (
+    Location,
     categories_in,
     check_unique,
     entry_id,
@@ -52,8 +52,6 @@ _FORM = "COCO's panoptic"
 _MAX_ID = 1 << 24  # ids must fit into three bytes
 _MAX_AREA = 1 << 40  # pixels
 _GREY = 0x010101  # of value 1
-
-Location = str | os.PathLike[str]
 
 
 class PanopticFiles(NamedTuple):
@@ -218,7 +216,7 @@ class CocoPanoptic(SegmentReader):
             fault(f"'{segments}' lacks PNGs of '{file}': {some(without_map)}; check the folder", len(without_map))
         annotated = {entry_id(entry.get("image_id")) for entry in content["annotations"]}
         left_out = [entry.get("file_name", number) for number, entry in by_id.items() if number not in annotated]
-        return tell_missing(missing, images, file, self._missing_images) + [
+        return tell_missing(missing, images, file, skip=self._missing_images == "skip") + [
             f"'{file}': {message}: {some(offenders)}"
             for message, offenders in (
                 ("left out images without an annotation", left_out),

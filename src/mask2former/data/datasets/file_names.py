@@ -6,7 +6,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, TypeGuard
+from typing import Any, TypeGuard
 from urllib.parse import unquote
 
 from mask2former import limits
@@ -106,9 +106,9 @@ def tell_outside(names: Sequence[str], folder: Folder, file: object) -> None:
         )
 
 
-def tell_missing(names: Sequence[str], folder: Folder, file: object, policy: Literal["error", "skip"]) -> list[str]:
+def tell_missing(names: Sequence[str], folder: Folder, file: object, *, skip: bool) -> list[str]:
     """Refuse images of ``file`` that are not in the folder or, with ``skip``, say that they are left out."""
-    if names and policy == "skip":
+    if names and skip:
         return [f"'{file}': left out images that '{folder}' lacks: {some(names)}"]
     if names:
         fault(

@@ -18,7 +18,7 @@ from mask2former.config import MetricStyle, Reading, Task
 from mask2former.data.annotated import Annotated, num_without_pixel
 from mask2former.data.clips import whole_clip
 from mask2former.data.label_maps import runs_of
-from mask2former.data.sequence import SampleSequence
+from mask2former.data.sequence import SampleSequence, spread_indices
 from mask2former.data.transforms import Geometry, Plan
 from mask2former.errors import UserError
 from mask2former.media.archives import File
@@ -152,7 +152,7 @@ def notes_of_some(samples: object, most: int = 32) -> list[str]:
     """
     if not isinstance(samples, ImageReader) or not isinstance(samples, Sequence):
         return []
-    indices = np.unique(np.linspace(0, len(samples) - 1, min(most, len(samples))).round().astype(int)).tolist()
+    indices = spread_indices(len(samples), most)
     with collect_notes() as found:
         for index in indices:
             with contextlib.suppress(UserError):

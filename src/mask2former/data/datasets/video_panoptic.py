@@ -7,7 +7,6 @@ by :class:`~mask2former.data.datasets.coco_panoptic.CocoPanoptic`, which checks 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from jaxtyping import UInt8
 
 from mask2former.config import MetricStyle, Task
 from mask2former.data.datasets.annotation_files import (
+    Location,
     check_unique,
     entry_id,
     found_file,
@@ -36,7 +36,7 @@ __all__ = ["VideoPanoptic", "is_video_panoptic"]
 _KEYS = ("videos", "annotations", "categories")
 
 
-def is_video_panoptic(path: str | os.PathLike[str]) -> bool:
+def is_video_panoptic(path: Location) -> bool:
     """Whether a file seems to list segments of videos. It is searched, not parsed, and may be of any size."""
     return mentions(path, '"videos"', '"segments_info"')
 
@@ -84,9 +84,9 @@ class VideoPanoptic:
 
     def __init__(
         self,
-        annotations: str | os.PathLike[str] | File,
-        segments: str | os.PathLike[str] | Folder,
-        images: str | os.PathLike[str] | Folder,
+        annotations: Location | File,
+        segments: Location | Folder,
+        images: Location | Folder,
         *,
         allow_outside: bool = False,
     ) -> None:

@@ -20,7 +20,7 @@ from jaxtyping import Float64, Int64
 
 from mask2former.config import Task
 from mask2former.data.annotated import Annotated
-from mask2former.data.datasets.annotation_files import is_name, rows_with, some
+from mask2former.data.datasets.annotation_files import Location, is_name, rows_with, some
 from mask2former.data.datasets.file_names import tell_outside
 from mask2former.data.datasets.mask_checks import PolygonFigures
 from mask2former.data.datasets.reader import Reader
@@ -39,7 +39,6 @@ from mask2former.text import printable, quoted
 
 __all__ = ["YoloPolygons", "YoloSet", "read_yolo"]
 
-Location = str | os.PathLike[str]
 _TOLERANCE = 0.02  # tools may write corners slightly outside the image
 _SAME_SIDE = 2e-3  # of a side: what rounding by tools explains
 _ROUNDING = 1e-4  # of a side: less than a pixel, so that no note is needed

@@ -22,6 +22,7 @@ from mask2former.config import Task
 from mask2former.data.annotated import Annotated, cover, place_patches
 from mask2former.data.clips import AnnotatedClip
 from mask2former.data.datasets.annotation_files import (
+    Location,
     categories_in,
     check_unique,
     entry_id,
@@ -54,7 +55,7 @@ from mask2former.text import quoted, shown
 
 __all__ = ["YouTubeVIS", "is_youtube_vis"]
 
-Source = tuple[str | os.PathLike[str] | File, str | os.PathLike[str] | Folder]
+Source = tuple[Location | File, Location | Folder]
 
 
 @dataclass(slots=True)
