@@ -49,6 +49,10 @@ class DataPaths:
     names: Path | None = None
     validation: Path | None = None
 
+    def given(self) -> set[str]:
+        """The names of those that are not None."""
+        return {field.name for field in fields(self) if getattr(self, field.name) is not None}
+
 
 def refuse_paths(paths: DataPaths, source: str) -> None:
     """Refuse parts that were given for data that name all of their own parts.
@@ -56,12 +60,12 @@ def refuse_paths(paths: DataPaths, source: str) -> None:
     Raises:
         OptionError: some were given.
     """
-    given = [field.name for field in fields(paths) if getattr(paths, field.name) is not None]
-    if given:
+    if given := paths.given():
+        first = min(given)
         raise OptionError(
             lambda name: (
-                f"{name(given[0])} is for data whose parts cannot be found from their path, but {source} names its "
-                f"own; leave out {name(given[0])}, or change what it names"
+                f"{name(first)} is for data whose parts cannot be found from their path, but {source} names its own; "
+                f"leave out {name(first)}, or change what it names"
             )
         )
 

@@ -168,7 +168,12 @@ def _voc(path: Path, paths: DataPaths) -> tuple[DatasetConfig, list[str]] | None
                 f"the lists in '{lists}' are not used ({listed([file.name for file in everything], 5)}), so all images "
                 "are training data: expected train.txt and val.txt, or a single list"
             )
-        notes.append(NO_VALIDATION)
+        notes += [NO_VALIDATION] if paths.validation is None else []
+    if paths.validation is not None:
+        found = _voc(paths.validation, DataPaths(labels=paths.labels, names=Path(names)))
+        if found is None:
+            raise UserError(f"'{paths.validation}' has no folder 'SegmentationClass', as '{path}' has")
+        values["validation"] = found[0].model_dump()["train"]
     return parsed(values, path), notes + more
 
 

@@ -65,6 +65,18 @@ _REFUSED_FILES: dict[str, tuple[str, str]] = {
 }
 
 
+# The parts that data of a format may have beside its path.
+_PARTS = {
+    "coco-instance": {"images", "validation"},
+    "coco-panoptic": {"images", "labels", "validation"},
+    "supervisely": {"names", "validation"},
+    "mask-files": {"validation"},
+    "label-folder": {"images", "labels", "names", "validation"},
+    "id-maps": {"images", "labels", "names", "validation"},
+}
+_PARTS_OF_TOOLS = {"images", "names", "validation"}
+
+
 def _has(*keys: str) -> Callable[[Any], bool]:
     return lambda content: isinstance(content, dict) and all(key in content for key in keys)
 
@@ -92,9 +104,22 @@ def infer_format(path: Path, paths: DataPaths | None = None) -> tuple[DatasetCon
         paths: what cannot be found from the path alone.
 
     Raises:
-        UserError: it is none of these; the message says what is missing and how to give it, or how to export it.
+        UserError: it is none of these; the message says what is missing and how to give it, or how to export it. Or a
+            part was given that its format does not have.
     """
     known = paths or DataPaths()
+    config, notes = _inferred(path, known)
+    if not isinstance(config, RunConfig) and (unused := known.given() - _PARTS.get(config.name, _PARTS_OF_TOOLS)):
+        raise OptionError(
+            lambda name: (
+                f"{name(min(unused))} does not apply to '{path}', which is in the format {config.name}; leave out "
+                f"{name(min(unused))}"
+            )
+        )
+    return config, notes
+
+
+def _inferred(path: Path, known: DataPaths) -> tuple[DatasetConfig | RunConfig, list[str]]:
     if path.suffix.lower() == ".zip" and _has_rois(path):
         return _tool("imagej", path, known)
     if any(part.suffix.lower() == ".zip" and part.is_file() for part in (path, *path.parents)):

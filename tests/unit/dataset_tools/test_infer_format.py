@@ -200,6 +200,31 @@ def test_255_is_void_in_the_layout_of_voc_unless_it_is_a_class(tmp_path: Path) -
         assert config.ignore == ignore  # type: ignore[union-attr]
 
 
+def test_validation_data_of_voc_may_be_given(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("background\ncell\n")
+    given = DataPaths(names=tmp_path / "names.txt", validation=voc(tmp_path / "held-out"))
+    config, notes = infer_format(voc(tmp_path / "mine"), given)
+    assert config.validation[0].images == str(tmp_path / "held-out" / "JPEGImages")  # type: ignore[union-attr]
+    assert not any("no validation data" in note for note in notes)
+    with pytest.raises(UserError, match="has no folder 'SegmentationClass'"):
+        infer_format(tmp_path / "mine", DataPaths(names=given.names, validation=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("option", "kind"), [("names", "coco-instance"), ("labels", "labelme"), ("images", "mask-files")]
+)
+def test_parts_that_a_format_does_not_have_are_refused(option: str, kind: str, tmp_path: Path) -> None:
+    if kind == "coco-instance":
+        coco(tmp_path / "train.json", "a.png", tmp_path / "train")
+    elif kind == "labelme":
+        files(tmp_path, "a.jpg")
+        labelme(tmp_path, "a.jpg")
+    else:
+        files(tmp_path, "train/a/images/a.png", "train/a/masks/1.png")
+    with pytest.raises(OptionError, match=f"{option} does not apply to '.*', which is in the format {kind}; leave out"):
+        infer_format(tmp_path, DataPaths(**{option: tmp_path}))
+
+
 def test_lists_of_voc_that_are_not_used_are_noted(tmp_path: Path) -> None:
     lists = voc(tmp_path) / "ImageSets" / "Segmentation"
     lists.mkdir(parents=True)

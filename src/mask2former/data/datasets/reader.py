@@ -15,11 +15,11 @@ import numpy as np
 from jaxtyping import Bool, Int, Int32, Int64, UInt8
 
 from mask2former.config import MetricStyle, Reading, Task
-from mask2former.data.annotated import Annotated, num_without_pixel
+from mask2former.data.annotated import Annotated
 from mask2former.data.clips import whole_clip
 from mask2former.data.label_maps import runs_of
 from mask2former.data.sequence import SampleSequence, spread_indices
-from mask2former.data.transforms import Geometry, Plan
+from mask2former.data.transforms import Geometry, Plan, object_areas
 from mask2former.errors import UserError
 from mask2former.media.archives import File
 from mask2former.media.images import Exif, check_size, image_size, read_image
@@ -158,7 +158,7 @@ def notes_of_some(samples: object, most: int = 32) -> list[str]:
             with contextlib.suppress(UserError):
                 if isinstance(samples, Reader):
                     annotated = samples.annotated(index)
-                    if lost := num_without_pixel(annotated):
+                    if lost := np.count_nonzero(object_areas(annotated) == 0):
                         message = "images with objects that have no pixels, and therefore no mask to learn"
                         note(message, f"'{samples.file(index)}' ({lost} of {len(annotated.labels)} objects)")
                 else:  # of a clip, the first frame

@@ -369,10 +369,8 @@ class YouTubeVIS(ClipReader):
                 crowds = (track for track in video.tracks if track.crowd and track.annotated[position])
                 ignored = cover((_patch(track, position, video) for track in crowds), video.size_hw)
             frames.append(Annotated(image, labels, {}, ids, masks, name, ignored=ignored))
-        annotated = np.zeros((len(tracks), len(frames)), dtype=bool)
-        for row, track in zip(annotated, tracks, strict=True):
-            row[:] = track.annotated[list(indices)]
-        return AnnotatedClip(frames, annotated)
+        annotated = np.array([track.annotated[list(indices)] for track in tracks], dtype=bool)
+        return AnnotatedClip(frames, annotated.reshape(len(tracks), len(frames)))
 
     def ground_truths(self, index: int, tasks: Sequence[Task]) -> dict[Task, ClipGroundTruth]:
         """All tracks of a video; areas are those of the file."""
