@@ -85,6 +85,7 @@ class CocoPanoptic(SegmentReader):
             segment, and a segment without pixels counts as missed, as in the official tool. Otherwise pixels are
             counted, and such a segment is an error.
         allow_outside: whether file names may lead out of their folders.
+        read: a function that returns the content of a file in COCO's form, for files of another form.
 
     Attributes:
         notes: sentences about what was left out; reading may add some.
@@ -104,6 +105,7 @@ class CocoPanoptic(SegmentReader):
         missing_images: Literal["error", "skip"] = "error",
         areas_from_file: bool = False,
         allow_outside: bool = False,
+        read: Callable[[File], dict[str, Any]] | None = None,
     ) -> None:
         if not sources:
             raise UserError("no annotation files given; give at least one with its folders of PNGs and images")
@@ -121,7 +123,7 @@ class CocoPanoptic(SegmentReader):
         first: Categories | None = None
         for source in sources:
             file = found_file(source.annotations)
-            content = read_annotations(file, _KEYS, _FORM)
+            content = read_annotations(file, _KEYS, _FORM) if read is None else read(file)
             found = categories_in(content, file)
             if categories is None and task != "semantic":
                 _check_kinds(content["categories"], file)

@@ -6,8 +6,7 @@ by :class:`~mask2former.data.datasets.coco_panoptic.CocoPanoptic`, which checks 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -39,20 +38,6 @@ _KEYS = ("videos", "annotations", "categories")
 def is_video_panoptic(path: Location) -> bool:
     """Whether a file seems to list segments of videos. It is searched, not parsed, and may be of any size."""
     return mentions(path, '"videos"', '"segments_info"')
-
-
-class _Frames:
-    """All frames of an annotation file as if they were images in COCO's panoptic format: a file in memory."""
-
-    def __init__(self, file: File, content: Mapping[str, Any]) -> None:
-        self._name = str(file)
-        self._content = json.dumps(content).encode()
-
-    def __str__(self) -> str:
-        return self._name
-
-    def read_bytes(self) -> bytes:
-        return self._content
 
 
 class VideoPanoptic:
@@ -102,9 +87,7 @@ class VideoPanoptic:
         self._flatten(content, file, flat, maps, frames)
         if not self._ids:
             raise UserError(f"'{file}' has no videos with annotated frames")
-        sources = [PanopticFiles(_Frames(file, flat), maps, frames)]  # pyright: ignore[reportArgumentType]
-        self._frames = CocoPanoptic(sources, "panoptic")
-        self._frames.annotation_files = [file]  # not what was made of it, which takes many times the memory
+        self._frames = CocoPanoptic([PanopticFiles(file, maps, frames)], read=lambda _: flat)
         self.categories: Categories = self._frames.categories
 
     def _flatten(self, content: dict[str, Any], file: File, flat: dict[str, Any], maps: Folder, frames: Folder) -> None:
