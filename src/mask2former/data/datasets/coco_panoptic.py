@@ -277,10 +277,8 @@ class CocoPanoptic(SegmentReader):
         rows = np.repeat(np.arange(len(self._images)), np.diff(self._ends))
         if self.task == "semantic":
             rows = np.unique(rows * len(self.categories) + self._classes) // len(self.categories)
-        elif self.task == "instance":
-            rows = rows[self._is_thing[self._classes] & ~self._crowds]
         else:
-            rows = rows[~self._crowds]
+            rows = rows[self.are_targets(self._classes, self._crowds)]
         return np.bincount(rows, minlength=len(self._images))
 
     @property

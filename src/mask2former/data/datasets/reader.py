@@ -234,6 +234,12 @@ class SegmentReader(Reader):
         """The map, segment k having the value k + 1 and void 0, and the class and crowd flag of every segment."""
         raise NotImplementedError
 
+    def are_targets(self, classes: Int64[np.ndarray, " N"], crowds: Bool[np.ndarray, " N"]) -> Bool[np.ndarray, " N"]:
+        """Which segments are learned, alone or with others of their class."""
+        if self.task == "semantic":
+            return np.ones(len(classes), dtype=bool)
+        return ~crowds & ((self.task == "panoptic") | self._is_thing[classes])
+
     def annotated(self, index: int, *, with_ignored: bool = False) -> Annotated:
         ids, classes, crowds = self.segments(index, "training")
         image = self.image(index)
@@ -244,7 +250,7 @@ class SegmentReader(Reader):
             return annotated_labels(image, labels, count, name, image_id, with_ignored=with_ignored)
         wanted = (self.task == "panoptic") | self._is_thing[classes]
         ignored = np.append(True, crowds & wanted)[ids] if with_ignored else None
-        kept = np.flatnonzero(~crowds & wanted)
+        kept = np.flatnonzero(self.are_targets(classes, crowds))
         if len(kept) < len(classes):
             table = np.zeros(len(classes) + 1, dtype=np.int32)
             table[kept + 1] = np.arange(1, len(kept) + 1)
