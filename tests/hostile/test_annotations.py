@@ -23,8 +23,9 @@ from mask2former.data.datasets.coco_panoptic import CocoPanoptic, PanopticFiles
 from mask2former.data.datasets.video_panoptic import VideoPanoptic
 from mask2former.data.datasets.youtube_vis import YouTubeVIS
 from mask2former.data.faults import collected_faults
-from mask2former.dataset_tools.check import check_dataset, num_annotated_twice
+from mask2former.dataset_tools.check import check_dataset
 from mask2former.dataset_tools.infer_format import infer_format
+from mask2former.dataset_tools.reading import num_annotated_twice
 from mask2former.errors import UserError
 from mask2former.metrics.build import evaluators
 from mask2former.ops import masks as mask_ops

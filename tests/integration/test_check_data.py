@@ -16,8 +16,9 @@ from PIL import Image
 
 from mask2former.cli import main
 from mask2former.config import RunConfig, parse
-from mask2former.dataset_tools.check import DataReport, check_dataset
+from mask2former.dataset_tools.check import check_dataset
 from mask2former.dataset_tools.contact_sheet import sheet
+from mask2former.dataset_tools.figures import DataReport
 from mask2former.dataset_tools.infer_format import DataPaths, infer_format
 from mask2former.dataset_tools.prepare import dataset_names
 from mask2former.dataset_tools.suggest import run_file, suggest_config
@@ -505,6 +506,35 @@ def test_many_small_objects_of_one_class_start_from_the_packaged_model(
         assert run.data.augmentation.exposure == (0.15, 1.0)  # colour jitter would blacken dark fluorescence
     else:
         assert "backbone" not in run.model.model_fields_set
+
+
+def test_a_model_that_segments_tiles_has_its_queries_for_each(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Objects of an image are not compared with them, whether the model is suggested or that of a run file."""
+
+    def change(content: dict[str, Any]) -> None:
+        content["categories"] = content["categories"][:1]
+        content["annotations"] = [
+            {"id": 200 * image + number, "image_id": image, "category_id": 4, "segmentation": [corners]}
+            for image in range(3)
+            for number, corners in enumerate(square(4 * (n % 15), 4 * (n // 15), 2) for n in range(120))
+        ]
+
+    path = coco(tmp_path, change)
+    files = {"annotations": str(path), "images": str(tmp_path / "train")}
+    dataset = {"name": "coco-instance", "train": [files], "validation": []}
+    run = {"model": {"init": "nuclei"}, "data": {"dataset": dataset}}
+    Path("run.yaml").write_text(yaml.safe_dump(run | {"evaluation": {"tasks": ["instance"], "monitor": "instance/AP"}}))
+    for source, *suggest in ((str(path), "--suggest", "suggested.yaml"), ("run.yaml",)):
+        main(["check-data", source, "--workers", "0", *suggest, "--json", "report.json"])
+        out = capsys.readouterr().out
+        assert "the model has 100 queries for each tile" in out
+        assert not re.search(r"than the model has queries|in one image: train on", out)
+        assert json.loads(Path("report.json").read_text())["is_tiled"]
+    assert "model:\n  init: nuclei" in Path("suggested.yaml").read_text()
+    main(["check-data", str(path), "--workers", "0", "--queries", "110"])
+    assert "more objects than the model has queries (110) (3)" in capsys.readouterr().out
 
 
 # --- what is recognised ----------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from mask2former.checkpoints.convert import convert
 from mask2former.checkpoints.formats import huggingface
 from mask2former.checkpoints.load import read
 from mask2former.config import BackboneConfig, InferenceConfig, SwinConfig, TimmConfig
-from mask2former.data.transforms import resize_shortest_edge
+from mask2former.data.transforms import resize_image, shortest_edge_size
 from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
 
@@ -115,7 +115,7 @@ def test_its_preparation_of_images_is_ours_up_to_the_padding(
     assert values.shape == (1, 3, *resized)
     height, width = resized
     values = F.pad(values, (0, -width % 32, 0, -height % 32))
-    ours = resize_shortest_edge(image, 72, 150)
+    ours = resize_image(image, shortest_edge_size(image.shape[:2], 72, 150))
     expected = model.normalize([torch.from_numpy(ours).permute(2, 0, 1)]).flatten(0, 1)
     assert values.shape == expected.shape
     assert float((values - expected).abs().max()) < 0.02  # one step of 255, where the two resizers round differently

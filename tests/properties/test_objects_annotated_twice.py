@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mask2former.dataset_tools.check import num_annotated_twice
+from mask2former.dataset_tools.reading import num_annotated_twice
 from mask2former.ops.masks import Patch
 
 

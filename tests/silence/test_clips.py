@@ -15,7 +15,8 @@ from PIL import Image
 from mask2former.cli import main
 from mask2former.config import RunConfig, parse
 from mask2former.data.build import build_samples
-from mask2former.dataset_tools.check import DataReport, check_dataset
+from mask2former.dataset_tools.check import check_dataset
+from mask2former.dataset_tools.figures import DataReport
 from mask2former.errors import UserError
 from mask2former.training.datamodule import DataModule
 

@@ -9,7 +9,7 @@ import torch
 
 from mask2former import processors
 from mask2former.cli import main
-from mask2former.dataset_tools.check import default_workers
+from mask2former.dataset_tools.reading import default_workers
 from mask2former.errors import UserError
 from mask2former.inference.pipeline import Stages, pipelined
 from mask2former.processors import limit_threads, num_processors, processors_in_group

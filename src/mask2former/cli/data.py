@@ -27,7 +27,7 @@ from mask2former.text import count
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from mask2former.dataset_tools.check import DataReport, SplitSummary
+    from mask2former.dataset_tools.figures import DataReport, SplitSummary
 
 __all__ = ["check_data", "prepare"]
 
@@ -164,7 +164,7 @@ def _class_table(split: str, summary: SplitSummary, report: DataReport) -> Table
 
 
 def _lines(summary: SplitSummary, report: DataReport) -> list[str]:
-    from mask2former.dataset_tools.check import quantiles
+    from mask2former.dataset_tools.figures import quantiles
 
     if not summary.num_images:
         return [f"no {report.unit} could be read"]
@@ -182,12 +182,13 @@ def _lines(summary: SplitSummary, report: DataReport) -> list[str]:
         void = 100 * (1 - float(summary.pixels_of.sum()) / max(summary.num_pixels, 1))
         return [*lines, f"classes per image: {per_image}", f"ignored: {void:.2f} % of the pixels"]
     most = int(summary.objects.max())
-    lines.append(f"objects per {report.unit}: {per_image}; the model has {report.num_queries} queries")
+    each = " for each tile" if report.is_tiled else ""
+    lines.append(f"objects per {report.unit}: {per_image}; the model has {report.num_queries} queries{each}")
     if len(summary.areas):
         areas = ", ".join(f"{name} {value:.0f}" for name, value in quantiles(summary.areas).items())
         small, medium, large = (100 * share for share in summary.size_shares)
         lines.append(f"area in pixels: {areas}; small {small:.0f} %, medium {medium:.0f} %, large {large:.0f} % (COCO)")
-    if most > report.num_queries:
+    if most > report.num_queries and not report.is_tiled:
         lines.append(
             f"up to {most} objects in one image: train on smaller crops, or raise model.transformer_decoder.num_queries"
         )

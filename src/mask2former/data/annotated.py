@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float64, Int, Int32, Int64, UInt8
 from mask2former import limits
 from mask2former.config import MetricStyle, Task
 from mask2former.limits import check_limit
-from mask2former.ops.masks import Patch, polygons_to_patch
+from mask2former.ops.masks import Patch
 from mask2former.structures.categories import Categories
 from mask2former.structures.ground_truth import GroundTruth
 from mask2former.structures.samples import Sample
@@ -26,7 +26,6 @@ __all__ = [
     "DataSet",
     "Polygons",
     "cover",
-    "num_without_pixel",
     "place_patches",
 ]
 
@@ -95,20 +94,6 @@ def cover(patches: Iterable[Patch], size_hw: tuple[int, int]) -> Bool[np.ndarray
     for top, left, mask in patches:
         covered[top : top + mask.shape[0], left : left + mask.shape[1]] |= mask
     return covered
-
-
-def num_without_pixel(annotated: Annotated) -> int:
-    """How many objects have no pixel: they lie outside of the image, or no pixel's centre is in them."""
-    count = len(annotated.labels)
-    seen = np.zeros(count + 1, dtype=bool)
-    if annotated.ids is not None:
-        seen[np.unique(annotated.ids)] = True
-    seen = seen[1:]
-    for index, polygons in annotated.polygons.items():
-        seen[index] = polygons_to_patch(polygons, annotated.size_hw).mask.any()
-    for index, mask in annotated.masks.items():
-        seen[index] = mask.any()
-    return count - int(np.count_nonzero(seen))
 
 
 class DataSet(Protocol):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Unpack
 
 from mask2former.config import (
@@ -162,9 +161,18 @@ def build_images(
 
 
 def _scenes(config: ScenesConfig, split: Split, filter_empty: bool) -> AnnotatedSet:
+    return Scenes(config.image_size, *_drawn(config, split))
+
+
+def _scene_clips(config: SceneClipsConfig, split: Split, filter_empty: bool) -> ClipSet:
+    return SceneClips(config.image_size, config.clip_length, *_drawn(config, split))
+
+
+def _drawn(config: ScenesConfig | SceneClipsConfig, split: Split) -> tuple[int, int]:
+    """The first seed, and the number of scenes or clips."""
     if split == "train":
-        return Scenes(config.image_size, config.train_seed, config.num_training)
-    return Scenes(config.image_size, config.validation_seed, config.num_validation)
+        return config.train_seed, config.num_training
+    return config.validation_seed, config.num_validation
 
 
 def _coco_instances(config: CocoInstanceConfig, split: Split, filter_empty: bool) -> AnnotatedSet:
@@ -195,7 +203,7 @@ def _label_folder(config: LabelFolderConfig, split: Split, filter_empty: bool) -
     if by_color:
         categories = _learned(categories, config.ignore or (), config.names)
     return LabelFolder(
-        [LabelFolders(entry.images, entry.labels, _path(entry.split)) for entry in getattr(config, split)],
+        [LabelFolders(entry.images, entry.labels, entry.split) for entry in getattr(config, split)],
         categories,
         ignore=config.ignore,
         files=_names(config),
@@ -221,10 +229,6 @@ def _names(config: PairedFilesConfig) -> Names:
     return Names(config.image_name, config.label_name, config.unpaired)
 
 
-def _path(name: str | None) -> Path | None:
-    return None if name is None else Path(name)
-
-
 def _id_maps(config: IdMapsConfig, split: Split, filter_empty: bool) -> AnnotatedSet:
     entries = config.train if split == "train" else config.validation
     has_classes = {entry.classes is not None for entry in entries}
@@ -248,7 +252,7 @@ def _id_maps(config: IdMapsConfig, split: Split, filter_empty: bool) -> Annotate
             categories = _learned(categories, config.ignore, config.names)
         colors = read_color_table(config.names) if by_color else None
     return IdMaps(
-        [IdMapFolders(entry.images, entry.labels, entry.classes, _path(entry.split)) for entry in entries],
+        [IdMapFolders(entry.images, entry.labels, entry.classes, entry.split) for entry in entries],
         categories,
         files=_names(config),
         ignore=config.ignore,
@@ -316,13 +320,6 @@ def _mix(
     return Mixed(list(readers.values()), [part.repeat if split == "train" else 1 for part in kept], list(readers))
 
 
-def _scene_clips(config: SceneClipsConfig, split: Split, filter_empty: bool) -> ClipSet:
-    training = split == "train"
-    seed = config.train_seed if training else config.validation_seed
-    count = config.num_training if training else config.num_validation
-    return SceneClips(config.image_size, config.clip_length, seed, count)
-
-
 def _clips(config: ClipsConfig, split: Split, filter_empty: bool) -> ClipSet:
     sources = [(entry.annotations, entry.frames) for entry in getattr(config, split)]
     return YouTubeVIS(sources, filter_empty=filter_empty, allow_outside=config.allow_outside)
@@ -365,33 +362,10 @@ _OPENERS: dict[type, Callable[[Any, Split, bool], AnnotatedSet | ClipSet]] = {
 
 
 def build_augmentation(config: AugmentationConfig) -> Augmentation | None:
-    """The random augmentation, or None for images as they are."""
-    if config.name == "none":
-        return None
-    if config.name == "large-scale-jitter":
-        return LargeScaleJitter(
-            config.image_size,
-            config.min_scale,
-            config.max_scale,
-            config.flip,
-            resampling=config.resampling,
-            keep_lost=config.keep_lost,
-        )
-    return ResizeCropFlip(
-        config.short_edges,
-        config.long_edge,
-        config.crop_size,
-        config.pad_size,
-        config.flip,
-        scale_range=config.scale_range,
-        diameter=config.diameter,
-        resampling=config.resampling,
-        max_category_share=config.max_category_share,
-        color_jitter=config.color_jitter,
-        exposure=config.exposure,
-        blur=config.blur,
-        keep_lost=config.keep_lost,
-    )
+    """The random augmentation, whose arguments have the names of its settings; None for images as they are."""
+    settings = dict(config)
+    kind = {"large-scale-jitter": LargeScaleJitter, "resize-crop-flip": ResizeCropFlip}.get(settings.pop("name"))
+    return None if kind is None else kind(**settings)
 
 
 def build_training_set(

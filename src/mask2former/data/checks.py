@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
-
-import numpy as np
 
 from mask2former.data.annotated import AnnotatedSet, DataSet
 from mask2former.data.clips import ClipSet
@@ -26,8 +24,9 @@ from mask2former.data.datasets.reader import Reader
 from mask2former.data.datasets.scenes import SceneClips, Scenes
 from mask2former.data.datasets.youtube_vis import YouTubeVIS
 from mask2former.data.label_maps import LabelCounts, Palettes
-from mask2former.data.mixed import Mixed
+from mask2former.data.mixed import Mixed, parts_of
 from mask2former.data.parts import Part
+from mask2former.data.sequence import spread_indices
 from mask2former.errors import UserError
 from mask2former.media.folders import list_folder
 from mask2former.media.images import IMAGE_SUFFIXES
@@ -39,6 +38,7 @@ __all__ = [
     "Split",
     "between_findings",
     "class_findings",
+    "findings_about",
     "id_findings",
     "label_findings",
     "palette_findings",
@@ -80,6 +80,12 @@ class Finding:
         more = self.count - len(shown)
         listed = "; ".join(shown) + (f"; and {more} more" if more > 0 else "")
         return f"{self.split}: {self.message}" + (f" ({self.count}): {listed}" if shown else "")
+
+
+def findings_about(split: Split, message: str, offenders: Sequence[object], *, broken: bool = False) -> list[Finding]:
+    """One finding about these items, of which some are listed; none where there are no items."""
+    shown = tuple(map(str, offenders[:_NAMED]))
+    return [Finding(split, broken, message, shown, len(offenders))] if offenders else []
 
 
 def require(findings: Sequence[Finding]) -> list[str]:
@@ -137,24 +143,19 @@ def _mixed_findings(samples: Mixed, split: Split, *, measured_only: bool) -> lis
 
 def class_findings(categories: Categories, split: Split) -> list[Finding]:
     """Names that several classes share: metrics and models match classes by name."""
-    twice = [name for name, count in Counter(categories.names).items() if count > 1]
-    if not twice:
-        return []
-    message = "several classes have the same name; rename them"
-    return [Finding(split, True, message, tuple(f"'{name}'" for name in twice[:_NAMED]), len(twice))]
+    twice = [f"'{name}'" for name, count in Counter(categories.names).items() if count > 1]
+    return findings_about(split, "several classes have the same name; rename them", twice, broken=True)
 
 
 def id_findings(samples: AnnotatedSet, split: Split, limit: int | None = None) -> list[Finding]:
     """Images that share an id, as when several files number them from 1: result files cannot tell them apart."""
     images = Counter(samples.image_id(index) for index in range(len(samples))[:limit])
-    twice = [str(image_id) for image_id, count in images.items() if count > 1]
-    if not twice:
-        return []
+    twice = [image_id for image_id, count in images.items() if count > 1]
     message = (
         "several images have the same id, for instance because several annotation files number their images from 1; "
         "evaluate cannot write result files for them (--results, in Python results)"
     )
-    return [Finding(split, False, message, tuple(twice[:_NAMED]), len(twice))]
+    return findings_about(split, message, twice)
 
 
 # --- label maps ------------------------------------------------------------------------------------------------------
@@ -178,23 +179,16 @@ def label_findings(maps: Sequence[Named], samples: LabelFolder, split: Split) ->
     ]
 
 
-def _totals(maps: Sequence[Named]) -> Counter[int]:
+def _totals(counts: Iterable[Mapping[int, int]]) -> Counter[int]:
     pixels = Counter[int]()
-    for _, counts in maps:
-        pixels.update(counts.pixels)
-    return pixels
-
-
-def _inner(maps: Sequence[Named]) -> Counter[int]:
-    pixels = Counter[int]()
-    for _, counts in maps:
-        pixels.update(counts.inner)
+    for count in counts:
+        pixels.update(count)
     return pixels
 
 
 def _unseen_findings(maps: Sequence[Named], samples: LabelFolder, split: Split) -> list[Finding]:
     """Classes without a pixel, and whether an ignored number may be one of them."""
-    pixels, categories = _totals(maps), samples.categories
+    pixels, categories = _totals(counts.pixels for _, counts in maps), samples.categories
     total = sum(pixels.values())
     painted = {index: number for number, index in samples.class_of.items() if index < len(categories)}
     seen = {index for index, number in painted.items() if pixels[number]}
@@ -206,7 +200,7 @@ def _unseen_findings(maps: Sequence[Named], samples: LabelFolder, split: Split) 
         return [Finding(split, True, message)] if void else []
     share, number = max(ignored, default=(0.0, -1))
     # Isolated stray pixels must not pass for a class where far more pixels are ignored.
-    inner = _inner(maps)
+    inner = _totals(counts.inner for _, counts in maps)
     stray = {index for index in seen if not inner[painted[index]] and pixels[painted[index]] < _STRAY * pixels[number]}
     seen = seen - stray or seen
     unseen = [item.name for index, item in enumerate(categories) if index not in seen]
@@ -233,7 +227,7 @@ def _unseen_findings(maps: Sequence[Named], samples: LabelFolder, split: Split) 
             keep = "; if this is intended, set dataset.unseen_classes=keep" if unseen else ""
             return [Finding(split, True, wrong + keep)]
     message = "classes without any pixel" + (f" ({_ignored(ignored)})" if ignored else "")
-    return [Finding(split, False, message, tuple(absent[:_NAMED]), len(absent))] if absent else []
+    return findings_about(split, message, absent)
 
 
 def _never_beside_findings(maps: Sequence[Named], samples: LabelFolder, split: Split) -> list[Finding]:
@@ -243,7 +237,7 @@ def _never_beside_findings(maps: Sequence[Named], samples: LabelFolder, split: S
     """
     if len(samples.categories) != 2 or samples.unseen_classes == "keep":
         return []
-    findings = []
+    findings: list[Finding] = []
     for number, index in samples.class_of.items():
         for void in _doubtful(samples) if index < len(samples.categories) else []:
             indices = [name for name, counts in maps if void in counts.pixels and counts.inner[void]]
@@ -255,7 +249,7 @@ def _never_beside_findings(maps: Sequence[Named], samples: LabelFolder, split: S
                     f"only on maps without {void} ({len(others)} of them); if {void} means '{name}' there, write "
                     f"{number} instead"
                 )
-                findings.append(Finding(split, False, message, tuple(indices[:_NAMED]), len(indices)))
+                findings += findings_about(split, message, indices)
     return findings
 
 
@@ -308,11 +302,11 @@ def palette_findings(maps: Sequence[Named], split: Split, training: Sequence[Nam
         f"label maps whose palettes differ{' from those of train' if training else ''}, so that one number may mean "
         "several classes; save all label maps with the same palette, or as grey PNG if the numbers are right"
     )
-    return [Finding(split, True, message, tuple(offenders[:_NAMED]), len(offenders))]
+    return findings_about(split, message, offenders, broken=True)
 
 
 def _thin_findings(maps: Sequence[Named], samples: LabelFolder, split: Split) -> list[Finding]:
-    pixels, inner = _totals(maps), _inner(maps)
+    pixels, inner = _totals(counts.pixels for _, counts in maps), _totals(counts.inner for _, counts in maps)
     thin = [
         samples.categories[index].name
         for number, index in samples.class_of.items()
@@ -321,7 +315,7 @@ def _thin_findings(maps: Sequence[Named], samples: LabelFolder, split: Split) ->
     message = (
         "classes that are nowhere wider than two pixels, like the edges of label maps that were resized with smoothing"
     )
-    return [Finding(split, False, message, tuple(thin[:_NAMED]), len(thin))] if thin else []
+    return findings_about(split, message, thin)
 
 
 def _unknown_findings(maps: Sequence[Named], samples: LabelFolder, split: Split) -> list[Finding]:
@@ -331,25 +325,20 @@ def _unknown_findings(maps: Sequence[Named], samples: LabelFolder, split: Split)
             indices[number].append(name)
     offenders = [f"{number} in {some(names)}" for number, names in sorted(indices.items())]
     message = "numbers on label maps that are not classes; name them in the names file, or ignore them (dataset.ignore)"
-    return [Finding(split, True, message, tuple(offenders[:_NAMED]), len(offenders))] if offenders else []
+    return findings_about(split, message, offenders, broken=True)
 
 
 def _some_maps(samples: LabelFolder, split: Split) -> list[Named]:
     """Some label maps of a split; all of them, up to those that decide, where a class seems to be missing."""
     maps = [_read_map(samples, 0)]
     count = min(_SAMPLED_MAPS, max(2, _PIXELS // sum(maps[0][1].pixels.values())))
-    chosen = _spread(samples, count)
+    chosen = spread_indices(len(samples), count)
     maps += [_read_map(samples, index) for index in chosen if index]
     rest = sorted(set(range(len(samples))) - {0, *chosen})
     while rest and any(finding.broken for finding in _unseen_findings(maps, samples, split)):
         more, rest = rest[: len(maps)], rest[len(maps) :]
         maps += [_read_map(samples, index) for index in more]
     return maps
-
-
-def _spread(samples: LabelFolder, most: int) -> list[int]:
-    """Indices of up to ``most`` samples, spread over the whole data set."""
-    return np.unique(np.linspace(0, len(samples) - 1, min(most, len(samples))).round().astype(int)).tolist()
 
 
 def _read_map(samples: LabelFolder, index: int) -> Named:
@@ -368,7 +357,8 @@ def between_findings(training: AnnotatedSet | ClipSet, validation: AnnotatedSet 
     findings = _leak_findings(training, validation)
     if isinstance(training, LabelFolder) and isinstance(validation, LabelFolder):
         known, maps = (
-            [_read_map(samples, index) for index in _spread(samples, 20)] for samples in (training, validation)
+            [_read_map(samples, index) for index in spread_indices(len(samples), 20)]
+            for samples in (training, validation)
         )
         findings += palette_findings(maps, "validation", known)
     return findings
@@ -384,7 +374,7 @@ def _leak_findings(training: AnnotatedSet | ClipSet, validation: AnnotatedSet | 
         ends = (samples.seed + len(samples) for samples in drawn)
         both = range(max(samples.seed for samples in drawn), min(ends))
         message = "scenes that are also training data"
-    return [Finding("validation", False, message, tuple(map(str, both[:_NAMED])), len(both))] if both else []
+    return findings_about("validation", message, both)
 
 
 def _files(samples: AnnotatedSet | ClipSet) -> list[str]:
@@ -404,7 +394,7 @@ def unlisted_findings(splits: Mapping[Split, AnnotatedSet | ClipSet]) -> list[Fi
     listed: dict[Split, set[Path]] = {
         split: {
             Path(os.path.abspath(path))
-            for part in (samples.parts if isinstance(samples, Mixed) else [samples])
+            for _, part in parts_of(samples)
             if isinstance(part, CocoInstances)
             for path in part.listed
             if isinstance(path, Path)
@@ -412,7 +402,7 @@ def unlisted_findings(splits: Mapping[Split, AnnotatedSet | ClipSet]) -> list[Fi
         for split, samples in splits.items()
     }
     folders = {split: {path.parent for path in paths} for split, paths in listed.items()}
-    findings = []
+    findings: list[Finding] = []
     for split, paths in listed.items():
         others = {folder for other, held in folders.items() if other != split for folder in held}
         beside = sorted(
@@ -421,7 +411,6 @@ def unlisted_findings(splits: Mapping[Split, AnnotatedSet | ClipSet]) -> list[Fi
             for path in list_folder(folder)
             if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path not in paths
         )
-        if beside:
-            message = "images that the annotation file does not list and that are therefore not used"
-            findings.append(Finding(split, False, message, tuple(beside[:_NAMED]), len(beside)))
+        message = "images that the annotation file does not list and that are therefore not used"
+        findings += findings_about(split, message, beside)
     return findings

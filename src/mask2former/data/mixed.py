@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Int64, UInt8
@@ -16,7 +17,9 @@ from mask2former.media.archives import File
 from mask2former.structures.ground_truth import GroundTruth, with_classes
 from mask2former.text import listed, quoted
 
-__all__ = ["Mixed"]
+__all__ = ["Mixed", "parts_of"]
+
+Samples = TypeVar("Samples")
 
 
 class Mixed(Reader):
@@ -155,3 +158,8 @@ class Mixed(Reader):
         if class_map is None:
             return found
         return {task: with_classes(truth, class_map, self.categories.ignore_label) for task, truth in found.items()}
+
+
+def parts_of(samples: Samples) -> list[tuple[str, Samples | Reader]]:
+    """The parts of a mixed data set with their names; any other data set is one without a name."""
+    return [*samples.named()] if isinstance(samples, Mixed) else [("", samples)]

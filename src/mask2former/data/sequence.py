@@ -6,9 +6,16 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, overload
 
+import numpy as np
+
 from mask2former.structures.samples import Sample
 
-__all__ = ["SampleSequence"]
+__all__ = ["SampleSequence", "spread_indices"]
+
+
+def spread_indices(length: int, most: int) -> list[int]:
+    """Up to ``most`` indices at even distances, the first and the last among them."""
+    return np.unique(np.linspace(0, length - 1, min(most, length)).round().astype(int)).tolist()
 
 
 class SampleSequence(Sequence[Sample]):

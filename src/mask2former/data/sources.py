@@ -219,26 +219,29 @@ class DataSource:
             values = {"dataset": {"name": name, "year": int(year), "root": None if root is None else str(root)}}
             return parse(DataConfig, values, f"data {self.data}").dataset, None
         if _is_run_file(self.data):
-            _refuse_root(self.data, root)
+            if root is not None:
+                raise OptionError(
+                    lambda named: (
+                        f"{named('root')} applies to published data sets given by name; '{self.data}' specifies where "
+                        "its data is"
+                    )
+                )
             run = parse(RunConfig, read_run_file(Path(self.data)), self.data)
             return run.data.dataset, run
         return dataset_by_name(self.data, root, default_task), None
 
 
 def dataset_by_name(name: str, root: Path | None, default_task: Callable[[], Task]) -> DatasetConfig:
-    """The configuration of ``NAME``, of ``NAME:TASK``, or of the data of ``RUN.yaml``.
+    """The configuration of ``NAME`` or ``NAME:TASK``.
 
     Args:
-        name: of a published data set of images, or a run file.
+        name: of a published data set of images.
         root: the folder of the published data sets, if given.
         default_task: supplies the task if none is given and the data set has several.
 
     Raises:
-        UserError: the name or run file does not exist, or the data set does not have the task.
+        UserError: the name does not exist, or the data set does not have the task.
     """
-    if _is_run_file(name):
-        _refuse_root(name, root)
-        return parse(RunConfig, read_run_file(Path(name)), name).data.dataset
     images = (kind for kind in OfficialConfig.__subclasses__() if not issubclass(kind, ClipSampling))
     kinds = {kind.model_fields["name"].default: kind for kind in images}
     typed, _, task = name.partition(":")
@@ -289,15 +292,6 @@ def _no_names_of_files(source: str) -> OptionError:
     return OptionError(
         lambda name: f"{name('allow_outside')} applies to annotations and lists that name files; {source} has none"
     )
-
-
-def _refuse_root(name: str, root: Path | None) -> None:
-    if root is not None:
-        raise OptionError(
-            lambda named: (
-                f"{named('root')} applies to published data sets given by name; '{name}' specifies where its data is"
-            )
-        )
 
 
 def _is_run_file(name: str) -> bool:

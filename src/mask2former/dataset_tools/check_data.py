@@ -13,10 +13,12 @@ from mask2former.checkpoints.checkpoint import Checkpoint
 from mask2former.checkpoints.initial import named_backbone, open_initial, open_replacement, with_initial
 from mask2former.config import ClipSampling, DatasetConfig, InferenceConfig, Reading, RunConfig, parse
 from mask2former.data.sources import dataset_by_name, files_named_in, reading_outside
-from mask2former.dataset_tools.check import DataReport, check_dataset, default_workers
+from mask2former.dataset_tools.check import check_dataset
 from mask2former.dataset_tools.contact_sheet import sheet as draw_sheet
 from mask2former.dataset_tools.data_paths import DataPaths, refuse_paths
+from mask2former.dataset_tools.figures import DataReport
 from mask2former.dataset_tools.infer_format import infer_format
+from mask2former.dataset_tools.reading import default_workers
 from mask2former.dataset_tools.suggest import run_file as run_file_of
 from mask2former.dataset_tools.suggest import suggest_config as suggest_run
 from mask2former.errors import OptionError, UserError
@@ -28,8 +30,6 @@ from mask2former.structures import ModelInfo
 from mask2former.value_range import ValueRange
 
 __all__ = ["DataCheck", "check_data"]
-
-_QUERIES = 100  # of published models
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,8 @@ def check_data(
         paths: parts that cannot be found from the path alone.
         allow_outside: also read images that annotations name outside the image folder.
         root: the folder that holds the published data sets.
-        num_queries: of the model to be trained; by default that of the run, or 100.
+        num_queries: of the model to be trained; by default that of the run, or 100 (for each tile where the suggested
+            model segments tile by tile).
         value_range: of that model, as the inference setting of this name; by default that of the run.
         bands: likewise.
         sheet: draw annotated images on a contact sheet, this PNG file.
@@ -112,12 +113,11 @@ def check_data(
     if allow_outside:
         dataset = reading_outside(dataset, str(source))
     reading = _reading(run, value_range, bands)
-    queries = None if run is None else run.model.transformer_decoder.queries
     with collect_notes():  # these are findings; reading again, to draw, would repeat them
         report = check_dataset(
             dataset,
             run=run,
-            num_queries=num_queries or queries or _QUERIES,
+            num_queries=num_queries,
             num_workers=default_workers() if num_workers is None else num_workers,
             progress=progress,
             **reading,

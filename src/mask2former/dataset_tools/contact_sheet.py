@@ -12,9 +12,11 @@ from PIL import Image
 from mask2former import visualization
 from mask2former.config import DatasetConfig, Reading
 from mask2former.data.annotated import Annotated
+from mask2former.data.checks import Split
 from mask2former.data.clips import ClipSet
+from mask2former.data.sequence import spread_indices
 from mask2former.data.transforms import Geometry, Plan, Resize
-from mask2former.dataset_tools.check import Split, open_split
+from mask2former.dataset_tools.check import open_split
 from mask2former.errors import UserError
 from mask2former.evaluation.comparison import annotation_overlay
 from mask2former.pixels import displayed
@@ -23,14 +25,11 @@ from mask2former.structures.categories import Categories
 __all__ = ["sheet"]
 
 
-def sheet(
-    config: DatasetConfig,
-    title: str,
-    columns: int = 4,
-    rows: int = 3,
-    side: int = 480,
-    **reading: Unpack[Reading],
-) -> Image.Image | None:
+_COLUMNS, _ROWS = 4, 3
+_SIDE = 480  # width of an image in pixels
+
+
+def sheet(config: DatasetConfig, title: str, **reading: Unpack[Reading]) -> Image.Image | None:
     """Annotated images at even distances, in the colours of their classes; one frame per clip.
 
     Training images, or validation images where the former cannot be read at all. Broken ones are skipped; None if there
@@ -43,9 +42,8 @@ def sheet(
         samples, _ = open_split(config, split, **reading)
     if samples is None:
         return None
-    indices = dict.fromkeys(np.linspace(0, len(samples) - 1, columns * rows).round().astype(int).tolist())
     shown = []
-    for index in indices:
+    for index in spread_indices(len(samples), _COLUMNS * _ROWS):
         with contextlib.suppress(UserError):
             if isinstance(samples, ClipSet):  # the middle frame of a clip
                 shown += samples.annotated(index, [samples.clip_length(index) // 2]).frames
@@ -54,15 +52,15 @@ def sheet(
     if not shown:
         return None
     shape = float(np.median([height / width for height, width in (annotated.size_hw for annotated in shown)]))
-    box = side, round(side * min(1.0, max(0.5, shape)))
+    box = _SIDE, round(_SIDE * min(1.0, max(0.5, shape)))
     cells = [_cell(annotated, samples.categories, box) for annotated in shown]
     classes = sorted({label for annotated in shown for label in annotated.labels.tolist()})
     legend = [(samples.categories[label].name, samples.categories[label].color) for label in classes]
-    grid = [cells[start : start + columns] for start in range(0, len(cells), columns)]
+    grid = [cells[start : start + _COLUMNS] for start in range(0, len(cells), _COLUMNS)]
     count = f"{len(samples.categories)} class{'' if len(samples.categories) == 1 else 'es'}"
     what = "clips" if isinstance(samples, ClipSet) else "images"
     subtitle = f"{len(samples)} {what} ({split}), {count}; {len(cells)} {what} and {len(classes)} classes shown"
-    return visualization.contact_sheet(grid, title=title, subtitle=subtitle, legend=legend, cell_width=side)
+    return visualization.contact_sheet(grid, title=title, subtitle=subtitle, legend=legend, cell_width=_SIDE)
 
 
 def _cell(annotated: Annotated, categories: Categories, box: tuple[int, int]) -> Image.Image:

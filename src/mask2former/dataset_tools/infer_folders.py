@@ -16,7 +16,16 @@ from mask2former.data.array_files import ARRAY_SUFFIX, is_array_file
 from mask2former.data.datasets.class_names import read_color_table, read_names
 from mask2former.data.datasets.pairs import LABEL_SUFFIXES, map_files
 from mask2former.data.label_maps import read_with_palette
-from mask2former.dataset_tools.data_paths import IMAGE_FOLDERS, NO_VALIDATION, VALIDATION, DataPaths, others, parsed
+from mask2former.data.sequence import spread_indices
+from mask2former.dataset_tools.data_paths import (
+    IMAGE_FOLDERS,
+    NO_VALIDATION,
+    VALIDATION,
+    DataPaths,
+    held_out,
+    others,
+    parsed,
+)
 from mask2former.errors import OptionError, UserError
 from mask2former.media.archives import find_folder
 from mask2former.media.folders import list_folder
@@ -86,16 +95,18 @@ def _mask_files(path: Path, paths: DataPaths) -> tuple[DatasetConfig, list[str]]
     roots = [root for name in ("", "stage1_train", "train") if (root := path / name).is_dir() and _has_masks(root)]
     if not roots:
         return None
-    validation = paths.validation or next((other for other in others(roots[0]) if other.is_dir()), None)
+    validation, notes = (paths.validation, []) if paths.validation else held_out(roots[0])
     values: dict[str, Any] = {"name": "mask-files", "train": [{"images": str(roots[0])}]}
     values["validation"] = [] if validation is None else [{"images": str(validation)}]
-    notes = [NO_VALIDATION if validation is None else f"used for validation: '{validation}'"]
+    notes += [] if validation is None else [f"used for validation: '{validation}'"]
     return parsed(values, path), [*notes, _one_class("mask file")]
 
 
 def _has_masks(root: Path) -> bool:
-    folders = [entry for entry in list_folder(root, skip_unreadable=True)[:_SAMPLED] if entry.is_dir()]
-    return any((folder / "images").is_dir() and (folder / "masks").is_dir() for folder in folders)
+    """Whether some folders have ``images``, with one image, and ``masks``; with several, these are maps of them."""
+    folders = [entry for entry in list_folder(root, skip_unreadable=True)[:_SAMPLED] if (entry / "masks").is_dir()]
+    inside = [list_folder(folder / "images") for folder in folders if (folder / "images").is_dir()]
+    return any(sum(entry.name.lower().endswith(IMAGE_SUFFIXES) for entry in entries) < 2 for entries in inside)
 
 
 def _one_class(what: str) -> str:
@@ -157,7 +168,12 @@ def _voc(path: Path, paths: DataPaths) -> tuple[DatasetConfig, list[str]] | None
                 f"the lists in '{lists}' are not used ({listed([file.name for file in everything], 5)}), so all images "
                 "are training data: expected train.txt and val.txt, or a single list"
             )
-        notes.append(NO_VALIDATION)
+        notes += [NO_VALIDATION] if paths.validation is None else []
+    if paths.validation is not None:
+        found = _voc(paths.validation, DataPaths(labels=paths.labels, names=Path(names)))
+        if found is None:
+            raise UserError(f"'{paths.validation}' has no folder 'SegmentationClass', as '{path}' has")
+        values["validation"] = found[0].model_dump()["train"]
     return parsed(values, path), notes + more
 
 
@@ -218,9 +234,12 @@ def _validation_pair(train: _Pair, paths: DataPaths) -> list[_Pair]:
             raise UserError(f"'{paths.validation}' has no folders 'images' and 'labels' with label maps")
         return [found]
     if train.images == train.labels:
-        folder = next((other for other in others(train.images) if other.is_dir()), None)
+        folder, _ = held_out(train.images)
         return [] if folder is None else [train._replace(images=folder, labels=folder)]
-    images, labels = (next((other for other in others(folder) if other.is_dir()), None) for folder in train[:2])
+    (images, _), (labels, _) = held_out(train.images), held_out(train.labels)
+    if (images is None or labels is None) and train.images.parent == train.labels.parent:  # of other names
+        pairs = map(_pair_of, filter(Path.is_dir, others(train.images.parent)))
+        images, labels = next(((pair.images, pair.labels) for pair in pairs if pair is not None), (None, None))
     return [train._replace(images=images, labels=labels)] if images is not None and labels is not None else []
 
 
@@ -312,11 +331,7 @@ def _some_maps(labels: Path, label_name: str = STEM) -> list[Any]:
     if folder is None:
         return []
     names = sorted(map_files(folder, label_name).values())
-    return (
-        [folder / names[index] for index in np.unique(np.linspace(0, len(names) - 1, _SAMPLED).astype(int))]
-        if names
-        else []
-    )
+    return [folder / names[index] for index in spread_indices(len(names), _SAMPLED)]
 
 
 def _is_colored(files: Iterable[Any]) -> bool:
@@ -330,20 +345,15 @@ def _is_colored(files: Iterable[Any]) -> bool:
 
 def _colors(pair: _Pair) -> list[str]:
     """The most frequent colours on some maps, if the maps are in colour."""
-    counts: Counter[tuple[int, int, int]] = Counter()
+    counts = Counter[tuple[int, ...]]()
     files = _some_maps(pair.labels, pair.label_name)
     if not _is_colored(files):
         return []
     for file in files:
         with open_image(file) as image:
             values, pixels = np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0, return_counts=True)
-        counts.update(
-            {
-                (red, green, blue): count
-                for (red, green, blue), count in zip(values.tolist(), pixels.tolist(), strict=True)
-            }
-        )
-    return [f"{red} {green} {blue}" for (red, green, blue), _ in counts.most_common()]
+        counts.update(dict(zip(map(tuple, values.tolist()), pixels.tolist(), strict=True)))
+    return [" ".join(map(str, color)) for color, _ in counts.most_common()]
 
 
 def _encoding(labels: Path, names: str, label_name: str = STEM) -> tuple[str, list[str]]:

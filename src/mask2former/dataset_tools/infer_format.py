@@ -21,8 +21,8 @@ from mask2former.dataset_tools.data_paths import (
     NO_VALIDATION,
     VALIDATION,
     DataPaths,
+    held_out,
     near,
-    others,
     parsed,
     refuse_paths,
 )
@@ -65,6 +65,18 @@ _REFUSED_FILES: dict[str, tuple[str, str]] = {
 }
 
 
+# The parts that data of a format may have beside its path.
+_PARTS = {
+    "coco-instance": {"images", "validation"},
+    "coco-panoptic": {"images", "labels", "validation"},
+    "supervisely": {"names", "validation"},
+    "mask-files": {"validation"},
+    "label-folder": {"images", "labels", "names", "validation"},
+    "id-maps": {"images", "labels", "names", "validation"},
+}
+_PARTS_OF_TOOLS = {"images", "names", "validation"}
+
+
 def _has(*keys: str) -> Callable[[Any], bool]:
     return lambda content: isinstance(content, dict) and all(key in content for key in keys)
 
@@ -92,9 +104,22 @@ def infer_format(path: Path, paths: DataPaths | None = None) -> tuple[DatasetCon
         paths: what cannot be found from the path alone.
 
     Raises:
-        UserError: it is none of these; the message says what is missing and how to give it, or how to export it.
+        UserError: it is none of these; the message says what is missing and how to give it, or how to export it. Or a
+            part was given that its format does not have.
     """
     known = paths or DataPaths()
+    config, notes = _inferred(path, known)
+    if not isinstance(config, RunConfig) and (unused := known.given() - _PARTS.get(config.name, _PARTS_OF_TOOLS)):
+        raise OptionError(
+            lambda name: (
+                f"{name(min(unused))} does not apply to '{path}', which is in the format {config.name}; leave out "
+                f"{name(min(unused))}"
+            )
+        )
+    return config, notes
+
+
+def _inferred(path: Path, known: DataPaths) -> tuple[DatasetConfig | RunConfig, list[str]]:
     if path.suffix.lower() == ".zip" and _has_rois(path):
         return _tool("imagej", path, known)
     if any(part.suffix.lower() == ".zip" and part.is_file() for part in (path, *path.parents)):
@@ -204,12 +229,12 @@ def _xml(path: Path, paths: DataPaths) -> tuple[DatasetConfig, list[str]]:
 def _tool(tool: ToolName, path: Path, paths: DataPaths) -> tuple[DatasetConfig, list[str]]:
     """A file of a tool, or a folder with one file per image, with the validation data beside it."""
     train = {"annotations": str(path), "images": str(paths.images or _images_of(tool, path))}
-    found = paths.validation or next((other for other in others(path) if other.exists()), None)
+    found, notes = (paths.validation, []) if paths.validation else held_out(path, FORMATS[tool].suffixes, folders=True)
     values: dict[str, Any] = {"name": tool, "train": [train]}
     if paths.names is not None:
         values["names"] = str(paths.names)
     if found is None:
-        return parsed(values, path), [NO_VALIDATION]
+        return parsed(values, path), notes
     images = _images_of(tool, found, near(paths.images))
     values["validation"] = [{"annotations": str(found), "images": str(images)}]
     return parsed(values, path), [_taken(found, images)]
@@ -318,11 +343,9 @@ def _coco(path: Path, paths: DataPaths, content: Any) -> tuple[DatasetConfig, li
     train = {"annotations": str(path), "images": str(images)}
     if segments is not None:
         train["segments"] = str(segments)
-    validation, notes = train, []
-    found = paths.validation or next((other for other in others(path) if other.is_file()), None)
-    if found is None:
-        notes.append(NO_VALIDATION)
-    else:
+    validation = train
+    found, notes = (paths.validation, []) if paths.validation else held_out(path)
+    if found is not None:
         # Folders that were given are for the training data, and may contain these files, too.
         beside = replace(paths, images=None, labels=None)
         folders = near(paths.images), near(paths.labels)

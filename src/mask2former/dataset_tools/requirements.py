@@ -146,7 +146,8 @@ def class_map_findings(training: Categories, validation: Categories) -> list[Fin
     """Whether what is measured can be matched to what is learned, and which parts of it are not measured."""
     notes: list[str] = []
     try:
-        match_classes(training, validation, things_only=_only_things(validation), notes=notes)
+        things_only = all(item.is_thing for item in validation)
+        match_classes(training, validation, things_only=things_only, notes=notes)
     except UserError as error:
         return [Finding("validation", True, str(error))]
     return [Finding("validation", False, note) for note in notes]
@@ -166,7 +167,3 @@ def data_notes(training: AnnotatedSet | ClipSet, validation: AnnotatedSet | Clip
         findings += split_findings(validation, "validation")
         findings += between_findings(training, validation)
     return require(findings)
-
-
-def _only_things(categories: Categories) -> bool:
-    return all(item.is_thing for item in categories)

@@ -30,7 +30,7 @@ from mask2former.config import (
     Task,
     TrainerConfig,
 )
-from mask2former.dataset_tools.check import COCO_AREAS, DataReport, SplitSummary, area_shares
+from mask2former.dataset_tools.figures import COCO_AREAS, DataReport, SplitSummary, area_shares, cell_diameter
 from mask2former.errors import UserError
 from mask2former.structures.categories import Categories
 from mask2former.text import listed, printable
@@ -44,21 +44,18 @@ _MOST_QUERIES = 500  # memory and training time grow with them
 # Many small objects of one kind: what the packaged model of nuclei was trained on. It saw objects of 40 pixels in crops
 # of 256.
 _CELLS = "nuclei"
-_CELL_SHARE = 1 / 8  # of the shorter side: the largest diameter of the median object
-_CELLS_PER_IMAGE = 5
 _CELL_BATCH, _CELL_EPOCHS = 4, 20
 _EXPOSURE = (0.15, 1.0)
 
 
 def suggest_config(
-    dataset: DatasetConfig, report: DataReport, output: str = "runs/mine", **reading: Unpack[Reading]
+    dataset: DatasetConfig, report: DataReport, **reading: Unpack[Reading]
 ) -> tuple[RunConfig, list[str]]:
     """A run on the data set that was checked, and one sentence for each choice based on its figures.
 
     Args:
         dataset: the data set that was checked.
         report: the result of the check.
-        output: the run directory.
         reading: how its images were read for the check, which the run keeps.
 
     Raises:
@@ -68,8 +65,8 @@ def suggest_config(
     if summary is None or not summary.objects.sum():
         raise UserError("no run can be suggested: the training data has no annotated images")
     task = report.task
-    if task == "instance" and (diameter := _cell_diameter(summary)) is not None:
-        return _cells(dataset, report, summary, diameter, output, reading)
+    if task == "instance" and (diameter := cell_diameter(summary)) is not None:
+        return _cells(dataset, report, summary, diameter, reading)
     reasons: list[str] = []
 
     median_short, median_long = float(np.median(summary.short_sides())), float(np.median(summary.long_sides()))
@@ -81,7 +78,7 @@ def suggest_config(
         f"images have a median shorter side of {median_short:.0f} pixels: they are resized to {short} pixels"
     )
 
-    most = max(int(split.objects.max(initial=0)) for split in report.splits.values())
+    most = _most_objects(report)
     queries = 100
     if task != "semantic" and most > 80:
         queries = min(_MOST_QUERIES, 50 * math.ceil(1.2 * most / 50))
@@ -91,8 +88,7 @@ def suggest_config(
         reasons.append(f"so {detections} objects per image are kept and measured, instead of 100")
 
     limits = _area_limits(report, reasons) if task == "instance" else COCO_AREAS
-    steps = _steps(summary.num_images)
-    interval = max(1, steps // 20)
+    steps = _two_digits(min(100_000, max(1_000, _EPOCHS * summary.num_images / _BATCH)))
     reasons.append(f"{summary.num_images} training images: {steps} steps of {_BATCH}")
     exposure = _EXPOSURE if task == "semantic" and summary.num_dark else None
     if exposure is not None:
@@ -122,34 +118,20 @@ def suggest_config(
     )
     if queries > 100:  # otherwise those of the initial model
         model = model.model_copy(update={"transformer_decoder": MaskedDecoderConfig(num_queries=queries)})
-    run = RunConfig(
-        model=model,
-        data=DataConfig(dataset=dataset, augmentation=_augmentation(task, short, typical, exposure), batch_size=_BATCH),
-        optim=OptimConfig(warmup_steps=min(100, steps // 10), warmup_factor=0.01),
-        trainer=TrainerConfig(max_steps=steps, checkpoint_interval=interval),
-        evaluation=EvaluationConfig(
-            interval=interval, tasks=(task,), monitor=monitor, max_detections=detections, area_limits=limits
-        ),
-        output=output,
+    augmentation = _augmentation(task, short, typical, exposure)
+    measured = EvaluationConfig(
+        interval=max(1, steps // 20), tasks=(task,), monitor=monitor, max_detections=detections, area_limits=limits
     )
-    return run, reasons
-
-
-def _cell_diameter(summary: SplitSummary) -> float | None:
-    """The diameter of a disc with the median area of the objects, in pixels; None unless they are many and small."""
-    diameter = math.sqrt(4 * float(np.median(summary.areas)) / math.pi)
-    is_small = diameter <= _CELL_SHARE * float(np.median(summary.short_sides()))
-    is_many = float(np.median(summary.objects)) >= _CELLS_PER_IMAGE
-    return diameter if len(summary.categories) == 1 and is_small and is_many else None
+    data = DataConfig(dataset=dataset, augmentation=augmentation, batch_size=_BATCH)
+    return _run(model, data, steps, measured), reasons
 
 
 def _cells(
-    dataset: DatasetConfig, report: DataReport, summary: SplitSummary, diameter: float, output: str, reading: Reading
+    dataset: DatasetConfig, report: DataReport, summary: SplitSummary, diameter: float, reading: Reading
 ) -> tuple[RunConfig, list[str]]:
     """Continues from the packaged model of nuclei, whose architecture and tiles the run adopts."""
     steps = _two_digits(min(5_000, max(200, _CELL_EPOCHS * summary.num_images / _CELL_BATCH)))
-    interval = max(1, steps // 10)
-    most = max(int(split.objects.max(initial=0)) for split in report.splits.values())
+    most = _most_objects(report)
     detections = max(400, 50 * math.ceil(1.2 * most / 50))
     name = summary.categories[0].name
     reasons = [
@@ -171,32 +153,41 @@ def _cells(
         settings["max_instances"] = detections
     given = {"inference": InferenceConfig(**settings)} if settings else {}
     model = ModelConfig(init=_CELLS, **given, **_channels(summary, reading, reasons))
-    run = RunConfig(
-        model=model,
-        criterion=CriterionConfig(num_points=2048),
-        data=DataConfig(
-            dataset=dataset,
-            augmentation=ResizeCropFlipConfig(
-                scale_range=(0.7, 1.5),
-                diameter=40,
-                exposure=_EXPOSURE,
-                flip="both",
-                crop_size=(256, 256),
-                pad_size=(256, 256),
-                keep_lost=False,
-            ),
-            batch_size=_CELL_BATCH,
-        ),
-        optim=OptimConfig(
-            lr=2e-5, backbone_multiplier=0.5, warmup_steps=min(100, steps // 10), warmup_factor=0.01, ema_decay=0.99
-        ),
-        trainer=TrainerConfig(max_steps=steps, checkpoint_interval=interval),
-        evaluation=EvaluationConfig(
-            interval=interval, tasks=("instance",), monitor="instance/AP", max_detections=detections, area_limits=limits
-        ),
-        output=output,
+    augmentation = ResizeCropFlipConfig(
+        scale_range=(0.7, 1.5),
+        diameter=40,
+        exposure=_EXPOSURE,
+        flip="both",
+        crop_size=(256, 256),
+        pad_size=(256, 256),
+        keep_lost=False,
     )
-    return run, reasons
+    measured = EvaluationConfig(
+        interval=max(1, steps // 10),
+        tasks=("instance",),
+        monitor="instance/AP",
+        max_detections=detections,
+        area_limits=limits,
+    )
+    data = DataConfig(dataset=dataset, augmentation=augmentation, batch_size=_CELL_BATCH)
+    run = _run(model, data, steps, measured, lr=2e-5, backbone_multiplier=0.5, ema_decay=0.99)
+    return run.model_copy(update={"criterion": CriterionConfig(num_points=2048)}), reasons
+
+
+def _run(model: ModelConfig, data: DataConfig, steps: int, evaluation: EvaluationConfig, **optim: Any) -> RunConfig:
+    """What all suggestions have in common: a short warmup, and a checkpoint whenever the model is measured."""
+    return RunConfig(
+        model=model,
+        data=data,
+        optim=OptimConfig(warmup_steps=min(100, steps // 10), warmup_factor=0.01, **optim),
+        trainer=TrainerConfig(max_steps=steps, checkpoint_interval=evaluation.interval),
+        evaluation=evaluation,
+        output="runs/mine",
+    )
+
+
+def _most_objects(report: DataReport) -> int:
+    return max(int(split.objects.max(initial=0)) for split in report.splits.values())
 
 
 def _read_as(reading: Reading) -> dict[str, Any]:
@@ -240,7 +231,7 @@ def _channels(summary: SplitSummary, reading: Reading, reasons: list[str]) -> di
 def _area_limits(report: DataReport, reasons: list[str]) -> tuple[int, int]:
     """Where small ends and large begins: COCO's limits, unless nearly all objects would have the same size."""
     areas = np.sort(np.concatenate([split.areas for split in report.splits.values()]))
-    if max(area_shares(areas, COCO_AREAS)) <= 0.9:
+    if max(area_shares(areas)) <= 0.9:
         return COCO_AREAS
     small, large = (_two_digits(float(np.quantile(areas, share))) for share in (1 / 3, 2 / 3))
     if small >= large:
@@ -305,8 +296,3 @@ def _multiple(value: float, low: int, high: int) -> int:
 def _two_digits(value: float) -> int:
     digits = max(0, math.floor(math.log10(max(value, 1))) - 1)
     return max(1, round(value / 10**digits) * 10**digits)
-
-
-def _steps(num_images: int) -> int:
-    """Fifty passes, but between 1,000 and 100,000 steps; two significant digits."""
-    return _two_digits(min(100_000, max(1_000, _EPOCHS * num_images / _BATCH)))

@@ -81,6 +81,43 @@ def test_validation_data_that_are_found_are_said_with_their_folder(tmp_path: Pat
     assert notes == [f"used for validation: '{tmp_path / 'val.json'}', with the images in '{tmp_path / 'val'}'"]
 
 
+def test_the_only_file_in_the_folder_for_validation_may_have_any_name(tmp_path: Path) -> None:
+    """For a file of COCO and for one of a tool; of several COCO files none is chosen, which is said."""
+    for name in ("coco", "labelme"):
+        for split, stem in (("train", "train"), ("val", "my-val")):
+            files(tmp_path / name / split, f"{stem}.jpg")
+            if name == "coco":
+                coco(tmp_path / name / split / f"{stem}.json", f"{stem}.jpg")
+            else:
+                labelme(tmp_path / name / split, f"{stem}.jpg", f"{stem}.json")
+        val = tmp_path / name / "val"
+        for path in (tmp_path / name, tmp_path / name / "train" / "train.json"):
+            config, notes = infer_format(path)
+            assert config.validation[0].annotations == str(val / "my-val.json")  # type: ignore[union-attr]
+            assert notes == [f"used for validation: '{val / 'my-val.json'}', with the images in '{val}'"]
+        (val / "other.json").write_text("{}")
+        config, (note, *more) = infer_format(tmp_path / name)
+        if name == "coco":
+            assert note == (
+                f"'{val}' is not used: it contains 2 files (my-val.json, other.json), any of which may be the "
+                "validation data"
+            )
+            assert config.validation == config.train  # type: ignore[union-attr]
+        else:
+            assert config.validation[0].annotations == str(val)  # type: ignore[union-attr]
+        assert any("there is no validation data" in one for one in more) == (name == "coco")
+
+
+def test_folders_for_validation_may_have_other_names(tmp_path: Path) -> None:
+    """Also where one of them is called as that of mask files is, of which each image has its own."""
+    train = ("train/images/a.jpg", "train/images/b.jpg", "train/masks/a.png", "train/masks/b.png")
+    files(tmp_path, *train, "val/imgs/c.jpg", "val/labels/c.png")
+    (tmp_path / "names.txt").write_text("background\ncell\n")
+    config, notes = infer_format(tmp_path)
+    assert config.validation[0].labels == str(tmp_path / "val" / "labels")  # type: ignore[union-attr]
+    assert not any("no validation data" in note for note in notes)
+
+
 @pytest.mark.parametrize("option", ["images", "labels", "names", "validation"])
 def test_parts_of_data_that_name_their_own_are_refused(option: str, tmp_path: Path) -> None:
     """An option is refused where the data file or the named data set already says what it would."""
@@ -161,6 +198,31 @@ def test_255_is_void_in_the_layout_of_voc_unless_it_is_a_class(tmp_path: Path) -
         (tmp_path / "names.txt").write_text(names)
         config, _ = infer_format(tmp_path, DataPaths())
         assert config.ignore == ignore  # type: ignore[union-attr]
+
+
+def test_validation_data_of_voc_may_be_given(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("background\ncell\n")
+    given = DataPaths(names=tmp_path / "names.txt", validation=voc(tmp_path / "held-out"))
+    config, notes = infer_format(voc(tmp_path / "mine"), given)
+    assert config.validation[0].images == str(tmp_path / "held-out" / "JPEGImages")  # type: ignore[union-attr]
+    assert not any("no validation data" in note for note in notes)
+    with pytest.raises(UserError, match="has no folder 'SegmentationClass'"):
+        infer_format(tmp_path / "mine", DataPaths(names=given.names, validation=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("option", "kind"), [("names", "coco-instance"), ("labels", "labelme"), ("images", "mask-files")]
+)
+def test_parts_that_a_format_does_not_have_are_refused(option: str, kind: str, tmp_path: Path) -> None:
+    if kind == "coco-instance":
+        coco(tmp_path / "train.json", "a.png", tmp_path / "train")
+    elif kind == "labelme":
+        files(tmp_path, "a.jpg")
+        labelme(tmp_path, "a.jpg")
+    else:
+        files(tmp_path, "train/a/images/a.png", "train/a/masks/1.png")
+    with pytest.raises(OptionError, match=f"{option} does not apply to '.*', which is in the format {kind}; leave out"):
+        infer_format(tmp_path, DataPaths(**{option: tmp_path}))
 
 
 def test_lists_of_voc_that_are_not_used_are_noted(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mask2former.config import ScenesConfig
-from mask2former.dataset_tools.check import DataReport, SplitSummary
+from mask2former.dataset_tools.figures import DataReport, SplitSummary
 from mask2former.dataset_tools.suggest import suggest_config
 from mask2former.structures import Categories
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from mask2former import checkpoints, postprocessing
 from mask2former.config import InferenceConfig
-from mask2former.data.transforms import resize_image, resize_shortest_edge
+from mask2former.data.transforms import resize_image, shortest_edge_size
 from mask2former.errors import UserError
 from mask2former.inference.devices import choose_device, choose_dtype
 from mask2former.inference.predictor import Predictor
@@ -182,7 +182,7 @@ def test_several_tasks_come_from_one_pass(predictor: Predictor, image: np.ndarra
 def test_equals_the_parts_composed_by_hand(
     tiny_model: Mask2Former, predictor: Predictor, image: np.ndarray, short_edge: int
 ) -> None:
-    resized = resize_shortest_edge(image, short_edge, 96)
+    resized = resize_image(image, shortest_edge_size(image.shape[:2], short_edge, 96))
     with torch.inference_mode():
         output = tiny_model.prepare_for_inference()(
             [torch.from_numpy(resized).permute(2, 0, 1).float()], aux_outputs=False

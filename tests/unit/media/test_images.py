@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mask2former.data.transforms import resize_shortest_edge, shortest_edge_size
+from mask2former.data.transforms import resize_image, shortest_edge_size
 from mask2former.errors import UserError
 from mask2former.media.images import NamedBytes, image_size, list_images, read_image
 
@@ -361,11 +361,11 @@ def test_sizes(size: tuple[int, int], short_edge: int, long_edge: int, expected:
 
 
 def test_resizing_is_pillow_bilinear_and_keeps_the_type() -> None:
-    resized = resize_shortest_edge(colors(), 12, 100)
+    resized = resize_image(colors(), shortest_edge_size(colors().shape[:2], 12, 100))
     expected = Image.fromarray(colors()).resize((20, 12), Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(resized, np.asarray(expected))
     assert resized.dtype == np.uint8
-    np.testing.assert_array_equal(resize_shortest_edge(colors(), 0, 1), colors())
+    np.testing.assert_array_equal(resize_image(colors(), shortest_edge_size(colors().shape[:2], 0, 1)), colors())
 
 
 def test_what_is_in_memory_is_read_as_its_file_is(tmp_path: Path) -> None:

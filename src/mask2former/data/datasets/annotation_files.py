@@ -10,31 +10,42 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Int64
+
 from mask2former import limits
 from mask2former.data.faults import fault
 from mask2former.documents import check_regular, parse_json, read_bytes
 from mask2former.errors import UserError
 from mask2former.media.archives import File, find_file
 from mask2former.structures.categories import Categories, check_count
-from mask2former.text import listed, quoted
+from mask2former.text import listed, quoted, shown
+
+Location = str | os.PathLike[str]
+"""Where a file or folder is."""
 
 __all__ = [
+    "Location",
     "categories_in",
     "check_unique",
     "entry_id",
     "flag",
     "found_file",
     "groups_in",
+    "ids_of",
     "is_encodable",
     "is_name",
     "mentions",
     "number",
     "polygons_of",
     "read_annotations",
+    "rows_with",
     "same_categories",
     "sides",
     "some",
+    "stated_sides",
     "stuff_remark",
+    "tell_unlisted",
 ]
 
 _NAMED = 5  # how many offenders a message lists
@@ -243,6 +254,51 @@ def _oddness(value: float) -> float:
 
 def _is_pair(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2 and type(value[0]) in _NUMBERS and type(value[1]) in _NUMBERS
+
+
+def ids_of(entry: Mapping[str, Any], key: str, name: Any, file: File) -> tuple[int | str, Any] | None:
+    """The ids of the image or video of an annotation, which is under ``key``, and of its category.
+
+    None, after reporting it, where one of them is missing.
+    """
+    owner, category = entry_id(entry.get(key)), entry_id(entry.get("category_id"))
+    if owner is not None and category is not None:
+        return owner, category
+    fault(
+        f"'{file}': annotation {shown(name)} needs {'an' if key == 'image_id' else 'a'} '{key}' and a 'category_id', "
+        f"whole numbers or text; got {quoted(entry.get(key), 40)} and {quoted(entry.get('category_id'), 40)}"
+    )
+    return None
+
+
+def tell_unlisted(names: Sequence[Any], key: str, file: File) -> None:
+    """Refuse annotations whose image, video or category is not in the list ``key`` of their file."""
+    if names:
+        fault(
+            f"'{file}': the {key} of annotations {some(names)} are not listed in '{key}'; ids must match exactly, and "
+            "text does not match a number",
+            len(names),
+        )
+
+
+def stated_sides(entry: Mapping[str, Any], what: str, file: File) -> tuple[int, int] | None:
+    """As :func:`sides`, but anything else is reported; ``what`` is the image."""
+    size = sides(entry)
+    if size is None:
+        fault(f"'{file}': 'height' and 'width' of {what} are not positive whole numbers, or are too large")
+    return size
+
+
+def rows_with(counts: Int64[np.ndarray, " I"], source: object, *, filter_empty: bool) -> Int64[np.ndarray, " R"]:
+    """Which images are used: all of them or, with ``filter_empty``, those with objects.
+
+    Raises:
+        UserError: there are none.
+    """
+    rows = np.flatnonzero(counts > 0) if filter_empty else np.arange(len(counts))
+    if not len(rows):
+        raise UserError(f"'{source}' has no images{' with objects; set filter_empty: false' if filter_empty else ''}")
+    return rows
 
 
 def sides(entry: Mapping[str, Any]) -> tuple[int, int] | None:

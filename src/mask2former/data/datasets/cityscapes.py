@@ -63,8 +63,7 @@ class Cityscapes(SegmentReader):
 
     def _has_targets(self, index: int) -> bool:
         _, classes, crowds = self.segments(index, "training")
-        kept = self._is_thing[classes] & ~crowds if self.task == "instance" else ~crowds | (self.task == "semantic")
-        return bool(kept.any())
+        return bool(self.are_targets(classes, crowds).any())
 
     def __len__(self) -> int:
         return len(self._names)

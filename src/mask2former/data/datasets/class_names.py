@@ -10,7 +10,7 @@ import contextlib
 import os
 import re
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -145,22 +145,24 @@ def _entries(text: str, suffix: str, skipped: list[str]) -> list[dict[str, Any]]
         return _from_csv(text)
     if suffix in (".json", ".yaml", ".yml"):
         return _from_content(_content(text, suffix))
-    else:
-        lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1)]
-        comments = [line for _, line in lines if line.startswith("#")]
-        skipped += comments
-        given = _names_in([(number, line) for number, line in lines if line and not line.startswith("#")])
-        fields = [match for _, line in given if (match := _COLOURED.fullmatch(line))]
-        if given and len(fields) == len(given):
-            return [_coloured(number, match) for number, match in enumerate(fields)]
-        before = [match for _, line in given if (match := _COLOUR_BEFORE.fullmatch(line))]
-        if given and len(before) == len(given):
-            return [
-                {"id": None, "name": _name(match[4]), "isthing": 0, "color": [int(match[at]) for at in (1, 2, 3)]}
-                for match in before
-            ]
-        pairs = _from_lines(lines, given)
-    return [{"id": number, "name": _name(name), "isthing": 0} for number, name in pairs]
+    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1)]
+    skipped += [line for _, line in lines if line.startswith("#")]
+    given = _names_in([(number, line) for number, line in lines if line and not line.startswith("#")])
+    fields = [match for _, line in given if (match := _COLOURED.fullmatch(line))]
+    if given and len(fields) == len(given):
+        return [
+            _entry(number, match[1], [int(value) for value in match[2].split(",")] if match[2] else None)
+            for number, match in enumerate(fields)
+        ]
+    before = [match for _, line in given if (match := _COLOUR_BEFORE.fullmatch(line))]
+    if given and len(before) == len(given):
+        return [_entry(None, match[4], [int(match[at]) for at in (1, 2, 3)]) for match in before]
+    return [_entry(number, name) for number, name in _from_lines(lines, given)]
+
+
+def _entry(number: int | None, name: Any, color: Sequence[int] | None = None) -> dict[str, Any]:
+    """A class; its number is None where the file gives none, and so is its colour."""
+    return {"id": number, "name": _name(name), "isthing": 0, "color": color}
 
 
 def _names_in(given: list[tuple[int, str]]) -> list[tuple[int, str]]:
@@ -186,11 +188,6 @@ def _names_in(given: list[tuple[int, str]]) -> list[tuple[int, str]]:
                 "delete it"
             )
     return bare
-
-
-def _coloured(number: int, match: re.Match[str]) -> dict[str, Any]:
-    entry = {"id": number, "name": _name(match[1]), "isthing": 0}
-    return {**entry, "color": [int(value) for value in match[2].split(",")]} if match[2] else entry
 
 
 def _from_lines(lines: Iterable[tuple[int, str]], given: list[tuple[int, str]]) -> list[tuple[int, str]]:
@@ -258,12 +255,7 @@ def _from_content(content: Any) -> list[dict[str, Any]]:
     if isinstance(content, list) and content and all(isinstance(entry, Mapping) for entry in content):
         numbered = any("id" in entry for entry in content)
         return [
-            {
-                "id": _number(entry["id"]) if numbered else None,
-                "name": _name(entry["name"]),
-                "isthing": 0,
-                "color": color_of(entry.get("color")),
-            }
+            _entry(_number(entry["id"]) if numbered else None, entry["name"], color_of(entry.get("color")))
             for entry in content
         ]
     if isinstance(content, Mapping):
@@ -275,7 +267,7 @@ def _from_content(content: Any) -> list[dict[str, Any]]:
         pairs = list(enumerate(content))
     else:
         raise ValueError(f"it contains {type(content).__name__}")
-    return [{"id": number, "name": _name(name), "isthing": 0} for number, name in pairs]
+    return [_entry(number, name) for number, name in pairs]
 
 
 def _is_number(value: Any) -> bool:
@@ -318,11 +310,6 @@ def _from_csv(text: str) -> list[dict[str, Any]]:
     if not has_header and len(rows[0]) > 2 and all(_is_number(row[name]) for row in rows):
         raise ValueError("its second column contains numbers, not names; add a header line with 'id' and 'name'")
     return [
-        {
-            "id": int(row[number]) if number >= 0 else None,
-            "name": _name(row[name]),
-            "isthing": 0,
-            "color": [_number(row[at]) for at in color] or None,
-        }
+        _entry(int(row[number]) if number >= 0 else None, row[name], [_number(row[at]) for at in color] or None)
         for row in rows
     ]

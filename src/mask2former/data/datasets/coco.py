@@ -8,7 +8,6 @@ survive it.
 from __future__ import annotations
 
 import math
-import os
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
@@ -23,20 +22,24 @@ from mask2former import limits
 from mask2former.config import Task
 from mask2former.data.annotated import Annotated, cover, place_patches
 from mask2former.data.datasets.annotation_files import (
+    Location,
     categories_in,
     check_unique,
     entry_id,
     flag,
     found_file,
+    ids_of,
     number,
     polygons_of,
     read_annotations,
+    rows_with,
     same_categories,
-    sides,
     some,
+    stated_sides,
     stuff_remark,
+    tell_unlisted,
 )
-from mask2former.data.datasets.file_names import find_name, is_file_name, leads_to_file, tell_outside
+from mask2former.data.datasets.file_names import find_name, is_file_name, leads_to_file, tell_missing, tell_outside
 from mask2former.data.datasets.mask_checks import MaskSummary, PolygonFigures, box_of, check_masks, lies_outside
 from mask2former.data.datasets.reader import Reader
 from mask2former.data.faults import fault
@@ -52,7 +55,7 @@ from mask2former.text import quoted, shown
 
 __all__ = ["CocoInstances"]
 
-Source = tuple[str | os.PathLike[str] | File, str | os.PathLike[str] | Folder]
+Source = tuple[Location | File, Location | Folder]
 
 _HUNDREDTHS = 100  # official coordinates have two decimals
 _KEYS = ("images", "annotations", "categories")
@@ -148,14 +151,9 @@ class _Reader:
         before = len(self.out.rows), len(self.out.polygon_ends) - 1
         for index, entry in enumerate(content["annotations"]):
             name = entry.get("id", f"number {index + 1}")
-            image_id, category_id = entry_id(entry.get("image_id")), entry_id(entry.get("category_id"))
-            if image_id is None or category_id is None:
-                fault(
-                    f"'{file}': annotation {shown(name)} needs an 'image_id' and a 'category_id', whole numbers or "
-                    f"text; got {quoted(entry.get('image_id'), 40)} and {quoted(entry.get('category_id'), 40)}"
-                )
+            if (ids := ids_of(entry, "image_id", name, file)) is None:
                 continue
-            row, label = row_of_id.get(image_id, -1), self.class_of_id.get(category_id, -1)  # pyright: ignore
+            row, label = row_of_id.get(ids[0], -1), self.class_of_id.get(ids[1], -1)
             crowd = flag(entry.get("iscrowd"))
             if row == -1:
                 of["unknown images"].append(name)
@@ -196,18 +194,8 @@ class _Reader:
 
     def _refuse(self, of: dict[str, list[Any]], broken: str, file: File) -> None:
         """Report the faults of the annotations of a file, if there are any; these annotations have been left out."""
-        if of["unknown images"]:
-            fault(
-                f"'{file}': the images of annotations {some(of['unknown images'])} are not listed in 'images'; ids "
-                "must match exactly, and text does not match a number",
-                len(of["unknown images"]),
-            )
-        if of["unknown classes"]:
-            fault(
-                f"'{file}': the categories of annotations {some(of['unknown classes'])} are not listed in "
-                "'categories'; ids must match exactly, and text does not match a number",
-                len(of["unknown classes"]),
-            )
+        tell_unlisted(of["unknown images"], "images", file)
+        tell_unlisted(of["unknown classes"], "categories", file)
         if of["flags"]:
             names, flags = zip(*of["flags"], strict=True)
             fault(
@@ -308,12 +296,8 @@ class _Reader:
             if image_id is None or not is_file_name(name):
                 fault(f"'{file}': the image {quoted(entry)} needs an 'id' and a 'file_name'")
                 continue
-            size = sides(entry)
+            size = stated_sides(entry, f"the image {quoted(name)}", file)
             if size is None:
-                fault(
-                    f"'{file}': 'height' and 'width' of the image {quoted(name)} are not positive whole numbers, or "
-                    "are too large"
-                )
                 rows[image_id] = None
                 continue
             found = find_name(name, folder)
@@ -338,14 +322,7 @@ class _Reader:
             self.out.heights.append(size[0])
             self.out.widths.append(size[1])
         tell_outside(outside, folder, file)
-        if missing and self.missing_images == "error":
-            fault(
-                f"'{folder}' lacks images of '{file}': {some(missing)}; check the folder, or leave them out with "
-                "missing_images=skip",
-                len(missing),
-            )
-        elif missing:
-            self.notes.append(f"'{file}': left out images that '{folder}' lacks: {some(missing)}")
+        self.notes += tell_missing(missing, folder, file, skip=self.missing_images == "skip")
         if renamed:
             self.notes.append(
                 f"'{file}': images were not found in '{folder}' under the names in the file, but under others: "
@@ -387,26 +364,12 @@ class _Reader:
     def index(self) -> _Index:
         """What was read, without objects that have no area."""
         out = self.out
-        rows, labels, crowds, areas, kinds, first, parts, polygon_ends, rle_ends, rle_sizes = map(
-            np.array,
-            (
-                out.rows,
-                out.labels,
-                out.crowds,
-                out.areas,
-                out.kinds,
-                out.first,
-                out.parts,
-                out.polygon_ends,
-                out.rle_ends,
-                out.rle_sizes,
-            ),
-        )
+        rows, kinds, first, parts = (np.array(values) for values in (out.rows, out.kinds, out.first, out.parts))
         nothing = np.zeros(0, dtype=bool)
         kept = np.flatnonzero(~np.concatenate([*self.empty, nothing]))
         order = kept[np.argsort(rows[kept], kind="stable")]  # file order within an image
         corners = np.array(out.corners).reshape(-1, 2)
-        lengths = np.diff(polygon_ends) // 2
+        lengths = np.diff(np.array(out.polygon_ends)) // 2
         solid = ~np.concatenate([*self.flat, nothing])
         if not solid.all():
             corners, lengths = corners[np.repeat(solid, lengths)], lengths[solid]
@@ -421,17 +384,17 @@ class _Reader:
         counts = np.bincount(rows[kept], minlength=len(out.names))
         return _Index(
             starts=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-            labels=labels[order].astype(np.int32),
-            crowds=crowds[order].astype(bool),
-            areas=areas[order],
+            labels=np.array(out.labels)[order].astype(np.int32),
+            crowds=np.array(out.crowds)[order].astype(bool),
+            areas=np.array(out.areas)[order],
             kinds=kinds[order].astype(np.int8),
             first=first[order],
             parts=parts[order],
             polygon_ends=np.concatenate([[0], np.cumsum(lengths)]),
             corners=corners,
-            rle_ends=rle_ends,
+            rle_ends=np.array(out.rle_ends),
             rle_bytes=bytes(out.rle_bytes),
-            rle_sizes=rle_sizes.reshape(-1, 2),
+            rle_sizes=np.array(out.rle_sizes).reshape(-1, 2),
         )
 
 
@@ -512,8 +475,6 @@ class CocoInstances(Reader):
         starts = self._index.starts
         objects = np.concatenate([[0], np.cumsum(~self._index.crowds)])
         counts = objects[starts[1:]] - objects[starts[:-1]]
-        self._rows = np.arange(len(out.names)) if not filter_empty else np.flatnonzero(counts > 0)
-        self._counts = counts[self._rows]
         if not objects[-1] and self._index.crowds.any():
             reader.notes.append(
                 f"'{sources[0][0]}': all {len(self._index.crowds)} annotations are marked as crowd regions, so there "
@@ -521,11 +482,8 @@ class CocoInstances(Reader):
                 "crowds=objects"
             )
         self.notes = reader.notes
-        if not len(self._rows):
-            raise UserError(
-                f"'{sources[0][0]}' has no images"
-                + ("" if not filter_empty else " with objects; set filter_empty: false")
-            )
+        self._rows = rows_with(counts, sources[0][0], filter_empty=filter_empty)
+        self._counts = counts[self._rows]
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -7,7 +7,6 @@ The JSON is read once into flat arrays, the PNGs when an image is read. Every fa
 from __future__ import annotations
 
 import math
-import os
 from array import array
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cached_property
@@ -20,6 +19,7 @@ from scipy import ndimage
 
 from mask2former.config import Task
 from mask2former.data.datasets.annotation_files import (
+    Location,
     categories_in,
     check_unique,
     entry_id,
@@ -27,11 +27,12 @@ from mask2former.data.datasets.annotation_files import (
     found_file,
     number,
     read_annotations,
+    rows_with,
     same_categories,
-    sides,
     some,
+    stated_sides,
 )
-from mask2former.data.datasets.file_names import is_file_name, leads_to_file, tell_outside
+from mask2former.data.datasets.file_names import is_file_name, leads_to_file, tell_missing, tell_outside
 from mask2former.data.datasets.mask_checks import box_of, boxes_agree
 from mask2former.data.datasets.reader import Reader, SegmentReader
 from mask2former.data.faults import fault
@@ -51,8 +52,6 @@ _FORM = "COCO's panoptic"
 _MAX_ID = 1 << 24  # ids must fit into three bytes
 _MAX_AREA = 1 << 40  # pixels
 _GREY = 0x010101  # of value 1
-
-Location = str | os.PathLike[str]
 
 
 class PanopticFiles(NamedTuple):
@@ -86,6 +85,7 @@ class CocoPanoptic(SegmentReader):
             segment, and a segment without pixels counts as missed, as in the official tool. Otherwise pixels are
             counted, and such a segment is an error.
         allow_outside: whether file names may lead out of their folders.
+        read: a function that returns the content of a file in COCO's form, for files of another form.
 
     Attributes:
         notes: sentences about what was left out; reading may add some.
@@ -105,6 +105,7 @@ class CocoPanoptic(SegmentReader):
         missing_images: Literal["error", "skip"] = "error",
         areas_from_file: bool = False,
         allow_outside: bool = False,
+        read: Callable[[File], dict[str, Any]] | None = None,
     ) -> None:
         if not sources:
             raise UserError("no annotation files given; give at least one with its folders of PNGs and images")
@@ -122,7 +123,7 @@ class CocoPanoptic(SegmentReader):
         first: Categories | None = None
         for source in sources:
             file = found_file(source.annotations)
-            content = read_annotations(file, _KEYS, _FORM)
+            content = read_annotations(file, _KEYS, _FORM) if read is None else read(file)
             found = categories_in(content, file)
             if categories is None and task != "semantic":
                 _check_kinds(content["categories"], file)
@@ -156,12 +157,7 @@ class CocoPanoptic(SegmentReader):
         self._boxes_xywh = np.array(boxes, dtype=np.float32).reshape(-1, 4)
         del self._growing, self._boxes
         self._counts = self._count()
-        self._rows = np.arange(len(self._images)) if not filter_empty else np.flatnonzero(self._counts > 0)
-        if not len(self._rows):
-            raise UserError(
-                f"'{sources[0].annotations}' has no images"
-                + ("" if not filter_empty else " with objects; set filter_empty: false")
-            )
+        self._rows = rows_with(self._counts, sources[0].annotations, filter_empty=filter_empty)
 
     # --- reading the annotation file ---
 
@@ -213,32 +209,18 @@ class CocoPanoptic(SegmentReader):
             if not segments.exists(name):
                 (maps_outside if leads_to_file(name, segments) else without_map).append(name)
                 continue
-            size = sides(record)
-            if size is None:
-                fault(
-                    f"'{file}': 'height' and 'width' of the image {quoted(image)} are not positive whole numbers, or "
-                    "are too large"
-                )
-                continue
-            if self._add_segments(infos, name, file, class_of_id):
+            size = stated_sides(record, f"the image {quoted(image)}", file)
+            if size is not None and self._add_segments(infos, name, file, class_of_id):
                 self._images.append(_Image(image_id, images, image, segments, name, size))
         tell_outside(outside, images, file)
         tell_outside(maps_outside, segments, file)
         if without_map:
             fault(f"'{segments}' lacks PNGs of '{file}': {some(without_map)}; check the folder", len(without_map))
-        if missing and self._missing_images == "error":
-            fault(
-                f"'{images}' lacks images of '{file}': {some(missing)}; check the folder, or leave them out with "
-                "missing_images=skip",
-                len(missing),
-            )
-            missing = []  # already reported
         annotated = {entry_id(entry.get("image_id")) for entry in content["annotations"]}
         left_out = [entry.get("file_name", number) for number, entry in by_id.items() if number not in annotated]
-        return [
+        return tell_missing(missing, images, file, skip=self._missing_images == "skip") + [
             f"'{file}': {message}: {some(offenders)}"
             for message, offenders in (
-                (f"left out images that '{images}' lacks", missing),
                 ("left out images without an annotation", left_out),
                 ("took images with the names of their PNGs, since the ones listed in the file do not exist", renamed),
                 ("images are listed more than once under different ids", again),
@@ -295,10 +277,8 @@ class CocoPanoptic(SegmentReader):
         rows = np.repeat(np.arange(len(self._images)), np.diff(self._ends))
         if self.task == "semantic":
             rows = np.unique(rows * len(self.categories) + self._classes) // len(self.categories)
-        elif self.task == "instance":
-            rows = rows[self._is_thing[self._classes] & ~self._crowds]
         else:
-            rows = rows[~self._crowds]
+            rows = rows[self.are_targets(self._classes, self._crowds)]
         return np.bincount(rows, minlength=len(self._images))
 
     @property

@@ -17,7 +17,7 @@ from mask2former.media.archives import Folder
 from mask2former.media.images import is_image_name
 from mask2former.text import listed, quoted
 
-__all__ = ["Stems", "find_name", "is_file_name", "leads_to_file", "tell_outside"]
+__all__ = ["Stems", "find_name", "is_file_name", "leads_to_file", "tell_missing", "tell_outside"]
 
 _IS_OME = re.compile(r"\.ome\.tiff?$", re.IGNORECASE)
 _DRIVE = re.compile(r"^[A-Za-z]:")
@@ -104,6 +104,19 @@ def tell_outside(names: Sequence[str], folder: Folder, file: object) -> None:
             "check-data and evaluate: --allow-outside, in Python allow_outside=True)",
             len(names),
         )
+
+
+def tell_missing(names: Sequence[str], folder: Folder, file: object, *, skip: bool) -> list[str]:
+    """Refuse images of ``file`` that are not in the folder or, with ``skip``, say that they are left out."""
+    if names and skip:
+        return [f"'{file}': left out images that '{folder}' lacks: {some(names)}"]
+    if names:
+        fault(
+            f"'{folder}' lacks images of '{file}': {some(names)}; check the folder, or leave them out with "
+            "missing_images=skip",
+            len(names),
+        )
+    return []
 
 
 def _others(declared: str) -> Iterator[str]:

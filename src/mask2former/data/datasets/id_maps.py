@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int32, Int64
 
-from mask2former.data.datasets.annotation_files import some
-from mask2former.data.datasets.label_folder import Location
+from mask2former.data.datasets.annotation_files import Location, some
 from mask2former.data.datasets.pairs import Names, pair_files
 from mask2former.data.datasets.reader import SegmentReader
 from mask2former.data.label_maps import ColorTable, read_ids, read_label_map, remap, rgb_text
@@ -37,7 +35,7 @@ class IdMapFolders(NamedTuple):
     images: Location | Folder
     labels: Location | Folder
     classes: Location | Folder | None = None
-    split: Path | None = None
+    split: Location | None = None
 
 
 def object_categories(name: str) -> Categories:

@@ -6,9 +6,8 @@ either a class in the names file or declared as ignored; any other is an error, 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -16,7 +15,7 @@ from jaxtyping import Int32
 
 from mask2former.config import Task
 from mask2former.data.annotated import Annotated
-from mask2former.data.datasets.annotation_files import some
+from mask2former.data.datasets.annotation_files import Location, some
 from mask2former.data.datasets.pairs import Names, pair_files
 from mask2former.data.datasets.reader import Reader, annotated_labels
 from mask2former.data.label_maps import ColorTable, LabelCounts, count_labels, read_label_map, remap, runs_of
@@ -30,15 +29,13 @@ __all__ = ["LabelFolder", "LabelFolders"]
 
 _IGNORED = (255,)
 
-Location = str | os.PathLike[str]
-
 
 class LabelFolders(NamedTuple):
     """Where images and label maps are, and a list of the images to use; None: all."""
 
     images: Location | Folder
     labels: Location | Folder
-    split: Path | None = None
+    split: Location | None = None
 
 
 class LabelFolder(Reader):

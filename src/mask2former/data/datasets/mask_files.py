@@ -11,8 +11,7 @@ from jaxtyping import Int64
 
 from mask2former.config import Task
 from mask2former.data.annotated import Annotated, place_patches
-from mask2former.data.datasets.annotation_files import some
-from mask2former.data.datasets.label_folder import Location
+from mask2former.data.datasets.annotation_files import Location, some
 from mask2former.data.datasets.pairs import LABEL_SUFFIXES
 from mask2former.data.datasets.reader import Reader
 from mask2former.data.label_maps import read_ids

@@ -6,7 +6,6 @@ objects. Knows no sampling and no augmentation.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,10 +16,11 @@ from jaxtyping import Int32, UInt8
 from mask2former.config import UNNAMED_CLASS, Task
 from mask2former.data.annotated import Annotated
 from mask2former.data.clips import AnnotatedClip
-from mask2former.data.datasets.annotation_files import some
+from mask2former.data.datasets.annotation_files import Location, some
 from mask2former.data.datasets.file_names import tell_outside
 from mask2former.data.datasets.reader import ClipReader
 from mask2former.data.label_maps import Palettes, read_with_palette, remap
+from mask2former.data.sequence import spread_indices
 from mask2former.documents import read_text
 from mask2former.errors import UserError
 from mask2former.media.archives import Folder, leads_outside
@@ -66,9 +66,9 @@ class MaskFolders(ClipReader):
 
     def __init__(
         self,
-        images: str | os.PathLike[str],
-        masks: str | os.PathLike[str],
-        clips: str | os.PathLike[str] | None = None,
+        images: Location,
+        masks: Location,
+        clips: Location | None = None,
         *,
         allow_outside: bool = False,
     ) -> None:
@@ -100,9 +100,7 @@ class MaskFolders(ClipReader):
     def _check_some(self) -> None:
         """Read a few id maps of some clips, to refuse or note at the start what applies to all of them."""
         marked, num_read, highest = [], 0, 0
-        for index in np.unique(
-            np.linspace(0, len(self) - 1, min(_SAMPLED_CLIPS, len(self))).round().astype(int)
-        ).tolist():
+        for index in spread_indices(len(self), _SAMPLED_CLIPS):
             frames = self._frames[index]
             palettes = Palettes()
             found = [
@@ -195,7 +193,7 @@ def _read_ids(path: Path, palettes: Palettes) -> Int32[np.ndarray, "H W"]:
     return ids
 
 
-def _clip_names(masks: Path, clips: str | os.PathLike[str] | None) -> list[str]:
+def _clip_names(masks: Path, clips: Location | None) -> list[str]:
     if clips is None:
         names = [entry.name for entry in list_folder(masks) if entry.is_dir()]
     else:

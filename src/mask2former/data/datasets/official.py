@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal
+from pathlib import Path
+from typing import Literal, TypeVar
 
 from mask2former.config import Task
 from mask2former.data.datasets.cityscapes import Cityscapes
@@ -35,6 +36,8 @@ __all__ = [
 
 Split = Literal["train", "validation"]
 
+Found = TypeVar("Found")
+
 
 class _Layout:
     """Files of one data set below the root."""
@@ -44,40 +47,32 @@ class _Layout:
         self.root = data_root(root)
 
     def folder(self, *names: str, hint: str = "") -> Folder:
-        """The first of these that exists.
-
-        Raises:
-            UserError: none does.
-        """
-        for name in names:
-            if (found := find_folder(self.root / name, self.root)) is not None:
-                return found
-        raise self._missing("folder", names, hint)
+        return self._first("folder", find_folder, names, hint)
 
     def file(self, *names: str, hint: str = "") -> File:
+        return self._first("file", find_file, names, hint)
+
+    def _first(self, kind: str, find: Callable[[Path, Path], Found | None], names: Sequence[str], hint: str) -> Found:
         """The first of these that exists.
 
         Raises:
             UserError: none does.
         """
         for name in names:
-            if (found := find_file(self.root / name, self.root)) is not None:
+            if (found := find(self.root / name, self.root)) is not None:
                 return found
-        raise self._missing("file", names, hint)
+        where = " or ".join(f"'{self.root / name}'" for name in names)
+        advice = f"; {hint}" if hint else ""
+        raise UserError(
+            f"{self.name}: there is no {kind} {where}, nor a zip archive with it{advice}; is '{self.root}' the "
+            "folder of the data sets? Set it with --data-root (in Python root), data.dataset.root or MASK2FORMER_DATA"
+        )
 
     def has_file(self, name: str) -> bool:
         return find_file(self.root / name, self.root) is not None
 
     def has_folder(self, name: str) -> bool:
         return find_folder(self.root / name, self.root) is not None
-
-    def _missing(self, kind: str, names: Sequence[str], hint: str) -> UserError:
-        where = " or ".join(f"'{self.root / name}'" for name in names)
-        advice = f"; {hint}" if hint else ""
-        return UserError(
-            f"{self.name}: there is no {kind} {where}, nor a zip archive with it{advice}; is '{self.root}' the "
-            "folder of the data sets? Set it with --data-root (in Python root), data.dataset.root or MASK2FORMER_DATA"
-        )
 
 
 # --- COCO ------------------------------------------------------------------------------------------------------------

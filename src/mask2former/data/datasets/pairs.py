@@ -10,7 +10,7 @@ from typing import Literal
 
 from mask2former.config import STEM
 from mask2former.data.array_files import ARRAY_SUFFIX
-from mask2former.data.datasets.annotation_files import some
+from mask2former.data.datasets.annotation_files import Location, some
 from mask2former.data.faults import fault
 from mask2former.documents import read_text
 from mask2former.errors import UserError
@@ -41,7 +41,12 @@ class Names:
 
 
 def pair_files(
-    images: Folder, labels: Folder, names: Names, split_list: Path | None, notes: list[str], what: str = "label map"
+    images: Folder,
+    labels: Folder,
+    names: Names,
+    split_list: Location | None,
+    notes: list[str],
+    what: str = "label map",
 ) -> list[tuple[str, str]]:
     """Images and their label maps, sorted by path; that of ``a/X.jpg`` is ``a/X.png``, or as specified by ``names``.
 
@@ -65,7 +70,7 @@ def pair_files(
     image_files = _by_stem(images, IMAGE_SUFFIXES, names.image, notes, taken)
     if split_list is not None:
         image_files, maps = _listed(
-            split_list, image_files, maps, images, what, skip=names.unpaired == "skip", notes=notes
+            Path(split_list), image_files, maps, images, what, skip=names.unpaired == "skip", notes=notes
         )
     common = [stem for stem in image_files if stem in maps]
     if not common:

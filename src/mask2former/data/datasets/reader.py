@@ -13,19 +13,17 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int, Int32, Int64, UInt8
-from scipy import ndimage
 
 from mask2former.config import MetricStyle, Reading, Task
-from mask2former.data.annotated import Annotated, num_without_pixel
+from mask2former.data.annotated import Annotated
 from mask2former.data.clips import whole_clip
 from mask2former.data.label_maps import runs_of
-from mask2former.data.sequence import SampleSequence
-from mask2former.data.transforms import Geometry, Plan
+from mask2former.data.sequence import SampleSequence, spread_indices
+from mask2former.data.transforms import Geometry, Plan, object_areas
 from mask2former.errors import UserError
 from mask2former.media.archives import File
 from mask2former.media.images import Exif, check_size, image_size, read_image
 from mask2former.notes import collect_notes, note, sentences
-from mask2former.ops.masks import Patch
 from mask2former.ops.sparse_masks import SparseMasks
 from mask2former.structures.categories import Categories
 from mask2former.structures.ground_truth import GroundTruth, InstanceGroundTruth, PanopticGroundTruth, with_classes
@@ -154,13 +152,13 @@ def notes_of_some(samples: object, most: int = 32) -> list[str]:
     """
     if not isinstance(samples, ImageReader) or not isinstance(samples, Sequence):
         return []
-    indices = np.unique(np.linspace(0, len(samples) - 1, min(most, len(samples))).round().astype(int)).tolist()
+    indices = spread_indices(len(samples), most)
     with collect_notes() as found:
         for index in indices:
             with contextlib.suppress(UserError):
                 if isinstance(samples, Reader):
                     annotated = samples.annotated(index)
-                    if lost := num_without_pixel(annotated):
+                    if lost := np.count_nonzero(object_areas(annotated) == 0):
                         message = "images with objects that have no pixels, and therefore no mask to learn"
                         note(message, f"'{samples.file(index)}' ({lost} of {len(annotated.labels)} objects)")
                 else:  # of a clip, the first frame
@@ -236,6 +234,12 @@ class SegmentReader(Reader):
         """The map, segment k having the value k + 1 and void 0, and the class and crowd flag of every segment."""
         raise NotImplementedError
 
+    def are_targets(self, classes: Int64[np.ndarray, " N"], crowds: Bool[np.ndarray, " N"]) -> Bool[np.ndarray, " N"]:
+        """Which segments are learned, alone or with others of their class."""
+        if self.task == "semantic":
+            return np.ones(len(classes), dtype=bool)
+        return ~crowds & ((self.task == "panoptic") | self._is_thing[classes])
+
     def annotated(self, index: int, *, with_ignored: bool = False) -> Annotated:
         ids, classes, crowds = self.segments(index, "training")
         image = self.image(index)
@@ -246,7 +250,7 @@ class SegmentReader(Reader):
             return annotated_labels(image, labels, count, name, image_id, with_ignored=with_ignored)
         wanted = (self.task == "panoptic") | self._is_thing[classes]
         ignored = np.append(True, crowds & wanted)[ids] if with_ignored else None
-        kept = np.flatnonzero(~crowds & wanted)
+        kept = np.flatnonzero(self.are_targets(classes, crowds))
         if len(kept) < len(classes):
             table = np.zeros(len(classes) + 1, dtype=np.int32)
             table[kept + 1] = np.arange(1, len(kept) + 1)
@@ -300,14 +304,5 @@ class SegmentReader(Reader):
         if task == "semantic":
             return np.append(self.categories.ignore_label, classes).astype(np.int32)[ids]
         things = np.flatnonzero(self._is_thing[classes])
-        windows = ndimage.find_objects(ids, max_label=len(classes)) if len(classes) else []
-        patches = []
-        for segment in things.tolist():
-            window = windows[segment]
-            patches.append(
-                Patch(0, 0, np.zeros((0, 0), dtype=bool))
-                if window is None
-                else Patch(window[0].start, window[1].start, ids[window] == segment + 1)
-            )
-        masks = SparseMasks(patches, (ids.shape[0], ids.shape[1]))
+        masks = SparseMasks.of_ids(ids, (things + 1).tolist())
         return InstanceGroundTruth(masks, self._index_of_class[classes[things]], crowds[things])

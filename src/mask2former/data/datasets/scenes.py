@@ -21,9 +21,7 @@ from mask2former.errors import UserError
 from mask2former.scenes.classes import SCENE_CATEGORIES
 from mask2former.scenes.rendering import SceneFrame, check_request, draw_clip, draw_scene
 from mask2former.structures import Sample, Target
-from mask2former.structures.ground_truth import (
-    ground_truths_of_target,
-)
+from mask2former.structures.ground_truth import ground_truths_of_target
 
 __all__ = ["SceneClips", "Scenes"]
 
@@ -60,12 +58,6 @@ class _Drawings(SampleSequence):
     def __len__(self) -> int:
         return self.length
 
-    def sample(self, position: int) -> Sample:
-        return self._draw(self.seed + position)
-
-    def _draw(self, seed: int) -> Sample:
-        raise NotImplementedError
-
     def wide(self) -> Bool[np.ndarray, " I"]:
         """Which scenes are wider than high: all or none."""
         return np.full(len(self), self.size_hw[1] > self.size_hw[0])
@@ -91,7 +83,8 @@ class Scenes(_Drawings):
 
     tasks: tuple[Task, ...] = ("panoptic", "instance", "semantic")
 
-    def _draw(self, seed: int) -> Sample:
+    def sample(self, position: int) -> Sample:
+        seed = self.seed + position
         return _sample([draw_scene(seed, self.size_hw)], f"scene-{seed}")
 
     def image(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
@@ -127,7 +120,8 @@ class SceneClips(_Drawings):
         if num_frames < 1:
             raise UserError(f"a clip needs at least one frame, got {num_frames}")
 
-    def _draw(self, seed: int) -> Sample:
+    def sample(self, position: int) -> Sample:
+        seed = self.seed + position
         return _sample(draw_clip(seed, self.size_hw, self.num_frames), f"scene-clip-{seed}")
 
     def clip_length(self, index: int) -> int:

@@ -7,7 +7,6 @@ the same for each format, and the reader is :class:`~mask2former.data.datasets.c
 from __future__ import annotations
 
 import contextlib
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mask2former import limits
-from mask2former.data.datasets.annotation_files import found_file, some
+from mask2former.data.datasets.annotation_files import Location, found_file, some
 from mask2former.data.datasets.coco import CocoInstances
 from mask2former.data.datasets.file_names import Stems
 from mask2former.data.datasets.tool_formats import FORMATS, ToolName, records_of
@@ -31,8 +30,6 @@ from mask2former.structures.categories import Categories
 from mask2former.text import listed, quoted
 
 __all__ = ["open_tool_files"]
-
-Location = str | os.PathLike[str]
 
 
 def open_tool_files(

@@ -6,9 +6,7 @@ by :class:`~mask2former.data.datasets.coco_panoptic.CocoPanoptic`, which checks 
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,13 +14,14 @@ from jaxtyping import UInt8
 
 from mask2former.config import MetricStyle, Task
 from mask2former.data.datasets.annotation_files import (
+    Location,
     check_unique,
     entry_id,
     found_file,
     mentions,
     read_annotations,
-    sides,
     some,
+    stated_sides,
 )
 from mask2former.data.datasets.coco_panoptic import CocoPanoptic, PanopticFiles
 from mask2former.errors import UserError
@@ -36,23 +35,9 @@ __all__ = ["VideoPanoptic", "is_video_panoptic"]
 _KEYS = ("videos", "annotations", "categories")
 
 
-def is_video_panoptic(path: str | os.PathLike[str]) -> bool:
+def is_video_panoptic(path: Location) -> bool:
     """Whether a file seems to list segments of videos. It is searched, not parsed, and may be of any size."""
     return mentions(path, '"videos"', '"segments_info"')
-
-
-class _Frames:
-    """All frames of an annotation file as if they were images in COCO's panoptic format: a file in memory."""
-
-    def __init__(self, file: File, content: Mapping[str, Any]) -> None:
-        self._name = str(file)
-        self._content = json.dumps(content).encode()
-
-    def __str__(self) -> str:
-        return self._name
-
-    def read_bytes(self) -> bytes:
-        return self._content
 
 
 class VideoPanoptic:
@@ -84,9 +69,9 @@ class VideoPanoptic:
 
     def __init__(
         self,
-        annotations: str | os.PathLike[str] | File,
-        segments: str | os.PathLike[str] | Folder,
-        images: str | os.PathLike[str] | Folder,
+        annotations: Location | File,
+        segments: Location | Folder,
+        images: Location | Folder,
         *,
         allow_outside: bool = False,
     ) -> None:
@@ -102,9 +87,7 @@ class VideoPanoptic:
         self._flatten(content, file, flat, maps, frames)
         if not self._ids:
             raise UserError(f"'{file}' has no videos with annotated frames")
-        sources = [PanopticFiles(_Frames(file, flat), maps, frames)]  # pyright: ignore[reportArgumentType]
-        self._frames = CocoPanoptic(sources, "panoptic")
-        self._frames.annotation_files = [file]  # not what was made of it, which takes many times the memory
+        self._frames = CocoPanoptic([PanopticFiles(file, maps, frames)], read=lambda _: flat)
         self.categories: Categories = self._frames.categories
 
     def _flatten(self, content: dict[str, Any], file: File, flat: dict[str, Any], maps: Folder, frames: Folder) -> None:
@@ -134,11 +117,9 @@ class VideoPanoptic:
                 if annotation is None:
                     bare.append(f"{video_id}/{image_id}")
                     continue
-                if (size := sides(image)) is None:
-                    raise UserError(
-                        f"'{file}': 'height' and 'width' of frame {quoted(image_id)} of video {quoted(video_id)} are "
-                        "not positive whole numbers, or are too large"
-                    )
+                what = f"frame {quoted(image_id)} of video {quoted(video_id)}"
+                if (size := stated_sides(image, what, file)) is None:
+                    continue
                 sizes.add(size)
                 name = f"{video_id}/{image_id}"
                 declared = _inside(frames, video_id, image.get("file_name"))

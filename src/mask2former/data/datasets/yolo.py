@@ -20,7 +20,7 @@ from jaxtyping import Float64, Int64
 
 from mask2former.config import Task
 from mask2former.data.annotated import Annotated
-from mask2former.data.datasets.annotation_files import is_name, some
+from mask2former.data.datasets.annotation_files import Location, is_name, rows_with, some
 from mask2former.data.datasets.file_names import tell_outside
 from mask2former.data.datasets.mask_checks import PolygonFigures
 from mask2former.data.datasets.reader import Reader
@@ -39,7 +39,6 @@ from mask2former.text import printable, quoted
 
 __all__ = ["YoloPolygons", "YoloSet", "read_yolo"]
 
-Location = str | os.PathLike[str]
 _TOLERANCE = 0.02  # tools may write corners slightly outside the image
 _SAME_SIDE = 2e-3  # of a side: what rounding by tools explains
 _ROUNDING = 1e-4  # of a side: less than a pixel, so that no note is needed
@@ -215,10 +214,8 @@ class YoloPolygons(Reader):
         self._ends = np.array(lines.ends, dtype=np.int64)
         self._corners = np.array(lines.corners, dtype=np.float64).reshape(-1, 2)
         counts = np.diff(self._starts)
-        rows = np.arange(len(images)) if not filter_empty else np.flatnonzero(counts > 0)
-        if not len(rows):
-            raise UserError(f"'{sources[0]}' has no images with objects; set filter_empty: false")
-        self._rows, self._counts, self._images = rows, counts[rows], images
+        self._rows = rows_with(counts, sources[0], filter_empty=filter_empty)
+        self._counts, self._images = counts[self._rows], images
         # Names may repeat across folders, but result files distinguish images by their ids.
         self._ids = [path.stem for path in images]
         if len(set(self._ids)) < len(images):

@@ -22,11 +22,13 @@ from mask2former.config import Task
 from mask2former.data.annotated import Annotated, cover, place_patches
 from mask2former.data.clips import AnnotatedClip
 from mask2former.data.datasets.annotation_files import (
+    Location,
     categories_in,
     check_unique,
     entry_id,
     flag,
     found_file,
+    ids_of,
     mentions,
     number,
     polygons_of,
@@ -35,6 +37,7 @@ from mask2former.data.datasets.annotation_files import (
     sides,
     some,
     stuff_remark,
+    tell_unlisted,
 )
 from mask2former.data.datasets.file_names import is_file_name, leads_to_file, tell_outside
 from mask2former.data.datasets.mask_checks import MaskSummary, PolygonFigures, box_of, check_masks
@@ -52,7 +55,7 @@ from mask2former.text import quoted, shown
 
 __all__ = ["YouTubeVIS", "is_youtube_vis"]
 
-Source = tuple[str | os.PathLike[str] | File, str | os.PathLike[str] | Folder]
+Source = tuple[Location | File, Location | Folder]
 
 
 @dataclass(slots=True)
@@ -188,11 +191,9 @@ def _polygon_shape(polygons: Sequence[Sequence[float]], size_hw: tuple[int, int]
         return _Shape(b"", True, (0, 0, 0, 0), 0, 0)
     extents = figures.extents[~figures.flat]
     extent = (*extents[:, :2].min(axis=0).tolist(), *extents[:, 2:].max(axis=0).tolist())
-    mask = np.zeros(size_hw, dtype=bool)
-    top, left, patch = mask_ops.polygons_to_patch(solid, size_hw)
-    mask[top : top + patch.shape[0], left : left + patch.shape[1]] = patch
-    encoded, _ = mask_ops.compress(mask_ops.encode(mask[None])[0])
-    return _Shape(encoded, True, extent, float(figures.areas[~figures.flat].sum()), int(np.count_nonzero(mask)))
+    patch = mask_ops.polygons_to_patch(solid, size_hw)
+    encoded, _ = mask_ops.compress(mask_ops.encode_patch(patch, size_hw))
+    return _Shape(encoded, True, extent, float(figures.areas[~figures.flat].sum()), int(np.count_nonzero(patch.mask)))
 
 
 def _track(entry: Mapping[str, Any], video: _Video, label: int, masks: _Masks, name: str) -> _Track:
@@ -368,10 +369,8 @@ class YouTubeVIS(ClipReader):
                 crowds = (track for track in video.tracks if track.crowd and track.annotated[position])
                 ignored = cover((_patch(track, position, video) for track in crowds), video.size_hw)
             frames.append(Annotated(image, labels, {}, ids, masks, name, ignored=ignored))
-        annotated = np.zeros((len(tracks), len(frames)), dtype=bool)
-        for row, track in zip(annotated, tracks, strict=True):
-            row[:] = track.annotated[list(indices)]
-        return AnnotatedClip(frames, annotated)
+        annotated = np.array([track.annotated[list(indices)] for track in tracks], dtype=bool)
+        return AnnotatedClip(frames, annotated.reshape(len(tracks), len(frames)))
 
     def ground_truths(self, index: int, tasks: Sequence[Task]) -> dict[Task, ClipGroundTruth]:
         """All tracks of a video; areas are those of the file."""
@@ -467,14 +466,9 @@ def _add_tracks(
     broken = ""  # the fault of the first of these
     for index, entry in enumerate(entries):
         name = shown(entry.get("id", f"number {index + 1}"))
-        video_id, category_id = entry_id(entry.get("video_id")), entry_id(entry.get("category_id"))
-        if video_id is None or category_id is None:
-            fault(
-                f"'{file}': annotation {shown(name)} needs a 'video_id' and a 'category_id', whole numbers or text; "
-                f"got {quoted(entry.get('video_id'), 40)} and {quoted(entry.get('category_id'), 40)}"
-            )
+        if (ids := ids_of(entry, "video_id", name, file)) is None:
             continue
-        label = class_of_id.get(category_id)  # pyright: ignore[reportArgumentType]
+        video_id, label = ids[0], class_of_id.get(ids[1])
         if video_id not in videos:
             of["unknown videos"].append(name)
         elif label is None:
@@ -504,13 +498,8 @@ def _add_tracks(
 
 def _refuse(of: Mapping[str, list[str]], broken: str, file: File) -> None:
     """Report the faults of the annotations of a file, if there are any; these annotations have been left out."""
-    for kind, listed, key in (("unknown videos", "videos", "videos"), ("unknown classes", "categories", "categories")):
-        if names := of.get(kind):
-            fault(
-                f"'{file}': the {listed} of annotations {some(names)} are not listed in '{key}'; ids must match "
-                "exactly, and text does not match a number",
-                len(names),
-            )
+    tell_unlisted(of.get("unknown videos", ()), "videos", file)
+    tell_unlisted(of.get("unknown classes", ()), "categories", file)
     if names := of.get("broken"):
         also = f"; {len(names) - 1} more annotations are broken: {some(names[1:])}" if len(names) > 1 else ""
         fault(f"'{file}': annotation {shown(names[0])} is broken: {broken}{also}", len(names))

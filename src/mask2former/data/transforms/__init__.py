@@ -16,7 +16,6 @@ from mask2former.data.transforms.sizes import (
     frame_size,
     resize_clip,
     resize_image,
-    resize_shortest_edge,
     shortest_edge_size,
 )
 
@@ -40,6 +39,5 @@ __all__ = [
     "object_areas",
     "resize_clip",
     "resize_image",
-    "resize_shortest_edge",
     "shortest_edge_size",
 ]

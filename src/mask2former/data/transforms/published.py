@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, replace
 
 import numpy as np
 
@@ -35,6 +35,7 @@ def _flip(kind: FlipKind, rng: np.random.Generator) -> tuple[Flip, ...]:
     return (Flip(kind),)
 
 
+@dataclass(frozen=True)
 class LargeScaleJitter:
     """Flip, resize to fit a box of random scale, cut or pad to a fixed size (Ghiasi et al., CVPR 2021).
 
@@ -48,22 +49,13 @@ class LargeScaleJitter:
         keep_lost: see :class:`Plan`.
     """
 
-    def __init__(
-        self,
-        image_size: Size = (1024, 1024),
-        min_scale: float = 0.1,
-        max_scale: float = 2.0,
-        flip: FlipKind = "horizontal",
-        *,
-        resampling: Resampling = "antialiased",
-        keep_lost: bool = False,
-    ) -> None:
-        self.image_size = image_size
-        self.min_scale = min_scale
-        self.max_scale = max_scale
-        self.flip: FlipKind = flip
-        self.resampling: Resampling = resampling
-        self.keep_lost = keep_lost
+    image_size: Size = (1024, 1024)
+    min_scale: float = 0.1
+    max_scale: float = 2.0
+    flip: FlipKind = "horizontal"
+    _: KW_ONLY
+    resampling: Resampling = "antialiased"
+    keep_lost: bool = False
 
     def draw(
         self,
@@ -88,6 +80,7 @@ class LargeScaleJitter:
         return Plan(Geometry(size_hw, steps, self.image_size, transposed), keep_lost=self.keep_lost)
 
 
+@dataclass(frozen=True)
 class ResizeCropFlip:
     """Resize to a random short edge, random crop, colour jitter, flip, pad (Mask2Former, Sec. 4.1: ADE20K, Cityscapes).
 
@@ -116,36 +109,20 @@ class ResizeCropFlip:
         UserError: while drawing: ``exposure`` or ``blur`` is out of range.
     """
 
-    def __init__(
-        self,
-        short_edges: Sequence[int],
-        long_edge: int,
-        crop_size: Size | None,
-        pad_size: Size | None,
-        flip: FlipKind = "horizontal",
-        *,
-        scale_range: tuple[float, float] | None = None,
-        diameter: float | None = None,
-        resampling: Resampling = "antialiased",
-        max_category_share: float = 1.0,
-        color_jitter: bool = True,
-        exposure: tuple[float, float] | None = None,
-        blur: float = 0.0,
-        keep_lost: bool = True,
-    ) -> None:
-        self.short_edges = tuple(short_edges)
-        self.long_edge = long_edge
-        self.crop_size = crop_size
-        self.pad_size = pad_size
-        self.flip: FlipKind = flip
-        self.scale_range = scale_range
-        self.diameter = diameter
-        self.resampling: Resampling = resampling
-        self.max_category_share = max_category_share
-        self.color_jitter = color_jitter
-        self.exposure = exposure
-        self.blur = blur
-        self.keep_lost = keep_lost
+    short_edges: Sequence[int]
+    long_edge: int
+    crop_size: Size | None
+    pad_size: Size | None
+    flip: FlipKind = "horizontal"
+    _: KW_ONLY
+    scale_range: tuple[float, float] | None = None
+    diameter: float | None = None
+    resampling: Resampling = "antialiased"
+    max_category_share: float = 1.0
+    color_jitter: bool = True
+    exposure: tuple[float, float] | None = None
+    blur: float = 0.0
+    keep_lost: bool = True
 
     def draw(
         self,

@@ -22,7 +22,6 @@ __all__ = [
     "frame_size",
     "resize_clip",
     "resize_image",
-    "resize_shortest_edge",
     "shortest_edge_size",
 ]
 
@@ -81,14 +80,6 @@ def resize_image(
         bands = [Image.fromarray(np.ascontiguousarray(image[..., band])) for band in range(image.shape[2])]
         return np.dstack([np.asarray(band.resize((width, height), Image.Resampling.BILINEAR)) for band in bands])
     return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
-
-
-def resize_shortest_edge(
-    image: UInt8[np.ndarray, "H W C"], short_edge: int, long_edge: int, resampling: Resampling = "antialiased"
-) -> UInt8[np.ndarray, "h w C"]:
-    """The image at :func:`shortest_edge_size`."""
-    size = shortest_edge_size((image.shape[0], image.shape[1]), short_edge, long_edge)
-    return resize_image(image, size, resampling)
 
 
 def frame_size(frames: Sequence[UInt8[np.ndarray, "H W C"]]) -> Size:

@@ -21,8 +21,19 @@ from PIL import Image
 from scipy import ndimage
 
 from mask2former.data.label_maps import colors_of_ids, read_label_map
-from mask2former.dataset_tools.prepare.stages import Index, Job, Plan, Stage, images_in, read_rgb, save_image
-from mask2former.errors import OptionError, UserError
+from mask2former.dataset_tools.prepare.stages import (
+    Index,
+    Job,
+    Plan,
+    Stage,
+    images_in,
+    panoptic_index,
+    planned,
+    read_rgb,
+    save_image,
+)
+from mask2former.errors import UserError
+from mask2former.ops.masks import Patch, encode_patch
 from mask2former.structures.categories import Categories
 
 __all__ = ["plan"]
@@ -62,14 +73,8 @@ def plan(root: Path) -> Plan:
         jobs = [Job(path.stem, (path, objects / path.name), (maps / path.name,)) for path in labels]
         index = Index(folder / f"ade20k_panoptic_{short}.json", _panoptic_index)
         stages.append(Stage(f"panoptic maps, {split}", jobs, _convert_panoptic, official, index))
-    if not stages:
-        raise OptionError(
-            lambda name: (
-                f"there are no annotations of ADE20K in '{folder}': {'; '.join(notes)}; unpack "
-                f"ADEChallengeData2016.zip into '{root}', or give another {name('root')}"
-            )
-        )
-    return Plan(tuple(stages), tuple(notes))
+    archive = f"ADEChallengeData2016.zip into '{root}'"
+    return planned(stages, notes, "are no annotations of ADE20K", folder, archive)
 
 
 # --- semantic --------------------------------------------------------------------------------------------------------
@@ -121,30 +126,24 @@ def _objects(rgb: UInt8[np.ndarray, "H W 3"], path: Path) -> list[_Region]:
     return found
 
 
-def _box_xywh(window: tuple[slice, slice]) -> list[int]:
-    rows, columns = window
-    return [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start]
+def _described(region: _Region) -> dict[str, Any]:
+    class_id, (rows, columns), mask = region
+    return {
+        "category_id": class_id,
+        "bbox": [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start],
+        "area": int(np.count_nonzero(mask)),
+        "iscrowd": 0,
+    }
 
 
 def _convert_instances(job: Job) -> dict[str, Any]:
-    from mask2former.ops.masks import encode
-
     rgb = read_rgb(job.sources[0])
     height, width = rgb.shape[0], rgb.shape[1]
     annotations = []
-    for class_id, window, mask in _objects(rgb, job.sources[0]):
-        whole = np.zeros((1, height, width), dtype=bool)
-        whole[0][window] = mask
-        annotations.append(
-            {
-                "image_id": job.key,
-                "category_id": class_id,
-                "bbox": _box_xywh(window),
-                "area": int(np.count_nonzero(mask)),
-                "iscrowd": 0,
-                "segmentation": encode(whole)[0],
-            }
-        )
+    for region in _objects(rgb, job.sources[0]):
+        _, (rows, columns), mask = region
+        segmentation = encode_patch(Patch(rows.start, columns.start, mask), (height, width))
+        annotations.append({"image_id": job.key, **_described(region), "segmentation": segmentation})
     return {"image": _image(job.key, height, width), "annotations": annotations}
 
 
@@ -193,14 +192,8 @@ def _convert_panoptic(job: Job) -> dict[str, Any]:
             "file_name": job.outputs[0].name,
             # Parity: area and box are those before other segments were painted on top.
             "segments_info": [
-                {
-                    "id": number,
-                    "category_id": class_id,
-                    "area": int(np.count_nonzero(mask)),
-                    "bbox": _box_xywh(window),
-                    "iscrowd": 0,
-                }
-                for number, (class_id, window, mask) in zip(numbers, segments, strict=True)
+                {"id": number, **_described(region)}
+                for number, region in zip(numbers, segments, strict=True)
                 if number in visible
             ],
         },
@@ -227,11 +220,8 @@ class _SegmentIds:
 
 
 def _panoptic_index(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "images": [record["image"] for record in records],
-        "annotations": [record["annotation"] for record in records],
-        "categories": [
-            {"id": item.id, "name": item.name, "isthing": int(item.is_thing), "color": list(item.color)}
-            for item in Categories.load("ade20k_150")
-        ],
-    }
+    categories = [
+        {"id": item.id, "name": item.name, "isthing": int(item.is_thing), "color": list(item.color)}
+        for item in Categories.load("ade20k_150")
+    ]
+    return panoptic_index(records, categories)

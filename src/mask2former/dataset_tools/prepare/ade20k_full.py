@@ -16,8 +16,8 @@ import numpy as np
 from jaxtyping import UInt16
 from PIL import Image
 
-from mask2former.dataset_tools.prepare.stages import Job, Plan, Stage, images_in, read_rgb, save_image
-from mask2former.errors import OptionError, UserError
+from mask2former.dataset_tools.prepare.stages import Job, Plan, Stage, images_in, planned, read_rgb, save_image
+from mask2former.errors import UserError
 from mask2former.files import write_whole
 from mask2former.media.image_files import open_image
 
@@ -50,14 +50,8 @@ def plan(root: Path) -> Plan:
             stages.append(Stage(f"images and label maps, {split}", jobs, _convert, official))
         else:
             notes.append(f"{split} is missing: '{source}' contains no _seg.png")
-    if not stages:
-        raise OptionError(
-            lambda name: (
-                f"there is no data of ADE20K's 2021 release in '{folder}': {'; '.join(notes)}; unpack "
-                f"ADE20K_2021_17_01.zip into '{root}', or give another {name('root')}"
-            )
-        )
-    return Plan(tuple(stages), tuple(notes))
+    archive = f"ADE20K_2021_17_01.zip into '{root}'"
+    return planned(stages, notes, "is no data of ADE20K's 2021 release", folder, archive)
 
 
 @cache

@@ -17,8 +17,18 @@ import numpy as np
 from PIL import Image
 
 from mask2former.data.label_maps import colors_of_ids, read_label_map
-from mask2former.dataset_tools.prepare.stages import Index, Job, Plan, Stage, images_in, save_image
-from mask2former.errors import OptionError, UserError
+from mask2former.dataset_tools.prepare.stages import (
+    Index,
+    Job,
+    Plan,
+    Stage,
+    images_in,
+    panoptic_index,
+    planned,
+    save_image,
+)
+from mask2former.errors import UserError
+from mask2former.ops.masks import Patch, tight
 
 __all__ = ["plan"]
 
@@ -46,14 +56,8 @@ def plan(root: Path) -> Plan:
         ]
         index = Index(folder / f"cityscapes_panoptic_{split}.json", _panoptic_index)
         stages.append(Stage(f"panoptic maps, {split}", jobs, _convert, official, index))
-    if not stages:
-        raise OptionError(
-            lambda name: (
-                f"there are no annotations of Cityscapes in '{folder}': {'; '.join(notes)}; unpack "
-                f"gtFine_trainvaltest.zip into '{root / 'cityscapes'}', or give another {name('root')}"
-            )
-        )
-    return Plan(tuple(stages), tuple(notes))
+    archive = f"gtFine_trainvaltest.zip into '{root / 'cityscapes'}'"
+    return planned(stages, notes, "are no annotations of Cityscapes", folder, archive)
 
 
 @cache
@@ -76,14 +80,13 @@ def _convert(job: Job) -> dict[str, Any]:
             continue
         mask = values == value
         ids[mask] = value
-        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        left, top = int(columns[0]), int(rows[0])
+        top, left, inside = tight(Patch(0, 0, mask))
         segments.append(
             {
                 "id": value,
                 "category_id": label_id,
-                "area": int(np.count_nonzero(mask)),
-                "bbox": [left, top, int(columns[-1]) - left + 1, int(rows[-1]) - top + 1],
+                "area": int(np.count_nonzero(inside)),
+                "bbox": [left, top, inside.shape[1], inside.shape[0]],
                 "iscrowd": int(label["hasInstances"] and value < 1000),  # things that were not distinguished
             }
         )
@@ -100,18 +103,15 @@ def _convert(job: Job) -> dict[str, Any]:
 
 
 def _panoptic_index(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "images": [record["image"] for record in records],
-        "annotations": [record["annotation"] for record in records],
-        "categories": [
-            {
-                "id": entry["id"],
-                "name": entry["name"],
-                "color": entry["color"],
-                "supercategory": entry["category"],
-                "isthing": int(entry["hasInstances"]),
-            }
-            for entry in _labels().values()
-            if not entry["ignoreInEval"]
-        ],
-    }
+    categories = [
+        {
+            "id": entry["id"],
+            "name": entry["name"],
+            "color": entry["color"],
+            "supercategory": entry["category"],
+            "isthing": int(entry["hasInstances"]),
+        }
+        for entry in _labels().values()
+        if not entry["ignoreInEval"]
+    ]
+    return panoptic_index(records, categories)

@@ -9,12 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from mask2former.dataset_tools.prepare.stages import Index, Job, Plan, Stage, save_image
 from mask2former.files import check_folder
-from mask2former.ops.masks import areas, boxes_xyxy, encode
+from mask2former.ops.sparse_masks import SparseMasks
 from mask2former.scenes.cells import draw_cells
 
 __all__ = ["plan"]
@@ -42,11 +41,11 @@ def _draw(job: Job) -> dict[str, Any]:
     seed = int(job.key)
     image, ids = draw_cells(seed)
     save_image(job.outputs[0], Image.fromarray(image))
-    masks = ids == np.arange(1, int(ids.max()) + 1)[:, None, None]
-    boxes = boxes_xyxy(masks).astype(int).tolist()
+    masks = SparseMasks.of_ids(ids, range(1, int(ids.max()) + 1))
+    boxes = masks.boxes.astype(int).tolist()
     objects = [
         {"bbox": [left, top, right - left, bottom - top], "area": area, "segmentation": rle}
-        for (left, top, right, bottom), area, rle in zip(boxes, areas(masks).tolist(), encode(masks), strict=True)
+        for (left, top, right, bottom), area, rle in zip(boxes, masks.areas.tolist(), masks.encode(), strict=True)
     ]
     return {"id": seed, "file_name": job.outputs[0].name, "size": ids.shape, "objects": objects}
 

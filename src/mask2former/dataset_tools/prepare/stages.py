@@ -20,7 +20,7 @@ from PIL import Image
 
 from mask2former import documents, limits
 from mask2former.data.parallel import map_in_processes
-from mask2former.errors import UserError
+from mask2former.errors import OptionError, UserError
 from mask2former.files import write_whole
 from mask2former.media.folders import walk_folder
 from mask2former.media.image_files import open_image
@@ -33,6 +33,8 @@ __all__ = [
     "Plan",
     "Stage",
     "images_in",
+    "panoptic_index",
+    "planned",
     "read_rgb",
     "run_stage",
     "save_image",
@@ -212,6 +214,34 @@ class _Journal:
 
 
 # --- what conversions share ------------------------------------------------------------------------------------------
+
+
+def planned(stages: Sequence[Stage], notes: Sequence[str], missing: str, folder: Path, archive: str) -> Plan:
+    """The plan of a data set, of which some part is there.
+
+    Args:
+        stages: of the parts that are there.
+        notes: about the others.
+        missing: what is not there if there are no stages, for the message.
+        folder: where it was expected.
+        archive: what to unpack, and where.
+
+    Raises:
+        OptionError: there are no stages.
+    """
+    if not stages:
+        raise OptionError(
+            lambda name: (
+                f"there {missing} in '{folder}': {'; '.join(notes)}; unpack {archive}, or give another {name('root')}"
+            )
+        )
+    return Plan(tuple(stages), tuple(notes))
+
+
+def panoptic_index(records: Sequence[Record], categories: Sequence[Record]) -> Record:
+    """The content of a file in COCO's panoptic format, from records of an ``image`` and its ``annotation``."""
+    images, annotations = ([record[key] for record in records] for key in ("image", "annotation"))
+    return {"images": images, "annotations": annotations, "categories": list(categories)}
 
 
 def save_image(path: Path, image: Image.Image, kind: str = "PNG", **options: Any) -> None:
