@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32
@@ -14,8 +15,7 @@ __all__ = ["Grid", "Tile", "tiles"]
 Size = tuple[int, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Tile:
+class Tile(NamedTuple):
     """A part of an image, in pixels; bottom and right are excluded."""
 
     top: int
@@ -26,6 +26,10 @@ class Tile:
     def of(self, image: np.ndarray) -> np.ndarray:
         """The part of an array that the tile shows; its first axes are height and width."""
         return image[self.top : self.bottom, self.left : self.right]
+
+    def seen_from(self, area: Tile) -> Tile:
+        """The same part in the coordinates of an area that contains it."""
+        return Tile(self.top - area.top, self.left - area.left, self.bottom - area.top, self.right - area.left)
 
     def common(self, other: Tile) -> Tile | None:
         """The common part of two tiles; None if there is none."""
