@@ -38,6 +38,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "SOFTWARE",
     "MaskFormat",
+    "Ranked",
     "Result",
     "ResultItem",
     "box_xywh",
@@ -343,13 +344,10 @@ class Result:
     def _records(self, masks: MaskFormat) -> dict[str, Any]:
         raise NotImplementedError
 
-    def _labels_found(self) -> Iterable[int]:
-        """The class index of each thing that the result lists."""
-        raise NotImplementedError
-
     def __repr__(self) -> str:
         height, width = self.size_hw
-        found = counted_labels(self._labels_found(), self.categories, f"{height}x{width} pixels")
+        labels = [label for _, label, _ in self._entries()]
+        found = counted_labels(labels, self.categories, f"{height}x{width} pixels")
         return f"{type(self).__name__}({found})"
 
     def _label_image(self) -> tuple[str, Image.Image] | None:
@@ -423,6 +421,42 @@ class Result:
         """The exact label map by the end of its name, ``_ids.png`` or ``_labels.png``; instances have none."""
         found = self._label_image()
         return {} if found is None else {f"{found[0]}.png": _png(found[1])}
+
+
+class Ranked:
+    """What objects with scores share, those of an image and those of a clip: choosing by score; they are sorted."""
+
+    __slots__ = ()
+    labels: Int64[np.ndarray, " N"]
+    scores: Float64[np.ndarray, " N"]
+    categories: Categories
+
+    def _check(self, count: int) -> None:
+        """Labels and scores of this many objects, best first."""
+        labels, scores = self.labels, self.scores
+        assert (labels.shape, labels.dtype) == ((count,), np.int64), (labels.shape, labels.dtype)
+        assert (scores.shape, scores.dtype) == ((count,), np.float64), (scores.shape, scores.dtype)
+        assert bool((scores[1:] <= scores[:-1]).all()), "objects are sorted by score, descending"
+        assert not count or 0 <= labels.min() <= labels.max() < len(self.categories)
+
+    def _part(self, rows: slice | Int64[np.ndarray, " n"]) -> Self:
+        raise NotImplementedError
+
+    def above(self, threshold: float) -> Self:
+        """Only the objects whose score is greater than ``threshold``."""
+        return self._part(slice(int((self.scores > threshold).sum())))
+
+    def at_least(self, threshold: float, by_class: Mapping[str, float] | None = None) -> Self:
+        """Only the objects whose score is ``threshold`` or greater; classes in ``by_class`` have their own threshold.
+
+        Raises:
+            UserError: the class does not exist.
+        """
+        return self._part(np.flatnonzero(reach(self.scores, self.labels, self.categories, threshold, by_class)))
+
+    def below(self, threshold: float, by_class: Mapping[str, float] | None = None) -> Self:
+        """Only the objects that :meth:`at_least` leaves out."""
+        return self._part(np.flatnonzero(~reach(self.scores, self.labels, self.categories, threshold, by_class)))
 
 
 def write_files(path: str | os.PathLike[str], files: Mapping[str, bytes]) -> Path:

@@ -5,8 +5,7 @@ Arrays are numpy on the host; :mod:`mask2former.visualization` does the images a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,7 +16,7 @@ from mask2former import visualization
 from mask2former.ops.masks import Patch
 from mask2former.ops.sparse_masks import AnyMasks, SparseMasks
 from mask2former.structures.categories import Categories
-from mask2former.structures.result_base import MaskFormat, Result, box_xywh, encoded_masks, reach
+from mask2former.structures.result_base import MaskFormat, Ranked, Result, box_xywh, encoded_masks
 
 __all__ = [
     "Instances",
@@ -67,9 +66,6 @@ class PanopticSegmentation(Result):
 
     def __len__(self) -> int:
         return len(self.segments)
-
-    def _labels_found(self) -> Iterable[int]:
-        return (segment.label for segment in self.segments)
 
     @property
     def size_hw(self) -> tuple[int, int]:
@@ -166,7 +162,7 @@ class PanopticSegmentation(Result):
 
 
 @dataclass(frozen=True, slots=True, eq=False, init=False, repr=False)
-class Instances(Result):
+class Instances(Ranked, Result):
     """Objects that may overlap, best first.
 
     Attributes:
@@ -194,15 +190,11 @@ class Instances(Result):
         boxes: Float64[np.ndarray, "N 4"],
         categories: Categories,
     ) -> None:
-        count = len(masks)
-        assert (labels.shape, labels.dtype) == ((count,), np.int64), (labels.shape, labels.dtype)
-        assert (scores.shape, scores.dtype) == ((count,), np.float64), (scores.shape, scores.dtype)
-        assert boxes.shape == (count, 4), boxes.shape
-        assert bool((scores[1:] <= scores[:-1]).all()), "instances are sorted by score, descending"
-        assert not count or 0 <= labels.min() <= labels.max() < len(categories)
         values = (SparseMasks.of(masks), labels, scores, boxes, categories)
-        for name, value in zip(("sparse", "labels", "scores", "boxes", "categories"), values, strict=True):
-            object.__setattr__(self, name, value)  # it is frozen
+        for item, value in zip(fields(self), values, strict=True):
+            object.__setattr__(self, item.name, value)  # it is frozen
+        assert boxes.shape == (len(masks), 4), boxes.shape
+        self._check(len(masks))
 
     @property
     def masks(self) -> Bool[np.ndarray, "N H W"]:
@@ -212,29 +204,10 @@ class Instances(Result):
     def __len__(self) -> int:
         return len(self.sparse)
 
-    def _labels_found(self) -> Iterable[int]:
-        return self.labels.tolist()
-
     @property
     def size_hw(self) -> tuple[int, int]:
         """Height and width in pixels."""
         return self.sparse.size_hw
-
-    def above(self, threshold: float) -> Instances:
-        """Only the objects whose score is greater than ``threshold``."""
-        return self._part(slice(int((self.scores > threshold).sum())))  # they are sorted
-
-    def at_least(self, threshold: float, by_class: Mapping[str, float] | None = None) -> Instances:
-        """Only the objects whose score is ``threshold`` or greater; classes in ``by_class`` have their own threshold.
-
-        Raises:
-            UserError: the class does not exist.
-        """
-        return self._part(np.flatnonzero(reach(self.scores, self.labels, self.categories, threshold, by_class)))
-
-    def below(self, threshold: float, by_class: Mapping[str, float] | None = None) -> Instances:
-        """Only the objects whose score is less than ``threshold``."""
-        return self._part(np.flatnonzero(~reach(self.scores, self.labels, self.categories, threshold, by_class)))
 
     def _entries(self) -> list[tuple[int, int, float | None]]:
         return list(zip(range(1, len(self) + 1), self.labels.tolist(), self.scores.tolist(), strict=True))
@@ -329,27 +302,24 @@ class SemanticSegmentation(Result):
         """Height and width in pixels."""
         return self.labels.shape[0], self.labels.shape[1]
 
-    def _labels_found(self) -> Iterable[int]:
-        return (int(label) for label in np.unique(self.labels) if label < len(self.categories))
+    def _present(self) -> list[int]:
+        """Class indices that occur, ascending."""
+        return [int(label) for label in np.unique(self.labels) if label < len(self.categories)]
 
     @property
     def sparse(self) -> SparseMasks:
         """The masks of the classes that occur, by ascending index."""
-        return SparseMasks.of_ids(self.labels, self._labels_found())
+        return SparseMasks.of_ids(self.labels, self._present())
 
     def _part(self, rows: slice | Int64[np.ndarray, " n"]) -> SemanticSegmentation:
         """Some of the classes that occur; the pixels of others have no class."""
-        nothing, present = self.categories.ignore_label, np.array(list(self._labels_found()), dtype=np.int64)
+        nothing, present = self.categories.ignore_label, np.array(self._present(), dtype=np.int64)
         part = self.labels.astype(np.promote_types(self.labels.dtype, np.min_scalar_type(nothing)))
         part[~np.isin(part, present[rows])] = nothing
         return SemanticSegmentation(part, self.categories)
 
     def _entries(self) -> list[tuple[int, int, float | None]]:
-        return [(label, label, None) for label in self._labels_found()]
-
-    def _present(self) -> tuple[list[int], SparseMasks]:
-        """Class indices that occur, ascending, and their masks."""
-        return list(self._labels_found()), self.sparse
+        return [(label, label, None) for label in self._present()]
 
     def _regions(self) -> list[visualization.Region]:
         return [
@@ -365,17 +335,18 @@ class SemanticSegmentation(Result):
 
         ``file_name`` is that of the image; published files of semantic results identify images by it.
         """
-        present, masks = self._present()
+        present = self._present()
         head: dict[str, Any] = {"image_id": image_id}
         if file_name is not None:
             head["file_name"] = file_name
         return [
             {**head, "category_id": self.categories[label].id, "segmentation": rle}
-            for label, rle in zip(present, masks.encode(), strict=True)
+            for label, rle in zip(present, SparseMasks.of_ids(self.labels, present).encode(), strict=True)
         ]
 
     def _records(self, masks: MaskFormat) -> dict[str, Any]:
-        present, found = self._present()
+        present = self._present()
+        found = SparseMasks.of_ids(self.labels, present)
         rows = zip(present, found.areas, encoded_masks(found, masks), strict=True)
         return {
             "classes": [
