@@ -16,8 +16,8 @@ from mask2former.config import Task
 from mask2former.documents import encode_json
 from mask2former.files import check_file, whole_file, write_whole
 from mask2former.notes import note
-from mask2former.results_io.json import saved_document
-from mask2former.results_io.writing import JsonList, file_stem, png_of
+from mask2former.results_io.json import FIELDS, RECORDS, saved_document
+from mask2former.results_io.writing import JsonList, file_stem, json_entries, png_of
 from mask2former.structures.categories import Categories
 from mask2former.structures.results import Instances, PanopticSegmentation, SemanticSegmentation
 
@@ -50,15 +50,13 @@ class ResultsFile(JsonList):
 
     def add(self, image_id: int | str, result: Instances) -> None:
         """Append the instances of one image."""
-        assert self._file is not None, "used outside its with block"
         self.once(image_id)
         filled = [bool(mask.size) for _, _, mask in result.sparse]
         rows = zip(result.labels.tolist(), result.to_coco(image_id), filled, strict=True)
         for label, record, has_pixels in rows:
-            if label in self.category_ids and has_pixels:
-                record["category_id"] = self.category_ids[label]
+            if has_pixels:
                 del record["bbox"]
-                self.append(record)
+                self.append_of_class(label, record)
 
 
 class SemanticFile(JsonList):
@@ -79,10 +77,7 @@ class SemanticFile(JsonList):
         self.once(image_id)
         index_of_id = result.categories.index_of_id()
         for record in result.to_coco(image_id, image_id if isinstance(image_id, str) else None):
-            label = index_of_id[record["category_id"]]
-            if label in self.category_ids:
-                record["category_id"] = self.category_ids[label]
-                self.append(record)
+            self.append_of_class(index_of_id[record["category_id"]], record)
 
 
 class PanopticFiles(JsonList):
@@ -172,30 +167,20 @@ def _coco_text(saved: Sequence[SavedResult], task: Task, categories: Categories)
     identified = list(zip(ids, saved, strict=True))
     if task == "panoptic":
         yield f'{{"info": {encode_json(_PANOPTIC_INFO)}, "images": ['
-        yield from _listed(_panoptic_image(*entry) for entry in _documents(identified, task))
+        yield from json_entries(_panoptic_image(*entry) for entry in _documents(identified, task))
         yield '], "annotations": ['
-        yield from _listed(_panoptic_annotation(*entry) for entry in _documents(identified, task))
+        yield from json_entries(_panoptic_annotation(*entry) for entry in _documents(identified, task))
         classes = [{"id": item.id, "name": item.name, "isthing": int(item.is_thing)} for item in categories]
         yield f'], "categories": {encode_json(classes)}}}\n'
         return
-    keys, fields = {
-        "instance": (("instances", "candidates"), ("category_id", "bbox", "score", "segmentation")),
-        "semantic": (("classes",), ("category_id", "segmentation")),
-    }[task]
     yield "["
-    yield from _listed(
-        {"image_id": identifier, **{field: record[field] for field in fields}}
+    yield from json_entries(
+        {"image_id": identifier, **{field: record[field] for field in FIELDS[task]}}
         for identifier, _, document in _documents(identified, task)
-        for key in keys
+        for key in (RECORDS[task], "candidates")
         for record in document.get(key, ())
     )
     yield "]\n"
-
-
-def _listed(values: Iterable[Any]) -> Iterator[str]:
-    """The entries of a JSON list."""
-    for number, value in enumerate(values):
-        yield f"{', ' if number else ''}{encode_json(value)}"
 
 
 def _documents(identified: Iterable[tuple[Any, SavedResult]], task: Task) -> Iterator[tuple[Any, str, dict[str, Any]]]:
@@ -214,7 +199,7 @@ def _panoptic_image(identifier: Any, stem: str, document: dict[str, Any]) -> dic
 
 
 def _panoptic_annotation(identifier: Any, stem: str, document: dict[str, Any]) -> dict[str, Any]:
-    info = [{key: segment[key] for key in ("id", "category_id", "area", "bbox")} for segment in document["segments"]]
+    info = [{key: segment[key] for key in FIELDS["panoptic"]} for segment in document["segments"]]
     return {"image_id": identifier, "file_name": f"{stem}_ids.png", "segments_info": info}
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Float64
 from mask2former.documents import encode_json
 from mask2former.files import write_whole
 from mask2former.notes import note
-from mask2former.results_io.writing import PlaceOf, ResultFolder, file_stem, nowhere
+from mask2former.results_io.writing import PlaceOf, ResultFolder, file_stem, filled, json_entries, unknown
 from mask2former.structures.result_base import ResultItem
 from mask2former.structures.results import Segmentation
 
@@ -43,7 +43,7 @@ class GeoJsonFiles(ResultFolder):
         to_world: ToWorld | None = None,
         crs: str | None = None,
         *,
-        place_of: PlaceOf = nowhere,
+        place_of: PlaceOf = unknown,
     ) -> None:
         super().__init__(path)
         self.to_world, self.crs, self.place_of = to_world, crs, place_of
@@ -67,7 +67,7 @@ class GeoJsonFiles(ResultFolder):
 
 def geojson_of(result: Segmentation, to_world: ToWorld | None = None, crs: str | None = None) -> dict[str, Any]:
     """The FeatureCollection of a result; see :class:`GeoJsonFiles`."""
-    return _collection([_feature(item, to_world) for item in result if item.patch.mask.size], to_world, crs)
+    return _collection([_feature(item, to_world) for item in filled(result)], to_world, crs)
 
 
 def _collection(features: list[dict[str, Any]], to_world: ToWorld | None, crs: str | None) -> dict[str, Any]:
@@ -80,11 +80,7 @@ def _text(result: Segmentation, to_world: ToWorld | None, crs: str | None) -> It
     """:func:`geojson_of` as JSON, feature by feature: outlines as lists take many times the memory of their text."""
     opening, _, closing = encode_json(_collection([], to_world, crs)).rpartition("[]")
     yield f"{opening}["
-    written = 0
-    for item in result:
-        if item.patch.mask.size:
-            yield f"{', ' if written else ''}{encode_json(_feature(item, to_world))}"
-            written += 1
+    yield from json_entries(_feature(item, to_world) for item in filled(result))
     yield f"]{closing}\n"
 
 

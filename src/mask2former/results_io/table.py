@@ -15,7 +15,7 @@ from mask2former.files import check_file, discard, whole_file
 from mask2former.notes import note
 from mask2former.ops.shapes import check_installed
 from mask2former.results_io.csv import csv_text
-from mask2former.results_io.writing import ImageNames, PixelSizeOf, ReadImage, Writer, unsized
+from mask2former.results_io.writing import ImageNames, PixelSizeOf, ReadImage, Writer, unknown
 from mask2former.structures.categories import Categories
 from mask2former.structures.results import Segmentation
 from mask2former.structures.tables import PixelSize, image_row, table_columns
@@ -79,7 +79,7 @@ class TableFiles(Writer):
         names: Mapping[int | str, str] | None = None,
         read: ReadImage | None = None,
         pixel_size: str | PixelSize | None = None,
-        stated: PixelSizeOf = unsized,
+        stated: PixelSizeOf = unknown,
     ) -> None:
         super().__init__(path)
         if self.path.suffix.lower() not in (".csv", ".parquet"):
