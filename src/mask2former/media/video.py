@@ -346,6 +346,14 @@ class VideoStream:
         late: list[Any] = []
         newest = last = -np.inf
         shift = 0.0
+
+        def shown(most: int) -> Iterator[tuple[float, Any, bool]]:
+            """The first of those that wait, until only this many do."""
+            nonlocal last
+            while len(waiting) > most:
+                last, _, frame, certain = heapq.heappop(waiting)
+                yield last, frame, certain
+
         for number, (frame, certain) in enumerate(self._decoded()):
             if frame.pts is None:
                 self._guessed += 1
@@ -358,9 +366,7 @@ class VideoStream:
                 if len(late) <= _DEPTH:
                     continue
                 # This many frames are not late: the clock of the recording was set back.
-                while waiting:
-                    last, _, shown, trusted = heapq.heappop(waiting)
-                    yield last, shown, trusted
+                yield from shown(0)
                 self._restarts.append(last)
                 offset = last + interval - min(late)[0]
                 shift, newest = shift + offset, newest + offset
@@ -370,13 +376,9 @@ class VideoStream:
                 heapq.heappush(waiting, (seconds, number, frame, certain))
                 self._late += len(late)
             late = []
-            while len(waiting) > depth:
-                last, _, shown, trusted = heapq.heappop(waiting)
-                yield last, shown, trusted
+            yield from shown(depth)
         self._late += len(late)
-        while waiting:
-            last, _, shown, trusted = heapq.heappop(waiting)
-            yield last, shown, trusted
+        yield from shown(0)
 
     def _say_how_it_is_shown(self, frame: Any) -> None:
         """What players do with the frames but this reader does not."""
