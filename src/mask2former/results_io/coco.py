@@ -16,9 +16,10 @@ from mask2former.config import Task
 from mask2former.documents import encode_json
 from mask2former.files import check_file, whole_file, write_whole
 from mask2former.notes import note
-from mask2former.results_io.json import FIELDS, RECORDS, saved_document
+from mask2former.results_io.json import saved_document
 from mask2former.results_io.writing import JsonList, file_stem, json_entries, png_of
 from mask2former.structures.categories import Categories
+from mask2former.structures.result_base import COCO_KEYS, RECORDS
 from mask2former.structures.results import Instances, PanopticSegmentation, SemanticSegmentation
 
 __all__ = [
@@ -175,7 +176,7 @@ def _coco_text(saved: Sequence[SavedResult], task: Task, categories: Categories)
         return
     yield "["
     yield from json_entries(
-        {"image_id": identifier, **{field: record[field] for field in FIELDS[task]}}
+        {"image_id": identifier, **{field: record[field] for field in COCO_KEYS[task]}}
         for identifier, _, document in _documents(identified, task)
         for key in (RECORDS[task], "candidates")
         for record in document.get(key, ())
@@ -199,7 +200,7 @@ def _panoptic_image(identifier: Any, stem: str, document: dict[str, Any]) -> dic
 
 
 def _panoptic_annotation(identifier: Any, stem: str, document: dict[str, Any]) -> dict[str, Any]:
-    info = [{key: segment[key] for key in FIELDS["panoptic"]} for segment in document["segments"]]
+    info = [{key: segment[key] for key in COCO_KEYS["panoptic"]} for segment in document["segments"]]
     return {"image_id": identifier, "file_name": f"{stem}_ids.png", "segments_info": info}
 
 

@@ -21,22 +21,12 @@ from mask2former.results_io.growing import finishing, naming
 from mask2former.results_io.partial import WorkingFile
 from mask2former.results_io.writing import ListFile
 from mask2former.structures.categories import Categories
-from mask2former.structures.result_base import SCHEMA_VERSION
+from mask2former.structures.result_base import COCO_KEYS, RECORDS, SCHEMA_VERSION
 from mask2former.structures.results import Instances, PanopticSegmentation, Segment, Segmentation, SemanticSegmentation
 from mask2former.structures.tracks import TrackedFrame
 from mask2former.text import printable
 
-__all__ = ["FIELDS", "RECORDS", "TrackDocument", "read_result", "result_of", "saved_document", "write_json"]
-
-RECORDS: Mapping[str, str] = {"panoptic": "segments", "instance": "instances", "semantic": "classes"}
-"""The key of the records by the task."""
-
-FIELDS: Mapping[str, tuple[str, ...]] = {
-    "panoptic": ("id", "category_id", "area", "bbox"),
-    "instance": ("category_id", "bbox", "score", "segmentation"),
-    "semantic": ("category_id", "segmentation"),
-}
-"""The keys in each record that the COCO file takes over, by the task."""
+__all__ = ["TrackDocument", "read_result", "result_of", "saved_document", "write_json"]
 
 
 def write_json(path: str | os.PathLike[str], values: Any) -> None:
@@ -137,7 +127,7 @@ def result_of(document: Mapping[str, Any], categories: Categories) -> Segmentati
 def _is_record(value: Any, task: str) -> bool:
     if not isinstance(value, dict):
         return False
-    for name in FIELDS[task]:
+    for name in COCO_KEYS[task]:
         entry = value.get(name)
         if name == "bbox":
             good = isinstance(entry, list) and len(entry) == 4 and all(map(_is_number, entry))

@@ -35,15 +35,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
+    "COCO_KEYS",
+    "RECORDS",
     "SCHEMA_VERSION",
     "SOFTWARE",
     "MaskFormat",
     "Ranked",
     "Result",
     "ResultItem",
-    "box_xywh",
     "counted_labels",
-    "encoded_masks",
     "reach",
     "write_files",
 ]
@@ -51,6 +51,19 @@ __all__ = [
 MaskFormat = Literal["rle", "polygons", "none"]
 """Masks in JSON: COCO run lengths, polygons with holes (see :mod:`mask2former.ops.polygons`), or none."""
 SCHEMA_VERSION = 1  # of the JSON files; raised when a key changes its meaning
+RECORDS: Mapping[str, str] = {"panoptic": "segments", "instance": "instances", "semantic": "classes"}
+"""The key of the records in the JSON files, by the task."""
+COCO_KEYS: Mapping[str, tuple[str, ...]] = {
+    "panoptic": ("id", "category_id", "area", "bbox"),
+    "instance": ("category_id", "bbox", "score", "segmentation"),
+    "semantic": ("category_id", "segmentation"),
+}
+"""The keys of each record that COCO files take over, by the task."""
+_KEYS: Mapping[str, tuple[str, ...]] = {  # of records, before the mask
+    "panoptic": ("id", "category_id", "category_name", "is_thing", "score", "area", "bbox"),
+    "instance": ("category_id", "category_name", "score", "area", "bbox"),
+    "semantic": ("label", "category_id", "category_name", "area"),
+}
 SOFTWARE = "mask2former"  # the keyword Software of PNG files of results, by which they are not taken for images
 
 
@@ -264,8 +277,12 @@ class Result:
             keep &= self._areas() >= min_area
         return self if keep.all() else self._part(np.flatnonzero(keep))
 
-    def _areas(self) -> Int64[np.ndarray, " N"]:
-        return self.sparse.areas
+    def _areas(self, masks: SparseMasks | None = None) -> Int64[np.ndarray, " N"]:
+        """Pixels of each mask; the masks are given where they have been made already."""
+        return (self.sparse if masks is None else masks).areas
+
+    def _boxes(self, masks: SparseMasks) -> Float64[np.ndarray, "N 4"]:
+        return masks.boxes
 
     def rows(self) -> list[dict[str, Any]]:
         """A flat record for each mask, in the order of ``sparse``, for tables.
@@ -341,8 +358,20 @@ class Result:
             data={"class_name": np.array([self.categories[label].name for _, label, _ in entries])},
         )
 
-    def _records(self, masks: MaskFormat) -> dict[str, Any]:
-        raise NotImplementedError
+    def _records(self, form: MaskFormat) -> list[dict[str, Any]]:
+        """The record of each mask in JSON."""
+        masks, records = self.sparse, []
+        measured = zip(self._areas(masks).tolist(), self._boxes(masks).tolist(), _encoded(masks, form), strict=True)
+        for (number, label, score), (area, (x1, y1, x2, y2), mask) in zip(self._entries(), measured, strict=True):
+            item = self.categories[label]
+            values = {"id": number, "label": label, "category_id": item.id, "category_name": item.name}
+            values |= {"is_thing": item.is_thing, "score": score, "area": area, "bbox": [x1, y1, x2 - x1, y2 - y1]}
+            records.append({key: values[key] for key in _KEYS[self.task]} | mask)
+        return records
+
+    def _coco_records(self, **head: Any) -> list[dict[str, Any]]:
+        """The records of a COCO results file, each after the keys that say which image it is of."""
+        return [head | {key: record[key] for key in COCO_KEYS[self.task]} for record in self._records("rle")]
 
     def __repr__(self) -> str:
         height, width = self.size_hw
@@ -364,7 +393,7 @@ class Result:
         """
         height, width = self.size_hw
         head = {"schema_version": SCHEMA_VERSION, "task": self.task, "model": model, "settings": dict(settings or {})}
-        return {**head, "size": [height, width], **self._records(masks)}
+        return {**head, "size": [height, width], RECORDS[self.task]: self._records(masks)}
 
     def save(
         self,
@@ -523,7 +552,7 @@ def counted_labels(labels: Iterable[int], categories: Categories, extent: str) -
     return f"{counts.total()} in {extent}" + (f": {listed(names, show=str)}" if counts else "")
 
 
-def encoded_masks(masks: SparseMasks, form: MaskFormat) -> list[dict[str, Any]]:
+def _encoded(masks: SparseMasks, form: MaskFormat) -> list[dict[str, Any]]:
     """The key of each mask in its record, and the mask."""
     if form == "none":
         return [{} for _ in masks]
@@ -537,9 +566,3 @@ def _multi_polygon(patch: Patch) -> dict[str, Any]:
     rings = [[ring.tolist() for ring in polygon] for polygon in mask_to_polygons(patch)]
     closed = [[[*ring, ring[0]] for ring in polygon] for polygon in rings]
     return {"type": "MultiPolygon", "coordinates": closed}
-
-
-def box_xywh(box: Float64[np.ndarray, 4]) -> list[float]:
-    """Corners (x1, y1, x2, y2) as COCO's left, top, width and height."""
-    x1, y1, x2, y2 = (float(value) for value in box)
-    return [x1, y1, x2 - x1, y2 - y1]

@@ -16,7 +16,7 @@ from mask2former import visualization
 from mask2former.ops.masks import Patch
 from mask2former.ops.sparse_masks import AnyMasks, SparseMasks
 from mask2former.structures.categories import Categories
-from mask2former.structures.result_base import MaskFormat, Ranked, Result, box_xywh, encoded_masks
+from mask2former.structures.result_base import MaskFormat, Ranked, Result
 
 __all__ = [
     "Instances",
@@ -85,7 +85,7 @@ class PanopticSegmentation(Result):
     def _patch(self, index: int) -> Patch:
         return SparseMasks.of_ids(self.ids, [self.segments[index].id])[0]
 
-    def _areas(self) -> Int64[np.ndarray, " N"]:
+    def _areas(self, masks: SparseMasks | None = None) -> Int64[np.ndarray, " N"]:
         return np.array([segment.area for segment in self.segments], dtype=np.int64)
 
     @property
@@ -137,24 +137,9 @@ class PanopticSegmentation(Result):
         info = [{"id": segment.id, "category_id": self.categories[segment.label].id} for segment in self.segments]
         return {"image_id": image_id, "file_name": file_name or f"{image_id}.png", "segments_info": info}
 
-    def _records(self, masks: MaskFormat) -> dict[str, Any]:
-        found = self.sparse
-        rows = zip(self.segments, found.boxes, encoded_masks(found, masks), strict=True)
-        return {
-            "segments": [
-                {
-                    "id": segment.id,
-                    "category_id": self.categories[segment.label].id,
-                    "category_name": self.categories[segment.label].name,
-                    "is_thing": segment.is_thing,
-                    "score": float(segment.score),
-                    "area": int(segment.area),
-                    "bbox": box_xywh(box),
-                    **mask,
-                }
-                for segment, box, mask in rows
-            ]
-        }
+    def _records(self, form: MaskFormat) -> list[dict[str, Any]]:
+        rows = zip(Result._records(self, form), self.segments, strict=True)
+        return [{**record, "is_thing": segment.is_thing} for record, segment in rows]
 
     def _label_image(self) -> tuple[str, Image.Image] | None:
         channels = [self.ids >> shift & 255 for shift in (0, 8, 16)]
@@ -212,6 +197,9 @@ class Instances(Ranked, Result):
     def _entries(self) -> list[tuple[int, int, float | None]]:
         return list(zip(range(1, len(self) + 1), self.labels.tolist(), self.scores.tolist(), strict=True))
 
+    def _boxes(self, masks: SparseMasks) -> Float64[np.ndarray, "N 4"]:
+        return self.boxes
+
     def _part(self, rows: slice | Int64[np.ndarray, " n"]) -> Instances:
         return Instances(
             self.sparse.take(rows), self.labels[rows], self.scores[rows], self.boxes[rows], self.categories
@@ -242,40 +230,7 @@ class Instances(Ranked, Result):
 
     def to_coco(self, image_id: int | str) -> list[dict[str, Any]]:
         """The records of a COCO instance results file; category ids are those of the data set, boxes (x, y, w, h)."""
-        rows = zip(self.labels, self.scores, self.boxes, self.sparse.encode(), strict=True)
-        return [
-            {
-                "image_id": image_id,
-                "category_id": self.categories[label].id,
-                "bbox": box_xywh(box),
-                "score": float(score),
-                "segmentation": rle,
-            }
-            for label, score, box, rle in rows
-        ]
-
-    def _records(self, masks: MaskFormat) -> dict[str, Any]:
-        rows = zip(
-            self.labels,
-            self.scores,
-            self.sparse.areas,
-            self.boxes,
-            encoded_masks(self.sparse, masks),
-            strict=True,
-        )
-        return {
-            "instances": [
-                {
-                    "category_id": self.categories[label].id,
-                    "category_name": self.categories[label].name,
-                    "score": float(score),
-                    "area": int(area),
-                    "bbox": box_xywh(box),
-                    **mask,
-                }
-                for label, score, area, box, mask in rows
-            ]
-        }
+        return self._coco_records(image_id=image_id)
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -335,31 +290,8 @@ class SemanticSegmentation(Result):
 
         ``file_name`` is that of the image; published files of semantic results identify images by it.
         """
-        present = self._present()
-        head: dict[str, Any] = {"image_id": image_id}
-        if file_name is not None:
-            head["file_name"] = file_name
-        return [
-            {**head, "category_id": self.categories[label].id, "segmentation": rle}
-            for label, rle in zip(present, SparseMasks.of_ids(self.labels, present).encode(), strict=True)
-        ]
-
-    def _records(self, masks: MaskFormat) -> dict[str, Any]:
-        present = self._present()
-        found = SparseMasks.of_ids(self.labels, present)
-        rows = zip(present, found.areas, encoded_masks(found, masks), strict=True)
-        return {
-            "classes": [
-                {
-                    "label": label,
-                    "category_id": self.categories[label].id,
-                    "category_name": self.categories[label].name,
-                    "area": int(area),
-                    **mask,
-                }
-                for label, area, mask in rows
-            ]
-        }
+        named = {} if file_name is None else {"file_name": file_name}
+        return self._coco_records(image_id=image_id, **named)
 
     def _label_image(self) -> tuple[str, Image.Image] | None:
         # The width depends on the class list, not the image, so that all files of one data set are alike.
