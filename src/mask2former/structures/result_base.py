@@ -182,7 +182,8 @@ class Result:
         return self._drawn(pixels, regions, scale=scale, labels=labels)
 
     def _regions(self) -> list[visualization.Region]:
-        raise NotImplementedError
+        entries = ((self.categories[label], label, score) for _, label, score in self._entries())
+        return [visualization.Region(item.name, item.color, score, label) for item, label, score in entries]
 
     def _drawn(self, image: UInt8[np.ndarray, "H W 3"], regions: list[visualization.Region], **how: Any) -> Image.Image:
         raise NotImplementedError

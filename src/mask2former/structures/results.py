@@ -5,7 +5,7 @@ Arrays are numpy on the host; :mod:`mask2former.visualization` does the images a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -114,16 +114,8 @@ class PanopticSegmentation(Result):
         return self.sparse.boxes
 
     def _regions(self) -> list[visualization.Region]:
-        return [
-            visualization.Region(
-                name=self.categories[segment.label].name,
-                color=self.categories[segment.label].color,
-                score=segment.score,
-                group=segment.label,
-                is_thing=segment.is_thing,
-            )
-            for segment in self.segments
-        ]
+        rows = zip(Result._regions(self), self.segments, strict=True)
+        return [replace(region, is_thing=segment.is_thing) for region, segment in rows]
 
     def _drawn(self, image: UInt8[np.ndarray, "H W 3"], regions: list[visualization.Region], **how: Any) -> Image.Image:
         numbers = [segment.id for segment in self.segments]
@@ -213,17 +205,6 @@ class Instances(Ranked, Result):
         """
         shown = self.at_least(threshold) if threshold > 0 else self
         return super(Instances, shown).plot(image, **how)
-
-    def _regions(self) -> list[visualization.Region]:
-        return [
-            visualization.Region(
-                name=self.categories[label].name,
-                color=self.categories[label].color,
-                score=float(score),
-                group=int(label),
-            )
-            for label, score in zip(self.labels, self.scores, strict=True)
-        ]
 
     def _drawn(self, image: UInt8[np.ndarray, "H W 3"], regions: list[visualization.Region], **how: Any) -> Image.Image:
         return visualization.overlay_instances(image, self.sparse, regions, **how)
