@@ -392,7 +392,7 @@ def segment_files(
         model: name of the model, recorded.
         overlay: write the image with the segments drawn on it.
         palette: its colours.
-        candidates: also write instances below the threshold, as :func:`coco_results` needs them.
+        candidates: also write instances below the threshold, as :func:`write_coco_results` needs them.
         overwrite: also process images that have results, and overwrite other files with the same names.
         batch_size: the largest number of images that go through the network together, see :meth:`Predictor.stream`.
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
-__all__ = ["Grid", "Tile", "tiles"]
+__all__ = ["Grid", "Tile"]
 
 Size = tuple[int, int]
 
@@ -83,11 +83,6 @@ class Grid:
         """Distance of each row and each column of a tile from its border, in pixels; 1 at the border itself."""
         rows, columns = (np.minimum(range(1, side + 1), range(side, 0, -1)) for side in self.tile_hw)
         return rows.astype(np.float32), columns.astype(np.float32)
-
-
-def tiles(size_hw: Size, side: int, overlap: int) -> list[Tile]:
-    """The tiles of :meth:`Grid.over`, row by row."""
-    return list(Grid.over(size_hw, side, overlap))
 
 
 def _starts(length: int, side: int, overlap: int) -> list[int]:

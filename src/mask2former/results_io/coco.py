@@ -5,7 +5,6 @@ Saved results (``X.json`` of images) are written by ``mask2former predict``; one
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -27,7 +26,6 @@ __all__ = [
     "ResultsFile",
     "SavedResult",
     "SemanticFile",
-    "coco_results",
     "is_coco_results",
     "write_coco_results",
 ]
@@ -127,30 +125,21 @@ class SavedResult(Protocol):
     def document(self) -> Path: ...
 
 
-def coco_results(saved: Iterable[SavedResult], task: Task, categories: Categories) -> Any:
-    """The COCO results of images, from their JSON files: a list of records, or for panoptic a dictionary.
+def write_coco_results(path: Path, saved: Iterable[SavedResult], task: Task, categories: Categories) -> None:
+    """Write the COCO results of images, from their JSON files, completely or not at all, one in memory at a time.
 
-    Image ids are the numbers in the file names if every name is a number (as in COCO), else the names with their
-    folders. Images without results are left out.
+    A list of records, or for panoptic a dictionary. Image ids are the numbers in the file names if every name is a
+    number (as in COCO), else the names with their folders. Images whose results have been removed in the meantime are
+    left out with a note.
 
     Args:
+        path: the file.
         saved: those that are done or skipped; existing files of others may belong to another image.
         task: of the results.
         categories: of the model.
 
     Raises:
-        UserError: existing results are of another task.
-    """
-    return json.loads("".join(_coco_text([job for job in saved if job.document.exists()], task, categories)))
-
-
-def write_coco_results(path: Path, saved: Iterable[SavedResult], task: Task, categories: Categories) -> None:
-    """Write :func:`coco_results` completely or not at all, one image in memory at a time.
-
-    Images whose results have been removed in the meantime are left out with a note.
-
-    Raises:
-        UserError: as for :func:`coco_results`, or the path cannot be written.
+        UserError: existing results are of another task, or the path cannot be written.
     """
     check_file(path)
     with whole_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
@@ -158,7 +147,7 @@ def write_coco_results(path: Path, saved: Iterable[SavedResult], task: Task, cat
 
 
 def _coco_text(saved: Sequence[SavedResult], task: Task, categories: Categories) -> Iterator[str]:
-    """:func:`coco_results` as JSON, in pieces."""
+    """The file, in pieces."""
     stems = [job.stem.as_posix() for job in saved]
     names = [stem.rsplit("/", 1)[-1] for stem in stems]
     # At most 18 digits: more do not fit the integers of most readers.
@@ -205,7 +194,7 @@ def _panoptic_annotation(identifier: Any, stem: str, document: dict[str, Any]) -
 
 
 def is_coco_results(path: Path) -> bool:
-    """Whether a file was written by :func:`coco_results`, judging by its first bytes."""
+    """Whether a file was written by :func:`write_coco_results`, judging by its first bytes."""
     with path.open("rb") as file:
         head = file.read(200)
     return head.strip() == b"[]" or head.startswith(

@@ -123,12 +123,14 @@ def test_geojson_is_valid_for_shapely_and_covers_the_pixels_of_each_mask(tmp_pat
 def test_geojson_is_written_feature_by_feature(
     tmp_path: Path, make: Make, crs: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = geojson.geojson_of(make(), crs=crs)
-    monkeypatch.setattr(geojson, "geojson_of", lambda *_: pytest.fail("all features at once"))
     with GeoJsonFiles(tmp_path, crs=crs) as writer:
         writer.add("a", make())
         writer.add("b", make()[:0])
-    assert (tmp_path / "a.geojson").read_text() == encode_json(whole) + "\n"
+    text = (tmp_path / "a.geojson").read_text()
+    assert text == encode_json(json.loads(text)) + "\n"
+    assert list(json.loads(text)) == ["type", *(["crs"] if crs else []), "features"]
+    monkeypatch.setattr(geojson, "_feature", lambda *_: pytest.fail("all features at once"))
+    assert next(geojson._text(make(), None, crs)).endswith('"features": [')
     assert json.loads((tmp_path / "b.geojson").read_text())["features"] == []
 
 
@@ -457,13 +459,15 @@ def test_labels_that_yolo_programs_do_not_find_are_noted(tmp_path: Path) -> None
     assert [example for message, example in notes if "have another name" in message] == ["'c.jpg' (labels/c.jpg.txt)"]
 
 
-def test_outlines_of_small_pixels_far_from_the_origin_keep_the_order_that_the_standard_asks() -> None:
+def test_outlines_of_small_pixels_far_from_the_origin_keep_the_order_that_the_standard_asks(tmp_path: Path) -> None:
     mask = np.zeros((1, 400, 400), dtype=bool)
     mask[0, ::2, ::2] = True
     labels, scores = np.zeros(1, dtype=np.int64), np.ones(1)
     result = Instances(mask, labels, scores, mask_ops.boxes_xyxy(mask), CATEGORIES)
     place = GeoReference((0.005, 0, 512345.678, 0, -0.005, 5412345.678))
-    document = geojson.geojson_of(result, place.to_world)
+    with GeoJsonFiles(tmp_path, place.to_world) as writer:
+        writer.add("a", result)
+    document = json.loads((tmp_path / "a.geojson").read_text())
     assert document["crs"] is None  # there, but unknown: they are no pixels
     [feature] = document["features"]
     for [ring] in feature["geometry"]["coordinates"]:
