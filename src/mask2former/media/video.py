@@ -266,8 +266,7 @@ class VideoStream:
         """
         times: list[float] = []
         doubtful: list[float] = []
-        kinds = Counter[str]()
-        length = 0.0  # of the last frame
+        interlaced, length = 0, 0.0  # frames; seconds of the last one
         with self._container as container:
             if self.start > 0:
                 start = (self._stream.start_time or 0) + int(self.start / self._unit)
@@ -286,16 +285,16 @@ class VideoStream:
                 length = float((getattr(frame, "duration", 0) or 0) * self._unit)
                 if not certain:
                     doubtful.append(seconds)
-                kinds["interlaced"] += bool(frame.interlaced_frame)
+                interlaced += bool(frame.interlaced_frame)
                 yield _upright(frame, self.name), seconds
         if not times:
             reason = "there are none in the requested time"
             if self._broken or self.start < self._seconds:
                 reason = f"it is damaged: {self._reasons() or 'nothing in it can be decoded'}"
             raise UserError(f"{self.name} yields no frames; {reason}")
-        if kinds["interlaced"]:
+        if interlaced:
             self.notes.append(
-                f"{self.name} is interlaced ({kinds['interlaced']} of {len(times)} frames): every other line shows a "
+                f"{self.name} is interlaced ({interlaced} of {len(times)} frames): every other line shows a "
                 "different moment, so moving outlines look combed; deinterlace it first"
             )
         if not self.live:

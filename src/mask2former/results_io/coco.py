@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from mask2former.config import Task
+from mask2former.data.label_maps import colors_of_ids
 from mask2former.documents import encode_json
 from mask2former.files import check_file, whole_file, write_whole
 from mask2former.notes import note
@@ -101,8 +102,7 @@ class PanopticFiles(JsonList):
         kept = [segment for segment in result.segments if segment.label in self.category_ids]
         numbers = [segment.id for segment in kept]
         ids = np.where(np.isin(result.ids, numbers), result.ids, 0)
-        channels = np.stack([ids >> shift & 255 for shift in (0, 8, 16)], axis=-1).astype(np.uint8)
-        write_whole(self.path.with_suffix("") / name, png_of(channels))
+        write_whole(self.path.with_suffix("") / name, png_of(colors_of_ids(ids)))
         info = [{"id": segment.id, "category_id": self.category_ids[segment.label]} for segment in kept]
         self.append({"image_id": image_id, "file_name": name, "segments_info": info})
 

@@ -12,7 +12,6 @@ from typing import IO, Any, ClassVar, Protocol, Self
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from mask2former.config import Task
 from mask2former.documents import encode_json
@@ -21,7 +20,7 @@ from mask2former.files import discard, whole_file
 from mask2former.media.georeference import GeoReference
 from mask2former.media.image_files import check_utf8
 from mask2former.pixels import Regions
-from mask2former.structures.result_base import SOFTWARE, ResultItem
+from mask2former.structures.result_base import ResultItem, save_marked
 from mask2former.structures.results import Segmentation
 
 __all__ = [
@@ -107,10 +106,9 @@ def json_entries(values: Iterable[Any]) -> Iterator[str]:
 
 
 def png_of(values: np.ndarray) -> Callable[[Path], None]:
-    """What writes an array as a PNG file that says whose it is, so that nobody takes it for an image to segment."""
-    image, mark = Image.fromarray(values), PngInfo()
-    mark.add_text("Software", SOFTWARE)
-    return lambda file: image.save(file, format="PNG", compress_level=4, pnginfo=mark)
+    """What writes an array as a PNG file, see :func:`save_marked`."""
+    image = Image.fromarray(values)
+    return lambda file: save_marked(image, file, compress_level=4)
 
 
 class ImageNames:
@@ -144,12 +142,6 @@ class Writer:
         if image_id in self._seen:
             raise UserError(f"image '{image_id}' already has a result; write each image once")
         self._seen.add(image_id)
-
-    def table(self, no_class: int) -> np.ndarray:
-        """Ids by class index; the last entry is for no class."""
-        table = np.full(max(self.category_ids, default=-1) + 2, no_class, dtype=np.int64)
-        table[list(self.category_ids)] = list(self.category_ids.values())
-        return table
 
 
 class ListFile(Writer):

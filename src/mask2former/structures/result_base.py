@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, overload
+from typing import IO, TYPE_CHECKING, Any, ClassVar, Literal, Self, overload
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64, UInt8
@@ -44,7 +44,9 @@ __all__ = [
     "Result",
     "ResultItem",
     "counted_labels",
+    "png_bytes",
     "reach",
+    "save_marked",
     "write_files",
 ]
 
@@ -380,10 +382,6 @@ class Result:
         found = counted_labels(labels, self.categories, f"{height}x{width} pixels")
         return f"{type(self).__name__}({found})"
 
-    def _label_image(self) -> tuple[str, Image.Image] | None:
-        """Suffix of the name and image of the exact label map, where the task has one."""
-        return None
-
     def to_dict(
         self, *, model: str | None = None, settings: Mapping[str, Any] | None = None, masks: MaskFormat = "rle"
     ) -> dict[str, Any]:
@@ -445,12 +443,11 @@ class Result:
         Raises:
             UserError: the image has another size than the result.
         """
-        return _png(self.plot(image, scale=None, palette=palette))
+        return png_bytes(self.plot(image, scale=None, palette=palette))
 
     def label_png(self) -> dict[str, bytes]:
         """The exact label map by the end of its name, ``_ids.png`` or ``_labels.png``; instances have none."""
-        found = self._label_image()
-        return {} if found is None else {f"{found[0]}.png": _png(found[1])}
+        return {}
 
 
 class Ranked:
@@ -530,17 +527,22 @@ def reach(
     return scores >= np.array([by_class.get(name, threshold) for name in categories.names])[labels]
 
 
-def _png(image: Image.Image) -> bytes:
+def png_bytes(image: Image.Image) -> bytes:
     """A PNG file that says whose it is, compressed by runs of equal bytes alone.
 
     Measured on overlays of 640x480 pixels: 35 ms of one core instead of the 63 ms of level 4, with 6 % less (drawn
     scenes) to 9 % more bytes (a photograph); label maps take a third less time than at level 4 and about the same size.
     """
+    stream = io.BytesIO()
+    save_marked(image, stream, compress_type=zlib.Z_RLE)
+    return stream.getvalue()
+
+
+def save_marked(image: Image.Image, file: Path | IO[bytes], **compression: int) -> None:
+    """Save a PNG file that says whose it is, so that nobody takes it for an image to segment."""
     mark = PngInfo()
     mark.add_text("Software", SOFTWARE)
-    stream = io.BytesIO()
-    image.save(stream, format="PNG", pnginfo=mark, compress_type=zlib.Z_RLE)
-    return stream.getvalue()
+    image.save(file, format="PNG", pnginfo=mark, **compression)
 
 
 def counted_labels(labels: Iterable[int], categories: Categories, extent: str) -> str:

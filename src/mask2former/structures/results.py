@@ -16,7 +16,7 @@ from mask2former import visualization
 from mask2former.ops.masks import Patch
 from mask2former.ops.sparse_masks import AnyMasks, SparseMasks
 from mask2former.structures.categories import Categories
-from mask2former.structures.result_base import MaskFormat, Ranked, Result
+from mask2former.structures.result_base import MaskFormat, Ranked, Result, png_bytes
 
 __all__ = [
     "Instances",
@@ -133,9 +133,9 @@ class PanopticSegmentation(Result):
         rows = zip(Result._records(self, form), self.segments, strict=True)
         return [{**record, "is_thing": segment.is_thing} for record, segment in rows]
 
-    def _label_image(self) -> tuple[str, Image.Image] | None:
+    def label_png(self) -> dict[str, bytes]:
         channels = [self.ids >> shift & 255 for shift in (0, 8, 16)]
-        return "_ids", Image.fromarray(np.stack(channels, axis=-1).astype(np.uint8))
+        return {"_ids.png": png_bytes(Image.fromarray(np.stack(channels, axis=-1).astype(np.uint8)))}
 
 
 @dataclass(frozen=True, slots=True, eq=False, init=False, repr=False)
@@ -274,12 +274,12 @@ class SemanticSegmentation(Result):
         named = {} if file_name is None else {"file_name": file_name}
         return self._coco_records(image_id=image_id, **named)
 
-    def _label_image(self) -> tuple[str, Image.Image] | None:
+    def label_png(self) -> dict[str, bytes]:
         # The width depends on the class list, not the image, so that all files of one data set are alike.
         nothing = self.categories.ignore_label
         wide = max(len(self.categories) - 1, nothing) > 255
         labels = np.where(self.labels < len(self.categories), self.labels, nothing)  # others could become a class
-        return "_labels", Image.fromarray(labels.astype(np.uint16 if wide else np.uint8))
+        return {"_labels.png": png_bytes(Image.fromarray(labels.astype(np.uint16 if wide else np.uint8)))}
 
 
 Segmentation = PanopticSegmentation | Instances | SemanticSegmentation
