@@ -49,8 +49,8 @@ class CocoDatasetFile(JsonList):
         for item in filled(result):
             left, top, right, bottom = item.box
             record = {"id": self.count + 1, "image_id": number, "category_id": item.category.id, "iscrowd": 0}
-            record |= {"area": item.area, "bbox": [left, top, right - left, bottom - top]}
-            record["segmentation"] = encode_patch(item.patch, item.size_hw)
+            rle = encode_patch(item.patch, item.size_hw)
+            record |= {"area": item.area, "bbox": [left, top, right - left, bottom - top], "segmentation": rle}
             self.append(record if item.score is None else {**record, "score": item.score})
 
     def __exit__(
