@@ -14,7 +14,7 @@ from mask2former.bulk.stores import Store, open_store
 from mask2former.data.label_maps import read_id_colors, read_label_map
 from mask2former.errors import MissingExtraError, UserError
 from mask2former.media.image_files import NamedBytes
-from mask2former.results_io.json import RECORDS
+from mask2former.structures.result_base import RECORDS
 
 __all__ = ["id_map", "open_results", "read_records", "row_batches"]
 

@@ -37,8 +37,7 @@ from mask2former.inference.tile_results import Results
 from mask2former.inference.tiling import PackedResults
 from mask2former.media.image_files import NamedBytes, open_file
 from mask2former.notes import collect_notes
-from mask2former.results_io.json import RECORDS
-from mask2former.structures.result_base import SOFTWARE
+from mask2former.structures.result_base import RECORDS, SOFTWARE
 from mask2former.text import printable
 
 __all__ = ["SCHEMA", "ShardReport", "ShardWriter"]

@@ -125,11 +125,7 @@ def result_of(source: object, result: _T | Failure) -> _T:
 
 
 def _works(device: torch.device) -> bool:
-    with contextlib.suppress(torch.OutOfMemoryError):
-        try:
-            return bool((torch.zeros(1, device=device) + 1).item() == 1)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception:  # a driver that has lost its device can raise anything
-            return False
-    return True  # out of memory, but working
+    try:
+        return bool((torch.zeros(1, device=device) + 1).item() == 1)
+    except Exception as error:  # a driver that has lost its device can raise anything
+        return isinstance(error, torch.OutOfMemoryError)  # which is working

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from mask2former.inference.tile_grid import Tile
-from mask2former.ops.box_index import Box, BoxIndex
+from mask2former.ops.box_index import BoxIndex
 from mask2former.ops.masks import Patch
 from mask2former.ops.sparse_masks import PackedPatch, SparseMasks
 from mask2former.structures import Categories, Instances
@@ -57,14 +57,9 @@ class _Object:
         mask = np.zeros((area.bottom - area.top, area.right - area.left), dtype=bool)
         for part in self.seen:
             box = Tile(*part.box)
-            common = box.common(area)
-            if common is not None:
-                there = Tile(
-                    common.top - box.top, common.left - box.left, common.bottom - box.top, common.right - box.left
-                )
-                mask[common.top - area.top : common.bottom - area.top, common.left - area.left :][
-                    :, : common.right - common.left
-                ] |= there.of(part.unpacked().mask)
+            if (common := box.common(area)) is not None:
+                shown = common.seen_from(area).of(mask)
+                shown |= common.seen_from(box).of(part.unpacked().mask)
         return mask
 
     def whole(self) -> PackedPatch:
@@ -108,7 +103,7 @@ def join(
             candidates.append(_Object(int(label), float(score), Tile(*mask.box), [mask], [tile]))
     tiles = _Tiles([tile for tile, _ in found], size_hw)
     for candidate in candidates:
-        cut = not tiles.show_whole(candidate.box, np.array([_corners(candidate.tiles[0])]))[0]
+        cut = not tiles.show_whole(candidate.box, np.array(candidate.tiles[:1]))[0]
         candidate.cut = cut and len(tiles.showing_whole(candidate.box)) > 0
     kept = _merged(sorted(candidates, key=lambda candidate: -candidate.score))
     # Objects that have grown may turn out to be the same, such as both ends of an object that three tiles show.
@@ -130,7 +125,7 @@ class _Tiles:
 
     def __init__(self, tiles: Sequence[Tile], size_hw: Size) -> None:
         self._size_hw = size_hw
-        self._sides = np.array(sorted(map(_corners, tiles)), dtype=np.int64).reshape(-1, 4)
+        self._sides = np.array(sorted(tiles), dtype=np.int64).reshape(-1, 4)
         self._highest = max((tile.bottom - tile.top for tile in tiles), default=0)
 
     def showing_whole(self, box: Tile) -> Int64[np.ndarray, "n 4"]:
@@ -156,9 +151,8 @@ def _is_agreed(item: _Object, tiles: _Tiles) -> bool:
     top, left, bottom, right = whole.T
     y, x = (item.box.top + item.box.bottom) / 2, (item.box.left + item.box.right) / 2
     distances = np.minimum(y - top, bottom - y) * np.minimum(x - left, right - x)
-    own = {_corners(tile) for tile in item.tiles}
     best = distances.max()
-    return any(tuple(corners) in own for corners in whole[distances >= _AS_GOOD * best].tolist())
+    return any(Tile(*corners) in item.tiles for corners in whole[distances >= _AS_GOOD * best].tolist())
 
 
 def _merged(objects: list[_Object]) -> list[_Object]:
@@ -166,19 +160,15 @@ def _merged(objects: list[_Object]) -> list[_Object]:
     kept: list[_Object] = []
     index = BoxIndex()
     for item in objects:
-        alike = {position: _alike(kept[position], item) for position in index.meeting(_corners(item.box))}
+        alike = {position: _alike(kept[position], item) for position in index.meeting(item.box)}
         best = max(alike, key=lambda position: alike[position].iou, default=None)
         if best is not None and alike[best].iou > _SAME_OBJECT:
             kept[best].take(item)
-            index.put(best, _corners(kept[best].box))
+            index.put(best, kept[best].box)
         elif all(shared.part <= _PART_OF for shared in alike.values()):
-            index.put(len(kept), _corners(item.box))
+            index.put(len(kept), item.box)
             kept.append(item)
     return kept
-
-
-def _corners(box: Tile) -> Box:
-    return box.top, box.left, box.bottom, box.right
 
 
 class _Alike(NamedTuple):
@@ -210,9 +200,7 @@ def _shared(some: list[Tile], others: list[Tile], area: Tile) -> Bool[np.ndarray
         mask = np.zeros((area.bottom - area.top, area.right - area.left), dtype=bool)
         for tile in listed:
             if (shown := tile.common(area)) is not None:
-                mask[
-                    shown.top - area.top : shown.bottom - area.top, shown.left - area.left : shown.right - area.left
-                ] = True
+                shown.seen_from(area).of(mask)[:] = True
         seen.append(mask)
     return seen[0] & seen[1]
 

@@ -58,8 +58,8 @@ from mask2former.results_io.coco import is_coco_results, write_coco_results
 from mask2former.results_io.formats import FormatWriter, ImagesOfRun, format_folder, open_format
 from mask2former.results_io.json import read_result, result_of, saved_document
 from mask2former.results_io.table import TableFiles, checked_size, images_table, is_table
-from mask2former.structures import Categories, Instances, Segmentation, SemanticSegmentation
-from mask2former.structures.packed_results import PackedPanoptic, PackedSegmentation, PackedSemantic
+from mask2former.structures import Categories, Instances, Segmentation
+from mask2former.structures.packed_results import PackedSegmentation
 from mask2former.structures.result_base import write_files
 from mask2former.structures.tables import PixelSize
 from mask2former.visualization import Palette
@@ -392,7 +392,7 @@ def segment_files(
         model: name of the model, recorded.
         overlay: write the image with the segments drawn on it.
         palette: its colours.
-        candidates: also write instances below the threshold, as :func:`coco_results` needs them.
+        candidates: also write instances below the threshold, as :func:`write_coco_results` needs them.
         overwrite: also process images that have results, and overwrite other files with the same names.
         batch_size: the largest number of images that go through the network together, see :meth:`Predictor.stream`.
 
@@ -495,7 +495,7 @@ class _Run:
         }
         files = encode_result(result, image, overlay=self.overlay, **head)
         crowded = _is_crowded(everything, settings)
-        return files, Outcome(job, "done", crowded=crowded, found=_count(result), candidates=_count(everything))
+        return files, Outcome(job, "done", crowded=crowded, found=len(result), candidates=len(everything))
 
     def write(self, file: _File, made: tuple[Mapping[str, bytes], Outcome]) -> Outcome:
         """Write the files of an image, unless another run has done so in the meantime."""
@@ -526,14 +526,3 @@ def _is_crowded(result: Segmentation | PackedSegmentation, settings: InferenceCo
     if not isinstance(result, Instances) or len(result) < settings.max_instances / 2:
         return False
     return len(predicted(result, settings)) == len(result)
-
-
-def _count(result: Segmentation | PackedSegmentation) -> int:
-    """Number of records in its JSON file."""
-    if isinstance(result, PackedSemantic):
-        return len(set[int]().union(*(np.unique(strip).tolist() for _, strip in result.labels.strips())))
-    if isinstance(result, PackedPanoptic):
-        return len(result.segments)
-    if isinstance(result, SemanticSegmentation):
-        return int((np.unique(result.labels) < len(result.categories)).sum())
-    return len(result)

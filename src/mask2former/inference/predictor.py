@@ -113,7 +113,8 @@ class Predictor:
         self.device = choose_device(device)
         if isinstance(network, Mask2Former):
             categories = categories or network.info.known_categories
-            settings = settings or network.info.inference
+            settings = (settings or network.info.inference).for_channels(network.channels)
+            network = ModelNetwork(network, self.device, choose_dtype(dtype), compile=compile)
         elif dtype is not None or compile:
             what = "compile" if compile else f"dtype {dtype}"
             raise UserError(
@@ -126,13 +127,7 @@ class Predictor:
             )
         self.categories = categories
         self.settings = settings or InferenceConfig()
-        if isinstance(network, Mask2Former):
-            self.settings = self.settings.for_channels(network.channels)
-        self.network: Network = (
-            ModelNetwork(network, self.device, choose_dtype(dtype), compile=compile)
-            if isinstance(network, Mask2Former)
-            else network
-        )
+        self.network: Network = network
         self._unknown_weights = secrets.token_hex(32)
 
     @property
@@ -251,11 +246,10 @@ class Predictor:
         """
         if isinstance(source, list | tuple):
             return list(self.stream(source, task, **overrides))  # pyright: ignore[reportReturnType]
-        self._check_process()
-        tasks, settings = self.choose_tasks(task), override(self.settings, overrides, self.categories)
-        image = read_image(source, **settings.reading)  # pyright: ignore[reportArgumentType]
+        tasks = self.choose_tasks(task)
+        shown = self.prepare(source, **overrides)  # pyright: ignore[reportArgumentType]
         with naming(source):
-            [found] = self.run([self._shown(image, settings)], tasks)
+            [found] = self.run([shown], tasks)
             return found(task)
 
     def stream(

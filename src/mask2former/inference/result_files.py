@@ -26,10 +26,10 @@ from mask2former.media.image_files import (
 )
 from mask2former.notes import note
 from mask2former.results_io.formats import files_of_image
-from mask2former.results_io.json import RECORDS, read_result
+from mask2former.results_io.json import read_result
 from mask2former.structures import Categories, Instances, Segmentation
 from mask2former.structures.packed_results import PackedSegmentation
-from mask2former.structures.result_base import SCHEMA_VERSION, SOFTWARE
+from mask2former.structures.result_base import RECORDS, SCHEMA_VERSION, SOFTWARE
 from mask2former.text import listed
 
 __all__ = [

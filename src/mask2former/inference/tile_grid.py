@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32
 
-__all__ = ["Grid", "Tile", "tiles"]
+__all__ = ["Grid", "Tile"]
 
 Size = tuple[int, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Tile:
+class Tile(NamedTuple):
     """A part of an image, in pixels; bottom and right are excluded."""
 
     top: int
@@ -26,6 +26,10 @@ class Tile:
     def of(self, image: np.ndarray) -> np.ndarray:
         """The part of an array that the tile shows; its first axes are height and width."""
         return image[self.top : self.bottom, self.left : self.right]
+
+    def seen_from(self, area: Tile) -> Tile:
+        """The same part in the coordinates of an area that contains it."""
+        return Tile(self.top - area.top, self.left - area.left, self.bottom - area.top, self.right - area.left)
 
     def common(self, other: Tile) -> Tile | None:
         """The common part of two tiles; None if there is none."""
@@ -79,11 +83,6 @@ class Grid:
         """Distance of each row and each column of a tile from its border, in pixels; 1 at the border itself."""
         rows, columns = (np.minimum(range(1, side + 1), range(side, 0, -1)) for side in self.tile_hw)
         return rows.astype(np.float32), columns.astype(np.float32)
-
-
-def tiles(size_hw: Size, side: int, overlap: int) -> list[Tile]:
-    """The tiles of :meth:`Grid.over`, row by row."""
-    return list(Grid.over(size_hw, side, overlap))
 
 
 def _starts(length: int, side: int, overlap: int) -> list[int]:

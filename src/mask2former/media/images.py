@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -359,10 +360,7 @@ def list_images(
                 found.setdefault(source.resolve(), (source, Path(source.name)))
 
     # Compared without case, since two names that differ only in case are the same file on some systems.
-    sharing: dict[str, int] = {}
-    for _, relative in found.values():
-        key = str(relative.with_suffix("")).casefold()
-        sharing[key] = sharing.get(key, 0) + 1
+    sharing = Counter(str(relative.with_suffix("")).casefold() for _, relative in found.values())
     result: list[tuple[Path, Path]] = []
     owners: dict[str, Path] = {}
     for path, relative in found.values():

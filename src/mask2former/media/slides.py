@@ -59,7 +59,7 @@ class SlideRegions:
             return None
 
     def read(self, top: int, left: int, bottom: int, right: int) -> UInt8[np.ndarray, "_h _w 3"]:
-        """See :class:`~mask2former.media.regions.Regions`.
+        """See :class:`~mask2former.pixels.Regions`.
 
         Raises:
             UserError: the file is damaged there.

@@ -43,7 +43,7 @@ from mask2former.pixels import (
 if TYPE_CHECKING:
     import tifffile
 
-__all__ = ["EXTRA", "PLAIN_CODECS", "can_read_tiff", "is_for_tifffile", "open_tiff"]
+__all__ = ["EXTRA", "PLAIN_CODECS", "can_read_tiff", "is_for_tifffile", "open_tiff", "tag_of_page"]
 
 EXTRA = "microscopy"
 """The optional dependencies that this module needs."""
@@ -116,7 +116,7 @@ def open_tiff(content: Path | io.BytesIO, name: str, page: int | None = None) ->
         if chosen is None:
             chosen, plane = first, page or 0
         _check(chosen, file.filehandle.size, name)
-        turn = _tag(chosen, 274)
+        turn = tag_of_page(chosen, 274)
         yield StoredImage(
             (chosen.imagewidth, chosen.imagelength),
             turn if isinstance(turn, int) and 1 <= turn <= 8 else 1,
@@ -125,7 +125,7 @@ def open_tiff(content: Path | io.BytesIO, name: str, page: int | None = None) ->
         )
 
 
-def _tag(page: tifffile.TiffPage, number: int) -> Any:
+def tag_of_page(page: tifffile.TiffPage, number: int) -> Any:
     """The value of a tag, the first of several; None if it is absent."""
     value = page.tags.valueof(number)
     return value[0] if isinstance(value, tuple) and value else value
@@ -231,7 +231,7 @@ def _read(
     values, has_alpha = _colors(values, page, name) if bands is None else (values, False)
     return Stored(
         values,
-        stated_bits(functools.partial(_tag, page)),
+        stated_bits(functools.partial(tag_of_page, page)),
         has_alpha,
         white_is_0=page.photometric == _WHITE_IS_0,
         missing=_missing(values, page, has_alpha=has_alpha, by_band=bands is not None),
@@ -345,7 +345,7 @@ def _missing(
     values: np.ndarray, page: tifffile.TiffPage, *, has_alpha: bool, by_band: bool = False
 ) -> np.ndarray | None:
     """Where GDAL's tag declares that there is no value: in a band, or in all colours."""
-    if (nodata := stated_nodata(functools.partial(_tag, page))) is None:
+    if (nodata := stated_nodata(functools.partial(tag_of_page, page))) is None:
         return None
     return missing_values(values[..., :-1] if has_alpha else values, nodata, by_band=by_band)
 

@@ -16,6 +16,7 @@ from jaxtyping import UInt8, UInt16
 from mask2former import limits
 from mask2former.errors import MissingExtraError, UserError
 from mask2former.media.image_files import NamedBytes
+from mask2former.media.tiff_files import tag_of_page
 from mask2former.notes import note, noted_as_one
 from mask2former.pixels import (
     FIRST_PAGE,
@@ -104,13 +105,14 @@ class TiffRegions:
         except Exception as error:  # damage shows in many ways
             raise UserError(f"'{path}' is damaged and cannot be read: {printable(str(error), 200)}") from error
         self._page = page
-        self._nodata, self._told = stated_nodata(self._tag), set[str]()
+        tag = functools.partial(tag_of_page, page)
+        self._nodata, self._told = stated_nodata(tag), set[str]()
         channels, depth = page.samplesperpixel, page.dtype
         if (reason := _why_not(page, value_range, bands)) is not None:
             raise UserError(f"'{path}' is so large that it must be read in parts, which is not possible {reason}")
         if bands is not None:
             chosen_bands(np.empty((1, 1, channels), np.bool_), bands, f"'{path}'")  # refuses others
-        if depth == np.uint16 and value_range == "full" and (bits := stated_bits(self._tag)) is not None:
+        if depth == np.uint16 and value_range == "full" and (bits := stated_bits(tag)) is not None:
             self._value_range = (0, 2**bits - 1)
         # As for files read at once, a fourth band is alpha only if the file says so.
         self._num_read = (
@@ -141,7 +143,7 @@ class TiffRegions:
         self._note_pages()
 
     def read(self, top: int, left: int, bottom: int, right: int) -> UInt8[np.ndarray, "_h _w C"]:
-        """See :class:`~mask2former.media.regions.Regions`.
+        """See :class:`~mask2former.pixels.Regions`.
 
         Raises:
             UserError: the file is damaged there.
@@ -176,11 +178,6 @@ class TiffRegions:
             missing = missing_values(values[..., :3], nodata)
         note_missing(missing, str(self._path))
         return blackened(pixels, missing)
-
-    def _tag(self, number: int) -> Any:
-        """The value of a tag, the first of several."""
-        value = self._page.tags.valueof(number)
-        return value[0] if isinstance(value, tuple) and value else value
 
     def _note_pages(self) -> None:
         """Note what follows the image that is read."""

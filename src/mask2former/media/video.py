@@ -266,8 +266,7 @@ class VideoStream:
         """
         times: list[float] = []
         doubtful: list[float] = []
-        kinds = Counter[str]()
-        length = 0.0  # of the last frame
+        interlaced, length = 0, 0.0  # frames; seconds of the last one
         with self._container as container:
             if self.start > 0:
                 start = (self._stream.start_time or 0) + int(self.start / self._unit)
@@ -286,16 +285,16 @@ class VideoStream:
                 length = float((getattr(frame, "duration", 0) or 0) * self._unit)
                 if not certain:
                     doubtful.append(seconds)
-                kinds["interlaced"] += bool(frame.interlaced_frame)
+                interlaced += bool(frame.interlaced_frame)
                 yield _upright(frame, self.name), seconds
         if not times:
             reason = "there are none in the requested time"
             if self._broken or self.start < self._seconds:
                 reason = f"it is damaged: {self._reasons() or 'nothing in it can be decoded'}"
             raise UserError(f"{self.name} yields no frames; {reason}")
-        if kinds["interlaced"]:
+        if interlaced:
             self.notes.append(
-                f"{self.name} is interlaced ({kinds['interlaced']} of {len(times)} frames): every other line shows a "
+                f"{self.name} is interlaced ({interlaced} of {len(times)} frames): every other line shows a "
                 "different moment, so moving outlines look combed; deinterlace it first"
             )
         if not self.live:
@@ -346,6 +345,14 @@ class VideoStream:
         late: list[Any] = []
         newest = last = -np.inf
         shift = 0.0
+
+        def shown(most: int) -> Iterator[tuple[float, Any, bool]]:
+            """The first of those that wait, until only this many do."""
+            nonlocal last
+            while len(waiting) > most:
+                last, _, frame, certain = heapq.heappop(waiting)
+                yield last, frame, certain
+
         for number, (frame, certain) in enumerate(self._decoded()):
             if frame.pts is None:
                 self._guessed += 1
@@ -358,9 +365,7 @@ class VideoStream:
                 if len(late) <= _DEPTH:
                     continue
                 # This many frames are not late: the clock of the recording was set back.
-                while waiting:
-                    last, _, shown, trusted = heapq.heappop(waiting)
-                    yield last, shown, trusted
+                yield from shown(0)
                 self._restarts.append(last)
                 offset = last + interval - min(late)[0]
                 shift, newest = shift + offset, newest + offset
@@ -370,13 +375,9 @@ class VideoStream:
                 heapq.heappush(waiting, (seconds, number, frame, certain))
                 self._late += len(late)
             late = []
-            while len(waiting) > depth:
-                last, _, shown, trusted = heapq.heappop(waiting)
-                yield last, shown, trusted
+            yield from shown(depth)
         self._late += len(late)
-        while waiting:
-            last, _, shown, trusted = heapq.heappop(waiting)
-            yield last, shown, trusted
+        yield from shown(0)
 
     def _say_how_it_is_shown(self, frame: Any) -> None:
         """What players do with the frames but this reader does not."""

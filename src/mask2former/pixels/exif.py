@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Literal
 
@@ -52,15 +53,7 @@ def turned(image: Image.Image, turn: int, exif: Exif) -> Image.Image:
     """A decoded image upright, or as it is stored."""
     if image.format == "TIFF":  # decoding has already turned it upright
         return image if exif == "apply" or turn == 1 else image.transpose(_BACK[turn])
-    return _upright(image) if exif == "apply" else image
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """The image with its EXIF orientation applied."""
-    if orientation(image) == 1:
-        return image  # which exif_transpose would copy
-    with without_warnings():
-        try:
+    if exif == "apply" and orientation(image) != 1:  # otherwise exif_transpose would copy it
+        with without_warnings(), contextlib.suppress(Exception):  # as in orientation()
             return ImageOps.exif_transpose(image)
-        except Exception:  # as in orientation()
-            return image
+    return image

@@ -38,9 +38,8 @@ def rgb_of_stored(
     """
     common = common_range(value_range)
     stored = image.read(None)
-    missing, named = stored.missing, f"'{name}'"
-    if missing is not None:
-        note_missing(missing, name)
+    named = f"'{name}'"
+    note_missing(stored.missing, name)
     values, known = _known_values(stored, name, common)
     common = common_range(known)
     if stored.has_alpha:
@@ -54,9 +53,7 @@ def rgb_of_stored(
         pixels = _to_bytes(values, stored.bits, name, common)
     if pixels.ndim == 2 or pixels.shape[2] == 1:
         pixels = grey_to_rgb(pixels.reshape(values.shape[:2]))
-    if stored.white_is_0:
-        pixels = 255 - pixels
-    return _as_seen(image, blackened(pixels, missing), exif)
+    return _as_seen(image, stored, pixels, exif)
 
 
 def bands_of_stored(
@@ -75,22 +72,17 @@ def bands_of_stored(
     check_ranges(value_range, bands)
     stored = image.read(bands)
     stored = replace(stored, values=chosen_bands(stored.values, bands, f"'{name}'"))
-    missing = stored.missing
-    if missing is not None and missing.ndim == 3:
-        missing = chosen_bands(missing, bands, f"'{name}'")
-        stored = replace(stored, missing=missing)
-    if missing is not None:
-        note_missing(missing, name)
+    if stored.missing is not None and stored.missing.ndim == 3:
+        stored = replace(stored, missing=chosen_bands(stored.missing, bands, f"'{name}'"))
+    note_missing(stored.missing, name)
     if value_range == "percentile":
-        pixels = by_percentiles(stored.values, name, missing)
+        pixels = by_percentiles(stored.values, name, stored.missing)
     else:
         values, value_range = _known_values(stored, name, value_range)
         pixels = bands_to_bytes(
             values, value_range, lambda part, span, of: _to_bytes(part, stored.bits, of, span), name, stored.bits
         )
-    if stored.white_is_0:
-        pixels = 255 - pixels
-    return _as_seen(image, blackened(pixels, missing), exif)
+    return _as_seen(image, stored, pixels, exif)
 
 
 def _known_values(stored: Stored, name: str, value_range: ValueRange | None) -> tuple[np.ndarray, ValueRange | None]:
@@ -130,8 +122,11 @@ def _to_bytes(
     return to_bytes(values, f"'{name}'", value_range, name)
 
 
-def _as_seen(image: StoredImage, pixels: UInt8[np.ndarray, "_h _w C"], exif: Exif) -> UInt8[np.ndarray, "H W C"]:
-    """Upright and contiguous."""
+def _as_seen(
+    image: StoredImage, stored: Stored, pixels: UInt8[np.ndarray, "_h _w C"], exif: Exif
+) -> UInt8[np.ndarray, "H W C"]:
+    """Upright and contiguous, with white as the largest value, and black where there is none."""
+    pixels = blackened(255 - pixels if stored.white_is_0 else pixels, stored.missing)
     if exif == "apply" and image.orientation > 1:
         pixels = TURNS[image.orientation](pixels)
     return np.ascontiguousarray(pixels)

@@ -54,14 +54,14 @@ def missing_values(values: np.ndarray, nodata: float, *, by_band: bool = False) 
     return found if found.ndim == 2 or by_band else np.all(found, axis=2)
 
 
-def note_missing(missing: Bool[np.ndarray, ...], name: str) -> None:
+def note_missing(missing: Bool[np.ndarray, ...] | None, name: str) -> None:
     """Note pixels, or values of bands, that are shown black because they have no value, if there are any.
 
     Args:
-        missing: where there is none.
+        missing: where there is none; None: nowhere.
         name: the image.
     """
-    if missing.any():
+    if missing is not None and missing.any():
         share = percent(np.count_nonzero(missing) / missing.size)
         note("images with pixels declared in the file as having no value, shown black", f"'{name}' ({share})")
 

@@ -8,8 +8,7 @@ import numpy as np
 
 from mask2former.config import Task
 from mask2former.files import write_whole
-from mask2former.ops.sparse_masks import SparseMasks
-from mask2former.results_io.writing import ResultFolder, file_stem, png_of
+from mask2former.results_io.writing import ResultFolder, file_stem, filled, png_of
 from mask2former.structures.results import Instances
 
 __all__ = ["CityscapesInstanceFiles"]
@@ -33,12 +32,11 @@ class CityscapesInstanceFiles(ResultFolder):
         self.once(image_id)
         stem = file_stem(image_id)
         lines = []
-        for patch, label, score in zip(result.sparse, result.labels.tolist(), result.scores.tolist(), strict=True):
-            if label in self.category_ids and patch.mask.size:
-                image = self.path / f"{stem}_{len(lines):03d}_{self.category_ids[label]}.png"
-                (mask,) = SparseMasks([patch], result.size_hw).dense()
-                write_whole(image, png_of(mask.astype(np.uint8) * np.uint8(255)))
-                lines.append(f"{image.name} {self.category_ids[label]} {score!r}\n")
+        for item in filled(result):
+            if (number := self.category_ids.get(item.label)) is not None:
+                image = self.path / f"{stem}_{len(lines):03d}_{number}.png"
+                write_whole(image, png_of(item.mask.astype(np.uint8) * np.uint8(255)))
+                lines.append(f"{image.name} {number} {item.score!r}\n")
         text = "".join(lines)
         write_whole(self.path / f"{stem}_pred.txt", lambda file: file.write_text(text, encoding="utf-8"))
         self.count += len(lines)

@@ -5,7 +5,6 @@ Saved results (``X.json`` of images) are written by ``mask2former predict``; one
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -13,12 +12,14 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from mask2former.config import Task
+from mask2former.data.label_maps import colors_of_ids
 from mask2former.documents import encode_json
 from mask2former.files import check_file, whole_file, write_whole
 from mask2former.notes import note
 from mask2former.results_io.json import saved_document
-from mask2former.results_io.writing import JsonList, file_stem, png_of
+from mask2former.results_io.writing import JsonList, file_stem, json_entries, png_of
 from mask2former.structures.categories import Categories
+from mask2former.structures.result_base import COCO_KEYS, RECORDS
 from mask2former.structures.results import Instances, PanopticSegmentation, SemanticSegmentation
 
 __all__ = [
@@ -26,7 +27,6 @@ __all__ = [
     "ResultsFile",
     "SavedResult",
     "SemanticFile",
-    "coco_results",
     "is_coco_results",
     "write_coco_results",
 ]
@@ -50,15 +50,13 @@ class ResultsFile(JsonList):
 
     def add(self, image_id: int | str, result: Instances) -> None:
         """Append the instances of one image."""
-        assert self._file is not None, "used outside its with block"
         self.once(image_id)
         filled = [bool(mask.size) for _, _, mask in result.sparse]
         rows = zip(result.labels.tolist(), result.to_coco(image_id), filled, strict=True)
         for label, record, has_pixels in rows:
-            if label in self.category_ids and has_pixels:
-                record["category_id"] = self.category_ids[label]
+            if has_pixels:
                 del record["bbox"]
-                self.append(record)
+                self.append_of_class(label, record)
 
 
 class SemanticFile(JsonList):
@@ -79,10 +77,7 @@ class SemanticFile(JsonList):
         self.once(image_id)
         index_of_id = result.categories.index_of_id()
         for record in result.to_coco(image_id, image_id if isinstance(image_id, str) else None):
-            label = index_of_id[record["category_id"]]
-            if label in self.category_ids:
-                record["category_id"] = self.category_ids[label]
-                self.append(record)
+            self.append_of_class(index_of_id[record["category_id"]], record)
 
 
 class PanopticFiles(JsonList):
@@ -107,8 +102,7 @@ class PanopticFiles(JsonList):
         kept = [segment for segment in result.segments if segment.label in self.category_ids]
         numbers = [segment.id for segment in kept]
         ids = np.where(np.isin(result.ids, numbers), result.ids, 0)
-        channels = np.stack([ids >> shift & 255 for shift in (0, 8, 16)], axis=-1).astype(np.uint8)
-        write_whole(self.path.with_suffix("") / name, png_of(channels))
+        write_whole(self.path.with_suffix("") / name, png_of(colors_of_ids(ids)))
         info = [{"id": segment.id, "category_id": self.category_ids[segment.label]} for segment in kept]
         self.append({"image_id": image_id, "file_name": name, "segments_info": info})
 
@@ -131,30 +125,21 @@ class SavedResult(Protocol):
     def document(self) -> Path: ...
 
 
-def coco_results(saved: Iterable[SavedResult], task: Task, categories: Categories) -> Any:
-    """The COCO results of images, from their JSON files: a list of records, or for panoptic a dictionary.
+def write_coco_results(path: Path, saved: Iterable[SavedResult], task: Task, categories: Categories) -> None:
+    """Write the COCO results of images, from their JSON files, completely or not at all, one in memory at a time.
 
-    Image ids are the numbers in the file names if every name is a number (as in COCO), else the names with their
-    folders. Images without results are left out.
+    A list of records, or for panoptic a dictionary. Image ids are the numbers in the file names if every name is a
+    number (as in COCO), else the names with their folders. Images whose results have been removed in the meantime are
+    left out with a note.
 
     Args:
+        path: the file.
         saved: those that are done or skipped; existing files of others may belong to another image.
         task: of the results.
         categories: of the model.
 
     Raises:
-        UserError: existing results are of another task.
-    """
-    return json.loads("".join(_coco_text([job for job in saved if job.document.exists()], task, categories)))
-
-
-def write_coco_results(path: Path, saved: Iterable[SavedResult], task: Task, categories: Categories) -> None:
-    """Write :func:`coco_results` completely or not at all, one image in memory at a time.
-
-    Images whose results have been removed in the meantime are left out with a note.
-
-    Raises:
-        UserError: as for :func:`coco_results`, or the path cannot be written.
+        UserError: existing results are of another task, or the path cannot be written.
     """
     check_file(path)
     with whole_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
@@ -162,7 +147,7 @@ def write_coco_results(path: Path, saved: Iterable[SavedResult], task: Task, cat
 
 
 def _coco_text(saved: Sequence[SavedResult], task: Task, categories: Categories) -> Iterator[str]:
-    """:func:`coco_results` as JSON, in pieces."""
+    """The file, in pieces."""
     stems = [job.stem.as_posix() for job in saved]
     names = [stem.rsplit("/", 1)[-1] for stem in stems]
     # At most 18 digits: more do not fit the integers of most readers.
@@ -172,30 +157,20 @@ def _coco_text(saved: Sequence[SavedResult], task: Task, categories: Categories)
     identified = list(zip(ids, saved, strict=True))
     if task == "panoptic":
         yield f'{{"info": {encode_json(_PANOPTIC_INFO)}, "images": ['
-        yield from _listed(_panoptic_image(*entry) for entry in _documents(identified, task))
+        yield from json_entries(_panoptic_image(*entry) for entry in _documents(identified, task))
         yield '], "annotations": ['
-        yield from _listed(_panoptic_annotation(*entry) for entry in _documents(identified, task))
+        yield from json_entries(_panoptic_annotation(*entry) for entry in _documents(identified, task))
         classes = [{"id": item.id, "name": item.name, "isthing": int(item.is_thing)} for item in categories]
         yield f'], "categories": {encode_json(classes)}}}\n'
         return
-    keys, fields = {
-        "instance": (("instances", "candidates"), ("category_id", "bbox", "score", "segmentation")),
-        "semantic": (("classes",), ("category_id", "segmentation")),
-    }[task]
     yield "["
-    yield from _listed(
-        {"image_id": identifier, **{field: record[field] for field in fields}}
+    yield from json_entries(
+        {"image_id": identifier, **{field: record[field] for field in COCO_KEYS[task]}}
         for identifier, _, document in _documents(identified, task)
-        for key in keys
+        for key in (RECORDS[task], "candidates")
         for record in document.get(key, ())
     )
     yield "]\n"
-
-
-def _listed(values: Iterable[Any]) -> Iterator[str]:
-    """The entries of a JSON list."""
-    for number, value in enumerate(values):
-        yield f"{', ' if number else ''}{encode_json(value)}"
 
 
 def _documents(identified: Iterable[tuple[Any, SavedResult]], task: Task) -> Iterator[tuple[Any, str, dict[str, Any]]]:
@@ -214,12 +189,12 @@ def _panoptic_image(identifier: Any, stem: str, document: dict[str, Any]) -> dic
 
 
 def _panoptic_annotation(identifier: Any, stem: str, document: dict[str, Any]) -> dict[str, Any]:
-    info = [{key: segment[key] for key in ("id", "category_id", "area", "bbox")} for segment in document["segments"]]
+    info = [{key: segment[key] for key in COCO_KEYS["panoptic"]} for segment in document["segments"]]
     return {"image_id": identifier, "file_name": f"{stem}_ids.png", "segments_info": info}
 
 
 def is_coco_results(path: Path) -> bool:
-    """Whether a file was written by :func:`coco_results`, judging by its first bytes."""
+    """Whether a file was written by :func:`write_coco_results`, judging by its first bytes."""
     with path.open("rb") as file:
         head = file.read(200)
     return head.strip() == b"[]" or head.startswith(

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from types import TracebackType
 
 from mask2former.documents import encode_json
-from mask2former.results_io.writing import ImageNames, JsonList
+from mask2former.ops.masks import encode_patch
+from mask2former.results_io.writing import ImageNames, JsonList, filled
 from mask2former.structures.categories import Categories
 from mask2former.structures.results import Segmentation
 
@@ -45,12 +46,12 @@ class CocoDatasetFile(JsonList):
         number = len(self._images) + 1
         head = {"id": number, "file_name": self.names[image_id], "height": height, "width": width}
         self._images.append(encode_json(head))
-        for item, rle in zip(result, result.sparse.encode(), strict=True):
-            if item.patch.mask.size:
-                left, top, right, bottom = item.box
-                record = {"id": self.count + 1, "image_id": number, "category_id": item.category.id, "iscrowd": 0}
-                record |= {"area": item.area, "bbox": [left, top, right - left, bottom - top], "segmentation": rle}
-                self.append(record if item.score is None else {**record, "score": item.score})
+        for item in filled(result):
+            left, top, right, bottom = item.box
+            record = {"id": self.count + 1, "image_id": number, "category_id": item.category.id, "iscrowd": 0}
+            rle = encode_patch(item.patch, item.size_hw)
+            record |= {"area": item.area, "bbox": [left, top, right - left, bottom - top], "segmentation": rle}
+            self.append(record if item.score is None else {**record, "score": item.score})
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -11,7 +11,7 @@ from mask2former.files import write_whole
 from mask2former.ops.masks import Patch
 from mask2former.pixels import ArrayRegions, displayed
 from mask2former.results_io.class_masks import file_names
-from mask2former.results_io.writing import ReadImage, ResultFolder, file_stem, png_of
+from mask2former.results_io.writing import ReadImage, ResultFolder, file_stem, filled, png_of
 from mask2former.structures.categories import Categories
 from mask2former.structures.results import Segmentation
 
@@ -39,11 +39,10 @@ class CutoutFiles(ResultFolder):
         for old in folder.glob("*.png"):
             old.unlink()
         # From top to bottom: an image that is read in parts keeps what it decoded last.
-        for item in sorted(result, key=lambda item: item.patch[:2]):
-            if item.patch.mask.size:
-                left, top, right, bottom = item.box
-                pixels = displayed(parts.read(top, left, bottom, right))
-                alone = replace(item, patch=Patch(0, 0, item.patch.mask), size_hw=(bottom - top, right - left))
-                name = f"{item.id:04d}_{self.names[item.label]}.png"
-                write_whole(folder / name, png_of(np.asarray(alone.cutout(pixels))))
-                self.count += 1
+        for item in sorted(filled(result), key=lambda item: item.patch[:2]):
+            left, top, right, bottom = item.box
+            pixels = displayed(parts.read(top, left, bottom, right))
+            alone = replace(item, patch=Patch(0, 0, item.patch.mask), size_hw=(bottom - top, right - left))
+            name = f"{item.id:04d}_{self.names[item.label]}.png"
+            write_whole(folder / name, png_of(np.asarray(alone.cutout(pixels))))
+            self.count += 1

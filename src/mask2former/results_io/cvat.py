@@ -11,7 +11,7 @@ import numpy as np
 
 from mask2former.errors import UserError
 from mask2former.ops.masks import Patch
-from mask2former.results_io.writing import ImageNames, ListFile
+from mask2former.results_io.writing import ImageNames, ListFile, filled
 from mask2former.structures.categories import Categories
 from mask2former.structures.results import Segmentation
 from mask2former.text import quoted
@@ -56,14 +56,13 @@ class CvatFile(ListFile):
         _check_xml(name)
         name = quoteattr(name)
         lines = [f'<image id="{self.count}" name={name} width="{width}" height="{height}">\n']
-        for item in result:
-            if item.patch.mask.size:
-                left, top, right, bottom = item.box
-                runs = ", ".join(map(str, cvat_runs(item.patch)))
-                lines.append(
-                    f'  <mask label={quoteattr(item.name)} source="auto" occluded="0" rle="{runs}" left="{left}" '
-                    f'top="{top}" width="{right - left}" height="{bottom - top}" z_order="0"></mask>\n'
-                )
+        for item in filled(result):
+            left, top, right, bottom = item.box
+            runs = ", ".join(map(str, cvat_runs(item.patch)))
+            lines.append(
+                f'  <mask label={quoteattr(item.name)} source="auto" occluded="0" rle="{runs}" left="{left}" '
+                f'top="{top}" width="{right - left}" height="{bottom - top}" z_order="0"></mask>\n'
+            )
         self.write("".join([*lines, "</image>\n"]))
         self.count += 1
 

@@ -43,13 +43,14 @@ class LabelMapFiles(ResultFolder):
                 f"label maps can hold numbers from 0 to {LARGEST_LABEL}, got the class id {wrong[0]}; write run "
                 "lengths instead (a name that ends in .json)"
             )
-        self.no_class = no_class
+        # Ids by class index; the last one is for no class.
+        self.table = np.full(max(self.category_ids, default=-1) + 2, no_class, dtype=np.int64)
+        self.table[list(self.category_ids)] = list(self.category_ids.values())
 
     def add(self, image_id: int | str, result: SemanticSegmentation) -> None:
         """Write the label map of one image."""
         self.once(image_id)
-        table = self.table(self.no_class)
-        ids = table[np.minimum(result.labels, len(table) - 1)]
-        kind = np.uint16 if table.max() > 255 else np.uint8
+        ids = self.table[np.minimum(result.labels, len(self.table) - 1)]
+        kind = np.uint16 if self.table.max() > 255 else np.uint8
         write_whole(self.path / f"{file_stem(image_id)}.png", png_of(ids.astype(kind)))
         self.count += 1

@@ -6,8 +6,6 @@ import glob
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol, Self
 
 from mask2former.errors import OptionError, UserError
 from mask2former.files import check_folder, write_whole
@@ -19,7 +17,7 @@ from mask2former.results_io.geojson import GeoJsonFiles
 from mask2former.results_io.imagej import RoiFiles
 from mask2former.results_io.label_studio import LabelStudioFile
 from mask2former.results_io.label_tiff import LabelTiffFiles
-from mask2former.results_io.writing import PixelSizeOf, PlaceOf, ReadImage, nowhere, unsized
+from mask2former.results_io.writing import FormatWriter, PixelSizeOf, PlaceOf, ReadImage, unknown
 from mask2former.results_io.yolo import YoloFiles
 from mask2former.structures.categories import Categories
 from mask2former.text import did_you_mean, listed, quoted
@@ -27,21 +25,6 @@ from mask2former.text import did_you_mean, listed, quoted
 __all__ = ["FORMATS", "FormatWriter", "ImagesOfRun", "files_of_image", "format_folder", "open_format"]
 
 _MARK = ".mask2former"  # marks folders that are ours
-
-
-class FormatWriter(Protocol):
-    """What receives the results of any task, inside a ``with`` block."""
-
-    path: Path
-    count: int
-
-    def __enter__(self) -> Self: ...
-
-    def add(self, image_id: int | str, result: Any, /) -> None: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
-    ) -> bool | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +46,9 @@ class ImagesOfRun:
     names: Mapping[int | str, str]
     read: ReadImage
     model: str = ""
-    place_of: PlaceOf = nowhere
+    place_of: PlaceOf = unknown
     rooted: Mapping[int | str, str] = field(default_factory=dict)
-    pixel_size_of: PixelSizeOf = unsized
+    pixel_size_of: PixelSizeOf = unknown
 
 
 FORMATS: Mapping[str, Callable[[Path, ImagesOfRun], FormatWriter]] = {

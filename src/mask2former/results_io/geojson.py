@@ -13,11 +13,11 @@ from jaxtyping import Float64
 from mask2former.documents import encode_json
 from mask2former.files import write_whole
 from mask2former.notes import note
-from mask2former.results_io.writing import PlaceOf, ResultFolder, file_stem, nowhere
+from mask2former.results_io.writing import PlaceOf, ResultFolder, file_stem, filled, json_entries, unknown
 from mask2former.structures.result_base import ResultItem
 from mask2former.structures.results import Segmentation
 
-__all__ = ["GeoJsonFiles", "geojson_of"]
+__all__ = ["GeoJsonFiles"]
 
 ToWorld = Callable[[Float64[np.ndarray, "N 2"]], Float64[np.ndarray, "N 2"]]
 """From pixels (x, y) to map coordinates; (0, 0) is the top left corner of the top left pixel."""
@@ -43,7 +43,7 @@ class GeoJsonFiles(ResultFolder):
         to_world: ToWorld | None = None,
         crs: str | None = None,
         *,
-        place_of: PlaceOf = nowhere,
+        place_of: PlaceOf = unknown,
     ) -> None:
         super().__init__(path)
         self.to_world, self.crs, self.place_of = to_world, crs, place_of
@@ -65,27 +65,13 @@ class GeoJsonFiles(ResultFolder):
         self.count += 1
 
 
-def geojson_of(result: Segmentation, to_world: ToWorld | None = None, crs: str | None = None) -> dict[str, Any]:
-    """The FeatureCollection of a result; see :class:`GeoJsonFiles`."""
-    return _collection([_feature(item, to_world) for item in result if item.patch.mask.size], to_world, crs)
-
-
-def _collection(features: list[dict[str, Any]], to_world: ToWorld | None, crs: str | None) -> dict[str, Any]:
+def _text(result: Segmentation, to_world: ToWorld | None, crs: str | None) -> Iterator[str]:
+    """The file, feature by feature: outlines as lists take many times the memory of their text."""
     system = None if crs is None else {"type": "name", "properties": {"name": crs}}
     head = {} if to_world is None and system is None else {"crs": system}
-    return {"type": "FeatureCollection", **head, "features": features}
-
-
-def _text(result: Segmentation, to_world: ToWorld | None, crs: str | None) -> Iterator[str]:
-    """:func:`geojson_of` as JSON, feature by feature: outlines as lists take many times the memory of their text."""
-    opening, _, closing = encode_json(_collection([], to_world, crs)).rpartition("[]")
-    yield f"{opening}["
-    written = 0
-    for item in result:
-        if item.patch.mask.size:
-            yield f"{', ' if written else ''}{encode_json(_feature(item, to_world))}"
-            written += 1
-    yield f"]{closing}\n"
+    yield encode_json({"type": "FeatureCollection", **head}).removesuffix("}") + ', "features": ['
+    yield from json_entries(_feature(item, to_world) for item in filled(result))
+    yield "]}\n"
 
 
 def _feature(item: ResultItem, to_world: ToWorld | None) -> dict[str, Any]:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Protocol, Self
+from typing import Protocol, Self
 
-from mask2former.files import discard, whole_file
+from mask2former.files import discard
 from mask2former.results_io.partial import WorkingFile
 from mask2former.structures.tracks import TrackedFrame
 
-__all__ = ["FrameWriter", "GrowingDocument", "finishing", "naming"]
+__all__ = ["FrameWriter", "finishing", "naming"]
 
 
 class FrameWriter(Protocol):
@@ -28,41 +27,6 @@ class FrameWriter(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> bool | None: ...
-
-
-class GrowingDocument:
-    """A text file that is created at the end of its block, unless the block fails before any frame."""
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        self.count = 0  # frames
-        self._stack = contextlib.ExitStack()
-        self._file: IO[bytes] | None = None
-
-    def __enter__(self) -> Self:
-        with contextlib.ExitStack() as stack:
-            temporary = stack.enter_context(whole_file(self.path))
-            self._file = stack.enter_context(temporary.open("wb"))
-            self._stack = stack.pop_all()
-        return self
-
-    def _write(self, text: str) -> None:
-        assert self._file is not None, "used outside its with block"
-        self._file.write(text.encode())
-
-    def _end(self, finished: bool) -> None:
-        raise NotImplementedError
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._file is not None
-        if kind is not None and not self.count:
-            discard(self._stack)
-        else:
-            with self._stack:
-                self._end(kind is None)
-        self._file = None
 
 
 @contextlib.contextmanager
@@ -92,12 +56,9 @@ def finishing(
             discard(final)
             raise
         final.close()
-    except Exception:  # raised again, unless another error already ends the run
+    except BaseException as failure:
         working.release()
-        if kind is None:
+        if kind is None or not isinstance(failure, Exception):  # otherwise an error already ends the run
             raise
-    except BaseException:
-        working.release()
-        raise
     else:
         working.remove(earlier=complete and kind is None)

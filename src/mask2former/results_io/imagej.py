@@ -12,7 +12,7 @@ import numpy as np
 
 from mask2former.errors import MissingExtraError
 from mask2former.files import write_whole
-from mask2former.results_io.writing import ResultFolder, file_stem
+from mask2former.results_io.writing import ResultFolder, file_stem, filled
 from mask2former.structures.result_base import ResultItem
 from mask2former.structures.results import Segmentation
 
@@ -47,10 +47,9 @@ class RoiFiles(ResultFolder):
         self.once(image_id)
         stream = io.BytesIO()
         with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
-            for item in result:
-                if item.patch.mask.size:
-                    roi = self._roi(item)
-                    archive.writestr(zipfile.ZipInfo(f"{roi.name}.roi"), roi.tobytes())
+            for item in filled(result):
+                roi = self._roi(item)
+                archive.writestr(zipfile.ZipInfo(f"{roi.name}.roi"), roi.tobytes())
         content = stream.getvalue()
         write_whole(self.path / f"{file_stem(image_id)}.zip", lambda file: file.write_bytes(content))
         self.count += 1

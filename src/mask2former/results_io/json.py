@@ -17,24 +17,16 @@ from mask2former.errors import OptionError, UserError
 from mask2former.files import check_file, discard, folder_lock, write_whole
 from mask2former.ops import masks as mask_ops
 from mask2former.ops.sparse_masks import SparseMasks
-from mask2former.results_io.growing import GrowingDocument, finishing, naming
+from mask2former.results_io.growing import finishing, naming
 from mask2former.results_io.partial import WorkingFile
+from mask2former.results_io.writing import ListFile
 from mask2former.structures.categories import Categories
-from mask2former.structures.result_base import SCHEMA_VERSION
+from mask2former.structures.result_base import COCO_KEYS, RECORDS, SCHEMA_VERSION
 from mask2former.structures.results import Instances, PanopticSegmentation, Segment, Segmentation, SemanticSegmentation
 from mask2former.structures.tracks import TrackedFrame
 from mask2former.text import printable
 
-__all__ = ["RECORDS", "TrackDocument", "read_result", "result_of", "saved_document", "write_json"]
-
-RECORDS: Mapping[str, str] = {"panoptic": "segments", "instance": "instances", "semantic": "classes"}
-"""The key of the records by the task."""
-
-_FIELDS: Mapping[str, tuple[str, ...]] = {  # of records, which the COCO file takes over
-    "panoptic": ("id", "category_id", "area", "bbox"),
-    "instance": ("category_id", "bbox", "score", "segmentation"),
-    "semantic": ("category_id", "segmentation"),
-}
+__all__ = ["TrackDocument", "read_result", "result_of", "saved_document", "write_json"]
 
 
 def write_json(path: str | os.PathLike[str], values: Any) -> None:
@@ -116,17 +108,16 @@ def result_of(document: Mapping[str, Any], categories: Categories) -> Segmentati
         if task == "instance":
             scores = np.array([float(record["score"]) for record in records], dtype=np.float64)
             return Instances(masks, np.array(labels, dtype=np.int64), scores, masks.boxes, categories)
-        values = np.zeros(size, np.int32) if task == "panoptic" else np.full(size, categories.ignore_label, np.int32)
-        numbers = [record["id"] for record in records] if task == "panoptic" else labels
-        for number, (top, left, mask) in zip(numbers, masks, strict=True):
-            values[top : top + mask.shape[0], left : left + mask.shape[1]][mask] = number
         if task == "semantic":
+            values = np.array([categories.ignore_label, *labels], dtype=np.int32)[masks.numbered()]
             return SemanticSegmentation(values, categories)
+        numbers = [record["id"] for record in records]
+        ids = np.array([0, *numbers], dtype=np.int32)[masks.numbered()]
         segments = tuple(
             Segment(number, label, categories[label].is_thing, float(record["score"]), int(record["area"]))
             for number, label, record in zip(numbers, labels, records, strict=True)
         )
-        return PanopticSegmentation(values, segments, categories)
+        return PanopticSegmentation(ids, segments, categories)
     except (KeyError, TypeError, ValueError, AssertionError) as error:
         raise UserError(
             f"not a result with these classes: {type(error).__name__}: {printable(str(error), 100)}"
@@ -136,7 +127,7 @@ def result_of(document: Mapping[str, Any], categories: Categories) -> Segmentati
 def _is_record(value: Any, task: str) -> bool:
     if not isinstance(value, dict):
         return False
-    for name in _FIELDS[task]:
+    for name in COCO_KEYS[task]:
         entry = value.get(name)
         if name == "bbox":
             good = isinstance(entry, list) and len(entry) == 4 and all(map(_is_number, entry))
@@ -153,7 +144,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
 
 
-class TrackDocument(GrowingDocument):
+class TrackDocument(ListFile):
     """All tracks of a clip as JSON: per frame the objects with their masks as COCO run lengths, then a list of tracks.
 
     Keys: ``schema_version``, ``task``, ``model``, ``settings``, ``source``, ``size`` (height, width), ``rate``,
@@ -250,9 +241,9 @@ class TrackDocument(GrowingDocument):
         assert self._file is not None
         tracks = [self._tracks[number] for number in sorted(self._tracks)]
         tail = {"tracks": tracks, "num_frames": self.count, "complete": finished and self.complete, "notes": self.notes}
-        with self.working.path.open("rb") as lines:
-            self._write(next(lines).decode()[:-2] + ', "frames": [')
+        with self.working.path.open(encoding="utf-8", newline="\n") as lines:
+            self.write(next(lines)[:-2] + ', "frames": [')
             for number, line in enumerate(lines):
-                self._file.write((b",\n" if number else b"\n") + line[:-1])
-        self._write("\n], " + encode_json(tail)[1:] + "\n")
+                self.write((",\n" if number else "\n") + line[:-1])
+        self.write("\n], " + encode_json(tail)[1:] + "\n")
         self._file.flush()

@@ -12,7 +12,7 @@ import numpy as np
 from mask2former.documents import encode_json
 from mask2former.notes import note
 from mask2former.ops.masks import Patch
-from mask2former.results_io.writing import ImageNames, JsonList
+from mask2former.results_io.writing import ImageNames, JsonList, filled
 from mask2former.results_io.yolo import joined_rings
 from mask2former.structures.result_base import ResultItem
 from mask2former.structures.results import Segmentation
@@ -64,12 +64,11 @@ class LabelStudioFile(JsonList):
         head = encode_json({"data": {"image": image}, "predictions": [{"model_version": self.model}]}, compact=True)
         self.write(f'{"," if self.count else ""}\n{head.removesuffix("}]}")},"result":[')
         scores, written = [], 0
-        for item in result:
-            if item.patch.mask.size:
-                text = encode_json(self._region(item), compact=True)
-                self.write(f"{',' if written else ''}{text}")
-                written += len(text)
-                scores += [] if item.score is None else [item.score]
+        for item in filled(result):
+            text = encode_json(self._region(item), compact=True)
+            self.write(f"{',' if written else ''}{text}")
+            written += len(text)
+            scores += [] if item.score is None else [item.score]
         mean = f',"score":{encode_json(float(np.mean(scores)))}' if scores else ""
         self.write(f"]{mean}}}]}}")
         self.count += 1

@@ -10,7 +10,7 @@ from PIL import Image
 
 from mask2former.files import write_whole
 from mask2former.notes import note
-from mask2former.results_io.writing import PlaceOf, ResultFolder, file_stem, nowhere
+from mask2former.results_io.writing import PlaceOf, ResultFolder, file_stem, unknown
 from mask2former.structures.result_base import SOFTWARE
 from mask2former.structures.results import Instances, PanopticSegmentation, Segmentation
 
@@ -28,7 +28,7 @@ class LabelTiffFiles(ResultFolder):
         place_of: returns where the image with an id is, which its label image then stores, as a GeoTIFF.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, place_of: PlaceOf = nowhere) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, place_of: PlaceOf = unknown) -> None:
         super().__init__(path)
         self.place_of = place_of
 

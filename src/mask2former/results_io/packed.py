@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int, Integer, UInt8
 
+from mask2former.data.label_maps import colors_of_ids
 from mask2former.documents import encode_json
 from mask2former.ops.masks import encode_runs
 from mask2former.ops.packed_map import PackedMap
@@ -50,7 +51,7 @@ def packed_files(
         files[".png"] = _thinned(result, step).overlay_png(overview, palette)
     document = _document(result, model, settings)
     if isinstance(result, PackedPanoptic):
-        files["_ids.png"] = _png(result.ids, _RGB, 8, lambda ids: np.stack([ids, ids >> 8, ids >> 16], -1) & 255)
+        files["_ids.png"] = _png(result.ids, _RGB, 8, colors_of_ids)
     elif isinstance(result, PackedSemantic):
         # As in maps of ordinary results, the width depends on the class list.
         wide = max(len(result.categories) - 1, result.categories.ignore_label) > 255

@@ -15,7 +15,7 @@ from mask2former.files import check_file, discard, whole_file
 from mask2former.notes import note
 from mask2former.ops.shapes import check_installed
 from mask2former.results_io.csv import csv_text
-from mask2former.results_io.writing import ImageNames, PixelSizeOf, ReadImage, Writer, unsized
+from mask2former.results_io.writing import ImageNames, PixelSizeOf, ReadImage, Writer, unknown
 from mask2former.structures.categories import Categories
 from mask2former.structures.results import Segmentation
 from mask2former.structures.tables import PixelSize, image_row, table_columns
@@ -79,7 +79,7 @@ class TableFiles(Writer):
         names: Mapping[int | str, str] | None = None,
         read: ReadImage | None = None,
         pixel_size: str | PixelSize | None = None,
-        stated: PixelSizeOf = unsized,
+        stated: PixelSizeOf = unknown,
     ) -> None:
         super().__init__(path)
         if self.path.suffix.lower() not in (".csv", ".parquet"):
@@ -87,7 +87,7 @@ class TableFiles(Writer):
         check_installed()
         self.names, self.read, self.categories = ImageNames(names), read, categories
         self.pixel_size, self.stated = checked_size(pixel_size), stated
-        units = _micrometres(1) if self.pixel_size == _IN_FILES else self.pixel_size
+        units = PixelSize(1, "um") if self.pixel_size == _IN_FILES else self.pixel_size
         columns = ["image", *table_columns(units)]
         of_images = ["image", *image_row([], (0, 0), categories, units)]
         kind = _Csv if self.path.suffix.lower() == ".csv" else _Parquet
@@ -130,7 +130,7 @@ class TableFiles(Writer):
                     f"'{name}' ({_text(stated)}, height x width)",
                 )
                 return None
-            return _micrometres(math.sqrt(height * width))
+            return PixelSize(math.sqrt(height * width), "um")
         if stated is None:
             return size
         if size is None:
@@ -155,10 +155,6 @@ class TableFiles(Writer):
         with self._stack:
             for table in self._tables:
                 table.finish()
-
-
-def _micrometres(side: float) -> PixelSize:
-    return PixelSize(side, "um")
 
 
 def _text(size_hw: tuple[float, float]) -> str:

@@ -42,7 +42,6 @@ class VideoWriter:
     Args:
         path: where it goes; the suffix (.mp4, .mov, .mkv) says the format.
         rate: frames per second of the source, for the header; times are those of the frames.
-        labels: whether names and ids are written.
 
     Attributes:
         complete: whether all frames are there, if no error says otherwise.
@@ -52,7 +51,7 @@ class VideoWriter:
         MissingExtraError: PyAV is not installed.
     """
 
-    def __init__(self, path: str | os.PathLike[str], rate: float, *, labels: bool = True) -> None:
+    def __init__(self, path: str | os.PathLike[str], rate: float) -> None:
         try:
             import av
         except ImportError as error:
@@ -60,7 +59,6 @@ class VideoWriter:
         self._av = av
         self.path = Path(path)
         self.rate = Fraction(rate).limit_denominator(1001)
-        self.labels = labels
         self.complete = True
         self.working = WorkingFile(self.path, self.path.suffix)
         self._stack = contextlib.ExitStack()
@@ -81,7 +79,7 @@ class VideoWriter:
 
     def add(self, frame: TrackedFrame) -> None:
         """Draw and write a frame."""
-        self.add_image(np.asarray(frame.plot(labels=self.labels)), frame.seconds)
+        self.add_image(np.asarray(frame.plot()), frame.seconds)
 
     def add_image(self, image: UInt8[np.ndarray, "H W 3"], seconds: float) -> None:
         """Write an image, to be shown from ``seconds`` on."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, ClassVar, Protocol, Self
@@ -12,7 +12,6 @@ from typing import IO, Any, ClassVar, Protocol, Self
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from mask2former.config import Task
 from mask2former.documents import encode_json
@@ -21,9 +20,11 @@ from mask2former.files import discard, whole_file
 from mask2former.media.georeference import GeoReference
 from mask2former.media.image_files import check_utf8
 from mask2former.pixels import Regions
-from mask2former.structures.result_base import SOFTWARE
+from mask2former.structures.result_base import ResultItem, save_marked
+from mask2former.structures.results import Segmentation
 
 __all__ = [
+    "FormatWriter",
     "ImageNames",
     "JsonList",
     "ListFile",
@@ -34,9 +35,10 @@ __all__ = [
     "ResultWriter",
     "Writer",
     "file_stem",
-    "nowhere",
+    "filled",
+    "json_entries",
     "png_of",
-    "unsized",
+    "unknown",
 ]
 
 ReadImage = Callable[[int | str], UInt8[np.ndarray, "H W C"] | Regions]
@@ -45,25 +47,17 @@ ReadImage = Callable[[int | str], UInt8[np.ndarray, "H W C"] | Regions]
 PlaceOf = Callable[[int | str], GeoReference | None]
 """Where the image of an id lies on the Earth; None: that is unknown."""
 
-
-def nowhere(image_id: int | str) -> GeoReference | None:
-    """The place of images without coordinates."""
-    return None
-
-
 PixelSizeOf = Callable[[int | str], tuple[float, float] | None]
 """Height and width in micrometres of a pixel, as the file of an id states; None: it states none."""
 
 
-def unsized(image_id: int | str) -> tuple[float, float] | None:
-    """The pixel size of images without files."""
-    return None
+def unknown(image_id: int | str) -> None:
+    """The place and the pixel size of images of which nothing else is known."""
 
 
-class ResultWriter(Protocol):
-    """What all writers offer."""
+class FormatWriter(Protocol):
+    """What receives the results of any task, inside a ``with`` block."""
 
-    task: ClassVar[Task]
     path: Path
     count: int  # what has been written: objects, segments, classes or images
 
@@ -82,6 +76,12 @@ class ResultWriter(Protocol):
     ) -> bool | None: ...
 
 
+class ResultWriter(FormatWriter, Protocol):
+    """A writer for the results of one task."""
+
+    task: ClassVar[Task]
+
+
 def file_stem(image_id: int | str) -> str:
     """The name of an image's files: numbers as COCO writes them, with 12 digits."""
     if isinstance(image_id, int):
@@ -94,11 +94,21 @@ def file_stem(image_id: int | str) -> str:
     return image_id
 
 
+def filled(result: Segmentation) -> Iterator[ResultItem]:
+    """The masks of a result that have pixels, for formats without empty masks."""
+    return (item for item in result if item.patch.mask.size)
+
+
+def json_entries(values: Iterable[Any]) -> Iterator[str]:
+    """The entries of a JSON list, in pieces."""
+    for number, value in enumerate(values):
+        yield f"{', ' if number else ''}{encode_json(value)}"
+
+
 def png_of(values: np.ndarray) -> Callable[[Path], None]:
-    """What writes an array as a PNG file that says whose it is, so that nobody takes it for an image to segment."""
-    image, mark = Image.fromarray(values), PngInfo()
-    mark.add_text("Software", SOFTWARE)
-    return lambda file: image.save(file, format="PNG", compress_level=4, pnginfo=mark)
+    """What writes an array as a PNG file, see :func:`save_marked`."""
+    image = Image.fromarray(values)
+    return lambda file: save_marked(image, file, compress_level=4)
 
 
 class ImageNames:
@@ -132,12 +142,6 @@ class Writer:
         if image_id in self._seen:
             raise UserError(f"image '{image_id}' already has a result; write each image once")
         self._seen.add(image_id)
-
-    def table(self, no_class: int) -> np.ndarray:
-        """Ids by class index; the last entry is for no class."""
-        table = np.full(max(self.category_ids, default=-1) + 2, no_class, dtype=np.int64)
-        table[list(self.category_ids)] = list(self.category_ids.values())
-        return table
 
 
 class ListFile(Writer):
@@ -185,6 +189,12 @@ class JsonList(ListFile):
         self.write(",\n" if self.count else "\n")
         self.write(encode_json(record, compact=True))
         self.count += 1
+
+    def append_of_class(self, label: int, record: dict[str, Any]) -> None:
+        """Append a record with the id that the data set gives its class, unless it has none."""
+        if label in self.category_ids:
+            record["category_id"] = self.category_ids[label]
+            self.append(record)
 
 
 class ResultFolder(Writer):

@@ -15,7 +15,7 @@ from jaxtyping import Int64
 from mask2former.files import write_whole
 from mask2former.notes import note
 from mask2former.ops.polygons import Ring
-from mask2former.results_io.writing import ResultFolder, file_stem
+from mask2former.results_io.writing import ResultFolder, file_stem, filled
 from mask2former.structures.categories import Categories
 from mask2former.structures.results import Segmentation
 
@@ -56,9 +56,7 @@ class YoloFiles(ResultFolder):
             )
         height, width = result.size_hw
         lines = []
-        for item in result:
-            if not item.patch.mask.size:
-                continue
+        for item in filled(result):
             rings = [ring for polygon in item.polygons for ring in polygon]
             if len(rings) > 1:
                 note("masks with holes or of several parts, which YOLO labels store as one joined polygon", item.name)

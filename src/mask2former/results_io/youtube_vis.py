@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+from types import TracebackType
 from typing import Any, ClassVar
 
 import numpy as np
 
 from mask2former.config import Task
 from mask2former.documents import encode_json
-from mask2former.results_io.growing import GrowingDocument
-from mask2former.results_io.writing import JsonList
+from mask2former.files import discard
+from mask2former.results_io.writing import JsonList, ListFile
 from mask2former.structures.categories import Categories
 from mask2former.structures.clips import VideoInstances
 from mask2former.structures.tracks import TrackedFrame
@@ -35,13 +36,13 @@ class TracksFile(JsonList):
         """Append the tracks of one clip, whose id it is."""
         self.once(image_id)
         for label, record in zip(result.labels.tolist(), result.to_ytvis(image_id), strict=True):
-            if label in self.category_ids:
-                record["category_id"] = self.category_ids[label]
-                self.append(record)
+            self.append_of_class(label, record)
 
 
-class TrackResults(GrowingDocument):
+class TrackResults(ListFile):
     """The tracks as a YouTube-VIS results file: one entry per track, with an encoding or None per frame.
+
+    It is created at the end of its block, unless the block fails before any frame.
 
     The format has all frames of a track together, so the encodings are in memory until the end: about 200 bytes per
     object and frame. The score of a track is its mean over the clip, as in
@@ -73,13 +74,23 @@ class TrackResults(GrowingDocument):
         for number, row in zip(frame.track_ids.tolist(), frame.probabilities.astype(np.float64), strict=True):
             self._sums[number] = self._sums.get(number, 0.0) + row
 
-    def _end(self, finished: bool) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None and not self.count:
+            discard(self._stack)
+        else:
+            with self._stack:
+                self._finish()
+        self._file = None
+
+    def _finish(self) -> None:
         found = []
         for number in sorted(self._encodings):
             means = np.where(self.allowed, self._sums[number], 0.0) / self.count
             label = int(means.argmax())
             found.append((number, label, float(means[label])))
-        self._write("[\n")
+        self.write("[\n")
         # One after the other: a record is as long as the clip, however short its track is.
         for written, (number, label, score) in enumerate(sorted(found, key=lambda entry: -entry[2])):
             encodings = self._encodings[number]
@@ -89,5 +100,5 @@ class TrackResults(GrowingDocument):
                 "category_id": self.categories[label].id,
                 "segmentations": [encodings.get(index) for index in range(self.count)],
             }
-            self._write((",\n" if written else "") + encode_json(record, compact=True))
-        self._write("\n]\n")
+            self.write((",\n" if written else "") + encode_json(record, compact=True))
+        self.write("\n]\n")

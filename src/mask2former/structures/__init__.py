@@ -45,30 +45,22 @@ __all__ = [
     "VideoInstances",
 ]
 
-_HOME = {
-    "Batch": "samples",
-    "Categories": "categories",
-    "Category": "categories",
-    "ImageBatch": "samples",
-    "Instances": "results",
-    "MaskOutput": "outputs",
-    "ModelInfo": "model_info",
-    "PanopticSegmentation": "results",
-    "PixelOutput": "pixel_predictions",
-    "PixelPrediction": "pixel_predictions",
-    "Prediction": "predictions",
-    "Sample": "samples",
-    "Segment": "results",
-    "Segmentation": "results",
-    "SemanticSegmentation": "results",
-    "Target": "samples",
-    "VideoInstances": "clips",
+_NAMES = {  # by module
+    "categories": ("Categories", "Category"),
+    "clips": ("VideoInstances",),
+    "model_info": ("ModelInfo",),
+    "outputs": ("MaskOutput",),
+    "pixel_predictions": ("PixelOutput", "PixelPrediction"),
+    "predictions": ("Prediction",),
+    "results": ("Instances", "PanopticSegmentation", "Segment", "Segmentation", "SemanticSegmentation"),
+    "samples": ("Batch", "ImageBatch", "Sample", "Target"),
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    home = next((module for module, names in _NAMES.items() if name in names), None)
+    if home is None:
         raise AttributeError(f"module 'mask2former.structures' has no attribute '{name}'")
-    value = getattr(import_module(f"mask2former.structures.{_HOME[name]}"), name)
+    value = getattr(import_module(f"mask2former.structures.{home}"), name)
     globals()[name] = value
     return value

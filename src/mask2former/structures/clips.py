@@ -6,7 +6,7 @@ Knows neither how the tracks were made nor where the frames come from.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,14 +16,14 @@ from PIL import Image
 from mask2former import visualization
 from mask2former.ops.sparse_masks import AnyTracks, SparseMasks, frames_of
 from mask2former.structures.categories import Categories
-from mask2former.structures.result_base import SCHEMA_VERSION, counted_labels, reach
+from mask2former.structures.result_base import SCHEMA_VERSION, Ranked, counted_labels
 from mask2former.structures.results import Instances
 
 __all__ = ["VideoInstances"]
 
 
 @dataclass(frozen=True, slots=True, eq=False, init=False, repr=False)
-class VideoInstances:
+class VideoInstances(Ranked):
     """Objects tracked through a clip, the highest score first; they may overlap, and be out of view in some frames.
 
     Attributes:
@@ -50,14 +50,9 @@ class VideoInstances:
     ) -> None:
         frames = frames_of(masks)
         assert frames, "a clip has at least one frame"
-        count = len(frames[0])
-        assert (labels.shape, labels.dtype) == ((count,), np.int64), (labels.shape, labels.dtype)
-        assert (scores.shape, scores.dtype) == ((count,), np.float64), (scores.shape, scores.dtype)
-        assert bool((scores[1:] <= scores[:-1]).all()), "tracks are sorted by score, descending"
-        assert not count or 0 <= labels.min() <= labels.max() < len(categories)
-        values = (frames, labels, scores, categories)
-        for name, value in zip(("sparse", "labels", "scores", "categories"), values, strict=True):
-            object.__setattr__(self, name, value)  # it is frozen
+        for item, value in zip(fields(self), (frames, labels, scores, categories), strict=True):
+            object.__setattr__(self, item.name, value)  # it is frozen
+        self._check(len(frames[0]))
 
     @property
     def masks(self) -> Bool[np.ndarray, "N T H W"]:
@@ -80,18 +75,6 @@ class VideoInstances:
     def size_hw(self) -> tuple[int, int]:
         """Height and width in pixels."""
         return self.sparse[0].size_hw
-
-    def above(self, threshold: float) -> VideoInstances:
-        """Only the tracks whose score is greater than ``threshold``."""
-        return self._part(slice(int((self.scores > threshold).sum())))  # they are sorted
-
-    def at_least(self, threshold: float, by_class: Mapping[str, float] | None = None) -> VideoInstances:
-        """Only the tracks whose score is ``threshold`` or greater; classes in ``by_class`` have their own threshold.
-
-        Raises:
-            UserError: the class does not exist.
-        """
-        return self._part(np.flatnonzero(reach(self.scores, self.labels, self.categories, threshold, by_class)))
 
     def _part(self, rows: slice | Int64[np.ndarray, " n"]) -> VideoInstances:
         frames = [masks.take(rows) for masks in self.sparse]

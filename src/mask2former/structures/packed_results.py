@@ -31,6 +31,9 @@ class PackedPanoptic:
     segments: tuple[Segment, ...]
     categories: Categories
 
+    def __len__(self) -> int:
+        return len(self.segments)
+
     def filter(self, classes: Classes = None, *, min_area: int = 0) -> PackedPanoptic:
         """See :meth:`PanopticSegmentation.filter`."""
         labels = np.array([segment.label for segment in self.segments], dtype=np.int64)
@@ -61,17 +64,23 @@ class PackedSemantic:
     labels: PackedMap
     categories: Categories
 
+    def __len__(self) -> int:
+        """The number of classes that occur."""
+        return int(np.count_nonzero(self._areas()[: len(self.categories)]))
+
+    def _areas(self) -> Int64[np.ndarray, " labels"]:
+        """Pixels of each class index, and of "no class"."""
+        return self.labels.counts(max(len(self.categories), self.categories.ignore_label + 1))
+
     def filter(self, classes: Classes = None, *, min_area: int = 0) -> PackedSemantic:
         """See :meth:`SemanticSegmentation.filter`."""
-        nothing = self.categories.ignore_label
-        length = max(len(self.categories), nothing + 1)
-        areas = self.labels.counts(length)
+        nothing, areas = self.categories.ignore_label, self._areas()
         areas[nothing] = min_area  # what is of no class stays so
         present = np.flatnonzero(areas)
         keep = _kept(present, areas[present], self.categories, classes, min_area) | (present == nothing)
         if keep.all():
             return self
-        table = np.arange(length, dtype=np.min_scalar_type(length - 1))
+        table = np.arange(len(areas), dtype=np.min_scalar_type(len(areas) - 1))
         table[present[~keep]] = nothing
         return PackedSemantic(self.labels.mapped(table), self.categories)
 

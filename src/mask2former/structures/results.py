@@ -5,8 +5,7 @@ Arrays are numpy on the host; :mod:`mask2former.visualization` does the images a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,7 +16,7 @@ from mask2former import visualization
 from mask2former.ops.masks import Patch
 from mask2former.ops.sparse_masks import AnyMasks, SparseMasks
 from mask2former.structures.categories import Categories
-from mask2former.structures.result_base import MaskFormat, Result, box_xywh, encoded_masks, reach
+from mask2former.structures.result_base import MaskFormat, Ranked, Result, png_bytes
 
 __all__ = [
     "Instances",
@@ -68,9 +67,6 @@ class PanopticSegmentation(Result):
     def __len__(self) -> int:
         return len(self.segments)
 
-    def _labels_found(self) -> Iterable[int]:
-        return (segment.label for segment in self.segments)
-
     @property
     def size_hw(self) -> tuple[int, int]:
         """Height and width in pixels."""
@@ -89,7 +85,7 @@ class PanopticSegmentation(Result):
     def _patch(self, index: int) -> Patch:
         return SparseMasks.of_ids(self.ids, [self.segments[index].id])[0]
 
-    def _areas(self) -> Int64[np.ndarray, " N"]:
+    def _areas(self, masks: SparseMasks | None = None) -> Int64[np.ndarray, " N"]:
         return np.array([segment.area for segment in self.segments], dtype=np.int64)
 
     @property
@@ -118,16 +114,8 @@ class PanopticSegmentation(Result):
         return self.sparse.boxes
 
     def _regions(self) -> list[visualization.Region]:
-        return [
-            visualization.Region(
-                name=self.categories[segment.label].name,
-                color=self.categories[segment.label].color,
-                score=segment.score,
-                group=segment.label,
-                is_thing=segment.is_thing,
-            )
-            for segment in self.segments
-        ]
+        rows = zip(Result._regions(self), self.segments, strict=True)
+        return [replace(region, is_thing=segment.is_thing) for region, segment in rows]
 
     def _drawn(self, image: UInt8[np.ndarray, "H W 3"], regions: list[visualization.Region], **how: Any) -> Image.Image:
         numbers = [segment.id for segment in self.segments]
@@ -141,32 +129,17 @@ class PanopticSegmentation(Result):
         info = [{"id": segment.id, "category_id": self.categories[segment.label].id} for segment in self.segments]
         return {"image_id": image_id, "file_name": file_name or f"{image_id}.png", "segments_info": info}
 
-    def _records(self, masks: MaskFormat) -> dict[str, Any]:
-        found = self.sparse
-        rows = zip(self.segments, found.boxes, encoded_masks(found, masks), strict=True)
-        return {
-            "segments": [
-                {
-                    "id": segment.id,
-                    "category_id": self.categories[segment.label].id,
-                    "category_name": self.categories[segment.label].name,
-                    "is_thing": segment.is_thing,
-                    "score": float(segment.score),
-                    "area": int(segment.area),
-                    "bbox": box_xywh(box),
-                    **mask,
-                }
-                for segment, box, mask in rows
-            ]
-        }
+    def _records(self, form: MaskFormat) -> list[dict[str, Any]]:
+        rows = zip(Result._records(self, form), self.segments, strict=True)
+        return [{**record, "is_thing": segment.is_thing} for record, segment in rows]
 
-    def _label_image(self) -> tuple[str, Image.Image] | None:
+    def label_png(self) -> dict[str, bytes]:
         channels = [self.ids >> shift & 255 for shift in (0, 8, 16)]
-        return "_ids", Image.fromarray(np.stack(channels, axis=-1).astype(np.uint8))
+        return {"_ids.png": png_bytes(Image.fromarray(np.stack(channels, axis=-1).astype(np.uint8)))}
 
 
 @dataclass(frozen=True, slots=True, eq=False, init=False, repr=False)
-class Instances(Result):
+class Instances(Ranked, Result):
     """Objects that may overlap, best first.
 
     Attributes:
@@ -194,15 +167,11 @@ class Instances(Result):
         boxes: Float64[np.ndarray, "N 4"],
         categories: Categories,
     ) -> None:
-        count = len(masks)
-        assert (labels.shape, labels.dtype) == ((count,), np.int64), (labels.shape, labels.dtype)
-        assert (scores.shape, scores.dtype) == ((count,), np.float64), (scores.shape, scores.dtype)
-        assert boxes.shape == (count, 4), boxes.shape
-        assert bool((scores[1:] <= scores[:-1]).all()), "instances are sorted by score, descending"
-        assert not count or 0 <= labels.min() <= labels.max() < len(categories)
         values = (SparseMasks.of(masks), labels, scores, boxes, categories)
-        for name, value in zip(("sparse", "labels", "scores", "boxes", "categories"), values, strict=True):
-            object.__setattr__(self, name, value)  # it is frozen
+        for item, value in zip(fields(self), values, strict=True):
+            object.__setattr__(self, item.name, value)  # it is frozen
+        assert boxes.shape == (len(masks), 4), boxes.shape
+        self._check(len(masks))
 
     @property
     def masks(self) -> Bool[np.ndarray, "N H W"]:
@@ -212,32 +181,16 @@ class Instances(Result):
     def __len__(self) -> int:
         return len(self.sparse)
 
-    def _labels_found(self) -> Iterable[int]:
-        return self.labels.tolist()
-
     @property
     def size_hw(self) -> tuple[int, int]:
         """Height and width in pixels."""
         return self.sparse.size_hw
 
-    def above(self, threshold: float) -> Instances:
-        """Only the objects whose score is greater than ``threshold``."""
-        return self._part(slice(int((self.scores > threshold).sum())))  # they are sorted
-
-    def at_least(self, threshold: float, by_class: Mapping[str, float] | None = None) -> Instances:
-        """Only the objects whose score is ``threshold`` or greater; classes in ``by_class`` have their own threshold.
-
-        Raises:
-            UserError: the class does not exist.
-        """
-        return self._part(np.flatnonzero(reach(self.scores, self.labels, self.categories, threshold, by_class)))
-
-    def below(self, threshold: float, by_class: Mapping[str, float] | None = None) -> Instances:
-        """Only the objects whose score is less than ``threshold``."""
-        return self._part(np.flatnonzero(~reach(self.scores, self.labels, self.categories, threshold, by_class)))
-
     def _entries(self) -> list[tuple[int, int, float | None]]:
         return list(zip(range(1, len(self) + 1), self.labels.tolist(), self.scores.tolist(), strict=True))
+
+    def _boxes(self, masks: SparseMasks) -> Float64[np.ndarray, "N 4"]:
+        return self.boxes
 
     def _part(self, rows: slice | Int64[np.ndarray, " n"]) -> Instances:
         return Instances(
@@ -253,56 +206,12 @@ class Instances(Result):
         shown = self.at_least(threshold) if threshold > 0 else self
         return super(Instances, shown).plot(image, **how)
 
-    def _regions(self) -> list[visualization.Region]:
-        return [
-            visualization.Region(
-                name=self.categories[label].name,
-                color=self.categories[label].color,
-                score=float(score),
-                group=int(label),
-            )
-            for label, score in zip(self.labels, self.scores, strict=True)
-        ]
-
     def _drawn(self, image: UInt8[np.ndarray, "H W 3"], regions: list[visualization.Region], **how: Any) -> Image.Image:
         return visualization.overlay_instances(image, self.sparse, regions, **how)
 
     def to_coco(self, image_id: int | str) -> list[dict[str, Any]]:
         """The records of a COCO instance results file; category ids are those of the data set, boxes (x, y, w, h)."""
-        rows = zip(self.labels, self.scores, self.boxes, self.sparse.encode(), strict=True)
-        return [
-            {
-                "image_id": image_id,
-                "category_id": self.categories[label].id,
-                "bbox": box_xywh(box),
-                "score": float(score),
-                "segmentation": rle,
-            }
-            for label, score, box, rle in rows
-        ]
-
-    def _records(self, masks: MaskFormat) -> dict[str, Any]:
-        rows = zip(
-            self.labels,
-            self.scores,
-            self.sparse.areas,
-            self.boxes,
-            encoded_masks(self.sparse, masks),
-            strict=True,
-        )
-        return {
-            "instances": [
-                {
-                    "category_id": self.categories[label].id,
-                    "category_name": self.categories[label].name,
-                    "score": float(score),
-                    "area": int(area),
-                    "bbox": box_xywh(box),
-                    **mask,
-                }
-                for label, score, area, box, mask in rows
-            ]
-        }
+        return self._coco_records(image_id=image_id)
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -329,27 +238,24 @@ class SemanticSegmentation(Result):
         """Height and width in pixels."""
         return self.labels.shape[0], self.labels.shape[1]
 
-    def _labels_found(self) -> Iterable[int]:
-        return (int(label) for label in np.unique(self.labels) if label < len(self.categories))
+    def _present(self) -> list[int]:
+        """Class indices that occur, ascending."""
+        return [int(label) for label in np.unique(self.labels) if label < len(self.categories)]
 
     @property
     def sparse(self) -> SparseMasks:
         """The masks of the classes that occur, by ascending index."""
-        return SparseMasks.of_ids(self.labels, self._labels_found())
+        return SparseMasks.of_ids(self.labels, self._present())
 
     def _part(self, rows: slice | Int64[np.ndarray, " n"]) -> SemanticSegmentation:
         """Some of the classes that occur; the pixels of others have no class."""
-        nothing, present = self.categories.ignore_label, np.array(list(self._labels_found()), dtype=np.int64)
+        nothing, present = self.categories.ignore_label, np.array(self._present(), dtype=np.int64)
         part = self.labels.astype(np.promote_types(self.labels.dtype, np.min_scalar_type(nothing)))
         part[~np.isin(part, present[rows])] = nothing
         return SemanticSegmentation(part, self.categories)
 
     def _entries(self) -> list[tuple[int, int, float | None]]:
-        return [(label, label, None) for label in self._labels_found()]
-
-    def _present(self) -> tuple[list[int], SparseMasks]:
-        """Class indices that occur, ascending, and their masks."""
-        return list(self._labels_found()), self.sparse
+        return [(label, label, None) for label in self._present()]
 
     def _regions(self) -> list[visualization.Region]:
         return [
@@ -365,37 +271,15 @@ class SemanticSegmentation(Result):
 
         ``file_name`` is that of the image; published files of semantic results identify images by it.
         """
-        present, masks = self._present()
-        head: dict[str, Any] = {"image_id": image_id}
-        if file_name is not None:
-            head["file_name"] = file_name
-        return [
-            {**head, "category_id": self.categories[label].id, "segmentation": rle}
-            for label, rle in zip(present, masks.encode(), strict=True)
-        ]
+        named = {} if file_name is None else {"file_name": file_name}
+        return self._coco_records(image_id=image_id, **named)
 
-    def _records(self, masks: MaskFormat) -> dict[str, Any]:
-        present, found = self._present()
-        rows = zip(present, found.areas, encoded_masks(found, masks), strict=True)
-        return {
-            "classes": [
-                {
-                    "label": label,
-                    "category_id": self.categories[label].id,
-                    "category_name": self.categories[label].name,
-                    "area": int(area),
-                    **mask,
-                }
-                for label, area, mask in rows
-            ]
-        }
-
-    def _label_image(self) -> tuple[str, Image.Image] | None:
+    def label_png(self) -> dict[str, bytes]:
         # The width depends on the class list, not the image, so that all files of one data set are alike.
         nothing = self.categories.ignore_label
         wide = max(len(self.categories) - 1, nothing) > 255
         labels = np.where(self.labels < len(self.categories), self.labels, nothing)  # others could become a class
-        return "_labels", Image.fromarray(labels.astype(np.uint16 if wide else np.uint8))
+        return {"_labels.png": png_bytes(Image.fromarray(labels.astype(np.uint16 if wide else np.uint8)))}
 
 
 Segmentation = PanopticSegmentation | Instances | SemanticSegmentation

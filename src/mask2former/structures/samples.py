@@ -52,9 +52,6 @@ class ImageBatch:
     def to(self, device: Any) -> ImageBatch:
         return ImageBatch(self.pixels.to(device, non_blocking=True), self.sizes)
 
-    def pin_memory(self) -> ImageBatch:
-        return ImageBatch(self.pixels.pin_memory(), self.sizes)
-
 
 @dataclass(frozen=True, slots=True)
 class Batch:

@@ -21,8 +21,8 @@ from mask2former.bulk.stores import open_store
 from mask2former.config import Task
 from mask2former.errors import FailedError, UserError
 from mask2former.media import regions
-from mask2former.results_io.json import RECORDS
 from mask2former.scenes import draw_scene
+from mask2former.structures.result_base import RECORDS
 
 
 @pytest.fixture(scope="module")

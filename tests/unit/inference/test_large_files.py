@@ -66,6 +66,18 @@ def test_a_large_file_that_is_read_by_parts_has_the_results_that_it_has_as_a_who
     assert run(predictor, path, tmp_path / "parts", task).status == "skipped"
 
 
+def test_pixels_without_a_class_do_not_count_as_one(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.zeros((100, 140, 3), np.uint8), tile=(32, 32), photometric="rgb")
+    monkeypatch.setattr(regions, "LARGE_PIXELS", 10_000)
+    predictor.settings = predictor.settings.model_copy(update={"min_area": 100 * 140 + 1})
+    outcome = run(predictor, path, tmp_path / "out", "semantic")
+    assert (outcome.status, outcome.found) == ("done", 0)
+    assert json.loads((tmp_path / "out" / "a.json").read_text())["classes"] == []
+
+
 def test_a_large_file_that_changes_while_its_tiles_are_read_is_refused(
     predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,13 +19,13 @@ from mask2former.errors import UserError
 from mask2former.inference.plan_files import plan
 from mask2former.inference.predict_files import predict_files, segment_files
 from mask2former.inference.predictor import Predictor
-from mask2former.inference.result_files import Outcome
+from mask2former.inference.result_files import Job, Outcome
 from mask2former.media.images import NamedBytes, read_image
 from mask2former.media.web_images import WebImage
 from mask2former.models.mask2former import Mask2Former
 from mask2former.notes import collect_notes
 from mask2former.ops import masks as mask_ops
-from mask2former.results_io.coco import coco_results
+from mask2former.results_io.coco import write_coco_results
 from mask2former.results_io.json import write_json
 
 pytestmark = pytest.mark.usefixtures("small_overlays")
@@ -264,10 +264,16 @@ def test_instances_below_the_threshold_are_in_the_coco_file_alone(
     assert (outcome.status, outcome.found, outcome.candidates) == ("done", 3, len(everything))
     (outcome,) = segment_files(predictor, jobs, "instance", candidates=True)
     assert (outcome.status, outcome.found, outcome.candidates) == ("skipped", 3, len(everything))
-    assert coco_results(jobs, "instance", predictor.categories) == json.loads(json.dumps(everything.to_coco(1)))
+    assert _coco_results(output, jobs, "instance", predictor) == json.loads(json.dumps(everything.to_coco(1)))
     drawn = np.asarray(Image.open(output / "000001.png"))
     image = read_image(images / "000001.jpg")
     assert np.array_equal(drawn, np.asarray(everything.at_least(threshold).plot(image, scale=None)))
+
+
+def _coco_results(folder: Path, jobs: list[Job], task: Any, predictor: Predictor) -> Any:
+    done = [job for job in jobs if job.document.exists()]
+    write_coco_results(folder / "coco.json", done, task, predictor.categories)
+    return json.loads((folder / "coco.json").read_text())
 
 
 def test_one_coco_file_does_not_mix_models(predictor: Predictor, images: Path, tmp_path: Path) -> None:
@@ -317,7 +323,7 @@ def test_overlays_of_older_versions_are_known_by_the_json_file_beside_them(
 def test_the_coco_file_says_what_the_results_say(predictor: Predictor, images: Path, tmp_path: Path, task: Any) -> None:
     output = tmp_path / "out"
     _run(predictor, images, output, task=task, model="tiny")
-    values: Any = coco_results(plan([images], output), task, predictor.categories)
+    values: Any = _coco_results(tmp_path, plan([images], output), task, predictor)
     result: Any = predictor(images / "000001.jpg", task)
     if task == "panoptic":
         expected = result.to_coco(1, "000001_ids.png")
@@ -332,13 +338,13 @@ def test_the_coco_file_says_what_the_results_say(predictor: Predictor, images: P
         assert mask_ops.decode([values[0]["segmentation"]]).shape[-2:] == (40, 60)
     other: Any = "semantic" if task == "panoptic" else "panoptic"
     with pytest.raises(UserError, match="overwrite"):
-        coco_results(plan([images], output), other, predictor.categories)
+        _coco_results(tmp_path, plan([images], output), other, predictor)
 
 
 def test_image_ids_are_names_unless_all_are_numbers(predictor: Predictor, images: Path, tmp_path: Path) -> None:
     (images / "000001.jpg").rename(images / "first.jpg")
     _run(predictor, images, tmp_path / "out", task="semantic")
-    values = coco_results(plan([images], tmp_path / "out"), "semantic", predictor.categories)
+    values = _coco_results(tmp_path, plan([images], tmp_path / "out"), "semantic", predictor)
     assert {record["image_id"] for record in values} == {"first", "deep/000002"}
 
 

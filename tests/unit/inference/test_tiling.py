@@ -17,7 +17,7 @@ from mask2former.config import InferenceConfig, Task
 from mask2former.errors import UserError
 from mask2former.inference.joining import LEAST_SCORE, join
 from mask2former.inference.predictor import Predictor
-from mask2former.inference.tile_grid import Tile, tiles
+from mask2former.inference.tile_grid import Grid, Tile
 from mask2former.inference.tile_results import TilePrediction
 from mask2former.inference.tiling import PackedResults, PredictTiles, segment_in_tiles
 from mask2former.inference.tta import AugmentedPredictor, MultiScaleFlip
@@ -84,7 +84,7 @@ def numbered(size: tuple[int, int]) -> np.ndarray:
 
 @pytest.mark.parametrize(("size", "side", "overlap"), [((256, 256), 160, 32), ((40, 300), 64, 20), ((64, 65), 64, 32)])
 def test_tiles_cover_the_image_and_one_another(size: tuple[int, int], side: int, overlap: int) -> None:
-    found = tiles(size, side, overlap)
+    found = list(Grid.over(size, side, overlap))
     count = np.zeros(size, int)
     for tile in found:
         assert tile.of(count).shape == (min(side, size[0]), min(side, size[1]))
@@ -92,7 +92,7 @@ def test_tiles_cover_the_image_and_one_another(size: tuple[int, int], side: int,
     assert count.min() >= 1
     starts = sorted({tile.left for tile in found})
     assert all(after - before <= side - overlap for before, after in itertools.pairwise(starts))
-    assert len(tiles((64, 64), 64, 32)) == 1
+    assert len(Grid.over((64, 64), 64, 32)) == 1
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -149,6 +149,12 @@ def test_a_mask_that_one_tile_shows_is_not_copied() -> None:
     ]
     alone = remove_overlaps(joined, 0.5)
     assert alone.sparse.packed == joined.sparse.packed
+
+
+def test_a_tile_equals_the_box_that_it_is() -> None:
+    """By this, joining unpacks a mask inside its own box as it is; otherwise it would paint each piece anew."""
+    [mask] = instances(disks((40, 48), [(20, 20, 6)]), np.array([0.9])).sparse.packed
+    assert Tile(*mask.box) == mask.box
 
 
 def test_tiles_give_no_candidates_that_are_not_considered() -> None:
@@ -315,7 +321,7 @@ def test_parts_of_large_images_tell_the_diameter(
     )
     prediction = instances_of(numbered(size), one, settings)
     first, then = sides
-    assert requested == [first] * sample + [then] * len(tiles(size, then, then // 4))
+    assert requested == [first] * sample + [then] * len(Grid.over(size, then, then // 4))
     assert len(prediction) == len(indices)
 
 

@@ -24,7 +24,7 @@ from mask2former.notes import collect_notes
 from mask2former.ops import masks as mask_ops
 from mask2former.ops.polygons import mask_to_polygons
 from mask2former.ops.sparse_masks import SparseMasks
-from mask2former.results_io import geojson, label_studio, yolo
+from mask2former.results_io import label_studio, writing, yolo
 from mask2former.results_io.class_masks import ClassMaskFiles, file_names
 from mask2former.results_io.coco_dataset import CocoDatasetFile
 from mask2former.results_io.cutouts import CutoutFiles
@@ -123,12 +123,16 @@ def test_geojson_is_valid_for_shapely_and_covers_the_pixels_of_each_mask(tmp_pat
 def test_geojson_is_written_feature_by_feature(
     tmp_path: Path, make: Make, crs: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = geojson.geojson_of(make(), crs=crs)
-    monkeypatch.setattr(geojson, "geojson_of", lambda *_: pytest.fail("all features at once"))
+    encoded: list[Any] = []
+    monkeypatch.setattr(writing, "encode_json", lambda value: encoded.append(value) or encode_json(value))
     with GeoJsonFiles(tmp_path, crs=crs) as writer:
         writer.add("a", make())
         writer.add("b", make()[:0])
-    assert (tmp_path / "a.geojson").read_text() == encode_json(whole) + "\n"
+    assert {value["type"] for value in encoded} == {"Feature"}
+    text = (tmp_path / "a.geojson").read_text()
+    assert json.loads(text)["features"] == json.loads(encode_json(encoded))
+    assert text == encode_json(json.loads(text)) + "\n"
+    assert list(json.loads(text)) == ["type", *(["crs"] if crs else []), "features"]
     assert json.loads((tmp_path / "b.geojson").read_text())["features"] == []
 
 
@@ -457,13 +461,15 @@ def test_labels_that_yolo_programs_do_not_find_are_noted(tmp_path: Path) -> None
     assert [example for message, example in notes if "have another name" in message] == ["'c.jpg' (labels/c.jpg.txt)"]
 
 
-def test_outlines_of_small_pixels_far_from_the_origin_keep_the_order_that_the_standard_asks() -> None:
+def test_outlines_of_small_pixels_far_from_the_origin_keep_the_order_that_the_standard_asks(tmp_path: Path) -> None:
     mask = np.zeros((1, 400, 400), dtype=bool)
     mask[0, ::2, ::2] = True
     labels, scores = np.zeros(1, dtype=np.int64), np.ones(1)
     result = Instances(mask, labels, scores, mask_ops.boxes_xyxy(mask), CATEGORIES)
     place = GeoReference((0.005, 0, 512345.678, 0, -0.005, 5412345.678))
-    document = geojson.geojson_of(result, place.to_world)
+    with GeoJsonFiles(tmp_path, place.to_world) as writer:
+        writer.add("a", result)
+    document = json.loads((tmp_path / "a.geojson").read_text())
     assert document["crs"] is None  # there, but unknown: they are no pixels
     [feature] = document["features"]
     for [ring] in feature["geometry"]["coordinates"]:

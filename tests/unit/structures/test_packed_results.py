@@ -28,6 +28,7 @@ def test_classes_and_areas_of_a_label_map(chosen: dict[str, Any]) -> None:
     packed = PackedSemantic(PackedMap.of(labels.astype(np.uint16)), CATEGORIES)
     plain = SemanticSegmentation(labels, CATEGORIES).filter(**chosen)
     np.testing.assert_array_equal(packed.filter(**chosen).unpacked().labels, plain.labels)
+    assert len(packed.filter(**chosen)) == len(plain)  # "no class" is none of them
 
 
 @pytest.mark.parametrize("chosen", CHOICES)
@@ -38,7 +39,9 @@ def test_classes_and_areas_of_segments(chosen: dict[str, Any]) -> None:
         Segment(number, label, is_thing=True, score=0.9, area=int((ids == number).sum()))
         for number, label in ((1, 0), (3, 1), (7, 0))
     )
-    packed = PackedPanoptic(PackedMap.of(ids), segments, CATEGORIES).filter(**chosen).unpacked()
+    packed = PackedPanoptic(PackedMap.of(ids), segments, CATEGORIES).filter(**chosen)
     plain = PanopticSegmentation(ids, segments, CATEGORIES).filter(**chosen)
+    assert len(packed) == len(plain)
+    packed = packed.unpacked()
     np.testing.assert_array_equal(packed.ids, plain.ids)
     assert packed.segments == plain.segments

@@ -19,7 +19,6 @@ from mask2former.structures import Prediction
 __all__ = ["SMALLEST", "ExportedNetwork", "Runtime", "file_inputs"]
 
 SMALLEST = 33  # pixels of a side; the graphs of dynamic files need coarsest maps of at least two pixels
-_BLOCK = 1 << 20  # bytes to hash at a time
 
 
 class Runtime(Protocol):
@@ -119,8 +118,7 @@ class ExportedNetwork:
             digest = hashlib.sha256(f"{self._runtime.name} {self.dtype} ".encode())
             for path in self._files():
                 with path.open("rb") as file:
-                    while block := file.read(_BLOCK):
-                        digest.update(block)
+                    hashlib.file_digest(file, lambda: digest)
             self._sha256 = digest.hexdigest()
         return self._sha256
 
