@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from mask2former import limits
 from mask2former.config.augmentation import AugmentationConfig, NoAugmentationConfig, ResizeCropFlipConfig
 from mask2former.config.fields import Batch, Frames, NonNegativeInt, PositiveInt, Probability, SceneNumber, Strict, Task
+from mask2former.text import listed, quoted
 
 __all__ = [
     "STEM",
@@ -305,6 +306,19 @@ class MixedPart(Strict):
     dataset: ImageFilesConfig = Field(discriminator="name")
     repeat: PositiveInt = 1  # how often each of its training images occurs in a pass over the data
     held_back: bool = True  # whether data.validation takes validation images from this part
+    # only images whose entry in the annotation files has one of these values under each key: {modality: [pink, purple]}
+    select: dict[str, tuple[str | int | float, ...]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _has_keys(self) -> Self:
+        if self.select and not isinstance(self.dataset, CocoInstanceConfig | CocoPanopticConfig):
+            raise ValueError(
+                "select is for data sets whose annotation files have entries for images (coco-instance and "
+                f"coco-panoptic), not for '{self.dataset.name}'"
+            )
+        if without := [key for key, values in self.select.items() if not values]:
+            raise ValueError(f"select: no value under {listed(without, 3, show=quoted)}; expected a list of values")
+        return self
 
     @property
     def is_validated(self) -> bool:

@@ -53,7 +53,7 @@ from mask2former.data.datasets.yolo import YoloPolygons, read_yolo
 from mask2former.data.datasets.youtube_vis import YouTubeVIS
 from mask2former.data.loading.training_set import TrainingSet
 from mask2former.data.mixed import Mixed
-from mask2former.data.parts import part_of
+from mask2former.data.parts import part_of, selected
 from mask2former.data.transforms import (
     Augmentation,
     LargeScaleJitter,
@@ -312,10 +312,10 @@ def _mix(
             name = f"part {number} ({part.dataset.name})"
             try:
                 samples = opened(part)
+                assert isinstance(samples, Reader)  # all data sets that can be a part are read from image files
+                readers[name] = selected(samples, part.select)
             except UserError as error:
                 raise prefixed(name, error) from error
-            assert isinstance(samples, Reader)  # all data sets that can be a part are read from image files
-            readers[name] = samples
             kept.append(part)
     return Mixed(list(readers.values()), [part.repeat if split == "train" else 1 for part in kept], list(readers))
 

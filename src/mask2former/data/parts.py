@@ -1,11 +1,11 @@
-"""Training data with a part held back for validation: what it contains, and both parts as data sets."""
+"""Some images or clips of a data set as a data set: held back for validation, the others, or those with some values."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from jaxtyping import Bool, Int64, UInt8
 from mask2former.config import Reading, Task, ValidationSplitConfig
 from mask2former.data.annotated import Annotated, AnnotatedSet
 from mask2former.data.clips import AnnotatedClip, ClipSet
+from mask2former.data.datasets.annotation_files import groups_in
 from mask2former.data.datasets.official import Split
 from mask2former.data.datasets.reader import ClipReader, Reader
 from mask2former.errors import UserError
@@ -21,7 +22,7 @@ from mask2former.media.archives import File
 from mask2former.structures.ground_truth import GroundTruth
 from mask2former.text import listed, quoted
 
-__all__ = ["Part", "PartOfClips", "is_held_back", "part_of"]
+__all__ = ["Part", "PartOfClips", "is_held_back", "part_of", "selected"]
 
 
 def is_held_back(key: str, split: ValidationSplitConfig) -> bool:
@@ -53,6 +54,37 @@ def part_of(whole: AnnotatedSet | ClipSet, wanted: ValidationSplitConfig, split:
             f"{len(whole)} {whole.counted}s{of}; set another share or seed"
         )
     return PartOfClips(whole, indices) if isinstance(whole, ClipReader) else Part(whole, indices)  # pyright: ignore
+
+
+def selected(whole: Reader, wanted: Mapping[str, Sequence[str | int | float]]) -> Reader:
+    """The images whose entries in the annotation files have one of the values under each key; all without a key.
+
+    Raises:
+        UserError: an image has no such key or, by its id, different values in two files; or no image has one of the
+            values, or all of them.
+    """
+    kept = np.ones(len(whole), dtype=bool)
+    for key, values in wanted.items():
+        found: dict[int | str, str] = {}
+        for file in whole.annotation_files:
+            groups = groups_in(file, key)
+            if unclear := [number for number, group in groups.items() if found.get(number, group) != group]:
+                raise UserError(
+                    f"select: {len(unclear)} images (ids {listed(unclear, 3)}) have another value under '{key}' in "
+                    f"'{file}' than in a file before; make a part of each annotation file"
+                )
+            found |= groups
+        own = [found[whole.image_id(index)] for index in range(len(whole))]
+        known, texts = sorted(set(own)), [str(value) for value in values]
+        if unknown := [text for text in texts if text not in known]:
+            raise UserError(
+                f"select: no image has {listed(unknown, 3, show=quoted)} under '{key}'; its values are "
+                f"{listed(known, 10, show=quoted)}"
+            )
+        kept &= np.isin(own, texts)
+    if not kept.any():
+        raise UserError(f"select: none of {len(whole)} images has wanted values under all of {listed(wanted, 5)}")
+    return whole if kept.all() else Part(whole, np.flatnonzero(kept))
 
 
 def _keys(whole: Reader | ClipReader, groups: str | None) -> list[str]:

@@ -197,3 +197,61 @@ def test_names_outside_of_folders_are_allowed_where_files_are_named(
     dataset = reading_outside(mixed({"dataset": both[0]}, {"dataset": both[1]}).dataset, "test")
     assert isinstance(dataset, MixedConfig)
     assert [getattr(part.dataset, "allow_outside", None) for part in dataset.parts] == [True, None]
+
+
+def with_modality(data: dict[str, Any], *values: Any) -> dict[str, Any]:
+    """The same data set, with a value under "modality" for each image."""
+    path = Path(data["train"][0]["annotations"])
+    content = json.loads(path.read_text())
+    for entry, value in zip(content["images"], values, strict=True):
+        entry["modality"] = value
+    path.write_text(json.dumps(content))
+    return data
+
+
+def test_rare_kinds_of_images_are_selected_and_repeated(both: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    files = with_modality(both[0], "pink", "grey", "pink")
+    rare = {"dataset": files, "select": {"modality": ["pink"]}, "repeat": 2, "held_back": False}
+    config = mixed({"dataset": files}, rare, validation={"share": 0.5})
+    samples = build_samples(config.dataset, "train")
+    assert isinstance(samples, Mixed)
+    assert values_of(samples) == [10, 11, 12, 10, 12, 10, 12]
+    assert samples.notes[0] == "7 images: 3 of part 1 (coco-instance), 2 x 2 of part 2 (coco-instance)"
+    held = build_split(config, "validation")
+    assert isinstance(held, Mixed)
+    assert set(values_of(held)) < {10, 11, 12}
+    assert len(held) == len(set(values_of(held)))
+
+
+def test_numbers_and_several_keys_select(both: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    files = with_modality(both[0], 1, 2, 1)
+    part = {"dataset": files, "select": {"modality": [1], "height": [8]}}
+    assert values_of(build_samples(mixed(part).dataset, "train")) == [10, 12]  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    ("select", "message"),
+    [
+        ({"site": ["a"]}, r"part 1 \(coco-instance\): .*3 of 3 images have no name or number under 'site'.*modality"),
+        ({"modality": ["Pink"]}, r"select: no image has 'Pink' under 'modality'; its values are 'grey', 'pink'"),
+        ({"modality": ["grey"], "height": ["8"]}, r"select: none of 3 images has wanted values under all of modality"),
+    ],
+)
+def test_a_selection_without_images_is_refused(
+    both: tuple[dict[str, Any], dict[str, Any]], select: dict[str, list[str]], message: str
+) -> None:
+    files = with_modality(both[0], "pink", "grey", "pink")
+    with pytest.raises(UserError, match=message):
+        build_samples(mixed({"dataset": files, "select": select}).dataset, "train")
+
+
+def test_selections_that_cannot_be_are_refused(tmp_path: Path, both: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    with pytest.raises(UserError, match=r"select is for data sets .* not for 'mask-files'"):
+        mixed({"dataset": both[1], "select": {"modality": ["pink"]}})
+    with pytest.raises(UserError, match="no value under 'modality'; expected a list of values"):
+        mixed({"dataset": both[0], "select": {"modality": []}})
+    first = with_modality(both[0], "pink", "grey", "pink")
+    second = with_modality(coco(tmp_path / "second", ["cell", "debris"], 3), "pink", "pink", "pink")
+    together = {**first, "train": [*first["train"], *second["train"]]}
+    with pytest.raises(UserError, match=r"select: 1 images \(ids 1\) have another value .* make a part of each"):
+        build_samples(mixed({"dataset": together, "select": {"modality": ["pink"]}}).dataset, "train")
