@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -120,8 +121,8 @@ def test_windows_of_nuclei_have_the_scale_of_their_training() -> None:
 
 
 def test_the_runs_of_nuclei_go_on_from_one_another_with_objects_of_one_size() -> None:
-    start, middle, last = recipes.nuclei_start(), recipes.nuclei_middle(), recipes.nuclei_end()
-    for before, run in ((start, middle), (middle, last)):
+    runs = recipes.nuclei_start(), recipes.nuclei_middle(), recipes.nuclei_late(), recipes.nuclei_end()
+    for before, run in pairwise(runs):
         assert (run.model.init, run.model.init_partial) == (f"{before.output}/model.safetensors", False)
         assert run.model.model_copy(update={"init": None, "init_partial": False, "inference": None}) == (
             before.model.model_copy(update={"init": None, "init_partial": False, "inference": None})
@@ -145,6 +146,18 @@ def test_mixed_nuclei_learn_from_real_and_drawn_images_and_are_measured_on_real_
     assert (other.dataset.train, other.dataset.validation) == (drawn.data.dataset.train, ())
     assert (mixed.model.init, mixed.model.init_partial) == (f"{drawn.output}/model.safetensors", False)
     assert RunConfig.model_validate(mixed.model_dump(mode="json")) == mixed
+
+
+def test_the_last_part_of_nuclei_shows_rare_kinds_of_real_images_more_often() -> None:
+    run = recipes.nuclei_end()
+    assert isinstance(run.data.dataset, MixedConfig)
+    real, rare, drawn = run.data.dataset.parts
+    assert isinstance(real.dataset, CocoInstanceConfig)
+    assert isinstance(rare.dataset, CocoInstanceConfig)
+    assert real.dataset == recipes.nuclei_late().data.dataset
+    assert (rare.dataset.train, rare.repeat) == (real.dataset.train, real.repeat)
+    assert sorted(rare.select) == ["modality"]
+    assert [part.is_validated for part in (real, rare, drawn)] == [True, False, False]
 
 
 @pytest.mark.parametrize("name", ["nuclei", "scenes-tiny"])
