@@ -199,7 +199,9 @@ def recognised(raw: Raw, request: Request) -> Found:
         raise UserError(_unknown(state))
     if request.recipe is not None or request.tasks:
         raise UserError(f"a backbone alone ({backbone[0]}); leave out the recipe and the tasks")
-    return Found(*backbone, (*raw.notes, *backbone[1].notes))
+    kind, content = backbone
+    content = replace(content, notes=(*raw.notes, *content.notes))  # a training reports those of the content
+    return Found(kind, content, content.notes)
 
 
 def _check_alone(raw: Raw) -> None:

@@ -105,6 +105,13 @@ def test_the_configuration_beside_a_file_counts_for_every_reader(folder: Path, t
     assert opened(tmp_path / "backbone.safetensors").normalisations == (HALF,)
 
 
+def test_which_of_several_sets_of_weights_becomes_the_backbone_is_said(tmp_path: Path) -> None:
+    state = timm.create_model("resnet18").state_dict()
+    torch.save({"model": state, "model_ema": {**state}}, tmp_path / "resnet18.pth")
+    [phrase] = [note for note in opened(tmp_path / "resnet18.pth").notes if "several sets" in note]
+    assert phrase == "it contains several sets of weights: model is used, model_ema is not"
+
+
 def test_a_whole_model_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reads: list[Path] = []
     torch.save(original.to_original(small_model()), tmp_path / "model.pth")
