@@ -69,6 +69,8 @@ def convert(
     check_place(path, to)
     found = checkpoints.find(source, recipe, tasks, weights)
     if isinstance(found.content, Backbone):
+        if found.kind == "mask2former":
+            raise UserError(f"{source}: {found.title}, converted already; train a model from it: model.init={source}")
         if to != "ours" or path.suffix != ".safetensors":
             raise UserError(f"{source}: {found.title}, which is written as ours only, as a .safetensors file")
         save_backbone(found.content, path)

@@ -192,14 +192,27 @@ def recognised(raw: Raw, request: Request) -> Found:
         return _whole(raw, layout, to_original(layout, state, known_only=False), prefix, request)
     if _is_of_ours(state):  # a complete model, even where a backbone would suffice
         raise UserError(_unknown(state))
-    beside = raw.path.parent / "config.json"
-    config = read_json_mapping(beside) if raw.config is None and beside.is_file() else raw.config
-    backbone = recognised_backbone(state, config, request.backbone)
+    backbone = _recognised_backbone(raw, state, request)
     if backbone is None:
         raise UserError(_unknown(state))
     if request.recipe is not None or request.tasks:
         raise UserError(f"a backbone alone ({backbone[0]}); leave out the recipe and the tasks")
-    return Found(*backbone, (*raw.notes, *backbone[1].notes))
+    kind, content = backbone
+    content = replace(content, notes=(*raw.notes, *content.notes))  # a training reports those of the content
+    return Found(kind, content, content.notes)
+
+
+def _recognised_backbone(raw: Raw, state: Mapping[str, Tensor], request: Request) -> tuple[str, Backbone] | None:
+    """As :func:`recognised_backbone`; a configuration beside a file counts like that of a folder."""
+    beside = raw.path.parent / "config.json"
+    if raw.config is not None or not beside.is_file():
+        return recognised_backbone(state, raw.config, request.backbone)
+    try:
+        return recognised_backbone(state, read_json_mapping(beside), request.backbone)
+    except UserError as error:
+        if str(beside) in str(error):
+            raise
+        raise UserError(f"{error} ({beside} counts; move it away if it belongs to other weights)") from error
 
 
 def _check_alone(raw: Raw) -> None:

@@ -279,8 +279,11 @@ def _positions(anchor: Anchor, size: tuple[int, int], limits_hw: tuple[int, int]
 
 
 def _touch(first: _Box, second: _Box) -> bool:
-    return all(
-        one[side] < other[side + 2] + _GAP for one, other in ((first, second), (second, first)) for side in (0, 1)
+    return (
+        first[0] < second[2] + _GAP
+        and second[0] < first[2] + _GAP
+        and first[1] < second[3] + _GAP
+        and second[1] < first[3] + _GAP
     )
 
 

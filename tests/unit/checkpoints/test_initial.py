@@ -105,6 +105,29 @@ def test_the_configuration_beside_a_file_counts_for_every_reader(folder: Path, t
     assert opened(tmp_path / "backbone.safetensors").normalisations == (HALF,)
 
 
+def test_a_configuration_beside_a_file_that_is_for_other_weights_is_named(tmp_path: Path) -> None:
+    torch.save(timm.create_model("resnet18").state_dict(), tmp_path / "resnet18.pth")
+    (tmp_path / "config.json").write_text('{"architecture": "resnet10t"}')
+    message = r"do not fit timm's resnet10t; .* \(.*config\.json counts; move it away if it belongs to other weights\)"
+    with pytest.raises(UserError, match=message):
+        convert(tmp_path / "resnet18.pth", tmp_path / "backbone.safetensors")
+
+
+def test_a_converted_backbone_is_not_converted_again(folder: Path, tmp_path: Path) -> None:
+    """Nothing would be checked: whether it is complete is known when a model starts from it."""
+    save_backbone(opened(folder), tmp_path / "backbone.safetensors")
+    with pytest.raises(UserError, match=r"a backbone alone, converted already; train a model from it: model\.init="):
+        convert(tmp_path / "backbone.safetensors", tmp_path / "again.safetensors")
+    assert not (tmp_path / "again.safetensors").exists()
+
+
+def test_which_of_several_sets_of_weights_becomes_the_backbone_is_said(tmp_path: Path) -> None:
+    state = timm.create_model("resnet18").state_dict()
+    torch.save({"model": state, "model_ema": {**state}}, tmp_path / "resnet18.pth")
+    [phrase] = [note for note in opened(tmp_path / "resnet18.pth").notes if "several sets" in note]
+    assert phrase == "it contains several sets of weights: model is used, model_ema is not"
+
+
 def test_a_whole_model_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reads: list[Path] = []
     torch.save(original.to_original(small_model()), tmp_path / "model.pth")
