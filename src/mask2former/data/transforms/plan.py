@@ -5,7 +5,7 @@ So all frames of a clip can share one draw. Knows arrays only, no data sets and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -106,7 +106,7 @@ def _has_box(polygons: Polygons) -> bool:
 
 def class_map(annotated: Annotated) -> ClassMap:
     """The class index of every pixel, -1 where there is none; of objects that overlap one."""
-    planes = _planes(annotated)
+    planes = Plan(Geometry(annotated.size_hw)).target(replace(annotated, ignored=None)).planes
     class_of = np.concatenate([[-1], annotated.labels])
     classes = class_of[planes[0][0]]
     for plane in planes[1:]:
@@ -117,14 +117,15 @@ def class_map(annotated: Annotated) -> ClassMap:
 def object_areas(annotated: Annotated) -> Areas:
     """Number of pixels of every object, in the order of its labels."""
     count = len(annotated.labels)
-    areas = np.zeros(count + 1, dtype=np.int64)
-    for plane in _planes(annotated):
-        areas += np.bincount(plane.ravel(), minlength=count + 1)
-    return areas[1:]
-
-
-def _planes(annotated: Annotated) -> Sequence[np.ndarray]:
-    return Plan(Geometry(annotated.size_hw)).target(replace(annotated, ignored=None)).planes
+    areas = np.zeros(count, dtype=np.int64)
+    if annotated.ids is not None:
+        areas += np.bincount(annotated.ids.ravel(), minlength=count + 1)[1 : count + 1]
+    # Not of a target's planes: of many objects in a large image, these take seconds and hundreds of megabytes.
+    for index, polygons in annotated.polygons.items():
+        areas[index] = np.count_nonzero(polygons_to_patch(polygons, annotated.size_hw).mask)
+    for index, mask in annotated.masks.items():
+        areas[index] = np.count_nonzero(mask)
+    return areas
 
 
 class Augmentation(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections import Counter
 from collections.abc import Sequence
 from importlib import import_module
@@ -423,6 +424,18 @@ def test_object_areas_are_those_of_polygons_maps_and_masks() -> None:
     image = np.zeros((H, W, 3), dtype=np.uint8)
     ground_truth = Annotated(image, labels, {0: [rectangle(10, 10, 16, 12)]}, ids, {2: mask}, ignored=ids == 0)
     assert object_areas(ground_truth).tolist() == [12, 20, 9, 0]
+
+
+def test_areas_of_overlapping_objects_in_a_large_image_take_no_image_for_each() -> None:
+    polygons = {index: [rectangle(index, index, 100 + index, 80 + index)] for index in range(20)}
+    image = np.broadcast_to(np.uint8(0), (2000, 2000, 3))
+    ground_truth = Annotated(image, np.zeros(20, dtype=np.int64), polygons)
+    tracemalloc.start()
+    areas = object_areas(ground_truth)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert areas.tolist() == [100 * 80] * 20
+    assert peak < 1e6  # one plane has four million bytes
 
 
 def test_factors_scale_images_of_any_size_alike() -> None:
