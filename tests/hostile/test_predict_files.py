@@ -319,8 +319,21 @@ def test_the_coco_file_is_that_of_the_results_and_says_what_is_gone(
     run(predictor, images, tmp_path / "out", task)
     jobs = plan([images], tmp_path / "out")
     write_coco_results(tmp_path / "coco.json", jobs, task, predictor.categories)
-    text = (tmp_path / "coco.json").read_text()
-    assert text == json.dumps(json.loads(text)) + "\n"
+    content = json.loads((tmp_path / "coco.json").read_text())
+    documents = {job.stem.name: json.loads(job.document.read_text()) for job in jobs}
+    if task == "panoptic":
+        found = {str(entry["image_id"]): entry["segments_info"] for entry in content["annotations"]}
+        assert {name: [segment["id"] for segment in segments] for name, segments in found.items()} == {
+            name: [segment["id"] for segment in document["segments"]] for name, document in documents.items()
+        }
+    else:
+        kept = {"instance": ["segmentation", "score"], "semantic": ["segmentation"]}[task]
+        assert [(str(record["image_id"]), *(record[key] for key in kept)) for record in content] == [
+            (name, *(record[key] for key in kept))
+            for name, document in documents.items()
+            for part in (result_base.RECORDS[task], "candidates")
+            for record in document.get(part, ())
+        ]
     (tmp_path / "out" / "1.json").unlink()
     with collect_notes() as notes:
         write_coco_results(tmp_path / "coco.json", jobs, task, predictor.categories)
