@@ -6,7 +6,7 @@ points. The caller provides the random numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import NamedTuple
@@ -251,18 +251,18 @@ class Criterion(nn.Module):
         matches = [[next(assigned) for _ in targets] for _ in depths]
         logits = _matched_logits(clips, matches)
 
-        matched: dict[str, MatchedDepth] = {}
-        rows = zip(depths.items(), indices, matches, logits, draws, strict=True)
-        for (suffix, depth), index, chosen, of_depth, (_, points) in rows:
-            matched[suffix] = MatchedDepth(depth, targets, masks, chosen, of_depth, num_masks, points, index=index)
-        for (suffix, depth), index in zip(depths.items(), indices, strict=True):
-            if depth.pilots is not None:
-                piloted = self._piloted(depth.pilots, targets, masks, num_masks, uniform, index)
-                matched[f"_pilot{suffix}"] = piloted
+        def matched() -> Iterator[tuple[str, MatchedDepth]]:
+            """One after the other: only the points of the pilots of one depth are in memory."""
+            rows = zip(depths.items(), indices, matches, logits, draws, strict=True)
+            for (suffix, depth), index, chosen, of_depth, (_, points) in rows:
+                yield suffix, MatchedDepth(depth, targets, masks, chosen, of_depth, num_masks, points, index=index)
+            for (suffix, depth), index in zip(depths.items(), indices, strict=True):
+                if depth.pilots is not None:
+                    yield f"_pilot{suffix}", self._piloted(depth.pilots, targets, masks, num_masks, uniform, index)
 
         terms: dict[str, Tensor] = {}
         weighted: list[Tensor] = []
-        for suffix, depth in matched.items():
+        for suffix, depth in matched():
             for term in self.terms:
                 terms[term.name + suffix] = loss = term.loss(depth)
                 weighted.append(term.weight * loss)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from mask2former.losses.functional import (
 )
 from mask2former.ops.points import UniformPoints, pixel_centers
 from mask2former.structures import MaskOutput, Target
+from mask2former.structures.outputs import PilotOutput
 
 
 def output_of(logits: Tensor, masks: Tensor) -> MaskOutput:
@@ -306,3 +308,25 @@ def test_a_batch_whose_queries_have_no_weight_has_no_class_loss(count: int) -> N
     assert losses.terms["loss_ce"] == 0
     assert output.class_logits.grad is not None
     assert not output.class_logits.grad.any()
+
+
+def test_points_of_pilots_are_in_memory_for_one_depth_at_a_time() -> None:
+    torch.manual_seed(0)
+    alive: list[weakref.ref[MatchedDepth]] = []
+    most: list[int] = []
+
+    def count(matched: MatchedDepth) -> Tensor:
+        alive.append(weakref.ref(matched))
+        most.append(sum(reference() is not None for reference in alive))
+        return matched.sampled.logits.sum()
+
+    targets = random_targets([2])
+    matches = [(torch.arange(2), torch.arange(2))]
+    depths: list[MaskOutput] = []
+    for _ in range(3):
+        logits, masks = torch.randn(1, 5, 4), torch.randn(1, 5, 1, 8, 8)
+        pilots = PilotOutput(output_of(logits[:, :2], masks[:, :2]), matches, 1)
+        depths.append(MaskOutput(logits, masks, torch.zeros(1, 5, 1), pilots=pilots))
+    output = MaskOutput(logits, masks, torch.zeros(1, 5, 1), depths, pilots)
+    Criterion(3, num_points=16, terms=[LossTerm("loss_count", 1.0, count)])(output, targets)
+    assert most == [1] * 8
