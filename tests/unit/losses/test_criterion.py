@@ -323,10 +323,11 @@ def test_points_of_pilots_are_in_memory_for_one_depth_at_a_time() -> None:
     targets = random_targets([2])
     matches = [(torch.arange(2), torch.arange(2))]
     depths: list[MaskOutput] = []
-    for _ in range(3):
+    for _ in range(4):
         logits, masks = torch.randn(1, 5, 4), torch.randn(1, 5, 1, 8, 8)
         pilots = PilotOutput(output_of(logits[:, :2], masks[:, :2]), matches, 1)
         depths.append(MaskOutput(logits, masks, torch.zeros(1, 5, 1), pilots=pilots))
-    output = MaskOutput(logits, masks, torch.zeros(1, 5, 1), depths, pilots)
+    last = depths.pop()
+    output = MaskOutput(last.class_logits, last.masks, torch.zeros(1, 5, 1), depths, last.pilots)
     Criterion(3, num_points=16, terms=[LossTerm("loss_count", 1.0, count)])(output, targets)
     assert most == [1] * 8
