@@ -251,7 +251,7 @@ FAULTS: dict[str, tuple[Callable[[Files], list[str]], str]] = {
     # arguments
     "argument: no such command": (lambda p: ["segment", p.good], "segment"),
     "argument: no such option": (lambda p: [*p.predict(p.good), "--fast"], "--fast"),
-    "argument: no sources": (lambda p: p.predict(), "source"),
+    "argument: no sources": (lambda p: p.predict(), "SOURCE"),
     "argument: no output": (lambda p: p.predict(p.good, output=None), "output"),
     "argument: no such task": (lambda p: p.predict(p.good, task="depth"), "depth"),
     "argument: no such dtype": (lambda p: p.predict(p.good, dtype="int8"), "int8"),

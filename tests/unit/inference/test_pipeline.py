@@ -193,7 +193,7 @@ def test_few_items_are_on_their_way_and_stopping_finishes_what_has_begun() -> No
     next(found)
     assert len(taken) <= 6
     found.close()  # pyright: ignore[reportAttributeAccessIssue]  (a generator)
-    assert begun == ended
+    assert sorted(begun) == sorted(ended)  # several at once
     assert len(taken) <= 6
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("mask2former")]
 
