@@ -65,16 +65,16 @@ def checked_sizes() -> Iterator[None]:
     if build is None:
         yield
         return
-    check, fitting = build.build_skeleton, set[tuple[str, int]]()
+    check, fitting = build._check_size, set[tuple[str, int]]()
 
-    def once(config: Any, num_classes: int, most: int) -> None:
+    def once(config: Any, num_classes: int) -> None:
         key = (repr(config), num_classes)
         if key not in fitting:
-            check(config, num_classes, most)
+            check(config, num_classes)
             fitting.add(key)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "build_skeleton", once)
+        patch.setattr(build, "_check_size", once)
         yield
 
 

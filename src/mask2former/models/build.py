@@ -92,8 +92,12 @@ def build_model(config: ArchitectureConfig, num_classes: int) -> Mask2Former:
     if torch.get_default_device().type == "meta":
         with _Unfilled(), _counted(limits.PARAMETERS):
             return _build(config, num_classes)
-    build_skeleton(config, num_classes, _memory())
+    _check_size(config, num_classes)
     return build_checked(config, num_classes)
+
+
+def _check_size(config: ArchitectureConfig, num_classes: int) -> None:
+    build_skeleton(config, num_classes, _memory())
 
 
 def build_skeleton(config: ArchitectureConfig, num_classes: int, most: int = limits.PARAMETERS) -> Mask2Former | None:
