@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from mask2former import checkpoints, recipes
@@ -188,7 +189,7 @@ def _with_weights(
     *,
     begins: bool,
 ) -> tuple[Mask2Former, bool]:
-    model, is_whole = given or build_model(config.model, len(categories)), False
+    model, is_whole = given or _new_model(config, len(categories), start), False
     if given is not None:
         is_whole = begins and given.categories is not None
         if given.categories is not None and given.categories.names != categories.names:
@@ -232,6 +233,19 @@ def _with_weights(
     if not is_whole:
         say_once(f"Skipping the validation before the first step because {reason}")
     return model, is_whole
+
+
+def _new_model(config: RunConfig, num_classes: int, start: Initial) -> Mask2Former:
+    """The model with random weights, which differ from those that its initial model was once trained from.
+
+    With the same seed they would be equal, and a newly initialised class head would begin close to the trained one.
+    """
+    if not isinstance(start.source, checkpoints.Checkpoint):
+        return build_model(config.model, num_classes)
+    with torch.random.fork_rng(devices=[]):
+        numbers = np.random.SeedSequence([config.seed, 3]).generate_state(1, np.uint64)
+        torch.manual_seed(int(numbers[0] >> 1))
+        return build_model(config.model, num_classes)
 
 
 def _some(categories: Categories) -> str:

@@ -48,3 +48,20 @@ def test_a_replaced_backbone_is_not_said_to_come_from_the_initial_model(capsys: 
     assert "Taking the backbone of new" in shown
     assert "Starting from old with all of its weights except the backbone\n" in shown
     assert all(torch.equal(started.state_dict()[name], value) for name, value in own.items())
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_new_class_head_is_not_that_from_which_the_initial_model_was_trained(seed: int) -> None:
+    old, new = Categories.from_names(["cell"]), Categories.from_names(["car", "tree"])
+    torch.manual_seed(seed)  # as a run does before it builds its model
+    first, _ = initial_model(RunConfig(model=SMALL, seed=seed), None, old, Initial(), None)
+    start = Initial(Checkpoint(replace(first.info, architecture=SMALL.architecture), first.state_dict(), "old"))
+    run = RunConfig(model=SMALL.model_copy(update={"init": "old", "init_partial": True}), seed=seed)
+    heads = []
+    for _ in range(2):
+        torch.manual_seed(seed)
+        model, _ = initial_model(run, None, new, start, None)
+        heads.append(model.transformer_decoder.state_dict()["class_head.weight"])
+    before = first.transformer_decoder.state_dict()["class_head.weight"]
+    assert torch.equal(heads[0], heads[1])
+    assert torch.cosine_similarity(heads[0][0], before[0], dim=0).abs() < 0.5
