@@ -25,6 +25,7 @@ from mask2former.evaluation.evaluate import evaluate_predictor
 from mask2former.losses import Losses, MatchedDepth
 from mask2former.models.build import build_model
 from mask2former.models.pixel_decoders import PixelFeatures
+from mask2former.notes import collect_notes
 from mask2former.scenes import SCENE_CATEGORIES
 from mask2former.structures import MaskOutput, Target
 from mask2former.training.optim import learning_rate_factor, parameter_groups
@@ -209,12 +210,13 @@ def test_rates_of_parts_that_are_not_there_are_refused() -> None:
         parameter_groups(model, run_of(Path("run")).optim)
 
 
-def test_decay_of_parameters_that_are_not_there_is_refused() -> None:
+def test_decay_of_parameters_that_are_not_there_is_noted() -> None:
     model = own_model()
-    model.backbone.no_weight_decay = lambda: ["stem.weight", "steps"]  # pyright: ignore
-    message = r"no_weight_decay\(\) of the backbone names 'steps', which it does not have; .* its parameters, .*0\."
-    with pytest.raises(ValueError, match=message):
-        parameter_groups(model, run_of(Path("run")).optim)
+    model.backbone.no_weight_decay = lambda: ["stem.weight", "dist_token"]  # pyright: ignore
+    with collect_notes() as notes:
+        groups = parameter_groups(model, run_of(Path("run")).optim)
+    assert [example for _, example in notes] == ["'dist_token' of the backbone"]
+    assert [group["weight_decay"] for group in groups if "backbone.stem.weight" in group["names"]] == [0.0]
 
 
 def test_the_rate_of_a_layer_is_not_that_of_others_whose_names_begin_alike() -> None:

@@ -98,7 +98,7 @@ class ChoosesDecay(Protocol):
     """A part with parameters that have no weight decay, beside those of norms and embeddings."""
 
     def no_weight_decay(self) -> Collection[str]:
-        """Their names within the part; a name that no parameter has is an error."""
+        """Their names within the part; names that no parameter has are noted."""
         ...
 
 

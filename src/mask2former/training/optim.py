@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from mask2former.config import OptimConfig, RunConfig
 from mask2former.errors import UserError
 from mask2former.models.parts import ChoosesDecay, ChoosesRates
+from mask2former.notes import note
 from mask2former.text import close_names, listed, quoted
 from mask2former.training.freezing import is_of
 
@@ -35,7 +36,7 @@ def parameter_groups(model: nn.Module, config: OptimConfig, frozen_now: Containe
         frozen_now: names of parameters that would be trained if they were not currently frozen.
 
     Raises:
-        UserError: a part chooses the decay or the learning rate of something that it does not have.
+        UserError: a part multiplies the learning rate of something that it does not have.
 
     Reference: Mask2Former, Sec. 4.1, and the values of the published optimizer.
     """
@@ -47,12 +48,16 @@ def parameter_groups(model: nn.Module, config: OptimConfig, frozen_now: Containe
         own = dict(module.named_parameters(remove_duplicate=False))
         if isinstance(module, ChoosesDecay):
             names = module.no_weight_decay()
-            _check_names(f"no_weight_decay() of the {part}", names, own, "parameters")
-            exempt.update(own[name] for name in names)
+            if unknown := [name for name in names if name not in own]:  # timm's models name what some of them have
+                note(
+                    "names of no_weight_decay() that no parameter has, which change nothing",
+                    f"{listed(unknown, 5, show=quoted)} of the {part}",
+                )
+            exempt.update(own[name] for name in names if name in own)
         if isinstance(module, ChoosesRates):
             multipliers = module.learning_rate_multipliers()
             known = {*own, *(name for name, _ in module.named_modules() if name)}
-            _check_names(f"learning_rate_multipliers() of the {part}", multipliers, known, "modules or parameters")
+            _check_names(part, multipliers, known)
             rates |= {f"{part}.{name}": factor for name, factor in multipliers.items()}
     for module_name, module in model.named_modules():
         for leaf, parameter in module.named_parameters(recurse=False):
@@ -82,12 +87,12 @@ def parameter_groups(model: nn.Module, config: OptimConfig, frozen_now: Containe
     ]
 
 
-def _check_names(method: str, names: Collection[str], known: Collection[str], kind: str) -> None:
+def _check_names(part: str, names: Collection[str], known: Collection[str]) -> None:
     for name in names:
         if name not in known:
             raise UserError(
-                f"{method} names {quoted(name)}, which it does not have; expected names of its {kind}, for instance "
-                f"{listed(close_names(name, known) or sorted(known))}"
+                f"learning_rate_multipliers() of the {part} names {quoted(name)}, which it does not have; expected "
+                f"names of its modules or parameters, for instance {listed(close_names(name, known) or sorted(known))}"
             )
 
 
