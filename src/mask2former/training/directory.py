@@ -82,7 +82,7 @@ def _clear(directory: Path, init: str | None) -> list[str]:
     removed = [path for path in stale if path.exists()]
     for path in removed:
         path.unlink()
-    if had_last or not removed:  # whoever replaces a run that could be resumed has asked for it
+    if had_last or not removed:  # a run that could be resumed is only replaced with --overwrite
         return []
     names = [path.relative_to(directory).as_posix() for path in removed]
     return [f"removed files of a run that had no last.ckpt from '{directory}': {listed(names)}"]
