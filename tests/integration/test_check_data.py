@@ -499,13 +499,29 @@ def test_many_small_objects_of_one_class_start_from_the_packaged_model(
     run = cells(tmp_path, count, side, classes)
     assert run.model.init == init
     if init == "nuclei":
-        assert run.model.model_fields_set == {"init"}  # everything else is the packaged model's
+        assert run.model.model_fields_set == {"init", "inference"}  # everything else is the packaged model's
+        assert run.model.inference.model_fields_set == {"min_area"}
         assert (run.trainer.max_steps, run.optim.lr) == (200, 2e-5)
         assert run.evaluation.max_detections == 400
         assert run.data.augmentation.name == "resize-crop-flip"
         assert run.data.augmentation.exposure == (0.15, 1.0)  # colour jitter would blacken dark fluorescence
     else:
         assert "backbone" not in run.model.model_fields_set
+
+
+def test_cells_smaller_than_those_of_the_packaged_model_are_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its ``min_area`` would leave them out; ``check-data`` counts them if a run keeps it."""
+    run = cells(tmp_path, 10, 4)
+    assert run.model.inference.min_area == 16
+    dumped = run.model_dump(mode="json")
+    dumped["model"] = {"init": "nuclei"}
+    Path("run.yaml").write_text(yaml.safe_dump(dumped))
+    main(["check-data", "run.yaml", "--workers", "0"])
+    found = " ".join(capsys.readouterr().out.split())
+    assert "images with objects below 21 pixels, which model.inference.min_area leaves out of predictions (3)" in found
+    assert "0.png: 10" in found
 
 
 def test_a_model_that_segments_tiles_has_its_queries_for_each(
@@ -532,7 +548,7 @@ def test_a_model_that_segments_tiles_has_its_queries_for_each(
         assert "the model has 100 queries for each tile" in out
         assert not re.search(r"than the model has queries|in one image: train on", out)
         assert json.loads(Path("report.json").read_text())["is_tiled"]
-    assert "model:\n  init: nuclei" in Path("suggested.yaml").read_text()
+    assert yaml.safe_load(Path("suggested.yaml").read_text())["model"]["init"] == "nuclei"
     main(["check-data", str(path), "--workers", "0", "--queries", "110"])
     assert "more objects than the model has queries (110) (3)" in capsys.readouterr().out
 

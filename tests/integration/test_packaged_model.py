@@ -139,6 +139,17 @@ def test_nuclei_are_found_one_by_one() -> None:
     assert len(found) - right <= 3
 
 
+def test_slivers_are_no_nuclei() -> None:
+    """No annotated nucleus has fewer than 21 pixels; what a border leaves of one is predicted only from then on."""
+    predictor = Predictor.from_pretrained("nuclei", device="cpu")
+    image, ids = _fluorescence(seed=0)
+    rows = np.flatnonzero((ids == 1).any(axis=1))
+    cut = image[rows[-1] - 1 :]  # two rows of the first nucleus are left at the border
+    kept, every = predictor(cut, "instance"), predictor(cut, "instance", min_area=0)
+    assert 0 < len(kept) < len(every)
+    assert all(item.area >= 21 for item in kept)
+
+
 def test_the_model_of_nuclei_is_small_and_its_recipe_is_known() -> None:
     file = resources.files("mask2former").joinpath("assets", "nuclei.safetensors")
     assert len(file.read_bytes()) < 10_000_000

@@ -117,6 +117,8 @@ def check_dataset(
             queries = _queries(num_queries, run or recipes.nuclei())
         maps[split] = _maps_of_parts(samples, summaries)
         findings += _findings(summaries, samples, maps[split], split, queries, task, unit)
+        if run is not None and task != "semantic" and (least := run.model.inference.min_area):
+            findings += _small_findings(summaries, split, unit, least)
         if split == "train" and (run is None or _darkens(run.data.augmentation)):
             findings += _dark_findings(summaries, split, unit)
         if all(samples.categories.names != other.categories.names for other in opened.values()):
@@ -279,6 +281,13 @@ def _dark_findings(summaries: Sequence[ImageSummary], split: Split, unit: Unit) 
         "subtracts up to 32, unless data.augmentation.exposure is set, for example to [0.15, 1.0])"
     )
     return findings_about(split, message, dark)
+
+
+def _small_findings(summaries: Sequence[ImageSummary], split: Split, unit: Unit, least: int) -> list[Finding]:
+    """Objects that a model with this ``min_area`` leaves out."""
+    counts = [(summary.name, np.count_nonzero((summary.areas > 0) & (summary.areas < least))) for summary in summaries]
+    message = f"{unit}s with objects below {least} pixels, which model.inference.min_area leaves out of predictions"
+    return findings_about(split, message, [f"{name}: {count}" for name, count in counts if count])
 
 
 def _leaks(digests: dict[Split, dict[bytes, str]], unit: Unit) -> list[Finding]:

@@ -151,6 +151,13 @@ def _cells(
     settings: dict[str, Any] = {**_read_as(reading)}
     if detections > 400:  # otherwise as many as the packaged model keeps
         settings["max_instances"] = detections
+    smallest, least = _smallest_object(report), recipes.nuclei().model.inference.min_area
+    if smallest < least:  # otherwise those that the packaged model keeps
+        settings["min_area"] = smallest
+        reasons.append(
+            f"the smallest object has {smallest} pixel{'s' * (smallest > 1)}: only smaller instances are left out, not "
+            f"all below {least} pixels as by the packaged model"
+        )
     given = {"inference": InferenceConfig(**settings)} if settings else {}
     model = ModelConfig(init=_CELLS, **given, **_channels(summary, reading, reasons))
     augmentation = ResizeCropFlipConfig(
@@ -184,6 +191,11 @@ def _run(model: ModelConfig, data: DataConfig, steps: int, evaluation: Evaluatio
         evaluation=evaluation,
         output="runs/mine",
     )
+
+
+def _smallest_object(report: DataReport) -> int:
+    areas = np.concatenate([split.areas for split in report.splits.values()])
+    return int(areas[areas > 0].min())
 
 
 def _most_objects(report: DataReport) -> int:

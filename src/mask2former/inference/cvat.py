@@ -23,7 +23,7 @@ def create(
     task: Task | None = None,
     device: str | None = None,
     classes: str | None = None,
-    min_area: int = 0,
+    min_area: int | None = None,
 ) -> Any:
     """The function that ``cvat-cli`` calls with the parameters of ``-p``, for instance ``-p task=str:instance``.
 
@@ -32,7 +32,7 @@ def create(
         task: task of the annotations; default: the first of panoptic, instance and semantic that the model supports.
         device: for instance ``cuda``.
         classes: names separated by commas; default: all.
-        min_area: least area of an object in pixels.
+        min_area: least area of an object in pixels; default: that of the model.
 
     Returns:
         An object with ``spec`` (the labels, named after the classes) and ``detect``. Objects with scores below the
@@ -47,7 +47,7 @@ def create(
         import cvat_sdk.auto_annotation as cvat
     except ImportError as error:
         raise MissingExtraError("cvat-sdk", "cvat") from error
-    settings: dict[str, Any] = {"min_area": max(1, min_area)}  # CVAT does not allow empty masks
+    settings: dict[str, Any] = {} if min_area is None else {"min_area": min_area}
     if classes is not None:
         settings["classes"] = tuple(name.strip() for name in classes.split(","))
     predictor = Predictor.from_pretrained(model, device=device, quiet=True, **settings)
@@ -64,8 +64,9 @@ def create(
         def detect(self, context: Any, image: Image.Image) -> list[Any]:
             threshold = context.conf_threshold
             overrides = {} if threshold is None else {"score_threshold": threshold}
+            least = max(1, predictor.settings.min_area)  # CVAT does not allow empty masks
             found = []
-            for item in predictor(image, task, **overrides):
+            for item in predictor(image, task, min_area=least, **overrides):
                 left, top, right, bottom = item.box
                 if context.conv_mask_to_poly:
                     corners = joined_rings([ring for polygon in item.polygons for ring in polygon])

@@ -140,12 +140,18 @@ def for_whole_frames(settings: InferenceConfig, overrides: Mapping[str, Any]) ->
         UserError: one of the two is set, or a setting that filters results of images.
     """
     if settings.tile:
+        also = ", min_area=0" if settings.min_area else ""
         raise UserError(
             f"this model processes images in tiles of {settings.tile} pixels, which clips and tracks do "
-            "not support; in Python, set tile=0 and a short_edge that suits whole frames"
+            f"not support; in Python, set tile=0{also} and a short_edge that suits whole frames"
         )
     if overrides.get("non_overlapping"):
         raise UserError("non_overlapping applies to images; for tracks that cannot overlap use the task panoptic")
+    if settings.min_area and not overrides.get("min_area"):
+        raise UserError(
+            f"this model leaves out instances below {settings.min_area} pixels, which clips and tracks do not support; "
+            "in Python, set min_area=0"
+        )
     if settings.classes is not None or settings.min_area:
         raise UserError(
             "classes and min_area apply to images; for clips and tracks, leave out unwanted objects from the results"

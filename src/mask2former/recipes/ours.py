@@ -207,6 +207,7 @@ _NUCLEI_TILES = InferenceConfig(
     non_overlapping=True,
     overlap_threshold=0.7,
 )
+_SMALLEST_NUCLEUS = 21  # pixels of the smallest annotated one of 21,575; smaller predictions are slivers at the border
 
 
 def drawn_cells() -> RunConfig:
@@ -306,6 +307,7 @@ def nuclei_end() -> RunConfig:
     drawn = MixedPart(dataset=changed(_DRAWN_CELLS, {"validation": ()}), held_back=False)
     changes = {
         "model.init": "runs/nuclei-late/model.safetensors",
+        "model.inference.min_area": _SMALLEST_NUCLEUS,
         "data.dataset": MixedConfig(parts=(MixedPart(dataset=_NUCLEI, repeat=16), rare, drawn)),
         "data.augmentation.exposure": (0.15, 1.0),
         "optim.lr": 3e-4,
@@ -326,6 +328,7 @@ def nuclei() -> RunConfig:
     """
     changes = {
         "model.init": "nuclei",
+        "model.inference.min_area": _SMALLEST_NUCLEUS,
         "optim.lr": 2e-5,
         "optim.warmup_factor": 0.01,
         "trainer.max_steps": 1000,

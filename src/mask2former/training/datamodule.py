@@ -205,6 +205,11 @@ class DataModule(lightning.LightningDataModule):
                     f"validation and prediction resize them to model.inference.short_edge {inference.short_edge}, "
                     f"where objects appear {ratio:.1f} times as large as in training; short_edge=0 keeps the size"
                 )
+        if inference.min_area:
+            remarks.append(
+                f"validation and prediction leave out results below {inference.min_area} pixels, which is "
+                "model.inference.min_area; for smaller objects, lower it"
+            )
         if not self.is_measured:
             reason = (
                 "there is no validation data" if self._is_all_trained else "the validation clips have no annotations"

@@ -18,4 +18,5 @@ def test_each_number_of_instances_that_is_set_has_a_reason() -> None:
         )
         run, reasons = suggest_config(ScenesConfig(), DataReport({"train": summary}, (), "instance", 100))
         assert run.model.inference.max_instances == kept
+        assert "min_area" not in run.model.inference.model_fields_set  # objects of 50 pixels are above the model's
         assert any(f"up to {most} objects" in reason for reason in reasons) == (kept > 400)

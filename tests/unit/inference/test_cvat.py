@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from types import SimpleNamespace
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -38,6 +39,21 @@ def test_masks_and_polygons_of_the_function_are_those_of_the_model() -> None:
         assert shape.type.value == "polygon"
         patch = mask_ops.polygons_to_patch([np.array(shape.points).reshape(-1, 2)], (96, 128))
         assert patch.mask.sum() == item.area
+
+
+def test_the_least_area_is_that_of_the_model_unless_another_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = Image.fromarray(draw_scene(3, (96, 128)).image)
+    context = SimpleNamespace(frame_name="a.png", conf_threshold=0.3, conv_mask_to_poly=False)
+    load = Predictor.from_pretrained
+
+    def stored(*args: Any, **settings: Any) -> Predictor:
+        return load(*args, **{"min_area": 60, **settings})
+
+    every, model = (create("scenes-tiny", "instance", "cpu", min_area=least) for least in (0, None))
+    monkeypatch.setattr(Predictor, "from_pretrained", stored)
+    large, given = (create("scenes-tiny", "instance", "cpu", min_area=least) for least in (None, 0))
+    counts = [len(function.detect(context, image)) for function in (every, model, large, given)]
+    assert counts[0] == counts[1] == counts[3] > counts[2] > 0
 
 
 def test_the_driver_of_cvat_uploads_what_the_model_found() -> None:

@@ -476,6 +476,14 @@ def test_what_knows_no_tiles_says_so(predictor: Predictor) -> None:
         with pytest.raises(UserError, match=r"tiles of 48 pixels.*tile=0"):
             ask()
     assert len(list(predictor.track([image], tile=0))) == 1
+    predictor.settings = predictor.settings.model_copy(update={"min_area": 21})
+    with pytest.raises(UserError, match="tile=0, min_area=0 and"):
+        predictor.clip([image])
+    with pytest.raises(UserError, match=r"leaves out instances below 21 pixels.*set min_area=0"):
+        predictor.clip([image], tile=0)
+    with pytest.raises(UserError, match="classes and min_area apply to images"):
+        predictor.clip([image], tile=0, min_area=5)
+    assert len(list(predictor.track([image], tile=0, min_area=0))) == 1
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mask2former.config import RunConfig, parse
+from mask2former.config import RunConfig, changed, parse
 from mask2former.data.loading.collate import PackedBatch, pack
 from mask2former.data.loading.sampling import StepSampler
 from mask2former.dataset_tools.requirements import batch_size_per_device
@@ -208,6 +208,14 @@ def test_more_objects_than_queries_are_those_of_complete_images(
         f"{of_crops if is_cropped else ''}objects beyond the number of queries cannot be learned; train on smaller "
         "crops, or raise model.transformer_decoder.num_queries"
     )
+
+
+def test_validation_says_which_results_it_leaves_out(shapes: dict[str, object]) -> None:
+    settings = config(dataset=shapes, num_workers=0)
+    assert not any("min_area" in line for line in attached(settings).remarks())
+    settings = changed(settings, {"model.inference.min_area": 21})
+    (remark,) = (line for line in attached(settings).remarks() if "min_area" in line)
+    assert remark.startswith("validation and prediction leave out results below 21 pixels")
 
 
 def test_batches_are_padded_as_the_model_pads(shapes: dict[str, object]) -> None:
