@@ -243,12 +243,11 @@ def describe_model(name: str) -> dict[str, Any]:
     """
     row = next((entry for entry in known_models() if entry["name"] == name), None)
     if row is None:
-        close = checkpoints.close_names(name)
-        hint = f"did you mean {' or '.join(close)}? " if close else ""
-        raise UserError(
-            f"no model has the name '{name}'; {hint}'mask2former models' lists all, and 'mask2former inspect' "
-            "describes files"
+        hints = (
+            checkpoints.did_you_mean(name),
+            "'mask2former models' lists all, and 'mask2former inspect' describes files",
         )
+        raise UserError(f"no model has the name '{name}'; {' '.join(filter(None, hints))}")
     if (model := checkpoints.current_zoo().get(name)) is None:
         return {**row, "published_by": "this package", "note": "", "settings": None, "deviations": []}
     return {
