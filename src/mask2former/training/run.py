@@ -103,8 +103,8 @@ def train(
     stopping = Stopping()
     limit = None if config.trainer.max_hours is None else TimeLimit(config.trainer.max_hours)
     with locked(directory) as notes, stopping.listening(), quiet():
-        if not resume and not overwrite:
-            check_vacant(directory, config.model.init)
+        if not resume:
+            check_vacant(directory, config.model.init, overwrite=overwrite)
         replaces = last.exists() and not resume
         past = LastState.read(last) if resume else None
         if past is not None:
