@@ -11,7 +11,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from mask2former.data.clips import ClipSet
 from mask2former.evaluation.cases import Cases
-from mask2former.progress import DetailedProgress, clock
+from mask2former.progress import DetailedProgress
+from mask2former.text import clock
 from mask2former.training.cluster import say_once
 
 __all__ = ["StepProgress"]
