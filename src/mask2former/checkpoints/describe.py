@@ -20,7 +20,7 @@ from mask2former.errors import UserError
 from mask2former.models.build import build_model, build_skeleton
 from mask2former.models.mask2former import Mask2Former
 from mask2former.structures import ModelInfo
-from mask2former.text import listed, printable
+from mask2former.text import count, listed, printable
 
 __all__ = ["describe_checkpoint", "describe_model", "known_models"]
 
@@ -128,7 +128,7 @@ def _architecture(config: ArchitectureConfig) -> dict[str, str]:
         name += f", window {backbone.window_size}"
     switches = "".join(f", {name} {str(value).lower()}" for name, value in getattr(decoder, "switches", {}).items())
     if config.channels != 3:
-        name += f", images of {config.channels} channel{'s' * (config.channels > 1)}"
+        name += f", images of {count(config.channels, 'channel')}"
     if config.own_normalisation:
         name += f", images normalised with mean {list(config.pixel_mean)} and deviation {list(config.pixel_std)}"
     of_clips = " of clips" if getattr(decoder, "position_encoding", "2d") == "3d" else ""
@@ -165,7 +165,7 @@ def _sizes_of(state: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def _listed_sizes(parts: Mapping[str, int]) -> dict[str, str]:
-    listed = ", ".join(f"{name} {count:,}" for name, count in parts.items())
+    listed = ", ".join(f"{name} {number:,}" for name, number in parts.items())
     return {"parameters": f"{sum(parts.values()):,} ({listed})"}
 
 

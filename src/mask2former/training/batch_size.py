@@ -11,7 +11,7 @@ from mask2former.structures.samples import Batch
 from mask2former.training.memory import MemoryEstimate, estimate_memory
 from mask2former.training.module import TrainingModule
 from mask2former.training.resume import LastState
-from mask2former.training.trainer import precision_of
+from mask2former.training.trainer import precision_of, uses_gpu
 
 __all__ = ["check_auto", "fitting", "with_batch_size"]
 
@@ -45,7 +45,7 @@ def with_batch_size(config: RunConfig, module: TrainingModule, batch: Batch) -> 
         module: the module to be trained; its state does not change.
         batch: images of the usual size.
     """
-    model, on_gpu = module.model, config.trainer.accelerator != "cpu" and torch.cuda.is_available()
+    model, on_gpu = module.model, uses_gpu(config.trainer)
     device, before = torch.device("cuda" if on_gpu else "cpu"), model.device
     available = torch.cuda.mem_get_info()[0] if on_gpu else available_memory()
     if available is None:
