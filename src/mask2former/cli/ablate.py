@@ -37,7 +37,9 @@ def ablate(
     ),
     row: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="A row, for example attention-full; can be repeated.", show_default="all"),
+        typer.Option(
+            metavar="NAME", help="A row, for example attention-full; can be repeated.", show_default="all of the paper"
+        ),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, max=_MOST_SEEDS, help="Training runs per row.")] = 3,
     steps: Annotated[

@@ -91,10 +91,10 @@ class Loggers:
         if removed:
             notes.append(f"removed {count(removed, 'event file')} of the run that is replaced from '{folder}'")
         if kept and ("tensorboard" in self._by_name or self._replaces):
-            why = "open in a program" if self._replaces else "not those of a run that is replaced"
+            files, why = count(len(kept), "event file"), ", which a program may have open" if self._replaces else ""
             notes.append(
-                f"kept {count(len(kept), 'event file')} in '{folder}', {why}; TensorBoard draws one curve of them and "
-                "those of this run: move or delete them, or choose another output"
+                f"kept {files} of an earlier run in '{folder}'{why}; TensorBoard joins their curves with those of this "
+                "run: move or delete them, or choose another output"
             )
         return notes
 
