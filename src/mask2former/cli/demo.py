@@ -28,7 +28,7 @@ _OF_IMAGES = {
 }
 _OF_TRACKS = {
     "instance/AP": "average precision of whole tracks",
-    "instance/AP50": "the same, with half of the mask",
+    "instance/AP50": "the same, where half of the mask is enough",
     "instance/AR10": "objects found by the ten best tracks",
 }
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mask2former import recipes
-from mask2former.config import EvaluationConfig, RunConfig, apply_overrides, leaves, parse
+from mask2former.config import EvaluationConfig, RunConfig, apply_overrides, changed, leaves, parse
 from mask2former.documents import read_json
 from mask2former.errors import OptionError, UserError, prefixed
 from mask2former.evaluation.curves import plot_changes
@@ -101,16 +101,16 @@ def scenes_base(steps: int = 1000) -> RunConfig:
     Args:
         steps: steps of each training run, whose schedule has this length.
     """
-    run = recipes.scenes_tiny_start()
-    return run.model_copy(
-        update={
-            "optim": run.optim.model_copy(update={"schedule_steps": None}),
-            "trainer": run.trainer.model_copy(update={"max_steps": steps, "checkpoint_interval": min(steps, 250)}),
-            "evaluation": EvaluationConfig(
-                interval=steps, tasks=("panoptic", "instance", "semantic"), num_images=0, choose_threshold=False
-            ),
-        }
+    evaluation = EvaluationConfig(
+        interval=steps, tasks=("panoptic", "instance", "semantic"), num_images=0, choose_threshold=False
     )
+    changes = {
+        "optim.schedule_steps": None,
+        "trainer.max_steps": steps,
+        "trainer.checkpoint_interval": min(steps, 250),
+        "evaluation": evaluation,
+    }
+    return changed(recipes.scenes_tiny_start(), changes)
 
 
 def ablate(
@@ -183,7 +183,7 @@ def ablate(
             continue
         place = folder / name / f"seed-{seed}"
         tell(f"{name}, seed {seed}", done, len(jobs))
-        run = runs[name].model_copy(update={"seed": seed, "output": str(place)})
+        run = changed(runs[name], {"seed": seed, "output": str(place)})
         try:
             result = train(run, resume=(place / "checkpoints" / "last.ckpt").is_file(), progress=progress)
         except UserError as error:
@@ -260,9 +260,9 @@ def _checked(folder: Path, before: object, now: dict[str, str], *, is_begun: boo
             note("tables of ablations without a record of their data, which may have changed since", f"'{folder}'")
             return None
         return now
-    if changed := [name for name in {**before, **now} if before.get(name) != now.get(name)]:
+    if others := [name for name in {**before, **now} if before.get(name) != now.get(name)]:
         raise UserError(
-            f"{folder} contains trainings with other data (changed since: {listed(changed, 4)}); choose another output "
+            f"{folder} contains trainings with other data (changed since: {listed(others, 4)}); choose another output "
             "folder, or restore the data"
         )
     return now
@@ -277,11 +277,14 @@ def _finished(path: Path, base: RunConfig) -> tuple[list[AblationRow], object]:
     if not isinstance(before, dict):
         raise UserError(f"{path} is not a table of ablations; choose another output folder")
     old, new = (leaves(config) for config in (parse(RunConfig, before, str(path)), base))
-    changed = [f"{name} was {old.get(name)} and is {value}" for name, value in new.items() if old.get(name) != value]
-    changed = [words for words in changed if words.split()[0] not in ("output", "seed")]
-    if changed:
+    others = [
+        f"{name} was {old.get(name)} and is {value}"
+        for name, value in new.items()
+        if old.get(name) != value and name not in _SET_HERE
+    ]
+    if others:
         raise UserError(
-            f"{path.parent} contains trainings with other settings ({listed(changed, 4)}); choose another output "
+            f"{path.parent} contains trainings with other settings ({listed(others, 4)}); choose another output "
             "folder, or restore the settings"
         )
     try:
