@@ -109,7 +109,7 @@ class Rank:
         if "WORLD_SIZE" in environ:
             size = _numbers(environ, "WORLD_SIZE")["WORLD_SIZE"]
             if size != nodes * devices:
-                _check("somebody", {"WORLD_SIZE": size}, size, None, trainer)
+                _check("another program", {"WORLD_SIZE": size}, size, None, trainer)
             if size > 1 and "LOCAL_RANK" not in environ:
                 raise UserError(
                     f"WORLD_SIZE={size} is set without RANK, so it is not known which process this is; {_START}"
