@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from typing import NamedTuple
 
-__all__ = ["Note", "collect_notes", "counted", "is_collecting", "note", "noted_as_one", "percent", "sentences"]
+__all__ = ["Note", "collect_notes", "counted", "is_collecting", "note", "noted_as_one", "sentences"]
 
 _logger = logging.getLogger("mask2former")
 _collected: ContextVar[list[Note] | None] = ContextVar("_collected", default=None)
@@ -101,8 +101,3 @@ def sentences(notes: Iterable[Note]) -> list[str]:
         listed = "; ".join(examples[:_EXAMPLES]) + (f"; and {more} more" if more > 0 else "")
         lines.append(f"{message} ({len(examples)}): {listed}")
     return lines
-
-
-def percent(share: float) -> str:
-    """A share, 0 to 1, as text for the example of a note."""
-    return f"{100 * share:.3g} %"

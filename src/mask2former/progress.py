@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Protocol
 
-__all__ = ["DOWNLOADING", "DetailedProgress", "Progress", "clock", "silent", "tell_tiles", "tiles_told"]
+__all__ = ["DOWNLOADING", "DetailedProgress", "Progress", "silent", "tell_tiles", "tiles_told"]
 
 _tiles: ContextVar[Callable[[int, int], None] | None] = ContextVar("_tiles", default=None)
 
@@ -61,9 +61,3 @@ def tell_tiles(done: int, total: int) -> None:
     tell = _tiles.get()
     if tell is not None:
         tell(done, total)
-
-
-def clock(seconds: float) -> str:
-    """A time as hours, minutes and seconds: ``1:02:03``."""
-    whole = round(seconds)
-    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"

@@ -1,6 +1,6 @@
-"""Words of our messages: external text (names, paths, licenses, values from files) made safe and short, and counts.
+"""Words of our messages: external text (names, paths, licenses, values from files) made safe and short, and numbers.
 
-Every message, table and line that contains external text uses this module.
+Numbers are counts, shares and times. Every message, table and line that contains external text uses this module.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from itertools import islice
 from typing import Any
 
 __all__ = [
+    "clock",
     "close_names",
     "count",
     "did_you_mean",
     "listed",
+    "percent",
     "printable",
     "quoted",
     "shortened",
@@ -85,6 +87,17 @@ def count(number: int, noun: str) -> str:
     """``1 image``, ``2 images``, ``3 classes``."""
     plural = noun + ("es" if noun.endswith("s") else "s")
     return f"{number} {noun if number == 1 else plural}"
+
+
+def percent(share: float) -> str:
+    """A share, 0 to 1, with three digits: ``12.5 %``."""
+    return f"{100 * share:.3g} %"
+
+
+def clock(seconds: float) -> str:
+    """A time as hours, minutes and seconds: ``1:02:03``."""
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
 def close_names(name: str, known: Iterable[str]) -> list[str]:

@@ -21,9 +21,9 @@ from mask2former.errors import FailedError, UserError
 from mask2former.inference import large_files
 from mask2former.inference.failures import ends_run
 from mask2former.inference.plan_files import plan
-from mask2former.inference.predict_files import segment_files
 from mask2former.inference.predictor import Predictor
 from mask2former.inference.result_files import Outcome
+from mask2former.inference.segment_files import segment_files
 from mask2former.notes import collect_notes
 from mask2former.results_io.coco import write_coco_results
 from mask2former.structures import result_base

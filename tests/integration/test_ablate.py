@@ -18,7 +18,7 @@ from mask2former.config import NoPixelDecoderConfig, RunConfig, StandardDecoderC
 from mask2former.errors import UserError
 from mask2former.notes import collect_notes
 from mask2former.recipes import ABLATIONS, PARTS, ROWS, SINCE, ablated
-from mask2former.training.ablate import BASELINE, AblationRow, ablate, draw, scenes_base
+from mask2former.training.ablate import BASELINE, AblationRow, ablate, base_run, draw, scenes_base
 
 pytestmark = pytest.mark.usefixtures("small_overlays", "unpredicted_memory")
 
@@ -288,10 +288,19 @@ def test_a_run_that_rows_do_not_fit_is_refused_before_anything_is_trained(
 
 
 def test_the_base_on_scenes_is_measured_for_all_tasks_at_its_end() -> None:
-    run = scenes_base(40)
+    assert base_run("scenes") == scenes_base()
+    run = base_run("scenes", steps=40)
+    assert run == scenes_base(40)
     assert (run.trainer.max_steps, run.evaluation.interval, run.optim.schedule_steps) == (40, 40, None)
     assert set(run.evaluation.tasks) == {"panoptic", "instance", "semantic"}
     assert RunConfig.model_validate(run.model_dump(mode="json")) == run
+
+
+def test_a_base_run_from_python_names_the_arguments_of_the_call() -> None:
+    with pytest.raises(UserError, match=r"^seed is set for each training; choose seeds instead$"):
+        base_run("scenes", ["seed=4"])
+    with pytest.raises(UserError, match=r"^steps 7 and the override trainer.max_steps=9 set the same"):
+        base_run("scenes", ["trainer.max_steps=9"], steps=7)
 
 
 @pytest.mark.parametrize("row", ABLATIONS)

@@ -128,7 +128,7 @@ def test_predict_says_when_instances_may_be_missing(
     tiny_file: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     args = ["predict", str(images / "a.jpg"), "-m", str(tiny_file), "-t", "instance", "--device", "cpu"]
-    told = "1 of them may contain more than 3 instances: raise --max-instances"
+    told = "1 image may contain more than 3 instances: raise --max-instances"
     for threshold, expected in (("0", True), ("0.99", False)):
         output = ["-o", str(tmp_path / threshold), "--score-threshold", threshold, "--max-instances", "3"]
         assert main([*args, *output]) == 0

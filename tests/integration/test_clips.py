@@ -257,7 +257,7 @@ def test_evaluate_measures_panoptic_clips(tmp_path: Path, tiny_file: Path, capsy
         assert "1 clip done" in out
         assert ": VPQ " in out
         assert "identity switches" in out
-        assert ("note: only the first 1 of 2 clips are measured (--limit)" in out) == (source is read)
+        assert ("note: limited to the first 1 of 2 clips (--limit)" in out) == (source is read)
         found.append(json.loads(metrics.read_text()))
     assert found[0]["tasks"] == ["panoptic"]
     assert found[0]["per_class"].keys() == {"panoptic"}

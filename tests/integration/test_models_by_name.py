@@ -137,7 +137,7 @@ def test_one_model_in_detail(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(deviation in shown for deviation in details["deviations"])
     assert json_of(capsys, "coco-panoptic/r50")["url"] == checkpoints.current_zoo()["coco-panoptic/r50"].url
     assert main(["models", "coco-instance/swin-x"]) == 2
-    assert "did you mean coco-instance/swin-t or mmdet/coco-instance/swin-t or" in capsys.readouterr().err
+    assert "did you mean coco-instance/swin-t or coco-instance/swin-s or" in capsys.readouterr().err
     assert main(["models", "nuclei", "--cached"]) == 2
     assert "'nuclei' is a single model" in capsys.readouterr().err
 

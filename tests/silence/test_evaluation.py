@@ -33,7 +33,7 @@ def test_objects_beyond_the_limit_are_told(options: list[str], words: str, capsy
     before, after = words.split("{}")
     assert f"note: {before}" in out
     assert after in out
-    assert "but only 1 detections per image and class count" in out
+    assert "but AP counts at most 1 detection per image and class" in out
 
 
 def panoptic_set(folder: Path, areas: list[Any]) -> CocoPanoptic:

@@ -9,7 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from mask2former.text import close_names, count, did_you_mean, listed, printable, quoted, shortened, terminal_line
+from mask2former.text import (
+    clock,
+    close_names,
+    count,
+    did_you_mean,
+    listed,
+    percent,
+    printable,
+    quoted,
+    shortened,
+    terminal_line,
+)
 
 
 @pytest.mark.parametrize(
@@ -127,3 +138,8 @@ def test_any_value_is_quoted_in_bounded_time_and_room(name: str) -> None:
 
 def test_counted_nouns_have_their_plural() -> None:
     assert [count(1, "image"), count(0, "image"), count(2, "class")] == ["1 image", "0 images", "2 classes"]
+
+
+def test_shares_and_times() -> None:
+    assert [percent(share) for share in (0.0, 0.00012345, 0.125, 1.0)] == ["0 %", "0.0123 %", "12.5 %", "100 %"]
+    assert [clock(seconds) for seconds in (0, 59.6, 3723, 360_000)] == ["0:00:00", "0:01:00", "1:02:03", "100:00:00"]

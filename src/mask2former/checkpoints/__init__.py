@@ -42,8 +42,8 @@ __all__ = [
     "Checkpoint",
     "ZooModel",
     "check_described",
-    "close_names",
     "current_zoo",
+    "did_you_mean",
     "fetch",
     "find",
     "format_version",
@@ -63,8 +63,6 @@ __all__ = [
 ]
 
 _logger = logging.getLogger(__name__)
-
-_MOST_CLOSE = 5  # names in a hint
 
 
 def open_checkpoint(
@@ -241,18 +239,15 @@ def _unknown(source: str) -> str:
 
 
 def _hint(source: str) -> str:
-    return f"; did you mean {' or '.join(close)}?" if (close := close_names(source)) else ""
+    return f"; {meant}" if (meant := did_you_mean(source)) else ""
 
 
-def close_names(source: str) -> list[str]:
-    """Models that may have been meant, from any publisher: the provider may be missing or wrong."""
-    named: dict[str, list[str]] = {name: [name] for name in packaged_names()}
-    for model in current_zoo().values():
-        named.setdefault(model.short_name, []).append(model.name)
-    providers = {model.provider.name for model in current_zoo().values()}
-    first, _, rest = source.partition("/")
-    close = text.close_names(rest if first in providers else source, named)
-    return [name for short in close for name in named[short]][:_MOST_CLOSE]
+def did_you_mean(source: str) -> str:
+    """A question with the closest names of models, each as it is loaded: with its provider, except for official ones.
+
+    Empty if no name is close.
+    """
+    return text.did_you_mean(source, (*packaged_names(), *current_zoo()))
 
 
 def from_pretrained(

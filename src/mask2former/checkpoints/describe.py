@@ -20,7 +20,7 @@ from mask2former.errors import UserError
 from mask2former.models.build import build_model, build_skeleton
 from mask2former.models.mask2former import Mask2Former
 from mask2former.structures import ModelInfo
-from mask2former.text import listed, printable
+from mask2former.text import count, listed, printable
 
 __all__ = ["describe_checkpoint", "describe_model", "known_models"]
 
@@ -128,7 +128,7 @@ def _architecture(config: ArchitectureConfig) -> dict[str, str]:
         name += f", window {backbone.window_size}"
     switches = "".join(f", {name} {str(value).lower()}" for name, value in getattr(decoder, "switches", {}).items())
     if config.channels != 3:
-        name += f", images of {config.channels} channel{'s' * (config.channels > 1)}"
+        name += f", images of {count(config.channels, 'channel')}"
     if config.own_normalisation:
         name += f", images normalised with mean {list(config.pixel_mean)} and deviation {list(config.pixel_std)}"
     of_clips = " of clips" if getattr(decoder, "position_encoding", "2d") == "3d" else ""
@@ -165,7 +165,7 @@ def _sizes_of(state: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def _listed_sizes(parts: Mapping[str, int]) -> dict[str, str]:
-    listed = ", ".join(f"{name} {count:,}" for name, count in parts.items())
+    listed = ", ".join(f"{name} {number:,}" for name, number in parts.items())
     return {"parameters": f"{sum(parts.values()):,} ({listed})"}
 
 
@@ -243,12 +243,11 @@ def describe_model(name: str) -> dict[str, Any]:
     """
     row = next((entry for entry in known_models() if entry["name"] == name), None)
     if row is None:
-        close = checkpoints.close_names(name)
-        hint = f"did you mean {' or '.join(close)}? " if close else ""
-        raise UserError(
-            f"no model has the name '{name}'; {hint}'mask2former models' lists all, and 'mask2former inspect' "
-            "describes files"
+        hints = (
+            checkpoints.did_you_mean(name),
+            "'mask2former models' lists all, and 'mask2former inspect' describes files",
         )
+        raise UserError(f"no model has the name '{name}'; {' '.join(filter(None, hints))}")
     if (model := checkpoints.current_zoo().get(name)) is None:
         return {**row, "published_by": "this package", "note": "", "settings": None, "deviations": []}
     return {

@@ -27,7 +27,7 @@ from mask2former.checkpoints.transfer import (
 )
 from mask2former.config import ModelConfig, TimmConfig, parse
 from mask2former.errors import OptionError, UserError
-from mask2former.text import listed
+from mask2former.text import count, listed
 
 __all__ = ["Initial", "completed_model", "named_backbone", "open_initial", "open_replacement", "with_initial"]
 
@@ -170,7 +170,7 @@ def _check_channels(values: Mapping[str, Any], source: Checkpoint | Backbone, na
     if there == here or is_set:
         return
     raise UserError(
-        f"{name} expects images of {there} channel{'s' * (there > 1)}, but the backbone of {values['init_backbone']} "
+        f"{name} expects images of {count(there, 'channel')}, but the backbone of {values['init_backbone']} "
         f"expects {here}; set model.pixel_mean and model.pixel_std to one number for each channel of the images, and "
         f"unless these have {here}, also model.init_channels=repeat"
     )

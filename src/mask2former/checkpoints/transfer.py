@@ -23,7 +23,7 @@ from mask2former.models.mask2former import Mask2Former
 from mask2former.models.transformer_decoders import PerPixelPlusHead
 from mask2former.structures.categories import Categories
 from mask2former.structures.model_info import NO_LICENSE, ModelInfo
-from mask2former.text import listed, quoted
+from mask2former.text import count, listed, quoted
 from mask2former.value_range import ranges_of_bands
 
 __all__ = [
@@ -219,7 +219,7 @@ def _fits_by_position(here: tuple[str, ...], there: tuple[str, ...]) -> bool:
 
 
 def _unique(names: tuple[str, ...]) -> set[str]:
-    return {name for name, count in Counter(names).items() if count == 1}
+    return {name for name, number in Counter(names).items() if number == 1}
 
 
 def start_from(
@@ -401,13 +401,13 @@ def with_own_channels(
     if not fitted:
         raise UserError(f"{name}: no convolution of its backbone has {there} input channels, so none can be repeated")
     how = "summed for one channel" if here == 1 else f"repeated for {here} channels"
-    return [f"weights of {there} input channel{'s' * (there > 1)} {how} ({listed(sorted(fitted))})"]
+    return [f"weights of {count(there, 'input channel')} {how} ({listed(sorted(fitted))})"]
 
 
 def other_channels(name: str, there: int, here: int) -> str:
     """The message for weights ``name`` of ``there`` image channels in a run with ``here``."""
     return (
-        f"{name} expects images of {there} channel{'s' * (there > 1)} but the run has {here} (pixel_mean); set "
+        f"{name} expects images of {count(there, 'channel')} but the run has {here} (pixel_mean); set "
         "model.init_channels=repeat to repeat the weights of its first convolution, or start from other weights"
     )
 

@@ -10,7 +10,7 @@ import typer
 from mask2former import limits
 from mask2former.cli.shared import training_shown
 from mask2former.cli.terminal import aligned, make_console, say
-from mask2former.errors import FailedError, MissingExtraError, UserError
+from mask2former.errors import FailedError, MissingExtraError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,17 +19,14 @@ if TYPE_CHECKING:
 
 __all__ = ["ablate"]
 
-_SCENES = "scenes"
-_STEPS = 1000
 _MOST_SEEDS = 100
-_SET_HERE = {"seed": "choose --seeds", "output": "choose --output"}
 
 
 def ablate(
     run: Annotated[
         str,
         typer.Argument(
-            metavar="RUN", help=f"'{_SCENES}' for the built-in scenes, which need no files, or your own run file."
+            metavar="RUN", help="'scenes' for the built-in scenes, which need no files, or your own run file."
         ),
     ],
     overrides: Annotated[
@@ -40,7 +37,9 @@ def ablate(
     ),
     row: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="A row, for example attention-full; can be repeated.", show_default="all"),
+        typer.Option(
+            metavar="NAME", help="A row, for example attention-full; can be repeated.", show_default="all of the paper"
+        ),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, max=_MOST_SEEDS, help="Training runs per row.")] = 3,
     steps: Annotated[
@@ -49,7 +48,7 @@ def ablate(
             min=1,
             max=limits.INTEGER,
             help="Steps of each training run.",
-            show_default=f"{_STEPS} for scenes, else those of the run",
+            show_default="1000 for scenes, else those of the run",
         ),
     ] = None,
 ) -> None:
@@ -58,24 +57,11 @@ def ablate(
     Run the same command again to resume. A row is the last part of the name of a recipe that begins with ablation/
     (see: mask2former recipe), or mask-piloted, token-scaling, plain-vit or encoder-only.
     """
-    from mask2former.config import RunConfig, apply_overrides, parse
     from mask2former.files import check_folder
     from mask2former.training.ablate import ablate as ablate_run
-    from mask2former.training.ablate import draw, scenes_base
-    from mask2former.training.run_file import read_run
+    from mask2former.training.ablate import base_run, draw
 
-    overrides = overrides or []
-    for override in overrides:
-        if (setting := override.partition("=")[0]) in _SET_HERE:
-            raise UserError(f"{setting} is set for each training; {_SET_HERE[setting]} instead")
-        if setting == "trainer.max_steps" and steps is not None:
-            raise UserError(f"--steps {steps} and the override {override} set the same; give only one of them")
-    if run == _SCENES:
-        settings = scenes_base(steps or _STEPS).model_dump(mode="json")
-        base = parse(RunConfig, apply_overrides(settings, overrides), run, overrides)
-    else:
-        length = [] if steps is None else [f"trainer.max_steps={steps}"]
-        base = read_run(Path(run), [*overrides, *length])
+    base = base_run(run, overrides or (), steps)
     check_folder(output)
     name = ""
 
@@ -90,8 +76,6 @@ def ablate(
             table = ablate_run(base, output, row or (), seeds, tell, progress)
         except (MemoryError, FloatingPointError, ChildProcessError) as error:
             raise FailedError(f"{name}: {error}") from error
-        except UserError as error:
-            raise UserError(f"{name}: {error}" if name else str(error)) from error
     for line in _lines(table):
         say(line)
     found, image = [output / "ablations.json"], output / "ablations.png"

@@ -174,7 +174,7 @@ def focus(
         shares = (one.share, one.everywhere, one.area)
         rows.append([one.name, ", ".join(map(str, one.strides)), *(_percent(100 * share) for share in shares)])
     _table(["layer", "stride", "on objects, %", "without mask, %", "area, %"], rows)
-    say(f"Mean over {count(found.objects, 'object')} of {found.data['images']} images.")
+    say(f"Mean over {count(found.objects, 'object')} of {count(found.data['images'], 'image')}.")
     _write(found, output)
 
 

@@ -28,7 +28,7 @@ _OF_IMAGES = {
 }
 _OF_TRACKS = {
     "instance/AP": "average precision of whole tracks",
-    "instance/AP50": "the same, with half of the mask",
+    "instance/AP50": "the same, where half of the mask is enough",
     "instance/AR10": "objects found by the ten best tracks",
 }
 
@@ -67,7 +67,7 @@ def demo(
         if video:
             tracked = demonstration.run_video(model or _OF_CLIPS, output, **given(num_clips=clips), **shared)
             made, metrics, meanings = tracked.video, tracked.metrics, _OF_TRACKS
-            title = f"{count(tracked.num_clips, 'fresh clip')}, {tracked.seconds_per_frame:.2f} s a frame"
+            title = f"{count(tracked.num_clips, 'fresh clip')}, {tracked.seconds_per_frame:.2f} s per frame"
             lines = [
                 f"Video: {made}   ({tracked.num_tracks} tracks; the clip on the left, predictions on the right)",
                 "Next, your own: mask2former track CLIP.mp4 --output results --model coco-panoptic/swin-t",

@@ -346,7 +346,7 @@ def _summary(report: FilesReport, model: str, output: str, coco: Path | None) ->
         )
     if report.num_crowded:
         limit = report.settings.max_instances
-        line += f"; {report.num_crowded} of them may contain more than {limit} instances: raise --max-instances"
+        line += f"; {count(report.num_crowded, 'image')} may contain more than {limit} instances: raise --max-instances"
     return line if coco is None else f"{line}; COCO results: {coco}"
 
 

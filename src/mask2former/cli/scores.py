@@ -46,8 +46,7 @@ def print_scores(console: Console, report: EvaluationReport) -> None:
     """Notes, a table of classes for each task, and a line for each metric."""
     limited = []
     if report.num_images < report.num_available:
-        unit = f"{report.unit}s"
-        limited = [f"only the first {report.num_images} of {report.num_available} {unit} are measured (--limit)"]
+        limited = [f"limited to the first {report.num_images} of {count(report.num_available, report.unit)} (--limit)"]
     for remark in [*report.notes, *limited, *_beyond_limit(report)]:
         say(f"note: {remark}")
     for task, rows in report.per_class.items():
@@ -71,8 +70,8 @@ def _beyond_limit(report: EvaluationReport) -> list[str]:
     if most <= limit:
         return []
     return [
-        f"there are up to {most} objects in one image or clip, but only {limit} detections per image "
-        f"and class count; use --max-detections {most} to count all"
+        f"there are up to {most} objects in one image or clip, but AP counts at most {count(limit, 'detection')} per "
+        f"image and class; --max-detections {most} counts all"
     ]
 
 

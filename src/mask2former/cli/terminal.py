@@ -15,8 +15,7 @@ import warnings
 from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mask2former.progress import clock
-from mask2former.text import printable, terminal_line
+from mask2former.text import clock, printable, terminal_line
 
 if TYPE_CHECKING:
     from rich.console import Console

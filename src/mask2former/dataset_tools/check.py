@@ -42,7 +42,6 @@ from mask2former.data.checks import (
     unlisted_findings,
 )
 from mask2former.data.clips import ClipSet
-from mask2former.data.datasets.coco import CocoInstances
 from mask2former.data.datasets.label_folder import LabelFolder
 from mask2former.data.faults import Fault, collected_faults
 from mask2former.data.mixed import parts_of
@@ -179,13 +178,6 @@ def open_split(
             findings.append(Finding(split, True, messages[0], count=count_of[messages[0]]))
         else:
             findings += findings_about(split, "annotations that cannot be used", messages, broken=True)
-    for _, part in parts_of(samples):
-        if isinstance(part, CocoInstances) and part.num_crowds and sum(part.num_objects):
-            message = (
-                "annotations marked as crowd regions, which are ignored in training and in metrics; if they "
-                "are single objects (CVAT and Datumaro mark painted masks), set crowds=objects"
-            )
-            findings.append(Finding(split, False, message, count=part.num_crowds))
     return samples, findings + [Finding(split, False, note) for note in (samples.notes if samples is not None else ())]
 
 

@@ -9,6 +9,7 @@ from mask2former.config import InferenceConfig, Task, parse_arguments
 from mask2former.errors import OptionError, UserError
 from mask2former.pixels import checked_range
 from mask2former.structures import Categories
+from mask2former.text import count
 from mask2former.value_range import ranges_of_bands
 
 __all__ = ["changed_pass", "check_overrides", "choose_tasks", "for_whole_frames", "override"]
@@ -78,8 +79,8 @@ def override(
 
 def _other_number_of_bands(chosen: InferenceConfig, settings: InferenceConfig, name: Callable[[str], str]) -> str:
     bands = chosen.bands if isinstance(chosen.bands, tuple) else ()
-    count, expected = chosen.channels, settings.channels
-    if count == 1:  # repeated, as grey images are in models of three channels
+    number, expected = chosen.channels, settings.channels
+    if number == 1:  # repeated, as grey images are in models of three channels
         band, flag = (bands or (1,))[0], name("bands")
         repeated = (band,) * expected
         words = f"{repeated}" if flag == "bands" else ",".join(map(str, repeated))
@@ -87,8 +88,8 @@ def _other_number_of_bands(chosen: InferenceConfig, settings: InferenceConfig, n
     else:
         hint = "; choose that many bands"
     return (
-        f"{'there is' if count == 1 else 'there are'} {count} band{'s' * (count != 1)}, but the model expects images "
-        f"of {expected} channel{'s' * (expected != 1)}{hint}"
+        f"{'there is' if number == 1 else 'there are'} {count(number, 'band')}, but the model expects images "
+        f"of {count(expected, 'channel')}{hint}"
     )
 
 

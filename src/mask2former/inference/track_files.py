@@ -21,6 +21,7 @@ from mask2former.results_io.growing import FrameWriter
 from mask2former.results_io.json import TrackDocument
 from mask2former.results_io.video import VideoWriter
 from mask2former.results_io.youtube_vis import TrackResults
+from mask2former.text import count
 
 __all__ = ["TrackReport", "track_files"]
 
@@ -155,8 +156,7 @@ def track_files(
         reason = str(error)  # names the frame
         if not isinstance(error, UserError):
             reason = failures.reason(error, f"frame {document.count + 1} of {frames.name}", predictor.device)
-        frame_word = "frame" if document.count == 1 else "frames"
-        done = f"{reason}; {document.count} finished {frame_word} can be read in {kept[0]}{most}"
+        done = f"{reason}; {count(document.count, 'finished frame')} can be read in {kept[0]}{most}"
         raise FailedError(done) from error
     return TrackReport(document.task, document.count, document.num_tracks, outputs, not stopped, tuple(frames.notes))
 

@@ -6,7 +6,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from mask2former.notes import note, percent
+from mask2former.notes import note
+from mask2former.text import percent
 
 __all__ = ["displayed", "grey_to_rgb", "on_white"]
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from mask2former.notes import note, percent
+from mask2former.notes import note
+from mask2former.text import percent
 
 __all__ = ["blackened", "missing_values", "note_missing", "stated_nodata"]
 

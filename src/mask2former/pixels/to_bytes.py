@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Shaped, UInt8
 
 from mask2former.errors import UserError
-from mask2former.notes import note, noted_as_one, percent
+from mask2former.notes import note, noted_as_one
 from mask2former.pixels.bands import Bands
-from mask2former.text import quoted
+from mask2former.text import percent, quoted
 from mask2former.value_range import Range, ValueRange, ValueRule, as_value_range, ranges_of_bands
 
 __all__ = [

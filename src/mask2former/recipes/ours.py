@@ -183,7 +183,7 @@ def _nuclei_run(
 ) -> RunConfig:
     """Settings shared by all trainings on cells.
 
-    By default, data are expected in COCO's format in nuclei/ (docs/results.md describes the split); for other paths,
+    By default, data is expected in COCO's format in nuclei/ (docs/results.md describes the split); for other paths,
     edit data.dataset.
     """
     run = _small_run(

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from mask2former import recipes
-from mask2former.config import EvaluationConfig, RunConfig, leaves, parse
+from mask2former.config import EvaluationConfig, RunConfig, apply_overrides, changed, leaves, parse
 from mask2former.documents import read_json
-from mask2former.errors import UserError, prefixed
+from mask2former.errors import OptionError, UserError, prefixed
 from mask2former.evaluation.curves import plot_changes
 from mask2former.files import write_whole
 from mask2former.notes import note
@@ -23,12 +23,14 @@ from mask2former.progress import DetailedProgress
 from mask2former.recipes import BASES, ROWS, SINCE, ablated
 from mask2former.text import did_you_mean, listed, quoted
 from mask2former.training import need_lightning
+from mask2former.training.run_file import read_run
 
-__all__ = ["BASELINE", "METRICS", "AblationRow", "ablate", "draw", "scenes_base"]
+__all__ = ["BASELINE", "METRICS", "AblationRow", "ablate", "base_run", "draw", "scenes_base"]
 
 BASELINE = "baseline"
 METRICS = {"PQ": "panoptic/PQ", "AP": "instance/AP", "mIoU": "semantic/mIoU"}
 """Metrics of the paper, and their names in this library."""
+_SET_HERE = {"seed": "seeds", "output": "output"}  # settings, and the arguments that determine them
 _FOR_TRAINING = (".dropout", ".pilots", ".tasks")  # settings without which a trained model predicts the same
 
 
@@ -66,22 +68,49 @@ class AblationRow:
         return {"settings": self.settings, "paper": self.paper, "spread": spreads, "metrics": of_seeds}
 
 
+def base_run(source: str | Path, overrides: Sequence[str] = (), steps: int | None = None) -> RunConfig:
+    """The run of :func:`ablate` that rows change, with overrides.
+
+    Args:
+        source: ``scenes`` for :func:`scenes_base`, or the path of a run file.
+        overrides: ``key.sub=value``, which replace settings of it.
+        steps: steps of each training run; None: as in ``source``.
+
+    Raises:
+        UserError: the file or an override is wrong, an override sets what :func:`ablate` sets, or the steps are given
+            twice.
+    """
+    given = {override.partition("=")[0]: override for override in overrides}
+    if taken := [setting for setting in _SET_HERE if setting in given]:
+        option = _SET_HERE[taken[0]]
+        raise OptionError(lambda name: f"{taken[0]} is set for each training; choose {name(option)} instead")
+    if steps is not None and (twice := given.get("trainer.max_steps")):
+        raise OptionError(
+            lambda name: f"{name('steps')} {steps} and the override {twice} set the same; give only one of them"
+        )
+    if source == "scenes":
+        settings = (scenes_base() if steps is None else scenes_base(steps)).model_dump(mode="json")
+        return parse(RunConfig, apply_overrides(settings, overrides), "scenes", overrides)
+    length = [] if steps is None else [f"trainer.max_steps={steps}"]
+    return read_run(Path(source), [*overrides, *length])
+
+
 def scenes_base(steps: int = 1000) -> RunConfig:
     """The base run of ``mask2former ablate scenes``: that of ``scenes-tiny-start``, measured for all tasks.
 
     Args:
         steps: steps of each training run, whose schedule has this length.
     """
-    run = recipes.scenes_tiny_start()
-    return run.model_copy(
-        update={
-            "optim": run.optim.model_copy(update={"schedule_steps": None}),
-            "trainer": run.trainer.model_copy(update={"max_steps": steps, "checkpoint_interval": min(steps, 250)}),
-            "evaluation": EvaluationConfig(
-                interval=steps, tasks=("panoptic", "instance", "semantic"), num_images=0, choose_threshold=False
-            ),
-        }
+    evaluation = EvaluationConfig(
+        interval=steps, tasks=("panoptic", "instance", "semantic"), num_images=0, choose_threshold=False
     )
+    changes = {
+        "optim.schedule_steps": None,
+        "trainer.max_steps": steps,
+        "trainer.checkpoint_interval": min(steps, 250),
+        "evaluation": evaluation,
+    }
+    return changed(recipes.scenes_tiny_start(), changes)
 
 
 def ablate(
@@ -154,8 +183,11 @@ def ablate(
             continue
         place = folder / name / f"seed-{seed}"
         tell(f"{name}, seed {seed}", done, len(jobs))
-        run = runs[name].model_copy(update={"seed": seed, "output": str(place)})
-        result = train(run, resume=(place / "checkpoints" / "last.ckpt").is_file(), progress=progress)
+        run = changed(runs[name], {"seed": seed, "output": str(place)})
+        try:
+            result = train(run, resume=(place / "checkpoints" / "last.ckpt").is_file(), progress=progress)
+        except UserError as error:
+            raise UserError(f"{name}, seed {seed}: {error}") from error  # its options are not those of this call
         table[name].metrics[seed] = result.metrics
         _write(folder / "ablations.json", base, data, list(table.values()))
     return list(table.values())
@@ -228,9 +260,9 @@ def _checked(folder: Path, before: object, now: dict[str, str], *, is_begun: boo
             note("tables of ablations without a record of their data, which may have changed since", f"'{folder}'")
             return None
         return now
-    if changed := [name for name in {**before, **now} if before.get(name) != now.get(name)]:
+    if others := [name for name in {**before, **now} if before.get(name) != now.get(name)]:
         raise UserError(
-            f"{folder} contains trainings with other data (changed since: {listed(changed, 4)}); choose another output "
+            f"{folder} contains trainings with other data (changed since: {listed(others, 4)}); choose another output "
             "folder, or restore the data"
         )
     return now
@@ -245,11 +277,14 @@ def _finished(path: Path, base: RunConfig) -> tuple[list[AblationRow], object]:
     if not isinstance(before, dict):
         raise UserError(f"{path} is not a table of ablations; choose another output folder")
     old, new = (leaves(config) for config in (parse(RunConfig, before, str(path)), base))
-    changed = [f"{name} was {old.get(name)} and is {value}" for name, value in new.items() if old.get(name) != value]
-    changed = [words for words in changed if words.split()[0] not in ("output", "seed")]
-    if changed:
+    others = [
+        f"{name} was {old.get(name)} and is {value}"
+        for name, value in new.items()
+        if old.get(name) != value and name not in _SET_HERE
+    ]
+    if others:
         raise UserError(
-            f"{path.parent} contains trainings with other settings ({listed(changed, 4)}); choose another output "
+            f"{path.parent} contains trainings with other settings ({listed(others, 4)}); choose another output "
             "folder, or restore the settings"
         )
     try:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import torch
 
-from mask2former.config import RunConfig
+from mask2former.config import RunConfig, changed
 from mask2former.errors import UserError
 from mask2former.memory import available_memory
 from mask2former.structures.samples import Batch
 from mask2former.training.memory import MemoryEstimate, estimate_memory
 from mask2former.training.module import TrainingModule
 from mask2former.training.resume import LastState
-from mask2former.training.trainer import precision_of
+from mask2former.training.trainer import precision_of, uses_gpu
 
 __all__ = ["check_auto", "fitting", "with_batch_size"]
 
 _GIB = 2**30
+_SETTING = "data.batch_size_per_device"
 _MARGIN = 0.75  # share of the memory to use; the rest is for temporary data of operators, and for larger images
 
 
@@ -28,7 +29,7 @@ def check_auto(config: RunConfig, past: LastState | None) -> RunConfig:
     if config.data.batch_size_per_device != "auto":
         return config
     if past is not None:
-        return _with(config, past.config.data.batch_size_per_device)
+        return changed(config, {_SETTING: past.config.data.batch_size_per_device})
     if config.trainer.num_nodes * config.trainer.devices > 1:
         raise UserError(
             "data.batch_size_per_device auto works with a single process only; start the run with "
@@ -45,7 +46,7 @@ def with_batch_size(config: RunConfig, module: TrainingModule, batch: Batch) -> 
         module: the module to be trained; its state does not change.
         batch: images of the usual size.
     """
-    model, on_gpu = module.model, config.trainer.accelerator != "cpu" and torch.cuda.is_available()
+    model, on_gpu = module.model, uses_gpu(config.trainer)
     device, before = torch.device("cuda" if on_gpu else "cpu"), model.device
     available = torch.cuda.mem_get_info()[0] if on_gpu else available_memory()
     if available is None:
@@ -57,7 +58,7 @@ def with_batch_size(config: RunConfig, module: TrainingModule, batch: Batch) -> 
     finally:
         model.to(before)
     count, said = fitting(estimate, available, config.data.batch_size)
-    return _with(config, count), said
+    return changed(config, {_SETTING: count}), said
 
 
 def fitting(estimate: MemoryEstimate, available: int, share: int) -> tuple[int, str]:
@@ -76,7 +77,3 @@ def fitting(estimate: MemoryEstimate, available: int, share: int) -> tuple[int, 
     )
     few = "" if fit else "; even one image may be too many: try trainer.gradient_checkpointing=true or smaller images"
     return count, f"data.batch_size_per_device auto is {count} ({sizes}){few}"
-
-
-def _with(config: RunConfig, count: int | str | None) -> RunConfig:
-    return config.model_copy(update={"data": config.data.model_copy(update={"batch_size_per_device": count})})

@@ -9,6 +9,7 @@ from jaxtyping import Float64, Int64
 
 from mask2former.data.annotated import AnnotatedSet
 from mask2former.data.clips import ClipSet
+from mask2former.data.sequence import spread_indices
 from mask2former.errors import UserError
 from mask2former.text import listed, quoted
 
@@ -63,7 +64,7 @@ def balanced(counts: Int64[np.ndarray, " K"], *, is_whole: bool = True) -> Float
 
 def _counts(samples: AnnotatedSet | ClipSet) -> tuple[Int64[np.ndarray, " K"], int]:
     """Training targets of each class in the data, or in an evenly spread part of it, and the size of that part."""
-    indices = np.unique(np.linspace(0, len(samples) - 1, min(_MOST_READ, len(samples))).round().astype(int)).tolist()
+    indices = spread_indices(len(samples), _MOST_READ)
     counts = np.zeros(len(samples.categories), dtype=np.int64)
     for index in indices:
         frame = samples.annotated(index, [0]).frames[0] if isinstance(samples, ClipSet) else samples.annotated(index)

@@ -23,7 +23,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from mask2former.config.training import TrainerConfig
 from mask2former.errors import UserError
-from mask2former.text import quoted, terminal_line
+from mask2former.text import count, quoted, terminal_line
 
 __all__ = ["TIMEOUT", "Rank", "is_first", "say_once"]
 
@@ -95,10 +95,10 @@ class Rank:
             _numbers(environ, *_PLACE)
             return cls(found["SLURM_PROCID"], found["SLURM_NTASKS"], "srun")
         for name, other in _OTHERS.items():
-            if name in environ and (count := _numbers(environ, name)[name]) > 1:
+            if name in environ and (started := _numbers(environ, name)[name]) > 1:
                 raise UserError(
-                    f"{other} has started {count} processes ({name}={count}), which would each train on their own in "
-                    f"the same directory; {_START}"
+                    f"{other} has started {started} processes ({name}={started}), which would each train on their own "
+                    f"in the same directory; {_START}"
                 )
         return cls._of_lightning(trainer, environ)
 
@@ -109,7 +109,7 @@ class Rank:
         if "WORLD_SIZE" in environ:
             size = _numbers(environ, "WORLD_SIZE")["WORLD_SIZE"]
             if size != nodes * devices:
-                _check("somebody", {"WORLD_SIZE": size}, size, None, trainer)
+                _check("another program", {"WORLD_SIZE": size}, size, None, trainer)
             if size > 1 and "LOCAL_RANK" not in environ:
                 raise UserError(
                     f"WORLD_SIZE={size} is set without RANK, so it is not known which process this is; {_START}"
@@ -200,9 +200,9 @@ def _check(launcher: str, found: Mapping[str, int], size: int, per_node: int | N
     alone = ", each of which would train on its own in the same directory" if nodes * devices == 1 < size else ""
     advice = "start as many as the settings require, or set trainer.num_nodes and trainer.devices"
     if size and per_node and size % per_node == 0:
-        wanted = f"{nodes * devices} process{'es' * (nodes * devices > 1)}"
+        wanted = count(nodes * devices, "process")
         advice = f"set trainer.num_nodes={size // per_node} trainer.devices={per_node}, or start {wanted}"
     raise UserError(
-        f"{launcher} has started {size} process{'' if size == 1 else 'es'} ({_shown(found)}){alone}, but "
+        f"{launcher} has started {count(size, 'process')} ({_shown(found)}){alone}, but "
         f"trainer.num_nodes is {nodes} and trainer.devices is {devices}; {advice}"
     )

@@ -37,6 +37,7 @@ from mask2former.errors import UserError
 from mask2former.evaluation.cases import Case, Cases, match_classes
 from mask2former.structures.categories import Categories
 from mask2former.structures.samples import Batch
+from mask2former.text import count
 
 __all__ = ["DataModule"]
 
@@ -171,9 +172,8 @@ class DataModule(lightning.LightningDataModule):
         """How the images of a step are divided, in one line."""
         total, micro = self.config.data.batch_size, batch_size_per_device(self.config)
         nodes, devices = self.config.trainer.num_nodes, self.config.trainer.devices
-        images, kind = "image" if total == 1 else "images", "device" if devices == 1 else "devices"
         machines = f"{nodes} nodes x " if nodes > 1 else ""
-        text = f"{total} {images} per step = {machines}{devices} {kind} x {micro}"
+        text = f"{count(total, 'image')} per step = {machines}{count(devices, 'device')} x {micro}"
         accumulations = total // (nodes * devices * micro)
         return text if accumulations == 1 else f"{text} x {accumulations} accumulated"
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from mask2former.config import RunConfig
+from mask2former.config import RunConfig, changed
 from mask2former.errors import OptionError, UserError
 from mask2former.evaluation.curves import check_plot, plot_rates
 from mask2former.files import check_outputs, write_whole
@@ -116,10 +116,9 @@ def find_lr(
 
     rising = RisingRate(lowest, highest, steps, has_diverged)
     with tempfile.TemporaryDirectory(prefix="find-lr-") as folder:
-        trainer = {"max_steps": steps + 1, "checkpoint_interval": steps + 2, "loggers": ("csv",), "max_hours": None}
-        probe = config.model_copy(
-            update={"output": folder, "trainer": config.trainer.model_copy(update=trainer)}
-        )  # stopped before its last step
+        # It is stopped before its last step, of which it would write a checkpoint.
+        settings = {"max_steps": steps + 1, "checkpoint_interval": steps + 2, "loggers": ("csv",), "max_hours": None}
+        probe = changed(config, {"output": folder, **{f"trainer.{name}": value for name, value in settings.items()}})
         with contextlib.suppress(FloatingPointError):  # the loss has diverged
             train(probe, callbacks=[rising], **objects)
     count = len(rising.losses)

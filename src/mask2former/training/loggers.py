@@ -16,7 +16,7 @@ from mask2former.config import RunConfig
 from mask2former.documents import read_json
 from mask2former.errors import MissingExtraError, UserError
 from mask2former.files import write_whole
-from mask2former.text import printable
+from mask2former.text import count, printable
 
 __all__ = ["Loggers"]
 
@@ -87,11 +87,13 @@ class Loggers:
         if self._replaces:
             kept = [path for path in self._earlier if self._may_be_open(path) or not _is_removed(path)]
         removed, folder = len(self._earlier) - len(kept), self._file.parent / "tensorboard"
-        notes = [f"removed {_files(removed)} of the run that is replaced from '{folder}'"] if removed else []
+        notes = []
+        if removed:
+            notes.append(f"removed {count(removed, 'event file')} of the run that is replaced from '{folder}'")
         if kept and ("tensorboard" in self._by_name or self._replaces):
-            why = "open in a program" if self._replaces else "not those of a run that is replaced"
+            files, why = count(len(kept), "event file"), ", which a program may have open" if self._replaces else ""
             notes.append(
-                f"kept {_files(len(kept))} in '{folder}', {why}; TensorBoard draws one curve of them and those of this "
+                f"kept {files} of an earlier run in '{folder}'{why}; TensorBoard joins their curves with those of this "
                 "run: move or delete them, or choose another output"
             )
         return notes
@@ -120,10 +122,6 @@ def _is_removed(path: Path) -> bool:
     except PermissionError:  # on Windows, another program has it open, such as TensorBoard
         return False
     return True
-
-
-def _files(count: int) -> str:
-    return f"{count} event file{'' if count == 1 else 's'}"
 
 
 def _read(file: Path) -> dict[str, str]:

@@ -13,6 +13,7 @@ from mask2former.models.mask2former import Mask2Former
 from mask2former.models.parts import targets_for
 from mask2former.ops.peak_memory import peak_memory
 from mask2former.structures.samples import Batch
+from mask2former.text import count
 from mask2former.training.sharding import local
 
 __all__ = ["MemoryEstimate", "estimate_memory"]
@@ -41,8 +42,8 @@ class MemoryEstimate:
         validation = f", or {self.validation / _GIB:.2f} in validation" if self.validation else ""
         return (
             f"Predicted memory per device: {(self.state + max(self.activations, self.validation)) / _GIB:.2f} GiB "
-            f"(weights, gradients and optimizer {self.state / _GIB:.2f}, {self.images} "
-            f"{'image' if self.images == 1 else 'images'} in one pass {self.activations / _GIB:.2f}{validation})"
+            f"(weights, gradients and optimizer {self.state / _GIB:.2f}, {count(self.images, 'image')} in "
+            f"one pass {self.activations / _GIB:.2f}{validation})"
         )
 
 

@@ -11,7 +11,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from mask2former.data.clips import ClipSet
 from mask2former.evaluation.cases import Cases
-from mask2former.progress import DetailedProgress, clock
+from mask2former.progress import DetailedProgress
+from mask2former.text import clock, count
 from mask2former.training.cluster import say_once
 
 __all__ = ["StepProgress"]
@@ -75,7 +76,7 @@ class StepProgress(ProgressBar):
         if self._tell is None and self._is_on and self._is_first_validation:
             cases: Cases = trainer.datamodule.validation_set  # pyright: ignore[reportAttributeAccessIssue]
             what = "clip" if isinstance(cases.samples, ClipSet) else "image"
-            say_once(f"{_when(trainer)} begins: {len(cases)} {what}{'s' * (len(cases) != 1)}")
+            say_once(f"{_when(trainer)} begins: {count(len(cases), what)}")
         self._is_first_validation = False
         self._tell_validation(trainer, 0)
 

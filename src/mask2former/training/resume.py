@@ -390,7 +390,7 @@ def _check_classes(last: LastState, categories: Categories) -> None:
     if last.categories is None:
         if last.num_classes != len(categories):
             raise UserError(
-                f"{where}: the training data have {len(categories)} classes, but the run was trained with "
+                f"{where}: the training data has {len(categories)} classes, but the run was trained with "
                 f"{last.num_classes}; {what_to_do}"
             )
         return
@@ -403,13 +403,13 @@ def _check_classes(last: LastState, categories: Categories) -> None:
     if sorted(before) == sorted(now):
         first = next(index for index in range(len(now)) if before[index] != now[index])
         raise UserError(
-            f"{where}: the training data list the classes in another order: class {first} was '{before[first]}' but "
+            f"{where}: the training data lists the classes in another order: class {first} was '{before[first]}' but "
             f"is '{now[first]}' now; {what_to_do}"
         )
     gone, new = ([name for name in one if name not in other] for one, other in ((before, now), (now, before)))
     parts = [f"{kind} {listed(names, _SHOWN)}" for kind, names in (("gone:", gone), ("new:", new)) if names]
     raise UserError(
-        f"{where}: the training data have other classes ({'; '.join(parts)}): {len(before)} before, {len(now)} now; "
+        f"{where}: the training data has other classes ({'; '.join(parts)}): {len(before)} before, {len(now)} now; "
         f"{what_to_do}"
     )
 

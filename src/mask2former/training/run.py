@@ -18,7 +18,7 @@ from mask2former import checkpoints
 from mask2former.config import RunConfig, leaves
 from mask2former.data.transforms import Augmentation
 from mask2former.dataset_tools.requirements import check_run
-from mask2former.errors import UserError
+from mask2former.errors import OptionError, UserError
 from mask2former.models.mask2former import Mask2Former
 from mask2former.progress import DetailedProgress
 from mask2former.training.batch_size import check_auto, with_batch_size
@@ -91,6 +91,10 @@ def train(
         ChildProcessError: a process that reads samples died for another reason, or another rank of the run has ended.
         OSError: a file cannot be written, for instance on a full disk; the message names it.
     """
+    if resume and overwrite:
+        raise OptionError(
+            lambda name: f"{name('resume')} continues a run and {name('overwrite')} replaces it; give only one of them"
+        )
     rank = Rank.of(config.trainer)
     rank.take()
     objects = Objects.checked(model, train_data, validation_data, augmentation, criterion)
@@ -103,8 +107,8 @@ def train(
     stopping = Stopping()
     limit = None if config.trainer.max_hours is None else TimeLimit(config.trainer.max_hours)
     with locked(directory) as notes, stopping.listening(), quiet():
-        if not resume and not overwrite:
-            check_vacant(directory, config.model.init)
+        if not resume:
+            check_vacant(directory, config.model.init, overwrite=overwrite)
         replaces = last.exists() and not resume
         past = LastState.read(last) if resume else None
         if past is not None:

@@ -59,7 +59,8 @@ def _check_output(path: Path, values: dict[str, Any], overrides: Sequence[str], 
             "leave out one of the two"
         )
     note(
-        "runs that resume in a directory other than the output of the run file", f"'{resume}', not '{output}' of {path}"
+        "run files whose 'output' is not used, because a resumed run stays in its own directory",
+        f"{path} (output '{output}'; resumed in '{resume}')",
     )
 
 

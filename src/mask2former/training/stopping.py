@@ -18,7 +18,7 @@ import torch
 from mask2former.config import RunConfig
 from mask2former.dataset_tools.requirements import batch_size_per_device
 from mask2former.memory import is_lack_of_memory
-from mask2former.text import printable
+from mask2former.text import count, printable
 from mask2former.training.checkpointing import damaged
 from mask2former.training.cluster import Rank
 
@@ -124,7 +124,7 @@ def explained(
         if not is_lack_of_memory(error):
             raise
         raise MemoryError(
-            f"out of memory with {batch_size_per_device(config)} images in one pass; try a smaller "
+            f"out of memory with {count(batch_size_per_device(config), 'image')} in one pass; try a smaller "
             "data.batch_size_per_device (the total batch size stays the same), "
             "trainer.gradient_checkpointing=true, or smaller images in data.dataset"
         ) from error

@@ -18,14 +18,14 @@ from lightning.pytorch.strategies import Strategy
 
 from mask2former.config import RunConfig, TrainerConfig
 from mask2former.errors import UserError
-from mask2former.text import printable
+from mask2former.text import count, printable
 from mask2former.training.checkpointing import WholeFiles
 from mask2former.training.cluster import TIMEOUT, Rank
 from mask2former.training.meeting import Joining
 from mask2former.training.resume_point import ResumePoint
 from mask2former.training.sharding import Sharded
 
-__all__ = ["build_trainer", "precision_of", "quiet"]
+__all__ = ["build_trainer", "precision_of", "quiet", "uses_gpu"]
 
 _OF_LIGHTNING = (
     r".*isinstance\(treespec, LeafSpec\)",  # a function of torch that it calls is deprecated
@@ -105,11 +105,10 @@ def _strategy(trainer: TrainerConfig, rank: Rank) -> Strategy | Literal["auto"]:
 
 
 def _check_devices(trainer: TrainerConfig) -> None:
-    visible = torch.cuda.device_count() if trainer.accelerator != "cpu" and torch.cuda.is_available() else None
-    if visible is not None and visible < trainer.devices:
+    if uses_gpu(trainer) and (visible := torch.cuda.device_count()) < trainer.devices:
         chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
         raise UserError(
-            f"trainer.devices is {trainer.devices}, but this process sees {visible} GPU{'s' if visible > 1 else ''}"
+            f"trainer.devices is {trainer.devices}, but this process sees {count(visible, 'GPU')}"
             + (f" (CUDA_VISIBLE_DEVICES={printable(chosen, 80)})" if chosen is not None else "")
             + "; set trainer.devices, or let every process see all GPUs of its machine (SLURM: --gpus-per-node instead "
             "of --gpus-per-task)"
@@ -124,5 +123,10 @@ def precision_of(config: RunConfig) -> Precision:
     wanted = config.trainer.precision
     if wanted == "fp32":
         return Precision()
-    on_gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
-    return MixedPrecision("16-mixed" if wanted == "fp16" else "bf16-mixed", "cuda" if on_gpu else "cpu")
+    device = "cuda" if uses_gpu(config.trainer) else "cpu"
+    return MixedPrecision("16-mixed" if wanted == "fp16" else "bf16-mixed", device)
+
+
+def uses_gpu(trainer: TrainerConfig) -> bool:
+    """Whether a run trains on GPUs of this machine."""
+    return trainer.accelerator != "cpu" and torch.cuda.is_available()

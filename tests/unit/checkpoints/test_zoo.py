@@ -340,17 +340,21 @@ def test_a_folder_wins_over_the_hub(tiny_model: Mask2Former, tmp_path: Path, mon
             r"not an existing file or folder, and 'coco-panoptik/r50' is not in the hub's cache.* mean coco-pa",
         ),
         ("scenes-tinny", "did you mean scenes-tiny"),
-        ("coco-instance/swin-x", "coco-instance/swin-t or mmdet/coco-instance/swin-t or "),
-        ("mmdet/coco-instance/swin-l", "did you mean coco-instance/swin-l or "),
-        ("mmdet/coco-panoptik/r50", "did you mean coco-panoptic/r50 or mmdet/coco-panoptic/r50"),
+        ("coco-instance/swin-x", r"mean coco-instance/swin-t or coco-instance/swin-s or coco-instance/swin-l\?"),
+        ("mmdet/coco-instance/swin-l", "did you mean mmdet/coco-instance/swin-t or .* or coco-instance/swin-l"),
+        ("mmdet/coco-panoptik/r50", "did you mean mmdet/coco-panoptic/r50 or mmdet/coco-panoptic/r101 or "),
+        ("MMSeg/ade20k-semantic/swn-t", r"did you mean mmseg/ade20k-semantic/swin-t or mmseg/\S+ or mmseg/\S+\?"),
+        ("openmmlab/coco-panoptic/r50", "did you mean mmdet/coco-panoptic/r50 or coco-panoptic/r50 or "),
         ("swin-huge", "'swin-huge' is neither a file, a folder nor a known model.*'mask2former models' lists"),
         ("runs/mine/model.safetensors", "'runs/mine/model.safetensors' is neither"),
     ],
 )
 def test_unknown_names_say_what_there_is(source: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MASK2FORMER_OFFLINE", "1")
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as caught:
         Mask2Former.from_pretrained(source)
+    if found := re.search(r"did you mean (.*)\?", str(caught.value)):
+        assert all(map(checkpoints.is_name, found[1].split(" or ")))  # can be used as written
 
 
 @pytest.mark.parametrize(

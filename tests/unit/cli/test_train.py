@@ -32,6 +32,10 @@ def test_a_run_in_the_output_directory_is_told_with_the_names_of_flags(
     assert advice in capsys.readouterr().err
     with pytest.raises(OptionError, match="continue it with resume, replace it with overwrite, or choose another"):
         train(parse(RunConfig, {"output": str(tmp_path / "run")}, "test"))
+    assert main(["train", str(run), "--resume", str(tmp_path / "run"), "--overwrite"]) == 2
+    told = "error: --resume DIR continues a run and --overwrite replaces it; give only one of them\n"
+    assert capsys.readouterr().err == told
+    assert last.read_text() == content
 
 
 def test_a_loss_that_falls_at_no_rate_is_told_with_what_to_try(

@@ -177,5 +177,5 @@ def test_what_is_no_package_for_this_machine_is_refused(package: Path, tmp_path:
             open_runtime(path, trust_code=True)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("x/extra/mask2former.json", b" " * (limits.CONFIG_BYTES + 1))
-    with pytest.raises(UserError, match="its metadata have too many bytes"):
+    with pytest.raises(UserError, match="its metadata has too many bytes"):
         open_runtime(path)

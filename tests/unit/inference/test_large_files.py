@@ -12,9 +12,10 @@ from PIL import Image
 
 from mask2former.config import InferenceConfig
 from mask2former.inference.plan_files import plan
-from mask2former.inference.predict_files import predict_files, segment_files
+from mask2former.inference.predict_files import predict_files
 from mask2former.inference.predictor import Predictor
 from mask2former.inference.result_files import Outcome
+from mask2former.inference.segment_files import segment_files
 from mask2former.media import regions
 from mask2former.models.mask2former import Mask2Former
 from mask2former.notes import collect_notes

@@ -17,9 +17,10 @@ from PIL import Image
 import mask2former
 from mask2former.errors import UserError
 from mask2former.inference.plan_files import plan
-from mask2former.inference.predict_files import predict_files, segment_files
+from mask2former.inference.predict_files import predict_files
 from mask2former.inference.predictor import Predictor
 from mask2former.inference.result_files import Job, Outcome
+from mask2former.inference.segment_files import segment_files
 from mask2former.media.images import NamedBytes, read_image
 from mask2former.media.web_images import WebImage
 from mask2former.models.mask2former import Mask2Former

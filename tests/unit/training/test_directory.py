@@ -61,9 +61,40 @@ def test_a_run_without_a_last_checkpoint_starts_over_and_its_best_one_is_not_rem
 
 def test_a_model_whose_checkpoints_were_deleted_is_not_replaced(tmp_path: Path) -> None:
     put(tmp_path, "run.yaml", "model.safetensors")
-    check_vacant(tmp_path, init=str(tmp_path / "model.safetensors"))
+    for init in (tmp_path / "model.safetensors", tmp_path):  # the file, or its folder
+        check_vacant(tmp_path, init=str(init))
+        run = RunConfig.model_validate({"output": str(tmp_path), "model": {"init": str(init)}})
+        assert prepare_directory(run, [], resume=False) == []
     with pytest.raises(UserError, match=r"model.safetensors' is of an earlier run, whose checkpoints are gone; move"):
         check_vacant(tmp_path, init="scenes-tiny")
     notes = prepare_directory(RunConfig(output=str(tmp_path)), [], resume=False)  # with overwrite
     assert notes == [f"removed files of a run that had no last.ckpt from '{tmp_path}': model.safetensors"]
     assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_a_folder_with_the_name_of_a_known_model_is_not_the_initial_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = Path("scenes-tiny")
+    folder.mkdir()
+    put(folder, "run.yaml", "model.safetensors")
+    with pytest.raises(UserError, match="is of an earlier run, whose checkpoints are gone"):
+        check_vacant(folder, init="scenes-tiny")
+    check_vacant(folder, init="./scenes-tiny")
+
+
+@pytest.mark.parametrize(
+    "name", ["checkpoints/last.ckpt", "checkpoints/best.ckpt", "checkpoints/best-before-step-4.ckpt"]
+)
+def test_a_run_does_not_start_from_a_checkpoint_that_it_removes(tmp_path: Path, name: str) -> None:
+    put(tmp_path, "run.yaml", name)
+    with pytest.raises(UserError, match=rf"model.init names '.*{name}', which a new run in '.*' removes; move it, or"):
+        check_vacant(tmp_path, init=str(tmp_path / name), overwrite=True)
+    check_vacant(tmp_path, init="scenes-tiny", overwrite=True)
+
+
+def test_a_run_does_not_start_from_its_own_empty_directory(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "new"):
+        with pytest.raises(UserError, match=r"the output directory of this run, which contains no model; name another"):
+            check_vacant(folder, init=str(folder))

@@ -131,7 +131,7 @@ def test_only_events_of_a_run_that_is_replaced_are_removed(
     if is_replacing:
         assert [note.partition(" of the run that is replaced from ")[0] for note in notes] == ["removed 1 event file"]
     else:
-        assert [note.partition(" in ")[0] for note in notes] == ["kept 1 event file"] * len(names)
+        assert [note.partition(" in ")[0] for note in notes] == ["kept 1 event file of an earlier run"] * len(names)
     for logger in loggers:
         logger.experiment.close()  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -166,4 +166,6 @@ def test_events_that_another_program_has_open_do_not_stop_the_run(
 
     monkeypatch.setattr(Path, "unlink", refuse)
     notes = Loggers(config(tmp_path), replaces=True).begin({})
-    assert [note.partition(";")[0] for note in notes] == [f"kept 1 event file in '{old.parent}', open in a program"]
+    assert [note.partition(";")[0] for note in notes] == [
+        f"kept 1 event file of an earlier run in '{old.parent}', which a program may have open"
+    ]

@@ -163,7 +163,7 @@ def test_other_classes_are_refused(names: list[str], things: list[str] | None, w
 def test_without_a_record_the_number_of_classes_is_compared() -> None:
     old = last_state(categories=None, num_samples=None)
     assert compare(old, RunConfig(), CLASSES, (9, 3)).notes == ()
-    with pytest.raises(UserError, match="have 2 classes, but the run was trained with 3"):
+    with pytest.raises(UserError, match="has 2 classes, but the run was trained with 3"):
         compare(old, RunConfig(), Categories.from_names(["cat", "dog"]), (9, 3))
 
 

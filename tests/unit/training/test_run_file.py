@@ -75,7 +75,7 @@ def test_a_run_is_read_with_overrides_and_goes_on_where_it_is_told(tmp_path: Pat
     assert (run.output, run.trainer.max_steps, run.optim.lr) == ("runs/a", 7, 0.5)
     with collect_notes() as notes:
         assert read_run(path, resume=tmp_path / "b").output == str(tmp_path / "b")
-    assert [example for _, example in notes] == [f"'{tmp_path / 'b'}', not 'runs/a' of {path}"]
+    assert [example for _, example in notes] == [f"{path} (output 'runs/a'; resumed in '{tmp_path / 'b'}')"]
     with collect_notes() as notes:
         assert read_run(path, [f"output={tmp_path / 'b'}"], resume=tmp_path / "b").output == str(tmp_path / "b")
     assert not notes

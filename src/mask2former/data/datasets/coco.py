@@ -475,10 +475,16 @@ class CocoInstances(Reader):
         starts = self._index.starts
         objects = np.concatenate([[0], np.cumsum(~self._index.crowds)])
         counts = objects[starts[1:]] - objects[starts[:-1]]
-        if not objects[-1] and self._index.crowds.any():
+        num_crowds, total = int(self._index.crowds.sum()), len(self._index.crowds)
+        if num_crowds and categories is None:  # the classes of published files are known, and so are their crowds
+            what = (
+                f"all {total} annotations are marked as crowd regions, so there are no objects to learn"
+                if num_crowds == total
+                else f"{num_crowds} of {total} annotations are marked as crowd regions, which are not learned and in "
+                "no metric"
+            )
             reader.notes.append(
-                f"'{sources[0][0]}': all {len(self._index.crowds)} annotations are marked as crowd regions, so there "
-                "are no objects to learn; if they are single objects (CVAT and Datumaro mark painted masks), set "
+                f"'{sources[0][0]}': {what}; if they are single objects (CVAT and Datumaro mark painted masks), set "
                 "crowds=objects"
             )
         self.notes = reader.notes
@@ -492,11 +498,6 @@ class CocoInstances(Reader):
     def listed(self) -> list[File]:
         """Every image in the annotation files, including those that ``filter_empty`` leaves out."""
         return [self._file(row) for row in range(len(self._names))]
-
-    @property
-    def num_crowds(self) -> int:
-        """The number of annotations that are crowd regions, which are not learned."""
-        return int(self._index.crowds.sum())
 
     @property
     def num_objects(self) -> Int64[np.ndarray, " I"]:

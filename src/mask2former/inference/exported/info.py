@@ -78,23 +78,23 @@ class ExportedInfo:
         """
         if text is None:
             raise UserError(
-                f"{source}: not a model that was exported by this package: its metadata have no '{KEY}'; export it "
+                f"{source}: not a model that was exported by this package: its metadata has no '{KEY}'; export it "
                 "with mask2former export, or pass Predictor a function that calls it (docs/extend/network.md)"
             )
         limits.check_limit(
-            f"{source}: its metadata have too many bytes:", len(text), limits.CONFIG_BYTES, "export it again"
+            f"{source}: its metadata has too many bytes:", len(text), limits.CONFIG_BYTES, "export it again"
         )
         values = parse_json(text.encode(), f"the metadata of {source}")
         if not isinstance(values, dict) or values.get("format") != _FORMAT:
             found = quoted(values.get("format")) if isinstance(values, Mapping) else "none"
-            raise UserError(f"{source}: its metadata have format {found}, expected {_FORMAT}; export the model again")
+            raise UserError(f"{source}: its metadata has format {found}, expected {_FORMAT}; export the model again")
         sides = {name: _side(values, name, source) for name in _SIDES}
         divisibility = _side(values, "size_divisibility", source)
         if divisibility is None or not isinstance(values.get("model"), dict):
             raise UserError(f"{source}: its metadata lack the model or its size_divisibility; export the model again")
         task = values.get("task")
         if task is not None and task not in get_args(Task):
-            raise UserError(f"{source}: its metadata have task {quoted(task)}; export the model again")
+            raise UserError(f"{source}: its metadata has task {quoted(task)}; export the model again")
         return cls(
             ModelInfo.from_dict(values["model"], source),
             **sides,
@@ -109,4 +109,4 @@ def _side(values: Mapping[str, Any], name: str, source: str) -> int | None:
     value = values.get(name)
     if value is None or (type(value) is int and 0 < value <= limits.SIDE):
         return value
-    raise UserError(f"{source}: its metadata have {name} {quoted(value)}; expected a number of pixels or images")
+    raise UserError(f"{source}: its metadata has {name} {quoted(value)}; expected a number of pixels or images")

@@ -98,7 +98,7 @@ def _read_info(path: Path) -> tuple[ExportedInfo, frozenset[str]]:
             for entry in (f"extra/{KEY}.json", "extra/processor.json"):
                 size = package.getinfo(names[entry]).file_size if entry in names else 0
                 limits.check_limit(
-                    f"{path}: its metadata have too many bytes:", size, limits.CONFIG_BYTES, "export it again"
+                    f"{path}: its metadata has too many bytes:", size, limits.CONFIG_BYTES, "export it again"
                 )
                 texts.append(package.read(names[entry]).decode() if entry in names else None)
     except (zipfile.BadZipFile, zlib.error, OSError, UnicodeDecodeError, RuntimeError, EOFError) as error:
