@@ -33,7 +33,7 @@ from mask2former.config import (
 from mask2former.dataset_tools.figures import COCO_AREAS, DataReport, SplitSummary, area_shares, cell_diameter
 from mask2former.errors import UserError
 from mask2former.structures.categories import Categories
-from mask2former.text import listed, printable
+from mask2former.text import count, listed, printable
 
 __all__ = ["run_file", "suggest_config"]
 
@@ -155,7 +155,7 @@ def _cells(
     if smallest < least:  # otherwise those that the packaged model keeps
         settings["min_area"] = smallest
         reasons.append(
-            f"the smallest object has {smallest} pixel{'s' * (smallest > 1)}: only smaller instances are left out, not "
+            f"the smallest object has {count(smallest, 'pixel')}: only smaller instances are left out, not "
             f"all below {least} pixels as by the packaged model"
         )
     given = {"inference": InferenceConfig(**settings)} if settings else {}
