@@ -206,7 +206,7 @@ def _note_other_kinds(numbers: Int32[np.ndarray, "H W"], objects: Int32[np.ndarr
     """Note signs that the numbers are not those of objects: slivers, and one number in many parts."""
     slivers = np.setdiff1d(objects, inner_numbers(numbers))
     if len(objects) >= _FEW and 2 * len(slivers) > len(objects):
-        what = "id maps on which most objects are at most two pixels wide, as if resized or saved with smoothing"
+        what = "id maps on which most objects are nowhere wider than two pixels, as if resized with smoothing"
         note(what, f"'{file}' ({len(slivers)} of {len(objects)})")
     if len(objects) == 1 and (count := num_parts(numbers == objects[0])) >= _FEW:
         what = "id maps with only one number, whose separate parts are read as one object; is it that of a class?"

@@ -313,7 +313,7 @@ def test_signs_that_numbers_are_not_objects_are_noted(tmp_path: Path) -> None:
     for name, wrong, words in (
         ("class", apart, "whose separate parts are read as one object"),
         ("background", np.where(apart == 0, 255, apart), "without 0: every pixel is part of an object"),
-        ("smooth", smooth, "most objects are at most two pixels wide"),
+        ("smooth", smooth, "most objects are nowhere wider than two pixels"),
         ("objects", np.where(apart == 1, 1 + np.arange(30) // 10, 0).astype(np.uint8), ""),
     ):
         samples = id_maps(tmp_path / name, wrong)
