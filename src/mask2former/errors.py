@@ -43,13 +43,13 @@ def prefixed(source: object, error: UserError) -> UserError:
 class MissingExtraError(UserError, ImportError):
     """An optional dependency is not installed; the message has the ``pip install`` command for it."""
 
-    def __init__(self, module: str, extra: str) -> None:
+    def __init__(self, package: str, extra: str, to: str) -> None:
         super().__init__(
-            f"{module} is not installed; it is needed for this. Install it with: pip install 'mask2former[{extra}]'"
+            f"{package} is not installed; it is needed to {to}. Install it with: pip install 'mask2former[{extra}]'"
         )
-        self._of = module, extra
+        self._of = package, extra, to
 
-    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str]]:
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str, str]]:
         return MissingExtraError, self._of  # from another process, where an exception is made of its message otherwise
 
 

@@ -23,7 +23,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 # Where a package may be imported; what is not named here may be imported anywhere.
 HOMES = {
     "av": ("media/video.py", "results_io/video.py"),  # one reads, one writes
-    "fastapi": ("serve/__init__.py", "serve/app.py", "serve/uploads.py", "web/page.py"),
+    "fastapi": ("serve/app.py", "serve/uploads.py", "web/page.py"),
     "cvat_sdk": ("inference/cvat.py",),
     "faster_coco_eval": ("ops/masks.py", "evaluation/"),
     "gradio": ("web/page.py",),
@@ -36,10 +36,9 @@ HOMES = {
     "openslide": ("media/slides.py",),
     "openvino": ("inference/exported/openvino.py", "export/writers.py"),  # one runs, one converts
     "pandas": ("structures/result_base.py",),
-    "prometheus_client": ("serve/__init__.py", "serve/metrics.py"),
+    "prometheus_client": ("serve/metrics.py",),
     "pyarrow": ("bulk/", "results_io/table.py"),
     "pydantic": ("config/", "structures/model_info.py"),
-    "python_multipart": ("serve/__init__.py",),  # required by fastapi
     "ray": ("inference/ray_cluster.py", "serve/on_ray.py", "bulk/engine.py"),
     "rich": ("cli/",),
     "roifile": ("results_io/imagej.py",),
@@ -47,8 +46,6 @@ HOMES = {
     "skimage": ("ops/shapes.py",),
     "starlette": ("serve/app.py", "serve/uploads.py"),  # the basis of fastapi
     "supervision": ("structures/result_base.py",),
-    "mlflow": ("training/loggers.py",),
-    "tensorboard": ("training/loggers.py",),
     "pillow_heif": ("media/image_files.py",),
     "pydicom": ("media/dicom_files.py",),
     "tifffile": ("media/tiff_files.py", "media/tiff_regions.py"),  # whole images, and parts of large ones
@@ -56,7 +53,7 @@ HOMES = {
     "transformers": ("checkpoints/compare_transformers.py",),  # compared with where it is installed
     "triton": ("ops/deform_attn/triton_kernels.py",),
     "typer": ("cli/",),
-    "uvicorn": ("serve/__init__.py", "serve/connections.py", "serve/running.py", "web/server.py"),
+    "uvicorn": ("serve/connections.py", "serve/running.py", "web/server.py"),
     "wandb": ("training/loggers.py",),
 }
 # Packages that only some users need, and the extra that installs each; all others are dependencies.
@@ -68,7 +65,6 @@ OPTIONAL = {
     "fsspec": "ray",
     "h5py": "test",
     "lightning": "train",
-    "mlflow": "mlflow",
     "matplotlib": "report",
     "onnx": "export",
     "onnxruntime": "export",
@@ -77,13 +73,11 @@ OPTIONAL = {
     "pandas": "table",
     "prometheus_client": "serve",
     "pyarrow": "ray",
-    "python_multipart": "serve",
     "ray": "ray",
     "roifile": "imagej",
     "skimage": "table",
     "starlette": "serve",
     "supervision": "supervision",
-    "tensorboard": "train",
     "tifffile": "microscopy",
     "pillow_heif": "heic",
     "pydicom": "dicom",
@@ -189,6 +183,17 @@ def test_every_outside_package_is_declared() -> None:
     for file in files():
         allowed = core | BROUGHT_BY_TORCH | {package for package in OPTIONAL if file.startswith(HOMES[package])}
         assert packages(file) <= allowed | {"mask2former"} | sys.stdlib_module_names, file
+
+
+def test_only_one_module_says_what_is_missing() -> None:
+    """An optional package is named with ``extras.need``, and with an extra that brings it."""
+    extras = PROJECT["project"]["optional-dependencies"]
+    for file in files():
+        text = (PACKAGE / file).read_text(encoding="utf-8")
+        if file != "extras.py":
+            assert not re.search(r"find_spec|raise MissingExtraError", text), file
+        for extra, names in re.findall(r'\bneed\("(\w+)", ((?:"\w+", )+)', text):
+            assert set(re.findall(r"\w+", names)) <= declared(extras[extra]), f"{file}: {extra}"
 
 
 def test_nothing_inside_imports_the_package_face() -> None:

@@ -175,8 +175,9 @@ def test_without_its_extra_the_command_says_what_to_install(
     for name in [name for name in sys.modules if name.startswith("mask2former.serve")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    assert "uvicorn is not installed; it is needed for this. Install it with: pip install 'mask2former[serve]'" in (
-        refused(capsys)
+    assert (
+        "uvicorn is not installed; it is needed to serve models. Install it with: pip install 'mask2former[serve]'"
+        in (refused(capsys))
     )
 
 

@@ -30,7 +30,7 @@ from PIL import Image
 
 from mask2former import Predictor
 from mask2former.cli import main
-from mask2former.errors import MissingExtraError, UserError
+from mask2former.errors import UserError
 from mask2former.scenes import draw_scene
 from mask2former.web import open_app, open_models, serve_page
 
@@ -374,13 +374,6 @@ def test_wrong_requests_are_refused_in_words(capsys: pytest.CaptureFixture[str])
     assert "tile must be 0, for whole images, or at least 16 pixels, got 8" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"cannot listen on 203\.0\.113\.7, port 7860"):
         serve_page({}, host="203.0.113.7")
-
-
-def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "mask2former.web.page", raising=False)
-    monkeypatch.setitem(sys.modules, "gradio", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'mask2former\[web\]'"):
-        serve_page({}, port=0)
 
 
 def test_visitors_at_once_get_their_own_results(server: Server, tmp_path: Path) -> None:

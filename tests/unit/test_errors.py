@@ -18,6 +18,6 @@ def test_names_of_arguments_depend_on_where_an_error_is_shown() -> None:
 def test_errors_of_other_processes_keep_their_message() -> None:
     error = pickle.loads(pickle.dumps(OptionError(lambda name: f"use {name('overwrite')}")))
     assert (type(error), str(error)) == (UserError, "use overwrite")
-    missing = MissingExtraError("av", "video")
+    missing = MissingExtraError("av", "video", "read videos")
     error = pickle.loads(pickle.dumps(missing))
     assert (type(error), str(error)) == (MissingExtraError, str(missing))

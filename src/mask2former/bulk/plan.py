@@ -14,7 +14,7 @@ from typing import Any
 
 from mask2former.bulk.stores import Store
 from mask2former.documents import encode_json, parse_json
-from mask2former.errors import MissingExtraError, OptionError, UserError
+from mask2former.errors import OptionError, UserError
 from mask2former.notes import note
 from mask2former.text import printable
 
@@ -178,13 +178,13 @@ def _num_rows(store: Store, names: Iterable[str]) -> list[int | None]:
 
 def _measured(store: Store, names: Iterable[str], measure: Callable[[Any], int]) -> list[int | None]:
     """A number for each result file, from an open ``ParquetFile``; None if it is damaged."""
-    parquet, arrow_error = _parquet()
+    from pyarrow import ArrowException, parquet
 
     def measured(name: str) -> int | None:
         try:
             with store.open(name) as file:
                 return measure(parquet.ParquetFile(file))
-        except (arrow_error, OSError, KeyError):
+        except (ArrowException, OSError, KeyError):
             return None
 
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -200,19 +200,10 @@ def shards_as_rows(shards: Sequence[Sequence[str]], numbers: Collection[int]) ->
         yield pyarrow.table({"shard": [shard], "images": [list(shards[shard])]}, schema=kinds)
 
 
-def _parquet() -> tuple[Any, type[Exception]]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise MissingExtraError("pyarrow", "ray") from error
-    return parquet, pyarrow.ArrowException
-
-
 def _write_images(store: Store, shards: Sequence[Sequence[str]]) -> None:
     import pyarrow
+    from pyarrow import parquet
 
-    parquet, _ = _parquet()
     table = pyarrow.table(
         {
             "shard": pyarrow.array([number for number, shard in enumerate(shards) for _ in shard], pyarrow.int32()),
@@ -225,12 +216,13 @@ def _write_images(store: Store, shards: Sequence[Sequence[str]]) -> None:
 
 
 def _read_images(store: Store) -> list[list[str]]:
-    parquet, arrow_error = _parquet()
+    from pyarrow import ArrowException, parquet
+
     try:
         with store.open(IMAGES) as file:
             table = parquet.read_table(file)
         numbers, names = table["shard"].to_pylist(), table["image"].to_pylist()
-    except (arrow_error, OSError, KeyError) as error:
+    except (ArrowException, OSError, KeyError) as error:
         reason = printable(str(error), 200)
         raise UserError(f"'{store.path(IMAGES)}' cannot be read: {reason}; choose another output") from error
     shards: list[list[str]] = []

@@ -12,7 +12,8 @@ from jaxtyping import Int32
 from mask2former.bulk.plan import PLAN, RESULTS, first_damaged, read_head
 from mask2former.bulk.stores import Store, open_store
 from mask2former.data.label_maps import read_id_colors, read_label_map
-from mask2former.errors import MissingExtraError, UserError
+from mask2former.errors import UserError
+from mask2former.extras import need
 from mask2former.media.image_files import NamedBytes
 from mask2former.structures.result_base import RECORDS
 
@@ -37,10 +38,9 @@ def open_results(output: str | os.PathLike[str]) -> Any:
     Raises:
         UserError: there are no results, or the file of a shard is damaged.
     """
-    try:
-        from pyarrow import dataset
-    except ImportError as error:
-        raise MissingExtraError("pyarrow", "ray") from error
+    need("ray", "pyarrow", to="read results in Parquet")
+    from pyarrow import dataset
+
     store = open_store(output)
     if read_head(store) is None:
         raise UserError(f"'{store.name}' contains no results of a bulk run (there is no {PLAN}); check the path")

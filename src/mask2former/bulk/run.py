@@ -15,7 +15,6 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,8 @@ from mask2former.bulk.sources import list_sources
 from mask2former.bulk.stores import Store, open_store
 from mask2former.checkpoints import is_name
 from mask2former.config import InferenceConfig, Task
-from mask2former.errors import MissingExtraError, OptionError, UserError
+from mask2former.errors import OptionError, UserError
+from mask2former.extras import need
 from mask2former.inference.opening import open_predictor
 from mask2former.inference.result_files import categories_sha256
 from mask2former.inference.tta import MultiScaleFlip
@@ -155,7 +155,7 @@ def predict_bulk(
             f"the actors load the model themselves and need its name, file or folder, got a {type(model).__name__}; "
             "save it with model.save_pretrained, and give the file"
         )
-    _need_ray()
+    need("ray", "ray", "pyarrow", "fsspec", to="run on a cluster")
     store = open_store(output)
     loading = {"recipe": recipe, "trained_for": trained_for, "weights": weights, "device": device, "dtype": dtype}
     loading |= {"compile": compile, "views": views, **settings}
@@ -231,12 +231,6 @@ def predict_bulk(
             ),
         ),
     )
-
-
-def _need_ray() -> None:
-    for module in ("ray", "pyarrow", "fsspec"):
-        if find_spec(module) is None:
-            raise MissingExtraError(module, "ray")
 
 
 def _for_actors(model: str | Path) -> str | Path:

@@ -16,7 +16,8 @@ from typing import Any
 from mask2former import limits
 from mask2former.bulk.stores import is_url, local_path, opened_url
 from mask2former.documents import check_regular, parse_csv, read_bytes, read_text
-from mask2former.errors import MissingExtraError, OptionError, UserError
+from mask2former.errors import OptionError, UserError
+from mask2former.extras import need
 from mask2former.limits import check_limit
 from mask2former.media.image_files import NamedBytes, check_utf8
 from mask2former.media.images import images_below, is_image_name
@@ -161,11 +162,10 @@ def _of_csv(source: str, column: str | None) -> list[str | None]:
 
 
 def _column_of_parquet(source: str, column: str | None) -> Iterator[Any]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise MissingExtraError("pyarrow", "ray") from error
+    need("ray", "pyarrow", to="read lists in Parquet")
+    import pyarrow
+    from pyarrow import parquet
+
     try:
         if is_url(source):
             stream: Any = io.BytesIO(_list_at(source).content)

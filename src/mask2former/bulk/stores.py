@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
-from mask2former.errors import FailedError, MissingExtraError, UserError
+from mask2former.errors import FailedError, UserError
+from mask2former.extras import need
 from mask2former.files import check_folder, remove_leftovers, take_lock, write_whole
 from mask2former.text import printable
 
@@ -51,10 +52,9 @@ def opened_url(url: str) -> tuple[Any, str]:
     Raises:
         UserError: fsspec does not know the protocol, or lacks the package for it.
     """
-    try:
-        from fsspec.core import url_to_fs
-    except ImportError as error:
-        raise MissingExtraError("fsspec", "ray") from error
+    need("ray", "fsspec", to="open URLs")
+    from fsspec.core import url_to_fs
+
     try:
         return url_to_fs(url)
     except Exception as error:  # whatever the package for a protocol raises: ImportError, ValueError, its own

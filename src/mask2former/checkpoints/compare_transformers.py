@@ -7,7 +7,6 @@ configuration could make it fetch or run something else: it gets tensors and the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 
 from mask2former.checkpoints.load import folder_of_transformers
 from mask2former.errors import UserError
+from mask2former.extras import is_installed
 from mask2former.models.mask2former import Mask2Former
 from mask2former.text import printable
 
@@ -47,7 +47,7 @@ def compare_with_transformers(model: Mask2Former, folder: Path) -> str | None:
     Raises:
         UserError: ``transformers`` cannot create a model from the folder, or the logits differ.
     """
-    if find_spec("transformers") is None:
+    if not is_installed("transformers"):
         return None
     config, state = folder_of_transformers(folder)
     settings = _settings(config)

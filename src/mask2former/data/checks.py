@@ -7,6 +7,7 @@ checked without reading them, and some label maps. Reads no images itself. Clips
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -142,9 +143,16 @@ def _mixed_findings(samples: Mixed, split: Split, *, measured_only: bool) -> lis
 
 
 def class_findings(categories: Categories, split: Split) -> list[Finding]:
-    """Names that several classes share: metrics and models match classes by name."""
-    twice = [f"'{name}'" for name, count in Counter(categories.names).items() if count > 1]
-    return findings_about(split, "several classes have the same name; rename them", twice, broken=True)
+    """Names that several classes share, by which metrics and models match classes, or that are spelled differently."""
+    counts = Counter(categories.names)
+    twice = [f"'{name}'" for name, count in counts.items() if count > 1]
+    findings = findings_about(split, "several classes have the same name; rename them", twice, broken=True)
+    spellings: dict[str, list[str]] = defaultdict(list)
+    for name in counts:
+        spellings[re.sub(r"[\s_-]", "", name.casefold())].append(f"'{name}'")
+    alike = [" and ".join(names) for names in spellings.values() if len(names) > 1]
+    message = "classes whose names differ only in capitals, spaces or hyphens; if they are one class, rename them"
+    return [*findings, *findings_about(split, message, alike)]
 
 
 def id_findings(samples: AnnotatedSet, split: Split, limit: int | None = None) -> list[Finding]:

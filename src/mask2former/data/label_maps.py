@@ -6,10 +6,10 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int, Int32, Int64, UInt8
+from jaxtyping import Bool, Int, Int32, Int64, UInt8
 from PIL import Image
 
 from mask2former.data.array_files import is_array_file, read_array
@@ -18,6 +18,7 @@ from mask2former.media.archives import File
 from mask2former.media.image_files import ImageFile, open_image
 from mask2former.notes import is_collecting, note
 from mask2former.pixels import load, note_pages, orientation, packing_of
+from mask2former.pixels.tags import PHOTOMETRIC, SAMPLE_FORMAT, tag_of
 
 __all__ = [
     "ColorTable",
@@ -26,6 +27,8 @@ __all__ = [
     "Palettes",
     "colors_of_ids",
     "count_labels",
+    "inner_numbers",
+    "num_parts",
     "read_id_colors",
     "read_ids",
     "read_label_map",
@@ -39,6 +42,7 @@ Colors = dict[int, tuple[int, int, int]]  # RGB by number
 
 _NUMBERS = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "F")  # Pillow modes
 _ROUNDED = 2**24  # the first number that may stand for another one in Pillow's floats, which have 32 bits
+_WHITE_IS_0, _SIGNED = 0, 2  # of TIFF
 _LOSSY = ("JPEG", "MPO", "WEBP")
 
 
@@ -182,6 +186,14 @@ def read_with_palette(file: ImageFile) -> tuple[Int32[np.ndarray, "H W"], Colors
 def _numbers(file: ImageFile, decoded: _Decoded) -> Int32[np.ndarray, "H W"]:
     image, packing, has_pages = decoded
     stored = np.asarray(image)
+    if tag_of(image, PHOTOMETRIC) == _WHITE_IS_0:
+        what = "of one bit in which 0 is white, read as they look: white is 1"
+        if image.mode != "1":
+            what = "in which 0 is white (as ImageJ saves an inverting lookup table), read as stored, not as they look"
+            stored = 255 - stored if image.mode == "L" else stored  # only bytes are inverted by Pillow
+        note(f"label maps {what}", f"'{file}'")
+    if image.mode == "L" and tag_of(image, SAMPLE_FORMAT) == _SIGNED:
+        stored = stored.view(np.int8)
     if image.mode == "F" and (wrong := ~((stored >= 0) & (stored < _ROUNDED) & (np.floor(stored) == stored))).any():
         value = stored[wrong][0].item()
         hint = "floats of 32 bits round larger ones: save it as whole numbers of 32 bits"
@@ -195,7 +207,7 @@ def _numbers(file: ImageFile, decoded: _Decoded) -> Int32[np.ndarray, "H W"]:
         numbers //= 255 // (2 ** int(found[1]) - 1)
     if has_pages and (numbers == numbers[0, 0]).all():
         note("label maps whose first page, the one that is read, is empty", f"'{file}'")
-    if image.mode == "I" and (low := int(numbers.min())) < 0:
+    if stored.dtype.kind == "i" and (low := int(numbers.min())) < 0:
         raise UserError(f"'{file}' contains the number {low}; expected numbers from 0 to {2**31 - 1}")
     return numbers
 
@@ -256,15 +268,26 @@ def count_labels(file: File, colors: ColorTable | None = None) -> LabelCounts:
     runs, lengths = runs_of(numbers)
     kinds, kind_of_run = np.unique(runs, return_inverse=True)
     pixels = np.bincount(kind_of_run, weights=lengths, minlength=len(kinds)).astype(np.int64)
-    across, down = numbers[:, 1:] == numbers[:, :-1], numbers[1:] == numbers[:-1]
-    is_inner = across[1:-1, 1:] & across[1:-1, :-1] & down[1:, 1:-1] & down[:-1, 1:-1]
-    indices = np.searchsorted(kinds, numbers[1:-1, 1:-1][is_inner])
-    inner = np.bincount(indices, minlength=len(kinds))
+    inner = np.bincount(np.searchsorted(kinds, inner_numbers(numbers)), minlength=len(kinds))
     return LabelCounts(
         dict(zip(kinds.tolist(), pixels.tolist(), strict=True)),
         dict(zip(kinds.tolist(), inner.tolist(), strict=True)),
         {number: palette[number] for number in kinds.tolist() if number in palette},
     )
+
+
+def inner_numbers(numbers: Int32[np.ndarray, "H W"]) -> Int32[np.ndarray, " P"]:
+    """The numbers of those pixels whose four neighbours have the same number."""
+    across, down = numbers[:, 1:] == numbers[:, :-1], numbers[1:] == numbers[:-1]
+    return numbers[1:-1, 1:-1][across[1:-1, 1:] & across[1:-1, :-1] & down[1:, 1:-1] & down[:-1, 1:-1]]
+
+
+def num_parts(mask: Bool[np.ndarray, "H W"]) -> int:
+    """The number of separate parts of a mask; pixels that touch at a corner are connected."""
+    from scipy import ndimage  # takes a while to import, and only checks need it
+
+    labelled: Any = ndimage.label(mask, np.ones((3, 3)))
+    return labelled[1]
 
 
 def read_id_colors(file: ImageFile) -> Int32[np.ndarray, "H W"]:

@@ -131,7 +131,11 @@ def check_dataset(
         for name in maps["train"].keys() & maps["validation"].keys():
             found = palette_findings(maps["validation"][name], "validation", maps["train"][name])
             findings += _named(found, name)
-    if "train" in opened and validation is not None and not class_findings(opened["train"].categories, "train"):
+    if (
+        "train" in opened
+        and validation is not None
+        and len(set(names := opened["train"].categories.names)) == len(names)
+    ):
         findings += class_map_findings(opened["train"].categories, validation.categories)
     if run is not None:
         if same and not is_divided:

@@ -91,7 +91,11 @@ _REFUSED_JSON: tuple[tuple[Callable[[Any], bool], str, str], ...] = (
     (_has("item", "annotations"), "JSON of V7 Darwin", "export 'COCO'"),
     (_has("dataset", "created_at"), "a release of Segments.ai", "export COCO panoptic with its SDK (export_dataset)"),
     (_has("frames"), "Scalabel's JSON (BDD100K)", "convert it with 'python -m scalabel.label.to_coco'"),
-    (_has("annotations", "videos"), "YouTube-VIS format", "start from 'mask2former recipe ytvis2019-instance/r50'"),
+    (
+        _has("annotations", "videos"),
+        "YouTube-VIS format",
+        "give a run file (start from 'mask2former recipe ytvis2019-instance/r50')",
+    ),
 )
 
 
@@ -208,7 +212,7 @@ def _json(path: Path, paths: DataPaths) -> tuple[DatasetConfig, list[str]]:
         return _tool(tool, path, paths)
     for is_one, what, todo in _REFUSED_JSON:
         if is_one(content):
-            raise UserError(f"'{path}' is {what}, which is not supported; {todo}")
+            raise UserError(f"'{path}' is {what}, which cannot be read directly; {todo}")
     return _coco(path, paths, content)  # which reports what is missing
 
 

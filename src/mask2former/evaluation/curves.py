@@ -6,15 +6,15 @@ directories, even during training.
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from mask2former import limits
-from mask2former.errors import MissingExtraError, UserError
+from mask2former.errors import UserError
 from mask2former.evaluation.metrics_table import STEP, read_metrics, read_times
+from mask2former.extras import need
 from mask2former.files import check_outputs, write_whole
 from mask2former.text import shortened
 
@@ -279,8 +279,7 @@ def check_plot(path: Path, inputs: Iterable[str | Path] = ()) -> str:
     if kind not in _FORMATS:
         raise UserError(f"'{path}': expected a file that ends in .{', .'.join(_FORMATS)}")
     check_outputs([("plot", path)], inputs)
-    if importlib.util.find_spec("matplotlib") is None:
-        raise MissingExtraError("matplotlib", "report")
+    need("report", "matplotlib", to="draw figures")
     return kind
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from mask2former.errors import MissingExtraError, NoCompilerError, UserError
+from mask2former.errors import NoCompilerError, UserError
 from mask2former.export.graph import Call
+from mask2former.extras import need
 from mask2former.inference.compiling import sentence_of_compiler
 from mask2former.inference.exported.info import INPUTS, KEY, ExportedInfo
 from mask2former.inference.exported.pt2 import add_info
@@ -35,7 +35,7 @@ __all__ = [
 
 WeightType = Literal["float32", "float16", "int8"]
 
-_MODULES = {  # that write a format, and run it to compare
+_PACKAGES = {  # that write a format, and run it to compare
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "triton": ("onnx", "onnxscript", "onnxruntime"),
     "openvino": ("openvino", "onnxscript", "onnx"),
@@ -262,6 +262,4 @@ def check_installed(kind: str) -> None:
     Raises:
         MissingExtraError: it is missing; the message has the ``pip install`` command for it.
     """
-    for module in _MODULES.get(kind, ()):
-        if importlib.util.find_spec(module) is None:
-            raise MissingExtraError(module, "export")
+    need("export", *_PACKAGES.get(kind, ()), to="write models in this format")

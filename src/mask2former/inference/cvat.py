@@ -10,7 +10,7 @@ from typing import Any, Literal
 from PIL import Image
 
 from mask2former.config import Task
-from mask2former.errors import MissingExtraError
+from mask2former.extras import need
 from mask2former.inference.predictor import Predictor
 from mask2former.results_io.cvat import cvat_runs
 from mask2former.results_io.yolo import joined_rings
@@ -43,10 +43,9 @@ def create(
         UserError: the model cannot be loaded, or has no such class.
         MissingExtraError: cvat-sdk is not installed.
     """
-    try:
-        import cvat_sdk.auto_annotation as cvat
-    except ImportError as error:
-        raise MissingExtraError("cvat-sdk", "cvat") from error
+    need("cvat", "cvat_sdk", to="annotate in CVAT")
+    import cvat_sdk.auto_annotation as cvat
+
     settings: dict[str, Any] = {} if min_area is None else {"min_area": min_area}
     if classes is not None:
         settings["classes"] = tuple(name.strip() for name in classes.split(","))

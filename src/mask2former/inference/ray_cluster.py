@@ -11,7 +11,8 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from mask2former.errors import MissingExtraError, UserError
+from mask2former.errors import UserError
+from mask2former.extras import need
 from mask2former.progress import Progress
 from mask2former.text import printable
 
@@ -41,10 +42,9 @@ def joined_cluster(address: str | None, num_cpus: int, progress: Progress, **qui
         MissingExtraError: Ray is not installed.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # otherwise Ray would send usage data to its makers
-    try:
-        import ray
-    except ImportError as error:
-        raise MissingExtraError("ray", "ray") from error
+    need("ray", "ray", to="run on a cluster")
+    import ray
+
     if ray.is_initialized():
         yield
         return

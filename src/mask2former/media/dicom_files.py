@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.util
 import io
 import math
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,8 @@ import numpy as np
 from PIL import Image
 
 from mask2former import limits
-from mask2former.errors import MissingExtraError, UserError
+from mask2former.errors import UserError
+from mask2former.extras import is_installed, need
 from mask2former.limits import check_limit
 from mask2former.notes import note
 from mask2former.pixels import FIRST_PAGE, OTHER_PAGES, Bands, Stored, StoredImage
@@ -51,7 +51,7 @@ _GREY, _COLOR = ("MONOCHROME1", "MONOCHROME2"), ("RGB", "PALETTE COLOR")
 
 def can_read_dicom() -> bool:
     """Whether the package is installed."""
-    return importlib.util.find_spec("pydicom") is not None
+    return is_installed("pydicom")
 
 
 def is_dicom(start: bytes) -> bool:
@@ -74,8 +74,7 @@ def open_dicom(content: Path | io.BytesIO, name: str, page: int | None = None) -
         MissingExtraError: without pydicom.
         Exception: whatever pydicom raises for damaged files.
     """
-    if not can_read_dicom():
-        raise MissingExtraError("pydicom", EXTRA)
+    need(EXTRA, "pydicom", to="read DICOM files")
     from pydicom import dcmread
 
     with contextlib.ExitStack() as stack:

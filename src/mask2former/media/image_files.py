@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.util
 import io
 import logging
 import re
@@ -23,13 +22,15 @@ from PIL import Image, UnidentifiedImageError, features
 
 from mask2former import limits
 from mask2former.documents import check_regular, read_bytes
-from mask2former.errors import MissingExtraError, UserError
+from mask2former.errors import UserError
+from mask2former.extras import is_installed, need
 from mask2former.limits import check_limit
 from mask2former.media.archives import File
 from mask2former.media.dicom_files import DICOM_SUFFIXES, can_read_dicom, is_dicom, open_dicom
 from mask2former.media.dicom_files import EXTRA as DICOM_EXTRA
 from mask2former.media.png_files import is_deep_png, stored_png
 from mask2former.media.tiff_files import EXTRA as TIFF_EXTRA
+from mask2former.media.tiff_files import PACKAGES as TIFF_PACKAGES
 from mask2former.media.tiff_files import can_read_tiff, is_for_tifffile, open_tiff
 from mask2former.media.web_images import WebImage
 from mask2former.pixels import CHOSEN_PAGE, Bands, StoredImage, count_pages, no_page, without_warnings
@@ -63,7 +64,7 @@ _HEIC_EXTRA = "heic"
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"),
     *((".avif",) if "AVIF" in FORMATS else ()),
-    *((".heic", ".heif") if importlib.util.find_spec("pillow_heif") else ()),
+    *((".heic", ".heif") if is_installed("pillow_heif") else ()),
     *(DICOM_SUFFIXES if can_read_dicom() else ()),
 )
 """Suffixes of images in folders; those of optional packages where they are installed."""
@@ -273,7 +274,7 @@ def _opened(file: ImageFile, *, pillow_alone: bool, bands: Bands | None = None) 
                     "cut it into parts",
                 )
                 yield image
-    except UserError:
+    except (UserError, ImportError):  # the second: the package that reads it cannot be loaded
         raise
     except UnidentifiedImageError as error:
         raise UserError(f"'{file}' is not an image that can be read; {_expected(content)}") from error
@@ -300,7 +301,7 @@ def _of_pillow(content: Path | io.BytesIO) -> Image.Image:
 
 def can_read_heic() -> bool:
     """Whether the package is installed."""
-    return importlib.util.find_spec("pillow_heif") is not None
+    return is_installed("pillow_heif")
 
 
 @contextlib.contextmanager
@@ -365,7 +366,7 @@ def _seek(image: Image.Image, page: int, name: str) -> None:
     except EOFError as error:
         count = count_pages(image)
         if page < count:  # of planes after a page
-            raise MissingExtraError("tifffile", TIFF_EXTRA) from error
+            need(TIFF_EXTRA, *TIFF_PACKAGES, to="read this page")
         raise UserError(no_page(name, page, count, len(image.getbands()))) from error
     image.info[CHOSEN_PAGE] = page
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from mask2former.errors import MissingExtraError, UserError
+from mask2former.errors import UserError
+from mask2former.extras import need
 from mask2former.notes import noted_as_one
 from mask2former.pixels import rgb_of_array
 from mask2former.text import printable
@@ -35,10 +36,9 @@ class SlideRegions:
     """
 
     def __init__(self, path: Path) -> None:
-        try:
-            import openslide
-        except ImportError as error:
-            raise MissingExtraError("openslide-python", "slides") from error
+        need("slides", "openslide", to="read slides")
+        import openslide
+
         self._path, self._errors = path, (openslide.OpenSlideError, OSError)
         self._told = set[str]()
         try:

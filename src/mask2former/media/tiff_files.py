@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.util
 import io
 import logging
 import math
@@ -23,7 +22,8 @@ import numpy as np
 from PIL import Image
 
 from mask2former import limits
-from mask2former.errors import MissingExtraError, UserError
+from mask2former.errors import UserError
+from mask2former.extras import is_installed, need
 from mask2former.limits import check_limit
 from mask2former.notes import note, noted_as_one
 from mask2former.pixels import (
@@ -43,9 +43,9 @@ from mask2former.pixels import (
 if TYPE_CHECKING:
     import tifffile
 
-__all__ = ["EXTRA", "PLAIN_CODECS", "can_read_tiff", "is_for_tifffile", "open_tiff", "tag_of_page"]
+__all__ = ["EXTRA", "PACKAGES", "PLAIN_CODECS", "can_read_tiff", "is_for_tifffile", "open_tiff", "tag_of_page"]
 
-EXTRA = "microscopy"
+EXTRA, PACKAGES = "microscopy", ("tifffile", "imagecodecs")
 """The optional dependencies that this module needs."""
 
 # Compressions whose decoders are told the maximum number of bytes: LZW, Deflate, PackBits, LZMA, Zstandard.
@@ -61,7 +61,7 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())  # problems are 
 
 def can_read_tiff() -> bool:
     """Whether the packages are installed."""
-    return all(importlib.util.find_spec(name) is not None for name in ("tifffile", "imagecodecs"))
+    return all(map(is_installed, PACKAGES))
 
 
 def is_for_tifffile(image: Image.Image, bands: Bands | None = None) -> bool:
@@ -101,8 +101,7 @@ def open_tiff(content: Path | io.BytesIO, name: str, page: int | None = None) ->
         MissingExtraError: without tifffile or imagecodecs.
         Exception: whatever tifffile raises for damaged files.
     """
-    if not can_read_tiff():
-        raise MissingExtraError("tifffile", EXTRA)
+    need(EXTRA, *PACKAGES, to="read this TIFF")
     import tifffile
 
     if isinstance(content, io.BytesIO):

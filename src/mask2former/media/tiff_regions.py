@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import UInt8, UInt16
 
 from mask2former import limits
-from mask2former.errors import MissingExtraError, UserError
+from mask2former.errors import UserError
+from mask2former.extras import need
 from mask2former.media.image_files import NamedBytes
 from mask2former.media.tiff_files import tag_of_page
 from mask2former.notes import note, noted_as_one
@@ -91,10 +92,9 @@ class TiffRegions:
     def __init__(
         self, path: Path | NamedBytes, value_range: ValueRange | None = None, bands: Bands | None = None
     ) -> None:
-        try:
-            import tifffile
-        except ImportError as error:
-            raise MissingExtraError("tifffile", "microscopy") from error
+        need("microscopy", "tifffile", to="read parts of a TIFF")
+        import tifffile
+
         self._path = path
         self._value_range: ValueRange | None = value_range
         self._bands: Bands | None = bands

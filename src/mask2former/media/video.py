@@ -19,7 +19,8 @@ from jaxtyping import UInt8
 
 from mask2former import limits
 from mask2former.documents import check_regular
-from mask2former.errors import MissingExtraError, UserError
+from mask2former.errors import UserError
+from mask2former.extras import need
 from mask2former.limits import check_limit
 from mask2former.media.archives import ArchivedFile
 from mask2former.text import printable
@@ -43,10 +44,9 @@ _HDR = {16: "PQ", 18: "HLG"}  # transfer functions, by their numbers in H.273
 
 
 def _av() -> Any:
-    try:
-        import av
-    except ImportError as error:
-        raise MissingExtraError("av", "video") from error
+    need("video", "av", to="read videos")
+    import av
+
     return av
 
 

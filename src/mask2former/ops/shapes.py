@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 from jaxtyping import Bool, Num
 
-from mask2former.errors import MissingExtraError
+from mask2former.extras import need
 
 __all__ = ["check_installed", "intensities", "shape_of"]
 
@@ -21,10 +21,7 @@ def check_installed() -> None:
     Raises:
         MissingExtraError: scikit-image is not installed.
     """
-    try:
-        import skimage.measure  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("scikit-image", "table") from error
+    need("table", "skimage", to="measure shapes")
 
 
 def shape_of(mask: Bool[np.ndarray, "h w"]) -> dict[str, float | None]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mask2former.errors import MissingExtraError
+from mask2former.extras import need
 from mask2former.files import write_whole
 from mask2former.results_io.writing import ResultFolder, file_stem, filled
 from mask2former.structures.result_base import ResultItem
@@ -36,10 +36,9 @@ class RoiFiles(ResultFolder):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         super().__init__(path)
-        try:
-            import roifile
-        except ImportError as error:
-            raise MissingExtraError("roifile", "imagej") from error
+        need("imagej", "roifile", to="write regions of ImageJ")
+        import roifile
+
         self._roifile = roifile
 
     def add(self, image_id: int | str, result: Segmentation) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 
-from mask2former.errors import MissingExtraError, UserError
+from mask2former.errors import UserError
+from mask2former.extras import need
 from mask2former.files import check_file, discard, whole_file
 from mask2former.notes import note
 from mask2former.ops.shapes import check_installed
@@ -178,11 +179,10 @@ class _Csv:
 
 class _Parquet:
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
-        try:
-            import pyarrow
-            import pyarrow.parquet
-        except ImportError as error:
-            raise MissingExtraError("pyarrow", "table") from error
+        need("table", "pyarrow", to="write Parquet")
+        import pyarrow
+        import pyarrow.parquet
+
         self.path = path
         kinds = {"image": pyarrow.string(), "category_name": pyarrow.string(), "is_thing": pyarrow.bool_()}
 

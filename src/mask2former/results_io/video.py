@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 from jaxtyping import UInt8
 
-from mask2former.errors import MissingExtraError
+from mask2former.extras import need
 from mask2former.files import discard, whole_file
 from mask2former.results_io.growing import finishing, naming
 from mask2former.results_io.partial import WorkingFile
@@ -52,10 +52,9 @@ class VideoWriter:
     """
 
     def __init__(self, path: str | os.PathLike[str], rate: float) -> None:
-        try:
-            import av
-        except ImportError as error:
-            raise MissingExtraError("av", "video") from error
+        need("video", "av", to="write videos")
+        import av
+
         self._av = av
         self.path = Path(path)
         self.rate = Fraction(rate).limit_denominator(1001)

@@ -5,18 +5,12 @@
 
 from __future__ import annotations
 
-from mask2former.errors import MissingExtraError
+from mask2former.extras import need
 
-try:
-    import fastapi as _fastapi  # noqa: F401
-    import prometheus_client as _prometheus_client  # noqa: F401
-    import python_multipart as _python_multipart  # noqa: F401
-    import uvicorn as _uvicorn  # noqa: F401
-except ImportError as error:
-    raise MissingExtraError(error.name or "fastapi", "serve") from error
+need("serve", "fastapi", "prometheus_client", "python_multipart", "uvicorn", to="serve models")
 
-from mask2former.serve.app import create_app
-from mask2former.serve.running import serve
-from mask2former.serve.settings import RayOptions, ServiceLimits, read_token
+from mask2former.serve.app import create_app  # noqa: E402
+from mask2former.serve.running import serve  # noqa: E402
+from mask2former.serve.settings import RayOptions, ServiceLimits, read_token  # noqa: E402
 
 __all__ = ["RayOptions", "ServiceLimits", "create_app", "read_token", "serve"]

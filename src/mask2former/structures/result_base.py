@@ -21,7 +21,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from mask2former import visualization
 from mask2former.documents import encode_json
-from mask2former.errors import MissingExtraError, UserError
+from mask2former.errors import UserError
+from mask2former.extras import need
 from mask2former.files import write_whole
 from mask2former.ops.masks import Patch
 from mask2former.ops.polygons import Ring, mask_to_polygons
@@ -327,10 +328,9 @@ class Result:
             UserError: as :meth:`measured_rows`.
             MissingExtraError: pandas or scikit-image is not installed.
         """
-        try:
-            import pandas as pd
-        except ImportError as error:
-            raise MissingExtraError("pandas", "table") from error
+        need("table", "pandas", to="make data frames")
+        import pandas as pd
+
         size = None if pixel_size is None else PixelSize.of(pixel_size)
         frame = pd.DataFrame(self.measured_rows(image, pixel_size=size), columns=table_columns(size))
         numbers = frame.columns.difference(["category_name", "is_thing"], sort=False)
@@ -345,10 +345,9 @@ class Result:
         Raises:
             MissingExtraError: supervision is not installed.
         """
-        try:
-            from supervision import Detections
-        except ImportError as error:
-            raise MissingExtraError("supervision", "supervision") from error
+        need("supervision", "supervision", to="convert results to its Detections")
+        from supervision import Detections
+
         part = self.filter(min_area=1)
         entries, masks = part._entries(), part.sparse
         if not entries:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
-from mask2former.errors import MissingExtraError
+from mask2former.extras import need
 
 __all__ = ["need_lightning"]
 
@@ -15,5 +13,4 @@ def need_lightning() -> None:
     Raises:
         MissingExtraError: it is missing; the message has the ``pip install`` command for it.
     """
-    if find_spec("lightning") is None:
-        raise MissingExtraError("lightning", "train")
+    need("train", "lightning", to="train models")

@@ -14,7 +14,8 @@ from lightning.pytorch.loggers.logger import Logger
 
 from mask2former.config import RunConfig
 from mask2former.documents import read_json
-from mask2former.errors import MissingExtraError, UserError
+from mask2former.errors import UserError
+from mask2former.extras import need
 from mask2former.files import write_whole
 from mask2former.text import count, printable
 
@@ -133,10 +134,7 @@ def _read(file: Path) -> dict[str, str]:
 
 def _tensorboard(directory: Path, version: str | None) -> Logger:
     """Event files, in a folder of the run."""
-    try:
-        import tensorboard  # noqa: F401  (Lightning's logger would fall back to another package)
-    except ImportError as error:
-        raise MissingExtraError("tensorboard", "train") from error
+    need("train", "tensorboard", to="write event files")  # for which Lightning would use another package
     from lightning.pytorch.loggers import TensorBoardLogger
 
     return TensorBoardLogger(directory, name="tensorboard", version="")
@@ -144,10 +142,7 @@ def _tensorboard(directory: Path, version: str | None) -> Logger:
 
 def _wandb(directory: Path, version: str | None) -> Logger:
     """Weights & Biases: the project is ``WANDB_PROJECT``; all other variables of wandb apply, too."""
-    try:
-        import wandb  # noqa: F401  # pyright: ignore[reportMissingImports]  (an extra)
-    except ImportError as error:
-        raise MissingExtraError("wandb", "wandb") from error
+    need("wandb", "wandb", to="log to Weights & Biases")
     from lightning.pytorch.loggers import WandbLogger
 
     project = os.environ.get("WANDB_PROJECT", _PROJECT)
@@ -156,10 +151,7 @@ def _wandb(directory: Path, version: str | None) -> Logger:
 
 def _mlflow(directory: Path, version: str | None) -> Logger:
     """MLflow: the address is ``MLFLOW_TRACKING_URI``, or a file of the run; ``MLFLOW_EXPERIMENT_NAME`` applies."""
-    try:
-        import mlflow  # noqa: F401  # pyright: ignore[reportMissingImports]  (an extra)
-    except ImportError as error:
-        raise MissingExtraError("mlflow", "mlflow") from error
+    need("mlflow", "mlflow", to="log to MLflow")
     from lightning.pytorch.loggers import MLFlowLogger
 
     return MLFlowLogger(

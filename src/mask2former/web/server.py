@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.util
 import os
 import re
 import tempfile
@@ -15,7 +14,8 @@ from typing import Any
 
 from mask2former import interrupts
 from mask2former.addresses import bound, is_loopback, url_of
-from mask2former.errors import MissingExtraError, OptionError, UserError
+from mask2former.errors import OptionError, UserError
+from mask2former.extras import need
 from mask2former.inference.opening import model_name, open_predictor
 from mask2former.inference.predictor import Predictor
 from mask2former.processors import limit_threads
@@ -59,8 +59,7 @@ def open_models(
     names = [model_name(model) for model in models]
     if not names or len(set(names)) < len(names):
         raise UserError(f"expected one or more different models, got {', '.join(names) or 'none'}")
-    if importlib.util.find_spec("gradio") is None:
-        raise MissingExtraError("gradio", "web")
+    need("web", "gradio", "fastapi", "uvicorn", to="serve the page")
     limit_threads()
     return {
         name: open_predictor(model, quiet=True, progress=progress, **loading)
@@ -90,10 +89,9 @@ def open_app(
         MissingExtraError: gradio is not installed.
     """
     with tempfile.TemporaryDirectory(prefix="mask2former-web-") as folder, _environment(folder):
-        try:
-            from mask2former.web.page import build_page
-        except ImportError as error:
-            raise MissingExtraError("gradio", "web") from error
+        need("web", "gradio", "fastapi", to="build the page")
+        from mask2former.web.page import build_page
+
         drawn = Path(folder, "examples")
         drawn.mkdir()
         has_colors = any(model.settings.bands is None for model in models.values())  # which examples are drawn in

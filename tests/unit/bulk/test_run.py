@@ -23,7 +23,7 @@ from mask2former.bulk.engine import Job, Pool, Segmenter
 from mask2former.bulk.plan import Plan
 from mask2former.bulk.shards import SCHEMA
 from mask2former.cli import main
-from mask2former.errors import FailedError, MissingExtraError, UserError
+from mask2former.errors import FailedError, UserError
 from mask2former.scenes import draw_scene
 
 pytestmark = pytest.mark.long
@@ -248,6 +248,3 @@ def test_wrong_requests(engine: Engine, photos: Path, tmp_path: Path, monkeypatc
     job = Job(MODEL, {"device": "cpu"}, str(tmp_path), "panoptic", {"weights_sha256": "other"}, 1, 60.0, None)
     with pytest.raises(UserError, match="is a different model in an actor than where the run was started"):
         Segmenter(job)
-    monkeypatch.setattr("mask2former.bulk.run.find_spec", lambda module: None if module == "ray" else module)
-    with pytest.raises(MissingExtraError, match=r"ray is not installed; .* pip install 'mask2former\[ray\]'"):
-        predict_bulk(MODEL, photos, tmp_path / "out")

@@ -13,7 +13,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from pyarrow import parquet
 
 from mask2former.bulk.sources import fetch, list_sources
-from mask2former.errors import MissingExtraError, UserError
+from mask2former.errors import UserError
 from mask2former.notes import collect_notes
 
 
@@ -188,9 +188,3 @@ def test_more_than_the_limit_is_refused(photos: Path, monkeypatch: pytest.Monkey
         fsspec.filesystem("memory").pipe("/large.jpg", b"large")
         with pytest.raises(UserError, match="has too many bytes: "):
             fetch(name)
-
-
-def test_without_fsspec_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "fsspec.core", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'mask2former\[ray\]'"):
-        list_sources(["s3://bucket/a.jpg"])

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mask2former.data.checks import between_findings, split_findings
+from mask2former.data.checks import between_findings, class_findings, split_findings
 from mask2former.data.datasets.class_names import read_color_table, read_names
 from mask2former.data.datasets.label_folder import LabelFolder
 from mask2former.data.datasets.scenes import SceneClips, Scenes
@@ -52,3 +52,9 @@ def test_label_maps_of_ignored_colours_alone_are_broken(tmp_path: Path) -> None:
     )
     [finding] = [finding for finding in split_findings(samples, "train") if finding.broken]
     assert "nothing is annotated" in finding.sentence()
+
+
+def test_classes_that_differ_only_in_spelling_are_noted() -> None:
+    [found] = class_findings(Categories.from_names(["T cell", "dirt", "t-cell", "Dirt 2"]), "train")
+    assert not found.broken
+    assert found.sentence(5).endswith("if they are one class, rename them (1): 'T cell' and 't-cell'")

@@ -301,6 +301,16 @@ def test_what_is_left_out_or_taken_for_something_else_is_noted(tmp_path: Path) -
         CocoPanoptic([write(tmp_path, values)])
 
 
+def test_several_segments_of_one_class_of_stuff_are_noted(tmp_path: Path) -> None:
+    values, segments = content(), ids()
+    values["annotations"][0]["segments_info"].append({"id": 6, "category_id": 3})
+    segments[:, :2] = 6
+    files = write(tmp_path, values, segments)
+    [note] = CocoPanoptic([files]).notes
+    assert note.endswith("so that they cannot all be found; join them: 1 (a.jpg)")
+    assert not CocoPanoptic([files], "semantic").notes
+
+
 def test_flags_and_categories_of_segments_are_checked(tmp_path: Path) -> None:
     for key, value, message in (
         ("iscrowd", "no", "segment 197121 of 'a.png' has 'no' as 'iscrowd'"),

@@ -10,6 +10,7 @@ from PIL import Image
 
 from mask2former.data.label_maps import colors_of_ids, count_labels, read_id_colors, read_label_map, remap, runs_of
 from mask2former.errors import UserError
+from mask2former.notes import collect_notes
 
 
 @pytest.mark.parametrize("highest", [1, 255, 65535])
@@ -115,3 +116,31 @@ def test_whole_numbers_may_be_stored_as_floats(tmp_path: Path) -> None:
         Image.fromarray(np.where(numbers == 2, np.float32(wrong), numbers)).save(path)
         with pytest.raises(UserError, match=r"expected whole numbers from 0 to 16777215 \(is it a map of prob"):
             read_label_map(path)
+
+
+@pytest.mark.parametrize(("kind", "highest"), [(np.uint8, 255), (np.uint8, 15), (np.uint16, 65535)])
+def test_numbers_of_which_0_is_white_are_read_as_stored(tmp_path: Path, kind: type, highest: int) -> None:
+    """As ImageJ saves masks with an inverting lookup table: Pillow would make objects background, and the reverse."""
+    tifffile = pytest.importorskip("tifffile", reason="needs the extra microscopy")
+    numbers = np.array([[0, 1, highest], [0, 0, 2]], dtype=kind)
+    bits = {"bitspersample": 4} if highest == 15 else {}
+    tifffile.imwrite(tmp_path / "a.tif", numbers, photometric="miniswhite", **bits)
+    with collect_notes() as notes:
+        assert read_label_map(tmp_path / "a.tif").tolist() == numbers.tolist()
+    assert ["read as stored, not as they look" in note.message for note in notes] == [True]
+
+
+def test_bits_of_which_0_is_white_are_read_as_they_look(tmp_path: Path) -> None:
+    tifffile = pytest.importorskip("tifffile", reason="needs the extra microscopy")
+    tifffile.imwrite(tmp_path / "a.tif", np.eye(9, dtype=bool), photometric="miniswhite")
+    with collect_notes() as notes:
+        assert (read_label_map(tmp_path / "a.tif") == 1 - np.eye(9)).all()
+    assert ["white is 1" in note.message for note in notes] == [True]
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.int16, np.int32])
+def test_numbers_below_0_are_refused(tmp_path: Path, kind: type) -> None:
+    tifffile = pytest.importorskip("tifffile", reason="needs the extra microscopy")
+    tifffile.imwrite(tmp_path / "a.tif", np.array([[0, 1, -1]], dtype=kind))
+    with pytest.raises(UserError, match="contains the number -1; expected numbers from 0"):
+        read_label_map(tmp_path / "a.tif")

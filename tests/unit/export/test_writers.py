@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 
 from mask2former.config import InferenceConfig
-from mask2former.errors import MissingExtraError, NoCompilerError, UserError
-from mask2former.export.writers import attention_in_products, check_installed, write_onnx, write_pt2
+from mask2former.errors import NoCompilerError, UserError
+from mask2former.export.writers import attention_in_products, write_onnx, write_pt2
 from mask2former.inference.exported import ExportedInfo
 from mask2former.structures import Categories, ModelInfo
 
@@ -68,15 +68,6 @@ def test_the_first_of_a_chain_of_errors_says_what_cannot_be_converted(
     monkeypatch.setattr("torch.onnx.export", fail)
     with pytest.raises(UserError, match=r"converted to ONNX by torch .*aten\.fold"):
         write_onnx(PROGRAM, tmp_path / "a.onnx", INFO)
-
-
-@pytest.mark.parametrize("kind", ["onnx", "triton", "openvino"])
-def test_what_a_format_needs_is_named(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    check_installed("pt2")
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match=r"(onnx|openvino).*mask2former\[export\]"):
-        check_installed(kind)
-    check_installed("pt2")
 
 
 def test_a_package_says_what_it_is_and_a_compiler_that_fails_is_told(

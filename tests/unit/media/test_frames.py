@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mask2former.errors import MissingExtraError, UserError
+from mask2former.errors import UserError
 from mask2former.media.frames import open_frames
 
 
@@ -177,10 +177,3 @@ def test_what_is_no_clip_is_refused(tmp_path: Path) -> None:
 def test_a_camera_that_is_not_there_is_refused() -> None:
     with pytest.raises(UserError, match="camera 93 cannot be opened"):
         open_frames(93)
-
-
-def test_without_pyav_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    video = write_video(tmp_path / "clip.mp4", STEADY)
-    monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(MissingExtraError, match=r"mask2former\[video\]"):
-        open_frames(video)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sys
 import tracemalloc
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import av
 import numpy as np
 import pytest
 
-from mask2former.errors import MissingExtraError
 from mask2former.inference.tracking import join_frames
 from mask2former.media.frames import open_frames
 from mask2former.ops import masks as mask_ops
@@ -178,9 +176,3 @@ def test_a_video_that_cannot_be_closed_leaves_the_old_one(tmp_path: Path) -> Non
 class _Broken:
     def encode(self) -> object:
         return 1 / 0
-
-
-def test_without_pyav_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(MissingExtraError, match=r"mask2former\[video\]"):
-        VideoWriter(tmp_path / "clip.mp4", 25)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mask2former.config import RunConfig, parse
-from mask2former.errors import MissingExtraError, UserError
+from mask2former.errors import UserError
 from mask2former.training.loggers import Loggers
 
 
@@ -94,15 +94,6 @@ def test_a_broken_record_of_records_is_refused(text: str, tmp_path: Path) -> Non
     (tmp_path / "loggers.json").write_text(text)
     with pytest.raises(UserError, match=r"loggers\.json.*delete it"):
         Loggers(config(tmp_path), resume=True)
-
-
-@pytest.mark.parametrize(("name", "extra"), [("tensorboard", "train"), ("wandb", "wandb"), ("mlflow", "mlflow")])
-def test_a_package_that_is_not_installed_is_named(
-    name: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(MissingExtraError, match=extra):
-        Loggers(config(tmp_path, name), resume=False)
 
 
 def events_of(folder: Path) -> list[Path]:

@@ -156,8 +156,22 @@ class CocoPanoptic(SegmentReader):
         self._ends = np.array(ends, dtype=np.int64)
         self._boxes_xywh = np.array(boxes, dtype=np.float32).reshape(-1, 4)
         del self._growing, self._boxes
+        if task == "panoptic":
+            self._note_divided_stuff()
         self._counts = self._count()
         self._rows = rows_with(self._counts, sources[0].annotations, filter_empty=filter_empty)
+
+    def _note_divided_stuff(self) -> None:
+        """Note images with several segments of one class of stuff, of which models predict a single segment."""
+        images = np.repeat(np.arange(len(self._images)), np.diff(self._ends))
+        is_stuff = ~self._crowds & np.isin(self._classes, self.categories.stuff_indices)
+        pairs = images[is_stuff] * len(self.categories) + self._classes[is_stuff]
+        found, counts = np.unique(pairs, return_counts=True)
+        if divided := np.unique(found[counts > 1] // len(self.categories)).tolist():
+            self.notes.append(
+                "images have several segments of one class of stuff, which is predicted as one, so that they cannot "
+                f"all be found; join them: {some([self._images[index].name for index in divided])}"
+            )
 
     # --- reading the annotation file ---
 

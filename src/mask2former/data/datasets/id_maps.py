@@ -16,10 +16,10 @@ from jaxtyping import Bool, Int32, Int64
 from mask2former.data.datasets.annotation_files import Location, some
 from mask2former.data.datasets.pairs import Names, pair_files
 from mask2former.data.datasets.reader import SegmentReader
-from mask2former.data.label_maps import ColorTable, read_ids, read_label_map, remap, rgb_text
+from mask2former.data.label_maps import ColorTable, inner_numbers, num_parts, read_ids, read_label_map, remap, rgb_text
 from mask2former.errors import UserError
 from mask2former.media.archives import File, Folder, open_folder
-from mask2former.notes import note
+from mask2former.notes import is_collecting, note
 from mask2former.structures.categories import Categories
 from mask2former.text import quoted
 
@@ -27,6 +27,7 @@ __all__ = ["IdMapFolders", "IdMaps", "object_categories", "things_beside_backgro
 
 _BACKGROUND = 0  # the first class, which is not a thing
 _NO_OBJECT = 0  # on id maps
+_FEW = 3  # fewer objects, or parts of one, say nothing about the map
 
 
 class IdMapFolders(NamedTuple):
@@ -147,6 +148,11 @@ class IdMaps(SegmentReader):
         values, of_pixel = np.unique(numbers, return_inverse=True)
         is_object = (values != _NO_OBJECT) & ~np.isin(values, self._ignored_ids)
         segment = np.where(values == _NO_OBJECT, 1, np.where(is_object, 1 + np.cumsum(is_object), 0))
+        if is_collecting():
+            if is_object.all() and files.classes is None:
+                what = "id maps without 0: every pixel is part of an object, and so is a background of another number"
+                note(what, f"'{label_file}'")
+            _note_other_kinds(numbers, values[is_object], label_file)
         ids = segment[of_pixel].reshape(numbers.shape).astype(np.int32)
         count = int(is_object.sum())
         classes = np.ones(count, dtype=np.int64)
@@ -194,3 +200,14 @@ class IdMaps(SegmentReader):
                 "both maps, or train on classes only (label-folder)"
             )
         return np.where(of_pixel < 0, 0, ids).astype(np.int32), classes.astype(np.int64)
+
+
+def _note_other_kinds(numbers: Int32[np.ndarray, "H W"], objects: Int32[np.ndarray, " N"], file: File) -> None:
+    """Note signs that the numbers are not those of objects: slivers, and one number in many parts."""
+    slivers = np.setdiff1d(objects, inner_numbers(numbers))
+    if len(objects) >= _FEW and 2 * len(slivers) > len(objects):
+        what = "id maps on which most objects are nowhere wider than two pixels, as if resized with smoothing"
+        note(what, f"'{file}' ({len(slivers)} of {len(objects)})")
+    if len(objects) == 1 and (count := num_parts(numbers == objects[0])) >= _FEW:
+        what = "id maps with only one number, whose separate parts are read as one object; is it that of a class?"
+        note(what, f"'{file}' ({count} parts)")

@@ -14,17 +14,19 @@ from mask2former.data.annotated import Annotated, place_patches
 from mask2former.data.datasets.annotation_files import Location, some
 from mask2former.data.datasets.pairs import LABEL_SUFFIXES
 from mask2former.data.datasets.reader import Reader
-from mask2former.data.label_maps import read_ids
+from mask2former.data.label_maps import num_parts, read_ids
 from mask2former.errors import UserError
 from mask2former.media.archives import File, Folder, open_folder
 from mask2former.media.images import IMAGE_SUFFIXES, note_passed_over
-from mask2former.notes import note
+from mask2former.notes import is_collecting, note
 from mask2former.ops.masks import Patch, tight
 from mask2former.ops.sparse_masks import SparseMasks
 from mask2former.structures.categories import Categories
 from mask2former.structures.ground_truth import GroundTruth, InstanceGroundTruth
 
 __all__ = ["MaskFiles", "MaskFolder"]
+
+_FEW = 3  # parts; an object may be in two behind another one
 
 
 class MaskFolder(NamedTuple):
@@ -150,6 +152,9 @@ class MaskFiles(Reader):
             if (numbers[mask] != numbers.max()).any():
                 what = "mask files with several values; all but 0 are read as the object"
                 note(what, f"'{file}' (up to {numbers.max()})")
+            if is_collecting() and len(image.mask_names) == 1 and (count := num_parts(mask)) >= _FEW:
+                what = "images with only one mask file, whose separate parts are read as one object"
+                note(what, f"'{file}' ({count} parts)")
             patches.append(tight(Patch(0, 0, mask)))
         return patches
 

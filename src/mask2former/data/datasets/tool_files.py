@@ -18,14 +18,14 @@ import numpy as np
 from mask2former import limits
 from mask2former.data.datasets.annotation_files import Location, found_file, some
 from mask2former.data.datasets.coco import CocoInstances
-from mask2former.data.datasets.file_names import Stems
+from mask2former.data.datasets.file_names import Stems, find_name
 from mask2former.data.datasets.tool_formats import FORMATS, ToolName, records_of
 from mask2former.data.datasets.tool_records import Record
 from mask2former.data.faults import fault
 from mask2former.errors import UserError
 from mask2former.media.archives import File, Folder, find_folder
 from mask2former.media.images import image_size
-from mask2former.notes import collect_notes, sentences
+from mask2former.notes import collect_notes, note, sentences
 from mask2former.structures.categories import Categories
 from mask2former.text import listed, quoted
 
@@ -68,6 +68,8 @@ def open_tool_files(
         }
         if FORMATS[tool].endings is not None:
             found = {str(path): _with_images(tool, found[str(path)], images) for path, images in opened}
+        for path, images in opened:
+            _compare_bytes(found[str(path)], images)
     labels = Counter(shape.label for records in found.values() for record in records for shape in record.shapes)
     if names is None:
         if not labels:
@@ -131,6 +133,22 @@ def _with_images(tool: ToolName, records: Sequence[Record], images: Location) ->
         _check_covers(record, folder, name)
         named.append(record._replace(image=name))
     return named
+
+
+def _compare_bytes(records: Sequence[Record], images: Location) -> None:
+    """Note images that are other files than those annotated: outlines in a format without sizes may not fit."""
+    folder = find_folder(images) if any(record.num_bytes for record in records) else None
+    if folder is None or folder.archive is not None:
+        return
+    for record in records:
+        name = find_name(record.image, folder) if record.num_bytes else None
+        path = None if name is None else folder / name
+        if isinstance(path, Path) and path.is_file() and (count := path.stat().st_size) != record.num_bytes:
+            note(
+                "images with another number of bytes than when they were annotated; if they have been resized since, "
+                "their outlines do not fit",
+                f"'{path}' ({count:,}, then {record.num_bytes:,})",
+            )
 
 
 def _check_covers(record: Record, folder: Folder, name: str) -> None:

@@ -190,7 +190,8 @@ def _via(source: Source) -> Iterator[Record]:
         for position, region in enumerate(_regions(entry), start=1):
             with within_object(position, name):
                 shapes.append(_via_shape(region, attribute))
-        yield Record(name, (0, 0), shapes, name)
+        size = entry.get("size")
+        yield Record(name, (0, 0), shapes, name, size if type(size) is int and size > 0 else 0)
 
 
 def _via_shape(region: dict[str, Any], attribute: str | None) -> Shape:
@@ -202,8 +203,9 @@ def _via_shape(region: dict[str, Any], attribute: str | None) -> Shape:
     elif kind == "circle":
         segmentation = ellipse(shape["cx"], shape["cy"], shape["r"], shape["r"])
     elif kind == "ellipse":
-        turn = math.degrees(shape.get("theta", 0))
-        segmentation = ellipse(shape["cx"], shape["cy"], shape["rx"], shape["ry"], turn)
+        if not abs(turn := shape.get("theta", 0)) <= 2 * math.pi:
+            raise ValueError(f"'theta' is {quoted(turn, 40)}; expected radians")
+        segmentation = ellipse(shape["cx"], shape["cy"], shape["rx"], shape["ry"], math.degrees(turn))
     label = "object" if attribute is None else _via_label(region["region_attributes"].get(attribute), attribute)
     return Shape(label, segmentation, str(kind)[:40])
 

@@ -59,12 +59,13 @@ class Shape(NamedTuple):
 
 
 class Record(NamedTuple):
-    """One image as described in a file; a side is 0 where the file does not give it."""
+    """One image as described in a file; a side, and the number of bytes of the image, is 0 where it is not given."""
 
     image: str
     size_hw: tuple[int, int]
     shapes: list[Shape]
     where: str
+    num_bytes: int = 0
 
 
 class Source(NamedTuple):

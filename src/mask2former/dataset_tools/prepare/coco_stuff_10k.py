@@ -18,6 +18,7 @@ from mask2former import limits
 from mask2former.dataset_tools.prepare.stages import Job, Plan, Stage, save_image
 from mask2former.documents import check_regular, read_text
 from mask2former.errors import OptionError, UserError
+from mask2former.extras import is_installed
 from mask2former.files import write_whole
 from mask2former.limits import check_limit
 from mask2former.media.image_files import open_image
@@ -101,10 +102,10 @@ def _read_labels(path: Path) -> UInt8[np.ndarray, "H W"]:
 
 
 def _read_hdf5(path: Path) -> np.ndarray:
-    try:
-        import h5py
-    except ImportError as error:
-        raise UserError(f"'{path}' is a MATLAB 7.3 file; pip install h5py to read it") from error
+    if not is_installed("h5py"):
+        raise UserError(f"'{path}' is a MATLAB 7.3 file; pip install h5py to read it")
+    import h5py
+
     try:
         with h5py.File(path) as file:
             matrix = file["S"]

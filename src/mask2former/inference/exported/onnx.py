@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
 
-from mask2former.errors import MissingExtraError, UserError
+from mask2former.errors import UserError
+from mask2former.extras import need
 from mask2former.inference.exported.info import INPUTS, KEY, ExportedInfo
 from mask2former.inference.exported.opened_file import OpenedFile
 from mask2former.text import printable
@@ -35,10 +36,9 @@ class OnnxRuntime(OpenedFile):
 
     def __init__(self, path: Path, device: torch.device | None = None) -> None:
         super().__init__(path, device)
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise MissingExtraError("onnxruntime", "export") from error
+        need("export", "onnxruntime", to="run ONNX files")
+        import onnxruntime
+
         has_cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
         if device is not None and device.type not in ("cpu", "cuda"):
             raise UserError(f"exported models run on the CPU or a CUDA device, got {device}")

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
 
-from mask2former.errors import MissingExtraError, UserError
+from mask2former.errors import UserError
+from mask2former.extras import need
 from mask2former.inference.exported.info import INPUTS, KEY, ExportedInfo
 from mask2former.inference.exported.opened_file import OpenedFile
 from mask2former.text import printable
@@ -33,10 +34,9 @@ def _core_of(process: int) -> Any:
     puts back the one before when it is freed. Unless cores are freed in reverse order, the thread is left with a stack
     that no longer exists, and the next signal (Ctrl-C, SIGTERM) ends the process with a segmentation fault.
     """
-    try:
-        import openvino
-    except ImportError as error:
-        raise MissingExtraError("openvino", "export") from error
+    need("export", "openvino", to="run OpenVINO files")
+    import openvino
+
     return openvino.Core()
 
 

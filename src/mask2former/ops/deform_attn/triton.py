@@ -12,12 +12,12 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
-from importlib.util import find_spec
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mask2former.extras import is_installed
 from mask2former.ops.deform_attn.operators import check_sizes, register_sampling
 
 __all__ = ["available", "deformable_sampling_triton", "supports", "why_unavailable"]
@@ -29,7 +29,7 @@ _WARPS = 4
 
 
 def _why_unavailable() -> str:
-    if find_spec("triton") is None:
+    if not is_installed("triton"):
         return "Triton is not installed (it comes with torch on Linux with CUDA)"
     if _INTERPRETED or "CC" in os.environ or shutil.which("gcc") or shutil.which("clang"):
         return ""

@@ -306,6 +306,22 @@ def test_maps_of_another_size_and_empty_ones(tmp_path: Path) -> None:
         id_maps(tmp_path / "other", np.ones((5, 6), np.uint8)).annotated(0)
 
 
+def test_signs_that_numbers_are_not_objects_are_noted(tmp_path: Path) -> None:
+    apart = np.zeros((9, 30), np.uint8)
+    apart[2:7, 2:7] = apart[2:7, 12:17] = apart[2:7, 22:27] = 1
+    smooth = np.arange(apart.size, dtype=np.uint16).reshape(apart.shape)
+    for name, wrong, words in (
+        ("class", apart, "whose separate parts are read as one object"),
+        ("background", np.where(apart == 0, 255, apart), "without 0: every pixel is part of an object"),
+        ("smooth", smooth, "most objects are nowhere wider than two pixels"),
+        ("objects", np.where(apart == 1, 1 + np.arange(30) // 10, 0).astype(np.uint8), ""),
+    ):
+        samples = id_maps(tmp_path / name, wrong)
+        with collect_notes() as notes:
+            samples.segments(0, "training")
+        assert [words in note.message for note in notes] == ([True] if words else [])
+
+
 # --- mask files ------------------------------------------------------------------------------------------------------
 
 
@@ -363,3 +379,13 @@ def test_what_is_odd_about_mask_files_is_told(tmp_path: Path) -> None:
         MaskFiles([MaskFolder(tmp_path)])
     with pytest.raises(UserError, match="has mask files; expected the masks"):
         MaskFiles([MaskFolder(tmp_path / "b")])
+
+
+def test_one_mask_file_in_several_parts_is_noted(tmp_path: Path) -> None:
+    image(tmp_path / "a" / "images" / "a.png")
+    save(tmp_path / "a" / "masks" / "1.png", np.tile(np.array([255, 0], np.uint8), (4, 3)))
+    with collect_notes() as notes:
+        MaskFiles([MaskFolder(tmp_path)]).annotated(0)
+    assert [note.message for note in notes] == [
+        "images with only one mask file, whose separate parts are read as one object"
+    ]

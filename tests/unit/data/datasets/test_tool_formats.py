@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -218,6 +219,11 @@ BROKEN: dict[str, tuple[ToolName, Any, str]] = {
         via(({"name": "point"}, {"kind": {"cell": True, "dirt": True}})),
         r"object \d of 'a.png': .* expected one class per region",
     ),
+    "an ellipse in degrees": (
+        "via",
+        via(({"name": "ellipse", "cx": 9, "cy": 9, "rx": 3, "ry": 2, "theta": 45}, {"kind": "cell"})),
+        "object 1 of 'a.png': 'theta' is 45; expected radians",
+    ),
     "a document type": ("cvat", f"<!DOCTYPE a []>{cvat('')}", "declares a document type"),
     "no XML": ("cvat", "<annotations>", "is not XML, or is cut short"),
     "tracks": ("cvat", '<annotations><meta/><track id="0"/></annotations>', "it is 'CVAT for video'"),
@@ -300,6 +306,12 @@ def test_what_says_less_is_told(tmp_path: Path) -> None:
     found, notes = read(tmp_path, "via", via((polygon, {})))
     assert [label for label, _ in found] == ["object"]
     assert any("all belong to one class, 'object'" in note for note in notes)
+    assert any(re.search(r"another number of bytes than when .*/a\.png' \(\d+, then 1\)", note) for note in notes)
+    content = via((polygon, {}))
+    content["a.png1"]["size"] = (tmp_path / "images" / "a.png").stat().st_size
+    (tmp_path / "same").mkdir()
+    _, notes = read(tmp_path / "same", "via", content)
+    assert not any("another number of bytes" in note for note in notes)
 
 
 def test_annotations_may_be_in_an_archive(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from mask2former.training.datamodule import DataModule
 ERRORS = (
     UserError("'a.png' is damaged"),
     OptionError(lambda name: f"use {name('bands')}"),
-    MissingExtraError("tifffile", "microscopy"),
+    MissingExtraError("tifffile", "microscopy", "read this TIFF"),
 )
 
 
