@@ -103,10 +103,18 @@ def parse_rois(source: Source) -> Iterator[Record]:
         with within(f"region {quoted(name, 60)}"):
             regions.append(_region(data, source.file))
     check_one_plane(source.file, Counter(region.plane for region in regions), "z and t, or the slice")
-    if groups := {region.group for region in regions} - {0}:
+    numbers = Counter(region.group for region in regions)
+    alone = numbers.pop(0, 0)
+    if groups := ", ".join(map(str, sorted(numbers))):
         note(
             "files of ImageJ with groups of regions, each of which is read as a class (group N)",
-            f"'{source.file}' ({', '.join(map(str, sorted(groups)))})",
+            f"'{source.file}' ({groups})",
+        )
+    if groups and alone:  # those that were drawn beside the regions of a prediction
+        note(
+            "files of ImageJ with regions in no group beside those of groups, which are read as another class, "
+            "'object' (if they belong to one, set their group in the properties of the ROI manager)",
+            f"'{source.file}' ({alone} in no group, groups {groups})",
         )
     shapes = [
         Shape(f"group {region.group}" if region.group else "object", region.segmentation, region.kind)
@@ -141,7 +149,11 @@ def _region(data: bytes, file: str) -> _Region:
         if count < 0:
             raise ValueError(f"it has {count} corners; expected a positive number")
         if options & _SPLINE:
-            note("regions of ImageJ fitted to a spline, whose corners are joined by straight lines", f"'{file}'")
+            note(
+                "files of ImageJ with regions fitted to a spline, whose corners are joined by straight lines (in "
+                "ImageJ, 'Edit > Selection > Interpolate' and 'Update' store the curve)",
+                f"'{file}'",
+            )
         if options & _SUBPIXEL and version >= _FIRST_SUBPIXEL[0]:
             corners = _values(data, ">f4", 2 * count, 64 + 4 * count)
         else:

@@ -110,6 +110,9 @@ def test_groups_are_classes(tmp_path: Path) -> None:
     found, notes = read(tmp_path, roi(), roi(OTHER, group=3))
     assert [label for label, _ in found] == ["object", "group 3"]
     assert any("with groups of regions" in note and "'a_RoiSet.zip' (3)" in note for note in notes)
+    assert any("in no group beside those of groups" in note and "(1 in no group, groups 3)" in note for note in notes)
+    _, notes = read(tmp_path, roi(group=2), roi(OTHER, group=3))
+    assert not any("no group" in note for note in notes)
 
 
 def test_regions_of_a_stack_belong_to_one_plane(tmp_path: Path) -> None:
@@ -125,7 +128,7 @@ def test_regions_of_a_stack_belong_to_one_plane(tmp_path: Path) -> None:
 
 def test_a_spline_is_noted(tmp_path: Path) -> None:
     _, notes = read(tmp_path, roi(options=1))
-    assert any("fitted to a spline" in note for note in notes)
+    assert any("fitted to a spline" in note and "Interpolate" in note for note in notes)
 
 
 REFUSED: dict[str, tuple[bytes, str]] = {
