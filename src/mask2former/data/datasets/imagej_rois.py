@@ -41,6 +41,7 @@ _POLYGON, _RECTANGLE, _OVAL, _FREEHAND, _TRACED = 0, 1, 2, 7, 8
 _KINDS = ("polygon", "rectangle", "oval", "line", "freeline", "polyline", "no roi", "freehand", "traced", "angle")
 _SPLINE, _SUBPIXEL = 1, 128  # options
 _FIRST_SUBPIXEL = 222, 223  # versions with exact coordinates of polygons, and of ovals
+_LOWEST = -5000  # coordinate in 16 bits; what is below is one above 32,767, as ImageJ reads it
 _CURVE_STEPS = 16
 _NUMBERS = {0: 2, 1: 2, 2: 4, 3: 6, 4: 0}  # of a step in an outline of several parts: move, line, curves, close
 
@@ -131,6 +132,7 @@ def _region(data: bytes, file: str) -> _Region:
         if mark != b"Iout":
             raise ValueError(f"it begins with {quoted(mark.decode('latin-1'), 20)}; expected Iout")
         channel, z, t, group = _MORE.unpack_from(data, more) if more > 0 else (0, 0, 0, 0)
+        top, left, bottom, right = _coordinates(np.array([top, left, bottom, right])).tolist()
         plane = (z, t) if channel or z or t else (index,)  # all channels of a plane show the same objects
         word = _KINDS[kind] if kind < len(_KINDS) else "point" if kind == len(_KINDS) else f"kind {kind}"
         if path > 0:
@@ -157,8 +159,7 @@ def _region(data: bytes, file: str) -> _Region:
         if options & _SUBPIXEL and version >= _FIRST_SUBPIXEL[0]:
             corners = _values(data, ">f4", 2 * count, 64 + 4 * count)
         else:
-            corners = _values(data, ">i2", 2 * count, 64)
-            corners += np.repeat([left, top], count)
+            corners = _coordinates(_values(data, ">i2", 2 * count, 64)) + np.repeat([left, top], count)
     except struct.error as error:
         raise ValueError(f"it is cut short ({len(data)} bytes)") from error
     return _Region([corners.reshape(2, count).T.ravel().tolist()], printable(word, 40), group, plane)
@@ -173,6 +174,11 @@ def _values(data: bytes, kind: str, count: int, offset: int) -> np.ndarray:
     if offset + count * np.dtype(kind).itemsize > len(data):
         raise struct.error("too few bytes")
     return np.frombuffer(data, kind, count, offset).astype(np.float64)
+
+
+def _coordinates(values: np.ndarray) -> np.ndarray:
+    """Those that were stored in 16 bits, of which images may have more than 32,767."""
+    return values + (values < _LOWEST) * (1 << 16)
 
 
 def _path(steps: np.ndarray) -> list[np.ndarray]:

@@ -14,7 +14,9 @@ from PIL import Image
 
 from mask2former import limits
 from mask2former.config import ToolFilesConfig
+from mask2former.data.datasets.imagej_rois import parse_rois, read_rois
 from mask2former.data.datasets.tool_files import open_tool_files
+from mask2former.data.datasets.tool_records import Source
 from mask2former.dataset_tools.infer_format import infer_format
 from mask2former.errors import UserError
 from mask2former.media.archives import Archive
@@ -104,6 +106,21 @@ def test_ovals_and_curves_are_the_pixels_inside_them(tmp_path: Path) -> None:
         curves += [3, *first.tolist(), *second.tolist(), x, y]
     (_, curved), *_ = read(tmp_path / "2", roi(kind=RECTANGLE, bounds=(20, 10, 40, 30), path=[*curves, 4]))[0]
     check_disc(curved)
+
+
+def test_coordinates_above_32767_are_read(tmp_path: Path) -> None:
+    """ImageJ stores them in 16 bits all the same."""
+    corners = np.add(SQUARE, [40_000, 0])
+    stored = bytearray(roi())
+    stored[10:12] = stored[14:16] = struct.pack(">H", 40_005)  # left, right
+    written(tmp_path, bytes(stored))
+    (record,) = parse_rois(Source(read_rois(tmp_path / "a_RoiSet.zip"), "", None, "a_RoiSet.zip"))
+    np.testing.assert_array_equal(np.reshape(record.shapes[0].segmentation[0], (-1, 2)), corners)
+    stored = bytearray(roi(kind=OVAL, bounds=(0, 10, 20, 30)))
+    stored[10:12], stored[14:16] = struct.pack(">H", 40_000), struct.pack(">H", 40_020)
+    written(tmp_path, bytes(stored))
+    (record,) = parse_rois(Source(read_rois(tmp_path / "a_RoiSet.zip"), "", None, "a_RoiSet.zip"))
+    assert np.mean(record.shapes[0].segmentation[0][::2]) == pytest.approx(40_010)
 
 
 def test_groups_are_classes(tmp_path: Path) -> None:
