@@ -5,6 +5,7 @@ Sources: the layout in ImageJ's ``ij.io.RoiDecoder`` (public domain). Reads no i
 
 from __future__ import annotations
 
+import re
 import struct
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -43,6 +44,9 @@ _SPLINE, _SUBPIXEL = 1, 128  # options
 _FIRST_SUBPIXEL = 222, 223  # versions with exact coordinates of polygons, and of ovals
 _LOWEST = -5000  # coordinate in 16 bits; what is below is one above 32,767, as ImageJ reads it
 _CURVE_STEPS = 16
+# Of a region of a stack that has no name of its own: slice, y and x. ImageJ stores the slice only there, unless it
+# associates positions, and takes it from there.
+_SLICE_IN_NAME = re.compile(r"(\d{4}|\d{5}|\d{6})-\d{4,6}-\d{4,6}(?!\d)")
 _NUMBERS = {0: 2, 1: 2, 2: 4, 3: 6, 4: 0}  # of a step in an outline of several parts: move, line, curves, close
 
 
@@ -102,8 +106,16 @@ def parse_rois(source: Source) -> Iterator[Record]:
     regions = []
     for name, data in content.regions.items():
         with within(f"region {quoted(name, 60)}"):
-            regions.append(_region(data, source.file))
-    check_one_plane(source.file, Counter(region.plane for region in regions), "z and t, or the slice")
+            region = _region(data, source.file)
+            if not any(region.plane) and name != source.file and (stated := _SLICE_IN_NAME.match(Path(name).name)):
+                region = region._replace(plane=(int(stated[1]),))
+            regions.append(region)
+    check_one_plane(
+        source.file,
+        Counter(region.plane for region in regions),
+        "z and t, or the slice",
+        ", or, if these are channels of one plane, remove the slices in the ROI manager (More, Remove Positions)",
+    )
     numbers = Counter(region.group for region in regions)
     alone = numbers.pop(0, 0)
     if groups := ", ".join(map(str, sorted(numbers))):

@@ -143,6 +143,24 @@ def test_regions_of_a_stack_belong_to_one_plane(tmp_path: Path) -> None:
         read(tmp_path / "3", roi(slice_=1), roi(OTHER, slice_=2))
 
 
+def named(root: Path, *names: str) -> list[str]:
+    """The notes on regions with these names."""
+    root.mkdir()
+    Image.new("L", (W, H)).save(root / "a.tif")
+    with zipfile.ZipFile(root / "a.zip", "w") as archive:
+        for name in names:
+            archive.writestr(f"{name}.roi", roi())
+    return open_tool_files("imagej", [(root / "a.zip", root)]).notes
+
+
+def test_the_slice_is_read_from_the_name_where_imagej_stores_it_only_there(tmp_path: Path) -> None:
+    for number, names in enumerate((["0001-0040-0030", "0030-0040"], ["0007-nucleus", "0008-nucleus"], ["1", "2"])):
+        assert not any("plane" in note for note in named(tmp_path / str(number), *names))
+    assert any("another plane of a stack than the first" in note for note in named(tmp_path / "3", "00002-10040-00030"))
+    with pytest.raises(UserError, match=r"2 planes of a stack .*slice: 1, 3\).*if these are channels .*Remove Posi"):
+        named(tmp_path / "4", "0001-0040-0030", "0003-0040-0030-1")
+
+
 def test_a_spline_is_noted(tmp_path: Path) -> None:
     _, notes = read(tmp_path, roi(options=1))
     assert any("fitted to a spline" in note and "Interpolate" in note for note in notes)
