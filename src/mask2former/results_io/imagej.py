@@ -24,8 +24,9 @@ _LARGEST_GROUP = 255
 class RoiFiles(ResultFolder):
     """``X.zip`` for each image, which ImageJ's ROI manager and roifile open: a polygon for each mask, or a composite.
 
-    A mask with holes or of several parts is a composite of its outlines. Names are ``0001-class``, the colour is that
-    of the class, and the group is the class index plus 1 up to 255. Property lists hold ``score``.
+    A mask with holes or of several parts is a composite of its outlines. Names are ``0001-class`` and property lists
+    hold ``score``. If there are several classes, the group is the class index plus 1 up to 255, whose colour ImageJ
+    shows instead of that of the class.
 
     Args:
         path: the folder; created if it does not exist.
@@ -44,16 +45,18 @@ class RoiFiles(ResultFolder):
     def add(self, image_id: int | str, result: Segmentation) -> None:
         """Write the regions of one image."""
         self.once(image_id)
+        # Regions that are drawn in ImageJ have no group, so that with one class they are of this class.
+        has_groups = len(result.categories) > 1
         stream = io.BytesIO()
         with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
             for item in filled(result):
-                roi = self._roi(item)
+                roi = self._roi(item, has_groups)
                 archive.writestr(zipfile.ZipInfo(f"{roi.name}.roi"), roi.tobytes())
         content = stream.getvalue()
         write_whole(self.path / f"{file_stem(image_id)}.zip", lambda file: file.write_bytes(content))
         self.count += 1
 
-    def _roi(self, item: ResultItem) -> Any:
+    def _roi(self, item: ResultItem, has_group: bool) -> Any:
         rings = [ring for polygon in item.polygons for ring in polygon]
         roi = self._roifile.ImagejRoi.frompoints(rings[0])
         roi.roitype = self._roifile.ROI_TYPE.POLYGON
@@ -68,7 +71,7 @@ class RoiFiles(ResultFolder):
             roi.left, roi.top, roi.right, roi.bottom = item.box
         word = re.sub(r"[^\w.-]+", "_", item.name)
         roi.name = f"{item.id:04d}-{word}"
-        roi.group = item.label + 1 if item.label < _LARGEST_GROUP else 0
+        roi.group = item.label + 1 if has_group and item.label < _LARGEST_GROUP else 0
         roi.stroke_color = bytes((255, *item.category.color))
         if item.score is not None:
             roi.props = f"score: {item.score!r}\n"

@@ -259,6 +259,17 @@ def test_regions_of_imagej_are_read_by_roifile(tmp_path: Path, make: Make) -> No
             assert float(roi.props.partition(":")[2]) == item.score
 
 
+def test_with_one_class_regions_of_imagej_are_like_those_drawn_beside_them(tmp_path: Path) -> None:
+    roifile = pytest.importorskip("roifile")
+    masks = np.ones((1, *SIZE), dtype=bool)
+    one = Categories.from_dict({"categories": [{"id": 1, "name": "nucleus", "color": [1, 2, 3]}]})
+    with RoiFiles(tmp_path) as writer:
+        writer.add("a", Instances(masks, np.array([0]), np.array([0.9]), mask_ops.boxes_xyxy(masks), one))
+    (roi,) = roifile.roiread(tmp_path / "a.zip")
+    assert roi.group == 0
+    assert roi.stroke_color == bytes((255, 1, 2, 3))  # ImageJ shows the colour of a group instead
+
+
 def test_regions_of_imagej_can_be_trained_on(tmp_path: Path) -> None:
     pytest.importorskip("roifile")
     result = instances()

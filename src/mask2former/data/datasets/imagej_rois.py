@@ -5,6 +5,7 @@ Sources: the layout in ImageJ's ``ij.io.RoiDecoder`` (public domain). Reads no i
 
 from __future__ import annotations
 
+import re
 import struct
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -41,7 +42,11 @@ _POLYGON, _RECTANGLE, _OVAL, _FREEHAND, _TRACED = 0, 1, 2, 7, 8
 _KINDS = ("polygon", "rectangle", "oval", "line", "freeline", "polyline", "no roi", "freehand", "traced", "angle")
 _SPLINE, _SUBPIXEL = 1, 128  # options
 _FIRST_SUBPIXEL = 222, 223  # versions with exact coordinates of polygons, and of ovals
+_LOWEST = -5000  # coordinate in 16 bits; what is below is one above 32,767, as ImageJ reads it
 _CURVE_STEPS = 16
+# Of a region of a stack that has no name of its own: slice, y and x. ImageJ stores the slice only there, unless it
+# associates positions, and takes it from there.
+_SLICE_IN_NAME = re.compile(r"(\d{4}|\d{5}|\d{6})-\d{4,6}-\d{4,6}(?!\d)")
 _NUMBERS = {0: 2, 1: 2, 2: 4, 3: 6, 4: 0}  # of a step in an outline of several parts: move, line, curves, close
 
 
@@ -101,12 +106,28 @@ def parse_rois(source: Source) -> Iterator[Record]:
     regions = []
     for name, data in content.regions.items():
         with within(f"region {quoted(name, 60)}"):
-            regions.append(_region(data, source.file))
-    check_one_plane(source.file, Counter(region.plane for region in regions), "z and t, or the slice")
-    if groups := {region.group for region in regions} - {0}:
+            region = _region(data, source.file)
+            if not any(region.plane) and name != source.file and (stated := _SLICE_IN_NAME.match(Path(name).name)):
+                region = region._replace(plane=(int(stated[1]),))
+            regions.append(region)
+    check_one_plane(
+        source.file,
+        Counter(region.plane for region in regions),
+        "z and t, or the slice",
+        ", or, if these are channels of one plane, remove the slices in the ROI manager (More, Remove Positions)",
+    )
+    numbers = Counter(region.group for region in regions)
+    alone = numbers.pop(0, 0)
+    if groups := ", ".join(map(str, sorted(numbers))):
         note(
             "files of ImageJ with groups of regions, each of which is read as a class (group N)",
-            f"'{source.file}' ({', '.join(map(str, sorted(groups)))})",
+            f"'{source.file}' ({groups})",
+        )
+    if groups and alone:  # those that were drawn beside the regions of a prediction
+        note(
+            "files of ImageJ with regions in no group beside those of groups, which are read as another class, "
+            "'object' (if they belong to one, set their group in the properties of the ROI manager)",
+            f"'{source.file}' ({alone} in no group, groups {groups})",
         )
     shapes = [
         Shape(f"group {region.group}" if region.group else "object", region.segmentation, region.kind)
@@ -123,6 +144,7 @@ def _region(data: bytes, file: str) -> _Region:
         if mark != b"Iout":
             raise ValueError(f"it begins with {quoted(mark.decode('latin-1'), 20)}; expected Iout")
         channel, z, t, group = _MORE.unpack_from(data, more) if more > 0 else (0, 0, 0, 0)
+        top, left, bottom, right = _coordinates(np.array([top, left, bottom, right])).tolist()
         plane = (z, t) if channel or z or t else (index,)  # all channels of a plane show the same objects
         word = _KINDS[kind] if kind < len(_KINDS) else "point" if kind == len(_KINDS) else f"kind {kind}"
         if path > 0:
@@ -141,12 +163,15 @@ def _region(data: bytes, file: str) -> _Region:
         if count < 0:
             raise ValueError(f"it has {count} corners; expected a positive number")
         if options & _SPLINE:
-            note("regions of ImageJ fitted to a spline, whose corners are joined by straight lines", f"'{file}'")
+            note(
+                "files of ImageJ with regions fitted to a spline, whose corners are joined by straight lines (in "
+                "ImageJ, 'Edit > Selection > Interpolate' and 'Update' store the curve)",
+                f"'{file}'",
+            )
         if options & _SUBPIXEL and version >= _FIRST_SUBPIXEL[0]:
             corners = _values(data, ">f4", 2 * count, 64 + 4 * count)
         else:
-            corners = _values(data, ">i2", 2 * count, 64)
-            corners += np.repeat([left, top], count)
+            corners = _coordinates(_values(data, ">i2", 2 * count, 64)) + np.repeat([left, top], count)
     except struct.error as error:
         raise ValueError(f"it is cut short ({len(data)} bytes)") from error
     return _Region([corners.reshape(2, count).T.ravel().tolist()], printable(word, 40), group, plane)
@@ -161,6 +186,11 @@ def _values(data: bytes, kind: str, count: int, offset: int) -> np.ndarray:
     if offset + count * np.dtype(kind).itemsize > len(data):
         raise struct.error("too few bytes")
     return np.frombuffer(data, kind, count, offset).astype(np.float64)
+
+
+def _coordinates(values: np.ndarray) -> np.ndarray:
+    """Those that were stored in 16 bits, of which images may have more than 32,767."""
+    return values + (values < _LOWEST) * (1 << 16)
 
 
 def _path(steps: np.ndarray) -> list[np.ndarray]:

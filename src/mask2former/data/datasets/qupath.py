@@ -47,7 +47,7 @@ def parse_geojson(source: Source) -> Iterator[Record]:
     if isinstance(content, dict):
         features = content["features"] if content["type"] == "FeatureCollection" else [content]
     shapes, planes, unnamed = [], Counter[tuple[int, ...]](), 0
-    for position, feature in enumerate(features, start=1):
+    for position, feature in enumerate(_each(features), start=1):
         with within_object(position):
             properties = feature.get("properties") or {}
             # As in QuPath from 0.4 on, in 0.3, and in 0.2, where others have an id of their own.
@@ -67,6 +67,14 @@ def parse_geojson(source: Source) -> Iterator[Record]:
     if unnamed:
         note("GeoJSON files with objects without a class, which are read as 'object'", f"'{source.file}' ({unnamed})")
     yield Record(source.stem, (0, 0), shapes, source.name or source.file)
+
+
+def _each(features: Any) -> Iterator[dict[str, Any]]:
+    """The features and, after each, those inside it, as scripts of QuPath export its hierarchy of objects."""
+    waiting = [*reversed(features)]
+    while waiting:
+        yield (feature := waiting.pop())
+        waiting += reversed((feature.get("properties") or {}).get("childObjects") or [])
 
 
 def _label(properties: dict[str, Any]) -> str | None:

@@ -202,13 +202,14 @@ def joined(rings: Sequence[Sequence[float]]) -> list[float]:
     return [*path, *first[:2]] if others else path
 
 
-def check_one_plane(file: str, planes: Mapping[tuple[int, ...], int], what: str) -> None:
+def check_one_plane(file: str, planes: Mapping[tuple[int, ...], int], what: str, otherwise: str = "") -> None:
     """Refuse objects on several planes of a stack, which would be merged, and note those on another than the first.
 
     Args:
         file: that has them, for messages.
         planes: numbers of objects by their plane, counted from 1; 0: on all planes.
         what: the meaning of the numbers.
+        otherwise: what to do if they are all on one plane.
 
     Raises:
         UserError: they belong to several planes.
@@ -218,7 +219,7 @@ def check_one_plane(file: str, planes: Mapping[tuple[int, ...], int], what: str)
         listed = ", ".join("/".join(map(str, plane)) for plane in found[:5])
         raise UserError(
             f"its objects belong to {len(found)} planes of a stack ({what}: {listed}{', ...' if found[5:] else ''}); "
-            "save each plane as an image with annotations of its own"
+            f"save each plane as an image with annotations of its own{otherwise}"
         )
     if found and any(number > 1 for number in found[0]):
         note(

@@ -14,7 +14,9 @@ from PIL import Image
 
 from mask2former import limits
 from mask2former.config import ToolFilesConfig
+from mask2former.data.datasets.imagej_rois import parse_rois, read_rois
 from mask2former.data.datasets.tool_files import open_tool_files
+from mask2former.data.datasets.tool_records import Source
 from mask2former.dataset_tools.infer_format import infer_format
 from mask2former.errors import UserError
 from mask2former.media.archives import Archive
@@ -106,10 +108,28 @@ def test_ovals_and_curves_are_the_pixels_inside_them(tmp_path: Path) -> None:
     check_disc(curved)
 
 
+def test_coordinates_above_32767_are_read(tmp_path: Path) -> None:
+    """ImageJ stores them in 16 bits all the same."""
+    corners = np.add(SQUARE, [40_000, 0])
+    stored = bytearray(roi())
+    stored[10:12] = stored[14:16] = struct.pack(">H", 40_005)  # left, right
+    written(tmp_path, bytes(stored))
+    (record,) = parse_rois(Source(read_rois(tmp_path / "a_RoiSet.zip"), "", None, "a_RoiSet.zip"))
+    np.testing.assert_array_equal(np.reshape(record.shapes[0].segmentation[0], (-1, 2)), corners)
+    stored = bytearray(roi(kind=OVAL, bounds=(0, 10, 20, 30)))
+    stored[10:12], stored[14:16] = struct.pack(">H", 40_000), struct.pack(">H", 40_020)
+    written(tmp_path, bytes(stored))
+    (record,) = parse_rois(Source(read_rois(tmp_path / "a_RoiSet.zip"), "", None, "a_RoiSet.zip"))
+    assert np.mean(record.shapes[0].segmentation[0][::2]) == pytest.approx(40_010)
+
+
 def test_groups_are_classes(tmp_path: Path) -> None:
     found, notes = read(tmp_path, roi(), roi(OTHER, group=3))
     assert [label for label, _ in found] == ["object", "group 3"]
     assert any("with groups of regions" in note and "'a_RoiSet.zip' (3)" in note for note in notes)
+    assert any("in no group beside those of groups" in note and "(1 in no group, groups 3)" in note for note in notes)
+    _, notes = read(tmp_path, roi(group=2), roi(OTHER, group=3))
+    assert not any("no group" in note for note in notes)
 
 
 def test_regions_of_a_stack_belong_to_one_plane(tmp_path: Path) -> None:
@@ -123,9 +143,27 @@ def test_regions_of_a_stack_belong_to_one_plane(tmp_path: Path) -> None:
         read(tmp_path / "3", roi(slice_=1), roi(OTHER, slice_=2))
 
 
+def named(root: Path, *names: str) -> list[str]:
+    """The notes on regions with these names."""
+    root.mkdir()
+    Image.new("L", (W, H)).save(root / "a.tif")
+    with zipfile.ZipFile(root / "a.zip", "w") as archive:
+        for name in names:
+            archive.writestr(f"{name}.roi", roi())
+    return open_tool_files("imagej", [(root / "a.zip", root)]).notes
+
+
+def test_the_slice_is_read_from_the_name_where_imagej_stores_it_only_there(tmp_path: Path) -> None:
+    for number, names in enumerate((["0001-0040-0030", "0030-0040"], ["0007-nucleus", "0008-nucleus"], ["1", "2"])):
+        assert not any("plane" in note for note in named(tmp_path / str(number), *names))
+    assert any("another plane of a stack than the first" in note for note in named(tmp_path / "3", "00002-10040-00030"))
+    with pytest.raises(UserError, match=r"2 planes of a stack .*slice: 1, 3\).*if these are channels .*Remove Posi"):
+        named(tmp_path / "4", "0001-0040-0030", "0003-0040-0030-1")
+
+
 def test_a_spline_is_noted(tmp_path: Path) -> None:
     _, notes = read(tmp_path, roi(options=1))
-    assert any("fitted to a spline" in note for note in notes)
+    assert any("fitted to a spline" in note and "Interpolate" in note for note in notes)
 
 
 REFUSED: dict[str, tuple[bytes, str]] = {

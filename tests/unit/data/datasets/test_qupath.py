@@ -31,6 +31,11 @@ def feature(coordinates: Any, kind: str = "Polygon", name: Any = "cell", **other
     return {"type": "Feature", "id": "a1b2", "geometry": geometry, "properties": properties, **other}
 
 
+def inside(outer: dict[str, Any], *objects: Any) -> dict[str, Any]:
+    """A feature that holds others, as in the hierarchy of QuPath."""
+    return {**outer, "properties": {**outer["properties"], "childObjects": list(objects)}}
+
+
 def closed(*rings: Any) -> list[Any]:
     return [[*ring, ring[0]] for ring in np.array(rings).tolist()]
 
@@ -51,6 +56,10 @@ READ: dict[str, tuple[Any, list[np.ndarray]]] = {
     "two parts, one with a hole": (
         collection(feature([closed(SQUARE, HOLE), closed(OTHER)], "MultiPolygon")),
         [RING | box(30, 20, 50, 30)],
+    ),
+    "objects inside others, as scripts export them": (
+        collection(inside(feature(closed(SQUARE)), inside(feature(closed(HOLE)), feature(closed(OTHER))))),
+        [box(5, 5, 15, 15), box(8, 8, 12, 12), box(30, 20, 50, 30)],
     ),
     "a class that is text": (
         collection({**feature(closed(SQUARE)), "properties": {"classification": "cell"}}),
@@ -167,6 +176,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "a point": (collection(feature([5, 5], "Point")), "no segmentation"),
     "a corner of one number": (collection(feature([[[5], [6, 6], [7, 5]]])), r"object 1: a corner is .*expected x and"),
     "no coordinates": (collection(feature([], "MultiPolygon"), feature([[]], "MultiPolygon")), "an outline for each"),
+    "objects inside that are none": (collection(inside(feature(closed(SQUARE)), 3)), "object 2: .*unexpected type"),
     "another format": ({"shapes": []}, "not in the format of QuPath"),
 }
 
