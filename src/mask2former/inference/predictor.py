@@ -562,13 +562,15 @@ class Predictor:
             task: ``instance``, which is the default where the model supports it, or ``panoptic``.
             start: seconds to skip at the beginning.
             end: where to stop, in seconds, exclusive; None: at the end.
-            rate: frames per second of anything but a video, 30 by default.
+            rate: frames per second of anything but a video or camera, which have their own times; by default the
+                times that an animation states, otherwise 30.
             overrides: settings for this call, those of images and those of
                 :class:`~mask2former.config.TrackingConfig`, for instance ``window=16``, ``threshold=0.3`` or
                 ``short_edge=360``.
 
         Raises:
-            UserError: the source cannot be read, a setting is wrong, or the model does not support the task.
+            UserError: the source cannot be read, a setting is wrong, a video has a ``rate``, or the model does not
+                support the task.
             MissingExtraError: a video without PyAV.
         """
         # The request is checked now, not when the first result is read.

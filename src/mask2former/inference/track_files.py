@@ -86,7 +86,7 @@ def track_files(
         weights: see :meth:`Predictor.from_pretrained`.
         start: seconds to skip at the beginning.
         end: where to stop, in seconds, excluded; None: at the end.
-        rate: frames per second of a folder of frames, 30 by default.
+        rate: see :meth:`Predictor.track`.
         video: whether X.mp4 is written.
         ytvis: also write the tracks as a YouTube-VIS results file.
         video_id: id of the clip in that file.

@@ -43,6 +43,7 @@ __all__ = [
     "NamedBytes",
     "PixelLimitError",
     "check_utf8",
+    "frame_seconds",
     "in_memory",
     "num_pages",
     "open_file",
@@ -56,6 +57,7 @@ __all__ = [
 # Formats of photographs, microscopes and annotation tools whose decoders run no programs and read no other files.
 _ALWAYS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000", "SGI")  # JPEG includes MPO
 FORMATS = (*_ALWAYS, *(("AVIF",) if features.check("avif") else ()))
+_ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")  # formats of Pillow whose frames have times
 _HEIC = ("HEIC", "HEIX", "HEIM", "HEIS", "HEVC", "HEVX", "MIF1", "MSF1")  # brands
 _HEIC_EXTRA = "heic"
 
@@ -239,6 +241,23 @@ def num_pages(file: ImageFile) -> int:
         return 1
     with open_file(file) as image:
         return image.num_pages() if isinstance(image, StoredImage) else count_pages(image)
+
+
+def frame_seconds(file: ImageFile, count: int) -> list[float]:
+    """How long each of the first ``count`` frames of an animation is shown, in seconds; empty if the file does not say.
+
+    Raises:
+        UserError: see :func:`open_image`.
+    """
+    with open_file(file) as image:
+        if isinstance(image, StoredImage) or image.format not in _ANIMATED:
+            return []
+        shown = []
+        for number in range(count):
+            image.seek(number)
+            image.load()  # WebP and AVIF give the time with the pixels
+            shown.append(float(image.info.get("duration") or 0) / 1000)
+    return shown if any(shown) else []
 
 
 @contextlib.contextmanager
