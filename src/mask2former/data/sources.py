@@ -197,6 +197,13 @@ class DataSource:
                 )
             )
         elif annotations.is_dir():
+            if images.is_file():
+                raise OptionError(
+                    lambda name: (
+                        f"{name('images')} is the file '{images}' and {name('annotations')} the folder "
+                        f"'{annotations}'; expected a folder of images: are the two swapped?"
+                    )
+                )
             samples = MaskFolders(images, annotations)
         elif is_youtube_vis(annotations):
             samples = YouTubeVIS([(annotations, images)], allow_outside=outside)

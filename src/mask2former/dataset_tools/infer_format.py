@@ -91,7 +91,6 @@ _REFUSED_JSON: tuple[tuple[Callable[[Any], bool], str, str], ...] = (
     (_has("item", "annotations"), "JSON of V7 Darwin", "export 'COCO'"),
     (_has("dataset", "created_at"), "a release of Segments.ai", "export COCO panoptic with its SDK (export_dataset)"),
     (_has("frames"), "Scalabel's JSON (BDD100K)", "convert it with 'python -m scalabel.label.to_coco'"),
-    (_has("annotations", "videos"), "YouTube-VIS format", "start from 'mask2former recipe ytvis2019-instance/r50'"),
 )
 
 
@@ -209,6 +208,12 @@ def _json(path: Path, paths: DataPaths) -> tuple[DatasetConfig, list[str]]:
     for is_one, what, todo in _REFUSED_JSON:
         if is_one(content):
             raise UserError(f"'{path}' is {what}, which is not supported; {todo}")
+    if _has("annotations", "videos")(content):
+        raise UserError(
+            f"'{path}' is in YouTube-VIS format, for which no run file can be suggested; take the one of 'mask2former "
+            "recipe ytvis2019-instance/r50', name your clips in its data.dataset (docs/video.md, 'Your own clips'), "
+            "and check that"
+        )
     return _coco(path, paths, content)  # which reports what is missing
 
 

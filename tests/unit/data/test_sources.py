@@ -31,6 +31,14 @@ def test_what_does_not_go_together_is_refused(source: DataSource, message: str) 
         source.open(lambda: "panoptic")
 
 
+def test_swapped_paths_are_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "valid.json").write_text("{}")
+    (tmp_path / "frames" / "a").mkdir(parents=True)
+    swapped = DataSource(annotations=tmp_path / "frames", images=tmp_path / "valid.json")
+    with pytest.raises(OptionError, match=r"^images is the file '.*valid\.json' and annotations the folder .*swapped"):
+        swapped.open(lambda: "instance")
+
+
 def test_the_default_task_is_asked_for_where_it_matters() -> None:
     def unasked() -> str:
         raise AssertionError
