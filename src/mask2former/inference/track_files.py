@@ -162,7 +162,16 @@ def track_files(
 
 
 def _source(source: str | Path | int) -> tuple[Path | int, str]:
-    """The source, and the name of its results."""
+    """The source, and the name of its results.
+
+    Raises:
+        UserError: it is something else, such as frames.
+    """
+    if not isinstance(source, str | Path | int):
+        raise UserError(
+            f"expected the path of a video or of a folder, or the number of a camera, got {type(source).__name__}; "
+            "frames in memory are tracked by Predictor.track, whose results writers take"
+        )
     if isinstance(source, int) or (isinstance(source, str) and source.isdecimal() and not os.path.exists(source)):
         return int(source), f"camera-{int(source)}"
     path = Path(source)

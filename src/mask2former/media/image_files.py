@@ -60,6 +60,8 @@ FORMATS = (*_ALWAYS, *(("AVIF",) if features.check("avif") else ()))
 _ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")  # formats of Pillow whose frames have times
 _HEIC = ("HEIC", "HEIX", "HEIM", "HEIS", "HEVC", "HEVX", "MIF1", "MSF1")  # brands
 _HEIC_EXTRA = "heic"
+_VIDEOS = ("ISO", "AVC1", "MP4", "M4V", "QT", "3GP", "DASH")  # brands, or what they begin with
+_MATROSKA = b"\x1aE\xdf\xa3"
 
 
 IMAGE_SUFFIXES = (
@@ -425,6 +427,8 @@ def _expected(content: Path | io.BytesIO) -> str:
         help = "" if can_read_tiff() else f", or pip install 'mask2former[{TIFF_EXTRA}]', which supports more"
         kind = "it is a TIFF of an unusual kind (bands, bits or compression)"
         return f"{kind}; save it as 8-bit or 16-bit grey, or RGB{help}"
+    if start.startswith(_MATROSKA) or start[8:12] == b"AVI " or _brand(start).startswith(_VIDEOS):
+        return "it is a video, which mask2former track reads (in Python Predictor.track)"
     if kind := _brand(start):
         help = f", or pip install 'mask2former[{_HEIC_EXTRA}]'" if kind in _HEIC and not can_read_heic() else ""
         return f"it is {kind}, whatever its name suggests; convert it to JPEG or PNG{help}"
