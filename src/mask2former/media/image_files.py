@@ -254,12 +254,13 @@ def frame_seconds(file: ImageFile, count: int) -> list[float]:
     with open_file(file) as image:
         if isinstance(image, StoredImage) or image.format not in _ANIMATED:
             return []
-        shown = []
-        for number in range(count):
-            image.seek(number)
-            image.load()  # WebP and AVIF give the time with the pixels
-            shown.append(float(image.info.get("duration") or 0) / 1000)
-    return shown if any(shown) else []
+        shown: list[float] = []
+        with contextlib.suppress(Exception):  # reading the frames reports damage
+            for number in range(count):
+                image.seek(number)
+                image.load()  # WebP and AVIF give the time with the pixels
+                shown.append(float(image.info.get("duration") or 0) / 1000)
+    return shown + shown[-1:] * (count - len(shown)) if any(shown) else []
 
 
 @contextlib.contextmanager

@@ -73,6 +73,18 @@ def test_an_animation_has_the_times_that_it_states(tmp_path: Path, name: str) ->
     assert [frame.seconds for frame in open_frames(tmp_path / name, rate=10)] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
 
 
+def test_an_animation_that_is_cut_short_is_read_up_to_there(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    first, *others = (Image.fromarray(rng.integers(0, 255, (48, 64), dtype=np.uint8)) for _ in range(5))
+    first.save(tmp_path / "a.gif", save_all=True, append_images=others, duration=200)
+    content = (tmp_path / "a.gif").read_bytes()
+    (tmp_path / "a.gif").write_bytes(content[: int(0.7 * len(content))])
+    seen = []
+    with pytest.raises(UserError, match="is damaged or cut short"):
+        seen.extend(frame.seconds for frame in open_frames(tmp_path / "a.gif"))
+    assert seen == pytest.approx([0, 0.2, 0.4])
+
+
 def test_a_rate_is_refused_where_the_source_has_its_own_times(tmp_path: Path) -> None:
     video = write_video(tmp_path / "clip.mp4", STEADY)
     with pytest.raises(UserError, match=r"rate applies to folders, .*the video '.*clip\.mp4' has its own times"):
