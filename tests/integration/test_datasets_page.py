@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,7 @@ def test_wrong_requests_are_one_sentence(
 
 
 def test_a_task_of_the_data_that_the_model_lacks_is_noted(tmp_path: Path) -> None:
-    def network(images: list[torch.Tensor]) -> list[Prediction]:
+    def network(images: Sequence[torch.Tensor]) -> list[Prediction]:
         sizes = [(image.shape[1], image.shape[2]) for image in images]
         logits = torch.eye(1, 20)
         return [Prediction(logits, torch.ones(1, 1, *size), image_size=size, padded_size=size) for size in sizes]
