@@ -250,7 +250,7 @@ def test_what_is_odd_but_not_broken(tmp_path: Path) -> None:
         (["text.txt"], "is not a known data set"),
         (["other.json"], "not a COCO file"),
         (["other.yaml"], "neither a run file .* nor a YOLO data.yaml"),
-        (["voc"], "no data set 'voc'"),
+        (["voc"], "no published data set 'voc'"),
         (["other.json", "--suggest", "other.json"], "'other.json' is an input and would be overwritten"),
         (["other.json", "--suggest", "edited.yaml"], "--suggest 'edited.yaml' already exists and is not overwritten"),
         (["alone.json"], "give their folder with --images"),

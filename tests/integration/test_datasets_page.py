@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from layouts import LAYOUTS
 from runs import config_of, run_values
 
+from mask2former import DataSource, Predictor, evaluate
 from mask2former.cli import main
+from mask2former.config import InferenceConfig
 from mask2former.errors import UserError
+from mask2former.structures import Categories, Prediction
 from mask2former.training.datamodule import DataModule
 
 PAGE = Path(__file__).parents[2] / "docs" / "datasets.md"
@@ -95,7 +100,7 @@ def test_every_command_runs(
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--data", "kitti"], "no data set 'kitti'; expected scenes, ade20k, ade20k-full, cityscapes, coco"),
+        (["--data", "kitti"], "no published data set 'kitti'; expected ade20k, ade20k-full, cityscapes, coco"),
         (["--data", "coco:depth"], "'dataset.task' is 'depth'; expected panoptic"),
         (["--data", "mapillary-vistas:instance"], "expected panoptic or semantic"),
         (["--data", "ade20k-full:panoptic"], "ade20k-full has labels for the task semantic only, not for panoptic"),
@@ -120,6 +125,22 @@ def test_wrong_requests_are_one_sentence(
     shown = capsys.readouterr().err
     assert message in shown
     assert len(shown.splitlines()) == 1
+
+
+def test_a_task_of_the_data_that_the_model_lacks_is_noted(tmp_path: Path) -> None:
+    def network(images: Sequence[torch.Tensor]) -> list[Prediction]:
+        sizes = [(image.shape[1], image.shape[2]) for image in images]
+        logits = torch.eye(1, 20)
+        return [Prediction(logits, torch.ones(1, 1, *size), image_size=size, padded_size=size) for size in sizes]
+
+    LAYOUTS["cityscapes"](tmp_path)
+    settings = InferenceConfig(short_edge=0, tasks=("semantic",))
+    predictor = Predictor(network, device="cpu", categories=Categories.load("cityscapes"), settings=settings)
+    told = "'cityscapes:panoptic': the model was not trained for panoptic; measured: semantic"
+    assert told in evaluate(predictor, DataSource("cityscapes:panoptic", root=tmp_path)).notes
+    for data in ("cityscapes", "cityscapes:semantic"):
+        assert told not in evaluate(predictor, DataSource(data, root=tmp_path)).notes
+    assert told not in evaluate(predictor, DataSource("cityscapes:panoptic", root=tmp_path), "semantic").notes
 
 
 def test_the_data_of_a_run_file_can_be_measured(

@@ -109,6 +109,7 @@ REFUSED = {
     "darwin.json": (b'{"version": "2.0", "item": {}, "annotations": []}', "JSON of V7 Darwin, .* export 'COCO'"),
     "segments.json": (b'{"name": "a", "dataset": {}, "created_at": ""}', "a release of Segments.ai, .* COCO panoptic"),
     "bdd.json": (b'{"frames": []}', "Scalabel's JSON"),
+    "clips.json": (b'{"videos": [], "annotations": []}', "YouTube-VIS format.* recipe ytvis2019-instance/r50', name"),
     "boxes.xml": (b"<annotation><object><bndbox/></object></annotation>", "boxes of one image .* masks cannot be"),
     "old.xml": (b"<annotation><object><polygon><pt/></polygon></object></annotation>", "old LabelMe web tool"),
     "kml.xml": (b"<kml/>", "XML of an unknown kind"),

@@ -469,6 +469,9 @@ def test_a_page_that_the_caller_chose_is_no_loss(tmp_path: Path) -> None:
         (b"II*\0\x08\0\0\0" + bytes(60), "TIFF of an unusual kind"),
         (b"\0\0\0\x18ftypheic" + bytes(60), "is HEIC, whatever its name suggests|cannot be decoded"),
         (b"GARBAGE" * 20, "expected JPEG, PNG"),
+        (b"\0\0\0\x18ftypisom" + bytes(60), "it is a video, which mask2former track reads"),
+        (b"RIFF\0\0\0\0AVI LIST" + bytes(60), "it is a video"),
+        (b"\x1aE\xdf\xa3" + bytes(60), "it is a video"),
     ],
 )
 def test_what_cannot_be_read_is_called_by_its_kind(tmp_path: Path, content: bytes, message: str) -> None:

@@ -159,6 +159,13 @@ NOTED = {
     ),
     "interlaced": ("a.mp4", {"x264": "tff=1"}, None, r"is interlaced \(48 of 48 frames\)"),
     "HDR": ("a.mp4", {"pixels": "yuv420p10le", "x264": "transfer=smpte2084"}, None, r"is HDR \(PQ\)"),
+    "alpha": (
+        "a.mov",
+        {"codec": "prores_ks", "pixels": "yuva444p10le"},
+        None,
+        "has an alpha channel, which is not used; transparent pixels show the colours that are stored under them",
+    ),
+    "alpha of WebM": ("a.webm", {"codec": "libvpx-vp9", "pixels": "yuva420p"}, None, "has an alpha channel"),
     "oblong pixels": ("a.mp4", {"x264": "sar=4/3"}, None, r"pixels that are not square \(4:3\)"),
     "no times": ("a.h264", {}, None, "has 48 of 48 frames without a time; each is placed 1/25 s after"),
     "one gap": ("a.mp4", {"ticks": lambda k: k + 20 * (k >= 30)}, None, r"has 1 gap without frames: 1\.16 to 2\.00 s"),
@@ -199,8 +206,8 @@ REFUSED = {
         r"no video stream \(it has: audio, cover image\); expected a video",
     ),
     "sound": (add_sound, r"has no video stream \(it has: audio\); expected a video"),
-    "truncated": (cut_short, "cannot be opened: Invalid data"),
-    "empty file": (lambda path: path.write_bytes(b""), "cannot be opened"),
+    "truncated": (cut_short, "cannot be opened: Invalid data.* cut short may have lost the index at its end"),
+    "empty file": (lambda path: path.write_bytes(b""), "is an empty file; expected a video"),
     "no frames": (lambda path: path.write_bytes(write(path.with_suffix(".ts")).read_bytes()[: 4 * PACKET]), "."),
 }
 

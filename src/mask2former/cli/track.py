@@ -56,7 +56,11 @@ def track(
     start: Annotated[float, typer.Option(min=0, max=1e9, help="Start at this time, in seconds.")] = 0.0,
     end: Annotated[float | None, typer.Option(min=0, max=1e9, help="Stop at this time, in seconds.")] = None,
     rate: Annotated[
-        float | None, typer.Option(help="Frames per second of a folder of frames.", show_default="30")
+        float | None,
+        typer.Option(
+            help="Frames per second of a folder of frames, a stack or an animation.",
+            show_default="those of an animation, otherwise 30",
+        ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing results.")] = False,
     no_video: Annotated[bool, typer.Option("--no-video", help="Do not draw X.mp4.")] = False,

@@ -197,6 +197,13 @@ class DataSource:
                 )
             )
         elif annotations.is_dir():
+            if images.is_file():
+                raise OptionError(
+                    lambda name: (
+                        f"{name('images')} is the file '{images}' and {name('annotations')} the folder "
+                        f"'{annotations}'; expected a folder of images: are the two swapped?"
+                    )
+                )
             samples = MaskFolders(images, annotations)
         elif is_youtube_vis(annotations):
             samples = YouTubeVIS([(annotations, images)], allow_outside=outside)
@@ -210,14 +217,6 @@ class DataSource:
             assert self.data is not None
             return self.data, None
         root = None if self.root is None else Path(self.root)
-        name, _, year = self.data.partition(":")
-        if name == "youtube-vis":
-            if year not in ("2019", "2021"):
-                raise OptionError(
-                    lambda named: f"{named('data')} {self.data}: expected youtube-vis:2019 or youtube-vis:2021"
-                )
-            values = {"dataset": {"name": name, "year": int(year), "root": None if root is None else str(root)}}
-            return parse(DataConfig, values, f"data {self.data}").dataset, None
         if _is_run_file(self.data):
             if root is not None:
                 raise OptionError(
@@ -232,10 +231,10 @@ class DataSource:
 
 
 def dataset_by_name(name: str, root: Path | None, default_task: Callable[[], Task]) -> DatasetConfig:
-    """The configuration of ``NAME`` or ``NAME:TASK``.
+    """The configuration of ``NAME`` or ``NAME:TASK``, for clips ``NAME:YEAR``.
 
     Args:
-        name: of a published data set of images.
+        name: of a published data set.
         root: the folder of the published data sets, if given.
         default_task: supplies the task if none is given and the data set has several.
 
@@ -245,10 +244,16 @@ def dataset_by_name(name: str, root: Path | None, default_task: Callable[[], Tas
     images = (kind for kind in OfficialConfig.__subclasses__() if not issubclass(kind, ClipSampling))
     kinds = {kind.model_fields["name"].default: kind for kind in images}
     typed, _, task = name.partition(":")
+    if typed == "youtube-vis":
+        if task not in ("2019", "2021"):
+            raise UserError(f"there is no data set '{name}'; expected youtube-vis:2019 or youtube-vis:2021")
+        clips = {"dataset": {"name": typed, "year": int(task), "root": None if root is None else str(root)}}
+        return parse(DataConfig, clips, f"data {name}").dataset
     if typed not in kinds:
         known = ", ".join(sorted(kinds))
         raise UserError(
-            f"there is no data set '{typed}'; expected scenes, {known}, or the data of a run file (RUN.yaml)"
+            f"there is no published data set '{typed}'; expected {known}, youtube-vis:YEAR or a run file (RUN.yaml); "
+            "evaluate and analyze also draw scenes and scene-clips"
         )
     values: dict[str, Any] = {"name": typed, "root": None if root is None else str(root)}
     if "task" in kinds[typed].model_fields:

@@ -94,7 +94,8 @@ _REFUSED_JSON: tuple[tuple[Callable[[Any], bool], str, str], ...] = (
     (
         _has("annotations", "videos"),
         "YouTube-VIS format",
-        "give a run file (start from 'mask2former recipe ytvis2019-instance/r50')",
+        "take the run file of 'mask2former recipe ytvis2019-instance/r50', name your clips in its data.dataset "
+        "(docs/video.md, 'Your own clips'), and check that",
     ),
 )
 

@@ -299,6 +299,9 @@ def evaluate(
             )
         read_as(samples, predictor().settings.reading)
         class_map, notes = matched_classes(predictor(), samples, source.split)
+        named = source.data.partition(":")[2] if isinstance(source.data, str) else ""
+        if not requested and named in get_args(Task) and named not in chosen:
+            notes.append(f"'{source.data}': the model was not trained for {named}; measured: {', '.join(chosen)}")
         overrides = _overrides(predictor(), opened, options, given, is_clip=is_clip)
         writer = None
         if results is not None:

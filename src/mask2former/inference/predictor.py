@@ -49,6 +49,7 @@ from mask2former.structures import (
     VideoInstances,
 )
 from mask2former.structures.tracks import TrackedFrame
+from mask2former.text import did_you_mean
 
 __all__ = ["ALL_CANDIDATES", "Predictor", "predicted", "to_pixels"]
 
@@ -516,10 +517,15 @@ class Predictor:
             overrides: settings for this call, for instance ``max_instances=20``.
 
         Raises:
-            UserError: a frame cannot be read or has another size, the model does not support the task instance, or a
-                setting is wrong.
+            UserError: a frame cannot be read or has another size, ``frames`` is one image or path, the model does not
+                support the task instance, or a setting is wrong.
         """
         self._check_process()
+        if is_one_image(frames):
+            raise UserError(
+                f"clip expects the frames of a clip, got one {type(frames).__name__}; pass [frame] for a clip of one "
+                "frame, or a video or folder to track"
+            )
         self.choose_tasks("instance")
         settings = for_whole_frames(override(self.settings, overrides, self.categories), overrides)
         images = [read_image(frame, **settings.reading) for frame in frames]
@@ -562,13 +568,15 @@ class Predictor:
             task: ``instance``, which is the default where the model supports it, or ``panoptic``.
             start: seconds to skip at the beginning.
             end: where to stop, in seconds, exclusive; None: at the end.
-            rate: frames per second of anything but a video, 30 by default.
+            rate: frames per second of anything but a video or camera, which have their own times; by default the
+                times that an animation states, otherwise 30.
             overrides: settings for this call, those of images and those of
                 :class:`~mask2former.config.TrackingConfig`, for instance ``window=16``, ``threshold=0.3`` or
                 ``short_edge=360``.
 
         Raises:
-            UserError: the source cannot be read, a setting is wrong, or the model does not support the task.
+            UserError: the source cannot be read, a setting is wrong, a video has a ``rate``, or the model does not
+                support the task.
             MissingExtraError: a video without PyAV.
         """
         # The request is checked now, not when the first result is read.
@@ -582,7 +590,12 @@ class Predictor:
         Raises:
             UserError: a setting is wrong, or the model does not support the task.
         """
-        mine = {name: overrides.pop(name) for name in list(overrides) if name in TrackingConfig.model_fields}
+        known, others = TrackingConfig.model_fields, InferenceConfig.model_fields
+        mine = {  # with names that are close to one of them
+            name: overrides.pop(name)
+            for name in list(overrides)
+            if name in known or (name not in others and did_you_mean(name, known))
+        }
         settings = for_whole_frames(override(self.settings, overrides, self.categories), overrides)
         frames.reading = settings.reading
         requested = parse(TrackingConfig, mine, "tracking settings")

@@ -87,7 +87,7 @@ def track_files(
         weights: see :meth:`Predictor.from_pretrained`.
         start: seconds to skip at the beginning.
         end: where to stop, in seconds, excluded; None: at the end.
-        rate: frames per second of a folder of frames, 30 by default.
+        rate: see :meth:`Predictor.track`.
         video: whether X.mp4 is written.
         ytvis: also write the tracks as a YouTube-VIS results file.
         video_id: id of the clip in that file.
@@ -162,7 +162,16 @@ def track_files(
 
 
 def _source(source: str | Path | int) -> tuple[Path | int, str]:
-    """The source, and the name of its results."""
+    """The source, and the name of its results.
+
+    Raises:
+        UserError: it is something else, such as frames.
+    """
+    if not isinstance(source, str | Path | int):
+        raise UserError(
+            f"expected the path of a video or of a folder, or the number of a camera, got {type(source).__name__}; "
+            "frames in memory are tracked by Predictor.track, whose results writers take"
+        )
     if isinstance(source, int) or (isinstance(source, str) and source.isdecimal() and not os.path.exists(source)):
         return int(source), f"camera-{int(source)}"
     path = Path(source)

@@ -5,9 +5,10 @@ One frame is in memory at a time. Knows nothing of models or annotations.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -18,11 +19,11 @@ from jaxtyping import UInt8
 from mask2former import limits
 from mask2former.config import Reading
 from mask2former.documents import check_regular
-from mask2former.errors import UserError
+from mask2former.errors import OptionError, UserError
 from mask2former.limits import check_limit
 from mask2former.media.archives import Folder
 from mask2former.media.folders import is_passed_over, list_folder
-from mask2former.media.image_files import ImagePage, num_pages
+from mask2former.media.image_files import ImagePage, frame_seconds, num_pages
 from mask2former.media.images import IMAGE_SUFFIXES, ImageSource, is_image_name, note_passed_over, read_image
 from mask2former.media.video import VIDEO_SUFFIXES, VideoFile, camera_stream
 from mask2former.notes import Note, collect_notes, sentences
@@ -114,7 +115,16 @@ class Frames:
 
 
 class _Images:
-    """Images at a fixed rate.
+    """Images at a fixed rate, or at the times of an animation.
+
+    Args:
+        images: one after the other.
+        name: of their source, for messages.
+        rate: frames per second; None: those of ``shown``, or 30.
+        start: seconds to skip.
+        end: seconds, exclusive; None: to the end.
+        passed_over: notes about files that are left out.
+        shown: how long each image is shown, in seconds; empty if unknown.
 
     Attributes:
         last: the file of the image that was read last, in brackets, for messages; empty if it has none.
@@ -128,14 +138,16 @@ class _Images:
         start: float,
         end: float | None,
         passed_over: Iterable[Note] = (),
+        shown: Sequence[float] = (),
     ) -> None:
-        self.name, self.rate = name, rate or _RATE
+        self.name, self.rate = name, rate or (len(shown) / sum(shown) if shown else _RATE)
+        self._times = None if rate or not shown else list(itertools.accumulate(shown, initial=0.0))
         self._found = list(passed_over)
         self.reading: Reading = {}
         self.last = ""
         self._images = images
-        self._first = int(np.ceil(start * self.rate - 1e-6))
-        self._stop = None if end is None else int(np.ceil(end * self.rate - 1e-6))
+        self._first = self._from(start)
+        self._stop = None if end is None else self._from(end)
         total = len(images) if isinstance(images, list | tuple) else None
         self.num_frames = None if total is None else max(0, min(total, self._stop or total) - self._first)
 
@@ -150,11 +162,17 @@ class _Images:
                 self._found += found
                 is_empty = False
                 self.last = f" ('{source}')" if isinstance(source, str | os.PathLike | ImagePage) else ""
-                yield image, index / self.rate
+                yield image, index / self.rate if self._times is None else self._times[index]
         if is_empty and index is not None:
             raise UserError(
                 f"{self.name} yields no frames; there are none in the requested time (at {self.rate:g} per second)"
             )
+
+    def _from(self, seconds: float) -> int:
+        """The index of the first image that is not shown before this time."""
+        if self._times is None:
+            return int(np.ceil(seconds * self.rate - 1e-6))
+        return int(np.searchsorted(self._times[:-1], seconds - 1e-6))
 
     @property
     def notes(self) -> list[str]:
@@ -172,10 +190,12 @@ def open_frames(
             :func:`~mask2former.media.images.read_image` accepts, one after the other.
         start: seconds to skip; videos are searched, not read, up to there.
         end: seconds, exclusive; None: to the end.
-        rate: frames per second of sources other than videos, 30 by default; videos and cameras have their own.
+        rate: frames per second of sources other than videos and cameras, which have their own; by default the times
+            that an animation states, otherwise 30.
 
     Raises:
-        UserError: the file, folder or camera does not exist, it contains no frames, or the times are invalid.
+        UserError: the file, folder or camera does not exist, it contains no frames, the times are invalid, or a rate is
+            given for a video or camera.
         MissingExtraError: a video or a camera without PyAV.
     """
     if not 0 <= start < np.inf or (end is not None and not start < end):
@@ -185,6 +205,7 @@ def open_frames(
     if isinstance(source, int):
         if source < 0:
             raise UserError(f"camera numbers start at 0, got {source}")
+        _refuse_rate(rate, f"camera {source}")
         return Frames(camera_stream(source))
     if not isinstance(source, str | os.PathLike):
         if not isinstance(source, Iterable) or getattr(source, "ndim", 4) != 4:  # an array: all frames at once
@@ -199,9 +220,21 @@ def open_frames(
             note_passed_over(Folder(path), [entry.name for entry in list_folder(path) if entry.is_file()])
         return Frames(_Images(_images_of(path), f"the folder '{path}'", rate, start, end, passed_over))
     if path.suffix.lower() in (*IMAGE_SUFFIXES, ".gif"):
-        return Frames(_Images(_pages_of(path), f"the pages of '{path}'", rate, start, end))
+        pages = _pages_of(path)
+        return Frames(_Images(pages, f"the pages of '{path}'", rate, start, end, shown=frame_seconds(path, len(pages))))
     check_regular(path, "video or folder", hint=f"expected {', '.join(VIDEO_SUFFIXES)} or a folder")
+    _refuse_rate(rate, f"the video '{path}'")
     return Frames(VideoFile(path).stream(start, end))
+
+
+def _refuse_rate(rate: float | None, name: str) -> None:
+    if rate is not None:
+        raise OptionError(
+            lambda option: (
+                f"{option('rate')} applies to folders, stacks, animations and sequences of frames; {name} "
+                "has its own times, so leave it out"
+            )
+        )
 
 
 def _images_of(folder: Path) -> list[ImageSource]:

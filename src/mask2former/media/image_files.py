@@ -44,6 +44,7 @@ __all__ = [
     "NamedBytes",
     "PixelLimitError",
     "check_utf8",
+    "frame_seconds",
     "in_memory",
     "num_pages",
     "open_file",
@@ -57,8 +58,11 @@ __all__ = [
 # Formats of photographs, microscopes and annotation tools whose decoders run no programs and read no other files.
 _ALWAYS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000", "SGI")  # JPEG includes MPO
 FORMATS = (*_ALWAYS, *(("AVIF",) if features.check("avif") else ()))
+_ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")  # formats of Pillow whose frames have times
 _HEIC = ("HEIC", "HEIX", "HEIM", "HEIS", "HEVC", "HEVX", "MIF1", "MSF1")  # brands
 _HEIC_EXTRA = "heic"
+_VIDEOS = ("ISO", "AVC1", "MP4", "M4V", "QT", "3GP", "DASH")  # brands, or what they begin with
+_MATROSKA = b"\x1aE\xdf\xa3"
 
 
 IMAGE_SUFFIXES = (
@@ -242,6 +246,24 @@ def num_pages(file: ImageFile) -> int:
         return image.num_pages() if isinstance(image, StoredImage) else count_pages(image)
 
 
+def frame_seconds(file: ImageFile, count: int) -> list[float]:
+    """How long each of the first ``count`` frames of an animation is shown, in seconds; empty if the file does not say.
+
+    Raises:
+        UserError: see :func:`open_image`.
+    """
+    with open_file(file) as image:
+        if isinstance(image, StoredImage) or image.format not in _ANIMATED:
+            return []
+        shown: list[float] = []
+        with contextlib.suppress(Exception):  # reading the frames reports damage
+            for number in range(count):
+                image.seek(number)
+                image.load()  # WebP and AVIF give the time with the pixels
+                shown.append(float(image.info.get("duration") or 0) / 1000)
+    return shown + shown[-1:] * (count - len(shown)) if any(shown) else []
+
+
 @contextlib.contextmanager
 def _opened(file: ImageFile, *, pillow_alone: bool, bands: Bands | None = None) -> Iterator[Image.Image | StoredImage]:
     page = None
@@ -407,6 +429,8 @@ def _expected(content: Path | io.BytesIO) -> str:
         help = "" if can_read_tiff() else f", or pip install 'mask2former[{TIFF_EXTRA}]', which supports more"
         kind = "it is a TIFF of an unusual kind (bands, bits or compression)"
         return f"{kind}; save it as 8-bit or 16-bit grey, or RGB{help}"
+    if start.startswith(_MATROSKA) or start[8:12] == b"AVI " or _brand(start).startswith(_VIDEOS):
+        return "it is a video, which mask2former track reads (in Python Predictor.track)"
     if kind := _brand(start):
         help = f", or pip install 'mask2former[{_HEIC_EXTRA}]'" if kind in _HEIC and not can_read_heic() else ""
         return f"it is {kind}, whatever its name suggests; convert it to JPEG or PNG{help}"

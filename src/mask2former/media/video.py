@@ -62,7 +62,9 @@ def _open(address: str, options: dict[str, Any], name: str) -> tuple[Any, Any, l
         container = av.open(address, metadata_errors="replace", **options)
     except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
         reason = printable(str(getattr(error, "strerror", None) or error), 200)
-        hint = "" if options.get("format") else "; expected MP4, MOV, MKV, WebM, AVI or similar (not a playlist)"
+        # Cameras that lose power leave an MP4 without the index that they would have written at its end.
+        hint = "; expected MP4, MOV, MKV, WebM, AVI or similar (not a playlist), complete: an MP4 or MOV cut short may "
+        hint = "" if options.get("format") else f"{hint}have lost the index at its end, which tools can restore"
         raise UserError(f"{name} cannot be opened: {reason}{hint}") from error
     streams = [stream for stream in container.streams.video if not _is_cover(stream)]
     if not streams:
@@ -108,7 +110,8 @@ class VideoFile:
             raise UserError(f"the video '{path}' is in an archive; unpack it")
         self.path = Path(path)
         _av()
-        check_regular(self.path, "video")
+        if not check_regular(self.path, "video"):
+            raise UserError(f"'{self.path}' is an empty file; expected a video")
 
     @staticmethod
     def suits(path: str | os.PathLike[str]) -> bool:
@@ -386,6 +389,12 @@ class VideoStream:
             self.notes.append(
                 f"{self.name} has pixels that are not square ({ratio.numerator}:{ratio.denominator}); the frames are "
                 "used as stored, so what players show as a circle is an ellipse"
+            )
+        # WebM keeps alpha beside the frames, where decoders do not see it.
+        if self._stream.metadata.get("alpha_mode") == "1" or any(part.is_alpha for part in frame.format.components):
+            self.notes.append(
+                f"{self.name} has an alpha channel, which is not used; transparent pixels show the colours that are "
+                "stored under them"
             )
         if curve := _HDR.get(int(getattr(frame, "color_trc", 0) or 0)):
             self.notes.append(

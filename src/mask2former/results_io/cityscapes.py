@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
 from mask2former.config import Task
-from mask2former.files import write_whole
-from mask2former.results_io.writing import ResultFolder, file_stem, filled, png_of
+from mask2former.results_io.writing import ServerFolder, file_stem, filled, png_of
 from mask2former.structures.results import Instances
 
 __all__ = ["CityscapesInstanceFiles"]
 
 
-class CityscapesInstanceFiles(ResultFolder):
+class CityscapesInstanceFiles(ServerFolder):
     """Cityscapes instance results: ``NAME_pred.txt`` per image, and a black and white PNG file per object beside it.
 
     Each line is the name of the PNG file, the label id and the score. Empty masks are left out. The text file comes
@@ -34,9 +34,9 @@ class CityscapesInstanceFiles(ResultFolder):
         lines = []
         for item in filled(result):
             if (number := self.category_ids.get(item.label)) is not None:
-                image = self.path / f"{stem}_{len(lines):03d}_{number}.png"
-                write_whole(image, png_of(item.mask.astype(np.uint8) * np.uint8(255)))
-                lines.append(f"{image.name} {number} {item.score!r}\n")
+                image = f"{stem}_{len(lines):03d}_{number}.png"
+                self.write(image, png_of(item.mask.astype(np.uint8) * np.uint8(255)))
+                lines.append(f"{Path(image).name} {number} {item.score!r}\n")
         text = "".join(lines)
-        write_whole(self.path / f"{stem}_pred.txt", lambda file: file.write_text(text, encoding="utf-8"))
+        self.write(f"{stem}_pred.txt", lambda file: file.write_text(text, encoding="utf-8"))
         self.count += len(lines)

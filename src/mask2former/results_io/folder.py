@@ -10,8 +10,7 @@ import numpy as np
 
 from mask2former.config import Task
 from mask2former.errors import UserError
-from mask2former.files import write_whole
-from mask2former.results_io.writing import ResultFolder, file_stem, png_of
+from mask2former.results_io.writing import ServerFolder, file_stem, png_of
 from mask2former.structures.results import SemanticSegmentation
 
 __all__ = ["LARGEST_LABEL", "LabelMapFiles"]
@@ -20,7 +19,7 @@ LARGEST_LABEL = 65535
 """The largest number in 16 bits."""
 
 
-class LabelMapFiles(ResultFolder):
+class LabelMapFiles(ServerFolder):
     """A PNG file of data-set ids per image; 8 bits, or 16 where an id needs them.
 
     For Cityscapes these are label ids, not train ids.
@@ -52,5 +51,5 @@ class LabelMapFiles(ResultFolder):
         self.once(image_id)
         ids = self.table[np.minimum(result.labels, len(self.table) - 1)]
         kind = np.uint16 if self.table.max() > 255 else np.uint8
-        write_whole(self.path / f"{file_stem(image_id)}.png", png_of(ids.astype(kind)))
+        self.write(f"{file_stem(image_id)}.png", png_of(ids.astype(kind)))
         self.count += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, ClassVar, Protocol, Self
@@ -16,12 +16,15 @@ from PIL import Image
 from mask2former.config import Task
 from mask2former.documents import encode_json
 from mask2former.errors import UserError
-from mask2former.files import discard, whole_file
+from mask2former.files import discard, whole_file, write_whole
+from mask2former.media.folders import is_passed_over, walk_folder
 from mask2former.media.georeference import GeoReference
 from mask2former.media.image_files import check_utf8
+from mask2former.notes import note
 from mask2former.pixels import Regions
 from mask2former.structures.result_base import ResultItem, save_marked
 from mask2former.structures.results import Segmentation
+from mask2former.text import quoted
 
 __all__ = [
     "FormatWriter",
@@ -33,10 +36,12 @@ __all__ = [
     "ReadImage",
     "ResultFolder",
     "ResultWriter",
+    "ServerFolder",
     "Writer",
     "file_stem",
     "filled",
     "json_entries",
+    "note_others",
     "png_of",
     "unknown",
 ]
@@ -109,6 +114,16 @@ def png_of(values: np.ndarray) -> Callable[[Path], None]:
     """What writes an array as a PNG file, see :func:`save_marked`."""
     image = Image.fromarray(values)
     return lambda file: save_marked(image, file, compress_level=4)
+
+
+def note_others(folder: Path, written: Collection[str]) -> None:
+    """Note the files below a folder of results that are not among those written, as paths from there."""
+    walked = ((parent, leaf) for parent, _, leaves in walk_folder(folder) for leaf in leaves)
+    found = (os.path.join(parent, leaf) for parent, leaf in walked if not is_passed_over(leaf))
+    others = sorted({Path(path).relative_to(folder).as_posix() for path in found}.difference(written))
+    if others:
+        example = f"'{folder}' ({len(others)}, such as {quoted(others[0])})"
+        note("folders of results with further files, as of an earlier run (a test server would count them)", example)
 
 
 class ImageNames:
@@ -213,3 +228,22 @@ class ResultFolder(Writer):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         return None
+
+
+class ServerFolder(ResultFolder):
+    """A folder that is submitted as a whole: at the end, files in it that are not of this run are noted."""
+
+    def __init__(self, path: str | os.PathLike[str], category_ids: Mapping[int, int]) -> None:
+        super().__init__(path, category_ids)
+        self._written: set[str] = set()
+
+    def write(self, name: str, content: Callable[[Path], object]) -> None:
+        """Write a file of the folder."""
+        write_whole(self.path / name, content)
+        self._written.add(Path(name).as_posix())
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            note_others(self.path, self._written)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from mask2former.config import DataConfig, SceneClipsConfig, ScenesConfig, parse
-from mask2former.data.sources import DataSource
+from mask2former.config.data import YouTubeVISConfig
+from mask2former.data.sources import DataSource, dataset_by_name
 from mask2former.errors import OptionError, UserError
 
 
@@ -23,12 +24,40 @@ from mask2former.errors import OptionError, UserError
         (DataSource(root="x", annotations="a.json", images="a"), "root and annotations name different data"),
         (DataSource(annotations="a.json", images="a", size=64), "size applies to scenes, not to a.json"),
         (DataSource("run.yaml", root="x"), "root applies to published data sets given by name"),
-        (DataSource("youtube-vis:2020"), "data youtube-vis:2020: expected youtube-vis:2019"),
     ],
 )
 def test_what_does_not_go_together_is_refused(source: DataSource, message: str) -> None:
     with pytest.raises(OptionError, match=f"^{message}"):
         source.open(lambda: "panoptic")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("youtube-vis", "expected youtube-vis:2019 or youtube-vis:2021"),
+        (
+            "scene",
+            "youtube-vis:YEAR or a run file .*; evaluate and analyze also draw scenes and scene-clips",
+        ),
+    ],
+)
+def test_the_names_of_data_sets_are_listed(name: str, message: str) -> None:
+    with pytest.raises(UserError, match=f"there is no .*data set '{name}'; .*{message}"):
+        DataSource(name).open(lambda: "panoptic")
+
+
+def test_clips_are_named_like_images_for_check_data_too() -> None:
+    config = dataset_by_name("youtube-vis:2021", None, lambda: "panoptic")
+    assert isinstance(config, YouTubeVISConfig)
+    assert config.year == 2021
+
+
+def test_swapped_paths_are_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "valid.json").write_text("{}")
+    (tmp_path / "frames" / "a").mkdir(parents=True)
+    swapped = DataSource(annotations=tmp_path / "frames", images=tmp_path / "valid.json")
+    with pytest.raises(OptionError, match=r"^images is the file '.*valid\.json' and annotations the folder .*swapped"):
+        swapped.open(lambda: "instance")
 
 
 def test_the_default_task_is_asked_for_where_it_matters() -> None:

@@ -258,6 +258,14 @@ def test_faults_of_a_file_are_one_sentence(tmp_path: Path, change: str, message:
         YouTubeVIS([write(tmp_path, broken(change))])
 
 
+def test_the_folder_that_has_the_frames_is_named(tmp_path: Path) -> None:
+    file, frames = write(tmp_path, content())
+    with pytest.raises(UserError, match=r"lacks frames .*; its folder 'frames' has 'b/0\.png': give that one"):
+        YouTubeVIS([(file, frames.parent)])
+    with pytest.raises(UserError, match=r"lacks frames .*; check the folder"):
+        YouTubeVIS([(file, frames / "a")])
+
+
 def test_frames_of_another_size_are_refused(tmp_path: Path) -> None:
     file, frames = write(tmp_path, content())
     Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(frames / "a/1.png")

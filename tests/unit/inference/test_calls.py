@@ -111,6 +111,8 @@ def test_frames_of_a_video_go_to_ones_own_writers_too(predictor: Predictor, tmp_
     assert report.files == {"results": tmp_path / "out" / "clip.json"}
     with pytest.raises(OptionError, match="use overwrite or another output"):
         track_files(predictor, folder, tmp_path / "out", video=False)
+    with pytest.raises(UserError, match=r"got list; frames in memory are tracked by Predictor\.track"):
+        track_files(predictor, [np.zeros((8, 8, 3), np.uint8)], tmp_path / "out")  # pyright: ignore[reportArgumentType]
     report = track_files(predictor, folder, tmp_path / "slow", video=False, rate=1 / 3600)
     assert json.loads(report.files["results"].read_text())["rate"] == pytest.approx(1 / 3600, rel=1e-5)
 

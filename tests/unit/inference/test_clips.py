@@ -90,6 +90,10 @@ def test_wrong_clips_are_refused(predictor: Predictor, frames: list[np.ndarray],
         predictor.clip([frames[0], frames[1][:40]])
     with pytest.raises(UserError, match="no_such"):
         predictor.clip(frames, no_such=1)
+    with pytest.raises(UserError, match=r"got one ndarray; pass \[frame\]"):
+        predictor.clip(frames[0])  # pyright: ignore[reportArgumentType]
+    with pytest.raises(UserError, match=r"got one str; .* a video or folder to track"):
+        predictor.clip("street.mp4")
     other = Predictor(tiny_model, device="cpu", settings=InferenceConfig(tasks=("semantic",)))
     with pytest.raises(UserError, match="does not support the task 'instance'"):
         other.clip(frames)

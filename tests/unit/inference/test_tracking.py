@@ -163,6 +163,8 @@ def test_wrong_requests_are_refused_at_once(
         predictor.track(frames, "semantic")
     with pytest.raises(UserError, match="no_such"):
         predictor.track(frames, no_such=1)
+    with pytest.raises(UserError, match=r"tracking settings: unknown key 'windows'; did you mean window\?"):
+        predictor.track(frames, windows=3)
     with pytest.raises(UserError, match="stride 2 must not be above window 1"):
         predictor.track(frames, stride=2, window=1)
     with pytest.raises(UserError, match="window"):

@@ -57,6 +57,42 @@ def test_the_pages_of_a_stack_are_frames(tmp_path: Path, name: str) -> None:
     assert frames.notes == []
 
 
+@pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.png"])
+def test_an_animation_has_the_times_that_it_states(tmp_path: Path, name: str) -> None:
+    first, *others = (Image.new("L", (64, 48), 40 * index) for index in range(5))
+    shown = [100, 200, 50, 150, 500]  # milliseconds
+    first.save(tmp_path / name, save_all=True, append_images=others, duration=shown)
+    frames = open_frames(tmp_path / name)
+    assert (frames.num_frames, frames.rate) == (5, pytest.approx(5))
+    assert [frame.seconds for frame in frames] == pytest.approx([0, 0.1, 0.3, 0.35, 0.5])
+    part = open_frames(tmp_path / name, start=0.1, end=0.5)
+    assert part.num_frames == 3
+    assert [(frame.index, frame.seconds) for frame in part] == [
+        (k, pytest.approx([0.1, 0.3, 0.35][k])) for k in range(3)
+    ]
+    assert [frame.seconds for frame in open_frames(tmp_path / name, rate=10)] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
+
+
+def test_an_animation_that_is_cut_short_is_read_up_to_there(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    first, *others = (Image.fromarray(rng.integers(0, 255, (48, 64), dtype=np.uint8)) for _ in range(5))
+    first.save(tmp_path / "a.gif", save_all=True, append_images=others, duration=200)
+    content = (tmp_path / "a.gif").read_bytes()
+    (tmp_path / "a.gif").write_bytes(content[: int(0.7 * len(content))])
+    seen = []
+    with pytest.raises(UserError, match="is damaged or cut short"):
+        seen.extend(frame.seconds for frame in open_frames(tmp_path / "a.gif"))
+    assert seen == pytest.approx([0, 0.2, 0.4])
+
+
+def test_a_rate_is_refused_where_the_source_has_its_own_times(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "clip.mp4", STEADY)
+    with pytest.raises(UserError, match=r"rate applies to folders, .*the video '.*clip\.mp4' has its own times"):
+        open_frames(video, rate=25)
+    with pytest.raises(UserError, match="camera 0 has its own times, so leave it out"):
+        open_frames(0, rate=25)
+
+
 def test_a_time_after_the_last_frame_is_told_from_a_source_without_frames(tmp_path: Path) -> None:
     for index in range(3):
         Image.new("RGB", (64, 48)).save(tmp_path / f"{index}.png")

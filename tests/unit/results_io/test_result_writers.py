@@ -10,6 +10,7 @@ from PIL import Image
 from mask2former.config import MetricStyle, Task
 from mask2former.errors import UserError
 from mask2former.metrics.panoptic import PanopticEvaluator
+from mask2former.notes import collect_notes
 from mask2former.ops import masks as mask_ops
 from mask2former.results_io import result_writer
 from mask2former.structures import Categories, Category, Instances, PanopticSegmentation, Segment, SemanticSegmentation
@@ -224,3 +225,18 @@ def test_label_images_refuse_ids_that_they_cannot_hold(tmp_path: Path) -> None:
     with result_writer("semantic", tmp_path, CATEGORIES, category_ids={0: 255, 1: 65535}) as writer:
         writer.add("a", _semantic())
     assert np.asarray(Image.open(tmp_path / "a.png")).tolist() == [[255, 255, 65535], [0, 0, 65535]]
+
+
+@pytest.mark.parametrize("task", ["instance", "semantic"])
+def test_files_of_earlier_runs_in_a_folder_for_a_server_are_noted(tmp_path: Path, task: Task) -> None:
+    def write(*ids: str) -> str:
+        with collect_notes() as found, result_writer(task, tmp_path / "out", CATEGORIES, style="cityscapes") as writer:
+            for image_id in ids:
+                writer.add(image_id, RESULTS[task]())
+        return "; ".join(f"{message}: {example}" for message, example in found)
+
+    assert write("a/one", "two") == ""
+    (tmp_path / "out" / ".DS_Store").write_bytes(b"")
+    assert write("a/one", "two") == ""
+    assert "with further files, as of an earlier run" in (told := write("two"))
+    assert ("(4, such as 'a/one_000_26.png')" if task == "instance" else "(1, such as 'a/one.png')") in told

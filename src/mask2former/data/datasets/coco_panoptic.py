@@ -32,7 +32,7 @@ from mask2former.data.datasets.annotation_files import (
     some,
     stated_sides,
 )
-from mask2former.data.datasets.file_names import is_file_name, leads_to_file, tell_missing, tell_outside
+from mask2former.data.datasets.file_names import is_file_name, leads_to_file, tell_missing, tell_outside, where_else
 from mask2former.data.datasets.mask_checks import box_of, boxes_agree
 from mask2former.data.datasets.reader import Reader, SegmentReader
 from mask2former.data.faults import fault
@@ -229,7 +229,8 @@ class CocoPanoptic(SegmentReader):
         tell_outside(outside, images, file)
         tell_outside(maps_outside, segments, file)
         if without_map:
-            fault(f"'{segments}' lacks PNGs of '{file}': {some(without_map)}; check the folder", len(without_map))
+            todo = where_else(without_map, segments)
+            fault(f"'{segments}' lacks PNGs of '{file}': {some(without_map)}; {todo}", len(without_map))
         annotated = {entry_id(entry.get("image_id")) for entry in content["annotations"]}
         left_out = [entry.get("file_name", number) for number, entry in by_id.items() if number not in annotated]
         return tell_missing(missing, images, file, skip=self._missing_images == "skip") + [

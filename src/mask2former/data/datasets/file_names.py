@@ -17,7 +17,7 @@ from mask2former.media.archives import Folder
 from mask2former.media.images import is_image_name
 from mask2former.text import listed, quoted
 
-__all__ = ["Stems", "find_name", "is_file_name", "leads_to_file", "tell_missing", "tell_outside"]
+__all__ = ["Stems", "find_name", "is_file_name", "leads_to_file", "tell_missing", "tell_outside", "where_else"]
 
 _IS_OME = re.compile(r"\.ome\.tiff?$", re.IGNORECASE)
 _DRIVE = re.compile(r"^[A-Za-z]:")
@@ -106,13 +106,21 @@ def tell_outside(names: Sequence[str], folder: Folder, file: object) -> None:
         )
 
 
+def where_else(names: Sequence[str], folder: Folder) -> str:
+    """What to do about files that a folder lacks: check it, or give the folder in it that has the first of them."""
+    inside = sorted(name for name in folder.beside("x") if folder.exists(f"{name}/{names[0]}"))
+    if len(inside) == 1:
+        return f"its folder {quoted(inside[0])} has {quoted(names[0])}: give that one"
+    return "check the folder"
+
+
 def tell_missing(names: Sequence[str], folder: Folder, file: object, *, skip: bool) -> list[str]:
     """Refuse images of ``file`` that are not in the folder or, with ``skip``, say that they are left out."""
     if names and skip:
         return [f"'{file}': left out images that '{folder}' lacks: {some(names)}"]
     if names:
         fault(
-            f"'{folder}' lacks images of '{file}': {some(names)}; check the folder, or leave them out with "
+            f"'{folder}' lacks images of '{file}': {some(names)}; {where_else(names, folder)}, or leave them out with "
             "missing_images=skip",
             len(names),
         )

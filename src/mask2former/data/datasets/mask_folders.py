@@ -88,7 +88,11 @@ class MaskFolders(ClipReader):
             maps, image_files = _files(Path(masks) / name, (".png",)), _files(Path(images) / name, IMAGE_SUFFIXES)
             alone = sorted(maps.keys() - image_files.keys())
             if alone:
-                raise UserError(f"'{Path(images) / name}' has no image for the id map '{maps[alone[0]].name}'")
+                raise UserError(
+                    f"'{Path(images) / name}' has no image for the id map '{maps[alone[0]].name}'; folders of id maps "
+                    "are read as clips, whose frames have the names of their id maps (label maps of images are "
+                    "measured through a run file)"
+                )
             if not maps:
                 raise UserError(f"'{Path(masks) / name}' has no id maps; expected one PNG per frame")
             if extra := len(image_files) - len(maps):

@@ -39,7 +39,7 @@ from mask2former.data.datasets.annotation_files import (
     stuff_remark,
     tell_unlisted,
 )
-from mask2former.data.datasets.file_names import is_file_name, leads_to_file, tell_outside
+from mask2former.data.datasets.file_names import is_file_name, leads_to_file, tell_outside, where_else
 from mask2former.data.datasets.mask_checks import MaskSummary, PolygonFigures, box_of, check_masks
 from mask2former.data.datasets.reader import ClipReader
 from mask2former.data.faults import fault
@@ -435,7 +435,8 @@ def _videos(entries: Sequence[Mapping[str, Any]], file: File, folder: Folder) ->
         videos[video.id] = None if missing else video
     tell_outside(outside, folder, file)
     if lacking:
-        fault(f"'{folder}' lacks frames of '{file}': {some(lacking)}; check the folder", len(lacking))
+        todo = where_else(lacking, folder)
+        fault(f"'{folder}' lacks frames of '{file}': {some(lacking)}; {todo}", len(lacking))
     return videos
 
 
