@@ -11,8 +11,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-import h11
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import H11Protocol, h11
 
 __all__ = ["KEEP_ALIVE", "limited_connections"]
 
