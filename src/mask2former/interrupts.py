@@ -6,6 +6,7 @@ little, since it must be active before anything slow is imported.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
@@ -13,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 
-__all__ = ["ending", "exit_at_once", "postponed", "raised", "received"]
+__all__ = ["ending", "exit_at_once", "leave_threads", "postponed", "raised", "received"]
 
 _NUMBERS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 _Handler = Callable[[int, FrameType | None], object]
@@ -106,6 +107,23 @@ def ending(
         theirs.close()
         thread.join()
         ours.close()
+
+
+def leave_threads(code: int, grace: float = 2.0) -> None:
+    """From now on, threads that are still at work delay the end of this program by ``grace`` seconds at most.
+
+    For compiled code whose result nobody needs any more, since it cannot be stopped. What libraries do at exit comes
+    later and is not limited. Does nothing where a command is called from Python.
+
+    Args:
+        code: exit code of the process if threads are left.
+        grace: seconds in which they can end themselves.
+    """
+    if _is_framed:
+        timer = threading.Timer(grace, os._exit, (code,))
+        timer.daemon = True
+        timer.start()
+        atexit.register(timer.cancel)  # such functions are called after threads have been waited for
 
 
 def exit_at_once(code: int) -> None:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPResponse
@@ -59,8 +59,10 @@ class Served:
 
 
 @contextmanager
-def served(model: str | Path, folder: Path, *options: str) -> Iterator[Served]:
-    command = [sys.executable, "-m", "mask2former", "serve", str(model), "--port", "0", *options]
+def served(
+    model: str | Path, folder: Path, *options: str, program: Sequence[str] = ("-m", "mask2former")
+) -> Iterator[Served]:
+    command = [sys.executable, *program, "serve", str(model), "--port", "0", *options]
     log = folder / "log"
     with log.open("w") as errors:
         process = subprocess.Popen(
@@ -116,6 +118,35 @@ def test_a_model_is_served_until_it_is_asked_to_stop(tmp_path: Path) -> None:
         assert service.process.stdout.read() == "stopped\n"
         [line] = [line for line in service.lines() if line.get("request_id") == "a1"]
         assert (line["path"], line["status"], line["images"], line["batch"]) == ("/v1/predict", 200, 1, 1)
+
+
+_ENDLESS = """
+import sys, time, torch
+from mask2former import Predictor
+from mask2former.__main__ import main
+from mask2former.config import InferenceConfig
+from mask2former.serve import running
+from mask2former.structures import Categories, Prediction
+
+def network(images):
+    size = images[0].shape[-2:]
+    time.sleep(0 if size == (64, 64) else 3600)  # not the image that warms up
+    return [Prediction(torch.zeros(1, 2), torch.zeros(1, 1, *size), size, size)]
+
+settings, classes = InferenceConfig(short_edge=0), Categories.from_names(["cat"])
+running.open_predictor = lambda *_, **__: Predictor(network, "cpu", settings=settings, categories=classes)
+sys.exit(main())
+"""
+
+
+def test_an_image_that_nobody_waits_for_does_not_delay_the_end(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    Image.fromarray(draw_scene(3, (48, 96)).image).save(stream, "PNG")
+    with served("none", tmp_path, "--timeout", "2", program=("-c", _ENDLESS)) as service:
+        reply, _ = service.send("POST", "/v1/predict", stream.getvalue(), Content_Type="image/png")
+        assert reply.status == 504
+        service.process.send_signal(signal.SIGTERM)
+        assert service.process.wait(30) == 0
 
 
 def test_the_application_runs_in_a_server_of_your_own_as_on_the_page() -> None:

@@ -97,3 +97,27 @@ def test_other_threads_have_no_signals() -> None:
     thread.join()
     assert found == [False]
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+_WORKER = """
+import atexit, sys, time
+from concurrent.futures import ThreadPoolExecutor
+from mask2former import interrupts
+wait = lambda seconds: time.sleep(seconds)
+atexit.register(lambda: (wait(1), print("after threads", flush=True)))
+with interrupts.raised():
+    ThreadPoolExecutor(1).submit(wait, float(sys.argv[1]))
+    interrupts.leave_threads(3, grace=0.5)
+"""
+
+
+@pytest.mark.parametrize(("seconds", "code", "said"), [("60", 3, ""), ("0", 0, "after threads\n")])
+def test_a_thread_without_end_does_not_keep_a_program_that_has_ended(seconds: str, code: int, said: str) -> None:
+    run = subprocess.run([sys.executable, "-c", _WORKER, seconds], stdout=subprocess.PIPE, text=True, timeout=50)
+    assert (run.returncode, run.stdout) == (code, said)
+
+
+def test_a_thread_may_go_on_where_a_command_is_called_from_python() -> None:
+    before = threading.active_count()
+    interrupts.leave_threads(3, grace=0.01)
+    assert threading.active_count() == before

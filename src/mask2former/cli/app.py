@@ -6,6 +6,7 @@ import errno
 import inspect
 import os
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
@@ -187,6 +188,13 @@ def _unexpected(error: Exception) -> str:
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     if any(frame.f_code.co_name == "<module>" for frame in frames):  # raised during an import
         library = str(frames[-1].f_globals.get("__name__")).partition(".")[0]
+        try:
+            tempfile.gettempdir()
+        except FileNotFoundError as none:  # in a container whose files are read-only; libraries fail in other words
+            return (
+                f"the library {library} cannot be loaded without a folder for temporary files ({none.strerror}); make "
+                "/tmp writable, or set TMPDIR to another folder"
+            )
         return (
             f"the library {library} cannot be loaded ({type(error).__name__}: {printable(str(error), 200)}); check its "
             "installation, and the environment variables that it reads"

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from mask2former import interrupts
 from mask2former.cli.shared import (
     Device,
     Dtype,
@@ -145,3 +146,4 @@ def serve(
             **given(short_edge=short_edge, long_edge=long_edge, official_settings=official_settings),
         )
     say("stopped")
+    interrupts.leave_threads(0)  # an image may be in the network whose request has timed out

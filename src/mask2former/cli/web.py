@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from mask2former import interrupts
 from mask2former.cli.names import complete_model
 from mask2former.cli.shared import (
     Device,
@@ -88,6 +89,10 @@ def web(
         sys.stdout.flush()  # the output may be a pipe whose reader waits for this line
 
     with stoppable(lambda: ""):
-        serve_page(
-            opened, host=host, port=port, server_names=server_name or (), upload_bytes=max_upload << 20, tell=tell
-        )
+        try:
+            serve_page(
+                opened, host=host, port=port, server_names=server_name or (), upload_bytes=max_upload << 20, tell=tell
+            )
+        except KeyboardInterrupt:
+            interrupts.leave_threads(128 + interrupts.received())  # an image or a clip may be in the network
+            raise

@@ -1,15 +1,17 @@
 """Connections of a service that do not last forever: clients that send no request, or do not read the reply.
 
-Otherwise each such client would keep a connection, and a reply its memory, for as long as it likes.
+Otherwise each such client would keep a connection, and a reply its memory, for as long as it likes. On the other hand,
+a connection does not end before a client that is still sending has got the refusal of its request.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 from typing import Any
 
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import H11Protocol, h11
 
 __all__ = ["KEEP_ALIVE", "limited_connections"]
 
@@ -37,16 +39,20 @@ def limited_connections(seconds: float) -> type[asyncio.Protocol]:
         cycle: Any  # uvicorn's current request; None before the first one
 
         def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
+            lingering: Any = _Transport(transport, self._linger)
+            super().connection_made(lingering)
             transport.set_write_buffer_limits(0)  # so that every reply that is not sent at once counts as paused
             connected = transport.get_extra_info("socket")
             if connected is not None and connected.family in (socket.AF_INET, socket.AF_INET6):
                 connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
             self._connection = transport
             self._timers: dict[str, asyncio.TimerHandle] = {}
+            self._is_lingering = False
             self._start("head", transport.abort, until_head)
 
         def data_received(self, data: bytes) -> None:
+            if self._is_lingering:
+                return
             super().data_received(data)
             if self.cycle is not None and not self.cycle.response_complete:
                 self._stop("head")
@@ -69,6 +75,25 @@ def limited_connections(seconds: float) -> type[asyncio.Protocol]:
         def _unsupported_upgrade_warning(self) -> None:
             """Nothing: uvicorn would advise to install WebSockets; such requests get the reply of any other."""
 
+        def _linger(self) -> bool:
+            """Instead of closing the connection of a client that still sends, close only our side, and read on.
+
+            A system discards a reply that was not yet read when the other side closes with unread data: proxies would
+            report 502 instead of the refusal.
+
+            Returns:
+                Whether the client still sends, so that the connection must not be closed now.
+            """
+            if self._connection.is_closing():
+                return False
+            if not self._is_lingering and self.conn.their_state in (h11.SEND_BODY, h11.ERROR):
+                self._is_lingering = True
+                self._connection.write_eof()
+                self.flow.resume_reading()
+                if "head" not in self._timers:
+                    self._start("head", self._connection.abort, until_head)
+            return self._is_lingering
+
         def _look_again(self, left: int) -> None:
             def look() -> None:
                 size = self._connection.get_write_buffer_size()
@@ -87,3 +112,27 @@ def limited_connections(seconds: float) -> type[asyncio.Protocol]:
                 timer.cancel()
 
     return Connection
+
+
+class _Transport:
+    """A transport that may first linger where it would be closed.
+
+    Args:
+        transport: the real one.
+        linger: called where it would be closed; returns whether it closes by itself later.
+    """
+
+    def __init__(self, transport: asyncio.Transport, linger: Callable[[], bool]) -> None:
+        self._transport, self._linger = transport, linger
+        self._is_closing = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def is_closing(self) -> bool:
+        return self._is_closing or self._transport.is_closing()
+
+    def close(self) -> None:
+        self._is_closing = True
+        if not self._linger():
+            self._transport.close()

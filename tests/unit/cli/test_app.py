@@ -7,6 +7,7 @@ import errno
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,20 @@ def test_a_library_that_cannot_be_loaded_is_named(
     assert "the library broken_library cannot be loaded (RuntimeError: no such device)" in error
     assert main([*COMMAND, "--debug"]) == 1
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_library_that_cannot_be_loaded_for_want_of_a_temporary_folder_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "library_in_a_container.py").write_text("raise AssertionError('already registered')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(FAILS, lambda *_, **__: __import__("library_in_a_container"))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "none")])
+    assert main(COMMAND) == 1
+    error = capsys.readouterr().err
+    assert "cannot be loaded without a folder for temporary files (No usable temporary directory found in" in error
+    assert "make /tmp writable, or set TMPDIR" in error
 
 
 @contextlib.contextmanager

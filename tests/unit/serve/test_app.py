@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urljoin
 
 import numpy as np
 import pytest
@@ -528,6 +528,8 @@ def test_what_the_model_is() -> None:
         assert [(item["name"], item["is_thing"]) for item in model["classes"]][1:] == [("dog", True), ("sky", False)]
         document = (await client.get("/openapi.json")).json
         assert set(document["paths"]) == {"/v1/predict", "/v1/models", "/health/live", "/health/ready", "/metrics"}
+        [server] = document["servers"]  # also where a proxy or another application puts a path before it
+        assert urljoin("https://x/moved/openapi.json", server["url"]) == "https://x/moved/"
         assert "example" in document["paths"]["/v1/predict"]["post"]["responses"]["200"]["content"]["application/json"]
 
     with_client(test)

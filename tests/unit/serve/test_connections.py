@@ -108,6 +108,33 @@ def test_a_client_that_still_sends_its_image_gets_the_refusal() -> None:
         connection.close()
 
 
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_a_client_that_keeps_no_connection_gets_the_refusal_while_it_sends(version: str) -> None:
+    """As nginx sends requests by default: the reply must not be lost because the body is not read."""
+    head = f"POST / HTTP/{version}\r\nHost: x\r\nConnection: close\r\nContent-Length: {LARGE}\r\n\r\n".encode()
+    with served(1, limit=60) as port, connected(port, head) as client:
+        client.sendall(bytes(LARGE))
+        assert received(client, LARGE).endswith(b"\r\n\r\n\0")  # to the end of the connection
+
+
+def test_a_client_that_sends_no_http_gets_the_refusal_while_it_sends() -> None:
+    with served(1, limit=60) as port, connected(port, b"no HTTP\r\n\r\n") as client:
+        client.sendall(bytes(LARGE))
+        assert received(client, LARGE).startswith(b"HTTP/1.1 400")
+
+
+def test_a_client_that_sends_on_after_its_refusal_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "KEEP_ALIVE", 0.2)
+    head = GET.replace(b"GET", b"POST")[:-2] + b"Connection: close\r\nContent-Length: 1000000000\r\n\r\n"
+    with served(1, limit=0.3) as port, connected(port, head) as client:
+        began = time.monotonic()
+        with contextlib.suppress(ConnectionError):
+            while time.monotonic() - began < 10:
+                client.sendall(b"x" * 1000)
+                time.sleep(0.01)
+        assert time.monotonic() - began < 5
+
+
 def test_a_reply_that_nobody_reads_is_given_up() -> None:
     with served(LARGE, limit=0.3) as port, connected(port, GET) as client:
         time.sleep(2)
