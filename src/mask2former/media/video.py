@@ -58,8 +58,10 @@ def _open(address: str, options: dict[str, Any], name: str) -> tuple[Any, Any, l
     """
     av = _av()
     try:
-        # Damaged metadata is not used. Options that a container does not know are passed to its streams.
-        container = av.open(address, metadata_errors="replace", **options)
+        # Damaged metadata is not used; PyAV 19 always accepts it. Options that a container does not know are passed to
+        # its streams.
+        tolerant = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
+        container = av.open(address, **tolerant, **options)
     except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
         reason = printable(str(getattr(error, "strerror", None) or error), 200)
         # Cameras that lose power leave an MP4 without the index that they would have written at its end.
