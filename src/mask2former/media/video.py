@@ -92,7 +92,7 @@ def _open(address: str, options: dict[str, Any], name: str) -> tuple[Any, Any, l
 
 
 def _is_cover(stream: Any) -> bool:
-    """Whether it is the cover image of a music file; the first versions of PyAV 14 cannot tell."""
+    """Whether it is the cover image of a music file."""
     return bool(getattr(getattr(stream, "disposition", None), "value", 0) & _ATTACHED_IMAGE)
 
 
