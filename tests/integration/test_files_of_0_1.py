@@ -63,7 +63,10 @@ def test_tracks_are_not_overwritten(here: Path, capsys: pytest.CaptureFixture[st
     assert main(track) == 2
     assert "frames.json" in capsys.readouterr().err
     assert main([*track, "--overwrite", "--ytvis", "again.json"]) == 0
-    assert json.loads(Path("again.json").read_text()) == json.loads(Path("ytvis.json").read_text())
+    found, before = (json.loads(Path(name).read_text()) for name in ("again.json", "ytvis.json"))
+    scores = [[track.pop("score") for track in tracks] for tracks in (found, before)]
+    assert found == before
+    assert scores[0] == pytest.approx(scores[1], rel=1e-5)  # processors round differently
 
 
 def test_metrics_are_read_for_curves(here: Path) -> None:

@@ -472,11 +472,11 @@ def test_coco_files_with_one_field_changed(coco_images: Path, start: int) -> Non
         coco_case(seed, coco_images)
 
 
-def test_the_file_that_is_changed_is_read_without_a_note(coco_images: Path) -> None:
+def test_the_file_that_is_changed_is_read_with_a_note_on_its_crowd(coco_images: Path) -> None:
     (coco_images / "coco.json").write_text(json.dumps(coco()))
-    ground_truths, notes = read_coco(coco_images / "coco.json", coco_images)
+    ground_truths, (note,) = read_coco(coco_images / "coco.json", coco_images)
     assert ground_truths == legal_coco(coco())
-    assert notes == []
+    assert "1 of 5 annotations are marked as crowd regions" in note
     assert [len(objects) for *_, objects in ground_truths[1]] == [2, 3, 0]
 
 
@@ -941,7 +941,7 @@ _GOOD, _FAR, _TINY = _rectangle(3, 3, 20, 20), _rectangle(500, 500, 520, 520), _
 @pytest.mark.parametrize(
     ("change", "evaluation", "training"),
     [
-        (_named("{}"), (), ()),
+        (_named("{}"), ("1 of 5 annotations are marked as crowd",), ("1 of 5 annotations are marked as crowd",)),
         (_named("val/{}"), ("3 ('val/a.png' as 'a.png', 'val/b.png' as 'b.png'",), ("3 ('val/a.png' as 'a.png'",)),
         (_named("deadbeef-{}"), ("3 ('deadbeef-a.png' as 'a.png'",), ("3 ('deadbeef-a.png' as 'a.png'",)),
         (_named("C:\\x\\{}"), ("under others: 3 (",), ("under others: 3 (",)),

@@ -113,9 +113,10 @@ def test_every_kind_of_segmentation(tmp_path: Path) -> None:
     assert samples.categories.names == ("cell", "dirt", "hair")
     assert samples.categories[1].color == (1, 2, 3)
     assert all(category.is_thing for category in samples.categories)
-    assert len(samples.notes) == 1
-    assert "'area' differs from the area of the mask" in samples.notes[0]
-    assert "annotations 1 (1)" in samples.notes[0]
+    areas, crowds = samples.notes
+    assert "'area' differs from the area of the mask" in areas
+    assert "annotations 1 (1)" in areas
+    assert "1 of 5 annotations are marked as crowd regions" in crowds
 
     first = samples[0]
     assert first.name == "a.png"
