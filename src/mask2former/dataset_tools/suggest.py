@@ -151,8 +151,8 @@ def _cells(
     settings: dict[str, Any] = {**_read_as(reading)}
     if detections > 400:  # otherwise as many as the packaged model keeps
         settings["max_instances"] = detections
-    smallest, least = _smallest_object(report), recipes.nuclei().model.inference.min_area
-    if smallest < least:  # otherwise those that the packaged model keeps
+    least = recipes.nuclei().model.inference.min_area
+    if (smallest := _smallest_object(report, least)) < least:  # otherwise those that the packaged model keeps
         settings["min_area"] = smallest
         reasons.append(
             f"the smallest object has {count(smallest, 'pixel')}: only smaller instances are left out, not "
@@ -193,9 +193,9 @@ def _run(model: ModelConfig, data: DataConfig, steps: int, evaluation: Evaluatio
     )
 
 
-def _smallest_object(report: DataReport) -> int:
+def _smallest_object(report: DataReport, most: int) -> int:
     areas = np.concatenate([split.areas for split in report.splits.values()])
-    return int(areas[areas > 0].min())
+    return int(areas[areas > 0].min(initial=most))
 
 
 def _most_objects(report: DataReport) -> int:
