@@ -287,7 +287,11 @@ def test_what_is_no_export_is_refused(of_any_size: Exported, tmp_path: Path) -> 
     proto = onnx.load(of_any_size.path)
     for name, change, message in (
         ("bare", lambda copy: copy.metadata_props.clear(), "not a model that was exported by this package"),
-        ("later", lambda copy: onnx.helper.set_model_props(copy, {"mask2former": '{"format": 2}'}), "has format 2, expected 1"),
+        (
+            "later",
+            lambda copy: onnx.helper.set_model_props(copy, {"mask2former": '{"format": 2}'}),
+            "has format 2, expected 1",
+        ),
         (
             "text",
             lambda copy: onnx.helper.set_model_props(copy, {"mask2former": "{"}),

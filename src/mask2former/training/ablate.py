@@ -181,11 +181,11 @@ def ablate(
     for done, (seed, name) in enumerate(jobs):
         if seed in table[name].metrics:
             continue
-        place = folder / name / f"seed-{seed}"
+        directory = folder / name / f"seed-{seed}"
         tell(f"{name}, seed {seed}", done, len(jobs))
-        run = changed(runs[name], {"seed": seed, "output": str(place)})
+        run = changed(runs[name], {"seed": seed, "output": str(directory)})
         try:
-            result = train(run, resume=(place / "checkpoints" / "last.ckpt").is_file(), progress=progress)
+            result = train(run, resume=(directory / "checkpoints" / "last.ckpt").is_file(), progress=progress)
         except UserError as error:
             raise UserError(f"{name}, seed {seed}: {error}") from error  # its options are not those of this call
         table[name].metrics[seed] = result.metrics
