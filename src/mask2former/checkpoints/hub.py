@@ -149,5 +149,6 @@ def _errors(repo_id: str, revision: str | None) -> Iterator[None]:
             f"the hub refuses '{repo_id}': {printable(error.server_message or f'status {status}', 200)}{hint}"
         ) from error
     except (errors.HTTPError, errors.HFValidationError, OSError, ValueError, LookupError, TypeError) as error:
-        # The last three: the reply is not one that a hub would send.
-        raise UserError(f"'{repo_id}' on the hub: {printable(str(error), 200)}") from error
+        # The last three: the reply is not one that a hub would send. Before version 1, the cause is at the end of a
+        # long message.
+        raise UserError(f"'{repo_id}' on the hub: {printable(str(error), 400)}") from error

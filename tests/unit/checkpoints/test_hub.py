@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import huggingface_hub.constants
+import huggingface_hub.file_download
 import pytest
 import timm
 import torch
@@ -125,6 +126,8 @@ def point_to(address: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None
     constants = huggingface_hub.constants
     template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, address)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    if hasattr(huggingface_hub.file_download, "HUGGINGFACE_CO_URL_TEMPLATE"):  # before version 1
+        monkeypatch.setattr(huggingface_hub.file_download, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr(constants, "ENDPOINT", address)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     for switch in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_HUB_DISABLE_XET", "HF_HUB_DISABLE_TELEMETRY"):
