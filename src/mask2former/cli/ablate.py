@@ -71,7 +71,7 @@ def ablate(
         say(f"[{done + 1} of {total}] {what}")
 
     stopped = "run the same command again to continue"
-    with training_shown(make_console(), lambda: f"{name} was not finished; {stopped}") as progress:
+    with training_shown(make_console(), lambda: f"{name} was not finished; {stopped}" if name else stopped) as progress:
         try:
             table = ablate_run(base, output, row or (), seeds, tell, progress)
         except (MemoryError, FloatingPointError, ChildProcessError) as error:

@@ -17,7 +17,7 @@ from mask2former import limits
 from mask2former.errors import UserError
 from mask2former.extras import need
 from mask2former.media.image_files import NamedBytes
-from mask2former.media.tiff_files import tag_of_page
+from mask2former.media.tiff_files import EXTRA, PACKAGES, tag_of_page
 from mask2former.notes import note, noted_as_one
 from mask2former.pixels import (
     FIRST_PAGE,
@@ -92,7 +92,7 @@ class TiffRegions:
     def __init__(
         self, path: Path | NamedBytes, value_range: ValueRange | None = None, bands: Bands | None = None
     ) -> None:
-        need("microscopy", "tifffile", to="read parts of a TIFF")
+        need(EXTRA, *PACKAGES, to="read parts of a TIFF")
         import tifffile
 
         self._path = path

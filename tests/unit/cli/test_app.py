@@ -86,12 +86,16 @@ def test_one_line_for_what_nobody_expected(
     assert capsys.readouterr().err.startswith(line)
 
 
-def test_a_library_that_cannot_be_loaded_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def broken_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command imports a library that fails while it is loaded."""
     (tmp_path / "broken_library.py").write_text("raise RuntimeError('no such device')\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(FAILS, lambda *_, **__: __import__("broken_library"))
+
+
+@pytest.mark.usefixtures("broken_library")
+def test_a_library_that_cannot_be_loaded_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(COMMAND) == 1
     error = capsys.readouterr().err
     assert "the library broken_library cannot be loaded (RuntimeError: no such device)" in error
@@ -99,12 +103,10 @@ def test_a_library_that_cannot_be_loaded_is_named(
     assert "Traceback" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("broken_library")
 def test_a_library_that_cannot_be_loaded_for_want_of_a_temporary_folder_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "library_in_a_container.py").write_text("raise AssertionError('already registered')\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(FAILS, lambda *_, **__: __import__("library_in_a_container"))
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "none")])
     assert main(COMMAND) == 1

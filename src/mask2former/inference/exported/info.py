@@ -91,7 +91,7 @@ class ExportedInfo:
         sides = {name: _side(values, name, source) for name in _SIDES}
         divisibility = _side(values, "size_divisibility", source)
         if divisibility is None or not isinstance(values.get("model"), dict):
-            raise UserError(f"{source}: its metadata lack the model or its size_divisibility; export the model again")
+            raise UserError(f"{source}: its metadata lacks the model or its size_divisibility; export the model again")
         task = values.get("task")
         if task is not None and task not in get_args(Task):
             raise UserError(f"{source}: its metadata has task {quoted(task)}; export the model again")
