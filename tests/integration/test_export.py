@@ -324,7 +324,7 @@ def test_metadata_are_checked() -> None:
         ({"height": -1}, "height -1"),
         ({"batch": True}, "batch True"),
         ({"size_divisibility": None}, "size_divisibility"),
-        ({"model": 3}, "lack the model"),
+        ({"model": 3}, "lacks the model"),
     ):
         with pytest.raises(UserError, match=message):
             ExportedInfo.from_json(json.dumps({**good, **change}), "x.onnx")
