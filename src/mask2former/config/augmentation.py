@@ -75,7 +75,8 @@ class ResizeCropFlipConfig(Strict):
     exposure: tuple[float, float] | None = None
     blur: float = Field(default=0.0, ge=0.0, le=100.0)  # largest standard deviation in pixels, for half of the images
     flip: Flip = "horizontal"  # with probability 0.5
-    pad_size: tuple[PositiveInt, PositiveInt] | None = (640, 640)  # height, width of every output; None: no padding
+    # height, width of every output, by default crop_size; None: only to the largest of a batch, as always
+    pad_size: tuple[PositiveInt, PositiveInt] | None = Field(default_factory=lambda given: given.get("crop_size"))
     keep_lost: bool = True  # objects that are cropped away remain as empty masks
 
     @model_validator(mode="after")

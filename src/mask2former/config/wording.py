@@ -102,7 +102,8 @@ def fault_lines(kind: type[BaseModel], values: Any, error: ValidationError, most
     """
     lines: dict[str, Fault] = {}  # by setting, since each member of a union has its own fault
     told: set[type[BaseModel]] = set()  # groups whose keys a line lists
-    faults = error.errors(include_url=False)
+    # A default that is taken from a setting with a fault has none of its own.
+    faults = [fault for fault in error.errors(include_url=False) if fault["type"] != "default_factory_not_called"]
     containers = {fault["loc"][:length] for fault in faults for length in range(len(fault["loc"]))}
     for fault in faults:
         keys, found, group = _place(kind, fault["loc"])

@@ -42,6 +42,7 @@ from mask2former.text import count
 __all__ = ["DataModule"]
 
 _OTHER_SCALE = 1.5  # ratio between the scales of training and inference from which a note is added
+_MOST_PADDING = 0.5  # share of a sample that is padding even if the crop is complete, from which a note is added
 
 
 class _Share(Dataset[Case | tuple[()]]):
@@ -52,6 +53,23 @@ class _Share(Dataset[Case | tuple[()]]):
 
     def __getitem__(self, index: int | None) -> Case | tuple[()]:
         return () if index is None else self.cases[index]
+
+
+def _canvas(augmentation: ResizeCropFlipConfig) -> list[str]:
+    """A remark on a canvas that is not that of the crops, as when an override sets only one of the two."""
+    crop, pad = augmentation.crop_size, augmentation.pad_size
+    if crop is None or pad is None:
+        return []
+    sizes = f"data.augmentation.crop_size is {crop[0]}x{crop[1]} and pad_size {pad[0]}x{pad[1]} (height x width)"
+    if crop[0] > pad[0] or crop[1] > pad[1]:
+        return [f"{sizes}: of each crop, the part beyond pad_size is cut off; set both to the same size"]
+    share = 1 - crop[0] * crop[1] / (pad[0] * pad[1])
+    if share < _MOST_PADDING:
+        return []
+    return [
+        f"{sizes}: {share:.0%} or more of every training sample is padding, which costs as much time and memory as "
+        "pixels; set both to the same size"
+    ]
 
 
 def _as_it_is(sample: Any) -> Any:
@@ -205,6 +223,8 @@ class DataModule(lightning.LightningDataModule):
                     f"validation and prediction resize them to model.inference.short_edge {inference.short_edge}, "
                     f"where objects appear {ratio:.1f} times as large as in training; short_edge=0 keeps the size"
                 )
+        if self._augmentation is None and isinstance(self.config.data.augmentation, ResizeCropFlipConfig):
+            remarks += _canvas(self.config.data.augmentation)
         if inference.min_area:
             remarks.append(
                 f"validation and prediction leave out results below {inference.min_area} pixels, which is "

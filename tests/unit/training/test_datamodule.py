@@ -210,6 +210,32 @@ def test_more_objects_than_queries_are_those_of_complete_images(
     )
 
 
+@pytest.mark.parametrize(
+    ("pad", "words"),
+    [
+        ([64, 64], None),
+        ([64, 96], None),
+        (None, None),
+        ([640, 640], "crop_size is 64x64 and pad_size 640x640 (height x width): 99% or more of every training sample"),
+        ([64, 32], "of each crop, the part beyond pad_size is cut off"),
+    ],
+)
+def test_a_canvas_that_is_not_that_of_the_crops_is_noted(
+    shapes: dict[str, object], pad: list[int] | None, words: str | None
+) -> None:
+    augmentation = {"name": "resize-crop-flip", "crop_size": [64, 64], "pad_size": pad}
+    found = [line for line in attached(config(dataset=shapes, augmentation=augmentation)).remarks() if "pad_" in line]
+    assert len(found) == (words is not None)
+    assert words is None or words in found[0]
+
+
+def test_small_clips_are_not_padded_to_a_size_that_nobody_set() -> None:
+    clips = {"name": "scene-clips", "image_size": [48, 64], "clip_length": 2, "num_training": 2, "num_validation": 1}
+    augmentation = {"name": "resize-crop-flip", "short_edges": [48], "crop_size": None, "flip": "none"}
+    module = attached(config(dataset=clips, augmentation=augmentation, batch_size=2, num_workers=0))
+    assert module.sample_batch().images.pixels.shape[-2:] == (64, 64)  # multiples of 32
+
+
 def test_validation_says_which_results_it_leaves_out(shapes: dict[str, object]) -> None:
     settings = config(dataset=shapes, num_workers=0)
     assert not any("min_area" in line for line in attached(settings).remarks())
