@@ -14,8 +14,9 @@ from runs import config_of, run_values
 
 from mask2former.checkpoints.initial import Initial
 from mask2former.cli import main
-from mask2former.config import NoPixelDecoderConfig, RunConfig, StandardDecoderConfig, leaves, parse
+from mask2former.config import NoPixelDecoderConfig, RunConfig, StandardDecoderConfig, changed, leaves, parse
 from mask2former.errors import UserError
+from mask2former.models.pixel_decoders.none import NoPixelDecoder
 from mask2former.notes import collect_notes
 from mask2former.recipes import ABLATIONS, PARTS, ROWS, SINCE, ablated
 from mask2former.training.ablate import BASELINE, AblationRow, ablate, base_run, draw, scenes_base
@@ -238,6 +239,21 @@ def test_rows_that_the_initial_model_was_not_trained_for_are_noted(
     if init == "scenes-tiny":  # before the first row is trained
         with pytest.raises(UserError, match=r"^pixel-decoder-fpn: scenes-tiny does not fit: model.pixel_decoder.name"):
             ablate(base, tmp_path / "all", [*rows, "pixel-decoder-fpn"])
+
+
+def test_a_row_that_cannot_be_trained_is_refused_before_the_first_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mask2former.training.run.train", stop)
+    base = changed(scenes_base(2), {"trainer.precision": "bf16", "trainer.half_pixel_decoder": True})
+    with pytest.raises(KeyboardInterrupt):
+        ablate(base, tmp_path / "all", ["plain-vit", "encoder-only"])
+    monkeypatch.delattr(NoPixelDecoder, "full_precision")
+    with pytest.raises(UserError, match=r"^encoder-only: the pixel decoder NoPixelDecoder has no attribute full_prec"):
+        ablate(base, tmp_path / "all", ["plain-vit", "encoder-only"])
 
 
 def test_the_spread_of_seeds() -> None:

@@ -140,8 +140,9 @@ def ablate(
         The baseline, the rows of this call, and other rows with results in ``output``, all with every available seed.
 
     Raises:
-        UserError: there is no such row, the run's decoder cannot be changed by rows, a row cannot start from the
-            initial model, or the folder contains training runs with other settings.
+        UserError: there is no such row, the run's decoder cannot be changed by rows, a row cannot be trained with the
+            run's other settings or cannot start from its initial model, or the folder contains training runs with
+            other settings.
         MissingExtraError: Lightning is not installed.
     """
     if unknown := [name for name in rows if name not in ROWS]:
@@ -194,16 +195,16 @@ def ablate(
 
 
 def _check_start(runs: Mapping[str, RunConfig]) -> None:
-    """Refuse rows that cannot start from the initial model, and note those that start behind the baseline."""
+    """Refuse rows that cannot start, before the first one is trained, and note those that start behind the baseline."""
     from mask2former.checkpoints import Checkpoint
-    from mask2former.training.start import with_start
+    from mask2former.models.build import build_model
+    from mask2former.training.start import prepare_for_training, with_start
 
     is_model = False
     for name, run in runs.items():
-        if run.model.init is None:
-            return
         try:
-            _, start = with_start(run, None, None)
+            complete, start = with_start(run, None, None)
+            prepare_for_training(build_model(complete.model, num_classes=1), complete.trainer)
         except UserError as error:
             raise prefixed(name, error) from error
         is_model |= isinstance(start.source, Checkpoint)  # otherwise a backbone, from which all rows start alike

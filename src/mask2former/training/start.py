@@ -20,7 +20,7 @@ from mask2former.checkpoints.initial import (
     with_initial,
 )
 from mask2former.checkpoints.transfer import check_settings, filled_in, takes_class_head, with_settings_of
-from mask2former.config import InferenceConfig, RunConfig, TimmConfig, parse
+from mask2former.config import InferenceConfig, RunConfig, TimmConfig, TrainerConfig, parse
 from mask2former.errors import UserError
 from mask2former.models.build import build_model
 from mask2former.models.depthwise import set_depthwise_precision
@@ -31,7 +31,7 @@ from mask2former.text import printable
 from mask2former.training.cluster import say_once
 from mask2former.training.resume import LastState
 
-__all__ = ["completed", "initial_model", "with_start"]
+__all__ = ["completed", "initial_model", "prepare_for_training", "with_start"]
 
 
 def completed(values: dict[str, Any], resume: Path | None = None) -> dict[str, Any]:
@@ -171,14 +171,23 @@ def initial_model(
             says.
     """
     model, is_whole = _with_weights(config, given, categories, start, begins=_begins(past))
-    set_precision(model.pixel_decoder, full=not config.trainer.half_pixel_decoder)
-    set_depthwise_precision(model)
-    model.set_gradient_checkpointing(config.trainer.gradient_checkpointing)
-    if config.trainer.channels_last:
-        model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (missing overload)
+    prepare_for_training(model, config.trainer)
     if past is not None and past.license is not None:
         model.info = replace(model.info, license=past.license)
     return model, is_whole
+
+
+def prepare_for_training(model: Mask2Former, trainer: TrainerConfig) -> None:
+    """Set the precision, the memory format and the gradient checkpointing of a model as a run trains it.
+
+    Raises:
+        UserError: a part does not support what ``trainer`` requests.
+    """
+    set_precision(model.pixel_decoder, full=not trainer.half_pixel_decoder)
+    set_depthwise_precision(model)
+    model.set_gradient_checkpointing(trainer.gradient_checkpointing)
+    if trainer.channels_last:
+        model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (missing overload)
 
 
 def _with_weights(

@@ -10,7 +10,13 @@ __all__ = ["NoPixelDecoder"]
 
 
 class NoPixelDecoder(nn.Module):
-    """Passes on the output of the backbone."""
+    """Passes on the output of the backbone.
+
+    Attributes:
+        full_precision: without effect, since nothing is computed.
+    """
+
+    full_precision = True
 
     def set_gradient_checkpointing(self, enable: bool) -> None:
         """There is nothing to recompute."""
