@@ -22,6 +22,7 @@ from mask2former.media.image_files import (
     ImageFile,
     ImagePage,
     NamedBytes,
+    all_pages,
     in_memory,
     num_pages,
     path_of,
@@ -97,19 +98,21 @@ def _pages(file: ImageFile, stem: Path, page: int | Literal["all"] | None) -> li
     """The selected pages of a file, with the stems of their results."""
     if page is None or isinstance(file, ImagePage):
         return [(file, stem)]
-    numbers = range(page, page + 1) if isinstance(page, int) else range(0)
+    pages: list[ImagePage] = []
     if page == "all":
         with contextlib.suppress(UserError):  # a file that cannot be read fails later, on its own
             file = in_memory(file)
+            assert not isinstance(file, ImagePage)
             count = num_pages(file)
             check_limit(f"'{file}' has too many pages:", count, limits.IMAGE_PAGES - 1, "choose one with page")
-            numbers = range(1, count + 1) if count > 1 else numbers
+            pages = all_pages(file, count) if count > 1 else pages
     elif not isinstance(page, int) or isinstance(page, bool):
         raise UserError(f"page must be a number from 1, or all, got {page!r}")
-    if not numbers:
+    else:
+        pages = [ImagePage(file, page)]
+    if not pages:
         return [(file, stem)]
-    assert not isinstance(file, ImagePage)
-    return [(ImagePage(file, number), stem.with_name(f"{stem.name}_page{number}")) for number in numbers]
+    return [(each, stem.with_name(f"{stem.name}_page{each.number}")) for each in pages]
 
 
 def _identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:

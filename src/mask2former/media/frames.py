@@ -23,7 +23,7 @@ from mask2former.errors import OptionError, UserError
 from mask2former.limits import check_limit
 from mask2former.media.archives import Folder
 from mask2former.media.folders import is_passed_over, list_folder
-from mask2former.media.image_files import ImagePage, frame_seconds, num_pages
+from mask2former.media.image_files import ImagePage, all_pages, frame_seconds, num_pages
 from mask2former.media.images import IMAGE_SUFFIXES, ImageSource, is_image_name, note_passed_over, read_image
 from mask2former.media.video import VIDEO_SUFFIXES, VideoFile, camera_stream
 from mask2former.notes import Note, collect_notes, sentences
@@ -254,7 +254,7 @@ def _pages_of(path: Path) -> list[ImageSource]:
     if count == 1:
         raise UserError(f"'{path}' is an image; expected a video, a stack or a folder of frames (images: predict)")
     check_limit(f"'{path}' has too many pages:", count, limits.IMAGE_PAGES - 1, "save them as single files in a folder")
-    return [ImagePage(path, number) for number in range(1, count + 1)]
+    return [*all_pages(path, count)]
 
 
 def by_number(name: str) -> list[tuple[int, int, str]]:

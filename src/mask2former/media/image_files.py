@@ -13,10 +13,11 @@ import logging
 import re
 import struct
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, ClassVar
 
 from PIL import Image, UnidentifiedImageError, features
 
@@ -43,6 +44,7 @@ __all__ = [
     "ImagePage",
     "NamedBytes",
     "PixelLimitError",
+    "all_pages",
     "check_utf8",
     "frame_seconds",
     "in_memory",
@@ -129,6 +131,50 @@ class NamedBytes:
         return self.content
 
 
+class _KeptOpen:
+    """A file that Pillow reads page by page: it stays open, since a frame is found only through all those before it.
+
+    One thread at a time may use it, as :func:`without_warnings` ensures; at most one file stays open.
+    """
+
+    _latest: ClassVar[Callable[[], _KeptOpen | None]] = lambda: None
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._image: Image.Image | None = None
+
+    @contextlib.contextmanager
+    def at(self, content: Path | io.BytesIO, page: int) -> Iterator[Image.Image]:
+        """The image with the page not decoded yet, to be moved there; after damage, the file is opened anew."""
+        image, self._image = self._image, None
+        if image is not None and not _goes_on(image, page):
+            image.close()
+            image = None
+        image = image or _of_pillow(content)
+        try:
+            yield image
+        except BaseException:
+            image.close()
+            raise
+        if (latest := _KeptOpen._latest()) is not None:
+            latest.close()
+        self._image = image
+        _KeptOpen._latest = weakref.ref(self)
+        if page == self._count - 1:
+            self.close()
+
+    def close(self) -> None:
+        image, self._image = self._image, None
+        if image is not None:
+            image.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[type[_KeptOpen], tuple[int]]:
+        return _KeptOpen, (self._count,)  # in another process or a copy, the file is opened again
+
+
 @dataclass(frozen=True, slots=True)
 class ImagePage:
     """One page, frame or plane of an image file.
@@ -140,6 +186,7 @@ class ImagePage:
 
     file: File | NamedBytes | WebImage
     number: int
+    _kept: _KeptOpen | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not 1 <= self.number <= limits.IMAGE_PAGES:
@@ -154,6 +201,12 @@ class ImagePage:
 
 
 ImageFile = File | NamedBytes | WebImage | ImagePage
+
+
+def all_pages(file: File | NamedBytes | WebImage, count: int) -> list[ImagePage]:
+    """The first ``count`` pages of a file. Reading them in their order takes time linear in their number."""
+    kept = _KeptOpen(count)
+    return [ImagePage(file, number, kept) for number in range(1, count + 1)]
 
 
 def path_of(file: ImageFile) -> Path | None:
@@ -266,9 +319,9 @@ def frame_seconds(file: ImageFile, count: int) -> list[float]:
 
 @contextlib.contextmanager
 def _opened(file: ImageFile, *, pillow_alone: bool, bands: Bands | None = None) -> Iterator[Image.Image | StoredImage]:
-    page = None
+    page = kept = None
     if isinstance(file, ImagePage):
-        file, page = file.file, file.number - 1
+        file, page, kept = file.file, file.number - 1, file._kept
     if isinstance(file, Path):
         size = check_regular(file, "image")
         check_limit(f"the image '{file}' has too many bytes:", size, limits.IMAGE_BYTES, "is it the right file?")
@@ -284,9 +337,9 @@ def _opened(file: ImageFile, *, pillow_alone: bool, bands: Bands | None = None) 
         with without_warnings():  # problems are checked here; damaged metadata is no problem
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with contextlib.ExitStack() as stack:
-                image = None if pillow_alone else _of_other_reader(stack, content, str(file), page, bands)
+                image = None if pillow_alone else _of_other_reader(stack, content, str(file), page, bands, kept)
                 if image is None:
-                    image = stack.enter_context(_of_pillow(content))
+                    image = stack.enter_context(_page_of_pillow(content, page, kept))
                     if page is not None:
                         _seek(image, page, str(file))
                 check_limit(
@@ -319,6 +372,27 @@ def _opened(file: ImageFile, *, pillow_alone: bool, bands: Bands | None = None) 
 def _of_pillow(content: Path | io.BytesIO) -> Image.Image:
     formats = (*FORMATS, "HEIF") if _brand(_start_of(content)) in _HEIC and _knows_heic() else FORMATS
     return Image.open(content, formats=formats)
+
+
+def _page_of_pillow(
+    content: Path | io.BytesIO, page: int | None, kept: _KeptOpen | None
+) -> contextlib.AbstractContextManager[Image.Image]:
+    return _of_pillow(content) if kept is None or page is None else kept.at(content, page)
+
+
+def _goes_on(image: Image.Image, page: int) -> bool:
+    """Whether a page is found from the current one as it is from the first; a TIFF has been moved there."""
+    if image.tell() >= page:  # decoding may have changed what Pillow knows of this page
+        return False
+    if image.format != "TIFF":
+        return True
+    # Pages of a TIFF do not depend on each other, but Pillow keeps the palette of one for the next of another mode.
+    kind = image.mode, image.size
+    try:
+        image.seek(page)
+    except Exception:  # reported when the file has been opened anew
+        return False
+    return kind == (image.mode, image.size)
 
 
 def can_read_heic() -> bool:
@@ -357,40 +431,60 @@ def _brand(start: bytes) -> str:
 
 
 def _of_other_reader(
-    stack: contextlib.ExitStack, content: Path | io.BytesIO, name: str, page: int | None, bands: Bands | None
-) -> StoredImage | None:
-    """The image read by an optional package; None where Pillow reads it as well, or tifffile is missing."""
+    stack: contextlib.ExitStack,
+    content: Path | io.BytesIO,
+    name: str,
+    page: int | None,
+    bands: Bands | None,
+    kept: _KeptOpen | None,
+) -> Image.Image | StoredImage | None:
+    """The image read by an optional package, or a TIFF that needs none; None where only Pillow can read it."""
     if is_deep_png(_start_of(content, 26)) and not page:
         return stored_png(stack.enter_context(_of_pillow(content)), content, name, page)
     if is_dicom(_start_of(content, 132)):
         return stack.enter_context(open_dicom(content, name, page))
-    if _start_of(content, 4) in _TIFF and can_read_tiff() and not _is_for_pillow(content, page, bands):
-        return stack.enter_context(open_tiff(content, name, page))
+    if _start_of(content, 4) in _TIFF and can_read_tiff():
+        image = _tiff_of_pillow(stack, content, page, bands, kept)
+        return stack.enter_context(open_tiff(content, name, page)) if image is None else image
     return None
 
 
-def _is_for_pillow(content: Path | io.BytesIO, page: int | None, bands: Bands | None) -> bool:
-    """Whether Pillow reads this page of a TIFF completely, or all requested bands, unchanged."""
-    try:
-        with _of_pillow(content) as image:
-            if page:
-                image.seek(page)
-            return not is_for_tifffile(image, bands)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        return True  # and says so
-    except Exception:  # of any kind: tifffile reports the damage
-        return False
+def _tiff_of_pillow(
+    stack: contextlib.ExitStack,
+    content: Path | io.BytesIO,
+    page: int | None,
+    bands: Bands | None,
+    kept: _KeptOpen | None,
+) -> Image.Image | None:
+    """A page of a TIFF, if Pillow reads it completely, or all requested bands, unchanged."""
+    with contextlib.ExitStack() as opened:
+        try:
+            image = opened.enter_context(_page_of_pillow(content, page, kept))
+            if page is not None:
+                _choose(image, page)
+            if is_for_tifffile(image, bands):
+                return None
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+            raise
+        except Exception:  # of any kind: tifffile reports the damage
+            return None
+        stack.enter_context(opened.pop_all())
+        return image
+
+
+def _choose(image: Image.Image, page: int) -> None:
+    image.seek(page)
+    image.info[CHOSEN_PAGE] = page
 
 
 def _seek(image: Image.Image, page: int, name: str) -> None:
     try:
-        image.seek(page)
+        _choose(image, page)
     except EOFError as error:
         count = count_pages(image)
         if page < count:  # of planes after a page
             need(TIFF_EXTRA, *TIFF_PACKAGES, to="read this page")
         raise UserError(no_page(name, page, count, len(image.getbands()))) from error
-    image.info[CHOSEN_PAGE] = page
 
 
 def _start_of(content: Path | io.BytesIO, count: int = 24) -> bytes:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -14,6 +15,8 @@ from PIL import Image
 
 from mask2former.errors import UserError
 from mask2former.media.frames import open_frames
+from mask2former.media.image_files import ImagePage, all_pages
+from mask2former.media.images import read_image
 
 
 def write_video(path: Path, ticks: list[int], *, options: dict[str, str] | None = None, noisy: bool = False) -> Path:
@@ -71,6 +74,53 @@ def test_an_animation_has_the_times_that_it_states(tmp_path: Path, name: str) ->
         (k, pytest.approx([0.1, 0.3, 0.35][k])) for k in range(3)
     ]
     assert [frame.seconds for frame in open_frames(tmp_path / name, rate=10)] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
+
+
+PAGES: dict[str, tuple[str | None, dict[str, Any]]] = {
+    "palettes.gif": ("P", {"duration": 40, "disposal": 2}),
+    "colors.gif": ("RGB", {"duration": 40}),
+    "alpha.webp": ("RGBA", {"duration": 40, "lossless": True}),
+    "alpha.png": ("RGBA", {"duration": 40, "disposal": 1, "blend": 1}),
+    "plain.tif": ("RGB", {}),
+    "packed.tif": ("L", {"compression": "tiff_lzw"}),
+    "turned.tif": ("RGB", {"tiffinfo": {274: 6}}),
+    "mixed.tif": (None, {}),
+}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_pages_read_one_after_the_other_are_those_read_on_their_own(tmp_path: Path, name: str) -> None:
+    rng = np.random.default_rng(0)
+    mode, settings = PAGES[name]
+    modes = ("RGB", "L", "P", "1", "RGBA", "CMYK", "P", "LA") if mode is None else (mode,) * 8
+    images = []
+    for each in modes:
+        pixels = np.repeat(np.repeat(rng.integers(0, 255, (6, 8, 4), dtype=np.uint8), 6, axis=0), 6, axis=1)
+        images.append(Image.fromarray(pixels).convert(each))
+    images[0].save(path := tmp_path / name, save_all=True, append_images=images[1:], **settings)
+    alone = [read_image(ImagePage(path, number)) for number in range(1, len(images) + 1)]
+    for order in (range(8), (0, 3, 2, 2, 7, 4, 5)):
+        pages = all_pages(path, 8)
+        for index in order:
+            np.testing.assert_array_equal(read_image(pages[index]), alone[index])
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.png", "a.tif"])
+def test_a_file_is_not_opened_for_each_of_its_frames(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, *others = (Image.new("L", (8, 8), 200 * (index % 2)) for index in range(60))
+    settings: dict[str, Any] = {} if name == "a.tif" else {"duration": 40}
+    first.save(tmp_path / name, save_all=True, append_images=others, **settings)
+    opened, open_image = [], Image.open
+
+    def counting(*args: Any, **kwargs: Any) -> Any:
+        opened.append(args)
+        return open_image(*args, **kwargs)
+
+    monkeypatch.setattr(Image, "open", counting)
+    assert len(list(open_frames(tmp_path / name))) == 60
+    assert len(opened) < 10  # each frame would be sought from the first, in quadratic time
 
 
 def test_an_animation_that_is_cut_short_is_read_up_to_there(tmp_path: Path) -> None:
