@@ -14,7 +14,7 @@ import re
 import struct
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, ClassVar
@@ -137,7 +137,7 @@ class _KeptOpen:
     One thread at a time may use it, as :func:`without_warnings` ensures; at most one file stays open.
     """
 
-    _latest: ClassVar[Callable[[], _KeptOpen | None]] = lambda: None
+    _latest: ClassVar[weakref.ref[_KeptOpen] | None] = None
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -156,7 +156,7 @@ class _KeptOpen:
         except BaseException:
             image.close()
             raise
-        if (latest := _KeptOpen._latest()) is not None:
+        if _KeptOpen._latest is not None and (latest := _KeptOpen._latest()) is not None:
             latest.close()
         self._image = image
         _KeptOpen._latest = weakref.ref(self)
