@@ -22,6 +22,7 @@ from mask2former.media.image_files import (
     ImageFile,
     ImagePage,
     NamedBytes,
+    OpenFile,
     all_pages,
     in_memory,
     num_pages,
@@ -68,7 +69,8 @@ def plan(
 
     found: list[tuple[ImageFile, Path]] = list(list_images(named, skip)) if named or not others else []
     found += [(file, Path(Path(file.name).stem)) for file in others]
-    jobs = [Job(file, folder, stem) for image, name in found for file, stem in _pages(image, name, page)]
+    shared = OpenFile()
+    jobs = [Job(file, folder, stem) for image, name in found for file, stem in _pages(image, name, page, shared)]
     if not jobs:
         raise UserError(
             f"the sources contain only results of mask2former predict or files in the output folder '{folder}'; give "
@@ -94,7 +96,9 @@ def plan(
     return jobs
 
 
-def _pages(file: ImageFile, stem: Path, page: int | Literal["all"] | None) -> list[tuple[ImageFile, Path]]:
+def _pages(
+    file: ImageFile, stem: Path, page: int | Literal["all"] | None, shared: OpenFile
+) -> list[tuple[ImageFile, Path]]:
     """The selected pages of a file, with the stems of their results."""
     if page is None or isinstance(file, ImagePage):
         return [(file, stem)]
@@ -105,7 +109,7 @@ def _pages(file: ImageFile, stem: Path, page: int | Literal["all"] | None) -> li
             assert not isinstance(file, ImagePage)
             count = num_pages(file)
             check_limit(f"'{file}' has too many pages:", count, limits.IMAGE_PAGES - 1, "choose one with page")
-            pages = all_pages(file, count) if count > 1 else pages
+            pages = all_pages(file, count, shared) if count > 1 else pages
     elif not isinstance(page, int) or isinstance(page, bool):
         raise UserError(f"page must be a number from 1, or all, got {page!r}")
     else:

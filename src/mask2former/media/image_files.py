@@ -13,11 +13,10 @@ import logging
 import re
 import struct
 import warnings
-import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, ClassVar
+from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError, features
 
@@ -43,6 +42,7 @@ __all__ = [
     "ImageFile",
     "ImagePage",
     "NamedBytes",
+    "OpenFile",
     "PixelLimitError",
     "all_pages",
     "check_utf8",
@@ -131,23 +131,22 @@ class NamedBytes:
         return self.content
 
 
-class _KeptOpen:
-    """A file that Pillow reads page by page: it stays open, since a frame is found only through all those before it.
+class OpenFile:
+    """The file, of those whose pages share this object, that was read last: it stays open.
 
-    One thread at a time may use it, as :func:`without_warnings` ensures; at most one file stays open.
+    Pillow finds a frame only through all those before it. One thread at a time may use it, as
+    :func:`without_warnings` ensures.
     """
 
-    _latest: ClassVar[weakref.ref[_KeptOpen] | None] = None
-
-    def __init__(self, count: int) -> None:
-        self._count = count
+    def __init__(self) -> None:
+        self._file: object = None
         self._image: Image.Image | None = None
 
     @contextlib.contextmanager
-    def at(self, content: Path | io.BytesIO, page: int) -> Iterator[Image.Image]:
+    def at(self, file: object, content: Path | io.BytesIO, page: int) -> Iterator[Image.Image]:
         """The image with the page not decoded yet, to be moved there; after damage, the file is opened anew."""
         image, self._image = self._image, None
-        if image is not None and not _goes_on(image, page):
+        if image is not None and not (file is self._file and _goes_on(image, page)):
             image.close()
             image = None
         image = image or _of_pillow(content)
@@ -156,23 +155,14 @@ class _KeptOpen:
         except BaseException:
             image.close()
             raise
-        if _KeptOpen._latest is not None and (latest := _KeptOpen._latest()) is not None:
-            latest.close()
-        self._image = image
-        _KeptOpen._latest = weakref.ref(self)
-        if page == self._count - 1:
-            self.close()
-
-    def close(self) -> None:
-        image, self._image = self._image, None
-        if image is not None:
-            image.close()
+        self._file, self._image = file, image
 
     def __del__(self) -> None:
-        self.close()
+        if self._image is not None:
+            self._image.close()
 
-    def __reduce__(self) -> tuple[type[_KeptOpen], tuple[int]]:
-        return _KeptOpen, (self._count,)  # in another process or a copy, the file is opened again
+    def __reduce__(self) -> tuple[type[OpenFile], tuple[()]]:
+        return OpenFile, ()  # in another process or a copy, the file is opened again
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +176,7 @@ class ImagePage:
 
     file: File | NamedBytes | WebImage
     number: int
-    _kept: _KeptOpen | None = field(default=None, repr=False, compare=False)
+    _open: OpenFile | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not 1 <= self.number <= limits.IMAGE_PAGES:
@@ -201,12 +191,16 @@ class ImagePage:
 
 
 ImageFile = File | NamedBytes | WebImage | ImagePage
+_Open = Callable[[Path | io.BytesIO], contextlib.AbstractContextManager[Image.Image]]
 
 
-def all_pages(file: File | NamedBytes | WebImage, count: int) -> list[ImagePage]:
-    """The first ``count`` pages of a file. Reading them in their order takes time linear in their number."""
-    kept = _KeptOpen(count)
-    return [ImagePage(file, number, kept) for number in range(1, count + 1)]
+def all_pages(file: File | NamedBytes | WebImage, count: int, shared: OpenFile | None = None) -> list[ImagePage]:
+    """The first ``count`` pages of a file. Reading them in their order takes time linear in their number.
+
+    Of the files with the same ``shared``, at most one stays open.
+    """
+    shared = shared or OpenFile()
+    return [ImagePage(file, number, shared) for number in range(1, count + 1)]
 
 
 def path_of(file: ImageFile) -> Path | None:
@@ -319,9 +313,12 @@ def frame_seconds(file: ImageFile, count: int) -> list[float]:
 
 @contextlib.contextmanager
 def _opened(file: ImageFile, *, pillow_alone: bool, bands: Bands | None = None) -> Iterator[Image.Image | StoredImage]:
-    page = kept = None
+    page = None
+    of_pillow = _of_pillow
     if isinstance(file, ImagePage):
-        file, page, kept = file.file, file.number - 1, file._kept
+        file, page, shared = file.file, file.number - 1, file._open
+        if shared is not None:
+            of_pillow = functools.partial(shared.at, file, page=page)
     if isinstance(file, Path):
         size = check_regular(file, "image")
         check_limit(f"the image '{file}' has too many bytes:", size, limits.IMAGE_BYTES, "is it the right file?")
@@ -337,9 +334,9 @@ def _opened(file: ImageFile, *, pillow_alone: bool, bands: Bands | None = None) 
         with without_warnings():  # problems are checked here; damaged metadata is no problem
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with contextlib.ExitStack() as stack:
-                image = None if pillow_alone else _of_other_reader(stack, content, str(file), page, bands, kept)
+                image = None if pillow_alone else _of_other_reader(stack, content, str(file), page, bands, of_pillow)
                 if image is None:
-                    image = stack.enter_context(_page_of_pillow(content, page, kept))
+                    image = stack.enter_context(of_pillow(content))
                     if page is not None:
                         _seek(image, page, str(file))
                 check_limit(
@@ -372,12 +369,6 @@ def _opened(file: ImageFile, *, pillow_alone: bool, bands: Bands | None = None) 
 def _of_pillow(content: Path | io.BytesIO) -> Image.Image:
     formats = (*FORMATS, "HEIF") if _brand(_start_of(content)) in _HEIC and _knows_heic() else FORMATS
     return Image.open(content, formats=formats)
-
-
-def _page_of_pillow(
-    content: Path | io.BytesIO, page: int | None, kept: _KeptOpen | None
-) -> contextlib.AbstractContextManager[Image.Image]:
-    return _of_pillow(content) if kept is None or page is None else kept.at(content, page)
 
 
 def _goes_on(image: Image.Image, page: int) -> bool:
@@ -436,7 +427,7 @@ def _of_other_reader(
     name: str,
     page: int | None,
     bands: Bands | None,
-    kept: _KeptOpen | None,
+    of_pillow: _Open,
 ) -> Image.Image | StoredImage | None:
     """The image read by an optional package, or a TIFF that needs none; None where only Pillow can read it."""
     if is_deep_png(_start_of(content, 26)) and not page:
@@ -444,7 +435,7 @@ def _of_other_reader(
     if is_dicom(_start_of(content, 132)):
         return stack.enter_context(open_dicom(content, name, page))
     if _start_of(content, 4) in _TIFF and can_read_tiff():
-        image = _tiff_of_pillow(stack, content, page, bands, kept)
+        image = _tiff_of_pillow(stack, content, page, bands, of_pillow)
         return stack.enter_context(open_tiff(content, name, page)) if image is None else image
     return None
 
@@ -454,12 +445,12 @@ def _tiff_of_pillow(
     content: Path | io.BytesIO,
     page: int | None,
     bands: Bands | None,
-    kept: _KeptOpen | None,
+    of_pillow: _Open,
 ) -> Image.Image | None:
     """A page of a TIFF, if Pillow reads it completely, or all requested bands, unchanged."""
     with contextlib.ExitStack() as opened:
         try:
-            image = opened.enter_context(_page_of_pillow(content, page, kept))
+            image = opened.enter_context(of_pillow(content))
             if page is not None:
                 _choose(image, page)
             if is_for_tifffile(image, bands):
