@@ -240,10 +240,15 @@ def test_a_visitor_segments_a_file_points_at_a_segment_and_takes_it_home(
     visitor.press(next(label for label in visitor.all("#m2f-task label") if label.text == "Instance"))
     visitor.until(lambda: "instance" in visitor.one(".m2f-summary").text)
     field = visitor.one("#m2f-threshold input[type=number]")
+    before = field.get_attribute("value")
+    field.send_keys("\ue009a\ue000", "\ue017", "\ue004")  # emptied, and left
+    assert field.get_attribute("value") == before
     field.send_keys("\ue009a\ue000", "97", "\ue007")  # all of it is replaced
     strict = predictor(str(scene), "instance", score_threshold=0.97)
     assert len(strict) < len(predictor(str(scene), "instance"))
     visitor.until(lambda: len(visitor.result("my scene.png")) == len(strict))
+
+    assert visitor.all(".toast-body") == []  # no complaint about the field while it was empty
 
     # What is downloaded is what is shown.
     document = json.loads(visitor.save("json"))
