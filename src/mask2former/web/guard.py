@@ -53,7 +53,7 @@ class Guard:
         app: the page.
         folder: where uploads go; events may name files in there and no others.
         upload_bytes: maximum size of a file.
-        keep_seconds: after which an upload that never ended is removed.
+        keep_seconds: after which an upload that never ended is removed; at once, when no other is in progress.
         hosts: names under which the page is reached, without port; None: any. A page on loopback that accepts any name
             can be read by websites, whose names may point to loopback.
     """
