@@ -53,7 +53,7 @@ HOMES = {
     "transformers": ("checkpoints/compare_transformers.py",),  # compared with where it is installed
     "triton": ("ops/deform_attn/triton_kernels.py",),
     "typer": ("cli/",),
-    "uvicorn": ("serve/connections.py", "serve/running.py", "web/server.py"),
+    "uvicorn": ("connections.py", "serve/running.py", "web/server.py"),
     "wandb": ("training/loggers.py",),
 }
 # Packages that only some users need, and the extra that installs each; all others are dependencies.

@@ -114,10 +114,14 @@ class Client:
         head = f'--x\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'
         return self.post("upload", head.encode() + content + b"\r\n--x--\r\n", "multipart/form-data; boundary=x")[0]
 
-    def call(self, event: str, data: list[Any], **event_data: Any) -> Any:
-        """Trigger an event and return what the page shows then, or the server's whole message if that is nothing."""
+    def send(self, event: str, data: list[Any], **event_data: Any) -> None:
+        """Trigger an event."""
         body = {"data": data, "fn_index": self.numbers[event], "session_hash": self.session, "event_data": event_data}
         self.post("queue/join", json.dumps(body).encode(), "application/json")
+
+    def call(self, event: str, data: list[Any], **event_data: Any) -> Any:
+        """Trigger an event and return what the page shows then, or the server's whole message if that is nothing."""
+        self.send(event, data, **event_data)
         address = f"{self.url}/gradio_api/queue/data?session_hash={self.session}"
         with self.opener.open(address, timeout=FAST) as stream:
             for line in stream:
@@ -236,10 +240,15 @@ def test_a_visitor_segments_a_file_points_at_a_segment_and_takes_it_home(
     visitor.press(next(label for label in visitor.all("#m2f-task label") if label.text == "Instance"))
     visitor.until(lambda: "instance" in visitor.one(".m2f-summary").text)
     field = visitor.one("#m2f-threshold input[type=number]")
+    before = field.get_attribute("value")
+    field.send_keys("\ue009a\ue000", "\ue017", "\ue004")  # emptied, and left
+    assert field.get_attribute("value") == before
     field.send_keys("\ue009a\ue000", "97", "\ue007")  # all of it is replaced
     strict = predictor(str(scene), "instance", score_threshold=0.97)
     assert len(strict) < len(predictor(str(scene), "instance"))
     visitor.until(lambda: len(visitor.result("my scene.png")) == len(strict))
+
+    assert visitor.all(".toast-body") == []  # no complaint about the field while it was empty
 
     # What is downloaded is what is shown.
     document = json.loads(visitor.save("json"))
@@ -363,6 +372,46 @@ def test_the_command_says_where_the_page_is_and_leaves_nothing(tmp_path: Path) -
         assert (process.communicate(timeout=FAST)[0], process.returncode) == ("stopped\n", 130)
     left = [path for path in tmp_path.rglob("*") if path.is_file() or path.name.startswith("mask2former")]
     assert left == []
+
+
+_ENDLESS = """
+import sys, time
+from mask2former import Predictor
+from mask2former.__main__ import main
+from mask2former.config import InferenceConfig
+from mask2former.structures import Categories
+from mask2former.web import server
+
+def network(images):
+    print("in the network", flush=True)
+    time.sleep(3600)
+
+classes = Categories.from_names(["cat"])
+server.open_predictor = lambda *_, **__: Predictor(network, "cpu", settings=InferenceConfig(), categories=classes)
+sys.exit(main())
+"""
+
+
+def test_a_service_manager_ends_the_page_while_an_image_is_in_the_network(tmp_path: Path) -> None:
+    pytest.importorskip("gradio")
+    command = [sys.executable, "-c", _ENDLESS, "web", "cats", "--port", "0"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, stdout=PIPE, stderr=STDOUT, text=True, env=environment) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            found = re.search(r"the page is at (http://127\.0\.0\.1:\d+) ", line)
+            assert found, line
+            visitor = Client(found[1])
+            visitor.send("choose", ["cats", "panoptic"], example=0)
+            assert process.stdout.readline() == "in the network\n"
+            heartbeat = f"{visitor.url}/gradio_api/heartbeat/{visitor.session}"
+            with visitor.opener.open(heartbeat, timeout=FAST):  # the tab is open
+                process.send_signal(signal.SIGTERM)
+                assert (process.communicate(timeout=FAST)[0], process.returncode) == ("stopped\n", 143)
+        finally:
+            process.kill()
+    assert [path for path in tmp_path.rglob("*") if path.is_file() or path.name.startswith("mask2former")] == []
 
 
 def test_wrong_requests_are_refused_in_words(capsys: pytest.CaptureFixture[str]) -> None:

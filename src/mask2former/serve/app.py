@@ -98,6 +98,7 @@ def create_app(
         lifespan=lifespan,
         # HTML pages would fetch their scripts from elsewhere; the document has its own path, below.
         openapi_url=None,
+        redirect_slashes=False,  # would lead out of a proxy's path, which is not known here
         servers=[{"url": "."}],  # relative to the document, which a proxy or another application may have moved
     )
     app.state.service = service

@@ -12,12 +12,12 @@ from typing import Any
 import mask2former
 from mask2former import interrupts
 from mask2former.addresses import bound, is_loopback, url_of
+from mask2former.connections import KEEP_ALIVE, limited_connections
 from mask2former.errors import FailedError
 from mask2former.inference.opening import ModelSource, model_name, open_predictor
 from mask2former.processors import limit_threads
 from mask2former.progress import Progress, silent
 from mask2former.serve.app import create_app
-from mask2former.serve.connections import KEEP_ALIVE, limited_connections
 from mask2former.serve.logs import logging_as_json
 from mask2former.serve.settings import RayOptions, ServiceLimits
 

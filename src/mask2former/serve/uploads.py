@@ -44,7 +44,7 @@ async def read_uploads(request: Request, limits: ServiceLimits) -> list[NamedByt
             f"the body has Content-Type {quoted(kind)}; expected multipart/form-data with files named '{FIELD}', or "
             "the bytes of one image as image/jpeg, image/png, ... or application/octet-stream"
         )
-    if (encoding := request.headers.get("content-encoding", "identity")) != "identity":
+    if (encoding := request.headers.get("content-encoding", "identity")).lower() != "identity":
         raise UnknownTypeError(f"the body has Content-Encoding {quoted(encoding)}; send it without an encoding")
     try:
         async with asyncio.timeout(limits.timeout):

@@ -34,6 +34,7 @@ _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 UPLOAD_BYTES = 64 << 20  # that a file may have
 KEEP_SECONDS = 1800
 _SECONDS_TO_END = 3
+_SECONDS_TO_READ = 60  # without any progress, of a reply
 _SECONDS_TO_LOOK = 0.5
 
 
@@ -142,9 +143,17 @@ def serve_page(
     ):
         import uvicorn
 
+        from mask2former.connections import KEEP_ALIVE, limited_connections
+
         listening.listen()  # before the address is told; visitors wait until the server accepts them
         config = uvicorn.Config(
-            app, log_config=None, access_log=False, timeout_graceful_shutdown=_SECONDS_TO_END, ws="none"
+            app,
+            http=limited_connections(_SECONDS_TO_READ, drops=True),  # since an open tab has requests that never end
+            timeout_keep_alive=KEEP_ALIVE,
+            ws="none",
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=_SECONDS_TO_END,
         )
         server = uvicorn.Server(config)
         # Not in the main thread, where it would receive the signals, which we handle ourselves.

@@ -24,7 +24,7 @@ from mask2former.inference.predictor import Predictor
 from mask2former.inference.track_files import track_files
 from mask2former.limits import check_limit
 from mask2former.media.frames import open_frames
-from mask2former.media.images import image_size
+from mask2former.media.images import PixelLimitError, image_size
 from mask2former.media.video import VIDEO_SUFFIXES
 from mask2former.notes import collect_notes, sentences
 from mask2former.progress import Progress, silent
@@ -312,7 +312,10 @@ class Visits:
             del self._open[visitor]
 
     def _predict(self, visit: Visit) -> None:
-        height, width = image_size(visit.source)
+        try:
+            height, width = image_size(visit.source)
+        except PixelLimitError as error:  # which comes before ours
+            raise UserError(str(error).partition(", or raise ")[0]) from error  # visitors cannot
         check_limit(
             "the image has too many pixels:", height * width, limits.PAGE_PIXELS, "make it smaller, or use predict"
         )

@@ -312,7 +312,10 @@ def test_what_is_refused_and_why() -> None:
         assert (reply.status, "more than 20,000 bytes" in reply.error) == (413, True)
         packed = await client.predict(body=SMALL, content_encoding="gzip")
         assert (packed.status, "Content-Encoding 'gzip'" in packed.error) == (415, True)
+        assert (await client.predict(body=SMALL, content_encoding="Identity")).status == 200
         assert (await client.get("/v1/predict")).status == 405
+        for path in ("/v1/predict/", "/v1/models/"):  # no redirection, which would leave the path of a proxy
+            assert (await client.get(path)).error.startswith(f"there is no path '{path}'")
         assert (await client.get("/v2/predict")).error.startswith("there is no path '/v2/predict'")
         assert (await client.get("/v1/models?x=1")).status == 422
         assert all(count == 1 for count in network.calls)  # the good ones of "one bad" may have been predicted

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mask2former.web.guard import Guard
+from mask2former.web.guard import Application, Guard
 
 
 class Page:
@@ -51,7 +51,7 @@ def ask(
     async def send(message: MutableMapping[str, Any]) -> None:
         sent.append(message)
 
-    scope = {"type": "http", "path": path, "headers": [(b"host", host.encode())]}
+    scope = {"type": "http", "method": "POST", "path": path, "headers": [(b"host", host.encode())]}
     asyncio.run(Guard(page, folder, 200_000, 1800.0, hosts)(scope, receive, send))
     return sent[0]["status"], dict(sent[0]["headers"])
 
@@ -105,31 +105,114 @@ def test_only_uploads_are_large() -> None:
     page = Page()
     ask(page, "/gradio_api/upload", 400_000 * b"x")
     assert len(page.bodies.pop()) == 400_000
-    assert ask(page, "/gradio_api/queue/join", b'"' + 100_000 * b"x" + b'"')[0] == 400
+    assert ask(page, "/gradio_api/queue/join", b'"' + 100_000 * b"x" + b'"')[0] == 413
     assert page.bodies == []
-    ask(page, "/gradio_api/upload", 2_000_000 * b"x")
-    assert len(page.bodies.pop()) < 1_300_000
+    for path in ("/gradio_api/upload", "/gradio_api/cancel"):
+        assert ask(page, path, 2_000_000 * b"x")[0] == 413  # whatever the page makes of what it got
+        assert len(page.bodies.pop()) < 1_300_000
+
+
+def reply_to(page: Application, *messages: dict[str, Any]) -> tuple[int, bytes, bool]:
+    """Status and body of the reply to an upload that arrives in these messages, and whether the application failed."""
+    left, sent, has_failed = list(messages), [], False
+
+    async def receive() -> Any:
+        return left.pop(0)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/gradio_api/upload", "headers": []}
+    try:
+        asyncio.run(Guard(page, Path("uploads"), 1000, 1800.0)(scope, receive, send))
+    except ConnectionError:  # which servers log
+        has_failed = True
+    assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
+    return sent[0]["status"], sent[1]["body"], has_failed
+
+
+async def fragile(scope: Any, receive: Any, send: Any) -> None:
+    """A page that fails as soon as a visitor leaves, after the reply that frameworks send then."""
+    if (await receive())["type"] == "http.disconnect":
+        await send({"type": "http.response.start", "status": 500})
+        await send({"type": "http.response.body", "body": b"Internal Server Error"})
+        raise ConnectionError
+    await send({"type": "http.response.start", "status": 200})
+    await send({"type": "http.response.body", "body": b"page"})
+
+
+def test_a_request_that_the_page_does_not_finish_gets_a_sentence() -> None:
+    large = {"type": "http.request", "body": bytes(2_000_000), "more_body": True}
+    sentence = b"this upload has more than 1,049,576 bytes; make it smaller\n"
+    assert reply_to(fragile, large) == (413, sentence, False)
+
+    async def broken(scope: Any, receive: Any, send: Any) -> None:
+        async def nothing() -> Any:
+            return {"type": "http.disconnect"}
+
+        await fragile(scope, nothing, send)
+
+    sentence = b"this request failed on the server, whose log has the reason; reload the page\n"
+    assert reply_to(broken) == (500, sentence, True)
+
+
+def test_a_visitor_who_leaves_is_no_failure() -> None:
+    assert not reply_to(fragile, {"type": "http.disconnect"})[2]
+
+
+def test_what_is_left_of_an_upload_is_removed_at_its_end(tmp_path: Path) -> None:
+    async def leaving(scope: Any, receive: Any, send: Any) -> None:
+        (tmp_path / "tmp1").write_bytes(b"half an image")
+        await fragile(scope, receive, send)
+
+    async def receive() -> Any:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        pass
+
+    guard = Guard(leaving, tmp_path, 1000, 1800.0)
+    asyncio.run(guard({"type": "http", "path": "/gradio_api/upload", "headers": []}, receive, send))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_uploads_are_refused_where_too_many_lie_there(tmp_path: Path) -> None:
+    (tmp_path / "finished").mkdir()
     for number in range(31):
-        (tmp_path / str(number)).write_bytes(bytes(200_000))
+        (tmp_path / "finished" / str(number)).write_bytes(bytes(200_000))
     assert ask(Page(), "/gradio_api/upload", b"x", folder=tmp_path)[0] == 200
-    (tmp_path / "last").write_bytes(bytes(200_000))
+    (tmp_path / "finished" / "last").write_bytes(bytes(200_000))
     assert ask(Page(), "/gradio_api/upload", b"x", folder=tmp_path)[0] == 503
     assert ask(Page(), "/", folder=tmp_path)[0] == 200
 
 
 def test_uploads_that_never_ended_are_removed_after_a_while(tmp_path: Path) -> None:
+    """Or, where no other upload is in progress, at once."""
     (tmp_path / "finished").mkdir()
-    names = [f"tmp{number}" for number in range(31)] + ["finished/image.png"]
-    for name in names:
-        (tmp_path / name).write_bytes(bytes(200_000))
-    assert ask(Page(), "/gradio_api/upload", b"x", folder=tmp_path)[0] == 503
-    for name in names:
-        os.utime(tmp_path / name, (0, 0))
-    assert ask(Page(), "/gradio_api/upload", b"x", folder=tmp_path)[0] == 200
-    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["image.png"]  # gradio removes it
+    names = ["tmp1", "tmp2", "finished/image.png"]
+    guard = Guard(Page(), tmp_path, 200_000, 1800.0)
+    seen: list[list[str]] = []
+
+    async def upload(body: bytes, then: Callable[[], Awaitable[None]] | None = None) -> None:
+        async def receive() -> MutableMapping[str, Any]:
+            if then is not None:
+                await then()
+            return {"type": "http.request", "body": body}
+
+        async def send(message: MutableMapping[str, Any]) -> None:
+            pass
+
+        await guard({"type": "http", "path": "/gradio_api/upload", "headers": []}, receive, send)
+        seen.append(sorted(path.name for path in tmp_path.rglob("*") if path.is_file()))
+
+    async def meanwhile() -> None:
+        for name in names:
+            (tmp_path / name).write_bytes(b"x")
+        os.utime(tmp_path / "tmp1", (0, 0))
+        await upload(b"x")
+
+    asyncio.run(upload(b"x", meanwhile))
+    assert seen == [["image.png", "tmp2"], ["image.png"]]  # gradio removes the last one
 
 
 def test_uploads_at_the_same_time_are_limited_together(tmp_path: Path) -> None:
@@ -186,8 +269,8 @@ def test_events_name_uploads_and_no_other_files(tmp_path: Path) -> None:
     ):
         assert status({"path": path, "meta": {}}) == 400
         assert status([[{"deep": {"path": path}}]]) == 400
-    assert ask(page, "/gradio_api/queue/join", b"no json", folder=uploads)[0] == 400
-    assert ask(page, "/gradio_api/queue/join", 60_000 * b"[", folder=uploads)[0] == 400
+    for body in (b"no json", 60_000 * b"[", b'["\\ud800"]', b"[NaN]", b"[1e999]", b'["\xff"]'):
+        assert ask(page, "/gradio_api/queue/join", body, folder=uploads)[0] == 400
     assert len(page.bodies) == 1
 
 

@@ -6,7 +6,9 @@ import contextlib
 import http.client
 import os
 import signal
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,6 +28,10 @@ def hosts(monkeypatch: pytest.MonkeyPatch, default_signals: None) -> list[Any]:
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
+        if scope["path"] == "/stream":  # as each open tab has some
+            await send({"type": "http.response.body", "body": b"alive", "more_body": True})
+            while (await receive())["type"] != "http.disconnect":
+                pass
         await send({"type": "http.response.body", "body": b"page"})
 
     @contextlib.contextmanager
@@ -60,6 +66,47 @@ def test_a_page_is_served_until_a_signal_comes(hosts: list[Any]) -> None:
         serve_page({}, port=0, upload_bytes=99, tell=tell)
     assert pages == [b"page"]
     assert hosts == [("127.0.0.1", "localhost", "[::1]"), 99, "closed"]
+
+
+def test_a_visitor_who_is_still_sending_gets_the_refusal(hosts: list[Any]) -> None:
+    """Behind nginx, which keeps no connections by default: it would report 502 if the body were left unread."""
+    replies: list[bytes] = []
+
+    def send(address: str) -> None:
+        port = int(address.rpartition(":")[2])
+        with contextlib.ExitStack() as stack:
+            stack.callback(os.kill, os.getpid(), signal.SIGTERM)
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+            client.sendall(b"POST / HTTP/1.0\r\nHost: x\r\nContent-Length: 12000000\r\n\r\n" + bytes(12_000_000))
+            replies.append(stack.enter_context(client.makefile("rb")).read())
+
+    with pytest.raises(KeyboardInterrupt):
+        serve_page({}, port=0, tell=lambda address: threading.Thread(target=send, args=(address,), daemon=True).start())
+    assert [reply.partition(b"\r\n\r\n")[2] for reply in replies] == [b"page"]
+
+
+def test_open_tabs_do_not_delay_the_end_and_leave_nothing_in_the_log(
+    hosts: list[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    received: list[bytes] = []
+    ended: list[float] = []
+
+    def watch(address: str) -> None:
+        with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])), timeout=10) as client:
+            client.sendall(b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n")
+            with client.makefile("rb") as stream:
+                while stream.readline().strip():
+                    pass
+                received.append(stream.readline() + stream.readline())
+                ended.append(time.monotonic())
+                os.kill(os.getpid(), signal.SIGTERM)
+                received.append(stream.read())
+
+    with pytest.raises(KeyboardInterrupt):
+        serve_page({}, port=0, tell=lambda address: threading.Thread(target=watch, args=(address,)).start())
+    assert time.monotonic() - ended[0] < 2.5  # less than requests that are in progress have
+    assert received[0] == b"5\r\nalive\r\n"
+    assert caplog.text == ""
 
 
 @pytest.mark.parametrize("host", ["127.0.0.2", "127.1.2.3"])

@@ -200,6 +200,9 @@ def test_large_images_are_refused_before_they_are_decoded(
     Image.fromarray(np.zeros((10, 10, 3), np.uint8)).save(tmp_path / "large.png")
     with pytest.raises(UserError, match="the image has too many pixels: 100; at most 99"):
         visits.open("a", tmp_path / "large.png", "tiny")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)
+    with pytest.raises(UserError, match=r"pixels, the safety limit; make it smaller$"):  # visitors cannot raise it
+        visits.open("a", tmp_path / "large.png", "tiny")
 
 
 def test_an_upload_that_was_removed_meanwhile_is_said(visits: Visits, tmp_path: Path) -> None:

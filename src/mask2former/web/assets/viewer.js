@@ -230,4 +230,15 @@ document.addEventListener("drop", (event) => {
 });
 document.addEventListener("paste", (event) => hand(event.clipboardData.files));
 
+// While a number is typed, its field may be empty, which is no number for the server: the last one stays.
+const isEmpty = ({ target }) => target.matches("#m2f-threshold input[type=number]") && target.value === "";
+document.addEventListener("input", (event) => isEmpty(event) && event.stopImmediatePropagation(), true);
+document.addEventListener(
+  "focusout",
+  (event) => {
+    if (isEmpty(event)) event.target.value = document.querySelector("#m2f-threshold input[type=range]").value;
+  },
+  true
+);
+
 watch("value", render);

@@ -25,13 +25,15 @@ KEEP_ALIVE = 75
 _SEND_BUFFER = 1 << 18
 
 
-def limited_connections(seconds: float) -> type[asyncio.Protocol]:
+def limited_connections(seconds: float, *, drops: bool = False) -> type[asyncio.Protocol]:
     """The protocol of uvicorn for connections, with limits of time.
 
     Args:
         seconds: without any progress in sending a reply. If longer than :data:`KEEP_ALIVE`, also until the head of a
             request must have arrived, from the connection (some proxies open them in advance) or its first byte;
             else, that is :data:`KEEP_ALIVE`.
+        drops: when the server stops, requests in progress end, as if their clients had left; by default, they are
+            completed.
     """
     until_head = max(seconds, KEEP_ALIVE)
 
@@ -58,6 +60,11 @@ def limited_connections(seconds: float) -> type[asyncio.Protocol]:
                 self._stop("head")
             elif "head" not in self._timers:  # a further request begins, or a refused one has not ended
                 self._start("head", self._connection.abort, until_head)
+
+        def shutdown(self) -> None:
+            super().shutdown()
+            if drops:
+                self._connection.close()
 
         def pause_writing(self) -> None:
             super().pause_writing()

@@ -18,8 +18,8 @@ pytest.importorskip("uvicorn")
 
 import uvicorn
 
-from mask2former.serve import connections
-from mask2former.serve.connections import limited_connections
+from mask2former import connections
+from mask2former.connections import limited_connections
 
 LARGE = 12 << 20  # bytes, more than the buffers of sockets hold
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
