@@ -12,6 +12,7 @@ from mask2former import checkpoints
 from mask2former.checkpoints import Checkpoint
 from mask2former.checkpoints.transfer import (
     check_settings,
+    computed_otherwise,
     filled_in,
     resized_bias_table,
     takes_class_head,
@@ -223,13 +224,25 @@ def test_settings_that_make_sense_only_with_the_others() -> None:
             r"model.pixel_std is \[255.0, 255.0, 255.0\] in the run but \[58.395, 57.12, 57.375\] in the weights",
             False,
         ),
+        # Would be reported as entries that are missing or unexpected.
+        (
+            {"transformer_decoder": {"attention": "smca"}},
+            "attention is smca in the run but masked in the weights",
+            False,
+        ),
+        (
+            {"transformer_decoder": {"query_init": "zero"}},
+            "query_init is zero in the run but learned_supervised",
+            False,
+        ),
         ({"pixel_decoder": {"feedforward_dim": 64}}, "model.pixel_decoder.feedforward_dim is 64", True),
         ({"pixel_decoder": {"stages": [2, 2, 2]}}, r"model.pixel_decoder.stages is \(2, 2, 2\)", True),
     ],
 )
 def test_a_setting_that_the_weights_contradict_is_named(own: dict[str, Any], words: str, fits_partly: bool) -> None:
     model = ModelConfig.model_validate(own)
-    with pytest.raises(UserError, match=rf"^cells does not fit: .*{words}.*, and they are taken from cells; with"):
+    end = "; with model.init_partial=true" if fits_partly else "$"
+    with pytest.raises(UserError, match=rf"^cells does not fit: .*{words}.*, and they are taken from cells{end}"):
         check_settings(model, SOURCE, "cells", partial=False)
     if fits_partly:
         check_settings(model, SOURCE, "cells", partial=True)
@@ -240,7 +253,13 @@ def test_a_setting_that_the_weights_contradict_is_named(own: dict[str, Any], wor
 
 def test_settings_that_no_weight_depends_on_may_differ() -> None:
     own = {"pixel_decoder": {"dropout": 0.1}, "transformer_decoder": {"attention": "full", "scales": "s8"}}
-    check_settings(ModelConfig.model_validate(own), SOURCE, "cells", partial=False)
+    model = ModelConfig.model_validate(own)
+    check_settings(model, SOURCE, "cells", partial=False)
+    assert computed_otherwise(model, SOURCE) == [
+        "attention is full here and was masked there",
+        "scales is s8 here and was efficient there",
+    ]
+    assert computed_otherwise(model, ModelInfo.of(model)) == []
 
 
 @pytest.mark.parametrize(
