@@ -44,6 +44,7 @@ __all__ = [
 _CLASS_HEAD = "transformer_decoder.class_head."
 _CLASS_QUERIES = "transformer_decoder.transformer.query_positions."
 _PILOTS = "transformer_decoder.pilot_classes."
+_COUNTER = ".num_batches_tracked"  # of batch norms that are learned; frozen ones have no such entry
 _BACKBONE = "backbone."
 _QUERIES = (
     "transformer_decoder.query_features.weight",
@@ -56,8 +57,7 @@ _TABLE = "relative_position_bias_table"
 
 _PARTS = ("backbone", "pixel_decoder", "transformer_decoder")
 _NORMALISATION = ("pixel_mean", "pixel_std")
-# Settings that may differ from those of the weights: no weights depend on them (the norm may add entries of its own,
-# which loading then reports).
+# Settings that may differ from those of the weights: no weights depend on them.
 _WITHOUT_WEIGHTS = frozenset(
     {
         "drop_path_rate",
@@ -285,6 +285,7 @@ def start_from(
     else:
         there = source.info.inference.channels
         notes += with_own_channels(own, state, there, model.channels, name, repeat=repeat_channels)
+    notes += _with_own_counters(own, state)
     if partial:
         notes += _with_own_queries(own, state)
         notes += with_own_windows(own, state)
@@ -386,6 +387,19 @@ def _with_own_queries(own: dict[str, Tensor], state: dict[str, Tensor]) -> list[
     if there > here:
         return [f"the first {here} of {there} queries"]
     return [f"{there} queries, and {here - there} newly initialised ones"]
+
+
+def _with_own_counters(own: Mapping[str, Tensor], state: dict[str, Tensor]) -> list[str]:
+    """Batch norms that are frozen only here, or only there; all else is the same."""
+    missing, extra = (
+        [name for name in some if name.endswith(_COUNTER) and name not in others]
+        for some, others in ((own, state), (state, own))
+    )
+    state |= {name: own[name] for name in missing}
+    for name in extra:
+        del state[name]
+    said = [*["batch norms are learned here and were frozen there"] * bool(missing)]
+    return [*said, *["batch norms are frozen here and were learned there"] * bool(extra)]
 
 
 def with_own_channels(

@@ -34,6 +34,7 @@ from mask2former.models.depthwise import set_depthwise_precision
 from mask2former.models.mask2former import Mask2Former
 from mask2former.models.parts import set_precision
 from mask2former.structures import Categories, ModelInfo
+from mask2former.structures.result_base import check_class_thresholds
 from mask2former.text import printable
 from mask2former.training.cluster import say_once
 from mask2former.training.resume import LastState
@@ -198,6 +199,7 @@ def _with_weights(
     *,
     begins: bool,
 ) -> tuple[Mask2Former, bool]:
+    check_class_thresholds(config.model.inference.class_thresholds, categories)
     model, is_whole = given or _new_model(config, len(categories), start), False
     if given is not None:
         is_whole = begins and given.categories is not None

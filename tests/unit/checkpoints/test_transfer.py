@@ -295,6 +295,32 @@ def test_the_first_queries_of_maskformer_are_kept(tiny_model: Mask2Former) -> No
     assert torch.equal(model.get_parameter(name), source.get_parameter(name)[:3])
 
 
+@pytest.mark.parametrize(
+    ("there", "here", "note"),
+    [
+        ("frozen", "sync", "batch norms are learned here and were frozen there"),  # from COCO's models to Cityscapes'
+        ("batch", "frozen", "batch norms are frozen here and were learned there"),
+        ("sync", "batch", None),
+    ],
+)
+@pytest.mark.parametrize("partial", [False, True])
+def test_norms_may_be_frozen_or_learned(
+    tiny_model: Mask2Former, there: str, here: str, note: str | None, partial: bool
+) -> None:
+    def with_norm(norm: str, seed: int) -> Mask2Former:
+        values = tiny_model.info.known_architecture.model_dump()
+        values["backbone"] = {"name": "timm", "model": "resnet10t", "norm": norm, "kwargs": {"channels": [8, 8, 8, 16]}}
+        torch.manual_seed(seed)
+        made = build_model(ModelConfig.model_validate(values), len(names_of(tiny_model)))
+        made.categories = tiny_model.categories
+        return made
+
+    source, model = with_norm(there, 0), with_norm(here, 1)
+    assert checkpoints.start_from(model, read(source), "source", partial=partial) == [note] * (note is not None)
+    state = source.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items() if name in state)
+
+
 def test_what_has_another_shape_is_named(tiny_model: Mask2Former) -> None:
     model = another(tiny_model, names_of(tiny_model), transformer_decoder={"feedforward_dim": 16})
     (said,) = checkpoints.start_from(model, read(tiny_model), "source", partial=True)

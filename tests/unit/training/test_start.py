@@ -10,6 +10,7 @@ from mask2former.checkpoints.checkpoint import Checkpoint
 from mask2former.checkpoints.formats.backbones import Backbone
 from mask2former.checkpoints.initial import Initial
 from mask2former.config import MaskedDecoderConfig, ModelConfig, MSDeformAttnConfig, RunConfig, TimmConfig, changed
+from mask2former.errors import UserError
 from mask2former.structures import Categories
 from mask2former.training.start import completed, initial_model
 
@@ -62,6 +63,12 @@ def test_a_replaced_backbone_is_not_said_to_come_from_the_initial_model(capsys: 
     assert "Taking the backbone of new" in shown
     assert "Starting from old with all of its weights except the backbone\n" in shown
     assert all(torch.equal(started.state_dict()[name], value) for name, value in own.items())
+
+
+def test_a_threshold_of_a_class_that_the_data_lack_is_refused_before_training() -> None:
+    run = RunConfig(model=changed(SMALL, {"inference.class_thresholds": {"cel": 0.3}}))
+    with pytest.raises(UserError, match="class_thresholds names cel, but the classes are cell"):
+        initial_model(run, None, Categories.from_names(["cell"]), Initial(), None)
 
 
 def test_weights_that_were_trained_with_other_attention_are_noted(capsys: pytest.CaptureFixture[str]) -> None:
