@@ -137,6 +137,8 @@ def test_convergence_of_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     )
     with pytest.raises(UserError, match="'loss' is no metric that all runs have"):  # the largest is not the best
         convergence([tmp_path / "a"], "loss")
+    convergence([str(tmp_path / "a")]).draw(str(tmp_path / "texts.png"))  # paths may be text, as everywhere
+    assert (tmp_path / "texts.png").stat().st_size > 1000
 
 
 @pytest.mark.long

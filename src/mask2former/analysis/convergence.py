@@ -51,7 +51,7 @@ class Convergence(Curves):
         return Drawn(found, [(f"{self.metric}, %", (self.metric,))])
 
 
-def convergence(runs: Sequence[Path], metric: str | None = None) -> Convergence:
+def convergence(runs: Sequence[str | Path], metric: str | None = None) -> Convergence:
     """Read a metric from the validations of runs.
 
     Args:
@@ -64,7 +64,8 @@ def convergence(runs: Sequence[Path], metric: str | None = None) -> Convergence:
     """
     if not runs:
         raise UserError("there is no run to compare; give at least one run directory")
-    found = dict(zip(run_names(runs), map(read_run, runs), strict=True))
+    folders = [Path(run) for run in runs]
+    found = dict(zip(run_names(folders), map(read_run, folders), strict=True))
     shared = [name for name in next(iter(found.values())) if all(name in series for series in found.values())]
     measured = [name for name in shared if "/" in name]
     chosen = metric or next((name for name in (*_PREFERRED, *measured) if name in measured), None)

@@ -32,7 +32,7 @@ class Curves:
         """JSON-ready form."""
         return asdict(self)
 
-    def draw(self, path: Path) -> None:
+    def draw(self, path: str | Path) -> None:
         """The curves, as PNG, SVG or PDF.
 
         Raises:

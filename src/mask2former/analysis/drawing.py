@@ -71,7 +71,7 @@ def points_on(image: UInt8[np.ndarray, "H W 3"], points: Points, center: tuple[f
 
 
 def write_sheet(
-    path: Path,
+    path: str | Path,
     rows: Sequence[Sequence[Image.Image]],
     columns: Sequence[str],
     names: Sequence[str],
@@ -86,6 +86,7 @@ def write_sheet(
     Raises:
         UserError: the path cannot be written.
     """
+    path = Path(path)
     check_file(path)
     sheet = contact_sheet(rows, columns, names, title=title, subtitle=subtitle, legend=legend, cell_width=cell_width)
     write_whole(path, lambda file: sheet.save(file, format="PNG"))

@@ -85,7 +85,7 @@ class Cost:
         """JSON-ready form."""
         return {"parameters": self.parameters, **asdict(self)}
 
-    def draw(self, path: Path, depth: int = 2) -> None:
+    def draw(self, path: str | Path, depth: int = 2) -> None:
         """Bars of parameters, multiply-adds and activations, for modules with at least 1 % of one; PNG, SVG or PDF.
 
         Args:

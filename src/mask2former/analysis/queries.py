@@ -68,7 +68,7 @@ class Proposals:
         ]
         return {"depths": self.depths, "queries": rows}
 
-    def draw(self, path: Path) -> None:
+    def draw(self, path: str | Path) -> None:
         """A PNG with a row for each query and a column for each depth.
 
         Raises:
@@ -112,7 +112,7 @@ class AttentionMaps:
         rows = [asdict(one) | {"maps": [weights.round(6).tolist() for weights in one.maps]} for one in self.queries]
         return {"layers": self.layers, "queries": rows}
 
-    def draw(self, path: Path) -> None:
+    def draw(self, path: str | Path) -> None:
         """A PNG with a row for each query and a column for each layer.
 
         Raises:

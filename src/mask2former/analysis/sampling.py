@@ -63,7 +63,7 @@ class SamplingPoints:
         ]
         return {"point": self.point, "layers": rows}
 
-    def draw(self, path: Path) -> None:
+    def draw(self, path: str | Path) -> None:
         """A PNG with an image for each layer; the size of a point shows its weight.
 
         Raises:

@@ -28,6 +28,7 @@ from mask2former.value_range import ranges_of_bands
 
 __all__ = [
     "check_settings",
+    "computed_otherwise",
     "explicit_settings",
     "filled_in",
     "other_channels",
@@ -43,6 +44,7 @@ __all__ = [
 _CLASS_HEAD = "transformer_decoder.class_head."
 _CLASS_QUERIES = "transformer_decoder.transformer.query_positions."
 _PILOTS = "transformer_decoder.pilot_classes."
+_COUNTER = ".num_batches_tracked"  # of batch norms that are learned; frozen ones have no such entry
 _BACKBONE = "backbone."
 _QUERIES = (
     "transformer_decoder.query_features.weight",
@@ -55,8 +57,7 @@ _TABLE = "relative_position_bias_table"
 
 _PARTS = ("backbone", "pixel_decoder", "transformer_decoder")
 _NORMALISATION = ("pixel_mean", "pixel_std")
-# Settings that may differ from those of the weights: no weights depend on them (norm, attention and query_init may add
-# entries of their own, which loading then reports).
+# Settings that may differ from those of the weights: no weights depend on them.
 _WITHOUT_WEIGHTS = frozenset(
     {
         "drop_path_rate",
@@ -72,6 +73,10 @@ _WITHOUT_WEIGHTS = frozenset(
         "mask_annealing",
     }
 )
+# Values of such settings that have weights of their own, so that they fit only the same value.
+_WITH_WEIGHTS = {"attention": ("smca", "mask_pool"), "query_init": ("zero",)}
+# Settings with which the same weights predict something else.
+_COMPUTATION = ("attention", "scales", "order", "query_init")
 # Settings that change only shapes, so that a partial start can copy the rest.
 _SHAPES = frozenset(
     {"kwargs", "dim", "embed_dim", "feedforward_dim", "mask_dim", "num_points", "num_queries", "stages", "window_size"}
@@ -157,26 +162,43 @@ def check_settings(
         UserError: naming each of these settings.
     """
     allowed = _WITHOUT_WEIGHTS | _SHAPES if partial else _WITHOUT_WEIGHTS
-    faults = []
+    faults, keys = list[str](), set[str]()
     for part in _PARTS if source.architecture is not None else ():
         if part == "backbone" and other_backbone:
             continue
         own, theirs, explicit = getattr(model, part), getattr(source.architecture, part), _explicit(model, part)
         if explicit and type(own) is not type(theirs):
             explicit = {"name": own.name}
-        faults += [
-            f"model.{part}.{key} is {value} in the run but {getattr(theirs, key)} in the weights"
-            for key, value in explicit.items()
-            if key not in allowed and value != getattr(theirs, key)
-        ]
+        for key, value in explicit.items():
+            there = getattr(theirs, key)
+            fits = key in allowed and not any(one in (value, there) for one in _WITH_WEIGHTS.get(key, ()))
+            if value != there and not fits:
+                faults.append(f"model.{part}.{key} is {value} in the run but {there} in the weights")
+                keys.add(key)
     if not other_backbone:
         faults += _normalisation_faults(model, source, name)
     if faults:
-        partly = "" if partial else "; with model.init_partial=true other queries and sizes are newly initialised"
+        fits_partly = not partial and keys & _SHAPES
+        partly = "; with model.init_partial=true other queries and sizes are newly initialised" if fits_partly else ""
         raise UserError(
             f"{name} does not fit: {'; '.join(faults)}; leave these settings out, and they are taken from "
             f"{name}{partly}"
         )
+
+
+def computed_otherwise(model: ModelConfig, source: ModelInfo) -> list[str]:
+    """Settings of the decoder with which weights predict something else than with those that they were trained with.
+
+    Args:
+        model: the settings of the model that has the weights now.
+        source: the model that they are from.
+    """
+    here = model.transformer_decoder
+    there = None if source.architecture is None else source.architecture.transformer_decoder
+    if there is None or type(here) is not type(there):
+        return []
+    pairs = ((key, getattr(here, key, None), getattr(there, key, None)) for key in _COMPUTATION)
+    return [f"{key} is {value} here and was {before} there" for key, value, before in pairs if value != before]
 
 
 def _normalisation_faults(model: ModelConfig, source: ModelInfo, name: str) -> list[str]:
@@ -263,6 +285,7 @@ def start_from(
     else:
         there = source.info.inference.channels
         notes += with_own_channels(own, state, there, model.channels, name, repeat=repeat_channels)
+    notes += _with_own_counters(own, state)
     if partial:
         notes += _with_own_queries(own, state)
         notes += with_own_windows(own, state)
@@ -364,6 +387,19 @@ def _with_own_queries(own: dict[str, Tensor], state: dict[str, Tensor]) -> list[
     if there > here:
         return [f"the first {here} of {there} queries"]
     return [f"{there} queries, and {here - there} newly initialised ones"]
+
+
+def _with_own_counters(own: Mapping[str, Tensor], state: dict[str, Tensor]) -> list[str]:
+    """Batch norms that are frozen only here, or only there; all else is the same."""
+    missing, extra = (
+        [name for name in some if name.endswith(_COUNTER) and name not in others]
+        for some, others in ((own, state), (state, own))
+    )
+    state |= {name: own[name] for name in missing}
+    for name in extra:
+        del state[name]
+    said = [*["batch norms are learned here and were frozen there"] * bool(missing)]
+    return [*said, *["batch norms are frozen here and were learned there"] * bool(extra)]
 
 
 def with_own_channels(

@@ -98,7 +98,7 @@ def _over_hours(directory: Path, series: Series) -> Series:
     return {name: ([hours[int(step)] for step in steps], values) for name, (steps, values) in series.items()}
 
 
-def plot_runs(runs: Sequence[Path], path: Path, over: Axis = "steps") -> None:
+def plot_runs(runs: Sequence[str | Path], path: str | Path, over: Axis = "steps") -> None:
     """Draw the curves of one or several runs, each in its own colour, and write the image.
 
     Args:
@@ -110,12 +110,13 @@ def plot_runs(runs: Sequence[Path], path: Path, over: Axis = "steps") -> None:
         UserError: a run has no values, or no times for hours; or the path has another suffix or cannot be written.
         MissingExtraError: matplotlib is not installed.
     """
+    path, folders = Path(path), [Path(run) for run in runs]
     check_plot(path)
-    if not runs:
+    if not folders:
         raise UserError("there is no run to plot; give at least one run directory")
-    found = dict(zip(run_names(runs), map(read_run, runs), strict=True))
+    found = dict(zip(run_names(folders), map(read_run, folders), strict=True))
     if over == "hours":
-        found = {name: _over_hours(run, series) for run, (name, series) in zip(runs, found.items(), strict=True)}
+        found = {name: _over_hours(run, series) for run, (name, series) in zip(folders, found.items(), strict=True)}
     panels = _panels(found)
     limits.check_limit("the runs have too many kinds of values:", len(panels), limits.PANELS, "are they training runs?")
     plot_series(found, panels, path, label="hours" if over == "hours" else "step")
@@ -124,7 +125,7 @@ def plot_runs(runs: Sequence[Path], path: Path, over: Axis = "steps") -> None:
 def plot_series(
     found: Mapping[str, Series],
     panels: Sequence[tuple[str, tuple[str, ...]]],
-    path: Path,
+    path: str | Path,
     *,
     label: str = "step",
     ticks: Sequence[str] = (),
@@ -142,6 +143,7 @@ def plot_series(
         UserError: the path has another suffix, or cannot be written; or there is no panel.
         MissingExtraError: matplotlib is not installed.
     """
+    path = Path(path)
     kind = check_plot(path)
     if not panels:
         raise UserError(f"there is nothing to draw into '{path}', since no value is defined; use more data")
@@ -164,7 +166,7 @@ def plot_series(
     write_whole(path, lambda file: figure.savefig(file, format=kind))
 
 
-def plot_bars(names: Sequence[str], columns: Mapping[str, Sequence[float | None]], path: Path) -> None:
+def plot_bars(names: Sequence[str], columns: Mapping[str, Sequence[float | None]], path: str | Path) -> None:
     """Draw a table of figures as bars, with a row for each name and a panel for each column.
 
     Args:
@@ -176,6 +178,7 @@ def plot_bars(names: Sequence[str], columns: Mapping[str, Sequence[float | None]
         UserError: the path has another suffix, or cannot be written.
         MissingExtraError: matplotlib is not installed.
     """
+    path = Path(path)
     kind = check_plot(path)
     figure = _figure(1.8 + 2.2 * len(columns), 0.9 + 0.5 * len(names))
     rows = range(len(names))
@@ -197,7 +200,7 @@ def plot_changes(
     names: Sequence[str],
     columns: Mapping[str, Sequence[tuple[Sequence[float], float | None]]],
     spreads: Mapping[str, float],
-    path: Path,
+    path: str | Path,
 ) -> None:
     """Draw the effects of changes to a method: a row for each change, a panel for each metric, and zero for no effect.
 
@@ -212,6 +215,7 @@ def plot_changes(
         UserError: the path has another suffix, or cannot be written.
         MissingExtraError: matplotlib is not installed.
     """
+    path = Path(path)
     kind = check_plot(path)
     figure = _figure(1.9 + 2.5 * len(columns), 1.3 + 0.34 * len(names))
     for number, (title, rows) in enumerate(columns.items()):
@@ -234,7 +238,7 @@ def plot_changes(
 
 
 def plot_rates(
-    rates: Sequence[float], losses: Sequence[float], means: Sequence[float], suggested: float | None, path: Path
+    rates: Sequence[float], losses: Sequence[float], means: Sequence[float], suggested: float | None, path: str | Path
 ) -> None:
     """Draw losses, and their running mean, over rising learning rates.
 
@@ -249,6 +253,7 @@ def plot_rates(
         UserError: the path has another suffix, or cannot be written.
         MissingExtraError: matplotlib is not installed.
     """
+    path = Path(path)
     kind = check_plot(path)
     figure = _figure(6.4, 3.8)
     axes = figure.add_subplot(1, 1, 1)

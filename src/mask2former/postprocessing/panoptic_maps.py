@@ -17,7 +17,8 @@ def panoptic(
     """Non-overlapping segments: every pixel goes to the query with the largest class times mask probability.
 
     A query is dropped when its class is "no object", when its class probability does not exceed ``score_threshold``, or
-    when it wins less than ``overlap_threshold`` of the pixels of its own mask (probability at least 0.5). All queries
+    when it wins fewer pixels than ``overlap_threshold`` times the size of its own mask (probability at least 0.5); of
+    the pixels that it wins, it keeps those inside its mask. All queries
     of one stuff class share one segment, which has the score of its most certain query. Other pixels are 0.
 
     Args:

@@ -96,8 +96,18 @@ def variant_recipes(recipe: Callable[[str], Recipe]) -> dict[str, Callable[[], R
     runs: dict[str, Callable[[], RunConfig]] = {}
     for slug, facts in _PUBLISHED.items():
         runs[slug] = run = partial(lambda name: recipe(name).run, slug)
+        base = recipe(facts.base)
+        others = {
+            "tasks": facts.tasks != base.model.inference.tasks,
+            "score threshold": facts.score_threshold != base.model.inference.score_threshold,
+            "number of steps": facts.max_steps != base.run.trainer.max_steps,
+        }
+        differs = ["decoders", "loss", "weight decay", *(what for what, does in others.items() if does)]
         run.__doc__ = (
-            f"MaskFormer, {facts.file} of its published code, which reached {facts.metric} (validation, percent).\n"
-            f"Differs from the recipe {facts.base} in decoders, loss, weight decay, precision and number of steps."
+            f"MaskFormer, {facts.file} of its published code,\n"
+            f"which reached {facts.metric} (validation, percent). Differs from the recipe {facts.base} in\n"
+            f"{', '.join(differs)} and precision.\n"
+            f"Published initial weights: {base.init_weights}. Weights start random unless you set "
+            f"model.init={base.init_weights}, or any file of\ndocs/convert.md."
         )
     return runs

@@ -44,6 +44,7 @@ __all__ = [
     "Ranked",
     "Result",
     "ResultItem",
+    "check_class_thresholds",
     "counted_labels",
     "png_bytes",
     "reach",
@@ -505,6 +506,18 @@ def write_files(path: str | os.PathLike[str], files: Mapping[str, bytes]) -> Pat
     return target
 
 
+def check_class_thresholds(by_class: Mapping[str, float], categories: Categories) -> None:
+    """Refuse thresholds of classes that do not exist.
+
+    Raises:
+        UserError: the message names them.
+    """
+    if unknown := by_class.keys() - set(categories.names):
+        raise UserError(
+            f"class_thresholds names {listed(sorted(unknown))}, but the classes are {listed(categories.names)}"
+        )
+
+
 def reach(
     scores: Float64[np.ndarray, " N"],
     labels: Int64[np.ndarray, " N"],
@@ -519,10 +532,7 @@ def reach(
     """
     if not by_class:
         return scores >= threshold
-    if unknown := by_class.keys() - set(categories.names):
-        raise UserError(
-            f"class_thresholds names {listed(sorted(unknown))}, but the classes are {listed(categories.names)}"
-        )
+    check_class_thresholds(by_class, categories)
     return scores >= np.array([by_class.get(name, threshold) for name in categories.names])[labels]
 
 

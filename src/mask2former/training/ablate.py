@@ -223,7 +223,7 @@ def _changes_prediction(setting: str) -> bool:
     return setting.startswith("model.") and not setting.endswith(_FOR_TRAINING)
 
 
-def draw(table: Sequence[AblationRow], path: Path) -> None:
+def draw(table: Sequence[AblationRow], path: str | Path) -> None:
     """Draw the changes of all rows from the baseline, beside those in the paper.
 
     Args:

@@ -186,12 +186,17 @@ class DataModule(lightning.LightningDataModule):
         """The classes of the training set."""
         return self.training_set.categories
 
+    @property
+    def sample_name(self) -> str:
+        """What the training samples are called in messages."""
+        return "clip" if isinstance(self.training_set.samples, ClipSet) else "image"
+
     def batching(self) -> str:
-        """How the images of a step are divided, in one line."""
+        """How the images or clips of a step are divided, in one line."""
         total, micro = self.config.data.batch_size, batch_size_per_device(self.config)
         nodes, devices = self.config.trainer.num_nodes, self.config.trainer.devices
         machines = f"{nodes} nodes x " if nodes > 1 else ""
-        text = f"{count(total, 'image')} per step = {machines}{count(devices, 'device')} x {micro}"
+        text = f"{count(total, self.sample_name)} per step = {machines}{count(devices, 'device')} x {micro}"
         accumulations = total // (nodes * devices * micro)
         return text if accumulations == 1 else f"{text} x {accumulations} accumulated"
 

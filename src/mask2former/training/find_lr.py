@@ -67,8 +67,9 @@ class LearningRates:
         suggested = float(rates[steepest]) if slopes.min() < 0 else None
         return cls(tuple(rates), tuple(losses), tuple(means), suggested)
 
-    def save(self, path: Path) -> tuple[Path, Path]:
+    def save(self, path: str | Path) -> tuple[Path, Path]:
         """Write a curve (PNG, SVG or PDF, by its suffix), and the numbers as JSON beside it; returns both paths."""
+        path = Path(path)
         numbers = path.with_suffix(".json")
         values = {name: getattr(self, name) for name in ("suggested", "rates", "losses", "means")}
         write_whole(numbers, lambda file: file.write_text(json.dumps(values, indent=1), encoding="utf-8"))

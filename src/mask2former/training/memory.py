@@ -31,18 +31,20 @@ class MemoryEstimate:
         images: number of images of a pass.
         validation: a copy of the weights, and the peak memory of the prediction for one image or clip; 0 without
             validation.
+        sample: what an image of a pass is called: ``image`` or ``clip``.
     """
 
     state: int
     activations: int
     images: int
     validation: int = 0
+    sample: str = "image"
 
     def __str__(self) -> str:
         validation = f", or {self.validation / _GIB:.2f} in validation" if self.validation else ""
         return (
             f"Predicted memory per device: {(self.state + max(self.activations, self.validation)) / _GIB:.2f} GiB "
-            f"(weights, gradients and optimizer {self.state / _GIB:.2f}, {count(self.images, 'image')} in "
+            f"(weights, gradients and optimizer {self.state / _GIB:.2f}, {count(self.images, self.sample)} in "
             f"one pass {self.activations / _GIB:.2f}{validation})"
         )
 

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ class TrainingModule(lightning.LightningModule):
             memory = estimate_memory(self.model, self.criterion, batch, images, self.config.optim, validate)
         if self.trainer.is_global_zero:
             say_once(data.batching())
-            say_once(str(memory))
+            say_once(str(replace(memory, sample=data.sample_name)))
             for remark in data.remarks():
                 say_once(f"note: {remark}")
         if self.validation_due:

@@ -17,7 +17,7 @@ from mask2former.notes import note
 from mask2former.text import close_names, listed, quoted
 from mask2former.training.freezing import is_of
 
-__all__ = ["build_optimizer", "dead_steps", "learning_rate_factor", "parameter_groups", "regrouped"]
+__all__ = ["build_optimizer", "learning_rate_factor", "parameter_groups", "regrouped", "schedule_notes"]
 
 _NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm)
 _UNDECAYED_NAMES = ("relative_position_bias_table", "absolute_pos_embed")
@@ -139,12 +139,36 @@ def learning_rate_factor(step: int, max_steps: int, config: OptimConfig) -> floa
     return factor
 
 
-def dead_steps(config: RunConfig) -> str | None:
-    """A warning if the learning rate of a run reaches 0 before its end."""
-    length, steps = config.optim.schedule_steps, config.trainer.max_steps
-    if config.optim.schedule != "poly" or length is None or length >= steps:
-        return None
-    return (
-        f"optim.schedule_steps {length} is less than trainer.max_steps {steps}: the learning rate is 0 after step "
-        f"{length}"
-    )
+def schedule_notes(config: RunConfig) -> list[str]:
+    """What a user should know about the learning rate: where it stays, or is 0, and settings without an effect."""
+    optim, last = config.optim, config.trainer.max_steps
+    notes = []
+    if optim.schedule == "poly":
+        length = optim.schedule_steps
+        if length is not None and length < last:
+            notes.append(
+                f"optim.schedule_steps {length} is less than trainer.max_steps {last}: the learning rate is 0 after "
+                f"step {length}"
+            )
+        if optim.steps:
+            notes.append(f"optim.steps {_numbers(optim.steps)} have no effect, because optim.schedule is poly")
+    elif not optim.steps:
+        notes.append("optim.schedule is step, but optim.steps is empty: the learning rate never falls")
+    elif late := [step for step in optim.steps if step >= last]:
+        falls = "falls only at the others" if len(late) < len(optim.steps) else "never falls"
+        notes.append(
+            f"optim.steps {_numbers(late)} lie after the last step (trainer.max_steps {last}), so the learning rate "
+            f"{falls}; change them together with the length"
+        )
+    if optim.warmup_steps and optim.warmup_factor == 1.0:
+        notes.append(
+            f"optim.warmup_steps {optim.warmup_steps} has no effect, because optim.warmup_factor is 1; it is the "
+            "factor of the learning rate in the first step, for instance 0.01"
+        )
+    elif not optim.warmup_steps and optim.warmup_factor != 1.0:
+        notes.append(f"optim.warmup_factor {optim.warmup_factor:g} has no effect, because optim.warmup_steps is 0")
+    return notes
+
+
+def _numbers(steps: Collection[int]) -> str:
+    return listed([str(step) for step in steps], 6)

@@ -34,7 +34,7 @@ from mask2former.training.meeting import Meeting
 from mask2former.training.metrics_log import MetricsLog, validations
 from mask2former.training.module import TrainingModule
 from mask2former.training.objects import Data, Objects
-from mask2former.training.optim import dead_steps
+from mask2former.training.optim import schedule_notes
 from mask2former.training.progress import StepProgress
 from mask2former.training.result import TrainingResult, finished
 from mask2former.training.resume import LastState, check_objects, compare, record_of
@@ -176,7 +176,7 @@ def train(
             said += [] if past is None else put_best_in_place(past, point, config)
             said += table.open()
             said += ours_by_name.begin(leaves(config))
-            said += [] if (dead := dead_steps(config)) is None else [dead]
+            said += schedule_notes(config)
             for note in said:
                 say_once(f"note: {note}")
 

@@ -98,7 +98,7 @@ def _published(name: str) -> Iterator[str]:
 
     recipe, published = recipes.recipe(name), packaged_zoo().get(name)
     data, code = recipe.run.data, recipes.PROVIDERS[recipe.provider]
-    images = data.batch_size // recipe.num_gpus
+    share, samples = data.batch_size // recipe.num_gpus, "clips" if recipe.is_video else "images"
     reproduces, pretraining = f"Reproduces {recipe.reproduces} of {code}", ""
     if published is not None:
         yield f"{name}: Mask2Former with {published.backbone} on {published.dataset}, {published.task}."
@@ -109,10 +109,9 @@ def _published(name: str) -> Iterator[str]:
     if recipe.provider == "official" and "panoptic" in recipe.model.inference.tasks:
         yield "AP is that of things, mIoU that of the semantic result of the panoptic model."
     yield (
-        f"Published hardware: {recipe.num_gpus} GPUs, each with {images} of the {data.batch_size} "
-        "images of a step. Here one device takes them in turns; to use more, set trainer.devices "
-        "(and data.batch_size_per_device as memory allows): the number of images per step stays the "
-        "same."
+        f"Published hardware: {recipe.num_gpus} GPUs, each with {share} of the {data.batch_size} "
+        f"{samples} of a step. Here one device takes them in turns; to use more, set trainer.devices "
+        f"(and data.batch_size_per_device as memory allows): the number of {samples} per step stays the same."
     )
     start = f"Published initial weights: {recipe.init_weights}{pretraining}. Weights start random unless you "
     if recipe.is_video:

@@ -19,14 +19,22 @@ from mask2former.checkpoints.initial import (
     open_replacement,
     with_initial,
 )
-from mask2former.checkpoints.transfer import check_settings, filled_in, takes_class_head, with_settings_of
+from mask2former.checkpoints.transfer import (
+    check_settings,
+    computed_otherwise,
+    filled_in,
+    takes_class_head,
+    with_settings_of,
+)
 from mask2former.config import InferenceConfig, RunConfig, TimmConfig, TrainerConfig, parse
 from mask2former.errors import UserError
+from mask2former.models.backbones.timm import TimmBackbone, frozen_norms
 from mask2former.models.build import build_model
 from mask2former.models.depthwise import set_depthwise_precision
 from mask2former.models.mask2former import Mask2Former
 from mask2former.models.parts import set_precision
 from mask2former.structures import Categories, ModelInfo
+from mask2former.structures.result_base import check_class_thresholds
 from mask2former.text import printable
 from mask2former.training.cluster import say_once
 from mask2former.training.resume import LastState
@@ -171,6 +179,8 @@ def initial_model(
             says.
     """
     model, is_whole = _with_weights(config, given, categories, start, begins=_begins(past))
+    if given is None and past is None and config.model.init is None:
+        _say_random(model)
     prepare_for_training(model, config.trainer)
     if past is not None and past.license is not None:
         model.info = replace(model.info, license=past.license)
@@ -198,6 +208,7 @@ def _with_weights(
     *,
     begins: bool,
 ) -> tuple[Mask2Former, bool]:
+    check_class_thresholds(config.model.inference.class_thresholds, categories)
     model, is_whole = given or _new_model(config, len(categories), start), False
     if given is not None:
         is_whole = begins and given.categories is not None
@@ -235,6 +246,8 @@ def _with_weights(
     other = "" if start.backbone is None else " except the backbone"
     what = f"all weights that fit: {'; '.join(notes)}" if notes else "all of its weights" + other
     say_once(f"Starting from {init} with {what}")
+    if others := computed_otherwise(config.model, source.info):
+        say_once(f"note: the weights of {init} were trained with another transformer decoder: {'; '.join(others)}")
     is_whole = takes_class_head(categories, source.categories, partial=partial, by_name=by_name)
     reason = f"{'some classes are' if by_name else 'the class head is'} newly initialised"
     if start.backbone is not None:
@@ -242,6 +255,16 @@ def _with_weights(
     if not is_whole:
         say_once(f"Skipping the validation before the first step because {reason}")
     return model, is_whole
+
+
+def _say_random(model: Mask2Former) -> None:
+    say_once("Starting from random weights")
+    if isinstance(model.backbone, TimmBackbone) and frozen_norms(model.backbone):
+        say_once(
+            "note: the batch norms of the backbone are frozen (model.backbone.norm=frozen), which is for trained "
+            "weights: with random ones they change nothing, now or later; set model.init to trained weights, for "
+            "instance of the backbone, or model.backbone.norm=batch"
+        )
 
 
 def _new_model(config: RunConfig, num_classes: int, start: Initial) -> Mask2Former:

@@ -12,6 +12,7 @@ from mask2former import checkpoints
 from mask2former.checkpoints import Checkpoint
 from mask2former.checkpoints.transfer import (
     check_settings,
+    computed_otherwise,
     filled_in,
     resized_bias_table,
     takes_class_head,
@@ -223,13 +224,25 @@ def test_settings_that_make_sense_only_with_the_others() -> None:
             r"model.pixel_std is \[255.0, 255.0, 255.0\] in the run but \[58.395, 57.12, 57.375\] in the weights",
             False,
         ),
+        # Would be reported as entries that are missing or unexpected.
+        (
+            {"transformer_decoder": {"attention": "smca"}},
+            "attention is smca in the run but masked in the weights",
+            False,
+        ),
+        (
+            {"transformer_decoder": {"query_init": "zero"}},
+            "query_init is zero in the run but learned_supervised",
+            False,
+        ),
         ({"pixel_decoder": {"feedforward_dim": 64}}, "model.pixel_decoder.feedforward_dim is 64", True),
         ({"pixel_decoder": {"stages": [2, 2, 2]}}, r"model.pixel_decoder.stages is \(2, 2, 2\)", True),
     ],
 )
 def test_a_setting_that_the_weights_contradict_is_named(own: dict[str, Any], words: str, fits_partly: bool) -> None:
     model = ModelConfig.model_validate(own)
-    with pytest.raises(UserError, match=rf"^cells does not fit: .*{words}.*, and they are taken from cells; with"):
+    end = "; with model.init_partial=true" if fits_partly else "$"
+    with pytest.raises(UserError, match=rf"^cells does not fit: .*{words}.*, and they are taken from cells{end}"):
         check_settings(model, SOURCE, "cells", partial=False)
     if fits_partly:
         check_settings(model, SOURCE, "cells", partial=True)
@@ -240,7 +253,13 @@ def test_a_setting_that_the_weights_contradict_is_named(own: dict[str, Any], wor
 
 def test_settings_that_no_weight_depends_on_may_differ() -> None:
     own = {"pixel_decoder": {"dropout": 0.1}, "transformer_decoder": {"attention": "full", "scales": "s8"}}
-    check_settings(ModelConfig.model_validate(own), SOURCE, "cells", partial=False)
+    model = ModelConfig.model_validate(own)
+    check_settings(model, SOURCE, "cells", partial=False)
+    assert computed_otherwise(model, SOURCE) == [
+        "attention is full here and was masked there",
+        "scales is s8 here and was efficient there",
+    ]
+    assert computed_otherwise(model, ModelInfo.of(model)) == []
 
 
 @pytest.mark.parametrize(
@@ -274,6 +293,32 @@ def test_the_first_queries_of_maskformer_are_kept(tiny_model: Mask2Former) -> No
     assert notes == ["the first 3 of 5 queries"]
     name = "transformer_decoder.transformer.query_positions.weight"
     assert torch.equal(model.get_parameter(name), source.get_parameter(name)[:3])
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "note"),
+    [
+        ("frozen", "sync", "batch norms are learned here and were frozen there"),  # from COCO's models to Cityscapes'
+        ("batch", "frozen", "batch norms are frozen here and were learned there"),
+        ("sync", "batch", None),
+    ],
+)
+@pytest.mark.parametrize("partial", [False, True])
+def test_norms_may_be_frozen_or_learned(
+    tiny_model: Mask2Former, there: str, here: str, note: str | None, partial: bool
+) -> None:
+    def with_norm(norm: str, seed: int) -> Mask2Former:
+        values = tiny_model.info.known_architecture.model_dump()
+        values["backbone"] = {"name": "timm", "model": "resnet10t", "norm": norm, "kwargs": {"channels": [8, 8, 8, 16]}}
+        torch.manual_seed(seed)
+        made = build_model(ModelConfig.model_validate(values), len(names_of(tiny_model)))
+        made.categories = tiny_model.categories
+        return made
+
+    source, model = with_norm(there, 0), with_norm(here, 1)
+    assert checkpoints.start_from(model, read(source), "source", partial=partial) == [note] * (note is not None)
+    state = source.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items() if name in state)
 
 
 def test_what_has_another_shape_is_named(tiny_model: Mask2Former) -> None:

@@ -56,6 +56,8 @@ def test_the_images_of_a_step_are_divided_over_machines() -> None:
     assert DataModule(config(batch_size=64, num_nodes=8, devices=8)).batching() == (
         "64 images per step = 8 nodes x 8 devices x 1"
     )
+    clips = config(batch_size=2, dataset={"name": "scene-clips"})
+    assert DataModule(clips).batching() == "2 clips per step = 1 device x 2"
     assert batch_size_per_device(config(batch_size=16, num_nodes=2, devices=1)) == 8
     with pytest.raises(
         UserError, match=r"16 is not a multiple of trainer\.num_nodes 3 x trainer\.devices 2 = 6; change"

@@ -20,7 +20,8 @@ def test_a_published_run_says_what_it_reproduces_and_with_what(name: str) -> Non
     comment = " ".join(line[2:] for line in text.splitlines() if line.startswith("# "))
     assert recipe.reproduces in comment
     assert recipe.init_weights in comment
-    assert f"{recipe.num_gpus} GPUs, each with {16 // recipe.num_gpus} of the 16 images" in comment
+    samples = "clips" if recipe.is_video else "images"
+    assert f"{recipe.num_gpus} GPUs, each with {16 // recipe.num_gpus} of the 16 {samples} of a" in comment
     numbers = {
         "coco-panoptic/swin-l": "PQ 57.8, AP 48.6, mIoU 67.4",
         "cityscapes-semantic/r50": "mIoU 79.4",

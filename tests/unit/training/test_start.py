@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -8,7 +9,8 @@ import torch
 from mask2former.checkpoints.checkpoint import Checkpoint
 from mask2former.checkpoints.formats.backbones import Backbone
 from mask2former.checkpoints.initial import Initial
-from mask2former.config import MaskedDecoderConfig, ModelConfig, MSDeformAttnConfig, RunConfig, TimmConfig
+from mask2former.config import MaskedDecoderConfig, ModelConfig, MSDeformAttnConfig, RunConfig, TimmConfig, changed
+from mask2former.errors import UserError
 from mask2former.structures import Categories
 from mask2former.training.start import completed, initial_model
 
@@ -30,6 +32,19 @@ def test_depthwise_convolutions_train_in_float32_in_bfloat16_too() -> None:
     assert dtypes == [torch.float32] * 4
 
 
+@pytest.mark.parametrize("norm", ["frozen", "batch"])
+def test_norms_that_are_frozen_at_random_weights_are_noted(
+    norm: Literal["frozen", "batch"], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in the published recipes of ResNets, which say only in a comment with what weights they start."""
+    backbone = TimmConfig(model="resnet10t", norm=norm, kwargs={"channels": [8, 8, 8, 8]})
+    run = RunConfig(model=SMALL.model_copy(update={"backbone": backbone}))
+    initial_model(run, None, Categories.from_names(["cell"]), Initial(), None)
+    shown = capsys.readouterr().out
+    assert shown.startswith("Starting from random weights\n")
+    assert ("the batch norms of the backbone are frozen (model.backbone.norm=frozen)" in shown) == (norm == "frozen")
+
+
 def test_settings_of_another_type_are_left_to_the_checks_of_settings() -> None:
     values = {"model": {"init": "scenes-tiny", "init_partial": True, "init_backbone": 3}}
     assert completed(values) == values
@@ -48,6 +63,25 @@ def test_a_replaced_backbone_is_not_said_to_come_from_the_initial_model(capsys: 
     assert "Taking the backbone of new" in shown
     assert "Starting from old with all of its weights except the backbone\n" in shown
     assert all(torch.equal(started.state_dict()[name], value) for name, value in own.items())
+
+
+def test_a_threshold_of_a_class_that_the_data_lack_is_refused_before_training() -> None:
+    run = RunConfig(model=changed(SMALL, {"inference.class_thresholds": {"cel": 0.3}}))
+    with pytest.raises(UserError, match="class_thresholds names cel, but the classes are cell"):
+        initial_model(run, None, Categories.from_names(["cell"]), Initial(), None)
+
+
+def test_weights_that_were_trained_with_other_attention_are_noted(capsys: pytest.CaptureFixture[str]) -> None:
+    classes = Categories.from_names(["cell"])
+    first, _ = initial_model(RunConfig(model=SMALL), None, classes, Initial(), None)
+    start = Initial(Checkpoint(replace(first.info, architecture=SMALL.architecture), first.state_dict(), "old"))
+    settings = changed(SMALL, {"init": "old", "transformer_decoder.attention": "full"})
+    initial_model(RunConfig(model=settings), None, classes, start, None)
+    shown = capsys.readouterr().out
+    assert (
+        "note: the weights of old were trained with another transformer decoder: attention is full here and was masked "
+        "there\n" in shown
+    )
 
 
 @pytest.mark.parametrize("seed", [0, 1])

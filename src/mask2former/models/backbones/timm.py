@@ -23,7 +23,7 @@ from mask2former.models.backbones.resnet_inference import FoldedResNet
 from mask2former.models.pixel_decoders.features import TokenFeatures
 from mask2former.text import printable, quoted
 
-__all__ = ["RESERVED_ARGUMENTS", "TimmBackbone", "check_arguments"]
+__all__ = ["RESERVED_ARGUMENTS", "TimmBackbone", "check_arguments", "frozen_norms"]
 
 _DEFAULT = TimmConfig()
 _STRIDES = (4, 8, 16, 32)
@@ -275,21 +275,27 @@ class _UnfitError(Exception):
     """Why a model is unsuitable, as the end of a sentence that begins with its name."""
 
 
-def _with_norms(body: Any, norm: Literal["frozen", "sync", "batch"]) -> Any:
-    from timm.layers.norm_act import FrozenBatchNormAct2d, convert_sync_batchnorm
-    from timm.utils.model import freeze_batch_norm_2d
+def frozen_norms(body: nn.Module) -> list[Any]:
+    """The batch norms of a timm model whose statistics, scale and shift never change."""
+    from timm.layers.norm_act import FrozenBatchNormAct2d
     from torchvision.ops import FrozenBatchNorm2d
+
+    return [module for module in body.modules() if isinstance(module, FrozenBatchNorm2d | FrozenBatchNormAct2d)]
+
+
+def _with_norms(body: Any, norm: Literal["frozen", "sync", "batch"]) -> Any:
+    from timm.layers.norm_act import convert_sync_batchnorm
+    from timm.utils.model import freeze_batch_norm_2d
 
     if norm == "sync":
         return convert_sync_batchnorm(body)  # unlike torch's, it keeps the activation that some norms include
     if norm == "frozen":
         body = freeze_batch_norm_2d(body)
-        for module in body.modules():
-            if isinstance(module, FrozenBatchNorm2d | FrozenBatchNormAct2d):
-                variance, eps = module.running_var, module.eps
-                assert isinstance(variance, Tensor)
-                assert isinstance(eps, float)
-                variance.sub_(eps)  # Parity: a fresh frozen norm is the identity
+        for module in frozen_norms(body):
+            variance, eps = module.running_var, module.eps
+            assert isinstance(variance, Tensor)
+            assert isinstance(eps, float)
+            variance.sub_(eps)  # Parity: a fresh frozen norm is the identity
     return body
 
 
