@@ -10,6 +10,7 @@ import contextlib
 import functools
 import io
 import logging
+import os
 import re
 import struct
 import warnings
@@ -134,22 +135,25 @@ class NamedBytes:
 class _KeptOpen:
     """A file that Pillow reads page by page: it stays open, since a frame is found only through all those before it.
 
-    One thread at a time may use it, as :func:`without_warnings` ensures; at most one file stays open.
+    One thread at a time may use it, as :func:`without_warnings` ensures; at most one file stays open. A forked process
+    opens its own: one that is inherited shares its position with the parent, and each would read what the other sought.
     """
 
     _latest: ClassVar[weakref.ref[_KeptOpen] | None] = None
 
     def __init__(self, count: int) -> None:
         self._count = count
+        self._process = os.getpid()
         self._image: Image.Image | None = None
 
     @contextlib.contextmanager
     def at(self, content: Path | io.BytesIO, page: int) -> Iterator[Image.Image]:
         """The image with the page not decoded yet, to be moved there; after damage, the file is opened anew."""
         image, self._image = self._image, None
-        if image is not None and not _goes_on(image, page):
+        if image is not None and (self._process != os.getpid() or not _goes_on(image, page)):
             image.close()
             image = None
+        self._process = os.getpid()
         image = image or _of_pillow(content)
         try:
             yield image
