@@ -378,7 +378,7 @@ def test_files_in_folders_of_masks_that_are_no_masks_are_noted(tmp_path: Path) -
 )
 def test_palettes_of_masks_show_what_is_the_object(tmp_path: Path, palette: list[int], words: str) -> None:
     image(tmp_path / "images" / "a.png")
-    mask = Image.frombytes("P", SIZE[::-1], (np.arange(24) > 11).astype(np.uint8).tobytes())
+    mask = Image.frombytes("P", (SIZE[1], SIZE[0]), (np.arange(24) > 11).astype(np.uint8).tobytes())
     mask.putpalette(palette)
     (tmp_path / "masks" / "a").mkdir(parents=True)
     mask.save(tmp_path / "masks" / "a" / "1.png")
