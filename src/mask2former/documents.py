@@ -39,6 +39,7 @@ __all__ = [
     "read_yaml",
 ]
 
+_MERGE = "tag:yaml.org,2002:merge"  # <<: takes over the keys of another mapping
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
@@ -164,27 +165,28 @@ def read_yaml(file: Readable, what: str, *, hint: str = "check the path") -> Any
     return parse_yaml(read_text(file, what, limits.YAML_BYTES, hint=hint), f"the {what} '{file}'")
 
 
-def parse_yaml(text: str, source: str, *, loader: type[yaml.SafeLoader] | None = None) -> Any:
+def parse_yaml(text: str, source: str) -> Any:
     """The value of YAML text, with plain data only.
 
     Args:
         text: the text.
         source: subject of the error message.
-        loader: a subclass of ``SafeLoader`` that reads some values differently.
 
     Raises:
-        UserError: it is not YAML, or it contains itself, more values (including those repeated by aliases) than
-            ``limits.YAML_NODES``, or deeper nesting than Python reads.
+        UserError: it is not YAML, or it gives a key twice in one mapping, contains itself, more values (including those
+            repeated by aliases) than ``limits.YAML_NODES``, or deeper nesting than Python reads.
     """
     import yaml
 
     limits.check_limit(f"{source} has too many characters:", len(text), limits.YAML_BYTES, "is it the right file?")
     try:
-        reader = (loader or yaml.SafeLoader)(text)
+        reader = yaml.SafeLoader(text)
         _bound_nodes(reader, source)
         node = reader.get_single_node()
         # Before values are created, because merging (``<<``) expands aliases.
         _check_nodes(0 if node is None else _count(node, {}, set()), source)
+        if node is not None:
+            _check_keys(reader, node, set())
         return None if node is None else reader.construct_document(node)
     except UserError:
         raise
@@ -215,6 +217,23 @@ def _check_nodes(count: int, source: str) -> None:
     if count > limits.YAML_NODES:  # checked here, so that the message is not formatted for each node
         what = f"{source} has too many values, with those that aliases repeat:"
         limits.check_limit(what, count, limits.YAML_NODES, "write less")
+
+
+def _check_keys(reader: yaml.SafeLoader, node: yaml.Node, known: set[int]) -> None:
+    """Refuse keys that occur twice in one mapping: the reader would keep only the last, and lose the value before."""
+    if id(node) in known or isinstance(node.value, str):
+        return
+    known.add(id(node))
+    seen: set[Any] = set()
+    for each in node.value:
+        parts = each if isinstance(each, tuple) else (each,)
+        for part in parts:
+            _check_keys(reader, part, known)
+        if len(parts) == 2 and isinstance(parts[0].value, str) and parts[0].tag != _MERGE:
+            key = reader.construct_object(parts[0])
+            if key in seen:
+                raise ValueError(f"it contains {key!r} more than once in one mapping; remove one")
+            seen.add(key)
 
 
 def read_rows(file: Readable, what: str, *, hint: str = "check the path") -> list[dict[str, Any]]:

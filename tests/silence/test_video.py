@@ -18,6 +18,7 @@ import pytest
 from mask2former.errors import UserError
 from mask2former.media.frames import open_frames
 from mask2former.media.video import VideoFile
+from mask2former.notes import collect_notes
 
 FRAMES = 48
 PACKET = 188  # bytes, of a transport stream
@@ -226,6 +227,14 @@ def test_frames_of_annotations_are_not_counted_in_what_is_damaged(stream: Path, 
         VideoFile(without(stream, 350, 5)).read([40])
     with pytest.raises(UserError, match="have no distinct times"):
         VideoFile(write(tmp_path / "a.h264")).read([3])
+
+
+def test_a_video_that_is_longer_than_its_annotations_is_noted(tmp_path: Path) -> None:
+    """As after a conversion to twice the frame rate, where the annotations lie on other frames."""
+    with collect_notes() as notes:
+        VideoFile(write(tmp_path / "a.mp4")).read([0], 5)
+    assert re.fullmatch(r"'.*' \(\d+ frames, 5 in the annotations\)", notes[0].example)
+    assert "converted to another frame rate" in notes[0].message
 
 
 # --- display matrices ------------------------------------------------------------------------------------------------

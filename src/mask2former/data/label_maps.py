@@ -32,6 +32,7 @@ __all__ = [
     "read_id_colors",
     "read_ids",
     "read_label_map",
+    "read_object",
     "read_with_palette",
     "remap",
     "rgb_text",
@@ -42,6 +43,7 @@ Colors = dict[int, tuple[int, int, int]]  # RGB by number
 
 _NUMBERS = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "F")  # Pillow modes
 _ROUNDED = 2**24  # the first number that may stand for another one in Pillow's floats, which have 32 bits
+_BLACK = 0, 0, 0
 _WHITE_IS_0, _SIGNED = 0, 2  # of TIFF
 _LOSSY = ("JPEG", "MPO", "WEBP")
 
@@ -164,6 +166,26 @@ def read_ids(file: ImageFile) -> tuple[Int32[np.ndarray, "H W"], bool]:
     return _numbers(file, decoded), False
 
 
+def read_object(file: ImageFile) -> Int32[np.ndarray, "H W"]:
+    """The mask of one object, as from :func:`read_ids`: 0, or black, is what does not belong to it.
+
+    Raises:
+        UserError: as :func:`read_ids`, or the numbers and the colours of its palette contradict each other.
+    """
+    decoded = _decoded(file, ("RGB", "RGBA", *_NUMBERS), "the mask of an object")
+    if decoded.image.mode in ("RGB", "RGBA"):
+        return _packed(file, decoded, "the mask of an object")
+    numbers, palette = _numbers(file, decoded), _palette(decoded.image)
+    shown = [each for each in np.unique(numbers).tolist() if each in palette]
+    wrong = [each for each in shown if (each == 0) != (palette[each] == _BLACK)]
+    if wrong:
+        raise UserError(
+            f"'{file}' has a palette in which {wrong[0]} is {palette[wrong[0]]}; expected black for 0, outside of the "
+            "object, and other colours for all other numbers: save it as grey, with 0 outside"
+        )
+    return numbers
+
+
 def read_with_palette(file: ImageFile) -> tuple[Int32[np.ndarray, "H W"], Colors]:
     """The numbers of a label map, as from :func:`read_label_map`, and the colours of its palette, if it has one.
 
@@ -178,9 +200,12 @@ def read_with_palette(file: ImageFile) -> tuple[Int32[np.ndarray, "H W"], Colors
         "colors)"
     )
     decoded = _decoded(file, _NUMBERS, expected)
-    image = decoded.image
+    return _numbers(file, decoded), _palette(decoded.image)
+
+
+def _palette(image: Image.Image) -> Colors:
     rgb = (image.getpalette("RGB") or []) if image.mode == "P" else []
-    return _numbers(file, decoded), dict(enumerate(zip(rgb[::3], rgb[1::3], rgb[2::3], strict=False)))
+    return dict(enumerate(zip(rgb[::3], rgb[1::3], rgb[2::3], strict=False)))
 
 
 def _numbers(file: ImageFile, decoded: _Decoded) -> Int32[np.ndarray, "H W"]:

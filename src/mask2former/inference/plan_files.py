@@ -108,8 +108,8 @@ def _pages(
             file = in_memory(file)
             assert not isinstance(file, ImagePage)
             count = num_pages(file)
-            check_limit(f"'{file}' has too many pages:", count, limits.IMAGE_PAGES - 1, "choose one with page")
             pages = all_pages(file, count, shared) if count > 1 else pages
+        check_limit(f"'{file}' has too many pages:", len(pages), limits.IMAGE_PAGES - 1, "choose one with page")
     elif not isinstance(page, int) or isinstance(page, bool):
         raise UserError(f"page must be a number from 1, or all, got {page!r}")
     else:

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import io
 import logging
+import os
 import re
 import struct
 import warnings
@@ -135,18 +136,21 @@ class OpenFile:
     """The file, of those whose pages share this object, that was read last: it stays open.
 
     Pillow finds a frame only through all those before it. One thread at a time may use it, as
-    :func:`without_warnings` ensures.
+    :func:`without_warnings` ensures. A forked process opens its own: an inherited one shares its position with the
+    parent, and each would read what the other sought.
     """
 
     def __init__(self) -> None:
-        self._file: object = None
+        self._owner: tuple[int, object] | None = None  # process, file
         self._image: Image.Image | None = None
 
     @contextlib.contextmanager
     def at(self, file: object, content: Path | io.BytesIO, page: int) -> Iterator[Image.Image]:
         """The image with the page not decoded yet, to be moved there; after damage, the file is opened anew."""
         image, self._image = self._image, None
-        if image is not None and not (file is self._file and _goes_on(image, page)):
+        process, opened = self._owner or (None, None)
+        self._owner = os.getpid(), file
+        if image is not None and not (process == os.getpid() and opened is file and _goes_on(image, page)):
             image.close()
             image = None
         image = image or _of_pillow(content)
@@ -155,7 +159,7 @@ class OpenFile:
         except BaseException:
             image.close()
             raise
-        self._file, self._image = file, image
+        self._image = image
 
     def __del__(self) -> None:
         if self._image is not None:

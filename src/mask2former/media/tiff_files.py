@@ -139,20 +139,41 @@ def _page(file: tifffile.TiffFile, index: int, planes: int, name: str) -> tifffi
     except IndexError as error:
         if index < planes:
             return None
+        if index < (count := _count_pages(file, planes)):
+            raise UserError(
+                f"'{name}' is cut short or damaged: it has no page {index + 1}, which the page before refers to; write "
+                "the file again"
+            ) from error
         first: Any = file.pages.first
-        raise UserError(no_page(name, index, _count_pages(file, planes), first.samplesperpixel)) from error
+        raise UserError(no_page(name, index, count, first.samplesperpixel)) from error
     assert isinstance(page, tifffile.TiffPage)
     return page
 
 
 def _count_pages(file: tifffile.TiffFile, planes: int) -> int:
-    """The number of pages; each is found through the previous one, possibly in a circle."""
+    """The number of pages; each is found through the previous one, possibly in a circle.
+
+    A page that is referred to, but is beyond the end of a file that was cut short, counts: reading it is an error.
+    """
     count = 1
-    with contextlib.suppress(IndexError):
+    try:
         while count < limits.IMAGE_PAGES:
             _ = file.pages[count]
             count += 1
+    except IndexError:
+        count += _refers_on(file)
     return min(max(count, planes), limits.IMAGE_PAGES)
+
+
+def _refers_on(file: tifffile.TiffFile) -> bool:
+    """Whether the last page that could be found refers to another one, other than those before it."""
+    assert file.pages.next_page_offset is not None
+    file.filehandle.seek(file.pages.next_page_offset)
+    stored = file.filehandle.read(file.tiff.offsetsize)
+    if len(stored) < file.tiff.offsetsize:
+        return True
+    offset = struct.unpack(file.tiff.offsetformat, stored)[0]
+    return bool(offset) and all(page.offset != offset for page in file.pages)
 
 
 def _are_overviews(file: tifffile.TiffFile, count: int) -> bool:

@@ -23,6 +23,7 @@ from mask2former.errors import UserError
 from mask2former.extras import need
 from mask2former.limits import check_limit
 from mask2former.media.archives import ArchivedFile
+from mask2former.notes import note
 from mask2former.text import printable
 
 __all__ = ["VIDEO_SUFFIXES", "VideoFile", "VideoStream", "camera_stream"]
@@ -158,6 +159,12 @@ class VideoFile:
                     raise UserError(
                         f"'{self.path}' has {len(times)} frames, but its annotations say {length}; it is cut short, "
                         "or not the video that was annotated"
+                    )
+                if length is not None and len(times) > length:
+                    note(
+                        "videos with more frames than their annotations have, of which only the first are read; check "
+                        "that they have not been converted to another frame rate since",
+                        f"'{self.path}' ({len(times)} frames, {length} in the annotations)",
                     )
                 if indices and max(indices) >= len(times):
                     raise UserError(f"'{self.path}' has {len(times)} frames; frame {max(indices)} was requested")

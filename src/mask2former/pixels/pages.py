@@ -63,6 +63,8 @@ def _count_pages(image: Image.Image) -> tuple[int, bool]:
             count += 1
     except EOFError:
         return count, True
+    except Exception:  # the file is cut short or damaged there: the page exists, and reading it reports the fault
+        count += 1
     finally:
         image.seek(0)
     return count, False

@@ -50,6 +50,15 @@ def test_every_value_is_one_object_of_the_whole_clip(davis: Path) -> None:
     assert some.annotated.tolist() == [[True, True]]  # the other object is in none of these
 
 
+@pytest.mark.parametrize("name", [".ipynb_checkpoints", "lost+found"])
+def test_folders_of_other_programs_are_no_clips(davis: Path, name: str) -> None:
+    for folder in ("images", "masks"):
+        (davis / folder / name).mkdir()
+        clips = MaskFolders(davis / "images", davis / "masks")
+        assert [clips.image_id(index) for index in range(len(clips))] == ["a", "b"]
+        assert not clips.notes
+
+
 def test_huge_ids_take_no_memory(davis: Path) -> None:
     ids = np.zeros((20, 30), np.int32)
     ids[3, 4] = 2**31 - 1

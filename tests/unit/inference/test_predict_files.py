@@ -404,6 +404,18 @@ def stack(tmp_path: Path) -> Path:
     return folder
 
 
+def test_pages_that_are_lost_or_too_many_are_an_error(predictor: Predictor, stack: Path, tmp_path: Path) -> None:
+    content = (stack / "a.tif").read_bytes()
+    (stack / "a.tif").write_bytes(content[: len(content) // 2])
+    report = predict_files(predictor, stack / "a.tif", tmp_path / "out", "semantic", page="all", overlays=False)
+    assert (report.outcomes["done"], report.outcomes["failed"] + report.outcomes["refused"]) == (1, 2)
+    first, *others = (Image.new("L", (2, 2), number % 2) for number in range(1000))
+    first.save(stack / "a.tif", save_all=True, append_images=others)
+    with pytest.raises(UserError, match=r"a.tif' has too many pages: 1,?000"):
+        predict_files(predictor, stack, tmp_path / "many", "semantic", page="all", overlays=False)
+    assert not (tmp_path / "many").exists()
+
+
 def test_all_pages_or_one_get_results_of_their_own(predictor: Predictor, stack: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     report = predict_files(predictor, stack, out, "semantic", page="all", overlays=False)

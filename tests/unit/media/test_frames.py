@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from fractions import Fraction
@@ -121,6 +122,31 @@ def test_a_file_is_not_opened_for_each_of_its_frames(
     monkeypatch.setattr(Image, "open", counting)
     assert len(list(open_frames(tmp_path / name))) == 60
     assert len(opened) < 10  # each frame would be sought from the first, in quadratic time
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.tif"])
+def test_a_forked_process_opens_the_file_for_itself(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is open at the fork has one position for both processes, which would read what the other sought."""
+    rng = np.random.default_rng(0)
+    first, *others = (Image.fromarray(rng.integers(0, 255, (20, 20), dtype=np.uint8)) for _ in range(5))
+    settings: dict[str, Any] = {} if name == "a.tif" else {"duration": 40}
+    first.save(tmp_path / name, save_all=True, append_images=others, **settings)
+    alone = [read_image(ImagePage(tmp_path / name, number)) for number in range(1, 6)]
+    pages = all_pages(tmp_path / name, 5)
+    read_image(pages[0])
+    opened, open_image = [], Image.open
+    monkeypatch.setattr(Image, "open", lambda *args, **kwargs: opened.append(args) or open_image(*args, **kwargs))
+    child = os.fork()
+    if child == 0:  # pytest has no part in it, whatever happens
+        is_right = False
+        try:
+            is_right = all((read_image(pages[index]) == alone[index]).all() for index in (1, 2, 3)) and bool(opened)
+        finally:
+            os._exit(0 if is_right else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    for index in range(1, 5):
+        np.testing.assert_array_equal(read_image(pages[index]), alone[index])
+    assert not opened
 
 
 def test_an_animation_that_is_cut_short_is_read_up_to_there(tmp_path: Path) -> None:

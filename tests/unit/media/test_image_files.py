@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, features
 
 from mask2former.errors import UserError
-from mask2former.media.image_files import IMAGE_SUFFIXES, NamedBytes, num_pages, why_left_out
+from mask2former.media.image_files import IMAGE_SUFFIXES, ImagePage, NamedBytes, num_pages, why_left_out
 from mask2former.media.images import image_size, list_images, read_image
 from mask2former.notes import collect_notes, sentences
 
@@ -80,3 +80,29 @@ def test_what_can_be_read_is_not_left_out(monkeypatch: pytest.MonkeyPatch) -> No
     assert why_left_out("a.heic") == "which need: pip install 'mask2former[heic]'"
     assert why_left_out("a.DCM") == "which need: pip install 'mask2former[dicom]'"
     assert why_left_out("a.txt") is why_left_out("a") is None
+
+
+@pytest.mark.parametrize("mode", ["RGB", "16-bit RGB"])
+def test_a_stack_that_is_cut_short_has_the_page_that_is_missing(tmp_path: Path, mode: str) -> None:
+    """Otherwise the pages that remain would be taken for all of them."""
+    path = tmp_path / "a.tif"
+    pixels = np.random.default_rng(0).integers(0, 255, (5, 40, 64, 3), dtype=np.uint8)
+    if mode == "RGB":
+        first, *others = map(Image.fromarray, pixels)
+        first.save(path, save_all=True, append_images=others)
+    else:
+        tifffile = pytest.importorskip("tifffile")
+        with tifffile.TiffWriter(path) as writer:
+            for page in pixels.astype(np.uint16) * 257:
+                writer.write(page, photometric="rgb", metadata=None, contiguous=False)
+    content = path.read_bytes()
+    assert num_pages(path) == 5
+    path.write_bytes(content[: len(content) * 7 // 10])
+    count = num_pages(path)
+    assert count == 5
+    np.testing.assert_array_equal(read_image(ImagePage(path, 1)), pixels[0])
+    with pytest.raises(UserError, match="cut short"):
+        read_image(ImagePage(path, count))
+    with collect_notes() as notes:
+        read_image(path)
+    assert "of which only the first is read" in sentences(notes)[0]

@@ -67,7 +67,7 @@ def read_annotations(file: File, keys: Sequence[str], form: str) -> dict[str, An
     text = read_bytes(file, "annotation file", limits.JSON_BYTES)
     # Of keys that are there twice JSON keeps the last, and a list with it. Looking at each object costs time.
     twice = any(text.count(f'"{key}"'.encode()) > 1 for key in keys)
-    content = parse_json(text, f"the annotation file '{file}'", _without_repeats(file) if twice else None)
+    content = parse_json(text, f"the annotation file '{file}'", without_repeats(file) if twice else None)
     del text
     if not isinstance(content, dict) or any(not isinstance(content.get(key), list) for key in keys):
         raise UserError(f"'{file}' is not in {form} format: expected an object with the lists {tuple(keys)}")
@@ -88,7 +88,9 @@ def mentions(path: str | os.PathLike[str], *words: str) -> bool:
         return False
 
 
-def _without_repeats(file: File) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
+def without_repeats(file: File) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
+    """What refuses an object of JSON with a key that occurs twice, for :func:`~mask2former.documents.parse_json`."""
+
     def of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):

@@ -25,6 +25,8 @@ __all__ = ["Cityscapes"]
 
 _IMAGE, _LABELS = "_leftImg8bit.png", "_gtFine_instanceIds.png"
 _FIRST_OBJECT = 1000  # label id times this; smaller values are label ids
+_LABEL_IDS = range(34)  # with those that are not trained on
+_OBJECT_LABEL_IDS = range(24, 34)  # that have objects
 
 
 class Cityscapes(SegmentReader):
@@ -98,4 +100,21 @@ class Cityscapes(SegmentReader):
         return ids, classes, crowds
 
     def _values(self, index: int) -> Int32[np.ndarray, "H W"]:
-        return read_label_map(self._labels / (self._names[index] + _LABELS))
+        """The map.
+
+        Raises:
+            UserError: it is broken, or has values that Cityscapes does not have, which would be void without a word.
+        """
+        file = self._labels / (self._names[index] + _LABELS)
+        values = read_label_map(file)
+        if unknown := [value for value in np.unique(runs_of(values)[0]).tolist() if not _is_known(value)]:
+            raise UserError(
+                f"'{file}' contains the values {some(unknown)}; expected label ids of Cityscapes (0 to 33) or, for "
+                "objects, 1000 times these (24 to 33) plus a number: download it again, or read other label maps as "
+                "label-folder or id-maps"
+            )
+        return values
+
+
+def _is_known(value: int) -> bool:
+    return value in _LABEL_IDS if value < _FIRST_OBJECT else value // _FIRST_OBJECT in _OBJECT_LABEL_IDS

@@ -14,8 +14,6 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mask2former import limits
 from mask2former.data.datasets.annotation_files import some
 from mask2former.data.label_maps import ColorTable
@@ -230,23 +228,17 @@ def _from_lines(lines: Iterable[tuple[int, str]], given: list[tuple[int, str]]) 
 def _content(text: str, suffix: str) -> Any:
     if suffix == ".json":
         return parse_json(text, "it", lambda pairs: dict(_unique(pairs)))
-    return parse_yaml(text, "it", loader=_Loader)
+    return parse_yaml(text, "it")
 
 
 def _unique(pairs: Iterable[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
-    """JSON and YAML parsers would keep only the last of two entries with the same key."""
+    """A JSON parser would keep only the last of two entries with the same key."""
     found, seen = list(pairs), set[Hashable]()
     for key, _ in found:
         if isinstance(key, Hashable) and key in seen:
             raise ValueError(f"it contains {quoted(key)} more than once")
         seen.add(key)
     return found
-
-
-class _Loader(yaml.SafeLoader):
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        _unique((self.construct_object(key, deep=True), None) for key, _ in node.value)
-        return super().construct_mapping(node, deep)
 
 
 def _from_content(content: Any) -> list[dict[str, Any]]:

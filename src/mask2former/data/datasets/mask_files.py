@@ -11,10 +11,11 @@ from jaxtyping import Int64
 
 from mask2former.config import Task
 from mask2former.data.annotated import Annotated, place_patches
+from mask2former.data.array_files import ARRAY_SUFFIX
 from mask2former.data.datasets.annotation_files import Location, some
 from mask2former.data.datasets.pairs import LABEL_SUFFIXES
 from mask2former.data.datasets.reader import Reader
-from mask2former.data.label_maps import num_parts, read_ids
+from mask2former.data.label_maps import num_parts, read_object
 from mask2former.errors import UserError
 from mask2former.media.archives import File, Folder, open_folder
 from mask2former.media.images import IMAGE_SUFFIXES, note_passed_over
@@ -96,8 +97,16 @@ class MaskFiles(Reader):
                     "one image per folder of masks"
                 )
             self._images.append(_Image(images, name, masks or images, by_folder.get(folder, ())))
-        if masks is not None and (alone := sorted(by_folder.keys() - taken.keys())):
-            self.notes.append(f"'{masks}': left out folders of masks without an image: {some(alone)}")
+        if masks is not None:
+            note_passed_over(masks)
+            if alone := sorted(by_folder.keys() - taken.keys() - {""}):
+                self.notes.append(f"'{masks}': left out folders of masks without an image: {some(alone)}")
+            files = masks.names((*IMAGE_SUFFIXES, ARRAY_SUFFIX))
+            if others := [name for name in files if "/" not in name or not name.lower().endswith(LABEL_SUFFIXES)]:
+                self.notes.append(
+                    f"'{masks}': left out files that are not masks ({', '.join(LABEL_SUFFIXES)}) in the folder of an "
+                    f"image: {some(others)}"
+                )
         if masks is None:
             read = {*names, *(name for folder in taken for name in by_folder.get(folder, ()))}
             if rest := [name for name in images.names(IMAGE_SUFFIXES) if name not in read]:
@@ -146,7 +155,7 @@ class MaskFiles(Reader):
         patches = []
         for name in image.mask_names:
             file = image.masks / name
-            numbers, _ = read_ids(file)
+            numbers = read_object(file)
             self.check_size(index, numbers.shape, size_hw, f"its mask '{file}' is")
             mask = numbers > 0
             if (numbers[mask] != numbers.max()).any():

@@ -24,7 +24,7 @@ from mask2former.data.sequence import spread_indices
 from mask2former.documents import read_text
 from mask2former.errors import UserError
 from mask2former.media.archives import Folder, leads_outside
-from mask2former.media.folders import list_folder
+from mask2former.media.folders import is_passed_over, list_folder
 from mask2former.media.frames import by_number
 from mask2former.media.images import IMAGE_SUFFIXES, check_size
 from mask2former.ops.masks import check_dense_size
@@ -199,7 +199,7 @@ def _read_ids(path: Path, palettes: Palettes) -> Int32[np.ndarray, "H W"]:
 
 def _clip_names(masks: Path, clips: Location | None) -> list[str]:
     if clips is None:
-        names = [entry.name for entry in list_folder(masks) if entry.is_dir()]
+        names = _folder_names(list_folder(masks))
     else:
         names = [line.strip() for line in read_text(Path(clips), "list of clips").splitlines() if line.strip()]
     if not names:
@@ -225,5 +225,12 @@ def _files(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
 
 
 def _folders(parent: Path) -> list[str]:
-    """Names of the folders in a folder; none where it is missing, which is reported when clips are read."""
-    return [entry.name for entry in list_folder(parent) if entry.is_dir()] if parent.is_dir() else []
+    """Names of the folders in a folder, without those that hold no data; none where it is missing.
+
+    A folder that is missing is reported when clips are read.
+    """
+    return _folder_names(list_folder(parent)) if parent.is_dir() else []
+
+
+def _folder_names(entries: Sequence[Path]) -> list[str]:
+    return [entry.name for entry in entries if entry.is_dir() and not is_passed_over(entry.name)]

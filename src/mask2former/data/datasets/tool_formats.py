@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from mask2former import limits
-from mask2former.data.datasets.annotation_files import is_name
+from mask2former.data.datasets.annotation_files import is_name, without_repeats
 from mask2former.data.datasets.file_names import Stems, find_name
 from mask2former.data.datasets.imagej_rois import ROI_ENDINGS, is_roi_file, parse_rois, read_rois
 from mask2former.data.datasets.label_studio import is_label_studio, parse_label_studio
@@ -43,7 +43,7 @@ from mask2former.data.datasets.tool_records import (
     within_object,
     without,
 )
-from mask2former.documents import parse_xml, read_json, read_text
+from mask2former.documents import parse_json, parse_xml, read_bytes, read_text
 from mask2former.errors import UserError
 from mask2former.media.archives import File, Folder
 from mask2former.notes import note
@@ -61,7 +61,8 @@ ToolName = Literal["labelme", "via", "cvat", "label-studio", "supervisely", "qup
 def _content(path: File) -> Any:
     if path.name.lower().endswith(".xml"):
         return parse_xml(read_text(path, "annotation file", limits.TABLE_BYTES), f"the annotation file '{path}'")
-    return read_json(path, "annotation file")
+    content = read_bytes(path, "annotation file", limits.JSON_BYTES)
+    return parse_json(content, f"the annotation file '{path}'", without_repeats(path))
 
 
 class Format(NamedTuple):
@@ -151,7 +152,8 @@ def _labelme(source: Source) -> Iterator[Record]:
     # The path is relative to the file.
     folder = posixpath.dirname(source.name)
     image = posixpath.normpath(posixpath.join(folder, image.replace("\\", "/")))
-    yield Record(image, size, united(shapes, size), source.name or image)
+    where = source.name or image
+    yield Record(image, size, united(shapes, size, where), where)
 
 
 def _labelme_shape(entry: dict[str, Any], size: tuple[int, int]) -> tuple[Any, Shape]:
@@ -272,7 +274,7 @@ def _cvat(source: Source) -> Iterator[Record]:
         for position, element in enumerate((element for element in entry if element.tag != "tag"), start=1):
             with within_object(position, name):
                 shapes.append(_cvat_shape(element, size))
-        yield Record(name, size, united(shapes, size), name)
+        yield Record(name, size, united(shapes, size, name), name)
 
 
 def _cvat_shape(element: Element, size: tuple[int, int]) -> tuple[str | None, Shape]:
@@ -283,8 +285,8 @@ def _cvat_shape(element: Element, size: tuple[int, int]) -> tuple[str | None, Sh
         pairs = [pair.split(",") for pair in element.attrib["points"].split(";") if pair.strip()]
         segmentation = [[float(value) for value in flat(pairs)]]
     elif kind == "ellipse":
-        cx, cy, rx, ry, turn = (float(element.get(key, "0")) for key in ("cx", "cy", "rx", "ry", "rotation"))
-        segmentation = ellipse(cx, cy, rx, ry, turn)
+        cx, cy, rx, ry = (float(element.attrib[key]) for key in ("cx", "cy", "rx", "ry"))
+        segmentation = ellipse(cx, cy, rx, ry, float(element.get("rotation", "0")))
     elif kind == "mask":
         left, top, width, height = (int(element.attrib[key]) for key in ("left", "top", "width", "height"))
         runs = np.array([int(run) for run in element.attrib["rle"].split(",")], dtype=np.int64)
@@ -316,11 +318,11 @@ def _supervisely(source: Source) -> Iterator[Record]:
     shapes = []
     for position, entry in enumerate(content["objects"], start=1):
         with within(f"object {position} (id {quoted(entry['id'], 40)})" if "id" in entry else f"object {position}"):
-            shapes.append(_supervisely_shape(entry, size))
+            shapes.append(_supervisely_shape(entry, size, source.name))
     yield Record(source.name.removesuffix(".json"), size, shapes, source.name)
 
 
-def _supervisely_shape(entry: dict[str, Any], size: tuple[int, int]) -> Shape:
+def _supervisely_shape(entry: dict[str, Any], size: tuple[int, int], where: str) -> Shape:
     kind = entry["geometryType"]
     segmentation: Any = None
     if kind == "polygon":
@@ -329,7 +331,7 @@ def _supervisely_shape(entry: dict[str, Any], size: tuple[int, int]) -> Shape:
         outer, *holes = (flat(ring) for ring in rings)
         segmentation = [outer]
         if holes:
-            patch = without(patch_of([outer], size), patch_of(holes, size))
+            patch = without(patch_of([outer], size, where), patch_of(holes, size, None))
             segmentation = run_lengths(patch, size)
     elif kind == "bitmap":
         left, top = entry["bitmap"]["origin"]

@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Bool
 
 from mask2former import limits
-from mask2former.data.datasets.annotation_files import is_name, number
+from mask2former.data.datasets.annotation_files import is_name, number, polygons_of
+from mask2former.data.datasets.mask_checks import lies_outside
 from mask2former.errors import UserError, prefixed
 from mask2former.media.image_files import NamedBytes, open_image
 from mask2former.notes import note
@@ -146,11 +147,30 @@ def run_lengths(patch: Patch, size_hw: tuple[int, int]) -> dict[str, Any]:
     return encode_patch(tight(patch), size_hw)
 
 
-def patch_of(segmentation: Any, size_hw: tuple[int, int]) -> Patch:
-    """The mask of polygons or run lengths in COCO's form."""
+def patch_of(segmentation: Any, size_hw: tuple[int, int], where: str | None) -> Patch:
+    """The mask of polygons or run lengths in COCO's form, before it is joined with others.
+
+    Args:
+        segmentation: polygons may extend beyond the image.
+        size_hw: of the image.
+        where: the file or image that is named where polygons lie mostly outside the image; None: they may (holes).
+
+    Raises:
+        UserError: coordinates that are NaN or farther away than any pixel.
+    """
     if isinstance(segmentation, dict):
         return decode_patch(segmentation)
-    return polygons_to_patch([np.array(polygon, dtype=np.float64).reshape(-1, 2) for polygon in segmentation], size_hw)
+    polygons = [np.array(polygon, dtype=np.float64).reshape(-1, 2) for polygon in polygons_of(segmentation)[0]]
+    patch = polygons_to_patch(polygons, size_hw)
+    corners = np.concatenate(polygons)
+    extents = np.array([[*corners.min(axis=0), *corners.max(axis=0)]])
+    if where is not None and lies_outside(extents, np.array(size_hw)).any():
+        note(
+            "files or images with polygons that lie mostly outside their image and are joined with a mask, or have "
+            "holes; what is outside is cut off",
+            f"'{where}'",
+        )
+    return patch
 
 
 def without(patch: Patch, other: Patch) -> Patch:
@@ -172,8 +192,14 @@ def check_pixels(height: int, width: int) -> None:
     )
 
 
-def united(shapes: Sequence[tuple[Any, Shape]], size_hw: tuple[int, int]) -> list[Shape]:
-    """The shapes; those of one class and group (not None) become one object, as in exports to COCO."""
+def united(shapes: Sequence[tuple[Any, Shape]], size_hw: tuple[int, int], where: str) -> list[Shape]:
+    """The shapes; those of one class and group (not None) become one object, as in exports to COCO.
+
+    Args:
+        shapes: each preceded by its group.
+        size_hw: of the image.
+        where: the file or image, for notes.
+    """
     groups: dict[Any, list[Shape]] = defaultdict(list)
     for position, (group, shape) in enumerate(shapes):
         has_mask = shape.segmentation is not None
@@ -184,7 +210,7 @@ def united(shapes: Sequence[tuple[Any, Shape]], size_hw: tuple[int, int]) -> lis
         if len(parts) > 1 and all(isinstance(part.segmentation, list) for part in parts):
             first = first._replace(segmentation=[polygon for part in parts for polygon in part.segmentation])
         elif len(parts) > 1:
-            patch = merged([patch_of(part.segmentation, size_hw) for part in parts])
+            patch = merged([patch_of(part.segmentation, size_hw, where) for part in parts])
             first = first._replace(segmentation=run_lengths(patch, size_hw))
         found.append(first)
     return found

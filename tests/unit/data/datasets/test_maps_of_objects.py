@@ -352,6 +352,44 @@ def test_files_that_belong_to_no_object_are_noted(tmp_path: Path) -> None:
     assert note.endswith("beside it: 3 (a/masks/deep/2.png, b/masks/1.png, c/c.jpg)")
 
 
+def test_files_in_folders_of_masks_that_are_no_masks_are_noted(tmp_path: Path) -> None:
+    image(tmp_path / "images" / "a.png")
+    for name in ("a/1.png", "a/2.jpg", "a/3.gif", "top.png"):
+        save(tmp_path / "masks" / name, np.ones(SIZE, np.uint8))
+    np.save(tmp_path / "masks" / "a" / "4.npy", np.ones(SIZE, np.uint8))
+    with collect_notes() as found:
+        samples = MaskFiles([MaskFolder(tmp_path / "images", tmp_path / "masks")])
+    assert samples.num_objects.tolist() == [1]
+    assert [note.split(": ", 1)[1] for note in samples.notes] == [
+        "left out files that are not masks (.png, .tif, .tiff, .bmp) in the folder of an image: "
+        "3 (a/2.jpg, a/4.npy, top.png)"
+    ]
+    assert any("a/3.gif" in note.example for note in found)
+
+
+@pytest.mark.parametrize(
+    ("palette", "words"),
+    [
+        ([0, 0, 0, 255, 255, 255], ""),
+        ([0, 0, 0, 9, 0, 0], ""),
+        ([255, 255, 255, 0, 0, 0], r"0 is \(255, 255, 255\)"),
+        ([0, 0, 0, 0, 0, 0], r"1 is \(0, 0, 0\)"),
+    ],
+)
+def test_palettes_of_masks_show_what_is_the_object(tmp_path: Path, palette: list[int], words: str) -> None:
+    image(tmp_path / "images" / "a.png")
+    mask = Image.frombytes("P", (SIZE[1], SIZE[0]), (np.arange(24) > 11).astype(np.uint8).tobytes())
+    mask.putpalette(palette)
+    (tmp_path / "masks" / "a").mkdir(parents=True)
+    mask.save(tmp_path / "masks" / "a" / "1.png")
+    samples = MaskFiles([MaskFolder(tmp_path / "images", tmp_path / "masks")])
+    if words:
+        with pytest.raises(UserError, match=f"1.png' has a palette in which {words}; expected black for 0"):
+            samples.annotated(0)
+    else:
+        assert samples.annotated(0).ids is not None
+
+
 def test_masks_without_a_pixel_are_noted_where_they_count_as_missed(tmp_path: Path) -> None:
     image(tmp_path / "a" / "images" / "a.png")
     for name in ("1", "2"):

@@ -40,6 +40,11 @@ def supervisely(*shapes: dict[str, Any]) -> dict[str, Any]:
     return {"size": {"height": H, "width": W}, "objects": [{"classTitle": "cell", **shape} for shape in shapes]}
 
 
+MASK = {
+    "points": [[30, 20], [49, 29]],
+    "shape_type": "mask",
+    "mask": base64.b64encode(png(np.ones((10, 20), bool))).decode(),
+}
 RING = box(5, 5, 15, 15) & ~box(8, 8, 12, 12)
 
 READ: dict[str, tuple[ToolName, Any, list[np.ndarray]]] = {
@@ -224,6 +229,36 @@ BROKEN: dict[str, tuple[ToolName, Any, str]] = {
         via(({"name": "ellipse", "cx": 9, "cy": 9, "rx": 3, "ry": 2, "theta": 45}, {"kind": "cell"})),
         "object 1 of 'a.png': 'theta' is 45; expected radians",
     ),
+    "an ellipse without a centre": (
+        "cvat",
+        cvat('<ellipse label="cell" cy="20" rx="5" ry="5"/>'),
+        "object 1 of 'a.png': it has no 'cx'",
+    ),
+    "a key twice, LabelMe": (
+        "labelme",
+        f'{json.dumps(labelme({"points": SQUARE}))[:-1]}, "shapes": []}}',
+        "has the key 'shapes' twice in one object",
+    ),
+    "a key twice, VIA": (
+        "via",
+        json.dumps(via())[:-1] + ', "a.png1": {"filename": "a.png", "regions": []}}',
+        "has the key 'a.png1' twice in one object",
+    ),
+    "a corner that is no number, in a group with a mask": (
+        "labelme",
+        labelme({"points": [[float("nan"), 1], *SQUARE], "group_id": 1}, {**MASK, "group_id": 1}),
+        "expected pixels x, y, .* got nan among them",
+    ),
+    "a corner that is no number, beside a hole": (
+        "supervisely",
+        supervisely(
+            {
+                "geometryType": "polygon",
+                "points": {"exterior": [[float("nan"), 1], *SQUARE], "interior": [SQUARE]},
+            }
+        ),
+        "object 1: expected pixels x, y, .* got nan among them",
+    ),
     "a document type": ("cvat", f"<!DOCTYPE a []>{cvat('')}", "declares a document type"),
     "no XML": ("cvat", "<annotations>", "is not XML, or is cut short"),
     "tracks": ("cvat", '<annotations><meta/><track id="0"/></annotations>', "it is 'CVAT for video'"),
@@ -312,6 +347,19 @@ def test_what_says_less_is_told(tmp_path: Path) -> None:
     (tmp_path / "same").mkdir()
     _, notes = read(tmp_path / "same", "via", content)
     assert not any("another number of bytes" in note for note in notes)
+
+
+@pytest.mark.parametrize("tool", ["labelme", "supervisely"])
+def test_polygons_that_are_cut_off_where_they_are_joined_are_noted(tmp_path: Path, tool: ToolName) -> None:
+    """Single polygons outside their image are noted when they are read; those here become masks before."""
+    far = [[500, 500], [530, 500], [530, 530]]
+    content, file = labelme({"points": far, "group_id": 1}, {**MASK, "group_id": 1}), "a.json"
+    if tool == "supervisely":
+        wide = [[-500, -500], [600, -500], [600, 600]]
+        content = supervisely({"geometryType": "polygon", "points": {"exterior": wide, "interior": [SQUARE]}})
+        file = "a.png.json"
+    _, notes = read(tmp_path, tool, content, file)
+    assert any(re.search(r"mostly outside their image .* cut off \(1\): 'a.png", note) for note in notes), notes
 
 
 def test_annotations_may_be_in_an_archive(tmp_path: Path) -> None:
