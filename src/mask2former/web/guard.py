@@ -7,12 +7,14 @@ refused here, by a list of what is needed. An ASGI application around another; k
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, MutableMapping
 from pathlib import Path
 from typing import Any
+
+from mask2former.documents import parse_json
+from mask2former.errors import UserError
 
 __all__ = ["Application", "Guard"]
 
@@ -143,8 +145,8 @@ class Guard:
     def _names_uploads_only(self, body: bytes | None) -> bool:
         """Whether no value of an event is a file from elsewhere, which gradio would copy or download."""
         try:
-            left = [json.loads(body or b"")]
-        except (ValueError, RecursionError):
+            left = [parse_json(body or b"", "the event")]
+        except UserError:
             return False
         while left:
             value = left.pop()
