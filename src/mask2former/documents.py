@@ -40,6 +40,9 @@ __all__ = [
 ]
 
 _MERGE = "tag:yaml.org,2002:merge"  # <<: takes over the keys of another mapping
+_STEPS = bytes.maketrans(b"[{]}", b"\1\1\xff\xff")  # one level deeper, one less deep
+_NEITHER_BRACKETS_NOR_QUOTES = bytes(set(range(256)) - set(b'[{]}"'))
+_BLOCK = 1 << 20
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
@@ -117,16 +120,42 @@ def parse_json(content: bytes | str, source: str, pairs: Callable[[list[tuple[st
         pairs: creates an object from its keys and values, or rejects them; by default the last of equal keys is used.
 
     Raises:
-        UserError: it is not JSON, or has deeper nesting or longer numbers than Python reads.
+        UserError: it is not JSON, has deeper nesting than ``limits.JSON_DEPTH``, or longer numbers than Python reads.
     """
     try:
+        deep = f"{source} is nested too deeply; levels:"
+        limits.check_limit(deep, _depth(content), limits.JSON_DEPTH, "is it the right file?")
         return json.loads(content, object_pairs_hook=pairs)
-    except UserError:  # raised by ``pairs``
+    except UserError:  # of the limit, or raised by ``pairs``
         raise
     except RecursionError as error:
         raise UserError(f"{source} is nested too deeply to be read; is it the right file?") from error
     except ValueError as error:  # also for bytes that are not text, and for numbers with thousands of digits
         raise UserError(f"{source} is not JSON, or is cut short: {printable(str(error), 200)}") from error
+
+
+def _depth(content: bytes | str) -> int:
+    """The levels of arrays and objects in JSON text; an upper bound if there are few brackets.
+
+    Counted before the text is read, because Python 3.13 reads 10,000 levels: this overflows a stack of 1 MiB, and what
+    it returns is too deep for functions that walk through it. Takes a fraction of the time of reading.
+    """
+    if isinstance(content, bytes) and not (encoding := json.detect_encoding(content)).startswith("utf-8"):
+        content = content.decode(encoding, "surrogatepass")
+    text = content.encode(errors="surrogatepass") if isinstance(content, str) else content
+    few = text.count(b"[") + text.count(b"{")
+    if few <= limits.JSON_DEPTH:
+        return few
+    import numpy as np
+
+    text = text.replace(rb"\\", b"").replace(rb"\"", b"")  # what is left of quotes begins and ends texts
+    marks = text.translate(_STEPS, _NEITHER_BRACKETS_NOR_QUOTES).replace(b'""', b"")  # no brackets between these
+    steps = np.frombuffer(b"".join(marks.split(b'"')[::2]), np.int8)
+    deepest = level = 0
+    for start in range(0, len(steps), _BLOCK):
+        levels = level + np.cumsum(steps[start : start + _BLOCK], dtype=np.int64)
+        deepest, level = max(deepest, int(levels.max())), int(levels[-1])
+    return deepest
 
 
 def encode_json(value: Any, *, compact: bool = False, indent: int | None = None) -> str:

@@ -17,6 +17,7 @@ YAML_NODES = 200_000  # values in a YAML file, including all repetitions by alia
 TEXT_BYTES = 64 << 20  # lists of names and classes, label files
 TABLE_BYTES = 256 << 20  # CSV; a million rows of metrics
 DIGITS = 4_300  # of a number in YAML, like Python's limit for JSON: parsing time grows with the square of it
+JSON_DEPTH = 100  # arrays and objects inside each other; annotations have up to ten levels
 JSON_BYTES = 4 << 30  # annotations; the largest published files (LVIS, COCO) have less than 1.5 GB
 
 # --- models and checkpoints ------------------------------------------------------------------------------------------

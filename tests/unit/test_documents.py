@@ -92,6 +92,34 @@ def test_broken_json_is_refused(name: str) -> None:
     assert len(str(caught.value)) < 400
 
 
+NESTED = {
+    "arrays": "[" * 99 + "{0}" + "]" * 99,
+    "objects": '{{"a":' * 99 + "{0}" + "}}" * 99,
+    "after others": "[" + "[[]]," * 600_000 + "[" * 98 + "{0}" + "]" * 99,  # in the second block that is counted
+    "after texts": "[" * 98 + r'["]", "\\", "\"]", "\\\"]", "\n\\", {0}]' + "]" * 98,
+}
+
+
+@pytest.mark.parametrize(
+    "encode", [str, str.encode, lambda text: text.encode("utf-16"), lambda text: text.encode("utf-32-be")]
+)
+@pytest.mark.parametrize("name", NESTED)
+def test_the_depth_of_json_is_limited_whatever_python_reads(name: str, encode: Callable[[str], bytes | str]) -> None:
+    documents.parse_json(encode(NESTED[name].format("[]")), "'a.json'")
+    message = r"^'a.json' is nested too deeply; levels: 101; at most 100 are supported; is it the right file\?$"
+    with pytest.raises(UserError, match=message):
+        documents.parse_json(encode(NESTED[name].format("[{}]")), "'a.json'")
+
+
+@pytest.mark.parametrize("text", ["[[[", r"\"[\\\"[", "\u2222\u5b5b[\ud800", "]]]}}}"])
+def test_brackets_in_texts_are_no_levels(text: str) -> None:
+    value = [{text: [text, ""]} for _ in range(200)]
+    for ascii_only in (False, True):
+        written = json.dumps(value, ensure_ascii=ascii_only)
+        assert documents.parse_json(written, "it") == value
+        assert documents.parse_json(written.encode("utf-16", "surrogatepass"), "it") == value
+
+
 def test_pairs_may_refuse() -> None:
     def refuse(pairs: list[tuple[str, object]]) -> None:
         raise UserError(f"{len(pairs)} pairs")

@@ -15,6 +15,9 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, MutableMa
 from pathlib import Path
 from typing import Any
 
+from mask2former.documents import parse_json
+from mask2former.errors import UserError
+
 __all__ = ["Application", "Guard"]
 
 _Message = MutableMapping[str, Any]
@@ -190,9 +193,9 @@ class Guard:
         if len(body) > _EVENT_BYTES:
             return 413, f"this event has more than {_EVENT_BYTES:,} bytes; reload the page"
         try:
-            left = [json.loads(body)]
+            left = [parse_json(body, "the event")]
             json.dumps(left, ensure_ascii=False, allow_nan=False).encode()  # gradio chokes on halves of characters
-        except (ValueError, RecursionError):
+        except (UserError, ValueError):
             return 400, "this event is not valid JSON; reload the page"
         while left:
             value = left.pop()
