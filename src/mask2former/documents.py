@@ -40,6 +40,7 @@ __all__ = [
 ]
 
 _MERGE = "tag:yaml.org,2002:merge"  # <<: takes over the keys of another mapping
+_VALUE = "tag:yaml.org,2002:value"  # =
 _STEPS = bytes.maketrans(b"[{]}", b"\1\1\xff\xff")  # one level deeper, one less deep
 _NEITHER_BRACKETS_NOR_QUOTES = bytes(set(range(256)) - set(b'[{]}"'))
 _BLOCK = 1 << 20
@@ -259,7 +260,8 @@ def _check_keys(reader: yaml.SafeLoader, node: yaml.Node, known: set[int]) -> No
         for part in parts:
             _check_keys(reader, part, known)
         if len(parts) == 2 and isinstance(parts[0].value, str) and parts[0].tag != _MERGE:
-            key = reader.construct_object(parts[0])
+            # A key that is = has a tag of its own, which the reader replaces as late as it constructs the mapping.
+            key = parts[0].value if parts[0].tag == _VALUE else reader.construct_object(parts[0])
             if key in seen:
                 raise ValueError(f"it contains {key!r} more than once in one mapping; remove one")
             seen.add(key)

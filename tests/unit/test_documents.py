@@ -169,7 +169,9 @@ def test_hostile_yaml_is_refused(name: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "# nothing", "null", "a: 1", "a: &x [1, 2]\nb: *x", "1:30:00", "0x1F", "1e3"])
+@pytest.mark.parametrize(
+    "text", ["", "# nothing", "null", "a: 1", "a: &x [1, 2]\nb: *x", "1:30:00", "0x1F", "1e3", "=: 1\n+: 2"]
+)
 def test_other_yaml_is_read_as_ever(text: str) -> None:
     assert documents.parse_yaml(text, "it") == yaml.safe_load(text)
 
