@@ -14,8 +14,17 @@ from runs import config_of, run_values
 
 from mask2former.checkpoints.initial import Initial
 from mask2former.cli import main
-from mask2former.config import NoPixelDecoderConfig, RunConfig, StandardDecoderConfig, changed, leaves, parse
+from mask2former.config import (
+    NoPixelDecoderConfig,
+    RunConfig,
+    StandardDecoderConfig,
+    TrainerConfig,
+    changed,
+    leaves,
+    parse,
+)
 from mask2former.errors import UserError
+from mask2former.models.mask2former import Mask2Former
 from mask2former.models.pixel_decoders.none import NoPixelDecoder
 from mask2former.notes import collect_notes
 from mask2former.recipes import ABLATIONS, PARTS, ROWS, SINCE, ablated
@@ -245,14 +254,18 @@ def test_a_row_that_cannot_be_trained_is_refused_before_the_first_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
+        raise StopIteration
+
+    def refuse(model: Mask2Former, trainer: TrainerConfig) -> None:
+        if isinstance(model.pixel_decoder, NoPixelDecoder):
+            raise UserError("it has no pixel decoder")
 
     monkeypatch.setattr("mask2former.training.run.train", stop)
     base = changed(scenes_base(2), {"trainer.precision": "bf16", "trainer.half_pixel_decoder": True})
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(StopIteration):
         ablate(base, tmp_path / "all", ["plain-vit", "encoder-only"])
-    monkeypatch.delattr(NoPixelDecoder, "full_precision")
-    with pytest.raises(UserError, match=r"^encoder-only: the pixel decoder NoPixelDecoder has no attribute full_prec"):
+    monkeypatch.setattr("mask2former.training.start.prepare_for_training", refuse)
+    with pytest.raises(UserError, match=r"^encoder-only: it has no pixel decoder"):
         ablate(base, tmp_path / "all", ["plain-vit", "encoder-only"])
 
 
