@@ -263,7 +263,8 @@ def _check_keys(reader: yaml.SafeLoader, node: yaml.Node, known: set[int]) -> No
             # A key that is = has a tag of its own, which the reader replaces as late as it constructs the mapping.
             key = parts[0].value if parts[0].tag == _VALUE else reader.construct_object(parts[0])
             if key in seen:
-                raise ValueError(f"it contains {key!r} more than once in one mapping; remove one")
+                line = parts[0].start_mark.line + 1
+                raise ValueError(f"it contains {key!r} more than once in a mapping, again in line {line}; remove one")
             seen.add(key)
 
 

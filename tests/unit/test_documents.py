@@ -137,7 +137,10 @@ def _laughs(levels: int, merge: bool) -> str:
 
 
 YAML = {
-    "a key twice": ("a: 1\nb: 2\na: 3\n", "'a.yaml' is not valid YAML: it contains 'a' more than once"),
+    "a key twice": (
+        "a: 1\nb: 2\na: 3\n",
+        "'a.yaml' is not valid YAML: it contains 'a' more than once in a mapping, again in line 3",
+    ),
     "a number twice": ("names: {0: cell, 00: dirt}", "it contains 0 more than once"),
     "a key of a merged mapping twice": ("a: &a {k: 1}\nb: {<<: *a, c: {k: 1, k: 2}}", "it contains 'k' more than once"),
     "aliases": (_laughs(30, merge=False), "has too many values, with those that aliases repeat"),
