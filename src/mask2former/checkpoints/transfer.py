@@ -178,7 +178,7 @@ def check_settings(
     if not other_backbone:
         faults += _normalisation_faults(model, source, name)
     if faults:
-        fits_partly = not partial and keys & _SHAPES
+        fits_partly = not partial and keys and keys <= _SHAPES
         partly = "; with model.init_partial=true other queries and sizes are newly initialised" if fits_partly else ""
         raise UserError(
             f"{name} does not fit: {'; '.join(faults)}; leave these settings out, and they are taken from "

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from textwrap import wrap
 
 from mask2former.config import (
     CriterionConfig,
@@ -103,11 +104,11 @@ def variant_recipes(recipe: Callable[[str], Recipe]) -> dict[str, Callable[[], R
             "number of steps": facts.max_steps != base.run.trainer.max_steps,
         }
         differs = ["decoders", "loss", "weight decay", *(what for what, does in others.items() if does)]
-        run.__doc__ = (
-            f"MaskFormer, {facts.file} of its published code,\n"
-            f"which reached {facts.metric} (validation, percent). Differs from the recipe {facts.base} in\n"
-            f"{', '.join(differs)} and precision.\n"
+        paragraphs = (
+            f"MaskFormer, {facts.file} of its published code, which reached {facts.metric} (validation, percent). "
+            f"Differs from the recipe {facts.base} in {', '.join(differs)} and precision.",
             f"Published initial weights: {base.init_weights}. Weights start random unless you set "
-            f"model.init={base.init_weights}, or any file of\ndocs/convert.md."
+            f"model.init={base.init_weights}, or any file of docs/convert.md.",
         )
+        run.__doc__ = "\n".join(line for paragraph in paragraphs for line in wrap(paragraph, 116))
     return runs

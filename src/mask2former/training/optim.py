@@ -151,19 +151,19 @@ def schedule_notes(config: RunConfig) -> list[str]:
                 f"step {length}"
             )
         if optim.steps:
-            notes.append(f"optim.steps {_numbers(optim.steps)} have no effect, because optim.schedule is poly")
+            notes.append(f"optim.steps ({_numbers(optim.steps)}) has no effect, because optim.schedule is poly")
     elif not optim.steps:
         notes.append("optim.schedule is step, but optim.steps is empty: the learning rate never falls")
     elif late := [step for step in optim.steps if step >= last]:
         falls = "falls only at the others" if len(late) < len(optim.steps) else "never falls"
         notes.append(
-            f"optim.steps {_numbers(late)} lie after the last step (trainer.max_steps {last}), so the learning rate "
-            f"{falls}; change them together with the length"
+            f"optim.steps has milestones after the last step ({_numbers(late)}; trainer.max_steps is {last}), so the "
+            f"learning rate {falls}; change both settings together"
         )
     if optim.warmup_steps and optim.warmup_factor == 1.0:
         notes.append(
-            f"optim.warmup_steps {optim.warmup_steps} has no effect, because optim.warmup_factor is 1; it is the "
-            "factor of the learning rate in the first step, for instance 0.01"
+            f"optim.warmup_steps {optim.warmup_steps} has no effect, because optim.warmup_factor is 1; set that "
+            "factor of the learning rate in the first step lower, for instance to 0.01"
         )
     elif not optim.warmup_steps and optim.warmup_factor != 1.0:
         notes.append(f"optim.warmup_factor {optim.warmup_factor:g} has no effect, because optim.warmup_steps is 0")

@@ -247,7 +247,7 @@ def _with_weights(
     what = f"all weights that fit: {'; '.join(notes)}" if notes else "all of its weights" + other
     say_once(f"Starting from {init} with {what}")
     if others := computed_otherwise(config.model, source.info):
-        say_once(f"note: the weights of {init} were trained with another transformer decoder: {'; '.join(others)}")
+        say_once(f"note: the weights of {init} were trained with other settings: {'; '.join(others)}")
     is_whole = takes_class_head(categories, source.categories, partial=partial, by_name=by_name)
     reason = f"{'some classes are' if by_name else 'the class head is'} newly initialised"
     if start.backbone is not None:
@@ -261,9 +261,9 @@ def _say_random(model: Mask2Former) -> None:
     say_once("Starting from random weights")
     if isinstance(model.backbone, TimmBackbone) and frozen_norms(model.backbone):
         say_once(
-            "note: the batch norms of the backbone are frozen (model.backbone.norm=frozen), which is for trained "
-            "weights: with random ones they change nothing, now or later; set model.init to trained weights, for "
-            "instance of the backbone, or model.backbone.norm=batch"
+            "note: the batch norms of the backbone are frozen (model.backbone.norm=frozen), which is meant for "
+            "trained weights: with random ones, they have no effect, now or later; set model.init to trained weights, "
+            "for instance of the backbone, or model.backbone.norm=batch"
         )
 
 

@@ -235,6 +235,12 @@ def test_settings_that_make_sense_only_with_the_others() -> None:
             "query_init is zero in the run but learned_supervised",
             False,
         ),
+        # A partial start would not help.
+        (
+            {"pixel_decoder": {"feedforward_dim": 64}, "transformer_decoder": {"attention": "smca"}},
+            "attention is smca in the run but masked in the weights",
+            False,
+        ),
         ({"pixel_decoder": {"feedforward_dim": 64}}, "model.pixel_decoder.feedforward_dim is 64", True),
         ({"pixel_decoder": {"stages": [2, 2, 2]}}, r"model.pixel_decoder.stages is \(2, 2, 2\)", True),
     ],

@@ -15,12 +15,12 @@ from mask2former.training.optim import schedule_notes
         # A published training that is shortened, as for a curve of convergence, without its milestones.
         (
             {"trainer.max_steps": 90_000},
-            "optim.steps 327778, 355092 lie after the last step (trainer.max_steps 90000), so the learning rate never "
-            "falls",
+            "optim.steps has milestones after the last step (327778, 355092; trainer.max_steps is 90000), so the "
+            "learning rate never falls",
         ),
-        ({"trainer.max_steps": 355_092}, "optim.steps 355092 lie after the last step (trainer.max_steps 355092), so"),
+        ({"trainer.max_steps": 355_092}, "optim.steps has milestones after the last step (355092; trainer"),
         ({"optim.steps": ()}, "optim.schedule is step, but optim.steps is empty: the learning rate never falls"),
-        ({"optim.schedule": "poly"}, "optim.steps 327778, 355092 have no effect, because optim.schedule is poly"),
+        ({"optim.schedule": "poly"}, "optim.steps (327778, 355092) has no effect, because optim.schedule is poly"),
         ({"optim.warmup_steps": 500}, "optim.warmup_steps 500 has no effect, because optim.warmup_factor is 1"),
         ({"optim.warmup_factor": 0.1}, "optim.warmup_factor 0.1 has no effect, because optim.warmup_steps is 0"),
         (

@@ -79,8 +79,8 @@ def test_weights_that_were_trained_with_other_attention_are_noted(capsys: pytest
     initial_model(RunConfig(model=settings), None, classes, start, None)
     shown = capsys.readouterr().out
     assert (
-        "note: the weights of old were trained with another transformer decoder: attention is full here and was masked "
-        "there\n" in shown
+        "note: the weights of old were trained with other settings: attention is full here and was masked there\n"
+        in shown
     )
 
 
