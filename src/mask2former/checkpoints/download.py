@@ -311,6 +311,8 @@ class _Guard:
     def watch(self, connection: socket.socket) -> None:
         """Watch this connection too, for instance after a redirection."""
         self._sockets.append(connection)
+        if self.is_slow:  # the window has ended before this connection was made
+            self._close()
 
     def count(self, number: int) -> None:
         """Report how many bytes of the body have arrived."""
@@ -322,10 +324,13 @@ class _Guard:
         while not self._ended.wait(max(0.0, self._deadline - time.monotonic())):
             if time.monotonic() >= self._deadline:
                 self.is_slow = True
-                for connection in self._sockets:
-                    with contextlib.suppress(OSError):
-                        connection.shutdown(socket.SHUT_RDWR)
+                self._close()
                 return
+
+    def _close(self) -> None:
+        for connection in self._sockets:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
 
 def _opener(guard: _Guard) -> urllib.request.OpenerDirector:

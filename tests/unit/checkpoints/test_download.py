@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import http.client
 import logging
 import random
 import signal
@@ -283,6 +284,25 @@ def test_a_server_that_sends_too_slowly(folder: Path, tmp_path: Path, where: str
             download(f"{server.url}/model.pkl", path, CHECKSUM, patience=patience)
         assert len(server.requests) == 2
         assert download(f"{server.url}/model.pkl", folder / "model.pkl", CHECKSUM).is_file()  # no request
+
+
+def test_a_connection_that_is_made_too_late_is_closed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = http.client.HTTPConnection.connect
+
+    def slowly(connection: http.client.HTTPConnection) -> None:
+        connect(connection)
+        time.sleep(0.3)
+
+    monkeypatch.setattr(http.client.HTTPConnection, "connect", slowly)
+    patience = Patience(timeout=5, attempts=1, pause=0.01, least_rate=100_000, window=0.1)
+    with (
+        serve(folder, lambda n: Tricks(content=b"abcdef", trickle=0.02)) as server,
+        pytest.raises(UserError, match="fewer than 100,000 bytes per second"),
+    ):
+        download(f"{server.url}/model.pkl", (cache := tmp_path / "cache") / "model.pkl", CHECKSUM, patience=patience)
+    assert not any(path.stat().st_size for path in cache.iterdir())  # a server that is slow for hours would be read
 
 
 def test_a_slow_network_can_be_allowed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
