@@ -296,12 +296,12 @@ def test_a_connection_that_is_made_too_late_is_closed(
         time.sleep(0.3)
 
     monkeypatch.setattr(http.client.HTTPConnection, "connect", slowly)
-    patience = Patience(timeout=5, attempts=1, pause=0.01, least_rate=100_000, window=0.1)
+    patience, cache = Patience(timeout=5, attempts=1, pause=0.01, least_rate=100_000, window=0.1), tmp_path / "cache"
     with (
         serve(folder, lambda n: Tricks(content=b"abcdef", trickle=0.02)) as server,
         pytest.raises(UserError, match="fewer than 100,000 bytes per second"),
     ):
-        download(f"{server.url}/model.pkl", (cache := tmp_path / "cache") / "model.pkl", CHECKSUM, patience=patience)
+        download(f"{server.url}/model.pkl", cache / "model.pkl", CHECKSUM, patience=patience)
     assert not any(path.stat().st_size for path in cache.iterdir())  # a server that is slow for hours would be read
 
 
