@@ -229,11 +229,11 @@ def plot_changes(
             if published is not None:
                 axes.plot([published], [row], "D", markersize=6, color=_COLORS[1], markerfacecolor="none")
         axes.spines["left"].set_visible(False)
-    figure.supxlabel(
-        "change in points: each seed (dot), mean (bar), the paper (diamond); grey: seeds of the baseline",
-        fontsize=9,
-        color=_SOFT,
-    )
+    has_published = any(published is not None for rows in columns.values() for _, published in rows)
+    marks = ["each seed (dot)", "mean (bar)", *["the paper (diamond)"] * has_published]
+    between = " " if len(columns) > 1 else "\n"  # a single panel is narrower than the line
+    legend = f"change in points: {', '.join(marks)};{between}grey: seeds of the baseline"
+    figure.supxlabel(legend, fontsize=9, color=_SOFT)
     write_whole(path, lambda file: figure.savefig(file, format=kind))
 
 
