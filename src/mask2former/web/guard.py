@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import os
 import time
@@ -19,6 +20,8 @@ from mask2former.documents import parse_json
 from mask2former.errors import UserError
 
 __all__ = ["Application", "Guard"]
+
+_logger = logging.getLogger(__name__)
 
 _Message = MutableMapping[str, Any]
 _Receive = Callable[[], Awaitable[_Message]]
@@ -133,8 +136,10 @@ class Guard:
         try:
             await self._app(scope, received, sent)
         except Exception:
-            if not is_gone and refusal in (None, _FAILED):  # else the page was told that the visitor had left
+            if not is_gone and refusal in (None, _FAILED):
                 raise
+            # The page was told that the visitor had left, which frameworks report as an error of some kind.
+            _logger.debug("the page did not finish a request whose visitor has left or was refused", exc_info=True)
         finally:
             if refusal is not None and not has_begun:
                 await _refuse(send, *refusal)

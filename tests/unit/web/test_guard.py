@@ -156,8 +156,12 @@ def test_a_request_that_the_page_does_not_finish_gets_a_sentence() -> None:
     assert reply_to(broken) == (500, sentence, True)
 
 
-def test_a_visitor_who_leaves_is_no_failure() -> None:
-    assert not reply_to(fragile, {"type": "http.disconnect"})[2]
+def test_a_visitor_who_leaves_is_no_failure(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("DEBUG", "mask2former.web.guard"):
+        assert not reply_to(fragile, {"type": "http.disconnect"})[2]
+    [record] = caplog.records  # the error is not lost
+    assert record.exc_info is not None
+    assert record.exc_info[0] is ConnectionError
 
 
 def test_what_is_left_of_an_upload_is_removed_at_its_end(tmp_path: Path) -> None:
