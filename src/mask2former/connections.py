@@ -1,4 +1,4 @@
-"""Connections of a service that do not last forever: clients that send no request, or do not read the reply.
+"""Connections of a service that do not last forever: clients that send no request, half of one, or read no reply.
 
 Otherwise each such client would keep a connection, and a reply its memory, for as long as it likes. On the other hand,
 a connection does not end before a client that is still sending has got the refusal of its request.
@@ -31,7 +31,7 @@ def limited_connections(seconds: float, *, drops: bool = False) -> type[asyncio.
     Args:
         seconds: without any progress in sending a reply. If longer than :data:`KEEP_ALIVE`, also until the head of a
             request must have arrived, from the connection (some proxies open them in advance) or its first byte;
-            else, that is :data:`KEEP_ALIVE`.
+            else, that is :data:`KEEP_ALIVE`. The body of a request may make no progress for twice this time.
         drops: when the server stops, requests in progress end, as if their clients had left; by default, they are
             completed.
     """
@@ -60,6 +60,9 @@ def limited_connections(seconds: float, *, drops: bool = False) -> type[asyncio.
                 self._stop("head")
             elif "head" not in self._timers:  # a further request begins, or a refused one has not ended
                 self._start("head", self._connection.abort, until_head)
+            self._stop("body")
+            if self.conn.their_state is h11.SEND_BODY and not self._is_lingering:
+                self._wait_for_body()
 
         def shutdown(self) -> None:
             super().shutdown()
@@ -100,6 +103,13 @@ def limited_connections(seconds: float, *, drops: bool = False) -> type[asyncio.
                 if "head" not in self._timers:
                     self._start("head", self._connection.abort, until_head)
             return self._is_lingering
+
+        def _wait_for_body(self) -> None:
+            # While the application does not read, the client cannot send.
+            def end() -> None:
+                self._wait_for_body() if self.flow.read_paused else self._connection.abort()
+
+            self._start("body", end, 2 * until_head)  # an application that has a limit of its own replies first
 
         def _look_again(self, left: int) -> None:
             def look() -> None:

@@ -1,4 +1,4 @@
-"""Connections that would last forever: without a request, and without a reader of the reply."""
+"""Connections that would last forever: without a whole request, and without a reader of the reply."""
 
 from __future__ import annotations
 
@@ -26,10 +26,19 @@ GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 @contextmanager
-def served(size: int, limit: float) -> Iterator[int]:
-    """A server, by its port, whose replies have this size, with this limit of time in seconds."""
+def served(size: int, limit: float, reads_after: float | None = None) -> Iterator[int]:
+    """A server, by its port, whose replies have this size, with this limit of time in seconds.
+
+    It reads requests to their end after some seconds, or (None) never.
+    """
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
+        if reads_after is not None:
+            await asyncio.sleep(reads_after)
+            while (message := await receive()).get("more_body"):
+                pass
+            if message["type"] == "http.disconnect":
+                return
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", str(size).encode())]})
         await send({"type": "http.response.body", "body": bytes(size)})
 
@@ -133,6 +142,35 @@ def test_a_client_that_sends_on_after_its_refusal_is_disconnected(monkeypatch: p
                 client.sendall(b"x" * 1000)
                 time.sleep(0.01)
         assert time.monotonic() - began < 5
+
+
+def posted(size: int) -> bytes:
+    return f"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n".encode()
+
+
+@pytest.mark.parametrize("sent", [b"", b"half of"])
+def test_a_client_that_does_not_send_the_rest_of_its_image_is_disconnected(
+    sent: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "KEEP_ALIVE", 0.2)
+    with served(1, limit=0.3, reads_after=0) as port, connected(port, posted(100) + sent) as client:
+        assert is_ended(client)
+
+
+def test_a_client_may_send_its_image_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "KEEP_ALIVE", 0.2)
+    with served(1, limit=1.0, reads_after=0) as port, connected(port, posted(8)) as client:
+        for _ in range(8):
+            time.sleep(0.25)
+            client.sendall(b"x")
+        assert received(client, 1).endswith(b"\r\n\r\n\0")
+
+
+def test_a_client_may_wait_until_the_application_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "KEEP_ALIVE", 0.2)
+    with served(1, limit=0.3, reads_after=1.5) as port, connected(port, posted(LARGE)) as client:
+        client.sendall(bytes(LARGE))
+        assert received(client, 1).endswith(b"\r\n\r\n\0")
 
 
 def test_a_reply_that_nobody_reads_is_given_up() -> None:
