@@ -39,6 +39,7 @@ _T = TypeVar("_T")
 analyze = typer.Typer(
     help="Analyze a model: the cost of its parts, the effect of its layers, and what it attends to.",
     epilog="Example: mask2former analyze flops coco-instance/r50",
+    no_args_is_help=True,
     rich_markup_mode="rich",
 )
 

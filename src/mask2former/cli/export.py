@@ -169,7 +169,9 @@ def verify_export(
         ),
     ] = None,
     data_root: DataRoot = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of images to measure.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Maximum number of images to measure.", show_default="all; of scenes 50")
+    ] = None,
     task: Annotated[
         Task | None,
         typer.Option(
