@@ -279,7 +279,7 @@ def flops(
         typer.Option(
             metavar="HxW",
             help="Height and width of the input in pixels, for example 800x1216; can be repeated, for the mean.",
-            show_default="sizes that reproduce the paper",
+            show_default="those of the paper, for its models; others need one",
         ),
     ] = None,
     frames: Annotated[int, typer.Option(min=1, max=limits.CLIP_FRAMES, help="Frames of a clip.")] = 1,
