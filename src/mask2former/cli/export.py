@@ -49,7 +49,7 @@ def export(
         typer.Option(
             metavar="HxW",
             help="Fixed height and width in pixels; images must fit into this size and are padded to it.",
-            show_default="any size",
+            show_default="any size; models with Swin need one",
         ),
     ] = None,
     batch: Annotated[int, typer.Option(help="Images per call; 0: any number.")] = 1,
