@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import typer.main
 import yaml
 from PIL import Image
 
@@ -272,3 +273,49 @@ def test_without_a_command_help_is_printed_and_no_empty_error(capsys: pytest.Cap
     shown = capsys.readouterr()
     assert "Usage: mask2former" in shown.out
     assert shown.err == ""
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["serve"], "error: Missing argument 'MODEL' (see: mask2former serve --help)\n"),
+        (["predict", "a"], "error: Missing option '--output' / '-o' (see: mask2former predict --help)\n"),
+        (["predict", "--ouput", "r"], "(Possible options: --output) (see: mask2former predict --help)\n"),
+        (["evaluate", "a", "b"], "extra argument(s) (b) (see: mask2former evaluate --help)\n"),
+        (["help"], "error: No such command 'help' (see: mask2former --help)\n"),
+        (["analyze", "flop"], "Did you mean 'flops'? (see: mask2former analyze --help)\n"),
+    ],
+)
+def test_an_error_in_the_command_line_names_the_help_to_read(
+    command: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command) == 2
+    assert capsys.readouterr().err.endswith(message)
+
+
+def test_a_group_without_a_command_prints_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["analyze"]) == 2
+    shown = capsys.readouterr()
+    assert "flops" in shown.out
+    assert shown.err == ""
+
+
+def test_every_setting_states_its_default() -> None:
+    """Also those that a model states, or that are chosen otherwise; a switch is off, and --weights is for files."""
+    untold = [
+        f"{' '.join(words)} {option.opts[0]}"
+        for words, command in _commands(typer.main.get_command(app))
+        for option in command.params
+        if getattr(option, "rich_help_panel", None) in ("Settings", "Machine", "Scenes", "Limits", "Bulk (--ray)")
+        and option.default is None
+        and not isinstance(option.show_default, str)
+    ]
+    assert untold == []
+
+
+def _commands(command: Any, *words: str) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """All commands below this one, with the words that call them."""
+    for name, sub in getattr(command, "commands", {}).items():
+        yield from _commands(sub, *words, name)
+    if not hasattr(command, "commands"):
+        yield words, command

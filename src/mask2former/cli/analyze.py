@@ -39,6 +39,7 @@ _T = TypeVar("_T")
 analyze = typer.Typer(
     help="Analyze a model: the cost of its parts, the effect of its layers, and what it attends to.",
     epilog="Example: mask2former analyze flops coco-instance/r50",
+    no_args_is_help=True,
     rich_markup_mode="rich",
 )
 
@@ -278,7 +279,7 @@ def flops(
         typer.Option(
             metavar="HxW",
             help="Height and width of the input in pixels, for example 800x1216; can be repeated, for the mean.",
-            show_default="sizes that reproduce the paper",
+            show_default="those of the paper, for its models; others need one",
         ),
     ] = None,
     frames: Annotated[int, typer.Option(min=1, max=limits.CLIP_FRAMES, help="Frames of a clip.")] = 1,

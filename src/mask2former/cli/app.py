@@ -132,8 +132,12 @@ def _outcome(error: Exception) -> tuple[int, str]:
         return 2, f"error: {message}"
     if isinstance(error, _CommandLineError):
         message = error.format_message()  # pyright: ignore[reportAttributeAccessIssue]
-        # Without arguments, help is printed, and the error has no message.
-        return 2, f"error: {message.replace(': Value error, ', ': ', 1)}" if message else ""
+        if not message:  # without arguments, help is printed
+            return 2, ""
+        context = getattr(error, "ctx", None)
+        if context is not None and not message.startswith("Invalid value"):
+            message = f"{message.rstrip('.')} (see: {context.command_path} --help)"
+        return 2, f"error: {message.replace(': Value error, ', ': ', 1)}"
     if isinstance(error, OptionError):
         return 2, f"error: {error.sentence(_flag)}"
     if isinstance(error, UserError):

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check_data", "prepare"]
 
+_FOUND = "searched for near DATA"
 _MOST_CLASSES = 30  # rows of the table
 _MOST_OFFENDERS = 5  # files listed per remark; faults are listed as in the report
 
@@ -45,13 +46,21 @@ def check_data(
             "or mask files, or the name of a published data set (ade20k, coco:instance, ...).",
         ),
     ],
-    images: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the images.")] = None,
-    labels: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder of the label maps, id maps or panoptic PNG files.")
+    images: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of the images.", show_default=_FOUND)
     ] = None,
-    names: Annotated[Path | None, typer.Option(metavar="FILE", help="File with the names of the classes.")] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Folder of the label maps, id maps or panoptic PNG files.", show_default=_FOUND
+        ),
+    ] = None,
+    names: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="File with the names of the classes.", show_default=_FOUND)
+    ] = None,
     validation: Annotated[
-        Path | None, typer.Option(metavar="DATA", help="Validation data, in the same format as DATA.")
+        Path | None,
+        typer.Option(metavar="DATA", help="Validation data, in the same format as DATA.", show_default=_FOUND),
     ] = None,
     allow_outside: AllowOutside = False,
     data_root: DataRoot = None,

@@ -74,7 +74,8 @@ def evaluate(
             "--tasks",
             "--task",
             "-t",
-            help="Tasks to measure; can be repeated.",
+            metavar="TASK",
+            help="A task to measure; can be repeated.",
             show_default="all that the model supports",
         ),
     ] = None,
@@ -126,7 +127,10 @@ def evaluate(
             help="Instance: also compute TP/(TP+FP+FN) for objects above SCORE (DSB 2018).",
         ),
     ] = None,
-    json: Annotated[Path | None, typer.Option("--json", "--output", "-o", help="Also write the metrics here.")] = None,
+    json: Annotated[
+        Path | None,
+        typer.Option("--json", "--output", "-o", metavar="FILE.json", help="Also write the metrics to this file."),
+    ] = None,
     results: Annotated[
         Path | None,
         typer.Option(

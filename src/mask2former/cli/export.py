@@ -49,7 +49,7 @@ def export(
         typer.Option(
             metavar="HxW",
             help="Fixed height and width in pixels; images must fit into this size and are padded to it.",
-            show_default="any size",
+            show_default="any size; models with Swin need one",
         ),
     ] = None,
     batch: Annotated[int, typer.Option(help="Images per call; 0: any number.")] = 1,
@@ -169,7 +169,9 @@ def verify_export(
         ),
     ] = None,
     data_root: DataRoot = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of images to measure.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Maximum number of images to measure.", show_default="all; of scenes 50")
+    ] = None,
     task: Annotated[
         Task | None,
         typer.Option(

@@ -10,6 +10,7 @@ import typer
 
 from mask2former.cli.bulk import predict_in_bulk
 from mask2former.cli.shared import (
+    OF_MODEL,
     BandRanges,
     Bands,
     BatchSize,
@@ -134,21 +135,26 @@ def predict(
         float | None,
         setting_option(
             help="Keep instances with at least this score, and panoptic segments above it, 0 to 1.",
-            show_default="the model's own",
+            show_default=OF_MODEL,
         ),
     ] = None,
     overlap_threshold: Annotated[
-        float | None, setting_option(help="Panoptic: drop segments whose visible share is smaller than this, 0 to 1.")
+        float | None,
+        setting_option(
+            help="Drop panoptic segments, and instances of models without overlaps, whose visible share is below this, "
+            "0 to 1.",
+            show_default=OF_MODEL,
+        ),
     ] = None,
     max_instances: Annotated[
-        int | None, setting_option(help="Instance: maximum number of instances per image.")
+        int | None, setting_option(help="Instance: maximum number of instances per image.", show_default=OF_MODEL)
     ] = None,
     classes: Classes = None,
     min_area: MinArea = None,
     short_edge: ShortEdge = None,
+    long_edge: LongEdge = None,
     tile: Tile = None,
     tile_overlap: TileOverlap = None,
-    long_edge: LongEdge = None,
     official_settings: OfficialSettings = False,
     value_range: ValueRange = None,
     value_rule: ValueRule = None,

@@ -37,8 +37,9 @@ def headline(model: str, report: EvaluationReport) -> str:
             line += f": VPQ {metrics['panoptic/VPQ']:.2f}, identity switches {switches:.0f}"
     else:
         rate = report.num_images / max(report.seconds, 1e-9)
+        speed = f"{rate:.1f} per second" if rate >= 1 else f"{report.seconds / number:.1f} s each"
         numbers = ", ".join(f"{name.split('/')[1]} {metrics[name]:.2f}" for name in _HEADLINES if name in metrics)
-        line = f"{count(report.num_images, 'image')} measured ({model}), {rate:.1f} per second: {numbers}"
+        line = f"{count(report.num_images, 'image')} measured ({model}), {speed}: {numbers}"
     return line
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_MODEL",
+    "OF_MODEL",
     "AllowOutside",
     "BandRanges",
     "Bands",
@@ -106,8 +107,9 @@ MaxMegapixels = Annotated[
         show_default="89, Pillow's safety limit",
     ),
 ]
+OF_MODEL = "the model's own"  # the default of settings that a model states
 _MODEL = "Model: a name (see: mask2former models), file, folder, or hf://owner/name."
-Model = Annotated[str | None, typer.Option("--model", "-m", help=_MODEL, autocompletion=complete_model)]
+Model = Annotated[str | None, typer.Option("--model", "-m", help=f"{_MODEL} Required.", autocompletion=complete_model)]
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL, autocompletion=complete_model)]
 Recipe = Annotated[
     str | None,
@@ -144,8 +146,13 @@ DataRoot = Annotated[
         metavar="DIR", help="Folder that contains the data sets.", show_default="$MASK2FORMER_DATA or ./datasets"
     ),
 ]
-ShortEdge = Annotated[int | None, setting_option(help="Resize the shorter side to this many pixels; 0: do not resize.")]
-LongEdge = Annotated[int | None, setting_option(help="Maximum length of the longer side, in pixels.")]
+ShortEdge = Annotated[
+    int | None,
+    setting_option(help="Resize the shorter side to this many pixels; 0: do not resize.", show_default=OF_MODEL),
+]
+LongEdge = Annotated[
+    int | None, setting_option(help="Maximum length of the longer side, in pixels.", show_default=OF_MODEL)
+]
 Tile = Annotated[
     int | None,
     setting_option(
@@ -175,7 +182,10 @@ Classes = Annotated[
     setting_option("--classes", metavar="NAME", help="Keep only this class; can be repeated.", show_default="all"),
 ]
 MinArea = Annotated[
-    int | None, setting_option(min=0, help="Leave out segments, instances and class masks with fewer pixels.")
+    int | None,
+    setting_option(
+        min=0, help="Leave out segments, instances and class masks with fewer pixels.", show_default=OF_MODEL
+    ),
 ]
 ValueRange = Annotated[
     tuple[str, str] | None,

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from mask2former.cli.shared import (
+    OF_MODEL,
     BandRanges,
     Bands,
     Device,
@@ -54,7 +55,9 @@ def track(
         typer.Option("--task", "-t", help="What to track.", show_default="instance, if the model supports it"),
     ] = None,
     start: Annotated[float, typer.Option(min=0, max=1e9, help="Start at this time, in seconds.")] = 0.0,
-    end: Annotated[float | None, typer.Option(min=0, max=1e9, help="Stop at this time, in seconds.")] = None,
+    end: Annotated[
+        float | None, typer.Option(min=0, max=1e9, help="Stop at this time, in seconds.", show_default="the end")
+    ] = None,
     rate: Annotated[
         float | None,
         typer.Option(
@@ -83,12 +86,12 @@ def track(
         typer.Option(help="The former name of --score-threshold for instances.", hidden=True),
     ] = None,
     max_lost: Annotated[
-        int | None, setting_option(help="End a track after this many frames without its object.")
+        int | None, setting_option(help="End a track after this many frames without its object.", show_default="60")
     ] = None,
     score_threshold: Annotated[
         float | None,
         setting_option(
-            help="Keep objects and panoptic segments with at least this score, 0 to 1.", show_default="the model's own"
+            help="Keep objects and panoptic segments with at least this score, 0 to 1.", show_default=OF_MODEL
         ),
     ] = None,
     short_edge: ShortEdge = None,
