@@ -73,6 +73,7 @@ def pair_files(
             Path(split_list), image_files, maps, images, what, skip=names.unpaired == "skip", notes=notes
         )
     common = [stem for stem in image_files if stem in maps]
+    one = f"{'an' if what[0] in 'aeiou' else 'a'} {what}"
     if not common:
         lossy = labels.names(_LOSSY_SUFFIXES)
         if lossy and not labels.names(LABEL_SUFFIXES) and not is_one:
@@ -82,12 +83,12 @@ def pair_files(
             )
         found = [next(iter(files.values()), "nothing") for files in (image_files, maps)]
         raise UserError(
-            f"no image of '{images}' (such as {found[0]}) has a {what} in '{labels}' (such as {found[1]}); their "
+            f"no image of '{images}' (such as {found[0]}) has {one} in '{labels}' (such as {found[1]}); their "
             "names must be equal except for the suffix, or set image_name and label_name, such as label_name: "
             "'{stem}_mask'"
         )
     for folder, files, others, message in (
-        (images, image_files, maps, f"images without a {what}"),
+        (images, image_files, maps, f"images without {one}"),
         (labels, maps, image_files, f"{what}s without an image"),
     ):
         if alone := [name for stem, name in files.items() if stem not in others]:
