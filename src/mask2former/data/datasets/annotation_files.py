@@ -163,14 +163,18 @@ def same_categories(expected: Categories, got: Categories, first: object, file: 
         )
 
 
-def check_unique(ids: Iterable[Any], kind: str, file: File) -> None:
-    """Refuse ids that occur twice, or that are neither numbers nor text."""
+def check_unique(ids: Iterable[Any], kind: str, file: File, of: str = "") -> None:
+    """Refuse ids of a kind of entries that occur twice, or that are neither numbers nor text.
+
+    ``of`` is what the entries belong to, if not to the file as a whole.
+    """
+    of = of and f" of {of}"
     try:
         twice = [number for number, count in Counter(ids).items() if count > 1]
     except TypeError as error:
-        raise UserError(f"'{file}': the id of one {kind} is neither a number nor text") from error
+        raise UserError(f"'{file}': the id of one {kind}{of} is neither a number nor text") from error
     if twice:
-        fault(f"'{file}': {kind} ids must be unique; given more than once: {some(twice)}", len(twice))
+        fault(f"'{file}': {kind} ids{of} must be unique; given more than once: {some(twice)}", len(twice))
 
 
 def entry_id(value: Any) -> int | str | None:

@@ -101,7 +101,7 @@ class VideoPanoptic:
                 )
             if video_id in annotated:
                 raise UserError(f"'{file}': the video {quoted(video_id)} is annotated twice")
-            check_unique((one.get("image_id") for one in own), f"frame of video {quoted(video_id)}, whose", file)
+            check_unique((one.get("image_id") for one in own), "frame", file, f"video {quoted(video_id)}")
             annotated[video_id] = {entry_id(one.get("image_id")): one for one in own}
         check_unique((entry.get("video_id", entry.get("id")) for entry in content["videos"]), "video", file)
         bare = []
