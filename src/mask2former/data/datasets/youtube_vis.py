@@ -429,9 +429,8 @@ def _videos(entries: Sequence[Mapping[str, Any]], file: File, folder: Folder) ->
                 videos[video_id] = None
             continue
         missing = [name for name in video.files if not folder.exists(name)]
-        beyond = [name for name in missing if leads_to_file(name, folder)]
-        outside += beyond
-        lacking += [name for name in missing if name not in frozenset(beyond)] if beyond else missing
+        for name in missing:
+            (outside if leads_to_file(name, folder) else lacking).append(name)
         videos[video.id] = None if missing else video
     tell_outside(outside, folder, file)
     if lacking:
