@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import os
 from array import array
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from jaxtyping import Float64, Int64
 
 from mask2former.config import Task
 from mask2former.data.annotated import Annotated
-from mask2former.data.datasets.annotation_files import Location, is_name, rows_with, some
+from mask2former.data.datasets.annotation_files import Location, is_name, read_lines, repeated, rows_with, some
 from mask2former.data.datasets.file_names import tell_outside
 from mask2former.data.datasets.mask_checks import PolygonFigures
 from mask2former.data.datasets.reader import Reader
@@ -138,8 +137,7 @@ def _images(listed: Path, roots: Sequence[Path], *, allow_outside: bool) -> list
         folder = Folder(listed)
         note_passed_over(folder)
         return [listed / name for name in folder.names(IMAGE_SUFFIXES)]
-    lines = read_text(listed, "list of images").splitlines()
-    names = [line.strip() for line in lines if line.strip()]
+    names = read_lines(listed, "list of images")
     if not allow_outside:
         outside = {name: None for name in names if _is_outside(name, listed.parent, roots)}
         tell_outside(list(outside), Folder(listed.parent), listed)
@@ -452,7 +450,7 @@ def _strays(listed: Sequence[Path], image_files: Sequence[Path], files: Sequence
     for image, file in zip(image_files, files, strict=True):
         if images.setdefault(file, image) != image:
             raise UserError(f"'{images[file]}' and '{image}' share one text file, '{file}'; keep one of them")
-    again = [str(image) for image, count in Counter(listed).items() if count > 1]
+    again = [str(image) for image in repeated(listed)]
     beside = sorted(
         str(path)
         for folder in {file.parent for file in files}
