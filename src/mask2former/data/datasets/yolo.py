@@ -80,7 +80,8 @@ def read_yolo(path: Location) -> YoloSet:
         raise UserError(f"'{file}' names no validation images; add a line such as 'val: images/val'")
     if content.get("kpt_shape") is not None:
         raise UserError(f"'{file}' has 'kpt_shape' and is for keypoints (pose); {_EXPORT}")
-    roots = _roots(file, content.get("path"))
+    declared = content.get("path")
+    roots = [file.parent / str(declared), Path(str(declared)), file.parent] if declared else [file.parent]
     categories = _categories(content["names"], file)
     if (count := content.get("nc", len(categories))) != len(categories):
         raise UserError(
@@ -96,9 +97,8 @@ def read_yolo(path: Location) -> YoloSet:
 
 
 def _categories(names: Any, file: Path) -> Categories:
-    pairs = (
-        list(names.items()) if isinstance(names, dict) else list(enumerate(names)) if isinstance(names, list) else []
-    )
+    names = dict(enumerate(names)) if isinstance(names, list) else names
+    pairs = list(names.items()) if isinstance(names, dict) else []
     if not pairs or any(isinstance(number, bool) or not isinstance(number, int) for number, _ in pairs):
         raise UserError(f"'{file}': 'names' must be a list of names, or a mapping of class number to name")
     if wrong := [name for _, name in pairs if not is_name(name)]:
@@ -106,11 +106,6 @@ def _categories(names: Any, file: Path) -> Categories:
             f"'{file}': {quoted(wrong[0])} in 'names' is not a name; put names such as yes, no and on in quotes"
         )
     return Categories.from_dict({"categories": [{"id": number, "name": str(name)} for number, name in pairs]})
-
-
-def _roots(file: Path, declared: Any) -> list[Path]:
-    roots = [file.parent / str(declared), Path(str(declared))] if declared else []
-    return [*roots, file.parent]
 
 
 def _paths(value: Any, roots: Sequence[Path], file: Path) -> tuple[Path, ...]:
