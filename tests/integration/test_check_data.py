@@ -14,6 +14,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from mask2former import visualization
 from mask2former.cli import main
 from mask2former.config import RunConfig, parse
 from mask2former.dataset_tools.check import check_dataset
@@ -693,3 +694,12 @@ def test_annotations_in_an_archive_are_to_be_unpacked(tmp_path: Path, capsys: py
     for path in ("all.zip", "all.zip/train.json"):
         assert main(["check-data", str(tmp_path / path)]) == 2
         assert "only images and label maps can be read; unpack the annotations" in capsys.readouterr().err
+
+
+def test_the_sheet_counts_one_class_in_the_singular(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, _ = infer_format(coco(tmp_path, lambda content: content.update(annotations=content["annotations"][:1])))
+    assert not isinstance(config, RunConfig)
+    said: list[str] = []
+    monkeypatch.setattr(visualization, "contact_sheet", lambda *_, subtitle, **__: said.append(subtitle))
+    sheet(config, "test")
+    assert said == ["3 images (train), 2 classes; 3 images and 1 class shown"]

@@ -144,7 +144,7 @@ def published_state(path: Path) -> dict[str, Tensor]:
     Raises:
         UserError: it cannot be read, or is not of this kind.
     """
-    state = _unwrapped(open_raw(path, Request(str(path))))[0]
+    state, _ = unwrapped(open_raw(path, Request(str(path))).state, has_layout)
     if original.is_original(state):
         return original.current_spelling(state)
     layout = next((layout for layout in MODELS if layout.fits(state)), None)
@@ -181,7 +181,7 @@ def recognised(raw: Raw, request: Request) -> Found:
         return Found("mask2former", _ours(raw, raw.metadata))
     if raw.run is not None:
         return Found("mask2former, a checkpoint of a training", _of_run(raw, raw.run), tuple(raw.notes))
-    state, prefix = _unwrapped(raw)
+    state, prefix = unwrapped(raw.state, has_layout)
     raw.state = state
     if original.is_original(state):
         return _whole(raw, ORIGINAL, original.current_spelling(state), prefix, request)
@@ -222,10 +222,6 @@ def _check_alone(raw: Raw) -> None:
         raise UserError(
             f"is part of a folder of transformers; give the folder, {folder}, whose config.json describes the model"
         )
-
-
-def _unwrapped(raw: Raw) -> tuple[dict[str, Tensor], str]:
-    return unwrapped(raw.state, has_layout)
 
 
 def _is_of_ours(state: Mapping[str, Tensor]) -> bool:

@@ -16,7 +16,7 @@ from typing import Literal
 
 from mask2former.data.annotated import AnnotatedSet, DataSet
 from mask2former.data.clips import ClipSet
-from mask2former.data.datasets.annotation_files import some
+from mask2former.data.datasets.annotation_files import repeated, some
 from mask2former.data.datasets.coco import CocoInstances
 from mask2former.data.datasets.label_folder import LabelFolder
 from mask2former.data.datasets.mask_folders import MaskFolders
@@ -144,11 +144,10 @@ def _mixed_findings(samples: Mixed, split: Split, *, measured_only: bool) -> lis
 
 def class_findings(categories: Categories, split: Split) -> list[Finding]:
     """Names that several classes share, by which metrics and models match classes, or that are spelled differently."""
-    counts = Counter(categories.names)
-    twice = [f"'{name}'" for name, count in counts.items() if count > 1]
+    twice = [f"'{name}'" for name in repeated(categories.names)]
     findings = findings_about(split, "several classes have the same name; rename them", twice, broken=True)
     spellings: dict[str, list[str]] = defaultdict(list)
-    for name in counts:
+    for name in dict.fromkeys(categories.names):
         spellings[re.sub(r"[\s_-]", "", name.casefold())].append(f"'{name}'")
     alike = [" and ".join(names) for names in spellings.values() if len(names) > 1]
     message = "classes whose names differ only in capitals, spaces or hyphens; if they are one class, rename them"
@@ -157,8 +156,7 @@ def class_findings(categories: Categories, split: Split) -> list[Finding]:
 
 def id_findings(samples: AnnotatedSet, split: Split, limit: int | None = None) -> list[Finding]:
     """Images that share an id, as when several files number them from 1: result files cannot tell them apart."""
-    images = Counter(samples.image_id(index) for index in range(len(samples))[:limit])
-    twice = [image_id for image_id, count in images.items() if count > 1]
+    twice = repeated(samples.image_id(index) for index in range(len(samples))[:limit])
     message = (
         "several images have the same id, for instance because several annotation files number their images from 1; "
         "evaluate cannot write result files for them (--results, in Python results)"

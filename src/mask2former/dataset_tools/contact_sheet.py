@@ -21,6 +21,7 @@ from mask2former.errors import UserError
 from mask2former.evaluation.comparison import annotation_overlay
 from mask2former.pixels import displayed
 from mask2former.structures.categories import Categories
+from mask2former.text import count
 
 __all__ = ["sheet"]
 
@@ -57,9 +58,9 @@ def sheet(config: DatasetConfig, title: str, **reading: Unpack[Reading]) -> Imag
     classes = sorted({label for annotated in shown for label in annotated.labels.tolist()})
     legend = [(samples.categories[label].name, samples.categories[label].color) for label in classes]
     grid = [cells[start : start + _COLUMNS] for start in range(0, len(cells), _COLUMNS)]
-    count = f"{len(samples.categories)} class{'' if len(samples.categories) == 1 else 'es'}"
-    what = "clips" if isinstance(samples, ClipSet) else "images"
-    subtitle = f"{len(samples)} {what} ({split}), {count}; {len(cells)} {what} and {len(classes)} classes shown"
+    what = "clip" if isinstance(samples, ClipSet) else "image"
+    total = f"{count(len(samples), what)} ({split}), {count(len(samples.categories), 'class')}"
+    subtitle = f"{total}; {count(len(cells), what)} and {count(len(classes), 'class')} shown"
     return visualization.contact_sheet(grid, title=title, subtitle=subtitle, legend=legend, cell_width=_SIDE)
 
 

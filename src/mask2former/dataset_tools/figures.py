@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -11,6 +10,7 @@ from jaxtyping import Float64, Int64
 
 from mask2former.config import Task
 from mask2former.data.checks import Finding, Split
+from mask2former.ops.masks import typical_diameter
 from mask2former.structures.categories import Categories
 
 __all__ = ["COCO_AREAS", "DataReport", "SplitSummary", "Unit", "area_shares", "cell_diameter", "quantiles"]
@@ -104,10 +104,10 @@ def quantiles(values: Int64[np.ndarray, " N"]) -> dict[str, float]:
 
 
 def cell_diameter(summary: SplitSummary) -> float | None:
-    """The diameter of a disc with the median area of the objects, in pixels; None unless they are many and small."""
-    if len(summary.categories) != 1 or not len(summary.areas):
+    """:func:`~mask2former.ops.masks.typical_diameter` of the objects; None unless they are many and small."""
+    diameter = typical_diameter(summary.areas)
+    if len(summary.categories) != 1 or diameter is None:
         return None
-    diameter = math.sqrt(4 * float(np.median(summary.areas)) / math.pi)
     is_small = diameter <= _CELL_SHARE * float(np.median(summary.short_sides()))
     is_many = float(np.median(summary.objects)) >= _CELLS_PER_IMAGE
     return diameter if is_small and is_many else None

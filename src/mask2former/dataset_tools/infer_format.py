@@ -287,7 +287,7 @@ def _not_found(what: Literal["images", "labels"], path: Path, name: str, folders
     )
 
 
-def _taken(found: Path, images: Path) -> str:
+def _taken(found: Path, images: Path | str) -> str:
     return f"used for validation: '{found}', with the images in '{images}'"
 
 
@@ -344,32 +344,26 @@ def _supervisely(path: Path, paths: DataPaths) -> tuple[DatasetConfig, list[str]
 
 
 def _coco(path: Path, paths: DataPaths, content: Any) -> tuple[DatasetConfig, list[str]]:
-    first, images, segments = _coco_files(path, paths, content)
-    train = {"annotations": str(path), "images": str(images)}
-    if segments is not None:
-        train["segments"] = str(segments)
+    first, train = _coco_files(path, paths, content)
     validation = train
     found, notes = (paths.validation, []) if paths.validation else held_out(path)
     if found is not None:
         # Folders that were given are for the training data, and may contain these files, too.
         beside = replace(paths, images=None, labels=None)
         folders = near(paths.images), near(paths.labels)
-        second, images, segments = _coco_files(found, beside, read_json(found, "annotation file"), *folders)
+        second, validation = _coco_files(found, beside, read_json(found, "annotation file"), *folders)
         if second != first:
             raise UserError(
                 f"'{path}' is in {first} format, but '{found}' is in {second} format; give two files in the same format"
             )
-        validation = {"annotations": str(found), "images": str(images)}
-        if segments is not None:
-            validation["segments"] = str(segments)
-        notes.append(_taken(found, images))
+        notes.append(_taken(found, validation["images"]))
     return parsed({"name": first, "train": [train], "validation": [validation]}, path), notes
 
 
 def _coco_files(
     path: Path, paths: DataPaths, content: Any, near_images: Sequence[Path] = (), near_labels: Sequence[Path] = ()
-) -> tuple[str, Path, Path | None]:
-    """The kind of a file, its image folder and, if it is panoptic, its folder of PNGs; given folders come first."""
+) -> tuple[str, dict[str, str]]:
+    """The kind of a file, and the file with its folders of images and, if it is panoptic, PNGs; given ones first."""
     try:
         annotations, image_files = content["annotations"], content.get("images") or []
         is_panoptic = any("segments_info" in entry for entry in annotations[:1])
@@ -390,7 +384,8 @@ def _coco_files(
     images = images or next((folder for name in wanted if (folder := _folder_with(name, path, segments))), None)
     if images is None:
         raise _not_found("images", path, wanted[0], near_images)
-    return ("coco-panoptic" if is_panoptic else "coco-instance"), images, segments
+    entry = {"annotations": str(path), "images": str(images)}
+    return ("coco-instance", entry) if segments is None else ("coco-panoptic", {**entry, "segments": str(segments)})
 
 
 def _folder_with(

@@ -222,14 +222,14 @@ def _known_classes(summary: SplitSummary, init: str, reasons: list[str]) -> dict
 
 def _channels(summary: SplitSummary, reading: Reading, reasons: list[str]) -> dict[str, Any]:
     """Mean and deviation of the data where the initial model has none for this number of channels."""
-    count = len(summary.channel_mean)
-    if reading.get("bands") is None or count in (0, 3):
+    channels = len(summary.channel_mean)
+    if reading.get("bands") is None or channels in (0, 3):
         return {}
     constant = [str(band) for band, std in enumerate(summary.channel_std, start=1) if std < 1]
     reasons.append(
-        f"images of {count} channel{'s' * (count > 1)}, normalised with the mean and deviation of the training "
+        f"images of {count(channels, 'channel')}, normalised with the mean and deviation of the training "
         "images; the weights of the initial model's first convolution, which expect three, are "
-        f"{'summed' if count == 1 else 'repeated'}"
+        f"{'summed' if channels == 1 else 'repeated'}"
     )
     if constant:
         reasons.append(f"nearly the same value everywhere: channel {', '.join(constant)}, which is divided by 1")

@@ -139,6 +139,15 @@ def lose_map(content: dict[str, Any]) -> None:
     content["annotations"][0]["annotations"][0]["file_name"] = "none.png"
 
 
+def frame_twice(content: dict[str, Any]) -> None:
+    frames = content["annotations"][0]["annotations"]
+    frames.append(frames[0])
+
+
+def no_frame_id(content: dict[str, Any]) -> None:
+    content["annotations"][0]["annotations"][0]["image_id"] = []
+
+
 def no_list(content: dict[str, Any]) -> None:
     content["annotations"][0]["annotations"] = {"a": 1}
 
@@ -155,6 +164,8 @@ def flat(content: dict[str, Any]) -> None:
         (twice, "the video 'clip0' is annotated twice"),
         (other_size, "video 'clip0' has frames of several sizes"),
         (lose_map, r"lacks PNGs of .*clip0/none\.png"),
+        (frame_twice, r"frame ids of video 'clip0' must be unique; given more than once: 1 \(0\)"),
+        (no_frame_id, "the id of one frame of video 'clip0' is neither a number nor text"),
         (no_list, "needs a 'video_id' and a list 'annotations'"),
         (flat, "is not in VIPSeg's video panoptic format"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -380,3 +381,16 @@ def test_flags_pairs_and_ids_are_read_or_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=message):
             noted(tmp_path, lambda entries, key=key, value=value: entries[0].update({key: value}))
+
+
+def test_many_frames_outside_the_folder_take_time_in_proportion_to_their_number(tmp_path: Path) -> None:
+    (tmp_path / "outside.png").touch()
+    (tmp_path / "frames").mkdir()
+    count = 20_000
+    video = {"id": 1, "height": 9, "width": 9, "file_names": ["../outside.png"] * count, "length": count}
+    file = tmp_path / "clips.json"
+    file.write_text(json.dumps({"videos": [video], "categories": [{"id": 1, "name": "cat"}], "annotations": []}))
+    begin = time.process_time()
+    with pytest.raises(UserError, match=r"names files that are not in its folder .*: 20000 \("):
+        YouTubeVIS([(file, tmp_path / "frames")])
+    assert time.process_time() - begin < 4

@@ -100,24 +100,15 @@ CAFFE2 = Layout(
     rules=(
         *rules("", "backbone.", {"conv1_w": "stem.conv1.weight"}),
         *rules("res_conv1_bn_", "backbone.stem.conv1.norm.", {**_CAFFE2_LEAVES}),
-        *rules(
-            "",
-            "backbone.",
-            {
-                f"res{stage}_{{}}_{theirs}_w": f"res{stage}.{{}}.{layer}.weight"
-                for stage in (2, 3, 4, 5)
-                for theirs, layer in _CAFFE2_LAYERS.items()
-            },
-        ),
-        *rules(
-            "",
-            "backbone.",
-            {
-                f"res{stage}_{{}}_{theirs}_bn_{short}": f"res{stage}.{{}}.{layer}.norm.{leaf}"
-                for stage in (2, 3, 4, 5)
-                for theirs, layer in _CAFFE2_LAYERS.items()
-                for short, leaf in _CAFFE2_LEAVES.items()
-            },
+        *(
+            rule
+            for stage in (2, 3, 4, 5)
+            for theirs, layer in _CAFFE2_LAYERS.items()
+            for rule in rules(
+                f"res{stage}_{{}}_{theirs}_",
+                f"backbone.res{stage}.{{}}.{layer}.",
+                {"w": "weight", **{f"bn_{short}": f"norm.{leaf}" for short, leaf in _CAFFE2_LEAVES.items()}},
+            )
         ),
     ),
     unused=("fc1000_*",),

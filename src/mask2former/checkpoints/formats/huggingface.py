@@ -312,12 +312,13 @@ def check_config(config: Mapping[str, Any], found: Architecture) -> None:
         faults += [f"backbone_config '{key}' is {quoted(inner[key], 60)}, expected {value}"
                    for key, value in _backbone_config(backbone).items()
                    if key in inner and inner[key] != value and key not in _UNCHECKED]  # fmt: skip
-    if isinstance(inner, dict) and isinstance(backbone, TimmConfig) and inner.get("hidden_act", "relu") != "relu":
-        faults.append(f"backbone_config 'hidden_act' is {quoted(inner['hidden_act'], 60)}, expected 'relu'")
-    if isinstance(inner, dict) and isinstance(backbone, TimmConfig) and inner.get("downsample_in_bottleneck"):
-        faults.append(
-            "backbone_config 'downsample_in_bottleneck' is on, but the stride is in the 3x3 convolutions here"
-        )
+    elif isinstance(inner, dict):
+        if inner.get("hidden_act", "relu") != "relu":
+            faults.append(f"backbone_config 'hidden_act' is {quoted(inner['hidden_act'], 60)}, expected 'relu'")
+        if inner.get("downsample_in_bottleneck"):
+            faults.append(
+                "backbone_config 'downsample_in_bottleneck' is on, but the stride is in the 3x3 convolutions here"
+            )
     if faults:
         raise UserError(f"config.json: {'; '.join(faults)}")
 

@@ -6,16 +6,16 @@ import math
 import mmap
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Int64
 
 from mask2former import limits
 from mask2former.data.faults import fault
-from mask2former.documents import check_regular, parse_json, read_bytes
+from mask2former.documents import check_regular, parse_json, read_bytes, read_text
 from mask2former.errors import UserError
 from mask2former.media.archives import File, find_file
 from mask2former.structures.categories import Categories, check_count
@@ -39,6 +39,8 @@ __all__ = [
     "number",
     "polygons_of",
     "read_annotations",
+    "read_lines",
+    "repeated",
     "rows_with",
     "same_categories",
     "sides",
@@ -47,6 +49,8 @@ __all__ = [
     "stuff_remark",
     "tell_unlisted",
 ]
+
+Value = TypeVar("Value", bound=Hashable)
 
 _NAMED = 5  # how many offenders a message lists
 _NUMBERS = frozenset((int, float))
@@ -78,6 +82,11 @@ def read_annotations(file: File, keys: Sequence[str], form: str) -> dict[str, An
     return content
 
 
+def read_lines(path: Path, what: str) -> list[str]:
+    """The lines of a list of names, without blanks around them and without empty lines; ``what`` it is, for errors."""
+    return [line.strip() for line in read_text(path, what).splitlines() if line.strip()]
+
+
 def mentions(path: str | os.PathLike[str], *words: str) -> bool:
     """Whether all words are somewhere in a file. It is searched, not parsed, and may be of any size."""
     try:
@@ -94,7 +103,7 @@ def without_repeats(file: File) -> Callable[[list[tuple[str, Any]]], dict[str, A
     def of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
-            twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+            twice, *_ = repeated(key for key, _ in pairs)
             raise UserError(
                 f"'{file}' has the key {quoted(twice)} twice in one object, of which only one would be read; remove one"
             )
@@ -163,14 +172,23 @@ def same_categories(expected: Categories, got: Categories, first: object, file: 
         )
 
 
-def check_unique(ids: Iterable[Any], kind: str, file: File) -> None:
-    """Refuse ids that occur twice, or that are neither numbers nor text."""
+def repeated(values: Iterable[Value]) -> list[Value]:
+    """Those that occur more than once, in the order of their first occurrence."""
+    return [value for value, count in Counter(values).items() if count > 1]
+
+
+def check_unique(ids: Iterable[Any], kind: str, file: File, of: str = "") -> None:
+    """Refuse ids of a kind of entries that occur twice, or that are neither numbers nor text.
+
+    ``of`` is what the entries belong to, if not to the file as a whole.
+    """
+    of = of and f" of {of}"
     try:
-        twice = [number for number, count in Counter(ids).items() if count > 1]
+        twice = repeated(ids)
     except TypeError as error:
-        raise UserError(f"'{file}': the id of one {kind} is neither a number nor text") from error
+        raise UserError(f"'{file}': the id of one {kind}{of} is neither a number nor text") from error
     if twice:
-        fault(f"'{file}': {kind} ids must be unique; given more than once: {some(twice)}", len(twice))
+        fault(f"'{file}': {kind} ids{of} must be unique; given more than once: {some(twice)}", len(twice))
 
 
 def entry_id(value: Any) -> int | str | None:

@@ -9,13 +9,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mask2former import limits
-from mask2former.data.datasets.annotation_files import some
+from mask2former.data.datasets.annotation_files import repeated, some
 from mask2former.data.label_maps import ColorTable
 from mask2former.documents import parse_csv, parse_json, parse_yaml, read_text
 from mask2former.errors import UserError
@@ -120,8 +119,7 @@ def _categories(entries: list[dict[str, Any]], file: Path, *, by_color: bool) ->
             entries = [{**entry, "id": number} for number, entry in enumerate(entries)]
         if any(not 0 <= entry["id"] <= _LARGEST for entry in entries):
             raise ValueError(f"class numbers must be 0 to {_LARGEST}")
-        counts = Counter(entry["name"] for entry in entries)
-        if twice := [name for name, count in counts.items() if count > 1]:
+        if twice := repeated(entry["name"] for entry in entries):
             raise ValueError(f"names must be unique, but {some(sorted(twice))} are not")
         return Categories.from_dict({"categories": entries})
 

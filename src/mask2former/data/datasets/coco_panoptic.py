@@ -112,8 +112,9 @@ class CocoPanoptic(SegmentReader):
         left_out: list[str] = []
         self._missing_images = missing_images
         self._areas_from_file = areas_from_file
-        self._odd_areas: dict[int, int] = {}  # rows and number of segments
-        self._area_example: str | None = None
+        self._odd_areas: set[int] = set()  # rows
+        self._num_odd_areas = 0  # of segments
+        self._area_example = ""
         self._area_note = ""
         self._images: list[_Image] = []
         # Ids, classes, crowds, areas (NaN: not given in the file; 0: the file gives something that is not an area),
@@ -190,11 +191,8 @@ class CocoPanoptic(SegmentReader):
         taken: set[str] = set()
         maps: set[str] = set()
         for entry in content["annotations"]:
-            image_id, name, infos = (
-                entry_id(entry.get("image_id")),
-                entry.get("file_name"),
-                entry.get("segments_info"),
-            )
+            image_id = entry_id(entry.get("image_id"))
+            name, infos = entry.get("file_name"), entry.get("segments_info")
             if image_id is None or not is_file_name(name) or not isinstance(infos, list):
                 fault(
                     f"'{file}': the annotation {quoted(entry)} needs an 'image_id', a 'file_name' and a list "
@@ -326,8 +324,9 @@ class CocoPanoptic(SegmentReader):
         differing = np.flatnonzero(~np.isnan(said) & (said != seen))
         if not len(differing) or row in self._odd_areas:
             return
-        self._odd_areas[row] = len(differing)
-        if self._area_example is None:
+        self._odd_areas.add(row)
+        self._num_odd_areas += len(differing)
+        if not self._area_example:
             index = differing[0]
             segment, name = self._ids[self._ends[row] + index], self._images[row].map_name
             says = f"{said[index]:.0f}" if said[index] > 0 else "no number above 0"
@@ -335,7 +334,7 @@ class CocoPanoptic(SegmentReader):
         elif self._area_note in self.notes:
             self.notes.remove(self._area_note)
         self._area_note = (
-            f"{sum(self._odd_areas.values())} segments in {len(self._odd_areas)} images have an 'area' in the file "
+            f"{self._num_odd_areas} segments in {len(self._odd_areas)} images have an 'area' in the file "
             f"that differs from their number of pixels in the PNG ({self._area_example}); pixels are counted here, "
             "but the official tool for panoptic quality uses the areas in the file, so its numbers may differ"
         )

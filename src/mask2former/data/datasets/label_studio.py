@@ -33,6 +33,8 @@ from mask2former.text import quoted
 
 __all__ = ["is_label_studio", "parse_label_studio"]
 
+_MOST_LABELS = 40  # of one region; more than one are refused, and a message has no room for as many as these
+
 
 def parse_label_studio(source: Source) -> Iterator[Record]:
     """The tasks that have been annotated, as records; the others are noted.
@@ -120,8 +122,9 @@ def _task_shapes(results: Sequence[dict[str, Any]], image: str) -> tuple[tuple[i
         key = f"{position} without an id" if key is None else key
         given = next((value[name] for name in value if name.endswith("labels") and isinstance(value[name], list)), None)
         if given is not None:
-            before = labels.get(key)
-            labels[key] = given if before is None else [*before, *(name for name in given if name not in before)]
+            before = labels.setdefault(key, given)
+            if before is not given and len(before) < _MOST_LABELS:
+                labels[key] = [*before, *(name for name in given if name not in before)]
             kinds[key] = result.get("type")
         if not _is_region(value):
             if given is None:

@@ -6,7 +6,6 @@ objects. Knows no sampling and no augmentation.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,12 +15,11 @@ from jaxtyping import Int32, UInt8
 from mask2former.config import UNNAMED_CLASS, Task
 from mask2former.data.annotated import Annotated
 from mask2former.data.clips import AnnotatedClip
-from mask2former.data.datasets.annotation_files import Location, some
+from mask2former.data.datasets.annotation_files import Location, read_lines, repeated, some
 from mask2former.data.datasets.file_names import tell_outside
 from mask2former.data.datasets.reader import ClipReader
 from mask2former.data.label_maps import Palettes, read_with_palette, remap
 from mask2former.data.sequence import spread_indices
-from mask2former.documents import read_text
 from mask2former.errors import UserError
 from mask2former.media.archives import Folder, leads_outside
 from mask2former.media.folders import is_passed_over, list_folder
@@ -75,7 +73,7 @@ class MaskFolders(ClipReader):
         self.notes: list[str] = []
         self._frames: list[list[tuple[Path, Path]]] = []  # image and id map
         self._names = _clip_names(Path(masks), clips)
-        if again := [name for name, count in Counter(self._names).items() if count > 1]:
+        if again := repeated(self._names):
             self.notes.append(f"clips of '{clips}' are listed more than once, but read once: {some(again)}")
             self._names = list(dict.fromkeys(self._names))
         if not allow_outside and clips is not None:
@@ -198,10 +196,7 @@ def _read_ids(path: Path, palettes: Palettes) -> Int32[np.ndarray, "H W"]:
 
 
 def _clip_names(masks: Path, clips: Location | None) -> list[str]:
-    if clips is None:
-        names = _folder_names(list_folder(masks))
-    else:
-        names = [line.strip() for line in read_text(Path(clips), "list of clips").splitlines() if line.strip()]
+    names = _folder_names(list_folder(masks)) if clips is None else read_lines(Path(clips), "list of clips")
     if not names:
         raise UserError(f"'{clips or masks}' contains no clips; expected one folder per clip")
     return names

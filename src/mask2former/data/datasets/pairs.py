@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -10,9 +9,8 @@ from typing import Literal
 
 from mask2former.config import STEM
 from mask2former.data.array_files import ARRAY_SUFFIX
-from mask2former.data.datasets.annotation_files import Location, some
+from mask2former.data.datasets.annotation_files import Location, read_lines, repeated, some
 from mask2former.data.faults import fault
-from mask2former.documents import read_text
 from mask2former.errors import UserError
 from mask2former.media.archives import Folder
 from mask2former.media.images import IMAGE_SUFFIXES, note_passed_over
@@ -73,6 +71,7 @@ def pair_files(
             Path(split_list), image_files, maps, images, what, skip=names.unpaired == "skip", notes=notes
         )
     common = [stem for stem in image_files if stem in maps]
+    one = f"{'an' if what[0] in 'aeiou' else 'a'} {what}"
     if not common:
         lossy = labels.names(_LOSSY_SUFFIXES)
         if lossy and not labels.names(LABEL_SUFFIXES) and not is_one:
@@ -82,12 +81,12 @@ def pair_files(
             )
         found = [next(iter(files.values()), "nothing") for files in (image_files, maps)]
         raise UserError(
-            f"no image of '{images}' (such as {found[0]}) has a {what} in '{labels}' (such as {found[1]}); their "
+            f"no image of '{images}' (such as {found[0]}) has {one} in '{labels}' (such as {found[1]}); their "
             "names must be equal except for the suffix, or set image_name and label_name, such as label_name: "
             "'{stem}_mask'"
         )
     for folder, files, others, message in (
-        (images, image_files, maps, f"images without a {what}"),
+        (images, image_files, maps, f"images without {one}"),
         (labels, maps, image_files, f"{what}s without an image"),
     ):
         if alone := [name for stem, name in files.items() if stem not in others]:
@@ -104,7 +103,7 @@ def read_list(path: Path) -> list[str]:
     Raises:
         UserError: the file does not exist or is empty.
     """
-    entries = [line.strip() for line in read_text(path, "split list").splitlines() if line.strip()]
+    entries = read_lines(path, "split list")
     if not entries:
         raise UserError(f"the split list '{path}' is empty; expected one image name per line")
     return entries
@@ -135,9 +134,9 @@ def _listed(
         if len(names) == len(entries):
             found = [_find(name, image_files, depth) for name in names]
     missing = [entry for entry, stem in zip(entries, found, strict=True) if stem is None]
-    counts = Counter(stem for stem in found if stem is not None)
-    stems = dict.fromkeys(counts)
-    if again := [image_files[stem] for stem, count in counts.items() if count > 1]:
+    known = [stem for stem in found if stem is not None]
+    stems = dict.fromkeys(known)
+    if again := [image_files[stem] for stem in repeated(known)]:
         notes.append(f"images of the split list '{path}' are listed more than once, but read once: {some(again)}")
     if missing:
         fault(

@@ -68,6 +68,7 @@ def open_tool_files(
         }
         if FORMATS[tool].endings is not None:
             found = {str(path): _with_images(tool, found[str(path)], images) for path, images in opened}
+        found = {path: _first_of_each(records, path) for path, records in found.items()}
         for path, images in opened:
             _compare_bytes(found[str(path)], images)
     labels = Counter(shape.label for records in found.values() for record in records for shape in record.shapes)
@@ -121,18 +122,25 @@ def _with_images(tool: ToolName, records: Sequence[Record], images: Location) ->
     folder = find_folder(images)
     if folder is None:  # reported when it is opened
         return list(records)
-    files: dict[str, str] = {}
     named = []
     stems = Stems(folder, FORMATS[tool].endings or ())
     for record in records:
         name = stems.find(record.image) or record.image
-        if (other := files.setdefault(name, record.where)) != record.where:
-            raise UserError(
-                f"'{other}' and '{record.where}' are both annotations of {quoted(name)}; keep one, or join them"
-            )
         _check_covers(record, folder, name)
         named.append(record._replace(image=name))
     return named
+
+
+def _first_of_each(records: Sequence[Record], path: str) -> list[Record]:
+    """The records without those of an image that another one describes already, which are refused."""
+    first: dict[str, Record] = {}
+    for record in records:
+        if (other := first.setdefault(record.image, record)) is not record:
+            is_one_file = other.where == record.where
+            what = f"'{path}' has" if is_one_file else f"'{other.where}' and '{record.where}' are both"
+            twice = " twice" if is_one_file else ""
+            fault(f"{what} annotations of {quoted(record.image)}{twice}; keep one, or join them")
+    return list(first.values())
 
 
 def _compare_bytes(records: Sequence[Record], images: Location) -> None:

@@ -83,15 +83,15 @@ class VideoPanoptic:
         self._ends = [0]
         self._own_notes: list[str] = []
         self._remarked: set[str] = set()
-        flat: dict[str, Any] = {"categories": content["categories"], "images": [], "annotations": []}
-        self._flatten(content, file, flat, maps, frames)
+        flat = self._flattened(content, file, maps, frames)
         if not self._ids:
             raise UserError(f"'{file}' has no videos with annotated frames")
         self._frames = CocoPanoptic([PanopticFiles(file, maps, frames)], read=lambda _: flat)
         self.categories: Categories = self._frames.categories
 
-    def _flatten(self, content: dict[str, Any], file: File, flat: dict[str, Any], maps: Folder, frames: Folder) -> None:
-        """Add the frames of all videos as images, in their order."""
+    def _flattened(self, content: dict[str, Any], file: File, maps: Folder, frames: Folder) -> dict[str, Any]:
+        """The frames of all videos as images, in their order, in the form of :class:`CocoPanoptic`."""
+        flat: dict[str, Any] = {"categories": content["categories"], "images": [], "annotations": []}
         annotated = {}
         for entry in content["annotations"]:
             video_id, own = entry_id(entry.get("video_id")), entry.get("annotations")
@@ -101,7 +101,7 @@ class VideoPanoptic:
                 )
             if video_id in annotated:
                 raise UserError(f"'{file}': the video {quoted(video_id)} is annotated twice")
-            check_unique((one.get("image_id") for one in own), f"frame of video {quoted(video_id)}, whose", file)
+            check_unique((one.get("image_id") for one in own), "frame", file, f"video {quoted(video_id)}")
             annotated[video_id] = {entry_id(one.get("image_id")): one for one in own}
         check_unique((entry.get("video_id", entry.get("id")) for entry in content["videos"]), "video", file)
         bare = []
@@ -113,15 +113,15 @@ class VideoPanoptic:
             sizes = set()
             for image in images:
                 image_id = entry_id(image.get("id"))
+                name = f"{video_id}/{image_id}"
                 annotation = own.pop(image_id, None)
                 if annotation is None:
-                    bare.append(f"{video_id}/{image_id}")
+                    bare.append(name)
                     continue
                 what = f"frame {quoted(image_id)} of video {quoted(video_id)}"
                 if (size := stated_sides(image, what, file)) is None:
                     continue
                 sizes.add(size)
-                name = f"{video_id}/{image_id}"
                 declared = _inside(frames, video_id, image.get("file_name"))
                 found = {"file_name": declared} if isinstance(declared, str) and frames.exists(declared) else {}
                 kept = {key: image[key] for key in ("height", "width") if key in image}
@@ -144,6 +144,7 @@ class VideoPanoptic:
             raise UserError(f"'{file}': annotated videos are not listed in 'videos': {some(list(annotated))}")
         if bare:
             self._own_notes.append(f"'{file}': left out frames without an annotation: {some(bare)}")
+        return flat
 
     @property
     def notes(self) -> Sequence[str]:
@@ -210,8 +211,6 @@ class VideoPanoptic:
 
 
 def _inside(folder: Folder, video_id: int | str, name: Any) -> Any:
-    """A name in the folder of its video, if it exists there, else as given in the file."""
+    """A name in the folder of its video, unless it exists only as given in the file."""
     beside = f"{video_id}/{name}"
-    if isinstance(name, str) and not folder.exists(name):
-        return beside
-    return beside if isinstance(name, str) and folder.exists(beside) else name
+    return beside if isinstance(name, str) and (folder.exists(beside) or not folder.exists(name)) else name

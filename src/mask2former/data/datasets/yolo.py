@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import os
 from array import array
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from jaxtyping import Float64, Int64
 
 from mask2former.config import Task
 from mask2former.data.annotated import Annotated
-from mask2former.data.datasets.annotation_files import Location, is_name, rows_with, some
+from mask2former.data.datasets.annotation_files import Location, is_name, read_lines, repeated, rows_with, some
 from mask2former.data.datasets.file_names import tell_outside
 from mask2former.data.datasets.mask_checks import PolygonFigures
 from mask2former.data.datasets.reader import Reader
@@ -81,7 +80,8 @@ def read_yolo(path: Location) -> YoloSet:
         raise UserError(f"'{file}' names no validation images; add a line such as 'val: images/val'")
     if content.get("kpt_shape") is not None:
         raise UserError(f"'{file}' has 'kpt_shape' and is for keypoints (pose); {_EXPORT}")
-    roots = _roots(file, content.get("path"))
+    declared = content.get("path")
+    roots = [file.parent / str(declared), Path(str(declared)), file.parent] if declared else [file.parent]
     categories = _categories(content["names"], file)
     if (count := content.get("nc", len(categories))) != len(categories):
         raise UserError(
@@ -97,9 +97,8 @@ def read_yolo(path: Location) -> YoloSet:
 
 
 def _categories(names: Any, file: Path) -> Categories:
-    pairs = (
-        list(names.items()) if isinstance(names, dict) else list(enumerate(names)) if isinstance(names, list) else []
-    )
+    names = dict(enumerate(names)) if isinstance(names, list) else names
+    pairs = list(names.items()) if isinstance(names, dict) else []
     if not pairs or any(isinstance(number, bool) or not isinstance(number, int) for number, _ in pairs):
         raise UserError(f"'{file}': 'names' must be a list of names, or a mapping of class number to name")
     if wrong := [name for _, name in pairs if not is_name(name)]:
@@ -107,11 +106,6 @@ def _categories(names: Any, file: Path) -> Categories:
             f"'{file}': {quoted(wrong[0])} in 'names' is not a name; put names such as yes, no and on in quotes"
         )
     return Categories.from_dict({"categories": [{"id": number, "name": str(name)} for number, name in pairs]})
-
-
-def _roots(file: Path, declared: Any) -> list[Path]:
-    roots = [file.parent / str(declared), Path(str(declared))] if declared else []
-    return [*roots, file.parent]
 
 
 def _paths(value: Any, roots: Sequence[Path], file: Path) -> tuple[Path, ...]:
@@ -138,8 +132,7 @@ def _images(listed: Path, roots: Sequence[Path], *, allow_outside: bool) -> list
         folder = Folder(listed)
         note_passed_over(folder)
         return [listed / name for name in folder.names(IMAGE_SUFFIXES)]
-    lines = read_text(listed, "list of images").splitlines()
-    names = [line.strip() for line in lines if line.strip()]
+    names = read_lines(listed, "list of images")
     if not allow_outside:
         outside = {name: None for name in names if _is_outside(name, listed.parent, roots)}
         tell_outside(list(outside), Folder(listed.parent), listed)
@@ -452,7 +445,7 @@ def _strays(listed: Sequence[Path], image_files: Sequence[Path], files: Sequence
     for image, file in zip(image_files, files, strict=True):
         if images.setdefault(file, image) != image:
             raise UserError(f"'{images[file]}' and '{image}' share one text file, '{file}'; keep one of them")
-    again = [str(image) for image, count in Counter(listed).items() if count > 1]
+    again = [str(image) for image in repeated(listed)]
     beside = sorted(
         str(path)
         for folder in {file.parent for file in files}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from array import array
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -33,6 +33,7 @@ from mask2former.data.datasets.annotation_files import (
     number,
     polygons_of,
     read_annotations,
+    repeated,
     same_categories,
     sides,
     some,
@@ -429,9 +430,8 @@ def _videos(entries: Sequence[Mapping[str, Any]], file: File, folder: Folder) ->
                 videos[video_id] = None
             continue
         missing = [name for name in video.files if not folder.exists(name)]
-        beyond = [name for name in missing if leads_to_file(name, folder)]
-        outside += beyond
-        lacking += [name for name in missing if name not in frozenset(beyond)] if beyond else missing
+        for name in missing:
+            (outside if leads_to_file(name, folder) else lacking).append(name)
         videos[video.id] = None if missing else video
     tell_outside(outside, folder, file)
     if lacking:
@@ -443,8 +443,7 @@ def _videos(entries: Sequence[Mapping[str, Any]], file: File, folder: Folder) ->
 def _video_notes(videos: Sequence[_Video], file: File) -> list[str]:
     """Properties of the frame lists that are rarely intended."""
     notes = []
-    names = Counter(name for video in videos for name in video.files)
-    if again := [name for name, count in names.items() if count > 1]:
+    if again := repeated(name for video in videos for name in video.files):
         notes.append(f"'{file}': frames are listed more than once: {some(again)}")
     if unordered := [video.id for video in videos if list(video.files) != sorted(video.files, key=by_number)]:
         notes.append(

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageFilter
+from PIL import ImageFilter
 
+from mask2former.data.transforms.sizes import by_pillow
 from mask2former.errors import UserError
 
 __all__ = ["Blur", "draw_blur"]
@@ -29,13 +30,8 @@ class Blur:
 
     def __call__(self, image: UInt8[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "H W C"]:
         """The blurred image; the input stays unchanged."""
-        if not self.sigma:
-            return image
         blur = ImageFilter.GaussianBlur(self.sigma)
-        if image.shape[2] == 3:
-            return np.array(Image.fromarray(np.ascontiguousarray(image)).filter(blur))
-        bands = [Image.fromarray(np.ascontiguousarray(image[..., band])) for band in range(image.shape[2])]
-        return np.dstack([np.asarray(band.filter(blur)) for band in bands])
+        return by_pillow(image, lambda part: part.filter(blur)) if self.sigma else image
 
 
 def draw_blur(rng: np.random.Generator, most: float) -> Blur:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from mask2former.limits import check_limit
 
 __all__ = [
     "Size",
+    "by_pillow",
     "checked_size",
     "frame_size",
     "resize_clip",
@@ -76,10 +77,17 @@ def resize_image(
         return resized.add_(0.5).to(torch.uint8).permute(0, 2, 3, 1)[0].contiguous().numpy()
     # Parity: Pillow's bilinear filter (antialiased when shrinking) on uint8, rounding to uint8 again.
     height, width = size_hw
-    if image.shape[2] != 3:  # band by band: with four, Pillow would treat the last as alpha
-        bands = [Image.fromarray(np.ascontiguousarray(image[..., band])) for band in range(image.shape[2])]
-        return np.dstack([np.asarray(band.resize((width, height), Image.Resampling.BILINEAR)) for band in bands])
-    return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+    return by_pillow(image, lambda part: part.resize((width, height), Image.Resampling.BILINEAR))
+
+
+def by_pillow(
+    image: UInt8[np.ndarray, "H W C"], change: Callable[[Image.Image], Image.Image]
+) -> UInt8[np.ndarray, "h w C"]:
+    """The image changed by Pillow: as a whole, or band by band, since of four bands Pillow treats the last as alpha."""
+    if image.shape[2] == 3:
+        return np.array(change(Image.fromarray(np.ascontiguousarray(image))))
+    bands = [Image.fromarray(np.ascontiguousarray(image[..., band])) for band in range(image.shape[2])]
+    return np.dstack([np.asarray(change(band)) for band in bands])
 
 
 def frame_size(frames: Sequence[UInt8[np.ndarray, "H W C"]]) -> Size:

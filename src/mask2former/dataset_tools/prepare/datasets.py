@@ -41,7 +41,7 @@ def prepare(
     Args:
         name: one of :func:`dataset_names`.
         root: the folder that holds the data sets in their official layout; by default that of the environment, see
-            :func:`~mask2former.data.datasets.official.data_root`.
+            :func:`~mask2former.media.folders.data_root`.
         num_workers: number of processes; 1 or less: only this one; None: one for each processor.
         progress: called with what is being made, and the numbers of images done and in total.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -234,3 +235,11 @@ def test_what_is_not_read_is_noted(tmp_path: Path) -> None:
     assert len(found) == 1
     assert any("several Label Studio annotations, of which only the first is read" in note for note in notes)
     assert any("are not regions" in note for note in notes)
+
+
+def test_many_labels_of_one_region_take_time_in_proportion_to_their_number(tmp_path: Path) -> None:
+    more = [{"id": "x", "value": {"labels": [f"label {number}"]}} for number in range(40_000)]
+    begin = time.process_time()
+    with pytest.raises(UserError, match=r"has the labels \['cell', 'label 0', .*expected one class per region"):
+        read(tmp_path, "label-studio", task(region(SQUARE, id="x"), *more))
+    assert time.process_time() - begin < 4

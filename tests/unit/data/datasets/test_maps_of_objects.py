@@ -427,3 +427,13 @@ def test_one_mask_file_in_several_parts_is_noted(tmp_path: Path) -> None:
     assert [note.message for note in notes] == [
         "images with only one mask file, whose separate parts are read as one object"
     ]
+
+
+def test_messages_about_id_maps_have_the_right_article(tmp_path: Path) -> None:
+    samples = id_maps(tmp_path, numbers(1))
+    image(tmp_path / "x" / "b.png")
+    folders = IdMapFolders(tmp_path / "x", tmp_path / "y")
+    with pytest.raises(UserError, match=r"images without an id map: 1 \(b\.png\)"):
+        IdMaps([folders], samples.categories)
+    with pytest.raises(UserError, match=r"no image of .* has an id map in"):
+        IdMaps([folders], samples.categories, files=Names(label="{stem}_x"))

@@ -18,6 +18,7 @@ from PIL import Image
 
 from mask2former.data.datasets.tool_files import open_tool_files
 from mask2former.data.datasets.tool_formats import ToolName
+from mask2former.data.faults import collected_faults
 from mask2former.errors import UserError
 from mask2former.structures import Categories
 
@@ -381,3 +382,26 @@ def test_ids_tell_images_apart_whose_names_differ_in_their_suffix(tmp_path: Path
         Image.new("RGB", (8, 8)).save(tmp_path / name)
     samples = open_tool_files("cvat", [(tmp_path / "a.xml", tmp_path)], names=Categories.from_names(["cell"]))
     assert [samples.image_id(index) for index in range(3)] == ["a.png", "a.jpg", "b"]
+
+
+@pytest.mark.parametrize("tool", ["via", "cvat"])
+def test_an_image_that_a_file_lists_twice_is_refused_in_words_of_the_tool(tmp_path: Path, tool: ToolName) -> None:
+    entry = next(iter(via(({"name": "circle", "cx": 9, "cy": 9, "r": 5}, {"class": "cell"})).values()))
+    shape = '<polygon label="cell" points="1,1;9,1;9,9"/>'
+    listed = f"<image name='a.png' width='{W}' height='{H}'>{shape}</image>"
+    content = {"via": {"a.png1": entry, "a.png2": entry}, "cvat": f"<annotations>{listed * 2}</annotations>"}[tool]
+    with pytest.raises(UserError, match=r"ann/a\.\w+' has annotations of 'a\.png' twice; keep one, or join them"):
+        read(tmp_path, tool, content, "a.xml" if tool == "cvat" else "a.json")
+
+
+def test_files_that_annotate_one_image_are_named_and_the_rest_is_still_checked(tmp_path: Path) -> None:
+    Image.new("RGB", (W, H)).save(tmp_path / "a.png")
+    (tmp_path / "ann").mkdir()
+    for name, last in (("one", [15, 15]), ("two", [0, 0]), ("three", [15, 14])):
+        points = [[5, 5], [15, 5], last]
+        (tmp_path / "ann" / f"{name}.json").write_text(json.dumps(labelme({"points": points})))
+    with collected_faults() as faults:
+        samples = open_tool_files("labelme", [(tmp_path / "ann", tmp_path)])
+    both = "are both annotations of 'a.png'; keep one, or join them"
+    assert [fault.message for fault in faults] == [f"'one.json' and '{name}.json' {both}" for name in ("three", "two")]
+    assert samples.num_objects.tolist() == [1]
