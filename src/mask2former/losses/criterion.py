@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from mask2former.config import CriterionConfig
+from mask2former.config import CriterionConfig, parse_arguments
 from mask2former.errors import UserError
 from mask2former.losses.functional import binary_cross_entropy, dice, focal
 from mask2former.losses.matcher import HungarianMatcher, Match
@@ -149,7 +149,8 @@ class Criterion(nn.Module):
         matcher: may be replaced with an object of a subclass of :class:`HungarianMatcher` that adds costs of its own.
 
     Raises:
-        UserError: two terms have the same name, or a name ends in a number.
+        UserError: two terms have the same name, a name ends in a number, or an argument is not what
+            :class:`~mask2former.config.CriterionConfig` accepts.
     """
 
     def __init__(
@@ -169,6 +170,19 @@ class Criterion(nn.Module):
         class_weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
+        settings = {
+            "class_weight": class_weight,
+            "mask_weight": mask_weight,
+            "dice_weight": dice_weight,
+            "no_object_weight": no_object_weight,
+            "mask_loss": mask_loss,
+            "match_on": match_on,
+            "loss_on": loss_on,
+            "num_points": num_points,
+            "oversample_ratio": oversample_ratio,
+            "importance_sample_ratio": importance_sample_ratio,
+        }
+        parse_arguments(CriterionConfig, settings)
         self.num_classes = num_classes
         self.matcher = HungarianMatcher(class_weight, mask_weight, dice_weight, mask_loss)
         self.match_on = match_on
@@ -215,7 +229,7 @@ class Criterion(nn.Module):
                 the mean over ranks and accumulated batches.
 
         Raises:
-            UserError: the output has scores for another number of classes.
+            UserError: the output has scores for another number of classes, or a term is not one number.
             FloatingPointError: a logit is not finite; the message names the depth.
         """
         if output.class_logits.shape[2] != self.num_classes + 1:
@@ -235,13 +249,14 @@ class Criterion(nn.Module):
 
         # First draw all points, in the published order; then use one transfer to the host for checks and assignments.
         draws = [self._draw(depth, targets, uniform) for depth in depths.values()]
-        costs = [
-            self.matcher.cost(
-                depth.class_logits[clip], predicted[clip], target.labels, masks[clip], points[clip], target.ignored
-            )
-            for depth, predicted, (points, _) in zip(depths.values(), clips, draws, strict=True)
-            for clip, target in enumerate(targets)
-        ]
+        with torch.no_grad():  # costs of a matcher of one's own, too
+            costs = [
+                self.matcher.cost(
+                    depth.class_logits[clip], predicted[clip], target.labels, masks[clip], points[clip], target.ignored
+                )
+                for depth, predicted, (points, _) in zip(depths.values(), clips, draws, strict=True)
+                for clip, target in enumerate(targets)
+            ]
         names, finite = _finite(depths, costs)
         finite, *costs = _on_host([finite.to(costs[0].dtype), *costs] if costs else [finite])
         for name, is_finite in zip(names, finite.tolist(), strict=True):
@@ -264,7 +279,13 @@ class Criterion(nn.Module):
         weighted: list[Tensor] = []
         for suffix, depth in matched():
             for term in self.terms:
-                terms[term.name + suffix] = loss = term.loss(depth)
+                loss = term.loss(depth)
+                if not isinstance(loss, Tensor) or loss.ndim:
+                    got = f"a tensor {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+                    raise UserError(
+                        f"the loss term {term.name} returned {got}; expected a tensor with one number, as sum() returns"
+                    )
+                terms[term.name + suffix] = loss
                 weighted.append(term.weight * loss)
         return Losses(torch.stack(weighted).sum(), terms)
 

@@ -47,7 +47,8 @@ class MultiHeadAttention(nn.Module):
             for x, weight, bias in zip((query, key, value), weights, biases, strict=True)
         )
         mask = None if blocked is None else ~blocked.unsqueeze(1)
-        mask = mask if prior is None else prior.to(q.dtype)
+        if prior is not None:
+            mask = prior.to(q.dtype) if mask is None else prior.to(q.dtype).masked_fill(~mask, -math.inf)
         dropout = self.dropout if self.training else 0.0
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
         return self.out_proj(attended.transpose(1, 2).flatten(2))

@@ -139,6 +139,8 @@ class Mask2Former(nn.Module):
         output = self.transformer_decoder(features, pixels.shape[1], aux_outputs=aux_outputs, **given)
         if not isinstance(output, MaskOutput | PixelOutput):
             raise UserError(f"the transformer decoder returned a {type(output).__name__}; expected MaskOutput")
+        if isinstance(output, MaskOutput) and not (torch.compiler.is_exporting() or torch.jit.is_tracing()):
+            _check_masks(output.masks.shape, pixels)
         return output
 
     def normalize(self, images: Sequence[Tensor] | ImageBatch) -> Float[Tensor, "B T C H W"]:
@@ -250,3 +252,15 @@ class Mask2Former(nn.Module):
         from mask2former import checkpoints
 
         return checkpoints.push_to_hub(self, repo_id, private=private, metrics=metrics, message=message)
+
+
+def _check_masks(shape: Sequence[int], pixels: Float[Tensor, "B T C H W"]) -> None:
+    """Results would be scaled without a word if the masks had another stride."""
+    batch, frames = pixels.shape[:2]
+    height, width = (-(-side // 4) for side in pixels.shape[3:])
+    if len(shape) != 5 or (shape[0], *shape[2:]) != (batch, frames, height, width):
+        raise UserError(
+            f"the mask logits of the transformer decoder are {tuple(shape)}; expected ({batch}, queries, {frames}, "
+            f"{height}, {width}): clips, queries, frames, and a quarter of the padded height and width; pixel "
+            "embeddings and the finest map of the backbone must have stride 4"
+        )

@@ -49,7 +49,7 @@ class PrecisionDecoder(nn.Module):
         """``features``: four maps, finest first.
 
         Raises:
-            UserError: the norm of the coarsest map has only a single value to take statistics of.
+            UserError: there are not four maps, or the norm of the coarsest has only one value to take statistics of.
         """
         return self.in_its_precision(self._decode, features)
 
@@ -64,6 +64,10 @@ class PrecisionDecoder(nn.Module):
         Raises:
             UserError: as for :meth:`forward`.
         """
+        if len(features) != 4:
+            raise UserError(
+                f"the backbone returned {len(features)} maps; expected four, of strides 4, 8, 16 and 32, finest first"
+            )
         count, _, height, width = features[3].shape
         if self.dim // NORM_GROUPS * count * height * width == 1:
             raise UserError(

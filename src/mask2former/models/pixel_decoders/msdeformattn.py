@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mask2former.config import MSDeformAttnConfig
+from mask2former.config import MSDeformAttnConfig, parse_arguments
 from mask2former.models.layers import conv_kaiming, xavier_matrices
 from mask2former.models.pixel_decoders.convolutions import NORM_GROUPS, PrecisionDecoder, conv_norm
 from mask2former.models.pixel_decoders.features import PixelFeatures
@@ -110,6 +110,9 @@ class MSDeformAttnPixelDecoder(PrecisionDecoder):
         dropout: of the output of attention, of the hidden units, and of the output of feed-forward networks.
         stages: how many layers process the tokens of stride 32 alone, then those of 32 and 16, then all; the tokens of
             a later stage stay unchanged until then. None: all layers process all tokens.
+
+    Raises:
+        UserError: ``dim`` or ``stages`` is not what :class:`~mask2former.config.MSDeformAttnConfig` accepts.
     """
 
     def __init__(
@@ -124,6 +127,9 @@ class MSDeformAttnPixelDecoder(PrecisionDecoder):
         dropout: float = _DEFAULT.dropout,
         stages: Sequence[int] | None = _DEFAULT.stages,
     ) -> None:
+        parse_arguments(MSDeformAttnConfig, {"dim": dim, "num_heads": num_heads})
+        if stages is not None:
+            parse_arguments(MSDeformAttnConfig, {"num_layers": num_layers, "stages": stages})
         super().__init__(dim, mask_dim)
         self.checkpointing = False
         levels = [level for level, count in enumerate(stages or (0, 0, num_layers), start=1) for _ in range(count)]

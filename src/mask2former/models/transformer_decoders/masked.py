@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mask2former.config import MaskedDecoderConfig, MSDeformAttnConfig
+from mask2former.config import MaskedDecoderConfig, MSDeformAttnConfig, parse_arguments
+from mask2former.errors import UserError
 from mask2former.models.layers import conv_kaiming, xavier_matrices
 from mask2former.models.pixel_decoders.features import PixelFeatures
 from mask2former.models.position_encoding import token_encoding
@@ -68,6 +69,9 @@ class MaskedTransformerDecoder(nn.Module):
 
     Attributes:
         takes_targets: whether a call in training receives the ground truth.
+
+    Raises:
+        UserError: a choice or ``dim`` is not what :class:`~mask2former.config.MaskedDecoderConfig` accepts.
     """
 
     def __init__(
@@ -93,6 +97,19 @@ class MaskedTransformerDecoder(nn.Module):
         pilot_noise: float = _DEFAULT.pilot_noise,
     ) -> None:
         super().__init__()
+        settings = {
+            "dim": dim,
+            "num_heads": num_heads,
+            "attention": attention,
+            "scales": scales,
+            "order": order,
+            "query_init": query_init,
+            "pre_norm": pre_norm,
+            "pilots": pilots,
+        }
+        parse_arguments(MaskedDecoderConfig, settings)
+        self.channels = channels
+        self.mask_dim = mask_dim
         self.dim = dim
         self.num_queries = num_queries
         self.temporal = temporal
@@ -133,7 +150,11 @@ class MaskedTransformerDecoder(nn.Module):
 
         With ``aux_outputs=False`` only the last prediction is kept. ``targets`` are for training with pilots, one per
         clip; predictions of queries do not depend on them.
+
+        Raises:
+            UserError: the features have other channels than this decoder, or are not three maps, the coarsest first.
         """
+        self._check(features)
         mask_features = features.embeddings(num_frames)
         kind = mask_features.device.type
         batch = mask_features.shape[0]
@@ -165,6 +186,24 @@ class MaskedTransformerDecoder(nn.Module):
             queries = layer(queries, query_positions, scale.keys, scale.values, guide, apart)
         normed, embeddings = self._read(queries)
         return self._output(normed, embeddings, mask_features, pilots, outputs)
+
+    def _check(self, features: PixelFeatures) -> None:
+        if torch.compiler.is_compiling() or torch.compiler.is_exporting() or torch.jit.is_tracing():  # symbolic sizes
+            return
+        maps = features.multi_scale
+        got = features.mask_features.shape[1], tuple(feature.shape[1] for feature in maps)
+        if got != (self.mask_dim, (self.channels,) * _NUM_LEVELS):
+            raise UserError(
+                f"the pixel decoder returned embeddings of {got[0]} channels and maps of {list(got[1])} channels; the "
+                f"transformer decoder expects embeddings of {self.mask_dim} (mask_dim) and {_NUM_LEVELS} maps of "
+                f"{self.channels} (channels)"
+            )
+        sizes = [tuple(feature.shape[2:]) for feature in maps]
+        if sizes != sorted(sizes):
+            raise UserError(
+                f"the pixel decoder returned maps of the sizes {', '.join(f'{h}x{w}' for h, w in sizes)}; expected the "
+                "coarsest map first (strides 32, 16, 8)"
+            )
 
     def _output(
         self,

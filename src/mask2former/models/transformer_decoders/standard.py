@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mask2former.config import MSDeformAttnConfig, StandardDecoderConfig
+from mask2former.config import MSDeformAttnConfig, StandardDecoderConfig, parse_arguments
 from mask2former.errors import UserError
 from mask2former.models.layers import MultiHeadAttention, conv_kaiming, xavier_matrices
 from mask2former.models.pixel_decoders.features import PixelFeatures
@@ -73,6 +73,9 @@ class OneMapTransformer(nn.Module):
         source: which map; see :class:`~mask2former.config.StandardDecoderConfig`.
         project_source: add a convolution even where ``channels`` is ``dim``; otherwise one is added only where they
             differ.
+
+    Raises:
+        UserError: ``dim`` or ``source`` is not what :class:`~mask2former.config.StandardDecoderConfig` accepts.
     """
 
     def __init__(
@@ -91,6 +94,7 @@ class OneMapTransformer(nn.Module):
         project_source: bool,
     ) -> None:
         super().__init__()
+        parse_arguments(StandardDecoderConfig, {"dim": dim, "num_heads": num_heads, "source": source})
         self.dim = dim
         self.source = source
         project = project_source or channels != dim
