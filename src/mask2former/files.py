@@ -146,8 +146,11 @@ def discard(stack: contextlib.ExitStack) -> None:
     """Close the contexts in ``stack`` as if a block had failed, but raise nothing, so their files are not created.
 
     This is for writers that are open for a long time: an unrelated error in their block does not concern their file.
+    Neither does closing it matter, which writes what is left: on a full disk that fails, too, and its error would
+    replace the one that is being handled.
     """
-    stack.__exit__(_DiscardedError, _DiscardedError(), None)
+    with contextlib.suppress(OSError, UserError):
+        stack.__exit__(_DiscardedError, _DiscardedError(), None)
 
 
 def leftovers_note(folders: Iterable[Path]) -> list[str]:

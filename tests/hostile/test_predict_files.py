@@ -222,6 +222,20 @@ def test_what_concerns_all_ends_the_run(
     assert set(contents(output)) == {"0.json", "0.png", "0_ids.png"}  # nothing half done
 
 
+def test_a_name_that_is_too_long_for_results_concerns_one_image_in_every_run(
+    predictor: Predictor, images: Path, tmp_path: Path
+) -> None:
+    folder, output = tmp_path / "long", tmp_path / "out"
+    folder.mkdir()
+    shutil.copy(images / "0.bmp", folder / f"{'a' * 251}.bmp")  # for which there is room, but not for .json
+    shutil.copy(images / "0.bmp", folder / "b.bmp")
+    for last in ("done", "skipped"):
+        outcomes = list(segment_files(predictor, plan([folder], output), "instance"))
+        assert [outcome.status for outcome in outcomes] == ["refused", last]
+        assert "File name too long" in outcomes[0].reason
+        assert set(contents(output)) == {"b.json", "b.png"}  # nothing half done
+
+
 def test_only_what_all_would_meet_ends_the_run() -> None:
     assert ends_run(KeyboardInterrupt(), torch.device("cpu"))
     assert not ends_run(RuntimeError("CUDA error"), torch.device("cpu"))

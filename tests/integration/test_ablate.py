@@ -246,8 +246,14 @@ def test_rows_that_the_initial_model_was_not_trained_for_are_noted(
     assert [example for _, example in notes] == told
 
     if init == "scenes-tiny":  # before the first row is trained
-        with pytest.raises(UserError, match=r"^pixel-decoder-fpn: scenes-tiny does not fit: model.pixel_decoder.name"):
+        with pytest.raises(
+            UserError, match=r"^pixel-decoder-fpn: scenes-tiny does not fit: model.pixel_decoder.name"
+        ) as no:
             ablate(base, tmp_path / "all", [*rows, "pixel-decoder-fpn"])
+        assert str(no.value).endswith(  # its settings cannot be left out
+            "msdeformattn in the weights; choose other rows, or start all rows from a backbone or from random weights "
+            "(model.init=null)"
+        )
 
 
 def test_a_row_that_cannot_be_trained_is_refused_before_the_first_training(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
@@ -10,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import lightning
 import numpy as np
 import pytest
 import torch
@@ -508,3 +510,29 @@ def test_a_step_that_cannot_be_taken_is_numbered_like_those_before_it(tmp_path: 
         train(config)
     assert (tmp_path / "run" / "failed-step-2.pt").is_file()
     assert [row["global_step"] for row in table(tmp_path / "run")] == ["1"]
+
+
+@quick
+def test_a_step_that_cannot_be_taken_is_the_error_even_if_its_batch_cannot_be_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, *_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("mask2former.training.module.write_whole", full)
+    config = config_of(tmp_path / "run", trainer=SHORT, optim={"lr": 1e30, "warmup_steps": 0})
+    with pytest.raises(FloatingPointError, match=r"^step 2: .*could not be saved in .*failed-step-2\.pt \(.*No space"):
+        train(config)
+
+
+@quick
+def test_a_best_checkpoint_that_is_deleted_during_the_run_is_missed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Deletes(lightning.Callback):
+        def on_train_end(self, *_: object) -> None:
+            (tmp_path / "run" / "checkpoints" / "best.ckpt").unlink()
+
+    result = train(config_of(tmp_path / "run", trainer=ONE_STEP, evaluation={"interval": 1}), callbacks=[Deletes()])
+    assert "best.ckpt, of the best validation (step 1), no longer exists: model.safetensors" in capsys.readouterr().out
+    assert result.best is None

@@ -27,6 +27,7 @@ from mask2former.text import count, listed, quoted
 from mask2former.value_range import ranges_of_bands
 
 __all__ = [
+    "UnfitError",
     "check_settings",
     "computed_otherwise",
     "explicit_settings",
@@ -146,6 +147,20 @@ def filled_in(values: Mapping[str, Any], source: ModelInfo) -> dict[str, Any]:
     return result
 
 
+class UnfitError(UserError):
+    """Settings contradict the weights of another model.
+
+    Args:
+        fault: which settings, with both values.
+        advice: what to do about settings that the user has made, after a semicolon.
+        partly: what else helps, after a semicolon; empty if nothing does.
+    """
+
+    def __init__(self, fault: str, advice: str, partly: str) -> None:
+        super().__init__(fault + advice + partly)
+        self.fault, self.partly = fault, partly
+
+
 def check_settings(
     model: ModelConfig, source: ModelInfo, name: str, *, partial: bool, other_backbone: bool = False
 ) -> None:
@@ -159,7 +174,7 @@ def check_settings(
         other_backbone: the backbone and the normalisation of images are not those of the other model.
 
     Raises:
-        UserError: naming each of these settings.
+        UnfitError: naming each of these settings.
     """
     allowed = _WITHOUT_WEIGHTS | _SHAPES if partial else _WITHOUT_WEIGHTS
     faults, keys = list[str](), set[str]()
@@ -180,9 +195,10 @@ def check_settings(
     if faults:
         fits_partly = not partial and keys and keys <= _SHAPES
         partly = "; with model.init_partial=true other queries and sizes are newly initialised" if fits_partly else ""
-        raise UserError(
-            f"{name} does not fit: {'; '.join(faults)}; leave these settings out, and they are taken from "
-            f"{name}{partly}"
+        raise UnfitError(
+            f"{name} does not fit: {'; '.join(faults)}",
+            f"; leave these settings out, and they are taken from {name}",
+            partly,
         )
 
 

@@ -42,6 +42,14 @@ class CriterionConfig(Strict):
     # void and ignored pixels, crowd regions: background, as published, or in no mask loss and no matching cost
     void: Literal["background", "ignored"] = "background"
 
+    @model_validator(mode="after")
+    def _learns(self) -> CriterionConfig:
+        if not (self.class_weight or self.mask_weight or self.dice_weight):
+            raise ValueError(
+                "nothing would be learned with class_weight, mask_weight and dice_weight 0; set one above 0"
+            )
+        return self
+
 
 class OptimConfig(Strict):
     """AdamW, clipping and schedule."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import struct
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -249,7 +250,7 @@ def check_in_the_way(jobs: Sequence[Job], request: Request) -> None:
         path
         for job in jobs
         for ending in request.endings
-        if (path := job.file(ending)).exists()
+        if os.path.exists(path := job.file(ending))  # False where the name is too long, which stops only this image
         and not (_is_own_document(path) if ending == ".json" else is_own_image(path) or _is_damaged(path, job))
     ]
     if others:
@@ -297,7 +298,7 @@ def remove_incomplete(job: Job) -> None:
     if not job.document.parent.is_dir():
         return
     with folder_lock(job.document.parent):
-        if not job.document.exists():
+        if not os.path.exists(job.document):  # also if its name is too long, for which the method of a path fails
             for ending in (".png", *EXACT_MAPS.values()):
                 if is_own_image(path := job.file(ending)):
                     path.unlink(missing_ok=True)
@@ -324,7 +325,7 @@ def with_other_formats(job: Job) -> str:
 
 def is_own_image(path: Path) -> bool:
     """Whether a file is an overlay or a map of a result, judging by its mark or (for 0.1.0) the JSON file beside it."""
-    if path.suffix.lower() not in (".png", ".tif") or not path.is_file():
+    if path.suffix.lower() not in (".png", ".tif") or not os.path.isfile(path):
         return False
     try:
         with path.open("rb") as file:  # avoids opening a large map as an image

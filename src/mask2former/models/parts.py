@@ -167,8 +167,8 @@ def set_gradient_checkpointing(name: str, part: nn.Module, enable: bool) -> None
         part.set_gradient_checkpointing(enable)
     elif enable:
         raise UserError(
-            f"the {name} {type(part).__name__} has no method set_gradient_checkpointing(enable); add one, or leave "
-            "gradient checkpointing out (trainer.gradient_checkpointing=false)"
+            f"the {name} {type(part).__name__} does not support gradient checkpointing (it has no method "
+            "set_gradient_checkpointing); switch it off (trainer.gradient_checkpointing=false)"
         )
 
 

@@ -16,6 +16,7 @@ from mask2former.files import check_file, discard, whole_file
 from mask2former.notes import note
 from mask2former.ops.shapes import check_installed
 from mask2former.results_io.csv import csv_text
+from mask2former.results_io.growing import naming
 from mask2former.results_io.writing import ImageNames, PixelSizeOf, ReadImage, Writer, unknown
 from mask2former.structures.categories import Categories
 from mask2former.structures.results import Segmentation
@@ -172,7 +173,8 @@ class _Csv:
         self._file.write(csv_text([], self.columns))
 
     def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        self._file.write(csv_text(rows, self.columns, header=False))
+        with naming(self.path):
+            self._file.write(csv_text(rows, self.columns, header=False))
 
     def finish(self) -> None: ...
 
@@ -203,9 +205,11 @@ class _Parquet:
             self.finish()
 
     def finish(self) -> None:
-        if self._rows:
+        if not self._rows:
+            return
+        with naming(self.path):
             self._file.write_table(self._arrow.Table.from_pylist(self._rows, schema=self._schema))
-            self._rows = []
+        self._rows = []
 
 
 def is_table(path: Path) -> bool:

@@ -22,6 +22,7 @@ from mask2former.media.georeference import GeoReference
 from mask2former.media.image_files import check_utf8
 from mask2former.notes import note
 from mask2former.pixels import Regions
+from mask2former.results_io.growing import naming
 from mask2former.structures.result_base import ResultItem, save_marked
 from mask2former.structures.results import Segmentation
 from mask2former.text import quoted
@@ -181,7 +182,8 @@ class ListFile(Writer):
 
     def write(self, text: str) -> None:
         assert self._file is not None, "used outside its with block"
-        self._file.write(text)
+        with naming(self.path):
+            self._file.write(text)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -197,6 +197,7 @@ def ablate(
 def _check_start(runs: Mapping[str, RunConfig]) -> None:
     """Refuse rows that cannot start, before the first one is trained, and note those that start behind the baseline."""
     from mask2former.checkpoints import Checkpoint
+    from mask2former.checkpoints.transfer import UnfitError
     from mask2former.models.build import build_model
     from mask2former.training.start import prepare_for_training, with_start
 
@@ -205,6 +206,13 @@ def _check_start(runs: Mapping[str, RunConfig]) -> None:
         try:
             complete, start = with_start(run, None, None)
             prepare_for_training(build_model(complete.model, num_classes=1), complete.trainer)
+        except UnfitError as error:
+            if name == BASELINE:
+                raise prefixed(name, error) from error
+            raise UserError(  # these settings are those of the row, which the user cannot leave out
+                f"{name}: {error.fault}; choose other rows, or start all rows from a backbone or from random weights "
+                f"(model.init=null){error.partly}"
+            ) from error
         except UserError as error:
             raise prefixed(name, error) from error
         is_model |= isinstance(start.source, Checkpoint)  # otherwise a backbone, from which all rows start alike

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -32,6 +34,7 @@ __all__ = [
     "at_step",
     "best_of",
     "damaged",
+    "date_after",
     "figure",
     "figures",
     "loaded",
@@ -71,7 +74,7 @@ def loaded(path: Path, advice: str | None = None, *, device: str = "meta") -> It
         device: for the tensors; ``meta`` does not read them.
 
     Raises:
-        UserError: the file is empty, truncated, or lacks entries that the block reads.
+        UserError: the file is empty, truncated, or lacks entries that the block reads; or the system cannot read it.
     """
     try:
         if check_regular(path, "checkpoint") == 0:
@@ -81,6 +84,11 @@ def loaded(path: Path, advice: str | None = None, *, device: str = "meta") -> It
     except UserError:
         raise
     except Exception as error:  # a damaged file can raise anything
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # which a wrong offset causes
+            raise UserError(
+                f"cannot resume: {path} cannot be read ({error.strerror}), which says nothing about its content; "
+                "remove the cause and resume again"
+            ) from error
         reason = f"it has no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
         raise damaged(path, reason, advice) from error
 
@@ -278,6 +286,8 @@ class KeepCheckpoints(lightning.Callback):
 
     def _write_last(self, trainer: lightning.Trainer) -> None:
         self._write(trainer, self.last)
+        if trainer.is_global_zero:  # otherwise this run would count as finished, with the model of an earlier end
+            date_after(self.last, self.last.parents[1] / "model.safetensors")
         self._written = -1 if self._is_due else trainer.global_step
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -295,6 +305,13 @@ class KeepCheckpoints(lightning.Callback):
             write_whole(path, lambda file: trainer.save_checkpoint(file, weights_only=False), durable=True)
         else:
             trainer.save_checkpoint(path, weights_only=False)  # this rank takes part, but writes nothing
+
+
+def date_after(path: Path, other: Path) -> None:
+    """Date a file that was written after another one accordingly, even if the clock was set back in between."""
+    with contextlib.suppress(OSError):  # there is no other file, or the file system keeps its own dates
+        if path.stat().st_mtime <= (before := other.stat().st_mtime):
+            os.utime(path, (before + 1, before + 1))
 
 
 def at_step(loops: dict[str, Any], step: int) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def locked(directory: Path) -> Iterator[list[str]]:
         directory: directory of the run.
 
     Returns:
-        Sentences for the user: whose lock was taken over.
+        Sentences for the user: whose lock was taken over, or that there is none.
 
     Raises:
         UserError: another training run holds the lock; the message names its process.
@@ -67,16 +67,21 @@ def locked(directory: Path) -> Iterator[list[str]]:
     is_new = not directory.exists()
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / LOCK
-    stream = _taken(path)
-    if stream is None:  # a read-only path is still useful, for instance for a finished run
-        yield []
+    try:
+        stream = _taken(path)
+    except _NoFileError as error:  # a read-only path is still useful, for instance for a finished run
+        is_usable = os.access(directory, os.W_OK)
+        yield [f"{directory} is not locked, so another training run could write to it, too ({error})"] * is_usable
         return
     _held.add(stream)
     try:
         before = _owner(stream)
-        stream.truncate(0)
-        stream.write(json.dumps(_myself()))
-        stream.flush()
+        try:
+            stream.truncate(0)
+            stream.write(json.dumps(_myself()))
+            stream.flush()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from error
         yield (
             [f"an earlier training run ({before}) was killed; its lock on {directory} was taken over"] if before else []
         )
@@ -84,19 +89,24 @@ def locked(directory: Path) -> Iterator[list[str]]:
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
         _held.discard(stream)
-        stream.close()
+        with contextlib.suppress(OSError):  # of a full disk, where the content could not be written
+            stream.close()
         if is_new:
             with contextlib.suppress(OSError):  # not empty
                 directory.rmdir()
 
 
-def _taken(path: Path) -> IO[str] | None:
-    """The open file, locked; None if it cannot be written."""
+class _NoFileError(Exception):
+    """The file of a lock cannot be written."""
+
+
+def _taken(path: Path) -> IO[str]:
+    """The open file, locked."""
     while True:
         try:
             stream = path.open("a+", encoding="utf-8")
-        except OSError:
-            return None
+        except OSError as error:
+            raise _NoFileError(f"{path}: {error.strerror}") from error
         try:
             _lock(stream)
             if os.path.samestat(os.fstat(stream.fileno()), path.stat()):

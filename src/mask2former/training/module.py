@@ -20,6 +20,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from mask2former.config import OptimConfig, RunConfig, Task
 from mask2former.dataset_tools.requirements import batch_size_per_device
+from mask2former.errors import UserError
 from mask2former.evaluation.cases import Case, Cases
 from mask2former.evaluation.evaluate import predict_case
 from mask2former.evaluation.gallery import case_rows
@@ -31,6 +32,7 @@ from mask2former.models.mask2former import Mask2Former
 from mask2former.models.parts import FollowsTraining, targets_for
 from mask2former.structures import Segmentation, VideoInstances
 from mask2former.structures.samples import Batch
+from mask2former.text import printable
 from mask2former.training.checkpointing import at_step, figures, plain
 from mask2former.training.cluster import say_once
 from mask2former.training.ema import MovingAverage
@@ -141,8 +143,7 @@ class TrainingModule(lightning.LightningModule):
                 given = targets_for(self.model.transformer_decoder, batch.targets)
                 losses = self.criterion(self.model(batch.images, **given), batch.targets, uniform, num_masks)
             except FloatingPointError as error:
-                kept = self._keep(batch, step + 1)
-                raise FloatingPointError(f"step {step + 1}: {error}; the batch is in {kept}") from error
+                raise FloatingPointError(f"step {step + 1}: {error}; {self._keep(batch, step + 1)}") from error
             with self._sent_later() if index < len(accumulation) else contextlib.nullcontext():
                 self.manual_backward(losses.total / len(accumulation))
             total += losses.total.detach() / len(accumulation)
@@ -157,7 +158,7 @@ class TrainingModule(lightning.LightningModule):
         finite = bool(norm.isfinite())
         if not finite and (scaler is None or scaler.get_scale() < _SMALLEST_SCALE):
             kept = self._keep(accumulation[0], step + 1)
-            raise FloatingPointError(f"step {step + 1}: gradients are not finite; see {kept}")
+            raise FloatingPointError(f"step {step + 1}: gradients are not finite; {kept}")
         optimizer.step()  # with scaling: if a gradient is not finite, only the scale changes
         if self.average is not None and finite:
             self.average.update(self.model)
@@ -198,14 +199,18 @@ class TrainingModule(lightning.LightningModule):
         numbers = np.random.SeedSequence([self.config.seed, 2, step, self.global_rank]).generate_state(1, np.uint64)
         return int(numbers[0] >> 1)
 
-    def _keep(self, batch: Batch, step: int) -> Path:
+    def _keep(self, batch: Batch, step: int) -> str:
+        """Save the batch of a step that cannot be taken; where it is, or why it could not be saved."""
         rank = f"-rank-{self.global_rank}" if self.trainer.world_size > 1 else ""
         path = Path(self.config.output) / f"failed-step-{step}{rank}.pt"
         content = {"pixels": batch.images.pixels, "sizes": batch.images.sizes, "names": batch.names}
         content["targets"] = [(target.labels, target.masks) for target in batch.targets]
         content["ignored"] = [target.ignored for target in batch.targets]
-        write_whole(path, lambda file: torch.save(content, file))
-        return path
+        try:
+            write_whole(path, lambda file: torch.save(content, file))
+        except (OSError, RuntimeError, UserError) as error:  # of torch, for instance about a full disk
+            return f"the batch could not be saved in {path} ({printable(str(error), 200)})"
+        return f"the batch is in {path}"
 
     # --- validation: the predictor that users get, with averaged weights when there are some ---
 

@@ -99,6 +99,7 @@ class LastState:
         num_rows: of the table of metrics; None in checkpoints of 0.1.0.
         objects: names of objects that were passed in Python instead of settings.
         unit: number of successive images of one group, see :class:`StepSampler`; None if they are not grouped.
+        training: digest of its training data; None in earlier checkpoints.
     """
 
     path: Path
@@ -117,6 +118,7 @@ class LastState:
     num_rows: int | None = None
     objects: tuple[str, ...] = ()
     unit: int | None = None
+    training: str | None = None
 
     @classmethod
     def read(cls, path: Path) -> LastState:
@@ -175,6 +177,7 @@ class LastState:
             None if rows is None else _whole(rows),
             tuple(str(_text(name)) for name in record.get("objects", ())),
             _unit(record.get("unit"), config),
+            _text(record.get("training")),
         )
 
     def is_comparable(
@@ -227,6 +230,7 @@ def record_of(
     validation: str | None = None,
     objects: Sequence[str] = (),
     unit: int | None = None,
+    training: str | None = None,
 ) -> dict[str, Any]:
     """Information about a run for its checkpoints, with plain values only; :meth:`LastState.read` reads it."""
     given = {"objects": list(objects)} if objects else {}
@@ -239,6 +243,7 @@ def record_of(
         "num_samples": list(num_samples),
         "license": license,
         "validation": validation,
+        "training": training,
     }
 
 
@@ -291,6 +296,7 @@ def compare(
     categories: Categories,
     num_samples: tuple[int, int],
     validation: str | None = None,
+    training: str | None = None,
 ) -> Comparison:
     """What changes if a run is resumed with ``config``.
 
@@ -300,6 +306,7 @@ def compare(
         categories: the current classes of the training data.
         num_samples: current numbers of samples of the training and the validation data.
         validation: digest of the current validation data.
+        training: digest of the current training data.
 
     Raises:
         UserError: something that must not change is different; the message lists all differences.
@@ -335,7 +342,12 @@ def compare(
             f"the training data has {num_samples[0]} samples now but had {last.num_samples[0]} before: the order of "
             f"samples changes after step {last.step}"
         )
-    elif is_other_order:
+    elif None not in (training, last.training) and training != last.training:
+        notes.append(
+            "the training data has as many samples as before, but other ones (by names, ids or numbers of objects), "
+            f"which are learned after step {last.step}"
+        )
+    if is_other_order and not is_other_number:
         notes.append(f"the order of samples changes after step {last.step}")
     notes += _about_rate(last, config)
     count = None if last.num_samples is None else last.num_samples[1]

@@ -22,7 +22,7 @@ from mask2former.errors import OptionError, UserError
 from mask2former.models.mask2former import Mask2Former
 from mask2former.progress import DetailedProgress
 from mask2former.training.batch_size import check_auto, with_batch_size
-from mask2former.training.checkpointing import KeepCheckpoints, figure, figures, loaded
+from mask2former.training.checkpointing import KeepCheckpoints, date_after, figure, figures, loaded
 from mask2former.training.class_weights import class_weights
 from mask2former.training.cluster import Rank, say_once
 from mask2former.training.data_state import digest_of
@@ -127,9 +127,10 @@ def train(
         data.check()
         num_samples = len(data.training_set), data.num_validation
         digest = digest_of(data.validation_set.samples, data.num_validation)
+        learned = digest_of(data.training_set.samples, num_samples[0])
         point = ResumePoint()
         if past is not None:
-            change = compare(past, config, data.categories, num_samples, digest)
+            change = compare(past, config, data.categories, num_samples, digest, learned)
             if (result := finished(past, change, config)) is not None:
                 return result
             point = resume_point(past, change, config, data.num_validation, digest)
@@ -152,7 +153,7 @@ def train(
         if config.optim.freeze:
             notes.append(str(module.frozen))
         names, license = objects.names(), model.info.license
-        module.record = record_of(config, data.categories, num_samples, license, digest, names, data.unit)
+        module.record = record_of(config, data.categories, num_samples, license, digest, names, data.unit, learned)
         module.stored_optim = past.config.optim if past is not None else None
         module.validation_due = point.is_due
 
@@ -205,10 +206,17 @@ def _facts(config: RunConfig, num_samples: tuple[int, int], validation: str) -> 
 def _saved(trainer: lightning.Trainer, module: TrainingModule, keep: KeepCheckpoints) -> TrainingResult:
     """Write the model of a finished training run, with the best or the averaged weights."""
     config, model, path = module.config, module.whole_model(), Path(module.config.output) / "model.safetensors"
+    best = (keep.best_value, keep.best_step) if keep.best_value > -math.inf else None
     if module.average is not None:
         module.average.copy_to(model)
     elif keep.best.exists():
         _restore(module, model, keep.best)
+    elif best is not None:
+        best = None
+        say_once(
+            f"note: {keep.best}, of the best validation (step {keep.best_step}), no longer exists: {path.name} holds "
+            "the weights of the last step"
+        )
     threshold = module.instance_threshold if config.evaluation.choose_threshold else None
     if threshold is not None:
         chosen = {"instance_threshold": threshold, "class_thresholds": module.class_thresholds}
@@ -216,9 +224,9 @@ def _saved(trainer: lightning.Trainer, module: TrainingModule, keep: KeepCheckpo
         model.info = replace(model.info, inference=inference)
     if trainer.is_global_zero:
         checkpoints.save_pretrained(model, path)
+        date_after(path, keep.last)
     # Not those that Lightning has: they are gone in a resumed run, and may be those of several validations.
     measured = validations(path.with_name("metrics.csv"), trainer.global_step)
-    best = (keep.best_value, keep.best_step) if keep.best_value > -math.inf else None
     return TrainingResult(
         path.parent,
         path,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import signal
@@ -103,6 +104,7 @@ def explained(
         KeyboardInterrupt: the run was stopped.
         MemoryError: the device or the machine has too little memory.
         ChildProcessError: a process that reads samples died of another cause, or another rank has ended.
+        OSError: a process that reads samples could not be started, or there are too many open files.
     """
     try:
         yield
@@ -110,7 +112,14 @@ def explained(
         if not trainer.interrupted:
             raise
         raise KeyboardInterrupt from stop
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as raised:
+        error = _first(raised)
+        if "Too many open files" in str(error):
+            advice = "raise their limit (ulimit -n), or lower data.num_workers"
+            raise OSError(errno.EMFILE, f"too many open files; {advice}") from raised
+        if isinstance(error, OSError) and error.filename is None:
+            reason = f"a data loading process could not be started ({error.strerror}); lower data.num_workers"
+            raise OSError(error.errno, reason) from raised
         if (how := died_reading(error)) is not None:
             raise _death(how) from error
         if rank is not None and rank.world_size > 1 and is_lost_connection(error):
@@ -122,12 +131,20 @@ def explained(
         if last is not None and str(error).startswith("Error(s) in loading state_dict"):
             raise damaged(last, str(error)) from error
         if not is_lack_of_memory(error):
-            raise
+            if error is raised:
+                raise
+            raise error from None
         raise MemoryError(
             f"out of memory with {count(batch_size_per_device(config), 'image')} in one pass; try a smaller "
             "data.batch_size_per_device (the total batch size stays the same), "
             "trainer.gradient_checkpointing=true, or smaller images in data.dataset"
         ) from error
+
+
+def _first(error: BaseException) -> BaseException:
+    """Lightning cleans up after loaders that could not be started, and fails; what came before is the cause."""
+    before = error.__context__
+    return before if before is not None and "iter(combined_loader)" in str(error) else error
 
 
 def is_lost_connection(error: BaseException) -> bool:

@@ -365,3 +365,11 @@ def test_old_names_are_noted_where_they_were_written() -> None:
         "'log_every' in run.yaml is now 'log_interval'",
         "'every' in override 'evaluation={every: 3}' is now 'interval'",
     ]
+
+
+def test_a_loss_of_which_nothing_is_learned_is_refused() -> None:
+    weights = [f"criterion.{name}_weight=0" for name in ("class", "mask", "dice")]
+    expected = "criterion: nothing would be learned with class_weight, mask_weight and dice_weight 0; set one above 0"
+    assert said(*weights) == expected
+    for one in weights:
+        parse(RunConfig, apply_overrides({}, [other for other in weights if other != one]), "run.yaml")

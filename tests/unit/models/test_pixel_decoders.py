@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mask2former.errors import UserError
-from mask2former.models.parts import set_precision
+from mask2former.models.parts import set_gradient_checkpointing, set_precision
 from mask2former.models.pixel_decoders import (
     BiFPNPixelDecoder,
     FaPNPixelDecoder,
@@ -119,3 +119,13 @@ def test_a_fusion_is_a_mean_with_positive_weights() -> None:
         layer.weights.copy_(torch.tensor([2.0, -1.0, 1.0]))
     mean = (2 * same + F.max_pool2d(fine, 2)) / 3.0001
     torch.testing.assert_close(layer(same, coarse, fine), layer.norm(layer.pointwise(layer.depthwise(F.silu(mean)))))
+
+
+@pytest.mark.parametrize("kind", ["fpn", "semantic-fpn", "bifpn", "fapn"])
+def test_gradient_checkpointing_is_refused_with_advice_for_users_of_the_decoder(kind: str) -> None:
+    set_gradient_checkpointing("pixel decoder", decoder_of(kind), enable=False)
+    message = (
+        r"^the pixel decoder \w+ does not support gradient checkpointing \(.*\); switch it off \(trainer\.\w+=false\)$"
+    )
+    with pytest.raises(UserError, match=message):
+        set_gradient_checkpointing("pixel decoder", decoder_of(kind), enable=True)

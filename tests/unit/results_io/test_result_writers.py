@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import json
+import resource
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,8 @@ from mask2former.metrics.panoptic import PanopticEvaluator
 from mask2former.notes import collect_notes
 from mask2former.ops import masks as mask_ops
 from mask2former.results_io import result_writer
+from mask2former.results_io.table import TableFiles
+from mask2former.results_io.writing import ListFile
 from mask2former.structures import Categories, Category, Instances, PanopticSegmentation, Segment, SemanticSegmentation
 from mask2former.structures.ground_truth import PanopticGroundTruth
 
@@ -130,6 +135,57 @@ def test_a_broken_run_leaves_no_list_and_nothing_temporary(tmp_path: Path, task:
         broken()
     assert not list(tmp_path.rglob("*.json"))
     assert not [path for path in tmp_path.rglob(".*") if path.is_file()]
+
+
+@contextlib.contextmanager
+def full_disk(num_bytes: int) -> Iterator[None]:
+    """Files cannot become larger than this."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_in_the_middle_names_the_list(tmp_path: Path) -> None:
+    def write() -> None:
+        with ListFile(tmp_path / "list.json") as file:
+            for _ in range(100):
+                file.write("x" * 1_000)
+
+    with full_disk(10_000), pytest.raises(OSError, match=r"File too large: '.*list\.json'"):
+        write()
+    assert not list(tmp_path.iterdir())
+
+
+def test_so_it_does_the_table(tmp_path: Path) -> None:
+    pytest.importorskip("skimage")
+    masks = np.ones((20, 8, 8), dtype=bool)
+    categories = Categories.from_names(["cat"])
+    result = Instances(masks, np.zeros(20, dtype=np.int64), np.ones(20), mask_ops.boxes_xyxy(masks), categories)
+
+    def write() -> None:
+        with TableFiles(tmp_path / "table.csv", result.categories) as table:
+            for number in range(20):
+                table.add(number, result)
+
+    with full_disk(1_000), pytest.raises(OSError, match=r"File too large: '.*table\w*\.csv'"):
+        write()
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_error_of_the_run_keeps_its_words_on_a_full_disk(tmp_path: Path) -> None:
+    """Closing the list writes what is left, which fails, too."""
+
+    def write() -> None:
+        with ListFile(tmp_path / "list.json") as file:
+            file.write("x")
+            raise ValueError("unrelated")
+
+    with full_disk(0), pytest.raises(ValueError, match="unrelated"):
+        write()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_list_goes_where_a_link_points_and_an_error_of_the_run_keeps_its_words(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +15,16 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from mask2former.config import EvaluationConfig, RunConfig
 from mask2former.errors import UserError
-from mask2former.training.checkpointing import Best, KeepCheckpoints, Patience, WholeFiles, figures, loaded, plain
+from mask2former.training.checkpointing import (
+    Best,
+    KeepCheckpoints,
+    Patience,
+    WholeFiles,
+    date_after,
+    figures,
+    loaded,
+    plain,
+)
 from mask2former.training.resume_point import ResumePoint, patience_of
 
 
@@ -32,6 +43,40 @@ def test_an_empty_file_is_called_empty(tmp_path: Path) -> None:
     (tmp_path / "last.ckpt").touch()
     with pytest.raises(UserError, match=r"\(it is empty\)"):
         loaded(tmp_path / "last.ckpt", "").__enter__()
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.EMFILE, errno.ESTALE])
+def test_a_file_that_the_system_does_not_read_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Nobody should delete a run because a network drive was away for a moment."""
+    path = tmp_path / "last.ckpt"
+    torch.save({"global_step": 3}, path)
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(torch, "load", fail)
+    expected = rf"cannot resume: .*last\.ckpt cannot be read \({os.strerror(number)}\)"
+    with pytest.raises(UserError, match=expected) as refused, loaded(path):
+        pass
+    assert "delete" not in str(refused.value)
+
+
+@pytest.mark.parametrize("shift", [-3600, 0, 3600])
+def test_a_file_is_dated_after_one_that_was_written_before(tmp_path: Path, shift: int) -> None:
+    """Whether a run is finished is decided by these dates, also if the clock was set back in between."""
+    model, last = tmp_path / "model.safetensors", tmp_path / "last.ckpt"
+    date_after(last, model)
+    model.touch()
+    date_after(last, model)
+    assert not last.exists()
+    last.touch()
+    now = last.stat().st_mtime
+    os.utime(model, (now + shift, now + shift))
+    date_after(last, model)
+    assert last.stat().st_mtime > model.stat().st_mtime
+    assert (last.stat().st_mtime == now) == (shift < 0)
 
 
 def test_a_full_disk_is_an_error_of_the_file() -> None:

@@ -7,6 +7,7 @@ import fcntl
 import json
 import multiprocessing
 import os
+import resource
 import time
 import warnings
 from pathlib import Path
@@ -90,10 +91,27 @@ def test_other_ranks_do_not_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             assert notes == []
 
 
-def test_a_directory_that_cannot_be_written_is_not_locked(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_written_is_not_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / LOCK).mkdir()  # cannot be opened for writing, not even by root
+    with locked(tmp_path) as notes:  # others can still write there
+        assert notes == [
+            f"{tmp_path} is not locked, so another training run could write to it, too ({tmp_path / LOCK}: Is a "
+            "directory)"
+        ]
+    monkeypatch.setattr(os, "access", lambda *_: False)
     with locked(tmp_path) as notes:
         assert notes == []
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        with pytest.raises(OSError, match=rf"File too large: '.*\{LOCK}'"), locked(tmp_path / "run"):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_lock_that_is_removed_while_it_is_taken_is_taken_anew(

@@ -167,6 +167,21 @@ def test_without_a_record_the_number_of_classes_is_compared() -> None:
         compare(old, RunConfig(), Categories.from_names(["cat", "dog"]), (9, 3))
 
 
+def test_other_training_samples_of_the_same_number_are_said() -> None:
+    old = last_state(training="a")
+    told = [compare(old, RunConfig(), CLASSES, (8, 2), None, now).notes for now in "ba"]
+    assert told[1] == ()
+    assert told[0] == (
+        "the training data has as many samples as before, but other ones (by names, ids or numbers of objects), which "
+        "are learned after step 300",
+    )
+    for unknown in (last_state(), replace(old, training=None)):  # of an earlier version
+        assert compare(unknown, RunConfig(), CLASSES, (8, 2), None, "b").notes == ()
+    text = " ".join(compare(old, RunConfig(seed=7), CLASSES, (8, 2), None, "b").notes)
+    assert "which are learned after step 300" in text
+    assert "the order of samples changes after step 300" in text
+
+
 def test_other_ids_and_numbers_of_samples_are_said() -> None:
     items = tuple(replace(item, id=item.id + 1) for item in CLASSES)
     change = compare(last_state(), RunConfig(), Categories(items), (9, 3))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 from pathlib import Path
@@ -123,6 +124,11 @@ READER = "DataLoader worker (pid 71) is killed by signal: {}. "
             r"runs/x\.ckpt is damaged.*; restore it from a copy, or delete",
         ),
         (RuntimeError("mat1 and mat2 shapes"), RuntimeError, "^mat1 and mat2 shapes$"),
+        (
+            RuntimeError("Too many open files. Communication with the workers is no longer possible."),
+            OSError,
+            r"too many open files; raise their limit \(ulimit -n\)",
+        ),
         (torch.OutOfMemoryError("CUDA out of memory"), MemoryError, r"with 4 images.*batch_size_per_device"),
         (SystemExit(1), KeyboardInterrupt, "^$"),
     ],
@@ -134,6 +140,34 @@ def test_what_ended_a_training_is_said_with_what_helps(
     trainer: Any = SimpleNamespace(interrupted=True, global_step=7)
     with pytest.raises(expected, match=words), explained(trainer, config, Path("runs/x.ckpt"), Rank(1, 2)):
         raise raised
+
+
+@pytest.mark.parametrize(
+    ("first", "expected", "words"),
+    [
+        (OSError(errno.EMFILE, "Too many open files"), OSError, r"too many open files; .*ulimit -n.*data\.num_workers"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), OSError, r"not be started \(Cannot all.*data\.num_workers"),
+        (OSError(errno.EIO, "Input/output error", "a.csv"), OSError, r"Input/output error: 'a\.csv'$"),
+        (UserError("a sentence"), UserError, "^a sentence$"),
+        (KeyboardInterrupt(), KeyboardInterrupt, "^$"),
+        (None, RuntimeError, r"combined_loader"),
+    ],
+)
+def test_loaders_that_cannot_be_started_are_not_hidden_by_what_follows(
+    first: BaseException | None, expected: type[BaseException], words: str
+) -> None:
+    """Lightning then cleans up after loaders that do not exist, and fails in words of its own."""
+    trainer: Any = SimpleNamespace(interrupted=False, global_step=0)
+
+    def fit() -> None:
+        try:
+            if first is not None:
+                raise first
+        finally:
+            raise RuntimeError("Please call `iter(combined_loader)` first.")
+
+    with pytest.raises(expected, match=words), explained(trainer, parse(RunConfig, {}, "test"), None):
+        fit()
 
 
 def test_an_exit_that_nobody_asked_for_stays_one() -> None:
