@@ -7,7 +7,8 @@ import math
 import numpy as np
 
 from mask2former.scenes.cells.chromatin import chromatin
-from mask2former.scenes.cells.nuclei import Nucleus, arrange
+from mask2former.scenes.cells.epithelium import Epithelium
+from mask2former.scenes.cells.nuclei import Nucleus, arrange, arrange_in_rows
 from mask2former.scenes.cells.textures import Array, blurred, clouds, fibres
 
 __all__ = ["paint_fluorescence"]
@@ -62,19 +63,39 @@ def _debris(rng: np.random.Generator, size_hw: tuple[int, int], diameter: float)
     return light
 
 
-def paint_fluorescence(rng: np.random.Generator, size_hw: tuple[int, int], diameter: float) -> tuple[Array, Array]:
+def _cavity(rng: np.random.Generator, size_hw: tuple[int, int], sheet: Epithelium) -> Array:
+    """Light (H, W) of what the sheet encloses: yolk, and nuclei far below as a faint texture; some haze around it."""
+    depth, diameter = sheet.depth(size_hw), sheet.diameter
+    inside = 1.0 / (1.0 + np.exp(np.clip(-depth * sheet.axes[1] / (0.4 * diameter), -30.0, 30.0)))
+    blobs = max(size_hw) / (diameter * rng.uniform(1.0, 6.0))
+    texture = 1.0 + rng.uniform(0.05, 0.35) * clouds(rng, size_hw, blobs, 3)
+    if rng.random() < 0.5:
+        texture += rng.uniform(0.03, 0.15) * fibres(rng, size_hw, diameter * rng.uniform(0.6, 1.2))
+    hollow = 1.0 - rng.uniform(0.0, 0.7) * np.clip(depth * rng.uniform(1.0, 2.5), 0.0, 1.0)
+    around = rng.uniform(0.0, 0.1) * np.exp(np.minimum(depth, 0.0) * sheet.axes[1] / (diameter * rng.uniform(0.5, 3.0)))
+    return rng.uniform(0.0, 0.6) * inside * hollow * np.maximum(texture, 0.0) + around
+
+
+def paint_fluorescence(
+    rng: np.random.Generator, size_hw: tuple[int, int], diameter: float, sheet: Epithelium | None = None
+) -> tuple[Array, Array]:
     """One image.
 
     Args:
         rng: source of all random numbers.
         size_hw: height and width in pixels.
         diameter: of the median nucleus, in pixels.
+        sheet: where the nuclei stand in rows; by default, they lie as :func:`arrange` does.
 
     Returns:
         Values in 0..255, not yet rounded or clipped (H, W, 3), and the number of the nucleus at each pixel (H, W).
     """
-    nuclei, front = arrange(rng, size_hw, diameter)
-    light = _glow(rng, size_hw, diameter, nuclei)
+    if sheet is None:
+        nuclei, front = arrange(rng, size_hw, diameter)
+        light = _glow(rng, size_hw, diameter, nuclei)
+    else:
+        nuclei, front = arrange_in_rows(rng, size_hw, sheet.poses(rng, size_hw))
+        light = _glow(rng, size_hw, diameter, nuclei) + _cavity(rng, size_hw, sheet)
     if nuclei and rng.random() < 0.25:
         light += _bodies(rng, size_hw, diameter, nuclei)
     if rng.random() < 0.35:

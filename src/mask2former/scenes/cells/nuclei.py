@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from mask2former.scenes.cells.epithelium import Pose
 from mask2former.scenes.cells.textures import Array, blurred, clouds
 
-__all__ = ["Nucleus", "arrange"]
+__all__ = ["Nucleus", "arrange", "arrange_in_rows"]
 
 _MIN_PIXELS = 12  # smaller ones, at the border of the image, are not drawn
 _MIN_VISIBLE = 0.5  # of a nucleus behind others
@@ -91,6 +92,40 @@ def _nucleus(
     )
 
 
+class _Pile:
+    """Nuclei of one image, back to front, of which enough is visible.
+
+    Attributes:
+        nuclei: in the order in which they were added.
+        front: the number (from 1) of the one in front at each pixel, 0 for background (H, W).
+    """
+
+    def __init__(self, size_hw: tuple[int, int], overlap: float) -> None:
+        self.nuclei: list[Nucleus] = []
+        self.front = np.zeros(size_hw, np.int32)
+        self._overlap = overlap
+        self._areas, self._visible = [0], [0]  # by number; 0 is the background
+
+    def add(self, nucleus: Nucleus) -> None:
+        """Put one in front unless it is too small, lies too much over others, or leaves too little of them visible."""
+        behind = self.front[nucleus.box]  # a view
+        solid = nucleus.solid
+        area = int(np.count_nonzero(solid))
+        hidden = np.bincount(behind[solid], minlength=len(self._areas))
+        hidden[0] = 0
+        if area < _MIN_PIXELS or hidden.sum() > self._overlap * area:
+            return
+        numbers = np.flatnonzero(hidden)
+        if any(self._visible[k] - hidden[k] < max(_MIN_VISIBLE * self._areas[k], _MIN_PIXELS) for k in numbers):
+            return
+        for k in numbers:
+            self._visible[k] -= int(hidden[k])
+        self.nuclei.append(nucleus)
+        self._areas.append(area)
+        self._visible.append(area)
+        behind[solid] = len(self.nuclei)
+
+
 def arrange(
     rng: np.random.Generator,
     size_hw: tuple[int, int],
@@ -130,9 +165,8 @@ def arrange(
     if centers is not None:
         count = len(centers)
 
-    front = np.zeros(size_hw, np.int32)
-    nuclei: list[Nucleus] = []
-    areas, visible = [0], [0]  # by number; 0 is the background
+    pile = _Pile(size_hw, overlap)
+    nuclei = pile.nuclei
     for attempt in range(3 * count):  # some do not fit
         if len(nuclei) == count:
             break
@@ -153,21 +187,21 @@ def arrange(
         angle = direction[at] + 0.3 * rng.standard_normal() if is_aligned else rng.uniform(0.0, math.pi)
         aspect = 1.0 + (mean_aspect - 1.0) * rng.uniform(0.3, 1.7)
         radii = _radii(rng, rough, rng.random() < 0.08)
-        nucleus = _nucleus((y, x), radius, aspect, float(angle), radii, size_hw)
-        behind = front[nucleus.box]
-        solid = nucleus.solid
-        area = int(np.count_nonzero(solid))
-        hidden = np.bincount(behind[solid], minlength=len(areas))
-        hidden[0] = 0
-        if area < _MIN_PIXELS or hidden.sum() > overlap * area:
-            continue
-        numbers = np.flatnonzero(hidden)
-        if any(visible[k] - hidden[k] < max(_MIN_VISIBLE * areas[k], _MIN_PIXELS) for k in numbers):
-            continue
-        for k in numbers:
-            visible[k] -= int(hidden[k])
-        nuclei.append(nucleus)
-        areas.append(area)
-        visible.append(area)
-        behind[solid] = len(nuclei)
-    return nuclei, front
+        pile.add(_nucleus((y, x), radius, aspect, float(angle), radii, size_hw))
+    return nuclei, pile.front
+
+
+def arrange_in_rows(
+    rng: np.random.Generator, size_hw: tuple[int, int], poses: list[Pose]
+) -> tuple[list[Nucleus], Array]:
+    """Nuclei in these poses, in a random order from back to front, without those that :class:`_Pile` does not take.
+
+    Returns what :func:`arrange` does.
+    """
+    pile = _Pile(size_hw, rng.choice([0.12, 0.25, 0.4]))
+    rough = rng.uniform(0.0, 0.12)
+    for number in rng.permutation(len(poses)):
+        pose = poses[number]
+        radii = _radii(rng, rough, rng.random() < 0.05)
+        pile.add(_nucleus((pose.y, pose.x), pose.radius, pose.aspect, pose.angle, radii, size_hw))
+    return pile.nuclei, pile.front
