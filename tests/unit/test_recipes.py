@@ -121,8 +121,9 @@ def test_windows_of_nuclei_have_the_scale_of_their_training() -> None:
 
 
 def test_the_runs_of_nuclei_go_on_from_one_another_with_objects_of_one_size() -> None:
-    runs = recipes.nuclei_start(), recipes.nuclei_middle(), recipes.nuclei_late(), recipes.nuclei_end()
-    for before, run in pairwise(runs):
+    parts = recipes.packaged_recipes("nuclei")
+    assert len(parts) == 5
+    for before, run in pairwise(recipes.run_recipes()[name]() for name in parts):
         assert (run.model.init, run.model.init_partial) == (f"{before.output}/model.safetensors", False)
         assert run.model.model_copy(update={"init": None, "init_partial": False, "inference": None}) == (
             before.model.model_copy(update={"init": None, "init_partial": False, "inference": None})
@@ -162,7 +163,7 @@ def test_the_last_part_of_nuclei_shows_rare_kinds_of_real_images_more_often() ->
 
 @pytest.mark.parametrize("name", ["nuclei", "scenes-tiny"])
 def test_the_recipe_with_the_name_of_a_packaged_model_starts_from_it_at_a_low_rate(name: str) -> None:
-    run, end = recipes.run_recipes()[name](), recipes.run_recipes()[f"{name}-end"]()
+    run, end = recipes.run_recipes()[name](), recipes.run_recipes()[recipes.packaged_recipes(name)[-1]]()
     assert (run.model.init, run.model.init_partial) == (name, False)
     assert run.optim.lr <= end.optim.lr / 4
     assert run.model.model_copy(update={"init": None}) == end.model.model_copy(update={"init": None})

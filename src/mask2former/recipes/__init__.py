@@ -18,6 +18,7 @@ from mask2former.recipes.ours import (
     drawn_cells,
     nuclei,
     nuclei_end,
+    nuclei_final,
     nuclei_late,
     nuclei_middle,
     nuclei_mixed,
@@ -45,6 +46,7 @@ __all__ = [
     "drawn_cells",
     "nuclei",
     "nuclei_end",
+    "nuclei_final",
     "nuclei_late",
     "nuclei_middle",
     "nuclei_mixed",
@@ -71,9 +73,13 @@ _OURS: dict[str, Callable[[], RunConfig]] = {
     "nuclei-middle": nuclei_middle,
     "nuclei-late": nuclei_late,
     "nuclei-end": nuclei_end,
+    "nuclei-final": nuclei_final,
     "camvid": camvid,
     "camvid-all": camvid_all,
 }
+
+# The recipe of the last part of a packaged model's training, where it is not the one with its name.
+_LAST = {"scenes-tiny": "scenes-tiny-end", "nuclei": "nuclei-final"}
 
 
 def run_recipes() -> dict[str, Callable[[], RunConfig]]:
@@ -86,7 +92,7 @@ def run_recipes() -> dict[str, Callable[[], RunConfig]]:
 
 def packaged_recipes(name: str) -> tuple[str, ...]:
     """The recipes that trained a packaged model, the first one first; each starts from the result of the one before."""
-    found, last = [], f"{name}-end" if f"{name}-end" in _OURS else name
+    found, last = [], _LAST.get(name, name)
     while last in _OURS and last not in found:
         found.append(last)
         init = _OURS[last]().model.init or ""

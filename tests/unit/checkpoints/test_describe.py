@@ -27,7 +27,7 @@ def test_a_file_of_ours_says_all_about_itself(tiny_model: Mask2Former, tmp_path:
     [
         ("scenes-tiny", "scenes-tiny-start, scenes-tiny-end"),
         ("scene-clips", "scene-clips"),
-        ("nuclei", "nuclei-start, nuclei-middle, nuclei-late, nuclei-end"),
+        ("nuclei", "nuclei-start, nuclei-middle, nuclei-late, nuclei-end, nuclei-final"),
     ],
 )
 def test_a_packaged_model_names_the_recipes_that_trained_it(name: str, parts: str) -> None:
