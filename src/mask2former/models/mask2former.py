@@ -139,7 +139,7 @@ class Mask2Former(nn.Module):
         output = self.transformer_decoder(features, pixels.shape[1], aux_outputs=aux_outputs, **given)
         if not isinstance(output, MaskOutput | PixelOutput):
             raise UserError(f"the transformer decoder returned a {type(output).__name__}; expected MaskOutput")
-        if isinstance(output, MaskOutput) and not (torch.compiler.is_exporting() or torch.jit.is_tracing()):
+        if isinstance(output, MaskOutput) and not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
             _check_masks(output.masks.shape, pixels)
         return output
 

@@ -188,7 +188,7 @@ class MaskedTransformerDecoder(nn.Module):
         return self._output(normed, embeddings, mask_features, pilots, outputs)
 
     def _check(self, features: PixelFeatures) -> None:
-        if torch.compiler.is_compiling() or torch.compiler.is_exporting() or torch.jit.is_tracing():  # symbolic sizes
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():  # sizes may be symbols
             return
         maps = features.multi_scale
         got = features.mask_features.shape[1], tuple(feature.shape[1] for feature in maps)
