@@ -135,9 +135,9 @@ class NamedBytes:
 class OpenFile:
     """The file, of those whose pages share this object, that was read last: it stays open.
 
-    Pillow finds a frame only through all those before it. One thread at a time may use it, as
-    :func:`without_warnings` ensures. A forked process opens its own: an inherited one shares its position with the
-    parent, and each would read what the other sought.
+    Pillow finds a frame only through all those before it, though pages of a TIFF also through those read before. One
+    thread at a time may use it, as :func:`without_warnings` ensures. A forked process opens its own: an inherited one
+    shares its position with the parent, and each would read what the other sought.
     """
 
     def __init__(self) -> None:
@@ -376,18 +376,17 @@ def _of_pillow(content: Path | io.BytesIO) -> Image.Image:
 
 
 def _goes_on(image: Image.Image, page: int) -> bool:
-    """Whether a page is found from the current one as it is from the first; a TIFF has been moved there."""
-    if image.tell() >= page:  # decoding may have changed what Pillow knows of this page
-        return False
-    if image.format != "TIFF":
-        return True
-    # Pages of a TIFF do not depend on each other, but Pillow keeps the palette of one for the next of another mode.
-    kind = image.mode, image.size
+    """Whether a page can be found from the current one, as if the file had just been opened; a TIFF is moved there."""
+    if image.format != "TIFF":  # decoding may have changed what Pillow knows of the current frame
+        return image.tell() < page
     try:
+        if image.tell() == page:  # otherwise nothing would be read again
+            image.seek(0 if page else 1)
+        image.info = {}  # of another page
         image.seek(page)
     except Exception:  # reported when the file has been opened anew
         return False
-    return kind == (image.mode, image.size)
+    return True
 
 
 def can_read_heic() -> bool:

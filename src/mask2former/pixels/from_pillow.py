@@ -194,6 +194,10 @@ def decode(image: Image.Image, name: str) -> None:
 def load(image: Image.Image) -> None:
     """Decode the pixels; raises whatever Pillow does."""
     filename = getattr(image, "filename", "")
+    if image.format == "TIFF" and getattr(image, "tile", None):
+        # Pillow would show the pixels of this page with the palette of another one that was visited before it.
+        image.im = None  # pyright: ignore[reportAttributeAccessIssue]  (as before any page is decoded)
+        image.palette = image.palette if image.mode in ("P", "PA") else None
     if image.format == "TIFF" and filename and orientation(image) >= 5:
         # Pillow would map uncompressed pixels into memory with the size that they have when rotated, which shears them.
         image.filename = ""  # pyright: ignore[reportAttributeAccessIssue]  (of files)
