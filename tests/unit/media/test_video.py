@@ -140,3 +140,36 @@ def test_a_file_that_cannot_be_read_to_its_end_gives_the_frames_before(
     stream = VideoFile(video).stream()
     assert len(list(stream)) == 30
     assert any("Invalid data found (1 times)" in note for note in stream.notes)
+
+
+@pytest.mark.parametrize(
+    ("ending", "codec", "options"),
+    [
+        ("ts", "libx264", {"g": "12", "bf": "2", "crf": "10"}),
+        ("ts", "libx264", {"g": "12", "crf": "10", "x264-params": "intra-refresh=1"}),
+        ("mpg", "mpeg2video", {"g": "12", "bf": "2", "qmax": "2"}),
+        ("flv", "libx264", {"g": "12", "bf": "2", "crf": "10"}),
+    ],
+)
+def test_frames_of_formats_that_cannot_be_searched_exactly(
+    tmp_path: Path, ending: str, codec: Any, options: dict[str, str]
+) -> None:
+    path = tmp_path / f"clip.{ending}"
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream(codec, rate=25, options=options)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for index in range(FRAMES):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 6 * index, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    for indices in ([0], [1], [20, 5], [39]):
+        images = VideoFile(path).read(indices)
+        assert [round(float(image.mean()) / 6) for image in images] == indices
+    part = VideoFile(path).stream(0.72, 1.0)
+    found = [(round(float(image.mean()) / 6), round(25 * seconds)) for image, seconds in part]
+    if "x264-params" in options:  # without a key frame after the first one
+        assert found == [(k, k) for k in range(20, 25)]
+        assert "no frame that can be decoded from 0.72 to 0.80 s" in part.notes[0]
+    else:
+        assert found == [(k, k) for k in range(18, 25)]
+        assert not part.notes
