@@ -32,7 +32,7 @@ from mask2former.media.dicom_files import EXTRA as DICOM_EXTRA
 from mask2former.media.png_files import is_deep_png, stored_png
 from mask2former.media.tiff_files import EXTRA as TIFF_EXTRA
 from mask2former.media.tiff_files import PACKAGES as TIFF_PACKAGES
-from mask2former.media.tiff_files import can_read_tiff, is_for_tifffile, open_tiff
+from mask2former.media.tiff_files import can_read_tiff, is_for_tifffile, num_large_pages, open_tiff
 from mask2former.media.web_images import WebImage
 from mask2former.pixels import CHOSEN_PAGE, Bands, StoredImage, count_pages, no_page, without_warnings
 from mask2former.text import printable
@@ -219,7 +219,7 @@ def in_memory(file: ImageFile) -> ImageFile:
     if isinstance(file, ImagePage):
         inner = in_memory(file.file)
         assert not isinstance(inner, ImagePage)
-        return ImagePage(inner, file.number)
+        return file if inner is file.file else ImagePage(inner, file.number)
     return NamedBytes(str(file), file.read_bytes()) if isinstance(file, WebImage) else file
 
 
@@ -293,8 +293,15 @@ def num_pages(file: ImageFile) -> int:
     """
     if isinstance(file, ImagePage):
         return 1
-    with open_file(file) as image:
-        return image.num_pages() if isinstance(image, StoredImage) else count_pages(image)
+    try:
+        with open_file(file) as image:
+            return image.num_pages() if isinstance(image, StoredImage) else count_pages(image)
+    except UserError:  # pages that are too large can still be read in parts
+        content = file if isinstance(file, Path) else io.BytesIO(read_bytes(file, "image", limits.IMAGE_BYTES))
+        if _start_of(content, 4) in _TIFF and can_read_tiff():
+            with contextlib.suppress(Exception), without_warnings():
+                return num_large_pages(content)
+        raise
 
 
 def frame_seconds(file: ImageFile, count: int) -> list[float]:

@@ -12,7 +12,15 @@ import pytest
 from PIL import Image, features
 
 from mask2former.errors import UserError
-from mask2former.media.image_files import IMAGE_SUFFIXES, ImagePage, NamedBytes, all_pages, num_pages, why_left_out
+from mask2former.media.image_files import (
+    IMAGE_SUFFIXES,
+    ImagePage,
+    NamedBytes,
+    all_pages,
+    in_memory,
+    num_pages,
+    why_left_out,
+)
 from mask2former.media.images import image_size, list_images, read_image
 from mask2former.notes import collect_notes, sentences
 
@@ -145,7 +153,7 @@ def test_pages_of_different_kinds_are_read_in_linear_time(tmp_path: Path, monkey
     opened: list[Any] = []
     open_file = Image.open
     monkeypatch.setattr(Image, "open", lambda *args, **options: opened.append(args) or open_file(*args, **options))
-    for page in all_pages(path, count):
+    for page in map(in_memory, all_pages(path, count)):
         image_size(page)
         read_image(page)
     assert len(opened) == 1
