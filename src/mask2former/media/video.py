@@ -277,15 +277,17 @@ class VideoStream:
             self.notes.append(f"{name} claims {self.rate:g} frames per second; {_RATE:g} is assumed for its length")
             self.rate = _RATE
         self._unit = float(stream.time_base or 1)
-        # Containers count all their streams, and sound may continue after the last frame.
-        self._exact = bool(stream.duration)
-        self._seconds = stream.duration * self._unit if self._exact else (self._container.duration or 0) / 1_000_000
+        # Containers count all their streams, and sound may continue after the last frame; of some, it is an estimate.
+        alone = len(self._container.streams) == 1 and "matroska" in self._container.format.name
+        self._exact = bool(stream.duration) or alone
+        self._seconds = stream.duration * self._unit if stream.duration else (self._container.duration or 0) / 1_000_000
         last = self._seconds if end is None else min(end, self._seconds)
         count = (last - start) * self.rate
         self.num_frames = max(1, round(count)) if self._seconds > 0 and count <= limits.VIDEO_FRAMES else None
         self._broken = Counter[str]()  # packets
         self._guessed = self._late = 0  # frames without a time, frames that came too late
         self._restarts: list[float] = []
+        self._first = np.inf  # when the first frame from ``start`` on should be shown
 
     def _opened(self) -> tuple[Any, Any, list[str]]:
         container, stream, notes = _open(self._address, self._options, self.name)
@@ -383,6 +385,9 @@ class VideoStream:
                 self._broken[str(error.strerror or error)] += 1
                 packet = None
             frames, ends = [], packet is None
+            if packet is not None and packet.pts is not None and not packet.is_discard:
+                seconds = (packet.pts - (self._stream.start_time or 0)) * self._unit
+                self._first = min(self._first, seconds if seconds >= self.start else np.inf)
             if packet is not None and packet.is_corrupt:
                 self._broken["packets are lost"] += 1
                 if packet.pts is None:
@@ -484,9 +489,13 @@ class VideoStream:
         if doubtful:
             span = f"from {doubtful[0]:.2f} to {doubtful[-1]:.2f} s"
             self.notes.append(f"{self.name} is damaged: {len(doubtful)} frames {span} may show something else")
-        if times[0] - self.start > (1.5 if self.start else _HOLE) * usual:
-            since = f"from {self.start:.2f} to" if self.start else "before"
-            self.notes.append(f"{self.name} has no frame that can be decoded {since} {times[0]:.2f} s")
+        if self.start == 0 and times[0] > _HOLE * usual:
+            self.notes.append(f"{self.name} has no frame that can be decoded before {times[0]:.2f} s")
+        if self.start > 0 and times[0] > self._first + self._unit:
+            self.notes.append(
+                f"{self.name} has frames from {self._first:.2f} s on that cannot be decoded; the first is that at "
+                f"{times[0]:.2f} s"
+            )
         # If many intervals are long, the rate varies, and nothing is missing.
         if len(holes) and (self._broken or len(holes) <= max(1, 0.1 * len(intervals))):
             shown = ", ".join(f"{times[index]:.2f} to {times[index + 1]:.2f} s" for index in holes[:3])
