@@ -48,6 +48,7 @@ __all__ = [
     "PACKAGES",
     "PLAIN_CODECS",
     "can_read_tiff",
+    "check_tags",
     "is_for_tifffile",
     "num_large_pages",
     "open_tiff",
@@ -65,6 +66,7 @@ PLAIN_CODECS = {5, 8, 32946, 32773, 34925, 50000, 34926}
 _IMAGE_CODECS = {33003, 33004, 33005, 34712, 50001, 34927, 34933}
 _LERC, _JPEG = 34887, 7
 _WHITE_IS_0, _BLACK_IS_0, _RGB = 0, 1, 2
+_DECISIVE = {256, 257, 258, 259, 262, 273, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 339}  # tags for decoding
 _SAMPLE_TYPES = "buif"  # numpy's kinds of values that are supported
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # problems are reported in errors
@@ -124,6 +126,7 @@ def open_tiff(content: Path | io.BytesIO, name: str, page: int | None = None) ->
         chosen, plane = page_of(file, page or 0, name), 0
         if chosen is None:
             chosen, plane = first, page or 0
+        check_tags(file, chosen, name)
         _check(chosen, file.filehandle.size, name)
         turn = tag_of_page(chosen, 274)
         yield StoredImage(
@@ -149,6 +152,24 @@ def num_large_pages(content: Path | io.BytesIO) -> int:
         assert isinstance(first, tifffile.TiffPage)
         count = _count_pages(file, planes_of(first))
         return 1 if count > 1 and _are_overviews(file, count) else count
+
+
+def check_tags(file: tifffile.TiffFile, page: tifffile.TiffPage, name: str) -> None:
+    """Refuse a page with a tag for decoding whose value is lost: tifffile would use the default for it.
+
+    Raises:
+        UserError: the message has the numbers of the tags.
+    """
+    file.filehandle.seek(page.offset)
+    count = struct.unpack(file.tiff.tagnoformat, file.filehandle.read(file.tiff.tagnosize))[0]
+    size = file.tiff.tagsize
+    stored = file.filehandle.read(count * size)
+    listed = {struct.unpack_from(f"{file.byteorder}H", stored, start)[0] for start in range(0, len(stored), size)}
+    if lost := sorted((listed & _DECISIVE) - {tag.code for tag in page.tags}):
+        raise UserError(
+            f"'{name}' is damaged or cut short: it has tags needed for decoding whose values cannot be read "
+            f"({', '.join(map(str, lost))})"
+        )
 
 
 def planes_of(first: tifffile.TiffPage) -> int:

@@ -17,7 +17,7 @@ from mask2former import limits
 from mask2former.errors import UserError
 from mask2former.extras import need
 from mask2former.media.image_files import ImagePage, NamedBytes
-from mask2former.media.tiff_files import EXTRA, PACKAGES, page_of, planes_of, tag_of_page
+from mask2former.media.tiff_files import EXTRA, PACKAGES, check_tags, page_of, planes_of, tag_of_page
 from mask2former.notes import note, noted_as_one
 from mask2former.pixels import (
     FIRST_PAGE,
@@ -117,6 +117,7 @@ class TiffRegions:
             ):
                 raise UserError(f"'{file}' is cut short: it has no page {index + 1}, which its description mentions")
         self._page = page
+        check_tags(self._file, page, str(path))
         tag = functools.partial(tag_of_page, page)
         self._nodata, self._told = stated_nodata(tag), set[str]()
         channels, depth = page.samplesperpixel, page.dtype
