@@ -163,27 +163,42 @@ def read_ids(file: ImageFile) -> tuple[Int32[np.ndarray, "H W"], bool]:
     decoded = _decoded(file, ("RGB", "RGBA", *_NUMBERS), "numbers or colours of objects")
     if decoded.image.mode in ("RGB", "RGBA"):
         return _packed(file, decoded, "the colours of objects"), True
-    return _numbers(file, decoded), False
+    numbers = _numbers(file, decoded)
+    _note_greys(file, numbers, _palette(decoded.image))
+    return numbers, False
 
 
 def read_object(file: ImageFile) -> Int32[np.ndarray, "H W"]:
     """The mask of one object, as from :func:`read_ids`: 0, or black, is what does not belong to it.
 
+    With a palette, numbers count, not colours; a palette that shows black for the object, or not for 0, is noted.
+
     Raises:
-        UserError: as :func:`read_ids`, or the numbers and the colours of its palette contradict each other.
+        UserError: as :func:`read_ids`.
     """
     decoded = _decoded(file, ("RGB", "RGBA", *_NUMBERS), "the mask of an object")
     if decoded.image.mode in ("RGB", "RGBA"):
         return _packed(file, decoded, "the mask of an object")
-    numbers, palette = _numbers(file, decoded), _palette(decoded.image)
-    shown = [each for each in np.unique(numbers).tolist() if each in palette]
-    wrong = [each for each in shown if (each == 0) != (palette[each] == _BLACK)]
-    if wrong:
-        raise UserError(
-            f"'{file}' has a palette in which {wrong[0]} is {palette[wrong[0]]}; expected black for 0, outside of the "
-            "object, and other colours for all other numbers: save it as grey, with 0 outside"
+    numbers = _numbers(file, decoded)
+    shown = _shown(numbers, _palette(decoded.image))
+    if any((number == 0) != (color == _BLACK) for number, color in shown.items()):
+        note(
+            "masks with a palette in which 0 is not black, or another number is: everything except 0 is read as the "
+            "object, whatever its colour (if the object is where 0 is, save them as grey, with 0 outside)",
+            f"'{file}' ({_listed(shown)})",
         )
     return numbers
+
+
+def _shown(numbers: Int32[np.ndarray, "H W"], palette: Colors) -> Colors:
+    """The colours of the numbers that occur."""
+    present = np.flatnonzero(np.bincount(numbers.ravel())).tolist() if palette else ()
+    return {number: palette[number] for number in present if number in palette}
+
+
+def _listed(shown: Colors) -> str:
+    first = ", ".join(f"{number} is {color}" for number, color in list(shown.items())[:3])
+    return f"{first}{', ...' if len(shown) > 3 else ''}"
 
 
 def read_with_palette(file: ImageFile) -> tuple[Int32[np.ndarray, "H W"], Colors]:
@@ -200,7 +215,22 @@ def read_with_palette(file: ImageFile) -> tuple[Int32[np.ndarray, "H W"], Colors
         "colors)"
     )
     decoded = _decoded(file, _NUMBERS, expected)
-    return _numbers(file, decoded), _palette(decoded.image)
+    numbers, palette = _numbers(file, decoded), _palette(decoded.image)
+    _note_greys(file, numbers, palette)
+    return numbers, palette
+
+
+def _note_greys(file: ImageFile, numbers: Int32[np.ndarray, "H W"], palette: Colors) -> None:
+    """Note a palette of greys that are not the numbers: tools that shrink PNG files make one out of a grey image."""
+    if not palette or any(color != color[:1] * 3 for color in palette.values()):
+        return
+    wrong = {number: color for number, color in _shown(numbers, palette).items() if color[0] != number}
+    if wrong:
+        note(
+            "label maps with a palette of greys, of which the indices are read, not the greys (if they were grey "
+            "images before, save them as such again)",
+            f"'{file}' ({_listed(wrong)})",
+        )
 
 
 def _palette(image: Image.Image) -> Colors:

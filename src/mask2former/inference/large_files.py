@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from mask2former.config import InferenceConfig
 from mask2former.errors import UserError
 from mask2former.inference.predicted_image import LargeImage
-from mask2former.media.image_files import ImageFile, NamedBytes, path_of
+from mask2former.media.image_files import ImageFile, ImagePage, NamedBytes, path_of
 from mask2former.media.images import read_image
 from mask2former.media.regions import LARGE_PIXELS, is_large, open_large, reduced
 from mask2former.notes import note
@@ -35,7 +35,7 @@ def is_read_by_parts(file: ImageFile, settings: InferenceConfig) -> bool:
     Raises:
         UserError: the file cannot be read.
     """
-    return settings.tile > 0 and isinstance(file, Path | NamedBytes) and is_large(file)
+    return settings.tile > 0 and isinstance(file, Path | NamedBytes | ImagePage) and is_large(file)
 
 
 def read_whole_or_parts(
@@ -54,7 +54,7 @@ def read_whole_or_parts(
     """
     if not is_read_by_parts(file, settings):
         return read_image(file, **settings.reading)
-    assert isinstance(file, Path | NamedBytes)
+    assert isinstance(file, Path | NamedBytes | ImagePage)
     state = file_state(file)
     regions = open_large(file, **settings.reading)
     note(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from mask2former.media.folders import is_passed_over, list_folder
 from mask2former.media.image_files import ImagePage, all_pages, frame_seconds, num_pages
 from mask2former.media.images import IMAGE_SUFFIXES, ImageSource, is_image_name, note_passed_over, read_image
 from mask2former.media.video import VIDEO_SUFFIXES, VideoFile, camera_stream
-from mask2former.notes import Note, collect_notes, sentences
+from mask2former.notes import Note, collect_notes, note, sentences
 
 __all__ = ["Frame", "FrameSource", "Frames", "open_frames"]
 
@@ -218,7 +219,8 @@ def open_frames(
     if path.is_dir():
         with collect_notes() as passed_over:
             note_passed_over(Folder(path), [entry.name for entry in list_folder(path) if entry.is_file()])
-        return Frames(_Images(_images_of(path), f"the folder '{path}'", rate, start, end, passed_over))
+            images = _images_of(path)
+        return Frames(_Images(images, f"the folder '{path}'", rate, start, end, passed_over))
     if path.suffix.lower() in (*IMAGE_SUFFIXES, ".gif"):
         pages = _pages_of(path)
         return Frames(_Images(pages, f"the pages of '{path}'", rate, start, end, shown=frame_seconds(path, len(pages))))
@@ -245,7 +247,28 @@ def _images_of(folder: Path) -> list[ImageSource]:
         inside = [entry.name for entry in list_folder(folder) if entry.is_dir()]
         hint = f"; it contains folders: give one of them ('{inside[0]}')" if inside else ""
         raise UserError(f"the folder '{folder}' contains no images{hint or '; expected the frames of a clip'}")
-    return [folder / name for name in sorted(names, key=by_number)]
+    names.sort(key=by_number)
+    _note_numbers(folder, names)
+    return [folder / name for name in names]
+
+
+def _note_numbers(folder: Path, names: Sequence[str]) -> None:
+    """Note numbers that occur twice, or are missing where most names count on in equal steps."""
+    found = [re.fullmatch(r"(.*?)(\d{1,18})", Path(name).stem) for name in names]
+    if None in found or len({match[1] for match in found if match is not None}) > 1:
+        return
+    steps = np.diff([int(match[2]) for match in found if match is not None])
+    forward = steps[steps > 0].tolist()
+    usual, count = Counter(forward).most_common(1)[0] if forward else (0, 0)
+    gaps = np.flatnonzero(steps > usual) if 2 * count > len(forward) else []
+    for what, indices in (
+        ("have gaps, across which they are read one after the other", gaps),
+        ("occur more than once; all files are read as frames of their own", np.flatnonzero(steps == 0)),
+    ):
+        if len(indices):
+            shown = ", ".join(f"'{names[index]}' to '{names[index + 1]}'" for index in indices[:3])
+            more = f" and {len(indices) - 3} more" if len(indices) > 3 else ""
+            note(f"folders of frames whose numbers {what}", f"'{folder}' ({shown}{more})")
 
 
 def _pages_of(path: Path) -> list[ImageSource]:

@@ -32,7 +32,7 @@ from mask2former.media.dicom_files import EXTRA as DICOM_EXTRA
 from mask2former.media.png_files import is_deep_png, stored_png
 from mask2former.media.tiff_files import EXTRA as TIFF_EXTRA
 from mask2former.media.tiff_files import PACKAGES as TIFF_PACKAGES
-from mask2former.media.tiff_files import can_read_tiff, is_for_tifffile, open_tiff
+from mask2former.media.tiff_files import can_read_tiff, is_for_tifffile, num_large_pages, open_tiff
 from mask2former.media.web_images import WebImage
 from mask2former.pixels import CHOSEN_PAGE, Bands, StoredImage, count_pages, no_page, without_warnings
 from mask2former.text import printable
@@ -135,9 +135,9 @@ class NamedBytes:
 class OpenFile:
     """The file, of those whose pages share this object, that was read last: it stays open.
 
-    Pillow finds a frame only through all those before it. One thread at a time may use it, as
-    :func:`without_warnings` ensures. A forked process opens its own: an inherited one shares its position with the
-    parent, and each would read what the other sought.
+    Pillow finds a frame only through all those before it, though pages of a TIFF also through those read before. One
+    thread at a time may use it, as :func:`without_warnings` ensures. A forked process opens its own: an inherited one
+    shares its position with the parent, and each would read what the other sought.
     """
 
     def __init__(self) -> None:
@@ -219,7 +219,7 @@ def in_memory(file: ImageFile) -> ImageFile:
     if isinstance(file, ImagePage):
         inner = in_memory(file.file)
         assert not isinstance(inner, ImagePage)
-        return ImagePage(inner, file.number)
+        return file if inner is file.file else ImagePage(inner, file.number)
     return NamedBytes(str(file), file.read_bytes()) if isinstance(file, WebImage) else file
 
 
@@ -293,8 +293,15 @@ def num_pages(file: ImageFile) -> int:
     """
     if isinstance(file, ImagePage):
         return 1
-    with open_file(file) as image:
-        return image.num_pages() if isinstance(image, StoredImage) else count_pages(image)
+    try:
+        with open_file(file) as image:
+            return image.num_pages() if isinstance(image, StoredImage) else count_pages(image)
+    except UserError:  # pages that are too large can still be read in parts
+        content = file if isinstance(file, Path) else io.BytesIO(read_bytes(file, "image", limits.IMAGE_BYTES))
+        if _start_of(content, 4) in _TIFF and can_read_tiff():
+            with contextlib.suppress(Exception), without_warnings():
+                return num_large_pages(content)
+        raise
 
 
 def frame_seconds(file: ImageFile, count: int) -> list[float]:
@@ -376,18 +383,17 @@ def _of_pillow(content: Path | io.BytesIO) -> Image.Image:
 
 
 def _goes_on(image: Image.Image, page: int) -> bool:
-    """Whether a page is found from the current one as it is from the first; a TIFF has been moved there."""
-    if image.tell() >= page:  # decoding may have changed what Pillow knows of this page
-        return False
-    if image.format != "TIFF":
-        return True
-    # Pages of a TIFF do not depend on each other, but Pillow keeps the palette of one for the next of another mode.
-    kind = image.mode, image.size
+    """Whether a page can be found from the current one, as if the file had just been opened; a TIFF is moved there."""
+    if image.format != "TIFF":  # decoding may have changed what Pillow knows of the current frame
+        return image.tell() < page
     try:
+        if image.tell() == page:  # otherwise nothing would be read again
+            image.seek(0 if page else 1)
+        image.info = {}  # of another page
         image.seek(page)
     except Exception:  # reported when the file has been opened anew
         return False
-    return kind == (image.mode, image.size)
+    return True
 
 
 def can_read_heic() -> bool:

@@ -12,7 +12,7 @@ from mask2former import limits
 from mask2former.documents import check_regular
 from mask2former.errors import UserError
 from mask2former.media.dicom_files import slide_size
-from mask2former.media.image_files import NamedBytes, PixelLimitError
+from mask2former.media.image_files import ImagePage, NamedBytes, PixelLimitError
 from mask2former.media.images import image_size
 from mask2former.media.slides import SLIDE_SUFFIXES, SlideRegions
 from mask2former.media.tiff_regions import TiffRegions
@@ -44,8 +44,8 @@ class RegionsPart(NamedTuple):
         return self.whole.read(self.top + top, self.left + left, self.top + bottom, self.left + right)
 
 
-def is_large(file: Path | NamedBytes) -> bool:
-    """Whether an image file is read in parts: a slide, or a TIFF with more than ``LARGE_PIXELS`` pixels or 2 GiB.
+def is_large(file: Path | NamedBytes | ImagePage) -> bool:
+    """Whether an image is read in parts: a slide, or a page of a TIFF with more than ``LARGE_PIXELS`` pixels or 2 GiB.
 
     TIFF files, also BigTIFF, and the slide scanner formats that OpenSlide supports can be read in parts. Slides always
     are, whatever their size; DICOM slides are files with several tiles, whatever their name.
@@ -53,12 +53,12 @@ def is_large(file: Path | NamedBytes) -> bool:
     Raises:
         UserError: a TIFF file whose header cannot be read.
     """
-    suffix = _suffix(file)
-    if suffix in SLIDE_SUFFIXES or (isinstance(file, Path) and slide_size(file) is not None):
+    suffix, whole = _suffix(file), file.file if isinstance(file, ImagePage) else file
+    if file is whole and (suffix in SLIDE_SUFFIXES or (isinstance(file, Path) and slide_size(file) is not None)):
         return True
     if suffix not in _TIFF_SUFFIXES:
         return False
-    if isinstance(file, Path) and check_regular(file, "image") > limits.IMAGE_BYTES:  # too many to be read at once
+    if isinstance(whole, Path) and check_regular(whole, "image") > limits.IMAGE_BYTES:  # too many to be read at once
         return True
     try:
         height, width = image_size(file)
@@ -67,11 +67,13 @@ def is_large(file: Path | NamedBytes) -> bool:
     return height * width > LARGE_PIXELS
 
 
-def _suffix(file: Path | NamedBytes) -> str:
+def _suffix(file: Path | NamedBytes | ImagePage) -> str:
     return PurePath(file.name).suffix.lower()
 
 
-def open_large(file: Path | NamedBytes, value_range: ValueRange | None = None, bands: Bands | None = None) -> Regions:
+def open_large(
+    file: Path | NamedBytes | ImagePage, value_range: ValueRange | None = None, bands: Bands | None = None
+) -> Regions:
     """An image file that :func:`is_large`, to be read in parts.
 
     Args:
@@ -88,7 +90,7 @@ def open_large(file: Path | NamedBytes, value_range: ValueRange | None = None, b
             f"'{file}' is read in parts, for which value_range cannot be percentile; give two numbers, or full"
         )
     size = slide_size(file) if isinstance(file, Path) else None  # for DICOM, at the resolution of the file
-    if size is None and _suffix(file) not in SLIDE_SUFFIXES:
+    if isinstance(file, ImagePage) or (size is None and _suffix(file) not in SLIDE_SUFFIXES):
         return TiffRegions(file, value_range, bands)
     if bands is not None:
         raise UserError(

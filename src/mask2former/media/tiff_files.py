@@ -43,7 +43,19 @@ from mask2former.pixels import (
 if TYPE_CHECKING:
     import tifffile
 
-__all__ = ["EXTRA", "PACKAGES", "PLAIN_CODECS", "can_read_tiff", "is_for_tifffile", "open_tiff", "tag_of_page"]
+__all__ = [
+    "EXTRA",
+    "PACKAGES",
+    "PLAIN_CODECS",
+    "can_read_tiff",
+    "check_tags",
+    "is_for_tifffile",
+    "num_large_pages",
+    "open_tiff",
+    "page_of",
+    "planes_of",
+    "tag_of_page",
+]
 
 EXTRA, PACKAGES = "microscopy", ("tifffile", "imagecodecs")
 """The optional dependencies that this module needs."""
@@ -54,6 +66,7 @@ PLAIN_CODECS = {5, 8, 32946, 32773, 34925, 50000, 34926}
 _IMAGE_CODECS = {33003, 33004, 33005, 34712, 50001, 34927, 34933}
 _LERC, _JPEG = 34887, 7
 _WHITE_IS_0, _BLACK_IS_0, _RGB = 0, 1, 2
+_DECISIVE = {256, 257, 258, 259, 262, 273, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 339}  # tags for decoding
 _SAMPLE_TYPES = "buif"  # numpy's kinds of values that are supported
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # problems are reported in errors
@@ -109,11 +122,11 @@ def open_tiff(content: Path | io.BytesIO, name: str, page: int | None = None) ->
     with tifffile.TiffFile(content) as file:
         first = file.pages[0]
         assert isinstance(first, tifffile.TiffPage)
-        planes = described_planes(first.description, max(1, math.prod(first.shape)))
-        count = functools.partial(_count_pages, file, planes)
-        chosen, plane = _page(file, page or 0, planes, name), 0
+        count = functools.partial(_count_pages, file, planes_of(first))
+        chosen, plane = page_of(file, page or 0, name), 0
         if chosen is None:
             chosen, plane = first, page or 0
+        check_tags(file, chosen, name)
         _check(chosen, file.filehandle.size, name)
         turn = tag_of_page(chosen, 274)
         yield StoredImage(
@@ -130,10 +143,50 @@ def tag_of_page(page: tifffile.TiffPage, number: int) -> Any:
     return value[0] if isinstance(value, tuple) and value else value
 
 
-def _page(file: tifffile.TiffFile, index: int, planes: int, name: str) -> tifffile.TiffPage | None:
-    """A page; None where the first one is followed by planes without pages of their own."""
+def num_large_pages(content: Path | io.BytesIO) -> int:
+    """The number of pages of a TIFF that is too large to be opened at once; 1 if the others are smaller copies."""
     import tifffile
 
+    with tifffile.TiffFile(content) as file:
+        first = file.pages[0]
+        assert isinstance(first, tifffile.TiffPage)
+        count = _count_pages(file, planes_of(first))
+        return 1 if count > 1 and _are_overviews(file, count) else count
+
+
+def check_tags(file: tifffile.TiffFile, page: tifffile.TiffPage, name: str) -> None:
+    """Refuse a page with a tag for decoding whose value is lost: tifffile would use the default for it.
+
+    Raises:
+        UserError: the message has the numbers of the tags.
+    """
+    file.filehandle.seek(page.offset)
+    count = struct.unpack(file.tiff.tagnoformat, file.filehandle.read(file.tiff.tagnosize))[0]
+    size = file.tiff.tagsize
+    stored = file.filehandle.read(count * size)
+    listed = {struct.unpack_from(f"{file.byteorder}H", stored, start)[0] for start in range(0, len(stored), size)}
+    if lost := sorted((listed & _DECISIVE) - {tag.code for tag in page.tags}):
+        raise UserError(
+            f"'{name}' is damaged or cut short: it has tags needed for decoding whose values cannot be read "
+            f"({', '.join(map(str, lost))})"
+        )
+
+
+def planes_of(first: tifffile.TiffPage) -> int:
+    """The number of planes that the first page describes, including itself."""
+    return described_planes(first.description, max(1, math.prod(first.shape)))
+
+
+def page_of(file: tifffile.TiffFile, index: int, name: str) -> tifffile.TiffPage | None:
+    """A page, counted from 0; None where the first one is followed by planes without pages of their own.
+
+    Raises:
+        UserError: there is no such page.
+    """
+    import tifffile
+
+    first: Any = file.pages.first
+    planes = planes_of(first)
     try:
         page = file.pages[index]
     except IndexError as error:
@@ -144,7 +197,6 @@ def _page(file: tifffile.TiffFile, index: int, planes: int, name: str) -> tifffi
                 f"'{name}' is cut short or damaged: it has no page {index + 1}, which the page before refers to; write "
                 "the file again"
             ) from error
-        first: Any = file.pages.first
         raise UserError(no_page(name, index, count, first.samplesperpixel)) from error
     assert isinstance(page, tifffile.TiffPage)
     return page
@@ -279,7 +331,7 @@ def _pages_as_bands(file: tifffile.TiffFile, first: tifffile.TiffPage, total: in
     found: list[Stored] = []
     with noted_as_one():
         for index in pages[:wanted]:
-            page = _page(file, index, total, name)
+            page = page_of(file, index, name)
             plane, page = (index, first) if page is None else (0, page)
             _check(page, file.filehandle.size, name)
             if page.shape != first.shape or page.dtype != first.dtype or page.photometric != first.photometric:

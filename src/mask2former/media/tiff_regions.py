@@ -1,4 +1,4 @@
-"""TIFF files through tifffile: parts of large files, tile by tile or strip by strip."""
+"""TIFF files through tifffile: parts of large pages, tile by tile or strip by strip."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from jaxtyping import UInt8, UInt16
 from mask2former import limits
 from mask2former.errors import UserError
 from mask2former.extras import need
-from mask2former.media.image_files import NamedBytes
-from mask2former.media.tiff_files import EXTRA, PACKAGES, tag_of_page
+from mask2former.media.image_files import ImagePage, NamedBytes
+from mask2former.media.tiff_files import EXTRA, PACKAGES, check_tags, page_of, planes_of, tag_of_page
 from mask2former.notes import note, noted_as_one
 from mask2former.pixels import (
     FIRST_PAGE,
@@ -26,7 +26,6 @@ from mask2former.pixels import (
     bands_of_array,
     blackened,
     chosen_bands,
-    described_planes,
     missing_values,
     note_missing,
     rgb_of_array,
@@ -72,12 +71,12 @@ def _why_not(page: Any, value_range: ValueRange | None, bands: Bands | None) -> 
 
 
 class TiffRegions:
-    """The first image of a TIFF or BigTIFF file, of which only the required tiles or strips are decoded.
+    """A page of a TIFF or BigTIFF file, of which only the required tiles or strips are decoded.
 
-    Further pages of its size are noted; smaller ones are overviews and labels.
+    Of a file, this is the first page: further ones of its size are noted; smaller ones are overviews and labels.
 
     Args:
-        path: the file, on a disk or in memory.
+        path: the file, on a disk or in memory, or one of its pages.
         value_range: the values that become 0 and 255; required unless values are bytes.
         bands: instead of colours, see :func:`~mask2former.media.images.read_image`.
 
@@ -90,7 +89,7 @@ class TiffRegions:
     """
 
     def __init__(
-        self, path: Path | NamedBytes, value_range: ValueRange | None = None, bands: Bands | None = None
+        self, path: Path | NamedBytes | ImagePage, value_range: ValueRange | None = None, bands: Bands | None = None
     ) -> None:
         need(EXTRA, *PACKAGES, to="read parts of a TIFF")
         import tifffile
@@ -98,13 +97,27 @@ class TiffRegions:
         self._path = path
         self._value_range: ValueRange | None = value_range
         self._bands: Bands | None = bands
+        file, index = (path.file, path.number - 1) if isinstance(path, ImagePage) else (path, 0)
+        assert isinstance(file, Path | NamedBytes)
         try:
-            self._file = tifffile.TiffFile(path if isinstance(path, Path) else io.BytesIO(path.content))
+            self._file = tifffile.TiffFile(file if isinstance(file, Path) else io.BytesIO(file.content))
             weakref.finalize(self, self._file.close)
-            page: Any = self._file.pages.first
+            first: Any = self._file.pages.first
+            page: Any = page_of(self._file, index, str(file))
+        except UserError:
+            raise
         except Exception as error:  # damage shows in many ways
             raise UserError(f"'{path}' is damaged and cannot be read: {printable(str(error), 200)}") from error
+        self._start = 0  # bytes between what the tags say and the pixels
+        if page is None:  # planes follow each other without gaps and without tags
+            page, self._start = first, index * first.size * first.dtype.itemsize
+            if (
+                not first.is_contiguous
+                or first.dataoffsets[0] + self._start + first.nbytes > self._file.filehandle.size
+            ):
+                raise UserError(f"'{file}' is cut short: it has no page {index + 1}, which its description mentions")
         self._page = page
+        check_tags(self._file, page, str(path))
         tag = functools.partial(tag_of_page, page)
         self._nodata, self._told = stated_nodata(tag), set[str]()
         channels, depth = page.samplesperpixel, page.dtype
@@ -140,7 +153,8 @@ class TiffRegions:
             )
         # A cache per file: one on a method would keep files open.
         self._segment = functools.lru_cache(maxsize=max(1, _KEPT_BYTES // size))(self._decoded)
-        self._note_pages()
+        if not isinstance(path, ImagePage):
+            self._note_pages()
 
     def read(self, top: int, left: int, bottom: int, right: int) -> UInt8[np.ndarray, "_h _w C"]:
         """See :class:`~mask2former.pixels.Regions`.
@@ -183,7 +197,7 @@ class TiffRegions:
         """Note what follows the image that is read."""
         size_hw, pages = self.size_hw, 1
         with contextlib.suppress(Exception):  # of damage there, which does not affect what is read
-            pages = described_planes(self._page.description, math.prod(size_hw) * self._page.samplesperpixel)
+            pages = planes_of(self._page)
             every: Any = self._file.pages
             further = (every[number] for number in range(1, min(len(every), limits.IMAGE_PAGES)))
             pages = max(pages, 1 + sum((page.imagelength, page.imagewidth) == size_hw for page in further))
@@ -196,7 +210,7 @@ class TiffRegions:
         height, width = self._segment_hw
         try:
             stream = self._file.filehandle
-            stream.seek(page.dataoffsets[index])
+            stream.seek(page.dataoffsets[index] + self._start)
             stored = stream.read(page.databytecounts[index]) or None  # nothing: omitted, because all zeros
             segment = page.decode(stored, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)[0]
         except Exception as error:  # damage shows in many ways, and decoders raise arbitrary errors

@@ -5,12 +5,14 @@ Frames are counted in display order, whatever their rate. Knows no annotations.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
+import itertools
 import os
 import struct
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +141,10 @@ class VideoFile:
             try:
                 count = broken = 0
                 times: list[int] = []
-                for packet in container.demux(stream):
+                key_frames: list[tuple[int, int]] = []  # number of packets before them, and their times
+                for number, packet in enumerate(container.demux(stream)):
+                    if packet.is_keyframe and packet.pts is not None:
+                        key_frames.append((number, packet.pts))
                     if packet.size and not packet.is_discard:
                         count += 1
                         broken += packet.is_corrupt
@@ -169,19 +174,33 @@ class VideoFile:
                 if indices and max(indices) >= len(times):
                     raise UserError(f"'{self.path}' has {len(times)} frames; frame {max(indices)} was requested")
                 wanted = {times[index]: index for index in indices}
-                if wanted:
-                    container.seek(min(wanted), stream=stream, backward=True)
-                    for frame in container.decode(stream):
-                        if frame.pts in wanted:
-                            found[wanted[frame.pts]] = _upright(frame, name)
-                            if len(found) == len(wanted):
-                                break
+                before = [number for number, time in key_frames if wanted and time <= min(wanted)]
+                # What is marked as a key frame may be the start of a gradual refresh, which shows nothing at first.
+                for skipped in (*before[-1:], 0) if wanted else ():
+                    for time, image in self._images(skipped, wanted):
+                        found[wanted[time]] = image
+                    if len(found) == len(wanted):
+                        break
             except (av.FFmpegError, OverflowError) as error:  # the latter: times beyond what FFmpeg seeks
                 raise UserError(f"{name} cannot be read: {printable(str(error), 200)}") from error
         lost = sorted(set(indices) - set(found))
         if lost:
             raise UserError(f"{name} is damaged: frame {lost[0]} cannot be decoded")
         return [found[index] for index in indices]
+
+    def _images(self, skipped: int, times: Collection[int]) -> Iterator[tuple[int, UInt8[np.ndarray, "H W 3"]]]:
+        """The images at these times, decoded after a number of packets: FFmpeg's search does not find every frame."""
+        name = f"the video '{self.path}'"
+        container, stream, _ = _open(*_of_file(self.path), name=name)
+        remaining = set(times)
+        with container:
+            for packet in itertools.islice(container.demux(stream), skipped, None):
+                for frame in packet.decode():
+                    if frame.pts in remaining:
+                        remaining.remove(frame.pts)
+                        yield frame.pts, _upright(frame, name)
+                if not remaining:
+                    break
 
     def stream(self, start: float = 0.0, end: float | None = None) -> VideoStream:
         """The frames shown from ``start`` up to ``end`` (exclusive), in seconds; None: to the end.
@@ -250,25 +269,67 @@ class VideoStream:
         live: bool = False,
     ) -> None:
         self.name, self.start, self.end, self.live = name, start, end, live
-        self._container, self._stream, self.notes = _open(address, options, name)
+        self._address, self._options = address, options
+        self._container, self._stream, self.notes = self._opened()
         stream = self._stream
-        # Frame threading would be faster, but its output for damaged data differs from run to run.
-        stream.thread_type = "SLICE"
-        stream.codec_context.options = {"max_pixels": str(limits.VIDEO_PIXELS)}
         self.rate = float(stream.average_rate or _RATE)
         if not 0 < self.rate <= limits.VIDEO_RATE:
             self.notes.append(f"{name} claims {self.rate:g} frames per second; {_RATE:g} is assumed for its length")
             self.rate = _RATE
         self._unit = float(stream.time_base or 1)
-        # Containers count all their streams, and sound may continue after the last frame.
-        self._exact = bool(stream.duration)
-        self._seconds = stream.duration * self._unit if self._exact else (self._container.duration or 0) / 1_000_000
+        # Containers count all their streams, and sound may continue after the last frame; of some, it is an estimate.
+        alone = len(self._container.streams) == 1 and "matroska" in self._container.format.name
+        self._exact = bool(stream.duration) or alone
+        self._seconds = stream.duration * self._unit if stream.duration else (self._container.duration or 0) / 1_000_000
         last = self._seconds if end is None else min(end, self._seconds)
         count = (last - start) * self.rate
         self.num_frames = max(1, round(count)) if self._seconds > 0 and count <= limits.VIDEO_FRAMES else None
         self._broken = Counter[str]()  # packets
         self._guessed = self._late = 0  # frames without a time, frames that came too late
         self._restarts: list[float] = []
+        self._first = np.inf  # when the first frame from ``start`` on should be shown
+
+    def _opened(self) -> tuple[Any, Any, list[str]]:
+        container, stream, notes = _open(self._address, self._options, self.name)
+        # Frame threading would be faster, but its output for damaged data differs from run to run.
+        stream.thread_type = "SLICE"
+        stream.codec_context.options = {"max_pixels": str(limits.VIDEO_PIXELS)}
+        return container, stream, notes
+
+    def _packets(self) -> Iterator[Any]:
+        """The packets from the key frame before ``start`` on.
+
+        Raises:
+            UserError: ``start`` is beyond what can be searched.
+        """
+        if self.start <= 0:
+            return self._container.demux(self._stream)
+        time = (self._stream.start_time or 0) + int(self.start / self._unit)
+        try:
+            self._container.seek(time, stream=self._stream, backward=True)
+            packets = self._container.demux(self._stream)
+            first = next(packets)
+            if first.is_keyframe and _time_of(first, time) <= time:
+                return itertools.chain([first], packets)
+        except OverflowError as error:
+            raise UserError(f"{self.name} cannot be searched for second {self.start:g}") from error
+        except (StopIteration, _av().FFmpegError):
+            pass
+        # FFmpeg's search finds other frames, too, as in MPEG-TS, or later ones.
+        skipped = 0
+        self._reopen()
+        with contextlib.suppress(_av().FFmpegError):  # which is reported when it is decoded
+            for number, packet in enumerate(self._container.demux(self._stream)):
+                if packet.dts is not None and packet.dts > time:
+                    break
+                if packet.is_keyframe and _time_of(packet, time) <= time:
+                    skipped = number
+        self._reopen()
+        return itertools.islice(self._container.demux(self._stream), skipped, None)
+
+    def _reopen(self) -> None:
+        self._container.close()
+        self._container, self._stream, _ = self._opened()
 
     def __iter__(self) -> Iterator[tuple[UInt8[np.ndarray, "H W 3"], float]]:
         """The frames and their times; only once.
@@ -279,13 +340,7 @@ class VideoStream:
         times: list[float] = []
         doubtful: list[float] = []
         interlaced, length = 0, 0.0  # frames; seconds of the last one
-        with self._container as container:
-            if self.start > 0:
-                start = (self._stream.start_time or 0) + int(self.start / self._unit)
-                try:
-                    container.seek(start, stream=self._stream, backward=True)
-                except (OverflowError, _av().FFmpegError) as error:
-                    raise UserError(f"{self.name} cannot be searched for second {self.start:g}") from error
+        try:
             for seconds, frame, certain in self._in_order():
                 if self.end is not None and seconds >= self.end:
                     break
@@ -299,6 +354,8 @@ class VideoStream:
                     doubtful.append(seconds)
                 interlaced += bool(frame.interlaced_frame)
                 yield _upright(frame, self.name), seconds
+        finally:
+            self._container.close()
         if not times:
             reason = "there are none in the requested time"
             if self._broken or self.start < self._seconds:
@@ -318,7 +375,7 @@ class VideoStream:
         It cannot from a damaged packet up to the next intact key frame, since frames encode changes to earlier ones.
         """
         av = _av()
-        packets = self._container.demux(self._stream)
+        packets = self._packets()
         damaged_times: set[int] = set()
         certain = True
         while True:
@@ -328,6 +385,9 @@ class VideoStream:
                 self._broken[str(error.strerror or error)] += 1
                 packet = None
             frames, ends = [], packet is None
+            if packet is not None and packet.pts is not None and not packet.is_discard:
+                seconds = (packet.pts - (self._stream.start_time or 0)) * self._unit
+                self._first = min(self._first, seconds if seconds >= self.start else np.inf)
             if packet is not None and packet.is_corrupt:
                 self._broken["packets are lost"] += 1
                 if packet.pts is None:
@@ -431,6 +491,11 @@ class VideoStream:
             self.notes.append(f"{self.name} is damaged: {len(doubtful)} frames {span} may show something else")
         if self.start == 0 and times[0] > _HOLE * usual:
             self.notes.append(f"{self.name} has no frame that can be decoded before {times[0]:.2f} s")
+        if self.start > 0 and times[0] > self._first + self._unit:
+            self.notes.append(
+                f"{self.name} has frames from {self._first:.2f} s on that cannot be decoded; the first is that at "
+                f"{times[0]:.2f} s"
+            )
         # If many intervals are long, the rate varies, and nothing is missing.
         if len(holes) and (self._broken or len(holes) <= max(1, 0.1 * len(intervals))):
             shown = ", ".join(f"{times[index]:.2f} to {times[index + 1]:.2f} s" for index in holes[:3])
@@ -453,6 +518,11 @@ class VideoStream:
                 f"the clock of {self.name} is set back after {shown} ({len(self._restarts)} times in total); its "
                 "times continue from there"
             )
+
+
+def _time_of(packet: Any, otherwise: int) -> int:
+    """When a packet is shown, else when it is decoded, in units of its stream."""
+    return next((time for time in (packet.pts, packet.dts) if time is not None), otherwise)
 
 
 def _upright(frame: Any, name: str) -> UInt8[np.ndarray, "H W 3"]:

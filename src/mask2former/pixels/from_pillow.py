@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 from jaxtyping import Bool, UInt8
-from PIL import Image
+from PIL import Image, ImagePalette
 
 from mask2former.errors import UserError
 from mask2former.notes import note
@@ -41,6 +41,7 @@ from mask2former.value_range import ValueRange, ranges_of_bands
 
 __all__ = ["bands_of_pillow", "decode", "load", "rgb_of_pillow"]
 
+_COLOR_MAP = 320  # of TIFF
 _EXACTLY = "convert them to 8 bits, or to TIFF, which pip install 'mask2former[microscopy]' reads exactly"
 
 
@@ -66,6 +67,8 @@ def rgb_of_pillow(
     is_signed = tag_of(image, SAMPLE_FORMAT) == 2
     stated = stated_bits_of(image) if _is_deep(image.mode) else None  # before decoding closes the file
     turn = orientation(image)
+    if (found := re.search(r"\bL;([24])", packing)) and isinstance(image.info.get("transparency"), int):
+        image.info["transparency"] *= 255 // (2 ** int(found[1]) - 1)  # as Pillow stretches the pixels
     decode(image, name)
     _note_bands(image, name)
     upright = turned(image, turn, exif)
@@ -194,6 +197,13 @@ def decode(image: Image.Image, name: str) -> None:
 def load(image: Image.Image) -> None:
     """Decode the pixels; raises whatever Pillow does."""
     filename = getattr(image, "filename", "")
+    if image.format == "TIFF" and getattr(image, "tile", None):
+        # Pillow would show the pixels of this page with the palette of another one that was visited before it.
+        image.im = None  # pyright: ignore[reportAttributeAccessIssue]  (as before any page is decoded)
+        image.palette = image.palette if image.mode in ("P", "PA") else None
+        colors = getattr(image, "tag_v2", {}).get(_COLOR_MAP, ())
+        if image.palette is not None and colors and max(colors) < 256:  # written as bytes, as libtiff assumes, too
+            image.palette = ImagePalette.raw("RGB;L", bytes(colors))
     if image.format == "TIFF" and filename and orientation(image) >= 5:
         # Pillow would map uncompressed pixels into memory with the size that they have when rotated, which shears them.
         image.filename = ""  # pyright: ignore[reportAttributeAccessIssue]  (of files)

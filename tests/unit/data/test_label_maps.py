@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mask2former.data.label_maps import colors_of_ids, count_labels, read_id_colors, read_label_map, remap, runs_of
+from mask2former.data.label_maps import (
+    colors_of_ids,
+    count_labels,
+    read_id_colors,
+    read_ids,
+    read_label_map,
+    remap,
+    runs_of,
+)
 from mask2former.errors import UserError
 from mask2former.notes import collect_notes
 
@@ -30,6 +38,28 @@ def test_a_palette_gives_indices_not_colours(tmp_path: Path) -> None:
     image.putpalette([9, 9, 9, 200, 0, 0, 0, 200, 0, 0, 0, 200])
     image.save(tmp_path / "a.png")
     assert read_label_map(tmp_path / "a.png").tolist() == numbers.tolist()
+
+
+@pytest.mark.parametrize(
+    ("palette", "words"),
+    [
+        ([0, 0, 0, 1, 1, 1, 2, 2, 2], ""),  # a grey image as such
+        ([0, 0, 0, 128, 0, 0, 9, 9, 9], ""),  # colours, one of which is grey
+        ([0, 0, 0, 7, 7, 7, 255, 255, 255], "(1 is (7, 7, 7), 2 is (255, 255, 255))"),
+        ([255, 255, 255, 0, 0, 0, 2, 2, 2], "(0 is (255, 255, 255), 1 is (0, 0, 0))"),
+    ],
+)
+def test_palettes_of_greys_may_have_been_grey_images(tmp_path: Path, palette: list[int], words: str) -> None:
+    """Tools that shrink PNG files store a grey image with few values with a palette."""
+    numbers = np.array([[0, 1], [1, 2]], dtype=np.uint8)
+    image = Image.frombytes("P", (2, 2), numbers.tobytes())
+    image.putpalette(palette)
+    image.save(tmp_path / "a.png")
+    for read in (read_label_map, lambda file: read_ids(file)[0]):
+        with collect_notes() as notes:
+            assert read(tmp_path / "a.png").tolist() == numbers.tolist()
+        assert [note.example.partition("a.png' ")[2] for note in notes] == [words] * bool(words)
+        assert not words or "the indices are read, not the greys" in notes[0].message
 
 
 def test_ids_travel_through_colours(tmp_path: Path) -> None:

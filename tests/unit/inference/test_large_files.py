@@ -67,6 +67,25 @@ def test_a_large_file_that_is_read_by_parts_has_the_results_that_it_has_as_a_who
     assert run(predictor, path, tmp_path / "parts", task).status == "skipped"
 
 
+def test_all_pages_of_a_large_file_are_predicted_in_parts(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages = np.random.default_rng(0).integers(0, 256, (3, 100, 140, 3), dtype=np.uint8)
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path) as writer:
+        for page in pages:
+            writer.write(page, tile=(32, 32), photometric="rgb", metadata=None, contiguous=False)
+    whole = predict_files(predictor, path, tmp_path / "whole", "semantic", page="all")
+    monkeypatch.setattr(regions, "LARGE_PIXELS", 10_000)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
+    parts = predict_files(predictor, path, tmp_path / "parts", "semantic", page="all", overlays=False)
+    assert (whole.outcomes["done"], parts.outcomes["done"]) == (3, 3)
+    assert [f"'{path} (page {number})'" in parts.notes[0] for number in (1, 2, 3)] == [True] * 3
+    for number in (1, 2, 3):
+        documents = [(tmp_path / name / f"a_page{number}.json").read_text() for name in ("whole", "parts")]
+        assert documents[0] == documents[1]
+
+
 def test_pixels_without_a_class_do_not_count_as_one(
     predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -232,6 +232,26 @@ def test_a_folder_is_read_in_the_order_of_its_numbers(tmp_path: Path) -> None:
     assert [int(frame.image[0, 0, 0]) for frame in frames] == [1, 2, 9, 10]
 
 
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ("a_0.png a_5.png a_10.png a_15.png", ""),
+        ("1403636579.png 1403636641.png 1403636702.png 1403636777.png", ""),  # times
+        ("a1.png a2.png b9.png b10.png", ""),
+        ("8.png 9.png 10.png 13.png 14.png", "have gaps, .* ('10.png' to '13.png')"),
+        ("a1.jpg a1.png a2.png a3.png", "more than once; .* ('a1.jpg' to 'a1.png')"),
+    ],
+)
+def test_numbers_of_frames_that_are_missing_or_doubled_are_noted(tmp_path: Path, names: str, words: str) -> None:
+    for name in names.split():
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    frames = open_frames(tmp_path)
+    assert len(list(frames)) == len(names.split())
+    assert len(frames.notes) == bool(words)
+    for note in frames.notes:
+        assert all(part in note for part in words.split(" .* "))
+
+
 def test_a_frame_of_another_size_is_named(tmp_path: Path) -> None:
     for index, size in ((1, (8, 6)), (2, (8, 6)), (10, (6, 8))):
         Image.new("RGB", size).save(tmp_path / f"frame{index}.png")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,15 @@ import pytest
 from PIL import Image, features
 
 from mask2former.errors import UserError
-from mask2former.media.image_files import IMAGE_SUFFIXES, ImagePage, NamedBytes, num_pages, why_left_out
+from mask2former.media.image_files import (
+    IMAGE_SUFFIXES,
+    ImagePage,
+    NamedBytes,
+    all_pages,
+    in_memory,
+    num_pages,
+    why_left_out,
+)
 from mask2former.media.images import image_size, list_images, read_image
 from mask2former.notes import collect_notes, sentences
 
@@ -106,3 +115,45 @@ def test_a_stack_that_is_cut_short_has_the_page_that_is_missing(tmp_path: Path, 
     with collect_notes() as notes:
         read_image(path)
     assert "of which only the first is read" in sentences(notes)[0]
+
+
+KINDS = {
+    "RGB": Image.fromarray(COLORS),
+    "L": Image.fromarray(COLORS).convert("L"),
+    "P": Image.fromarray(COLORS[:, ::-1]).quantize(2),
+    "1": Image.fromarray(COLORS[..., 0] > 99),
+    "F": Image.fromarray(COLORS[..., 0] / np.float32(255)),
+    "small": Image.fromarray(COLORS[:9]),
+}
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+def test_pages_of_other_kinds_do_not_change_what_is_read(tmp_path: Path, compression: str | None) -> None:
+    """Pillow keeps the palette of a page for the next one, and when it returns to the first."""
+    alone = {}
+    for kind, page in KINDS.items():
+        page.save(tmp_path / f"{kind}.tif")
+        alone[kind] = read_image(tmp_path / f"{kind}.tif")
+    path = tmp_path / "a.tif"
+    for first, second in itertools.product(KINDS, KINDS):
+        order = [first, second, first]
+        KINDS[first].save(path, save_all=True, append_images=[KINDS[second], KINDS[first]], compression=compression)
+        np.testing.assert_array_equal(read_image(path), alone[first], f"{order}")
+        for number, kind in enumerate(order, 1):
+            np.testing.assert_array_equal(read_image(ImagePage(path, number)), alone[kind], f"{order} {number}")
+        pages = all_pages(path, 3)
+        for number in (1, 2, 3, 3, 1, 1, 2):
+            np.testing.assert_array_equal(read_image(pages[number - 1]), alone[order[number - 1]], f"{order} {number}")
+
+
+def test_pages_of_different_kinds_are_read_in_linear_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, count = tmp_path / "a.tif", 24
+    first, *others = [KINDS[kind] for kind in (*KINDS, *KINDS)] * 2
+    first.save(path, save_all=True, append_images=others)
+    opened: list[Any] = []
+    open_file = Image.open
+    monkeypatch.setattr(Image, "open", lambda *args, **options: opened.append(args) or open_file(*args, **options))
+    for page in map(in_memory, all_pages(path, count)):
+        image_size(page)
+        read_image(page)
+    assert len(opened) == 1

@@ -15,6 +15,7 @@ from PIL import Image
 from mask2former.data.transforms import resize_image, shortest_edge_size
 from mask2former.errors import UserError
 from mask2former.media.images import NamedBytes, image_size, list_images, read_image
+from mask2former.notes import collect_notes
 
 H, W = 24, 40
 
@@ -396,3 +397,25 @@ def test_bytes_and_open_files_are_read_as_their_file_is(tmp_path: Path) -> None:
         read_image(file)
     with path.open(encoding="latin-1") as text, pytest.raises(UserError, match="yields str; open it with mode 'rb'"):
         read_image(text)  # pyright: ignore[reportArgumentType]
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_the_transparent_grey_of_png_files_of_few_bits_is_white(tmp_path: Path, bits: int) -> None:
+    """Pillow stretches the pixels to 0..255, but not the value that is transparent."""
+    values = np.arange(16, dtype=np.uint8).reshape(2, 8) % 2**bits
+    rows = [b"\0" + np.packbits((row[:, None] >> np.arange(bits)[::-1]) & 1).tobytes() for row in values]
+    parts = [
+        chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 2, bits, 0, 0, 0, 0)),
+        chunk(b"tRNS", struct.pack(">H", 1)),
+        chunk(b"IDAT", zlib.compress(b"".join(rows))),
+        chunk(b"IEND", b""),
+    ]
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    expected = np.where(values == 1, 255, values * (255 // (2**bits - 1)))
+    with collect_notes() as notes:
+        assert (read_image(tmp_path / "a.png") == expected[..., None]).all()
+    assert "blended onto white" in notes[0].message

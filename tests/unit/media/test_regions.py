@@ -12,7 +12,7 @@ from PIL import Image
 from mask2former import limits
 from mask2former.errors import UserError
 from mask2former.media import regions
-from mask2former.media.image_files import ImagePage, NamedBytes
+from mask2former.media.image_files import ImagePage, NamedBytes, num_pages
 from mask2former.media.images import read_image
 from mask2former.media.regions import RegionsPart, is_large, open_large, reduced
 from mask2former.media.slides import SlideRegions
@@ -243,6 +243,46 @@ def test_further_pages_of_the_size_of_the_first_are_noted(
     expected = [f"'{tmp_path / 'a.tif'}' ({count})"] if count > 1 else []
     assert [note.example for note in notes] == expected
     assert all("of which only the first is read" in note.message for note in notes)
+
+
+@pytest.mark.parametrize("contiguous", [True, False])
+def test_any_page_of_a_large_tiff_is_read_in_parts(
+    tmp_path: Path, image: np.ndarray, contiguous: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pages of their own, or planes that follow the first page without any."""
+    path, stack = tmp_path / "a.tif", np.stack([image, 255 - image, image[::-1]])
+    if contiguous:
+        tifffile.imwrite(path, stack, photometric="rgb", rowsperstrip=16)
+    else:
+        with tifffile.TiffWriter(path) as writer:
+            for page in stack:
+                writer.write(page, photometric="rgb", tile=(64, 64), contiguous=False, metadata=None)
+    monkeypatch.setattr(regions, "LARGE_PIXELS", image.shape[0] * image.shape[1] - 1)
+    with collect_notes() as notes:
+        for number, page in enumerate(stack, 1):
+            file = ImagePage(path, number)
+            assert is_large(file)
+            assert np.array_equal(open_large(file).read(20, 30, 190, 200), page[20:190, 30:200])
+    assert not notes
+    with pytest.raises(UserError, match=r"has no page 4; it has 3"):
+        open_large(ImagePage(path, 4))
+    path.write_bytes(path.read_bytes()[: int(0.9 * path.stat().st_size)])
+    with pytest.raises(UserError, match=r"cut short|damaged"):
+        open_large(ImagePage(path, 3)).read(0, 0, *image.shape[:2])
+
+
+def test_pages_that_are_too_large_to_be_opened_at_once_are_counted(
+    tmp_path: Path, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many, pyramid = tmp_path / "a.tif", tmp_path / "b.tif"
+    for path, further, kind in ((many, image, 0), (pyramid, image[::2, ::2], 1)):
+        with tifffile.TiffWriter(path) as writer:
+            writer.write(image, photometric="rgb", metadata=None)
+            writer.write(further, photometric="rgb", metadata=None, subfiletype=kind, contiguous=False)
+    for value in ("MAX_IMAGE_PIXELS", "IMAGE_BYTES"):
+        with monkeypatch.context() as patch:
+            patch.setattr(limits if value == "IMAGE_BYTES" else Image, value, 9999)
+            assert (num_pages(many), num_pages(pyramid)) == (2, 1)
 
 
 def test_a_slide_is_read_as_openslide_shows_it(tmp_path: Path, image: np.ndarray) -> None:

@@ -14,6 +14,7 @@ from mask2former import limits
 from mask2former.errors import UserError
 from mask2former.media.image_files import ImagePage, NamedBytes, PixelLimitError, num_pages
 from mask2former.media.images import image_size, read_image
+from mask2former.media.tiff_regions import TiffRegions
 from mask2former.notes import collect_notes, sentences
 
 H, W = 48, 64
@@ -389,3 +390,22 @@ def test_pages_in_a_circle_end(monkeypatch: pytest.MonkeyPatch) -> None:
     file = NamedBytes("a.tif", bytes(content))
     assert num_pages(file) <= 150
     np.testing.assert_array_equal(read_image(file)[..., 0], BYTES)
+
+
+def test_a_palette_of_bytes_is_read_as_libtiff_does(tmp_path: Path) -> None:
+    """Palettes of TIFF have 16 bits, of which 8 would be black."""
+    numbers = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    colors = np.stack([np.arange(256), 255 - np.arange(256), np.full(256, 7)])
+    tifffile.imwrite(tmp_path / "a.tif", numbers, photometric="palette", colormap=colors.astype(np.uint16))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), colors.T[numbers])
+
+
+def test_a_file_cut_short_inside_its_tags_is_damaged(tmp_path: Path) -> None:
+    """The number of bits, which is stored behind the tags, would be 1 without it."""
+    path = tmp_path / "a.tif"
+    Image.fromarray(np.full((30, 40, 3), 200, np.uint8)).save(path, compression="tiff_deflate")
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"cut short: it has tags .* whose values cannot be read \(258\)"):
+        read_image(path)
+    with pytest.raises(UserError, match=r"cut short: it has tags .* whose values cannot be read \(258\)"):
+        TiffRegions(path)

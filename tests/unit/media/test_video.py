@@ -140,3 +140,69 @@ def test_a_file_that_cannot_be_read_to_its_end_gives_the_frames_before(
     stream = VideoFile(video).stream()
     assert len(list(stream)) == 30
     assert any("Invalid data found (1 times)" in note for note in stream.notes)
+
+
+@pytest.mark.parametrize(
+    ("ending", "codec", "options"),
+    [
+        ("ts", "libx264", {"g": "12", "bf": "2", "crf": "10"}),
+        ("ts", "libx264", {"g": "12", "crf": "10", "x264-params": "intra-refresh=1"}),
+        ("mpg", "mpeg2video", {"g": "12", "bf": "2", "qmax": "2"}),
+        ("flv", "libx264", {"g": "12", "bf": "2", "crf": "10"}),
+    ],
+)
+def test_frames_of_formats_that_cannot_be_searched_exactly(
+    tmp_path: Path, ending: str, codec: Any, options: dict[str, str]
+) -> None:
+    path = tmp_path / f"clip.{ending}"
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream(codec, rate=25, options=options)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for index in range(FRAMES):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 6 * index, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    for indices in ([0], [1], [20, 5], [39]):
+        images = VideoFile(path).read(indices)
+        assert [round(float(image.mean()) / 6) for image in images] == indices
+    part = VideoFile(path).stream(0.72, 1.0)
+    found = [(round(float(image.mean()) / 6), round(25 * seconds)) for image, seconds in part]
+    if "x264-params" in options:  # without a key frame after the first one
+        assert found == [(k, k) for k in range(20, 25)]
+        assert "has frames from 0.72 s on that cannot be decoded; the first is that at 0.80 s" in part.notes[0]
+    else:
+        assert found == [(k, k) for k in range(18, 25)]
+        assert not part.notes
+
+
+def test_a_late_start_in_a_pause_is_no_fault(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.codec_context.time_base = Fraction(1, 25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for time in (0, 1, 2, 50, 51, 100, 101, 150):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), time, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    part = VideoFile(path).stream(1.0)
+    assert [round(seconds, 2) for _, seconds in part] == [2.0, 2.04, 4.0, 4.04, 6.0]
+    assert not any("decoded" in note for note in part.notes)
+
+
+def test_a_matroska_file_without_sound_that_is_cut_short_is_noted(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mkv"
+    noise = np.random.default_rng(0)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"g": "12"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for _ in range(FRAMES):
+            pixels = noise.integers(0, 255, (48, 64, 3), np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    assert len(list(whole := VideoFile(path).stream())) == FRAMES
+    assert not whole.notes
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 88 // 100])
+    assert len(list(cut := VideoFile(path).stream())) == 35
+    assert "it ends early, 1.60 s were expected" in cut.notes[0]

@@ -1,4 +1,4 @@
-"""Images with one mask file for each object (Data Science Bowl 2018); every pixel that is not black is the object."""
+"""Images with one mask file for each object (Data Science Bowl 2018); all but 0, or black, is the object."""
 
 from __future__ import annotations
 
