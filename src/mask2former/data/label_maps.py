@@ -45,7 +45,7 @@ _NUMBERS = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "F")  # Pillow modes
 _ROUNDED = 2**24  # the first number that may stand for another one in Pillow's floats, which have 32 bits
 _BLACK = 0, 0, 0
 _WHITE_IS_0, _SIGNED = 0, 2  # of TIFF
-_LOSSY = ("JPEG", "MPO", "WEBP")
+_LOSSY = ("JPEG", "MPO", "WEBP", "AVIF", "HEIF")
 
 
 class _Decoded(NamedTuple):
@@ -63,7 +63,12 @@ def _decoded(file: ImageFile, modes: tuple[str, ...], expected: str) -> _Decoded
     with open_image(file) as image:
         if image.format in _LOSSY:
             raise UserError(
-                f"'{file}' is a {image.format} file, a format that changes pixel values; export it again as PNG"
+                f"'{file}' is in {image.format}, a format that changes pixel values; export it again as PNG"
+            )
+        if image.format == "JPEG2000":
+            note(
+                "label maps in JPEG 2000, which changes numbers unless it was saved without losses (PNG never does)",
+                f"'{file}'",
             )
         if image.mode not in modes:
             raise UserError(f"'{file}' is an image of mode {image.mode}; expected {expected}")

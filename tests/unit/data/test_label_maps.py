@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from mask2former.data.label_maps import (
     colors_of_ids,
@@ -124,8 +124,19 @@ def test_counts_of_the_smallest_label_maps(tmp_path: Path, size: tuple[int, int]
 def test_formats_that_change_numbers_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((8, 8), dtype=np.uint8)).save(tmp_path / "a.jpg")
     (tmp_path / "a.jpg").rename(tmp_path / "a.png")
-    with pytest.raises(UserError, match=r"a\.png' is a JPEG file, a format that changes pixel values"):
+    with pytest.raises(UserError, match=r"a\.png' is in JPEG, a format that changes pixel values"):
         read_label_map(tmp_path / "a.png")
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="Pillow without AVIF")
+def test_avif_and_jpeg_2000_may_have_changed_numbers(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.avif")
+    with pytest.raises(UserError, match=r"a\.avif' is in AVIF, a format that changes pixel values"):
+        read_ids(tmp_path / "a.avif")
+    Image.new("L", (8, 8), 3).save(tmp_path / "a.jp2")
+    with collect_notes() as notes:
+        assert (read_label_map(tmp_path / "a.jp2") == 3).all()
+    assert "unless it was saved without losses" in notes[0].message
 
 
 def test_whole_numbers_may_be_stored_as_floats(tmp_path: Path) -> None:
