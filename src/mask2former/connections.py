@@ -107,7 +107,8 @@ def limited_connections(seconds: float, *, drops: bool = False) -> type[asyncio.
         def _wait_for_body(self) -> None:
             # While the application does not read, the client cannot send.
             def end() -> None:
-                self._wait_for_body() if self.flow.read_paused else self._connection.abort()
+                is_waiting = self.flow.read_paused or self.conn.they_are_waiting_for_100_continue
+                self._wait_for_body() if is_waiting else self._connection.abort()
 
             self._start("body", end, 2 * until_head)  # an application that has a limit of its own replies first
 

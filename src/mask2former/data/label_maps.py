@@ -44,6 +44,7 @@ Colors = dict[int, tuple[int, int, int]]  # RGB by number
 _NUMBERS = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "F")  # Pillow modes
 _ROUNDED = 2**24  # the first number that may stand for another one in Pillow's floats, which have 32 bits
 _BLACK = 0, 0, 0
+_WHITE = 255, 255, 255
 _WHITE_IS_0, _SIGNED = 0, 2  # of TIFF
 _LOSSY = ("JPEG", "MPO", "WEBP", "AVIF", "HEIF")
 
@@ -229,8 +230,9 @@ def _note_greys(file: ImageFile, numbers: Int32[np.ndarray, "H W"], palette: Col
     """Note a palette of greys that are not the numbers: tools that shrink PNG files make one out of a grey image."""
     if not palette or any(color != color[:1] * 3 for color in palette.values()):
         return
-    wrong = {number: color for number, color in _shown(numbers, palette).items() if color[0] != number}
-    if wrong:
+    shown = _shown(numbers, palette)
+    wrong = {number: color for number, color in shown.items() if color[0] != number}
+    if wrong and not shown.items() <= {0: _BLACK, 1: _WHITE}.items():  # which are masks, as they are usually shown
         note(
             "label maps with a palette of greys, of which the indices are read, not the greys (if they were grey "
             "images before, save them as such again)",

@@ -182,6 +182,8 @@ class Criterion(nn.Module):
             "oversample_ratio": oversample_ratio,
             "importance_sample_ratio": importance_sample_ratio,
         }
+        if terms:  # which may be all that is learned from
+            settings = {name: value for name, value in settings.items() if not name.endswith("_weight") or value}
         parse_arguments(CriterionConfig, settings)
         self.num_classes = num_classes
         self.matcher = HungarianMatcher(class_weight, mask_weight, dice_weight, mask_loss)

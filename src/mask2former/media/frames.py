@@ -260,7 +260,7 @@ def _note_numbers(folder: Path, names: Sequence[str]) -> None:
     steps = np.diff([int(match[2]) for match in found if match is not None])
     forward = steps[steps > 0].tolist()
     usual, count = Counter(forward).most_common(1)[0] if forward else (0, 0)
-    gaps = np.flatnonzero(steps > usual) if 2 * count > len(forward) else []
+    gaps = np.flatnonzero(steps >= 2 * usual) if 2 * count > len(forward) else []
     for what, indices in (
         ("have gaps, across which they are read one after the other", gaps),
         ("occur more than once; all files are read as frames of their own", np.flatnonzero(steps == 0)),

@@ -493,8 +493,8 @@ class VideoStream:
             self.notes.append(f"{self.name} has no frame that can be decoded before {times[0]:.2f} s")
         if self.start > 0 and times[0] > self._first + self._unit:
             self.notes.append(
-                f"{self.name} has frames from {self._first:.2f} s on that cannot be decoded; the first is that at "
-                f"{times[0]:.2f} s"
+                f"{self.name} has frames from {self._first:.2f} s on that cannot be decoded from the key frame before "
+                f"them; the first is that at {times[0]:.2f} s"
             )
         # If many intervals are long, the rate varies, and nothing is missing.
         if len(holes) and (self._broken or len(holes) <= max(1, 0.1 * len(intervals))):

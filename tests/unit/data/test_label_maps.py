@@ -62,6 +62,15 @@ def test_palettes_of_greys_may_have_been_grey_images(tmp_path: Path, palette: li
         assert not words or "the indices are read, not the greys" in notes[0].message
 
 
+def test_a_mask_with_a_palette_of_black_and_white_is_usual(tmp_path: Path) -> None:
+    image = Image.frombytes("P", (2, 1), b"\x00\x01")
+    image.putpalette([0, 0, 0, 255, 255, 255])
+    image.save(tmp_path / "a.png")
+    with collect_notes() as notes:
+        assert read_label_map(tmp_path / "a.png").tolist() == [[0, 1]]
+    assert notes == []
+
+
 def test_ids_travel_through_colours(tmp_path: Path) -> None:
     ids = np.array([[0, 1, 255], [256, 65_536, 2**24 - 1]])
     Image.fromarray(colors_of_ids(ids)).save(tmp_path / "a.png")

@@ -239,6 +239,7 @@ def test_a_folder_is_read_in_the_order_of_its_numbers(tmp_path: Path) -> None:
         ("1403636579.png 1403636641.png 1403636702.png 1403636777.png", ""),  # times
         ("a1.png a2.png b9.png b10.png", ""),
         ("8.png 9.png 10.png 13.png 14.png", "have gaps, .* ('10.png' to '13.png')"),
+        ("1000.png 1033.png 1067.png 1100.png 1133.png", ""),  # times in milliseconds
         ("a1.jpg a1.png a2.png a3.png", "more than once; .* ('a1.jpg' to 'a1.png')"),
     ],
 )

@@ -132,7 +132,7 @@ def test_widths_that_do_not_fit_are_named(changes: dict[str, int], message: str)
         (lambda: MaskedTransformerDecoder(3, attention="none"), "attention is 'none'; expected masked, full, smca or"),
         (lambda: MaskedTransformerDecoder(3, attention="full", pilots=9), "pilots attend inside masks, but attention"),
         (lambda: MaskedTransformerDecoder(3, dim=90), "dim 90 must be a multiple of num_heads 8 and of 4"),
-        (lambda: MSDeformAttnPixelDecoder((8,) * 4, stages=(1, 1, 1)), r"stages \[1, 1, 1\] must add up to num_layers"),
+        (lambda: MSDeformAttnPixelDecoder((8,) * 4, stages=(3, 3)), "stages"),
         (lambda: StandardTransformerDecoder(3, source="res9"), "source is 'res9'; expected res2, res3, res4, res5"),
         (lambda: PerPixelPlusHead(3, source="res9"), "source is 'res9'; expected res2, res3, res4, res5"),
         (lambda: Criterion(3, match_on="pixels"), "match_on is 'pixels'; expected points or masks"),
@@ -142,9 +142,20 @@ def test_widths_that_do_not_fit_are_named(changes: dict[str, int], message: str)
     ],
 )
 def test_arguments_are_checked_as_in_a_run_file(make: Callable[[], nn.Module], message: str) -> None:
-    """Unknown words meant the default, and stages decided how many layers there are."""
+    """Unknown words meant the default."""
     with pytest.raises(UserError, match=message):
         make()
+
+
+def test_stages_are_the_number_of_layers() -> None:
+    assert len(MSDeformAttnPixelDecoder((8,) * 4, stages=(1, 1, 1)).layers) == 3
+
+
+def test_only_terms_of_ones_own_may_have_a_weight() -> None:
+    own = LossTerm("loss_own", 1.0, lambda matched: matched.mask_logits.sum())
+    assert Criterion(3, class_weight=0, mask_weight=0, dice_weight=0, terms=[own]).weights["loss_own"] == 1.0
+    with pytest.raises(UserError, match="nothing would be learned"):
+        Criterion(3, class_weight=0, mask_weight=0, dice_weight=0)
 
 
 def targets() -> list[Target]:

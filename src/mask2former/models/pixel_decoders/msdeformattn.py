@@ -129,7 +129,7 @@ class MSDeformAttnPixelDecoder(PrecisionDecoder):
     ) -> None:
         parse_arguments(MSDeformAttnConfig, {"dim": dim, "num_heads": num_heads})
         if stages is not None:
-            parse_arguments(MSDeformAttnConfig, {"num_layers": num_layers, "stages": stages})
+            parse_arguments(MSDeformAttnConfig, {"num_layers": sum(stages), "stages": stages})
         super().__init__(dim, mask_dim)
         self.checkpointing = False
         levels = [level for level, count in enumerate(stages or (0, 0, num_layers), start=1) for _ in range(count)]
