@@ -227,6 +227,8 @@ def test_classes_that_differ_are_named() -> None:
     nucleus = Categories.from_names(["nucleus"])
     with pytest.raises(UserError, match="set class_name: nucleus in 'dataset' of the run file"):
         match_classes(nucleus, Categories.from_names(["object"]), things_only=True, notes=[])
+    with pytest.raises(UserError, match="if both are the same, name the class 'nucleus' in the annotations"):
+        match_classes(nucleus, Categories.from_names(["cell"]), things_only=True, notes=[])
     twice = replace(model, items=(*model.items, replace(model.items[0], id=9)))
     with pytest.raises(UserError, match="the model has several classes with the same name: 'cat'"):
         match_classes(twice, model)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from mask2former.config import MaskedDecoderConfig, NoPixelDecoderConfig
-from mask2former.errors import UserError
+from mask2former.errors import OptionError, UserError
 from mask2former.evaluation.curves import plot_bars
 from mask2former.models.mask2former import Mask2Former
 from mask2former.models.parts import Precision
@@ -118,11 +118,11 @@ def paper_sizes(model: Mask2Former) -> list[Size]:
     For a semantic model, a square of its test size; for others, seven images, five with sides of 4:3 and two of 3:2.
 
     Raises:
-        UserError: the model does not resize images.
+        OptionError: the model does not resize images.
     """
     edge, longest = model.info.inference.short_edge, model.info.inference.long_edge
     if not edge or model.info.inference.tile:
-        raise UserError("the model has no test size of its own; give a size")
+        raise OptionError(lambda name: f"the model has no test size of its own; set {name('size')}")
     if model.info.tasks == ("semantic",):
         return [(edge, edge)]
     images = [(edge, min(round(edge * ratio), longest)) for ratio in (4 / 3, 3 / 2)]

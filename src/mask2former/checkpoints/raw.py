@@ -137,6 +137,11 @@ def _head_of(path: Path) -> bytes:
         )
     if head.lstrip()[:1] == b"<":
         raise UserError(f"{path}: is a web page, not weights; the download went wrong, fetch it again")
+    if head.lstrip()[:1] in (b"{", b"[") or path.suffix.lower() in (".json", ".yaml", ".yml"):
+        raise UserError(
+            f"{path}: is JSON or YAML, not weights; expected .safetensors, .pth or .pkl, for instance the "
+            "model.safetensors of a run"
+        )
     if head.startswith(b"version https://git-lfs"):
         raise UserError(f"{path}: is a Git LFS pointer, not weights; fetch the file itself with 'git lfs pull'")
     return head

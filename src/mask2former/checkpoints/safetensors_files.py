@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -97,8 +99,17 @@ def metadata_value(metadata: Mapping[str, str], key: str, path: Path) -> Any:
 
 
 def write_safetensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
-    """Write a file; the writer of the safetensors library orders the entries, but not ``metadata``."""
-    save_file(dict(tensors), path, dict(metadata))
+    """Write a file; the writer of the safetensors library orders the entries, but not ``metadata``.
+
+    Raises:
+        OSError: the disk is full, or the file cannot be written for another reason.
+    """
+    try:
+        save_file(dict(tensors), path, dict(metadata))
+    except SafetensorError as error:  # which has the reason only in words
+        if number := re.search(r"\(os error (\d+)\)", str(error)):
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+        raise
     with path.open("r+b") as stream:
         _sort_metadata(stream)
 

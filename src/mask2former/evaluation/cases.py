@@ -121,6 +121,8 @@ def match_classes(
                 f"maps without classes call every object '{UNNAMED_CLASS}'; if all objects belong to one class of the "
                 f"model, {name} in 'dataset' of the run file"
             )
+        elif len(items) == len(data) == 1:
+            advice = f"if both are the same, name the class {quoted(items[0][1])} in the annotations"
         raise UserError(
             f"the classes of the model ({len(known)}) and of the data ({len(data)}) differ: {', '.join(sides)}; "
             f"{advice}"

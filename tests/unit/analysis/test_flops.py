@@ -70,7 +70,7 @@ def test_the_figures_of_the_paper(name: str) -> None:
 def test_the_sizes_that_they_are_counted_at() -> None:
     assert paper_sizes(skeleton("ade20k-semantic/r50")) == [(512, 512)]
     assert paper_sizes(skeleton("coco-instance/r50")) == [(800, 1067)] * 5 + [(800, 1200)] * 2
-    with pytest.raises(UserError, match="no test size of its own; give a size"):
+    with pytest.raises(UserError, match="no test size of its own; set size"):
         paper_sizes(skeleton("nuclei"))
 
 
@@ -122,7 +122,7 @@ def test_a_feature_pyramid_costs_what_its_published_layers_cost() -> None:
 def test_frames_and_sizes() -> None:
     model = Mask2Former(Pyramid(), Levels(), Means())
     of_image = [16 * 24 * 8 * (3 * 16 + 1), 8 * 4]  # pixels with their mask; class head
-    assert count_flops(model, [(64, 96)], 2).multiply_adds == 2 * of_image[0] + 2 * of_image[1]
+    assert count_flops(model, [(64, 96)], 2).multiply_adds == 2 * of_image[0] + of_image[1]  # a query for all frames
     both = count_flops(model, [(50, 70), (128, 96)])  # padded to multiples of 32
     assert both.sizes == ((64, 96), (128, 96))
     assert both.multiply_adds == 1.5 * of_image[0] + of_image[1]
@@ -164,10 +164,11 @@ class Means(nn.Module):
         self.value = value
 
     def forward(self, features: PixelFeatures, num_frames: int = 1, *, aux_outputs: bool = True) -> MaskOutput:
-        queries = features.multi_scale[0].mean((2, 3)).unsqueeze(1)
+        clips = (-1, num_frames)
+        queries = features.multi_scale[0].mean((2, 3)).unflatten(0, clips).mean(1, keepdim=True)
         if self.value == "read":
             queries = queries * queries.sum().item()
-        masks = torch.einsum("bqc,bchw->bqhw", queries, features.mask_features).unsqueeze(2)
+        masks = torch.einsum("bqc,btchw->bqthw", queries, features.mask_features.unflatten(0, clips))
         return MaskOutput(self.classes(queries), masks, queries)
 
 

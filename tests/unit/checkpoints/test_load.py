@@ -209,6 +209,7 @@ def shorter(share: float) -> Callable[[Path], object]:
 
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty": (lambda path: path.write_bytes(b""), "is empty"),
+    "run file": (lambda path: path.write_text("{}"), "is JSON or YAML, not weights"),
     "web page": (lambda path: path.write_text("\n<!DOCTYPE html><html>404</html>"), "is a web page"),
     "exported to ONNX": (lambda path: path.write_bytes(b"\x08\x0a\x12\x07pytorch" + bytes(50)), "is an exported model"),
     "ONNX of somebody else": (lambda path: path.write_bytes(b"\x08\x0a:7\n\x10" + bytes(50)), "is an exported model"),

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,3 +55,18 @@ def test_parts_that_were_replaced_are_named(tmp_path: Path) -> None:
     model.transformer_decoder.class_head = nn.Linear(head.in_features, 3, bias=False)
     with pytest.raises(UserError, match=r"1 missing: \S*class_head\.bias; 1 mis-shaped: \S*class_head\.weight \(3, "):
         model.save_pretrained(tmp_path / "other.safetensors")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="files have no size limit there")
+def test_a_file_that_cannot_be_written_to_its_end_is_named(tmp_path: Path) -> None:
+    """As a full disk: in another process, since the limit holds for all of its files."""
+    program = (
+        "import resource, signal, sys, torch; from pathlib import Path\n"
+        "from mask2former.checkpoints.safetensors_files import write_safetensors\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "try: write_safetensors({'a': torch.zeros(9999)}, Path(sys.argv[1]), {})\n"
+        "except OSError as error: print(error)"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "a.safetensors")]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == f"[Errno {errno.EFBIG}] {os.strerror(errno.EFBIG)}: '{tmp_path / 'a.safetensors'}'"
