@@ -18,6 +18,7 @@ from mask2former.models.transformer_decoders import (
     PerPixelPlusHead,
     StandardTransformerDecoder,
 )
+from mask2former.ops.mask_logits import MaskLogits
 from mask2former.structures import MaskOutput, Target
 
 DIM, CLASSES = 32, 3
@@ -168,6 +169,7 @@ class AreaMatcher(HungarianMatcher):
     """The one of ``docs/extend/loss_term.md``, whose own cost has a gradient."""
 
     def cost(self, class_logits, mask_logits, labels, masks, points, ignored=None):
+        assert isinstance(mask_logits, MaskLogits)
         predicted = mask_logits.at_points(points).sigmoid().mean((1, 2))
         assert not predicted.requires_grad
         usual = super().cost(class_logits, mask_logits, labels, masks, points, ignored)
