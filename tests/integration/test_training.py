@@ -530,7 +530,7 @@ def test_a_best_checkpoint_that_is_deleted_during_the_run_is_missed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Deletes(lightning.Callback):
-        def on_train_end(self, *_: object) -> None:
+        def on_train_end(self, trainer: object, pl_module: object) -> None:
             (tmp_path / "run" / "checkpoints" / "best.ckpt").unlink()
 
     result = train(config_of(tmp_path / "run", trainer=ONE_STEP, evaluation={"interval": 1}), callbacks=[Deletes()])
