@@ -154,9 +154,9 @@ def test_stages_are_the_number_of_layers() -> None:
 
 def test_only_terms_of_ones_own_may_have_a_weight() -> None:
     own = LossTerm("loss_own", 1.0, lambda matched: matched.mask_logits.sum())
-    assert Criterion(3, class_weight=0, mask_weight=0, dice_weight=0, terms=[own]).weights["loss_own"] == 1.0
+    assert Criterion(3, class_weight=0.0, mask_weight=0.0, dice_weight=0.0, terms=[own]).weights["loss_own"] == 1.0
     with pytest.raises(UserError, match="nothing would be learned"):
-        Criterion(3, class_weight=0, mask_weight=0, dice_weight=0)
+        Criterion(3, class_weight=0.0, mask_weight=0.0, dice_weight=0.0)
 
 
 def targets() -> list[Target]:
