@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from mask2former.errors import UserError
 
-__all__ = ["Fault", "collected_faults", "fault"]
+__all__ = ["Fault", "collected_faults", "fault", "left_out_by"]
 
 
 class Fault(NamedTuple):
@@ -35,6 +35,14 @@ def fault(message: str, entries: int = 1) -> None:
     if faults is None:
         raise UserError(message)
     faults.append(Fault(message, entries))
+
+
+def left_out_by(setting: str) -> str:
+    """The end of a message about what a setting of data sets leaves out. Only run files have it, and it says so."""
+    return (
+        f"leave them out with {setting}=skip in 'dataset' of a run file (check-data --suggest RUN.yaml writes one, "
+        "evaluate --data RUN.yaml reads it)"
+    )
 
 
 @contextlib.contextmanager

@@ -239,7 +239,9 @@ def test_several_files_are_one_data_set(tmp_path: Path) -> None:
 def test_missing_images_are_named_or_skipped(tmp_path: Path) -> None:
     file, images = write(tmp_path, content())
     os.remove(images / "deeper" / "b.png")
-    with pytest.raises(UserError, match=r"lacks images.*1 \(deeper/b.png\).*missing_images=skip"):
+    with pytest.raises(
+        UserError, match=r"lacks images.*1 \(deeper/b.png\).*missing_images=skip in 'dataset' of a run file"
+    ):
         CocoInstances([(file, images)])
     samples = CocoInstances([(file, images)], missing_images="skip")
     assert [sample.name for sample in samples] == ["a.png", "c.png"]
@@ -256,7 +258,10 @@ def test_objects_without_mask_are_named_or_skipped(tmp_path: Path) -> None:
     ]
     del values["annotations"][-2]["segmentation"]
     source = write(tmp_path, values)
-    with pytest.raises(UserError, match=r"annotations 3 \(10, 11, 12\) have no segmentation.*missing_masks=skip"):
+    with pytest.raises(
+        UserError,
+        match=r"annotations 3 \(10, 11, 12\) have no segmentation.*missing_masks=skip in 'dataset' of a run file",
+    ):
         CocoInstances([source])
     samples = CocoInstances([source], missing_masks="skip")
     assert samples.num_objects.tolist() == [1, 3, 0]

@@ -164,7 +164,9 @@ def test_other_sizes_are_refused(folders: tuple[Path, Path]) -> None:
 def test_pairs(folders: tuple[Path, Path]) -> None:
     images, labels = folders
     random_image(images / "three.jpg")
-    with pytest.raises(UserError, match=r"images without a label map: 1 \(three\.jpg\); .*unpaired=skip"):
+    with pytest.raises(
+        UserError, match=r"images without a label map: 1 \(three\.jpg\); .*unpaired=skip in 'dataset' of a run file"
+    ):
         LabelFolder([folders], CLASSES)
     samples = LabelFolder([folders], CLASSES, files=Names(unpaired="skip"))
     assert len(samples) == 2

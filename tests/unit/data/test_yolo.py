@@ -98,7 +98,10 @@ def test_broken_data_files_are_named(tmp_path: Path, data: str, message: str) ->
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("0 0.5 0.5 0.2 0.2", r"boxes, not polygons: 1 .*a\.txt', line 2.*YOLO segmentation.*missing_masks=skip"),
+        (
+            "0 0.5 0.5 0.2 0.2",
+            r"boxes, not polygons: 1 .*a\.txt', line 2.*YOLO segmentation.*missing_masks=skip in 'dataset' of a run",
+        ),
         ("2 0.1 0.1 0.2 0.1 0.2 0.2", "line 2: class 2 is not among the 2 names"),
         ("0.5 0.1 0.1 0.2 0.1 0.2 0.2", "class 0.5"),
         ("0 0.1 0.1 0.2 0.1 0.2 0.2 0.3", "7 coordinates, which do not form pairs"),

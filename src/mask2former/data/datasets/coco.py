@@ -42,7 +42,7 @@ from mask2former.data.datasets.annotation_files import (
 from mask2former.data.datasets.file_names import find_name, is_file_name, leads_to_file, tell_missing, tell_outside
 from mask2former.data.datasets.mask_checks import MaskSummary, PolygonFigures, box_of, check_masks, lies_outside
 from mask2former.data.datasets.reader import Reader
-from mask2former.data.faults import fault
+from mask2former.data.faults import fault, left_out_by
 from mask2former.errors import UserError
 from mask2former.media.archives import File, Folder, open_folder
 from mask2former.media.images import check_size
@@ -212,7 +212,7 @@ class _Reader:
         if of["no mask"] and self.missing_masks == "error":
             fault(
                 f"'{file}': annotations {some(of['no mask'])} have no segmentation, and a box is not enough to learn "
-                "masks; add polygons or run-length encodings, or leave these objects out with missing_masks=skip",
+                "masks; add polygons or run-length encodings, or " + left_out_by("missing_masks"),
                 len(of["no mask"]),
             )
 

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from mask2former import limits
 from mask2former.data.datasets.annotation_files import some
-from mask2former.data.faults import fault
+from mask2former.data.faults import fault, left_out_by
 from mask2former.errors import UserError
 from mask2former.media.archives import Folder
 from mask2former.media.images import is_image_name
@@ -120,8 +120,8 @@ def tell_missing(names: Sequence[str], folder: Folder, file: object, *, skip: bo
         return [f"'{file}': left out images that '{folder}' lacks: {some(names)}"]
     if names:
         fault(
-            f"'{folder}' lacks images of '{file}': {some(names)}; {where_else(names, folder)}, or leave them out with "
-            "missing_images=skip",
+            f"'{folder}' lacks images of '{file}': {some(names)}; {where_else(names, folder)}, or "
+            + left_out_by("missing_images"),
             len(names),
         )
     return []

@@ -10,7 +10,7 @@ from typing import Literal
 from mask2former.config import STEM
 from mask2former.data.array_files import ARRAY_SUFFIX
 from mask2former.data.datasets.annotation_files import Location, read_lines, repeated, some
-from mask2former.data.faults import fault
+from mask2former.data.faults import fault, left_out_by
 from mask2former.errors import UserError
 from mask2former.media.archives import Folder
 from mask2former.media.images import IMAGE_SUFFIXES, note_passed_over
@@ -91,7 +91,7 @@ def pair_files(
     ):
         if alone := [name for stem, name in files.items() if stem not in others]:
             if names.unpaired == "error":
-                fault(f"'{folder}' has {message}: {some(alone)}; leave them out with unpaired=skip", len(alone))
+                fault(f"'{folder}' has {message}: {some(alone)}; {left_out_by('unpaired')}", len(alone))
             else:
                 notes.append(f"'{folder}': left out {message}: {some(alone)}")
     return [(image_files[stem], maps[stem]) for stem in common]

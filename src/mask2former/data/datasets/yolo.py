@@ -23,7 +23,7 @@ from mask2former.data.datasets.annotation_files import Location, is_name, read_l
 from mask2former.data.datasets.file_names import tell_outside
 from mask2former.data.datasets.mask_checks import PolygonFigures
 from mask2former.data.datasets.reader import Reader
-from mask2former.data.faults import fault
+from mask2former.data.faults import fault, left_out_by
 from mask2former.documents import read_text, read_yaml
 from mask2former.errors import UserError
 from mask2former.media.archives import File, Folder, leads_outside
@@ -235,7 +235,7 @@ class YoloPolygons(Reader):
         if boxes and missing_masks == "error":
             fault(
                 f"lines hold boxes, not polygons: {some(lines.boxes)}; a box is not enough to learn masks: export "
-                "polygons ('YOLO segmentation'), or leave these objects out with missing_masks=skip",
+                "polygons ('YOLO segmentation'), or " + left_out_by("missing_masks"),
                 len(boxes),
             )
             boxes = []
