@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from mask2former.config.model import ModelConfig
 from mask2former.config.old_names import OLD_NAMES, forget_old_name, note_old_names, with_new_names
 from mask2former.config.training import CriterionConfig, EvaluationConfig, OptimConfig, TrainerConfig
 from mask2former.config.wording import MODULE, Fault, fault_lines
-from mask2former.documents import parse_yaml, read_yaml
+from mask2former.documents import parse_yaml, read_json, read_yaml
 from mask2former.errors import OptionError, UserError
 from mask2former.notes import note
 from mask2former.text import listed, printable
@@ -26,6 +28,7 @@ _HOW_TO_WRITE = (
     "mask2former recipe NAME prints a complete run file, and mask2former check-data DATA --suggest RUN.yaml writes one "
     "for your data"
 )
+_ANNOTATIONS = (".json", ".geojson")
 _MOST_FAULTS = 10  # listed in one message
 
 
@@ -179,9 +182,16 @@ def read_run_file(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     There is a note on a file that names no data set, since the default are drawn scenes.
 
     Raises:
-        UserError: the file cannot be read as YAML, or an override has the wrong form.
+        UserError: the file cannot be read as YAML, or is a data set instead, or an override has the wrong form.
     """
+    if path.suffix.lower() in _ANNOTATIONS:  # before the limits of YAML, which are low for annotations
+        content: Any = None
+        with contextlib.suppress(UserError):  # reported below
+            content = read_json(path, "run file")
+        _refuse_data(path, content, "annotations")
     values = read_yaml(path, "run file", hint=_HOW_TO_WRITE)
+    if isinstance(values, dict) and {"names", "train"} <= values.keys():
+        _refuse_data(path, values, "a YOLO data set")
     values = {} if values is None else values  # an empty file
     if not isinstance(values, dict) or not (values or overrides):
         got = "but it is empty" if values == {} else f"got a {type(values).__name__}"
@@ -191,3 +201,11 @@ def read_run_file(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     if isinstance(data, dict) and "dataset" not in data:
         note("run files without data.dataset, whose data are drawn scenes", f"'{path}'; {_HOW_TO_WRITE}")
     return values
+
+
+def _refuse_data(path: Path, values: Any, what: str) -> None:
+    if values and not (isinstance(values, dict) and values.keys() & RunConfig.model_fields.keys()):
+        raise UserError(
+            f"'{path}' looks like {what}, not like a run file; run: mask2former check-data {shlex.quote(str(path))} --suggest "
+            "run.yaml, which writes a run file for this data"
+        )

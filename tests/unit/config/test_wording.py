@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -269,6 +270,28 @@ def test_a_run_file_that_is_no_mapping_is_told(tmp_path: Path, text: str, got: s
         read_run_file(tmp_path / "run.yaml")
     with pytest.raises(UserError, match=f"no run file .*other.yaml'{how}"):
         read_run_file(tmp_path / "other.yaml")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "what"),
+    [
+        ("my cells.json", '{"images": [], "annotations": [], "categories": []}', "annotations"),
+        ("cells.geojson", "[1]", "annotations"),
+        ("data.yaml", "{train: images, val: images, names: [cell]}", "a YOLO data set"),
+    ],
+)
+def test_a_data_set_is_not_a_run_file(tmp_path: Path, name: str, text: str, what: str) -> None:
+    file = tmp_path / name
+    file.write_text(text)
+    with collect_notes() as notes, pytest.raises(UserError, match=f"looks like {what}, not like a run file") as caught:
+        read_run_file(file)
+    assert f"mask2former check-data {shlex.quote(str(file))} --suggest run.yaml" in str(caught.value)
+    assert not notes
+
+
+def test_a_run_file_may_be_json(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"seed": 3, "data": {"dataset": {"name": "scenes"}}}')
+    assert read_run_file(tmp_path / "run.json")["seed"] == 3
 
 
 @pytest.mark.parametrize("text", ["", "# nothing yet\n", "{}"])
