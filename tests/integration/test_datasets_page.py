@@ -101,6 +101,7 @@ def test_every_command_runs(
     ("args", "message"),
     [
         (["--data", "kitti"], "no published data set 'kitti'; expected ade20k, ade20k-full, cityscapes, coco"),
+        (["--data", "cells/val.json"], "read your own data with --annotations FILE.json --images DIR"),
         (["--data", "coco:depth"], "'dataset.task' is 'depth'; expected panoptic"),
         (["--data", "mapillary-vistas:instance"], "expected panoptic or semantic"),
         (["--data", "ade20k-full:panoptic"], "ade20k-full has labels for the task semantic only, not for panoptic"),

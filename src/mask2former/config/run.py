@@ -206,6 +206,6 @@ def read_run_file(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
 def _refuse_data(path: Path, values: Any, what: str) -> None:
     if values and not (isinstance(values, dict) and values.keys() & RunConfig.model_fields.keys()):
         raise UserError(
-            f"'{path}' looks like {what}, not like a run file; run: mask2former check-data {shlex.quote(str(path))} --suggest "
-            "run.yaml, which writes a run file for this data"
+            f"'{path}' looks like {what}, not like a run file; run: mask2former check-data "
+            f"{shlex.quote(str(path))} --suggest run.yaml, which writes a run file for this data"
         )

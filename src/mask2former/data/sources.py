@@ -251,9 +251,12 @@ def dataset_by_name(name: str, root: Path | None, default_task: Callable[[], Tas
         return parse(DataConfig, clips, f"data {name}").dataset
     if typed not in kinds:
         known = ", ".join(sorted(kinds))
-        raise UserError(
-            f"there is no published data set '{typed}'; expected {known}, youtube-vis:YEAR or a run file (RUN.yaml); "
-            "evaluate and analyze also draw scenes and scene-clips"
+        raise OptionError(
+            lambda called: (
+                f"there is no published data set '{typed}'; expected {known}, youtube-vis:YEAR or a run file "
+                "(RUN.yaml); evaluate and analyze also draw scenes and scene-clips, and read your own data with "
+                f"{called('annotations')} FILE.json {called('images')} DIR"
+            )
         )
     values: dict[str, Any] = {"name": typed, "root": None if root is None else str(root)}
     if "task" in kinds[typed].model_fields:
