@@ -227,7 +227,7 @@ def predict(
     from mask2former.media.images import standard_input
 
     console = make_console()
-    name = named_model(model)
+    name = named_model(model, sources)
     bulk = given(
         actors=actors,
         shard_size=shard_size,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -322,15 +323,25 @@ def renamed(former: str, old: _T | None, current: str, new: _T | None) -> _T | N
     return old
 
 
-def named_model(model: str | None) -> str:
+def named_model(model: str | None, sources: Sequence[str]) -> str:
     """The model, which must be named: any default would give useless results on most images.
 
     Raises:
-        UserError: it is not named; the message suggests models.
+        UserError: it is not named; the message suggests models. Or one of the ``sources`` of images is a model.
     """
+    for source in sources:
+        if not os.path.exists(source) and _is_model(source):
+            hint = "give it with --model" if model is None else f"is it swapped with --model {quoted(model)}?"
+            raise UserError(f"'{source}' is the name of a model, and no such file or folder exists; {hint}")
     if model is None:
         raise UserError(_NO_MODEL)
     return model
+
+
+def _is_model(name: str) -> bool:
+    from mask2former import checkpoints
+
+    return checkpoints.is_name(name)
 
 
 def tasks_of(words: list[str] | None) -> list[Any]:

@@ -112,7 +112,7 @@ def track(
     """
     from mask2former.inference.track_files import track_files
 
-    name = named_model(model)
+    name = named_model(model, [source])
     if video_id is not None and ytvis is None:
         raise UserError("--video-id applies to --ytvis; give both or neither")
     if threshold is not None:

@@ -34,6 +34,9 @@ from mask2former.cli import main
             ["models", "--data", "coco", "--dataset", "coco"],
             "--data is the former name of --dataset; give only one of them",
         ),
+        (["predict", "nuclei", "-o", "b", "-m", "slides"], "'nuclei' is the name of a model, and no such file or fold"),
+        (["predict", "nuclei", "-o", "b", "-m", "slides"], "is it swapped with --model 'slides'?"),
+        (["track", "scene-clips", "-o", "b"], "give it with --model"),
         (["predict", "a", "-o", "b", "-m", "scenes-tiny", "--shard-size", "9"], "--shard-size works only with --ray"),
         (
             ["predict", "a", "-o", "b", "-m", "scenes-tiny", "--ray", "--palette", "colorblind"],
