@@ -107,6 +107,8 @@ def test_models_can_be_filtered(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(listed(capsys, "--task", "video")) == 12
     assert len(listed(capsys, "--task", "semantic", "--dataset", "cityscapes")) == 12
     assert {row["dataset"] for row in listed(capsys, "--dataset", "ade20k", "--provider", "ssseg")} == {"ADE20K"}
+    same = listed(capsys, "--dataset", "COCO", "--provider", "MMDet")
+    assert same == listed(capsys, "--dataset", "coco", "--provider", "mmdet")
     assert main(["models", "--dataset", "imagenet"]) == 2
     assert "there are: ade20k, cityscapes, coco," in capsys.readouterr().err
     assert main(["models", "--provider", "ssseg", "--task", "panoptic"]) == 0

@@ -213,11 +213,8 @@ def known_models(
         raise UserError("'data' is the former name of 'dataset'; give only one of them")
     dataset = dataset if dataset is not None else data
     known = _packaged() + _published()
-    families, providers = ({_family(entry): None for entry in known}, {entry["provider"]: None for entry in known})
-    if dataset is not None and dataset not in families:
-        raise UserError(f"no models of data set '{dataset}'; there are: {', '.join(sorted(families))}")
-    if provider is not None and provider not in providers:
-        raise UserError(f"no models of provider '{provider}'; there are: {', '.join(providers)}")
+    dataset = _one_of(sorted({_family(entry) for entry in known}), dataset, "data set")
+    provider = _one_of(list(dict.fromkeys(entry["provider"] for entry in known)), provider, "provider")
     return [
         entry
         for entry in known
@@ -227,6 +224,14 @@ def known_models(
         and (entry["license"]["commercial"] or not commercial)
         and (entry["path"] is not None or not cached)
     ]
+
+
+def _one_of(known: Sequence[str], name: str | None, what: str) -> str | None:
+    """The known name that it is, in upper or lower case."""
+    found = None if name is None else next((one for one in known if one.lower() == name.lower()), None)
+    if name is not None and found is None:
+        raise UserError(f"no models of {what} '{name}'; there are: {', '.join(known)}")
+    return found
 
 
 def describe_model(name: str) -> dict[str, Any]:
